@@ -1,10 +1,10 @@
-"""Measure every row that needs a CUDA device, like cpu.py: `python benchmarks/gpu.py MACHINE`."""
+"""Measure every row that needs a CUDA device, like cpu.py: `python -m benchmarks.gpu MACHINE`."""
 
 from __future__ import annotations
 
 import sys
 
-from cpu import measure
+from benchmarks.cpu import measure
 
 if __name__ == "__main__":
     measure("cuda", sys.argv[1:])

@@ -12,17 +12,10 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
-from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
-from ldmref.io.adapters.bundled_words import bundled_words
-from ldmref.io.adapters.control_lora import widen_config, widen_tensors
-from ldmref.io.adapters.lora import apply_loras
-from ldmref.io.adapters.lora_file import read_loras
+from ldmref.io.adapters.autoencoder import Autoencoder
 from ldmref.io.adapters.textual_inversion import read_words
-from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.denoiser_file import require_autoencoder
-from ldmref.io.locate import find_model
+from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.io.native import check_network, check_weights
-from ldmref.io.text_encoder_files import TextEncoderFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
@@ -125,55 +118,85 @@ def load(
     require_type("allow_nonfinite", allow_nonfinite, bool)
     require_type("ema", ema, bool, type(None))
     require_type("variant", variant, str, type(None))
-    configured = {} if isinstance(backend, Backend) else settings().limits
-    seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
-    memory = configured.get("max_memory") if max_memory is None else max_memory
-    limits: dict[str, Any] = {
-        "max_memory": parse_bytes(memory),
-        "max_seconds": check_seconds(seconds),
-    }
-    loras = read_loras(lora)
-    given_words = read_words(embeddings)
-    path = find_model(name, fetch, variant)
-    ops = open_backend(backend, device, dtype, speed=speed)
     checkpoint = open_checkpoint(
-        path, config, tokenizer, variant=variant, ema=ema, text_encoders=text_encoders
+        name,
+        config,
+        tokenizer,
+        fetch=fetch,
+        variant=variant,
+        ema=ema,
+        text_encoders=text_encoders,
+        vae=vae,
+        lora=lora,
     )
-    found = checkpoint.config
-    tensors = checkpoint.tensors
-    replacement = None if vae is None else read_vae(vae, found.vae)
-    if replacement is not None:
-        found, tensors = swap_vae(found, tensors, replacement)
-    if replacement is None or not isinstance(replacement.config, TinyConfig):
-        require_autoencoder(path.name, tensors, found)  # which TAESD stands for
-    wide = widen_config(found, loras)
-    tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
-    bundled, unused_words = bundled_words(wide, loras)
-    words = [*given_words, *bundled]
+    configured = {} if isinstance(backend, Backend) else settings().limits
+    return load_checkpoint(
+        checkpoint,
+        open_backend(backend, device, dtype, speed=speed),
+        max_memory=configured.get("max_memory") if max_memory is None else max_memory,
+        max_seconds=configured.get("max_seconds") if max_seconds is None else max_seconds,
+        allow_nonfinite=allow_nonfinite,
+        embeddings=embeddings,
+    )
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    *,
+    max_memory: int | str | None = None,
+    max_seconds: float | None = None,
+    allow_nonfinite: bool = False,
+    embeddings: Sequence[str | Path] = (),
+) -> LatentDiffusion:
+    """Load a model that was opened, whose file or folder is not looked for again.
+
+    Args:
+        checkpoint: The opened model, from `open_checkpoint`.
+        backend: The backend.
+        max_memory: The memory that an image may take, as for `load`; so are the other arguments.
+        max_seconds: The longest estimated time of a request in seconds.
+        allow_nonfinite: Whether weights that are NaN or infinite only cause a warning.
+        embeddings: Textual-inversion files.
+
+    Returns:
+        The model on the backend.
+
+    Raises:
+        InputError, UsageError: As for `load`.
+    """
+    limits: dict[str, Any] = {
+        "max_memory": parse_bytes(max_memory),
+        "max_seconds": check_seconds(max_seconds),
+    }
+    words = read_words(embeddings)
+    checkpoint.require_networks()
+    tokenizers = checkpoint.tokenizers
+    config, tensors = checkpoint.read()
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None
-    checked = check_weights(tensors, allow_nonfinite) if eager else []
+    warnings = [*checkpoint.warnings]
+    warnings += check_weights(tensors, allow_nonfinite) if eager else []
     checkpoint.check_digests()
     check = None if eager else partial(check_network, allow_nonfinite=allow_nonfinite)
-    modifications: dict[str, Any] = {
-        "ema": checkpoint.ema,
-        "vae": replacement and replacement.record,
-        "text_encoders": partial(record_files, checkpoint.text_encoders)
-        if checkpoint.text_encoders
-        else None,
-        "loras": [lora.record for lora in loras] or None,
-    }
+    record: dict[str, Any] = {} if checkpoint.ema is None else {"ema": checkpoint.ema}
+    tiny = None
+    for change in checkpoint.modifications:
+        record |= change.record()
+        words += change.words
+        warnings += change.warnings
+        tiny = change.tiny or tiny
     model = LatentDiffusion(
-        ops,
-        wide,
-        LazyParams(ops, unflatten(tensors), check),
-        checkpoint.tokenizers[0],
+        backend,
+        config,
+        LazyParams(backend, unflatten(tensors), check),
+        tokenizers[0],
         checkpoint.digest,
-        *checkpoint.tokenizers[1:],
-        tiny_autoencoder=build_tiny_autoencoder(ops, replacement),
-        warnings=[*checkpoint.warnings, *checked, *unused_words],
+        *tokenizers[1:],
+        tiny_autoencoder=build_tiny_autoencoder(backend, tiny),
+        warnings=warnings,
         **limits,
-        modifications={k: v for k, v in modifications.items() if v is not None},
+        modifications=record,
     )
     if eager:
         model.params.read_all()
@@ -240,11 +263,6 @@ def open_backend(
     )
     name = values.pop("name", "numpy")
     return get_backend(name, **values)
-
-
-def record_files(files: Sequence[TextEncoderFile]) -> list[dict[str, str]]:
-    """Return the entries of files in an image's metadata; their digests need the whole files."""
-    return [file.record() for file in files]
 
 
 def build_tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:

@@ -34,10 +34,10 @@ from scipy.ndimage import gaussian_filter
 
 from ldmref.datasets.emoji.captions import scene_caption
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
-from ldmref.datasets.emoji.composing import SHARES, held_out_scene, training_scene
 from ldmref.datasets.emoji.nouns import nouns
 from ldmref.datasets.emoji.rendering import render_scene
 from ldmref.datasets.emoji.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
+from ldmref.datasets.emoji.scene_dataset import SHARES, held_out_scene, training_scene
 from ldmref.evaluate.intervals import proportion
 
 SEED = 1

@@ -28,7 +28,7 @@ import numpy as np
 import ldmref
 from ldmref import modes
 from ldmref.datasets.emoji.captions import scene_caption
-from ldmref.datasets.emoji.composing import training_scene
+from ldmref.datasets.emoji.scene_dataset import training_scene
 from ldmref.explore.preview import PreviewMatrix, preview_pixels
 from ldmref.io.embedded import embedded_folder
 from ldmref.io.native import CONFIG, DIGESTS, SCHEMA, hash_file, read_config

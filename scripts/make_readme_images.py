@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.datasets.emoji.composing import SHARES
+from ldmref.datasets.emoji.scene_dataset import SHARES
 
 OUT = Path(__file__).parent.parent / "docs" / "images"
 NAMES = [

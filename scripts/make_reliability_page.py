@@ -136,8 +136,8 @@ With `OMP_NUM_THREADS=1` on two processors of an AMD EPYC, this took:
 | 3.14.4 free-threaded, with the GIL (`PYTHON_GIL=1`) | 2.59 s | 2.01 s |
 | 3.11.7 | 2.40 s | 1.90 s |
 
-A step of the U-Net on two threads (`ldmref bench threads-embedded --rounds 7`) takes 0.87 of the
-time on one thread without the GIL (25.3 instead of 29.1 ms), and 0.93 on Python 3.11 (26.3
+A step of the U-Net on two threads (`python -m benchmarks threads-embedded --rounds 7`) takes 0.87
+of the time on one thread without the GIL (25.3 instead of 29.1 ms), and 0.93 on Python 3.11 (26.3
 instead of 28.1 ms).
 """
 

@@ -89,7 +89,7 @@ def sd3_blocks(folder: Path) -> Callable[[], Any]:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from ldmref.io.locate import read_model_config
+    from ldmref.io.checkpoint import read_model_config
 
     sizes: dict[str, tuple[int, ...]] = {
         "x_embedder.proj.weight": (64, 16, 2, 2),

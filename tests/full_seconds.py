@@ -255,7 +255,6 @@ TAKE_SECONDS = (
     "tests/trace/test_torch_recording.py::test_clip_skip_of_sdxl",
     "tests/trace/test_torch_recording.py::test_controlnet",
     "tests/trace/test_torch_recording.py::test_image_to_image_and_inpainting",
-    "tests/trace/test_trace_estimate.py::test_the_estimate_is_near_the_size",
     "tests/trace/test_trace_gradients.py",
     "tests/trace/test_trace_run.py::test_a_step_of_several_evaluations_numbers_them",
     "tests/trace/test_trace_run.py::test_controlnets_and_the_tiny_autoencoder_are_recorded",

@@ -25,6 +25,7 @@ CLIENT = "needs another project's client"
 PLOTS = "needs matplotlib"
 SECONDS = "takes seconds"
 SITE = "needs Sphinx"
+CONFORM = "tests/families/test_families_conform.py::test_our_families_conform"
 
 FULL: dict[str, str] = {
     # -- other programs
@@ -74,9 +75,14 @@ FULL: dict[str, str] = {
     "tests/bench": "measures the speed of programs",
     "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
-    "tests/families/test_flux_family.py::test_graphs_and_golden_cases": ONNX,
+    **{
+        f"{CONFORM}[{check}-{family}]": ONNX
+        for check in ("export", "cases")
+        for family in ("sd3", "flux", "latent-diffusion")
+    },
+    "tests/testing/test_family_conformance.py::"
+    "test_a_graph_that_computes_something_else_is_found": ONNX,
     "tests/families/test_plugin_families.py::test_golden_runs_that_it_declares": ONNX,
-    "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
     "tests/families/test_joint_controlnets.py::"
     "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
     "tests/families/test_joint_controlnets.py::test_images_of_compiled_networks": ONNX,
@@ -111,6 +117,21 @@ FULL: dict[str, str] = {
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     "tests/training/test_mixture_recipe.py": SECONDS,
+    **{
+        f"{CONFORM}[{check}-{family}]": SECONDS
+        for check in ("backends", "flops", "traces", "wrong layer")
+        for family in ("sd3", "flux", "latent-diffusion")
+    },
+    **{
+        f"{CONFORM}[{check}-latent-diffusion]": SECONDS
+        for check in ("batch", "estimate", "modes", "training", "single files")
+    },
+    **{f"{CONFORM}[{check}-sd3]": SECONDS for check in ("estimate", "training")},
+    f"{CONFORM}[estimate-flux]": SECONDS,
+    "tests/testing/test_family_conformance.py::"
+    "test_a_wrong_layer_that_is_not_named_is_found": SECONDS,
+    "tests/testing/test_family_conformance.py::test_a_wrong_number_of_operations_is_found": SECONDS,
+    "tests/testing/test_family_conformance.py::test_all_problems_are_listed_at_once": SECONDS,
     # -- processes
     "tests/cli/test_train.py": PROCESSES,
     "tests/datasets/test_dataset_plugins.py": PROCESSES,
@@ -162,6 +183,11 @@ COMBINATIONS: tuple[dict[str, str], ...] = (
 
 # Tests of `make test` that may take more than three seconds of processor time -> why.
 LONG: dict[str, str] = {
+    **{
+        f"{CONFORM}[{check}-{family}]": "runs each kind of model in diffusers"
+        for check in ("live pipeline", "pipeline images", "original")
+        for family in ("sd3", "flux", "latent-diffusion")
+    },
     "tests/test_house.py": "reads every file of the package",
     "tests/backends/test_conformance.py::test_numpy_conforms": "every operation in a type",
     "tests/backends/test_conformance.py::test_torch_conforms": "every operation in a type",

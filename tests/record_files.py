@@ -1,4 +1,4 @@
-"""Run records as ldmref wrote them before they were traces, and damaged records of both kinds."""
+"""Run records of other programs, from tensors of all steps, and damaged records."""
 
 from __future__ import annotations
 
@@ -7,38 +7,55 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from ldmref.explore.format import pack_input
 
-FORMAT = "ldmref-run 1"
+def steps_as_trace(tensors, manifest=(), words=()):
+    """The file of a trace, from tensors of all steps.
 
+    Args:
+        tensors: `x` (n + 1, c, h, w), `x0`, `sigmas` (n + 1,) and `image`; perhaps `x0_uncond`,
+            `x0_cond`, `attention`, `training_alpha_bar`, `timesteps`, `truth_distance` and
+            `local_error`.
+        manifest: Further entries of the manifest.
+        words: The words of the attention maps.
+    """
+    arrays = {}
+    entries = []
 
-def old_tensors(record):
-    """The tensors of a record in the old format, all steps in one tensor."""
-    tensors = {
-        "x": record.x,
-        "x0": record.x0,
-        "x0_uncond": record.x0_uncond,
-        "x0_cond": record.x0_cond,
-        "sigmas": record.sigmas,
-        "attention": record.attention,
-        "image": np.asarray(record.image),
-        "training_alpha_bar": record.training_alpha_bar,
-    }
-    if record.preview is not None:
-        tensors |= {"preview_matrix": record.preview.matrix, "preview_bias": record.preview.bias}
-    if record.truth is not None:
-        tensors |= {"truth": record.truth.states, "truth_distance": record.truth.distance}
-        tensors |= {"local_error": record.truth.local_error}
-    tensors |= {f"input_{name}": pack_input(value) for name, value in record.inputs.items()}
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    def add(call, inputs, outputs, **attributes):
+        entry = {"call": call, "layer": "", "kind": "", "attributes": attributes}
+        for side, roles in (("input", inputs), ("output", outputs)):
+            found = {r: f"{call}//{side}{'.' * bool(r)}{r}" for r in roles}
+            arrays.update({found[r]: np.ascontiguousarray(x) for r, x in roles.items()})
+            entry[f"{side}s"] = {r or side: name for r, name in found.items()}
+        entries.append(entry)
 
-
-def old_file(record, tensors=(), meta=(), without=()):
-    """The bytes of a record in the old format, with other tensors and another description."""
-    content = old_tensors(record) | dict(tensors)
-    kept = {name: np.ascontiguousarray(x) for name, x in content.items() if name not in without}
-    described = {"format": FORMAT} | record.meta | dict(meta)
-    return safetensors.numpy.save(kept, {"ldmref": json.dumps(described)})
+    levels = {"sigmas": tensors["sigmas"]}
+    for name, role in (("timesteps", "timesteps"), ("training_alpha_bar", "alphas_cumprod")):
+        levels |= {role: tensors[name]} if name in tensors else {}
+    add("schedule", {}, levels)
+    for i in range(len(tensors["x"]) - 1):
+        halves = {half: tensors[f"x0_{half}"][i] for half in ("uncond", "cond")
+                  if f"x0_{half}" in tensors}  # fmt: skip
+        kept = {half: x[None] for half, x in halves.items() if not np.isnan(x).all()}
+        sigma, after = (np.asarray(tensors["sigmas"][k], np.float64) for k in (i, i + 1))
+        guided = {"": tensors["x0"][i][None]} if "x0" in tensors else {}
+        name = f"guidance.{i:03}"
+        add(name, kept | {"scale": np.float64(2.0), "sigma": sigma}, guided, prediction_type="x0")
+        if "attention" in tensors:
+            add(f"words.{i:03}", {}, {"": tensors["attention"][i][None]}, words=list(words))
+        state = {"x": tensors["x"][i][None], "sigma": sigma, "sigma_next": after}
+        if guided:
+            state["prediction"] = guided[""]
+        step = {"i": i, "evaluations": [name], "prediction_type": "x0"}
+        add(f"sampler.{i:03}", state, {"": tensors["x"][i + 1][None]}, **step)
+    add("image", {}, {"": tensors["image"][None]})
+    if "truth_distance" in tensors:
+        names = {"distance": "truth_distance", "local_error": "local_error"}
+        add("truth", {}, {role: tensors[name] for role, name in names.items()})
+    described = {"params": {"mode": "txt2img"}, "entries": entries} | dict(manifest)
+    described = {"format": "ldmref-trace", "version": 1, "complete": True} | described
+    metadata = {"format": "ldmref-trace", "version": "1", "manifest": json.dumps(described)}
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def read_metadata(content):

@@ -78,3 +78,8 @@ def save_controlnet(folder):
     tensors = flatten(init(controlnet_spec(config), 1))
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
     return folder
+
+
+def config_for(mode, config):
+    """Return a small model's configuration, or that of a model of flow matching for `edit`."""
+    return preset("sd3-tiny") if mode == "edit" else config

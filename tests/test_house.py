@@ -30,7 +30,7 @@ WINGS = {
     "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
     "port": ("trace", "locate", "cases", "export"),
     "explore": ("explore", "plots"),
-    "lab": ("training", "datasets", "evaluate", "bench"),
+    "lab": ("training", "datasets", "evaluate"),
     "apps": ("apps", "batch", "compat"),
 }
 ALL = (*SUPPORT, *REFERENCE)
@@ -60,6 +60,7 @@ ALLOWED = {
         "models",
         "io.compvis.keys",
         "io.compvis.unet_file",
+        "io.compvis.whole_file",
         "io.diffusers",
         "io.key_table",
     ),
@@ -67,6 +68,8 @@ ALLOWED = {
     "loading_networks": (*SUPPORT, *REFERENCE[:-1]),
     "modes": ALL,
     **wing("verify"),
+    # a family is checked by every tool, also by a training
+    "testing.family": (*ALL, *WINGS["verify"], *WINGS["port"], "training"),
     **wing("port", "check"),  # golden cases are the identities of `ldmref check`, as data
     **wing("explore", "trace"),  # a run record is a part of a trace
     # a training is recorded as a run is, and one data set is the mixture of the tests

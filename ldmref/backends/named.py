@@ -138,7 +138,8 @@ class NamedBackend(Backend):
         path = self._names.get(id(p))
         if path is None:
             return function(self, p, *args, **kwargs)
-        names = _parameter_names(function)[2:]
+        definition = getattr(function, "__wrapped__", function)
+        names = _parameter_names(definition)[2:]
         arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
         inputs, attributes = _split(arguments)
         first = next(iter(inputs), "")
@@ -153,7 +154,7 @@ class NamedBackend(Backend):
                 self._scope.pop()
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
-        several = _returns_several(function)
+        several = _returns_several(definition)
         return self.visit(
             LayerCall(
                 name, function.__name__, by_role, {}, attributes, compute, True, path, several

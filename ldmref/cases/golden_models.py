@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.text_kind import find_text_encoder, kind_of
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 
@@ -80,7 +81,7 @@ def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion
         network: random_parameters(name, spec[network])
         for network, name in network_names(family).items()
     }
-    tokenizers = _tokenizers(family, config)
+    tokenizers = make_tokenizers(config, vocabularies_of(family))
     ops = backend or NumpyBackend(dtype="float32")
     return LatentDiffusion(ops, config, params, tokenizers[0], "", *tokenizers[1:])
 
@@ -148,18 +149,27 @@ def _parts(preset: ModelConfig) -> dict[str, Any]:
     return {name: part for name, part in found.items() if name in networks}
 
 
-def _tokenizers(family: str, config: ModelConfig) -> list[PromptTokenizer]:
-    """Return a tokenizer for each text encoder of a model."""
+def make_tokenizers(config: ModelConfig, vocabularies: Sequence[str]) -> list[PromptTokenizer]:
+    """Return a tokenizer for each text encoder of a tiny model.
+
+    Args:
+        config: The configuration of the model.
+        vocabularies: The vocabulary of each, as `vocabularies_of` returns them.
+    """
     found = []
+    templates = family_of(config).text.templates(config)
+    parts = zip(config.text_encoders, vocabularies, TEXT_ENCODERS, strict=False)
     with TemporaryDirectory() as name:
-        for i, text in enumerate(config.text_encoders):
-            kind = vocabularies_of(family)[i]
-            folder = Path(name) / str(i)
+        for text, kind, network in parts:
+            folder = Path(name) / network
             folder.mkdir()
             for path, content in vocabulary_files(kind).items():
                 (folder / path).write_text(content, encoding="utf-8")
             source = folder / "tokenizer.json" if kind == "words" else folder
-            found.append(tokenizer_for(text, source if kind else None, kind_of(text).padding(text)))
+            padding = kind_of(text).padding(text)
+            template = templates.get(network, PLAIN)
+            place = source if kind else None
+            found.append(tokenizer_for(text, place, padding, network, template))
     return found
 
 
@@ -168,10 +178,10 @@ def vocabularies_of(family: str) -> tuple[str, ...]:
 
     It is "clip", "bert", "t5" or "words", or the name of the kind of encoder that makes one.
     """
-    run = next(golden_runs((family,)))
+    run = next(golden_runs((family,)), None)
     kinds = [kind_of(text) for text in list_presets()[family].text_encoders]
     own = (kind.vocabulary if isinstance(kind.vocabulary, str) else kind.name for kind in kinds)
-    return tuple(run.vocabulary or name for name in own)
+    return tuple((run.vocabulary if run else "") or name for name in own)
 
 
 def vocabulary_files(kind: str) -> dict[str, str]:

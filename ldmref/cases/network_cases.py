@@ -85,18 +85,25 @@ def network_case(
     )
 
 
-def count_text_tokens(config: ModelConfig) -> int:
-    """Return how many tokens the denoiser reads of a text of `LENGTH` tokens for each encoder."""
+def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
+    """Return how many tokens the denoiser reads of a text.
+
+    Args:
+        config: The configuration of the model.
+        length: The number of tokens for each encoder. None: as many as each reads at once.
+    """
     encoders = config.text_encoders
     if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
-    ids = np.zeros((1, 1, LENGTH), np.int64)
-    ones = np.ones(ids.shape)
-    tokens = [Tokens(ids, ones, np.ones_like(ids), [1], [0], []) for _ in encoders]
+    shapes = [(1, 1, length or encoder.max_position_embeddings) for encoder in encoders]
+    tokens = []
+    for shape in shapes:
+        ids = np.zeros(shape, np.int64)
+        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], []))
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def encode(encoder: TextConfig, *_: Any) -> Any:
-            states = np.zeros((1, LENGTH, encoder.hidden_size))
+        def encode(encoder: TextConfig, ids: Any, *_: Any) -> Any:
+            states = np.zeros((*ids.shape, encoder.hidden_size))
             pooled = np.zeros((1, encoder.projection_dim or encoder.hidden_size))
             return (states, pooled) if function is text_encoder_pooled else states
 
@@ -110,11 +117,25 @@ def count_text_tokens(config: ModelConfig) -> int:
 
 
 def random_input(
-    key: str, network: DeclaredNetwork, x: NetworkInput, tokens: int = LENGTH
+    key: str,
+    network: DeclaredNetwork,
+    x: NetworkInput,
+    tokens: int = LENGTH,
+    side: tuple[int, int] = (SIZE, SIZE),
 ) -> np.ndarray:
-    """Return an input of a case; `key` begins the names of its random streams."""
+    """Return an input of a case.
+
+    Args:
+        key: The beginning of the names of its random streams.
+        network: The network.
+        x: The declared input.
+        tokens: The number of tokens of a text that the denoiser reads.
+        side: Height and width of the latents.
+    """
     batch = 1 if network.name.partition(".")[0] in ONE_EXAMPLE else 2
-    sizes = {"batch": batch, "timesteps": batch, "height": SIZE, "width": SIZE, "tokens": tokens}
+    height, width = side
+    sizes = {"batch": batch, "timesteps": batch, "height": height, "width": width}
+    sizes["tokens"] = tokens
     shape = x.shape_at(sizes)
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":

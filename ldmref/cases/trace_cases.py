@@ -110,14 +110,12 @@ def compared(run: RecordedRun, config: ModelConfig) -> list[str]:
     names = []
     seen: set[tuple[str, bytes]] = set()
     for call in dict.fromkeys(entry.call for entry in run.entries):
-        kind = call.partition("~")[0]
-        kind = kind if kind in tensors else kind.partition(".")[0]
-        for ending in tensors.get(kind, ()):
+        for ending in tensors.get(call.kind, ()):
             name = f"{call}/{ending}"
             if name not in run.tensors:
                 continue
             key = ending, run.tensors[name].tobytes()
-            once = kind == config.denoiser.network and ending in conditioning
+            once = call.kind == config.denoiser.network and ending in conditioning
             if not once or key not in seen:
                 seen.add(key)
                 names.append(name)

@@ -17,13 +17,13 @@ import numpy as np
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.explore.continuation import continue_trajectory, remaining_schedule
 from ldmref.explore.format import CODE, RunRecord
-from ldmref.explore.record import prepare_one, record_trajectory
+from ldmref.explore.record import prepare_one, record_prepared
 from ldmref.explore.recording import Recording, words_of
 from ldmref.explore.trunk import changes_of, find_trunk, read_trunk, require_depth
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, explaining_memory
+from ldmref.modes.generate import Callback, CancelFlag, Progress
 from ldmref.modes.record import (
     CONTROL_IMAGE,
     SOURCES,
@@ -109,9 +109,8 @@ def branch_run(
         recorded = trunk.params.get("model") or {}
         warnings += compare_models(recorded, model) if recorded.get("sha256") else ()
         warnings += compare_states(trunk, branch.before)
-    return record_trajectory(
+    return record_prepared(
         branch.run,
-        branch.trajectory,
         branch.before,
         attention,
         callback,
@@ -127,18 +126,21 @@ class Segment:
     """A run from a step on: the trunk from its start, or a branch from its first own step.
 
     Args:
-        run: The run, with the parameters of the segment.
-        trajectory: Its trajectory from the step on.
+        run: The run from the step on, with the parameters of the segment.
         recipe: Its description, JSON-able.
         before: What was recorded of earlier steps; None for a run from its start.
         parent: The segment that it branches from.
     """
 
     run: Run
-    trajectory: Trajectory
     recipe: dict[str, Any]
     before: Recording | None = None
     parent: Segment | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectory from the step on."""
+        return self.run.trajectory(slice(0, 1))
 
     @property
     def done(self) -> int:
@@ -185,7 +187,7 @@ class Brancher:
         if any(j < i for i, j in pairwise(trajectory.visits)):
             message = "a run that jumps back up (resample) cannot be branched"
             raise UsageError(message, code=CODE, hint="record it without resample")
-        return Segment(run, trajectory, run.params_of(0))
+        return Segment(replace(run, rest=trajectory), run.params_of(0))
 
     def branch(self, trunk: Segment, step: Any, changes: Mapping[str, Any]) -> Segment:
         """Sample a segment up to a step and return the branch from there."""
@@ -212,23 +214,23 @@ class Brancher:
         if "guidance" in changes:
             resolved["guidance"] = run.job.guidance.record
         recipe = {"trunk": trunk.recipe, "step": int(step), "changes": resolved}
-        return Segment(run, trajectory, recipe, before, trunk)
+        return Segment(replace(run, rest=trajectory), recipe, before, trunk)
 
     def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
-        trajectory = self.observer.started(trunk.trajectory)
         words = words_of(trunk.run) if self.attention else []
-        recording = Recording(trunk.run, trajectory, words, trunk.before)
-        state = None
-        total = trunk.done + trajectory.steps
-        events = recording.sample(self.cancel, self.observer)
-        with explaining_memory(self.model, trunk.run.job):
-            for progress in islice(events, k):  # with the levels ahead, which some steps read
-                state = progress.state
-                if self.callback is not None:
-                    notify(self.callback, replace(progress, steps=total))
-        if state is None:
+        recording = Recording(trunk.run, words, trunk.before)
+        if k == 0:  # no step is taken, and the schedule is recorded
+            trajectory = recording.started(self.observer.started(trunk.trajectory))
             return recording, trajectory.x, trajectory.history
+        state = None
+        # The generator does not end, but has the levels ahead, which some steps read.
+        for event in islice(recording.generate(self.cancel, self.observer), k):
+            assert isinstance(event, Progress)
+            state = event.state
+            if self.callback is not None:
+                notify(self.callback, event)
+        assert state is not None
         return recording, state.x, state.history
 
 

@@ -44,14 +44,9 @@ def remaining_schedule(
             code=CODE,
             hint="branch at an earlier step, or keep the schedule",
         )
-    return Schedule(
-        np.append(sigma, new.sigmas[below]),
-        np.append(old.timesteps[i], new.timesteps[below[:-1]]),
-        new.init_noise_sigma,
-        new.training_sigmas,
-        new.convention,
-        new.path,
-        new.of_flow,
+    return new._replace(
+        sigmas=np.append(sigma, new.sigmas[below]),
+        timesteps=np.append(old.timesteps[i], new.timesteps[below[:-1]]),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import UsageError, short_repr
+from ldmref.errors import CorruptModelError, UsageError, short_repr
 from ldmref.explore.distance import Truth
 from ldmref.explore.preview import PreviewMatrix
 from ldmref.io.images.metadata import encode_png
@@ -27,6 +27,12 @@ from ldmref.trace.single import save_trace, trace_bytes
 
 STORED_MODES = ("1", "L", "P", "RGB", "RGBA")  # of Pillow images, exactly as PNG
 CODE = "E-RECORD"
+HINT = "a run record is a file of ldmref record, or of RunRecord.save"
+
+
+def not_a_record(name: str, why: str) -> CorruptModelError:
+    """Return the error about a file that is no run record."""
+    return CorruptModelError(f"{name} is not a run record: {why}", code=CODE, hint=HINT)
 
 
 @dataclass(frozen=True, eq=False)

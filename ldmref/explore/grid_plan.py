@@ -17,7 +17,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
-from ldmref.modes.plan import find_mode, plan
+from ldmref.modes.plan import find_mode, plan, require_images
 from ldmref.modes.run import Plan
 from ldmref.modes.validation import assign_seeds
 
@@ -261,6 +261,7 @@ def plan_cell(
         UsageError: A value is wrong, or the cell would have several images.
     """
     planned = plan(mode, model, **parameters)
+    require_images(planned, "a grid")
     if len(planned.job.seeds) != 1:
         message = f"a cell holds one image, not {len(planned.job.seeds)}"
         raise UsageError(message, code=CODE, hint="give one prompt and one seed, and count 1")

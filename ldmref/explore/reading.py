@@ -1,4 +1,4 @@
-"""Run records, read from traces: a file, a folder, or a record of an earlier version."""
+"""Run records, read from traces: a file or a folder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ldmref.errors import CorruptModelError
-from ldmref.explore.format import CODE, RunRecord
+from ldmref.explore.format import CODE, RunRecord, not_a_record
 from ldmref.explore.view import view_run
-from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
+from ldmref.io.tensors.safetensors import TensorBytes
+from ldmref.support.files import check_input_path, read_file, shown
 from ldmref.trace.model import Trace, build_trace
 from ldmref.trace.readers.load import load_trace
-from ldmref.trace.readers.old_records import convert_record, is_old_record, not_a_record
 from ldmref.trace.single import is_single, unpack_trace
 
 MAX_BYTES = 4 * 2**30
@@ -52,18 +50,14 @@ def load_record(source: str | Path | bytes) -> RunRecord:
 def _read_bytes(content: bytes, name: str) -> Trace:
     """Return the trace of a file."""
     try:
-        tensors = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise not_a_record(name, "it is damaged or not a safetensors file") from error
-    length = int.from_bytes(content[:8], "little")
-    header = parse_json(content[8 : 8 + length], name, CODE, most=MAX_TABLE_VALUES)
-    metadata = header.get("__metadata__") or {}
-    if is_old_record(metadata):
-        return convert_record(tensors, metadata, name)
-    if not is_single(metadata):
+        tensors = TensorBytes(content, name)
+    except CorruptModelError as error:
+        why = str(error).removeprefix(shown(Path(name))).strip()
+        raise not_a_record(name, f"it {why}") from error
+    if not is_single(tensors.metadata):
         return _read_names(tensors, name)
     try:
-        return unpack_trace(tensors, metadata, {}, name)
+        return unpack_trace(tensors, tensors.metadata, tensors.kinds, name)
     except CorruptModelError as error:
         raise not_a_record(name, str(error)) from error
 

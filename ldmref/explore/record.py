@@ -10,10 +10,10 @@ from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.recording import Recording, words_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, explaining_memory
-from ldmref.modes.plan import plan
+from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage
+from ldmref.modes.plan import plan, require_images
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver
 from ldmref.trace.record_plan import require_recordable
 
 
@@ -76,8 +76,7 @@ def record_plan(
     """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
     run = prepare_plan(model, planned)
-    trajectory = run.trajectory(slice(0, 1))
-    return record_trajectory(run, trajectory, None, attention, callback, cancel, observer)
+    return record_prepared(run, None, attention, callback, cancel, observer)
 
 
 def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]) -> Run:
@@ -98,9 +97,10 @@ def require_one(planned: Plan) -> Plan:
     """Return a plan if its run can be recorded and has one image.
 
     Raises:
-        UsageError: There are several images, or two passes, or they are edits.
+        UsageError: There are several images, or two passes, or they are edits or noise.
     """
     require_recordable(planned)
+    require_images(planned, "a record")
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
@@ -108,9 +108,8 @@ def require_one(planned: Plan) -> Plan:
     return planned
 
 
-def record_trajectory(
+def record_prepared(
     run: Run,
-    trajectory: Trajectory,
     before: Recording | None,
     attention: bool,
     callback: Callback | None,
@@ -119,26 +118,22 @@ def record_trajectory(
     branch: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> RunRecord:
-    """Take the steps of a trajectory to its end and return the record.
+    """Generate the image of a run, or of the rest of one, and return the record.
 
     Args:
         run: The run of the image.
-        trajectory: Its trajectory.
-        before: What was recorded of earlier steps, of which the trajectory is a continuation.
+        before: What was recorded of earlier steps, of which the run is a continuation.
         attention: Whether to record attention.
         callback, cancel: As in `record_run`.
         observer: Also sees the steps and the image.
         branch: The trunk, step and changes of a branch.
         warnings: Warnings in addition to those of the run.
     """
-    watching = observer or SILENT
-    trajectory = watching.started(trajectory)
-    recording = Recording(run, trajectory, words_of(run) if attention else [], before)
-    with explaining_memory(run.model, run.job):
-        for progress in recording.sample(cancel, watching):
-            if callback is not None:
-                notify(callback, progress)
-    watching.finished(recording.latents)
-    images = run.decode(recording.latents)
-    watching.decoded(images)
+    recording = Recording(run, words_of(run) if attention else [], before)
+    images = []
+    for event in recording.generate(cancel, observer or SILENT):
+        if isinstance(event, GeneratedImage):
+            images.append(event.image)
+        elif callback is not None:
+            notify(callback, event)
     return recording.finish(images[0], branch, [*run.warnings, *warnings])

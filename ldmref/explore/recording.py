@@ -18,12 +18,12 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.generate import CancelFlag, Progress, run_sampler
+from ldmref.modes.generate import CancelFlag, GeneratedImage, Progress
 from ldmref.modes.observed import TakenStep
 from ldmref.modes.observers import Observers
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
+from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
@@ -67,19 +67,12 @@ class Recording(TraceObserver):
     """Records a run of one image as the part of a trace that the explorer shows.
 
     Args:
-        run: The run.
-        trajectory: Its trajectory, or the rest of it.
+        run: The run, or the rest of one.
         words: The words to record attention of; none: no attention.
         before: What was recorded of earlier steps.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        trajectory: Trajectory,
-        words: Sequence[PromptWord] = (),
-        before: Recording | None = None,
-    ):
+    def __init__(self, run: Run, words: Sequence[PromptWord] = (), before: Recording | None = None):
         self.calls = KeptCalls(None if before is None else before.calls)
         earlier = None if before is None else before.recorder
         super().__init__(Recorder(self.calls, MemoryStore, Selection.states(), earlier))
@@ -87,45 +80,46 @@ class Recording(TraceObserver):
         self.model = run.model
         self.job = run.job
         self.words = words
-        self.latents = np.zeros(0, np.float32)
-        self.states = [self._to_host(trajectory.x)]
+        self.states = [] if before is None else [*before.states]
+        self.first = max(len(self.states) - 1, 0)  # number of earlier steps
         if before is not None:
-            self.states = [*before.states]
             self._replace_words(before.words)
         self._watch: AttentionBackend | None = None
         self._watched: LatentDiffusion | None = None
-        if words:
-            self._watch = AttentionBackend(trajectory.model, words)
-            self._watched = trajectory.model.with_backend(self._watch)
-        self.started(trajectory)
 
     @property
     def done(self) -> int:
         """The number of steps so far."""
         return len(self.states) - 1
 
-    def sample(
-        self, cancel: CancelFlag | None, observer: RunObserver = SILENT
-    ) -> Iterator[Progress]:
-        """Take all steps; `latents` are then the final ones.
+    def generate(
+        self, cancel: CancelFlag | None, observer: RunObserver
+    ) -> Iterator[Progress | GeneratedImage]:
+        """Generate the image; the steps have numbers that follow those of earlier steps.
 
         Args:
             cancel: Stops the run between two steps.
-            observer: Also sees the steps.
+            observer: Also sees the run, before it is recorded.
         """
-        watching = self if observer is SILENT else Observers(observer, self)
-        trajectory = self.trajectory
-        if self._watched is not None and not trajectory.model.backend.compiles:
-            trajectory = replace(trajectory, model=self._watched)
-        done = self.done
-        events = run_sampler(trajectory, cancel, observer=watching)
-        while True:
-            try:
-                progress = next(events)
-            except StopIteration as end:
-                self.latents = end.value
-                return
-            yield replace(progress, step=done + progress.step, steps=done + progress.steps)
+        for event in self.run.generate(cancel, Observers(observer, self)):
+            if isinstance(event, GeneratedImage):
+                yield event
+            else:
+                step, steps = self.first + event.step, self.first + event.steps
+                yield replace(event, step=step, steps=steps)
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Record the schedule and the first state; return the sampling whose attention is seen."""
+        super().started(trajectory)
+        if not self.states:
+            self.states = [self._to_host(trajectory.x)]
+        if not self.words:
+            return trajectory
+        self._watch = AttentionBackend(trajectory.model, self.words)
+        self._watched = trajectory.model.with_backend(self._watch)
+        if trajectory.model.backend.compiles:
+            return trajectory
+        return replace(trajectory, model=self._watched)
 
     def stepping(self, x: Array, interval: Interval) -> None:
         """Begin a step, of which the first evaluation is kept."""

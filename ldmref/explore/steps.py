@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
-from ldmref.explore.format import CODE
+from ldmref.explore.format import CODE, not_a_record
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.samplers.path import PATHS, VE, NoisePath
 from ldmref.trace.model import Trace, TraceEntry
-from ldmref.trace.readers.old_records import not_a_record
 
 HALVES = ("uncond", "cond")  # predictions, in addition to the guided one
 HOW = "record it with ldmref record, or trace all of its calls"
@@ -154,7 +153,7 @@ def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
         UsageError: There are no steps, or several images.
     """
     entries = [entry for entry in arrays.trace.entries if not entry.layer]
-    schedules = [e for e in entries if e.call.partition("~")[0] == "schedule"]
+    schedules = [e for e in entries if e.call.kind == "schedule"]
     last = schedules[-1] if schedules else None
     before = None
     found = []
@@ -162,7 +161,7 @@ def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
         match = CALL.fullmatch(entry.call)
         if match is not None:
             found.append((int(match[1]), entry, before or last))
-        elif entry.call.partition("~")[0] == "schedule":
+        elif entry.call.kind == "schedule":
             before = entry
     if not found:
         message = f"{arrays.name} cannot be explored: it holds no steps of a sampler"

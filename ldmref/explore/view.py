@@ -72,7 +72,7 @@ def _select_states(trace: Trace) -> Trace:
     others = tuple(entry for entry in trace.entries if entry.call != "vae.decode")
     trace = replace(trace, entries=others)  # the finished image is kept instead
     selection = Selection.states()
-    steps = [e for e in trace.entries if e.call.startswith("sampler.") and not e.layer]
+    steps = [e for e in trace.entries if e.call.kind == "sampler" and not e.layer]
     if not all("prediction" in entry.inputs for entry in steps):
         selection = replace(selection, without=())  # of a program that has x0 alone
     return select_part(trace, selection)
@@ -206,7 +206,7 @@ def _describe(
         raise arrays.bad(f"its branch is {short_repr(manifest['branch'])}")
     path = steps[0].path
     ratios = np.array([path.ratio(float(sigma)) for sigma in sigmas])
-    schedules = [e for e in arrays.trace.entries if e.call.partition("~")[0] == "schedule"]
+    schedules = [e for e in arrays.trace.entries if e.call.kind == "schedule"]
     last = schedules[-1].attributes if schedules else {}
     words = _with_maps(steps)
     seeds = manifest.get("seeds")

@@ -30,17 +30,16 @@ from ldmref.models.family import BLOCK_LAYERS
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
 from ldmref.models.specs import linear_spec
+from ldmref.models.steering import Steerable
 from ldmref.models.transformer_layers import gelu_tanh
 
 FREQUENCIES = 256  # width of the sines and cosines of the time
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 EPS = 1e-6  # of all norms
-LORA_TARGETS = {  # of both streams, and of blocks that have one
+LORA_TARGETS = {  # of both streams
     "attention": (*BLOCK_LAYERS["attention"], ".add_q_proj", ".add_k_proj", ".add_v_proj",
                   ".to_add_out"),
-    "feed_forward": (*BLOCK_LAYERS["feed_forward"], ".ff_context.net.0.proj", ".ff_context.net.2",
-                     ".proj_mlp", ".proj_out"),
-    "projections": ("x_embedder", "pos_embed.proj", "context_embedder"),
+    "feed_forward": (*BLOCK_LAYERS["feed_forward"], ".ff_context.net.0.proj", ".ff_context.net.2"),
 }  # fmt: skip
 
 # -- parts of the networks ------------------------------------------------------------------------
@@ -153,6 +152,7 @@ def declare_transformer(
     spec: Callable[[], Spec],
     more: Sequence[NetworkInput] = (),
     text_attention: TextAttention | None = None,
+    steerable: Steerable | None = None,
 ) -> DeclaredNetwork:
     """Return a transformer, whose inputs have diffusers' names.
 
@@ -162,6 +162,7 @@ def declare_transformer(
         spec: Returns the shapes of its parameters.
         more: Inputs after latents, time, hidden states and pooled text.
         text_attention: Where it attends to the text, if that is recorded.
+        steerable: The layers that guidance may replace. None: none.
     """
     inputs = (
         NetworkInput(
@@ -199,6 +200,7 @@ def declare_transformer(
         "transformer",
         numbered=True,
         text_attention=text_attention,
+        steerable=steerable or Steerable(),
     )
 
 

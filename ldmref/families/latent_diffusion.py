@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.families.unet import UNET_CONTROL, describe_unet
 from ldmref.io.compvis.unet_file import UNET_FILES
+from ldmref.io.compvis.whole_file import WHOLE_FILE
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
@@ -69,7 +70,19 @@ def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
 
 
 def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
-    """Return a text encoder, with pooled output if the configuration has a projection."""
+    """Return the declaration of a text encoder.
+
+    Args:
+        name: Its name, "text_encoder", "text_encoder_2" or "text_encoder_3".
+        config: Its configuration.
+
+    Returns:
+        The network, with a pooled output if the configuration has a projection.
+
+    >>> from ldmref.models import TextConfig
+    >>> [x.role for x in describe_text_encoder("text_encoder", TextConfig()).outputs]
+    ['']
+    """
     pooled = bool(config.projection_dim)
     ids = NetworkInput(
         "ids",
@@ -260,7 +273,7 @@ LATENT_DIFFUSION = Family(
     text=TextPath(condition=condition_on_text),
     control=UNET_CONTROL,
     presets=PRESETS,
-    files=UNET_FILES,
+    files=(*UNET_FILES, WHOLE_FILE),
     diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=list_zeros),

@@ -32,6 +32,7 @@ from ldmref.models.declared import (
 from ldmref.models.declared_control import DeclaredControl, Difference
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import Shape
+from ldmref.models.steering import AttentionGuidance, Steerable
 from ldmref.models.unet import Residuals, unet, unet_spec
 
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
@@ -40,6 +41,16 @@ COPIED = (  # fields of a ControlNet's U-Net that are those of the model's
     "block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
     "addition_embed_type",
 )  # fmt: skip
+
+
+PARTS = {"down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks."}
+GUIDED = AttentionGuidance(
+    ("attn2",),
+    blend=0.5,
+    # time and text are embedded for the prompts alone
+    prompts={"": ("context", "pooled", "sizes")},
+    texts={"spatial_transformer": ("context",)},
+)
 
 
 def describe_unet(config: UNetConfig) -> DeclaredNetwork:
@@ -56,6 +67,7 @@ def describe_unet(config: UNetConfig) -> DeclaredNetwork:
         "unet",
         numbered=True,
         text_attention=TextAttention((".attn2",)) if config.attends_to_text else None,
+        steerable=Steerable(parts=PARTS, attention=GUIDED if config.attends_to_text else None),
     )
 
 

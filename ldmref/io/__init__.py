@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ldmref.io.adapters.textual_inversion import read_embeddings as read_embeddings
     from ldmref.io.checkpoint import Checkpoint as Checkpoint
     from ldmref.io.checkpoint import open_checkpoint as open_checkpoint
+    from ldmref.io.checkpoint import read_model_config as read_model_config
     from ldmref.io.compvis.ema import ema_table as ema_table
     from ldmref.io.compvis.keys import compvis_table as compvis_table
     from ldmref.io.images.metadata import read_parameters as read_parameters
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ldmref.io.images.pil import read_mask as read_mask
     from ldmref.io.images.pil import to_images as to_images
     from ldmref.io.locate import find_model as find_model
-    from ldmref.io.locate import read_model_config as read_model_config
     from ldmref.io.native import save_folder as save_folder
     from ldmref.io.tensors.safetensors import TensorFile as TensorFile
 

@@ -1,55 +1,48 @@
-"""Open a model of any layout: a folder of ldmref or diffusers, or a CompVis single file."""
+"""Open a model of any layout, once: a folder of ldmref or diffusers, or a single file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
-from ldmref.io.denoiser_file import (
-    find_layout,
-    read_networks,
-    require_text_encoders,
+from ldmref.io.diffusers.folder import DiffusersFolder
+from ldmref.io.embedded import EmbeddedFolder
+from ldmref.io.locate import find_model
+from ldmref.io.modifications import (
+    AddedTextEncoders,
+    MergedLoras,
+    Modification,
+    ReplacedAutoencoder,
 )
-from ldmref.io.diffusers.folder import load_diffusers
-from ldmref.io.embedded import require_published
-from ldmref.io.locate import (
-    NATIVE_WEIGHTS,
-    configure_single_file,
-    find_model,
-    is_diffusers,
-    is_native,
-    read_model_config,
-)
-from ldmref.io.native import check_weights, load_folder, require_digests
-from ldmref.io.tensors.open_file import open_model_file
-from ldmref.io.text_encoder_files import TextEncoderFile, add_text_encoders
-from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
-from ldmref.models.family import family_of
-from ldmref.models.text_kind import kind_of
-from ldmref.prompts.prompt_template import PLAIN
+from ldmref.io.native import NativeFolder, check_weights
+from ldmref.io.single_file import SingleCheckpoint, require_autoencoder, require_text_encoders
+from ldmref.io.stored_model import OpeningOptions, StoredModel
+from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
+LAYOUTS: tuple[type[StoredModel], ...] = (
+    EmbeddedFolder,
+    DiffusersFolder,
+    NativeFolder,
+    SingleCheckpoint,
+)  # the first that a file or folder has counts
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
-    """A model on disk, whose tensors are read when they are used.
+    """A model on disk, opened once, to plan with its configuration and to load it.
 
     Attributes:
-        path: The file or folder.
-        config: The configuration of all networks.
-        tensors: The tensors by our names, such as `unet.conv_in.weight`.
-        tokenizers: One tokenizer per text encoder, or one for both; none if not asked for.
-        digest: SHA-256 of the file of the weights, or a function that computes it.
-        ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
-        warnings: Warnings about the choice of the weights.
-        text_encoders: Files whose text encoders replace or complete the model's own.
+        source: The file or folder in its layout.
+        config: The configuration of all networks with the modifications, for a plan.
+        modifications: Other files that complete or change the model, in this order.
+        vocabulary: The location of CLIP's vocabulary, or a folder with tokenizers. None: that of
+            the folder, then the usual places.
 
     >>> from ldmref.io import open_checkpoint
     >>> checkpoint = open_checkpoint("emoji")
@@ -57,14 +50,75 @@ class Checkpoint:
     ('emoji-128', (96, 16, 3, 3))
     """
 
-    path: Path
+    source: StoredModel
     config: ModelConfig
-    tensors: Mapping[str, np.ndarray]
-    tokenizers: Sequence[PromptTokenizer]
-    digest: str | Callable[[], str]
-    ema: bool | None = None
-    warnings: Sequence[str] = ()
-    text_encoders: Sequence[TextEncoderFile] = ()
+    modifications: Sequence[Modification] = ()
+    vocabulary: str | Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return self.source.path
+
+    @property
+    def ema(self) -> bool | None:
+        """Whether the averages of a training checkpoint are read; None if it has none."""
+        return self.source.averaged
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Warnings about the choice of the weights."""
+        return self.source.warnings
+
+    def read(self) -> tuple[ModelConfig, Mapping[str, np.ndarray]]:
+        """Return the configuration and the tensors of the modified model.
+
+        The weights of a folder are opened and compared with the configuration.
+
+        Raises:
+            InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does
+                not fit.
+        """
+        config = self.source.config
+        tensors: Mapping[str, np.ndarray] = self.source.read()
+        for change in self.modifications:
+            config, tensors = change.apply(config, tensors)
+        return config, tensors
+
+    @cached_property
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """The tensors by our names, such as `unet.conv_in.weight`, each read when it is used.
+
+        Raises:
+            InputError, CorruptModelError, KeyMismatchError: As for `read`.
+        """
+        return self.read()[1]
+
+    @cached_property
+    def tokenizers(self) -> Sequence[PromptTokenizer]:
+        """One tokenizer per text encoder, or one for all.
+
+        Raises:
+            InputError: No vocabulary was found, or a file is damaged.
+        """
+        return self.source.load_tokenizers(self.config, self.vocabulary)
+
+    def require_networks(self) -> None:
+        """Refuse a single file without text encoders or an autoencoder, if no other file has them.
+
+        Raises:
+            UsageError: A network is missing.
+        """
+        networks = {*self.source.networks}
+        for change in self.modifications:
+            networks.update(change.networks)
+        require_text_encoders(self.path.name, networks, self.config)
+        require_autoencoder(self.path.name, networks, self.config)
+
+    @property
+    def digest(self) -> str | Callable[[], str]:
+        """SHA-256 of the file of the weights, or a function that computes it."""
+        return self.source.digest
 
     @cached_property
     def sha256(self) -> str:
@@ -93,11 +147,11 @@ class Checkpoint:
         Raises:
             CorruptModelError: A file has changed.
         """
-        if is_native(self.path):
-            require_digests(self.path, self.sha256)
+        if isinstance(self.source, NativeFolder):
+            self.source.check_digests()
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.config.name!r} of {len(self.tensors)} tensors in {self.path}>"
+        return f"<Checkpoint {self.config.name!r} in {self.path}>"
 
 
 def open_checkpoint(
@@ -105,12 +159,17 @@ def open_checkpoint(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
     *,
-    with_tokenizers: bool = True,
+    fetch: bool = False,
     variant: str | None = None,
     ema: bool | None = None,
     text_encoders: Sequence[str | Path] = (),
+    vae: str | Path | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Checkpoint:
-    """Open a model and check that its tensors fit its configuration, without reading them.
+    """Find a model and its configuration, without reading its weights.
+
+    A single file is compared with its configuration, tensor by tensor. The weights of a folder are
+    compared when `Checkpoint.tensors` is first used.
 
     Args:
         name: The model's name, file or folder, as for `ldmref.load`.
@@ -118,11 +177,13 @@ def open_checkpoint(
             recognised.
         tokenizer: The location of CLIP's vocabulary, as for `ldmref.load`. None: the model's
             own folder, then the usual places.
-        with_tokenizers: Whether to search for the tokenizers of layouts other than ldmref's own.
+        fetch: Whether to download a model that the cache of Hugging Face lacks.
         variant: The variant of the weights in a diffusers folder, such as `fp16`. None: the
             files without a variant.
         ema: Whether to read the averaged weights. None: the family's published default.
         text_encoders: Files of text encoders, as for `ldmref.load`.
+        vae: Another autoencoder, as for `ldmref.load`. None: the model's own.
+        lora: LoRA files, as for `ldmref.load`.
 
     Returns:
         The checkpoint; its tensors are read when they are used.
@@ -130,105 +191,59 @@ def open_checkpoint(
     Raises:
         InputError: There is no such model, or it is damaged.
         UnsafeFileError: It is a pickle.
-        KeyMismatchError: Its tensors do not fit its configuration.
+        KeyMismatchError: A single file does not fit its configuration.
         UsageError: A configuration, tokenizer, variant or average that the model does not take.
 
     >>> from ldmref.io import open_checkpoint
     >>> open_checkpoint("emoji").config.unet.in_channels
     16
     """
-    path = find_model(name)
-    if ema and path.is_dir():
-        message = f"{path.name!r} is a folder; only single files hold averages and last weights"
-        hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
-        raise UsageError(message, code="E-EMA", hint=hint)
-    file = None if path.is_dir() else open_model_file(path)
-    found = configure_single_file(file, config, ema) if file else read_model_config(path, config)
-    found, added = add_text_encoders(text_encoders, found, None if config else file)
-    if tokenizer is not None and (is_native(path) or kind_of(found.text_encoder).reads != "text"):
-        message = f"{path.name!r} has its own tokenizer"
-        hint = "leave out tokenizer= (--tokenizer)"
-        raise UsageError(message, code="E-TOKENIZER", hint=hint)
-    if is_native(path):
-        _, tensors, tokenizers, sha256 = load_folder(path)
-        require_published(path, sha256)
-        return _with_text_encoders(Checkpoint(path, found, tensors, tokenizers, sha256), added)
-    folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
-
-    def find_tokenizers() -> list[PromptTokenizer]:
-        if not with_tokenizers:
-            return []
-        if tokenizer is None and folder is not None and _has_own_weights(folder):
-            return load_folder(folder)[2]
-        return _find_tokenizers(found, folder, tokenizer)
-
-    if file is None:
-        tokenizers = find_tokenizers()
-        _, tensors, compute_sha256 = load_diffusers(path, variant)
-        return _with_text_encoders(
-            Checkpoint(path, found, tensors, tokenizers, compute_sha256), added
+    modifications: list[Modification] = [] if vae is None else [ReplacedAutoencoder(vae)]
+    if text_encoders:
+        modifications.append(AddedTextEncoders(text_encoders))
+    modifications.append(MergedLoras(lora))
+    path = find_model(name, fetch, variant)
+    layout = next(layout for layout in LAYOUTS if layout.is_at(path))
+    source = layout.open(path, OpeningOptions(config, variant, ema))
+    if tokenizer is not None and not source.takes_vocabulary:
+        raise UsageError(
+            f"{path.name!r} has its own tokenizer",
+            code="E-TOKENIZER",
+            hint="leave out tokenizer= (--tokenizer)",
         )
-    averaged = select_ema(file, found, ema)
-    layout = find_layout(file, found)
-    if layout is None:
-        tensors = read_compvis(file, found, bool(averaged))
-    else:
-        tensors = read_networks(file, layout, found)
-        if folder is not None and (is_diffusers(folder) or _has_own_weights(folder)):
-            tensors = _read_other_networks(folder, found) | tensors
-        if with_tokenizers:  # text encoders that are missing need none
-            require_text_encoders(path.name, [*tensors, *(f"{x.network}." for x in added)], found)
-    tokenizers = find_tokenizers()
-    averaged = averaged if layout is None else None  # only files of whole models have averages
-    warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
-    return _with_text_encoders(
-        Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings), added
-    )
+    modified = source.config
+    for change in modifications:
+        modified = change.configure(modified, None if source.certain else source.networks)
+    return Checkpoint(source, modified, modifications, tokenizer)
 
 
-def _with_text_encoders(checkpoint: Checkpoint, added: Sequence[TextEncoderFile]) -> Checkpoint:
-    """Return a checkpoint whose text encoders are those of files, where these hold one."""
-    replaced = tuple(f"{one.network}." for one in added)
-    tensors = {n: x for n, x in checkpoint.tensors.items() if not n.startswith(replaced)}
-    for one in added:
-        tensors |= one.read()
-    return replace(checkpoint, tensors=tensors, text_encoders=added) if added else checkpoint
+def read_model_config(
+    name: str | Path,
+    config: str | Path | None = None,
+    ema: bool | None = None,
+    text_encoders: Sequence[str | Path] = (),
+) -> ModelConfig:
+    """Return the configuration of a model, without reading its weights.
 
-
-def _has_own_weights(folder: Path) -> bool:
-    """Return whether a folder of ldmref holds weights, and not only a configuration."""
-    return is_native(folder) and (folder / NATIVE_WEIGHTS).is_file()
-
-
-def _read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return the tensors of a model's folder (our names) without those of the denoiser.
+    It takes milliseconds, and is what `modes.plan` needs. `open_checkpoint` also keeps what it
+    found, to load the model.
 
     Args:
-        folder: A folder of diffusers, or of ldmref.
-        config: The configuration of the model.
+        name: The model's name, file or folder.
+        config: A configuration for a single file. None: the family is recognised.
+        ema: Whether the averaged weights must fit. None: the family's published default.
+        text_encoders: Files of text encoders, as for `ldmref.load`.
+
+    Returns:
+        The configuration of all networks.
+
+    Raises:
+        InputError: There is no such model, or it is damaged.
+        UsageError: A configuration for a model that has its own, or `ema=True` without averages.
+        KeyMismatchError: A single file fits no configuration.
+
+    >>> from ldmref.io import read_model_config
+    >>> read_model_config("emoji").defaults.width
+    128
     """
-    flat = load_folder(folder)[1] if is_native(folder) else load_diffusers(folder)[1]
-    prefix = config.denoiser.network + "."
-    return {name: tensor for name, tensor in flat.items() if not name.startswith(prefix)}
-
-
-def _find_tokenizers(
-    config: ModelConfig, folder: Path | None, source: str | Path | None
-) -> list[PromptTokenizer]:
-    """Return a tokenizer per text encoder: from `source`, `folder` or an installed vocabulary.
-
-    Both may be folders that hold one for each encoder: `tokenizer`, `tokenizer_2`, `tokenizer_3`.
-    """
-    if not config.text_encoders:
-        return [tokenizer_for(config.text_encoder)]
-    place = folder if source is None else Path(source)
-    templates = family_of(config).text.templates(config)
-    tokenizers = []
-    parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
-    for text, name, network in parts:
-        own = place / name if place is not None and (place / name).is_dir() else None
-        # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
-        pad = kind_of(text).padding(text) if own is None else None
-        found = source if own is None else own
-        tokenizers.append(tokenizer_for(text, found, pad, network, templates.get(network, PLAIN)))
-    return tokenizers
+    return open_checkpoint(name, config, ema=ema, text_encoders=text_encoders).config

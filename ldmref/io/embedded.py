@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, hash_file
+from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, NativeFolder, hash_file
 
 PUBLISHED = {
     "emoji": {
@@ -22,6 +24,19 @@ EMBEDDED = tuple(PUBLISHED)
 def embedded_folder(name: str) -> Path:
     """Return the folder of an embedded model."""
     return Path(str(files("ldmref") / "assets" / name))
+
+
+class EmbeddedFolder(NativeFolder):
+    """The folder of an embedded model, whose files are the published ones."""
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return path in map(embedded_folder, EMBEDDED)
+
+    def read(self) -> dict[str, np.ndarray]:
+        tensors = super().read()
+        require_published(self.path, self.digest)
+        return tensors
 
 
 def require_published(folder: Path, weights: str = "") -> None:

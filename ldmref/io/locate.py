@@ -1,24 +1,14 @@
-"""Find a model and its configuration, without its weights."""
+"""Find the file or folder of a model by its name."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
+from ldmref.errors import InputError, UnsafeFileError, closest, did_you_mean
 from ldmref.io import hub
-from ldmref.io.compvis.single_file import find_config
-from ldmref.io.denoiser_file import find_denoiser_config
-from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.embedded import EMBEDDED, embedded_folder
-from ldmref.io.native import read_config
-from ldmref.io.tensors.model_file import ModelFile
-from ldmref.io.tensors.open_file import open_model_file
-from ldmref.io.text_encoder_files import add_text_encoders
-from ldmref.models.config import ModelConfig
-from ldmref.models.presets import PRESETS, list_presets
+from ldmref.models.presets import list_presets
 from ldmref.support.files import NOT_THERE, check_input_path, shown
 
 NATIVE_INDEX = "config.json"
@@ -28,8 +18,6 @@ TRAINED = "model"  # the folder of the model in the folder of a training
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_NAMES = 10_000  # files of a folder that are compared with a misspelt name
-MOST_RECOGNISED = 64
-_recognised: dict[tuple[Any, ...], ModelConfig] = {}
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
@@ -123,92 +111,6 @@ def _similar_file(name: str) -> str:
         return NOT_THERE
     close = closest(path.name, names[:MAX_NAMES])
     return f"did you mean {str(path.with_name(close))!r}?" if close else NOT_THERE
-
-
-def read_model_config(
-    name: str | Path,
-    config: str | Path | None = None,
-    ema: bool | None = None,
-    text_encoders: Sequence[str | Path] = (),
-) -> ModelConfig:
-    """Return the configuration of a model, without reading its weights.
-
-    It takes milliseconds, and is what `modes.plan` needs.
-
-    Args:
-        name: The model's name, file or folder.
-        config: A configuration for a single file. None: the family is recognised.
-        ema: Whether the averaged weights must fit. None: the family's published default.
-        text_encoders: Files of text encoders, as for `ldmref.load`.
-
-    Returns:
-        The configuration of all networks.
-
-    Raises:
-        InputError: There is no such model, or it is damaged.
-        UsageError: A configuration for a model that has its own, or `ema=True` without averages.
-        KeyMismatchError: A single file fits no configuration.
-
-    >>> from ldmref.io import read_model_config
-    >>> read_model_config("emoji").defaults.width
-    128
-    """
-    path = find_model(name)
-    if config is not None and path.is_dir():
-        raise UsageError(
-            f"{path.name!r} has its own configuration",
-            code="E-MODEL-CONFIG",
-            hint="config= (--model-config) is for single files; leave it out",
-        )
-    if path.is_file():
-        file = open_model_file(path)
-        found = configure_single_file(file, config, ema)
-        return add_text_encoders(text_encoders, found, None if config else file)[0]
-    native = not is_diffusers(path)
-    found = read_config(path / NATIVE_INDEX) if native else read_diffusers_config(path)
-    return add_text_encoders(text_encoders, found)[0]
-
-
-def configure_single_file(
-    file: ModelFile, config: str | Path | None = None, ema: bool | None = None
-) -> ModelConfig:
-    """Return the configuration of a single file: `config` by name or path, or the one that fits.
-
-    The answer is remembered as long as the file does not change: a command first plans a run with
-    the configuration and then loads the model. The arguments and errors are those of `ldmref.load`.
-    """
-    named = None if config is None else find_named_config(config)
-    question = (file.identity, named, ema)
-    found = _recognised.get(question)
-    if found is None:
-        found = find_denoiser_config(file, named) or find_config(file, named, ema)
-        if len(_recognised) >= MOST_RECOGNISED:
-            _recognised.clear()
-        _recognised[question] = found
-    return found
-
-
-def find_named_config(name: str | Path) -> ModelConfig:
-    """Read the configuration of a folder or config.json, or return a preset.
-
-    The folder of a model stands for itself, even with the name of a preset, such as `flux-dev`: the
-    networks that a single file lacks are read from it as well.
-
-    Raises:
-        InputError: There is none, or it is damaged.
-    """
-    path = check_input_path(name, "the name of a configuration", "E-CONFIG")
-    if not is_model(path):
-        presets = PRESETS if str(name) in PRESETS else list_presets()
-        if str(name) in presets:
-            return presets[str(name)]
-    if is_diffusers(path):
-        return read_diffusers_config(path)
-    file = path if path.suffix == ".json" else path / NATIVE_INDEX
-    if not file.is_file():
-        hint = did_you_mean(str(name), list_presets())
-        raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
-    return read_config(file)
 
 
 def is_model(path: Path) -> bool:

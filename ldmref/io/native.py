@@ -10,7 +10,7 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.atomic import atomic_folder
 from ldmref.io.identify import FOLDER, get_foreign_class
 from ldmref.io.key_report import compare
+from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
@@ -39,56 +40,93 @@ TOKENIZERS = (TOKENIZER, "tokenizer_2.json", "tokenizer_3.json")  # of `TEXT_ENC
 DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
-def load_folder(
-    folder: Path,
-) -> tuple[ModelConfig, dict[str, np.ndarray], list[PromptTokenizer], str]:
-    """Load configuration, tensors and tokenizers, and the SHA-256 of the file of the weights.
+class NativeFolder(StoredModel):
+    """A folder of ldmref, whose configuration is read at once and whose weights when they are used.
+
+    Args:
+        path: The folder.
 
     Raises:
-        InputError: A file is missing, damaged, or does not fit the others.
+        CorruptModelError: Its config.json is damaged, inconsistent, or of another program or
+            version.
     """
-    for name in FILES:
-        _require_file(folder, name)
-    config = read_config(folder / CONFIG)
-    file = TensorFile(folder / WEIGHTS)
-    _require_fit(file.shapes, config)
-    templates = family_of(config).text.templates(config)
-    tokenizers = []
-    texts = config.text_encoders or (config.text_encoder,)
-    for text, name, network in zip(texts, TOKENIZERS, TEXT_ENCODERS, strict=False):
-        if tokenizers and not (folder / name).is_file():
-            break  # the others have the first's
-        template = templates.get(network, PLAIN)
-        tokenizers.append(tokenizer_for(text, folder / name, None, network, template))
-    return config, dict(file), tokenizers, file.sha256()
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return path.is_dir()
+
+    @classmethod
+    def open(cls, path: Path, options: OpeningOptions) -> NativeFolder:
+        refuse_choices(path, options)
+        return cls(path)
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self._recorded = _read_settings(path / CONFIG)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the folder holds weights, and not only a configuration."""
+        return (self.path / WEIGHTS).is_file()
+
+    @cached_property
+    def _file(self) -> TensorFile:
+        for name in FILES:
+            _require_file(self.path, name)
+        file = TensorFile(self.path / WEIGHTS)
+        _require_fit(file.shapes, self.config)
+        return file
+
+    @cached_property
+    def _sha256(self) -> str:
+        return self._file.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256
+
+    @property
+    def takes_vocabulary(self) -> bool:
+        return False
+
+    def read(self) -> dict[str, np.ndarray]:
+        return dict(self._file)
+
+    def load_tokenizers(
+        self, config: ModelConfig, vocabulary: str | Path | None
+    ) -> list[PromptTokenizer]:
+        """Return the tokenizers of the folder."""
+        templates = family_of(self.config).text.templates(self.config)
+        tokenizers: list[PromptTokenizer] = []
+        texts = self.config.text_encoders or (self.config.text_encoder,)
+        for text, name, network in zip(texts, TOKENIZERS, TEXT_ENCODERS, strict=False):
+            if tokenizers and not (self.path / name).is_file():
+                break  # the others have the first's
+            template = templates.get(network, PLAIN)
+            tokenizers.append(tokenizer_for(text, self.path / name, None, network, template))
+        return tokenizers
+
+    def check_digests(self) -> None:
+        """Refuse a folder whose files are not those that its config.json records.
+
+        Raises:
+            CorruptModelError: Names the first file that differs.
+        """
+        for name in (WEIGHTS, *TOKENIZERS):
+            if name not in self._recorded or not (self.path / name).is_file():
+                continue
+            actual = self.digest if name == WEIGHTS else hash_file(self.path / name)
+            if actual != self._recorded[name]:
+                message = f"{name} of {self.path.name!r} has changed: its SHA-256 is {actual}, "
+                message += f"{CONFIG} records {self._recorded[name][:64]}"
+                hint = f"take it from its source again; if you changed it, remove {DIGESTS!r} there"
+                raise CorruptModelError(message, code="E-DIGEST", hint=hint)
 
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_digests(folder: Path, weights: str) -> None:
-    """Refuse a folder whose files are not those that its config.json records.
-
-    Args:
-        folder: The folder.
-        weights: SHA-256 of the file of the weights.
-
-    Raises:
-        CorruptModelError: Names the first file that differs.
-    """
-    _, recorded = _read_settings(folder / CONFIG)
-    for name in (WEIGHTS, *TOKENIZERS):
-        if name not in recorded or not (folder / name).is_file():
-            continue
-        actual = weights if name == WEIGHTS else hash_file(folder / name)
-        if actual != recorded[name]:
-            message = f"{name} of {folder.name!r} has changed: its SHA-256 is {actual}, "
-            message += f"{CONFIG} records {recorded[name][:64]}"
-            hint = f"take it from its source again; if you changed it, remove {DIGESTS!r} there"
-            raise CorruptModelError(message, code="E-DIGEST", hint=hint)
 
 
 def _require_file(folder: Path, name: str) -> None:

@@ -12,7 +12,7 @@ loader.py (T5_SD_MAP).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,11 +23,11 @@ import numpy as np
 
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.keys import clip_table, open_clip_table
-from ldmref.io.compvis.single_file import CLIP_MODULES
-from ldmref.io.denoiser_file import describe_texts, list_held_networks
+from ldmref.io.compvis.whole_file import CLIP_MODULES
 from ldmref.io.identify import identify_tensors
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, KeyTable, find_matching, fit, to_native
+from ldmref.io.single_file import describe_texts
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
@@ -95,18 +95,19 @@ class TextEncoderFile:
 
 
 def add_text_encoders(
-    paths: Sequence[str | Path], config: ModelConfig, single: ModelFile | None = None
+    paths: Sequence[str | Path], config: ModelConfig, held: Collection[str] | None = None
 ) -> tuple[ModelConfig, list[TextEncoderFile]]:
     """Find the text encoder of a model that each file holds, without reading a tensor.
 
     Args:
         paths: The files, safetensors or GGUF, also quantised.
         config: The configuration of the model.
-        single: The single file of the model, if nothing else determines its configuration.
+        held: The networks in the single file of the model, if nothing else determines its
+            configuration. None: something does.
 
     Returns:
         The configuration, and the files in the order of `paths`. An encoder that the family may
-        lack is there if a file holds it. If `single` and `paths` together lack it, it is left out.
+        lack is there if a file holds it. If neither `held` nor `paths` have it, it is left out.
 
     Raises:
         InputError, CorruptModelError: A file is missing, damaged or not supported.
@@ -131,10 +132,10 @@ def add_text_encoders(
         found[one.network] = one
         if one.network not in _list_texts(config):
             config = _with_text(config, one.network, candidates[one.network])
-    if paths and single is not None:
-        held = {*found, *list_held_networks(single, config)}
+    if paths and held is not None:
         for network in family_of(config).text.optional:
-            config = config if network in held else _with_text(config, network, None)
+            if network not in found and network not in held:
+                config = _with_text(config, network, None)
     return config, list(found.values())
 
 

@@ -1,11 +1,12 @@
-"""The tokenizer of a text encoder."""
+"""The tokenizers of text encoders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import TextConfig
+from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig, TextConfig
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.prompt_template import PLAIN, PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -54,3 +55,32 @@ def tokenizer_for(
             "tokenizer, tokenizer_2, ... for each encoder of the model",
         )
     return tokenizer
+
+
+def find_tokenizers(
+    config: ModelConfig, folder: Path | None, source: str | Path | None = None
+) -> list[PromptTokenizer]:
+    """Return a tokenizer for each text encoder: of `source`, `folder` or an installed vocabulary.
+
+    Args:
+        config: The configuration of the model.
+        folder: A folder that may hold one for each: `tokenizer`, `tokenizer_2`, `tokenizer_3`.
+        source: The location of the vocabulary, as for `tokenizer_for`; or such a folder, which then
+            counts instead. None: none was given.
+
+    Raises:
+        InputError, CorruptModelError: As for `tokenizer_for`.
+    """
+    if not config.text_encoders:
+        return [tokenizer_for(config.text_encoder)]
+    place = folder if source is None else Path(source)
+    templates = family_of(config).text.templates(config)
+    tokenizers = []
+    parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
+    for text, name, network in parts:
+        own = place / name if place is not None and (place / name).is_dir() else None
+        # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
+        pad = kind_of(text).padding(text) if own is None else None
+        found = source if own is None else own
+        tokenizers.append(tokenizer_for(text, found, pad, network, templates.get(network, PLAIN)))
+    return tokenizers

@@ -21,6 +21,7 @@ import torch
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
+from ldmref.locate.law import NOISE
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.precision import EPSILONS, round_to
@@ -125,7 +126,7 @@ class StepGradients:
         names = [name for name in TEXT_ENCODERS if name in self.model.params]
         params = {name: self.leaves(self.model.params[name]) for name in names}
         model = self.model.with_params(params, self.ops)
-        allowed = max(SAME_CONTEXT, 16 * EPSILONS[self.stored])
+        allowed = max(SAME_CONTEXT, NOISE * EPSILONS[self.stored])
         for part, gradients in zip(self.evaluations, self._own_and_conditions[1], strict=True):
             height, width = (s * self.model.config.vae.factor for s in part.target.shape[-2:])
             encoded = encode_conditioning(model, part.prompts, (width, height))._asdict()

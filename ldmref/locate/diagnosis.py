@@ -19,7 +19,7 @@ from ldmref.locate.faults.attention import with_padding_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
-from ldmref.locate.law import GAIN, NOISE, explains, is_clearly_better
+from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import recognise, relative_error
 from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
@@ -69,7 +69,7 @@ class _Wrong:
 
     def is_explained(self, left: float, floor: float = 0.0) -> bool:
         """Return whether an error is rounding, by the floor of the right part or of a wrong one."""
-        return explains(left, self.error, NOISE * max(self.floor, floor))
+        return explains(left, self.error, allowed_error(max(self.floor, floor)))
 
     def noise_of(self, hypothesis: Hypothesis) -> float:
         """Return the noise floor of a part with a fault, which may be larger than without it."""
@@ -170,7 +170,7 @@ def _find_term(wrong: _Wrong) -> Cause:
 
 def _find_layout(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
-    layout = recognise(wrong.recorded, computed, NOISE * wrong.floor)
+    layout = recognise(wrong.recorded, computed, allowed_error(wrong.floor))
     return Cause() if layout is None else Cause(layout.text, relative_error(layout.array, computed))
 
 
@@ -192,11 +192,8 @@ def _try_known_faults(wrong: _Wrong) -> list[Tried]:
 
 def _explain_by_fault(wrong: _Wrong, tried: list[Tried], certain: bool) -> Cause:
     """Return the known fault that explains the array; a later one only if it is clearly better."""
-    best: Tried | None = None
-    for one in tried:
-        better = best is None or is_clearly_better(one.left, best.left)
-        if better and wrong.is_explained(one.left):
-            best = one
+    found = choose_cause(((t, t.left) for t in tried), wrong.error, allowed_error(wrong.floor))
+    best = found and found[0]
     if best is None and certain:
         nearest = sorted(tried, key=lambda one: one.left)[:NOISIEST]
         near = (one for one in nearest if one.left <= wrong.error / GAIN)
@@ -220,7 +217,7 @@ def _find_pair(wrong: _Wrong, tried: list[Tried]) -> Cause:
             continue
         left = relative_error(recorded, result)
         alone = min(first.left, second.left)  # a pair must be better than each of its faults
-        if not explains(left, min(alone, wrong.error), NOISE * wrong.floor):
+        if not explains(left, min(alone, wrong.error), allowed_error(wrong.floor)):
             continue
         if best.explained is None or left < best.explained:
             best = Cause(both.text, left)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 EQUAL = "equal"
@@ -150,15 +149,3 @@ class DiffReport:
             "gaps": list(self.gaps),
             "rows": [row.to_dict() for row in self.rows],
         }
-
-
-def with_inherited(rows: Iterable[Row], differences: Mapping[tuple[str, str], float]) -> list[Row]:
-    """Return the rows with their differences from the reference trace."""
-    return [
-        row if row.kind == "wiring" else _inherit(row, differences.get((row.call, row.layer)))
-        for row in rows
-    ]
-
-
-def _inherit(row: Row, difference: float | None) -> Row:
-    return row if difference is None else replace(row, inherited=difference)

@@ -24,7 +24,7 @@ from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
-from ldmref.locate.law import CERTAIN, allowed_error
+from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
     find_order,
@@ -65,6 +65,9 @@ class Judge:
         computed = np.asarray(point.computed)
         recorded = np.asarray(point.recorded)
         bad = first_nonfinite(recorded) if recorded.dtype.kind == "f" else ""
+        if bad and np.array_equal(recorded, computed):  # the log-variance of a VQ autoencoder
+            self._add(point, self._row(point))
+            return recorded
         if bad:
             return self._judge_nonfinite(point, bad)
         if not _is_known(computed):
@@ -110,8 +113,8 @@ class Judge:
         floor = self._floor(replay, point)
         overflows = not np.isfinite(floor)
         epsilon = self._epsilon(point)
-        floor = epsilon if overflows else max(floor, epsilon / 2.0)
-        limit = allowed_error(floor, epsilon)
+        floor = noise_floor(floor, epsilon)
+        limit = allowed_error(floor)
         bound = self._bound(replay, point)
         bound = CERTAIN * floor if bound is None else bound
         judged = replace(row, allowed=limit, floor=floor, bound=bound)
@@ -166,8 +169,8 @@ class Judge:
         computed = np.asarray(point.computed)
         resplit = resplit_heads(point.recorded, computed.shape)
         floor = self._floor(replay, point)
-        floor = max(floor if np.isfinite(floor) else 0.0, self._epsilon(point) / 2.0)
-        limit = allowed_error(floor, self._epsilon(point))
+        floor = noise_floor(floor if np.isfinite(floor) else 0.0, self._epsilon(point))
+        limit = allowed_error(floor)
         layout = recognise(point.recorded, computed, limit)
         tried = point if resplit is None else replace(point, recorded=resplit)
         found = diagnose(replay, tried, row.error, floor)

@@ -12,12 +12,32 @@ Layers and what lies between networks are judged by it alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isfinite
+from typing import TypeVar
+
+Cause = TypeVar("Cause")
+
 NOISE = 16.0  # floors: rounding in another order, or by another kernel
 CERTAIN = 100.0  # floors: more than any order of summation explains
 GAIN = 4.0  # factor by which a cause must reduce the error
 
 
-def allowed_error(floor: float, epsilon: float) -> float:
+def noise_floor(floor: float, epsilon: float) -> float:
+    """Return the noise floor of a result: at least half a unit, which is its own rounding.
+
+    Args:
+        floor: The error that ldmref makes in the port's format. Infinity: it overflows, and a unit
+            stands for it.
+        epsilon: The unit of rounding of that format, of 1.
+
+    >>> noise_floor(0.0, 2.0**-7), noise_floor(float("inf"), 2.0**-7)
+    (0.00390625, 0.0078125)
+    """
+    return max(floor, epsilon / 2.0) if isfinite(floor) else epsilon
+
+
+def allowed_error(floor: float, epsilon: float = 0.0) -> float:
     """Return the largest error that is rounding.
 
     Args:
@@ -53,3 +73,25 @@ def is_clearly_better(left: float, best: float) -> bool:
     (True, False)
     """
     return left < best / 2.0
+
+
+def choose_cause(
+    tried: Iterable[tuple[Cause, float]], error: float, allowed: float
+) -> tuple[Cause, float] | None:
+    """Return the cause that explains an error, and what it leaves; None if none does.
+
+    It is the first one, or a later one that is clearly better.
+
+    Args:
+        tried: Causes with the errors that they leave.
+        error: The error without a cause.
+        allowed: The largest error that is rounding.
+
+    >>> choose_cause([("a", 0.4), ("b", 3e-7), ("c", 2e-7), ("d", 1e-8)], 0.5, 1e-6)
+    ('d', 1e-08)
+    """
+    best = None
+    for cause, left in tried:
+        if explains(left, error, allowed) and (best is None or is_clearly_better(left, best[1])):
+            best = cause, left
+    return best

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.locate.law import GAIN, explains, is_clearly_better
+from ldmref.locate.law import GAIN, choose_cause
 
 CLOSE = 1e-3  # relative difference from which factors and constants differ
 LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
@@ -67,13 +67,10 @@ def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | N
     if not np.any(got) and np.any(expected):
         return Layout("all zeros", np.zeros_like(expected))
     error = relative_error(got, expected)
-    best, least = None, float("inf")
-    for relation in RELATIONS:
-        for layout in relation(got, expected):
-            left = relative_error(layout.array, expected)
-            if explains(left, error, close) and (best is None or is_clearly_better(left, least)):
-                best, least = layout, left
-    return best
+    layouts = (layout for relation in RELATIONS for layout in relation(got, expected))
+    tried = ((layout, relative_error(layout.array, expected)) for layout in layouts)
+    best = choose_cause(tried, error, close)
+    return None if best is None else best[0]
 
 
 def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -12,23 +11,15 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
-from ldmref.families.lookup import known_networks
 from ldmref.locate.arguments import RecordedArguments
+from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.models.control import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
-from ldmref.trace.model import GUIDE_CALLS, Trace
-
-HOST = (
-    "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
-    "add_noise", "initial", "train", "words", "image", "inputs", "truth", "posterior", "mask",
-    "control",
-)  # fmt: skip
-NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
-SECOND = re.compile(r"^controlnet_(\d+)")  # of several ControlNets of a port
-STEERING = ("identity_attention", "skip_layers", "attention_guidance")  # of calls of a guidance
-SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports
+from ldmref.models.steering import STEERING
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace
 
 
 @dataclass(frozen=True)
@@ -53,30 +44,35 @@ class RecordedNetwork:
         return self.network.function
 
 
-def network_of(call: str) -> str:
-    """Return the network of a call, "" for computations between networks.
+def try_network(
+    model: LatentDiffusion,
+    port: Trace,
+    call: TraceCall,
+    controlnets: Sequence[ControlNet] = (),
+    assume: bool = False,
+) -> tuple[RecordedNetwork | None, str]:
+    """Return the network of a call; or None, and why its recorded inputs do not fit each other.
 
-    >>> network_of("unet.003"), network_of("guide.text_encoder_2.001"), network_of("sampler.000")
-    ('unet', 'text_encoder_2', '')
+    Args:
+        model, port, call, controlnets, assume: As in `open_network`. What is assumed fits.
+
+    Raises:
+        UsageError: The model does not have such a network.
     """
-    name = SECOND.sub("controlnet", NUMBER.sub("", call)).removeprefix(GUIDE_CALLS)
-    name = SHORT.get(name, name)
-    return name if name in known_networks() else ""
-
-
-def is_host(call: str) -> bool:
-    """Return whether a call is a computation between networks.
-
-    >>> is_host("sampler.000"), is_host("tokens_2~1"), is_host("samplers")
-    (True, True, False)
-    """
-    return NUMBER.sub("", call) in HOST
+    try:
+        return open_network(model, port, call, controlnets, assume), ""
+    except UsageError:
+        raise
+    except UNFIT as error:
+        if assume:
+            raise
+        return None, first_line(error)
 
 
 def open_network(
     model: LatentDiffusion,
     port: Trace,
-    call: str,
+    call: TraceCall,
     controlnets: Sequence[ControlNet] = (),
     assume: bool = False,
 ) -> RecordedNetwork:
@@ -106,11 +102,17 @@ def open_network(
         arguments["control"] = found.residuals(controlnets)
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
-    for name in STEERING:
-        steered = None if whole is None else whole.attributes.get(name)
-        if name in network.arguments and isinstance(steered, list):
-            arguments[name] = tuple(steered)
+    recorded = {} if whole is None else whole.attributes
+    steering = {name: tuple(recorded[name]) for name in STEERING if is_steering(recorded.get(name))}
+    if steering and not network.find_unsteerable(steering):
+        network = replace(network, function=network.steered)
+        arguments |= steering
     return RecordedNetwork(network, params, arguments, found.complete)
+
+
+def is_steering(value: Any) -> bool:
+    """Return whether a recorded attribute of a call steers it: a list that is not empty."""
+    return isinstance(value, list) and len(value) > 0
 
 
 def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., Any]:
@@ -124,14 +126,14 @@ def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., An
 
 
 def find_definition(
-    model: LatentDiffusion, port: Trace, call: str, controlnets: Sequence[ControlNet]
+    model: LatentDiffusion, port: Trace, call: TraceCall, controlnets: Sequence[ControlNet]
 ) -> tuple[DeclaredNetwork, Mapping[str, Any]]:
     """Return the declaration of a call's network, and its parameters.
 
     Raises:
         UsageError: The model does not have such a network.
     """
-    kind = network_of(call)
+    kind = call.network
     config = model.config
     tiny = model.tiny_autoencoder
     networks = list(model.family.networks(config))
@@ -153,18 +155,14 @@ def find_definition(
     raise UsageError(message, code="E-TRACE-MODEL", hint="choose the port's model: --model")
 
 
-def number_controlnet(port: Trace, call: str) -> int:
+def number_controlnet(port: Trace, call: TraceCall) -> int:
     """Return which of several ControlNets a call is of, from 0, or a number that counts on.
 
     Ports may name them, `controlnet` and `controlnet_2`; otherwise they are called in turn.
     """
-    named = SECOND.match(call)
-    if named is not None:
-        return int(named[1]) - 1
-    if any(SECOND.match(other) for other in port.calls):
-        return 0
-    numbers = re.findall(r"\d+", call)
-    return int(numbers[-1]) if numbers else 0
+    if call.controlnet:
+        return call.controlnet - 1
+    return 0 if any(other.controlnet for other in port.calls) else call.number
 
 
 class _CallSizes:

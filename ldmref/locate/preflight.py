@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
-from ldmref.locate.networks import NUMBER, network_of, number_controlnet
+from ldmref.locate.networks import number_controlnet
 from ldmref.locate.precision import round_to
-from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.left_out import LEFT_OUT
+from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry
 
 CODE = "E-TRACE-RUN"
 MAX_LISTED = 3
+MOST_NAMES = 5  # of parts and tensors, that are listed
 LEAST_VALUES = 32  # different ones, that tell the format of an array
 FEW = 1024  # values that are looked at
 MAX_CHECKED = 16  # layers, from the first to the last
@@ -61,6 +64,39 @@ def require_comparable(port: Trace, reference: Trace | None = None, dtype: str =
         _require_same_sizes(port, reference)
 
 
+def with_request(port: Trace, reference: Trace | None) -> Trace:
+    """Return the port's trace, with the request of the reference if it does not have its own."""
+    request = None if reference is None else reference.manifest.get("params")
+    if request is None or "params" in port.manifest or "scheduler" in port.manifest:
+        return port
+    return replace(port, manifest={**port.manifest, "params": request})
+
+
+def find_gaps(port: Trace, controlnets: int = 0) -> list[str]:
+    """Return what a trace lacks or holds that cannot be compared, in words.
+
+    Args:
+        port: The trace.
+        controlnets: Number of ControlNets of the run.
+    """
+    found = []
+    if port.manifest.get("complete") is False:
+        found.append("the recorded run was stopped before its end")
+    missing = list(port.manifest.get(MISSING, ()))
+    if missing:
+        listed = abbreviated(missing, MOST_NAMES)
+        found.append(f"{counted(len(missing), 'tensor')} of the manifest missing: {listed}")
+    left_out = port.manifest.get(LEFT_OUT) or {}
+    if isinstance(left_out, Mapping) and left_out:
+        listed = abbreviated([f"{k} ({v})"[:80] for k, v in left_out.items()], MOST_NAMES)
+        found.append(f"{counted(len(left_out), 'part')} of the run not recorded: {listed}")
+    unknown = list(port.manifest.get(UNKNOWN_NAMES, ()))
+    if unknown:
+        listed = abbreviated([str(name)[:80] for name in unknown], MOST_NAMES)
+        found.append(f"{counted(len(unknown), 'name')} of tensors not known: {listed}")
+    return [*found, *missing_layers(port, controlnets)]
+
+
 def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
     """Yield in words which calls lack layers that an earlier call of the same network has.
 
@@ -72,7 +108,7 @@ def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
     """
     seen: dict[tuple[str, int], tuple[str, set[str]]] = {}
     for call in port.calls:
-        network = network_of(call) and NUMBER.sub("", call)
+        network = call.network and call.kind
         layers = {entry.layer for entry in port.of_call(call)}
         if not network:
             continue
@@ -91,7 +127,7 @@ def _require_results(trace: Trace, what: str) -> None:
     """Refuse a trace in which every output has one value."""
     count = 0
     for entry in trace.entries:
-        outputs = _arrays(trace, entry) if network_of(entry.call) else ()
+        outputs = _arrays(trace, entry) if entry.call.network else ()
         for x in outputs:
             if x.size > 1 and not _is_constant(x):
                 return
@@ -112,7 +148,7 @@ def _require_format(port: Trace, dtype: str) -> None:
     """
     if dtype != "float32":
         return
-    computed = [e for e in port.entries if network_of(e.call) and not TABLE.search(e.layer)]
+    computed = [e for e in port.entries if e.call.network and not TABLE.search(e.layer)]
     narrower = {"bfloat16", "float16"}
     count = 0
     for entry in computed[:: max(len(computed) // MAX_CHECKED, 1)]:
@@ -137,7 +173,7 @@ def _require_own_buffers(port: Trace) -> None:
     """Refuse two calls of a network with other inputs in which all layers hold the same numbers."""
     last: dict[str, str] = {}
     for call in port.calls:
-        network = network_of(call) and NUMBER.sub("", call)
+        network = call.network and call.kind
         before = last.get(network)
         last[network] = call
         if network and before is not None and _has_same_outputs(port, before, call):
@@ -152,8 +188,8 @@ def _require_own_buffers(port: Trace) -> None:
 def _require_sound(reference: Trace) -> None:
     """Refuse a reference that is not finite, or whose image has one colour."""
     for entry in reference.entries:
-        name = NUMBER.sub("", entry.call)
-        if entry.layer or not network_of(entry.call):
+        name = entry.call.kind
+        if entry.layer or not entry.call.network:
             continue
         for x in _arrays(reference, entry):
             bad = first_nonfinite(x)
@@ -191,7 +227,7 @@ def _require_same_sizes(port: Trace, reference: Trace) -> None:
     pairs = []
     for entry in port.entries:
         other = reference.find(entry.call, entry.layer)
-        if other is None or not network_of(entry.call):
+        if other is None or not entry.call.network:
             continue
         for x, y in zip(_arrays(port, entry), _arrays(reference, other), strict=False):
             if x.shape == y.shape:

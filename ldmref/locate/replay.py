@@ -34,13 +34,16 @@ from ldmref.locate.names import (
     read_output,
     read_role,
 )
+from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS, UNITS
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
+from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.backend import name_outputs
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
@@ -328,3 +331,31 @@ class Replay(RepeatableRun):
     def _operate_exactly(self, call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         with np.errstate(all="ignore"):
             return self._finish(call.compute({**self.parameters(call), **inputs}))
+
+
+def replay_network(
+    network: RecordedNetwork,
+    port: Trace,
+    call: TraceCall,
+    dtype: str,
+    observer: PointObserver,
+    visited: set[str],
+) -> str:
+    """Follow one run of a network, and return why it could not be completed; "": it was.
+
+    Args:
+        network: The network, with the recorded arguments.
+        port: The trace.
+        call: The call.
+        dtype: The port's number format.
+        observer: The judge.
+        visited: The layers that were computed; more are added.
+    """
+    replay = Replay(port, call, dtype, observer)
+    replay.visited = visited
+    try:
+        with np.errstate(all="ignore"):
+            replay.run(network.network, network.params, network.arguments)
+    except UNFIT as error:
+        return first_line(error)
+    return ""

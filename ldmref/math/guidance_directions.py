@@ -86,7 +86,7 @@ def perturbed_attention_guidance(
 
     f is the prediction so far: the conditional one, or that of classifier-free guidance. f_p is
     the conditional prediction of the same network with its self-attention maps replaced by the
-    identity (`identity_attention` of `ldmref.models.unet.unet`), which loses the structure of the
+    identity (`identity_attention` of `model.predict`), which loses the structure of the
     image. Skip-layer guidance is the same formula, with f_p of a transformer without some layers.
 
     Args:

@@ -39,7 +39,19 @@ class CachedContext:
 
 
 def get_hidden_states(context: Array | CachedContext) -> Array:
-    """Return the hidden states, whether or not they are cached."""
+    """Return the hidden states, whether or not they are cached.
+
+    Args:
+        context: The argument `context` of a denoiser: hidden states (n, l, d), which some backends
+            hand over with a cache of the keys and values made from them.
+
+    Returns:
+        The hidden states, (n, l, d).
+
+    >>> import numpy as np
+    >>> get_hidden_states(CachedContext(np.zeros((1, 77, 8)))).shape
+    (1, 77, 8)
+    """
     return context.states if isinstance(context, CachedContext) else context
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ldmref.errors import UsageError
 from ldmref.models.params import Spec
+from ldmref.models.steering import STEERING, Steerable, SteeredNetwork
 
 
 class CallSize(NamedTuple):
@@ -147,6 +149,7 @@ class DeclaredNetwork:
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
         text_attention: Where a denoiser attends to the text. None: nowhere.
+        steerable: The layers of a denoiser that guidance may replace.
         defaults: What a denoiser gets for each argument after the configuration, the latents and
             the time, in their order, if a call leaves it out: its setting, its default or None.
 
@@ -168,6 +171,7 @@ class DeclaredNetwork:
     numbered: bool = False
     layers: tuple[str, ...] = ()
     text_attention: TextAttention | None = None
+    steerable: Steerable = field(default_factory=Steerable)
     defaults: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -190,27 +194,59 @@ class DeclaredNetwork:
         """Return the arguments of a denoiser after the configuration, the latents and the time.
 
         Args:
-            arrays: Arrays, and what steers them, by argument.
+            arrays: Arrays by argument.
 
         Returns:
             A value for each argument, that of `defaults` for those that are missing.
         """
         return [arrays.get(name, default) for name, default in self.defaults.items()]
 
+    @cached_property
+    def steered(self) -> SteeredNetwork:
+        """The function of a denoiser with the arguments `STEERING`, which replace its layers."""
+        tokens = self.text_attention.tokens if self.text_attention else ("text",)
+        return SteeredNetwork(self.function, self.steerable, tokens[0] == "text")
+
     def check_steering(self, model: str, steering: Mapping[str, Any]) -> None:
         """Refuse what steers a denoiser that does not take it.
 
         Args:
             model: The name of the model.
-            steering: Values by argument; empty ones are no steering.
+            steering: Values by argument, `control` or one of `STEERING`; empty ones are none.
 
         Raises:
-            UsageError: A value for an argument that the function does not have.
+            UsageError: The denoiser has no such argument, or no such layers.
+        """
+        problem = self.find_unsteerable(steering)
+        if problem:
+            raise UsageError(f"{model!r} {problem}", code="E-FAMILY", hint="leave it out")
+
+    def find_unsteerable(self, steering: Mapping[str, Any]) -> str:
+        """Return why a denoiser cannot be steered like this; "" if it can.
+
+        Args:
+            steering: As for `check_steering`.
+
+        Returns:
+            The rest of a sentence about the model.
         """
         for name, value in steering.items():
-            if value and name not in self.defaults:
-                message = f"{model!r} takes no {name}"
-                raise UsageError(message, code="E-FAMILY", hint="leave it out")
+            known = self.steerable.takes(name) if name in STEERING else name in self.defaults
+            if value and not known:
+                return f"takes no {name}"
+        layers = self._skippable if steering.get("skip_layers") else 0
+        if any(not 0 <= layer < layers for layer in steering.get("skip_layers", ())):
+            return f"has the layers 0 to {layers - 1}"
+        parts = self.steerable.parts
+        unknown = [part for part in steering.get("identity_attention", ()) if part not in parts]
+        if unknown:
+            return f"has the parts {', '.join(parts)}, not {unknown[0]!r}"
+        return ""
+
+    @cached_property
+    def _skippable(self) -> int:
+        """The number of blocks of which some may be left out."""
+        return len(self.spec()[self.steerable.blocks])
 
     def input_of(self, argument: str) -> NetworkInput | None:
         """Return the input of an argument.

@@ -54,11 +54,6 @@ class DenoiserConfig:
         return None
 
     @property
-    def skippable_layers(self) -> int:
-        """The number of layers of which `skip_layers` may leave some out; 0: it takes none."""
-        return 0
-
-    @property
     def attends_to_text(self) -> bool:
         """Whether the network reads hidden states of the text by attention."""
         return True

@@ -54,13 +54,34 @@ def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
 
 
 @dataclass(frozen=True)
+class Averages:
+    """Moving averages of weights, which the file of a training holds beside the last weights.
+
+    Attributes:
+        pattern: A pattern of their names.
+        counters: Names with this pattern that are numbers of the training, not averages.
+        table: Returns a key table with the averages instead of the weights that have one.
+        usual: Whether a model of this configuration is sampled with the averages that a file
+            holds. The tensors of the file are given under the names of the key tables.
+
+    >>> Averages("ema_.*", (), lambda table: table, lambda config, tensors: True).counters
+    ()
+    """
+
+    pattern: str
+    counters: tuple[str, ...]
+    table: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    usual: Callable[[ModelConfig, Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
 class SingleFile:
     """Files of a family that hold the denoiser, under names of their own, and perhaps more.
 
     Attributes:
         description: What such a file is, in a few words.
         recognise: Returns the configuration that fits a file's names and shapes; None if the file
-            is another one.
+            is another one. Of a whole model, the nearest configuration if none fits.
         table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
         ignored: A pattern of the names that are not needed but may be present.
         applies: Whether a file of these names and shapes may hold only the denoiser, where the
@@ -68,6 +89,15 @@ class SingleFile:
         others: Returns, for each other network that such a file may also hold, by name, the tensor
             of the file for each parameter, a `KeyEntry`; or an array, where the parameter has this
             value and no file is asked for it.
+        whole: Whether such a file holds all networks. Files are first recognised by the layouts
+            that need not.
+        rename: Returns the name in `table`, `others` and `ignored` of a stored tensor.
+        unneeded: Returns a pattern of further names that a model of this configuration does not
+            need, but others do.
+        averages: The averages that such a file may also hold. None: it has none.
+        refine: Returns the configuration with what a file says of it beside names and shapes, in
+            its metadata and in single numbers, and the names of these. Takes the file, a
+            `ModelFile`, the configuration, and whether the user gave it.
 
     >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
     True
@@ -79,6 +109,13 @@ class SingleFile:
     ignored: str = ""
     applies: Callable[[Mapping[str, Shape]], bool] = lambda shapes: True
     others: Callable[[ModelConfig], Mapping[str, Mapping[str, Any]]] = lambda config: {}
+    whole: bool = False
+    rename: Callable[[str], str] = str
+    unneeded: Callable[[ModelConfig], str] = lambda config: ""
+    averages: Averages | None = None
+    refine: Callable[[Any, ModelConfig, bool], tuple[ModelConfig, tuple[str, ...]]] = (
+        lambda file, config, stated: (config, ())
+    )
 
 
 @dataclass(frozen=True)
@@ -88,6 +125,10 @@ class Work:
     Attributes:
         flops: Returns its floating-point operations.
         activations: Returns the numbers that it holds at the same time.
+
+    >>> from ldmref.models import preset
+    >>> find_family("sd3").work.flops(preset("sd3-tiny"), 16, 16)
+    1315072
     """
 
     flops: CountWork
@@ -165,6 +206,9 @@ class PipelineCalls:
             the inputs of the call by role, the name and the array: some pipelines join texts of
             different lengths in one row. None: their layers have our arrays.
         scale: Returns our guidance scale of theirs.
+
+    >>> find_family("sd3").diffusers.halves
+    ('uncond', 'cond')
     """
 
     pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
@@ -191,6 +235,9 @@ class TrainingRules:
         ends: How the names of the first and last layers and of tables end, which Muon does not
             train.
         with_classes: Returns a configuration for the classes of a data set, by their names.
+
+    >>> find_family("sd3").training.ends
+    ('.pos_embed.proj.weight', 'transformer.proj_out.weight')
     """
 
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
@@ -211,6 +258,9 @@ class LoraRules:
             name them neither as ours nor as the files of the makers: a `KeyEntry` by name.
         with_control: Returns the configuration of a model whose denoiser also reads a control
             image, into which a LoRA may turn it. None: no LoRA does.
+
+    >>> list(find_family("latent-diffusion").lora.targets)
+    ['attention', 'feed_forward', 'projections', 'convolutions']
     """
 
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
@@ -225,6 +275,10 @@ class GoldenModels:
     Attributes:
         shrink: Returns a small version of a configuration. None: the model is not made smaller.
         runs: The runs of small versions of the presets that are held as traces.
+
+    >>> from ldmref.models import preset
+    >>> find_family("flux").golden.shrink(preset("flux-dev")).denoiser.num_layers
+    2
     """
 
     shrink: Callable[[ModelConfig], ModelConfig] | None = None

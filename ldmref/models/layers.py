@@ -7,13 +7,12 @@ width, l tokens, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.attention_guidance import UNET_BLEND, guide_attention
 from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params
 
@@ -144,12 +143,8 @@ def attention(
     x: Array,
     context: Array | CachedContext,
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> Array:
-    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d).
-
-    With `guide`, the context is that of n negative prompts, then of n prompts (`guide_attention`).
-    """
+    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
 
     def project(layer: Params, states: Array) -> Array:
         return split_heads(ops, linear(ops, layer, states), num_heads)
@@ -162,13 +157,7 @@ def attention(
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
-    if guide:
-        n = x.shape[0]
-        both = merge_heads(ops, ops.attention(ops.xp.concat([q, q], axis=0), k, v))
-        heads = guide_attention(ops, both[n:, ...], both[:n, ...], guide, UNET_BLEND, order=1)
-    else:
-        heads = merge_heads(ops, ops.attention(q, k, v))
-    return linear(ops, p.to_out["0"], heads)
+    return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
 
 
 @layer
@@ -198,19 +187,12 @@ def attention_block(
     num_heads: int,
     groups: int,
     eps: float,
-    identity: bool = False,
 ) -> Array:
-    """Apply residual self-attention over the h*w pixels; x: (n, c, h, w) -> the same shape.
-
-    With `identity`, the self-attention is `identity_attention`.
-    """
+    """Apply residual self-attention over the h*w pixels; x: (n, c, h, w) -> the same shape."""
     n, c, h, w = x.shape
     tokens = group_norm(ops, p.group_norm, x, groups, eps)
     tokens = ops.xp.permute_dims(ops.xp.reshape(tokens, (n, c, h * w)), (0, 2, 1))
-    if identity:
-        tokens = identity_attention(ops, p, tokens)
-    else:
-        tokens = attention(ops, p, tokens, tokens, num_heads)
+    tokens = attention(ops, p, tokens, tokens, num_heads)
     return ops.add(x, ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w)))
 
 
@@ -239,20 +221,14 @@ def transformer_block(
     x: Array,
     context: Array | CachedContext,
     num_heads: int,
-    identity: bool = False,
-    guide: Sequence[float] = (),
 ) -> Array:
     """Apply self-attention, cross-attention and feed-forward; x: (n, l, d) -> the same shape.
 
-    Each is pre-norm with a residual connection. With `identity`, the self-attention is
-    `identity_attention`; `guide` is that of the cross-attention.
+    Each is pre-norm with a residual connection.
     """
     h = layer_norm(ops, p.norm1, x)
-    if identity:
-        x = ops.add(x, identity_attention(ops, p.attn1, h))
-    else:
-        x = ops.add(x, attention(ops, p.attn1, h, h, num_heads))
-    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads, guide))
+    x = ops.add(x, attention(ops, p.attn1, h, h, num_heads))
+    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads))
     return ops.add(x, feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x)))
 
 
@@ -264,14 +240,8 @@ def spatial_transformer(
     context: Array | CachedContext,
     num_heads: int,
     groups: int,
-    identity: bool = False,
-    guide: Sequence[float] = (),
 ) -> Array:
-    """Apply transformer blocks over the h*w pixels; x: (n, c, h, w) -> the same shape.
-
-    With `identity`, the self-attention is `identity_attention`; `guide` is that of the
-    cross-attention.
-    """
+    """Apply transformer blocks over the h*w pixels; x: (n, c, h, w) -> the same shape."""
     n, c, h, w = x.shape
     xp = ops.xp
     as_linear = p.proj_in.weight.ndim == 2
@@ -282,7 +252,7 @@ def spatial_transformer(
     if as_linear:
         y = linear(ops, p.proj_in, y)
     for block in p.transformer_blocks.items_in_order():
-        y = transformer_block(ops, block, y, context, num_heads, identity, guide)
+        y = transformer_block(ops, block, y, context, num_heads)
     if as_linear:
         y = linear(ops, p.proj_out, y)
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))

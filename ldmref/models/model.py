@@ -269,7 +269,8 @@ class LatentDiffusion(ImageNetworks):
                 self-attention maps are replaced by the identity; `skip_layers`, blocks of a
                 transformer that are left out, by number; `attention_guidance`, scale, largest norm
                 and, optionally, weight of `ldmref.math.normalized_attention_guidance`, with a
-                context of n negative prompts, followed by n prompts.
+                context of n negative prompts, followed by n prompts. Each replaces layers of the
+                network (`ldmref.models.steering`).
 
         Returns:
             The prediction, (n, c, h, w); `predict_with_variance` also returns a learned variance.
@@ -308,14 +309,17 @@ class LatentDiffusion(ImageNetworks):
         t = ops.own("t", t)
         arrays = convert_conditioning(ops, context)
         declared = self.denoiser
+        values = {name: tuple(value) for name, value in steering.items()}
+        steered = {name: value for name, value in values.items() if value}
         with ops.inference():
-            steered: dict[str, Any] = {name: tuple(value) for name, value in steering.items()}
             if control is not None:
-                steered["control"] = convert_residuals(ops, control)
+                arrays["control"] = convert_residuals(ops, control)
+                declared.check_steering(self.config.name, {"control": arrays["control"]})
             if steered:
                 declared.check_steering(self.config.name, steered)
-            network = self._compile(declared.function, declared.params)
-            return network(self.config.denoiser, latents, t, *declared.arrange(arrays | steered))
+            function = declared.steered if steered else declared.function
+            network = self._compile(function, declared.params)
+            return network(self.config.denoiser, latents, t, *declared.arrange(arrays), **steered)
 
     def unet(
         self,

@@ -24,11 +24,16 @@ class Params(dict[str, Any]):
 
     Networks only read it; it is an ordinary mutable dictionary.
 
+    Attributes:
+        path: Its place in the tree of a network, once `name_parts` has said it.
+
     >>> from ldmref.models import unflatten
     >>> params = unflatten({"mid.resnets.0.bias": 1.0, "mid.resnets.1.bias": 2.0})
     >>> params.mid.resnets["0"].bias, len(params.mid.resnets.items_in_order())
     (1.0, 2)
     """
+
+    path: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,6 +44,26 @@ class Params(dict[str, Any]):
     def items_in_order(self) -> list[Params]:
         """Return the children of a numbered list (`resnets.0`, `resnets.1`, ...)."""
         return [self[str(i)] for i in range(len(self))]
+
+
+def name_parts(tree: Any, path: str = "") -> None:
+    """Tell the parts of a tree of parameters their paths, which are the names of layers.
+
+    Args:
+        tree: The parameters of a network, or a part of them. Blocks that are brought when they are
+            used name their parts themselves.
+        path: The path of the tree itself.
+
+    >>> from ldmref.models.params import name_parts
+    >>> params = unflatten({"mid.resnets.0.bias": 1.0})
+    >>> name_parts(params)
+    >>> params.mid.resnets["0"].path
+    'mid.resnets.0'
+    """
+    tree.path = path
+    for name, child in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(child, Mapping):
+            name_parts(child, f"{path}.{name}" if path else name)
 
 
 def numbered(children: Iterable[Spec]) -> Spec:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ldmref.models.params import Params, flatten
+from ldmref.models.params import Params, flatten, name_parts
 
 
 class BlockReader:
@@ -36,14 +36,21 @@ class StreamedBlock(Mapping[str, Any]):
     def __init__(self, reader: BlockReader, tree: Mapping[str, Any]):
         self._reader = reader
         self._tree = tree
+        self.path: str | None = None
+
+    def _read(self) -> Params:
+        params = self._reader.read(self._tree)
+        if self.path is not None and params.path is None:
+            name_parts(params, self.path)
+        return params
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._tree:
             raise KeyError(name)
-        return self._reader.read(self._tree)[name]
+        return self._read()[name]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader.read(self._tree), name)
+        return getattr(self._read(), name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tree

@@ -40,7 +40,7 @@ class EncodedText:
     more: Mapping[str, Array] = field(default_factory=dict)
 
     def followed_by(self, ops: Backend, others: Sequence[EncodedText]) -> EncodedText:
-        """Return these prompts with the chunks of others behind their own."""
+        """Return these prompts with the chunks of others behind their own; `ops` joins them."""
 
         def join(arrays: Sequence[Array]) -> Array:
             return arrays[0] if len(arrays) == 1 else ops.xp.concat(arrays, axis=1)
@@ -127,6 +127,15 @@ def encode_tokens(
     Returns:
         The hidden states side by side, without those of the tokens that a template drops. If an
         encoder does not attend to padding, `more` has the `mask` of its tokens.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> def compile_network(function, name):
+    ...     return model.backend.compile(function, model.params[name])
+    >>> tokens = [model.tokenize(["a red cat"])]
+    >>> encode_tokens(
+    ...     model.backend, model.config.text_encoders, tokens, compile_network).states.shape
+    (1, 16, 32)
     """
     states = []
     pooled = None

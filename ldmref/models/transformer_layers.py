@@ -1,15 +1,25 @@
-"""Norm, activation and rotary positions of T5 and of the transformers of SD3 and Flux.1."""
+"""What T5 and the transformers of SD3 and Flux.1 share.
+
+Norm, activation, joint attention and rotary positions.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.layers import merge_heads
 from ldmref.models.params import Params
 
+Heads: TypeAlias = tuple[Array, Array, Array]
+"""Queries, keys and values of a stream of tokens, (n, heads, l, d) each."""
+
+NO_PARAMETERS = Params()
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
@@ -45,6 +55,48 @@ def tanh_gelu(x: Array) -> Array:
     half = 0.5 * x
     half *= 1.0 + array_namespace(x).tanh(inner)
     return half
+
+
+def attend_jointly(
+    ops: Backend, first: Heads, second: Heads, turn: Callable[[Array], Array] | None = None
+) -> tuple[Array, Array]:
+    """Let two streams of tokens attend to each other.
+
+    Esser et al. 2024, arXiv:2403.03206, figure 2b.
+
+    Args:
+        ops: The backend.
+        first, second: The streams, of l and m tokens, in the order of the joined ones.
+        turn: Turns the joined queries, and the keys, by the positions of their tokens. None: they
+            have no positions.
+
+    Returns:
+        The attention of both streams, (n, l, heads * d) and (n, m, heads * d).
+
+    >>> import numpy as np
+    >>> from ldmref.backends import get_backend
+    >>> from ldmref.families import attend_jointly
+    >>> image, text = ((np.ones((1, 2, length, 4), np.float32),) * 3 for length in (6, 5))
+    >>> [x.shape for x in attend_jointly(get_backend("numpy"), image, text)]
+    [(1, 6, 8), (1, 5, 8)]
+    """
+    return ops.call_layer(join_and_attend, NO_PARAMETERS, (first, second, turn), {})
+
+
+def join_and_attend(
+    ops: Backend,
+    p: Params,
+    first: Heads,
+    second: Heads,
+    turn: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array]:
+    """Compute `attend_jointly`, a layer without parameters and name, which may be replaced."""
+    q, k, v = (ops.xp.concat(pair, axis=2) for pair in zip(first, second, strict=True))
+    if turn is not None:
+        q, k = turn(q), turn(k)
+    joined = merge_heads(ops, ops.attention(q, k, v))
+    length = first[0].shape[2]
+    return joined[:, :length, :], joined[:, length:, :]
 
 
 def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:

@@ -5,8 +5,7 @@ Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E; parameter nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -113,8 +112,6 @@ def unet(
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
-    identity_attention: Sequence[str] = (),
-    attention_guidance: Sequence[float] = (),
 ) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
 
@@ -131,24 +128,15 @@ def unet(
         sizes: For "text_time", (n, 6): original height and width, the crop's top and left, target
             height and width.
         control: Residuals from `ldmref.models.controlnet`.
-        identity_attention: Parts of the network, of "down", "mid" and "up", whose self-attention
-            maps are replaced by the identity (perturbed-attention guidance).
-        attention_guidance: Scale, largest norm and, optionally, weight of the guidance in
-            cross-attention (`normalized_attention_guidance`). Context, pooled text and sizes are
-            then those of n negative prompts, followed by those of n prompts.
 
     Returns:
         The prediction, (n, out_channels, h, w).
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
-    guide = attention_guidance
-    text: Any = (context, pooled, sizes)
-    if guide:  # the embedding of time and text is that of the prompts
-        text = [y if y is None else get_hidden_states(y)[t.shape[0] :, ...] for y in text]
-    emb = embed_timestep(ops, p, config, x, t, *text)
+    emb = embed_timestep(ops, p, config, x, t, context, pooled, sizes)
     x = nn.conv2d(ops, p.conv_in, x)
-    x, skips = run_encoder(ops, p, config, x, emb, context, identity_attention, guide)
+    x, skips = run_encoder(ops, p, config, x, emb, context)
     if control is not None:
         skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
         x = x + control.mid
@@ -156,8 +144,7 @@ def unet(
     for i, block in enumerate(p.up_blocks.items_in_order(), 1):
         for j in range(len(block.resnets)):
             x = ops.xp.concat([x, skips.pop()], axis=1)
-            identity = "up" in identity_attention
-            x = _layer(ops, block, j, config, -i, x, emb, context, identity, guide)
+            x = _layer(ops, block, j, config, -i, x, emb, context)
         if "upsamplers" in block:
             x = _upsample(ops, block.upsamplers["0"], config, x, emb, skips[-1].shape[2:])
 
@@ -201,8 +188,6 @@ def run_encoder(
     x: Array,
     emb: Array,
     context: Array | CachedContext | None,
-    identity_attention: Sequence[str] = (),
-    guide: Sequence[float] = (),
 ) -> tuple[Array, list[Array]]:
     """Run down blocks and mid block on the output of `conv_in`; returns theirs and the skips."""
     groups = config.norm_num_groups
@@ -210,15 +195,13 @@ def run_encoder(
     skips = [x]
     for level, block in enumerate(p.down_blocks.items_in_order()):
         for i in range(len(block.resnets)):
-            identity = "down" in identity_attention
-            x = _layer(ops, block, i, config, level, x, emb, context, identity, guide)
+            x = _layer(ops, block, i, config, level, x, emb, context)
             skips.append(x)
         if "downsamplers" in block:
             x = _downsample(ops, block.downsamplers["0"], config, x, emb)
             skips.append(x)
     x = nn.resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
-    identity = "mid" in identity_attention
-    x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context, identity, guide)
+    x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context)
     return nn.resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps), skips
 
 
@@ -231,14 +214,12 @@ def _layer(
     x: Array,
     emb: Array,
     context: Array | CachedContext | None,
-    identity: bool = False,
-    guide: Sequence[float] = (),
 ) -> Array:
     """Apply residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
-        x = _attend(ops, block.attentions[str(i)], config, level, x, context, identity, guide)
+        x = _attend(ops, block.attentions[str(i)], config, level, x, context)
     return x
 
 
@@ -249,15 +230,13 @@ def _attend(
     level: int,
     x: Array,
     context: Array | CachedContext | None,
-    identity: bool = False,
-    guide: Sequence[float] = (),
 ) -> Array:
     """Apply a spatial transformer or, in U-Nets without cross-attention, self-attention."""
     heads = config.num_heads[level]
     groups = config.norm_num_groups
     if context is None or config.attention == "self":
-        return nn.attention_block(ops, p, x, heads, groups, config.norm_eps, identity)
-    return nn.spatial_transformer(ops, p, x, context, heads, groups, identity, guide)
+        return nn.attention_block(ops, p, x, heads, groups, config.norm_eps)
+    return nn.spatial_transformer(ops, p, x, context, heads, groups)
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:

@@ -1,9 +1,8 @@
 """The modes: images from prompts, from images, and between them.
 
 `txt2img(model, ...)` and the other modes generate images. `plan("txt2img", model.config, ...)`
-checks everything without weights and returns a `Plan`, whose `run(model)` generates the images;
-`plan_inversion(model.config, ...)` does so for `invert`. A `RunObserver` sees a run from within.
-`schema("txt2img")` is the JSON schema of the parameters.
+checks everything without weights and returns a `Plan`, whose `run(model)` generates the images. A
+`RunObserver` sees a run from within. `schema("txt2img")` is the JSON schema of the parameters.
 """
 
 from ldmref.modes.control import Control
@@ -17,7 +16,7 @@ from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.invert import invert
 from ldmref.modes.observed import TakenStep
 from ldmref.modes.observers import Observers, PreviewObserver
-from ldmref.modes.plan import plan, plan_inversion, schema
+from ldmref.modes.plan import plan, schema
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.seg2img import seg2img
@@ -45,7 +44,6 @@ __all__ = [
     "interpolate",
     "invert",
     "plan",
-    "plan_inversion",
     "schema",
     "seg2img",
     "superres",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldmref.errors import UsageError
-from ldmref.loading import load
+from ldmref.io.checkpoint import Checkpoint
+from ldmref.loading import load_checkpoint
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -52,8 +53,8 @@ def load_guide(model: LatentDiffusion, guide: Guide) -> LatentDiffusion:
     if isinstance(found, ModelConfig):
         message = f"of the guide {guide.name!r} there is only a configuration"
         raise UsageError(message, code=CODE, hint="give a model or a path")
-    if not isinstance(found, LatentDiffusion):
-        found = load(found, backend=ops)
+    if isinstance(found, Checkpoint):
+        found = load_checkpoint(found, ops)
     if found.backend.describe() != ops.describe():
         raise UsageError(
             f"the guide {guide.name!r} is on {found.backend!r}, the model on {ops!r}",

@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
+from ldmref.io.embedded import EMBEDDED
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.checks import check_mode
-from ldmref.modes.compositions import unseen_composition
+from ldmref.modes.compositions import Compositions
 from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
 from ldmref.modes.job import Job
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.guidance_attention import NormalizedAttention
 
-COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
-VARIED = ("a face", "moon", "tree")  # prompts that leave open what the seed then decides
-EXAMPLES = (  # prompts that those models understand
-    *VARIED, "two blue dogs on yellow", "a green cat and a red apple", "red heart", "🐶",
-    "a small dog above a big house", "a fox to the left of a tree", "nine stars",
-    "a purple unicorn on a pink background", "woman astronaut: dark skin tone", "flag: Iceland",
-)  # fmt: skip
-MEMORISED = (
-    'The seed decides what the words leave open, as in "a face", "moon" or "tree": training has '
-    "shown one picture for each name, so names are known by heart and their seeds hardly differ."
-)
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
 
 
+@dataclass(frozen=True)
+class PromptNotes:
+    """What to know about the prompts of a bundled model: `prompts.json` beside its weights.
+
+    Args:
+        models: The names of the models, as in their configurations.
+        description: A sentence about what they know.
+        examples: Prompts that they understand.
+        note: A sentence about the prompts to try.
+        parameters: What to know about a parameter: {mode: {parameter: a line}}.
+        compositions: The words by which a prompt joins things.
+    """
+
+    models: Sequence[str]
+    description: str
+    examples: Sequence[str]
+    note: str
+    parameters: Mapping[str, Mapping[str, str]]
+    compositions: Compositions
+
+
+def prompt_notes(config: ModelConfig) -> PromptNotes | None:
+    """Return what to know about a model's prompts; None for models that read any text."""
+    return next((notes for notes in _all_notes() if config.name in notes.models), None)
+
+
+@cache
+def _all_notes() -> tuple[PromptNotes, ...]:
+    found = []
+    for name in EMBEDDED:
+        text = files("ldmref").joinpath("assets", name, "prompts.json").read_text("utf-8")
+        read: dict[str, Any] = json.loads(text)
+        read["compositions"] = Compositions(**read["compositions"])
+        found.append(PromptNotes(**read))
+    return tuple(found)
+
+
 def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
     """Return prompts that a model understands; none for models that read any text."""
-    return EXAMPLES if config.name in COMPOSED_OF_EMOJI else ()
+    notes = prompt_notes(config)
+    return () if notes is None else tuple(notes.examples)
 
 
 def note_on_prompts(config: ModelConfig) -> str:
     """Return a sentence about the prompts to try, or ""."""
-    return MEMORISED if config.name in COMPOSED_OF_EMOJI else ""
+    notes = prompt_notes(config)
+    return "" if notes is None else notes.note
 
 
 def can_generate(config: ModelConfig, mode: str) -> bool:
@@ -56,12 +90,10 @@ def can_generate(config: ModelConfig, mode: str) -> bool:
     return True
 
 
-def parameter_advice(config: ModelConfig) -> dict[str, dict[str, str]]:
+def parameter_advice(config: ModelConfig) -> Mapping[str, Mapping[str, str]]:
     """Return what to know about a parameter of a mode for a model: {mode: {parameter: a line}}."""
-    if config.name not in COMPOSED_OF_EMOJI:
-        return {}
-    photo = "of a photo, 0.1 to 0.3 keep something; from 0.4 on only the emoji on white is left"
-    return {"img2img": {"strength": photo}}
+    notes = prompt_notes(config)
+    return {} if notes is None else notes.parameters
 
 
 def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
@@ -115,8 +147,9 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
         lines.append(f"{width} x {height} is far from the {trained} on which the model was trained")
     if ops.name == "numpy" and ops.dtype == "float16":
         lines.append("float16 on NumPy is slower than float32, and less accurate")
-    if config.name in COMPOSED_OF_EMOJI and not job.embeddings:
-        lines += [unseen_composition(prompt) for prompt in dict.fromkeys(job.prompts)]
+    notes = prompt_notes(config)
+    if notes is not None and not job.embeddings:
+        lines += [notes.compositions.unseen(prompt) for prompt in dict.fromkeys(job.prompts)]
     return [line for line in lines if line]
 
 

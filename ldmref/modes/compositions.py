@@ -1,104 +1,111 @@
-"""Prompts that ask the embedded model for a composition that it has never seen.
+"""Prompts that ask a bundled model for a composition that it has never seen.
 
-It was trained on emoji and their names, and on scenes with one or two kinds of emoji next to or
-above each other (docs/command-line.md lists the words). It has seen a verb or an adjective join two
-things only in the name of an emoji ("person wearing turban"); other combinations become a mixture.
+Such a model was trained on emoji and their names, and on scenes with one or two kinds of emoji next
+to or above each other (docs/command-line.md lists the words). It has seen a verb or an adjective
+join two things only in the name of an emoji ("person wearing turban"); other combinations become a
+mixture.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
 
-RELATIONS = (
-    "to the left of", "to the right of", "on top of", "left of", "right of", "next to", "beside",
-    "above", "below", "under", "over", "with", "and",
-)  # fmt: skip
-COLOURS = "red orange yellow green blue purple pink brown"
-# Words that describe a thing of a scene without naming it.
-ATTRIBUTES = frozenset(
-    f"a an the of is are in that on background {COLOURS} small little tiny big large huge pair "
-    "couple one two three four five six seven eight nine 1 2 3 4 5 6 7 8 9".split()
-)
-MOST_THINGS = 2
-IRREGULAR = {
-    "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose",
-    "teeth": "tooth", "feet": "foot", "oxen": "ox", "dice": "die", "cacti": "cactus",
-    "snowmen": "snowman",
-}  # fmt: skip
-_RELATION = re.compile(rf"\b(?:{'|'.join(RELATIONS)})\b|[,;]")
 _WORD = re.compile(r"[^\W_]+|[#*!&]")
+_ARTICLES = ("a", "an", "the")
 
 
-def unseen_composition(prompt: str) -> str:
-    """Return a warning about a prompt that joins what the model has never seen joined, or "".
+@dataclass(frozen=True)
+class Compositions:
+    """The words by which the prompts of a model join things.
 
-    >>> unseen_composition("a smiling dragon")
-    'no emoji that the model has seen has both "smiling" and "dragon" in its name: expect a mixture'
-    >>> unseen_composition("a green cat and a red apple on yellow")
-    ''
+    Args:
+        most_things: The most kinds of things in a scene that the model has seen.
+        relations: Words between two things.
+        attributes: Words that describe a thing of a scene without naming it.
+        plurals: Irregular plurals, each with its singular.
     """
-    text = with_emoji_names(prompt).lower()
-    if _named(_words(text)):
+
+    most_things: int
+    relations: Sequence[str]
+    attributes: Sequence[str]
+    plurals: Mapping[str, str] = field(repr=False)
+
+    def unseen(self, prompt: str) -> str:
+        """Return a warning about a prompt that joins what was never seen joined, or "".
+
+        >>> from ldmref.models import preset
+        >>> from ldmref.modes.advice import prompt_notes
+        >>> seen = prompt_notes(preset("emoji-128")).compositions
+        >>> seen.unseen("a smiling dragon").partition(":")[0]
+        'no emoji that the model has seen has both "smiling" and "dragon" in its name'
+        >>> seen.unseen("a green cat and a red apple on yellow")
+        ''
+        """
+        text = with_emoji_names(prompt).lower()
+        if self._named(self._words(text)):
+            return ""
+        things = 0
+        for part in self._relation.split(text):
+            words = [word for word in self._words(part) if self._is_thing(word)]
+            things += bool(words)
+            if len(words) > 1 and not self._named(words):
+                quoted = [f'"{word}"' for word in dict.fromkeys(words)]
+                all_of = "both" if len(quoted) == 2 else "all of"
+                names = f"{all_of} {', '.join(quoted[:-1])} and {quoted[-1]}"
+                return f"no emoji that the model has seen has {names} in its name: expect a mixture"
+        if things > self.most_things:
+            most = f"the model has seen at most {self.most_things}"
+            return f"the prompt names {things} kinds of things, {most}"
         return ""
-    things = 0
-    for part in _RELATION.split(text):
-        words = [word for word in _words(part) if _is_thing(word)]
-        things += bool(words)
-        if len(words) > 1 and not _named(words):
-            quoted = [f'"{word}"' for word in dict.fromkeys(words)]
-            all_of = "both" if len(quoted) == 2 else "all of"
-            names = f"{all_of} {', '.join(quoted[:-1])} and {quoted[-1]}"
-            return f"no emoji that the model has seen has {names} in its name: expect a mixture"
-    if things > MOST_THINGS:
-        return (
-            f"the prompt names {things} kinds of things, the model has seen at most {MOST_THINGS}"
-        )
-    return ""
 
+    @cached_property
+    def _relation(self) -> re.Pattern[str]:
+        return re.compile(rf"\b(?:{'|'.join(self.relations)})\b|[,;]")
 
-def _words(text: str) -> list[str]:
-    """Return the words of a text in the singular, without articles."""
-    return [_singular(word) for word in _WORD.findall(text) if word not in ("a", "an", "the")]
+    @cached_property
+    def _spelt(self) -> frozenset[str]:
+        """The words of all names as they are spelt."""
+        names = (emoji.name.lower() for emoji in named_emoji())
+        return frozenset(word for name in names for word in _WORD.findall(name))
 
+    @cached_property
+    def _names(self) -> tuple[frozenset[str], ...]:
+        """The words of each name, in the singular."""
+        return tuple(frozenset(self._words(emoji.name.lower())) for emoji in named_emoji())
 
-def _is_thing(word: str) -> bool:
-    """Return whether a word names a thing that the model knows: no attribute, no stray letter."""
-    return word not in ATTRIBUTES and word in _known() and not (len(word) == 1 and word.isalnum())
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """The words of all names, in the singular."""
+        return frozenset().union(*self._names)
 
+    def _named(self, words: list[str]) -> bool:
+        """Return whether the name of one emoji has all the words."""
+        return any(name.issuperset(words) for name in self._names)
 
-def _named(words: list[str]) -> bool:
-    """Return whether the name of one emoji has all the words."""
-    return any(name.issuperset(words) for name in _names())
+    def _words(self, text: str) -> list[str]:
+        """Return the words of a text in the singular, without articles."""
+        return [self.singular(word) for word in _WORD.findall(text) if word not in _ARTICLES]
 
+    def _is_thing(self, word: str) -> bool:
+        """Return whether a word names a thing that is known: no attribute, no stray letter."""
+        stray = len(word) == 1 and word.isalnum()
+        return word not in self.attributes and word in self._known and not stray
 
-@cache
-def _spelt() -> frozenset[str]:
-    """Return the words of all names as they are spelt."""
-    return frozenset(word for emoji in named_emoji() for word in _WORD.findall(emoji.name.lower()))
+    def singular(self, word: str) -> str:
+        """Return the singular of a plural if a name has it, otherwise the word.
 
-
-@cache
-def _names() -> tuple[frozenset[str], ...]:
-    """Return the words of each name, in the singular."""
-    return tuple(frozenset(_words(emoji.name.lower())) for emoji in named_emoji())
-
-
-@cache
-def _known() -> frozenset[str]:
-    """Return the words of all names, in the singular."""
-    return frozenset().union(*_names())
-
-
-def _singular(word: str) -> str:
-    """Return the singular of a plural if a name has it, otherwise the word.
-
-    >>> _singular("foxes"), _singular("houses"), _singular("mice"), _singular("bus")
-    ('fox', 'house', 'mouse', 'bus')
-    """
-    endings = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
-    singulars = [IRREGULAR.get(word, "")]
-    singulars += [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
-    return next((singular for singular in singulars if singular in _spelt()), word)
+        >>> from ldmref.models import preset
+        >>> from ldmref.modes.advice import prompt_notes
+        >>> seen = prompt_notes(preset("emoji-128")).compositions
+        >>> [seen.singular(word) for word in ("foxes", "houses", "mice", "bus")]
+        ['fox', 'house', 'mouse', 'bus']
+        """
+        endings = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
+        singulars = [self.plurals.get(word, "")]
+        singulars += [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
+        return next((singular for singular in singulars if singular in self._spelt), word)

@@ -129,16 +129,12 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
 
 def find_unperturbed(config: ModelConfig, guidance: Guidance) -> Iterator[tuple[str, str]]:
     """Yield the predictions of a guidance that a model cannot make, and the reason."""
-    takes = family_of(config).declared(config, config.denoiser.network).arguments
-    layers = config.denoiser.skippable_layers
+    denoiser = family_of(config).declared(config, config.denoiser.network)
     for name in guidance.perturbed:
         steering = steering_of(name)
-        unknown = [argument for argument in steering if argument not in takes]
-        problem = f"takes no {unknown[0]}" if unknown else ""
+        problem = denoiser.find_unsteerable(steering)
         if "attention_guidance" in steering and not config.denoiser.attends_to_text:
             problem = "does not read its text by attention"
-        if not problem and any(layer >= layers for layer in steering.get("skip_layers", ())):
-            problem = f"has the layers 0 to {layers - 1}"
         if problem:
             yield name, problem
 

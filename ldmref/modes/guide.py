@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.io.locate import find_model, read_model_config
+from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
@@ -25,12 +25,12 @@ class Guide:
     """The weaker model of a request.
 
     Args:
-        source: The model; or where it is, to be loaded when a run is prepared.
+        source: The model; or the opened one, to be loaded when a run is prepared.
         config: Its configuration, which is all that a plan needs.
         name: Its name, for messages.
     """
 
-    source: LatentDiffusion | ModelConfig | Path
+    source: LatentDiffusion | ModelConfig | Checkpoint
     config: ModelConfig
     name: str
 
@@ -52,8 +52,8 @@ def read_guide(name: str, value: Any) -> Guide:
     if isinstance(value, ModelConfig):
         return Guide(value, value, value.name)
     if isinstance(value, str | os.PathLike) and value != "":
-        path = find_model(os.fsdecode(value))
-        return Guide(path, read_model_config(path), path.stem)
+        checkpoint = open_checkpoint(os.fsdecode(value))
+        return Guide(checkpoint, checkpoint.config, checkpoint.path.stem)
     raise UsageError(
         f"{name} must be a model or a path, not {short_repr(value)}",
         code=CODE,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.channels import encode_image
+from ldmref.modes.initial import InitialState
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Invert
@@ -23,7 +25,12 @@ def plan_invert(config: ModelConfig, request: Invert) -> InversionPlan:
         request, width=image.width, height=image.height, resize=resize, cfg_scale=cfg_scale
     )
     job = resolve(config, "invert", request, sampler="ddim", eta=0.0, seed=0)
-    return InversionPlan(request, job, image, tuple(warnings))
+    calls = (job.steps - job.first_step) * (1 + request.iterations)
+
+    def start(model: LatentDiffusion) -> InitialState:
+        return InitialState(image=encode_image(model, image))
+
+    return InversionPlan(request, job, start, warnings=tuple(warnings), calls=calls, image=image)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,8 +1,8 @@
-"""`plan` and `plan_inversion` check a request without weights; `schema` describes requests."""
+"""`plan` checks a request without weights; `schema` describes requests."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 from ldmref import declare
 from ldmref.errors import UsageError, did_you_mean, short_repr
@@ -13,16 +13,27 @@ from ldmref.modes.registry import MODES, Mode, naming_parameters, read_request, 
 from ldmref.modes.run import Plan
 
 
+@overload
+def plan(
+    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, /, **parameters: Any
+) -> InversionPlan: ...
+
+
+@overload
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan: ...
+
+
 def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan:
-    """Check all parameters of a mode that generates images, without weights.
+    """Check all parameters of a mode, without weights.
 
     Args:
-        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `edit`, `superres` or `seg2img`.
+        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `invert`, `edit`, `superres` or
+            `seg2img`.
         config: The model's configuration, `model.config`; or the model.
         parameters: Those of `modes.<mode>`, all by name.
 
     Returns:
-        The plan; `plan.run(model)` generates the images.
+        The plan; `plan.run(model)` generates the images, or for `invert` finds the noise.
 
     Raises:
         UsageError, ResourceError, ImageError, InputError: A parameter is wrong; the message says
@@ -33,45 +44,29 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any)
     >>> modes.plan("txt2img", preset("sd15"), prompt="a red heart", seed=1).params["steps"]
     50
     """
-    if mode == "invert":
-        raise UsageError(
-            "invert finds noise, and generates no image",
-            code="E-MODE",
-            hint="use modes.plan_inversion, then txt2img with latents=inversion.latents and "
-            "**inversion.settings",
-        )
-    return _plan(mode, config, parameters)
-
-
-def plan_inversion(config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> InversionPlan:
-    """Check all parameters of `modes.invert`, without weights.
-
-    Args:
-        config: The model's configuration, `model.config`; or the model.
-        parameters: Those of `modes.invert`, all by name.
-
-    Returns:
-        The plan; `plan.run(model)` finds the noise.
-
-    Raises:
-        UsageError, ResourceError, ImageError, InputError: See `plan`.
-
-    >>> import numpy as np
-    >>> from ldmref import modes
-    >>> from ldmref.models.presets import preset
-    >>> image = np.zeros((64, 64, 3), np.uint8)
-    >>> modes.plan_inversion(preset("sd15"), image=image, prompt="a cat", steps=10).calls
-    60
-    """
-    return _plan("invert", config, parameters)
-
-
-def _plan(mode: str, config: ModelConfig | LatentDiffusion, parameters: dict[str, Any]) -> Any:
     found = find_mode(mode)
     if not isinstance(config, ModelConfig):
         config = require_config(mode, config)
     with naming_parameters(found.parameters):
         return found.plan(config, read_request(mode, parameters))
+
+
+def require_images(planned: Plan, what: str) -> None:
+    """Refuse a plan whose run gives noise, where images are needed.
+
+    Args:
+        planned: The plan.
+        what: What needs images, for the message.
+
+    Raises:
+        UsageError: It is the plan of an inversion.
+    """
+    if isinstance(planned, InversionPlan):
+        raise UsageError(
+            f"{what} needs images: invert finds noise, and generates no image",
+            code="E-MODE",
+            hint="use txt2img with latents=inversion.latents and **inversion.settings",
+        )
 
 
 def schema(mode: str) -> dict[str, Any]:

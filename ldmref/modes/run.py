@@ -77,6 +77,11 @@ class Plan:
         return sum(job.steps - job.first_step for job in self.passes)
 
     @property
+    def run_class(self) -> type[Run]:
+        """The class of the runs that `prepare` returns."""
+        return Run
+
+    @property
     def params(self) -> dict[str, Any]:
         """The resolved parameters: JSON-able values that generate the same images again."""
         return record_job(self.job, self.request, self.recorded, len(self.job.seeds))
@@ -113,7 +118,7 @@ class Plan:
         guide = None
         if weaker is not None:
             guide = encode_guide(watching.watch_guide(weaker), job, initial, text)
-        run = Run(self, model, initial, text, controls, watching, guide)
+        run = self.run_class(self, model, initial, text, controls, watching, guide)
         watching.prepared(run)
         return run
 
@@ -163,6 +168,8 @@ class Run:
         controls: The ControlNets with their encoded images.
         observer: What sees the run.
         guide: The weaker model of autoguidance, with the encoded prompts. None: the run has none.
+        rest: The steps that a run still takes which was begun elsewhere, all images at once. None:
+            it begins at its initial state.
 
     >>> import ldmref
     >>> model = ldmref.random_model("tiny")
@@ -178,6 +185,7 @@ class Run:
     controls: tuple[ActiveControl, ...] = ()
     observer: RunObserver = field(default=SILENT, repr=False)
     guide: ActiveGuide | None = None
+    rest: Trajectory | None = field(default=None, repr=False)
 
     @property
     def job(self) -> Job:
@@ -207,9 +215,7 @@ class Run:
         with explaining_memory(self.model, self.plan.passes[-1]):
             for batch in self.text.batches(self.job.batch_size):
                 latents = yield from self.sample_batch(batch, cancel, watching)
-                images = self.decode(latents)
-                watching.decoded(images)
-                for i, image in enumerate(images):
+                for i, image in enumerate(self.show(latents, watching)):
                     yield GeneratedImage(batch.start + i, image, latents[i])
 
     def sample_batch(
@@ -233,6 +239,8 @@ class Run:
         Args:
             batch: The images of the run, such as `slice(0, 4)`.
         """
+        if self.rest is not None:
+            return self.rest
         if self.initial.edit is not None:
             return start_edit(self.model, self.job, self.initial, self.text, batch)
         text = self.conditionings(batch)
@@ -243,6 +251,16 @@ class Run:
         """Return what the networks are conditioned on in a batch, by the name of the prediction."""
         found = self.text.conditionings(batch)
         return found if self.guide is None else found | self.guide.conditioning(batch)
+
+    def show(self, latents: np.ndarray, observer: RunObserver) -> list[Image.Image]:
+        """Return the images of the final `latents`, (n, c, h, w), which an observer also sees.
+
+        Raises:
+            NumericError: The decoder's output holds NaN or infinity.
+        """
+        images = self.decode(latents)
+        observer.decoded(images)
+        return images
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.

@@ -97,18 +97,18 @@ def start_trajectory(
         channels = make_input_channels(model, job.size, images, masked)
     levels = sorted(set(visits))
     return Trajectory(
-        model,
-        schedule,
-        step,
-        visits,
-        on_backend(ops, x),
-        lambda: on_backend(ops, streams()),
-        constrain,
-        conditionings,
-        job.cfg_scale,
-        job.guidance,
-        [control.within(levels) for control in controls],
-        channels,
+        model=model,
+        schedule=schedule,
+        step=step,
+        visits=visits,
+        x=on_backend(ops, x),
+        noise=lambda: on_backend(ops, streams()),
+        constrain=constrain,
+        conditionings=conditionings,
+        cfg_scale=job.cfg_scale,
+        guidance=job.guidance,
+        controls=[control.within(levels) for control in controls],
+        channels=channels,
     )
 
 

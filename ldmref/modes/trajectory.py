@@ -215,11 +215,11 @@ class Trajectory:
             self.conditionings,
             self.cfg_scale,
             self.guidance,
-            self.controls,
-            self.channels,
-            observe,
-            self.schedule.path,
-            self.guide,
+            controls=self.controls,
+            channels=self.channels,
+            observe=observe,
+            path=self.schedule.path,
+            guide=self.guide,
         )
 
     def states(self, observer: RunObserver = SILENT) -> Iterator[State]:

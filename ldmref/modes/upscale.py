@@ -53,6 +53,11 @@ class UpscaledPlan(Plan):
     upscaler: str = field(kw_only=True)
 
     @property
+    def run_class(self) -> type[Run]:
+        """The class of the runs that `prepare` returns."""
+        return UpscaledRun
+
+    @property
     def passes(self) -> tuple[Job, ...]:
         """The jobs of both passes."""
         return self.job, self.second.job
@@ -76,8 +81,7 @@ class UpscaledPlan(Plan):
             planned = replace(self, job=replace(self.job, guide=guide))
             second = replace(second, job=replace(second.job, guide=guide))
         first = Plan.prepare(planned, model, observer)
-        passes = {"second": second.prepare(model, observer), "upscaler": self.upscaler}
-        return UpscaledRun(**vars(first), **passes)
+        return replace(first, second=second.prepare(model, observer))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,12 +89,12 @@ class UpscaledRun(Run):
     """A run of two passes.
 
     Args:
-        second: The run of the second pass, whose initial state is that of its batch.
-        upscaler: What is enlarged: "latent" or "lanczos".
+        second: The run of the second pass, whose initial state is that of its batch. None: it is
+            not prepared yet.
     """
 
-    second: Run = field(kw_only=True)
-    upscaler: str = field(kw_only=True)
+    plan: UpscaledPlan
+    second: Run | None = None
 
     def sample_batch(
         self, batch: slice, cancel: CancelFlag | None, observer: RunObserver
@@ -100,7 +104,8 @@ class UpscaledRun(Run):
         taken = self.job.steps - self.job.first_step
         first = super().sample_batch(batch, cancel, observer)
         latents = yield from number_steps(first, 0, steps)
-        enlarged = self.enlarge(latents)
+        assert self.second is not None
+        enlarged = self.enlarge(latents, self.second)
         if steps == taken:
             known = enlarged.latents if enlarged.image is None else enlarged.image.mean
             assert known is not None
@@ -108,11 +113,11 @@ class UpscaledRun(Run):
         second = replace(self.second, initial=enlarged).sample_batch(batch, cancel, observer)
         return (yield from number_steps(second, taken, steps))
 
-    def enlarge(self, latents: np.ndarray) -> InitialState:
-        """Return the start of the second pass from the latents (n, c, h, w) of the first one."""
-        start = replace(self.second.initial, from_noise=False)
-        width, height = self.second.job.size
-        if self.upscaler == "latent":
+    def enlarge(self, latents: np.ndarray, second: Run) -> InitialState:
+        """Return the start of the `second` pass from the latents (n, c, h, w) of the first one."""
+        start = replace(second.initial, from_noise=False)
+        width, height = second.job.size
+        if self.plan.upscaler == "latent":
             _, h, w = self.model.latent_shape(width, height)
             return replace(start, latents=enlarge_latents(latents, h, w))
         images = self.decode(latents)

@@ -36,7 +36,10 @@ def export_lazily(
 
     def get(name: str) -> Any:
         if name in modules:
-            return getattr(import_module(modules[name]), name)
+            try:
+                return getattr(import_module(modules[name]), name)
+            except AttributeError:  # a module of that package
+                return import_module(f"{modules[name]}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def list_names() -> list[str]:

@@ -1,6 +1,6 @@
-"""For your tests: backend conformance, Hypothesis strategies and an exact problem.
+"""For your tests: conformance of backends and families, Hypothesis strategies, an exact problem.
 
-`strategies` needs Hypothesis and is imported at first use.
+`strategies` needs Hypothesis. It and what checks families are imported at first use.
 """
 
 from importlib import import_module
@@ -12,14 +12,33 @@ from ldmref.testing.mixture import Mixture, three_modes
 
 if TYPE_CHECKING:
     from ldmref.testing import mixture, strategies
+    from ldmref.testing.family.conforms import FAMILY_CHECKS, assert_family_conforms, check_family
+    from ldmref.testing.family.oracles import LivePipeline, Original
+    from ldmref.testing.family.report import FamilyCheck, FamilyReport
 
+FAMILY = {  # where each name of the checks of families is
+    "FAMILY_CHECKS": "conforms.FAMILY_CHECKS",
+    "assert_family_conforms": "conforms.assert_family_conforms",
+    "check_family": "conforms.check_family",
+    "LivePipeline": "oracles.LivePipeline",
+    "Original": "oracles.Original",
+    "FamilyCheck": "report.FamilyCheck",
+    "FamilyReport": "report.FamilyReport",
+}
 __all__ = [
+    "FAMILY_CHECKS",
     "Case",
+    "FamilyCheck",
+    "FamilyReport",
+    "LivePipeline",
     "Mixture",
     "OperationCheck",
+    "Original",
     "assert_conforms",
+    "assert_family_conforms",
     "cases",
     "check_backend",
+    "check_family",
     "mixture",
     "strategies",
     "three_modes",
@@ -29,6 +48,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "strategies":
         return import_module("ldmref.testing.strategies")
+    if name in FAMILY:
+        module, _, attribute = FAMILY[name].partition(".")
+        return getattr(import_module(f"ldmref.testing.family.{module}"), attribute)
     raise AttributeError(f"module 'ldmref.testing' has no attribute {name!r}")
 
 

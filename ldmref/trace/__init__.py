@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING
 from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.trace.estimate import TraceEstimate as TraceEstimate
-    from ldmref.trace.estimate import check_space as check_space
-    from ldmref.trace.estimate import estimate_trace as estimate_trace
-    from ldmref.trace.estimate import show_bytes as show_bytes
     from ldmref.trace.files import TraceWriter as TraceWriter
     from ldmref.trace.files import read_trace as read_trace
+    from ldmref.trace.files import show_bytes as show_bytes
     from ldmref.trace.model import Trace as Trace
     from ldmref.trace.model import TraceEntry as TraceEntry
     from ldmref.trace.model import build_trace as build_trace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -13,7 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, LdmrefError, OutputError, UsageError, short_repr
+from ldmref.errors import (
+    CorruptModelError,
+    LdmrefError,
+    OutputError,
+    ResourceError,
+    UsageError,
+    short_repr,
+)
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
@@ -30,9 +38,13 @@ from ldmref.trace.manifest import (
     require_files,
 )
 from ldmref.trace.model import Trace, TraceEntry, build_trace
+from ldmref.trace.store import count_bytes
 
 SHARED = "shared"  # the key of the names of tensors that are stored under another name
 MAX_CALL = 200  # bytes of the name of a call; systems allow names of files of 255
+SIZE_CODE = "E-TRACE-SIZE"
+SPARE = 2**28  # bytes of a disk that are left free
+SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
 COMPLEX = "complex"  # the key of the names of tensors whose last axis is real and imaginary
 
 
@@ -45,6 +57,10 @@ class TraceWriter:
         folder: The folder to write; it is created.
         manifest: The manifest, except for what `close` adds.
         overwrite: Whether an existing trace is replaced. Its files are deleted, others are not.
+        max_bytes: The most bytes of tensors. None: as many as the disk has room for.
+
+    Attributes:
+        size: Bytes of the tensors so far.
 
     Raises:
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
@@ -63,8 +79,17 @@ class TraceWriter:
     ['unet.000']
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], *, overwrite: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        max_bytes: int | None = None,
+    ):
         self.folder = folder
+        self.max_bytes = max_bytes
+        self.size = 0
         self.manifest = dict(manifest)
         self.overwrite = overwrite
         self._entries: list[TraceEntry] = []
@@ -99,6 +124,9 @@ class TraceWriter:
             tensors: Arrays of any shape, or sources of them, by tensor name.
             shared: Names of further tensors, each with the name of the stored tensor that it is
                 equal to. None: there are none.
+
+        Raises:
+            ResourceError: The trace would take more than `max_bytes`, or than the disk has.
         """
         shared = shared or {}
         sources = {
@@ -106,12 +134,42 @@ class TraceWriter:
             for name, value in tensors.items()
         }
         path = self.folder / f"{require_call_name(call)}.safetensors"
+        more = sum(map(count_bytes, sources.values()))
+        self.require_room(more)
         metadata = call_metadata(call, shared, sources)
         with atomic_write(path, overwrite=self.overwrite) as file:
             hashing = _HashingFile(file)
             write_to(hashing, sources, metadata)  # type: ignore[arg-type]
         self._digests[path.name] = hashing.digest.hexdigest()
         self._entries += (resolve_names(entry, shared) for entry in entries)
+        self.size += more
+
+    def require_room(self, more: int) -> None:
+        """Check that the trace may grow.
+
+        Args:
+            more: Bytes of further tensors.
+
+        Raises:
+            ResourceError: It would take more than `max_bytes`, or than the disk has.
+        """
+        size = self.size + more
+        if self.max_bytes is not None and size > self.max_bytes:
+            limit = show_bytes(self.max_bytes)
+            message = f"the trace takes at least {show_bytes(size)}, more than {limit}"
+            raise ResourceError(message, code=SIZE_CODE, hint=SMALLER)
+        free = shutil.disk_usage(self.folder).free - SPARE
+        if more > free:
+            left = show_bytes(max(free, 0))
+            message = f"the trace takes {show_bytes(more)} more, and {left} are free"
+            raise ResourceError(message, code=SIZE_CODE, hint=SMALLER)
+
+    def discard(self) -> None:
+        """Delete the calls that were written, and the folder if nothing else is in it."""
+        for name in self._digests:
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def close(self, complete: bool = True) -> Path:
         """Write the manifest, and return its path.
@@ -125,6 +183,25 @@ class TraceWriter:
         with atomic_write(path, overwrite=self.overwrite) as file:
             file.write(text.encode())
         return path
+
+
+def show_bytes(size: float) -> str:
+    """Return a size for people.
+
+    Args:
+        size: The size in bytes, >= 0.
+
+    Returns:
+        The size in B, kB, MB, GB, ... with three digits.
+
+    >>> from ldmref.trace import show_bytes
+    >>> show_bytes(1_250_000_000)
+    '1.25 GB'
+    """
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def call_metadata(

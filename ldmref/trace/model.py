@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError
+from ldmref.trace.calls import TraceCall
 
 NUMBERS = "biufc"  # kinds of the types of arrays
 UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
-GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 MISSING = "missing_tensors"  # the key of tensors that entries of the manifest name in vain
 NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?P<role>[^/]+))?")
 
@@ -55,7 +55,7 @@ class TraceEntry:
     """One layer of one call.
 
     Attributes:
-        call: The call, "unet.003".
+        call: The call, "unet.003"; any text, which becomes a `TraceCall`.
         layer: The layer's module path; "" for the whole call.
         inputs: Tensor names by role: "input" for the only or first input, others by argument.
         outputs: Tensor names by role: "output" for the only output.
@@ -70,12 +70,16 @@ class TraceEntry:
     ('unet.000/conv_in', {'output': 'unet.000/conv_in/output'})
     """
 
-    call: str
+    call: TraceCall
     layer: str
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if type(self.call) is not TraceCall:
+            object.__setattr__(self, "call", TraceCall(self.call))
 
     @property
     def name(self) -> str:
@@ -117,9 +121,9 @@ class Trace:
         return {(entry.call, entry.layer): entry for entry in self.entries}
 
     @property
-    def calls(self) -> list[str]:
+    def calls(self) -> list[TraceCall]:
         """The calls, in the order of the entries."""
-        return list(self.by_call)
+        return [entries[0].call for entries in self.by_call.values()]
 
     @cached_property
     def by_call(self) -> dict[str, list[TraceEntry]]:
@@ -193,9 +197,11 @@ def build_trace(
         key = match["call"], match["layer"]
         roles = sides.setdefault(key, {"input": {}, "output": {}})[match["side"]]
         roles.setdefault(match["role"] or match["side"], name)
+    calls = {call: TraceCall(call) for call, _ in sides}
     entries = tuple(
         TraceEntry(
-            *key,
+            calls[key[0]],
+            key[1],
             side["input"],
             side["output"],
             described.get(key, {}).get("kind", ""),

@@ -17,7 +17,7 @@ from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
-from ldmref.trace.model import GUIDE_CALLS
+from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.recorder import Recorder
 
 
@@ -26,18 +26,11 @@ class TraceObserver(RunObserver):
 
     Args:
         recorder: Where calls are recorded.
-        backend: The class that records the layers of networks.
         whole: Whether to record only inputs and outputs of networks. None: if the backend compiles.
     """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        backend: type[LayerRecordingBackend] = LayerRecordingBackend,
-        whole: bool | None = None,
-    ):
+    def __init__(self, recorder: Recorder, whole: bool | None = None):
         self.recorder = recorder
-        self.backend = backend
         self.whole = whole
         self.model: LatentDiffusion
         self.job: Job
@@ -49,7 +42,7 @@ class TraceObserver(RunObserver):
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the model whose layers are recorded."""
-        self._ops = self.backend(model.backend, self.recorder, model.config, self.whole)
+        self._ops = LayerRecordingBackend(model.backend, self.recorder, model.config, self.whole)
         watched = model.with_backend(self._ops)
         if watched.tiny_autoencoder is not None:
             watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(self._ops)
@@ -57,7 +50,7 @@ class TraceObserver(RunObserver):
 
     def watch_guide(self, guide: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the weaker model whose calls are recorded as `guide.unet.000`."""
-        self._guide_ops = self.backend(
+        self._guide_ops = LayerRecordingBackend(
             guide.backend, self.recorder, guide.config, self.whole, GUIDE_CALLS
         )
         return guide.with_backend(self._guide_ops)

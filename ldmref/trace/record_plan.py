@@ -6,23 +6,35 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import UsageError
+from ldmref.backends.named import AGAIN, NAMED_OPERATIONS
+from ldmref.errors import ResourceError, UsageError
+from ldmref.families.lookup import networks_of_run
+from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.networks import model_spec
+from ldmref.models.params import flatten
 from ldmref.modes.callbacks import check_callbacks
 from ldmref.modes.generate import Callback, CancelFlag
-from ldmref.modes.observed import PreparedRun
+from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers import Interval
 from ldmref.support.version import __version__
-from ldmref.trace.files import TraceWriter
+from ldmref.trace.files import SIZE_CODE, TraceWriter
 from ldmref.trace.left_out import LEFT_OUT, LeftOut
 from ldmref.trace.observer import TraceObserver, require_one_prompt
 from ldmref.trace.recorder import Recorder
+from ldmref.trace.selection import CODE as SELECTION_CODE
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SpooledStore
+
+OF_THE_IMAGE = ("vae.decode", "image", "words", "jump")  # calls after the first step
+MOST_CALLS = 1000  # numbers of calls that a pattern may name before they are made
 
 
 def record_trace(
@@ -35,11 +47,13 @@ def record_trace(
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     whole: bool | None = None,
+    max_bytes: int | None = None,
 ) -> Result:
     """Generate the images of a plan and write every named intermediate as a trace.
 
-    The images are those of `plan.run(model)`, byte for byte. `ldmref.trace.estimate` says how
-    large the trace will be. `docs/traces.md` describes the files.
+    The images are those of `plan.run(model)`, byte for byte. `docs/traces.md` describes the
+    files. After the first step that is recorded, a trace that would be too large and a selection
+    that matches nothing are refused, and nothing is left of it.
 
     Args:
         plan: From `modes.plan`.
@@ -53,14 +67,18 @@ def record_trace(
         whole: Whether only inputs and outputs of networks are recorded. None: if the backend
             compiles networks. False records the layers on every backend; one that compiles then
             computes the networks operation by operation, and its images may differ by 1/255.
+        max_bytes: The most bytes of tensors. None: as many as the disk has room for.
 
     Returns:
         The images, as `plan.run(model)` returns them.
 
     Raises:
-        UsageError: The plan has two passes (`upscale`), or is an edit.
+        UsageError: The plan has two passes (`upscale`) or is an edit, or the selection matches no
+            call, layer or step of the run.
         OutputError: The folder has a trace, or cannot be written.
-        Cancelled, NumericError, ResourceError: See `ldmref.errors`.
+        ResourceError: The trace takes more than `max_bytes`, or than the disk has; or a limit of
+            the model.
+        Cancelled, NumericError: See `ldmref.errors`.
 
     >>> import ldmref, tempfile
     >>> from ldmref import modes
@@ -74,8 +92,15 @@ def record_trace(
     """
     require_recordable(plan)
     check_callbacks(callback, cancel)
-    with tracing(model, Path(folder), selection, overwrite, whole=whole) as observer:
-        return plan.run(model, callback, cancel, observer)
+    selected = selection or Selection()
+    program = describe_program(model, selected)
+    writer = TraceWriter(Path(folder), program, overwrite=overwrite, max_bytes=max_bytes)
+    recorder = Recorder(writer, partial(SpooledStore, writer.folder), selected)
+    observer = CheckedTracer(recorder, writer, whole)
+    with closing(observer, writer):
+        result = plan.run(model, callback, cancel, observer)
+        observer.require_matches()
+        return result
 
 
 def require_recordable(plan: Plan) -> None:
@@ -96,8 +121,7 @@ def tracing(
     folder: Path,
     selection: Selection | None,
     overwrite: bool,
-    left_out: LeftOut | None = None,
-    whole: bool | None = None,
+    left_out: LeftOut,
 ) -> Iterator[RunTracer]:
     """Yield the observer of one run, whose calls are written to a folder.
 
@@ -108,9 +132,7 @@ def tracing(
         folder: The folder of the trace.
         selection: Calls, layers and steps to record; None: all.
         overwrite: Whether a trace in `folder` is replaced.
-        left_out: Notes what cannot be written, and the run goes on. None: it ends in an error.
-        whole: Whether only inputs and outputs of networks are recorded. None: if the backend
-            compiles networks.
+        left_out: Notes what cannot be written, and the run goes on.
 
     Raises:
         OutputError: The folder has a trace, or cannot be written.
@@ -118,25 +140,39 @@ def tracing(
     selected = selection or Selection()
     writer = TraceWriter(folder, describe_program(model, selected), overwrite=overwrite)
     recorder = Recorder(writer, partial(SpooledStore, folder), selected, left_out=left_out)
-    observer = RunTracer(recorder, writer, whole)
-    complete = False
-    try:
+    observer = RunTracer(recorder, writer)
+    with closing(observer, writer, left_out):
         yield observer
+    left_out.warn(writer.is_empty)
+
+
+@contextmanager
+def closing(
+    observer: TraceObserver, writer: TraceWriter, left_out: LeftOut | None = None
+) -> Iterator[None]:
+    """End a trace with the block: it is complete without an error, and deleted if it is refused."""
+    complete = refused = False
+    try:
+        yield
         complete = True
+    except (UsageError, ResourceError) as error:
+        refused = error.code in (SIZE_CODE, SELECTION_CODE)
+        raise
     finally:
         observer.abandon()
         if left_out is not None and left_out.reasons:
             writer.manifest[LEFT_OUT] = left_out.reasons
-        writer.close(complete)
-        if left_out is not None and complete:
-            left_out.warn(writer.is_empty)
+        if refused:
+            writer.discard()
+        else:
+            writer.close(complete)
 
 
 class RunTracer(TraceObserver):
     """Records one run, and describes it in the manifest."""
 
     def __init__(self, recorder: Recorder, writer: TraceWriter, whole: bool | None = None):
-        super().__init__(recorder, whole=whole)
+        super().__init__(recorder, whole)
         self.writer = writer
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
@@ -154,6 +190,77 @@ class RunTracer(TraceObserver):
         """Describe the run in the manifest."""
         super().prepared(run)
         self.writer.manifest |= describe_run(run)
+
+
+class CheckedTracer(RunTracer):
+    """Records one run, and ends it early if it is too large or the selection matches nothing.
+
+    All steps record the same layers: the first one that is recorded says how large the trace will
+    be, and which calls and layers there are until the image is decoded.
+    """
+
+    _checked = False
+    _before = 0
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Check the steps of the selection.
+
+        Raises:
+            UsageError: The run has no such step.
+        """
+        self._steps = [i for i, j in pairwise(trajectory.visits) if j > i]
+        self.recorder.selection.require_steps(sorted({*self._steps}))
+        return super().started(trajectory)
+
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """Note the size before the step."""
+        super().stepping(x, interval)
+        if not self._checked:
+            self._before = self.writer.size
+
+    def stepped(self, step: TakenStep) -> Array:
+        """Check the rest of the run after the first step that is recorded.
+
+        Raises:
+            UsageError: A pattern of the selection matches no name.
+            ResourceError: The trace will be too large.
+        """
+        x = super().stepped(step)
+        selection = self.recorder.selection
+        if not self._checked and selection.takes_step(step.interval.i):
+            self._checked = True
+            later = list_later_names(self.model, self.recorder.numbered)
+            self.require_matches(() if self._ops is not None and self._ops.whole else later)
+            left = sum(map(selection.takes_step, self._steps)) - 1
+            self.writer.require_room(left * (self.writer.size - self._before))
+        return x
+
+    def require_matches(self, later: tuple[str, ...] = ()) -> None:
+        """Refuse a selection that matches nothing of the calls and layers so far, or of `later`.
+
+        Raises:
+            UsageError: A pattern matches no name.
+        """
+        self.recorder.selection.require_matches(self.recorder.calls, self.recorder.layers, later)
+
+
+def list_later_names(model: LatentDiffusion, numbered: set[str]) -> tuple[str, ...]:
+    """Return the names that calls and layers may have after the first step, and some more."""
+    kinds = {*OF_THE_IMAGE, *numbered, *(net.name for net in networks_of_run(model.config))}
+    calls = (f"{kind}.{i:03}" for kind in kinds for i in range(MOST_CALLS))
+    again = (f"{kind}{AGAIN}1" for kind in kinds)
+    spec = model_spec(model.config)
+    modules = {
+        name for network in spec.values() for leaf in flatten(network) for name in _parents(leaf)
+    }
+    operations = (f"{name}.{kind}" for name in modules for kind in NAMED_OPERATIONS)
+    return (*kinds, *calls, *again, *modules, *operations)
+
+
+def _parents(leaf: str) -> Iterator[str]:
+    """Yield the names of the modules around a parameter."""
+    while leaf := leaf.rpartition(".")[0]:
+        yield leaf
 
 
 def describe_program(model: LatentDiffusion, selection: Selection) -> dict[str, Any]:

@@ -20,7 +20,7 @@ NUMBERED = ("guidance", "sampler", "words", "jump", "train")  # calls of the hos
 
 
 class CallWriter(Protocol):
-    """The destination of complete calls: `TraceWriter`, or an estimate."""
+    """The destination of complete calls: `TraceWriter`."""
 
     def write_call(
         self,
@@ -58,6 +58,7 @@ class CallRecord:
         self.selection = selection
         self.network = network
         self.left_out = left_out
+        self.layers: set[str] = set()  # names of all layers, also of those that are not kept
         self._entries: dict[str, TraceEntry] = {}
         self._seen: Counter[str] = Counter()
 
@@ -81,6 +82,7 @@ class CallRecord:
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Record arrays of a layer by role; those of a layer that has begun are added to it."""
+        self.layers.add(layer)
         if self.selection is None or not self.selection.takes_layer(layer):
             return
         before = self._entries.get(layer, TraceEntry(self.name, layer))
@@ -125,6 +127,8 @@ class Recorder:
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
         visited: Indices of the steps so far.
+        calls: Names of the calls so far, also of those that are not selected.
+        layers: Names of the layers of selected calls so far, also of those that are not selected.
         numbered: The kinds of calls that have a number: those of the host, and networks that a run
             calls once per step.
     """
@@ -143,6 +147,8 @@ class Recorder:
         self.selection = selection or Selection()
         self.step: int | None = None
         self.visited: set[int] = set()
+        self.calls: list[str] = []
+        self.layers: set[str] = set()
         self.numbered: set[str] = {*NUMBERED}
         self._counts: Counter[str] = Counter() if before is None else Counter(before._counts)
 
@@ -168,6 +174,7 @@ class Recorder:
     ) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
+        self.calls.append(name)
         if not self.selection.takes_call(name, self.step):
             return None
         try:
@@ -177,7 +184,9 @@ class Recorder:
                 raise
             self.left_out.note(name, error)
             return None
-        return CallRecord(name, ops, store, self.selection, network, self.left_out)
+        call = CallRecord(name, ops, store, self.selection, network, self.left_out)
+        call.layers = self.layers
+        return call
 
     def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 from ldmref.errors import UsageError, closest
@@ -70,9 +71,13 @@ class Selection:
 
     def takes_call(self, call: str, step: int | None) -> bool:
         """Return whether a call is recorded; `step` is None outside of steps."""
-        if self.steps and step is not None and step not in self.steps:
+        if step is not None and not self.takes_step(step):
             return False
         return not self.calls or _matches(call, self.calls)
+
+    def takes_step(self, step: int) -> bool:
+        """Return whether a step of the sampler is recorded."""
+        return not self.steps or step in self.steps
 
     def takes_tensor(self, name: str) -> bool:
         """Return whether the tensor `name` of a recorded layer is recorded."""
@@ -84,17 +89,20 @@ class Selection:
         return {name: list(value) for name, value in vars(self).items() if value}
 
     def require_matches(
-        self, calls: Iterable[str], layers: Iterable[str], steps: Sequence[int]
+        self,
+        calls: Iterable[str],
+        layers: Iterable[str],
+        later: Iterable[str] = (),
     ) -> None:
-        """Refuse patterns and steps that select nothing of a run.
+        """Refuse patterns that select nothing of a run.
 
         Args:
-            calls: All calls of the run.
-            layers: All layers of the run.
-            steps: Indices of its steps, in increasing order.
+            calls: The calls of the run.
+            layers: The layers of these calls.
+            later: Names of calls and layers that the run may still have.
 
         Raises:
-            UsageError: A pattern matches no name, or there is no such step.
+            UsageError: A pattern matches no name.
         """
         own = self.calls != STATES  # of which no run has all
         for what, patterns, names in (
@@ -102,9 +110,19 @@ class Selection:
             ("layer", self.layers, set(layers)),
         ):
             for pattern in patterns if own else ():
-                if not any(fnmatchcase(name, pattern) for name in names):
+                if not any(fnmatchcase(name, pattern) for name in chain(names, later)):
                     message = f"no {what} of this run matches {pattern!r}"
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))
+
+    def require_steps(self, steps: Sequence[int]) -> None:
+        """Refuse steps that a run does not have.
+
+        Args:
+            steps: Indices of its steps, in increasing order.
+
+        Raises:
+            UsageError: There is no such step.
+        """
         for step in self.steps:
             if step not in steps:
                 ends = f"steps {steps[0]} to {steps[-1]}" if steps else "no steps"

@@ -1,13 +1,14 @@
-"""The tensors of a call while it is recorded: on disk, or only their sizes."""
+"""The tensors of a call while it is recorded."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import Any, Protocol
-from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -28,12 +29,12 @@ class TensorStore(Protocol):
     """The tensors of one call."""
 
     @property
-    def sources(self) -> dict[str, TensorSource]:
+    def sources(self) -> Mapping[str, TensorSource]:
         """Stored tensors by name."""
         ...
 
     @property
-    def shared(self) -> dict[str, str]:
+    def shared(self) -> Mapping[str, str]:
         """Names of tensors that are equal to another one -> the name of that one."""
         ...
 
@@ -106,30 +107,17 @@ class SpooledStore:
         self._file.close()
 
 
-class SizeStore:
-    """Types and shapes of tensors without their values, for an estimate.
+class EmptyStore:
+    """The store of a call that is not recorded."""
 
-    The same array object is stored once.
-    """
-
-    def __init__(self) -> None:
-        self.sources: dict[str, TensorSource] = {}
-        self.shared: dict[str, str] = {}
-        self._seen: dict[int, tuple[Any, str]] = {}  # by id: the object or a reference, its name
+    sources: Mapping[str, TensorSource] = MappingProxyType({})
+    shared: Mapping[str, str] = MappingProxyType({})
 
     def add(self, ops: HostCopies, name: str, x: Any) -> None:
-        """Remember the size of an array."""
-        known, first = self._seen.get(id(x), (None, name))
-        if known is not None and (known() if isinstance(known, ReferenceType) else known) is x:
-            self.shared[name] = first
-            return
-        self._seen[id(x)] = (ref(x) if isinstance(x, np.ndarray) else x, name)
-        array = np.asarray(x)
-        self.sources[name] = TensorSource(KINDS[array.dtype], array.shape, _no_values)
+        """Store nothing."""
 
     def close(self) -> None:
-        """Forget the arrays."""
-        self._seen.clear()
+        """Free nothing."""
 
 
 def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
@@ -157,7 +145,3 @@ def is_complex_array(x: Any) -> bool:
 def count_bytes(source: TensorSource) -> int:
     """Return the size of a stored tensor in bytes."""
     return math.prod(source.shape) * DTYPES[source.kind].itemsize
-
-
-def _no_values() -> np.ndarray:
-    raise AssertionError("an estimate has no values")

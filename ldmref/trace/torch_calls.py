@@ -16,7 +16,7 @@ from ldmref.trace.files import TraceWriter
 from ldmref.trace.left_out import LEFT_OUT, LeftOut
 from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.selection import Selection
-from ldmref.trace.store import SizeStore, SpooledStore
+from ldmref.trace.store import EmptyStore, SpooledStore
 
 
 class TensorCopies:
@@ -116,7 +116,7 @@ class TorchTraceWriter:
             recorder.step = recorder.count("sampler")
         full = recorder.next_name(name)
         call = recorder.begin(name, TensorCopies(), network=network)
-        return call or CallRecord(full, TensorCopies(), SizeStore(), None, network)
+        return call or CallRecord(full, TensorCopies(), EmptyStore(), None, network)
 
     def end(self, call: CallRecord) -> None:
         """End a call, and write the one before."""

@@ -12,11 +12,12 @@ diffusion/      the denoiser's loss, the encoded images, and the classifier of n
 finetune/       `fine_tune`: LoRA, textual inversion, full fine-tuning
 recipes/        the settings as dataclasses, their TOML files, and the recipes that ldmref ships
 monitor/        progress lines, metrics.jsonl, plots and preview images
-setup.py        checks before the start, the images, the folder and its lock
+setup.py        checks before the start, the images, the folder and its lock, and whether a
+                training may continue from its checkpoint
 batches.py      the random batches of a step, which may be computed in equal parts
 loss.py         the loss of a step, and the error if it is not finite
-optimizers.py   AdamW and Muon (muon.py), and the learning rates
-checkpoint.py   checkpoint files; resume.py: whether a training may continue from them
+optimizers.py   AdamW and Muon, and the learning rates
+checkpoint.py   checkpoint files
 classes.py      the classes of the images
 observe.py      an observer of the steps; step_trace.py: the one that records them as a trace
 distributed.py  several processes: gradients averaged, parameters replicated or sharded

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import namedtuple
 
 import pytest
 
-from ldmref.bench.compare import PairedSamples
+from benchmarks.__main__ import main
+from benchmarks.compare import PairedSamples
+
+Ran = namedtuple("Ran", "code out err")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capfd):
+    """Run `python -m benchmarks ...` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        capfd.readouterr()
+        return Ran(main([*argv]), *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -31,4 +47,4 @@ def peers():
 @pytest.fixture
 def single_call_rounds(monkeypatch):
     """Time one call per round, however short."""
-    monkeypatch.setattr("ldmref.bench.workload.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.apps.bench.work.MIN_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""`ldmref bench --against COMMIT`: this checkout and a commit of its own, in turn."""
+"""`python -m benchmarks --against COMMIT`: this checkout and a commit of its own, in turn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ldmref.bench import against
-from ldmref.bench.against import TreeComparison
+from benchmarks import against
+from benchmarks.against import TreeComparison
 from ldmref.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -37,14 +37,13 @@ def test_both_trees_take_turns_and_the_first_round_warms_up():
     assert asked == [("new", "a step"), ("old", "a step")] * 3
 
 
-def test_unknown_commits_and_installed_packages_are_refused(monkeypatch, tmp_path):
+def test_unknown_commits_and_copies_without_history_are_refused(monkeypatch, tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    package = tmp_path / "ldmref" / "bench"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(against, "__file__", str(package / "against.py"))
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(against, "__file__", str(tmp_path / "benchmarks" / "against.py"))
     with pytest.raises(UsageError, match="knows no commit 'nowhere'"):
         next(against.compare_with_commit("nowhere"))
-    monkeypatch.setattr(against, "__file__", str(tmp_path / "lib" / "ldmref" / "bench" / "a.py"))
+    monkeypatch.setattr(against, "__file__", str(tmp_path / "lib" / "benchmarks" / "a.py"))
     with pytest.raises(UsageError, match="git checkout"):
         next(against.compare_with_commit("HEAD"))
 

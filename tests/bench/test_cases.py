@@ -6,19 +6,16 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.bench.cases import CASES, PEER_TITLES, WORK_TITLES, resized, select_cases
-from ldmref.bench.engines import ENGINES
-from ldmref.bench.formatting import (
+from benchmarks.cases import CASES, PEER_TITLES, WORK_TITLES, resized, select_cases
+from benchmarks.engines import ENGINES
+from benchmarks.formatting import format_result, markdown_table, plot_results, verdict
+from ldmref.apps.bench.formatting import (
     format_profile,
     format_quantity,
-    format_result,
-    markdown_table,
     plot_profile,
-    plot_results,
     plot_scaling,
-    verdict,
 )
-from ldmref.bench.profile import OTHER, group_records, name_layers, trace
+from ldmref.apps.bench.profile import OTHER, group_records, name_layers, trace
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 

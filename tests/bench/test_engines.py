@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldmref.bench import compare, engines, machine, peers
-from ldmref.bench.cases import CASES, BenchmarkCase, CaseInputs, ldmref_workload, resized
-from ldmref.bench.compare import relative_error
-from ldmref.bench.machine import LIBRARIES, installed_versions
+from benchmarks import compare, engines, peers
+from benchmarks.cases import CASES, BenchmarkCase, resized
+from benchmarks.compare import relative_error
+from ldmref.apps.bench.machine import LIBRARIES, installed_versions
+from ldmref.apps.bench.work import WorkInputs
 from ldmref.errors import BackendUnavailable, VerifyError
 from ldmref.models.params import flatten
 
@@ -37,13 +38,13 @@ def test_an_engine_computes_what_ldmref_computes(peer, backend):
     inputs = case.make_inputs(model)
     engine = peers.peer_workload(case, model, inputs)
     got = engine.output()
-    want = ldmref_workload(case, model, inputs).output()
+    want = case.make_workload(model, inputs).output()
     assert relative_error(want, got) < 1e-4 and got.dtype == np.float32
     assert np.array_equal(got, engine.output())
-    changed = CaseInputs(
+    changed = WorkInputs(
         inputs.latents, inputs.timesteps / 2, inputs.context[::-1].copy(), inputs.token_ids
     )
-    other = ldmref_workload(case, model, changed).output()
+    other = case.make_workload(model, changed).output()
     assert relative_error(other, got) > 1e-3  # time and text do matter
 
 
@@ -53,7 +54,7 @@ def test_the_embedded_models_graph_reads_the_last_token(peer):
     require(case)
     model = case.make_model()
     inputs = case.make_inputs(model)
-    want = ldmref_workload(case, model, inputs).output()
+    want = case.make_workload(model, inputs).output()
     assert relative_error(want, peers.peer_workload(case, model, inputs).output()) < 1e-4
 
 
@@ -69,7 +70,7 @@ def test_the_engine_has_ldmrefs_threads_and_the_files_are_gone(monkeypatch, tmp_
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(machine.threads, "count", lambda: 3)
+    monkeypatch.setattr(engines.threads, "count", lambda: 3)
     model = CASE.make_model()
     peers.peer_workload(CASE, model, CASE.make_inputs(model)).run()
     ((options, files),) = sessions
@@ -89,7 +90,7 @@ def test_openvino_computes_in_float32_on_ldmrefs_threads(monkeypatch):
             return real().compile_model(file, device, options)
 
     monkeypatch.setattr(openvino, "Core", Core)
-    monkeypatch.setattr(machine.threads, "count", lambda: 3)
+    monkeypatch.setattr(engines.threads, "count", lambda: 3)
     case = replace(CASE, peer="openvino")
     model = case.make_model()
     peers.peer_workload(case, model, case.make_inputs(model))
@@ -99,14 +100,14 @@ def test_openvino_computes_in_float32_on_ldmrefs_threads(monkeypatch):
 def test_threads_are_those_of_the_backend(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    monkeypatch.setattr(machine.threads, "count", lambda: 3)
-    assert machine.thread_count("numpy") == machine.thread_count("openvino") == 3
-    assert machine.thread_count("torch") == 5
+    monkeypatch.setattr(engines.threads, "count", lambda: 3)
+    assert engines.thread_count("numpy") == engines.thread_count("openvino") == 3
+    assert engines.thread_count("torch") == 5
 
 
 def test_a_case_is_measured_or_refused(monkeypatch):
     require(CASE)
-    monkeypatch.setattr("ldmref.bench.workload.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.apps.bench.work.MIN_SECONDS", 0.0)
     result = compare.run_case(CASE, 2, (64,))
     assert result["target"] is None and result["aim"] == 1
     assert result["peer_title"] == "ONNX Runtime"
@@ -130,7 +131,7 @@ def test_the_peer_torch_is_ldmref_on_torch():
     inputs = case.make_inputs(model)
     theirs = peers.peer_workload(case, model, inputs)
     assert isinstance(theirs.run(), torch.Tensor)
-    ours = ldmref_workload(case, model, inputs)
+    ours = case.make_workload(model, inputs)
     assert relative_error(ours.output(), theirs.output()) < 1e-4
 
 
@@ -151,9 +152,9 @@ def test_a_missing_package_is_named_before_anything_is_computed(peer, missing, m
 def test_insufficient_disk_space_is_refused(monkeypatch, tmp_path):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, 2 * 10**9))
-    machine.require_disk_space(tmp_path, 10**9)
+    engines.require_disk_space(tmp_path, 10**9)
     with pytest.raises(BackendUnavailable, match=r"takes 3.4 GB, and .* has 2.0 GB") as caught:
-        machine.require_disk_space(tmp_path, 3_440_000_000)
+        engines.require_disk_space(tmp_path, 3_440_000_000)
     assert "TMPDIR" in caught.value.hint and "\n" not in str(caught.value)
 
 

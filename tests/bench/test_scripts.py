@@ -1,31 +1,19 @@
-"""The scripts of benchmarks/: the tables of docs/performance.md, and OpenBLAS overrides."""
+"""The scripts of benchmarks/: charts and table of docs/performance.md, and OpenBLAS overrides."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ldmref.bench.cases import CASES
-from ldmref.bench.machine import OPENBLAS_OVERRIDES
+from benchmarks import charts, cpu, make_page
+from benchmarks.cases import CASES
+from ldmref.apps.bench.machine import OPENBLAS_OVERRIDES
 from ldmref.support.version import __version__
 
 ROOT = Path(__file__).parents[2]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def make_table():
-    return script("make_table")
 
 
 @pytest.fixture
@@ -46,34 +34,64 @@ def write_report(tmp_path, result_of):
     return write
 
 
-def test_the_page_shows_the_stored_results(make_table):
+def test_the_page_shows_the_stored_results():
     page = (ROOT / "docs" / "performance.md").read_text()
-    assert make_table.fill(page, make_table.read_results(make_table.RESULTS)) == page
+    assert make_page.fill(page, make_page.read_results(make_page.RESULTS)) == page
 
 
-def test_the_table_takes_the_newest_and_no_quick_runs(make_table, write_report, tmp_path):
+def test_the_charts_show_the_stored_results():
+    machines = make_page.read_results(make_page.RESULTS)
+    assert machines.keys() == charts.LOOKS.keys()
+    drawn = make_page.make_charts(machines)
+    for chart in drawn:
+        file = ROOT / "docs" / "images" / f"{chart.name}.svg"
+        assert file.read_text("utf-8") == make_page.draw_chart(chart, machines), chart.name
+    shown = [case.name for chart in drawn for case in chart.cases]
+    assert sorted(shown) == sorted({name for results in machines.values() for name in results})
+
+
+def test_every_ratio_fits_its_chart():
+    for results in make_page.read_results(make_page.RESULTS).values():
+        for name, result in results.items():
+            ends = [result["ratio"][key] for key in ("min", "median", "max")]
+            assert charts.LEAST < min(ends) <= max(ends) < charts.MOST, name
+
+
+def test_a_dot_is_where_its_ratio_is(write_report, tmp_path):
+    case = CASES["vae-numpy"]
+    write_report("a", case, ours=1.0)
+    machines = make_page.read_results(tmp_path)
+    (chart,) = [chart for chart in make_page.make_charts(machines) if chart.cases]
+    drawn = make_page.draw_chart(chart, machines)
+    assert (
+        f'cx="{charts.place(0.5):.1f}"' in drawn and ">vae-numpy<" in drawn and ">zilog<" in drawn
+    )
+    assert charts.place(1.0) - charts.place(0.5) == pytest.approx(
+        charts.place(2.0) - charts.place(1.0)
+    )
+
+
+def test_the_table_takes_the_newest_and_no_quick_runs(write_report, tmp_path):
     case = CASES["vae-numpy"]
     write_report("a", case, time="2030-01-02", ours=1.0)
     write_report("b", case, time="2030-01-01", ours=2.0)
     write_report("c", case, time="2031", ours=9.0, quick=True)
     write_report("d", case, time="2032", ours=9.0, of="0.0.9")  # an earlier release
-    page = f"before\n{make_table.BEGIN}\nold\n{make_table.END}\nafter\n"
-    got = make_table.fill(page, make_table.read_results(tmp_path))
+    page = f"before\n{make_page.BEGIN}\nold\n{make_page.END}\nafter\n"
+    got = make_page.fill(page, make_page.read_results(tmp_path), "zilog")
     assert got.startswith("before\n") and got.endswith("after\n") and "old" not in got
     assert "**0.50** (0.50 to 0.50)" in got and "4.50" not in got and "Z80" in got
-    assert "### zilog" in got and "`clip-torch`" in got.split("Not measured anywhere:")[1]
+    assert "numbers of `zilog`" in got and "`clip-torch`" in got.split("Not measured anywhere:")[1]
     with pytest.raises(SystemExit, match="marks"):
-        make_table.fill("no marks", {})
+        make_page.fill("no marks", {})
 
 
-def test_the_table_names_the_rows_measured_under_an_openblas_override(
-    make_table, write_report, tmp_path
-):
+def test_the_table_names_the_rows_measured_under_an_openblas_override(write_report, tmp_path):
     write_report("a", CASES["vae-numpy"], environment={"OMP_NUM_THREADS": "2"})
     write_report("b", CASES["clip-numpy"], environment={"OPENBLAS_CORETYPE": "Haswell"})
     write_report("c", CASES["clip-torch"], environment={"OPENBLAS_CORETYPE": "Haswell"})
-    page = f"{make_table.BEGIN}{make_table.END}"
-    got = make_table.fill(page, make_table.read_results(tmp_path))
+    page = f"{make_page.BEGIN}{make_page.END}"
+    got = make_page.fill(page, make_page.read_results(tmp_path), "zilog")
     (line,) = [line for line in got.splitlines() if "overrides OpenBLAS" in line]
     assert line.startswith("**Measured with OPENBLAS_CORETYPE=Haswell**")
     assert "`clip-numpy`, `clip-torch`." in line and "`vae-numpy`" not in line
@@ -81,7 +99,6 @@ def test_the_table_names_the_rows_measured_under_an_openblas_override(
 
 @pytest.mark.parametrize("variable", OPENBLAS_OVERRIDES)
 def test_cpu_refuses_an_openblas_override(variable, monkeypatch, tmp_path):
-    cpu = script("cpu")
     commands = []
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import child_process, compare
+from benchmarks.cases import CASES, BenchmarkCase, resized
+from benchmarks.compare import SIDES, relative_error, run_case
+from benchmarks.peers import peer_network, peer_workload
+from ldmref.apps.bench.profile import OTHER, count_flops, measure_scaling, profile_work, trace
 from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.bench import child_process, compare
-from ldmref.bench.cases import CASES, ldmref_workload, resized
-from ldmref.bench.compare import SIDES, relative_error, run_case
-from ldmref.bench.peers import peer_network, peer_workload
-from ldmref.bench.profile import OTHER, count_flops, measure_scaling, profile_case, trace
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError, VerifyError
 from ldmref.models.params import flatten
 
@@ -73,7 +73,7 @@ def test_the_work_of_a_block_is_that_of_its_products():
 def test_blocks_are_compared_with_text_and_image_in_place(peers):
     case = quick("sd3-joint-numpy")
     model, inputs = model_and_inputs(case)
-    ours = ldmref_workload(case, model, inputs).output()
+    ours = case.make_workload(model, inputs).output()
     turned = np.roll(ours, 333, axis=1)
     assert ours.shape == (1, 333 + 64, 16)
     theirs = peer_workload(case, model, inputs).output()
@@ -82,7 +82,7 @@ def test_blocks_are_compared_with_text_and_image_in_place(peers):
 
 @pytest.mark.parametrize(("name", "error"), [("train-unet", 1e-5), ("train-unet-bf16", 0.1)])
 def test_training_steps_beside_plain_modules(single_call_rounds, peers, monkeypatch, name, error):
-    from ldmref.bench import training
+    from benchmarks import training
 
     optimizer = dataclasses.replace(training.OPTIMIZER, batch_size=2)
     monkeypatch.setattr(training, "STAGE", dataclasses.replace(training.STAGE, optimizer=optimizer))
@@ -98,7 +98,7 @@ def test_latents_are_scaled_on_both_sides(peers):
     model, inputs = model_and_inputs(case)
     vae = dataclasses.replace(model.config.vae, scaling_factor=0.25)
     model.config = dataclasses.replace(model.config, vae=vae)
-    ours = ldmref_workload(case, model, inputs).output()
+    ours = case.make_workload(model, inputs).output()
     assert relative_error(ours, peer_workload(case, model, inputs).output()) < 1e-4
 
 
@@ -107,9 +107,9 @@ def test_half_precision_beside_its_peer(single_call_rounds, peers):
     case = quick("unet-torch-bf16")
     result = run_case(case, 1, GEMM_SIZES)
     assert 0 <= result["error"] < 0.05 and set(result["peak"]) == {"torch"}
-    exact = ldmref_workload(UNET, *model_and_inputs(UNET)).output()
+    exact = UNET.make_workload(*model_and_inputs(UNET)).output()
     model, inputs = model_and_inputs(case)
-    for make_workload in (ldmref_workload, peer_workload):
+    for make_workload in (BenchmarkCase.make_workload, peer_workload):
         y = make_workload(case, model, inputs).output()
         assert y.dtype == np.float32 and not np.any(y.view(np.uint32) & 0xFFFF)
         assert 1e-3 < relative_error(y, exact) < 0.05
@@ -130,7 +130,7 @@ class Wrong(NumpyBackend):
 
 
 def test_sides_that_differ_are_refused_before_any_time_is_taken(peers, monkeypatch):
-    monkeypatch.setattr("ldmref.bench.cases.get_backend", lambda *_, **__: Wrong())
+    monkeypatch.setattr("benchmarks.cases.get_backend", lambda *_, **__: Wrong())
     monkeypatch.setattr(compare, "time_alternately", None)  # would fail if it were called
     with pytest.raises(VerifyError, match="unet-numpy-32: the two sides differ by") as caught:
         run_case(UNET, 1, GEMM_SIZES)
@@ -163,7 +163,7 @@ def test_a_cases_speed_is_passed_to_the_backend(monkeypatch):
         speeds.append(speed)
         return NumpyBackend()
 
-    monkeypatch.setattr("ldmref.bench.cases.get_backend", fake)
+    monkeypatch.setattr("benchmarks.cases.get_backend", fake)
     CASES["unet-torch-compiled-32"].make_backend()
     CASES["unet-torch-32"].make_backend()
     assert speeds == ["fastest", None]
@@ -188,7 +188,7 @@ def test_memory_of_a_block(peers):
 def test_the_peak_counts_from_its_reset():
     code = (
         "import sys, numpy as np\n"
-        "from ldmref.bench.child_process import reset_peak, resident_bytes\n"
+        "from benchmarks.child_process import reset_peak, resident_bytes\n"
         "x = np.ones(2**25); del x\n"
         "before = reset_peak()\n"
         "a = resident_bytes('VmHWM') - before\n"
@@ -251,7 +251,7 @@ def test_processes_alternate_after_one_round_for_the_caches(peers, monkeypatch):
 
 
 def test_profile_accounts_for_all_of_the_time():
-    profile = profile_case(UNET)
+    profile = profile_work(UNET)
     for lines in (profile["kinds"], profile["shapes"], profile["layers"]):
         assert sum(line["seconds"] for line in lines) == pytest.approx(profile["seconds"])
         assert sum(line["share"] for line in lines) == pytest.approx(1)
@@ -272,7 +272,7 @@ def test_profile_accounts_for_all_of_the_time():
 
 
 def test_layers_of_several_networks_have_the_networks_names():
-    profile = profile_case(quick("memory-numpy", measured="time"))
+    profile = profile_work(quick("memory-numpy", measured="time"))
     layers = {line["name"].replace("text_model.", "") for line in profile["layers"]}
     assert {"unet.conv_in", "vae.post_quant_conv", "vae.decoder.conv_in"} <= layers
     assert "text_encoder.encoder.layers.0.mlp.fc1" in layers
@@ -293,6 +293,6 @@ def test_scaling(single_call_rounds):
 def test_the_traced_model_computes_the_same():
     model, inputs = model_and_inputs(UNET)
     traced, records = trace(model)
-    a, b = (ldmref_workload(UNET, m, inputs).output() for m in (model, traced))
+    a, b = (UNET.make_workload(m, inputs).output() for m in (model, traced))
     assert relative_error(a, b) == 0 and records
     assert isinstance(model.backend, type(get_backend("numpy")))

@@ -8,10 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.bench.compare import PairedSamples, alternate, relative_error, time_alternately
-from ldmref.bench.machine import gemm_peak
-from ldmref.bench.profile import time_workload
-from ldmref.bench.workload import MIN_SECONDS, Workload, repeat_count
+from benchmarks.compare import PairedSamples, alternate, relative_error, time_alternately
+from ldmref.apps.bench.machine import gemm_peak
+from ldmref.apps.bench.work import MIN_SECONDS, Workload, repeat_count
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_short_calls_are_repeated_equally_often_and_seconds_are_of_one_call(cloc
     assert pairs.ours == pytest.approx([short]) and pairs.theirs == pytest.approx([long])
     clock.order.clear()
     middle = MIN_SECONDS / 1.5
-    assert time_workload(clock.workload("A", middle), 3) == pytest.approx([middle] * 3)
+    assert clock.workload("A", middle).time(3) == pytest.approx([middle] * 3)
     assert len(clock.order) == 1 + 3 * 2
     assert repeat_count(0.0) == 1000 and repeat_count(10.0) == 1
 

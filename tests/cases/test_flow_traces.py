@@ -142,7 +142,7 @@ def make_pipeline(model, monkeypatch):
     from flux_networks import in_float64 as flux_in_float64
     from sd3_networks import in_float64 as sd3_in_float64
 
-    from ldmref.bench.peers import peer_network
+    from benchmarks.peers import peer_network
 
     config = vars(model.config.denoiser)
     flux = model.config.denoiser.family == "flux"

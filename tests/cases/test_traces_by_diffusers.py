@@ -12,7 +12,7 @@ from ldmref.trace import load_trace
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
-from ldmref.bench.peers import peer_network  # noqa: E402
+from benchmarks.peers import peer_network  # noqa: E402
 
 FAMILIES = ("sd15", "sd2-base", "sd2-v", "sdxl")
 SCHEDULERS = {

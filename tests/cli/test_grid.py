@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from ldmref.apps.cli.grid_axes import read_axis_flag
+from ldmref.apps.cli.grid import read_axis_flag
 from ldmref.errors import UsageError
 
 

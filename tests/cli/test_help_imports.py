@@ -31,7 +31,7 @@ def test_help_imports_less_than_numpy():
 
 
 def test_the_table_says_what_the_commands_say():
-    """A command that another module gains, or a sentence that changes, belongs in the table."""
+    """After a change of a command or a sentence: python scripts/make_command_table.py."""
     for name, (module, summary) in SUMMARIES.items():
         command = cli.commands[name]
         commands = sys.modules[f"ldmref.apps.cli.{module}"].COMMANDS

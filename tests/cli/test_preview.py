@@ -17,8 +17,15 @@ from PIL import Image
 from processes import LDMREF, POSIX, environment
 
 from ldmref.apps.cli import preview as preview_module
-from ldmref.apps.cli.preview import FilePreview, LivePreview, side_by_side
-from ldmref.apps.cli.terminal import QUERY, detect_protocol, kitty_bytes, sixel_bytes
+from ldmref.apps.cli.preview import (
+    QUERY,
+    FilePreview,
+    LivePreview,
+    detect_protocol,
+    kitty_bytes,
+    side_by_side,
+    sixel_bytes,
+)
 
 KITTY_ANSWER = b"\x1b_Gi=31;OK\x1b\\\x1b[?62;c"
 SIXEL_ANSWER = b"\x1b[?63;1;2;4;9c"
@@ -102,12 +109,12 @@ def test_kitty(size):
 )
 def test_terminals_that_are_not_asked(environ, monkeypatch):
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("ldmref.apps.cli.terminal._query", lambda query: pytest.fail("asked"))
+    monkeypatch.setattr("ldmref.apps.cli.preview._query", lambda query: pytest.fail("asked"))
     assert detect_protocol(environ) == ""
 
 
 def test_without_a_terminal_nothing_is_asked(monkeypatch):
-    monkeypatch.setattr("ldmref.apps.cli.terminal._query", lambda query: pytest.fail("asked"))
+    monkeypatch.setattr("ldmref.apps.cli.preview._query", lambda query: pytest.fail("asked"))
     assert detect_protocol({"TERM": "xterm-kitty"}) == ""
 
 

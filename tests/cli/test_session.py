@@ -23,7 +23,9 @@ def no_settings(monkeypatch, tmp_path):
 @pytest.fixture
 def unread(monkeypatch):
     """Fail if weights are read."""
-    monkeypatch.setattr(sessions, "load", lambda *a, **k: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        sessions, "load_checkpoint", lambda *a, **k: pytest.fail("weights were read")
+    )
 
 
 @pytest.mark.parametrize("flags", [{"dtype": "float32"}, {"speed": "fast"}])
@@ -78,6 +80,6 @@ def test_a_server_refuses_every_model_before_it_reads_one(named, code, unread):
 
 
 def test_a_server_names_its_models(monkeypatch):
-    monkeypatch.setattr(sessions, "load", lambda path, **options: path)
+    monkeypatch.setattr(sessions, "load_checkpoint", lambda opened, ops, **options: opened.path)
     models, sources, _ = load_models(CommandSession(FLAGS), ("emoji", "mine=emoji"))
     assert sources == {"emoji": "emoji", "mine": "emoji"} and models["emoji"] == models["mine"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ def test_it_records_float64_and_is_shown(trace, ldm):
     ran = trace("a cat", "--seed", "3", "--steps", "2", "-o", "t", "--json")
     assert ran.code == 0, ran.err
     printed = json.loads(ran.out)
-    assert printed["bytes"] <= printed["estimated_bytes"] <= 1.02 * printed["bytes"]
-    assert ran.err.startswith("about ") and "t  seed 3  " in ran.err
+    assert "t  seed 3  12 calls" in ran.err
     found = read_trace("t")
+    assert printed["bytes"] == sum(path.stat().st_size for path in Path("t").iterdir())
+    assert (printed["calls"], printed["tensors"]) == (len(found.calls), len(found.tensors))
     assert found.manifest["dtype"] == "float64"
     assert found.manifest["backend"]["speed"] == "exact"
     shown = ldm("trace", "show", "t")
@@ -48,10 +50,15 @@ def test_another_backend_and_mode(trace, work):
     assert "vae.encode" in read_trace("t").calls
 
 
-def test_a_dry_run_writes_nothing(trace, work):
-    ran = trace("a cat", "--steps", "2", "-o", "t", "--dry-run", "--json")
-    assert ran.code == 0 and json.loads(ran.out)["calls"] == 12
-    assert not (work / "t").exists()
+def test_an_inversion_is_traced_and_judged(trace, ldm, model_folder):
+    Image.new("RGB", (16, 16), "teal").save("in.png")
+    ran = trace("invert", "a cat", "-i", "in.png", "--steps", "2", "--iterations", "1", "-o", "t")
+    assert ran.code == 0 and "t  seed 0  " in ran.err, ran.err
+    found = read_trace("t")
+    assert found.manifest["params"]["mode"] == "invert" and found.manifest["complete"]
+    assert found.find("sampler.001").attributes["iterations"] == 1
+    judged = ldm("diff", "t", "-m", model_folder)
+    assert judged.code == 0 and "agree" in judged.out, judged
 
 
 @pytest.mark.parametrize(

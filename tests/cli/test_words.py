@@ -7,9 +7,13 @@ import json
 import pytest
 
 import ldmref
-from ldmref.apps.cli.words import EXAMPLES, _load_tokenizer
+from ldmref.apps.cli.words import _load_tokenizer
 from ldmref.errors import UsageError
-from ldmref.modes.compositions import unseen_composition
+from ldmref.models import preset
+from ldmref.modes.advice import prompt_notes
+
+NOTES = prompt_notes(preset("emoji-128"))
+EXAMPLES = tuple(NOTES.examples)
 
 
 def test_the_list_is_the_vocabulary(ldm):
@@ -22,7 +26,7 @@ def test_the_list_is_the_vocabulary(ldm):
     listed += [emoji["name"] for emoji in row["emoji"]]
     for text in (*listed, *EXAMPLES):
         assert tokenizer.encode([text])[1] == [], text
-    assert not any(unseen_composition(text) for text in EXAMPLES)
+    assert not any(NOTES.compositions.unseen(text) for text in EXAMPLES)
 
 
 def test_for_people(ldm):

@@ -148,15 +148,16 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "benchmarks/README.md": {
         "pip install": NETWORK,
-        "ldmref bench --list": elsewhere("tests/cli/test_bench.py"),
-        "ldmref bench": HOURS,
-        "python benchmarks/": elsewhere("tests/bench/test_scripts.py"),
+        "ldmref bench": elsewhere("tests/cli/test_bench.py"),
+        "python -m benchmarks --list": elsewhere("tests/bench/test_benchmarks_command.py"),
+        "python -m benchmarks.": elsewhere("tests/bench/test_scripts.py"),
+        "python -m benchmarks": HOURS,
     },
     "SECURITY.md": {
         "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
         "server {": Reason("not run", "the settings of nginx"),
     },
-    "docs/performance.md": {"ldmref bench --against": elsewhere("tests/bench/test_against.py")},
+    "docs/performance.md": {"python -m benchmarks": elsewhere("tests/bench/test_against.py")},
     "docs/command-line.md": {"--frames 24": SLOW, "-c 9 --sheet": SLOW},
     "docs/compat.md": {
         "-from diffusers import": Reason("not run", "a change of a file"),

@@ -13,10 +13,10 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
-from ldmref.families.flux.network import transformer as flux
-from ldmref.families.sd3.network import transformer as mmdit
+from ldmref.families import flux, sd3
 from ldmref.models import preset
 from ldmref.models.params import unflatten
+from ldmref.models.steering import SteeredNetwork
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -31,7 +31,8 @@ NUMBERS = [(5.0, 2.5, 0.3), (4.0, 1.2)]
 NAG = {"name": "nag", "scale": 8.0, "alpha": 0.8}
 
 
-def predict(ops, network, config, theirs, arrays, numbers):
+def predict(ops, family, config, theirs, arrays, numbers):
+    network = SteeredNetwork(family.transformer, family.STEERABLE)
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     with ops.inference():
         arrays = [ops.asarray(x) for x in arrays]
@@ -48,7 +49,7 @@ def test_sd3(kind, backend, numbers):
     pooled = RNG.standard_normal((4, 24))
     ops = get_backend(backend, dtype="float64")
     arrays = x, TIMES, states, pooled
-    got = predict(ops, mmdit, sd3_networks.config_of(kind), theirs, arrays, numbers)
+    got = predict(ops, sd3, sd3_networks.config_of(kind), theirs, arrays, numbers)
     for block in theirs.transformer_blocks:
         block.attn.processor = Attended(block.attn.processor, (*numbers, 0.125)[:3], 1)
         shorten_embedding(block.norm1)

@@ -18,8 +18,8 @@ from ldmref.families.flux import original as flux_original
 from ldmref.families.sd3 import original as sd3_original
 from ldmref.io import open_checkpoint, read_model_config, save_folder
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.denoiser_file import list_unused
 from ldmref.io.key_table import KeyEntry, add_prefixes, list_stored_shapes, to_compvis
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.models import preset
 from ldmref.models.params import flatten
@@ -102,7 +102,7 @@ def test_every_network_of_the_file_is_read(made, tmp_path):
     want = generate(ldmref.load(folder))
     assert generate(ldmref.load(other)) != want
     assert generate(ldmref.load(file, config=other)) == want
-    unused = list_unused(open_model_file(file), read_model_config(folder))
+    unused = recognise_file(open_model_file(file), read_model_config(folder)).unused
     assert set(unused) == {*LEFT}
 
 
@@ -110,7 +110,7 @@ def test_the_tensors_are_those_of_the_conversion_of_diffusers(made, tmp_path):
     pipe, _, other, tensors = made
     file = tmp_path / "all.safetensors"
     save_file(tensors, str(file))
-    got = open_checkpoint(file, config=other, with_tokenizers=False).tensors
+    got = open_checkpoint(file, config=other).tensors
     parts = {
         f"text_encoder{end}": theirs.convert_ldm_clip_checkpoint(
             dict(tensors), f"text_encoders.{name}.transformer."

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 from PIL import Image
 
 import ldmref
@@ -18,7 +19,6 @@ from ldmref.io import read_loras, with_loras
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import Lora
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models import preset
 from ldmref.models.model import model_spec

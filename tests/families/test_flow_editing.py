@@ -16,7 +16,7 @@ import ldmref
 from ldmref import explore, modes
 from ldmref.errors import LdmrefError
 from ldmref.models import preset
-from ldmref.trace import estimate_trace, record_trace
+from ldmref.trace import record_trace
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -325,7 +325,6 @@ def test_an_edit_is_not_traced(photo, tmp_path):
     plan = modes.plan("edit", model, prompt=PROMPT, image=photo, steps=2, seed=1)
     for tool in (
         lambda: record_trace(plan, model, tmp_path / "trace"),
-        lambda: estimate_trace(plan, model),
         lambda: explore.record_run(model, "edit", prompt=PROMPT, image=photo, steps=2, seed=1),
     ):
         with pytest.raises(LdmrefError, match="an edit follows two"):

@@ -18,9 +18,7 @@ from ldmref.errors import LdmrefError
 from ldmref.families.flux.original import original_table, recognise
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
-from ldmref.locate import diff_traces
-from ldmref.models import config_from_dict, preset
-from ldmref.models.family import find_family
+from ldmref.models import preset
 from ldmref.modes.advice import can_generate, unused_parameters
 
 torch = pytest.importorskip("torch")
@@ -216,27 +214,6 @@ def test_the_command_line_draws_and_draws_again(made, tmp_path, monkeypatch, cap
     assert "gone.png" in capfd.readouterr().err
 
 
-# -- tools ----------------------------------------------------------------------------------------
-
-
-def test_traces_of_both_agree_with_the_model(made, tmp_path):
-    """Tokens of all 32 channels are recorded as the input of the network, (n, c, h, w)."""
-    pipe, folder = made
-    with ldmref.recording(pipe, tmp_path / "theirs") as found:
-        options = {"control_image": EDGES.convert("RGB"), "num_inference_steps": 2, **SIZE}
-        pipe(PROMPT, generator=torch.Generator().manual_seed(5), **options)
-    trace = found.trace
-    assert trace.tensors["transformer.000//input.sample"].shape == (1, 8, 8, 12)
-    report = diff_traces(trace, ldmref.load(folder, dtype="float32"))
-    assert report.equal and report.counts()["equal"] > 250
-    EDGES.save(tmp_path / "edges.png")
-    ours = str(tmp_path / "ours")
-    size = ["--width", "24", "--height", "16", "--steps", "1"]
-    control = ["--control-image", str(tmp_path / "edges.png")]
-    assert main(["trace", "-m", str(folder), PROMPT, *size, *control, "-o", ours]) == 0
-    assert main(["diff", ours, "-m", str(folder)]) == 0
-
-
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -267,8 +244,3 @@ def test_a_folder_with_other_channels_is_refused(made, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 48}))
     with pytest.raises(LdmrefError, match="in_channels must be 8 with concat 'control'"):
         ldmref.load(tmp_path / "other")
-
-
-def test_a_small_version_for_golden_cases():
-    small = find_family("flux").golden.shrink(preset("flux-control-dev"))
-    assert config_from_dict(small.to_dict()) == small and small.image_channels == 4

@@ -14,15 +14,11 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError
-from ldmref.io import save_folder
-from ldmref.models import config_from_dict, model_spec, preset
-from ldmref.models.family import find_family
-from ldmref.models.params import flatten
+from ldmref.models import config_from_dict, preset
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 from flux_networks import make_pipeline  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 PROMPT = "a red cat"
 SIZE = {"width": 24, "height": 16}
@@ -57,24 +53,6 @@ def compare(found, want):
 
 
 # -- images ---------------------------------------------------------------------------------------
-
-
-@BOTH
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_images_are_those_of_diffusers(made, backend):
-    pipe, folder = made
-    guided = pipe.transformer.config.guidance_embeds
-    want = pipe(
-        PROMPT,
-        latents=PACKED,
-        guidance_scale=2.5,
-        num_inference_steps=4,
-        output_type="np",
-        **SIZE,
-    ).images[0]
-    model = ldmref.load(folder, backend=backend)
-    scale = {"cfg_scale": 2.5} if guided else {}
-    compare(modes.txt2img(model, PROMPT, latents=LATENTS, steps=4, **scale, **SIZE), want)
 
 
 @BOTH
@@ -165,18 +143,6 @@ def test_conditioning_is_that_of_diffusers(made):
     assert got.shape == (1, 512, 20) and vector.shape == (1, 16)
 
 
-@BOTH
-def test_every_mode(made):
-    model = ldmref.load(made[1])
-    options = {"seed": 1, "steps": 2}
-    image = modes.txt2img(model, "cat", **options, **SIZE).images[0]
-    assert modes.img2img(model, "dog", image, strength=0.5, **options).images[0] != image
-    mask = image.convert("L").point(lambda level: 255 * (level > 128))
-    modes.inpaint(model, "dog", image, mask, **options)
-    modes.interpolate(model, "cat", "dog", 3, **options, **SIZE)
-    modes.invert(model, "dog", image, steps=2)
-
-
 def test_long_prompts_are_read_in_chunks(made):
     model = ldmref.load(made[1])
     options = {"steps": 1, "seed": 1, "long_prompts": "chunk", "prompt_weights": "a1111"}
@@ -220,54 +186,7 @@ def test_a_model_without_it_has_guidance_as_usual(made):
     assert modes.txt2img(model, PROMPT, seed=1, **options, **SIZE).images
 
 
-# -- tools ----------------------------------------------------------------------------------------
-
-
-@BOTH
-def test_a_trace_agrees_with_the_model(made, tmp_path):
-    trace = tmp_path / "trace"
-    size = ("--width", "24", "--height", "16")
-    run("trace", "-m", made[1], PROMPT, "--steps", "2", "--seed", "1", *size, "-o", trace)
-    assert "agree" in run("diff", trace, "-m", made[1])
-
-
-def test_graphs_and_golden_cases(made, tmp_path):
-    pytest.importorskip("onnxruntime")
-    run("export", "onnx", made[1], "-o", tmp_path / "onnx")
-    for name in ("transformer", "text_encoder", "text_encoder_2"):
-        assert (tmp_path / "onnx" / name / "model.onnx").is_file()
-    options = {"seed": 1, "steps": 2, **SIZE}
-    want = modes.txt2img(ldmref.load(made[1]), PROMPT, **options)
-    got = modes.txt2img(ldmref.load(made[1], backend="onnx"), PROMPT, **options)
-    assert np.abs(np.asarray(got.images[0], int) - np.asarray(want.images[0], int)).max() <= 1
-    run("cases", "make", "-o", tmp_path / "cases", "--family", "flux-tiny", "--part", "networks")
-    assert "passes" in run("cases", "run", tmp_path / "cases", "--runtime", "onnxruntime")
-
-
 # -- the declaration ------------------------------------------------------------------------------
-
-
-@BOTH
-def test_operations_are_those_that_torch_counts(made):
-    """torch counts no attention on a CPU."""
-    pipe, folder = made
-    config = ldmref.load(folder).config
-    image, text, d = 24, 512, 24
-    ids = torch.zeros(image, 3), torch.zeros(text, 3)
-    one = torch.tensor([1.0])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        arrays = PACKED, torch.zeros(1, text, 20), torch.zeros(1, 16), one, *ids
-        pipe.transformer(*arrays, one if config.denoiser.guidance_embeds else None)
-    attention = 4 * d * 4 * (image + text) ** 2
-    counted = find_family("flux").work.flops(config, 24, 16) - attention
-    assert counter.get_total_flops() == counted
-
-
-def test_published_sizes():
-    """11.9 billion parameters."""
-    for name, count in (("flux-dev", 11_901_408_320), ("flux-schnell", 11_891_178_560)):
-        spec = flatten(model_spec(preset(name))["transformer"])
-        assert sum(np.prod(shape) for shape in spec.values()) == count
 
 
 def test_a_configuration_is_checked():
@@ -292,16 +211,6 @@ def test_a_folder_that_asks_for_something_else_is_refused(made, tmp_path):
         with pytest.raises(LdmrefError, match=message):
             ldmref.load(tmp_path / "other")
         shutil.copy(made[1] / "transformer" / "config.json", file)
-
-
-def test_folders_of_ldmref(made, tmp_path):
-    one = ldmref.load(made[1])
-    tokenizers = [one.tokenizer, one.tokenizer_2]
-    save_folder(tmp_path / "native", one.config, one.params, tokenizers, np.float32)
-    two = ldmref.load(tmp_path / "native")
-    options = {"seed": 1, "steps": 1, **SIZE}
-    images = [modes.txt2img(model, PROMPT, **options).images[0] for model in (one, two)]
-    assert images[0] == images[1] and two.config == one.config
 
 
 def test_commands_know_the_family(made):

@@ -12,14 +12,11 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError
 from ldmref.families.flux.original import original_table, recognise
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
-from ldmref.locate import diff_traces
-from ldmref.models import config_from_dict, preset
-from ldmref.models.family import find_family
+from ldmref.models import preset
 from ldmref.modes.masks import fold_mask
 
 torch = pytest.importorskip("torch")
@@ -102,26 +99,6 @@ def test_a_mask_of_single_pixels_is_seen(made):
     assert not any("cells" in warning for warning in found.warnings)
 
 
-# -- tools ----------------------------------------------------------------------------------------
-
-
-def test_traces_of_both_agree_with_the_model(made, tmp_path):
-    """Tokens of all 48 channels are recorded as the input of the network, (n, c, h, w)."""
-    pipe, folder = made
-    with ldmref.recording(pipe, tmp_path / "theirs") as found:
-        generator = torch.Generator().manual_seed(5)
-        options = {"image": IMAGE, "mask_image": MASK, "num_inference_steps": 2, **SIZE}
-        pipe(PROMPT, generator=generator, **options)
-    trace = found.trace
-    assert trace.tensors["transformer.000//input.sample"].shape == (1, 12, 8, 12)
-    report = diff_traces(trace, ldmref.load(folder, dtype="float32"))
-    assert report.equal and report.counts()["equal"] > 250
-    ours = str(tmp_path / "ours")
-    size = ["--width", "24", "--height", "16", "--steps", "1"]
-    assert main(["trace", "-m", str(folder), PROMPT, *size, "-o", ours]) == 0
-    assert main(["diff", ours, "-m", str(folder)]) == 0
-
-
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -154,8 +131,3 @@ def test_a_folder_with_other_channels_is_refused(made, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 32}))
     with pytest.raises(LdmrefError, match="in_channels must be 12 with concat 'folded_mask'"):
         ldmref.load(tmp_path / "other")
-
-
-def test_a_small_version_for_golden_cases():
-    small = find_family("flux").golden.shrink(preset("flux-fill-dev"))
-    assert config_from_dict(small.to_dict()) == small and small.image_channels == 4 + 2 * 2

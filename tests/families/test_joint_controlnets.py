@@ -18,7 +18,7 @@ from ldmref.families.joint_controls import name_sample
 from ldmref.locate import diff_traces
 from ldmref.models.conditioning import Conditioning
 from ldmref.modes import Control
-from ldmref.trace import estimate_trace, read_trace, record_trace
+from ldmref.trace import read_trace, record_trace
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -286,16 +286,13 @@ def test_a_wrong_layer_of_the_controlnet_is_named(kits, tmp_path, family, layer)
         ("flux", ["union"], 1),
     ],
 )
-def test_a_trace_agrees_with_the_model_and_its_estimate(kits, tmp_path, family, kinds, mode):
+def test_a_trace_agrees_with_the_model(kits, tmp_path, family, kinds, mode):
     kit = kits[family]
     control = [Control(kit.net(kind), IMAGES[0], mode=mode) for kind in kinds]
     plan = modes.plan("txt2img", kit.model, prompt=PROMPT, control=control, **OPTIONS)
-    estimate = estimate_trace(plan, kit.model)
     record_trace(plan, kit.model, tmp_path / "trace")
     trace = read_trace(tmp_path / "trace")
-    size = sum(file.stat().st_size for file in (tmp_path / "trace").rglob("*") if file.is_file())
-    assert 0.9 * estimate.bytes <= size <= estimate.bytes
-    assert set(estimate.calls) == set(trace.calls) >= {"controlnet.000", "controlnet.001"}
+    assert set(trace.calls) >= {"controlnet.000", "controlnet.001"}
     report = diff_traces(trace, kit.model, controlnets=kit.ours(*kinds))
     assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
 

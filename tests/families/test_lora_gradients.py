@@ -20,7 +20,7 @@ import sd3_networks  # noqa: E402
 from flux_networks import FluxPipeline  # noqa: E402
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
-from ldmref.training.finetune.lora import initial_lora, with_lora  # noqa: E402
+from ldmref.training.finetune.adapters import initial_lora, with_lora  # noqa: E402
 from ldmref.training.finetune.lora_targets import lora_layers  # noqa: E402
 
 RANK = 3

@@ -7,6 +7,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 from PIL import Image
 
 import ldmref
@@ -17,7 +18,6 @@ from ldmref.io.adapters.control_lora import widen_config
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import lora_changes
 from ldmref.io.adapters.lora_file import Lora, read_loras
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from ldmref.cases.golden_models import golden_runs
 from ldmref.cases.shrink import shrink
 from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
 from ldmref.families.lookup import known_networks, networks_of_run
-from ldmref.io import save_folder
 from ldmref.locate import diff_traces
-from ldmref.models import PRESETS, config_from_dict, preset
+from ldmref.models import PRESETS, Params, config_from_dict, preset
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
+from ldmref.models.steering import Steerable
 from ldmref.modes.advice import can_generate
 from ldmref.trace import load_trace, read_trace, record_trace
 from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
@@ -66,6 +68,13 @@ def dit(site):
     return ldmref.random_model("dit-tiny")
 
 
+def test_everything_that_a_family_needs_is_in_one_place():
+    text = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    imported = {*re.findall(r"^from (ldmref[\w.]*) import", text, re.MULTILINE)}
+    assert {name for name in imported if not name.startswith("ldmref_dit")} == {"ldmref.families"}
+    assert not re.search(r"^import ldmref", text, re.MULTILINE)
+
+
 def test_images_traces_and_differences(dit, tmp_path):
     plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
     record_trace(plan, dit, tmp_path / "t")
@@ -82,14 +91,6 @@ def test_images_traces_and_differences(dit, tmp_path):
     }
     names = name_tensors(["transformer_blocks.0.attn1/output", "class_labels", "out_sample"], 2)
     assert names is not None and names["out_sample"] == "transformer.002//output"
-
-
-def test_folders_name_the_family(dit, tmp_path):
-    save_folder(tmp_path / "m", dit.config, dit.params, [dit.tokenizer], np.float32)
-    plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
-    again = ldmref.load(tmp_path / "m")
-    assert again.config == dit.config and again.config.to_dict()["family"] == "dit"
-    assert plan.run(dit).images[0].tobytes() == plan.run(again).images[0].tobytes()
 
 
 def test_without_the_package_its_folder_is_refused(site, tmp_path):
@@ -185,12 +186,48 @@ def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):
 
 
 def test_the_denoiser_of_a_family_without_presets_is_a_network(dit, site, monkeypatch):
-    from ldmref.locate.networks import network_of
+    from ldmref.trace.calls import TraceCall
 
     family = replace(find_family("dit"), presets={})
     config = type("OtherConfig", (family.denoiser,), {"network": "theirs"})
     other = replace(family, name="other", denoiser=config)
     monkeypatch.setattr("ldmref.families.lookup.list_families", lambda: iter([other]))
     known_networks.cache_clear()
-    assert network_of("theirs.000") == "theirs" and network_of("unet.000") == ""
+    assert TraceCall("theirs.000").network == "theirs" and not TraceCall("unet.000").network
     known_networks.cache_clear()
+
+
+def test_blocks_are_left_out_by_their_declared_names(dit):
+    """A block that is left out is one that the transformer does not have."""
+    x, t = np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32), np.array([500.0])
+    labels = Conditioning(None, more={"labels": np.array([3])})
+    got = dit.predict(x, t, labels, skip_layers=(1,))
+    blocks = dit.params.transformer.transformer_blocks
+    kept = {name: block for name, block in blocks.items() if name != "1"}
+    shorter = Params({**dit.params.transformer, "transformer_blocks": Params(kept)})
+    want = dit.denoiser.function(
+        dit.backend, shorter, dit.config.denoiser, dit.backend.asarray(x), t, np.array([3])
+    )
+    np.testing.assert_array_equal(got, want[:, : got.shape[1]])
+    assert (got != dit.predict(x, t, labels)).any()
+    guidance = {"name": "slg", "layers": [1], "high": 1e4, "low": 0.0}
+    images = [
+        modes.txt2img(dit, "3", seed=1, steps=2, guidance=g).latents for g in (guidance, None)
+    ]
+    assert (images[0] != images[1]).any()
+
+
+def test_attention_is_replaced_by_its_declared_names(dit):
+    """The identity as map makes queries and keys do nothing."""
+    x, t = np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32), np.array([500.0])
+    labels = Conditioning(None, more={"labels": np.array([3])})
+    declared = Steerable("transformer_blocks", parts={"mid": "transformer_blocks.1."})
+    dit.denoiser = replace(dit.denoiser, steerable=declared)
+    plain = dit.predict(x, t, labels)
+    got = dit.predict(x, t, labels, identity_attention=("mid",))
+    assert (got != plain).any()
+    for name in ("to_q", "to_k"):
+        weight = dit.params.transformer.transformer_blocks["1"].attn1[name].weight
+        weight[...] = 0.5 - weight
+    assert np.array_equal(dit.predict(x, t, labels, identity_attention=("mid",)), got)
+    assert (dit.predict(x, t, labels) != plain).any()

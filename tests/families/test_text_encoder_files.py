@@ -212,7 +212,6 @@ def test_a_unet_alone_with_clip_of_transformers_and_of_openclip(tmp_path):
     found = open_checkpoint(
         tmp_path / "unet.safetensors",
         tmp_path / "config",
-        with_tokenizers=False,
         text_encoders=[tmp_path / "clip_g.safetensors", tmp_path / "clip_l.safetensors"],
     )
     for network, want in (("text_encoder", first), ("text_encoder_2", second)):

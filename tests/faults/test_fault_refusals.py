@@ -12,7 +12,7 @@ from fault_cases import PYTHON, covers
 from ldmref.errors import CorruptModelError, LdmrefError
 from ldmref.families.flux import original as flux
 from ldmref.families.sd3 import original as sd3
-from ldmref.io.denoiser_file import find_denoiser_config
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors import gguf
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
@@ -177,7 +177,7 @@ BLOCKS = ("x", "", "-1", "1e3", "²", "9" * 5000, "0 0", "999999")
 def outcome(shapes):
     """Return the code of the refusal, "" for none."""
     try:
-        find_denoiser_config(Shapes(shapes))
+        recognise_file(Shapes(shapes))
     except LdmrefError as error:
         return error.code
     return ""

@@ -14,22 +14,23 @@ from typing import Any, TypeVar
 
 from ldmref.errors import InputError
 from ldmref.families import unet
-from ldmref.io import key_table
+from ldmref.io import key_table, single_file
 from ldmref.io.adapters import autoencoder, lora_changes
-from ldmref.io.compvis import single_file
+from ldmref.io.checkpoint import read_model_config
+from ldmref.io.compvis import whole_file
 from ldmref.io.embedded import EMBEDDED
-from ldmref.io.locate import find_model
+from ldmref.models.config import ModelConfig
 from ldmref.training.finetune import recipe as base_recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIMIT = 256  # results kept of each function
 
 
-def embedded_model(name: str) -> Path:
-    """Return the model of the package; other targets read files of any name."""
+def embedded_config(name: str, config: str | Path | None = None) -> ModelConfig:
+    """Read the model of the package alone; other targets read files of any name."""
     if name not in EMBEDDED:
         raise InputError(f"no model {name!r} here", code="E-NOT-FOUND")
-    return find_model(name)
+    return read_model_config(name, config)
 
 
 def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -52,7 +53,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     by_value = [
         (autoencoder, "autoencoder_table"),
         (unet, "controlnet_table"),
-        (single_file, "compvis_table"),
+        (whole_file, "compvis_table"),
         (lora_changes, "lora_names"),
         (autoencoder, "_spec"),
     ]
@@ -60,10 +61,10 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     return [
         *((module, name, lru_cache(LIMIT)(getattr(module, name))) for module, name in by_value),
         (autoencoder, "diffusers_table", by_identity(autoencoder.diffusers_table)),
-        (single_file, "ema_table", by_identity(single_file.ema_table)),
+        (whole_file, "ema_table", by_identity(whole_file.ema_table)),
         (key_table, "list_stored_shapes", seen),
         (single_file, "list_stored_shapes", seen),
-        (base_recipe, "find_model", embedded_model),
+        (base_recipe, "read_model_config", embedded_config),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from checkpoint_folders import load_diffusers
 from PIL import Image
 
 from ldmref import modes
 from ldmref.errors import LdmrefError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.diffusers.folder import load_diffusers, read_diffusers_config
+from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.native import read_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import list_families

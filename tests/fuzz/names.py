@@ -21,10 +21,10 @@ from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.lora_keys import lora_names
 from ldmref.io.adapters.textual_inversion import read_embeddings
-from ldmref.io.compvis import single_file
+from ldmref.io.compvis import whole_file
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import describe_ema, find_config, list_unread
 from ldmref.io.key_table import list_stored_shapes
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.model import model_spec
@@ -58,7 +58,7 @@ few_stages = mock.patch.object(
     autoencoder, "FIRST_STAGES", {"vq": replace(MICRO.vae, codebook_size=16), "tiny": TINY.vae}
 )
 families = mock.patch.multiple(
-    single_file,
+    whole_file,
     FAMILIES=("micro", "micro-v", "tiny"),
     PRESETS=PRESETS | {"micro": MICRO, "micro-v": MICRO_V},
 )
@@ -153,9 +153,7 @@ def run_model(path: Path) -> None:
     file = TensorFile(path)
     for config, ema in ((MICRO, None), (MICRO, True), (None, None))[: 3 if len(file) < 9 else 2]:
         try:
-            fitting = find_config(file, config, ema)
-            describe_ema(file, fitting)
-            list_unread(file, fitting, ema)
+            assert recognise_file(file, config, ema).report.fits
         except LdmrefError as error:
             assert error.code.startswith("E-")
 

@@ -12,19 +12,13 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.compvis.ema import ema_name, ema_table
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import (
-    FAMILIES,
-    describe_ema,
-    find_config,
-    load_compvis,
-    report_fit,
-    select_ema,
-)
+from ldmref.io.compvis.whole_file import FAMILIES
 from ldmref.io.key_table import to_compvis
-from ldmref.io.locate import read_model_config
 from ldmref.io.native import SCHEMA
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.models.config import TextConfig
@@ -81,7 +75,7 @@ def told(tmp_path_factory):
 
 
 def read(path, ema=None, config=CONFIG):
-    return load_compvis(TensorFile(path), config, ema)[1]
+    return recognise_file(TensorFile(path), config, ema).read()
 
 
 def holds(flat, unet):
@@ -95,7 +89,7 @@ def test_stable_diffusion_is_read_without_its_averages(file):
     """As its configurations say (use_ema: False), and as diffusers and others do."""
     assert holds(read(file), LAST) and holds(read(file, False), LAST)
     assert holds(read(file, True), MEAN)
-    chosen = [select_ema(TensorFile(file), CONFIG, e) for e in (None, True, False)]
+    chosen = [recognise_file(TensorFile(file), CONFIG, e).averaged for e in (None, True, False)]
     assert chosen == [False, True, False]
 
 
@@ -104,7 +98,7 @@ def test_latent_diffusion_is_read_with_its_averages(tmp_path):
     path = write(tmp_path / "ldm.safetensors", tensors(LDM))
     assert holds(read(path, None, LDM), LDM_MEAN) and holds(read(path, True, LDM), LDM_MEAN)
     assert holds(read(path, False, LDM), LDM_LAST)
-    chosen = [select_ema(TensorFile(path), LDM, e) for e in (None, True, False)]
+    chosen = [recognise_file(TensorFile(path), LDM, e).averaged for e in (None, True, False)]
     assert chosen == [True, True, False]
 
 
@@ -140,11 +134,11 @@ def test_every_family_is_found_with_what_its_makers_draw_with(name):
     file = Shapes(compvis_table(PRESETS[name]))
     if name == "sd2-base":
         file.metadata = {"modelspec.prediction_type": "epsilon"}
-    found = find_config(file)
-    assert found == PRESETS[name]
-    assert select_ema(file, found) is (name in AVERAGED)
+    found = recognise_file(file)
+    assert found.config == PRESETS[name]
+    assert found.averaged is (name in AVERAGED)
     read = "averages" if name in AVERAGED else "last weights"
-    assert f"the {read} are read" in describe_ema(file, found)
+    assert f"the {read} are read" in "".join(found.warnings)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -165,8 +159,8 @@ def test_files_without_averages(tmp_path):
     numbers = {n: t for n, t in tensors().items() if n in ("model_ema.decay",)}
     counted = write(tmp_path / "counted.safetensors", found | numbers)
     for path in (plain, counted):
-        chosen = [select_ema(TensorFile(path), CONFIG, e) for e in (None, False)]
-        assert chosen == [None, None] and describe_ema(TensorFile(path), CONFIG) == ""
+        chosen = [recognise_file(TensorFile(path), CONFIG, e).averaged for e in (None, False)]
+        assert chosen == [None, None] and recognise_file(TensorFile(path), CONFIG).warnings == ()
         assert holds(read(path), LAST) and holds(read(path, False), LAST)
         with pytest.raises(UsageError, match="holds no averaged weights"):
             read(path, True)
@@ -208,7 +202,7 @@ def test_averages_that_do_not_fit_are_not_read_and_refused_with_a_list(
     assert word in str(caught.value) and "--no-ema" in caught.value.hint
     last = LAST if config is CONFIG else LDM_LAST
     assert holds(read(path, False, config), last) and holds(read(path, None, config), last)
-    note = describe_ema(TensorFile(path), config)
+    (note,) = recognise_file(TensorFile(path), config).warnings
     assert "incomplete set" in note and "the last weights are read" in note and "--" not in note
 
 
@@ -218,7 +212,8 @@ def test_a_note_tells_what_is_read(tmp_path, file):
         (file, CONFIG, "the last weights are read: --ema"),
         (ldm, LDM, "the averages are read: --no-ema"),
     ):
-        assert told in describe_ema(TensorFile(path), config)
+        (note,) = recognise_file(TensorFile(path), config).warnings
+        assert told in note
 
 
 def test_what_is_not_read_is_listed(file):
@@ -226,9 +221,10 @@ def test_what_is_not_read_is_listed(file):
     numbers = {"model_ema.decay", "model_ema.num_updates"}
     last = {n for n in shapes if n.startswith("model.")}
     mean = {n for n in shapes if n.startswith("model_ema.")}
-    assert set(report_fit(shapes, CONFIG, True).ignored) == last | numbers
-    assert set(report_fit(shapes, CONFIG, False).ignored) == mean
-    for report in (report_fit(shapes, CONFIG, ema) for ema in (True, False)):
+    reports = [recognise_file(TensorFile(file), CONFIG, ema).report for ema in (True, False)]
+    assert set(reports[0].ignored) == last | numbers
+    assert set(reports[1].ignored) == mean
+    for report in reports:
         assert report.fits and set(report.used) | set(report.ignored) == set(shapes)
 
 
@@ -282,7 +278,7 @@ def test_command_line(file, told, tmp_path, monkeypatch, capsys):
 
 def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, capsys):
     """A factor in a file is read, not "left out", and convert writes it."""
-    from ldmref.io.compvis import single_file as compvis
+    from ldmref.io.compvis import whole_file as compvis
 
     monkeypatch.setattr(compvis, "FAMILIES", ("tiny",))
     monkeypatch.chdir(tmp_path)
@@ -300,7 +296,7 @@ def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, caps
 
 
 def test_info_tells_which_weights_are_read(tmp_path, monkeypatch, capsys):
-    from ldmref.io.compvis import single_file as compvis
+    from ldmref.io.compvis import whole_file as compvis
 
     monkeypatch.setattr(compvis, "FAMILIES", ("tiny",))
     path = write(tmp_path / "run.safetensors", tensors())

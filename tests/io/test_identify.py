@@ -21,15 +21,9 @@ from ldmref.io.compvis.keys import (
     compvis_table,
     controlnet_table,
 )
-from ldmref.io.compvis.single_file import (
-    FAMILIES,
-    find_config,
-    list_unread,
-    load_compvis,
-    report_fit,
-)
-from ldmref.io.denoiser_file import find_denoiser_config
+from ldmref.io.compvis.whole_file import FAMILIES, WHOLE_FILE
 from ldmref.io.key_table import to_compvis
+from ldmref.io.single_file import compare_file, recognise_file
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
@@ -80,9 +74,10 @@ LEFT_OVER = [
 @pytest.mark.parametrize("name", LEFT_OVER)
 def test_what_is_known_to_be_unused_is_listed_and_not_refused(tmp_path, name):
     file = TensorFile(write(tmp_path / "a.st", WHOLE | {name: np.zeros(2, np.float32)}))
-    config, flat = load_compvis(file, CONFIG)
-    assert config == CONFIG and all(np.array_equal(flat[n], FLAT[n]) for n in FLAT)
-    assert list_unread(file, CONFIG) == [name]
+    found = recognise_file(file, CONFIG)
+    flat = found.read()
+    assert found.config == CONFIG and all(np.array_equal(flat[n], FLAT[n]) for n in FLAT)
+    assert found.unused == [name]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +94,14 @@ def test_what_is_known_to_be_unused_is_listed_and_not_refused(tmp_path, name):
 def test_anything_else_is_refused(tmp_path, name):
     file = TensorFile(write(tmp_path / "a.st", WHOLE | {name: np.zeros(2, np.float32)}))
     with pytest.raises(KeyMismatchError, match="1 unexpected"):
-        load_compvis(file, CONFIG)
+        recognise_file(file, CONFIG)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_tensor_of_a_family_counts_as_left_over(name):
     entries = compvis_table(PRESETS[name]).values()
-    report = report_fit({e.name: e.stored_shape for e in entries}, PRESETS[name])
+    shapes = {e.name: e.stored_shape for e in entries}
+    report = compare_file(Header(shapes), WHOLE_FILE, PRESETS[name]).report
     assert report.fits and not report.ignored
 
 
@@ -113,7 +109,7 @@ def test_matrices_in_place_of_convolutions_of_size_one(tmp_path):
     """In the autoencoder's attention, and in the U-Nets of latent diffusion."""
     stored = {n: t[:, :, 0, 0] if ".attn_1." in n and t.ndim == 4 else t for n, t in WHOLE.items()}
     assert sum(stored[n].shape != WHOLE[n].shape for n in WHOLE) == 8
-    _, flat = load_compvis(TensorFile(write(tmp_path / "a.st", stored)), CONFIG)
+    flat = recognise_file(TensorFile(write(tmp_path / "a.st", stored)), CONFIG).read()
     assert all(np.array_equal(flat[n], FLAT[n]) for n in FLAT)
     table = autoencoder_table(CONFIG.vae)
     inner = {
@@ -124,11 +120,11 @@ def test_matrices_in_place_of_convolutions_of_size_one(tmp_path):
     wrong = "first_stage_model.encoder.mid.attn_1.q.weight"
     stored[wrong] = np.zeros((16, 8), np.float32)
     with pytest.raises(KeyMismatchError, match="1 misshapen"):
-        load_compvis(TensorFile(write(tmp_path / "b.st", stored)), CONFIG)
+        recognise_file(TensorFile(write(tmp_path / "b.st", stored)), CONFIG)
     config = LDM_PRESETS["ldm-unconditional"]
     shapes = {e.name: e.stored_shape for e in compvis_table(config).values()}
     bare = {n: s[:-1] if n.endswith("qkv.weight") else s for n, s in shapes.items()}
-    assert bare != shapes and report_fit(bare, config).fits
+    assert bare != shapes and compare_file(Header(bare), WHOLE_FILE, config).report.fits
 
 
 # -- no model -------------------------------------------------------------------------------------
@@ -177,7 +173,7 @@ def test_files_that_are_no_model_are_named(tmp_path, what):
     path = write(tmp_path / "file.safetensors", FOREIGN[what])
     for told in (None, CONFIG):
         with pytest.raises(KeyMismatchError, match=f"is {what.partition(', no')[0]}") as caught:
-            find_config(TensorFile(path), told)
+            recognise_file(TensorFile(path), told)
         assert "nearest" not in str(caught.value)
     hints = [hint for start, hint in PLACES.items() if what.startswith(start)]
     assert all(hint in caught.value.hint for hint in hints)
@@ -190,7 +186,7 @@ def test_the_nearest_family_shares_most_names(family):
 
         def __init__(self):
             entries = compvis_table(PRESETS[family]).values()
-            self.shapes = {e.name: e.stored_shape for e in entries if "first_stage" not in e.name}
+            self.shapes = {e.name: e.stored_shape for e in entries if ".decoder." not in e.name}
             self.metadata = {}
             self.path = type("Path", (), {"name": "file"})
 
@@ -198,7 +194,7 @@ def test_the_nearest_family_shares_most_names(family):
             return iter(self.shapes)
 
     with pytest.raises(KeyMismatchError) as caught:
-        find_config(Shapes())
+        recognise_file(Shapes())
     alike = {family} | ({"sd2-base", "sd2-v"} if family in ("sd2-base", "sd2-v") else set())
     assert any(f"nearest is {name!r}" in str(caught.value) for name in alike)
 
@@ -206,12 +202,12 @@ def test_the_nearest_family_shares_most_names(family):
 def test_a_small_model_is_near_to_its_kind(tmp_path):
     """And not to the family with the fewest tensors."""
     with pytest.raises(KeyMismatchError, match="nearest is 'sd15'"):
-        find_config(TensorFile(write(tmp_path / "a.safetensors", WHOLE)))
+        recognise_file(TensorFile(write(tmp_path / "a.safetensors", WHOLE)))
 
 
 def test_a_file_that_shares_nothing_is_near_to_nothing(tmp_path):
     with pytest.raises(KeyMismatchError, match="none of its 2 tensors") as caught:
-        find_config(TensorFile(write(tmp_path / "a.safetensors", ["x.y", "z"])))
+        recognise_file(TensorFile(write(tmp_path / "a.safetensors", ["x.y", "z"])))
     assert "supported are" in caught.value.hint
 
 
@@ -286,7 +282,7 @@ def test_a_relative_of_a_model_is_named(what, alone):
         }
     file = Header(shapes)
     with pytest.raises(KeyMismatchError, match=re.escape(what)) as caught:
-        find_denoiser_config(file) or find_config(file)
+        recognise_file(file)
     assert "nearest" not in str(caught.value) and "not supported" in caught.value.hint
 
 
@@ -296,16 +292,16 @@ def test_a_model_merged_with_a_controlnet_is_the_model():
     shapes = list_shapes("sd15")
     both = shapes | {f"control_model.{e.name}": e.stored_shape for e in net}
     file = Header(both)
-    assert find_config(file).name == "sd15"
-    assert {*list_unread(file, PRESETS["sd15"])} == {*both} - {*shapes}
+    found = recognise_file(file)
+    assert found.config.name == "sd15"
+    assert {*found.unused} == {*both} - {*shapes}
 
 
 def test_a_controlnet_without_prefix_is_no_unet():
     net = controlnet_table(ControlNetConfig(PRESETS["sd15"].unet)).values()
     file = Header({e.name: e.stored_shape for e in net})
-    assert find_denoiser_config(file) is None
     with pytest.raises(KeyMismatchError, match="is a ControlNet"):
-        find_config(file)
+        recognise_file(file)
 
 
 def test_info_tells_what_a_file_is(tmp_path, capsys):

@@ -10,8 +10,9 @@ import pytest
 
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.compvis.keys import compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import find_config, make_scale_tensor
+from ldmref.io.compvis.whole_file import make_scale_tensor
 from ldmref.io.embedded import embedded_folder
 from ldmref.io.identify import get_foreign_class, identify_tensors, refuse_foreign
 from ldmref.io.key_report import KeyReport, compare
@@ -24,7 +25,9 @@ from ldmref.io.key_table import (
     to_compvis,
 )
 from ldmref.io.key_table import to_native as native
-from ldmref.io.locate import find_model, find_named_config, read_model_config
+from ldmref.io.locate import find_model
+from ldmref.io.named_config import find_named_config
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for
@@ -402,10 +405,10 @@ def test_the_scaling_factor_of_a_file_is_one_positive_number(tmp_path, whole, sc
     write_tensors(path, {n: source(t) for n, t in tensors.items()})
     if not accepted:
         with pytest.raises(CorruptModelError) as caught:
-            find_config(TensorFile(path), PRESETS["tiny"])
+            recognise_file(TensorFile(path), PRESETS["tiny"])
         assert caught.value.code == "E-CONFIG"
         return
-    config = find_config(TensorFile(path), PRESETS["tiny"])
+    config = recognise_file(TensorFile(path), PRESETS["tiny"]).config
     assert config.vae.scaling_factor == float(np.asarray(scale).item())
     sd15 = PRESETS["sd15"]
     assert make_scale_tensor(sd15) == {}
@@ -418,7 +421,7 @@ def test_a_configuration_is_asked_for_only_where_none_was_given(tmp_path, whole)
     write_tensors(path, {n: source(t) for n, t in whole.items()} | {"odd": source(np.ones(1))})
     for config, asked in ((None, True), (PRESETS["tiny"], False)):
         with pytest.raises(KeyMismatchError) as caught:
-            find_config(TensorFile(path), config)
+            recognise_file(TensorFile(path), config)
         assert ("config=" in caught.value.hint) is asked
         assert ("'tiny'" in str(caught.value)) is not asked
 
@@ -437,12 +440,12 @@ def test_a_pickle_is_named_by_its_ending_and_told_what_to_do(tmp_path, suffix):
 
 
 def test_configurations_by_name_by_folder_and_by_file(tmp_path):
-    assert find_named_config("sd15") is PRESETS["sd15"]
+    assert find_named_config("sd15")[0] is PRESETS["sd15"]
     settings = {"schema": 1} | PRESETS["tiny"].to_dict()
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "other.json").write_text(json.dumps(settings))
     for place in (tmp_path, tmp_path / "config.json", str(tmp_path / "other.json")):
-        assert find_named_config(place) == PRESETS["tiny"]
+        assert find_named_config(place)[0] == PRESETS["tiny"]
     for wrong in ("sd16", tmp_path / "no", tmp_path / "no.json"):
         with pytest.raises(InputError) as caught:
             find_named_config(wrong)

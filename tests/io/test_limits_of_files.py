@@ -19,6 +19,7 @@ from PIL import Image
 
 import ldmref
 from ldmref.errors import CorruptModelError, ImageError, InputError, LdmrefError, OutputError
+from ldmref.io import open_checkpoint
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.diffusers.folder import (
     get_class,
@@ -30,7 +31,7 @@ from ldmref.io.diffusers.ldm import convert_unet2d_config
 from ldmref.io.images.arrays import image_from_array
 from ldmref.io.images.metadata import check_target, read_parameters, save_image
 from ldmref.io.images.pil import image_warnings, read_image, read_mask
-from ldmref.io.native import check_weights, load_folder, read_config, save_folder
+from ldmref.io.native import check_weights, read_config, save_folder
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.io.tensors.torch_checkpoint import _leaves
 from ldmref.io.tensors.unpickler import load_pickle_bytes
@@ -331,15 +332,15 @@ def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, 
     assert settings["schema"] == 1 and set(settings["sha256"]) == {*files[1:]}
     for name, digest in settings["sha256"].items():
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    config, _, tokenizers, sha256 = load_folder(folder)
-    assert config == tiny.config and len(tokenizers) == 1
-    assert sha256 == settings["sha256"]["model.safetensors"]
+    opened = open_checkpoint(folder)
+    assert opened.config == tiny.config and len(opened.tokenizers) == 1
+    assert opened.sha256 == settings["sha256"]["model.safetensors"]
     assert os.listdir(tmp_path / "in") == ["model"]
     for name in files:
         kept = (folder / name).read_bytes()
         (folder / name).unlink()
         with pytest.raises(InputError) as caught:
-            load_folder(folder)
+            ldmref.load(folder)
         assert caught.value.code == "E-MODEL" and name in str(caught.value)
         (folder / name).write_bytes(kept)
 

@@ -10,7 +10,7 @@ import pytest
 
 import ldmref
 from ldmref.errors import InputError, KeyMismatchError
-from ldmref.io import denoiser_file
+from ldmref.io import single_file
 from ldmref.io.locate import embedded_folder, find_model
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.open_file import open_model_file
@@ -57,14 +57,15 @@ def test_the_folder_of_a_training_stands_for_its_model(tmp_path):
 
 
 def test_a_family_says_which_files_may_hold_only_its_denoiser(tmp_path, monkeypatch):
-    """Where none of its layouts applies, the file is left to the reader of whole models."""
+    """Where none of its layouts applies, the file is refused without a comparison."""
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"w": source(np.zeros(2, np.float32))})
     file = open_model_file(path)
     config = list_presets()["flux-tiny"]
     family = find_family("flux")
-    with pytest.raises(KeyMismatchError):
-        denoiser_file.find_denoiser_config(file, config)
+    with pytest.raises(KeyMismatchError, match="is not a 'flux-tiny' model: "):
+        single_file.recognise_file(file, config)
     others = tuple(replace(layout, applies=lambda shapes: "v" in shapes) for layout in family.files)
-    monkeypatch.setattr(denoiser_file, "family_of", lambda config: replace(family, files=others))
-    assert denoiser_file.find_denoiser_config(file, config) is None
+    monkeypatch.setattr(single_file, "family_of", lambda config: replace(family, files=others))
+    with pytest.raises(KeyMismatchError, match=r"is not a 'flux-tiny' model$"):
+        single_file.recognise_file(file, config)

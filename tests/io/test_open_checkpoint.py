@@ -13,8 +13,12 @@ import pytest
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.cli.main import main
+from ldmref.apps.cli.serve import load_models
+from ldmref.apps.cli.session import CommandSession
 from ldmref.errors import CorruptModelError
-from ldmref.io import open_checkpoint
+from ldmref.io import checkpoint as checkpoint_module
+from ldmref.io import native, open_checkpoint, single_file
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import SCHEMA, save_folder
@@ -63,6 +67,49 @@ def test_a_single_file_is_parsed_once(options, monkeypatch):
     assert len(parsed) == 1
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """What is done on the way to a model, in order: names found, headers and settings read."""
+    done = []
+
+    def count(owner, name, what):
+        original = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            done.append(what)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(checkpoint_module, "find_model", "found")
+    count(TensorFile, "__init__", "header")
+    count(native, "_read_settings", "config.json")
+    count(single_file, "compare_file", "compared")
+    return done
+
+
+def test_a_command_finds_and_opens_a_single_file_once(options, reads, tmp_path):
+    """From the plan to the image: one name, one config.json, one header, one comparison."""
+    flags = ["--model-config", str(options["config"]), "--tokenizer", str(options["tokenizer"])]
+    made = ["--seed", "1", "--steps", "1", "-o", str(tmp_path / "a.png"), "--backend", "numpy"]
+    assert main(["txt2img", "-m", str(options["name"]), "-p", "a cat", *flags, *made]) == 0
+    assert reads == ["found", "header", "config.json", "compared"]
+
+
+def test_a_command_opens_a_folder_once(reads, tmp_path):
+    made = ["--seed", "1", "--steps", "1", "-o", str(tmp_path / "a.png"), "--backend", "numpy"]
+    assert main(["txt2img", "-p", "red heart", *made]) == 0
+    assert reads == ["found", "config.json", "header"]
+
+
+def test_a_server_opens_each_model_once(options, reads):
+    flags = {"config": None, "backend": "numpy", "device": None, "dtype": None, "speed": None}
+    flags |= {"model_config": str(options["config"]), "tokenizer": str(options["tokenizer"])}
+    models, _, _ = load_models(CommandSession(flags), (f"mine={options['name']}",))
+    assert models["mine"].config.name == "tiny"
+    assert reads == ["found", "header", "config.json", "compared"]
+
+
 def test_a_single_file_is_hashed_once_and_only_when_an_image_records_it(options, hashed):
     model = ldmref.load(**options, backend="numpy")
     word = Embedding("<toy>", np.ones((1, 32), np.float32))
@@ -82,7 +129,7 @@ def test_a_pickled_model_keeps_the_digest(options):
 
 def test_a_checkpoint_is_one_line(options):
     checkpoint = open_checkpoint(**options)
-    assert repr(checkpoint).startswith("<Checkpoint 'tiny' of ") and "\n" not in repr(checkpoint)
+    assert repr(checkpoint).startswith("<Checkpoint 'tiny' in ") and "\n" not in repr(checkpoint)
     assert checkpoint.ema is None and not checkpoint.warnings and not checkpoint.check_weights()
     assert checkpoint.tensors["unet.conv_in.weight"].shape == (16, 4, 3, 3)
 

@@ -15,8 +15,8 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.families.sd3.original import original_table
 from ldmref.io import open_checkpoint
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.key_table import list_stored_shapes
-from ldmref.io.locate import read_model_config
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.io.tensors.writer import TensorSource, write_tensors
@@ -98,7 +98,7 @@ def read_bytes(monkeypatch):
 def use(path, read_bytes):
     """Open, describe and plan; return the bytes of the largest tensor that was read."""
     config = read_model_config(path)
-    checkpoint = open_checkpoint(path, with_tokenizers=False)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.config == config
     assert main(["info", str(path)]) == 0
     modes.plan("txt2img", config, prompt="a cat", width=64, height=64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 
 import pytest
-from any_plan import plan_any
 
+from ldmref import modes
 from ldmref.apps.cli.main import aliases, cli
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
@@ -19,7 +19,7 @@ KNOWN = {name for mode in MODES.values() for name in mode.parameters}
 
 def hint_of(mode, name):
     with pytest.raises(UsageError) as caught:
-        plan_any(mode, TINY, **{name: 3})
+        modes.plan(mode, TINY, **{name: 3})
     assert caught.value.code == "E-USAGE" and repr(name) in str(caught.value)
     shown = traceback.format_exception(caught.value)[-1].rstrip()
     assert shown == f"hint: {caught.value.hint}"

@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from any_plan import plan_any
 from PIL import Image
 from rounding import same_latents
 
@@ -47,7 +46,7 @@ WITH = {
 def code_of(mode, **values):
     """Return the code with which a plan is refused; "" if it is made."""
     try:
-        plan_any(mode, TINY, **REQUIRED[mode] | values)
+        modes.plan(mode, TINY, **REQUIRED[mode] | values)
     except LdmrefError as error:
         return error.code
     return ""

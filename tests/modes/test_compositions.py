@@ -11,9 +11,11 @@ from ldmref.datasets.emoji import captions
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
 from ldmref.datasets.emoji.nouns import nouns
 from ldmref.datasets.emoji.scene import ABOVE, BESIDE, Scene, Thing
-from ldmref.modes.advice import COMPOSED_OF_EMOJI
-from ldmref.modes.compositions import ATTRIBUTES, RELATIONS, unseen_composition
+from ldmref.models import preset
+from ldmref.modes.advice import prompt_notes
 from ldmref.prompts.emoji import named_emoji
+
+WORDS = prompt_notes(preset("emoji-128")).compositions
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from ldmref.prompts.emoji import named_emoji
     ],
 )
 def test_what_was_never_joined(prompt, words):
-    said = unseen_composition(prompt)
+    said = WORDS.unseen(prompt)
     assert said.startswith("no emoji that the model has seen has ")
     assert ("has both" if len(words) == 2 else "has all of") in said
     assert [word for word in said.split('"')[1::2]] == words
@@ -39,7 +41,7 @@ def test_what_was_never_joined(prompt, words):
     "prompt", ["a dog, a cat and a bird", "🐶🐱🐦", "a fox above a car on a bed and a tree"]
 )
 def test_too_many_things(prompt):
-    said = unseen_composition(prompt)
+    said = WORDS.unseen(prompt)
     assert "at most 2" in said or "no emoji" in said
 
 
@@ -62,13 +64,13 @@ def test_too_many_things(prompt):
     ],
 )
 def test_what_it_can_do_is_not_warned_about(prompt):
-    assert unseen_composition(prompt) == ""
+    assert WORDS.unseen(prompt) == ""
 
 
 def test_no_name_is_warned_about():
     for emoji in named_emoji():
         for prompt in (emoji.name, f"a {emoji.name}", emoji.text):
-            assert unseen_composition(prompt) == "", prompt
+            assert WORDS.unseen(prompt) == "", prompt
 
 
 def test_no_caption_of_training_is_warned_about():
@@ -91,20 +93,20 @@ def test_no_caption_of_training_is_warned_about():
         background = str(rng.choice(["", *BACKGROUNDS]))
         scene = Scene("any", things, (BESIDE, ABOVE)[i // 2 % 2], background)
         caption = captions.scene_caption(scene, rng)
-        assert unseen_composition(caption) == "", caption
+        assert WORDS.unseen(caption) == "", caption
 
 
 def test_the_words_of_scenes_are_those_of_training():
     said = {*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES}
     joining = {" ".join(p.replace("{0}", "").replace("{1}", "").split()) for p in said}
-    assert joining == {*RELATIONS}
+    assert joining == {*WORDS.relations}
     names = [*captions.NUMBERS.values(), *captions.SIZES.values(), COLOURS, BACKGROUNDS]
-    assert {word for each in names for name in each for word in name.split()} <= ATTRIBUTES
+    assert {word for each in names for name in each for word in name.split()} <= {*WORDS.attributes}
 
 
 def test_the_embedded_model_warns_and_others_do_not():
     config = ldmref.load().config
-    assert config.name in COMPOSED_OF_EMOJI
+    assert prompt_notes(config) is not None and prompt_notes(preset("sd15")) is None
     model = ldmref.random_model("tiny", backend="numpy")
     r = modes.txt2img(model, "a smiling dragon", steps=1, seed=1)
     assert not any("no emoji that" in line for line in r.warnings)

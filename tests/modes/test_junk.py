@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from any_plan import config_for
 from PIL import Image
+from small_models import config_for
 
 import ldmref
 from ldmref import modes

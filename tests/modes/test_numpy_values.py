@@ -7,8 +7,8 @@ import os
 
 import numpy as np
 import pytest
-from any_plan import config_for, plan_any
 from PIL import Image
+from small_models import config_for
 from test_junk import INPUTS
 
 import ldmref
@@ -29,7 +29,7 @@ def params(mode, **values):
     """Return the resolved request, or None if it is refused."""
     inputs = INPUTS[mode] | ({"seed": 1} if "seed" in MODES[mode].parameters else {})
     try:
-        return plan_any(mode, config_for(mode, TINY), **inputs | values).params
+        return modes.plan(mode, config_for(mode, TINY), **inputs | values).params
     except LdmrefError:
         return None
 

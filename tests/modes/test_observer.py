@@ -174,7 +174,7 @@ def test_an_observer_may_be_given_to_the_steps_alone(model):
 
 
 def test_an_inversion_is_observed(model):
-    planned = modes.plan_inversion(model, prompt="a cat", image=PHOTO, steps=3, iterations=1)
+    planned = modes.plan("invert", model, prompt="a cat", image=PHOTO, steps=3, iterations=1)
     log = Log()
     *steps, made = planned.prepare(model).generate(observer=log)
     assert (made.latents == planned.run(model).latents[0]).all()

@@ -6,8 +6,8 @@ import inspect
 import json
 
 import pytest
-from any_plan import config_for, plan_any
 from PIL import Image
+from small_models import config_for
 
 import ldmref
 from ldmref import modes
@@ -76,16 +76,16 @@ def test_the_schema_is_json_and_names_what_is_required(mode):
 def test_a_plan_needs_no_weights_and_its_parameters_plan_the_same(config, mode):
     config = config_for(mode, config)
     plan = (
-        plan_any(mode, config, **INPUTS[mode], seed=3, steps=2)
+        modes.plan(mode, config, **INPUTS[mode], seed=3, steps=2)
         if ("seed" in MODES[mode].parameters)
-        else plan_any(mode, config, **INPUTS[mode], steps=2)
+        else modes.plan(mode, config, **INPUTS[mode], steps=2)
     )
     params = json.loads(json.dumps(plan.params))
     assert params["mode"] == mode and params["steps"] == 2
     takes = MODES[mode].parameters
     again = {name: value for name, value in params.items() if name in takes} | INPUTS[mode]
     again.pop("seed" if mode == "interpolate" else "", None)
-    assert plan_any(mode, config, **again).params | {"seed": 0, "seed_b": 0} == params | {
+    assert modes.plan(mode, config, **again).params | {"seed": 0, "seed_b": 0} == params | {
         "seed": 0,
         "seed_b": 0,
     }
@@ -101,7 +101,7 @@ def test_numbers_out_of_range_are_refused_by_name(config, mode):
         for value in (limits.low - 1, limits.high + 1, "1", float("nan")):
             arguments = inputs | {name: value}
             with pytest.raises(UsageError) as caught:
-                plan_any(
+                modes.plan(
                     mode, config, **arguments | ({"segmentation": 0} if mode == "seg2img" else {})
                 )
             assert name in str(caught.value) and caught.value.code.startswith("E-")

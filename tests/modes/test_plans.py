@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from any_plan import plan_any
 from PIL import Image
 
 import ldmref
@@ -84,7 +83,7 @@ def planned(request):
     model = model_for(mode)
     (arguments, _) = ARGUMENTS[mode]
     arguments = arguments | {"steps": 3}
-    return mode, model, arguments, plan_any(mode, model, **arguments)
+    return mode, model, arguments, modes.plan(mode, model, **arguments)
 
 
 def stepped(plan, model):
@@ -99,10 +98,9 @@ def assert_same(a, b):
     assert type(a) is type(b)
     np.testing.assert_array_equal(a.latents, b.latents)
     assert a.params == b.params and a.warnings == b.warnings
-    if isinstance(a, modes.Result):
-        assert a.seeds == b.seeds
-        assert [x.tobytes() for x in a.images] == [x.tobytes() for x in b.images]
-    else:
+    assert a.seeds == b.seeds
+    assert [x.tobytes() for x in a.images] == [x.tobytes() for x in b.images]
+    if isinstance(a, modes.Inversion):
         assert a.settings == b.settings and a.prompt == b.prompt
 
 
@@ -123,15 +121,14 @@ def test_the_events_hold_what_the_result_holds(planned):
     assert len(events) > len(images) and isinstance(events[-1], modes.GeneratedImage)
     for image in images:
         np.testing.assert_array_equal(image.latents, result.latents[image.index])
-        if isinstance(result, modes.Result):
-            assert image.image.tobytes() == result[image.index].tobytes()
-            assert run.params_of(image.index) == result.params_of(image.index)
+        assert image.image.tobytes() == result[image.index].tobytes()
+        assert run.params_of(image.index) == result.params_of(image.index)
     assert run.params(len(images)) == result.params and run.warnings == result.warnings
 
 
 def test_every_result_depends_on_what_it_starts_from(planned):
     mode, model, arguments, plan = planned
-    other = plan_any(mode, model, **arguments | ARGUMENTS[mode][1])
+    other = modes.plan(mode, model, **arguments | ARGUMENTS[mode][1])
     for a, b in zip(stepped(plan, model)[2], stepped(other, model)[2], strict=True):
         if mode == "interpolate" and a.index == 0:
             continue  # the first prompt's end is the same
@@ -192,16 +189,16 @@ def test_no_record_shares_what_can_be_changed(planned):
     holders = {
         "request": vars(plan.request) | vars(plan.job),
         "model": model.modifications,
-        "recorded": dict(getattr(plan, "recorded", {})),
+        "recorded": dict(plan.recorded),
         "plan": plan.params,
         "plan again": plan.params,
         "run": run.params(1),
         "run of one": run.params_of(0),
         "result": result.params,
         "settings": getattr(result, "settings", {}),
+        "one": result.params_of(0),
+        "one again": result.params_of(0),
     }
-    if isinstance(result, modes.Result):
-        holders |= {"one": result.params_of(0), "one again": result.params_of(0)}
     parts = {name: mutable_parts(value) for name, value in holders.items()}
     assert any(parts.values())
     for a in parts:
@@ -220,7 +217,7 @@ def test_everything_that_a_plan_gives_is_shown_on_one_short_line(planned):
         assert len(text) < 240 and "\n" not in text, text
     for shown in (plan, run, result, plan.request):
         assert mode in repr(shown).lower() or mode == "invert", repr(shown)
-    long = plan_any(
+    long = modes.plan(
         mode, model, **arguments | ({"prompt": "a cat " * 200} if "prompt" in arguments else {})
     )
     assert len(repr(long)) < 240

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from any_plan import plan_any
 from PIL import Image
 
 import ldmref
@@ -187,7 +186,7 @@ def test_what_is_missing_is_named(tiny, values, named):
 @pytest.mark.parametrize("mode", ["txt2imgg", None, 3, ["txt2img"]])
 def test_no_such_mode(tiny, mode):
     with pytest.raises(LdmrefError) as caught:
-        plan_any(mode, tiny.config, prompt="a")
+        modes.plan(mode, tiny.config, prompt="a")
     assert caught.value.code == "E-MODE" and "txt2img" in caught.value.hint
 
 
@@ -254,7 +253,7 @@ def test_images_of_unequal_height_stand_side_by_side():
 
 
 def estimate(model, mode="txt2img", **values):
-    return plan_any(mode, model.config, prompt="a", **values).estimate(model)
+    return modes.plan(mode, model.config, prompt="a", **values).estimate(model)
 
 
 def test_estimates_grow_with_what_is_asked(model, monkeypatch):

@@ -50,11 +50,8 @@ def test_requests_and_jobs_are_typed():
     assert plan.request.steps == 3 and type(plan.request.steps) is int
     assert plan.request.cfg_scale is None and isinstance(plan.job.cfg_scale, float)
     assert plan.job.sampler.name and plan.job.size == (plan.job.width, plan.job.height)
-    inverted = modes.plan_inversion(preset("tiny"), prompt="a", image=IMAGE)
-    assert not isinstance(inverted, modes.Plan) and inverted.request.iterations == 5
-    with pytest.raises(UsageError, match="generates no image") as refused:
-        modes.plan("invert", preset("tiny"), prompt="a", image=IMAGE)
-    assert refused.value.code == "E-MODE" and "plan_inversion" in refused.value.hint
+    inverted = modes.plan("invert", preset("tiny"), prompt="a", image=IMAGE)
+    assert isinstance(inverted, modes.Plan) and inverted.request.iterations == 5
 
 
 def test_none_is_the_default():

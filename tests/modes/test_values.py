@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from any_plan import plan_any
 from PIL import Image
 
 import ldmref
@@ -29,7 +28,7 @@ INPUTS = {"image": IMAGE, "mask": Image.new("L", (16, 16), 255)}
 def request(mode="txt2img", config=TINY, **values):
     taken = {"img2img": ("image",), "invert": ("image",), "inpaint": ("image", "mask")}
     inputs = {name: INPUTS[name] for name in taken.get(mode, ())}
-    return plan_any(mode, config, **{"prompt": "a"} | inputs | values).job
+    return modes.plan(mode, config, **{"prompt": "a"} | inputs | values).job
 
 
 def code_of(function, *arguments, **values):
@@ -266,8 +265,8 @@ def test_zero_is_a_value_and_not_the_default():
 
 
 def test_invert_is_ddim_without_guidance_unless_asked():
-    plan = modes.plan_inversion(
-        TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
+    plan = modes.plan(
+        "invert", TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
     )
     assert plan.job.cfg_scale == 1.0 and plan.job.sampler.name == "ddim"
     assert plan.settings == {
@@ -284,7 +283,7 @@ def test_invert_is_ddim_without_guidance_unless_asked():
         "prompt_weights": "none",
         "eta": 0.0,
     }
-    wide = modes.plan_inversion(TINY, prompt="a", image=IMAGE, width=32, cfg_scale=0.0)
+    wide = modes.plan("invert", TINY, prompt="a", image=IMAGE, width=32, cfg_scale=0.0)
     assert (wide.settings["width"], wide.settings["height"]) == (32, 16)
     assert wide.settings["cfg_scale"] == 0.0
 
@@ -305,7 +304,7 @@ def test_a_mode_that_the_model_has_not_is_refused_with_one_that_it_has(mode, mod
     values = inputs.get(mode, {"prompt": "a", "image": IMAGE})
     values = {"prompt": "a"} if mode == "txt2img" else values
     with pytest.raises(UsageError) as caught:
-        plan_any(mode, preset(model), **values)
+        modes.plan(mode, preset(model), **values)
     assert caught.value.code == "E-MODE" and named in caught.value.hint
     concat = {"superres": "low_resolution", "seg2img": "segmentation"}
     assert concat.get(mode, "") in str(caught.value)
@@ -365,16 +364,16 @@ def test_what_has_no_effect_is_not_recorded():
     assert "padding" not in modes.plan("inpaint", TINY, **inputs).params
     assert modes.plan("inpaint", TINY, **inputs, only_masked=True).params["padding"] == 32
     image = {"prompt": "a", "image": IMAGE}
-    first, second = (modes.plan_inversion(TINY, **image).params for _ in range(2))
+    first, second = (modes.plan("invert", TINY, **image).params for _ in range(2))
     assert first == second  # no random seed
 
 
 @pytest.mark.parametrize("mode", ["img2img", "invert"])
 def test_how_an_image_was_resized_is_recorded(mode):
     odd = {"prompt": "a", "image": Image.new("RGB", (33, 21))}
-    params = plan_any(mode, TINY, **odd).params
+    params = modes.plan(mode, TINY, **odd).params
     assert (params["resize"], params["width"], params["height"]) == ("stretch", 32, 20)
-    params = plan_any(mode, TINY, **odd, width=16, resize="fill").params
+    params = modes.plan(mode, TINY, **odd, width=16, resize="fill").params
     assert (params["resize"], params["width"], params["height"]) == ("fill", 16, 20)
 
 

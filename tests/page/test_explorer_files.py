@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from record_files import steps_as_trace
 from safetensors.numpy import save
 
 import ldmref
@@ -37,9 +37,9 @@ N, C, H, W, WORDS = 5, 4, 6, 8, ["a", "cat"]
 
 
 def make_tensors(rng):
-    """Make a record as another program might write it: float64, float16, and int64 noise levels."""
+    """Make a record as another program might write it: float64, float32 and float16."""
     x0 = rng.normal(size=(N, C, H, W))
-    sigmas = np.array([8, 5, 3, 2, 1, 0], np.int64)
+    sigmas = np.array([8.0, 5.0, 3.0, 2.0, 1.0, 0.0])
     return {
         "x": rng.normal(size=(N + 1, C, H, W)) * np.hypot(1.0, sigmas)[:, None, None, None],
         "x0": x0,
@@ -53,21 +53,18 @@ def make_tensors(rng):
         "training_alpha_bar": np.linspace(0.999, 0.01, 50),
         "truth_distance": np.array([0.0, 1e-3, 4e-3, 2e-2, 3e-2, 2e-2]),
         "local_error": np.array([1e-3, 2e-3, 1e-2, 4e-3, 1e-4]),
-        "of_another_program": np.zeros(3, np.float32),
     }
 
 
-META = {
-    "format": "ldmref-run 1",
-    "timesteps": [49, 40, 30, 20, 10],
-    "alpha_bar": [1 / 65, 1 / 26, 1 / 10, 1 / 5, 1 / 2, 1],
-    "snr": [1 / 64, 1 / 25, 1 / 9, 1 / 4, 1, None],
-    "words": [{"text": text, "tokens": [i]} for i, text in enumerate(WORDS)],
-}
-
-
-def record_file(tensors, **meta):
-    return save(tensors, {"ldmref": json.dumps(META | meta)})
+def record_file(tensors, words=WORDS, **manifest):
+    """The file of a record as another program might write it."""
+    kept = {name: x for name, x in tensors.items() if not name.startswith("preview_")}
+    kept |= {"timesteps": np.array([49, 40, 30, 20, 10, 0.0])}
+    if "preview_matrix" in tensors:
+        matrix, bias = tensors["preview_matrix"].tolist(), tensors["preview_bias"].tolist()
+        manifest = {"preview": {"matrix": matrix, "bias": bias}} | manifest
+    described = [{"text": text, "tokens": [i]} for i, text in enumerate(words)]
+    return steps_as_trace(kept, manifest, described)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -192,13 +189,13 @@ def broken_files():
     yield "image", b"\x89PNG\r\n\x1a\n" + bytes(100), "not a safetensors file"
     yield "cut", good[:-10], "incomplete"
     yield "weights", save({"x": tensors["x"]}), "not a run record"
-    yield "future", record_file(tensors, format="ldmref-run 9"), "ldmref-run 9"
-    yield "no x0", record_file({k: v for k, v in tensors.items() if k != "x0"}), '"x0"'
-    yield "shape", record_file(tensors | {"sigmas": np.zeros(3)}), '"sigmas"'
+    yield "future", record_file(tensors, version=9), "the file has 9"
+    yield "no x0", record_file({k: v for k, v in tensors.items() if k != "x0"}), "input.prediction"
+    yield "shape", record_file(tensors | {"x0": tensors["x0"][..., 1:]}), "does not fit"
     yield "words", record_file(tensors, words=[]), "0 words"
-    yield "list", record_file(tensors, snr=[1]), '"snr"'
+    yield "two images", record_file(tensors, seeds=[1, 2]), "one of 2"
     yield "dtype", record_file(tensors | {"x0": tensors["x0"] > 0}), "BOOL"
-    yield "json", save(tensors, {"ldmref": "{"}), "not JSON"
+    yield "json", save(tensors, {"format": "ldmref-trace", "manifest": "{"}), "not JSON"
 
 
 @pytest.mark.parametrize(("name", "content", "part"), list(broken_files()))

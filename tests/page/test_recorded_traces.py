@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from record_files import changed_file, old_file, read_metadata
+from record_files import changed_file, read_metadata
 from safetensors.numpy import save
 from static_site import run_node
 
@@ -108,7 +108,7 @@ def test_the_page_reads_a_run_on_another_path(tiny, path, tmp_path):
 
 
 def test_a_record_without_levels_is_read(tiny, record, tmp_path):
-    """Files that ldmref wrote before, and those of other programs."""
+    """Those of other programs."""
     trace = record.to_bytes()
     manifest = json.loads(read_metadata(trace)["manifest"])
     for entry in manifest["entries"]:
@@ -118,14 +118,13 @@ def test_a_record_without_levels_is_read(tiny, record, tmp_path):
     assert explore.load_record(content).meta["levels"] is None
 
 
-def test_branches_truth_and_old_records(tiny, record, tmp_path):
+def test_branches_and_the_truth(tiny, record, tmp_path):
     branch = explore.branch_run(tiny, record, 1, prompt="a blue dog", steps=5)
     branch = branch.with_truth(explore.truth_line(tiny, branch, tolerance=0.5))
     found = read(branch.to_bytes(), tmp_path)
     assert_same(found, branch)
     assert found["tensors"]["truth_distance"]["data"] == branch.truth.distance.tolist()
     assert found["tensors"]["local_error"]["data"] == branch.truth.local_error.tolist()
-    assert_same(read(old_file(record), tmp_path), record)
 
 
 def test_a_complete_trace_in_one_file(tiny, tmp_path):

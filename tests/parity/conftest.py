@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from checkpoint_folders import load_diffusers
 
 from ldmref.backends import get_backend
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.params import tree_map, unflatten
 
 torch = pytest.importorskip("torch")

@@ -7,12 +7,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 
 import ldmref
 from ldmref import modes
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
 from ldmref.models.presets import preset

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from closeness import close
 
+from ldmref.families.unet import describe_unet
 from ldmref.models.unet import unet
 
 torch = pytest.importorskip("torch")
@@ -46,7 +47,8 @@ def test_the_network_is_that_of_diffusers(ours, theirs, ops, numbers):
     double.set_attn_processor(before)
     theirs.unet.float()
     arrays = [ops.asarray(part) for part in arrays]
-    got = unet(ops, params.unet, config.unet, *arrays, attention_guidance=numbers)
+    steered = describe_unet(config.unet).steered
+    got = steered(ops, params.unet, config.unet, *arrays, attention_guidance=numbers)
     close(got, want, ops, 1e-10)
     plain = [part if part.ndim in (1, 4) else part[2:, ...] for part in arrays]
     assert np.abs(ops.to_numpy(unet(ops, params.unet, config.unet, *plain) - got)).max() > 1e-6

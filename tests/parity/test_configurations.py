@@ -11,10 +11,10 @@ import pytest
 
 import ldmref
 from ldmref.errors import CorruptModelError, LdmrefError
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.diffusers import config as diffusers_config
 from ldmref.io.diffusers import ldm as diffusers_ldm
 from ldmref.io.diffusers.folder import read_diffusers_config
-from ldmref.io.locate import read_model_config
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 from safetensors.numpy import save_file
 
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.ema import ema_table
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis
-from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.compvis.whole_file import FAMILIES
 from ldmref.io.key_table import to_compvis, to_native
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
@@ -102,7 +103,8 @@ def single_file(folder, tmp_path_factory):
 
 def test_single_file_holds_the_same_model(single_file, folder):
     config, flat, _ = load_diffusers(folder)
-    found, tensors = load_compvis(TensorFile(single_file), config)
+    opened = recognise_file(TensorFile(single_file), config)
+    found, tensors = opened.config, opened.read()
     assert found == config
     assert all((tensors[name] == flat[name]).all() for name in flat)
 
@@ -118,7 +120,7 @@ def test_averages_are_those_that_diffusers_extracts(folder, theirs, family, tmp_
     tensors |= to_compvis(mean, ema_table(table))
     save_file(tensors, str(tmp_path / "run.safetensors"))
     for ema in (True, False):
-        _, found = load_compvis(TensorFile(tmp_path / "run.safetensors"), config, ema)
+        found = recognise_file(TensorFile(tmp_path / "run.safetensors"), config, ema).read()
         file = {n: torch.tensor(a) for n, a in tensors.items()}
         want = single.convert_ldm_unet_checkpoint(file, dict(theirs.unet.config), extract_ema=ema)
         assert {n for n in found if n.startswith("unet.")} == {f"unet.{n}" for n in want}
@@ -163,7 +165,7 @@ def test_old_clip_names(single_file, folder, family, tmp_path):
         for n, a in TensorFile(single_file).items()
     }
     save_file({n: np.array(a) for n, a in old.items()}, str(tmp_path / "old.safetensors"))
-    _, tensors = load_compvis(TensorFile(tmp_path / "old.safetensors"), config)
+    tensors = recognise_file(TensorFile(tmp_path / "old.safetensors"), config).read()
     assert all((tensors[name] == flat[name]).all() for name in flat)
 
 
@@ -180,10 +182,10 @@ def test_files_that_do_not_fit_are_refused_with_a_list(single_file, folder, fami
         change(broken)
         save_file(broken, str(tmp_path / "broken.safetensors"))
         with pytest.raises(KeyMismatchError) as error:
-            load_compvis(TensorFile(tmp_path / "broken.safetensors"), config)
+            recognise_file(TensorFile(tmp_path / "broken.safetensors"), config)
         assert word in str(error.value)
     with pytest.raises(KeyMismatchError, match="fits no known family; nearest is"):
-        find_config(TensorFile(single_file))
+        recognise_file(TensorFile(single_file))
 
 
 class Shapes:
@@ -201,7 +203,7 @@ class Shapes:
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ("sd2-base", "sd2-v")])
 def test_family_is_found_from_the_file(name):
-    assert find_config(Shapes(PRESETS[name])) == PRESETS[name]
+    assert recognise_file(Shapes(PRESETS[name])).config == PRESETS[name]
 
 
 def test_prediction_type_is_read_and_never_guessed():
@@ -209,14 +211,14 @@ def test_prediction_type_is_read_and_never_guessed():
     v = PRESETS["sd2-v"]
     last = "cond_stage_model.model.transformer.resblocks.23.ln_1.weight"
     with pytest.raises(UsageError, match="noise or velocity"):
-        find_config(Shapes(base))
+        recognise_file(Shapes(base))
     says = {"modelspec.prediction_type": "v"}
-    assert find_config(Shapes(base, says, [last, "logvar"])) == v
-    assert find_config(Shapes(base, {"modelspec.prediction_type": "epsilon"})) == base
-    assert find_config(Shapes(base), v) == v
-    xl = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred"]))
+    assert recognise_file(Shapes(base, says, [last, "logvar"])).config == v
+    assert recognise_file(Shapes(base, {"modelspec.prediction_type": "epsilon"})).config == base
+    assert recognise_file(Shapes(base), v).config == v
+    xl = recognise_file(Shapes(PRESETS["sdxl"], extra=["v_pred"])).config
     assert xl.scheduler.prediction_type == "v" and not xl.scheduler.rescale_betas_zero_snr
-    zero = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred", "ztsnr"])).scheduler
+    zero = recognise_file(Shapes(PRESETS["sdxl"], extra=["v_pred", "ztsnr"])).config.scheduler
     assert (zero.prediction_type, zero.spacing) == ("v", "trailing")
     assert zero.rescale_betas_zero_snr
 

@@ -10,6 +10,7 @@ import ldmref
 from ldmref import math as lm
 from ldmref import modes, samplers
 from ldmref.differences import read_differences
+from ldmref.families.unet import describe_unet
 from ldmref.models.unet import unet
 
 torch = pytest.importorskip("torch")
@@ -277,7 +278,8 @@ def test_the_network_with_identity_attention(ours, theirs, ops, part):
     double.set_attn_processor(before)
     theirs.unet.float()
     arrays = [ops.asarray(a) for a in (x, np.zeros(2), context)]
-    got = unet(ops, params.unet, config.unet, *arrays, identity_attention=PARTS[part])
+    steered = describe_unet(config.unet).steered
+    got = steered(ops, params.unet, config.unet, *arrays, identity_attention=tuple(PARTS[part]))
     close(got, want, ops, 1e-10)
     plain = unet(ops, params.unet, config.unet, *arrays)
     assert np.abs(ops.to_numpy(plain - got)).max() > 1e-6

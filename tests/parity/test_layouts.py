@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 
 import ldmref
 from ldmref.apps.cli.main import main
 from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.prompts.tokenizer import PromptOptions
 
 pytest.importorskip("torch")

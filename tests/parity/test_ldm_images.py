@@ -18,9 +18,9 @@ from ldmref.backends import get_backend
 from ldmref.errors import ImageError, UsageError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import find_config, load_compvis
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import save_folder
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.params import flatten, unflatten
 
@@ -249,9 +249,10 @@ def test_single_files(classes, tmp_path):
     assert "cond_stage_model.embedding.weight" in tensors
     save_file(tensors | {"scale_factor": np.float32([0.25])[0:1]}, str(tmp_path / "a.safetensors"))
     file = TensorFile(tmp_path / "a.safetensors")
-    config, got = load_compvis(file, model.config)
+    opened = recognise_file(file, model.config)
+    config, got = opened.config, opened.read()
     assert config.vae.scaling_factor == 0.25 and config.unet == model.config.unet
-    assert find_config(file, config) == config
+    assert recognise_file(file, config).config == config
     assert all((got[name] == flat[name]).all() for name in flat)
     inpaint = Parts(NONE, 4, concat="masked_image")
     tensors = to_compvis(inpaint.flat, compvis_table(inpaint.config))
@@ -261,7 +262,8 @@ def test_single_files(classes, tmp_path):
         if n.startswith("first_stage_model.")
     }
     save_file(tensors, str(tmp_path / "b.safetensors"))
-    assert load_compvis(TensorFile(tmp_path / "b.safetensors"), inpaint.config)[0] == inpaint.config
+    file = TensorFile(tmp_path / "b.safetensors")
+    assert recognise_file(file, inpaint.config).config == inpaint.config
 
 
 def test_first_stages_on_their_own(tmp_path):

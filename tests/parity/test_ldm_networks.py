@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 import torch
+from checkpoint_folders import load_diffusers
 from closeness import close
 from ldm import KINDS, WORDS, bert_tokenizer, pipeline
 
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.diffusers.ldm import convert_unet2d_config
 from ldmref.io.key_table import to_compvis, to_native
 from ldmref.models.autoencoder import decode, encode

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 from safetensors.numpy import save_file
 
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.compvis.keys import unet_table
-from ldmref.io.diffusers.folder import load_diffusers
 
 torch = pytest.importorskip("torch")
 WEIGHT = 0.7

@@ -6,16 +6,16 @@ import copy
 
 import numpy as np
 import pytest
+from checkpoint_folders import load_diffusers
 from small_pipelines import embed_timesteps_exactly
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
-from ldmref.training.finetune.lora import initial_lora, with_lora, write_lora
+from ldmref.training.finetune.adapters import initial_lora, with_lora, write_lora
 from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import TARGETS
 

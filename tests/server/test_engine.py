@@ -17,7 +17,7 @@ from ldmref.apps.server import engine as engine_module
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import Gone, QueueFull, Stopping, UnknownJob, UnknownModel, status_of
 from ldmref.apps.server.inputs import plan_task
-from ldmref.apps.server.tasks import InvertTask
+from ldmref.apps.server.tasks import GenerateTask
 from ldmref.errors import NumericError, UsageError
 
 SECONDS = 60.0
@@ -228,8 +228,8 @@ def test_closing_lets_a_job_end(start_engine, tiny, gated):
 def test_an_inversion_gives_its_noise(start_engine, tiny):
     engine = start_engine({"tiny": tiny})
     photo = Image.new("RGB", (16, 16), "teal")
-    plan = modes.plan_inversion(tiny, prompt="a cat", image=photo, steps=2)
-    job = finish(engine.submit(InvertTask(plan)))
+    plan = modes.plan("invert", tiny, prompt="a cat", image=photo, steps=2)
+    job = finish(engine.submit(GenerateTask(plan)))
     assert job.state == "done" and not job.images
     media_type, content = job.files["noise.npy"]
     assert media_type == "application/octet-stream" and content[:6] == b"\x93NUMPY"

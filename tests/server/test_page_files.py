@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ldmref.apps.server import static_files
-from ldmref.apps.server.module_graph import add_preloads, list_imports, list_needed
+from ldmref.apps.server.static_files import add_preloads, list_imports, list_needed
 
 SOURCE = """
 // import { gone } from "./comment.js";

@@ -51,7 +51,7 @@ def test_another_name_is_refused_and_never_opened(guided, value, monkeypatch):
     """Also that of a model which this machine has, but the server does not."""
     from ldmref.modes import guide
 
-    monkeypatch.setattr(guide, "find_model", None)
+    monkeypatch.setattr(guide, "open_checkpoint", None)
     answer = ask(guided, guide=value)
     assert answer.status_code == 422
     error = answer.json()["error"]

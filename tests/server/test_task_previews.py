@@ -11,7 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import explore, modes
 from ldmref.apps.server.explorer_tasks import RecordTask, RunSource
-from ldmref.apps.server.tasks import GenerateTask, InvertTask
+from ldmref.apps.server.tasks import GenerateTask
 from ldmref.explore.preview import preview_images
 from ldmref.modes.observers import PreviewObserver
 
@@ -83,8 +83,8 @@ def test_previews_are_the_predictions_of_the_run(tiny, kind):
 
 
 def test_an_inversion_has_previews(tiny):
-    plan = modes.plan_inversion(tiny, prompt="a cat", image=PHOTO, steps=3)
-    same(run(InvertTask(plan), tiny), [*predictions(plan.prepare(tiny).generate())])
+    plan = modes.plan("invert", tiny, prompt="a cat", image=PHOTO, steps=3)
+    same(run(GenerateTask(plan), tiny), [*predictions(plan.prepare(tiny).generate())])
 
 
 def test_a_recorded_run_and_a_branch_have_previews(tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import threading
 from collections import ChainMap
 from dataclasses import replace
 
@@ -12,9 +13,9 @@ import pytest
 
 import ldmref
 from ldmref import modes
-from ldmref.errors import OutputError, UsageError
+from ldmref.errors import Cancelled, OutputError, UsageError
 from ldmref.locate import diff_traces
-from ldmref.trace import Selection, read_trace, record_trace
+from ldmref.trace import Selection, estimate_trace, read_trace, record_trace
 
 PARAMETERS = {"prompt": "a red cat", "seed": 1, "steps": 2}
 
@@ -95,7 +96,7 @@ def test_an_inversion_is_recorded_and_judged_as_the_other_modes(name, iterations
     assert np.array_equal(found, before) and model.observer is None
     trace = run.trace
     network = model.config.denoiser.network
-    plan = modes.plan_inversion(model, prompt="a red cat", image=IMAGE, **options)
+    plan = modes.plan("invert", model, prompt="a red cat", image=IMAGE, **options)
     calls = [call for call in trace.calls if call.startswith(f"{network}.")]
     assert len(calls) <= plan.calls and len(calls) >= plan.calls - 1  # none at the level 0
     assert {"text_encoder", "vae.encode", "schedule", "sampler.001"} <= {*trace.calls}
@@ -106,6 +107,35 @@ def test_an_inversion_is_recorded_and_judged_as_the_other_modes(name, iterations
     report = diff_traces(trace, model)
     assert (report.verdict, report.gaps) == ("equal", ())
     assert {row.call for row in report.rows} >= {"sampler.000", "sampler.001", calls[-1]}
+
+
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+def test_the_plan_of_an_inversion_is_traced_as_those_of_the_other_modes(tmp_path, final):
+    """At the level 0, the first step evaluates the network at the end of the step."""
+    model = ldmref.random_model("tiny")
+    scheduler = replace(model.config.scheduler, final_sigma=final)
+    model.config = replace(model.config, scheduler=scheduler)
+    plan = modes.plan("invert", model, prompt="a red cat", image=IMAGE, steps=3, iterations=1)
+    estimate = estimate_trace(plan, model)
+    seen = []
+    found = record_trace(plan, model, tmp_path / "t", callback=lambda p: seen.append(p.step))
+    assert isinstance(found, modes.Inversion) and seen == [0, 1, 2]
+    np.testing.assert_array_equal(found.latents, plan.run(model).latents)
+    trace = read_trace(tmp_path / "t")
+    assert trace.calls == [*estimate.calls] and trace.manifest["params"] == found.params
+    assert estimate.bytes >= sum(file.stat().st_size for file in (tmp_path / "t").iterdir())
+    report = diff_traces(trace, model)
+    assert report.verdict == "equal", report.faults
+
+
+def test_the_trace_of_an_inversion_can_be_stopped(tmp_path):
+    model = ldmref.random_model("tiny")
+    plan = modes.plan("invert", model, prompt="a", image=IMAGE, steps=3)
+    stop = threading.Event()
+    with pytest.raises(Cancelled) as stopped:
+        record_trace(plan, model, tmp_path / "t", callback=lambda p: stop.set(), cancel=stop)
+    assert isinstance(stopped.value.partial, modes.Inversion)
+    assert [c for c in read_trace(tmp_path / "t").calls if c.kind == "sampler"] == ["sampler.000"]
 
 
 @pytest.mark.parametrize("iterations", [0, 2])

@@ -1,5 +1,7 @@
 """The folder of a trace, and the names of its tensors."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -52,6 +54,32 @@ def test_names_are_enough(tmp_path):
     (tmp_path / "t" / "trace.json").unlink()
     trace = read_trace(tmp_path / "t")
     assert {e.name for e in trace.entries} >= {"unet.000/conv_out", "unet.001/"}
+
+
+def test_a_call_is_read_once_and_has_its_parts():
+    x = np.ones(3)
+    names = [
+        "guide.unet.003", "controlnet_2.001", "vae", "vae.decode~2", "tokens_2~1", "mine.000",
+        "sampler.004",
+    ]  # fmt: skip
+    trace = build_trace({f"{name}/{layer}/output": x for name in names for layer in ("", "a")})
+    calls = trace.calls
+    assert calls == names and all(entry.call in calls for entry in trace.entries)
+    assert {id(entry.call) for entry in trace.entries} == {id(call) for call in calls}
+    read = [(call.kind, call.number, call.network, call.is_host) for call in calls]
+    assert read == [
+        ("guide.unet", 3, "unet", False),
+        ("controlnet_2", 1, "controlnet", False),
+        ("vae", 0, "vae.decode", False),
+        ("vae.decode", 2, "vae.decode", False),
+        ("tokens_2", 1, "", True),
+        ("mine", 0, "", False),
+        ("sampler", 4, "", True),
+    ]
+    assert [call for call in calls if call.is_guide] == names[:1]
+    assert [call.controlnet for call in calls] == [0, 2, 0, 0, 0, 0, 0]
+    assert entry("unet.001", "").call.number == 1  # of any text
+    assert json.dumps([*calls]) == json.dumps(names)
 
 
 def test_roles_and_other_names():

@@ -16,8 +16,8 @@ from ldmref.trace import build_trace, read_trace
 
 torch = pytest.importorskip("torch")
 
+from benchmarks.peers import peer_network  # noqa: E402
 from ldmref.apps.cli.training_trace import tracing  # noqa: E402
-from ldmref.bench.peers import peer_network  # noqa: E402
 from ldmref.models.params import flatten, unflatten  # noqa: E402
 from ldmref.training import fine_tune, train  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402

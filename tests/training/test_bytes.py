@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldmref.training.muon import Muon
+from ldmref.training.optimizers import Muon
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -35,7 +35,7 @@ from ldmref.training.finetune.recipe import (  # noqa: E402
     TextualInversionConfig,
 )
 from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer  # noqa: E402
-from ldmref.training.monitor.grid import LABEL, TITLE  # noqa: E402
+from ldmref.training.monitor.previews import LABEL, TITLE  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.schema import Budget  # noqa: E402
 from ldmref.training.training_run import train  # noqa: E402

@@ -21,11 +21,13 @@ from ldmref.io.adapters.autoencoder import read_vae  # noqa: E402
 from ldmref.models.autoencoder import decode, encode  # noqa: E402
 from ldmref.models.params import flatten, tree_map, unflatten  # noqa: E402
 from ldmref.training.autoencoder import stage as stage_module  # noqa: E402
-from ldmref.training.autoencoder.codebook import update_codebook  # noqa: E402
 from ldmref.training.autoencoder.features import feature_trainer  # noqa: E402
 from ldmref.training.autoencoder.forward import Forward, forward, make_noise  # noqa: E402
 from ldmref.training.autoencoder.metrics import measure  # noqa: E402
-from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
+from ldmref.training.autoencoder.stage import (  # noqa: E402
+    autoencoder_trainer,
+    update_codebook,
+)
 from ldmref.training.batches import (  # noqa: E402
     Part,
     image_batch,
@@ -394,7 +396,7 @@ def test_both_networks_learn_from_their_own_term(make):
     f = forward(
         OPS, params, recipe.model.vae, recipe.autoencoder.objective, x, make_noise(0, 3, OPS)
     )
-    from ldmref.training.autoencoder.adversary import discriminator
+    from ldmref.training.autoencoder.stage import discriminator
 
     last = params.decoder.conv_out.weight
     fake, real = (discriminator(OPS, params.discriminator, p) for p in (f.y, x))

@@ -20,8 +20,8 @@ from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E4
 from ldmref.training.diffusion.loss import BINS, DiffusionLoss  # noqa: E402
 from ldmref.training.monitor import curves, metrics, previews  # noqa: E402
 from ldmref.training.monitor import stage as monitor  # noqa: E402
-from ldmref.training.monitor.grid import GAP, LABEL, TITLE, LabelledRow, enlargement, grid  # noqa: E402
 from ldmref.training.monitor.metrics import append_metrics, drop_after, read_metrics  # noqa: E402
+from ldmref.training.monitor.previews import GAP, LABEL, TITLE, LabelledRow, enlargement, grid  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict, to_toml  # noqa: E402
 from ldmref.training.recipes.schema import ProgressConfig  # noqa: E402
 from ldmref.training.training_run import train  # noqa: E402

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.models.params import Params  # noqa: E402
-from ldmref.training import muon  # noqa: E402
+from ldmref.training import optimizers  # noqa: E402
 from ldmref.training.loss import Loss  # noqa: E402
-from ldmref.training.muon import Muon, orthogonalized  # noqa: E402
+from ldmref.training.optimizers import Muon, orthogonalized  # noqa: E402
 from ldmref.training.recipes.schema import OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Trainer  # noqa: E402
 
@@ -122,5 +122,5 @@ def test_a_pytorch_without_muon_has_it_too(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     p = torch.eye(4, requires_grad=True)
     p.grad = torch.eye(4)
-    runpy.run_path(muon.__file__)["Muon"]([p], 1e-2, 0.0, 0.95, torch.float32).step()
+    runpy.run_path(optimizers.__file__)["Muon"]([p], 1e-2, 0.0, 0.95, torch.float32).step()
     assert float(p.detach().trace()) < 4.0

@@ -15,7 +15,6 @@ from ldmref.datasets.emoji import emoji_dataset
 from ldmref.datasets.emoji import font as emoji_data
 from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, recolour
-from ldmref.datasets.emoji.composing import SHARES, TESTED, held_out_scene, training_scene
 from ldmref.datasets.emoji.nouns import article, nouns, plural
 from ldmref.datasets.emoji.rendering import render_scene
 from ldmref.datasets.emoji.scene import (
@@ -30,6 +29,7 @@ from ldmref.datasets.emoji.scene import (
     is_held_out,
     slots,
 )
+from ldmref.datasets.emoji.scene_dataset import SHARES, TESTED, held_out_scene, training_scene
 
 needs_font = pytest.mark.skipif(
     not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not on this machine"

@@ -10,7 +10,7 @@ import click
 from ldmref.apps.cli.options import is_set, parameter_options, with_options
 from ldmref.apps.cli.settings import naming_settings, with_settings
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
-from ldmref.io.locate import read_model_config
+from ldmref.io.checkpoint import read_model_config
 from ldmref.loading import open_backend
 from ldmref.modes.checks import MODE_OF
 from ldmref.modes.registry import MODES, read_request

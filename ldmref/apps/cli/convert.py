@@ -17,10 +17,8 @@ from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import make_scale_tensor, select_ema
-from ldmref.io.denoiser_file import list_unused
+from ldmref.io.compvis.whole_file import make_scale_tensor
 from ldmref.io.key_table import to_compvis
-from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import DTYPES
@@ -91,15 +89,10 @@ def convert(
         left_out = convert_pickle(origin, out, overwrite)
         return report_written(out, left_out, as_json)
     refuse_format(out)
-    origin = find_model(path, fetch, variant)
     single = out.suffix.lower() == ENDING
+    vocabulary = None if single else tokenizer
     checkpoint = open_checkpoint(
-        origin,
-        model_config,
-        None if single else tokenizer,
-        with_tokenizers=not single,
-        variant=variant,
-        ema=ema,
+        path, model_config, vocabulary, fetch=fetch, variant=variant, ema=ema
     )
     config = checkpoint.config
     tensors = checkpoint.tensors
@@ -109,9 +102,9 @@ def convert(
         write_compvis(config, tensors, out, overwrite)
     else:
         write_folder(config, tensors, checkpoint.tokenizers, out)
-    report_weights(origin, config, ema)
-    unused = list_unused(open_model_file(origin), config, ema) if origin.is_file() else []
-    report_written(out, unused, as_json)
+    if checkpoint.ema is not None:
+        say(f"ldmref: read {name_weights(checkpoint.ema)}")
+    report_written(out, checkpoint.source.unused, as_json)
 
 
 COMMANDS = (convert,)
@@ -209,14 +202,6 @@ def write_folder(
     """Write a model as a folder of ldmref, in float16 if all tensors are, otherwise in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
     save_folder(out, config, unflatten(flat), tokenizers, np.float16 if half else np.float32)
-
-
-def report_weights(path: Path, config: ModelConfig, ema: bool | None) -> None:
-    """Print whether the averaged or the last weights of a single file were read."""
-    if path.is_file():
-        averaged = select_ema(open_model_file(path), config, ema)
-        if averaged is not None:
-            say(f"ldmref: read {name_weights(averaged)}")
 
 
 def report_written(out: Path, left_out: Sequence[str], as_json: bool) -> None:

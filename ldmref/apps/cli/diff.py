@@ -170,7 +170,8 @@ def _load_model(
             shall get LoRAs.
     """
     from ldmref.cases.golden_models import model_of_suite
-    from ldmref.io.locate import EMBEDDED, read_model_config
+    from ldmref.io.checkpoint import read_model_config
+    from ldmref.io.embedded import EMBEDDED
     from ldmref.loading import load
 
     def open_model(name: str) -> LatentDiffusion:

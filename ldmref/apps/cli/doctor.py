@@ -21,7 +21,6 @@ MINIMUM = {
     "numpy": "2.0",
     "scipy": "1.13",
     "pillow": "12.3",
-    "safetensors": "0.5",
     "tokenizers": "0.21",
     "array-api-compat": "1.12",
     "threadpoolctl": "3.5",

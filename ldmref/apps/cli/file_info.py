@@ -14,15 +14,15 @@ from ldmref.apps.cli.progress import one_line
 from ldmref.apps.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.adapters.describe import describe_adapter
-from ldmref.io.compvis.single_file import select_ema
-from ldmref.io.denoiser_file import list_unused
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
 from ldmref.io.identify import identify_tensors
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import describe_other_programs, find_programs
 from ldmref.io.images.pil import open_image
-from ldmref.io.locate import configure_single_file, is_diffusers, read_model_config
+from ldmref.io.locate import is_diffusers
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.torch_checkpoint import read_checkpoint
@@ -86,18 +86,18 @@ def print_model_info(
     the whole configuration, the text what the model reads of it.
     """
     files = list_weight_files(path, variant)
-    unused = []
-    averaged = None
+    unused: list[str] = []
+    averaged: bool | None = None
     adapter: dict[str, Any] | None = None
     try:
-        model = configure_single_file(files[0][1]) if path.is_file() else read_model_config(path)
+        if path.is_file():
+            found = recognise_file(files[0][1])
+            model, unused, averaged = found.config, found.unused, found.averaged
+        else:
+            model = read_model_config(path)
         config = model.to_dict()
         shown = list_fields_read(model)
         fits = True
-        if path.is_file():
-            _, file = files[0]
-            unused = list_unused(file, model)
-            averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         owners = list_owners(files[0][1])

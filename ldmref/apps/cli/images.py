@@ -12,17 +12,15 @@ from typing import Any
 import click
 
 from ldmref import modes
-from ldmref.apps.a1111.prompts import chunk_notes
-from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.cli.animation import Animation, is_animated
 from ldmref.apps.cli.console import Console
 from ldmref.apps.cli.help import SUMMARIES
 from ldmref.apps.cli.options import ImageCommand, Notation, option, parameter_options, with_options
+from ldmref.apps.cli.origin import Origin
 from ldmref.apps.cli.output import Output
 from ldmref.apps.cli.preview import previewing
 from ldmref.apps.cli.progress import Stop, stopping
 from ldmref.apps.cli.session import CommandSession
-from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
 from ldmref.apps.cli.sheet import Sheet
 from ldmref.apps.cli.sources import is_embedded, read_prompts
@@ -32,7 +30,6 @@ from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.notation import parse_positions
-from ldmref.modes.record import compare_inputs, compare_models, name_other_model
 from ldmref.modes.registry import MODES
 
 OWN_OPTIONS = {
@@ -63,7 +60,7 @@ def command(mode: str) -> click.Command:
         texts = [""]
         if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):
             texts = read_prompts(words, prompt, prompts, mode)
-        generate(mode, flags | {"prompt": texts})
+        generate(mode, flags | {"prompt": texts}, Origin())
 
     return click.command(name=mode, help=SUMMARIES[mode], cls=ImageCommand)(run)
 
@@ -71,21 +68,17 @@ def command(mode: str) -> click.Command:
 COMMANDS = tuple(command(mode) for mode in MODES)
 
 
-def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
-    """Check everything, load the model, generate and save; a replay repeats `recorded`."""
+def generate(mode: str, flags: Values, origin: Origin) -> None:
+    """Check everything, load the model, generate and save."""
     session = CommandSession(flags)
-    recorded = recorded or {}
-    notes: list[str] = []
     with session.planning() as config:
-        if made := recorded.get("a1111"):
-            flags, notes = replay_request(mode, config, flags, made, recorded["own"])
-        flags = with_settings(mode, flags, session.configured, replays=bool(recorded))
+        flags = origin.complete(mode, config, flags, session.configured)
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
         try:
             tasks = plan_tasks(mode, config, flags)
         except UsageError as error:  # a record of a flow does not suit a model of noise, ...
-            error.hint = name_other_model(recorded.get("model"), config) or error.hint
+            error.hint = origin.name_model(config) or error.hint
             raise
     output = make_output(mode, flags, tasks)
     output.check()
@@ -97,26 +90,23 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.settings(session.configured, session.name, session.backend)
         model = session.load()
         console.memory(model, tasks[0].plan.passes[-1])
-        notes = [*recorded.get("notes", ()), *notes]
-        console.warn([*notes, *compare_models(recorded.get("model"), model)])
+        console.warn(origin.compare_model(model))
         try:
             for task in tasks:
-                _generate_task(task, model, console, stop, recorded)
+                _generate_task(task, model, console, stop, origin)
             console.finish()
         except LdmrefError as error:
             raise console.interrupted(error) from error
 
 
 def _generate_task(
-    task: Task, model: LatentDiffusion, console: Console, stop: Stop, recorded: Values
+    task: Task, model: LatentDiffusion, console: Console, stop: Stop, origin: Origin
 ) -> None:
     """Generate the images of one task, and save each as soon as it is done."""
     plan = task.plan if task.finish is None else task.finish(model, console, stop)
     run = plan.prepare(model)
     console.warn(run.warnings)
-    if recorded.get("a1111"):
-        console.warn(chunk_notes(run, recorded["a1111"]))
-    console.warn(compare_inputs(recorded, run.params(len(run.job.seeds))))
+    console.warn(origin.compare_run(run))
     first = console.finished
     for event in run.generate(stop, console.preview):
         if isinstance(event, modes.Progress):

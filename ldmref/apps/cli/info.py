@@ -18,6 +18,7 @@ from ldmref.apps.cli.network_info import is_network_folder, print_network_folder
 from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.io import hub
 from ldmref.io.adapters.lora_file import find_weights, is_adapter_folder
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.locate import (
     EMBEDDED,
     MODEL_ENDINGS,
@@ -26,7 +27,6 @@ from ldmref.io.locate import (
     find_model,
     is_model,
     is_native,
-    read_model_config,
 )
 from ldmref.io.tensors.torch_checkpoint import is_pickle
 from ldmref.models.config import ModelConfig

@@ -18,6 +18,7 @@ from ldmref.errors import UsageError
 if TYPE_CHECKING:
     from ldmref.apps.mcp.protocol import ToolCall
     from ldmref.apps.mcp.traces import DiffRequest
+    from ldmref.io.checkpoint import Checkpoint
 
 
 TRACES = option(
@@ -51,27 +52,29 @@ def mcp(**flags: Any) -> None:
     session = CommandSession(flags)
     config = session.find()
     session.open()
-    model = cache(session.loader(session.path))
+    model = cache(session.load)
 
     def generate(arguments: Mapping[str, Any], call: Any) -> Any:
         return generate_images(config, model, arguments, call)
 
     about = describe_model(config)
-    traces = _open_traces(flags["traces"], session.path)
+    traces = _open_traces(flags["traces"], session.checkpoint)
     tools = make_tools(generate, image_schema(), about, run_code=True, traces=traces)
     if sys.stdin.isatty():
         say("ldmref mcp waits for messages of an agent; Ctrl-C ends it")
     serve_stdio(Protocol(tools), sys.stdin.buffer, sys.stdout.buffer)
 
 
-def _open_traces(name: str | None, model: Path) -> Callable[[DiffRequest, ToolCall], Any] | None:
+def _open_traces(
+    name: str | None, model: Checkpoint
+) -> Callable[[DiffRequest, ToolCall], Any] | None:
     """Return the tool `diff_trace` for a folder; None without one.
 
     Raises:
         UsageError: There is no such folder.
     """
     from ldmref.apps.mcp.traces import answer_diff
-    from ldmref.loading import load
+    from ldmref.loading import load_checkpoint, open_backend
 
     if name is None:
         return None
@@ -81,7 +84,7 @@ def _open_traces(name: str | None, model: Path) -> Callable[[DiffRequest, ToolCa
 
     @cache
     def reference_model() -> Any:
-        return load(model, backend="numpy", dtype="float32")
+        return load_checkpoint(model, open_backend("numpy", dtype="float32"))
 
     return lambda request, call: answer_diff(folder, reference_model, request, call)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import click
 
+from ldmref.apps.a1111.prompts import chunk_notes
 from ldmref.apps.a1111.reading import replay_parameters
+from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.cli.images import generate
 from ldmref.apps.cli.options import PATH, ImageCommand, is_set, parameter_options, with_options
+from ldmref.apps.cli.origin import Origin
+from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import FILES, MODEL
 from ldmref.apps.cli.tasks import WITHOUT_PROMPT
 from ldmref.declare import flag_names, get_fields
@@ -17,9 +21,22 @@ from ldmref.errors import UsageError
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import find_programs
 from ldmref.io.images.pil import open_image
-from ldmref.modes.record import SOURCES, find_missing, find_several, replay, upgrade_record
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.record import (
+    SOURCES,
+    compare_inputs,
+    compare_models,
+    find_missing,
+    find_several,
+    name_other_model,
+    replay,
+    upgrade_record,
+)
 from ldmref.modes.registry import MODES
 from ldmref.modes.requests import Txt2Img
+from ldmref.modes.run import Run
+from ldmref.support.config import Settings
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 GIVEN = {
@@ -64,10 +81,65 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
         ema = record["model"].get("ema")
         supplied |= {"ema": ema} if isinstance(ema, bool) else {}
     values = flags | replay(record, supplied) | command_flags(source, record, prompt)
-    generate(mode, values, record | {"own": own})
+    generate(mode, values, A1111Replay(record, own) if record["a1111"] else ImageReplay(record))
 
 
 COMMANDS = (run,)
+
+
+class ImageReplay(Origin):
+    """A request that repeats the record of an image.
+
+    Args:
+        record: From `read_record`.
+    """
+
+    def __init__(self, record: Mapping[str, Any]):
+        self.record = record
+        self.notes: list[str] = [*record["notes"]]
+
+    def complete(
+        self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
+    ) -> dict[str, Any]:
+        """Return the flags with the settings that a record does not replace."""
+        return with_settings(mode, flags, configured, replays=True)
+
+    def name_model(self, config: ModelConfig) -> str:
+        """Return a hint at the model of the record, if it is another one."""
+        return name_other_model(self.record.get("model"), config)
+
+    def compare_model(self, model: LatentDiffusion) -> Iterable[str]:
+        """Return notes on what is not exact, and on another model."""
+        return [*self.notes, *compare_models(self.record.get("model"), model)]
+
+    def compare_run(self, run: Run) -> Iterable[str]:
+        """Return notes on other input images."""
+        return compare_inputs(self.record, run.params(len(run.job.seeds)))
+
+
+class A1111Replay(ImageReplay):
+    """A request that repeats an image of A1111, as far as its text goes.
+
+    Args:
+        record: From `read_record`.
+        own: Names of the parameters that were asked for, which are kept.
+    """
+
+    def __init__(self, record: Mapping[str, Any], own: Collection[str]):
+        super().__init__(record)
+        self.own = own
+
+    def complete(
+        self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
+    ) -> dict[str, Any]:
+        """Return the flags with what A1111 adds for this model, and with the settings."""
+        values, notes = replay_request(mode, config, flags, self.record["a1111"], self.own)
+        self.notes += notes
+        return super().complete(mode, config, values, configured)
+
+    def compare_run(self, run: Run) -> Iterable[str]:
+        """Return notes on prompts that A1111 splits otherwise, and on other input images."""
+        return [*chunk_notes(run, self.record["a1111"]), *super().compare_run(run)]
 
 
 def read_record(source: str) -> dict[str, Any]:

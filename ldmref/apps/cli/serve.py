@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Container, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from ldmref.apps.cli.shared_options import BACKEND, CONFIG, LIMITS
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.checkpoint import Checkpoint
 from ldmref.loading_networks import load_controlnet
 from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
@@ -144,7 +144,7 @@ def load_models(
         UsageError: Two models have the same name.
         InputError: A model cannot be read.
     """
-    paths: dict[str, Path] = {}
+    opened: dict[str, Checkpoint] = {}
     sources: dict[str, str] = {}
     with session.naming():
         reason = open_backend_of(session)
@@ -152,10 +152,10 @@ def load_models(
             name, source = split_name("model", text)
             config = session.find(source)
             name = name or (text if text == DEFAULT_MODEL else config.name)
-            require_new("model", name, paths)
-            paths[name] = session.path
+            require_new("model", name, opened)
+            opened[name] = session.checkpoint
             sources[name] = source
-    return {name: session.load(path) for name, path in paths.items()}, sources, reason
+    return {name: session.load(checkpoint) for name, checkpoint in opened.items()}, sources, reason
 
 
 def load_controlnets(

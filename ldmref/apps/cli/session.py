@@ -13,30 +13,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ldmref.apps.cli.settings import naming_settings
 from ldmref.backends import Backend
-from ldmref.io.adapters.control_lora import widen_config
-from ldmref.io.adapters.lora_file import open_loras
+from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.io.embedded import EMBEDDED
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import load, open_backend
+from ldmref.loading import load, load_checkpoint, open_backend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.config import LIMIT_KEYS, settings
 
 DEFAULT_MODEL = "emoji"
 BACKEND_FLAGS = ("backend", "device", "dtype", "speed")
-LOADING_FLAGS = {  # argument of `load` -> flag of a command, if it has it
+OPENING_FLAGS = {  # argument of `open_checkpoint` -> flag of a command, if it has it
     "config": "model_config",
     "tokenizer": "tokenizer",
-    "vae": "vae",
     "text_encoders": "text_encoders",
-    "lora": "loras",
     "variant": "variant",
     "ema": "ema",
+    "vae": "vae",
+    "lora": "loras",
+}
+LOADING_FLAGS = {  # the same of `load_checkpoint`
     "allow_nonfinite": "allow_nonfinite",
     "embeddings": "embeddings",
 }
@@ -52,14 +51,14 @@ class CommandSession:
     Attributes:
         configured: The settings of variables and files.
         name: The model as the user names it.
-        path: The model's file or folder, after `find`.
+        checkpoint: The opened model, after `find`.
         backend: The backend, after `open`.
 
     Raises:
         UsageError: The settings are wrong.
     """
 
-    path: Path
+    checkpoint: Checkpoint
     backend: Backend
 
     def __init__(self, flags: Mapping[str, Any], usual: tuple[str, str, str, str] | None = None):
@@ -86,19 +85,11 @@ class CommandSession:
         return naming_settings(self.configured, self.flags)
 
     def find(self, name: str | None = None) -> ModelConfig:
-        """Find the model of the session, or another one, and read its configuration alone.
-
-        LoRAs that read a control image change it.
-        """
-        fetch, variant = self.flags.get("fetch", False), self.flags.get("variant")
-        self.path = find_model(self.name if name is None else name, fetch, variant)
-        config = read_model_config(
-            self.path,
-            self.flags.get("model_config"),
-            self.flags.get("ema"),
-            self.flags.get("text_encoders") or (),
-        )
-        return widen_config(config, open_loras(self.flags.get("loras") or ()))
+        """Open the model of the session, or another one, and return its configuration."""
+        fetch = self.flags.get("fetch", False)
+        options = self._select(OPENING_FLAGS)
+        self.checkpoint = open_checkpoint(name or self.name, fetch=fetch, **options)
+        return self.checkpoint.config
 
     def open(self) -> Backend:
         """Open the backend: the one place in which a command decides it."""
@@ -108,24 +99,25 @@ class CommandSession:
         self.backend = open_backend(backend, device, dtype, self.flags["config"], speed)
         return self.backend
 
-    def load(self, path: Path | None = None) -> LatentDiffusion:
-        """Load the model that was found, or the one at another path, on the opened backend."""
+    def load(self, checkpoint: Checkpoint | None = None) -> LatentDiffusion:
+        """Load the model that was opened last, or another opened one, on the opened backend."""
         with self.naming():
-            return self.loader(path or self.path)()
+            opened = checkpoint or self.checkpoint
+            return load_checkpoint(opened, self.backend, **self._loading_options())
 
-    def loader(self, source: str | Path | None = None) -> Callable[[], LatentDiffusion]:
-        """Return a function that loads the model later.
+    def loader(self) -> Callable[[], LatentDiffusion]:
+        """Return a function that opens and loads the model in another process or folder."""
+        path = self.checkpoint.path.absolute()
+        source = self.name if self.name in EMBEDDED else path  # which may lie elsewhere there
+        options = {**self._select(OPENING_FLAGS), **self._loading_options()}
+        return partial(load, source, backend=self.backend, **options)
 
-        Args:
-            source: Where it is; None: in words that hold in another process and folder.
-        """
-        if source is None:  # in another process the embedded model may lie elsewhere
-            source = self.name if self.name in EMBEDDED else self.path.absolute()
-        return partial(load, source, backend=self.backend, **self.loading_options())
+    def _select(self, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """Return the flags that the command has, by the argument that takes each."""
+        return {to: self.flags[name] for to, name in wanted.items() if name in self.flags}
 
-    def loading_options(self) -> dict[str, Any]:
-        """Return the arguments of `ldmref.load` from the flags and the configured limits."""
-        options = {to: self.flags[name] for to, name in LOADING_FLAGS.items() if name in self.flags}
+    def _loading_options(self) -> dict[str, Any]:
+        """Return the arguments of `load_checkpoint`, of flags and the configured limits."""
         limits = {key: self.flags.get(key) for key in LIMIT_KEYS}
         limits = {key: value for key, value in limits.items() if value is not None}
-        return {**options, **self.configured.limits, **limits}
+        return {**self._select(LOADING_FLAGS), **self.configured.limits, **limits}

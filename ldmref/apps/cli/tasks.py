@@ -132,7 +132,7 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
                 hint=ONE_PROMPT[mode],
             )
         values["prompt"] = prompts[0]
-    if mode == "invert":
+    if mode == "invert" and "edits" in flags:
         return _invert(config, values, flags)
     if mode == "interpolate":
         return _interpolate(config, values, flags)
@@ -166,7 +166,7 @@ def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
 def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     """Plan the inversion of an image, and the images to generate from its noise."""
     edits = list(flags["edits"]) or listed(flags["prompt"])
-    up = modes.plan_inversion(config, **values | {"cfg_scale": None})
+    up = modes.plan("invert", config, **values | {"cfg_scale": None})
     down = up.settings | {
         "prompt": edits,
         "seed": [0] * len(edits),  # not used: the noise comes from the image

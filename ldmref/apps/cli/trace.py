@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 from ldmref.apps.cli.console import report_file
 from ldmref.apps.cli.images import OWN_OPTIONS
 from ldmref.apps.cli.options import PATH, ImageCommand, option, parameter_options, with_options
-from ldmref.apps.cli.progress import ProgressBar, one_line, say, stopping
+from ldmref.apps.cli.progress import ProgressBar, say, stopping
 from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import INTERPOLATING, MODEL, PROMPT
@@ -25,13 +24,12 @@ from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
     from ldmref.modes.generate import Progress
-    from ldmref.trace import Selection, TraceEstimate
+    from ldmref.trace import Selection, Trace
 
 DEFAULT_MODE = "txt2img"
-TRACED = tuple(mode for mode in MODES if mode not in ("invert", "edit"))  # one flow each
+TRACED = tuple(mode for mode in MODES if mode != "edit")  # which follows two prompts
 DEFAULT_DTYPE = "float64"
 DEFAULT_LIMIT = "10GB"
-SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
 RECORDING = (
     LAYERS,
     CALLS,
@@ -54,7 +52,6 @@ RECORDING = (
         show_default=True,
         help="Refuse a trace that would be larger.",
     ),
-    option("--dry-run", is_flag=True, help="Only print the size that the trace would have."),
     option(
         "-o",
         "--output",
@@ -121,8 +118,8 @@ for _mode in TRACED:
 
 
 def record_mode(mode: str, flags: Values) -> None:
-    """Check everything, estimate the size, load the model and record the run."""
-    from ldmref.trace import check_space, estimate_trace, record_trace, show_bytes
+    """Check everything, load the model and record the run."""
+    from ldmref.trace import read_trace, record_trace, show_bytes
     from ldmref.trace.record_plan import require_recordable
 
     session = CommandSession(flags, usual=("numpy", "cpu", DEFAULT_DTYPE, "exact"))
@@ -140,41 +137,33 @@ def record_mode(mode: str, flags: Values) -> None:
         check_writable(folder / "trace.json", flags["overwrite"])
     with stopping() as stop:
         model = session.load()
-        estimate = estimate_trace(plan, model, selection)
-        if not flags["quiet"]:
-            say(one_line(describe_estimate(estimate)))
-            if session.backend.compiles:
-                kept = "only their inputs and outputs are recorded"
-                say(f"{session.backend.name} compiles networks: {kept}")
-        if not flags["dry_run"]:
-            check_space(estimate, folder, limit, SMALLER)
-            bar = ProgressBar("none" if flags["quiet"] else "auto")
+        if not flags["quiet"] and session.backend.compiles:
+            kept = "only their inputs and outputs are recorded"
+            say(f"{session.backend.name} compiles networks: {kept}")
+        bar = ProgressBar("none" if flags["quiet"] else "auto")
 
-            def advance(progress: Progress) -> None:
-                done = min(progress.step + 1, progress.steps)
-                bar.update(done, progress.steps, progress.first, progress.count)
+        def advance(progress: Progress) -> None:
+            done = min(progress.step + 1, progress.steps)
+            bar.update(done, progress.steps, progress.first, progress.count)
 
-            try:
-                result = record_trace(
-                    plan,
-                    model,
-                    folder,
-                    selection=selection,
-                    overwrite=flags["overwrite"],
-                    callback=advance,
-                    cancel=stop,
-                )
-            finally:
-                bar.clear()
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            calls = f"{len(estimate.calls)} calls"
-            line = [str(folder), f"seed {result.params['seed']}", calls, show_bytes(size)]
-            row = {"path": str(folder), "bytes": size} | estimate_row(estimate)
-            row |= {"params": result.params, "warnings": result.warnings}
-            report_file(line, result.warnings, row, flags)
-            return
-    if flags["as_json"]:
-        click.echo(json.dumps(estimate_row(estimate)))
+        try:
+            result = record_trace(
+                plan,
+                model,
+                folder,
+                selection=selection,
+                overwrite=flags["overwrite"],
+                callback=advance,
+                cancel=stop,
+                max_bytes=limit,
+            )
+        finally:
+            bar.clear()
+        row: Values = {"path": str(folder)} | count_content(read_trace(folder), folder)
+        row |= {"params": result.params, "warnings": result.warnings}
+        size = f"{row['calls']} calls", show_bytes(row["bytes"])
+        line = [str(folder), f"seed {result.params['seed']}", *size]
+        report_file(line, result.warnings, row, flags)
 
 
 def read_selection(flags: Values) -> Selection:
@@ -214,21 +203,13 @@ def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:
     return tuple(sorted(steps))
 
 
-def describe_estimate(estimate: TraceEstimate) -> str:
-    """Return one line about the size of a trace."""
-    from ldmref.trace import show_bytes
-
-    parts = sorted(estimate.by_kind.items(), key=lambda part: -part[1])[:3]
-    most = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in parts)
-    size = show_bytes(estimate.bytes)
-    return f"about {size}: {len(estimate.calls)} calls, {estimate.tensors} tensors ({most})"
-
-
-def estimate_row(estimate: TraceEstimate) -> Values:
-    """Return an estimate as JSON-able values."""
-    counts = {"calls": len(estimate.calls), "layers": len(estimate.layers)}
-    counts |= {"tensors": estimate.tensors, "bytes_by_kind": dict(estimate.by_kind)}
-    return {"estimated_bytes": estimate.bytes} | counts
+def count_content(found: Trace, folder: Path) -> Values:
+    """Return the size of a trace and the numbers of its calls, layers and tensors."""
+    sizes = {file.stem: file.stat().st_size for file in folder.glob("*.safetensors")}
+    size = sum(sizes.values()) + (folder / "trace.json").stat().st_size
+    layers = {entry.layer for entry in found.entries if entry.layer}
+    counts = {"calls": len(found.calls), "layers": len(layers), "tensors": len(found.tensors)}
+    return {"bytes": size} | counts
 
 
 trace.add_command(show)

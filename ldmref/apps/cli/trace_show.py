@@ -53,7 +53,7 @@ def show(folder: str, layers: tuple[str, ...], calls: tuple[str, ...], as_json: 
         )
         return
     names = [entry.layer for entry in found.entries]
-    selection.require_matches(found.calls, names, ())
+    selection.require_matches(found.calls, names)
     print_rows(
         [asdict(row) for row in summarize_tensors(found, selection)],
         as_json,

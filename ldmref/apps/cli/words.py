@@ -12,9 +12,10 @@ import click
 from ldmref.apps.cli.messages import quote_command
 from ldmref.apps.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
-from ldmref.io.locate import find_model, is_native, read_model_config
+from ldmref.io.checkpoint import open_checkpoint
+from ldmref.io.locate import is_native
 from ldmref.io.native import TOKENIZER
-from ldmref.modes.advice import COMPOSED_OF_EMOJI, EXAMPLES, MEMORISED
+from ldmref.modes.advice import prompt_notes
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer
@@ -31,13 +32,15 @@ def words(word: str | None, model: str | None, as_json: bool) -> None:
 
     This is for models that read whole words, such as the bundled one. Other models read any text.
     """
-    path = find_model(model or "emoji")
-    config = read_model_config(path)
-    tokenizer = _load_tokenizer(path, config.text_encoder.max_position_embeddings)
+    checkpoint = open_checkpoint(model or "emoji")
+    config = checkpoint.config
+    tokenizer = _load_tokenizer(checkpoint.path, config.text_encoder.max_position_embeddings)
     known = sorted(set(tokenizer.tokenizer.get_vocab()) - {*tokenizer.special_tokens})
     row: dict[str, Any] = {"model": config.name, "words": known}
-    if config.name in COMPOSED_OF_EMOJI:
-        row |= list_scene_words() | {"examples": list(EXAMPLES), "examples_note": MEMORISED}
+    notes = prompt_notes(config)
+    if notes is not None:
+        row |= list_scene_words()
+        row |= {"examples": list(notes.examples), "examples_note": notes.note}
     if word is not None:
         row = search_word(word, row)
     if as_json:

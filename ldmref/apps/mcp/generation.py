@@ -12,15 +12,12 @@ from ldmref.io.images.metadata import encode_png
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan, schema
+from ldmref.modes.advice import prompt_notes
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.plan import find_mode
 
 MODE = "txt2img"
 MAX_IMAGES = 16
-COMPOSITIONS = (
-    'The embedded model knows emoji and compositions of them: "red heart", "two blue dogs on '
-    'yellow", "a green cat and a red apple", "a small dog above a big house".'
-)
 
 
 def image_schema(more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -42,7 +39,8 @@ def image_schema(more: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 def describe_model(config: ModelConfig) -> str:
     """Return a sentence about the prompts that a model understands."""
-    return COMPOSITIONS if config.name.startswith("emoji") else f"The model is {config.name}."
+    notes = prompt_notes(config)
+    return f"The model is {config.name}." if notes is None else notes.description
 
 
 def generate_images(

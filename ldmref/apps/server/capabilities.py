@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import PurePath
 from typing import Any
 
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.guard.hosts import is_loopback
 from ldmref.apps.server.inputs import request_schema
-from ldmref.apps.server.reproducing import command_flags, load_arguments
 from ldmref.apps.server.served import describe_controlnets
-from ldmref.declare import get_fields, schema
+from ldmref.backends import get_backend
+from ldmref.declare import flag_names, get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import (
@@ -21,6 +22,7 @@ from ldmref.modes.advice import (
     unused_parameters,
 )
 from ldmref.modes.choices import choices_of, negative_prompt_uses
+from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
@@ -156,3 +158,53 @@ def describe_sampler(name: str, sampler: Sampler) -> dict[str, Any]:
         "source": sampler.source,
         "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
     }
+
+
+# -- how requests are written ---------------------------------------------------------------------
+
+
+# The commands declare these themselves, because they take several prompts, or another notation.
+OWN_FLAGS = {
+    "prompt": {"name": "-p"},
+    "prompt_b": {"name": "--to"},
+    "positions": {"name": "--frames", "list": "--positions"},
+}
+EMBEDDED = "emoji"
+
+
+def command_flags(mode: str) -> dict[str, dict[str, str]]:
+    """Return the flag of each parameter of a mode: its `name`, and `off` if it can be switched off.
+
+    >>> command_flags("txt2img")["cfg_scale"]
+    {'name': '--cfg'}
+    """
+    flags = {}
+    for name, field in get_fields(find_mode(mode).request).items():
+        names = flag_names(field)
+        flags[name] = OWN_FLAGS.get(name, {}) if not names else {"name": names[-1]}
+        if field.kind is bool and field.optional:
+            flags[name] = {"name": names[0], "off": f"--no-{names[0].removeprefix('--')}"}
+    return flags
+
+
+def load_arguments(model: LatentDiffusion, source: str | None, local: bool) -> dict[str, str]:
+    """Return the arguments with which `ldmref.load` opens a served model.
+
+    Args:
+        model: The model.
+        source: The name or path by which the server opened it; None if it was not opened by one.
+        local: Whether only this machine reaches the server. Other machines get a path's last part.
+
+    Returns:
+        `source`, left out for the embedded model, and `backend`, `device`, `dtype` and `speed`,
+        left out if they are those of NumPy in float32.
+    """
+    arguments = {}
+    if source not in (None, EMBEDDED):
+        arguments["source"] = source if local else PurePath(source).name
+    described = model.backend.describe()
+    usual = get_backend("numpy", dtype="float32").describe()
+    computed = {name: described[name] for name in ("device", "dtype", "speed")}
+    if described["name"] != "numpy" or any(usual[name] != computed[name] for name in computed):
+        arguments |= {"backend": described["name"], **computed}
+    return arguments

@@ -18,7 +18,7 @@ from ldmref.apps.server.bodies import check_keys, read_flag, read_mode
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.served import Served
 from ldmref.apps.server.task_kinds import register
-from ldmref.apps.server.tasks import GenerateTask, InvertTask
+from ldmref.apps.server.tasks import GenerateTask
 from ldmref.declare import Field
 from ldmref.errors import ImageError, LdmrefError, UsageError
 from ldmref.io.images.pil import FORMATS
@@ -178,7 +178,7 @@ def plan_task(
     values: Mapping[str, Any],
     model: str | None = None,
     previews: bool = True,
-) -> GenerateTask | InvertTask:
+) -> GenerateTask:
     """Return the task of a request, checked completely; no weights are needed.
 
     Args:
@@ -191,18 +191,13 @@ def plan_task(
     Raises:
         LdmrefError: A value is wrong; the error says which.
     """
-    if mode != "invert":
-        return GenerateTask(plan_request(engine, mode, values, model), previews)
-    found = engine.models[engine.find_model(model)]
-    with engine.planning:
-        read = read_values(mode, values, engine.settings.max_pixels, engine.served)
-        return InvertTask(modes.plan_inversion(found, **read), previews)
+    return GenerateTask(plan_request(engine, mode, values, model), previews)
 
 
 def plan_request(
     engine: Engine, mode: str, values: Mapping[str, Any], model: str | None = None
 ) -> Plan:
-    """Return the checked plan of images; arguments and errors are those of `plan_task`."""
+    """Return the checked plan; arguments and errors are those of `plan_task`."""
     found = engine.models[engine.find_model(model)]
     with engine.planning:
         read = read_values(mode, values, engine.settings.max_pixels, engine.served)
@@ -226,7 +221,7 @@ def check_count(engine: Engine, images: int) -> None:
 
 
 @register("generate")
-def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateTask | InvertTask:
+def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateTask:
     """Return the task of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
     check_keys(body, GENERATE_KEYS)
     mode, parameters = read_mode(body)

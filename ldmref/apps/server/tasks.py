@@ -6,7 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -15,11 +15,9 @@ from ldmref.apps.server.images import PREVIEW_SIDE
 from ldmref.explore.preview import has_preview, preview_images
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
-from ldmref.modes.inversion import Inversion, InversionPlan
+from ldmref.modes.inversion import Inversion, InversionRun
 from ldmref.modes.observers import PreviewObserver
 from ldmref.modes.run import Plan
-
-Planned = TypeVar("Planned", Plan, InversionPlan)
 
 
 class Report(Protocol):
@@ -75,10 +73,10 @@ class ServedTask(Protocol):
 
 
 @dataclass(frozen=True)
-class PlannedTask(Generic[Planned]):
-    """The run of a plan."""
+class GenerateTask:
+    """The images of a plan; of an inversion, the noise and the settings that go with it."""
 
-    plan: Planned = field(repr=False)
+    plan: Plan = field(repr=False)
     previews: bool = True
     kind: str = "generate"
 
@@ -86,10 +84,6 @@ class PlannedTask(Generic[Planned]):
     def request(self) -> Mapping[str, Any]:
         """The resolved parameters."""
         return self.plan.params
-
-
-class GenerateTask(PlannedTask[Plan]):
-    """The images of a plan."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Generate the images, and report each of them."""
@@ -101,30 +95,13 @@ class GenerateTask(PlannedTask[Plan]):
             report.warn(line)
         preview = PreviewObserver()
         for event in run.generate(cancel, preview):
-            if isinstance(event, GeneratedImage):
+            if not isinstance(event, GeneratedImage):
+                report_step(report, event, preview, job.batch_size, run.initial.show)
+            elif isinstance(run, InversionRun):
+                report_inversion(report, run.result([event]))
+            else:
                 params = run.params_of(event.index)
                 report.image(event.index, event.image, params, event.latents)
-            else:
-                report_step(report, event, preview, job.batch_size, run.initial.show)
-
-
-class InvertTask(PlannedTask[InversionPlan]):
-    """The noise of an image, and the settings that generate the image from it."""
-
-    def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
-        """Find the noise, and report it as a file with the settings beside it."""
-        run = self.plan.prepare(model)
-        report.progress(0, max(1, run.job.steps - run.job.first_step))
-        for line in run.warnings:
-            report.warn(line)
-        generated = []
-        preview = PreviewObserver()
-        for event in run.generate(cancel, preview):
-            if isinstance(event, GeneratedImage):
-                generated.append(event)
-            else:
-                report_step(report, event, preview)
-        report_inversion(report, run.result(generated))
 
 
 def report_step(

@@ -52,11 +52,12 @@ class _Network(torch.nn.Module):
 class _ParamsModule(torch.nn.Module):
     """A parameter tree with the interface of `ldmref.models.params.Params`."""
 
-    def __init__(self, params: Mapping[str, Any]):
+    def __init__(self, params: Mapping[str, Any], path: str = ""):
         super().__init__()
+        self.path = path
         for name, child in params.items():
             if isinstance(child, Mapping):
-                self.add_module(name, _ParamsModule(child))
+                self.add_module(name, _ParamsModule(child, f"{path}.{name}" if path else name))
             else:
                 self.register_buffer(name, child)
 

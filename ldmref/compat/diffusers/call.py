@@ -17,10 +17,11 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan
-from ldmref.modes.generate import explaining_memory, on_backend, run_sampler
+from ldmref.modes.generate import explaining_memory, on_backend
 from ldmref.modes.initial import InitialState
+from ldmref.modes.observers import Observers
 from ldmref.modes.run import Plan
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import RunObserver, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class PipelineCall:
             initial: The initial state, whose noise was sampled already.
             tensors: Further tensors that a callback may read.
         """
-        model = self.model
+        model, arguments = self.model, self.arguments
         scheduler = self.pipe.scheduler
         run = replace(made, start=lambda _: initial).prepare(model)
         job = run.job
@@ -88,25 +89,13 @@ class PipelineCall:
         watch = self._watch(scheduler.evaluations(job.steps, job.first_step), tensors)
         self.pipe._num_timesteps = len(watch.timesteps)
         self.pipe._steps = job.steps - job.first_step
-        trajectory = run.trajectory(slice(0, len(job.seeds)))
-        if initial.noise is not None and initial.from_noise and job.first_step:
-            trajectory = start_below(trajectory, watch, initial.noise)
-        shape = (len(job.seeds), *model.latent_shape(*job.size))
-        count = 0
-
-        def step_noise() -> np.ndarray:
-            nonlocal count
-            count += 1
-            return self.noise.randn(shape, scheduler.noise_dtype)
-
-        trajectory = replace(trajectory, noise=lambda: on_backend(model.backend, step_noise()))
-        trajectory = watch.started(trajectory)
+        start = initial.noise if initial.from_noise and job.first_step else None
+        noise = PipelineNoise(self.noise, watch, scheduler.noise_dtype, start)
+        steps = run.sample_batch(slice(0, len(job.seeds)), None, Observers(noise, watch))
         with suppress(Interrupted), explaining_memory(model, job):
-            for _ in run_sampler(trajectory, observer=watch):
+            for _ in steps:
                 pass
-        expected = scheduler.samples(watch.timesteps[: watch.evaluations], self.arguments.eta)
-        while count < expected:
-            step_noise()
+        noise.sample_until(scheduler.samples(watch.timesteps[: watch.evaluations], arguments.eta))
         return watch.latents
 
     def _watch(self, timesteps: np.ndarray, tensors: dict[str, np.ndarray]) -> CallbackObserver:
@@ -128,6 +117,50 @@ class PipelineCall:
     def decode(self, latents: Array) -> Any:
         """Return the images of latents, as `output_type` says."""
         return decode_images(self.model, latents, self.arguments.output_type)
+
+
+class PipelineNoise(RunObserver):
+    """Gives a run the noise of a pipeline's generator, and its initial latents.
+
+    Args:
+        source: The noise of the generator.
+        callbacks: The observer that knows the scale of the latents.
+        dtype: The number format in which the scheduler samples.
+        start: Latents from which a run below the largest noise level starts, (n, c, h, w). None:
+            it starts from its own initial state.
+    """
+
+    def __init__(
+        self,
+        source: GeneratorNoise,
+        callbacks: CallbackObserver,
+        dtype: str | None,
+        start: np.ndarray | None,
+    ):
+        self.source = source
+        self.callbacks = callbacks
+        self.dtype = dtype
+        self.start = start
+        self.shape: tuple[int, ...] = ()
+        self.count = 0
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Return the sampling with this noise and these latents."""
+        ops = trajectory.model.backend
+        self.shape = tuple(trajectory.x.shape)
+        if self.start is not None:
+            trajectory = start_below(trajectory, self.callbacks, self.start)
+        return replace(trajectory, noise=lambda: on_backend(ops, self.sample()))
+
+    def sample(self) -> np.ndarray:
+        """Return the noise of a step, (n, c, h, w)."""
+        self.count += 1
+        return self.source.randn(self.shape, self.dtype)
+
+    def sample_until(self, expected: int) -> None:
+        """Advance the generator as far as diffusers' scheduler does, which also samples unused."""
+        while self.count < expected:
+            self.sample()
 
 
 def start_below(trajectory: Trajectory, watch: CallbackObserver, latents: np.ndarray) -> Trajectory:

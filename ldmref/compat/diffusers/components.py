@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.locate import find_model
-from ldmref.loading import load, open_backend
+from ldmref.loading import load_checkpoint, open_backend
 from ldmref.models.autoencoder import scale_latents, unscale_latents
 from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.support.config import settings
 from ldmref.support.files import read_json
 
 
@@ -62,16 +62,16 @@ class Weights:
     """
 
     def __init__(self, name: str | Path, variant: str | None = None):
-        self.name = name
-        self.path = find_model(name, False, variant)
-        self.variant = variant
-        self.config: ModelConfig = open_checkpoint(self.path, variant=variant).config
+        self.checkpoint = open_checkpoint(name, variant=variant)
+        self.path = self.checkpoint.path
+        self.config: ModelConfig = self.checkpoint.config
         if not isinstance(self.config.denoiser, UNetConfig):
             raise UsageError(
                 f"{self.config.name!r} is no model of a U-Net, and only their pipelines are here",
                 code="E-PIPELINE",
                 hint="use ldmref.load(folder) and ldmref.modes.txt2img",
             )
+        self.checkpoint.read()
         self.backend: str | None = None
         self.device: str | None = None
         self.dtype: str | None = None
@@ -81,13 +81,8 @@ class Weights:
     def model(self) -> LatentDiffusion:
         """The model, loaded at the first use."""
         if self._model is None:
-            self._model = load(
-                self.name,
-                backend=self.backend,
-                device=self.device,
-                dtype=self.dtype,
-                variant=self.variant,
-            )
+            ops = open_backend(self.backend, self.device, self.dtype)
+            self._model = load_checkpoint(self.checkpoint, ops, **settings().limits)
         return self._model
 
     def with_scheduler(self, scheduler: SchedulerConfig) -> LatentDiffusion:

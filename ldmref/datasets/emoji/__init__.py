@@ -3,9 +3,8 @@
 small.py          "small-emoji": 156 rendered emoji that come with ldmref, without the font
 font.py           the emoji of Unicode, and their bitmaps in the font
 emoji_dataset.py  "emoji": every emoji, with captions made of its name and keywords
-scene_dataset.py  "scenes": every emoji, then composed scenes
+scene_dataset.py  "scenes": every emoji, then composed scenes, which are random
 scene.py          a scene: its things, their layout, and the combinations that are held out
-composing.py      random scenes
 rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
 captions.py       the captions of a scene; nouns.py: their words
 

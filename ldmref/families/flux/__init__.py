@@ -51,11 +51,30 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
+from ldmref.models.steering import AttentionGuidance, Steerable
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
+STEERABLE = Steerable(
+    attention=AttentionGuidance(
+        ("attn",),
+        blend=0.25,
+        order=2,
+        prompts={"norm1": ("emb",), "norm_out": ("x", "emb")},
+        # in blocks of one stream, the image is modulated by both prompts
+        repeated={
+            "": ("control.single_blocks",),
+            "time_text_embed": ("t",),
+            "single_transformer_blocks.0": ("x",),
+        },
+    )
+)
+FLUX_LORA_TARGETS = LORA_TARGETS | {  # and of blocks that have one stream
+    "feed_forward": (*LORA_TARGETS["feed_forward"], ".proj_mlp", ".proj_out"),
+    "projections": ("x_embedder", "context_embedder"),
+}
 ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
@@ -65,7 +84,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     network = transformer_of(config)
     more = (GUIDANCE,) if network.guidance_embeds else ()
     spec = partial(transformer_spec, network)
-    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION)
+    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION, STEERABLE)
     return describe_model(config, function)
 
 
@@ -134,7 +153,7 @@ FLUX = Family(
         inputs=scale_time,
         states=select_hidden_states,
     ),
-    lora=LoraRules(LORA_TARGETS, xlabs_layers, with_control),
+    lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(shrink, GOLDEN_RUNS),
 )

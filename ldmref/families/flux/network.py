@@ -8,7 +8,7 @@ Parameter names of diffusers' FluxTransformer2DModel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from array_api_compat import array_namespace
 
@@ -25,15 +25,13 @@ from ldmref.families.joint_transformers import (
     gated_feed_forward,
 )
 from ldmref.math.arrays import Array
-from ldmref.models.attention_guidance import guide_attention
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
-from ldmref.models.transformer_layers import gelu_tanh, rms_norm, rotate
+from ldmref.models.transformer_layers import attend_jointly, gelu_tanh, rms_norm, rotate
 
 PATCH = 2  # a token is a patch of 2 x 2 cells
-BLEND = 0.25  # weight of attention guidance in published code
 
 
 def transformer_spec(config: FluxConfig) -> Spec:
@@ -78,7 +76,6 @@ def transformer(
     context: Array | CachedContext,
     pooled: Array,
     guidance: Array | None = None,
-    attention_guidance: Sequence[float] = (),
     control: BlockResiduals | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
@@ -92,9 +89,6 @@ def transformer(
         context: Hidden states of the text, (n, l, joint_attention_dim).
         pooled: Pooled text, (n, pooled_projection_dim).
         guidance: The guidance scales, (n,). None: the network reads none.
-        attention_guidance: Scale, largest norm and, optionally, weight of the guidance in attention
-            (`normalized_attention_guidance`). `context`, `pooled` and `guidance` are then those of
-            n negative prompts, followed by those of n prompts.
         control: What ControlNets add to the tokens of the image after each block.
 
     Returns:
@@ -102,30 +96,22 @@ def transformer(
     """
     heads = config.num_attention_heads
     grid = cut_patches(ops, x)
-    n, rows, columns, _ = grid.shape
+    _, rows, columns, _ = grid.shape
     h = embed_patches(ops, p.x_embedder, grid)
     scale = None if guidance is None else guidance * SCALE
-    guide = attention_guidance
-    if guide:
-        t = ops.xp.concat([t, t], axis=0)
     emb = embed(ops, p.time_text_embed, t, pooled, scale)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     positions = find_positions(ops, grid, text)
     dims = config.axes_dims_rope
     added = control or BlockResiduals()
     for number, block in enumerate(p.transformer_blocks.items_in_order()):
-        text, h = double_block(ops, block, h, text, emb, positions, dims, heads, guide)
+        text, h = double_block(ops, block, h, text, emb, positions, dims, heads)
         if added.blocks:
             h = h + added.blocks[number]
-    if guide:  # from here on the image is modulated by both prompts
-        h = ops.xp.concat([h, h], axis=0)
     for number, block in enumerate(p.single_transformer_blocks.items_in_order()):
-        text, h = single_block(ops, block, h, text, emb, positions, dims, heads, guide)
+        text, h = single_block(ops, block, h, text, emb, positions, dims, heads)
         if added.single_blocks:
-            more = added.single_blocks[number]
-            h = h + (ops.xp.concat([more, more], axis=0) if guide else more)
-    if guide:
-        h, emb = h[n:, ...], emb[n:, ...]
+            h = h + added.single_blocks[number]
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
     return join_patches(h, rows, columns)
 
@@ -186,17 +172,15 @@ def double_block(
     positions: Array,
     dims: tuple[int, ...],
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
     """Apply a block to image (n, l, d) and text (n, m, d), each with its own weights.
 
     Returns the text and the image. Time, guidance and pooled text, `emb` (n, d), give a shift, a
-    scale and a gate for attention and MLP of each stream. With `guide`, context and emb are those
-    of n negative prompts, then of n prompts.
+    scale and a gate for attention and MLP of each stream.
     """
-    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
+    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
     text, text_gate, *of_text_mlp = adaptive_norm(ops, p.norm1_context, context, emb)
-    h, text = joint_attention(ops, p.attn, h, text, positions, dims, num_heads, guide)
+    h, text = joint_attention(ops, p.attn, h, text, positions, dims, num_heads)
     x = x + gate * h
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
     context = context + text_gate * text
@@ -213,22 +197,16 @@ def single_block(
     positions: Array,
     dims: tuple[int, ...],
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
     """Apply attention and MLP side by side to text (n, m, d) and image (n, l, d), in this order.
 
-    Returns the text and the image. With `guide`, both are those of negative prompts, then of
-    prompts.
+    Returns the text and the image.
     """
     xp = ops.xp
     length = context.shape[1]
     joined = xp.concat([context, x], axis=1)
     h, gate = adaptive_norm(ops, p.norm, joined, emb)
     attended = self_attention(ops, p.attn, h, positions, dims, num_heads)
-    if guide:
-        image = guide_halves(ops, attended[:, length:, :], guide)
-        image = xp.concat([image, image], axis=0)
-        attended = xp.concat([attended[:, :length, :], image], axis=1)
     h = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
     h = xp.concat([attended, h], axis=2)  # frees the MLP's 4 d channels, most of the block's memory
     joined = joined + gate * linear(ops, p.proj_out, h)
@@ -244,32 +222,15 @@ def joint_attention(
     positions: Array,
     dims: tuple[int, ...],
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
-    """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text.
-
-    With `guide`, the text is that of n negative prompts, then of n prompts.
-    """
+    """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
     added = project(
         ops, p, context, ("add_q_proj", "add_k_proj", "add_v_proj"), "added_", num_heads
     )
     own = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
-    if guide:
-        own = tuple(ops.xp.concat([part, part], axis=0) for part in own)
-    q, k, v = (ops.xp.concat(pair, axis=2) for pair in zip(added, own, strict=True))
-    joined = merge_heads(ops, attend(ops, q, k, v, positions, dims))
-    length = context.shape[1]
-    text = linear(ops, p.to_add_out, joined[:, :length, :])
-    image = joined[:, length:, :]
-    if guide:
-        image = guide_halves(ops, image, guide)
+    text, image = attend_jointly(ops, added, own, find_turn(ops, positions, dims))
+    text = linear(ops, p.to_add_out, text)
     return linear(ops, p.to_out["0"], image), text
-
-
-def guide_halves(ops: Backend, image: Array, guide: Sequence[float]) -> Array:
-    """Combine the attention (2 n, l, d) to negative prompts and to prompts to (n, l, d)."""
-    n = image.shape[0] // 2
-    return guide_attention(ops, image[n:, ...], image[:n, ...], guide, BLEND, order=2)
 
 
 @layer
@@ -278,15 +239,13 @@ def self_attention(
 ) -> Array:
     """Let all tokens (n, l, d) attend to each other, without a projection of the result."""
     q, k, v = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
-    return merge_heads(ops, attend(ops, q, k, v, positions, dims))
+    turn = find_turn(ops, positions, dims)
+    return merge_heads(ops, ops.attention(turn(q), turn(k), v))
 
 
-def attend(
-    ops: Backend, q: Array, k: Array, v: Array, positions: Array, dims: tuple[int, ...]
-) -> Array:
-    """Return attention of queries and keys that are turned by their positions."""
-    q, k = (ops.call_function("rotate", rotate, x, positions, dims) for x in (q, k))
-    return ops.attention(q, k, v)
+def find_turn(ops: Backend, positions: Array, dims: tuple[int, ...]) -> Callable[[Array], Array]:
+    """Return what turns queries or keys by the positions of their tokens."""
+    return lambda x: ops.call_function("rotate", rotate, x, positions, dims)
 
 
 def project(

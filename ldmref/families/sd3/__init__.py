@@ -43,11 +43,22 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
+from ldmref.models.steering import AttentionGuidance, Steerable
 
 # adaLN-Zero: every block begins as the identity, and the output as zero
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", "norm_out.linear.weight",
          "proj_out.weight")  # fmt: skip
 
+STEERABLE = Steerable(
+    "transformer_blocks",
+    kept=("context", "x"),
+    attention=AttentionGuidance(
+        ("attn",),
+        blend=0.125,
+        prompts={"norm1": ("emb",), "norm_out": ("emb",)},
+        repeated={"time_text_embed": ("t",)},
+    ),
+)
 ENDS = (".pos_embed.proj.weight", "transformer.proj_out.weight")
 POSITIONS = "transformer.pos_embed.pos_embed"  # sines and cosines, which no program trains
 
@@ -62,7 +73,9 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     attention = TextAttention((".attn",), tokens, (0, 2))  # CLIP's, side by side, and T5's
     if config.text_encoder_3 is None:
         attention = TextAttention((".attn",), tokens, padding=network.empty_tokens)
-    function = declare_transformer(network, transformer, spec, text_attention=attention)
+    function = declare_transformer(
+        network, transformer, spec, text_attention=attention, steerable=STEERABLE
+    )
     return describe_model(config, function)
 
 
@@ -121,7 +134,7 @@ SD3 = Family(
         ("SD3Transformer2DModel",),
         states=select_hidden_states,
     ),
-    lora=LoraRules(LORA_TARGETS),
+    lora=LoraRules(LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")}),
     training=TrainingRules(
         zeros=lambda config: ZEROS,
         fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},

@@ -68,11 +68,6 @@ class MMDiTConfig(DenoiserConfig):
         """The patches of the latents have their positions in a table."""
         return self.pos_embed_max_size * self.patch_size
 
-    @property
-    def skippable_layers(self) -> int:
-        """Every block may be left out."""
-        return self.num_layers
-
 
 def transformer_of(config: ModelConfig) -> MMDiTConfig:
     """Return the transformer's configuration of a model of this family."""

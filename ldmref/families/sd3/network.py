@@ -7,7 +7,6 @@ Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2 (MMDiT); adaLN-Zero 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,14 +24,11 @@ from ldmref.families.joint_transformers import (
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
-from ldmref.models.attention_guidance import guide_attention
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
-from ldmref.models.transformer_layers import rms_norm
-
-BLEND = 0.125  # weight of attention guidance in published code
+from ldmref.models.transformer_layers import attend_jointly, rms_norm
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
@@ -89,8 +85,6 @@ def transformer(
     t: Array,
     context: Array | CachedContext,
     pooled: Array,
-    skip_layers: Sequence[int] = (),
-    attention_guidance: Sequence[float] = (),
     control: BlockResiduals | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
@@ -103,10 +97,6 @@ def transformer(
         t: The times, multiplied by 1000, (n,).
         context: Hidden states of the text, (n, l, joint_attention_dim).
         pooled: Pooled text, (n, pooled_projection_dim).
-        skip_layers: Numbers of blocks that are left out (skip-layer guidance).
-        attention_guidance: Scale, largest norm and, optionally, weight of the guidance in joint
-            attention (`normalized_attention_guidance`). `context` and `pooled` are then those of n
-            negative prompts, followed by those of n prompts.
         control: What ControlNets add to the tokens of the image after each block but the last.
 
     Returns:
@@ -120,18 +110,14 @@ def transformer(
     n, rows, columns = x.shape[0], x.shape[2] // patch, x.shape[3] // patch
     h = embed_patches(ops, p.pos_embed, x, patch)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
-    if attention_guidance:
-        t = xp.concat([t, t], axis=0)
     emb = embed(ops, p.time_text_embed, t, pooled)
-    of_image = emb[n:, ...] if attention_guidance else emb
     heads = config.num_attention_heads
     for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
-        if number not in skip_layers:
-            text, h = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
+        text, h = joint_block(ops, p_block, h, text, emb, heads)
         if control is not None and number < config.num_layers - 1:
             h = h + control.blocks[number]
 
-    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, of_image)[0])
+    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
     # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
     c = config.out_channels
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
@@ -211,18 +197,16 @@ def joint_block(
     context: Array,
     emb: Array,
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
     """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d).
 
     Returns text and image, in diffusers' order. Each stream has its own weights. Time and pooled
     text give a shift, a scale and a gate for each attention and feed-forward layer. Nothing reads
-    the text after the last block, which returns it as it was. With `guide`, context and emb are
-    those of n negative prompts, then of n prompts.
+    the text after the last block, which returns it as it was.
     """
-    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
+    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
     text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)
-    h, *text = joint_attention(ops, p.attn, h, text, num_heads, guide)
+    h, *text = joint_attention(ops, p.attn, h, text, num_heads)
     x = x + gate * h
     if "attn2" in p:
         *of_mlp, h, gate = of_mlp
@@ -242,7 +226,6 @@ def joint_attention(
     x: Array,
     context: Array | None,
     num_heads: int,
-    guide: Sequence[float] = (),
 ) -> tuple[Array, ...]:
     """Let all tokens of image and text attend to each other (figure 2b).
 
@@ -252,8 +235,6 @@ def joint_attention(
         x: Image tokens, (n, l, d), which come first.
         context: Text tokens, (n, m, d). None: the image attends to itself.
         num_heads: Number of heads.
-        guide: What combines the attention to n negative prompts and to n prompts of the context
-            (`guide_attention`). (): the context is that of the prompts.
 
     Returns:
         The image, and the text if there is one and it is read after this block.
@@ -266,17 +247,11 @@ def joint_attention(
     q, k, v = (project(x, f"to_{name}", f"norm_{name}") for name in "qkv")
     if context is None:
         return (linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v))),)
-    added = [project(context, f"add_{name}_proj", f"norm_added_{name}") for name in "qkv"]
-    if guide:
-        q, k, v = (ops.xp.concat([part, part], axis=0) for part in (q, k, v))
-    pairs = zip((q, k, v), added, strict=True)
-    joined = merge_heads(ops, ops.attention(*(ops.xp.concat(pair, axis=2) for pair in pairs)))
-    length = x.shape[1]
-    image = joined[:, :length, :]
-    if guide:
-        n = x.shape[0]
-        image = guide_attention(ops, image[n:, ...], image[:n, ...], guide, BLEND, order=1)
+    q_text, k_text, v_text = (
+        project(context, f"add_{name}_proj", f"norm_added_{name}") for name in "qkv"
+    )
+    image, text = attend_jointly(ops, (q, k, v), (q_text, k_text, v_text))
     attended = linear(ops, p.to_out["0"], image)
     if "to_add_out" not in p:
         return (attended,)
-    return attended, linear(ops, p.to_add_out, joined[:, length:, :])
+    return attended, linear(ops, p.to_add_out, text)

@@ -126,7 +126,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig 
         ),
         qk_norm="rms_norm" if any(".ln_q." in found["layer"] for found in blocks) else "",
     )
-    known = (config for config in make_presets().values() if config.denoiser == network)
+    known = (
+        config
+        for config in make_presets().values()  # which also say what no tensor does
+        if config.denoiser == replace(network, sample_size=config.denoiser.sample_size)
+    )
     other = replace(MEDIUM, name="sd3", denoiser=network, defaults=Defaults(28, 7.0))
     found = next(known, other)
     return replace(found, text_encoder_3=None) if lacks_t5(shapes) else found

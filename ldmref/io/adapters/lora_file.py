@@ -76,7 +76,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     >>> read_loras([(path, 0.5)])[0].weight
     0.5
     """
-    return [replace(lora, sha256=file.sha256()) for file, lora in _open(loras)]
+    return hash_loras(open_loras(loras))
 
 
 def open_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[Lora]:
@@ -88,11 +88,19 @@ def open_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     Raises:
         UsageError, InputError, CorruptModelError, UnsafeFileError: As for `read_loras`.
     """
-    return [lora for _, lora in _open(loras)]
+    return list(_open(loras))
 
 
-def _open(loras: Any) -> Iterator[tuple[TensorFile, Lora]]:
-    """Yield the file of each LoRA, and the LoRA without its digest."""
+def hash_loras(loras: Sequence[Lora]) -> list[Lora]:
+    """Return opened LoRAs with the digests of their files, which are read for that."""
+    return [
+        replace(lora, sha256=lora.tensors.sha256()) if isinstance(lora.tensors, ModelFile) else lora
+        for lora in loras
+    ]
+
+
+def _open(loras: Any) -> Iterator[Lora]:
+    """Yield each LoRA without its digest."""
     if isinstance(loras, str | os.PathLike):
         loras = [loras]
     if not isinstance(loras, Sequence) or isinstance(loras, bytes):
@@ -111,7 +119,7 @@ def _open(loras: Any) -> Iterator[tuple[TensorFile, Lora]]:
         yield open_lora(path, weight)
 
 
-def open_lora(path: Path, weight: float = 1.0) -> tuple[TensorFile, Lora]:
+def open_lora(path: Path, weight: float = 1.0) -> Lora:
     """Open a LoRA file, or the folder of one that PEFT or diffusers wrote.
 
     A folder gives its name to the LoRA.
@@ -121,7 +129,7 @@ def open_lora(path: Path, weight: float = 1.0) -> tuple[TensorFile, Lora]:
     """
     file = TensorFile(find_weights(path) if path.is_dir() else path)
     name = path.absolute().name if path.is_dir() else path.stem
-    return file, Lora(name, file, weight, adapter=read_adapter_config(file))
+    return Lora(name, file, weight, adapter=read_adapter_config(file))
 
 
 def is_adapter_folder(path: Path) -> bool:

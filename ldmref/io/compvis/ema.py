@@ -79,6 +79,11 @@ def family_uses_ema(config: ModelConfig) -> bool:
     return text.model_type != "clip" and text not in without
 
 
-def has_updated_ema(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Return whether training updated the averages: `num_updates` is absent or not 0."""
+def samples_with_averages(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a family is sampled with averages, and training updated those of a file.
+
+    Training did if `num_updates` is absent or not 0.
+    """
+    if not family_uses_ema(config):
+        return False
     return COUNTERS[1] not in tensors or bool(np.any(np.asarray(tensors[COUNTERS[1]]) != 0))

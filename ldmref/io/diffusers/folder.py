@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -36,6 +36,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
+from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
 from ldmref.io.tensors.safetensors import TensorView, hash_files
@@ -171,30 +172,59 @@ def get_model_name(folder: Path) -> str:
     return folder.name
 
 
-def load_diffusers(
-    folder: Path, variant: str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], Callable[[], str]]:
-    """Load configuration, tensors under our names, and a function that hashes all weight files.
+class DiffusersFolder(StoredModel):
+    """A folder of diffusers, whose configuration is read at once and whose weights when used.
+
+    Args:
+        path: The folder.
+        variant: As for `select_weight_names`.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
-            fit its configuration.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
-    config = read_diffusers_config(folder)
-    texts = dict(zip(TEXT_ENCODERS, map(kind_of, config.text_encoders), strict=False))
-    flat = {}
-    files = []
-    for part, spec in model_spec(config).items():
-        path = folder / part
-        path = path if path.is_dir() else folder / FOLDERS.get(part, part)
-        name = f"{folder.name}/{part}"
-        rename, ignored = get_current_name, ""
-        if part in texts:
-            rename, ignored = texts[part].rename, texts[part].ignored
-        tensors, table = open_network(path, part, spec, name, ignored, variant, rename)
-        flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
-        files += tensors.files
-    return config, flat, partial(hash_files, files)
+
+    has_weights = True
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return (path / "model_index.json").is_file()
+
+    @classmethod
+    def open(cls, path: Path, options: OpeningOptions) -> DiffusersFolder:
+        refuse_choices(path, options)
+        return cls(path, options.variant)
+
+    def __init__(self, path: Path, variant: str | None = None):
+        self.path = path
+        self.variant = variant
+        self.config = read_diffusers_config(path)
+
+    @cached_property
+    def _networks(self) -> dict[str, tuple[TensorView, KeyTable]]:
+        """The tensors of each network under today's names, and the table to read them with."""
+        texts = dict(zip(TEXT_ENCODERS, map(kind_of, self.config.text_encoders), strict=False))
+        networks = {}
+        for part, spec in model_spec(self.config).items():
+            path = self.path / part
+            path = path if path.is_dir() else self.path / FOLDERS.get(part, part)
+            name = f"{self.path.name}/{part}"
+            rename, ignored = get_current_name, ""
+            if part in texts:
+                rename, ignored = texts[part].rename, texts[part].ignored
+            networks[part] = open_network(path, part, spec, name, ignored, self.variant, rename)
+        return networks
+
+    def read(self) -> dict[str, np.ndarray]:
+        return {
+            f"{part}.{name}": tensor
+            for part, (view, table) in self._networks.items()
+            for name, tensor in to_native(view, table).items()
+        }
+
+    @property
+    def digest(self) -> Callable[[], str]:
+        return partial(hash_files, [x for view, _ in self._networks.values() for x in view.files])
 
 
 def get_current_name(name: str) -> str:

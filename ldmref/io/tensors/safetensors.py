@@ -1,7 +1,8 @@
 """Safetensors files, memory-mapped: nothing is read before it is used.
 
 The format is eight bytes of header length, a JSON header, and the tensors' bytes. It is parsed here
-because the `safetensors` library does not support bfloat16 in NumPy and copies every tensor.
+because the `safetensors` library does not support bfloat16 in NumPy, copies every tensor, and would
+be one more dependency.
 """
 
 from __future__ import annotations
@@ -108,6 +109,10 @@ class TensorFile(ModelFile):
                 raise _damaged(path, "it has no size, like the files of /proc") from error
             except OSError as error:
                 raise make_read_error(path, error) from error
+        self._read_header()
+
+    def _read_header(self) -> None:
+        path = self.path
         header, begin = _header(path, self._data)
         self.metadata = _metadata(path, header.pop("__metadata__", None))
         entries = {name: _entry(path, name, entry) for name, entry in header.items()}
@@ -143,6 +148,25 @@ class TensorFile(ModelFile):
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
         return hash_mapped(self._data)
+
+
+class TensorBytes(TensorFile):
+    """The tensors of a file's content, as those of `TensorFile`.
+
+    Args:
+        content: The bytes of a safetensors file.
+        name: The file, for messages.
+
+    Raises:
+        CorruptModelError: It is not a safetensors file, or is damaged.
+    """
+
+    def __init__(self, content: bytes, name: str):
+        self.path = Path(name)
+        self._data = np.frombuffer(content, np.uint8)
+        if len(content) < 10:
+            raise _damaged(self.path, "no header")
+        self._read_header()
 
 
 class TensorView(LazyMapping[np.ndarray]):

@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldmref.locate.findings import UNKNOWN, Row
-from ldmref.locate.networks import NUMBER, is_host, network_of
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
@@ -102,9 +101,9 @@ def judge_host(
         rows += _judge_pass(within)
     mark_selected(port, context.ledger, context.denoiser)
     whole = [entry for entry in port.entries if not entry.layer]
-    host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
+    host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
-    networks = [e for e in whole if network_of(e.call)]
+    networks = [e for e in whole if e.call.network]
     return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
 
 

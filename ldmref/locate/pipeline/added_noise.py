@@ -52,7 +52,7 @@ def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
         expected, changes = mix(context, t, x0, noise)
         if context.path is FLOW:
             changes |= _fitted(output, x0, noise, expected)
-        least = max(LEAST, 16.0 * context.epsilon, 2.0 * _table_error(context, t, x0, noise))
+        least = max(LEAST, context.rounding, 2.0 * _table_error(context, t, x0, noise))
         yield context.judge(
             entry, "add_noise", output, expected, least=least, variants=changes.items()
         )

@@ -34,7 +34,7 @@ class BranchParts:
 def split_branches(port: Trace) -> BranchParts:
     """Return the parts of a trace: the trace itself if it is no branch."""
     branch = port.manifest.get("branch")
-    schedules = [e for e in port.entries if e.call.partition("~")[0] == "schedule"]
+    schedules = [e for e in port.entries if e.call.kind == "schedule"]
     requests = _requests(branch) if isinstance(branch, dict) else []
     if len(requests) < 2 or len(requests) != len(schedules):
         return BranchParts(port, (port,), (port,))
@@ -77,7 +77,7 @@ def _levels(part: Trace) -> list[float]:
 
 
 def _sampling(part: Trace) -> tuple[Any, ...]:
-    steps = [e for e in part.entries if e.call.startswith("sampler.") and not e.layer]
+    steps = [e for e in part.entries if e.call.kind == "sampler" and not e.layer]
     eta = steps[0].attributes.get("eta") if steps else None
     return part.entries[0].attributes.get("sampler"), eta, _levels(part)
 

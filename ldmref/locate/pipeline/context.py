@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
-from ldmref.locate.law import GAIN, NOISE, is_clearly_better
+from ldmref.locate.law import NOISE, allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.trace.model import TraceEntry
@@ -20,6 +20,11 @@ Expected = np.ndarray | Callable[[], np.ndarray | None]
 @dataclass(frozen=True)
 class PipelineContext(PortRun):
     """A recorded run, and the judgement of what it computed."""
+
+    @property
+    def rounding(self) -> float:
+        """The error that is allowed where no floor is computed: 16 units of the port's format."""
+        return NOISE * self.epsilon
 
     def judge(
         self,
@@ -45,8 +50,8 @@ class PipelineContext(PortRun):
             segment: What leads to an input.
         """
         overflows = not np.isfinite(floor)
-        floor = self.epsilon if overflows else max(floor, self.epsilon / 2.0)
-        allowed = max(NOISE * floor, NOISE * self.epsilon if least is None else least)
+        floor = noise_floor(floor, self.epsilon)
+        allowed = max(allowed_error(floor), self.rounding if least is None else least)
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
             why = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
@@ -56,14 +61,8 @@ class PipelineContext(PortRun):
         row = Row(entry.call, "", kind, **values, note=bad, segment=segment)
         if error <= allowed:
             return replace(row, verdict=EQUAL)
-        best = ("", min(allowed, error / GAIN))
-        for text, variant in variants:
-            array = variant() if callable(variant) else variant
-            left = float("inf") if array is None else relative_error(got, array)
-            clearly = is_clearly_better(left, best[1]) if best[0] else left <= best[1]
-            if clearly:  # the usual faults come first
-                best = (text, left)
-        cause, explained = best
+        tried = ((text, _error_left(got, variant)) for text, variant in variants)
+        cause, explained = choose_cause(tried, error, allowed) or ("", None)
         if overflows and not cause and not bad:
             return self.not_judged(entry, kind, OVERFLOW.format(self.dtype))
         if not cause:
@@ -92,3 +91,9 @@ class PipelineContext(PortRun):
     def not_judged(self, entry: TraceEntry, kind: str, why: str) -> Row:
         """Return the row of a computation that cannot be recomputed."""
         return Row(entry.call, "", kind, verdict=UNKNOWN, note=why)
+
+
+def _error_left(got: np.ndarray, variant: Expected) -> float:
+    """Return the error that a known fault leaves; infinity if it does not apply."""
+    array = variant() if callable(variant) else variant
+    return float("inf") if array is None else relative_error(got, array)

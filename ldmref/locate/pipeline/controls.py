@@ -16,7 +16,8 @@ from ldmref.locate.pipeline.inputs import SAMPLES, TIMES
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, arrays_of_side
 from ldmref.locate.pipeline.residuals import judge_residuals
 from ldmref.locate.pipeline.text_inputs import roles_of
-from ldmref.trace.model import GUIDE_CALLS, TraceEntry
+from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.model import TraceEntry
 
 NET = re.compile(r"controlnet(_\d+)?([.~]\d+)+")
 

@@ -211,9 +211,10 @@ def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[DenoiserEv
     parts = []
     first = 0
     for call in calls or []:
-        if context.port.find(call) is None:
+        recorded = context.port.find(call)
+        if recorded is None:
             return f"the inputs of {call} were not recorded"
-        network = open_network(context.model, context.port, call)
+        network = open_network(context.model, context.port, recorded.call)
         if not network.complete:
             return f"the inputs of {call} were not recorded"
         if network.arguments.get("control") is not None:

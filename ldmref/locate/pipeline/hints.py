@@ -43,8 +43,7 @@ def number_of(context: PipelineContext, net: TraceEntry) -> int | None:
     count = len(context.controlnets) or len(asked)
     if count:
         return number % count
-    named = {call.partition(".")[0] for call in context.port.calls}
-    return number if "controlnet_2" in named else 0
+    return number if any(call.controlnet == 2 for call in context.port.calls) else 0
 
 
 def definition_of(context: PipelineContext, net: TraceEntry) -> ControlNet | None:

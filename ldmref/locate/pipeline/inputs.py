@@ -319,7 +319,9 @@ def _scales_of(
     def factor(sigma: float) -> float:
         return float(in_own_scale(kind, np.float64(1.0), sigma, context.path)[0])
 
-    sigma = sigma_of(context, evaluation) if evaluation.number else None
+    # A step may evaluate at another level than its own, as the first one of an inversion does.
+    at = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
+    sigma = sigma_of(context, evaluation) if evaluation.number else at
     sigma = _sigma_of(context, evaluation.step) if sigma is None else sigma
     if sigma is None:
         return None, []

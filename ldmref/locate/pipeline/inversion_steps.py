@@ -9,7 +9,8 @@ from typing import TypeGuard
 import numpy as np
 
 from ldmref.locate.findings import Row
-from ldmref.locate.pipeline.context import NOISE, PipelineContext
+from ldmref.locate.law import NOISE
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, evaluated_x0
 from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.samplers import implicit, sample

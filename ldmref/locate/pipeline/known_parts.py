@@ -60,7 +60,7 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
         context.compared_output(entry)
         if last:
             expected = np.where(known, right, before)
-            least = max(1e-5, 16.0 * context.epsilon)
+            least = max(1e-5, context.rounding)
             yield context.judge(entry, CONSTRAIN, after, expected, least=least)
         elif known.sum() >= LEAST_VALUES:
             z = (after - right)[known] / sigma
@@ -100,7 +100,7 @@ def _judge_jump(context: PipelineContext, jump: TraceEntry) -> Iterator[Row]:
     context.compared_output(jump)
     context.compared(after[0], "x")
     keep, up = context.path.forward(start, begun)
-    least = max(1e-5, 16.0 * context.epsilon)
+    least = max(1e-5, context.rounding)
     yield judge_normal(context, jump, "noise", noise)
     yield context.judge(jump, "jump level", np.array([end]), np.array([begun]), least=1e-6)
     variants = [("the state before the jump", state), ("only the noise", up * noise)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,10 +93,8 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     left = {text: abs(deviation / scale - 1.0) for text, scale in causes.items()}
     best = min(left, key=left.__getitem__)
     note = f"standard deviation {deviation:.5g} instead of {expected:.5g}"
-    values = {**vars(row), "verdict": DIFFERS, "note": note}
-    if left[best] <= allowed:
-        values |= {"cause": best, "explained": left[best]}
-    yield Row(**values)
+    row = replace(row, verdict=DIFFERS, note=note)
+    yield replace(row, cause=best, explained=left[best]) if left[best] <= allowed else row
 
 
 def _judge_noised(context: PipelineContext, step: TraceEntry, state: np.ndarray) -> Iterator[Row]:
@@ -174,7 +173,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             others = [(text, x / scale + shift) for text, x in changed_parts]
         context.compared(entry, *LATENTS)
         expected = last / scale + shift
-        least = max(LEAST, 16 * context.epsilon)
+        least = max(LEAST, context.rounding)
         clamp = clamp_of((got - shift) * scale, last)
         changed = clamp is not None and relative_error(got, expected) > least
         if clamp is not None and changed and relative_error(got, clamp[1] / scale + shift) <= 1e-5:
@@ -231,7 +230,7 @@ def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
         expected = last / context.path.spread(end or 0.0)
         context.compared(entry, *LATENTS)
-        least = max(LEAST, 16 * context.epsilon)
+        least = max(LEAST, context.rounding)
         segment = "from the last step to the tiny decoder"
         yield context.judge(entry, "latents", got, expected, least=least, segment=segment)
 

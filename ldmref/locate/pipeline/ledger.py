@@ -9,7 +9,6 @@ the caller chose not to record.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +17,6 @@ from ldmref.trace.model import Trace, TraceEntry
 
 INPUT = "input"
 OUTPUT = "output"
-NUMBER = re.compile(r"(~\d+|\.\d+)+$")
 KIND = "recorded"  # of a row for arrays that nothing compared
 
 Key = tuple[str, str, str]  # name of the entry, side, role

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,4 +42,4 @@ def judge_normal(
     cause = f"standard deviation {deviation:.4g} instead of 1"
     if errors[0] <= allowed:
         cause = f"mean {mean:.4g} instead of 0"
-    return Row(**{**vars(row), "verdict": DIFFERS, "cause": cause})
+    return replace(row, verdict=DIFFERS, cause=cause)

@@ -24,7 +24,7 @@ def split_passes(port: Trace) -> tuple[Trace, ...]:
     if port.manifest.get("branch") is not None:
         return (port,)
     entries = list(port.entries)
-    starts = [i for i, e in enumerate(entries) if e.call.partition("~")[0] == "schedule"]
+    starts = [i for i, e in enumerate(entries) if e.call.kind == "schedule"]
     bounds = [0]
     for before, start in pairwise(starts):
         ends = [i for i in range(before, start) if _ends(entries[i])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -126,8 +125,7 @@ class PortRun:
 
     def calls(self, kind: str) -> list[TraceEntry]:
         """Return the whole-call entries of a kind of call, in order."""
-        pattern = re.compile(rf"{re.escape(kind)}((~|\.)\d+)*")
-        return [e for e in self.port.entries if not e.layer and pattern.fullmatch(e.call)]
+        return [e for e in self.port.entries if not e.layer and e.call.kind == kind]
 
     def texts(self, encoder: str) -> list[TraceEntry]:
         """Return the calls of a text encoder, also those of other parts of the trace."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from ldmref.locate.networks import NUMBER
 from ldmref.locate.pipeline.ledger import INPUT, Ledger
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.trace.model import Trace
@@ -36,9 +35,9 @@ def mark_selected(port: Trace, ledger: Ledger, denoiser: str) -> None:
     selection = port.manifest.get("selection") or {}
     if not selection.get("calls") and not selection.get("without"):
         return
-    recorded = {NUMBER.sub("", call) for call in port.calls}
+    recorded = {call.kind for call in port.calls}
     for entry in port.entries:
-        kind = NUMBER.sub("", entry.call)
+        kind = entry.call.kind
         kind = DENOISER if kind == denoiser else kind
         for of, roles, sources in SOURCES:
             named = {denoiser if source == DENOISER else source for source in sources}

@@ -15,8 +15,9 @@ import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
+from ldmref.locate.law import NOISE, allowed_error
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.pipeline.context import NOISE, PipelineContext
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_inversion, rising_levels
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.recorded_step import (
@@ -92,7 +93,9 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
             continue
         right_state = expected[i].state
         floor = relative_error(low[i].state, right_state) if i in low else 0.0
-        if others is None and relative_error(output, right_state) > max(16 * floor, LEAST):
+        if others is None and relative_error(output, right_state) > max(
+            allowed_error(floor), LEAST
+        ):
             others = _all_faults(context, known, right)
         variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
         rounded_state = rounded[i].state if i in rounded else None

@@ -15,7 +15,8 @@ from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.tokens import Tokens
-from ldmref.trace.model import GUIDE_CALLS, TraceEntry
+from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.model import TraceEntry
 
 PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",

@@ -12,7 +12,6 @@ The wires from the sampler to the U-Net are in `inputs`, and those to the decode
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -92,7 +91,7 @@ def _judge_halves(context: PipelineContext) -> Iterator[Row]:
 def _least_of(context: PipelineContext, entry: TraceEntry) -> float | None:
     """Return the error that is allowed at least; predictions of another kind were converted."""
     kind = entry.attributes.get("prediction_type", context.config.prediction_type)
-    return None if kind == context.config.prediction_type else max(1e-4, 16 * context.epsilon)
+    return None if kind == context.config.prediction_type else max(1e-4, context.rounding)
 
 
 def _parts_of(
@@ -216,7 +215,7 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
         return
     yield from _judge_begin(context, initial, expected)
     got = context.read(steps[0], "sample", "x") if steps else None
-    if got is None or _number(steps[0].call) > 0:
+    if got is None or steps[0].call.number > 0:
         return
     context.compared(steps[0], "sample", "x")
     yield context.judge(
@@ -313,15 +312,9 @@ def _changes_of(got: np.ndarray, expected: np.ndarray) -> Iterator[tuple[str, np
         yield clamp
 
 
-def _number(call: str) -> int:
-    """Return the number of a call, 0 if it has none."""
-    found = re.search(r"\.(\d+)", call)
-    return int(found[1]) if found else 0
-
-
 def _continues(context: PipelineContext, step: TraceEntry, following: TraceEntry) -> bool:
     """Return whether a step starts where the step before it ended, without a jump between."""
-    if _number(following.call) != _number(step.call) + 1:
+    if following.call.number != step.call.number + 1:
         return False  # a part of the steps was recorded
     a, b = step.attributes, following.attributes
     if "i_next" in a and "i" in b:

@@ -18,7 +18,6 @@ from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
-from ldmref.trace.readers.old_records import convert_record, is_old_record
 from ldmref.trace.readers.runtimes import is_layer, is_polygraphy, name_tensors, read_polygraphy
 from ldmref.trace.single import is_single, unpack_trace
 
@@ -81,9 +80,7 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
 
 
 def _load_file(file: TensorFile, names: NameMap | str | Path | None) -> Trace:
-    """Open a safetensors file: a trace in one file, an old run record, or named tensors."""
-    if is_old_record(file.metadata):
-        return convert_record(file, file.metadata, shown(file.path))
+    """Open a safetensors file: a trace in one file, or named tensors."""
     if not is_single(file.metadata):
         return _build(file, names, file.path)
     trace = unpack_trace(file, file.metadata, file.kinds, str(file.path))

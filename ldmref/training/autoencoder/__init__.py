@@ -3,9 +3,7 @@
 objective.py  the recipe's weights and options
 terms.py      the terms, each a formula of `ldmref.math`
 forward.py    one batch through encoder, latents (exact, sampled, quantized) and decoder
-codebook.py   a codebook's moving average, and the revival of unused codes
-adversary.py  the patch discriminator
 features.py   the network of the perceptual term, trained first
-stage.py      the trainer
+stage.py      the trainer, the patch discriminator, and a codebook's moving average
 metrics.py    the metrics of a trained first stage
 """

@@ -3,7 +3,6 @@
 finetuning_run.py      `fine_tune`
 recipe.py              the recipe; defaults.py: defaults that depend on method and base
 stage.py               the trainer, whose loss is that of the denoiser
-adapters.py            the trained parameters of each method, and the file that they are written to
-lora.py                low-rank updates; lora_targets.py: the layers that have them
-textual_inversion.py   the vectors of a new word
+adapters.py            the trained parameters of each method (low-rank updates, the vectors of a new
+                       word), and their file; lora_targets.py: the layers that have updates
 """

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from ldmref.datasets.config import DataConfig
 from ldmref.declare import Names, Range
-from ldmref.io.locate import find_model, read_model_config
+from ldmref.io.checkpoint import read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.training.recipes.schema import (
     Budget,
@@ -109,4 +109,4 @@ class FineTuneRecipe:
         Raises:
             InputError, UsageError, KeyMismatchError: As for `read_model_config`.
         """
-        return read_model_config(find_model(self.base), self.base_config or None)
+        return read_model_config(self.base, self.base_config or None)

@@ -7,5 +7,5 @@ reconstructions.png     images and their reconstructions
 samples.png             images generated for some prompts with the averaged weights
 
 stage.py writes them for one stage; progress.py: progress lines and means over steps; metrics.py:
-the file of metrics; curves.py: plots; previews.py, grid.py: preview images.
+the file of metrics; curves.py: plots; previews.py: preview images.
 """

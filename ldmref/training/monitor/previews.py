@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ldmref import modes
 from ldmref.backends.torch import TorchBackend
@@ -20,7 +21,6 @@ from ldmref.modes.generate import CancelFlag
 from ldmref.training.autoencoder.forward import forward, make_noise
 from ldmref.training.autoencoder.objective import AutoencoderObjective
 from ldmref.training.batches import evenly_spaced, step_generator, to_unit
-from ldmref.training.monitor.grid import LabelledRow, grid
 from ldmref.training.recipes.schema import ProgressConfig
 
 IMAGES = 8
@@ -131,3 +131,51 @@ def check_prompts(config: ModelConfig, prompts: Sequence[str]) -> None:
 def exported_weights(params: Params) -> Params:
     """Return the parameters rounded to float16, as in the exported model."""
     return tree_map(lambda x: np.asarray(x, np.float16).astype(np.float32), params)
+
+
+# -- a grid of small images -----------------------------------------------------------------------
+
+
+# in pixels: height of the title, width of the labels, distance between images
+TITLE = 30
+LABEL = 150
+GAP = 6
+SMALLEST = 128  # smaller images are enlarged by an integer factor, pixel by pixel
+# characters in a line of a label; height of the line and of its letters in pixels
+LETTERS = 19
+LINE = 17
+FONT = 14
+
+
+class LabelledRow(NamedTuple):
+    """Images of one size, and a label."""
+
+    label: str
+    images: Sequence[Image.Image]
+
+
+def enlargement(image: Image.Image) -> int:
+    """Return the integer factor by which an image is enlarged."""
+    return max(1, SMALLEST // image.width)
+
+
+def grid(title: str, rows: Sequence[LabelledRow]) -> Image.Image:
+    """Return an image of rows of images of one size, each with its label on the left."""
+    first = rows[0].images[0]
+    scale = enlargement(first)
+    width = first.width * scale
+    height = first.height * scale
+    columns = max(len(row.images) for row in rows)
+    size = LABEL + columns * (width + GAP), TITLE + len(rows) * (height + GAP)
+    sheet = Image.new("RGB", size, "#e8e8e8")
+    font = ImageFont.load_default(FONT)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, TITLE // 2), title, "black", font, anchor="lm")
+    for i, row in enumerate(rows):
+        y = TITLE + i * (height + GAP)
+        lines = textwrap.wrap(row.label, LETTERS)[: max(1, height // LINE)]
+        pen.multiline_text((GAP, y), "\n".join(lines), "black", font, spacing=LINE - FONT)
+        for j, image in enumerate(row.images):
+            large = image.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(large, (LABEL + j * (width + GAP), y))
+    return sheet

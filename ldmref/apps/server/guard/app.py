@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from ldmref.apps.server.errors import as_ldmref_error, status_of
 from ldmref.apps.server.guard.bodies import Bodies, ClientLeft
-from ldmref.apps.server.guard.headers import secured
 from ldmref.apps.server.guard.hosts import Hosts
 from ldmref.apps.server.guard.limits import Limits
-from ldmref.apps.server.guard.log import Entry
 from ldmref.apps.server.guard.origins import Origins, is_preflight, preflight_headers
 from ldmref.apps.server.guard.refused import Refused, answer, has_body
 from ldmref.apps.server.guard.requests import check_head
 from ldmref.apps.server.guard.tokens import TokenCheck
+from ldmref.errors import one_line
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ldmref.support.server_settings import ServerSettings
-
 
 PART = 65_536  # bytes of an answer that are sent at a time: as much as asyncio keeps unsent
 
@@ -185,3 +185,81 @@ def parts_of(message: Message) -> Iterator[Message]:
     for start in range(0, len(body), PART):
         more = start + PART < len(body) or message.get("more_body", False)
         yield {**message, "body": body[start : start + PART], "more_body": more}
+
+
+# -- headers of every answer -----------------------------------------------------------------------
+
+
+# The page loads its own scripts, styles and images, and talks to its own server. `blob:` and
+# `data:` hold the images that it received. No inline script or style, no frame around the page.
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "worker-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+]
+NAMES = {name for name, _ in HEADERS}
+
+
+def secured(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with those of every answer.
+
+    Headers of the application that would weaken these are dropped. An answer without Cache-Control
+    is not stored; the files of the page are checked for changes before they are used again.
+    """
+    kept = [(name, value) for name, value in headers if name.lower() not in NAMES]
+    if not any(name.lower() == b"cache-control" for name, _ in kept):
+        static = path == "/" or path.startswith("/page/")
+        kept.append((b"cache-control", b"no-cache" if static else b"no-store"))
+    return kept + HEADERS
+
+
+# -- the log ---------------------------------------------------------------------------------------
+
+
+log = logging.getLogger("ldmref.server")
+LONGEST_PATH = 200
+CLIENT_LEFT = 499  # as in the logs of other servers
+
+
+class Entry:
+    """The line of a request."""
+
+    def __init__(self, scope: Scope):
+        self.scope = scope
+        self.started = time.monotonic()
+        self.status = CLIENT_LEFT
+        self.size = 0
+
+    def write(self) -> None:
+        """Log the request. Control characters of the path are escaped."""
+        client = (self.scope.get("client") or ("?", 0))[0]
+        path = one_line(self.scope["path"][:LONGEST_PATH])
+        seconds = time.monotonic() - self.started
+        log.info(
+            "%s %s %s %s %s B %.3f s",
+            client,
+            one_line(self.scope["method"][:20]),
+            path,
+            self.status,
+            self.size,
+            seconds,
+        )

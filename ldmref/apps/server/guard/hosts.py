@@ -6,6 +6,10 @@ header still has the name of the page. A name that is not known is therefore ref
 
 The status is 403. The status 421 (Misdirected Request) would also fit, but it invites clients to
 try again on another connection, and the answer there is the same.
+
+Starlette's TrustedHostMiddleware does less: it reads one of two Host headers, knows names but no
+addresses (all of 127.0.0.0/8, and every address of a server on all interfaces), may redirect to
+`www.`, and answers in plain text where clients of an API expect its errors.
 """
 
 from __future__ import annotations

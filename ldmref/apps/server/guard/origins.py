@@ -4,6 +4,10 @@ Browsers state the page that sends a request in the Origin header, and, since 20
 from the server in Sec-Fetch-Site. Programs such as curl and the client libraries send neither. A
 request of any method that names a foreign page is refused, so a page cannot use up the queue with
 requests whose answers it could not read.
+
+Starlette's CORSMiddleware refuses nothing but preflights: it passes a foreign page's simple POST on
+and leaves out a header, so the work is done. It also does not read Sec-Fetch-Site, compares origins
+as texts (a port or a case that is written out differs), and does not see what the guard refuses.
 """
 
 from __future__ import annotations

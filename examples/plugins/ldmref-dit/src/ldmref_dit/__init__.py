@@ -10,24 +10,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldmref.backends import Backend
 from ldmref.families import (
+    AutoencoderConfig,
+    Backend,
     CallSize,
+    Conditioning,
     DeclaredNetwork,
+    Defaults,
     EncodedText,
     Family,
     GoldenModels,
     GoldenRun,
+    ModelConfig,
     NetworkInput,
     NetworkOutput,
     PipelineCalls,
+    Steerable,
     TextPath,
+    Tokens,
     TrainingRules,
     Work,
     describe_autoencoder,
 )
-from ldmref.models import AutoencoderConfig, Conditioning, Defaults, ModelConfig
-from ldmref.prompts import Tokens
 from ldmref_dit.config import DiTConfig, broken_rules
 from ldmref_dit.files import ORIGINAL, ORIGINAL_SCHEDULER, configure, read_folder
 from ldmref_dit.network import transformer, transformer_spec
@@ -72,6 +76,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        steerable=Steerable("transformer_blocks"),
     )
     return [network, *describe_autoencoder(config.vae)]
 

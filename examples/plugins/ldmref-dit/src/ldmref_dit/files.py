@@ -7,16 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families import KeyEntry, SingleFile
-from ldmref.io.diffusers import (
+from ldmref.families import (
+    AutoencoderConfig,
+    Defaults,
+    KeyEntry,
+    ModelConfig,
+    SchedulerConfig,
+    SingleFile,
+    TextConfig,
     convert_autoencoder_config,
     convert_scheduler_config,
+    flatten,
     get_class,
     read_json,
     require_plain,
 )
-from ldmref.models import AutoencoderConfig, Defaults, ModelConfig, TextConfig, flatten
-from ldmref.samplers import SchedulerConfig
 from ldmref_dit.config import DiTConfig
 from ldmref_dit.network import transformer_spec
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ldmref.backends import Backend
-from ldmref.math import timestep_embedding
-from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import attention, layer, linear, mlp
-from ldmref.models.specs import attention_spec, conv_spec, linear_spec
+from ldmref.families import (
+    Backend,
+    Params,
+    Spec,
+    layers,
+    numbered,
+    specs,
+    timestep_embedding,
+)
 from ldmref_dit.config import DiTConfig
 
 Array = Any
@@ -26,22 +30,24 @@ def transformer_spec(config: DiTConfig) -> Spec:
     d = config.width
     embeddings: Spec = {
         "timestep_embedder": {
-            "linear_1": linear_spec(FREQUENCIES, d),
-            "linear_2": linear_spec(d, d),
+            "linear_1": specs.linear_spec(FREQUENCIES, d),
+            "linear_2": specs.linear_spec(d, d),
         },
         "class_embedder": {"embedding_table": {"weight": (config.num_classes + 1, d)}},
     }
     block: Spec = {
-        "norm1": {"emb": embeddings, "linear": linear_spec(d, 6 * d)},
-        "attn1": attention_spec(d, bias=True),
-        "ff": {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}},
+        "norm1": {"emb": embeddings, "linear": specs.linear_spec(d, 6 * d)},
+        "attn1": specs.attention_spec(d, bias=True),
+        "ff": {
+            "net": {"0": {"proj": specs.linear_spec(d, 4 * d)}, "2": specs.linear_spec(4 * d, d)}
+        },
     }
     patch = config.patch_size
     return {
-        "pos_embed": {"proj": conv_spec(config.in_channels, d, patch)},
+        "pos_embed": {"proj": specs.conv_spec(config.in_channels, d, patch)},
         "transformer_blocks": numbered([block] * config.num_layers),
-        "proj_out_1": linear_spec(d, 2 * d),
-        "proj_out_2": linear_spec(d, patch * patch * config.out_channels),
+        "proj_out_1": specs.linear_spec(d, 2 * d),
+        "proj_out_2": specs.linear_spec(d, patch * patch * config.out_channels),
     }
 
 
@@ -71,8 +77,8 @@ def transformer(
         h = block(ops, p_block, h, t, labels, config)
 
     emb = embed(ops, p.transformer_blocks["0"].norm1.emb, t, labels, config, h)
-    shift, scale = split(linear(ops, p.proj_out_1, ops.silu(emb)), 2)
-    h = linear(ops, p.proj_out_2, modulate(ops, h, shift, scale, EPS))
+    shift, scale = split(layers.linear(ops, p.proj_out_1, ops.silu(emb)), 2)
+    h = layers.linear(ops, p.proj_out_2, modulate(ops, h, shift, scale, EPS))
     # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
     c = config.out_channels
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
@@ -116,21 +122,21 @@ def embed(
     if xp.isdtype(t.dtype, "integral"):
         t = xp.astype(t, getattr(xp, ops.state_dtype))
     waves = timestep_embedding(t, FREQUENCIES, freq_shift=config.freq_shift)
-    time = mlp(ops, p.timestep_embedder, xp.astype(waves, like.dtype))
+    time = layers.mlp(ops, p.timestep_embedder, xp.astype(waves, like.dtype))
     return time + ops.embedding(p.class_embedder.embedding_table.weight, labels)
 
 
-@layer
+@layers.layer
 def block(ops: Backend, p: Params, x: Array, t: Array, labels: Array, config: DiTConfig) -> Array:
     """Apply a block with adaLN-Zero; x: (n, l, d) -> the same.
 
     Time and class give a shift, a scale and a gate for each of attention and MLP (figure 3).
     """
     emb = embed(ops, p.norm1.emb, t, labels, config, x)
-    modulation = split(linear(ops, p.norm1.linear, ops.silu(emb)), 6)
+    modulation = split(layers.linear(ops, p.norm1.linear, ops.silu(emb)), 6)
     shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
     h = modulate(ops, x, shift_attn, scale_attn, EPS)
-    x = x + gate_attn[:, None, :] * attention(ops, p.attn1, h, h, config.num_attention_heads)
+    x = x + gate_attn[:, None, :] * layers.attention(ops, p.attn1, h, h, config.num_attention_heads)
     h = modulate(ops, x, shift_mlp, scale_mlp, config.norm_eps)
     return x + gate_mlp[:, None, :] * feed_forward(ops, p.ff, h)
 
@@ -142,12 +148,12 @@ def modulate(ops: Backend, x: Array, shift: Array, scale: Array, eps: float) -> 
     return normal * (1.0 + scale[:, None, :]) + shift[:, None, :]
 
 
-@layer
+@layers.layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
-    h = linear(ops, p.net["0"].proj, x)
+    h = layers.linear(ops, p.net["0"].proj, x)
     inner = math.sqrt(2.0 / math.pi) * (h + 0.044715 * h * h * h)
-    return linear(ops, p.net["2"], 0.5 * h * (1.0 + ops.xp.tanh(inner)))
+    return layers.linear(ops, p.net["2"], 0.5 * h * (1.0 + ops.xp.tanh(inner)))
 
 
 def split(x: Array, parts: int) -> list[Array]:

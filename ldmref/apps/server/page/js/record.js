@@ -1,14 +1,11 @@
 // @ts-check
-// Recorded runs: a trace in one safetensors file, or a record of an earlier version, whose metadata
-// is JSON under the key "ldmref". docs/traces.md has the format. This needs neither a server nor a
-// page.
+// Recorded runs: a trace in one safetensors file. docs/traces.md has the format. This needs neither a
+// server nor a page.
 
 import { RecordError } from "./record_error.js";
 import { FORMAT, stackTrace } from "./recorded_trace.js";
 
 export { RecordError };
-
-const OLD_FORMAT = "ldmref-run 1";
 
 const LARGEST_HEADER = 16 * 1024 * 1024;
 const READERS = {
@@ -44,24 +41,12 @@ const OPTIONAL = {
 // Float32Array (F16, F32), Float64Array (F64, I64) or Uint8Array, and bytes is the file itself.
 export function readRecord(buffer) {
   const { metadata, tensors } = readSafetensors(buffer);
-  const record = readSteps(metadata, tensors);
-  checkTensors(record.meta, record.tensors);
-  return { ...record, bytes: buffer };
-}
-
-function readSteps(metadata, tensors) {
-  if (metadata.format === FORMAT && typeof metadata.manifest === "string") {
-    return stackTrace(metadata, tensors);
-  }
-  if (typeof metadata.ldmref !== "string") {
+  if (metadata.format !== FORMAT || typeof metadata.manifest !== "string") {
     throw new RecordError("This safetensors file is not a run record: its metadata has no \"manifest\" of a trace.");
   }
-  const meta = parseJson(metadata.ldmref, "the run record's metadata");
-  if (meta === null || typeof meta !== "object" || meta.format !== OLD_FORMAT) {
-    const found = meta && typeof meta.format === "string" ? `"${meta.format.slice(0, 40)}"` : "no format";
-    throw new RecordError(`This page reads traces and records of the format "${OLD_FORMAT}"; the file has ${found}.`);
-  }
-  return { meta, tensors };
+  const record = stackTrace(metadata, tensors);
+  checkTensors(record.meta, record.tensors);
+  return { ...record, bytes: buffer };
 }
 
 // Read any safetensors file of the dtypes above: {metadata, tensors}.

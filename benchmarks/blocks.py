@@ -1,0 +1,262 @@
+"""Single blocks of the transformers of SD3 and Flux, with random weights.
+
+A whole transformer of the published size takes 8 to 48 GB in float32; one of its blocks fits most
+machines. Both sides get the same tokens of image and text, and the same embedding of the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.apps.bench.work import Workload
+from ldmref.backends.base import Backend
+from ldmref.families.flux.config import FluxConfig
+from ldmref.families.flux.network import double_block, find_positions, single_block
+from ldmref.families.flux.network import transformer_spec as flux_spec
+from ldmref.families.sd3.config import MMDiTConfig
+from ldmref.families.sd3.network import block_spec, joint_block
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
+from ldmref.models.lazy_params import CompiledNetworks, LazyParams
+from ldmref.models.params import Params, Spec, flatten, init, unflatten
+
+SEED = 1
+
+
+@dataclass(frozen=True)
+class MeasuredBlock:
+    """A block of a transformer.
+
+    Attributes:
+        tokens: Number of tokens of the text.
+        small: The preset that repositions the published size in a test run.
+        spec: Returns the shapes of the block's parameters.
+        apply: The block, a function of the backend, its parameters, image, text, embedding, and
+            what `more` returns; its results are joined, the text first.
+        more: Returns further arguments from the backend, the configuration, rows and columns of
+            patches, and the text.
+        peer: Returns diffusers' block without weights, and further arguments of its call, from the
+            configuration, rows and columns of patches, and the number of tokens of the text.
+    """
+
+    tokens: int
+    small: str
+    spec: Callable[[Any], Spec]
+    apply: Callable[..., Array]
+    more: Callable[..., tuple[Any, ...]]
+    peer: Callable[..., tuple[Any, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """Host arrays for both sides, float32."""
+
+    image: np.ndarray  # (n, rows * columns, d)
+    text: np.ndarray  # (n, m, d)
+    emb: np.ndarray  # (n, d)
+
+
+@dataclass(frozen=True)
+class BlockModel:
+    """One block with its parameters on a backend, {name of the block: tree}."""
+
+    block: MeasuredBlock
+    config: ModelConfig
+    backend: Backend
+    params: Mapping[str, Params]
+
+    @property
+    def tree(self) -> Params:
+        """The parameters of the block."""
+        (tree,) = self.params.values()
+        return tree
+
+    def with_backend(self, ops: Backend) -> BlockModel:
+        """Return a copy that shares the parameters, on `ops`, a backend that wraps this one."""
+        return replace(self, backend=ops)
+
+    def arguments(self, inputs: BlockInputs) -> tuple[Any, ...]:
+        """Return the arguments of `block.apply` after backend and parameters."""
+        arrays = [self.backend.asarray(x) for x in vars(inputs).values()]
+        sides = square_of(inputs.image)
+        return *arrays, *self.block.more(self.backend, self.config.denoiser, sides, arrays[1])
+
+
+def make_block(name: str, model: str, ops: Backend, file: Path | None = None) -> BlockModel:
+    """Return a block of a preset with seeded random weights, or with those of a file."""
+    from ldmref.models.presets import preset
+
+    block = BLOCKS[name]
+    config = preset(model)
+    tree = unflatten(dict(TensorFile(file))) if file else init(block.spec(config.denoiser))
+    return BlockModel(block, config, ops, LazyParams(ops, {name: tree}))
+
+
+def save_block(block: BlockModel, file: Path) -> None:
+    """Write the weights of a block on a backend of NumPy arrays."""
+    tensors = flatten(block.tree)
+    write_tensors(file, {name: source(tensor) for name, tensor in tensors.items()})
+
+
+def make_block_inputs(model: BlockModel, size: int, batch: int = 1) -> BlockInputs:
+    """Return seeded tokens of a square image of `size` pixels and of a text."""
+    normal = np.random.default_rng(SEED).standard_normal
+    tokens = model.config.count_tokens(size, size)
+    denoiser: Any = model.config.denoiser
+    width = denoiser.width
+    shapes = (batch, tokens, width), (batch, model.block.tokens, width), (batch, width)
+    return BlockInputs(*(normal(shape, np.float32) for shape in shapes))
+
+
+def block_workload(model: BlockModel, inputs: BlockInputs) -> Workload:
+    """Return ldmref's side of a case."""
+    ops = model.backend
+    network = CompiledNetworks().get(ops, model.block.apply, model.tree)
+    arguments = model.arguments(inputs)
+
+    def run() -> Array:
+        with ops.inference():
+            return network(*arguments)
+
+    return Workload(run, lambda y: np.asarray(ops.to_numpy(y), np.float32), ops.synchronize)
+
+
+def block_peer(model: BlockModel, inputs: BlockInputs) -> Workload:
+    """Return the side of diffusers, with the same weights."""
+    import torch
+
+    sides = square_of(inputs.image)
+    with torch.device("meta"):  # skips the initialisation
+        module, more = model.block.peer(model.config.denoiser, sides, inputs.text.shape[1])
+    state_dict = {
+        name: torch.from_numpy(np.require(model.backend.to_numpy(x), np.float32, ["C", "W"]))
+        for name, x in flatten(model.tree).items()
+    }
+    module.load_state_dict(state_dict, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+    image, text, emb = map(torch.from_numpy, vars(inputs).values())
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(hidden_states=image, encoder_hidden_states=text, temb=emb, **more)
+
+    def to_numpy(results: Any) -> np.ndarray:  # text, then image, in each of diffusers' blocks
+        return np.concatenate([x.numpy() for x in results], axis=1)
+
+    return Workload(run, to_numpy)
+
+
+def square_of(image: np.ndarray) -> tuple[int, int]:
+    """Return rows and columns of the patches of a square image, (n, l, d)."""
+    side = math.isqrt(image.shape[1])
+    return side, side
+
+
+# -- blocks ---------------------------------------------------------------------------------------
+
+
+def _spec_of(kind: str) -> Callable[[FluxConfig], Spec]:
+    """Return a function that returns the shapes of Flux' blocks of a kind."""
+
+    def spec(config: FluxConfig) -> Spec:
+        whole = flux_spec(replace(config, num_layers=1, num_single_layers=1))
+        blocks: Any = whole[kind]
+        return blocks["0"]
+
+    return spec
+
+
+def _joint(ops: Backend, p: Params, image: Array, text: Array, emb: Array, heads: int) -> Array:
+    text, image = joint_block(ops, p, image, text, emb, heads)
+    return ops.xp.concat([text, image], axis=1)
+
+
+def _joined(block: Callable[..., tuple[Array, Array]]) -> Callable[..., Array]:
+    """Return a block of Flux as a function whose results are joined."""
+
+    def apply(
+        ops: Backend,
+        p: Params,
+        image: Array,
+        text: Array,
+        emb: Array,
+        positions: Array,
+        dims: tuple[int, ...],
+        heads: int,
+    ) -> Array:
+        return ops.xp.concat(block(ops, p, image, text, emb, positions, dims, heads), axis=1)
+
+    return apply
+
+
+def _positions(ops: Backend, config: FluxConfig, sides: tuple[int, int], text: Array) -> tuple:
+    """Return the positions of the tokens, the channels of each axis, and the number of heads."""
+    grid = ops.asarray(np.zeros((1, *sides, 1), np.float32))
+    positions = find_positions(ops, grid, text)
+    return positions, config.axes_dims_rope, config.num_attention_heads
+
+
+def _joint_peer(config: MMDiTConfig, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+    from diffusers.models.attention import JointTransformerBlock
+
+    sizes = config.width, config.num_attention_heads, config.attention_head_dim
+    return JointTransformerBlock(
+        *sizes,
+        context_pre_only=False,
+        qk_norm=config.qk_norm or None,
+        use_dual_attention=0 in config.dual_attention_layers,
+    ), {}
+
+
+def _flux_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return a function that makes Flux' block of a class, and its rotations."""
+
+    def peer(config: FluxConfig, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+        import torch
+        from diffusers.models.transformers import transformer_flux
+
+        with torch.device("cpu"):
+            positions = torch.zeros(tokens + math.prod(sides), 3)
+            positions[tokens:, 1:] = torch.cartesian_prod(*(torch.arange(k) for k in sides))
+            rotate = transformer_flux.FluxPosEmbed(10000, [*config.axes_dims_rope])
+            rotations = rotate(positions)
+        sizes = config.width, config.num_attention_heads, config.attention_head_dim
+        return getattr(transformer_flux, kind)(*sizes), {"image_rotary_emb": rotations}
+
+    return peer
+
+
+BLOCKS = {
+    "joint_block": MeasuredBlock(
+        333,  # of CLIP and T5
+        "sd3-tiny",
+        lambda config: block_spec(config, 0),
+        _joint,
+        lambda ops, config, sides, text: (config.num_attention_heads,),
+        _joint_peer,
+    ),
+    "double_block": MeasuredBlock(
+        256,
+        "flux-tiny",
+        _spec_of("transformer_blocks"),
+        _joined(double_block),
+        _positions,
+        _flux_peer("FluxTransformerBlock"),
+    ),
+    "single_block": MeasuredBlock(
+        256,
+        "flux-tiny",
+        _spec_of("single_transformer_blocks"),
+        _joined(single_block),
+        _positions,
+        _flux_peer("FluxSingleTransformerBlock"),
+    ),
+}
