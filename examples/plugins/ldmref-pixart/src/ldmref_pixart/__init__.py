@@ -24,10 +24,10 @@ from ldmref.families import (
     TrainingRules,
     Work,
     describe_autoencoder,
+    describe_text_encoder,
+    get_hidden_states,
 )
-from ldmref.families.latent_diffusion import describe_text_encoder
 from ldmref.models import ModelConfig, Params
-from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.prompts import PromptTemplate
 from ldmref_pixart.config import PixArtConfig, broken_rules, transformer_of
 from ldmref_pixart.files import make_presets, read_folder, shrink
@@ -46,7 +46,7 @@ def predict_noise(
     config: PixArtConfig,
     x: Array,
     t: Array,
-    context: Array | CachedContext,
+    context: Array,
     mask: Array | None = None,
 ) -> Array:
     """Predict eps and, with twice the channels, the variance; see `transformer`.

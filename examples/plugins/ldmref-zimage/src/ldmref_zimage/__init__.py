@@ -25,10 +25,10 @@ from ldmref.families import (
     TrainingRules,
     Work,
     describe_autoencoder,
+    describe_text_encoder,
+    get_hidden_states,
 )
-from ldmref.families.latent_diffusion import describe_text_encoder
 from ldmref.models import ModelConfig, Params
-from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref_zimage.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref_zimage.files import PIPELINES, read_folder
 from ldmref_zimage.network import transformer, transformer_spec
@@ -58,7 +58,7 @@ def predict_velocity(
     config: ZImageConfig,
     x: Array,
     t: Array,
-    context: Array | CachedContext,
+    context: Array,
     mask: Array | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
@@ -71,7 +71,7 @@ def predict_velocity(
         config: The configuration.
         x: Noisy latents, (n, z, h, w).
         t: The times, multiplied by 1000, (n,).
-        context: Hidden states of the captions, (n, l, cap_feat_dim).
+        context: Hidden states of the captions, (n, l, cap_feat_dim), which may be cached.
         mask: 1 for tokens of a caption and 0 for padding, (n, l). None: all are tokens.
 
     Returns:
