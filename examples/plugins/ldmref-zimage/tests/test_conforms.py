@@ -38,6 +38,7 @@ def originals(pipe, folder):
     """Return both networks of the pipeline in float64."""
     config = ldmref.load(folder).config
     transformer = copy.deepcopy(pipe.transformer).double()
+    transformer.rope_embedder.freqs_cis = None  # that it keeps in float32
     encoder = copy.deepcopy(pipe.text_encoder).double()
     return [
         Original(transformer, call_transformer, config),
