@@ -112,7 +112,7 @@ def peer_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
     timesteps = tensor(inputs.timesteps).float()
     # the embedded model adds the last token to the time embedding
     labels = context[:, -1] if model.config.unet.class_embed_type else None
-    scale = model.config.vae.scaling_factor
+    scale = model.config.kl_or_vq.scaling_factor
     if case.work == "image":
         run = pipeline(case, model.config, networks, latents, token_ids)
     else:
@@ -152,7 +152,7 @@ def peer_network(name: str, model: LatentDiffusion) -> Any:
         clip_config = _construct(transformers.CLIPTextConfig, config.text_encoder, **token_ids)
         network = transformers.CLIPTextModel(clip_config)
     else:
-        kind, arguments = _unet(config.unet) if name == "unet" else _vae(config.vae)
+        kind, arguments = _unet(config.unet) if name == "unet" else _vae(config.kl_or_vq)
         with torch.device("meta"):  # skips the initialisation
             network = _construct(kind, getattr(config, name), **arguments)
     prefix = "text_model."  # of the keys in some versions of transformers

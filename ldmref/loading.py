@@ -12,7 +12,7 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
-from ldmref.io.adapters.autoencoder import Autoencoder
+from ldmref.io.adapters.autoencoder import AutoencoderFile
 from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.io.native import check_network, check_weights
@@ -265,7 +265,7 @@ def open_backend(
     return get_backend(name, **values)
 
 
-def build_tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:
+def build_tiny_autoencoder(backend: Backend, vae: AutoencoderFile | None) -> TinyAutoencoder | None:
     """Return TAESD from its file; None for a full autoencoder."""
     if vae is None or not isinstance(vae.config, TinyConfig):
         return None

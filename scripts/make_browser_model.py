@@ -287,7 +287,7 @@ def describe_model(model: ldmref.LatentDiffusion) -> dict[str, Any]:
             "channels": channels,
             "width": width,
             "height": height,
-            "scaling_factor": config.vae.scaling_factor,
+            "scaling_factor": config.kl_or_vq.scaling_factor,
         },
         "schedule": {
             "prediction_type": config.scheduler.prediction_type,

@@ -162,6 +162,7 @@ TAKE_SECONDS = (
     "tests/math/test_schedules.py::test_zero_terminal_snr_equals_the_paper_s_algorithm[1000]",
     "tests/math/test_statements.py::"
     "test_langevin_steps_of_a_size_for_each_example_sample_another_density",
+    "tests/models/test_autoencoder_kinds.py::test_a_lora_is_trained_and_used",
     "tests/models/test_flops.py::test_the_unet_and_the_decoder[emoji-2]",
     "tests/models/test_memory.py::test_the_estimate_is_not_below_what_is_measured",
     "tests/models/test_presets.py::"

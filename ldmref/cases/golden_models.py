@@ -18,6 +18,8 @@ from ldmref.cases.shrink import shrink
 from ldmref.cases.tokenizer_cases import byte_pair_files, unigram_file, word_piece_file
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import scales_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import BUILT_IN, family_of, find_family, list_families
 from ldmref.models.golden_run import GoldenRun
@@ -105,8 +107,10 @@ def golden_config(family: str) -> ModelConfig:
         for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
         if kind_of(encoder).reads == "text"
     }
-    scales = {name: getattr(preset.vae, name) for name in ("scaling_factor", "shift_factor")}
-    vae = replace(tiny.vae, **scales)
+    vae = tiny.vae
+    if type(vae) is AutoencoderConfig:
+        scaling_factor, shift_factor = scales_of(preset.vae)
+        vae = replace(vae, scaling_factor=scaling_factor, shift_factor=shift_factor)
     return replace(tiny, vae=vae, **encoders)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.parameters import random_array, random_parameters, random_stream
 from ldmref.cases.shrink import SIZE
-from ldmref.models import autoencoder
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.conditioning import get_hidden_states
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.params import Params
@@ -70,8 +71,9 @@ def network_case(
     key = prefix + owner
     function, outputs = network.function, network.outputs
     config = network.settings.get("config")
-    if function is autoencoder.encode and isinstance(config, AutoencoderConfig):
-        if config.codebook_size:  # the logarithm of the variance is minus infinity
+    if isinstance(config, BaseAutoencoderConfig):
+        kind = autoencoder_of(config)
+        if function is kind.encode and not kind.has_posterior:  # log-variances are minus infinity
             function, outputs = encode_mean, outputs[:1]
     return NetworkCase(
         prefix + (name or network.name),
@@ -168,6 +170,6 @@ def random_input(
     return random_array(f"{key}/{stream}", shape)
 
 
-def encode_mean(ops: Any, p: Params, config: AutoencoderConfig, image: Any) -> Any:
-    """Return the mean of `autoencoder.encode` alone."""
-    return autoencoder.encode(ops, p, config, image)[0]
+def encode_mean(ops: Any, p: Params, config: BaseAutoencoderConfig, image: Any) -> Any:
+    """Return the mean alone of what an encoder returns."""
+    return autoencoder_of(config).encode(ops, p, config, image)[0]

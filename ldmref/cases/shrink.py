@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.errors import UsageError
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
 
@@ -56,8 +59,18 @@ def shrink_unet(u: UNetConfig, context: int, pooled: int = 0) -> UNetConfig:
     )
 
 
-def shrink_autoencoder(v: AutoencoderConfig) -> AutoencoderConfig:
-    """Return an autoencoder with two levels, three if one of the later ones has attention."""
+def shrink_autoencoder(v: BaseAutoencoderConfig) -> BaseAutoencoderConfig:
+    """Return an autoencoder with two levels, three if one of the later ones has attention.
+
+    Raises:
+        UsageError: Its kind is of another package and does not say how.
+    """
+    if type(v) is not AutoencoderConfig:
+        kind = autoencoder_of(v)
+        if kind.shrink is None:
+            message = f"a {kind.title} has no tiny version"
+            raise UsageError(message, code="E-AUTOENCODER", hint="its kind must declare `shrink`")
+        return kind.shrink(v)
     k = min(len(v.block_out_channels), 3 if any(v.attention_levels) else 2)
     return replace(
         v,

@@ -24,6 +24,7 @@ from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_errors import record_exactly, tolerances
 from ldmref.cases.trace_runs import GoldenTrace, RecordedRun, golden_traces
 from ldmref.io.tensors.writer import source, write_to
+from ldmref.models.autoencoder_kind import autoencoder_of, scales_of
 from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
@@ -152,8 +153,9 @@ def _attributes(trace: GoldenTrace) -> dict[str, Any]:
         "networks": network_cases(trace.family, trace.mode),
         "length": LENGTH,
         "prediction_type": config.scheduler.prediction_type,
-        "scaling_factor": config.vae.scaling_factor,
     }
+    if autoencoder_of(config.vae).scales is not None:
+        attributes["scaling_factor"] = scales_of(config.vae)[0]
     kinds = vocabularies_of(trace.family)
     if any(kinds):
         folders = [f"{VOCABULARIES}/{kind}" for kind in kinds]

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.datasets import Dataset
 from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.images import encode_images, likelihood, reconstruction
 from ldmref.evaluate.report import Section
 from ldmref.evaluate.samples import NAME, distances, latent_features, retrieval, thumbnails
 from ldmref.io.classifier import FILE, load_classifier
-from ldmref.models.autoencoder import scale_latents
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
 
@@ -128,7 +128,7 @@ def _samples(
     if folder is not None and (folder / FILE).is_file():
         classifier = load_classifier(folder)
         encoded = encode_images(model, images, rng, settings.batch)
-        latents = scale_latents(model.config.vae, encoded.mean)
+        latents = model.latent_scale(NumpyBackend(dtype="float64")).normalize(encoded.mean)
         real, ours = (
             latent_features(model.backend, classifier, z, settings.batch)
             for z in (latents, generated.latents)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.evaluate.intervals import estimate
 from ldmref.evaluate.likelihood import chain_bound, flow_nats, sum_per_example
 from ldmref.evaluate.predictions import host_denoiser, predictor
@@ -15,7 +16,7 @@ from ldmref.math.divergence import kl_standard_normal, normal_entropy, reparamet
 from ldmref.math.evaluation import structural_similarity
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.likelihood import directional_derivative
-from ldmref.models.autoencoder import encode, scale_latents
+from ldmref.models.autoencoder_kind import add_alpha, autoencoder_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.text import encode_conditioning
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
@@ -42,14 +43,16 @@ def encode_images(
     """Encode images (n, 3, H, W) uint8, sample their latents and decode the samples."""
     ops = model.backend
     config = model.config.vae
+    scale = model.latent_scale(NumpyBackend(dtype="float64"))
     columns = []
     for start in range(0, len(images), batch):
         x = images[start : start + batch].astype(np.float64) / 127.5 - 1.0
         with ops.inference():
-            posterior = encode(ops, model.params["vae"], config, ops.asarray(x))
+            images = add_alpha(ops, ops.asarray(x), config)
+            posterior = autoencoder_of(config).encode(ops, model.params["vae"], config, images)
             mean, logvar = (ops.to_numpy(m).astype(np.float64) for m in posterior)
             z = reparameterize(mean, logvar, rng.standard_normal(mean.shape))
-            decoded = model.decode(ops.asarray(scale_latents(config, z)))
+            decoded = model.decode(ops.asarray(scale.normalize(z)))
         columns.append((x, mean, logvar, z, ops.to_numpy(decoded).astype(np.float64)))
     return Encoded(*(np.concatenate(arrays) for arrays in zip(*columns, strict=True)))
 
@@ -89,7 +92,7 @@ def likelihood(
     """
     note = "bits per dimension of 8-bit pixels; +- is the 95 % confidence interval of the mean"
     section = Section("Likelihood", note, len(e.x))
-    scale = model.config.vae.scaling_factor
+    scale = model.latent_scale(NumpyBackend(dtype="float64"))
     dimensions = int(np.prod(e.x.shape[1:]))
 
     def add(name: str, nats: np.ndarray) -> None:
@@ -98,11 +101,11 @@ def likelihood(
     decoder = decoder_nats(e)
     kl = sum_per_example(kl_standard_normal(e.mean, e.logvar))
     # of scaled latents, whose distribution the diffusion model learns
-    scaled_logvar = e.logvar + 2.0 * np.log(scale)
-    scaled_mean = scale_latents(model.config.vae, e.mean)
+    scaled_logvar = scale.fold(e.logvar) + 2.0 * np.log(scale.spread(np.ones_like(e.mean[:1])))
+    scaled_mean = scale.normalize(e.mean)
     kl_scaled = sum_per_example(kl_standard_normal(scaled_mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
-    z = scale_latents(model.config.vae, e.z)
+    z = scale.normalize(e.z)
     table = training_alphas_cumprod(model.config.scheduler)
     size = model.config.defaults.width, model.config.defaults.height
     kind = model.config.scheduler.variance_type

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 
 
@@ -43,13 +45,16 @@ PUBLISHED_FACTORS = {
 }
 
 
-def find_preview(vae: AutoencoderConfig) -> PreviewMatrix | None:
+def find_preview(vae: BaseAutoencoderConfig) -> PreviewMatrix | None:
     """Return the linear preview of an autoencoder's latents; None if none is known."""
-    if vae.preview:
-        rows = np.reshape(np.asarray(vae.preview, np.float32), (3, vae.latent_channels + 1))
+    kind = autoencoder_of(vae)
+    if kind.preview(vae):
+        rows = np.reshape(np.asarray(kind.preview(vae), np.float32), (3, vae.latent_channels + 1))
         return PreviewMatrix(rows[:, :-1], rows[:, -1])
-    published = PUBLISHED_FACTORS.get(round(vae.scaling_factor, 5))
-    if published is None or vae.latent_channels != 4 or vae.codebook_size:
+    if kind.scales is None or kind.is_quantized or vae.latent_channels != 4:
+        return None
+    published = PUBLISHED_FACTORS.get(round(kind.scales(vae)[0], 5))
+    if published is None:
         return None
     factors, bias = (np.asarray(values, np.float32) for values in published)
     return PreviewMatrix(factors.T / 2, (bias + 1) / 2)

@@ -33,6 +33,7 @@ from ldmref.loading import load
 from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TOKENIZERS
 from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
@@ -259,7 +260,10 @@ def _write_tokenizers(model: LatentDiffusion, folder: Path) -> list[dict[str, An
 def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, Any]:
     """Return the manifest: the model, its files and what a sampler needs to know."""
     config = model.config
-    tiny = model.tiny_autoencoder
+    scales = autoencoder_of(config.vae).scales
+    scaling_factor, shift_factor = 1.0, 0.0  # of graphs that read and return latents
+    if model.tiny_autoencoder is None and scales is not None:
+        scaling_factor, shift_factor = scales(config.vae)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -277,8 +281,8 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
         "latents": {
             "channels": config.vae.latent_channels,
             "factor": config.vae.factor,
-            "scaling_factor": 1.0 if tiny else config.vae.scaling_factor,
-            "shift_factor": 0.0 if tiny else config.vae.shift_factor,
+            "scaling_factor": scaling_factor,
+            "shift_factor": shift_factor,
             "size_multiple": config.size_multiple,
         },
         "schedule": _describe_schedule(config.scheduler),

@@ -11,14 +11,26 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.arguments import ArraySlot, Template
+from ldmref.backends.base import Backend
 from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.layers import trace_layers
 from ldmref.backends.graph.tracer import trace
 from ldmref.families.auxiliary import describe_tiny
+from ldmref.math.arrays import Array
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale, autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.control import control_of
-from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+)
 from ldmref.models.family import family_of
+from ldmref.models.params import Params
 from ldmref.models.residuals import list_arrays, map_residuals
 from ldmref.models.taesd import TinyConfig
 
@@ -77,6 +89,8 @@ def list_networks(
     if tiny is not None:
         own = [network for network in networks if network.params != "vae"]
         networks = own + describe_tiny(tiny)
+    if autoencoder_of(config.vae).scales is None:
+        networks = [with_normalization(network) for network in networks]
     found = []
     for network in networks:
         if network.params == config.denoiser.network:
@@ -89,6 +103,35 @@ def list_networks(
             residuals = control.inputs(config)
         found.append(export_network(network, ids, residuals))
     return found
+
+
+def with_normalization(network: DeclaredNetwork) -> DeclaredNetwork:
+    """Return a decoder or an encoder that reads or returns the latents of the denoiser.
+
+    It is for autoencoders whose latents are not z times one number, so that programs need not know
+    how they are normalised. Other networks are returned as they are.
+    """
+    config = network.settings.get("config")
+    if not isinstance(config, BaseAutoencoderConfig):
+        return network
+    kind = autoencoder_of(config)
+
+    def decode(ops: Backend, p: Params, config: BaseAutoencoderConfig, z: Array) -> Array:
+        return kind.decode(ops, p, config, LatentScale(ops, config, p).denormalize(z))
+
+    def encode(
+        ops: Backend, p: Params, config: BaseAutoencoderConfig, image: Array
+    ) -> tuple[Array, Array]:
+        scale = LatentScale(ops, config, p)
+        mean, logvar = kind.encode(ops, p, config, image)
+        deviation = scale.spread(ops.xp.exp(0.5 * logvar))
+        return scale.normalize(mean), 2.0 * ops.xp.log(deviation)
+
+    if network.function is kind.encode:
+        return replace(network, function=encode)
+    (latents,) = network.inputs
+    latents = replace(latents, shape=(BATCH, config.latent_channels, HEIGHT, WIDTH))
+    return replace(network, function=decode, inputs=(latents,))
 
 
 def name_controlnets(count: int) -> list[str]:

@@ -20,6 +20,7 @@ from ldmref.io.diffusers.written import (
     write_tiny_config,
     write_unet_config,
 )
+from ldmref.models.autoencoder_config import AutoencoderConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -33,9 +34,11 @@ PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
 def is_pipeline(model: LatentDiffusion) -> bool:
-    """Return whether diffusers has an ONNX pipeline for a model: one text encoder of CLIP."""
+    """Return whether diffusers has an ONNX pipeline for a model: CLIP alone, a KL or VQ."""
     config = model.config
     encoders = config.text_encoders
+    if type(config.vae) is not AutoencoderConfig:
+        return False
     return len(encoders) == 1 and kind_of(encoders[0]).pooled is not None
 
 
@@ -61,7 +64,7 @@ def describe_networks(model: LatentDiffusion) -> dict[str, dict[str, Any]]:
     """Return the configuration of each network of `PARTS`, in the words of diffusers."""
     config = model.config
     tiny = model.tiny_autoencoder
-    vae = to_diffusers_config(config.vae) if tiny is None else write_tiny_config(tiny.config)
+    vae = to_diffusers_config(config.kl_or_vq) if tiny is None else write_tiny_config(tiny.config)
     return {
         "text_encoder": write_text_config(config.text_encoder),
         "unet": write_unet_config(config.unet),

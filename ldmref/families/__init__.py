@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ldmref.models import layers as layers
     from ldmref.models import specs as specs
     from ldmref.models import transformer_layers as transformer_layers
+    from ldmref.models.autoencoder_config import BaseAutoencoderConfig as BaseAutoencoderConfig
+    from ldmref.models.autoencoder_kind import Autoencoder as Autoencoder
+    from ldmref.models.autoencoder_kind import find_autoencoder as find_autoencoder
     from ldmref.models.conditioning import Conditioning as Conditioning
     from ldmref.models.conditioning import get_hidden_states as get_hidden_states
     from ldmref.models.config import AutoencoderConfig as AutoencoderConfig

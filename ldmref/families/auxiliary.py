@@ -38,7 +38,7 @@ def describe_tiny(config: TinyConfig) -> list[DeclaredNetwork]:
         ("TAESD's decoder", "TAESD's encoder"),
         partial(tiny_spec, config),
         {},
-        (config.latent_channels, config.in_channels, config.factor),
+        (config.latent_channels, config.in_channels, config.factor, 1),
         "latents",
         (NetworkOutput("", "latent_sample"),),
     )

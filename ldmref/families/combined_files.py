@@ -41,7 +41,7 @@ def list_other_networks(
         autoencoder: The prefix of the autoencoder's names.
     """
     tables: dict[str, dict[str, KeyEntry | np.ndarray]] = {
-        "vae": {**add_prefixes("", autoencoder, autoencoder_table(config.vae))}
+        "vae": {**add_prefixes("", autoencoder, autoencoder_table(config.kl_or_vq))}
     }
     for network, text, stored in zip(TEXT_ENCODERS, config.text_encoders, texts, strict=False):
         table = {**add_prefixes("", f"{TEXTS}{stored}.transformer.", clip_table(text))}

@@ -16,10 +16,11 @@ from ldmref.io.compvis.whole_file import WHOLE_FILE
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
-from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.clip import select_hidden_states
 from ldmref.models.conditioning import Conditioning
-from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.declared import (
     BATCH,
     HEIGHT,
@@ -114,7 +115,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
     )
 
 
-def describe_autoencoder(vae: AutoencoderConfig) -> list[DeclaredNetwork]:
+def describe_autoencoder(vae: BaseAutoencoderConfig) -> list[DeclaredNetwork]:
     """Return the decoder and the encoder of an autoencoder.
 
     Args:
@@ -127,14 +128,16 @@ def describe_autoencoder(vae: AutoencoderConfig) -> list[DeclaredNetwork]:
     >>> [network.name for network in describe_autoencoder(AutoencoderConfig())]
     ['vae.decode', 'vae.encode']
     """
-    kind = "VQ autoencoder" if vae.codebook_size else "KL autoencoder"
+    kind = autoencoder_of(vae)
+    if kind.networks is not None:
+        return list(kind.networks(vae))
     return coder_pair(
         "vae",
-        (decode, encode),
-        (f"decoder of a {kind}", f"encoder of a {kind}"),
-        partial(autoencoder_spec, vae),
+        (kind.decode, kind.encode),
+        (f"decoder of a {kind.title}", f"encoder of a {kind.title}"),
+        partial(kind.spec, vae),
         {"config": vae},
-        (vae.latent_channels, vae.in_channels, vae.factor),
+        (vae.latent_channels // vae.patch**2, vae.in_channels, vae.factor, vae.patch),
         "z",
         (NetworkOutput("mean", "latent_sample"), NetworkOutput("logvar", "latent_logvar")),
     )
@@ -146,16 +149,20 @@ def coder_pair(
     descriptions: tuple[str, str],
     spec: Callable[[], Any],
     settings: dict[str, Any],
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, int, int, int],
     latents: str,
     encoded: Sequence[NetworkOutput],
 ) -> list[DeclaredNetwork]:
-    """Return a decoder and an encoder; `sizes` are latent channels, image channels and factor."""
-    z, channels, factor = sizes
+    """Return a decoder and an encoder.
+
+    `sizes` are the channels of what is decoded and of images, the number of pixels per latent cell,
+    and the number of cells that are decoded for each of them, along a side.
+    """
+    z, channels, factor, patch = sizes
     latent_input = NetworkInput(
         latents,
         "latents",
-        (BATCH, z, HEIGHT, WIDTH),
+        (BATCH, z, HEIGHT._replace(times=patch), WIDTH._replace(times=patch)),
         exported="latent_sample",
         also=("input", "z", "x", "0", "sample"),
     )

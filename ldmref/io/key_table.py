@@ -39,11 +39,16 @@ class KeyEntry:
         rows: The first row and the number of all rows, if the tensor is a part of another that
             stacks several, which may have different heights, along the first axis. None: it is
             not.
+        frames: The number of frames of a causal kernel (out, in, frames, height, width), of which
+            ours is the last one: an image sees no other. Written, the others are zero. 0: it has no
+            frames.
 
     >>> KeyEntry("attn.qkv.weight", (8, 8), third=1).stored_shape
     (24, 8)
     >>> KeyEntry("linear1.weight", (32, 8), rows=(24, 56)).stored_shape
     (56, 8)
+    >>> KeyEntry("conv_in.weight", (8, 3, 3, 3), frames=3).stored_shape
+    (8, 3, 3, 3, 3)
     """
 
     name: str
@@ -52,12 +57,15 @@ class KeyEntry:
     form: str = ""
     heads: int = 1
     rows: tuple[int, int] | None = None
+    frames: int = 0
 
     @property
     def stored_shape(self) -> Shape:
         """The shape in the checkpoint."""
         if self.rows is not None:
             return (self.rows[1], *self.shape[1:])
+        if self.frames:
+            return (*self.shape[:2], self.frames, *self.shape[2:])
         shape = self.shape if self.third is None else (3 * self.shape[0], *self.shape[1:])
         return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
 
@@ -74,6 +82,8 @@ class KeyEntry:
             return cast(np.ndarray, stored.then(self.read, self.shape))
         if self.rows is not None:
             return stored[self.rows[0] : self.rows[0] + self.shape[0]]
+        if self.frames:
+            return np.ascontiguousarray(stored[:, :, -1])
         if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits
             return np.ascontiguousarray(stored.T)
         if self.form == "swapped":
@@ -210,6 +220,10 @@ def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
         return np.concatenate([part for _, part in ordered])
     if entry.form == "swapped":
         return _swap_halves(tensor)
+    if entry.frames:
+        stored = np.zeros(entry.stored_shape, tensor.dtype)
+        stored[:, :, -1] = tensor
+        return stored
     if entry.third is None:
         return tensor.T if entry.form == "transposed" else tensor.reshape(entry.stored_shape)
     rows = entry.shape[0] // entry.heads

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
+from ldmref.io.adapters.autoencoder import AutoencoderFile, read_vae, swap_vae
 from ldmref.io.adapters.bundled_words import bundled_words
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
@@ -35,7 +35,7 @@ class Modification(ABC):
     """
 
     networks: Collection[str] = ()
-    tiny: Autoencoder | None = None
+    tiny: AutoencoderFile | None = None
     words: Sequence[Embedding] = ()
     warnings: Sequence[str] = ()
 

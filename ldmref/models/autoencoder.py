@@ -10,6 +10,8 @@ AutoencoderKL and VQModel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 from ldmref.backends.base import Backend
@@ -18,7 +20,8 @@ from ldmref.math.arrays import Array
 from ldmref.math.quantize import nearest_code
 from ldmref.models import layers as nn
 from ldmref.models import specs
-from ldmref.models.config import AutoencoderConfig
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import Autoencoder
 from ldmref.models.params import Params, Spec, numbered
 
 CODEBOOK_ROWS = 4096  # vectors compared with the codebook at a time, to bound memory
@@ -131,13 +134,13 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
     return nn.conv2d(ops, d.conv_out, nn.norm_silu(ops, d.conv_norm_out, x, groups, eps))
 
 
-def scale_latents(config: AutoencoderConfig, z: Array) -> Array:
+def scale_latents(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Array:
     """Return the latents that the denoiser sees, scaling_factor * (z - shift_factor)."""
     shifted = z - config.shift_factor if config.shift_factor else z
     return shifted * config.scaling_factor
 
 
-def unscale_latents(config: AutoencoderConfig, latents: Array) -> Array:
+def unscale_latents(ops: Backend, p: Params, config: AutoencoderConfig, latents: Array) -> Array:
     """Return the z of scaled latents, which the decoder reads."""
     z = latents / config.scaling_factor
     return z + config.shift_factor if config.shift_factor else z
@@ -177,3 +180,30 @@ def _mid_block(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Ar
     if "attentions" in p:
         x = nn.attention_block(ops, p.attentions["0"], x, 1, groups, eps)
     return nn.resnet_block(ops, p.resnets["1"], x, None, groups, eps)
+
+
+def broken_rules(config: AutoencoderConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    if len(config.attention_levels) not in (0, len(config.block_out_channels)):
+        yield "vae.attention_levels needs an entry per level, or none"
+    if any(c % config.norm_num_groups for c in config.block_out_channels):
+        yield "vae.norm_num_groups must divide every channel count"
+    if config.codebook_size and config.latent_activation:
+        yield "vae.latent_activation is for autoencoders without a codebook"
+
+
+KL = Autoencoder(
+    "kl",
+    "KL autoencoder",
+    AutoencoderConfig,
+    autoencoder_spec,
+    encode,
+    decode,
+    scale_latents,
+    unscale_latents,
+    spread=lambda ops, p, config: config.scaling_factor,
+    scales=lambda config: (config.scaling_factor, config.shift_factor),
+    preview=lambda config: config.preview,
+    broken_rules=broken_rules,
+)
+VQ = replace(KL, name="vq", title="VQ autoencoder", has_posterior=False, is_quantized=True)

@@ -6,75 +6,17 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ldmref.declare import Length, Range
+from ldmref.declare import Range
 from ldmref.errors import UsageError
-from ldmref.models.denoiser_config import (
-    DenoiserConfig,
-    Eps,
-    Layers,
-    UNetConfig,
-    Width,
-    WidthOrZero,
-    Widths,
-)
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
+from ldmref.models.denoiser_config import DenoiserConfig, UNetConfig, Width, WidthOrZero
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # fields of `ModelConfig`
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")  # of the text encoders
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The autoencoder between images (n, 3, H, W) and latents (n, latent_channels, h, w).
-
-    Args:
-        in_channels: Number of channels of the images that are encoded.
-        out_channels: Number of channels of the decoded images.
-        latent_channels: Number of channels z of the latents.
-        block_out_channels: Width of each level; between two levels, height and width are halved.
-        layers_per_block: Number of residual blocks per level; the decoder has one more.
-        attention_levels: Whether each level has attention; () for the mid block only.
-        mid_block_add_attention: Whether the mid block has attention.
-        codebook_size: Number of vectors of a VQ autoencoder; 0 for a KL autoencoder.
-        latent_activation: `sigmoid` for latents in (0, 1), as in sparse autoencoders, or "".
-        norm_num_groups: Number of groups of every GroupNorm; it divides every width.
-        norm_eps: Number added to the variance in GroupNorm, in [0, 1].
-        scaling_factor: Factor of the latents that the denoiser sees: latents = scaling_factor *
-            (z - shift_factor).
-        shift_factor: What is subtracted from z before the scaling.
-        use_quant_conv: Whether a 1 x 1 convolution follows the encoder.
-        use_post_quant_conv: Whether a 1 x 1 convolution precedes the decoder.
-        preview: Linear map from latents to red, green and blue in [0, 1]: for each colour a weight
-            per channel and a bias, 3 (z + 1) numbers; () for none.
-
-    >>> from ldmref.models import AutoencoderConfig
-    >>> AutoencoderConfig().factor  # pixels per latent cell
-    8
-    """
-
-    in_channels: Width = 3
-    out_channels: Width = 3
-    latent_channels: Width = 4
-    block_out_channels: Widths = (128, 256, 512, 512)
-    layers_per_block: Layers = 2
-    attention_levels: Annotated[tuple[bool, ...], Length(0, 10)] = ()
-    mid_block_add_attention: bool = True
-    codebook_size: Annotated[int, Range(0, 10_000_000)] = 0
-    latent_activation: Literal["", "sigmoid"] = ""
-    norm_num_groups: Width = 32
-    norm_eps: Eps = 1e-6
-    scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
-    shift_factor: Annotated[float, Range(-1e9, 1e9)] = 0.0
-    use_quant_conv: bool = True
-    use_post_quant_conv: bool = True
-    preview: Annotated[tuple[float, ...], Length(0, 100_000), Range(-1e9, 1e9)] = ()
-
-    @property
-    def factor(self) -> int:
-        """Downsampling factor, f = 2^(levels - 1) pixels per latent cell."""
-        return 2 ** (len(self.block_out_channels) - 1)
 
 
 @dataclass(frozen=True)
@@ -118,7 +60,7 @@ class ModelConfig:
     Args:
         name: Name of the model, which images record.
         denoiser: The denoising network; its class belongs to the family of the model.
-        vae: The autoencoder.
+        vae: The autoencoder; its class belongs to its kind.
         text_encoder: The text encoder, or that of classes.
         text_encoder_2: SDXL's second text encoder, which also computes the pooled output. None: the
             model has one.
@@ -137,7 +79,7 @@ class ModelConfig:
 
     name: str = "model"
     denoiser: DenoiserConfig = field(default_factory=UNetConfig)
-    vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    vae: BaseAutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
     text_encoder_2: TextConfig | None = None
     text_encoder_3: TextConfig | None = None
@@ -163,6 +105,21 @@ class ModelConfig:
                 hint="choose a model with a U-Net, such as Stable Diffusion 1.5 or SDXL",
             )
         return self.denoiser
+
+    @property
+    def kl_or_vq(self) -> AutoencoderConfig:
+        """The autoencoder of a model that has one of the kinds KL and VQ.
+
+        Raises:
+            UsageError: It has another kind.
+        """
+        if type(self.vae) is not AutoencoderConfig:
+            raise UsageError(
+                f"{self.name!r} has a {autoencoder_of(self.vae).title}, which is neither KL nor VQ",
+                code="E-AUTOENCODER",
+                hint="choose a model with one of these; single files of CompVis hold no other",
+            )
+        return self.vae
 
     @property
     def size_multiple(self) -> int:
@@ -219,8 +176,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary, which `config_from_dict` reads.
 
-        The denoiser's part has the name of the network. `family` is there for families that are not
-        built in.
+        The denoiser's part has the name of the network. `family` and `vae.kind` are there for what
+        is not latent diffusion's.
         """
         values = dataclasses.asdict(self)
         network = self.denoiser.network
@@ -228,4 +185,6 @@ class ModelConfig:
         found = {network if key == "denoiser" else key: value for key, value in values.items()}
         if family != UNetConfig.family:
             found["family"] = family
+        if type(self.vae) is not AutoencoderConfig:
+            found["vae"] = {"kind": self.vae.kind, **found["vae"]}
         return {key: value for key, value in found.items() if value is not None}

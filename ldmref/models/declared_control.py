@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Shape
 
@@ -77,7 +78,9 @@ class DeclaredControl:
     passed: Mapping[str, str]
     inputs: Callable[[ModelConfig], Any]
     place: Callable[[ModelConfig, Any, Any], Any] = lambda config, net, residuals: residuals
-    make_hint: Callable[[Any, AutoencoderConfig, Array], Array] = lambda net, vae, latents: latents
+    make_hint: Callable[[Any, BaseAutoencoderConfig, Array], Array] = lambda net, vae, latents: (
+        latents
+    )
     hole: Callable[[Any], float | None] = lambda net: None
     reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False

@@ -73,10 +73,10 @@ def count_decoder_flops(
     >>> f"{count_decoder_flops(model_spec(sd15), sd15, 512, 512):.2e}"
     '2.51e+12'
     """
-    f = config.vae.factor
+    f = config.vae.factor // config.vae.patch  # pixels per cell of the decoder's input
     total = 0
     cells = (width // f) * (height // f)
-    levels = len(config.vae.block_out_channels) - 1
+    levels = f.bit_length() - 1
     for name, shape in flatten(spec["vae"]).items():
         if not name.startswith(("decoder.", "post_quant_conv.")) or len(shape) < 2:
             continue

@@ -10,9 +10,10 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.divergence import reparameterize
-from ldmref.models.autoencoder import decode, encode, scale_latents, unscale_latents
+from ldmref.models.autoencoder_kind import LatentScale, add_alpha, autoencoder_of, over_white
 from ldmref.models.config import ModelConfig
 from ldmref.models.networks import Networks
+from ldmref.models.params import Params, tree_map
 from ldmref.models.rescaler import rescaler
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.tiling import decode_tiled
@@ -58,8 +59,9 @@ class ImageNetworks(Networks):
         noise = None if noise is None else ops.own("noise", noise)
         with ops.inference():
             mean, logvar = self._encode(ops.own("images", images))
-            z = mean if noise is None else reparameterize(mean, logvar, noise)
-            return scale_latents(self.config.vae, z)
+            scale = self.latent_scale()
+            z = mean if noise is None else reparameterize(mean, logvar, scale.unfold(noise))
+            return scale.normalize(z)
 
     def encode_posterior(self, images: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the scaled latents of images, both (n, c, h, w).
@@ -73,11 +75,37 @@ class ImageNetworks(Networks):
             return latents, ops.xp.zeros_like(latents)
         with ops.inference():
             mean, logvar = self._encode(ops.own("images", images))
-            config = self.config.vae
-            return scale_latents(config, mean), ops.xp.exp(0.5 * logvar) * config.scaling_factor
+            scale = self.latent_scale()
+            return scale.normalize(mean), scale.spread(ops.xp.exp(0.5 * logvar))
+
+    def encode_unscaled(self, images: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation of what the encoder returns, before any scaling.
+
+        Args:
+            images: (n, 3, H, W) in [-1, 1].
+        """
+        ops = self.backend
+        with ops.inference():
+            mean, logvar = self._encode(ops.own("images", images))
+            return mean, ops.xp.exp(0.5 * logvar)
+
+    def latent_scale(self, ops: Backend | None = None) -> LatentScale:
+        """Return how latents follow from what the encoder returns.
+
+        Args:
+            ops: The backend of its arrays. None: the model's.
+        """
+        config = self.config.vae
+        kind = autoencoder_of(config)
+        params = kind.select(self.params["vae"]) if kind.normalized_by else Params()
+        if ops is not None:
+            params = tree_map(lambda x: ops.asarray(self.backend.to_numpy(x)), params)
+        return LatentScale(ops or self.backend, config, params)
 
     def _encode(self, images: Array) -> tuple[Array, Array]:
-        return self._compile(encode, "vae")(self.config.vae, images)
+        config = self.config.vae
+        encode = autoencoder_of(config).encode
+        return self._compile(encode, "vae")(config, add_alpha(self.backend, images, config))
 
     def encode_segmentation(self, labels: Array) -> Array:
         """Return the input channels of segmentation maps, (n, k, h, w).
@@ -107,10 +135,12 @@ class ImageNetworks(Networks):
             return self.tiny_autoencoder.decode(latents, tile)
         ops = self.backend
         config = self.config.vae
+        decode = autoencoder_of(config).decode
         latents = ops.own("latents", latents)
 
-        def decoder(z: Array) -> Array:
-            return self._compile(decode, "vae")(config, unscale_latents(config, z))
+        def decoder(latents: Array) -> Array:
+            network = self._compile(decode, "vae")
+            return over_white(ops, network(config, self.latent_scale().denormalize(latents)))
 
         with ops.inference():
             if tile is None:

@@ -137,10 +137,8 @@ def estimate_memory(
     streamed = {name: min(weights[name], size) for name, size in in_parts.items()}
     size = ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
-    channels = config.vae.block_out_channels
-    widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
     sampling = 2 * n * size * family_of(config).work.activations(config, width, height)
-    decoding = n * size * WORKING * widest * decoded
+    decoding = n * size * WORKING * config.vae.decoder_width * decoded
     return MemoryEstimate(weights, sampling, decoding, config.denoiser.network, streamed)
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from ldmref.declare import Invalid, get_fields, read, verify
 from ldmref.errors import CorruptModelError, UsageError, did_you_mean, short_repr
-from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models import autoencoder_kind
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of, find_autoencoder
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import Family, family_of, find_family
 from ldmref.models.text_kind import config_class, find_text_encoder, kind_of
@@ -39,6 +42,8 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     for key in TEXT_ENCODERS:
         if isinstance(rest.get(key), Mapping):
             rest[key] = _read_text_encoder(rest[key], key)
+    if isinstance(rest.get("vae"), Mapping):
+        rest["vae"] = _read_autoencoder(rest["vae"])
     with _naming_the_problem():
         for key in rest:
             if key not in known:
@@ -79,6 +84,27 @@ def _read_text_encoder(values: Mapping[str, Any], where: str) -> TextConfig:
         return read(kind, dict(values), where)
 
 
+def _read_autoencoder(values: Mapping[str, Any]) -> BaseAutoencoderConfig:
+    """Return the configuration of an autoencoder, of the class of its kind.
+
+    Raises:
+        CorruptModelError: There is no such kind here, or a field is not as declared.
+    """
+    fields = dict(values)
+    name = fields.pop("kind", None)
+    with _naming_the_problem():
+        try:
+            kind = autoencoder_kind.config_class(name)
+        except UsageError as error:
+            raise Invalid(f"unknown vae.kind {short_repr(name)}", "vae", error.hint) from None
+        config = read(kind, fields, "vae")
+        if name not in (None, config.kind):
+            raise Invalid(
+                f"vae.kind is {short_repr(name)}, the fields are of {config.kind!r}", "vae"
+            )
+    return config
+
+
 def check_config(config: ModelConfig) -> None:
     """Refuse a configuration with invalid values, or whose networks do not fit together.
 
@@ -105,8 +131,12 @@ def check_network(config: Any, name: str) -> None:
     """Refuse the configuration of one network with invalid values; see `check_config`."""
     check_fields(config, name)
     unet = getattr(config, "unet", config)
-    rules = {UNetConfig: _broken_unet_rules, AutoencoderConfig: _broken_autoencoder_rules}
-    for rule in rules[type(unet)](unet) if type(unet) in rules else ():
+    rules: Iterator[str] = iter(())
+    if isinstance(config, BaseAutoencoderConfig):
+        rules = _broken_autoencoder_rules(config)
+    elif isinstance(unet, UNetConfig):
+        rules = _broken_unet_rules(unet)
+    for rule in rules:
         raise _error(rule)
 
 
@@ -120,6 +150,7 @@ def _naming_the_problem() -> Iterator[None]:
 
 
 def _check_relations(config: ModelConfig) -> None:
+    _check_autoencoder(config.vae)
     for name in TEXT_ENCODERS:
         text = getattr(config, name)
         if text is not None:
@@ -137,6 +168,16 @@ def _check_kind(text: TextConfig, name: str) -> None:
         raise _error(unknown, error.hint) from None
     if not isinstance(text, kind.config):
         raise _error(f"{name} must be a {kind.config.__name__}, not {type(text).__name__}")
+
+
+def _check_autoencoder(vae: BaseAutoencoderConfig) -> None:
+    """Refuse an autoencoder of no known kind, or whose configuration is of another class."""
+    try:
+        kind = find_autoencoder(vae.kind)
+    except UsageError as error:
+        raise _error(f"unknown vae.kind {short_repr(vae.kind)}", error.hint) from None
+    if type(vae) is not kind.config:
+        raise _error(f"vae must be a {kind.config.__name__}, not {type(vae).__name__}")
 
 
 def _broken_rules(config: ModelConfig) -> Iterator[str]:
@@ -241,15 +282,13 @@ def _broken_unet_rules(u: UNetConfig) -> Iterator[str]:
         yield "unet.block_out_channels[0] and addition_time_embed_dim must be even: sines, cosines"
 
 
-def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:
-    if len(v.attention_levels) not in (0, len(v.block_out_channels)):
-        yield "vae.attention_levels needs an entry per level, or none"
-    if any(c % v.norm_num_groups for c in v.block_out_channels):
-        yield "vae.norm_num_groups must divide every channel count"
-    if len(v.preview) not in (0, 3 * (v.latent_channels + 1)):
+def _broken_autoencoder_rules(v: BaseAutoencoderConfig) -> Iterator[str]:
+    kind = autoencoder_of(v)
+    yield from kind.broken_rules(v)
+    if len(kind.preview(v)) not in (0, 3 * (v.latent_channels + 1)):
         yield "vae.preview needs a weight per latent channel and a bias for each of three colours"
-    if v.codebook_size and v.latent_activation:
-        yield "vae.latent_activation is for autoencoders without a codebook"
+    if v.latent_channels % v.patch**2 or v.factor % v.patch:
+        yield "the patch of vae must divide its latent_channels and its factor"
 
 
 def _error(message: str, hint: str = "") -> CorruptModelError:

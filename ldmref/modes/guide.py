@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.checkpoint import Checkpoint, open_checkpoint
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
@@ -114,7 +118,7 @@ def differences(guide: ModelConfig, model: ModelConfig) -> list[tuple[str, Any, 
         ("text encoding", _encoders(guide), _encoders(model)),
         ("size of a patch", guide.denoiser.side_multiple, model.denoiser.side_multiple),
     ]
-    for what in ("latent_channels", "factor", "scaling_factor", "shift_factor"):
+    for what in ("latent_channels", "factor", *_normalization_fields(guide.vae, model.vae)):
         pairs.append((f"vae.{what}", getattr(guide.vae, what), getattr(model.vae, what)))
     found = [(what, theirs, ours) for what, theirs, ours in pairs if theirs != ours]
     levels = sampling_sigmas(guide.scheduler), sampling_sigmas(model.scheduler)
@@ -122,6 +126,14 @@ def differences(guide: ModelConfig, model: ModelConfig) -> list[tuple[str, Any, 
         largest, usual = (f"{sigmas[-1]:.5g} after {len(sigmas)} levels" for sigmas in levels)
         found.append(("largest noise of training", largest, usual))
     return found
+
+
+def _normalization_fields(*autoencoders: BaseAutoencoderConfig) -> Sequence[str]:
+    """Return the names of what must be equal in two autoencoders for latents of the same scale."""
+    if all(autoencoder_of(vae).scales is not None for vae in autoencoders):
+        return ("scaling_factor", "shift_factor")
+    first, second = map(type, autoencoders)
+    return ("kind", *(get_fields(first) if first is second else ()))
 
 
 def _encoders(config: ModelConfig) -> str:

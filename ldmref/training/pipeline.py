@@ -13,6 +13,7 @@ from ldmref.io.classifier import save_classifier
 from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
@@ -36,7 +37,7 @@ from ldmref.training.monitor.previews import (
     samples,
 )
 from ldmref.training.monitor.progress import with_units
-from ldmref.training.recipes.model import reads_pooled_text
+from ldmref.training.recipes.model import reads_pooled_text, trained_autoencoder
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import warn_about_unknown_words
 from ldmref.training.stage import TrainingContext, exported, train_stage
@@ -52,18 +53,20 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
             config = family_of(config).training.with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     vae, latents = train_autoencoder(context)
+    autoencoder = trained_autoencoder(config)
     measured = {"scaling_factor": latents.scaling_factor}
-    if config.vae.shift_factor:  # latents of a family that centres them
+    if autoencoder.shift_factor:  # latents of a family that centres them
         measured["shift_factor"] = latents.shift_factor
-    config = replace(config, vae=replace(config.vae, **measured))
+    autoencoder = replace(autoencoder, **measured)
+    config = replace(config, vae=autoencoder)
     if recipe.stages == ("autoencoder",):
-        on_first_rank(save_autoencoder, context.folder / "autoencoder", config.vae, vae)
+        on_first_rank(save_autoencoder, context.folder / "autoencoder", autoencoder, vae)
         return context.folder / "autoencoder"
     if recipe.data.source not in (EMOJI, SCENES) and config.name in family_of(config).presets:
         config = replace(config, name=context.folder.resolve().name)
 
-    scales = config.vae.scaling_factor, context.ops, config.vae.shift_factor
-    noisy = NoisyLatents(latents, context.data.weights, *scales)
+    scale = LatentScale(context.ops, config.vae, Params())
+    noisy = NoisyLatents(latents, context.data.weights, scale, context.ops)
     condition = _condition(context, config)
     tokenizers = dict(zip(TOKENIZERS, condition.tokenizers, strict=False))
     text = condition.tokenizers[0].tokenizer.to_str(pretty=True)
@@ -105,7 +108,7 @@ def train_autoencoder(context: TrainingContext[Recipe]) -> tuple[Params, Latents
         UsageError: The data set has latents of another shape than the model's.
     """
     recipe = context.recipe
-    config = context.recipe.model.vae
+    config = trained_autoencoder(context.recipe.model)
     data = context.data
     objective = recipe.autoencoder.objective
     ops = context.ops

@@ -53,7 +53,7 @@ def hill(
 
 def latent_scale(config: ModelConfig) -> Drawing:
     """Draw noisy data of variance 1, and of the variance of unscaled latents, at one time."""
-    factor = config.vae.scaling_factor
+    factor = config.kl_or_vq.scaling_factor
     alpha_bar = 0.5
     unit = LINE.scaled(float(1 / np.sqrt(LINE.covariance()[0, 0])))
     drawing = Drawing(

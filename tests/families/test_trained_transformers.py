@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from noisy_batches import scaled_latents
 
 import ldmref
 from ldmref import modes
@@ -28,7 +29,7 @@ from diffusers import (  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.io.tensors.safetensors import TensorFile  # noqa: E402
 from ldmref.models.params import Params, flatten, unflatten  # noqa: E402
-from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.latents import Latents  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.training_run import train  # noqa: E402
@@ -213,7 +214,7 @@ def test_gradients_of_the_step_are_those_of_diffusers(trained, monkeypatch):
     ops = TorchBackend("cpu", "float64")
     recipe = recipe_of("sd3-tiny")  # for its optimizer
     moments = np.random.default_rng(0).standard_normal((2, 4, *model.latent_shape(16, 16)))
-    noisy = NoisyLatents(Latents(*moments), np.ones(4), 1.0, ops)
+    noisy = scaled_latents(Latents(*moments), np.ones(4), 1.0, ops)
     networks = {n: model.params[n] for n in model.params if n != "vae"}
     params = Params(unflatten({n: np.asarray(x) for n, x in flatten(networks).items()}))
     watch = Gradients()

@@ -11,7 +11,7 @@ import pytest
 import ldmref
 from ldmref.errors import InputError, KeyMismatchError, LdmrefError, UsageError
 from ldmref.io.adapters.autoencoder import (
-    Autoencoder,
+    AutoencoderFile,
     convert_tiny_config,
     read_vae,
     require_fit,
@@ -127,12 +127,12 @@ def test_a_tiny_autoencoder_has_the_channels_of_the_model(tmp_path):
 def test_another_autoencoder_takes_the_place_of_the_models(tmp_path):
     model = flatten(init(model_spec(TINY), 2))
     config = dataclasses.replace(VAE, scaling_factor=0.5)
-    new, flat = swap_vae(TINY, model, Autoencoder("kl", config, FLAT, ""))
+    new, flat = swap_vae(TINY, model, AutoencoderFile("kl", config, FLAT, ""))
     assert new == dataclasses.replace(TINY, vae=config) and flat.keys() == model.keys()
     for name, tensor in flat.items():
         vae = name.startswith("vae.")
         assert tensor is (FLAT[name.removeprefix("vae.")] if vae else model[name])
-    tiny = Autoencoder("t", TinyConfig(num_encoder_blocks=(1, 1)), {}, "")
+    tiny = AutoencoderFile("t", TinyConfig(num_encoder_blocks=(1, 1)), {}, "")
     assert swap_vae(TINY, model, tiny) == (TINY, model)  # it decodes in addition to the model's own
 
 
@@ -147,7 +147,7 @@ def test_another_autoencoder_takes_the_place_of_the_models(tmp_path):
     ],
 )
 def test_latents_of_another_shape_are_refused(change, fits):
-    vae = Autoencoder("kl", dataclasses.replace(VAE, **change), {}, "")
+    vae = AutoencoderFile("kl", dataclasses.replace(VAE, **change), {}, "")
     if fits:
         require_fit(TINY, vae)
         return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
+from ldmref.io.adapters import lora_keys
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
 from ldmref.io.checkpoint import read_model_config
 from ldmref.io.compvis.keys import compvis_table, controlnet_table
@@ -226,6 +228,30 @@ def test_forms_of_a_matrix(form, stored):
             other == stored or (form in alike and other[:2] == (2, 3))
         )
     assert not fit({"theirs": (3, 2, 1)}, table).fits
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_last_frame_of_a_causal_kernel_is_a_kernel_of_images(frames):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((4, 2, frames, 3, 5))
+    table = {"w": KeyEntry("theirs", (4, 2, 3, 5), frames=frames)}
+    assert list_stored_shapes(table) == {"theirs": kernel.shape}
+    assert fit({"theirs": kernel.shape}, table).fits
+    assert not fit({"theirs": (4, 2, 3, 5)}, table).fits
+    got = native({"theirs": kernel}, table)["w"]
+    assert (got == kernel[:, :, -1]).all() and got.flags.c_contiguous
+    stored = to_compvis({"w": got}, table)["theirs"]
+    assert (stored[:, :, -1] == got).all() and not stored[:, :, :-1].any()
+    assert stored.shape == kernel.shape and stored.dtype == kernel.dtype
+
+
+def test_a_kernel_with_frames_names_no_layer_of_a_lora(monkeypatch):
+    """A LoRA of the file's layer has another shape than ours."""
+    table = {"a.weight": KeyEntry("x.weight", (4, 2, 3, 3), frames=3)}
+    table["b.weight"] = KeyEntry("y.weight", (4, 2, 3, 3))
+    family = SimpleNamespace(files=[SimpleNamespace(table=lambda config: table)])
+    monkeypatch.setattr(lora_keys, "family_of", lambda config: family)
+    assert [*lora_keys._original_entries(PRESETS["sd15"])] == ["b.weight"]
 
 
 def test_the_longest_block_counts_and_what_is_in_none_is_an_error():

@@ -13,6 +13,8 @@ from scipy import stats
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from noisy_batches import scaled_latents  # noqa: E402
+
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
@@ -24,7 +26,7 @@ from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.diffusion.classifier import classifier_trainer  # noqa: E402
 from ldmref.training.diffusion.flow_loss import FlowLoss  # noqa: E402
-from ldmref.training.diffusion.latents import Latents, NoisyLatents, random_timesteps  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, random_timesteps  # noqa: E402
 from ldmref.training.diffusion.loss import DiffusionLoss  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
@@ -170,7 +172,7 @@ def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **opti
     ops = TorchBackend("cpu", dtype)
     rng = np.random.default_rng(0)
     latents = Latents(*rng.standard_normal((2, 5, 4, 8, 8)).astype(np.float32))
-    noisy = NoisyLatents(latents, np.arange(1.0, 6.0), 0.5, ops)
+    noisy = scaled_latents(latents, np.arange(1.0, 6.0), 0.5, ops)
     stage = DiffusionStage(objective, OptimizerConfig(4, warmup=1, **optimizer), Budget(steps))
     from ldmref.prompts.tokenizer import PromptTokenizer
     from ldmref.prompts.words import word_tokenizer
@@ -371,7 +373,7 @@ def test_the_classifier_learns_what_noise_leaves(tmp_path):
     labels = np.repeat([0, 1], 16)
     mean = (2.0 * labels - 1.0)[:, None, None, None] + 0.1 * rng.standard_normal((32, 4, 8, 8))
     latents = Latents(mean.astype(np.float32), np.full((32, 4, 8, 8), -20.0, np.float32))
-    noisy = NoisyLatents(latents, np.ones(32), latents.scaling_factor, ops)
+    noisy = scaled_latents(latents, np.ones(32), latents.scaling_factor, ops)
     scheduler = replace(preset("tiny").scheduler, beta_schedule="cosine")
     stage = ClassifierStage(optimizer=OptimizerConfig(16, 1, 3e-3, warmup=5), budget=Budget(50))
     trainer = classifier_trainer(noisy, labels, NETWORK, scheduler, stage, 0, ops)

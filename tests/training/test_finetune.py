@@ -11,6 +11,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+from noisy_batches import scaled_latents
 from PIL import Image
 
 import ldmref
@@ -74,7 +75,7 @@ def model():
 def encoded(model) -> NoisyLatents:
     x = model.backend.asarray(RedImages.images / 127.5 - 1.0)
     mean, std = map(model.backend.to_numpy, model.encode_posterior(x))
-    return NoisyLatents(Latents(mean, 2 * np.log(std)), RedImages.weights, 1.0, model.backend)
+    return scaled_latents(Latents(mean, 2 * np.log(std)), RedImages.weights, 1.0, model.backend)
 
 
 def trainer_of(settings, model, adapter):

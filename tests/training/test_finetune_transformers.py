@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from noisy_batches import scaled_latents
 
 import ldmref
 from ldmref.errors import UsageError
@@ -57,7 +58,7 @@ def recipe(name, steps=20) -> FineTuneRecipe:
 def latents_of(model) -> NoisyLatents:
     mean = np.random.default_rng(0).standard_normal((3, *model.latent_shape(16, 16)))
     mean = mean.astype(np.float32)
-    return NoisyLatents(Latents(mean, np.full_like(mean, -20.0)), np.ones(3), 1.0, model.backend)
+    return scaled_latents(Latents(mean, np.full_like(mean, -20.0)), np.ones(3), 1.0, model.backend)
 
 
 def trainer_of(settings, model):

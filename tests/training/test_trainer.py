@@ -10,11 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from noisy_batches import scaled_latents  # noqa: E402
+
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.models.params import Params  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.batches import FULL_BATCH  # noqa: E402
-from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.latents import Latents  # noqa: E402
 from ldmref.training.diffusion.stage import DiffusionBatches  # noqa: E402
 from ldmref.training.loss import Loss  # noqa: E402
 from ldmref.training.recipes.schema import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
@@ -113,7 +115,7 @@ def test_captions_are_dropped_at_that_rate_and_belong_to_their_images(rate):
     rng = np.random.default_rng(0)
     stage = DiffusionStage(DiffusionObjective(caption_dropout=rate))
     latents = Latents(*rng.standard_normal((2, 10, 4, 8, 8)).astype(np.float32))
-    noisy = NoisyLatents(latents, np.ones(10), 1.0, OPS)
+    noisy = scaled_latents(latents, np.ones(10), 1.0, OPS)
     stage = replace(stage, optimizer=replace(stage.optimizer, batch_size=40))
     batches = DiffusionBatches(noisy, lambda i, rng: f"of {i}", preset("tiny"), stage, 0, OPS)
     drawn = [batches(step, FULL_BATCH) for step in range(100)]

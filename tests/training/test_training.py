@@ -11,6 +11,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from noisy_batches import scaled_latents  # noqa: E402
+
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
@@ -22,7 +24,7 @@ from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ldmref.prompts.words import word_tokenizer  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
-from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.latents import Latents  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.schema import (  # noqa: E402
@@ -57,7 +59,7 @@ def trainers(data, steps, **hyperparameters):
     return {
         "autoencoder": lambda: autoencoder_trainer(data, config.vae, first, 0, ops),
         "diffusion": lambda: diffusion_trainer(
-            NoisyLatents(latents, data.weights, config.vae.scaling_factor, ops),
+            scaled_latents(latents, data.weights, config.vae.scaling_factor, ops),
             Condition(data.caption, [tokenizer]),
             config,
             second,
@@ -145,7 +147,7 @@ def test_latents_of_any_scale_train_alike(images):
     for factor in (1.0, 10.0):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
-        noisy = NoisyLatents(latents, data.weights, latents.scaling_factor, ops)
+        noisy = scaled_latents(latents, data.weights, latents.scaling_factor, ops)
         condition = Condition(data.caption, [tokenizer])
         trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
         losses.append([s.loss for s in trainer.run()])

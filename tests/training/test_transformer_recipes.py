@@ -11,6 +11,8 @@ from scipy.integrate import quad
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from noisy_batches import scaled_latents  # noqa: E402
+
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
@@ -234,7 +236,7 @@ def test_a_dropped_caption_is_what_guidance_reads_without_one(name, tmp_path):
 
 
 def test_a_full_fine_tuning_leaves_the_positions_alone():
-    from ldmref.training.diffusion.latents import Latents, NoisyLatents
+    from ldmref.training.diffusion.latents import Latents
     from ldmref.training.finetune.adapters import make_adapter
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
     from ldmref.training.recipes.schema import Budget
@@ -249,7 +251,7 @@ def test_a_full_fine_tuning_leaves_the_positions_alone():
     adapter = make_adapter(settings, model, lambda i, rng: "red heart")
     mean = np.random.default_rng(0).standard_normal((3, *model.latent_shape(16, 16)))
     latents = Latents(mean.astype(np.float32), np.full(mean.shape, -20.0, np.float32))
-    noisy = NoisyLatents(latents, np.ones(3), 1.0, model.backend)
+    noisy = scaled_latents(latents, np.ones(3), 1.0, model.backend)
     trainer = fine_tune_trainer(settings, model.config, adapter, noisy, model.backend)
     list(trainer.run())
     before, after = flatten(adapter.initial), flatten(trainer.ema_params())

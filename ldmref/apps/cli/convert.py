@@ -177,7 +177,7 @@ def write_compvis(
     transformer = not isinstance(config.denoiser, UNetConfig)
     unnamed = "a transformer in place of the U-Net" if transformer else ""
     unnamed = unnamed or ("a class embedding" if config.unet.class_embed_type else "")
-    unnamed = unnamed or ("a shift factor" if config.vae.shift_factor else "")
+    unnamed = unnamed or ("a shift factor" if config.kl_or_vq.shift_factor else "")
     if unnamed:
         raise UsageError(
             f"{config.name!r} has {unnamed}, which has no name in CompVis' layout",

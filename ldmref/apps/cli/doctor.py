@@ -162,7 +162,7 @@ def check_backends() -> list[Diagnosis]:
 def list_plugins() -> list[Diagnosis]:
     """Report backends, samplers and guidances of other packages, which are not imported."""
     from ldmref import backends
-    from ldmref.models import family, text_kind
+    from ldmref.models import autoencoder_kind, family, text_kind
     from ldmref.samplers import (
         ALIASES,
         GUIDANCES,
@@ -181,6 +181,7 @@ def list_plugins() -> list[Diagnosis]:
         "guidance": (guidance_registry.GROUP, GUIDANCES),
         "family": (family.GROUP, family.BUILT_IN),
         "text encoder": (text_kind.GROUP, text_kind.BUILT_IN),
+        "autoencoder": (autoencoder_kind.GROUP, autoencoder_kind.BUILT_IN),
     }
     findings = []
     for kind, (group, built_in) in kinds.items():

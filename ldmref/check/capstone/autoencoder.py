@@ -35,7 +35,7 @@ HALVED = (
 def encoders(student: Student) -> Iterator[CheckResult]:
     """Yield the marks of the encoder on a random image, and with extreme log-variances."""
     image = np.tanh(random(student.rng("encode"), 1, 3, 64, 32))
-    config, p = net.embedded_model().config.vae, weights_of("vae")
+    config, p = net.embedded_model().config.kl_or_vq, weights_of("vae")
 
     def network(ops: Any = net.RIGHT) -> dict:
         mean, logvar = encode(ops, p, config, image)
@@ -88,7 +88,7 @@ def encoders(student: Student) -> Iterator[CheckResult]:
 def clipped_encoders(student: Student) -> Iterator[CheckResult]:
     """Yield the mark of an encoder whose last bias puts log-variances far outside of the range."""
     image = np.tanh(random(student.rng("clip"), 1, 3, 16, 16))
-    config, p = net.embedded_model().config.vae, weights_of("vae")
+    config, p = net.embedded_model().config.kl_or_vq, weights_of("vae")
     bias = np.where(np.arange(32) < 24, 50.0, -50.0).astype(np.float16)
     bias[:16] = 0.0
     shifted = Params(p | {"quant_conv": Params(p.quant_conv | {"bias": bias.astype(np.float32)})})
@@ -115,7 +115,7 @@ def decoders(student: Student) -> Iterator[Question]:
     """Yield the decoder on random latents."""
     # more spread than real latents, so that some pixels are outside of [-1, 1]
     z = random(student.rng("decode"), 1, 16, 8, 4, scale=4.0)
-    config, p = net.embedded_model().config.vae, weights_of("vae")
+    config, p = net.embedded_model().config.kl_or_vq, weights_of("vae")
 
     def network(ops: Any = net.RIGHT, z: Any = z) -> dict:
         return {"image": decode(ops, p, config, z)}

@@ -79,8 +79,8 @@ class Loop:
                 x = x0 + sigma_next / sigma * (self.sign[0] * x + self.sign[1] * x0)
             else:
                 x = x + (sigma_next - sigma) * (x - x0)
-        z = x * config.vae.scaling_factor**self.factor
-        pixels = decode(net.RIGHT, weights_of("vae"), config.vae, z.astype(np.float32))
+        z = x * config.kl_or_vq.scaling_factor**self.factor
+        pixels = decode(net.RIGHT, weights_of("vae"), config.kl_or_vq, z.astype(np.float32))
         pixels = np.clip(pixels, -1.0, 1.0) if self.clipped else pixels
         pixels = pixels.transpose(0, 3, 2, 1) if self.turned else pixels.transpose(0, 2, 3, 1)
         return {"image": np.round((pixels + 1.0) * 127.5).astype(int).astype(np.uint8)}

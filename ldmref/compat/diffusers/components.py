@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.loading import load_checkpoint, open_backend
-from ldmref.models.autoencoder import scale_latents, unscale_latents
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
@@ -188,7 +190,7 @@ class Vae(Component):
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
         """Decode unscaled latents to images (n, 3, H, W) in [-1, 1], as diffusers does."""
         model = self.weights.model
-        latents = scale_latents(model.config.vae, to_host("z", z))
+        latents = model.latent_scale(NumpyBackend(dtype="float64")).normalize(to_host("z", z))
         images = to_caller(model, model.decode(model.backend.asarray(latents)))
         return SimpleNamespace(sample=images) if return_dict else (images,)
 
@@ -196,9 +198,7 @@ class Vae(Component):
         """Encode images (n, 3, H, W) in [-1, 1]; `latent_dist` has `mean`, `std` and `mode()`."""
         model = self.weights.model
         images = model.backend.asarray(to_host("x", x))
-        config = model.config.vae
-        mean, std = (to_caller(model, part) for part in model.encode_posterior(images))
-        mean, std = unscale_latents(config, mean), std / config.scaling_factor
+        mean, std = (to_caller(model, part) for part in model.encode_unscaled(images))
         posterior = SimpleNamespace(mean=mean, std=std, mode=lambda: mean)
         return SimpleNamespace(latent_dist=posterior) if return_dict else (posterior,)
 
@@ -218,12 +218,7 @@ def component_config(name: str, weights: Weights) -> Mapping[str, Any]:
     config = weights.config
     known: dict[str, Any] = {}
     if name == "vae":
-        known = {
-            "scaling_factor": config.vae.scaling_factor,
-            "shift_factor": config.vae.shift_factor or None,
-            "latent_channels": config.vae.latent_channels,
-            "block_out_channels": list(config.vae.block_out_channels),
-        }
+        known = describe_autoencoder(config.vae)
     elif name == "unet":
         known = {
             "in_channels": config.unet.in_channels,
@@ -232,6 +227,18 @@ def component_config(name: str, weights: Weights) -> Mapping[str, Any]:
             "time_cond_proj_dim": None,
         }
     return known | weights.read_json(name)
+
+
+def describe_autoencoder(vae: BaseAutoencoderConfig) -> dict[str, Any]:
+    """Return the fields of an autoencoder that callers of pipelines read."""
+    known: dict[str, Any] = {}
+    scales = autoencoder_of(vae).scales
+    if scales is not None:
+        scaling_factor, shift_factor = scales(vae)
+        known = {"scaling_factor": scaling_factor, "shift_factor": shift_factor or None}
+    known["latent_channels"] = vae.latent_channels // vae.patch**2
+    widths = getattr(vae, "block_out_channels", None)
+    return known if widths is None else known | {"block_out_channels": list(widths)}
 
 
 def make_components(weights: Weights) -> dict[str, Component]:

@@ -39,8 +39,10 @@ from ldmref.families.sd3.network import (
 )
 from ldmref.io.diffusers.checks import require_plain
 from ldmref.math.arrays import Array
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import scales_of
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl, Difference
 from ldmref.models.denoiser_config import WidthOrZero
@@ -218,13 +220,14 @@ def place_residuals(
     return BlockResiduals(tuple(blocks[i * len(blocks) // count] for i in range(count)))
 
 
-def make_hint(net: MMDiTControlConfig, vae: AutoencoderConfig, latents: Array) -> Array:
+def make_hint(net: MMDiTControlConfig, vae: BaseAutoencoderConfig, latents: Array) -> Array:
     """Return the hint of scaled latents, from which some ControlNets do not subtract the shift.
 
     Those that read a mask subtract it, as diffusers' pipeline for inpainting does.
     """
     if net.force_zeros_for_pooled_projection and not net.extra_conditioning_channels:
-        return latents + vae.shift_factor * vae.scaling_factor
+        scale, shift = scales_of(vae)
+        return latents + shift * scale
     return latents
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from ldmref.errors import InputError, UsageError
 from ldmref.io.adapters.taesd_files import find_half, read_halves
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
     config_error,
     damage_as_config_error,
@@ -20,22 +19,33 @@ from ldmref.io.diffusers.checks import (
     require_class,
     require_plain,
 )
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import diffusers_table, get_current_name, open_network
+from ldmref.io.diffusers.config import (
+    OWN_AUTOENCODERS,
+    autoencoder_classes,
+    convert_autoencoder_config,
+)
+from ldmref.io.diffusers.folder import (
+    diffusers_autoencoder_table,
+    diffusers_table,
+    get_current_name,
+    open_autoencoder,
+    open_network,
+)
 from ldmref.io.identify import get_foreign_class
 from ldmref.io.key_table import KeyTable, find_first_fit, find_matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
-from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.config import AutoencoderConfig, ModelConfig
-from ldmref.models.params import Spec
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
+from ldmref.models.config import ModelConfig
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.models.validate import check_config, check_network
 from ldmref.support.files import NOT_THERE, check_input_path
 
-AnyConfig = AutoencoderConfig | TinyConfig
+AnyConfig = BaseAutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."
-CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", SIGMOID)
+TINY = "AutoencoderTiny"
+CLASSES = (*OWN_AUTOENCODERS, TINY)
 TINY_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": (2,),
     "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),
@@ -47,7 +57,7 @@ IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Autoencoder:
+class AutoencoderFile:
     """An autoencoder from a file, with `tensors` under our names without `vae.`"""
 
     name: str
@@ -62,8 +72,8 @@ class Autoencoder:
 
 
 def read_vae(
-    path: str | Path, model: AutoencoderConfig | None = None, with_encoder: bool = True
-) -> Autoencoder:
+    path: str | Path, model: BaseAutoencoderConfig | None = None, with_encoder: bool = True
+) -> AutoencoderFile:
     """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
 
     Args:
@@ -97,53 +107,70 @@ def read_vae(
     half = find_half(file.shapes)
     if half:
         name = path.stem.replace(f"_{half}", "")
-        return Autoencoder(name, *read_halves(path, with_encoder))
+        return AutoencoderFile(name, *read_halves(path, with_encoder))
     stored = TensorView([file], _stored_name, PREFIX)
-    candidates = _candidates(path, model or AutoencoderConfig())
+    expected = [*_read_beside(path), model or AutoencoderConfig()]
+    kinds = [autoencoder_of(c) for c in expected if not isinstance(c, TinyConfig)]
+    ignored = "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
     config, table = find_first_fit(
         stored.shapes,
-        candidates,
+        _candidates(*expected),
         f"{path.name} is not an autoencoder that fits the model",
         "for other sizes give a folder with config.json and the weights",
-        find_matching(IGNORED, stored),
+        find_matching(ignored, stored),
     )
-    return Autoencoder(path.stem, config, to_native(stored, table), stored.sha256())
+    return AutoencoderFile(path.stem, config, to_native(stored, table), stored.sha256())
 
 
 def _stored_name(name: str) -> str:
     return get_current_name(name.removeprefix("state_dict."))
 
 
-def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
-    """Yield configurations and key tables to try for a single file, in this order."""
+def _read_beside(path: Path) -> list[AnyConfig]:
+    """Return the configuration of an autoencoder beside a single file: one, or none."""
     file = path.with_name("config.json")
     data = read_json(file) if file.is_file() else {}
-    beside = [_config(data)] if data.get("_class_name") in CLASSES else []
-    full = [config for config in beside if isinstance(config, AutoencoderConfig)]
-    for config in (*full, model, *FIRST_STAGES.values()):
-        yield config, autoencoder_table(config)
-    for config in (*beside, model, TinyConfig(latent_channels=model.latent_channels)):
-        yield config, diffusers_table(_spec(config))
+    return [_config(data)] if data.get("_class_name") in _list_classes() else []
 
 
-def _read_folder(folder: Path) -> Autoencoder:
+def _candidates(*expected: AnyConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
+    """Yield configurations and key tables to try for a single file, in this order."""
+    for config in (*expected, *FIRST_STAGES.values()):
+        if type(config) is AutoencoderConfig:
+            yield config, autoencoder_table(config)
+    for config in (*expected, TinyConfig(latent_channels=expected[-1].latent_channels)):
+        yield config, _table(config)
+
+
+def _read_folder(folder: Path) -> AutoencoderFile:
     data = read_json(folder / "config.json")
-    require_class(get_foreign_class(data), CLASSES, f"{folder.name!r} holds", "E-VAE")
+    require_class(get_foreign_class(data), _list_classes(), f"{folder.name!r} holds", "E-VAE")
     config = _config(data)
-    stored, table = open_network(folder, "vae", _spec(config), repr(folder.name), IGNORED)
-    return Autoencoder(folder.name, config, to_native(stored, table), stored.sha256())
+    name = repr(folder.name)
+    if isinstance(config, TinyConfig):
+        stored, table = open_network(folder, "vae", tiny_spec(config), name, IGNORED)
+    else:
+        stored, table = open_autoencoder(folder, config, name, IGNORED)
+    return AutoencoderFile(folder.name, config, to_native(stored, table), stored.sha256())
 
 
 def _config(data: Mapping[str, Any]) -> AnyConfig:
     with damage_as_config_error("config.json"):
-        tiny = data["_class_name"] == CLASSES[2]
+        tiny = data["_class_name"] == TINY
         config = convert_tiny_config(data) if tiny else convert_autoencoder_config(data)
         check_network(config, "vae")
     return config
 
 
-def _spec(config: AnyConfig) -> Spec:
-    return tiny_spec(config) if isinstance(config, TinyConfig) else autoencoder_spec(config)
+def _list_classes() -> tuple[str, ...]:
+    """Return the classes of diffusers that are read, also by kinds of other packages."""
+    return (*CLASSES, *autoencoder_classes())
+
+
+def _table(config: AnyConfig) -> KeyTable:
+    if isinstance(config, TinyConfig):
+        return diffusers_table(tiny_spec(config))
+    return diffusers_autoencoder_table(config)
 
 
 def convert_tiny_config(data: Mapping[str, Any]) -> TinyConfig:
@@ -161,7 +188,7 @@ def convert_tiny_config(data: Mapping[str, Any]) -> TinyConfig:
 
 
 def swap_vae(
-    config: ModelConfig, flat: Mapping[str, np.ndarray], vae: Autoencoder
+    config: ModelConfig, flat: Mapping[str, np.ndarray], vae: AutoencoderFile
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Return configuration and tensors of a model with another full autoencoder.
 
@@ -171,7 +198,7 @@ def swap_vae(
         UsageError: Its latents have another size or number of channels.
     """
     require_fit(config, vae)
-    if not isinstance(vae.config, AutoencoderConfig):
+    if isinstance(vae.config, TinyConfig):
         return config, dict(flat)
     rest = {name: tensor for name, tensor in flat.items() if not name.startswith("vae.")}
     config = replace(config, vae=vae.config)
@@ -179,7 +206,7 @@ def swap_vae(
     return config, rest | {f"vae.{name}": tensor for name, tensor in vae.tensors.items()}
 
 
-def require_fit(config: ModelConfig, vae: Autoencoder) -> None:
+def require_fit(config: ModelConfig, vae: AutoencoderFile) -> None:
     """Refuse an autoencoder whose latents have another shape.
 
     Raises:

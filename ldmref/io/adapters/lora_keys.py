@@ -221,7 +221,8 @@ def _original_entries(config: ModelConfig) -> dict[str, list[KeyEntry]]:
     for layout in family_of(config).files:
         for tensor, entry in layout.table(config).items():
             entry = replace(entry, name=unwrapped(entry.name))
-            if entry.form != "transposed" and entry not in found.setdefault(tensor, []):
+            unlike = entry.form == "transposed" or entry.frames > 0  # other axes than ours
+            if not unlike and entry not in found.setdefault(tensor, []):
                 found[tensor].append(entry)
     return found
 

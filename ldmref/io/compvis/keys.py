@@ -18,7 +18,8 @@ from types import MappingProxyType
 
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import flatten
@@ -26,6 +27,7 @@ from ldmref.models.rescaler import rescaler_spec
 from ldmref.models.text import text_spec
 from ldmref.models.unet import unet_spec
 
+UNET_PREFIX = "model.diffusion_model."
 # Modules and tensors within a block, where the names differ: ours -> theirs.
 UNET_MODULES = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -70,8 +72,8 @@ def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
     >>> compvis_table(preset("sd15"))["unet.conv_in.weight"].name
     'model.diffusion_model.input_blocks.0.0.weight'
     """
-    table = add_prefixes("unet.", "model.diffusion_model.", unet_table(config.unet))
-    table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.vae))
+    table = add_prefixes("unet.", UNET_PREFIX, unet_table(config.unet))
+    table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.kl_or_vq))
     first = config.text_encoder
     second = config.text_encoder_2
     if second is not None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.compvis.ema import COUNTERS, WRAPPER, ema_table, has_ema, samples_with_averages
-from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.compvis.keys import UNET_PREFIX, compvis_table, unet_table
 from ldmref.io.compvis.unet_file import is_unet_alone
-from ldmref.io.key_table import KeyEntry, find_matching, fit
+from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorView
 from ldmref.models.clip import is_openclip
@@ -69,7 +69,11 @@ def list_entries(config: ModelConfig, network: str) -> dict[str, KeyEntry]:
     No model is stored so whose U-Net embeds classes, for which CompVis has no name.
     """
     prefix = f"{network}."
-    table = {} if config.unet.class_embed_type else compvis_table(config)
+    if config.unet.class_embed_type:
+        return {}
+    if network == "unet":  # which has these names beside an autoencoder of any kind
+        return add_prefixes("", UNET_PREFIX, unet_table(config.unet))
+    table = compvis_table(config)
     return {name.removeprefix(prefix): x for name, x in table.items() if name.startswith(prefix)}
 
 
@@ -136,7 +140,7 @@ def refine(
         raise CorruptModelError(
             f"{file.path.name}: scale_factor must be one positive number", code="E-CONFIG"
         )
-    vae = replace(config.vae, scaling_factor=float(scale.item()))
+    vae = replace(config.kl_or_vq, scaling_factor=float(scale.item()))
     return replace(config, vae=vae), (SCALE,)
 
 
@@ -172,8 +176,8 @@ def _with_prediction(file: ModelFile, fitting: list[ModelConfig]) -> ModelConfig
 
 def make_scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
     """Return the scaling factor as a tensor to store, if the family does not imply it."""
-    scale = np.float64(config.vae.scaling_factor)
-    if all(family.vae.scaling_factor == scale for family in _list_alike(config)):
+    scale = np.float64(config.kl_or_vq.scaling_factor)
+    if all(family.kl_or_vq.scaling_factor == scale for family in _list_alike(config)):
         return {}
     short = np.float32(scale)
     return {SCALE: np.asarray(short if short == scale else scale)}

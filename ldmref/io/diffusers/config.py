@@ -6,14 +6,16 @@ value is refused, because ignoring it would give another image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from reprlib import repr as shorten
 from typing import Any
 
 from ldmref.errors import short_repr
 from ldmref.io.diffusers.autoencoder import SIGMOID
-from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
-from ldmref.models.config import AutoencoderConfig, TextConfig
+from ldmref.io.diffusers.checks import config_error, require_class, require_lists, require_plain
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import list_autoencoders
+from ldmref.models.config import TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 
 # Fields whose other values would change the network -> the values that do not.
@@ -49,6 +51,7 @@ UNET_PLAIN: dict[str, tuple[Any, ...]] = {
     "reverse_transformer_layers_per_block": (None,),
     "dropout": (0.0, 0),
 }
+OWN_AUTOENCODERS = ("AutoencoderKL", "VQModel", SIGMOID)
 VAE_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
     "latents_mean": (None,),
@@ -169,8 +172,8 @@ def convert_unet_config(data: Mapping[str, Any]) -> UNetConfig:
     )
 
 
-def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`.
+def convert_autoencoder_config(data: Mapping[str, Any]) -> BaseAutoencoderConfig:
+    """Convert the configuration of an autoencoder, of ldmref's kinds or of another package's.
 
     Args:
         data: The contents of config.json.
@@ -185,6 +188,25 @@ def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     >>> data = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512]}
     >>> convert_autoencoder_config(data).factor
     8
+    """
+    name = data.get("_class_name", OWN_AUTOENCODERS[0])
+    if name in OWN_AUTOENCODERS:
+        return convert_own_autoencoder(data)
+    classes = autoencoder_classes()
+    require_class(name, {*OWN_AUTOENCODERS, *classes}, "the autoencoder is", "E-VAE")
+    return classes[name](data)
+
+
+def autoencoder_classes() -> dict[str, Callable[[Mapping[str, Any]], BaseAutoencoderConfig]]:
+    """Return what reads the configuration of each class of the kinds of other packages."""
+    return {name: read for kind in list_autoencoders() for name, read in kind.classes.items()}
+
+
+def convert_own_autoencoder(data: Mapping[str, Any]) -> AutoencoderConfig:
+    """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`.
+
+    Raises:
+        CorruptModelError: A field is not supported.
     """
     plain = VAE_PLAIN
     vq = data.get("_class_name") == "VQModel"

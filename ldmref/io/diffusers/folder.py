@@ -40,6 +40,8 @@ from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
 from ldmref.io.tensors.safetensors import TensorView, hash_files
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig
 from ldmref.models.family import family_of_pipeline, list_families
 from ldmref.models.model import model_spec
@@ -209,6 +211,10 @@ class DiffusersFolder(StoredModel):
             path = self.path / part
             path = path if path.is_dir() else self.path / FOLDERS.get(part, part)
             name = f"{self.path.name}/{part}"
+            if part == "vae":
+                vae = self.config.vae
+                networks[part] = open_autoencoder(path, vae, name, variant=self.variant)
+                continue
             rename, ignored = get_current_name, ""
             if part in texts:
                 rename, ignored = texts[part].rename, texts[part].ignored
@@ -235,6 +241,27 @@ def get_current_name(name: str) -> str:
     return ".".join(pieces)
 
 
+def open_autoencoder(
+    folder: Path,
+    config: BaseAutoencoderConfig,
+    name: str,
+    ignored: str = "",
+    variant: str | None = None,
+) -> tuple[TensorView, KeyTable]:
+    """Open the weights of an autoencoder; see `open_network`."""
+    kind = autoencoder_of(config)
+    spec = kind.spec(config)
+    ignored = "|".join(filter(None, (ignored, kind.ignored)))
+    table = diffusers_autoencoder_table(config)
+    return open_network(folder, "vae", spec, name, ignored, variant, table=table)
+
+
+def diffusers_autoencoder_table(config: BaseAutoencoderConfig) -> KeyTable:
+    """Return the key table of an autoencoder in diffusers' names."""
+    kind = autoencoder_of(config)
+    return kind.stored(config, diffusers_table(kind.spec(config)))
+
+
 def open_network(
     folder: Path,
     part: str,
@@ -243,6 +270,7 @@ def open_network(
     ignored: str = "",
     variant: str | None = None,
     rename: Callable[[str], str] = get_current_name,
+    table: KeyTable | None = None,
 ) -> tuple[TensorView, KeyTable]:
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
@@ -254,6 +282,7 @@ def open_network(
         ignored: A pattern of the names that are not needed but may be present.
         variant: As for `select_weight_names`.
         rename: Returns our name of a stored tensor.
+        table: The key table of the file. None: that of today's diffusers.
 
     Returns:
         The tensors under today's names, and the key table to read them with.
@@ -263,7 +292,7 @@ def open_network(
             fit.
     """
     tensors = TensorView(open_weight_files(folder, get_weight_stem(part), variant), rename)
-    table = diffusers_table(spec)
+    table = diffusers_table(spec) if table is None else table
     report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
     return tensors, table

@@ -56,7 +56,7 @@ def read_ldm_config(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         CorruptModelError: A configuration asks for something that is not supported.
     """
     kind = index["_class_name"]
-    vae = diffusers_config.convert_autoencoder_config(
+    vae = diffusers_config.convert_own_autoencoder(
         read_json(folder / FOLDERS["vae"] / "config.json")
     )
     unet_data = read_json(folder / "unet" / "config.json")

@@ -11,7 +11,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import number_controlnet
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.images import Variants, repeat_rows, scale_faults, scaled_latents
+from ldmref.locate.pipeline.images import Variants, repeat_rows, scale_faults
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.models.control import ControlNet
 from ldmref.trace.model import TraceEntry
@@ -96,13 +96,14 @@ def _judge_latents(
     """Yield a row for a hint that is made of the latents of the control image."""
     definition = definition_of(context, net)
     encoded = _encoded(context)
-    whose = [x for x, _ in encoded if x.shape[1:] == got.shape[1:] and not len(got) % len(x)]
+    scaled = [x for z, _ in encoded if (x := context.normalize(z)) is not None]
+    whose = [x for x in scaled if x.shape[1:] == got.shape[1:] and not len(got) % len(x)]
     if definition is None or len(whose) != len(context.controlnets):
         why = "what the pipeline prepared of the control image was not recorded"
         context.ledger.explain(net, why, *HINTS)
         return
     vae = context.model.config.vae
-    rows = [repeat_rows(scaled_latents(context, x), len(got)) for x in whose]
+    rows = [repeat_rows(x, len(got)) for x in whose]
     hints = [np.asarray(definition.declared.make_hint(definition.config, vae, x)) for x in rows]
     right = hints[number]
     logvar = encoded[number][1]
@@ -110,7 +111,7 @@ def _judge_latents(
     segment = f"from the encoder to {net.call}"
     draws = definition.declared.draws_hint and context.params.get("rng") == "torch"
     if logvar is not None and draws and relative_error(got, right) > context.epsilon:
-        spread = vae.scaling_factor * np.exp(0.5 * np.clip(logvar, -30.0, 20.0))
+        spread = context.latent_scale.spread(np.exp(0.5 * np.clip(logvar, -30.0, 20.0)))
         noise = (got - right) / repeat_rows(spread, len(got))
         yield judge_normal(context, net, KIND, noise, segment)
         return

@@ -296,18 +296,15 @@ def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
         if e.attributes.get("for") == method
     ]
     found = [x for x in sampled if x is not None]
-    return scaled_latents(context, np.concatenate(found)) if found else None
-
-
-def scaled_latents(context: PipelineContext, z: np.ndarray) -> np.ndarray:
-    """Return latents of the encoder as the denoiser reads them."""
-    vae = context.model.config.vae
-    return (z - (vae.shift_factor or 0.0)) * vae.scaling_factor
+    return context.normalize(np.concatenate(found)) if found else None
 
 
 def scale_faults(context: PipelineContext, x: np.ndarray) -> Variants:
-    """Return latents (z - shift) factor as known faults would scale them."""
-    factor, shift = context.model.config.vae.scaling_factor, context.model.config.vae.shift_factor
+    """Return latents as known faults would scale them."""
+    kind = context.latent_scale.kind
+    if kind.scales is None:
+        return normalization_faults(context, x)
+    factor, shift = kind.scales(context.model.config.vae)
     z = x / factor + shift
     faults = [
         ("the scaling factor is missing", z - shift),
@@ -321,6 +318,18 @@ def scale_faults(context: PipelineContext, x: np.ndarray) -> Variants:
             ("shifted after the scaling", z * factor - shift),
         ]
     return faults
+
+
+def normalization_faults(context: PipelineContext, x: np.ndarray) -> Variants:
+    """Return latents as known faults would normalise them, if more than two numbers do that."""
+    scale = context.latent_scale
+    folded = scale.fold(scale.denormalize(x))
+    steps = scale.ops, scale.params, scale.config
+    return [
+        ("the latents are not normalised", folded),
+        ("denormalised instead of normalised", scale.kind.denormalize(*steps, folded)),
+        ("normalised twice", scale.kind.normalize(*steps, x)),
+    ]
 
 
 def judge_encoded(
@@ -372,9 +381,9 @@ def _channels_of_ldmref(context: PipelineContext) -> Iterator[tuple[str, np.ndar
     encoders = context.calls("vae.encode")
     mean = context.read_output(encoders[0], "mean") if len(encoders) == 1 else None
     config = context.model.config
-    if mean is None or context.is_diffusers or context.params.get("control"):
+    latents = context.normalize(mean)
+    if latents is None or context.is_diffusers or context.params.get("control"):
         return
-    latents = scaled_latents(context, mean)
     if config.concat == "control":
         yield "control image", latents
     elif config.concat in ("", "masked_image", "folded_mask"):

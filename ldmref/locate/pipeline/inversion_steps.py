@@ -33,12 +33,11 @@ def judge_start(context: PipelineContext, step: TraceEntry, state: np.ndarray) -
     encoder = next(iter(context.calls("vae.encode")), None)
     mean = context.read_output(encoder, "mean")
     schedule = context.make_schedule()
-    if mean is None or schedule is None or mean.shape[1:] != state.shape[1:]:
+    clean = context.normalize(mean)
+    if clean is None or schedule is None or clean.shape[1:] != state.shape[1:]:
         why = "the image that it begins with was not recorded"
         context.ledger.explain(step, why, "sample", "x")
         return
-    vae = context.model.config.vae
-    clean = (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
     context.compared(step, "sample", "x")
     spread = schedule.path.spread(float(schedule.sigmas[-1]))
     yield context.judge(step, "initial latents", state, clean * spread)

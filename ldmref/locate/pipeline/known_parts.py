@@ -34,8 +34,7 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
     """
     encoder = next(iter(context.calls("vae.encode")), None)
     mean = context.read_output(encoder, "mean")
-    vae = context.model.config.vae
-    x0 = None if mean is None else (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
+    x0 = context.normalize(mean)
     random = context.params.get("rng") == "torch"  # latents are a sample of the distribution
     for step in context.calls("sampler"):
         entry = context.port.find(step.call, CONSTRAIN)

@@ -112,18 +112,21 @@ def _judge_noised(context: PipelineContext, step: TraceEntry, state: np.ndarray)
         return
     encoder = next(iter(context.calls("vae.encode")), None)
     mean, sigma = context.read_output(encoder, "mean"), context.number(step, "sigma")
-    if mean is None or sigma is None or mean.shape[1:] != state.shape[1:]:
+    scale = context.latent_scale
+    clean = context.normalize(mean)
+    if clean is None or sigma is None or clean.shape[1:] != state.shape[1:]:
         context.ledger.explain(
             step, "the image that it begins with was not recorded", "sample", "x"
         )
         return
-    vae = context.model.config.vae
     signal = 1.0 - sigma if context.path is FLOW else 1.0
     logvar = context.read_output(encoder, "logvar")
     sampled = context.params.get("rng") == "torch" and logvar is not None
-    spread = np.exp(np.clip(logvar, -30.0, 20.0)) if sampled else np.zeros(1)  # type: ignore[arg-type]
-    centre = signal * (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
-    deviation = np.sqrt(sigma**2 + spread * (signal * vae.scaling_factor) ** 2)
+    spread = np.zeros(1)
+    if sampled:
+        spread = scale.spread(np.exp(0.5 * np.clip(logvar, -30.0, 20.0)))  # type: ignore[arg-type]
+    centre = signal * clean
+    deviation = np.sqrt(sigma**2 + (signal * spread) ** 2)
     segment = "from the encoder to the first state"
     yield judge_normal(context, step, "initial noise", (state - centre) / deviation, segment)
     context.compared(step, "sample", "x")
@@ -156,55 +159,37 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             continue
         if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
             last = last[sum(sizes[:i]) : sum(sizes[: i + 1])]
-        if got.shape != last.shape:
-            note = "decoded in another batch than the last step"
-            context.compared(entry, *LATENTS)
-            yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
-            continue
+        scale = context.latent_scale
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
         last = last / context.path.spread(end or 0.0)  # in variance-preserving scale
-        scale = context.model.config.vae.scaling_factor
-        shift = context.model.config.vae.shift_factor
+        expected = context.denormalize(last)
+        context.compared(entry, *LATENTS)
+        if expected is None or got.shape != expected.shape:
+            note = "decoded in another batch than the last step"
+            yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
+            continue
+        normalized = scale.normalize(got)
         others: list[tuple[str, np.ndarray]] = []
-        blend = blended_at_the_end(context, steps, (got - shift) * scale, last)
+        blend = blended_at_the_end(context, steps, normalized, last)
         if blend is not None:
             unblended, (last, inverted) = last, blend
             changed_parts = [*inverted, ("the known part is not put back", unblended)]
-            others = [(text, x / scale + shift) for text, x in changed_parts]
-        context.compared(entry, *LATENTS)
-        expected = last / scale + shift
+            others = [(text, scale.denormalize(x)) for text, x in changed_parts]
+            expected = scale.denormalize(last)
         least = max(LEAST, context.rounding)
-        clamp = clamp_of((got - shift) * scale, last)
+        clamp = clamp_of(normalized, last)
         changed = clamp is not None and relative_error(got, expected) > least
-        if clamp is not None and changed and relative_error(got, clamp[1] / scale + shift) <= 1e-5:
+        if clamp and changed and relative_error(got, scale.denormalize(clamp[1])) <= 1e-5:
             yield context.judge(
                 steps[-1],
                 "state",
-                (got - shift) * scale,
+                normalized,
                 last,
                 variants=[clamp],
                 segment="from the last step to the decoder",
             )
             continue
-        slope, offset = _fit_line(last, got)
-        variants = [
-            *others,
-            *_unpacked(context, expected),
-            ("the scaling factor is missing", last + shift),
-            ("multiplied by the scaling factor instead of divided", last * scale + shift),
-            ("the shift factor is missing", last / scale),
-            ("the shift factor is subtracted instead of added", last / scale - shift),
-            ("shifted before the scaling", (last + shift) / scale),
-        ]
-        for other in KNOWN_SCALES:
-            text = f"scaling factor {other:g} instead of {scale:g}"
-            variants.append((text, last / other + shift))
-        fitted = (
-            f"latents = {slope:.5g} x + {offset:.5g} instead of {1 / scale:.5g} x + {shift:.5g}"
-        )
-        words = f"shift factor {offset:.5g} instead of {shift:.5g}"
-        variants.append((words, last / scale + offset))
-        variants.append((fitted, slope * last + offset))
+        variants = [*others, *_unpacked(context, expected), *_scale_faults(context, last, got)]
         row = context.judge(
             entry,
             "latents",
@@ -215,6 +200,57 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             segment="from the last step to the decoder",
         )
         yield context.unless_changed(row, "latents")
+
+
+def _scale_faults(
+    context: PipelineContext, last: np.ndarray, got: np.ndarray
+) -> list[tuple[str, np.ndarray]]:
+    """Return what known faults would give the decoder of the latents `last`, beside `got`."""
+    kind = context.latent_scale.kind
+    if kind.scales is None:
+        return _denormalization_faults(context, last)
+    scale, shift = kind.scales(context.model.config.vae)
+    slope, offset = _fit_line(last, got)
+    variants = [
+        ("the scaling factor is missing", last + shift),
+        ("multiplied by the scaling factor instead of divided", last * scale + shift),
+        ("the shift factor is missing", last / scale),
+        ("the shift factor is subtracted instead of added", last / scale - shift),
+        ("shifted before the scaling", (last + shift) / scale),
+    ]
+    for other in KNOWN_SCALES:
+        text = f"scaling factor {other:g} instead of {scale:g}"
+        variants.append((text, last / other + shift))
+    fitted = f"latents = {slope:.5g} x + {offset:.5g} instead of {1 / scale:.5g} x + {shift:.5g}"
+    words = f"shift factor {offset:.5g} instead of {shift:.5g}"
+    return [*variants, (words, last / scale + offset), (fitted, slope * last + offset)]
+
+
+def _denormalization_faults(
+    context: PipelineContext, last: np.ndarray
+) -> list[tuple[str, np.ndarray]]:
+    """Return z as known faults give it, if latents are normalised by more than two numbers."""
+    scale = context.latent_scale
+    steps = scale.ops, scale.params, scale.config
+    expected = scale.kind.denormalize(*steps, last)
+    faults = [
+        ("the latents are not denormalised", last),
+        ("normalised instead of denormalised", scale.kind.normalize(*steps, last)),
+        ("denormalised twice", scale.kind.denormalize(*steps, expected)),
+    ]
+    found = [(text, scale.unfold(x)) for text, x in faults]
+    patch = scale.config.patch
+    if patch > 1:
+        n, channels, h, w = expected.shape
+        c = channels // patch**2
+        rows_first = expected.reshape(n, patch, patch, c, h, w).transpose(0, 3, 4, 1, 5, 2)
+        columns_first = expected.reshape(n, c, patch, patch, h, w).transpose(0, 1, 4, 3, 5, 2)
+        for text, patches in (
+            ("channels are read as row, column, channel", rows_first),
+            ("rows and columns of a patch are exchanged", columns_first),
+        ):
+            found.append((text, patches.reshape(n, c, h * patch, w * patch)))
+    return found
 
 
 def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.names import read_array
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
 from ldmref.locate.pipeline.ledger import INPUT, OUTPUT, Ledger
 from ldmref.locate.precision import EPSILONS
+from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
@@ -223,6 +225,32 @@ class PortRun:
         if not self.is_diffusers or self.path is FLOW:
             return True
         return self.choose_sampler(self.config)[0].family == "euler"
+
+    @cached_property
+    def latent_scale(self) -> LatentScale:
+        """How the latents of the model follow from those of its encoder, in float64."""
+        return self.model.latent_scale(NumpyBackend(dtype="float64"))
+
+    def normalize(self, z: np.ndarray | None) -> np.ndarray | None:
+        """Return the latents of what an encoder returned; None if it has another shape."""
+        return self._normalized(z, self.latent_scale.normalize, self.latent_scale.config.patch)
+
+    def denormalize(self, latents: np.ndarray | None) -> np.ndarray | None:
+        """Return what a decoder reads of latents; None if they have another shape."""
+        return self._normalized(latents, self.latent_scale.denormalize, 1)
+
+    def _normalized(
+        self, x: np.ndarray | None, function: Callable[[np.ndarray], np.ndarray], patch: int
+    ) -> np.ndarray | None:
+        """Return a function of an array, if its channels are the latents' or those of a patch."""
+        config = self.latent_scale.config
+        if x is None:
+            return None
+        if self.latent_scale.kind.scales is None:  # two numbers scale an array of any shape
+            fits = x.ndim == 4 and x.shape[1] * patch**2 == config.latent_channels
+            if not fits or x.shape[2] % patch or x.shape[3] % patch:
+                return None
+        return function(x)
 
     @cached_property
     def tokens(self) -> int:

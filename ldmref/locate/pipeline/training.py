@@ -14,7 +14,6 @@ from ldmref.math.flow import flow_sample, flow_velocity
 from ldmref.math.forward import q_sample
 from ldmref.math.objective import min_snr_weight
 from ldmref.math.prediction import v_from_x0_eps
-from ldmref.models.autoencoder import unscale_latents
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
@@ -82,13 +81,16 @@ def _noisings(
     context: PipelineContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the noisy latents, then what known faults give as such."""
-    z = unscale_latents(context.model.config.vae, x0)
+    scale = context.latent_scale
+    unscaled = context.denormalize(x0)
+    z = None if unscaled is None else scale.fold(unscaled)
     if context.config.path is FLOW:
         s = t / context.config.num_train_timesteps
         yield "", flow_sample(x0, noise, s)
         yield "x0 and noise swapped: the time is 1 - s", flow_sample(noise, x0, s)
         yield "the time is not divided by its number of steps", flow_sample(x0, noise, t)
-        yield "latents without the scaling factor", flow_sample(z, noise, s)
+        if z is not None:
+            yield "latents without the scaling factor", flow_sample(z, noise, s)
         return
     alphas = training_alphas_cumprod(context.config)
     t = t.astype(np.int64)
@@ -103,7 +105,8 @@ def _noisings(
         yield f"alpha_bar of timestep t {offset:+d}", q_sample(x0, moved, noise)
     for text, changed in config_faults(context.config):
         yield text, q_sample(x0, training_alphas_cumprod(changed)[t], noise)
-    yield "latents without the scaling factor", q_sample(z, alpha_bar, noise)
+    if z is not None:
+        yield "latents without the scaling factor", q_sample(z, alpha_bar, noise)
 
 
 def _targets(

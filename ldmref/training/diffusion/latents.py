@@ -23,8 +23,8 @@ from ldmref.datasets.config import DataSummary
 from ldmref.errors import Cancelled
 from ldmref.io.atomic import atomic_write
 from ldmref.math.divergence import reparameterize
-from ldmref.models.autoencoder import encode
-from ldmref.models.config import AutoencoderConfig
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale, add_alpha, autoencoder_of
 from ldmref.models.params import Params, flatten
 from ldmref.training.batches import Part, step_noise, to_unit
 from ldmref.training.distributed import first_rank_first
@@ -72,24 +72,21 @@ class NoisyLatents:
     Args:
         latents: The encoded images, unscaled.
         weights: Relative sampling frequencies, (n,).
-        scale: The scaling factor, which must fit `latents`.
+        scale: How the latents of the denoiser follow from them.
         ops: The backend of the batches, which are float32, or float64 if it computes in float64.
-        shift: The shift factor, which is subtracted before the scaling.
     """
 
     def __init__(
         self,
         latents: Latents,
         weights: np.ndarray,
-        scale: float,
+        scale: LatentScale,
         ops: TorchBackend,
-        shift: float = 0.0,
     ):
         self.mean = torch.as_tensor(latents.mean)
         self.logvar = torch.as_tensor(latents.logvar)
         self.probabilities = weights / weights.sum()
         self.scale = scale
-        self.shift = shift
         self.ops = ops
 
     def sample_indices(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -110,7 +107,7 @@ class NoisyLatents:
             part.slice(z).to(mean.dtype) for z in step_noise(shape, seed, step, ops)
         )
         z = reparameterize(mean, logvar, posterior_noise)
-        return self.scale * (z - self.shift if self.shift else z), eps
+        return self.scale.normalize(z), self.scale.fold(eps)
 
 
 def random_quantiles(rng: np.random.Generator, n: int, stratified: bool) -> np.ndarray:
@@ -131,7 +128,7 @@ def random_timesteps(
     return np.minimum((total * u ** (1.0 / power)).astype(np.int64), total - 1)
 
 
-def known_latents(data: Dataset, config: AutoencoderConfig, size: int) -> Latents | None:
+def known_latents(data: Dataset, config: BaseAutoencoderConfig, size: int) -> Latents | None:
     """Return the latents of a data set that has them, `moments`; None if it has images only.
 
     Args:
@@ -145,8 +142,8 @@ def known_latents(data: Dataset, config: AutoencoderConfig, size: int) -> Latent
     moments = getattr(data, "moments", None)
     if moments is None:
         return None
-    cells = size // config.factor
-    shape = (len(data.images), 2, config.latent_channels, cells, cells)
+    cells = size // config.factor * config.patch
+    shape = (len(data.images), 2, config.latent_channels // config.patch**2, cells, cells)
     if moments.shape != shape:
         message = f"the data set has latents of shape {moments.shape[2:]}, the model {shape[2:]}"
         raise recipe_error(message, hint="set model.vae.latent_channels and data.size to fit")
@@ -161,7 +158,7 @@ def stored_latents(
     data: Dataset,
     summary: DataSummary,
     params: Params,
-    config: AutoencoderConfig,
+    config: BaseAutoencoderConfig,
     ops: TorchBackend,
     cancel: Event | None = None,
 ) -> Latents:
@@ -207,7 +204,7 @@ def _open(path: Path) -> np.ndarray | None:
 def _encoded(
     data: Dataset,
     params: Params,
-    config: AutoencoderConfig,
+    config: BaseAutoencoderConfig,
     ops: TorchBackend,
     cancel: Event | None,
 ) -> Iterator[np.ndarray]:
@@ -218,17 +215,20 @@ def _encoded(
                 message = f"stopped after encoding {start} of {len(data.images)} images"
                 raise Cancelled(message, code="E-CANCELLED", hint="repeat the command to resume")
             x = to_unit(data.images[start : start + BATCH], ops)
-            posterior = encode(ops, params, config, ops.asarray(x))
+            images = add_alpha(ops, ops.asarray(x), config)
+            posterior = autoencoder_of(config).encode(ops, params, config, images)
             moments = np.stack([ops.to_numpy(z) for z in posterior], axis=1)
             yield moments.astype(np.float16, order="C")
 
 
 def _digest(
-    params: Params, config: AutoencoderConfig, summary: DataSummary, ops: TorchBackend
+    params: Params, config: BaseAutoencoderConfig, summary: DataSummary, ops: TorchBackend
 ) -> str:
     """Return the digest of everything that the latents depend on."""
     images = replace(summary, classes="")
-    unscaled = replace(config, scaling_factor=1.0, shift_factor=0.0)
+    unscaled = config
+    if type(config) is AutoencoderConfig:
+        unscaled = replace(config, scaling_factor=1.0, shift_factor=0.0)
     digest = hashlib.sha256(repr((unscaled, images)).encode())
     for name, array in sorted(flatten(params).items()):
         digest.update(name.encode() + np.ascontiguousarray(ops.to_numpy(array)).tobytes())

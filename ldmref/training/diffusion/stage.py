@@ -140,7 +140,8 @@ class DiffusionBatches:
         self.conditional = bool(config.text_encoders)
         self.diffusion_loss: DiffusionLoss | FlowLoss
         if config.scheduler.path is FLOW:
-            height, width = (side * config.vae.factor for side in latents.mean.shape[-2:])
+            pixels = config.vae.factor // config.vae.patch
+            height, width = (side * pixels for side in latents.mean.shape[-2:])
             tokens = config.count_tokens(width, height)
             self.diffusion_loss = FlowLoss(config, stage.objective, ops, tokens)
         else:

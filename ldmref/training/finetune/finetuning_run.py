@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
+from ldmref.models.autoencoder_kind import LatentScale, autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.models.text_kind import kind_of
@@ -119,8 +121,10 @@ def fine_tune(
             vae = tree_map(exact.asarray, model.params["vae"])
             config = model.config.vae
             latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
-            scales = config.scaling_factor, ops, config.shift_factor
-            noisy = NoisyLatents(latents, data.weights, *scales)
+            statistics = autoencoder_of(config).select(vae)
+            to_state = partial(ops.asarray, dtype=ops.state_dtype)
+            scale = LatentScale(ops, config, tree_map(to_state, statistics))
+            noisy = NoisyLatents(latents, data.weights, scale, ops)
             trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
             context = TrainingContext(
                 recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
@@ -146,7 +150,7 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
         problem = "it reads no text"
     elif not kind.trained:
         problem = f"text encoders of kind {kind.name!r} are not trained"
-    elif config.image_channels or config.vae.codebook_size:
+    elif config.image_channels or autoencoder_of(config.vae).is_quantized:
         problem = "it needs an image as input, or has a codebook"
     elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
         count = len(config.text_encoders)

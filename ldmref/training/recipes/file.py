@@ -13,13 +13,14 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.models.autoencoder_kind import BUILT_IN
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict, find_named_family
 from ldmref.support.files import read_file
 from ldmref.training.finetune.defaults import DEFAULTS, default_tables
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.recipes.model import for_objective
+from ldmref.training.recipes.model import for_objective, trained_autoencoder
 from ldmref.training.recipes.schema import (
     CLASSIFIER_GROUPS,
     STAGES,
@@ -103,7 +104,8 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     model = fields.pop("model", {}) if isinstance(fields, dict) else {}
     recipe = _read(Recipe(), fields)
     config = for_objective(_model(model), recipe.diffusion.objective)
-    problem = recipe.autoencoder.objective.problem(config.vae)
+    vae = trained_autoencoder(config)
+    problem = recipe.autoencoder.objective.problem(vae)
     if problem:
         raise recipe_error(f"autoencoder.objective: {problem}")
     _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
@@ -113,7 +115,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
             f"classifier.network.width must be a multiple of {CLASSIFIER_GROUPS}, not {width}"
         )
     accumulation = recipe.autoencoder.optimizer.accumulation
-    if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
+    if accumulation > 1 and not recipe.autoencoder.objective.separable(vae):
         message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
         hint = "terms of this objective compare the images of a batch"
         raise recipe_error(message, hint=hint)
@@ -230,7 +232,10 @@ def _model(table: Any) -> ModelConfig:
         each = base.denoiser.out_channels // base.vae.latent_channels
         channels = {"in_channels": z, "out_channels": each * z}
         fields = _merge({base.denoiser.network: channels}, fields)
-    tables = _merge(base.to_dict(), fields)
+    known = base.to_dict()
+    if isinstance(vae, dict) and vae.get("kind") not in (None, *BUILT_IN):
+        del known["vae"]  # whose fields another kind does not have
+    tables = _merge(known, fields)
     for text in TEXT_ENCODERS[1:]:
         if isinstance(tables.get(text), dict) and tables[text].get("model_type") == "none":
             del tables[text]  # TOML has no null

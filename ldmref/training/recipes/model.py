@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
@@ -44,6 +46,19 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
         raise recipe_error(message, hint='set model.scheduler.prediction_type to "v" or "x0"')
     check_config(config)
     return config
+
+
+def trained_autoencoder(config: ModelConfig) -> AutoencoderConfig:
+    """Return the configuration of the autoencoder, which a recipe trains.
+
+    Raises:
+        UsageError: Autoencoders of its kind are not trained.
+    """
+    if type(config.vae) is not AutoencoderConfig:
+        title = autoencoder_of(config.vae).title
+        message = f"{config.name!r} cannot be trained: its {title} is of another package"
+        raise recipe_error(message, hint="`ldmref finetune` trains on the latents of any kind")
+    return config.vae
 
 
 def reads_pooled_text(config: ModelConfig) -> bool:

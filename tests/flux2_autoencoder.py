@@ -1,0 +1,155 @@
+"""FLUX.2's autoencoder as a package declares it: patches of z, normalised by a batch norm.
+
+The latents are the 32 channels of z folded by 2 x 2 to 128, less the running mean and over the root
+of the running variance, which are weights. Source: huggingface/diffusers, models/autoencoders/
+autoencoder_kl_flux2.py and pipelines/flux2/pipeline_flux2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from ldmref.backends.base import Backend
+from ldmref.declare import Length, Range
+from ldmref.families import Autoencoder, BaseAutoencoderConfig, find_autoencoder
+from ldmref.io.diffusers import require_plain
+from ldmref.math.arrays import Array
+from ldmref.models import AutoencoderConfig, Params, Spec
+
+KL = find_autoencoder("kl")
+PATCH = 2
+PLAIN = {"act_fn": ("silu",), "patch_size": ([2, 2], (2, 2)), "decoder_block_out_channels": (None,)}
+FIELDS = (
+    "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups",
+    "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention", "batch_norm_eps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flux2AutoencoderConfig(BaseAutoencoderConfig):
+    """FLUX.2's autoencoder between images (n, 3, H, W) and latents (n, 128, H/16, W/16)."""
+
+    latent_channels: Annotated[int, Range(1, 65536)] = 128
+    block_out_channels: Annotated[tuple[int, ...], Range(1, 65536), Length(1, 10)] = (
+        128, 256, 512, 512,
+    )  # fmt: skip
+    layers_per_block: Annotated[int, Range(1, 16)] = 2
+    norm_num_groups: Annotated[int, Range(1, 65536)] = 32
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+    batch_norm_eps: Annotated[float, Range(0, 1)] = 1e-4
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind."""
+        return "flux2"
+
+    @property
+    def patch(self) -> int:
+        """The side of a patch of z."""
+        return PATCH
+
+    @property
+    def factor(self) -> int:
+        """The pixels per cell of the latents: those of z, twice."""
+        return PATCH * self.kl.factor
+
+    @property
+    def decoder_width(self) -> int:
+        """The channels of the decoder's largest arrays."""
+        return self.kl.decoder_width
+
+    @property
+    def kl(self) -> AutoencoderConfig:
+        """The KL autoencoder within: everything but the normalisation."""
+        return AutoencoderConfig(
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            latent_channels=self.latent_channels // PATCH**2,
+            block_out_channels=self.block_out_channels,
+            layers_per_block=self.layers_per_block,
+            norm_num_groups=self.norm_num_groups,
+            use_quant_conv=self.use_quant_conv,
+            use_post_quant_conv=self.use_post_quant_conv,
+            mid_block_add_attention=self.mid_block_add_attention,
+        )
+
+
+def spec(config: Flux2AutoencoderConfig) -> Spec:
+    """Return the shapes of every parameter: KL's, and the statistics of the batch norm."""
+    c = config.latent_channels
+    return {**KL.spec(config.kl)} | {"bn": {"running_mean": (c,), "running_var": (c,)}}
+
+
+def encode_image(
+    ops: Backend, p: Params, config: Flux2AutoencoderConfig, image: Array
+) -> tuple[Array, Array]:
+    """Return mean and log-variance of z, (n, 32, H/8, W/8)."""
+    return KL.encode(ops, p, config.kl, image)
+
+
+def decode_z(ops: Backend, p: Params, config: Flux2AutoencoderConfig, z: Array) -> Array:
+    """Return the images of z, (n, 32, H/8, W/8)."""
+    return KL.decode(ops, p, config.kl, z)
+
+
+def deviation(ops: Backend, p: Params, config: Flux2AutoencoderConfig) -> Array:
+    """Return the standard deviation of each channel in training, (128, 1, 1)."""
+    return ops.xp.sqrt(p.bn.running_var + config.batch_norm_eps)[:, None, None]
+
+
+def normalize(ops: Backend, p: Params, config: Flux2AutoencoderConfig, z: Array) -> Array:
+    """Return latents of folded z, (n, 128, h, w)."""
+    return (z - p.bn.running_mean[:, None, None]) / deviation(ops, p, config)
+
+
+def denormalize(ops: Backend, p: Params, config: Flux2AutoencoderConfig, latents: Array) -> Array:
+    """Return folded z of latents, (n, 128, h, w)."""
+    return latents * deviation(ops, p, config) + p.bn.running_mean[:, None, None]
+
+
+def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
+    """Return the configuration of diffusers' AutoencoderKLFlux2."""
+    require_plain(data, PLAIN, "the autoencoder's configuration")
+    fields = {name: data[name] for name in FIELDS if name in data}
+    if "block_out_channels" in fields:
+        fields["block_out_channels"] = tuple(fields["block_out_channels"])
+    channels = PATCH**2 * data.get("latent_channels", 32)
+    return Flux2AutoencoderConfig(latent_channels=channels, **fields)
+
+
+def broken_rules(config: Flux2AutoencoderConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    yield from KL.broken_rules(config.kl)
+
+
+def shrink(config: Flux2AutoencoderConfig) -> Flux2AutoencoderConfig:
+    """Return a tiny version: two levels, 16 channels of latents."""
+    return replace(
+        config,
+        latent_channels=16,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+
+
+FLUX2 = Autoencoder(
+    "flux2",
+    "FLUX.2 autoencoder",
+    Flux2AutoencoderConfig,
+    spec,
+    encode_image,
+    decode_z,
+    normalize,
+    denormalize,
+    spread=lambda ops, p, config: 1.0 / deviation(ops, p, config),
+    normalized_by=("bn",),
+    classes={"AutoencoderKLFlux2": read_config},
+    ignored=r"bn\.num_batches_tracked",
+    shrink=shrink,
+    broken_rules=broken_rules,
+)
