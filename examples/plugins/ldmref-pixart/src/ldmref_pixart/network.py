@@ -14,14 +14,13 @@ from array_api_compat import array_namespace
 from ldmref.backends import Backend
 from ldmref.math import timestep_embedding
 from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import attention, layer, linear, merge_heads, mlp, split_heads
+from ldmref.models.layers import attention, layer, linear, mask_bias, mlp
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 from ldmref_pixart.config import PixArtConfig
 
 Array = Any
 FREQUENCIES = 256  # width of the sines and cosines of the time
 EPS = 1e-6  # of all norms
-MASKED = -10000.0  # what is added to the score of padding, as in diffusers
 
 
 def transformer_spec(config: PixArtConfig) -> Spec:
@@ -82,8 +81,7 @@ def transformer(
     h = xp.permute_dims(xp.reshape(h, (n, d, rows * columns)), (0, 2, 1)) + positions
     time, modulation = embed_time(ops, p.adaln_single, t, h)
     text = project_caption(ops, p.caption_projection, context)
-    wide = xp.astype(mask, getattr(xp, ops.state_dtype))
-    hidden = xp.where(wide != 0, wide * 0.0, wide * 0.0 + MASKED)[:, None, None, :]
+    hidden = mask_bias(ops, mask)
     for p_block in p.transformer_blocks.items_in_order():
         h = block(ops, p_block, h, text, modulation, hidden, config.num_attention_heads)
     table = p.scale_shift_table[None, :, :] + time[:, None, :]
@@ -145,30 +143,9 @@ def block(
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (table[:, i : i + 1, :] for i in range(6))
     h = normalize(ops, x, "norm1") * (1.0 + scale) + shift
     x = x + gate * attention(ops, p.attn1, h, h, heads)
-    x = x + cross_attention(ops, p.attn2, x, text, hidden, heads)
+    x = x + attention(ops, p.attn2, x, text, heads, bias=hidden)
     h = normalize(ops, x, "norm2") * (1.0 + scale_mlp) + shift_mlp
     return x + gate_mlp * feed_forward(ops, p.ff, h)
-
-
-@layer
-def cross_attention(
-    ops: Backend, p: Params, x: Array, text: Array, hidden: Array, heads: int
-) -> Array:
-    """Let tokens (n, l, d) read the caption (n, m, d), whose padding is hidden."""
-    q = split_heads(ops, linear(ops, p.to_q, x), heads)
-    k, v = (split_heads(ops, linear(ops, part, text), heads) for part in (p.to_k, p.to_v))
-    mixed = ops.call_function("attention", attend, q, k, v, hidden)
-    return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
-
-
-def attend(q: Array, k: Array, v: Array, hidden: Array) -> Array:
-    """Return softmax(q k^T / sqrt(d) + hidden) v."""
-    xp = array_namespace(q)
-    scores = xp.matmul(q * q.shape[-1] ** -0.5, xp.permute_dims(k, (0, 1, 3, 2)))
-    scores = xp.astype(scores, hidden.dtype, copy=False) + hidden
-    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
-    return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
 
 
 def normalize(ops: Backend, x: Array, name: str) -> Array:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from ldmref.backends import Backend
 from ldmref.math import timestep_embedding
 from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import rms_norm
-from ldmref_zimage.attending import attend, find_waves, mask_bias, turn_pairs
 from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
+from ldmref_zimage.rotary import find_waves, turn_pairs
 
 Array = Any
 FREQUENCIES = 256  # width of the sines and cosines of the time
@@ -216,7 +216,7 @@ def refine(
     x = tokens.states
     score_bias = None
     if tokens.seen is not None:
-        score_bias = mask_bias(ops, tokens.seen[:, None, None, :])
+        score_bias = mask_bias(ops, tokens.seen)
         x = x * ops.xp.astype(tokens.seen, x.dtype, copy=False)[:, :, None]
     for p_block in blocks.items_in_order():
         x = block(ops, p_block, x, emb, cos, sin, score_bias, config)
@@ -272,7 +272,8 @@ def self_attention(
     q = rms_norm(ops, p.norm_q, q, QK_EPS)
     k = rms_norm(ops, p.norm_k, k, QK_EPS)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
-    return linear(ops, p.to_out["0"], merge_heads(ops, attend(ops, q, k, v, score_bias)))
+    mixed = ops.attention(q, k, v, bias=score_bias)
+    return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
 
 
 @layer

@@ -19,10 +19,9 @@ from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
 from ldmref.families import TextConfig, TextEncoder
 from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_angles, rms_norm
-from ldmref_zimage.attending import attend, mask_bias, turn_halves
+from ldmref.models.transformer_layers import find_angles, rms_norm, turn_halves
 from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
 
 Array = Any
@@ -115,7 +114,7 @@ def qwen3(
         UsageError: There is no layer that early.
     """
     wanted = find_layers(config, skip)
-    score_bias = None if mask is None else causal_bias(ops, mask)
+    score_bias = None if mask is None else mask_bias(ops, mask)
     positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
     angles = find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
@@ -144,14 +143,6 @@ def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
     return found
 
 
-def causal_bias(ops: Backend, mask: Array) -> Array:
-    """Return the bias of the scores, (n, 1, l, l), of tokens that read those before them."""
-    length = mask.shape[1]
-    past = ops.asarray(np.tril(np.ones((length, length), np.int64)))
-    seen = ops.xp.astype(mask != 0, past.dtype)
-    return mask_bias(ops, past[None, None, :, :] * seen[:, None, None, :])
-
-
 @layer
 def decoder_layer(
     ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
@@ -174,22 +165,9 @@ def grouped_attention(
     q = rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
     k = rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
     q, k = (ops.call_function("rotate", turn_halves, part, angles) for part in (q, k))
-    k, v = (repeat_heads(ops, part, heads // shared) for part in (k, v))
-    mixed = (
-        ops.attention(q, k, v, causal=True)
-        if score_bias is None
-        else attend(ops, q, k, v, score_bias)
-    )
+    k, v = (repeat_heads(ops, part, heads) for part in (k, v))
+    mixed = ops.attention(q, k, v, causal=True, bias=score_bias)
     return linear(ops, p.o_proj, merge_heads(ops, mixed))
-
-
-def repeat_heads(ops: Backend, x: Array, times: int) -> Array:
-    """Repeat each head, (n, heads, l, d) -> (n, heads * times, l, d)."""
-    if times == 1:
-        return x
-    n, heads, length, d = x.shape
-    together = ops.xp.concat([x[:, :, None, :, :]] * times, axis=2)
-    return ops.xp.reshape(together, (n, heads * times, length, d))
 
 
 @layer
