@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families import TextConfig
+from ldmref.families import TextConfig, convert_t5_config
 from ldmref.io.diffusers import (
     convert_autoencoder_config,
     convert_scheduler_config,
@@ -31,7 +31,6 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "norm_eps": (1e-6,),
     "use_additional_conditions": (False,),
 }
-TEXT_PLAIN: dict[str, tuple[Any, ...]] = {"feed_forward_proj": ("gated-gelu",)}
 LENGTH = 300  # tokens of a caption in diffusers' pipeline
 STEPS, SCALE = 20, 4.5
 
@@ -56,23 +55,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     if network.out_channels == 2 * network.in_channels:
         scheduler = replace(scheduler, variance_type="learned_range")
     t5 = read_json(folder / "text_encoder" / "config.json")
-    require_plain(t5, TEXT_PLAIN, "the text encoder's configuration")
-    text = TextConfig(
-        model_type="t5",
-        vocab_size=t5["vocab_size"],
-        hidden_size=t5["d_model"],
-        intermediate_size=t5["d_ff"],
-        num_hidden_layers=t5["num_layers"],
-        num_attention_heads=t5["num_heads"],
-        head_dim=t5["d_kv"],
-        max_position_embeddings=LENGTH,
-        hidden_act="gelu_new",
-        layer_norm_eps=t5["layer_norm_epsilon"],
-        eos_token_id=1,
-        use_attention_mask=True,
-        relative_attention_num_buckets=t5["relative_attention_num_buckets"],
-        relative_attention_max_distance=t5["relative_attention_max_distance"],
-    )
+    text = replace(convert_t5_config(t5, LENGTH), use_attention_mask=True)
     side = network.sample_size * vae.factor
     return ModelConfig(
         "pixart",
