@@ -200,8 +200,11 @@ class NamedBackend(Backend):
     ) -> Any:
         """Visit `function(**arguments)`; `own_name` is its name if it has no parameters."""
         all_arrays, attributes = _split(arguments)
-        parameters = {k: v for k, v in all_arrays.items() if k in PARAMETER_ARGUMENTS}
-        inputs = {k: v for k, v in all_arrays.items() if k not in PARAMETER_ARGUMENTS}
+        owned = parameter_arguments(kind)
+        if own_name:  # a function of a network may compute its own bias
+            owned = tuple(k for k in owned if id(all_arrays.get(k)) in self._names)
+        parameters = {k: v for k, v in all_arrays.items() if k in owned}
+        inputs = {k: v for k, v in all_arrays.items() if k not in owned}
         first = next(iter(inputs))
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
         around = self._scope[-1].partition(AGAIN)[0] if self._scope else ""
@@ -240,6 +243,14 @@ for _operation in NAMED_OPERATIONS:
     if _operation not in ("group_norm_silu", "geglu"):
         setattr(NamedBackend, _operation, _observed(_operation))
 _DERIVED = {name for name in dir(Backend) if isinstance(getattr(Backend, name), property)}
+
+
+def parameter_arguments(kind: str) -> tuple[str, ...]:
+    """Return the arguments of an operation or function that are parameters of the network.
+
+    The bias of attention is computed, as its queries are.
+    """
+    return () if kind == "attention" else PARAMETER_ARGUMENTS
 
 
 @cache

@@ -89,21 +89,33 @@ class NumpyBackend(Backend):
         variance = self.lib.mean(centred * centred, axis=-1, keepdims=True)
         return (centred / self.lib.sqrt(variance + eps)).astype(x.dtype, copy=False)
 
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool = False,
+        bias: Array | None = None,
+        scale: float | None = None,
+    ) -> Array:
         """Compute blocks of queries whose scores fit the workspace."""
         lib = self.lib
         (n, heads, length, d) = q.shape
         keys = k.shape[2]
+        factor = 1.0 / math.sqrt(d) if scale is None else scale
         out = lib.empty((n, heads, length, v.shape[3]), dtype=q.dtype)
         k_t = k.transpose(0, 1, 3, 2)
-        block = max(1, self.workspace // (n * heads * keys * q.dtype.itemsize))
+        itemsize = (q if bias is None else bias).dtype.itemsize
+        block = max(1, self.workspace // (n * heads * keys * itemsize))
         for start in range(0, length, block):
             stop = min(start + block, length)
-            scores = (q[:, :, start:stop] * (1.0 / math.sqrt(d))) @ k_t
+            scores = (q[:, :, start:stop] * factor) @ k_t
+            if bias is not None:  # in its dtype, if that is wider
+                scores = scores + (bias if bias.shape[2] == 1 else bias[:, :, start:stop])
             if causal:
                 future = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
-                scores = lib.where(future, -lib.inf, scores).astype(q.dtype, copy=False)
-            out[:, :, start:stop] = self._softmax(scores) @ v
+                scores = lib.where(future, -lib.inf, scores).astype(scores.dtype, copy=False)
+            out[:, :, start:stop] = self._softmax(scores).astype(v.dtype, copy=False) @ v
         return out
 
     def _softmax(self, x: Array) -> Array:

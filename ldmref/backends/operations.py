@@ -141,16 +141,32 @@ class Operations:
         raise self._lacks("layer_norm")
 
     @abstractmethod
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        r"""Return the values, weighted by the softmax of scaled dot products.
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool = False,
+        bias: Array | None = None,
+        scale: float | None = None,
+    ) -> Array:
+        r"""Return the values, weighted by the softmax of scaled dot products plus a bias.
 
-        .. math:: y = \operatorname{softmax}\left(\frac{q\,k^T}{\sqrt d}\right) v
+        .. math:: y = \operatorname{softmax}\left(s\,q\,k^T + b\right) v
+
+        A row of b with at least one finite number must give finite results, however small that
+        number is: masks are biases with a large negative number at the hidden keys
+        (`ldmref.models.layers.mask_bias`). The sum should be computed in float32 at least, without
+        the scores of all heads in memory at once.
 
         Args:
             q: Queries, (n, heads, l, d).
             k: Keys, (n, heads, m, d).
             v: Values, (n, heads, m, d).
             causal: Whether query i only attends to keys 0 to i.
+            bias: b, (n, heads, l, m), of which the first three axes may be 1, in the dtype of `q`
+                or in `state_dtype`; -inf hides a key. None: 0.
+            scale: s. None: 1 / sqrt(d).
 
         Returns:
             (n, heads, l, d), dtype of `q`.

@@ -88,10 +88,22 @@ class TorchBackend(Backend):
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool = False,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        if bias is not None:
+            mask = _added_to_scores(bias, q, k.shape[-2] if causal else 0)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         trained = q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"
-        if causal or not trained or q.shape[-2] * k.shape[-2] > SHORT_SEQUENCE**2:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        trained = trained and not causal and scale is None
+        if not trained or q.shape[-2] * k.shape[-2] > SHORT_SEQUENCE**2:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
         # two products, whose gradient is several times as fast as that of torch's own function
         return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
 
@@ -129,3 +141,23 @@ class TorchBackend(Backend):
     def synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def _added_to_scores(bias: Tensor, q: Tensor, causal_keys: int = 0) -> Tensor:
+    """Return the mask that torch's function adds, in the dtype of the queries.
+
+    Numbers that overflow it become its lowest, because a row of -inf alone would give NaN.
+
+    Args:
+        bias: (n or 1, heads or 1, l or 1, m).
+        q: The queries, (n, heads, l, d).
+        causal_keys: Number of keys of causal attention, which torch's function does not combine
+            with a mask. 0: the attention is not causal.
+    """
+    if bias.dtype is not q.dtype:
+        bias = bias.clamp(min=torch.finfo(q.dtype).min).to(q.dtype)
+    if not causal_keys:
+        return bias
+    shape = q.shape[-2], causal_keys
+    future = torch.ones(shape, dtype=torch.bool, device=q.device).triu(1)
+    return bias.masked_fill(future, -torch.inf)

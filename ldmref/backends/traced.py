@@ -20,10 +20,10 @@ from typing import Any
 from ldmref.backends.base import Backend
 from ldmref.backends.named import (
     OPERATIONS,
-    PARAMETER_ARGUMENTS,
     LayerCall,
     NamedBackend,
     collect_names,
+    parameter_arguments,
 )
 from ldmref.math.arrays import Array
 
@@ -125,7 +125,8 @@ def arrays_of(call: LayerCall) -> list[Array]:
 def _arguments(operation: str) -> tuple[str, list[str]]:
     """Return the name of the first input of an operation, and those of all arguments."""
     names = list(inspect.signature(getattr(Backend, operation)).parameters)[1:]
-    return next(name for name in names if name not in PARAMETER_ARGUMENTS), names
+    owned = parameter_arguments(operation)
+    return next(name for name in names if name not in owned), names
 
 
 def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...]) -> int:

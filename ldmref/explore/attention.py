@@ -4,13 +4,14 @@ A layer of attention with queries q_p of place p and keys k_t of token t has the
 
 .. math:: A_{pt} = \frac{\exp(q_p \cdot k_t / \sqrt{d})}{\sum_s \exp(q_p \cdot k_s / \sqrt{d})}
 
-which sum to 1 over the tokens. The map of a word is the sum of the weights of its tokens, averaged
-over all heads and over all layers in which the image attends to the text, each resized to the
-largest map (linearly, which keeps sums). In a U-Net these layers are its cross-attention, whose
-tokens are those of the text; in a transformer of image and text they are all its blocks, whose
-tokens are those of the image as well. The maps of all words sum to at most 1 at every place; the
-rest belongs to the start, end and padding tokens, and to the image. Only the conditional half is
-used. `DeclaredNetwork.text_attention` tells the layers of a family.
+which sum to 1 over the tokens; a bias of the layer is added in the exponents. The map of a word is
+the sum of the weights of its tokens, averaged over all heads and over all layers in which the image
+attends to the text, each resized to the largest map (linearly, which keeps sums). In a U-Net these
+layers are its cross-attention, whose tokens are those of the text; in a transformer of image and
+text they are all its blocks, whose tokens are those of the image as well. The maps of all words sum
+to at most 1 at every place; the rest belongs to the start, end and padding tokens, and to the
+image. Only the conditional half is used. `DeclaredNetwork.text_attention` tells the layers of a
+family.
 
 Source: Hertz et al. 2022, arXiv:2208.01626, section 3; averaged as in Tang et al. 2022,
 arXiv:2210.04885 (DAAM), there over steps as well. Joint attention: Esser et al. 2024,
@@ -29,7 +30,7 @@ from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall
 from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
-from ldmref.math.attention import attention_map
+from ldmref.math.attention import attention_map, softmax
 from ldmref.models.model import LatentDiffusion
 from ldmref.prompts.prompt_words import PromptWord
 from ldmref.samplers.guidance import ATTENDED, TEXTS, texts_of
@@ -80,7 +81,7 @@ class AttentionBackend(TracedBackend):
         """Compute an operation; keep how much its queries attend to each word."""
         layers = () if self.text is None else self.text.layers
         if self.watching and call.kind == "attention" and call.layer.endswith(layers):
-            maps = LayerMaps(call.layer, arrays[0].shape[1], self._attend(*arrays[:2]))
+            maps = LayerMaps(call.layer, arrays[0].shape[1], self._attend(call, *arrays[:2]))
             self.calls.setdefault(call.layer, []).append(maps)
         return call.compute(call.inputs)
 
@@ -98,23 +99,30 @@ class AttentionBackend(TracedBackend):
         every = (of_layer[number] for of_layer in calls.values() if len(of_layer) > number)
         return [maps._replace(weights=maps.weights[row]) for maps in every]
 
-    def _attend(self, q: Array, k: Array) -> np.ndarray:
+    def _attend(self, call: LayerCall, q: Array, k: Array) -> np.ndarray:
         """Return the attention of the image to each word, (n, places, words) float64.
 
-        q is (n, heads, l, d) and k is (n, heads, m, d).
+        q is (n, heads, l, d) and k is (n, heads, m, d); a bias and a scale are those of the call.
         """
+        bias = call.inputs.get("bias")
         tokens = ("text",) if self.text is None else self.text.tokens
         first = 0
         if "image" in tokens:
             pixels = math.prod(side // self.patch for side in self.size)
             begin = 0 if tokens[0] == "image" else q.shape[2] - pixels
             q = q[:, :, begin : begin + pixels, :]
+            if bias is not None and bias.shape[2] > 1:
+                bias = bias[:, :, begin : begin + pixels, :]
             first = pixels if tokens[0] == "image" else 0
         columns = np.zeros((k.shape[2], len(self.words)))
         for i, word in enumerate(self.words):
             columns[[first + token for token in word.tokens], i] = 1.0
-        rows = range(q.shape[0])
-        return np.stack([mean_weights(self.inner, q[row], k[row], columns) for row in rows])
+        scale = call.attributes.get("scale")
+        maps = []
+        for row in range(q.shape[0]):
+            added = None if bias is None else bias[row if bias.shape[0] > 1 else 0]
+            maps.append(mean_weights(self.inner, q[row], k[row], columns, added, scale))
+        return np.stack(maps)
 
 
 class WordMaps(NamedTuple):
@@ -161,17 +169,33 @@ def average_maps(calls: Sequence[LayerMaps], size: tuple[int, int]) -> WordMaps:
     return WordMaps(np.asarray(resized.mean(axis=0), np.float32), layers)
 
 
-def mean_weights(ops: Backend, q: Array, k: Array, columns: np.ndarray) -> np.ndarray:
-    """Return the mean over heads of softmax(q k^T / sqrt(d)) times `columns`, on the host.
+def mean_weights(
+    ops: Backend,
+    q: Array,
+    k: Array,
+    columns: np.ndarray,
+    bias: Array | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Return the mean over heads of softmax(s q k^T + b) times `columns`, on the host.
 
-    q is (heads, l, d), k is (heads, m, d) and `columns` is (m, words); the result is (l, words)
-    float64. One head after the other, because the weights of all take heads * l * m numbers.
+    q is (heads, l, d), k is (heads, m, d), b is (heads or 1, l or 1, m), s is 1 / sqrt(d) by
+    default and `columns` is (m, words); the result is (l, words) float64. One head after the other,
+    because the weights of all take heads * l * m numbers.
     """
     of_words = ops.asarray(columns, ops.state_dtype)
     total: Any = 0.0
     for head in range(q.shape[0]):
-        pair = (ops.cast(x[head], ops.state_dtype) for x in (q, k))
-        total = total + attention_map(*pair) @ of_words
+        queries, keys = (ops.cast(x[head], ops.state_dtype) for x in (q, k))
+        if bias is None and scale is None:
+            weights = attention_map(queries, keys)
+        else:
+            factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+            scores = (queries * factor) @ ops.xp.matrix_transpose(keys)
+            if bias is not None:
+                scores = scores + ops.cast(bias[min(head, bias.shape[0] - 1)], ops.state_dtype)
+            weights = softmax(scores)
+        total = total + weights @ of_words
     return np.asarray(ops.to_numpy(total / q.shape[0]), np.float64)
 
 

@@ -32,7 +32,10 @@ SMALL = 2**16  # numbers of an array of a part that is quickly computed again, a
 MAX_RERUNS_OF_SMALL = 1200
 LARGE_OF_SMALL = 64
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
-TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both or one of them
+TOGETHER = (
+    "rotate",
+    "rotate_halves",
+)  # operations that share a table: a fault concerns both or one of them
 SKIPPED = "{} is skipped: its output is its input"
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
@@ -286,7 +289,7 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
 def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
-    if call.kind in ("attention", "attend_with_bias") and replay.ids is not None:
+    if call.kind == "attention" and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids, replay.config)
     for name, parameters in replay.similar_layers(call):
         yield Variant(

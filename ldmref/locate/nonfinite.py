@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 LARGEST = 65504.0  # of float16
-ATTENTION = ("attention", "attend_with_bias")
 
 
 def explain_nonfinite(recorded: np.ndarray, computed: np.ndarray, kind: str) -> str:
@@ -33,6 +32,6 @@ def explain_nonfinite(recorded: np.ndarray, computed: np.ndarray, kind: str) -> 
             f"overflows float16: {largest:.5g} is above 65504, and fits when it is scaled by "
             f"2^-{power}"
         )
-    if kind in ATTENTION and (bad.all(axis=-1) == bad.any(axis=-1)).all():
+    if kind == "attention" and (bad.all(axis=-1) == bad.any(axis=-1)).all():
         return "all keys of these queries are masked: the softmax of -inf alone is NaN"
     return ""

@@ -191,8 +191,8 @@ def fit_lengths(
         multiple: The number of hidden states is the smallest multiple of it in which all tokens
             have room. 0: that of the longest text, with its padding.
     """
-    masks = [part.more.get("mask") for part in parts.values()]
-    if not masks or any(mask is None for mask in masks):
+    masks = [part.more["mask"] for part in parts.values() if "mask" in part.more]
+    if not masks or len(masks) < len(parts):
         return dict(parts)
     length = max(mask.shape[1] for mask in masks)
     if multiple:

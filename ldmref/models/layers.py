@@ -11,12 +11,15 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+import numpy as np
+
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params
 
 P = ParamSpec("P")
+MASKED = -1e9  # the bias of a key that no query attends to: its weight, exp, is 0
 
 
 def layer(
@@ -112,6 +115,44 @@ def merge_heads(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
 
 
+def repeat_heads(ops: Backend, x: Array, num_heads: int) -> Array:
+    """Repeat the heads of keys or values for groups of queries; (n, k, l, d) -> (n, heads, l, d).
+
+    The queries of head h attend to head h // (heads / k). Nothing is copied if every head of the
+    queries has a head of keys.
+
+    Source: Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
+    """
+    n, groups, length, d = x.shape
+    if groups == num_heads:
+        return x
+    repeated = ops.xp.concat([x[:, :, None, ...]] * (num_heads // groups), axis=2)
+    return ops.xp.reshape(repeated, (n, num_heads, length, d))
+
+
+def mask_bias(ops: Backend, mask: Array, bias: Array | None = None) -> Array:
+    """Return the bias of `Backend.attention` that hides keys, in `ops.state_dtype`.
+
+    It is chosen, not added: compilers add constants first, and `MASKED` swallows what is added to
+    it. It is finite, so a query without keys gets a mean of the values, not NaN.
+
+    Args:
+        ops: The backend.
+        mask: Booleans or numbers, not zero at keys that are seen: (n, m), or of four axes that
+            broadcast to (n, heads, l, m).
+        bias: The bias of the keys that are seen, of four axes, in `ops.state_dtype`. None: 0.
+
+    Returns:
+        The shape to which mask and bias broadcast, of four axes.
+    """
+    xp = ops.xp
+    seen = mask[:, None, None, :] if mask.ndim == 2 else mask
+    if not xp.isdtype(seen.dtype, "bool"):
+        seen = seen != 0
+    hidden, nothing = (ops.asarray(np.asarray([x]), ops.state_dtype) for x in (MASKED, 0.0))
+    return xp.where(seen, nothing if bias is None else bias, hidden)
+
+
 @layer
 def downsample(ops: Backend, p: Params, x: Array) -> Array:
     """Convolve with stride 2; x: (n, c, h, w) -> (n, c, h/2, w/2), rounded up."""
@@ -143,8 +184,12 @@ def attention(
     x: Array,
     context: Array | CachedContext,
     num_heads: int,
+    bias: Array | None = None,
 ) -> Array:
-    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
+    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d).
+
+    `bias` is added to the scores, as by `Backend.attention`; `mask_bias` makes one from a mask.
+    """
 
     def project(layer: Params, states: Array) -> Array:
         return split_heads(ops, linear(ops, layer, states), num_heads)
@@ -157,7 +202,8 @@ def attention(
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
-    return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
+    mixed = ops.attention(q, k, v, bias=bias)
+    return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
 
 
 @layer
@@ -171,12 +217,21 @@ def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
 
 @layer
 def self_attention(
-    ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
+    ops: Backend,
+    p: Params,
+    x: Array,
+    num_heads: int,
+    causal: bool = False,
+    bias: Array | None = None,
 ) -> Array:
-    """Apply multi-head self-attention of a text encoder; x: (n, l, d) -> (n, l, d)."""
+    """Apply multi-head self-attention of a text encoder; x: (n, l, d) -> (n, l, d).
+
+    `bias` is added to the scores, as by `Backend.attention`; `mask_bias` makes one from a mask.
+    """
     projections = p.q_proj, p.k_proj, p.v_proj
     q, k, v = (split_heads(ops, linear(ops, proj, x), num_heads) for proj in projections)
-    return linear(ops, p.out_proj, merge_heads(ops, ops.attention(q, k, v, causal=causal)))
+    mixed = ops.attention(q, k, v, causal=causal, bias=bias)
+    return linear(ops, p.out_proj, merge_heads(ops, mixed))
 
 
 @layer

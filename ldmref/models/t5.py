@@ -10,11 +10,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
@@ -22,8 +21,6 @@ from ldmref.models.text_kind import TextEncoder
 from ldmref.models.transformer_layers import gelu_tanh, rms_norm
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.unigram import unigram_tokenizer
-
-MASKED = -1e9  # the score of a token that no other attends to: its weight, exp, is 0
 
 
 def t5_spec(config: TextConfig) -> Spec:
@@ -73,9 +70,7 @@ def t5(
     table = blocks[0].layer["0"].SelfAttention.relative_attention_bias.weight
     bias = position_bias(ops, table, ids.shape[1], config.relative_attention_max_distance)
     if mask is not None:
-        # `where`, not a sum: OpenVINO adds constants first, and 1e9 swallows a bias
-        seen = mask[:, None, None, :] != 0
-        bias = ops.xp.where(seen, bias, ops.asarray(np.asarray([MASKED]), ops.state_dtype))
+        bias = mask_bias(ops, mask, bias)
     for block in blocks[: len(blocks) - skip]:
         x = t5_block(ops, block, x, bias, config)
     return rms_norm(ops, p.encoder.final_layer_norm, x, config.layer_norm_eps)
@@ -109,21 +104,11 @@ def biased_attention(ops: Backend, p: Params, x: Array, bias: Array, num_heads: 
     """Apply self-attention with a bias of positions, (1 or n, heads, l, l); x: (n, l, d) -> same.
 
     The scores are not divided by the square root of the head's width: T5's initial weights make up
-    for it. They are therefore large, and the softmax is computed in `ops.state_dtype`.
+    for it. They are therefore large, and the bias is in `ops.state_dtype`.
     """
     q, k, v = (split_heads(ops, linear(ops, proj, x), num_heads) for proj in (p.q, p.k, p.v))
-    mixed = ops.call_function("attention", attend_with_bias, q, k, v, bias)
+    mixed = ops.attention(q, k, v, bias=bias, scale=1.0)
     return linear(ops, p.o, merge_heads(ops, mixed))
-
-
-def attend_with_bias(q: Array, k: Array, v: Array, score_bias: Array) -> Array:
-    """Return softmax(q k^T + b) v; q, k, v: (n, heads, l, d), b: (1 or n, heads, l, l)."""
-    xp = array_namespace(q)
-    scores = xp.matmul(q, xp.permute_dims(k, (0, 1, 3, 2)))
-    scores = xp.astype(scores, score_bias.dtype, copy=False) + score_bias
-    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
-    return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
 
 
 @layer
@@ -140,7 +125,9 @@ def position_bias(ops: Backend, table: Array, length: int, max_distance: int) ->
     xp = ops.xp
     positions = np.arange(length)
     buckets = find_buckets(positions[None, :] - positions[:, None], table.shape[0], max_distance)
-    bias = xp.permute_dims(ops.embedding(table, ops.asarray(buckets)), (2, 0, 1))[None, ...]
+    bias = xp.permute_dims(ops.embedding(table, ops.asarray(buckets)), (2, 0, 1))
+    flat = xp.reshape(bias, (-1,))  # a copy: each layer then reads the bias of a head at once
+    bias = xp.reshape(flat, (1, table.shape[1], length, length))
     return xp.astype(bias, getattr(xp, ops.state_dtype), copy=False)
 
 

@@ -106,7 +106,7 @@ def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THE
 
     Args:
         x: Queries or keys, (n, heads, l, d).
-        positions: Of the tokens on each axis, (l, axes), floating.
+        positions: Of the tokens on each axis, (l, axes) or (n, l, axes), floating.
         dims: How many of the d channels belong to each axis.
         theta: The base of the frequencies.
 
@@ -116,27 +116,59 @@ def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THE
     return turn(x, find_angles(positions, dims, theta))
 
 
-def find_angles(positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
-    """Return the angle of each pair, (l, d / 2): the position on its axis times its frequency.
+def rotate_halves(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
+    """Turn each pair of channels that are half a head apart, as language models do.
 
-    The i-th pair of an axis of `dim` channels has the frequency theta^(-2 i / dim).
+    Arguments and result are those of `rotate`, of which this is another order of the channels.
+    """
+    return turn_halves(x, find_angles(positions, dims, theta))
+
+
+def find_angles(positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
+    """Return the angle of each pair, (..., l, d / 2): the position on its axis times its frequency.
+
+    `positions` are (..., l, axes). The i-th pair of an axis of `dim` channels has the frequency
+    theta^(-2 i / dim).
     """
     xp = array_namespace(positions)
     angles = []
     for axis, dim in enumerate(dims):
         steps = xp.arange(dim // 2, dtype=positions.dtype, device=device(positions))
         frequencies = xp.exp(steps * (-2.0 * math.log(theta) / dim))
-        angles.append(positions[:, axis : axis + 1] * frequencies)
-    return xp.concat(angles, axis=1)
+        angles.append(positions[..., axis : axis + 1] * frequencies)
+    return xp.concat(angles, axis=-1)
 
 
 def turn(x: Array, angles: Array) -> Array:
-    """Turn each pair of neighbouring channels; x: (n, heads, l, 2 k), angles: (l, k) -> like x."""
+    """Turn each pair of neighbouring channels.
+
+    x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
+    """
     xp = array_namespace(x)
     n, heads, length, d = x.shape
     pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
     first, second = xp.unstack(pairs, axis=-1)
-    cos, sin = xp.cos(angles), xp.sin(angles)
-    turned = [first * cos - second * sin, first * sin + second * cos]
-    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    parts = _turn_parts(first, second, angles)
+    together = xp.concat([part[..., None] for part in parts], axis=-1)
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+
+
+def turn_halves(x: Array, angles: Array) -> Array:
+    """Turn each pair of channels i and i + k.
+
+    x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
+    """
+    xp = array_namespace(x)
+    wide = xp.astype(x, angles.dtype, copy=False)
+    half = x.shape[-1] // 2
+    parts = _turn_parts(wide[..., :half], wide[..., half:], angles)
+    return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
+
+
+def _turn_parts(first: Array, second: Array, angles: Array) -> list[Array]:
+    """Turn the pairs (first, second), of (n, heads, l, k) numbers each."""
+    xp = array_namespace(first)
+    if angles.ndim == 3:  # of each row
+        angles = angles[:, None, :, :]
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    return [first * cos - second * sin, first * sin + second * cos]

@@ -20,7 +20,8 @@ class Case:
         operation: Name of the method of `Backend`.
         name: Description of the input.
         arrays: Positional arguments, float64 NumPy arrays or arrays of integers.
-        options: Keyword arguments.
+        options: Keyword arguments that are no arrays.
+        named: Keyword arguments that are arrays, in the backend's `state_dtype`.
 
     >>> from ldmref.testing import cases
     >>> next(iter(cases()))
@@ -31,6 +32,7 @@ class Case:
     name: str
     arrays: Arrays
     options: dict[str, Any] = field(default_factory=dict)
+    named: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Case {self.operation} ({self.name})>"
@@ -151,6 +153,8 @@ def _layer_norm(normal: Normal) -> Iterator[Case]:
         yield Case("layer_norm", f"{shape}, constant", (ones, w, b), {"eps": 1e-4})
 
 
+HIDDEN = -1e9  # the bias of hidden keys, which overflows float16
+
 # n, heads, queries, d, keys
 ATTENTION_SIZES = (
     (1, 1, 5, 4, 5),
@@ -170,12 +174,36 @@ def _attention(normal: Normal) -> Iterator[Case]:
         for causal, suffix in ((False, ""), (True, ", causal")):
             name = f"{q.shape}, {keys} keys{suffix}"
             yield Case("attention", name, (q, k, v), {"causal": causal})
+        yield from _biased(normal, (q, k, v))
     sharp = 100.0 * np.eye(8)[None, None]  # scores of 3536, whose exponentials overflow
     yield Case("attention", "huge scores", (sharp, sharp, normal(1, 1, 8, 8)))
 
     table = normal(11, 6)
     for ids in ([[0, 10, 10]], [[3, 1], [4, 1], [5, 9]]):
         yield Case("embedding", f"ids {ids}", (table, np.array(ids)))
+
+
+def _biased(normal: Normal, arrays: Arrays) -> Iterator[Case]:
+    """Yield attention with biases of every shape, masks among them, and with another scale."""
+    (n, heads, queries, _), keys = arrays[0].shape, arrays[1].shape[2]
+    name = f"{arrays[0].shape}, {keys} keys"
+    whole = 3.0 * normal(n, heads, queries, keys)
+    yield Case("attention", f"{name}, bias", arrays, {}, {"bias": whole})
+    of_heads = normal(1, heads, queries, keys)
+    options = {"causal": True, "scale": 1.0}
+    yield Case("attention", f"{name}, causal, bias, scale 1", arrays, options, {"bias": of_heads})
+    mask = np.zeros((n, 1, 1, keys))
+    mask[:, ..., (keys + 1) // 2 :] = HIDDEN
+    mask[-1] = np.where(np.arange(keys) % 2, HIDDEN, 0.0)
+    for causal, suffix in ((False, ""), (True, ", causal")):
+        text = f"{name}{suffix}, hidden keys"
+        yield Case("attention", text, arrays, {"causal": causal}, {"bias": mask})
+    none = np.zeros((1, 1, queries, keys))
+    none[:, :, ::2] = HIDDEN
+    yield Case("attention", f"{name}, queries without keys", arrays, {}, {"bias": none})
+    minus_infinity = np.where(np.arange(keys) == keys - 1, 0.0, -np.inf)
+    bias = {"bias": minus_infinity.reshape(1, 1, 1, keys)}
+    yield Case("attention", f"{name}, bias -inf", arrays, {}, bias)
 
 
 def _elementwise(normal: Normal) -> Iterator[Case]:

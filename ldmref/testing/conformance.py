@@ -151,21 +151,26 @@ def _check(ops: Backend, case: Case, layout: str) -> OperationCheck:
     name = f"{case.name}, {layout}"
     try:
         args = [to_backend(ops, x, layout) for x in case.arrays]
-        before = [np.array(ops.to_numpy(x)) for x in args]
+        wider = ops.state_dtype
+        named = {key: to_backend(ops, x, layout, wider) for key, x in case.named.items()}
+        every = [*args, *named.values()]
+        before = [np.array(ops.to_numpy(x)) for x in every]
         with ops.inference():
-            y = getattr(ops, case.operation)(*args, **case.options)
+            y = getattr(ops, case.operation)(*args, **case.options, **named)
         got = ops.to_numpy(y)
-        after = [ops.to_numpy(x) for x in args]
+        after = [ops.to_numpy(x) for x in every]
         note = _dtype_note(y, ops.dtype)
         if not all(np.array_equal(x, x2) for x, x2 in zip(before, after, strict=True)):
             note += "changed its input; "
     except Exception as error:  # any exception of a backend is a failed check
         return _exception(case.operation, name, error)
     reference = NumpyBackend(dtype="float64")
-    args = tuple(map(reference.asarray, before))
-    expected = getattr(reference, case.operation)(*args, **case.options)
+    arrays = [reference.asarray(x) for x in before]
+    args = tuple(arrays[: len(case.arrays)])
+    kwargs = case.options | dict(zip(case.named, arrays[len(args) :], strict=True))
+    expected = getattr(reference, case.operation)(*args, **kwargs)
     options = {"winograd": WINOGRAD.get(ops.speed, 2)}
-    bound = error_bound(case.operation, args, case.options, ops.dtype, expected, **options)
+    bound = error_bound(case.operation, args, kwargs, ops.dtype, expected, **options)
     bound *= 1.0 + EPS["float64"] / EPS[ops.dtype]  # the reference rounds as well
     return _compare(case.operation, name, got, expected, bound, note)
 

@@ -27,8 +27,19 @@ class ExtendedBackend(NumpyBackend):
         super().set_up()
         self._dtype = np.dtype(np.longdouble)
 
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        scores = q @ k.swapaxes(-1, -2) / np.sqrt(np.longdouble(q.shape[-1]))
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool = False,
+        bias: Array | None = None,
+        scale: float | None = None,
+    ) -> Array:
+        factor = 1 / np.sqrt(np.longdouble(q.shape[-1])) if scale is None else scale
+        scores = q @ k.swapaxes(-1, -2) * factor
+        if bias is not None:
+            scores = scores + bias
         if causal:
             future = np.arange(k.shape[2])[None, :] > np.arange(q.shape[2])[:, None]
             scores = np.where(future, -np.inf, scores)

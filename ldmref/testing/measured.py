@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add, mul
@@ -92,19 +92,23 @@ def worst_element(got: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> W
     )
 
 
-def call(ops: Backend, case: Case, args: Iterable[Array]) -> Array:
+def call(
+    ops: Backend, case: Case, args: Iterable[Array], named: Mapping[str, Array] | None = None
+) -> Array:
     """Call the operation of a case; `add` and `mul` are operators of arrays."""
     if case.operation in ("add", "mul"):
         return reduce(add if case.operation == "add" else mul, args)
-    return getattr(ops, case.operation)(*args, **case.options)
+    return getattr(ops, case.operation)(*args, **case.options, **(named or {}))
 
 
-def to_backend(ops: Backend, x: np.ndarray, layout: str = "contiguous") -> Array:
+def to_backend(
+    ops: Backend, x: np.ndarray, layout: str = "contiguous", dtype: str | None = None
+) -> Array:
     """Copy `x` to the backend; "strided" gives a view whose axes are reversed in memory."""
     if layout == "contiguous" or x.ndim < 2:
-        return ops.asarray(x)
+        return ops.asarray(x, dtype)
     axes = tuple(range(x.ndim))[::-1]
-    return ops.xp.permute_dims(ops.asarray(np.ascontiguousarray(x.transpose(axes))), axes)
+    return ops.xp.permute_dims(ops.asarray(np.ascontiguousarray(x.transpose(axes)), dtype), axes)
 
 
 def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElement:
@@ -114,19 +118,24 @@ def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElemen
     else:
         args = [to_backend(ops, x, layout) for x in case.arrays]
         arrays = [np.array(ops.to_numpy(x)) for x in args]
+    wider = ops.state_dtype
+    named = {name: to_backend(ops, x, layout, wider) for name, x in case.named.items()}
+    host = {name: np.array(ops.to_numpy(x)).astype(np.float64) for name, x in named.items()}
     if case.operation in WITH_WEIGHTS:
         args[1] = ops.weight(arrays[1].astype(np.float32 if ops.dtype == "bfloat16" else ops.dtype))
     with ops.inference(), np.errstate(all="ignore"):
-        got = ops.to_numpy(call(ops, case, args))
+        got = ops.to_numpy(call(ops, case, args, named))
     wide = [x if x.dtype.kind in "iub" else x.astype(np.float64) for x in arrays]
     exact = ops.dtype == "float64"
     reference = (ExtendedBackend if exact else NumpyBackend)(dtype="float64")
     with np.errstate(all="ignore"):
-        expected = np.asarray(call(reference, case, [reference.asarray(x) for x in wide]))
+        extended = {name: reference.asarray(x) for name, x in host.items()}
+        arguments = [reference.asarray(x) for x in wide]
+        expected = np.asarray(call(reference, case, arguments, extended))
     bound = error_bound(
         case.operation,
         tuple(wide),
-        case.options,
+        {**case.options, **host},
         ops.dtype,
         expected,
         winograd=WINOGRAD.get(ops.speed, 2),

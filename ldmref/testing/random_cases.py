@@ -8,6 +8,7 @@ and groups of one element.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -153,7 +154,27 @@ class RandomCases:
             k[:, :, keys // 2 :] = k[:, :, -1:]
         causal = bool(self.rng.random() < 0.3)
         name = f"{kind}, {q.shape}, {keys} keys, logits {logits:.1f}{', causal' * causal}"
-        return Case("attention", name, (q, k, v), {"causal": causal})
+        return self._with_score_bias(Case("attention", name, (q, k, v), {"causal": causal}))
+
+    def _with_score_bias(self, case: Case) -> Case:
+        """Give half of the calls a bias of any shape, masks among them, and some of these a scale.
+
+        The numbers have a source of their own, so other arrays do not depend on them.
+        """
+        (rng,) = self.rng.spawn(1)
+        if rng.random() < 0.5:
+            return case
+        (n, heads, queries, d), keys = case.arrays[0].shape, case.arrays[1].shape[2]
+        shape = [1 if rng.random() < 0.5 else size for size in (n, heads, queries)]
+        bias = 10.0 ** rng.uniform(-2, 2) * rng.standard_normal((*shape, keys))
+        kind = "bias"
+        if rng.random() < 0.5:
+            bias = np.where(rng.random(bias.shape) < 0.5, -1e9, bias * (rng.random() < 0.5))
+            bias[..., 0] = 0.0  # every query sees a key
+            kind = "mask"
+        scale = {"scale": float(d**-0.5 * rng.uniform(0.5, 2.0))} if rng.random() < 0.3 else {}
+        name = f"{case.name}, {kind} {bias.shape}{', other scale' * bool(scale)}"
+        return replace(case, name=name, options=case.options | scale, named={"bias": bias})
 
     def _embedding(self, kind: str) -> Case:
         table = self._values(kind, self._size(1, 30), self._size(1, 30))

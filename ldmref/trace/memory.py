@@ -11,6 +11,7 @@ import numpy as np
 
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.writer import KINDS, TensorSource
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import HostCopies
@@ -71,7 +72,7 @@ class KeptCalls:
             self.tensors |= {names[role or side]: np.asarray(x) for role, x in arrays.items()}
             named.append(names)
         kept = dict(attributes or {})
-        self.entries.append(TraceEntry(call, "", named[0], named[1], attributes=kept))
+        self.entries.append(TraceEntry(TraceCall(call), "", named[0], named[1], attributes=kept))
 
     def trace(self, manifest: Mapping[str, Any]) -> Trace:
         """Return the trace of the calls so far."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ldmref.backends.named import AGAIN
 from ldmref.io.tensors.writer import TensorSource
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import TraceEntry, tensor_name
 from ldmref.trace.selection import Selection
@@ -85,10 +86,10 @@ class CallRecord:
         self.layers.add(layer)
         if self.selection is None or not self.selection.takes_layer(layer):
             return
-        before = self._entries.get(layer, TraceEntry(self.name, layer))
+        before = self._entries.get(layer, TraceEntry(TraceCall(self.name), layer))
         kept = {k: v for k, v in (attributes or {}).items() if v is not None and is_json(v)}
         self._entries[layer] = TraceEntry(
-            self.name,
+            TraceCall(self.name),
             layer,
             {**before.inputs, **self._store(layer, "input", inputs or {})},
             {**before.outputs, **self._store(layer, "output", outputs or {})},

@@ -5,12 +5,16 @@ import pytest
 
 from ldmref import math as lm
 from ldmref.backends import get_backend
+from ldmref.models.layers import mask_bias
 from ldmref.testing.conformance import EPS
 
 RNG = np.random.default_rng(13)
 X = RNG.standard_normal((2, 8, 5, 3))
 WEIGHT, BIAS = RNG.standard_normal((2, 8))
 Q, K, V = (RNG.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+MASK = np.arange(7).reshape(1, 1, 1, 7) % 3 != 1
+MASK = np.concatenate([MASK, MASK[..., ::-1]]).astype(np.int64)
+MASK[..., 0] = 1  # which every query sees
 # operation -> (the backend's, the definition); a makes arrays of the backend's library
 PAIRS = {
     "group_norm": (
@@ -32,6 +36,16 @@ PAIRS = {
     "causal attention": (
         lambda ops, a: ops.attention(a(Q), a(Q), a(Q), causal=True),
         lambda a: lm.scaled_dot_product_attention(a(Q), a(Q), a(Q), causal=True),
+    ),
+    "attention with a mask": (
+        lambda ops, a: ops.attention(a(Q), a(K), a(V), bias=mask_bias(ops, a(MASK))),
+        lambda a: lm.scaled_dot_product_attention(a(Q), a(K), a(V), mask=a(MASK) != 0),
+    ),
+    "causal attention with a mask": (
+        lambda ops, a: ops.attention(a(Q), a(Q), a(Q), True, mask_bias(ops, a(MASK[..., :5]))),
+        lambda a: lm.scaled_dot_product_attention(
+            a(Q), a(Q), a(Q), causal=True, mask=a(MASK[..., :5]) != 0
+        ),
     ),
     "silu": (lambda ops, a: ops.silu(a(4 * X)), lambda a: lm.silu(a(4 * X))),
     "gelu": (lambda ops, a: ops.gelu(a(4 * X)), lambda a: lm.gelu(a(4 * X))),

@@ -103,6 +103,13 @@ def test_bounds_hold_for_numbers_that_hypothesis_chooses(data, dtype):
         Case("silu", "", (array(rows, inputs),)),
         Case("gelu", "", (array(rows, inputs),)),
         Case("attention", "", tuple(array(1, 1, n, inputs) for n in (rows, outputs, outputs))),
+        Case(
+            "attention",
+            "biased",
+            tuple(array(1, 1, n, inputs) for n in (rows, outputs, outputs)),
+            {"scale": 1.0},
+            {"bias": array(1, 1, rows, outputs).astype(np.float64)},
+        ),
     )
     for case in cases:
         for speed in ("exact", "fast") if dtype == "float32" else ("exact",):
@@ -166,10 +173,10 @@ def test_bounds_have_the_shape_of_the_result(operation, dtype):
     rng = np.random.default_rng(3)
     for case in RandomCases(dtype, rng).cases(operation, 5):
         arrays = tuple(np.asarray(x) for x in case.arrays)
-        bound = error_bound(operation, arrays, case.options, dtype)
+        bound = error_bound(operation, arrays, case.options | case.named, dtype)
         ops = {"add": lambda *xs: sum(xs[1:], xs[0]), "mul": np.multiply}
         result = ops.get(operation) or getattr(REFERENCE, operation)
-        assert bound.shape == result(*arrays, **case.options).shape
+        assert bound.shape == result(*arrays, **case.options, **case.named).shape
         assert bound.dtype == np.float64 and np.all(bound >= 0.0) and np.all(np.isfinite(bound))
 
 
@@ -248,12 +255,13 @@ def test_the_extended_reference_agrees_with_numpy():
     ops = ExtendedBackend(dtype="float64")
     for operation in ("linear", "conv2d", "group_norm", "layer_norm", "attention", "quick_gelu"):
         for case in RandomCases("float64", rng).cases(operation, 20):
-            got = getattr(ops, operation)(*map(ops.asarray, case.arrays), **case.options)
+            wide = {name: ops.asarray(x) for name, x in case.named.items()}
+            got = getattr(ops, operation)(*map(ops.asarray, case.arrays), **case.options, **wide)
             assert got.dtype == np.longdouble
-            want = getattr(REFERENCE, operation)(*case.arrays, **case.options)
+            named = case.options | case.named
+            want = getattr(REFERENCE, operation)(*case.arrays, **named)
             assert np.all(
-                np.abs(got - want)
-                <= error_bound(operation, case.arrays, case.options, "float64") * 1.01
+                np.abs(got - want) <= error_bound(operation, case.arrays, named, "float64") * 1.01
             )
 
 

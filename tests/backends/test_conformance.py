@@ -104,30 +104,61 @@ def _no_bias(self, x, weight, bias=None):
     return NumpyBackend.linear(self, x, weight)
 
 
-def _unscaled(self, q, k, v, causal=False):
-    return NumpyBackend.attention(self, q * math.sqrt(q.shape[-1]), k, v, causal)
+def _unscaled(self, q, k, v, causal=False, **more):
+    return NumpyBackend.attention(self, q * math.sqrt(q.shape[-1]), k, v, causal, **more)
 
 
-def _never_causal(self, q, k, v, causal=False):
-    return NumpyBackend.attention(self, q, k, v)
+def _never_causal(self, q, k, v, causal=False, **more):
+    return NumpyBackend.attention(self, q, k, v, **more)
 
 
-def _causal_at_the_end(self, q, k, v, causal=False):
+def _causal_at_the_end(self, q, k, v, causal=False, **more):
     """Align the mask at the last key, as with a key cache; ours is aligned at the first."""
-    if not causal:
-        return NumpyBackend.attention(self, q, k, v)
+    if not causal or more:
+        return NumpyBackend.attention(self, q, k, v, causal, **more)
     late = np.triu(np.ones((q.shape[2], k.shape[2]), bool), 1 + k.shape[2] - q.shape[2])
     scores = np.where(late, -1e30, q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]))
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def _overflowing_softmax(self, q, k, v, causal=False):
-    if causal:
-        return NumpyBackend.attention(self, q, k, v, causal)
+def _overflowing_softmax(self, q, k, v, causal=False, **more):
+    if causal or more:
+        return NumpyBackend.attention(self, q, k, v, causal, **more)
     with np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]))
         return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def _with_bias(change):
+    """Return attention whose bias is changed first."""
+
+    def attention(self, q, k, v, causal=False, bias=None, scale=None):
+        bias = bias if bias is None else change(bias, q)
+        return NumpyBackend.attention(self, q, k, v, causal, bias, scale)
+
+    return attention
+
+
+def _always_the_same_scale(self, q, k, v, causal=False, bias=None, scale=None):
+    return NumpyBackend.attention(self, q, k, v, causal, bias)
+
+
+def _bias_or_causal(self, q, k, v, causal=False, bias=None, scale=None):
+    """As torch's own function, which takes one of them."""
+    return NumpyBackend.attention(self, q, k, v, causal and bias is None, bias, scale)
+
+
+OF_BIAS = {
+    "left out": lambda bias, q: 0.0 * np.maximum(bias, -1e9),
+    "twice": lambda bias, q: 2.0 * bias,
+    "scaled": lambda bias, q: bias / math.sqrt(q.shape[-1]),
+    "of the first row": lambda bias, q: bias[:1],
+    "of the first head": lambda bias, q: bias[:, :1],
+    "of the first query": lambda bias, q: bias[:, :, :1],
+    "-1e9 is -inf": lambda bias, q: np.where(bias < -1e5, -np.inf, bias),
+    "-inf is -5": lambda bias, q: np.where(np.isinf(bias), -5.0, bias),
+}
 
 
 def _tanh_gelu(self, x):
@@ -170,13 +201,16 @@ FAULTS = {
     "pad_bottom_right": [_pad_everywhere],
     "conv2d": [_true_convolution],
     "linear": [_no_bias, _half_precision],
-    "attention": [_unscaled, _never_causal, _causal_at_the_end, _overflowing_softmax],
+    "attention": [
+        _unscaled, _never_causal, _causal_at_the_end, _overflowing_softmax, _always_the_same_scale,
+        _bias_or_causal, *map(_with_bias, OF_BIAS.values()),
+    ],
     "gelu": [_tanh_gelu],
     "silu": [_overflowing_silu, _silu_in_place],
     "quick_gelu": [_wrong_dtype],
     "embedding": [_missing],
     "asarray": [_float_ids],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -283,6 +317,27 @@ def test_attention_is_the_softmax_average(monkeypatch, causal, keys, workspace):
         for j, weight in zip(seen, weights, strict=True):
             want[n, head, i] += weight / math.fsum(weights) * v[n, head, j]
     assert_rounded(OPS.attention(q, k, v, causal), want, terms=4 + keys)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(2, 2, 5, 6), (1, 2, 5, 6), (2, 1, 1, 6), (1, 1, 5, 6)])
+@pytest.mark.parametrize("workspace", [1, 2**24])
+def test_a_bias_is_added_to_the_scaled_scores(monkeypatch, causal, shape, workspace):
+    monkeypatch.setattr(NumpyBackend, "workspace", workspace)
+    q, k, v = (RNG.standard_normal((2, 2, length, 4)) for length in (5, 6, 6))
+    bias = RNG.standard_normal(shape)
+    bias[..., 2] = -np.inf
+    every = np.broadcast_to(bias, (2, 2, 5, 6))
+    want = np.zeros_like(q)
+    for n, head, i in itertools.product(range(2), range(2), range(5)):
+        seen = [j for j in range(i + 1 if causal else 6) if j != 2]
+        scores = [
+            0.3 * math.fsum(q[n, head, i] * k[n, head, j]) + every[n, head, i, j] for j in seen
+        ]
+        weights = [math.exp(s) for s in scores]
+        for j, weight in zip(seen, weights, strict=True):
+            want[n, head, i] += weight / math.fsum(weights) * v[n, head, j]
+    assert_rounded(OPS.attention(q, k, v, causal, bias, 0.3), want, terms=4 + 6)
 
 
 def _standardized(values, eps):

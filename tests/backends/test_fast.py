@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
+from ldmref.backends.bounds import error_bound
 from ldmref.backends.fast import attention, matmul, norms, pointwise, threads
 from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import _MATRICES, transform_weight, winograd
@@ -142,31 +143,73 @@ def test_gelu_everywhere():
 # -- blocks ---------------------------------------------------------------------------------------
 
 
+def make_bias(kind, draw, heads, length, keys, causal):
+    """Return a bias of attention; every query sees a key."""
+    if kind == "one key":  # the last, after blocks of hidden ones
+        seen = 0 if causal else keys - 1
+        return np.where(np.arange(keys) == seen, 0.0, -np.inf).reshape(1, 1, 1, keys)
+    if kind in ("keys", "queries"):
+        shape = (2, 1, 1, keys) if kind == "keys" else (1, heads, length, keys)
+        hidden = draw(shape, np.float32) > 0
+        hidden[..., 0] = False
+        return np.where(hidden, np.float32(-1e9), np.float32(0.0))
+    return draw((2, heads, length, keys), np.float32) * np.float32(kind)
+
+
 @given(
     heads=st.integers(1, 3),
     length=st.integers(1, 40),
     keys=st.integers(1, 40),
     size=st.sampled_from([1e-3, 1.0, 100.0]),  # the last needs its maxima subtracted
     causal=st.booleans(),
+    bias=st.sampled_from([None, 1.0, 80.0, "keys", "queries", "one key"]),
+    at_once=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_attention_in_blocks_of_queries_and_keys(heads, length, keys, size, causal, seed):
+def test_attention_in_blocks_of_queries_and_keys(
+    heads, length, keys, size, causal, bias, at_once, seed
+):
     draw = np.random.default_rng(seed).standard_normal
     q = draw((2, heads, length, 5), np.float32) * np.float32(size)
     k = draw((2, heads, keys, 5), np.float32)
     v = draw((2, heads, keys, 3), np.float32)
     k[..., keys // 2 :, :] *= 3.0  # later blocks hold the higher scores
-    want = REFERENCE.attention(*(y.astype(np.float64) for y in (q, k, v)), causal=causal)
+    options = {"causal": causal}
+    if bias is not None:
+        options["bias"] = make_bias(bias, draw, heads, length, keys, causal)
+    want = REFERENCE.attention(*(y.astype(np.float64) for y in (q, k, v)), **options)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("QUERIES", 16), ("KEYS", 7), ("SCORES", 200), ("SMALL", 0)):
+        sizes = {"QUERIES": 16, "KEYS": 7, "SCORES": 200, "SMALL": 0}
+        for name, value in (sizes | {"AT_ONCE": 2**17 if at_once else 0}).items():
             patch.setattr(attention, name, value)
-        got = attention.attention(q, k, v, causal)
+        got = attention.attention(q, k, v, **options)
     # exp turns the absolute error of a score, eps |score|, into a relative one
     wide = [y.astype(np.float64) for y in (q, k, np.abs(v))]
     largest = np.abs(wide[0] @ wide[1].swapaxes(2, 3)).max() / math.sqrt(5)
-    scale = (1.0 + largest) * REFERENCE.attention(*wide, causal=causal).max()
+    if bias is not None:  # the sum rounds, of keys that are not hidden
+        largest += np.abs(options["bias"][options["bias"] > -1e8]).max()
+    scale = (1.0 + largest) * REFERENCE.attention(*wide, **options).max()
     bound = EPS["float32"] * (4 + math.sqrt(5 + keys)) * scale
     np.testing.assert_allclose(got, want, atol=bound, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1e-3, 100.0])
+@pytest.mark.parametrize("kind", ["one key", "keys", "far below"])
+def test_blocks_of_hidden_keys_come_first(monkeypatch, kind, size):
+    """Neither 0 / 0 nor -inf - -inf, with and without the running maximum."""
+    for name, value in {"QUERIES": 16, "KEYS": 7, "SMALL": 0, "AT_ONCE": 0}.items():
+        monkeypatch.setattr(attention, name, value)
+    draw = np.random.default_rng(0).standard_normal
+    q, k, v = (draw((2, 3, length, 5), np.float32) for length in (20, 30, 30))
+    bias = np.full((1, 1, 1, 30), -np.inf if kind == "one key" else -1e9, np.float32)
+    bias[..., -1 if kind == "one key" else slice(-9, None)] = 0.0
+    if kind == "far below":  # of exp, if no maximum is subtracted
+        bias -= 500.0
+    with np.errstate(all="raise", under="ignore"):
+        got = attention.attention(size * q, k, v, bias=bias)
+    want = REFERENCE.attention(*(y.astype(np.float64) for y in (size * q, k, v)), bias=bias)
+    bound = error_bound("attention", (size * q, k, v), {"bias": bias}, "float32")
+    assert (np.abs(got - want) <= bound).all()
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64, 131])

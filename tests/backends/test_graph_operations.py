@@ -12,7 +12,9 @@ from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.onnx import PAGE, make_model, write_model
 from ldmref.backends.graph.sizes import OpenSize, broadcast_shapes, multiply
 from ldmref.backends.graph.tracer import GraphBackend, trace
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.operations import Operations
+from ldmref.models.layers import mask_bias
 from ldmref.testing import assert_conforms
 
 pytest.importorskip("onnx")
@@ -60,6 +62,33 @@ def test_every_operation_conforms_as_a_graph(name):
     methods = {operation: through_graph(operation) for operation in OPERATIONS}
     assert len(methods) == 13
     assert_conforms(type("ThroughGraph", (type(ops),), methods)())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_mask_of_open_length_keeps_positions(name, causal):
+    """Each head prefers later keys by a slope, as in ALiBi; padding is hidden."""
+    rng = np.random.default_rng(0)
+    ops = open_backend(name)
+    slopes = np.array([0.5, -2.0], np.float32).reshape(1, 2, 1, 1)
+
+    def attend(ops, q, k, v, mask):
+        q, k, v = (
+            ops.xp.permute_dims(ops.xp.reshape(x, (*x.shape[:2], 2, 4)), (0, 2, 1, 3))
+            for x in (q, k, v)
+        )
+        number = ops.xp.cumulative_sum(q[:, :1, :, :1] * 0.0 + 1.0, axis=2)
+        bias = mask_bias(ops, mask, ops.xp.permute_dims(number, (0, 1, 3, 2)) * slopes)
+        return ops.attention(q, k, v, causal, bias)
+
+    exact = NumpyBackend(dtype="float64")
+    for length in (5, 3):
+        arrays = [*rng.standard_normal((3, 2, length, 8), np.float32)]
+        arrays.append((np.arange(length) < np.array([[length], [2]])).astype(np.int64))
+        axes = [{1: "tokens"}] * 4
+        got = run(ops, lambda *x: attend(GraphBackend(), *x), *arrays, open_axes=axes)
+        want = attend(exact, *(x.astype(np.float64) for x in arrays))
+        assert np.abs(got - want).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])

@@ -152,13 +152,16 @@ def test_compile_binds_backend_and_parameters():
 MIB = 2**20
 IMAGES = np.ones((2, 8, 128, 130))
 TOKENS = np.ones((2, 2, 512, 8))
+SCORE_BIAS = np.ones((1, 2, 512, 512))
 FLOOR = {  # bytes of the result and of padded inputs
     "conv2d": 2 * (2 * 8 * 130 * 132 * 8),
     "attention": TOKENS.nbytes,
+    "biased attention": TOKENS.nbytes,
 }
 WORK = {
     "conv2d": lambda ops: ops.conv2d(IMAGES, np.ones((8, 8, 3, 3)), None, 1, 1),
     "attention": lambda ops: ops.attention(TOKENS, TOKENS, TOKENS),
+    "biased attention": lambda ops: ops.attention(TOKENS, TOKENS, TOKENS, bias=SCORE_BIAS),
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from ldmref import random_model
 from ldmref.backends import get_backend
+from ldmref.backends.bounds import error_bound, layer_bound
 from ldmref.backends.named import NamedBackend
 from ldmref.models.params import flatten
 
@@ -88,3 +89,28 @@ def test_text_and_autoencoder_are_named():
     assert "text_model.encoder.layers.0.self_attn" in names
     assert "text_model.encoder.layers.0.mlp" in names
     assert "decoder.mid_block.attentions.0" in names
+
+
+def test_the_bias_of_attention_is_an_input():
+    """Not a parameter, as that of a linear layer: traces record it, and faults change it."""
+    ops = Collector(get_backend("numpy", dtype="float64"))
+    x = np.random.default_rng(0).standard_normal((1, 2, 4, 3))
+    bias = np.arange(4.0).reshape(1, 1, 1, 4)
+    got = ops.attention(x, x, x, bias=bias, scale=1.0)
+    (call,) = ops.calls
+    assert [*call.inputs] == ["input", "k", "v", "bias"] and call.parameters == {}
+    assert call.attributes == {"scale": 1.0}
+    assert np.array_equal(got, ops.inner.attention(x, x, x, bias=bias, scale=1.0))
+    without = call.compute({**call.inputs, "bias": 0.0 * bias})
+    assert np.array_equal(without, ops.inner.attention(x, x, x, scale=1.0))
+    bound = layer_bound(call, call.inputs, {}, "float64")
+    want = error_bound("attention", (x, x, x), {"bias": bias, "scale": 1.0}, "float64")
+    assert np.array_equal(bound, want)
+
+
+def test_attention_without_a_bias_has_no_more_attributes():
+    ops = Collector(get_backend("numpy"))
+    x = np.ones((1, 1, 2, 3), np.float32)
+    ops.attention(x, x, x, causal=True, bias=None)
+    (call,) = ops.calls
+    assert [*call.inputs] == ["input", "k", "v"] and call.attributes == {"causal": True}

@@ -157,6 +157,31 @@ def test_attention_as_products_has_the_gradient_of_attention(monkeypatch, tokens
         assert (got - want).abs().max() < 64 * 2**-52 * max(1.0, float(want.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_scores_with_a_bias_are_not_held_at_once(dtype):
+    """torch's own function gets them, with a mask in the dtype of the queries."""
+    ops = TorchBackend("cpu", dtype)
+    x = ops.asarray(torch.zeros(1, 8, 512, 16))
+    bias = ops.asarray(torch.full((1, 1, 1, 512), -1e9), ops.state_dtype)
+    with torch.profiler.profile(profile_memory=True) as profile, torch.inference_mode():
+        ops.attention(x, x, x, bias=bias)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < 8 * 512 * 512 * x.element_size() / 2
+
+
+def test_a_bias_has_a_gradient():
+    """That of T5's table of positions."""
+    ops = get_backend("torch", dtype="float64")
+    rng = np.random.default_rng(0)
+    q, k, v = (ops.asarray(rng.standard_normal((1, 2, 3, 4))) for _ in range(3))
+    bias = ops.asarray(rng.standard_normal((1, 2, 3, 3))).requires_grad_()
+
+    def attend(bias):
+        return ops.attention(q, k, v, bias=bias, scale=1.0)
+
+    assert torch.autograd.gradcheck(attend, bias)
+
+
 def test_short_attention_in_bfloat16_is_two_products_where_it_has_a_gradient(monkeypatch):
     ops = TorchBackend("cpu", "bfloat16")
     fused = []

@@ -74,6 +74,14 @@ LARGE = {  # much work: a call of it, and the most elements that a block may hav
         2**18,
     ),
     "attention": (lambda: OPS.attention(*zeros(3, 1, 8, 1024, 40)), 2**17),
+    "attention with a mask": (
+        lambda: OPS.attention(*zeros(3, 1, 8, 1024, 40), bias=zeros(1, 1, 1, 1024)),
+        2**17,
+    ),
+    "attention with positions": (
+        lambda: OPS.attention(*zeros(3, 1, 8, 1024, 40), bias=zeros(1, 8, 1024, 1024)),
+        2**17,
+    ),
     "attention of small heads": (lambda: OPS.attention(*zeros(3, 2, 64, 64, 8)), 2**17),
     "many keys": (lambda: OPS.attention(zeros(1, 8, 256, 8), *zeros(2, 1, 8, 2000, 8)), 2**17),
     "3 x 3": (lambda: OPS.conv2d(image(1, 64, 64, 64), KERNEL, None, 1, 1), 4 * 2**20),

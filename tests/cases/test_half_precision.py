@@ -45,8 +45,8 @@ def test_wrong_programs_fail(small, dtype):
         def linear(self, x, weight, bias=None):
             return super().linear(x, weight)
 
-        def attention(self, q, k, v, causal=False):
-            return super().attention(2.0 * q, k, v, causal)
+        def attention(self, q, k, v, causal=False, **more):
+            return super().attention(2.0 * q, k, v, causal, **more)
 
     results = results_of(small, LdmrefRuntime(Wrong(dtype=dtype)))
     failed = {kind: [] for kind in {result.kind for result in results}}

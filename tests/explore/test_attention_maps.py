@@ -14,7 +14,7 @@ from ldmref import explore
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import UsageError
 from ldmref.explore import recording
-from ldmref.explore.attention import find_size, interpolation, resize
+from ldmref.explore.attention import AttentionBackend, find_size, interpolation, resize
 from ldmref.prompts.prompt_words import PromptWord
 
 PROMPT = "a red cat"
@@ -33,11 +33,11 @@ def emoji():
 class Spying(NumpyBackend):
     """Keeps the weights of every attention over the 16 tokens of the text."""
 
-    def attention(self, q, k, v, causal=False):
+    def attention(self, q, k, v, causal=False, **more):
         if not causal and k.shape[2] == 16:
             scores = np.einsum("nhld,nhmd->nhlm", q, k) / np.sqrt(q.shape[3])
             self.weights.append(softmax(scores, axis=-1))
-        return super().attention(q, k, v, causal)
+        return super().attention(q, k, v, causal, **more)
 
 
 def test_the_maps_are_the_softmax_averaged_by_hand(tiny):
@@ -212,3 +212,23 @@ def test_resizing_is_linear_and_keeps_sums():
     maps /= maps.sum(axis=0)
     np.testing.assert_allclose(resize(maps, 9, 7).sum(axis=0), 1.0)
     assert np.array_equal(interpolation(5, 5), np.eye(5))
+
+
+def test_maps_of_layers_with_a_bias_and_a_scale(tiny):
+    """With SciPy, row by row: the image does not look at words that a mask hides."""
+    rng = np.random.default_rng(2)
+    ops = AttentionBackend(tiny, [PromptWord("one", (1,)), PromptWord("two", (2, 5))])
+    ops.watch((4, 4))
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    ops._scope.append(name)
+    q, k, v = (rng.standard_normal((2, 3, length, 4)) for length in (16, 6, 6))
+    bias = rng.standard_normal((2, 3, 16, 6))
+    bias[1, ..., 5] = -1e9
+    for given in (bias, bias[:, :1, :1]):
+        y = ops.attention(q, k, v, bias=given, scale=0.3)
+        scores = 0.3 * np.einsum("nhld,nhmd->nhlm", q, k) + given
+        weights = softmax(scores, axis=-1)
+        np.testing.assert_allclose(y, weights @ v, atol=1e-12)
+        (maps,) = ops.calls[name][-1:]
+        want = np.stack([weights[..., 1], weights[..., 2] + weights[..., 5]], axis=-1).mean(axis=1)
+        np.testing.assert_allclose(maps.weights, want, atol=1e-12)

@@ -27,11 +27,11 @@ class Spying(NumpyBackend):
 
     tokens = 0
 
-    def attention(self, q, k, v, causal=False):
+    def attention(self, q, k, v, causal=False, **more):
         if not causal and k.shape[2] == self.tokens:
             scores = np.einsum("nhld,nhmd->nhlm", q, k) / np.sqrt(q.shape[3])
             self.weights.append(softmax(scores, axis=-1))
-        return super().attention(q, k, v, causal)
+        return super().attention(q, k, v, causal, **more)
 
 
 @pytest.fixture(scope="module", params=["sd3-tiny", "flux-tiny"])

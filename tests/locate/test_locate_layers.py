@@ -10,6 +10,7 @@ from numpy_ports import layers_of, make_model, run_port
 
 from ldmref.locate import diff_traces
 from ldmref.locate.faults import FAULTS
+from ldmref.locate.faults.attention import other_bias
 from ldmref.trace import build_trace
 
 MID = "mid_block.attentions.0.transformer_blocks.0"
@@ -49,13 +50,17 @@ PLACES = {
     "divide_by_rms": ("transformer", "transformer_blocks.0.attn.norm_q"),
     "tanh_gelu": ("transformer", "transformer_blocks.0.ff.net.0.gelu_tanh"),
     "rotate": ("transformer", "single_transformer_blocks.0.attn.rotate"),
-    "attend_with_bias": ("text_encoder_2", "encoder.block.0.layer.0.SelfAttention.attention"),
 }
+BIASED = ("text_encoder_2", "encoder.block.0.layer.0.SelfAttention.attention")
 OF_FLUX = ("transformer", "text_encoder_2")
 
 
-def place_of(model, operation):
-    network, name = PLACES[operation]
+def find_place(operation, fault):
+    return BIASED if fault.variants is other_bias else PLACES[operation]
+
+
+def place_of(model, operation, place):
+    network, name = place
     layers = layers_of(model, network)
     if name in layers and layers[name].kind == operation:
         return network, name
@@ -64,12 +69,13 @@ def place_of(model, operation):
 
 @pytest.mark.parametrize(
     ("operation", "fault"),
-    [(operation, fault) for fault in FAULTS for operation in fault.operations],
+    [(name, fault) for fault in FAULTS for name in fault.operations if name in PLACES],
     ids=lambda x: x if isinstance(x, str) else x.variants.__name__,
 )
 def test_each_known_fault_is_named(model, flux_model, operation, fault):
-    model = flux_model if PLACES[operation][0] in OF_FLUX else model
-    network, name = place_of(model, operation)
+    place = find_place(operation, fault)
+    model = flux_model if place[0] in OF_FLUX else model
+    network, name = place_of(model, operation, place)
     call = layers_of(model, network)[name]
     tried = 0
     for variant in fault.variants(call):
@@ -96,8 +102,9 @@ def test_most_known_faults_can_be_made_here(model, flux_model):
     made = 0
     tiny = model
     for fault in FAULTS:
-        model = flux_model if PLACES[fault.operations[0]][0] in OF_FLUX else tiny
-        network, name = place_of(model, fault.operations[0])
+        place = find_place(fault.operations[0], fault)
+        model = flux_model if place[0] in OF_FLUX else tiny
+        network, name = place_of(model, fault.operations[0], place)
         call = layers_of(model, network)[name]
         right = call.compute(call.inputs)
         for variant in fault.variants(call):

@@ -207,7 +207,7 @@ def test_a_padding_mask_of_t5_hides_no_end_token():
     def masked(call, x):
         hidden = np.zeros((2, 1, 1, 40))
         hidden[0, ..., 26:] = 1e9
-        return call.compute({**x, "score_bias": x["score_bias"] - hidden})
+        return call.compute({**x, "bias": x["bias"] - hidden})
 
     layer = "encoder.block.0.layer.0.SelfAttention.attention"
     report = judge(encode(wrong={layer: masked}))

@@ -319,7 +319,7 @@ TEXT = np.array([[7, 9, 3, 1, 0], [8, 1, 0, 0, 0]])
 
 def masked(call, x):
     hidden = np.array([[0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])[:, None, None, :]
-    return call.compute({**x, "score_bias": x["score_bias"] - 1e9 * hidden})
+    return call.compute({**x, "bias": x["bias"] - 1e9 * hidden})
 
 
 @pytest.mark.parametrize("recorded", ["attention", "layers"])
@@ -327,14 +327,14 @@ def masked(call, x):
     ("change", "words"),
     [
         (SCALED, "the scores are divided by sqrt(d), which they should not be"),
-        (computed_from(score_bias=lambda b: 0 * b), "the bias of positions is missing"),
-        (computed_from(score_bias=lambda b: b.swapaxes(-1, -2)), "that of the query from the key"),
+        (computed_from(bias=lambda b: 0 * b), "the bias of positions is missing"),
+        (computed_from(bias=lambda b: b.swapaxes(-1, -2)), "that of the query from the key"),
         (masked, "a padding mask that should not be there"),
     ],
     ids=["scale", "TensorRT-LLM-1343-bias", "bias-of-the-query", "flux-507-mask"],
 )
 def test_a_fault_of_t5_is_named(flux_model, change, words, recorded):
-    hidden = () if recorded == "attention" else ("attend_with_bias",)
+    hidden = () if recorded == "attention" else ("attention",)
     wrong = {f"{ATTENTION}.attention": change}
     tensors = run_port(flux_model, wrong, hidden, "text_encoder_2", given={"ids": TEXT})
     check(judge(flux_model, tensors), words, (ATTENTION,))
@@ -362,10 +362,10 @@ def test_a_row_without_keys_is_named(flux_model):
     """diffuseR#34: -3.4e38 becomes -inf in bfloat16, and all keys of a query are masked."""
 
     def no_keys(call, x):
-        bias = np.repeat(x["score_bias"], 2, axis=0)
+        bias = np.repeat(x["bias"], 2, axis=0)
         bias[1, :, 3] = -np.inf
         with np.errstate(invalid="ignore"):
-            return call.compute({**x, "score_bias": bias})
+            return call.compute({**x, "bias": bias})
 
     wrong = {f"{ATTENTION}.attention": no_keys}
     with np.errstate(invalid="ignore"):
@@ -393,5 +393,5 @@ def test_another_range_of_pixels_is_named(flux_model, change, words):
 
 def test_every_fault_of_transformers_is_in_the_table():
     kinds = {kind for fault in FAULTS for kind in fault.operations}
-    assert {"rotate", "divide_by_rms", "tanh_gelu", "attend_with_bias"} <= kinds
+    assert {"rotate", "divide_by_rms", "tanh_gelu", "attention"} <= kinds
     assert sd3.transformer is not flux.transformer

@@ -12,10 +12,13 @@ import pytest
 from numpy_ports import make_model, run_port
 from test_transformer_faults import check, computed_from, judge
 
+from ldmref.backends import get_backend
+from ldmref.backends.named import NamedBackend
 from ldmref.families.flux import network as flux
 from ldmref.families.sd3 import network as sd3
+from ldmref.locate.faults.attention import other_bias
 from ldmref.math.embedding import timestep_embedding
-from ldmref.models.layers import layer, mlp
+from ldmref.models.layers import layer, mask_bias, mlp
 from ldmref.models.t5 import t5
 
 MODULES = {"flux-tiny": flux, "sd3-tiny": sd3, "schnell": flux}
@@ -131,24 +134,99 @@ def test_positions_that_stop_before_the_padding_are_named(place, words):
     assert judge(model, run_port(model, network="text_encoder", given={"ids": ids})).equal
 
 
-@pytest.mark.parametrize("recorded", ["attention", "layers"])
-def test_a_missing_padding_mask_is_named(flux_model, monkeypatch, recorded):
-    """diffusers#12294, of a family whose T5 has a mask; those of SD3 and Flux.1 have none."""
-    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+HIDDEN = MASK[:, None, None, :] == 0
+OF_MASKS = {
+    "diffusers-12294": (
+        computed_from(bias=lambda b: np.where(HIDDEN, b + 1e9, b)), "the padding mask is missing"),
+    "inverted": (
+        computed_from(bias=lambda b: np.where(HIDDEN, 0.0, -1e9)), "the mask is inverted"),
+    "not-of-minus-infinity": (
+        computed_from(bias=lambda b: np.where(HIDDEN, 0.0, b + 1.0)),
+        "the mask is added as 1 and 0, which hides nothing"),
+    "bias-twice": (
+        computed_from(bias=lambda b: np.where(HIDDEN, b, 2.0 * b)),
+        "the bias of positions is applied twice"),
+    "mask-without-bias": (
+        computed_from(bias=lambda b: np.where(HIDDEN, b, 0.0)), "the bias of positions is missing"),
+    "sign": (
+        computed_from(bias=lambda b: np.where(HIDDEN, b, -b)),
+        "the bias of positions has the other sign"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def masked_t5(flux_model, monkeypatch):
+    """A model whose T5 has a mask."""
     plain = flux_model.family
 
     def masked(ops, p, config, ids):
-        return t5(ops, p, config, ids, mask=mask)
+        return t5(ops, p, config, ids, mask=MASK)
 
     def networks(config):
         found = {network.name: network for network in plain.networks(config)}
         return [*(found | {T5: replace(found[T5], function=masked)}).values()]
 
-    ids = np.array([[7, 9, 3, 1, 0], [8, 1, 0, 0, 0]])
-    hidden = () if recorded == "attention" else ("attend_with_bias",)
-    given = {"network": T5, "hidden": hidden, "given": {"ids": ids}}
     monkeypatch.setattr(flux_model, "family", replace(plain, networks=networks))
-    assert judge(flux_model, run_port(flux_model, **given)).equal
-    bias = computed_from(score_bias=lambda b: np.where(b < -1e8, b + 1e9, b))
-    tensors = run_port(flux_model, {"attend_with_bias": bias}, **given)
-    check(judge(flux_model, tensors), "the padding mask is missing", ("SelfAttention",))
+    return flux_model
+
+
+@pytest.mark.parametrize("recorded", ["attention", "layers"])
+@pytest.mark.parametrize(("change", "words"), OF_MASKS.values(), ids=OF_MASKS)
+def test_a_fault_of_a_mask_is_named(masked_t5, change, words, recorded):
+    """diffusers#12294, of a family whose T5 has a mask; those of SD3 and Flux.1 have none."""
+    hidden = () if recorded == "attention" else ("attention",)
+    ids = np.array([[7, 9, 3, 1, 0], [8, 1, 0, 0, 0]])
+    given = {"network": T5, "hidden": hidden, "given": {"ids": ids}}
+    assert judge(masked_t5, run_port(masked_t5, **given)).equal
+    tensors = run_port(masked_t5, {"attention": change}, **given)
+    check(judge(masked_t5, tensors), words, ("SelfAttention",))
+
+
+def attend(mask):
+    """Return the layer of attention with a mask of keys, (n, m), and its numbers."""
+    ops = NamedBackend(get_backend("numpy", dtype="float64"))
+    calls = []
+    ops.visit = lambda call: calls.append(call) or call.compute(call.inputs)
+    q, k, v = np.random.default_rng(5).standard_normal((3, len(mask), 3, mask.shape[1], 4))
+    ops.attention(q, k, v, bias=mask_bias(ops, mask))
+    return calls[0]
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        (lambda x, seen: np.where(seen, -np.inf, 0.0), "the mask is inverted"),
+        (lambda x, seen: 0.0 * seen, "the padding mask is missing"),
+        (lambda x, seen: 1.0 * seen, "the mask is added as 1 and 0, which hides nothing"),
+        (None, "the mask is applied twice, the second time to the results of hidden queries"),
+    ],
+)
+@pytest.mark.parametrize("masked", [-1e9, -1e4, -np.inf])
+def test_faults_of_a_mask_alone(port, words, masked):
+    """Of any family, whatever number its mask adds."""
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
+    call = attend(mask)
+    seen = mask[:, None, None, :] != 0
+    inputs = {**call.inputs, "bias": np.where(seen, 0.0, masked)}
+    right = replace(call, inputs=inputs)
+    if port is None:
+        wrong = np.where(mask[:, None, :, None] == 0, 0.0, call.compute(inputs))
+    else:
+        wrong = call.compute({**inputs, "bias": port(inputs["bias"], seen)})
+    found = {v.text: v.change(right, inputs) for v in other_bias(right)}
+    assert np.abs(found[words] - wrong).max() < 1e-12
+    others = [text for text, y in found.items() if np.abs(y - wrong).max() < 1e-3]
+    assert {text.partition(",")[0] for text in others} == {words.partition(",")[0]}
+
+
+def test_a_mask_whose_queries_see_no_key_is_inverted_too():
+    """torch gives the mean of all values where all scores are the lowest number."""
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    call = attend(mask)
+    bias = np.where(mask[:, None, None, :] == 0, 0.0, np.finfo(np.float32).min)
+    wrong = call.compute({**call.inputs, "bias": bias})
+    found = {v.text: v.change(call, call.inputs) for v in other_bias(call)}
+    words = "the mask is inverted, and queries without keys attend to all alike"
+    assert np.abs(found[words] - wrong).max() < 1e-12
+    assert np.abs(wrong[0] - call.inputs["v"][0].mean(axis=1, keepdims=True)).max() < 1e-12

@@ -374,9 +374,8 @@ def test_a_folder_is_opened_when_the_request_is_read_and_a_plan_opens_nothing(
     request = read_request("txt2img", {"prompt": PROMPT, "guide": str(folder), **GUIDED})
     assert request.guide.config == tiny[1].config
     assert request.guide.name == "weak"
-    for name in ("find_model", "read_model_config"):
-        monkeypatch.setattr(guide, name, None)
-    monkeypatch.setattr(active_guide, "load", None)
+    monkeypatch.setattr(guide, "open_checkpoint", None)
+    monkeypatch.setattr(active_guide, "load_checkpoint", None)
     plan = plan_txt2img(TINY, request)
     again = read_request("txt2img", {"prompt": PROMPT, "guide": request.guide, **GUIDED})
     assert plan.job.guide is request.guide is again.guide
@@ -385,8 +384,10 @@ def test_a_folder_is_opened_when_the_request_is_read_and_a_plan_opens_nothing(
 def test_a_folder_is_loaded_once_for_two_passes(tiny, folder, monkeypatch):
     model, weaker = tiny
     loaded = []
-    load = active_guide.load
-    monkeypatch.setattr(active_guide, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    load = active_guide.load_checkpoint
+    monkeypatch.setattr(
+        active_guide, "load_checkpoint", lambda *a, **k: loaded.append(a) or load(*a, **k)
+    )
     asked = {"prompt": PROMPT, "upscale": 2.0, **GUIDED}
     plan = modes.plan("txt2img", model, guide=folder, **asked)
     assert not loaded

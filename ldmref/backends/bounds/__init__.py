@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,7 +77,7 @@ def error_bound(
         operation: One of `OPERATIONS`: a method of `Backend`, or "add" (of all arguments) or "mul".
         args: Positional arguments of the operation, NumPy arrays. Floats are numbers of `dtype` in
             any type that holds them, and are converted to float64.
-        kwargs: Keyword arguments of the operation.
+        kwargs: Keyword arguments of the operation, NumPy arrays also.
         dtype: The type in which the backend computes: float64, float32, float16 or bfloat16.
         result: The result, which gives the shape for operations that do not round. None: the
             reference computes it if it is needed.
@@ -135,13 +136,15 @@ def layer_bound(
     True
     """
     from ldmref.backends.base import Backend
-    from ldmref.backends.named import PARAMETER_ARGUMENTS
+    from ldmref.backends.named import parameter_arguments
 
     names = list(inspect.signature(getattr(Backend, call.kind)).parameters)[1:]
-    first = next(name for name in names if name not in PARAMETER_ARGUMENTS)
+    owned = parameter_arguments(call.kind)
+    first = next(name for name in names if name not in owned)
     values = {first if role == "input" else role: x for role, x in inputs.items()}
     values |= {**parameters, **call.attributes}
-    arrays = tuple(values.pop(name) for name in names if hasattr(values.get(name), "shape"))
+    in_order = takewhile(lambda name: hasattr(values.get(name), "shape"), names)
+    arrays = tuple(values.pop(name) for name in list(in_order))
     rest = {name: values[name] for name in names if name in values}
     return error_bound(call.kind, arrays, rest, dtype, result)
 

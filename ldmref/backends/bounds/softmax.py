@@ -1,4 +1,4 @@
-"""Bounds for attention: softmax(q k^T / sqrt(d)) v."""
+"""Bounds for attention: softmax(s q k^T + b) v."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ UNSHIFTED = 60.0  # largest |score| of which a kernel takes the exponential with
 
 
 def attention(
-    p: Precision, q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False
+    p: Precision,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    causal: bool = False,
+    bias: np.ndarray | None = None,
+    scale: float | None = None,
 ) -> np.ndarray:
-    r"""Bound softmax(q k^T / sqrt(d)) v for m keys.
+    r"""Bound softmax(s q k^T + b) v for m keys, with the scale s = 1 / sqrt(d) by default.
 
-    A score s_j = q k_j / sqrt(d) errs by
+    A score s_j = s q k_j errs by
 
         e_j = u_acc (SEQUENTIAL sqrt(d) |s_j| + CENTRED a_j) + 3 u |s_j| + u a_j,
-        a_j = |q| |k_j| / sqrt(d)
+        a_j = s |q| |k_j|
 
-    (the sum of `rounding.inner_product`; the factor 1 / sqrt(d), its product with q, k or s, and
-    storing s). The weight exp(s_j - max s) then has the relative error
+    (the sum of `rounding.inner_product`; the factor s, its product with q, k or s_j, and storing
+    s_j). A bias adds u |b_j| + u |s_j + b_j|: it may be stored in the dtype of q, and the sum
+    rounds. The weight exp(s_j - max s), of the sums t_j = s_j + b_j, then has the relative error
 
-        h_j = exp(e_j + u |s_j - max s| + (ELEMENTARY + 2) u) - 1
+        h_j = exp(e_j + u |t_j - max t| + (ELEMENTARY + 2) u) - 1
 
     (Blanchard, Higham and Higham 2021, Accurately Computing the Log-Sum-Exp and Softmax Functions,
     IMA J. Numer. Anal. 41:2311, section 4: the shift costs no accuracy). With softmax weights w and
@@ -41,24 +48,36 @@ def attention(
     keys = k.shape[2]
     bound = np.empty((n, heads, length, v.shape[3]))
     rows = max(1, SCORES // max(keys, 1))
+    factor = 1.0 / math.sqrt(q.shape[3]) if scale is None else scale
+    added = None if bias is None else np.broadcast_to(bias, (n, heads, length, keys))
     for image in range(n):
         for head in range(heads):
             at = image, head
             for start in range(0, length, rows):
                 block = slice(start, min(start + rows, length))
                 visible = np.arange(start, block.stop) + 1 if causal else None
-                bound[at][block] = _head(p, q[at][block], k[at], v[at], visible)
+                moved = None if added is None else added[at][block]
+                bound[at][block] = _head(p, q[at][block] * factor, k[at], v[at], visible, moved)
     return bound
 
 
 def _head(
-    p: Precision, q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray | None
+    p: Precision,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    visible: np.ndarray | None,
+    bias: np.ndarray | None,
 ) -> np.ndarray:
-    """Bound one head, q: (l, d), k: (m, d), v: (m, c); query i attends to `visible[i]` keys."""
+    """Bound one head, scaled q: (l, d), k: (m, d), v: (m, c), bias: (l, m).
+
+    Query i attends to `visible[i]` keys.
+    """
     d = q.shape[-1]
     keys = len(k)
-    scores = q @ k.T / math.sqrt(d)
-    magnitude = np.abs(q) @ np.abs(k).T / math.sqrt(d)
+    products = q @ k.T
+    magnitude = np.abs(q) @ np.abs(k).T
+    scores = products if bias is None else products + bias
     hidden = None if visible is None else np.arange(keys) >= visible[:, None]
     if hidden is not None:
         scores = np.where(hidden, -np.inf, scores)
@@ -66,11 +85,12 @@ def _head(
     shifted = scores - highest
     exponentials = np.exp(shifted)
     weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    finite = np.where(np.isfinite(scores), scores, 0.0)
-    size = np.abs(finite)
+    size = np.abs(np.where(np.isfinite(scores), products, 0.0))
     error = np.minimum(d * magnitude, SEQUENTIAL * d**0.5 * size + CENTRED * magnitude) * p.u_acc
     error += p.u * (3.0 * size + magnitude + ELEMENTARY + 2.0)
     error += p.u * np.where(weights > 0.0, -shifted, 0.0) + d * p.tiny
+    if bias is not None:
+        error += p.u * (np.abs(bias) + np.abs(scores))
     relative = np.expm1(np.minimum(error, 50.0))
     blurred = weights * relative
     magnitudes = np.abs(v)

@@ -106,8 +106,16 @@ class FastNumpyBackend(NumpyBackend):
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         return norms.layer_norm(x, weight, bias, eps)
 
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        return attention.attention(q, k, v, causal)
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool = False,
+        bias: Array | None = None,
+        scale: float | None = None,
+    ) -> Array:
+        return attention.attention(q, k, v, causal, bias, scale)
 
     def silu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.swish_, x)

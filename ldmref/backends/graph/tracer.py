@@ -13,6 +13,7 @@ from ldmref.backends.base import Backend
 from ldmref.backends.graph import namespace
 from ldmref.backends.graph.arrays import SymbolicArray, elementwise
 from ldmref.backends.graph.graph import Graph, GraphInput
+from ldmref.backends.graph.sizes import is_known
 from ldmref.math.arrays import Array
 
 
@@ -64,11 +65,26 @@ class GraphBackend(Backend):
         options = {"axis": -1, "epsilon": eps}
         return x.graph.add("LayerNormalization", [x, weight, bias], x.shape, x.dtype, **options)
 
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        scores = namespace.matmul(q * (1.0 / math.sqrt(q.shape[-1])), k.mT)
-        if causal:
+    def attention(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool = False,
+        bias: Array | None = None,
+        scale: float | None = None,
+    ) -> Array:
+        factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+        scores = namespace.matmul(q * factor, k.mT)
+        if bias is not None:
+            scores = scores + bias
+        if causal and is_known(scores.shape[2:]):
             future = np.arange(k.shape[2])[None, :] > np.arange(q.shape[2])[:, None]
             scores = scores + np.where(future, -np.inf, 0.0)
+        elif causal:  # positions are counted, because their number is open
+            ones = namespace.full_like(scores[:1, :1, ...], 1.0)
+            keys, queries = (namespace.cumulative_sum(ones, axis=axis) for axis in (3, 2))
+            scores = namespace.where(keys > queries, np.asarray(-np.inf, scores.dtype), scores)
         weights = scores.graph.add("Softmax", [scores], scores.shape, scores.dtype, axis=-1)
         return namespace.matmul(weights, v)
 

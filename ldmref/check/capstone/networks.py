@@ -112,8 +112,8 @@ def silu_gate(x: Any, weight: Any, bias: Any) -> Any:
 def scaled_attention(factor: Callable[[Any], float]) -> Callable:
     """Return attention whose scores are multiplied by factor(q)."""
 
-    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
-        return RIGHT.attention(q * np.float32(factor(q)), k, v, causal)
+    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        return RIGHT.attention(q * np.float32(factor(q)), k, v, **options)
 
     return attention
 
@@ -124,8 +124,8 @@ def attention_of_cut_rows(back: bool) -> Callable:
     def cut(x: Any) -> Any:
         return layers.merge_heads(RIGHT, x).reshape(x.shape)
 
-    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
-        y = RIGHT.attention(cut(q), cut(k), cut(v), causal)
+    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        y = RIGHT.attention(cut(q), cut(k), cut(v), **options)
         if not back:
             return y
         return layers.split_heads(RIGHT, y.reshape(len(y), y.shape[2], -1), y.shape[1])
@@ -136,12 +136,12 @@ def attention_of_cut_rows(back: bool) -> Callable:
 def attention_of_heads(number: int) -> Callable:
     """Return attention with another number of heads."""
 
-    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
         heads = q.shape[1]
         q, k, v = (
             layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), number) for x in (q, k, v)
         )
-        y = RIGHT.attention(q, k, v, causal)
+        y = RIGHT.attention(q, k, v, **options)
         return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), heads)
 
     return attention

@@ -1,4 +1,4 @@
-"""Known faults of attention, softmax(q k^T / sqrt(d)) v of arrays (n, heads, l, d)."""
+"""Known faults of attention, softmax(s q k^T + b) v of arrays (n, heads, l, d)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+from ldmref.models.layers import MASKED
 
-MASKED = -1e9  # what `ldmref.models.t5` adds to the scores of masked keys
-HIDDEN = MASKED / 2  # scores below it are masked
+HIDDEN = -1e4  # a bias up to here hides a key; that of BERT's masks is the largest in use
+EQUAL = -1e30  # the bias of queries without keys, in which the scores of float64 drown also
 
 
 def attend(
@@ -23,12 +24,15 @@ def attend(
     causal: bool = False,
     axis: int = -1,
     padding: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute softmax(scale q k^T) v, with the softmax along an axis of the scores.
+    """Compute softmax(scale q k^T + bias) v, with the softmax along an axis of the scores.
 
     No query attends to keys of the `padding`, (n, l).
     """
     scores = scale * (q @ k.swapaxes(-1, -2))
+    if bias is not None:
+        scores = scores + bias
     if causal:
         future = np.triu(np.ones(scores.shape[-2:], bool), 1)
         scores = np.where(future, -np.inf, scores)
@@ -55,6 +59,7 @@ def swapped_inputs(call: LayerCall) -> Iterator[Variant]:
 def other_scale(call: LayerCall) -> Iterator[Variant]:
     """Yield other scales of the scores."""
     _, heads, _, d = call.inputs["input"].shape
+    right = call.attributes.get("scale")
     scales = {
         "the scale 1/sqrt(d) is missing": 1.0,
         f"scale 1/d = {1 / d:g} instead of 1/sqrt(d)": 1.0 / d,
@@ -63,38 +68,94 @@ def other_scale(call: LayerCall) -> Iterator[Variant]:
         "the scale is applied twice (1/d)": 1.0 / d,
         "scale sqrt(d) instead of 1/sqrt(d)": math.sqrt(d),
     }
+    if right == 1.0:
+        text = "the scores are divided by sqrt(d), which they should not be"
+        scales = {text: 1.0 / math.sqrt(d)}
+    elif right is not None:
+        scales = {f"scale 1/sqrt(d) instead of {right:g}": 1.0 / math.sqrt(d)}
+        scales[f"the scale {right:g} is missing"] = 1.0
     for text, scale in scales.items():
-        yield Variant(text, lambda c, x, s=scale: attend(x["input"], x["k"], x["v"], s, _causal(c)))
+        yield Variant(text, lambda c, x, s=scale: _attend(c, x, s))
 
 
 def other_mask(call: LayerCall) -> Iterator[Variant]:
     """Yield attention without its causal mask, or with one."""
     causal = _causal(call)
-    same = call.inputs["input"].shape[2] == call.inputs["k"].shape[2]
     if causal:
         yield with_changes("the causal mask is missing", causal=False)
-    elif same:
+    elif _among_themselves(call):
         yield with_changes("a causal mask that should not be there", causal=True)
 
 
 def other_bias(call: LayerCall) -> Iterator[Variant]:
-    """Yield attention with a bias of positions, as T5 has it, in other forms."""
-    d = call.inputs["input"].shape[-1]
-    text = "the scores are divided by sqrt(d), which they should not be"
-    yield Variant(text, lambda c, x: c.compute({**x, "input": x["input"] / math.sqrt(d)}))
-    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "the bias of positions is missing": lambda b: 0.0 * b,
-        "the bias of positions is that of the query from the key": lambda b: b.swapaxes(-1, -2),
-        "a causal mask that should not be there": lambda b: b + np.triu(np.full(b.shape, -1e9), 1),
-    }
-    if np.min(call.inputs["score_bias"], initial=0.0) < HIDDEN:
-        changes["the padding mask is missing"] = lambda b: np.where(b < HIDDEN, b - MASKED, b)
-    for text, change in changes.items():
-        yield Variant(text, lambda c, x, f=change: _with_bias(c, x, f(x["score_bias"])))
+    """Yield attention with its bias in other forms: a mask, positions, or both."""
+    if "bias" not in call.inputs:
+        return
+    for text, change in changes_of_bias(call.inputs["bias"], _scale(call)).items():
+        yield Variant(text, lambda c, x, f=change: _with_bias(c, x, f(x["bias"])))
+    hidden = call.inputs["bias"] <= HIDDEN
+    if hidden.any() and hidden.shape[1:3] == (1, 1) and _among_themselves(call):
+        text = "the mask is applied twice, the second time to the results of hidden queries"
+        yield Variant(text, lambda c, x: np.where(_hidden_queries(x), 0.0, c.compute(x)))
+
+
+def changes_of_bias(
+    bias: np.ndarray, scale: float
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return in words what ports do to a bias of attention.
+
+    Args:
+        bias: (n or 1, heads or 1, l or 1, m).
+        scale: The scale of the scores.
+    """
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    hidden = bias <= HIDDEN
+    if hidden.any():
+        changes["the padding mask is missing"] = _unmasked
+        changes["the mask is inverted"] = lambda b: _inverted(b, MASKED)
+        text = "the mask is inverted, and queries without keys attend to all alike"
+        changes[text] = lambda b: _inverted(b, EQUAL)
+        text = "the mask is added as 1 and 0, which hides nothing"
+        changes[text] = lambda b: _unmasked(b) + np.where(b <= HIDDEN, 0.0, 1.0)
+    if not np.where(hidden, 0.0, bias).any():
+        return changes
+    of_positions = bias.shape[1] > 1 and bias.shape[2] == bias.shape[3]
+    name = "the bias of positions" if of_positions else "the bias"
+    changes[f"{name} is missing"] = lambda b: _seen(b, 0.0)
+    changes[f"{name} is applied twice"] = lambda b: _seen(b, 2.0)
+    changes[f"{name} has the other sign"] = lambda b: _seen(b, -1.0)
+    if scale != 1.0:
+        changes[f"{name} is scaled as the scores are"] = lambda b: _seen(b, scale)
+    if of_positions:
+        changes[f"{name} is that of the query from the key"] = lambda b: b.swapaxes(-1, -2)
+    return changes
+
+
+def _seen(bias: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply a bias where it does not hide a key."""
+    return np.where(bias <= HIDDEN, bias, factor * bias)
+
+
+def _unmasked(bias: np.ndarray) -> np.ndarray:
+    """Return a bias that hides no key; where `MASKED` was added, the rest remains."""
+    within = np.abs(bias - MASKED) < abs(HIDDEN)
+    return np.where(bias <= HIDDEN, np.where(within, bias - MASKED, 0.0), bias)
+
+
+def _inverted(bias: np.ndarray, masked: float) -> np.ndarray:
+    """Hide the keys that a bias does not hide; `masked` is the bias of queries without keys."""
+    hidden = bias <= HIDDEN
+    lowest = np.where(hidden.any(axis=-1, keepdims=True), MASKED, masked)
+    return np.where(hidden, _unmasked(bias), lowest)
+
+
+def _hidden_queries(x: Inputs) -> np.ndarray:
+    """Return which queries, (n or 1, 1, l, 1), are hidden as keys."""
+    return x["bias"].swapaxes(-1, -2) <= HIDDEN
 
 
 def _with_bias(call: LayerCall, x: Inputs, bias: np.ndarray) -> np.ndarray:
-    return call.compute({**x, "score_bias": bias})
+    return call.compute({**x, "bias": bias})
 
 
 def with_padding_mask(call: LayerCall, ids: np.ndarray, config: Any) -> Iterator[Variant]:
@@ -113,14 +174,14 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray, config: Any) -> Iterator
         masks[", which hides the end token also"] = tail
     for end, padding in masks.items():
         text = f"a padding mask that should not be there{end}"
-        if "score_bias" in call.inputs:
-            hidden = -1e9 * padding[:, None, None, :]
-            yield Variant(text, lambda c, x, m=hidden: _with_bias(c, x, x["score_bias"] + m))
+        if "bias" in call.inputs:
+            hidden = MASKED * padding[:, None, None, :]
+            yield Variant(text, lambda c, x, m=hidden: _with_bias(c, x, x["bias"] + m))
             continue
-        yield Variant(text, lambda c, x, m=padding: _masked(x, m, _causal(c)))
+        yield Variant(text, lambda c, x, m=padding: _masked(c, x, m, _causal(c)))
         if _causal(call):
             text = f"a padding mask instead of the causal one{end}"
-            yield Variant(text, lambda c, x, m=padding: _masked(x, m, False))
+            yield Variant(text, lambda c, x, m=padding: _masked(c, x, m, False))
 
 
 def end_ids(config: Any, ids: np.ndarray) -> np.ndarray:
@@ -152,25 +213,22 @@ def _equal_tail(ids: np.ndarray) -> np.ndarray:
     return np.flip(tail, axis=1).astype(bool)
 
 
-def _masked(x: Inputs, padding: np.ndarray, causal: bool) -> np.ndarray:
-    q = x["input"]
-    return attend(q, x["k"], x["v"], 1.0 / math.sqrt(q.shape[-1]), causal, padding=padding)
+def _masked(call: LayerCall, x: Inputs, padding: np.ndarray, causal: bool) -> np.ndarray:
+    return attend(x["input"], x["k"], x["v"], _scale(call), causal, padding=padding)
 
 
 def other_softmax(call: LayerCall) -> Iterator[Variant]:
     """Yield the softmax over queries, over heads, and none."""
 
-    def change(call: LayerCall, x: Inputs, axis: int) -> np.ndarray:
-        q = x["input"]
-        return attend(q, x["k"], x["v"], 1.0 / math.sqrt(q.shape[-1]), _causal(call), axis)
-
-    yield Variant("softmax over the queries", lambda c, x: change(c, x, -2))
-    yield Variant("softmax over the heads", lambda c, x: change(c, x, 1))
+    yield Variant("softmax over the queries", lambda c, x: _attend(c, x, axis=-2))
+    yield Variant("softmax over the heads", lambda c, x: _attend(c, x, axis=1))
 
 
 def other_heads(call: LayerCall) -> Iterator[Variant]:
     """Yield attention with another number of heads (`attention_head_dim`)."""
     _, heads, _, d = call.inputs["input"].shape
+    if "bias" in call.inputs and call.inputs["bias"].shape[1] > 1:
+        return  # each head has its own
     width = heads * d
     numbers = [h for h in range(1, min(width, 64) + 1) if width % h == 0 and h != heads]
     numbers.sort(key=lambda h: (h != d, h))
@@ -239,9 +297,26 @@ def _with_heads(call: LayerCall, x: Inputs, count: int) -> np.ndarray:
 
     n, heads, length, d = x["input"].shape
     q, k, v = split(x["input"]), split(x["k"]), split(x["v"])
-    y = attend(q, k, v, 1.0 / math.sqrt(q.shape[-1]), _causal(call))
+    scale = call.attributes.get("scale", 1.0 / math.sqrt(q.shape[-1]))
+    y = attend(q, k, v, scale, _causal(call), bias=x.get("bias"))
     return y.transpose(0, 2, 1, 3).reshape(n, length, heads, d).transpose(0, 2, 1, 3)
 
 
 def _causal(call: LayerCall) -> bool:
     return bool(call.attributes.get("causal", False))
+
+
+def _scale(call: LayerCall) -> float:
+    return float(call.attributes.get("scale", 1.0 / math.sqrt(call.inputs["input"].shape[-1])))
+
+
+def _among_themselves(call: LayerCall) -> bool:
+    """Return whether there are as many queries as keys."""
+    return call.inputs["input"].shape[2] == call.inputs["k"].shape[2]
+
+
+def _attend(call: LayerCall, x: Inputs, scale: float | None = None, axis: int = -1) -> np.ndarray:
+    """Compute attention with another scale, or another axis of the softmax."""
+    factor = _scale(call) if scale is None else scale
+    bias = x.get("bias")
+    return attend(x["input"], x["k"], x["v"], factor, _causal(call), axis, bias=bias)

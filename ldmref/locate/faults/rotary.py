@@ -1,4 +1,4 @@
-"""Known faults of rotary positions, `ldmref.models.transformer_layers.rotate`."""
+"""Known faults of rotary positions, `rotate` and `rotate_halves` of `models.transformer_layers`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant
 from ldmref.locate.precision import round_to
-from ldmref.models.transformer_layers import THETA, find_angles, turn
+from ldmref.models.transformer_layers import THETA, find_angles, turn, turn_halves
 
 THETAS = (100.0, 256.0, 500.0, 1000.0, 2000.0, 5000.0, 1e5, 5e5, 1e6)
 
 
 def other_layout(call: LayerCall) -> Iterator[Variant]:
-    """Yield pairs of channels that are half a head apart, and pairs turned by other formulas."""
+    """Yield pairs of other channels, and pairs turned by other formulas."""
 
     def halves(c: LayerCall, x: Inputs) -> np.ndarray:
-        return _apart(turn(_beside(x["input"]), _angles(c, x)))
+        return turn_halves(x["input"], _angles(c, x))
+
+    def neighbours(c: LayerCall, x: Inputs) -> np.ndarray:
+        return turn(x["input"], _angles(c, x))
 
     def halves_of_axes(c: LayerCall, x: Inputs) -> np.ndarray:
         ends = np.cumsum(_dims(c))[:-1]
         parts = np.split(x["input"], ends, axis=-1)
         angles = np.split(_angles(c, x), ends // 2, axis=-1)
-        turned = [_apart(turn(_beside(y), a)) for y, a in zip(parts, angles, strict=True)]
+        turned = [turn_halves(y, a) for y, a in zip(parts, angles, strict=True)]
         return np.concatenate(turned, axis=-1)
 
-    yield Variant("halves of a head are rotated instead of neighbouring channels", halves)
-    text = "halves of each axis are rotated instead of neighbouring channels"
-    yield Variant(text, halves_of_axes)
+    if call.kind == "rotate_halves":
+        yield Variant("neighbouring channels are rotated instead of halves of a head", neighbours)
+    else:
+        yield Variant("halves of a head are rotated instead of neighbouring channels", halves)
+        text = "halves of each axis are rotated instead of neighbouring channels"
+        yield Variant(text, halves_of_axes)
     quarter = np.pi / 2
     angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "sine and cosine are swapped in the rotation": lambda a: quarter - a,
@@ -40,14 +46,15 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
         "the angles of the rotation are rounded to float16": lambda a: round_to(a, "float16"),
     }
     for text, change in angles.items():
-        yield Variant(text, lambda c, x, f=change: turn(x["input"], f(_angles(c, x))))
+        yield Variant(text, lambda c, x, f=change: _turn(c, x, f(_angles(c, x))))
 
 
 def other_frequencies(call: LayerCall) -> Iterator[Variant]:
     """Yield other bases of the frequencies, and other shares of the axes."""
-    for theta in THETAS:
-        text = f"theta {theta:g} instead of {THETA:g}"
-        yield Variant(text, lambda c, x, b=theta: turn(x["input"], _angles(c, x, theta=b)))
+    right = _theta(call)
+    for theta in sorted({*THETAS, THETA} - {right}):
+        text = f"theta {theta:g} instead of {right:g}"
+        yield Variant(text, lambda c, x, b=theta: _turn(c, x, _angles(c, x, theta=b)))
     dims = _dims(call)
     shares = dict.fromkeys(permutations(dims))
     if sum(dims) % (2 * len(dims)) == 0:
@@ -55,25 +62,22 @@ def other_frequencies(call: LayerCall) -> Iterator[Variant]:
     shares.pop(dims, None)
     for other in shares:
         text = f"axes of {_listed(other)} channels instead of {_listed(dims)}"
-        yield Variant(text, lambda c, x, o=other: turn(x["input"], _angles(c, x, dims=o)))
+        yield Variant(text, lambda c, x, o=other: _turn(c, x, _angles(c, x, dims=o)))
 
 
 def other_positions(call: LayerCall) -> Iterator[Variant]:
     """Yield other positions of the tokens."""
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "rows and columns count from 1": lambda p: _move_image(p, 1.0),
-        "rows and columns count from the middle": _from_the_middle,
-        "rows and columns are exchanged": lambda p: p[:, [*range(p.shape[1] - 2), -1, -2]],
         "all positions are larger by 1": lambda p: p + 1.0,
         "the positions are twice as large, or the rotation is applied twice": lambda p: 2.0 * p,
         "the positions are half as large": lambda p: 0.5 * p,
-        "the tokens of the text count on the first axis": lambda p: _count_text(p, 0),
-        "the tokens of the text count on the last axis": lambda p: _count_text(p, -1),
-        "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
-        "the tokens count on one axis": _count_all,
         "the positions are rounded to bfloat16": lambda p: round_to(p, "bfloat16"),
         "the positions are rounded to float16": lambda p: round_to(p, "float16"),
     }
+    if call.inputs["positions"].ndim == 2:
+        changes |= _positions_of_an_image()
+    else:  # of each row
+        changes["every row has the positions of the first"] = lambda p: 0.0 * p + p[:1]
     for length in _table_lengths(call.inputs["positions"]):
         again = f"positions from {length} on start again at 0: a table of {length}"
         changes[again] = lambda p, n=length: p % n
@@ -81,6 +85,19 @@ def other_positions(call: LayerCall) -> Iterator[Variant]:
         changes[text] = lambda p, n=length: np.minimum(p, n - 1.0)
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: c.compute({**x, "positions": f(x["positions"])}))
+
+
+def _positions_of_an_image() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return in words how ports number the tokens of a text and an image, (l, axes)."""
+    return {
+        "rows and columns count from 1": lambda p: _move_image(p, 1.0),
+        "rows and columns count from the middle": _from_the_middle,
+        "rows and columns are exchanged": lambda p: p[:, [*range(p.shape[1] - 2), -1, -2]],
+        "the tokens of the text count on the first axis": lambda p: _count_text(p, 0),
+        "the tokens of the text count on the last axis": lambda p: _count_text(p, -1),
+        "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
+        "the tokens count on one axis": _count_all,
+    }
 
 
 def _table_lengths(positions: np.ndarray) -> list[int]:
@@ -98,19 +115,19 @@ def _dims(call: LayerCall) -> tuple[int, ...]:
 
 
 def _angles(
-    call: LayerCall, x: Inputs, dims: tuple[int, ...] = (), theta: float = THETA
+    call: LayerCall, x: Inputs, dims: tuple[int, ...] = (), theta: float | None = None
 ) -> np.ndarray:
-    return find_angles(x["positions"], dims or _dims(call), theta)
+    base = _theta(call) if theta is None else theta
+    return find_angles(x["positions"], dims or _dims(call), base)
 
 
-def _beside(x: np.ndarray) -> np.ndarray:
-    """Move channels i and i + d / 2 beside each other."""
-    return x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
+def _theta(call: LayerCall) -> float:
+    return float(call.attributes.get("theta", THETA))
 
 
-def _apart(x: np.ndarray) -> np.ndarray:
-    """Move neighbouring channels half a head apart."""
-    return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
+def _turn(call: LayerCall, x: Inputs, angles: np.ndarray) -> np.ndarray:
+    function = turn_halves if call.kind == "rotate_halves" else turn
+    return function(x["input"], angles)
 
 
 def _text(positions: np.ndarray) -> int:

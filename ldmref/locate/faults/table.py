@@ -31,6 +31,7 @@ from ldmref.locate.replay import Replay
 
 NORMS = ("group_norm", "layer_norm")
 RMS = ("divide_by_rms",)
+ROTATIONS = ("rotate", "rotate_halves")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu")
 
 
@@ -83,15 +84,11 @@ FAULTS = (
     Fault(("attention",), attention.permuted_heads, "FastVideo#1321"),
     Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
+    Fault(("attention",), attention.other_bias, "TensorRT-LLM#1343, diffusers#12294"),
+    Fault(ROTATIONS, rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
+    Fault(ROTATIONS, rotary.other_frequencies, "theta and axes of other models"),
     Fault(
-        ("attend_with_bias",),
-        attention.other_bias,
-        "T5 does not scale: TensorRT-LLM#1343",
-    ),
-    Fault(("rotate",), rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
-    Fault(("rotate",), rotary.other_frequencies, "theta and axes of other models"),
-    Fault(
-        ("rotate",),
+        ROTATIONS,
         rotary.other_positions,
         "vllm-omni#4443, diffusion-4k#17, diffusers#13920, DiffSynth-Studio#753",
     ),
@@ -136,7 +133,7 @@ class InBlock(NamedTuple):
 IN_BLOCKS = (
     InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
     InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
-    InBlock(text.other_score_bias, "decoders of T5 count distances one way"),
+    InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
     InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
 )
 """Known faults that change recorded operations of a block, so that it is computed again."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.activations import tanh_gelu
-from ldmref.locate.faults.attention import end_ids
+from ldmref.locate.faults.attention import HIDDEN, end_ids
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.names import read_output
@@ -18,7 +18,7 @@ from ldmref.models.t5 import find_buckets
 
 TABLE = "relative_attention_bias"
 DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones that are tried
-BIASES = ("bias", "score_bias")  # inputs of blocks and of attention
+BIAS = "bias"  # the role of the positions in blocks and in attention
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
 PROJECTION = "text_projection"
 BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
@@ -31,16 +31,17 @@ def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
         rows = replay.parameters(point.call)["table"].shape[0]
         for text, rule in _rules(replay, rows).items():
             yield text, rule(computed.shape[-1])
-    table = replay.parameters_of(TABLE) if point.role in BIASES else None
+    table = replay.parameters_of(TABLE) if point.role == BIAS else None
     if table is not None and computed.ndim == 4:
         right = _right_rule(replay, len(table))
         for text, rule in _rules(replay, len(table)).items():
             yield text, computed + _moved(table, right, rule, computed.shape[-1])
 
 
-def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
-    """Yield attention with a bias of positions by other rules."""
-    names = [call.name for call in point.suspects if call.kind == "attend_with_bias"]
+def other_bias_of_positions(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+    """Yield attention with a bias of positions by other rules, and without its mask."""
+    calls = [call for call in point.suspects if call.kind == "attention" and BIAS in call.inputs]
+    names = [call.name for call in calls]
     table = replay.parameters_of(TABLE) if names else None
     if table is None:
         return
@@ -48,12 +49,24 @@ def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations
     for text, rule in _rules(replay, len(table)).items():
         change = _with_rule(table, right, rule)
         yield text, dict.fromkeys(names, change)
+    if (calls[0].inputs[BIAS] <= HIDDEN).any():
+        positions = table[right(calls[0].inputs[BIAS].shape[-1])].transpose(2, 0, 1)
+        yield "the padding mask is missing", dict.fromkeys(names, _without_mask(positions))
 
 
 def _with_rule(table: np.ndarray, right: BucketRule, rule: BucketRule) -> OperationChange:
     def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
-        moved = _moved(table, right, rule, x["score_bias"].shape[-1])
-        return call.compute({**x, "score_bias": x["score_bias"] + moved})
+        moved = _moved(table, right, rule, x[BIAS].shape[-1])
+        return call.compute({**x, BIAS: x[BIAS] + moved})
+
+    return change
+
+
+def _without_mask(positions: np.ndarray) -> OperationChange:
+    """Give hidden keys the bias of their positions, (heads, l, l)."""
+
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        return call.compute({**x, BIAS: np.where(x[BIAS] <= HIDDEN, positions, x[BIAS])})
 
     return change
 

@@ -89,9 +89,18 @@ class JaxBackend(Backend):
         return (standardize(x, eps) * weight + bias).astype(x.dtype)
 
     def attention(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        causal: bool = False,
+        bias: jax.Array | None = None,
+        scale: float | None = None,
     ) -> jax.Array:
-        scores = multiply(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), wide(q.dtype))
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        scores = multiply(q * factor, k.swapaxes(2, 3), wide(q.dtype))
+        if bias is not None:
+            scores = scores + bias
         if causal:
             later = jnp.arange(k.shape[2]) > jnp.arange(q.shape[2])[:, None]
             scores = jnp.where(later, -jnp.inf, scores)
