@@ -31,6 +31,7 @@ from ldmref.families.sd3 import SD3
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import transformer
 from ldmref.io.native import save_folder
+from ldmref.locate import diff_traces
 from ldmref.locate.networks import open_network
 from ldmref.models import family, preset
 from ldmref.models.conditioning import get_hidden_states
@@ -401,3 +402,12 @@ def test_a_recorded_call_is_computed_again(model, tmp_path, images):
     found = open_network(model, trace, call)
     assert found.complete
     assert [found.arguments[name] is None for name in ("tokens", "places")] == [not images] * 2
+
+
+def test_a_recorded_run_has_no_difference(model, tmp_path):
+    with ldmref.recording(model, tmp_path / "trace") as recorded:
+        modes.txt2img(model, "a cat", references=[RED, NOISE], **ASKED)
+    report = diff_traces(recorded.trace, model)
+    assert not report.faults and report.counts()["equal"] > 500
+    noted = [row.note for row in report.rows if row.verdict != "equal"]
+    assert noted and all("reference_tokens, input.reference_places not" in note for note in noted)
