@@ -23,7 +23,7 @@ from ldmref.backends import get_backend
 from ldmref.batch.planning import plan_row
 from ldmref.batch.rows import BatchRow
 from ldmref.batch.tasks import generate_task, make_task
-from ldmref.cases.network_cases import REFERENCES, network_case
+from ldmref.cases.network_cases import REFERENCES, count_text_tokens, network_case
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.export.networks import export_network
 from ldmref.families import CallSize, DeclaredReferences, NetworkInput
@@ -232,13 +232,39 @@ def replace_parameters(model):
     return LatentDiffusion(model.backend, model.config, params, first, "", *others)
 
 
-def test_they_are_fitted_and_lengths_of_texts_leave_them_alone(model):
+def test_they_are_fitted(model):
     run = modes.plan("txt2img", model, prompt="a cat", references=[RED, NOISE], **ASKED)
     assert [x.image.size for x in run.job.reference_inputs] == [(24, 16), (16, 40)]
     parts = run.prepare(model).conditionings(slice(0, 1))
     factor = model.config.vae.factor
     count = sum(w // factor * (h // factor) for w, h in ((24, 16), (16, 40)))
     assert {part.more["places"].shape for part in parts.values()} == {(1, count)}
+
+
+def test_lengths_of_texts_leave_them_alone(monkeypatch, referring):
+    """Padding of texts is cut, and references of as many tokens stay whole."""
+
+    def condition(ops, config, states, pooled, size):
+        part = SD3.text.condition(ops, config, states, pooled, size)
+        rows, length = part.context.shape[:2]
+        mask = np.tile(np.arange(length) < 5, (rows, 1)).astype(np.int64)
+        return part._replace(more={"mask": ops.asarray(mask)})
+
+    length = count_text_tokens(configure(), None)
+    changed = replace(
+        referring,
+        text=replace(SD3.text, condition=condition, multiple=8),
+        references=DeclaredReferences(
+            lambda model, *given: {"places": model.backend.asarray(np.ones((1, length)))}, 2, fit
+        ),
+    )
+    monkeypatch.setattr(sys.modules["referring_family"], "REFERRING", changed)
+    family.find_family.cache_clear()
+    model = make()
+    run = modes.plan("txt2img", model, prompt="a cat", references=[RED], **ASKED).prepare(model)
+    part = run.conditionings(slice(0, 1))["cond"]
+    assert part.more["mask"].shape[1] == get_hidden_states(part.context).shape[1] == 8 < length
+    assert part.more["places"].shape == (1, length)
 
 
 # -- records --------------------------------------------------------------------------------------
