@@ -201,6 +201,8 @@ class NamedBackend(Backend):
         """Visit `function(**arguments)`; `own_name` is its name if it has no parameters."""
         all_arrays, attributes = _split(arguments)
         owned = parameter_arguments(kind)
+        if own_name:  # a function of a network may compute its own bias
+            owned = tuple(k for k in owned if id(all_arrays.get(k)) in self._names)
         parameters = {k: v for k, v in all_arrays.items() if k in owned}
         inputs = {k: v for k, v in all_arrays.items() if k not in owned}
         first = next(iter(inputs))

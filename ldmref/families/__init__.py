@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ldmref.families.latent_diffusion import describe_text_encoder as describe_text_encoder
     from ldmref.io.diffusers import convert_autoencoder_config as convert_autoencoder_config
     from ldmref.io.diffusers import convert_scheduler_config as convert_scheduler_config
+    from ldmref.io.diffusers import convert_t5_config as convert_t5_config
+    from ldmref.io.diffusers import convert_text_config as convert_text_config
     from ldmref.io.diffusers import get_class as get_class
     from ldmref.io.diffusers import read_json as read_json
     from ldmref.io.diffusers import require_plain as require_plain
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from ldmref.models.declared import NetworkOutput as NetworkOutput
     from ldmref.models.declared import TextAttention as TextAttention
     from ldmref.models.declared_control import DeclaredControl as DeclaredControl
+    from ldmref.models.declared_references import DeclaredReferences as DeclaredReferences
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Averages as Averages
     from ldmref.models.family import Family as Family

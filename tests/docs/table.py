@@ -345,8 +345,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,
+    "examples/plugins/ldmref-pixart/README.md": PLUGIN,
     "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,
     "examples/plugins/ldmref-tangential/README.md": PLUGIN,
+    "examples/plugins/ldmref-zimage/README.md": PLUGIN,
     "ldmref/assets/emoji/README.md": {
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,

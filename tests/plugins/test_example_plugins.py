@@ -21,8 +21,10 @@ PROJECTS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 TESTS = {  # the modules that the tests of a project need beyond ldmref's own
     "ldmref-dit": ("diffusers",),
     "ldmref-jax": ("jax",),
+    "ldmref-pixart": ("diffusers", "transformers"),
     "ldmref-sa-sampler": (),
     "ldmref-tangential": (),
+    "ldmref-zimage": ("diffusers", "transformers"),
 }
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is missing")
 

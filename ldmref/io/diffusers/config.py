@@ -251,6 +251,13 @@ def convert_text_config(
         data: The contents of config.json.
         xl: Whether the model is SDXL, which uses the penultimate layer without the last norm.
         class_name: The class that model_index.json names; "": the class in `data`.
+
+    Returns:
+        The configuration.
+
+    >>> from ldmref.io.diffusers import convert_text_config
+    >>> convert_text_config({"hidden_size": 64, "num_attention_heads": 4}).hidden_size
+    64
     """
     data = TEXT_DEFAULTS | dict(data)
     classes = [class_name] if class_name else data.get("architectures") or []

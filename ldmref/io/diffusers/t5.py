@@ -43,8 +43,15 @@ def convert_t5_config(data: Mapping[str, Any], length: int) -> TextConfig:
         data: The contents of config.json.
         length: The number of tokens that the pipeline gives it.
 
+    Returns:
+        The configuration; a family that masks padding sets `use_attention_mask` in it.
+
     Raises:
         CorruptModelError: It is another kind of T5: the first version has no gate.
+
+    >>> from ldmref.io.diffusers import convert_t5_config
+    >>> convert_t5_config({"d_model": 64, "feed_forward_proj": "gated-gelu"}, 120).hidden_size
+    64
     """
     data = DEFAULTS | split_activation(str(data.get("feed_forward_proj", "relu"))) | dict(data)
     require_plain(data, PLAIN, "the T5 encoder's configuration")

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import flatten
+from ldmref.models.params import Params, flatten
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.path import FLOW
 from ldmref.testing.family.report import Findings, NotChecked, shorten
@@ -116,8 +118,9 @@ def _run_steps(
         Budget(STEPS),
     )
     watch = Reached()
+    as_they_are = LatentScale(ops, AutoencoderConfig(scaling_factor=1.0), Params())
     trainer = diffusion_trainer(
-        NoisyLatents(latents, np.ones(BATCH), 1.0, ops),
+        NoisyLatents(latents, np.ones(BATCH), as_they_are, ops),
         Condition(lambda i, rng: prompts[i % len(prompts)], subject.model(name).tokenizers),
         config,
         stage,

@@ -111,7 +111,8 @@ def spread(names: list[str], count: int) -> list[str]:
 
 def comparable_layers(report: DiffReport, network: str, module: Any) -> list[str]:
     """Return the layers of the first call that are equal and have weights, in their order."""
-    known = {name for name, part in module.named_modules() if [*part.parameters(recurse=False)]}
+    modules = [pair for pair in module.named_modules() if pair[0]]  # the network itself is no layer
+    known = {name for name, part in modules if [*part.parameters(recurse=False)]}
     calls = [row.call for row in report.rows if row.call.rpartition(".")[0] == network]
     return [
         row.layer

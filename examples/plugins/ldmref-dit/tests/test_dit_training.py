@@ -20,6 +20,9 @@ from ldmref.backends import get_backend
 from ldmref.io import TensorFile
 from ldmref.math import timestep_embedding
 from ldmref.models import unflatten
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale
+from ldmref.models.params import Params
 from ldmref.training import OptimizerConfig, read_recipe, train
 from ldmref.training.diffusion.latents import Latents, NoisyLatents
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer
@@ -137,7 +140,8 @@ def test_gradients_of_the_flow_are_those_of_diffusers(pipe, folder):
         block.norm1.emb.class_embedder.dropout_prob = 0.0  # the batch drops its classes itself
     moments = np.random.default_rng(0).standard_normal((2, 4, 4, 8, 8))
     ops = get_backend("torch", dtype="float64")
-    noisy = NoisyLatents(Latents(*moments), np.ones(4), 1.0, ops)
+    as_they_are = LatentScale(ops, AutoencoderConfig(scaling_factor=1.0), Params())
+    noisy = NoisyLatents(Latents(*moments), np.ones(4), as_they_are, ops)
     condition = Condition(lambda i, rng: str(100 * i), model.tokenizers)
     stage = DiffusionStage(optimizer=OptimizerConfig(batch_size=4, warmup=1), budget=Budget(1))
     names = [n for n, _ in theirs.named_parameters()]

@@ -1,0 +1,150 @@
+"""Z-Image for ldmref: a transformer of one stream, with Qwen3 as its text encoder.
+
+Z-Image Team 2025, arXiv:2511.22699. ldmref finds `Z_IMAGE` and `QWEN3` through the entry points
+`ldmref.families` and `ldmref.text_encoders`, and knows from them how to load, sample, trace,
+compare and export the model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ldmref.backends import Backend
+from ldmref.families import (
+    CallSize,
+    DeclaredNetwork,
+    Family,
+    GoldenModels,
+    GoldenRun,
+    LoraRules,
+    NetworkInput,
+    NetworkOutput,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+    describe_autoencoder,
+    describe_text_encoder,
+    get_hidden_states,
+)
+from ldmref.models import ModelConfig, Params
+from ldmref_zimage.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
+from ldmref_zimage.files import PIPELINES, read_folder
+from ldmref_zimage.network import transformer, transformer_spec
+from ldmref_zimage.pipelines import read_inputs, read_layer, read_prediction, read_states
+from ldmref_zimage.presets import make_presets, shrink
+from ldmref_zimage.qwen3 import QWEN3, Qwen3Config
+from ldmref_zimage.text import CHAT, with_length
+from ldmref_zimage.work import count_activations, count_flops
+
+Array = Any
+STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the image
+# every block begins as the identity, and the output as zero; so do learned padding tokens
+ZEROS = ("adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token")
+ENDS = ("all_x_embedder.2-1.weight", "2-1.linear.weight", "pad_token")
+LORA_TARGETS = {
+    "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
+    "feed_forward": (".w1", ".w2", ".w3"),
+    "projections": ("all_x_embedder.2-1", "cap_embedder.1"),
+}
+
+__all__ = ["QWEN3", "Z_IMAGE", "Qwen3Config", "ZImageConfig", "transformer", "transformer_spec"]
+
+
+def predict_velocity(
+    ops: Backend,
+    p: Params,
+    config: ZImageConfig,
+    x: Array,
+    t: Array,
+    context: Array,
+    mask: Array | None = None,
+) -> Array:
+    """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
+
+    The makers' time runs from noise to image, and so does the velocity that they predict.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `transformer_spec`.
+        config: The configuration.
+        x: Noisy latents, (n, z, h, w).
+        t: The times, multiplied by 1000, (n,).
+        context: Hidden states of the captions, (n, l, cap_feat_dim), which may be cached.
+        mask: 1 for tokens of a caption and 0 for padding, (n, l). None: all are tokens.
+
+    Returns:
+        (n, z, h, w).
+    """
+    xp = ops.xp
+    states = get_hidden_states(context)
+    if mask is None:
+        mask = xp.ones_like(states[:, :, 0])
+    if xp.isdtype(t.dtype, "integral"):
+        t = xp.astype(t, getattr(xp, ops.state_dtype))
+    return -transformer(ops, p, config, x, (STEPS - t) / STEPS, states, mask)
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoder, transformer and autoencoder."""
+    denoiser = transformer_of(config)
+    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
+    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
+    inputs = (
+        NetworkInput("x", "sample", latents, also=("input", "0", "x")),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (batch, tokens, denoiser.cap_feat_dim),
+            also=("2", "context", "cap_feats"),
+        ),
+        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
+    )
+    network = DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and caption",
+        predict_velocity,
+        partial(transformer_spec, denoiser),
+        {"config": denoiser},
+        inputs,
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+    text = describe_text_encoder("text_encoder", config.text_encoder)
+    return [text, network, *describe_autoencoder(config.vae)]
+
+
+Z_IMAGE = Family(
+    "z-image",
+    ZImageConfig,
+    describe_networks,
+    Work(count_flops, count_activations),
+    "Z-Image: a transformer of one stream for image and caption, after Qwen3",
+    broken_rules,
+    text=TextPath(
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+        multiple=SEGMENT,
+    ),
+    presets=make_presets(),
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        modules=("ZImageTransformer2DModel",),
+        halves=("cond", "uncond"),
+        inputs=read_inputs,
+        prediction=read_prediction,
+        states=read_states,
+        layer=read_layer,
+        scale=lambda scale: scale + 1.0,
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(
+        shrink, (GoldenRun("z-image", "euler"), GoldenRun("z-image-turbo", "euler"))
+    ),
+)
+"""The family of Z-Image."""

@@ -1,0 +1,89 @@
+"""The configuration of Z-Image's transformer, with the field names of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from ldmref.declare import Length, Range
+from ldmref.families import DenoiserConfig
+from ldmref.models import ModelConfig
+from ldmref_zimage.qwen3 import Qwen3Config
+
+Size = Annotated[int, Range(1, 65536)]
+PATCH = 2  # a token is a patch of 2 x 2 cells
+SEGMENT = 32  # the tokens of an image, and those of a caption, are filled up to multiples of it
+
+
+@dataclass(frozen=True)
+class ZImageConfig(DenoiserConfig):
+    """The transformer of Z-Image: image and caption alone, then both in one stream.
+
+    Args:
+        in_channels: Number of channels z of the latents.
+        out_channels: z.
+        sample_size: Height and width of the latents in training.
+        dim: Width d of the tokens.
+        n_layers: Number of blocks that image and caption pass together.
+        n_refiner_layers: Number of blocks that each passes alone.
+        n_heads: Number of attention heads.
+        cap_feat_dim: Width of the text's hidden states.
+        norm_eps: Number added to the mean square in the norms of the tokens.
+        rope_theta: The base of the frequencies of the positions.
+        t_scale: What the time, from 0 for noise to 1 for the image, is multiplied by.
+        axes_dims: The parts of a head's width that are rotated by a token's place in the sequence
+            of caption and image, its row and its column.
+    """
+
+    family: ClassVar[str] = "z-image"
+    network: ClassVar[str] = "transformer"
+    in_channels: Size = 16
+    out_channels: Size = 16
+    sample_size: Size = 128
+    dim: Size = 3840
+    n_layers: Annotated[int, Range(1, 1000)] = 30
+    n_refiner_layers: Annotated[int, Range(0, 1000)] = 2
+    n_heads: Size = 30
+    cap_feat_dim: Size = 2560
+    norm_eps: Annotated[float, Range(0, 1)] = 1e-5
+    rope_theta: Annotated[float, Range(1, 1e12)] = 256.0
+    t_scale: Annotated[float, Range(1e-9, 1e9)] = 1000.0
+    axes_dims: Annotated[tuple[int, ...], Range(2, 65536), Length(3, 3)] = (32, 48, 48)
+
+    @property
+    def hidden_dim(self) -> int:
+        """The width of the feed-forward layers."""
+        return int(self.dim / 3 * 8)
+
+    @property
+    def time_dim(self) -> int:
+        """The width of the embedded time."""
+        return min(self.dim, 256)
+
+    @property
+    def side_multiple(self) -> int:
+        """A token is a patch of 2 x 2 cells of the latents."""
+        return PATCH
+
+
+def transformer_of(config: ModelConfig) -> ZImageConfig:
+    """Return the transformer's configuration of a model of this family."""
+    assert isinstance(config.denoiser, ZImageConfig)
+    return config.denoiser
+
+
+def broken_rules(config: ModelConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    transformer = transformer_of(config)
+    axes = transformer.axes_dims
+    if transformer.dim != transformer.n_heads * sum(axes) or any(dim % 2 for dim in axes):
+        yield "transformer.axes_dims must be even and add up to dim / n_heads"
+    if transformer.in_channels != transformer.out_channels:
+        yield "transformer.out_channels must equal in_channels"
+    text = config.text_encoder
+    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
+        yield "the text encoder must be Qwen3's"
+        return
+    if text.hidden_size * len(text.hidden_layers) != transformer.cap_feat_dim:
+        yield "transformer.cap_feat_dim must be the width of all hidden_layers of the text encoder"

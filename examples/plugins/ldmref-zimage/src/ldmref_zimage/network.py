@@ -1,0 +1,300 @@
+"""The transformer of Z-Image: image and caption alone, then both in one stream.
+
+Z-Image Team 2025, arXiv:2511.22699, section 4.2, and github.com/Tongyi-MAI/Z-Image,
+src/zimage/transformer.py; rotary positions of Su et al. 2021, arXiv:2104.09864, on three axes;
+norms before and after every layer, as in Ding et al. 2021, arXiv:2105.13290, section 2.4. Parameter
+names of diffusers' ZImageTransformer2DModel.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ldmref.backends import Backend
+from ldmref.math import timestep_embedding
+from ldmref.models import Params, Spec, numbered
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
+from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import rms_norm
+from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
+from ldmref_zimage.rotary import find_waves, turn_pairs
+
+Array = Any
+FREQUENCIES = 256  # width of the sines and cosines of the time
+TIME_WIDTH = 1024  # of the embedded time between its two layers
+FORM = "2-1"  # patches of 2 x 2 cells of one frame
+QK_EPS = 1e-5  # of the norms of queries and keys
+FINAL_EPS = 1e-6  # of the last norm
+PROJECTIONS = ("to_q", "to_k", "to_v")
+
+
+class Tokens(NamedTuple):
+    """Tokens, and what attention needs to know about them.
+
+    Attributes:
+        states: (n, l, d).
+        positions: Place in the sequence, row and column, (n, l, 3).
+        seen: 1 for tokens that others read and 0 for those that fill up a batch, (n, l). None: all
+            are read.
+    """
+
+    states: Array
+    positions: Array
+    seen: Array | None
+
+
+def transformer_spec(config: ZImageConfig) -> Spec:
+    """Return the shapes of every parameter of the transformer."""
+    d = config.dim
+    hidden = config.hidden_dim
+    norm: Spec = {"weight": (d,)}
+    head: Spec = {"weight": (d // config.n_heads,)}
+    plain: Spec = {
+        "attention": {
+            "norm_q": head,
+            "norm_k": head,
+            "to_q": linear_spec(d, d, False),
+            "to_k": linear_spec(d, d, False),
+            "to_v": linear_spec(d, d, False),
+            "to_out": {"0": linear_spec(d, d, False)},
+        },
+        "feed_forward": {
+            "w1": linear_spec(d, hidden, False),
+            "w2": linear_spec(hidden, d, False),
+            "w3": linear_spec(d, hidden, False),
+        },
+        "attention_norm1": norm,
+        "ffn_norm1": norm,
+        "attention_norm2": norm,
+        "ffn_norm2": norm,
+    }
+    modulated: Spec = plain | {"adaLN_modulation": {"0": linear_spec(config.time_dim, 4 * d)}}
+    width = PATCH**2 * config.in_channels
+    final: Spec = {
+        "linear": linear_spec(d, width),
+        "adaLN_modulation": {"1": linear_spec(config.time_dim, d)},
+    }
+    text = config.cap_feat_dim
+    return {
+        "x_pad_token": (1, d),
+        "cap_pad_token": (1, d),
+        "all_x_embedder": {FORM: linear_spec(width, d)},
+        "all_final_layer": {FORM: final},
+        "noise_refiner": numbered([modulated] * config.n_refiner_layers),
+        "context_refiner": numbered([plain] * config.n_refiner_layers),
+        "t_embedder": {
+            "mlp": {
+                "0": linear_spec(FREQUENCIES, TIME_WIDTH),
+                "2": linear_spec(TIME_WIDTH, config.time_dim),
+            }
+        },
+        "cap_embedder": {"0": {"weight": (text,)}, "1": linear_spec(text, d)},
+        "layers": numbered([modulated] * config.n_layers),
+    }
+
+
+def transformer(
+    ops: Backend, p: Params, config: ZImageConfig, x: Array, t: Array, context: Array, mask: Array
+) -> Array:
+    """Predict x0 - eps, the velocity from noise to image, as the makers' network does.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `transformer_spec`.
+        config: The configuration.
+        x: Noisy latents, (n, z, h, w) with even h and w.
+        t: The makers' times, (n,) floating: 0 for noise, 1 for the image.
+        context: Hidden states of the captions, (n, l, cap_feat_dim).
+        mask: 1 for tokens of a caption, which come first, and 0 for padding, (n, l).
+
+    Returns:
+        (n, z, h, w).
+    """
+    xp = ops.xp
+    emb = embed_time(ops, p.t_embedder, t * config.t_scale, x)
+    caption = embed_caption(ops, p, config, context, mask)
+    image = embed_image(ops, p, config, x, caption)
+    image = refine(ops, p.noise_refiner, config, image, emb)
+    caption = refine(ops, p.context_refiner, config, caption, None)
+    positions = xp.concat([image.positions, caption.positions], axis=1)
+    seen = xp.concat([xp.ones_like(image.positions[:, :, 0]), caption.seen], axis=1)
+    joined = xp.concat([image.states, caption.states], axis=1)
+    joined = refine(ops, p.layers, config, Tokens(joined, positions, seen), emb)
+    h = final_layer(ops, p.all_final_layer[FORM], joined.states, emb)
+    return join_patches(ops, h, x)
+
+
+@layer
+def embed_time(ops: Backend, p: Params, t: Array, like: Array) -> Array:
+    """Embed times, (n,), already scaled: (n, d_time), dtype of `like`."""
+    waves = ops.call_function("time_proj", timestep_embedding, t, FREQUENCIES)
+    h = linear(ops, p.mlp["0"], ops.xp.astype(waves, like.dtype, copy=False))
+    return linear(ops, p.mlp["2"], ops.silu(h))
+
+
+def embed_caption(
+    ops: Backend, p: Params, config: ZImageConfig, context: Array, mask: Array
+) -> Tokens:
+    """Embed captions, (n, l, cap_feat_dim), whose mask is (n, l).
+
+    The last segment of a caption is filled up with a learned token, which is read like all others;
+    its place in the sequence goes on. Segments without a token of the caption are not read.
+    """
+    xp = ops.xp
+    wide = getattr(xp, ops.state_dtype)
+    given = xp.astype(mask, wide)[:, :, None]
+    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
+    context = fill_segment(ops, context, context[:, :1, :])
+    n, length, _ = given.shape
+    segments = xp.reshape(given, (n, length // SEGMENT, SEGMENT))
+    seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
+    h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
+    h = xp.where(given != 0, h, p.cap_pad_token[None, :, :])
+    places = xp.cumulative_sum(xp.ones_like(given), axis=1)
+    nowhere = xp.zeros_like(places)
+    positions = xp.concat([places, nowhere, nowhere], axis=2)
+    return Tokens(h, positions, xp.reshape(seen, (n, length)))
+
+
+@layer
+def embed_states(ops: Backend, p: Params, x: Array, eps: float) -> Array:
+    """Normalise hidden states, (n, l, d_text), and project them: (n, l, d)."""
+    return linear(ops, p["1"], rms_norm(ops, p["0"], x, eps))
+
+
+def embed_image(ops: Backend, p: Params, config: ZImageConfig, x: Array, caption: Tokens) -> Tokens:
+    """Embed patches of latents, (n, z, h, w), which come after the caption in the sequence.
+
+    The last segment is filled up with a learned token, which is read like all others, at place 0.
+    """
+    xp = ops.xp
+    n, c, height, width = x.shape
+    rows, columns = height // PATCH, width // PATCH
+    grid = xp.reshape(x, (n, c, rows, PATCH, columns, PATCH))
+    grid = xp.permute_dims(grid, (0, 2, 4, 3, 5, 1))  # channels last within a patch
+    grid = xp.reshape(grid, (n, rows, columns, PATCH * PATCH * c))
+    patches = xp.reshape(grid, (n, rows * columns, PATCH * PATCH * c))
+    last = rows * columns - 1
+    patches = fill_segment(ops, patches, patches[:, last:, :])
+    places = place_patches(ops, grid)
+    given = xp.ones_like(places[:, :, :1])
+    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
+    places = fill_segment(ops, places, places[:, :1, :])
+    after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
+    positions = xp.concat([after * given, places + xp.zeros_like(after)], axis=2)
+    h = linear(ops, p.all_x_embedder[FORM], patches)
+    h = xp.where(given != 0, h, p.x_pad_token[None, :, :])
+    return Tokens(h, positions, None)
+
+
+def place_patches(ops: Backend, grid: Array) -> Array:
+    """Return row and column of patches, (n, rows, columns, k): (1, rows * columns, 2)."""
+    xp = ops.xp
+    one = xp.ones_like(xp.astype(grid[0, :, :, 0], getattr(xp, ops.state_dtype), copy=False))
+    counted = [xp.cumulative_sum(one, axis=axis) - 1.0 for axis in (0, 1)]
+    return xp.concat([xp.reshape(places, (1, -1, 1)) for places in counted], axis=2)
+
+
+def fill_segment(ops: Backend, x: Array, row: Array) -> Array:
+    """Append `row`, (n, 1, k), to tokens (n, l, k) until l is a multiple of 32."""
+    length = x.shape[1]
+    missing = (length + SEGMENT - 1) // SEGMENT * SEGMENT - length
+    if missing == 0:
+        return x
+    rows = ops.xp.concat([row] * (SEGMENT - 1), axis=1)
+    return ops.xp.concat([x, rows[:, :missing, :]], axis=1)
+
+
+def refine(
+    ops: Backend, blocks: Params, config: ZImageConfig, tokens: Tokens, emb: Array | None
+) -> Tokens:
+    """Apply blocks, modulated by the embedded time (n, d_time) if it is given.
+
+    Tokens that are not seen begin as 0 and are not turned, as in the makers' batches.
+    """
+    cos, sin = find_waves(ops, tokens.positions, config.axes_dims, config.rope_theta, tokens.seen)
+    x = tokens.states
+    score_bias = None
+    if tokens.seen is not None:
+        score_bias = mask_bias(ops, tokens.seen)
+        x = x * ops.xp.astype(tokens.seen, x.dtype, copy=False)[:, :, None]
+    for p_block in blocks.items_in_order():
+        x = block(ops, p_block, x, emb, cos, sin, score_bias, config)
+    return tokens._replace(states=x)
+
+
+@layer
+def block(
+    ops: Backend,
+    p: Params,
+    x: Array,
+    emb: Array | None,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
+    config: ZImageConfig,
+) -> Array:
+    """Apply attention and the feed-forward layer, with norms before and after; x: (n, l, d).
+
+    The time gives a scale before and a gate after each, which tanh limits.
+    """
+    eps = config.norm_eps
+    h = rms_norm(ops, p.attention_norm1, x, eps)
+    if emb is None:
+        h = self_attention(ops, p.attention, h, cos, sin, score_bias, config.n_heads)
+        x = x + rms_norm(ops, p.attention_norm2, h, eps)
+        h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
+        return x + rms_norm(ops, p.ffn_norm2, h, eps)
+    d = x.shape[2]
+    rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
+    scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
+    h = self_attention(
+        ops, p.attention, h * (1.0 + scale_attn), cos, sin, score_bias, config.n_heads
+    )
+    x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
+    h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
+    h = feed_forward(ops, p.feed_forward, h)
+    return x + ops.xp.tanh(gate_mlp) * rms_norm(ops, p.ffn_norm2, h, eps)
+
+
+@layer
+def self_attention(
+    ops: Backend,
+    p: Params,
+    x: Array,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
+    num_heads: int,
+) -> Array:
+    """Let tokens (n, l, d) read each other."""
+    q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in PROJECTIONS)
+    q = rms_norm(ops, p.norm_q, q, QK_EPS)
+    k = rms_norm(ops, p.norm_k, k, QK_EPS)
+    q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
+    mixed = ops.attention(q, k, v, bias=score_bias)
+    return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_2 (silu(W_1 x) * W_3 x); x: (n, l, d) -> the same."""
+    return linear(ops, p.w2, ops.silu(linear(ops, p.w1, x)) * linear(ops, p.w3, x))
+
+
+@layer
+def final_layer(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
+    """Normalise tokens (n, l, d), scale them as the time says, and project: (n, l, 4 z)."""
+    one = ops.xp.ones_like(x[0, 0, :])
+    scale = 1.0 + linear(ops, p.adaLN_modulation["1"], ops.silu(emb))
+    normal = ops.layer_norm(x, one, one - one, FINAL_EPS)
+    return linear(ops, p.linear, normal * scale[:, None, :])
+
+
+def join_patches(ops: Backend, h: Array, like: Array) -> Array:
+    """Join the patches at the start of (n, l, 4 z) to latents of the shape of `like`."""
+    xp = ops.xp
+    n, c, height, width = like.shape
+    rows, columns = height // PATCH, width // PATCH
+    h = xp.reshape(h[:, : rows * columns, :], (n, rows, columns, PATCH, PATCH, c))
+    return xp.reshape(xp.permute_dims(h, (0, 5, 1, 3, 2, 4)), (n, c, height, width))

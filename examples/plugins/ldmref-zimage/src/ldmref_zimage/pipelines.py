@@ -1,0 +1,63 @@
+"""How diffusers' pipelines call the networks of Z-Image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref_zimage.config import SEGMENT
+
+Tensor = Any
+LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer
+
+
+def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of the transformer as ours.
+
+    Lists of latents, (z, 1, h, w), and of captions, (l, d), become arrays. Captions are filled up
+    to the longest in whole segments, each with its last token, which is what the transformer
+    embeds before it puts its own tokens there.
+    """
+    import torch
+
+    captions = arguments[CAPTIONS]
+    length = -(-max(len(caption) for caption in captions) // SEGMENT) * SEGMENT
+    rows = [torch.cat([x, x[-1:].repeat(length - len(x), 1)]) for x in captions]
+    kept = torch.tensor([len(caption) for caption in captions])[:, None]
+    return {
+        "sample": torch.stack([latents[:, 0] for latents in arguments[LATENTS]]),
+        "timestep": 1000.0 - 1000.0 * arguments[TIME],
+        "encoder_hidden_states": torch.stack(rows),
+        "encoder_attention_mask": (torch.arange(length)[None, :] < kept).long(),
+    }
+
+
+def read_layer(inputs: Mapping[str, Any], layer: str, array: Tensor) -> Tensor:
+    """Return an array of a layer with a row for each caption.
+
+    Captions are embedded in one row, of their segments one after the other.
+    """
+    import torch
+
+    if not layer.startswith("cap_embedder") or array.ndim != 2:
+        return array
+    mask = inputs["encoder_attention_mask"]
+    length = mask.shape[1]
+    counts = -(-mask.sum(dim=1) // SEGMENT) * SEGMENT
+    if len(array) != int(counts.sum()):
+        return array
+    rows = [torch.cat([x, x[-1:].repeat(length - len(x), 1)]) for x in array.split(counts.tolist())]
+    return torch.stack(rows)
+
+
+def read_prediction(output: Any) -> Tensor:
+    """Return our prediction, (n, z, h, w), of a list of the makers', (z, 1, h, w) each."""
+    import torch
+
+    images = output[0] if isinstance(output, tuple) else output.sample
+    return -torch.stack([image[:, 0] for image in images])
+
+
+def read_states(output: Any, skip: int, several: bool) -> Tensor:
+    """Return the last hidden states but one, which the transformer reads."""
+    return output.hidden_states[-2 - skip]

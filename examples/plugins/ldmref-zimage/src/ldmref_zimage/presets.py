@@ -1,0 +1,78 @@
+"""The published sizes of Z-Image, and one for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ldmref.models import AutoencoderConfig, Defaults, ModelConfig
+from ldmref.samplers import SchedulerConfig
+from ldmref_zimage.config import SEGMENT, ZImageConfig, transformer_of
+from ldmref_zimage.files import SCALE, STEPS
+from ldmref_zimage.qwen3 import Qwen3Config
+
+AUTOENCODER = AutoencoderConfig(  # Flux.1's
+    latent_channels=16,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+    scaling_factor=0.3611,
+    shift_factor=0.1159,
+)
+FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
+TURBO = ModelConfig(
+    name="z-image-turbo",
+    denoiser=ZImageConfig(),
+    vae=AUTOENCODER,
+    text_encoder=Qwen3Config(hidden_layers=(-2,), final_norm=False),  # Qwen3-4B
+    scheduler=replace(FLOW, shift=3.0),
+    defaults=Defaults(8, 1.0, width=1024, height=1024),
+)
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    small = replace(
+        transformer_of(config),
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        dim=24,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=20,
+        axes_dims=(4, 4, 4),
+    )
+    vae = replace(
+        config.vae,
+        latent_channels=4,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    text = replace(
+        text,
+        vocab_size=512,
+        hidden_size=20,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=2 * SEGMENT,
+    )
+    defaults = replace(config.defaults, steps=4, width=16, height=16)
+    return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name."""
+    base = replace(
+        TURBO,
+        name="z-image",
+        scheduler=replace(FLOW, shift=6.0),
+        defaults=Defaults(STEPS, SCALE, width=1024, height=1024),
+    )
+    tiny = replace(shrink(base), name="z-image-tiny")
+    return {"z-image-tiny": tiny, TURBO.name: TURBO, base.name: base}

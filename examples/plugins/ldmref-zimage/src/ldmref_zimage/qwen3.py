@@ -1,0 +1,228 @@
+"""Qwen3 as a text encoder: hidden states of a causal language model.
+
+Yang et al. 2025, arXiv:2505.09388, section 2: grouped queries (Ainslie et al. 2023,
+arXiv:2305.13245), rotary positions (Su et al. 2021, arXiv:2104.09864), a gated feed-forward layer
+(Shazeer 2020, arXiv:2002.05202), norms before both, and a norm of every query and key. No layer has
+a bias. Parameter names of transformers' Qwen3Model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+
+from ldmref.backends import Backend
+from ldmref.declare import Length, Range
+from ldmref.errors import UsageError
+from ldmref.families import TextConfig, TextEncoder
+from ldmref.models import Params, Spec, numbered
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
+from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import find_angles, rms_norm, turn_halves
+from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Qwen3Config(TextConfig):
+    """Qwen3: token ids (n, l) to hidden states (n, l, hidden_size) for each of `hidden_layers`.
+
+    Args:
+        num_key_value_heads: Number of heads of keys and values, which divides that of queries.
+        head_dim: Width of a head. It is given: Qwen3-4B has 32 heads of 128 and a width of 2560.
+        rope_theta: The base of the frequencies of the positions.
+        hidden_layers: Which hidden states are returned, one beside the other: 0 for the tokens'
+            embeddings, i for the output of the i-th layer; -1 for that of the last, -2 for the one
+            before it. `clip_skip` counts from here.
+        final_norm: Whether the final norm is applied to them.
+        use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
+    """
+
+    model_type: str = "qwen3"
+    vocab_size: Annotated[int, Range(1, 10_000_000)] = 151936
+    hidden_size: Annotated[int, Range(1, 65536)] = 2560
+    intermediate_size: Annotated[int, Range(1, 65536)] = 9728
+    num_hidden_layers: Annotated[int, Range(1, 256)] = 36
+    num_attention_heads: Annotated[int, Range(1, 65536)] = 32
+    num_key_value_heads: Annotated[int, Range(1, 65536)] = 8
+    head_dim: Annotated[int, Range(0, 65536)] = 128
+    max_position_embeddings: Annotated[int, Range(1, 65536)] = 512
+    layer_norm_eps: Annotated[float, Range(0, 1)] = 1e-6
+    rope_theta: Annotated[float, Range(1, 1e12)] = 1e6
+    hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
+    final_norm: bool = True
+    use_attention_mask: bool = True
+
+
+def qwen3_spec(config: Qwen3Config) -> Spec:
+    """Return the shapes of every parameter."""
+    d = config.hidden_size
+    head = config.head_dim
+    queries = config.num_attention_heads * head
+    keys = config.num_key_value_heads * head
+    mlp: Spec = {
+        name: linear_spec(d, config.intermediate_size, False) for name in ("gate_proj", "up_proj")
+    }
+    mlp["down_proj"] = linear_spec(config.intermediate_size, d, False)
+    block: Spec = {
+        "self_attn": {
+            "q_proj": linear_spec(d, queries, False),
+            "k_proj": linear_spec(d, keys, False),
+            "v_proj": linear_spec(d, keys, False),
+            "o_proj": linear_spec(queries, d, False),
+            "q_norm": {"weight": (head,)},
+            "k_norm": {"weight": (head,)},
+        },
+        "mlp": mlp,
+        "input_layernorm": {"weight": (d,)},
+        "post_attention_layernorm": {"weight": (d,)},
+    }
+    return {
+        "embed_tokens": {"weight": (config.vocab_size, d)},
+        "layers": numbered([block] * config.num_hidden_layers),
+        "norm": {"weight": (d,)},
+    }
+
+
+def qwen3(
+    ops: Backend,
+    p: Params,
+    config: Qwen3Config,
+    ids: Array,
+    skip: int = 0,
+    mask: Array | None = None,
+) -> Array:
+    """Compute the hidden states of `config.hidden_layers`.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `qwen3_spec`.
+        config: The configuration.
+        ids: Token ids, (n, l) int64.
+        skip: Number of layers by which the chosen states come earlier.
+        mask: 1 for tokens and 0 for padding, which no token reads, (n, l). None: none is padding,
+            or it follows the tokens, which read only those before them.
+
+    Returns:
+        (n, l, k * hidden_size) for k layers.
+
+    Raises:
+        UsageError: There is no layer that early.
+    """
+    wanted = find_layers(config, skip)
+    score_bias = None if mask is None else mask_bias(ops, mask)
+    positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
+    angles = find_angles(positions, (config.head_dim,), config.rope_theta)
+    x = ops.embedding(p.embed_tokens.weight, ids)
+    states = [x]
+    for block in p.layers.items_in_order()[: max(wanted)]:
+        x = decoder_layer(ops, block, x, angles, score_bias, config)
+        states.append(x)
+    found = [states[number] for number in wanted]
+    if config.final_norm:
+        found = [rms_norm(ops, p.norm, x, config.layer_norm_eps) for x in found]
+    return found[0] if len(found) == 1 else ops.xp.concat(found, axis=2)
+
+
+def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
+    """Return the numbers of the layers whose outputs are wanted, 0 for the embeddings.
+
+    Raises:
+        UsageError: There is no layer that early.
+    """
+    layers = config.num_hidden_layers
+    found = [(i if i >= 0 else layers + 1 + i) - skip for i in config.hidden_layers]
+    if min(found) < 0:
+        most = min(found) + skip
+        message = f"clip_skip is {skip}, and {most} layers come before the hidden states"
+        raise UsageError(message, code="E-CLIP-SKIP", hint=f"take 0 to {most}")
+    return found
+
+
+@layer
+def decoder_layer(
+    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+) -> Array:
+    """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
+    h = rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
+    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
+    h = rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
+    return ops.add(x, gated_mlp(ops, p.mlp, h))
+
+
+@layer
+def grouped_attention(
+    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+) -> Array:
+    """Apply causal self-attention, in which several heads share their keys; x: (n, l, d)."""
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    q = split_heads(ops, linear(ops, p.q_proj, x), heads)
+    k, v = (split_heads(ops, linear(ops, name, x), shared) for name in (p.k_proj, p.v_proj))
+    q = rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
+    k = rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
+    q, k = (ops.call_function("rotate", turn_halves, part, angles) for part in (q, k))
+    k, v = (repeat_heads(ops, part, heads) for part in (k, v))
+    mixed = ops.attention(q, k, v, causal=True, bias=score_bias)
+    return linear(ops, p.o_proj, merge_heads(ops, mixed))
+
+
+@layer
+def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
+    gate = ops.silu(linear(ops, p.gate_proj, x))
+    return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
+
+
+def rename_tensor(name: str) -> str:
+    """Return our name of a tensor or layer of transformers, also of the whole language model."""
+    return "" if name == "model" else name.removeprefix("model.")
+
+
+def broken_rules(config: TextConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    assert isinstance(config, Qwen3Config)
+    if config.num_attention_heads % config.num_key_value_heads:
+        yield "num_key_value_heads must divide num_attention_heads"
+    if config.head_dim < 2 or config.head_dim % 2:
+        yield "head_dim of 'qwen3' must be even and positive"
+    layers = config.num_hidden_layers
+    if not all(-layers - 1 <= number <= layers for number in config.hidden_layers):
+        yield f"hidden_layers must be from {-layers - 1} to {layers}"
+
+
+QWEN3 = TextEncoder(
+    name="qwen3",
+    title="Qwen3",
+    spec=qwen3_spec,
+    tokenizer=qwen_tokenizer,
+    function=qwen3,
+    config=Qwen3Config,
+    fields=(
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "layer_norm_eps",
+        "rope_theta",
+        "hidden_layers",
+        "final_norm",
+        "use_attention_mask",
+    ),
+    vocabulary=small_vocabulary,
+    any_length=True,
+    classes=("Qwen3Model", "Qwen3ForCausalLM"),
+    rename=rename_tensor,
+    ignored=r"lm_head\.weight",
+    table="embed_tokens.weight",
+    broken_rules=broken_rules,
+)
+"""The kind of text encoder."""

@@ -1,0 +1,106 @@
+"""Qwen3 as a text encoder against transformers' Qwen3Model, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from ldmref_zimage.qwen3 import Qwen3Config, find_layers, qwen3, qwen3_spec
+from originals import encoder_in_double
+
+from ldmref.backends import get_backend
+from ldmref.errors import UsageError
+from ldmref.models import flatten, unflatten
+
+LENGTH = 30
+SMALL = dict(
+    vocab_size=40, hidden_size=24, intermediate_size=32, num_hidden_layers=4,
+    num_attention_heads=6, num_key_value_heads=2, head_dim=10,
+)  # fmt: skip
+
+
+def configure(**fields):
+    """Return our configuration of the small model."""
+    return Qwen3Config(**SMALL, max_position_embeddings=LENGTH, rope_theta=1e6, **fields)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """Return a small Qwen3Model in float64."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    model = transformers.Qwen3Model(transformers.Qwen3Config(**SMALL, rope_parameters=rope))
+    model = model.eval().double()
+    for parameter in model.parameters():  # their initial scores are tiny
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    with encoder_in_double(SMALL["head_dim"]):
+        yield model
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(0).integers(0, 40, (2, LENGTH))
+
+
+def compute(theirs, ids, backend="numpy", mask=None, skip=0, **fields):
+    """Compute our hidden states in float64."""
+    ops = get_backend(backend, dtype="float64")
+    state = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
+    mask = None if mask is None else ops.asarray(mask.astype(np.int64))
+    found = qwen3(
+        ops, unflatten(state), configure(**fields), ops.asarray(ids), skip=skip, mask=mask
+    )
+    return ops.to_numpy(found)
+
+
+MASKS = {
+    "none": None,
+    "right": np.arange(LENGTH)[None, :] < np.array([[LENGTH], [17]]),
+    "left": np.arange(LENGTH)[None, :] >= np.array([[0], [9]]),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("side", [*MASKS])
+def test_hidden_states_are_those_of_transformers(theirs, ids, backend, side):
+    """Every selected layer of every token that is not padding, before the final norm."""
+    mask = MASKS[side]
+    given = None if mask is None else torch.tensor(mask)
+    with torch.no_grad():
+        found = theirs(torch.tensor(ids), attention_mask=given, output_hidden_states=True)
+    wanted = np.concatenate([found.hidden_states[i].numpy() for i in (0, 1, 3)], axis=2)
+    fields = {"hidden_layers": (0, 1, -2), "final_norm": False}
+    got = compute(theirs, ids, backend, mask, **fields)
+    seen = np.ones(ids.shape, bool) if mask is None else mask
+    difference = np.abs(got - wanted)[seen]
+    assert difference.max() < 1e-10 * np.abs(wanted[seen]).max()
+
+
+def test_the_last_state_has_the_final_norm(theirs, ids):
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(ids)).last_hidden_state.numpy()
+    got = compute(theirs, ids)
+    assert np.abs(got - wanted).max() < 1e-10 * np.abs(wanted).max()
+    bare = compute(theirs, ids, final_norm=False)
+    assert np.abs(bare - wanted).max() > 0.1
+
+
+def test_padding_after_the_tokens_needs_no_mask(theirs, ids):
+    """Tokens read only those before them."""
+    mask = MASKS["right"]
+    with_mask, without = compute(theirs, ids, mask=mask), compute(theirs, ids)
+    assert np.abs(with_mask - without)[mask].max() < 1e-13
+
+
+def test_skipped_layers_count_from_the_selected_ones(theirs, ids):
+    fields = {"hidden_layers": (-2,), "final_norm": False}
+    earlier = compute(theirs, ids, hidden_layers=(2,), final_norm=False)
+    assert np.array_equal(compute(theirs, ids, skip=1, **fields), earlier)
+    with pytest.raises(UsageError, match="3 layers come before"):
+        find_layers(configure(**fields), 4)
+
+
+def test_shapes_are_those_of_transformers(theirs):
+    shapes = {name: tuple(x.shape) for name, x in theirs.state_dict().items()}
+    assert flatten(qwen3_spec(configure())) == shapes

@@ -1,0 +1,76 @@
+"""Qwen's tokenizer against transformers' of the same files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import transformers
+from ldmref_zimage import Qwen3Config
+from ldmref_zimage.text import CHAT
+from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
+
+from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.prompts import PromptOptions
+
+TEXTS = [
+    "", "a red cat", "A Red  CAT's 12345 \n\n\t x", "日本語 の猫", "\u00e9 e\u0301 \U0001f600",
+    "<|im_end|>", "<|endoftext|> after", "  two spaces ", "don't WE'LL it's", "a\r\nb",
+]  # fmt: skip
+
+
+def make(source, length=64):
+    """Return our tokenizer, which surrounds prompts with a chat."""
+    config = Qwen3Config(max_position_embeddings=length)
+    return qwen_tokenizer(config, source, None).with_template(CHAT)
+
+
+@pytest.mark.parametrize("length", [64, 16])
+def test_ids_are_those_of_transformers(vocabulary, length):
+    """Of the chat, cut at its end and padded, and which of them are no padding."""
+    theirs = transformers.AutoTokenizer.from_pretrained(vocabulary)
+    chats = [[{"role": "user", "content": text}] for text in TEXTS]
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+    written = [theirs.apply_chat_template(chat, **options) for chat in chats]
+    want = theirs(written, padding="max_length", max_length=length, truncation=True)
+    found = make(vocabulary, length).tokenize(TEXTS)
+    assert found.ids[:, 0, :].tolist() == want["input_ids"]
+    assert found.mask[:, 0, :].tolist() == want["attention_mask"]
+
+
+def test_vocab_and_merges_are_read(vocabulary, tmp_path):
+    data = json.loads((vocabulary / "tokenizer.json").read_text())
+    (tmp_path / "vocab.json").write_text(json.dumps(data["model"]["vocab"]))
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]
+    ]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges))
+    one, two = make(vocabulary), make(tmp_path)
+    assert one.tokenize(TEXTS).ids.tolist() == two.tokenize(TEXTS).ids.tolist()
+
+
+def test_what_is_cut_is_said(vocabulary):
+    tokenizer = make(vocabulary, 32)
+    long = "a red cat on a table " * 10
+    found = tokenizer.tokenize([long])
+    assert found.truncated[0] > 0 and "left out" in found.warnings[0]
+    with pytest.raises(UsageError, match="left out"):
+        tokenizer.tokenize([long], PromptOptions(strict=True))
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="needs the vocabulary"):
+        make(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}')
+    with pytest.raises(CorruptModelError, match="not a vocabulary of Qwen"):
+        make(tmp_path)
+
+
+def test_the_small_vocabulary_is_one(tmp_path):
+    for name, content in small_vocabulary().items():
+        (tmp_path / name).write_text(content, "utf-8")
+    tokenizer = make(tmp_path)
+    found = tokenizer.tokenize(["a red heart"])
+    kept = found.ids[0, 0][found.mask[0, 0] == 1]
+    text = tokenizer.tokenizer.decode(kept.tolist(), skip_special_tokens=False)
+    assert text == CHAT.before + "a red heart" + CHAT.after
