@@ -20,22 +20,24 @@ def context_of(calls: Calls, model="tiny", dtype="float32", attributes=None, **m
     """Return the context of whole calls, in their order.
 
     Args:
-        calls: The arrays of each call; the role "output" or "input" alone has no name.
+        calls: The arrays of each call, or "CALL/LAYER"; the role "output" or "input" alone has no
+            name.
         model: The name of a random model.
         dtype: The port's number format.
         attributes: Those of each call.
         **manifest: More of the manifest, such as `params`.
     """
     tensors, entries = {}, []
-    for call, arrays in calls.items():
+    for name, arrays in calls.items():
+        call, _, layer = name.partition("/")
         sides: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
         for key, x in arrays.items():
             side, _, role = key.partition(".")
-            name = f"{call}//{key}"
-            tensors[name] = np.asarray(x)
-            sides[f"{side}s"][role or side] = name
-        more = (attributes or {}).get(call, {})
-        entries.append({"call": call, "layer": "", **sides, "attributes": more})
+            tensor = f"{call}/{layer}/{key}"
+            tensors[tensor] = np.asarray(x)
+            sides[f"{side}s"][role or side] = tensor
+        more = (attributes or {}).get(name, {})
+        entries.append({"call": call, "layer": layer, **sides, "attributes": more})
     trace = build_trace(tensors, {"entries": entries, **manifest})
     return PipelineContext(trace, model_of(model), dtype, [])
 
