@@ -17,7 +17,7 @@ from ldmref.locate.layouts import recognise, relative_error
 from ldmref.locate.names import find_entry, latent_scale, layers_of, read_array, read_role
 from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
-from ldmref.locate.precision import port_dtype, round_to
+from ldmref.locate.precision import EPSILONS, UNITS, port_dtype, round_to
 from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.locate.rows import compare_reference, identical_dumps, is_within, less_strict
 from ldmref.trace import build_trace
@@ -568,3 +568,12 @@ def test_networks_that_were_not_given_are_not_judged():
         "controlnet.000": ("not judged", "no ControlNet was given"),
         "guide.unet.000": ("not judged", "no weaker model was given"),
     }
+
+
+def test_the_units_of_stored_formats():
+    """The distance of 1 from the next larger number, by the bits of the mantissas."""
+    bits = {"F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2}
+    assert {name: -math.log2(unit) for name, unit in UNITS.items()} == bits
+    for name in ("float64", "float32", "float16"):
+        assert EPSILONS[name] == np.finfo(name).eps
+    assert EPSILONS["bfloat16"] == UNITS["BF16"]

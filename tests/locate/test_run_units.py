@@ -545,3 +545,32 @@ def test_sizes_that_a_network_reads():
     negative = [[7.0, 9.0, 3.0, 4.0, 5.0, 6.0]]
     assert cause(negative + right, **asked, negative_crops_coords_top_left=[3, 4]) == ("equal", "")
     assert cause(usual, sizes=[1, 2]) is None
+
+
+@pytest.mark.parametrize("diffusers", [True, False])
+def test_two_calls_are_of_the_prompt_and_of_the_negative_one(diffusers):
+    """Pipelines with a true guidance scale call the denoiser for the prompt first."""
+    role = "input.model_output" if diffusers else "input.prediction"
+    cond, uncond = (X, Y) if diffusers else (Y, X)
+
+    def rows_of(cond, uncond):
+        calls = {
+            "unet.000": {"output": X},
+            "unet.001": {"output": Y},
+            "guidance.000": {"input.uncond": uncond, "input.cond": cond},
+            "sampler.000": {role: Z, "input.x": Z},
+        }
+        return [x[1] for x in verdicts(wires._judge_halves(context_of(calls)))]
+
+    assert rows_of(cond, uncond) == ["equal"] and rows_of(uncond, cond) == ["differs"]
+
+
+@pytest.mark.parametrize("name", ["prompt_embeds", "pooled_prompt_embeds"])
+def test_texts_that_a_callback_may_change(name):
+    kinds = {"text": "prompt_embeds", "pooled text": "pooled_prompt_embeds"}
+    request = {"callback_on_step_end": "f", "callback_on_step_end_tensor_inputs": [name]}
+    context = context_of({"unet.000": {"output": np.ones(2)}}, request=request)
+    wrong = context.judge(entry_of(context, "unet.000"), "k", np.array([1.0, 3.0]), np.ones(2))
+    for kind, array in kinds.items():
+        row = context.unless_changed(wrong, text_inputs.EMBEDDINGS[kind])
+        assert row.verdict == ("not judged" if array == name else "differs")

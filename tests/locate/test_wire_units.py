@@ -444,6 +444,7 @@ def test_sources_that_were_not_selected():
     assert marked({}) == marked({"layers": ["x"]}) == set()
     assert marked({"calls": ["x"]}, ("unet.000",)) == given - {("sampler", "prediction")}
     assert marked({"calls": ["x"]}, ("schedule.000",)) == {("sampler", "prediction")}
+    assert marked({"calls": ["x"]}, ("initial.000",)) == given - {("sampler", "x")}
 
 
 def test_what_nothing_compared_is_a_row():
