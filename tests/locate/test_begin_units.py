@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import added_noise, inputs, latents
+from ldmref.locate.pipeline import added_noise, controls, inputs, latents
 from ldmref.locate.pipeline.inversion_steps import judge_start
 from ldmref.locate.pipeline.known_parts import judge_known_parts
+from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.samplers.schedule import training_alphas_cumprod
 
 SHAPE = (1, 4, 8, 8)
@@ -282,6 +283,8 @@ def test_each_call_without_known_sizes_is_passed_over():
     assert marked == ["unet.002", "unet.003", "unet.004"]
     ours = context_of(calls, params={"original_width": 3})
     assert not [*inputs._judge_sizes(ours, ours.calls("unet"))]
+    explained = {name for name, _, role in ours.ledger.reasons if role == "time_ids"}
+    assert explained == {"unet.002/", "unet.003/", "unet.004/"}
 
 
 def test_each_call_without_positions_is_passed_over():
@@ -297,3 +300,21 @@ def test_each_call_without_positions_is_passed_over():
     assert [(row.call, row.verdict) for row in rows] == [
         ("unet.002", "equal"), ("unet.003", "differs"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tokens", "fits"), [(5, True), (4, False)])
+def test_the_text_of_a_weaker_model(tokens, fits, monkeypatch):
+    text = normal(0, 5, 6)
+    arrays = [PromptArrays(text[:tokens], None)]
+    monkeypatch.setattr(controls, "arrays_of_side", lambda *values: arrays)
+
+    def rows_of(got):
+        context = context_of({"guide.unet.000": {"input.encoder_hidden_states": got}})
+        guide = entry_of(context, "guide.unet.000")
+        rows = [row.verdict for row in controls._judge_guide_text(context, guide)]
+        return rows, {*context.ledger.reasons.values()}
+
+    why = "its text encoders return another shape"
+    assert rows_of(text[None]) == ((["equal"], set()) if fits else ([], {why}))
+    assert rows_of(-text[None]) == ((["differs"], set()) if fits else ([], {why}))
+    assert rows_of(np.stack([text, text])) == ([], {why})

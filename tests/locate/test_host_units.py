@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import combination, residuals, tokens
+from ldmref.locate.pipeline import combination, residuals, text_inputs, tokens
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.passes import split_passes
-from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays, _spread, prompts_of
+from ldmref.locate.pipeline.prompt_arrays import (
+    SIDES,
+    NotKnown,
+    PromptArrays,
+    _spread,
+    prompts_of,
+)
 
 SHAPE = (1, 4, 8, 8)
 EPSILON = 2.0**-23
@@ -425,6 +431,34 @@ def test_padding_may_have_another_length():
     for length in (1, 4, 0):  # a token has no room; the same; any
         assert arrays.at_length(length) is arrays
     assert arrays._replace(mask=None).at_length(2).states.shape == (4, 2)
+
+
+def test_sides_that_a_batch_does_not_hold_are_known(monkeypatch):
+    """They are needed to recognise a text where it does not belong."""
+    arrays = {side: [PromptArrays(np.full((2, 1), i), None)] for i, side in enumerate(SIDES)}
+    known = {"cond", "uncond"}
+
+    def arrays_of_side(context, request, side, images, length):
+        if side not in known:
+            raise NotKnown("no")
+        return arrays[side]
+
+    monkeypatch.setattr(text_inputs, "arrays_of_side", arrays_of_side)
+    context = context_of({"unet.000": {"input.x": UNCOND}})
+    network = entry_of(context, "unet.000")
+
+    def sides_of(*roles):
+        return text_inputs._expected(context, network, roles, 1, 2).sides
+
+    assert sides_of("cond") == sides_of("cond", "uncond") == arrays
+    assert sides_of("uncond") == dict.fromkeys(SIDES, arrays["uncond"])
+    known.remove("uncond")
+    assert sides_of("cond") == dict.fromkeys(SIDES, arrays["cond"])
+    with pytest.raises(NotKnown):
+        sides_of("uncond")
+    twice = context_of({"unet.000": {"input.x": UNCOND}}, requests=[{}, {}])
+    with pytest.raises(NotKnown, match="several runs"):
+        text_inputs._expected(twice, network, ("cond",), 1, 2)
 
 
 # -- passes ---------------------------------------------------------------------------------------
