@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import added_noise, controls, inputs, latents
+from ldmref.locate.pipeline import added_noise, classes, controls, inputs, latents
 from ldmref.locate.pipeline.inversion_steps import judge_start
 from ldmref.locate.pipeline.known_parts import judge_known_parts
-from ldmref.locate.pipeline.prompt_arrays import PromptArrays
+from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
 from ldmref.samplers.schedule import training_alphas_cumprod
 
 SHAPE = (1, 4, 8, 8)
@@ -318,3 +318,18 @@ def test_the_text_of_a_weaker_model(tokens, fits, monkeypatch):
     assert rows_of(text[None]) == ((["equal"], set()) if fits else ([], {why}))
     assert rows_of(-text[None]) == ((["differs"], set()) if fits else ([], {why}))
     assert rows_of(np.stack([text, text])) == ([], {why})
+
+
+def test_classes_follow_each_other(monkeypatch):
+    numbers = {"a": 3.0, "b": 7.0}
+    monkeypatch.setattr(classes, "_label", lambda context, request, prompts, x: numbers[prompts[0]])
+    context = context_of({})
+
+    def labels(images, **request):
+        return classes._labels(context, request, "cond", None, images).tolist()
+
+    assert labels(4, prompt=["a", "b"]) == [3.0, 3.0, 7.0, 7.0]
+    assert labels(2, prompt="b") == [7.0, 7.0]
+    for request in ({"prompt": ["a", "b"]}, {}):
+        with pytest.raises(NotKnown):
+            labels(3, **request)

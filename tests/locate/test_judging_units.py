@@ -345,3 +345,50 @@ def test_a_vector_is_a_term_of_every_pixel():
         point = point_of(recorded, image)
         found = diagnosis.diagnose(replay_of(recent=[("t", vector)]), point, 0.5, UNIT / 2.0)
         assert found.cause == f"the output of t {words}"
+
+
+def test_the_gradients_of_a_layer_are_found_by_name():
+    gradients_of = {"unet.a.weight": 1, "unet.a.bias": 2, "unet.ab.weight": 3, "unet.a.b.weight": 4}
+    config = SimpleNamespace(denoiser=SimpleNamespace(network="unet"))
+    exact = SimpleNamespace(
+        model=SimpleNamespace(config=config), denoiser=gradients_of, text={"text_encoder.a.w": 5}
+    )
+    without = SimpleNamespace(model=exact.model, denoiser=gradients_of, text=None)
+
+    def names(layer, steps=exact, low=exact, **attributes):
+        entry = SimpleNamespace(layer=layer, attributes=attributes)
+        found = gradients._find_gradient(entry, steps, low)
+        return found if isinstance(found, str) else found.parameters
+
+    assert names("unet.a") == ["unet.a.weight", "unet.a.bias"]
+    assert names("unet.a", parameters=["bias"]) == ["unet.a.bias"]
+    assert names("text_encoder.a") == ["text_encoder.a.w"]
+    unknown = gradients.UNKNOWN_PARAMETERS
+    assert names("unet.c") == names("vae.a") == names("unet.a", parameters=["x"]) == unknown
+    text = "the recorded context is not that of recorded prompts"
+    assert names("text_encoder.a", without) == names("text_encoder.a", exact, without) == text
+
+
+def test_norms_of_several_parameters():
+    torch = pytest.importorskip("torch")
+    exact = {"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0])}
+    rounded = {"w": torch.tensor([3.0, 0.6]), "b": torch.tensor([4.8])}
+    layer = gradients._LayerGradient(exact, rounded, ["w", "b"])
+    assert layer.norm == pytest.approx(5.0) and layer.norm_of("b") == 4.0
+    assert layer.floor == pytest.approx(math.hypot(0.6, 0.8) / 5.0)
+
+
+def test_evaluations_of_a_step_that_cannot_be_repeated():
+    def reason(recipe=None, steps=1, **arrays):
+        calls = {f"train.{i:03}": arrays for i in range(steps)}
+        stage = {"diffusion": {"objective": recipe or {}}}
+        context = context_of(calls, params=stage)
+        return gradients._evaluations(context, entry_of(context, "train.000"))
+
+    whole = {"input.target": RIGHT, "input.timesteps": np.array([1, 2])}
+    missing = "the target or the timesteps were not recorded"
+    for role in whole:
+        assert reason(**{name: x for name, x in whole.items() if name != role}) == missing
+    assert reason({"loss": "x"}, **whole) == "the loss 'x' is not recomputed"
+    calls = "the denoiser's calls of this step were not recorded"
+    assert reason(**whole) == reason(steps=2, **whole) == calls
