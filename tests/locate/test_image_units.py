@@ -213,3 +213,23 @@ def test_images_that_are_turned():
     square, wide = normal(0, 1, 2, 3, 3), normal(0, 1, 2, 3, 4)
     assert np.array_equal(latents._turned(square), np.einsum("ncij->ncji", square))
     assert latents._turned(wide) is wide
+
+
+def test_posteriors_belong_to_the_methods_that_drew_them():
+    methods = {
+        "prepare_mask_latents": "masked image",
+        "prepare_latents": "image",
+        "prepare_image": "control image",
+        "other": "image",
+    }
+    for method, kind in methods.items():
+        calls = {
+            "inputs.000": {"input.image": np.full((1, 3, 4, 4), 0.75)},
+            "mask.000": {"input.masked_image": np.full((1, 3, 4, 4), 0.5)},
+            "control.000": {"output": np.full((1, 3, 4, 4), 0.5)},
+            "vae.encode.000": {"input.image": np.full((1, 3, 4, 4), 0.5)},
+            "posterior.000": {"output": np.zeros(1)},
+        }
+        of = {"posterior.000": {"encoder": "vae.encode.000", "for": method}}
+        rows = [*images._judge_encoded_images(context_of(calls, attributes=of))]
+        assert [(row.kind, row.verdict) for row in rows] == [(kind, "equal")]

@@ -308,6 +308,15 @@ def test_norms_of_gradients(got, cause):
     assert row.verdict == ("differs" if cause else "equal")
 
 
+def test_rounding_of_gradients_is_that_of_their_format():
+    rough = SimpleNamespace(
+        norm=5.0, floor=1e-2, parameters=Layer.parameters, norm_of=Layer.norm_of
+    )
+    for factor, verdict in ((15.9, "equal"), (16.1, "differs")):
+        assert gradient_row(5.0 * (1.0 + factor * 1e-2), rough).verdict == verdict
+    assert gradient_row(5.0 * (1.0 + 0.9e-5)).verdict == "equal"
+
+
 def test_clipping_of_gradients():
     assert gradient_row(1.25, clip_norm=2.5).cause == "after clipping to the norm 2.5"
     assert gradient_row(0.5, total=1.0).cause != "after clipping to the norm 1"

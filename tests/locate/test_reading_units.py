@@ -390,6 +390,7 @@ def test_layers_that_recorded_one_buffer():
 def test_differences_from_a_reference():
     port = build_trace(
         {
+            "u.000/0/output": np.ones(2),
             "u.000/a/output": np.array([1.0, 2.0]),
             "u.000/b/output": np.ones(2),
             "u.000/c/output": np.ones(3),

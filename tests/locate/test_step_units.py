@@ -121,6 +121,7 @@ def test_other_levels_of_a_flow():
     for text, other in found.items():
         np.testing.assert_allclose(other.timesteps, total * other.sigmas[:4], err_msg=text)
         assert other.sigmas.shape == made.sigmas.shape
+        assert other.sigmas.max() <= 1.0 + 1e-12 and (np.diff(other.sigmas) <= 0.0).all()
     plain = found["shift 1 instead of shift 3"].sigmas
     np.testing.assert_allclose(schedule._shifted(plain, 3.0), made.sigmas, atol=1e-12)
     twice = found["the levels are shifted twice"].sigmas

@@ -105,7 +105,7 @@ def test_tokens_that_are_pooled_instead_of_the_end():
     expected = {
         f"pooled at {words} instead of the first end token": x for words, x in pooled.items()
     }
-    recent = [("early", 0 * states), ("norm", states), ("flat", states[:, 0])]
+    recent = [("early", 0 * states), ("norm", states), ("flat", states[:, 0]), ("ids", 1.0 * ids)]
     replay = replay_of(ids=ids, config=config, recent=recent, tables={text.PROJECTION: weight})
     computed = states[[0, 1], [2, 0]]
     into = point_of("text_projection", "input", computed)
