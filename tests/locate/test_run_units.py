@@ -572,5 +572,5 @@ def test_texts_that_a_callback_may_change(name):
     context = context_of({"unet.000": {"output": np.ones(2)}}, request=request)
     wrong = context.judge(entry_of(context, "unet.000"), "k", np.array([1.0, 3.0]), np.ones(2))
     for kind, array in kinds.items():
-        row = context.unless_changed(wrong, text_inputs.EMBEDDINGS[kind])
+        row = context.unless_changed(wrong, text_inputs.KINDS[kind].parameter)
         assert row.verdict == ("not judged" if array == name else "differs")

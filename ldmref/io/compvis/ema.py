@@ -26,8 +26,10 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.io.key_table import KeyEntry
+from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets_ldm import LDM_PRESETS
+from ldmref.models.text_kind import kind_of
 
 WRAPPER = "model."
 PREFIX = "model_ema."
@@ -76,7 +78,7 @@ def family_uses_ema(config: ModelConfig) -> bool:
     """
     text = config.text_encoder
     without = [LDM_PRESETS[name].text_encoder for name in WITHOUT_EMA]
-    return text.model_type != "clip" and text not in without
+    return kind_of(text) is not CLIP and text not in without
 
 
 def samples_with_averages(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> bool:
