@@ -25,7 +25,6 @@ ELSEWHERE = {
     "examples/plugins/ldmref-pixart/README.md": "plugins/ldmref-pixart.md",
     "examples/plugins/ldmref-sa-sampler/README.md": "plugins/ldmref-sa-sampler.md",
     "examples/plugins/ldmref-tangential/README.md": "plugins/ldmref-tangential.md",
-    "examples/plugins/ldmref-zimage/README.md": "plugins/ldmref-zimage.md",
 }
 HOME = ("docs/README.md", "README.md")  # both are the first page of the site
 IMAGES = (".png", ".webp", ".gif", ".svg", ".jpg")

@@ -6,6 +6,8 @@
 | `unet.py` | the U-Net and its ControlNets |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
+| `z_image/` | Z-Image |
+| `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what these two share |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |

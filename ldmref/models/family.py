@@ -34,6 +34,7 @@ BUILT_IN = {
     "latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION",
     "sd3": "ldmref.families.sd3:SD3",
     "flux": "ldmref.families.flux:FLUX",
+    "z-image": "ldmref.families.z_image:Z_IMAGE",
 }
 
 BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them

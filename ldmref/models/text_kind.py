@@ -23,6 +23,7 @@ GROUP = "ldmref.text_encoders"
 BUILT_IN = {
     "clip": "ldmref.models.clip:CLIP",
     "t5": "ldmref.models.t5:T5",
+    "qwen3": "ldmref.families.qwen3.encoder:QWEN3",
     "ldmbert": "ldmref.models.ldmbert:LDMBERT",
     "class": "ldmref.models.class_embedding:CLASS",
     "label": "ldmref.models.class_embedding:LABEL",

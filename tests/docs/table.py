@@ -348,7 +348,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "examples/plugins/ldmref-pixart/README.md": PLUGIN,
     "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,
     "examples/plugins/ldmref-tangential/README.md": PLUGIN,
-    "examples/plugins/ldmref-zimage/README.md": PLUGIN,
     "ldmref/assets/emoji/README.md": {
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,

@@ -24,7 +24,6 @@ TESTS = {  # the modules that the tests of a project need beyond ldmref's own
     "ldmref-pixart": ("diffusers", "transformers"),
     "ldmref-sa-sampler": (),
     "ldmref-tangential": (),
-    "ldmref-zimage": ("diffusers", "transformers"),
 }
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is missing")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ldmref.models import ModelConfig
-from ldmref_zimage.config import PATCH, SEGMENT, transformer_of
-from ldmref_zimage.network import FREQUENCIES, TIME_WIDTH
+from ldmref.families.z_image.config import PATCH, SEGMENT, transformer_of
+from ldmref.families.z_image.network import FREQUENCIES, TIME_WIDTH
+from ldmref.models.config import ModelConfig
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:

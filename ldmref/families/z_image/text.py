@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models import ModelConfig
-from ldmref.prompts import PromptTemplate
+from ldmref.models.config import ModelConfig
+from ldmref.prompts.prompt_template import PromptTemplate
 
 CHAT = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", cut="end")
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pytest
-import torch
-import transformers
-from ldmref_zimage.qwen3 import Qwen3Config, find_layers, qwen3, qwen3_spec
-from originals import encoder_in_double
 
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
+from ldmref.families.qwen3.encoder import QWEN3, Qwen3Config, find_layers, qwen3, qwen3_spec
+from ldmref.families.qwen3.files import convert_text_config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.models import flatten, unflatten
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import torch
+import transformers
+from qwen3_networks import encoder_in_double, vl_in_double
 
 LENGTH = 30
 SMALL = dict(
@@ -58,6 +66,7 @@ MASKS = {
     "none": None,
     "right": np.arange(LENGTH)[None, :] < np.array([[LENGTH], [17]]),
     "left": np.arange(LENGTH)[None, :] >= np.array([[0], [9]]),
+    "middle": ~((np.arange(LENGTH) >= 8) & (np.arange(LENGTH) < np.array([[12], [25]]))),
 }
 
 
@@ -104,3 +113,56 @@ def test_skipped_layers_count_from_the_selected_ones(theirs, ids):
 def test_shapes_are_those_of_transformers(theirs):
     shapes = {name: tuple(x.shape) for name, x in theirs.state_dict().items()}
     assert flatten(qwen3_spec(configure())) == shapes
+
+
+def test_positions_may_count_tokens_only(theirs, ids):
+    """As transformers 4 finds them from a mask; padding has a position of its own."""
+    mask = MASKS["middle"]
+    positions = np.where(mask, np.cumsum(mask, axis=1) - 1, 1)
+    with torch.no_grad():
+        wanted = theirs(
+            torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            position_ids=torch.tensor(positions),
+        ).last_hidden_state.numpy()
+    got = compute(theirs, ids, mask=mask, padding_position=1)
+    assert np.abs(got - wanted).max() < 1e-10 * np.abs(wanted).max()
+    other = compute(theirs, ids, mask=mask)
+    assert np.abs(other - wanted)[mask].max() > 1e-3
+
+
+def test_the_text_part_of_a_model_that_reads_images(ids):
+    """Qwen3-VL gives the hidden states of Qwen3 with another base of the frequencies."""
+    torch.manual_seed(1)
+    theta = 5e6
+    rope = {"rope_type": "default", "rope_theta": theta, "mrope_section": [2, 2, 1]}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    config = transformers.Qwen3VLConfig(
+        text_config=SMALL | {"rope_parameters": rope},
+        vision_config=vision | {"out_hidden_size": 24, "deepstack_visual_indexes": [0]},
+    )
+    model = transformers.Qwen3VLModel(config).eval().double()
+    for parameter in model.language_model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    with torch.no_grad(), vl_in_double():
+        wanted = model.language_model(torch.tensor(ids)).last_hidden_state.numpy()
+    read = convert_text_config(model.config.to_dict())
+    assert read.rope_theta == theta and read.head_dim == SMALL["head_dim"]
+    ops = get_backend("numpy", dtype="float64")
+    state = {
+        QWEN3.rename(name): ops.asarray(x.numpy())
+        for name, x in model.state_dict().items()
+        if re.fullmatch(QWEN3.ignored, name) is None
+    }
+    got = qwen3(ops, unflatten(state), read, ops.asarray(ids))
+    assert np.abs(got - wanted).max() < 1e-10 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("qwen3-0.6b", 596_049_920), ("qwen3-4b", 4_022_468_096), ("qwen3-8b", 7_568_405_504)],
+)
+def test_published_sizes(name, parameters):
+    """Without the head of Qwen3-8B, 622,329,856, which no text encoder needs."""
+    spec = flatten(qwen3_spec(QWEN3_SIZES[name]))
+    assert sum(math.prod(shape) for shape in spec.values()) == parameters

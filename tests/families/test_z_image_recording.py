@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import ldmref
 from ldmref.locate import diff_traces
 
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import torch
+from qwen3_networks import write_vocabulary
+from z_image_pipelines import make_pipeline
+
 SHORT = "a red cat"
 LONGER = "a dog on a table"  # of as many segments
 LONG = "the blue house of a dog on a table, painted by an assistant of a cat, and a " * 2
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    """Return the folder that diffusers writes."""
+    path = tmp_path_factory.mktemp("z-image")
+    pipe.save_pretrained(path)
+    return path
 
 
 def record(pipe, path, prompts, scale=2.0, steps=2):

@@ -8,18 +8,18 @@ names of diffusers' ZImageTransformer2DModel.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ldmref.backends import Backend
-from ldmref.families import transformer_layers
+from ldmref.families.z_image.config import PATCH, SEGMENT, ZImageConfig
+from ldmref.families.z_image.rotary import find_waves, turn_pairs
 from ldmref.math import timestep_embedding
-from ldmref.models import Params, Spec, numbered
+from ldmref.math.arrays import Array
+from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
+from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
-from ldmref_zimage.rotary import find_waves, turn_pairs
 
-Array = Any
 FREQUENCIES = 256  # width of the sines and cosines of the time
 TIME_WIDTH = 1024  # of the embedded time between its two layers
 FORM = "2-1"  # patches of 2 x 2 cells of one frame
@@ -138,7 +138,7 @@ def embed_caption(
     """Embed captions, (n, l, cap_feat_dim), whose mask is (n, l).
 
     The last segment of a caption is filled up with a learned token, which is read like all others;
-    its place in the sequence goes on. Segments without a token of the caption are not read.
+    it has the next places in the sequence. Segments without a token of the caption are not read.
     """
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)

@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.families import TextConfig
-from ldmref.prompts import PromptTokenizer, SpecialTokens
+from ldmref.models.text_config import TextConfig
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.tokens import SpecialTokens
 
 PAD = "<|endoftext|>"
 SPECIAL = SpecialTokens("", PAD, PAD, PAD)

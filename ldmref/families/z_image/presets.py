@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models import AutoencoderConfig, Defaults, ModelConfig
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.z_image.config import SEGMENT, ZImageConfig, transformer_of
+from ldmref.families.z_image.files import SCALE, STEPS
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig
 from ldmref.samplers import SchedulerConfig
-from ldmref_zimage.config import SEGMENT, ZImageConfig, transformer_of
-from ldmref_zimage.files import SCALE, STEPS
-from ldmref_zimage.qwen3 import Qwen3Config
 
 AUTOENCODER = AutoencoderConfig(  # Flux.1's
     latent_channels=16,

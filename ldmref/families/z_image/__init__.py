@@ -1,44 +1,53 @@
-"""Z-Image for ldmref: a transformer of one stream, with Qwen3 as its text encoder.
+"""Z-Image: a transformer of one stream for image and caption, after Qwen3.
 
-Z-Image Team 2025, arXiv:2511.22699. ldmref finds `Z_IMAGE` and `QWEN3` through the entry points
-`ldmref.families` and `ldmref.text_encoders`, and knows from them how to load, sample, trace,
-compare and export the model.
+| file           | holds                                                                   |
+|----------------|-------------------------------------------------------------------------|
+| `config.py`    | the configuration, and what must fit together                           |
+| `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
+| `rotary.py`    | rotary positions of tokens of which some are not read                   |
+| `text.py`      | the chat around a caption                                               |
+| `pipelines.py` | how diffusers' pipelines call the transformer                           |
+| `files.py`     | diffusers' folders                                                      |
+| `presets.py`   | the published sizes                                                     |
+| `work.py`      | operations and memory                                                   |
+
+The network computes the makers' function: its time is 0 for noise and 1 for the image, and it
+predicts x0 - eps. The declaration turns both around, so that samplers, guidance and traces see
+ldmref's t and eps - x0. diffusers' guidance scale g is 1 + g here. Captions of different lengths in
+one batch give each image as its caption alone does.
+
+Z-Image Team 2025, arXiv:2511.22699.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ldmref.backends import Backend
-from ldmref.families import (
-    CallSize,
-    DeclaredNetwork,
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
+from ldmref.families.z_image.files import PIPELINES, read_folder
+from ldmref.families.z_image.network import transformer, transformer_spec
+from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
+from ldmref.families.z_image.presets import make_presets, shrink
+from ldmref.families.z_image.text import CHAT, with_length
+from ldmref.families.z_image.work import count_activations, count_flops
+from ldmref.math.arrays import Array
+from ldmref.models.conditioning import get_hidden_states
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput, NetworkOutput
+from ldmref.models.family import (
     Family,
     GoldenModels,
-    GoldenRun,
     LoraRules,
-    NetworkInput,
-    NetworkOutput,
     PipelineCalls,
     TextPath,
     TrainingRules,
     Work,
-    describe_autoencoder,
-    describe_text_encoder,
-    get_hidden_states,
 )
-from ldmref.models import ModelConfig, Params
-from ldmref_zimage.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
-from ldmref_zimage.files import PIPELINES, read_folder
-from ldmref_zimage.network import transformer, transformer_spec
-from ldmref_zimage.pipelines import read_inputs, read_layer, read_prediction, read_states
-from ldmref_zimage.presets import make_presets, shrink
-from ldmref_zimage.qwen3 import QWEN3, Qwen3Config
-from ldmref_zimage.text import CHAT, with_length
-from ldmref_zimage.work import count_activations, count_flops
+from ldmref.models.golden_run import GoldenRun
+from ldmref.models.params import Params
 
-Array = Any
 STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the image
 # every block begins as the identity, and the output as zero; so do learned padding tokens
 ZEROS = ("adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token")
@@ -48,8 +57,6 @@ LORA_TARGETS = {
     "feed_forward": (".w1", ".w2", ".w3"),
     "projections": ("all_x_embedder.2-1", "cap_embedder.1"),
 }
-
-__all__ = ["QWEN3", "Z_IMAGE", "Qwen3Config", "ZImageConfig", "transformer", "transformer_spec"]
 
 
 def predict_velocity(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
-from ldmref.families import DenoiserConfig
-from ldmref.models import ModelConfig
-from ldmref_zimage.qwen3 import Qwen3Config
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import DenoiserConfig
 
 Size = Annotated[int, Range(1, 65536)]
 PATCH = 2  # a token is a patch of 2 x 2 cells

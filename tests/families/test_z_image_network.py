@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from diffusers import ZImageTransformer2DModel
-from ldmref_zimage.config import ZImageConfig
-from ldmref_zimage.network import transformer, transformer_spec
-from originals import transformer_in_double
 
 from ldmref.backends import get_backend
+from ldmref.families.z_image.config import ZImageConfig
+from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.models import flatten, unflatten
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import torch
+from diffusers import ZImageTransformer2DModel
+from z_image_pipelines import transformer_in_double
 
 SMALL = dict(
     in_channels=4, dim=36, n_layers=2, n_refiner_layers=2, n_heads=3, n_kv_heads=3,

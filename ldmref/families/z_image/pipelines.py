@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref_zimage.config import SEGMENT
+from ldmref.families.z_image.config import SEGMENT
 
 Tensor = Any
 LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer

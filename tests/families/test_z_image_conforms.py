@@ -5,15 +5,32 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
-from ldmref_zimage import Z_IMAGE
-from originals import encoder_in_double, transformer_in_double
 
 import ldmref
+from ldmref.families.z_image import Z_IMAGE
 from ldmref.testing import FAMILY_CHECKS, LivePipeline, Original, assert_family_conforms
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import torch
+from qwen3_networks import encoder_in_double, write_vocabulary
+from z_image_pipelines import make_pipeline, transformer_in_double
 
 PROMPT = "a red cat"
 SIZE = {"width": 24, "height": 16}
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    """Return the folder that diffusers writes."""
+    path = tmp_path_factory.mktemp("z-image")
+    pipe.save_pretrained(path)
+    return path
 
 
 def call_transformer(theirs, x):

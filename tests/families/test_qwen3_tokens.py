@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 
 import pytest
-import transformers
-from ldmref_zimage import Qwen3Config
-from ldmref_zimage.text import CHAT
-from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
 
 from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
+from ldmref.families.z_image.text import CHAT
 from ldmref.prompts import PromptOptions
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import transformers
+from qwen3_networks import write_vocabulary
 
 TEXTS = [
     "", "a red cat", "A Red  CAT's 12345 \n\n\t x", "日本語 の猫", "\u00e9 e\u0301 \U0001f600",
     "<|im_end|>", "<|endoftext|> after", "  two spaces ", "don't WE'LL it's", "a\r\nb",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    return write_vocabulary(tmp_path_factory.mktemp("tokenizer"))
 
 
 def make(source, length=64):

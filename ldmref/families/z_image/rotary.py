@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace
 
 from ldmref.backends import Backend
-from ldmref.families import transformer_layers
-
-Array = Any
+from ldmref.math.arrays import Array
+from ldmref.models import transformer_layers
 
 
 def find_waves(

@@ -7,17 +7,35 @@ from io import StringIO
 
 import numpy as np
 import pytest
-import torch
-from ldmref_zimage import Z_IMAGE, transformer_spec
-from torch.utils.flop_counter import FlopCounterMode
 
 import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
+from ldmref.families.z_image import Z_IMAGE, transformer_spec
 from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import torch
+from qwen3_networks import write_vocabulary
+from torch.utils.flop_counter import FlopCounterMode
+from z_image_pipelines import make_pipeline
+
 PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant of a cat"]
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    """Return the folder that diffusers writes."""
+    path = tmp_path_factory.mktemp("z-image")
+    pipe.save_pretrained(path)
+    return path
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "onnx", "openvino"])

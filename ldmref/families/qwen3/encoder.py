@@ -4,26 +4,30 @@ Yang et al. 2025, arXiv:2505.09388, section 2: grouped queries (Ainslie et al. 2
 arXiv:2305.13245), rotary positions (Su et al. 2021, arXiv:2104.09864), a gated feed-forward layer
 (Shazeer 2020, arXiv:2002.05202), norms before both, and a norm of every query and key. No layer has
 a bias. Parameter names of transformers' Qwen3Model.
+
+The text part of Qwen3-VL (Bai et al. 2025, arXiv:2511.21631) is the same network with another
+`rope_theta`: for text alone, its three positions of a token are equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from ldmref.backends import Backend
 from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
-from ldmref.families import TextConfig, TextEncoder, transformer_layers
-from ldmref.models import Params, Spec, numbered
+from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
+from ldmref.math.arrays import Array
+from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
+from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
-
-Array = Any
+from ldmref.models.text_config import TextConfig
+from ldmref.models.text_kind import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Qwen3Config(TextConfig):
             before it. `clip_skip` counts from here.
         final_norm: Whether the final norm is applied to them.
         use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
+        padding_position: The position of padding, where the positions of tokens count tokens only,
+            as transformers 4 finds them from a mask. None: positions count padding, too.
     """
 
     model_type: str = "qwen3"
@@ -55,6 +61,7 @@ class Qwen3Config(TextConfig):
     hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
     final_norm: bool = True
     use_attention_mask: bool = True
+    padding_position: Annotated[int, Range(0, 65536)] | None = None
 
 
 def qwen3_spec(config: Qwen3Config) -> Spec:
@@ -114,7 +121,7 @@ def qwen3(
     """
     wanted = find_layers(config, skip)
     score_bias = None if mask is None else mask_bias(ops, mask)
-    positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
+    positions = find_positions(ops, config, ids, mask)
     angles = transformer_layers.find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
@@ -125,6 +132,17 @@ def qwen3(
     if config.final_norm:
         found = [transformer_layers.rms_norm(ops, p.norm, x, config.layer_norm_eps) for x in found]
     return found[0] if len(found) == 1 else ops.xp.concat(found, axis=2)
+
+
+def find_positions(ops: Backend, config: Qwen3Config, ids: Array, mask: Array | None) -> Array:
+    """Return the positions of tokens, (l, 1), or (n, l, 1) where they count tokens only."""
+    xp = ops.xp
+    if mask is None or config.padding_position is None:
+        return ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
+    kept = xp.astype(mask, getattr(xp, ops.state_dtype))
+    counted = xp.cumulative_sum(kept, axis=1) - 1.0
+    padding = xp.zeros_like(counted) + float(config.padding_position)
+    return xp.where(kept != 0, counted, padding)[:, :, None]
 
 
 def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
@@ -179,8 +197,13 @@ def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
 
 
 def rename_tensor(name: str) -> str:
-    """Return our name of a tensor or layer of transformers, also of the whole language model."""
-    return "" if name == "model" else name.removeprefix("model.")
+    """Return our name of a tensor or layer of transformers.
+
+    It may belong to the whole language model, or to one that also reads images.
+    """
+    if name in ("model", "model.language_model", "language_model"):
+        return ""
+    return name.removeprefix("model.").removeprefix("language_model.")
 
 
 def broken_rules(config: TextConfig) -> Iterator[str]:
@@ -217,12 +240,19 @@ QWEN3 = TextEncoder(
         "hidden_layers",
         "final_norm",
         "use_attention_mask",
+        "padding_position",
     ),
     vocabulary=small_vocabulary,
     any_length=True,
-    classes=("Qwen3Model", "Qwen3ForCausalLM"),
+    classes=(
+        "Qwen3Model",
+        "Qwen3ForCausalLM",
+        "Qwen3VLTextModel",
+        "Qwen3VLModel",
+        "Qwen3VLForConditionalGeneration",
+    ),
     rename=rename_tensor,
-    ignored=r"lm_head\.weight",
+    ignored=r"lm_head\.weight|(model\.)?visual\..*",
     table="embed_tokens.weight",
     broken_rules=broken_rules,
 )

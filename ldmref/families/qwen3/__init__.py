@@ -1,0 +1,9 @@
+"""Qwen3 and the text part of Qwen3-VL: the text encoders of the families since 2025.
+
+| file         | holds                                                                   |
+|--------------|-------------------------------------------------------------------------|
+| `encoder.py` | the network: grouped queries, rotary positions, choice of hidden states |
+| `tokens.py`  | its byte-level BPE                                                      |
+| `files.py`   | the configuration files of transformers                                 |
+| `presets.py` | the published sizes                                                     |
+"""
