@@ -19,7 +19,7 @@ from ldmref.io.diffusers.config import (
 )
 from ldmref.io.diffusers.ldm import convert_ldmbert_config, convert_unet2d_config
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.scheduler_fields import FIELDS, FORWARD_ONLY
+from ldmref.io.diffusers.scheduler import FIELDS, FORWARD_ONLY
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,7 @@ from ldmref.io.diffusers.checks import config_error, read_json, require_class, r
 from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
+from ldmref.io.diffusers.config import T5_CLASS, convert_t5_config
 from ldmref.models.config import Defaults, ModelConfig
 
 FILL = "FluxFillPipeline"
