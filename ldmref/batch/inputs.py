@@ -23,6 +23,7 @@ from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control, list_controls
+from ldmref.modes.references import list_references
 from ldmref.modes.registry import MODES
 from ldmref.support.files import not_a_file, read_file
 
@@ -36,12 +37,14 @@ class RowInputs:
     Args:
         values: The parameters that are not files.
         images: The path of each parameter that is an image.
+        several: The paths of each parameter that is a list of images.
         controls: The ControlNets, with the paths of their nets and images.
         digests: The SHA-256 of each input, by parameter.
     """
 
     values: Mapping[str, Any]
     images: Mapping[str, Path] = field(default_factory=dict)
+    several: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     controls: tuple[Mapping[str, Any], ...] = ()
     digests: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,7 +52,7 @@ class RowInputs:
         """Return the parameters for `modes.plan`, with paths."""
         controls = [Control(**control) for control in self.controls]
         more = {"control": controls} if controls else {}
-        return {**self.values, **self.images, **more}
+        return {**self.values, **self.images, **self.several, **more}
 
 
 def find_inputs(
@@ -69,6 +72,7 @@ def find_inputs(
     """
     plain: dict[str, Any] = {}
     images: dict[str, Path] = {}
+    several: dict[str, tuple[Path, ...]] = {}
     digests: dict[str, Any] = {}
     controls: list[dict[str, Any]] = []
     fields = MODES[mode].parameters
@@ -79,6 +83,10 @@ def find_inputs(
         elif declared.attachment == "image":
             images[name] = locate_image(name, value, folder)
             digests[name] = digest_file(images[name])
+        elif declared.attachment == "images":
+            listed = list_references(name, value)
+            several[name] = tuple(locate_image(name, image, folder) for image in listed)
+            digests[name] = [digest_file(path) for path in several[name]]
         elif declared.attachment == "array":
             plain[name] = array = read_array(declared, value, folder)
             digests[name] = digest_array(array)
@@ -90,7 +98,7 @@ def find_inputs(
             digests[name] = [digest_control(control, config) for control in controls]
         else:
             plain[name] = value
-    return RowInputs(plain, images, tuple(controls), digests)
+    return RowInputs(plain, images, several, tuple(controls), digests)
 
 
 def locate_image(name: str, value: Any, folder: Path) -> Path:

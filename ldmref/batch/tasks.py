@@ -42,6 +42,7 @@ class RowTask:
         mode: Its mode.
         values: Its parameters.
         images: The content of its images, by parameter.
+        several: The content of its lists of images, by parameter.
         controls: The arguments of its `Control`s, with the content of their images.
     """
 
@@ -49,17 +50,19 @@ class RowTask:
     mode: str
     values: Mapping[str, Any] = field(repr=False)
     images: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    several: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
     controls: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters for `modes.plan`."""
         images = {name: io.BytesIO(content) for name, content in self.images.items()}
+        several = {name: [*map(io.BytesIO, contents)] for name, contents in self.several.items()}
         controls = [
             Control(**{**c, "image": None if c["image"] is None else io.BytesIO(c["image"])})
             for c in self.controls
         ]
         more = {"control": controls} if controls else {}
-        return {**self.values, **images, **more}
+        return {**self.values, **images, **several, **more}
 
 
 class EncodedImage(NamedTuple):
@@ -114,11 +117,18 @@ def make_task(planned: PlannedRow) -> RowTask:
     images = {
         name: read_unchanged(path, digests[name]).getvalue() for name, path in inputs.images.items()
     }
+    several = {
+        name: tuple(
+            read_unchanged(path, digest).getvalue()
+            for path, digest in zip(paths, digests[name], strict=True)
+        )
+        for name, paths in inputs.several.items()
+    }
     controls = tuple(
         {**control, "image": read_control_image(control["image"], digest["image"])}
         for control, digest in zip(inputs.controls, digests.get("control", ()), strict=True)
     )
-    return RowTask(planned.key, planned.row.mode, inputs.values, images, controls)
+    return RowTask(planned.key, planned.row.mode, inputs.values, images, several, controls)
 
 
 def read_control_image(path: Path | None, digest: str | None) -> bytes | None:

@@ -23,6 +23,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokens import Tokens
 
 LENGTH = 7  # tokens
+REFERENCES = 5  # tokens of reference images
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
 GUIDANCE = (3.5, 1.0)
 SIZES = ((1024, 768, 0, 16, 1024, 1024), (512, 512, 8, 0, 768, 1024))  # of SDXL, likewise
@@ -137,7 +138,7 @@ def random_input(
     batch = 1 if network.name.partition(".")[0] in ONE_EXAMPLE else 2
     height, width = side
     sizes = {"batch": batch, "timesteps": batch, "height": height, "width": width}
-    sizes["tokens"] = tokens
+    sizes |= {"tokens": tokens, "references": REFERENCES}
     shape = x.shape_at(sizes)
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":

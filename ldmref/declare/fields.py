@@ -146,14 +146,15 @@ class Attachment(NamedTuple):
     """What a field holds that is not plain JSON, so that each interface says how it comes.
 
     Args:
-        kind: `image`; `array`, of numbers; `controlnet`, networks with their images; or `model`.
+        kind: `image`; `images`, a list of them; `array`, of numbers; `controlnet`, networks with
+            their images; or `model`.
 
     >>> from ldmref.declare import Attachment
     >>> Attachment("image").kind
     'image'
     """
 
-    kind: Literal["image", "array", "controlnet", "model"]
+    kind: Literal["image", "images", "array", "controlnet", "model"]
 
 
 class Formerly(NamedTuple):

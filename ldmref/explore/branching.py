@@ -25,6 +25,7 @@ from ldmref.modes.generate import Callback, CancelFlag, Progress
 from ldmref.modes.job import Job
 from ldmref.modes.record import (
     CONTROL_IMAGE,
+    REFERENCES,
     REPLACED,
     SOURCES,
     compare_models,
@@ -263,7 +264,7 @@ def open_record(
 
 def parameters_of(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a plan with changes, and everything that the plan was given."""
-    names = (*SOURCES, "control", CONTROL_IMAGE, "guide")
+    names = (*SOURCES, "control", CONTROL_IMAGE, REFERENCES, "guide")
     inputs = {name: getattr(planned.request, name, None) for name in names}
     inputs |= {"latents": planned.job.latents} | dict(planned.job.embeddings or {})
     needed = {name: value for name, value in inputs.items() if value is not None and value != ()}

@@ -36,6 +36,7 @@ from ldmref.models.taesd import TinyConfig
 
 EXAMPLE = {  # open sizes
     "batch": 2, "timesteps": 2, "height": 16, "width": 16, "patches": 64, "tokens": 77,
+    "references": 64,
 }  # fmt: skip
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ldmref.models.declared import NetworkOutput as NetworkOutput
     from ldmref.models.declared import TextAttention as TextAttention
     from ldmref.models.declared_control import DeclaredControl as DeclaredControl
+    from ldmref.models.declared_references import DeclaredReferences as DeclaredReferences
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Averages as Averages
     from ldmref.models.family import Family as Family

@@ -416,7 +416,7 @@ def list_missing(tensors: Iterable[str], config: ModelConfig) -> list[str]:
 
 
 def _describe_missing(name: str, tensors: Iterable[str], config: ModelConfig) -> str:
-    alone = all(key.startswith(f"{config.denoiser.network}.") for key in tensors)
+    alone = all(key.partition(".")[0] == config.denoiser.network for key in tensors)
     return f"{name} holds the denoiser alone, without" if alone else f"{name} is without"
 
 

@@ -175,9 +175,14 @@ class _CallSizes:
         self.levels = len(getattr(config, "block_out_channels", ()))
         self.known: dict[str, int] = {}
 
-    def read(self, x: NetworkInput) -> np.ndarray:
-        """Return an input in the order of axes of ldmref; NaN if it was not recorded."""
+    def read(self, x: NetworkInput) -> np.ndarray | None:
+        """Return an input in the order of axes of ldmref; NaN if it was not recorded.
+
+        Arrays of reference images that were not recorded are None: there were none.
+        """
         value = self._recorded(x)
+        if value is None and x.of_references:
+            return None
         if value is None and x.content == "mask":  # what has no mask reads all tokens
             return np.ones(x.shape_at(self._complete(x)), np.int64)
         if value is None:

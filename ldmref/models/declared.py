@@ -21,7 +21,7 @@ class CallSize(NamedTuple):
 
     Attributes:
         of: The size of the call that it follows: "batch", "height" and "width" (of the latents),
-            "tokens" or "timesteps".
+            "tokens", "references" (tokens of all reference images) or "timesteps".
         times: Its factor; the height of an image is `factor` times that of its latents.
         over: Its divisor; the height of a lower level of the U-Net is that of the latents over 2.
         label: Its name in exported graphs. "": `of`.
@@ -94,6 +94,11 @@ class NetworkInput:
         (1, 3, 32)
         """
         return tuple(d.at(sizes) if isinstance(d, CallSize) else d for d in self.shape)
+
+    @property
+    def of_references(self) -> bool:
+        """Whether it belongs to reference images: a call without them leaves it out."""
+        return any(isinstance(d, CallSize) and d.of == "references" for d in self.shape)
 
 
 class NetworkOutput(NamedTuple):

@@ -21,6 +21,7 @@ from ldmref.models.conditioning import Conditioning, add_arrays, zero_empty
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
+from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
@@ -301,6 +302,7 @@ class Family:
         broken_rules: Yields the relations between fields of a configuration that do not hold.
         text: The way from prompts to the arrays of the conditioning.
         control: The ControlNets of the family. None: its denoiser takes none.
+        references: How its denoiser reads reference images. None: it reads none.
         presets: Configurations by name.
         files: Single files that hold the denoiser.
         diffusers: How diffusers' pipelines store and call the family.
@@ -321,6 +323,7 @@ class Family:
     broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
     text: TextPath = field(default_factory=TextPath)
     control: DeclaredControl | None = None
+    references: DeclaredReferences | None = None
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     files: Sequence[SingleFile] = ()
     diffusers: PipelineCalls = field(default_factory=PipelineCalls)

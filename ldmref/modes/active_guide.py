@@ -69,7 +69,8 @@ def encode_guide(
 ) -> ActiveGuide:
     """Encode the prompts of a job with the text encoders of its guide.
 
-    The guide reads no negative prompt. It is encoded only if the prompts are read in several
+    The guide reads no negative prompt. Its autoencoder is that of the model, which encoded the
+    reference images. The negative prompt is encoded only if the prompts are read in several
     chunks, whose number is that of the longer one of the two.
 
     Args:
@@ -82,7 +83,9 @@ def encode_guide(
     """
     longer = max(text.chunks) > 1 and {*text.negative_prompts} <= {*text.encoded}
     guide = guide.with_text_length(job.max_sequence_length)
-    own = encode_job(guide, job, initial, {"cond", "uncond"} if longer else {"cond"})
+    own = encode_job(
+        guide, job, initial, {"cond", "uncond"} if longer else {"cond"}, text.references
+    )
     if list(own.chunks) != list(text.chunks):
         raise UsageError(
             "the guide reads the prompts in another number of chunks than the model",

@@ -101,7 +101,7 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
 
     >>> from ldmref.models import preset
     >>> unused_parameters(preset("sd15"))
-    ('max_sequence_length', 'control_image')
+    ('max_sequence_length', 'control_image', 'references')
     """
     names = unused_words(config)
     return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
@@ -110,8 +110,11 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
 def unused_words(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters about prompts that a model has no use for."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
+    family = family_of(config)
     control = () if config.concat == "control" else ("control_image",)
-    if family_of(config).text.with_length is None:
+    if family.references is None:
+        control = (*control, "references")
+    if family.text.with_length is None:
         control = ("max_sequence_length", *control)
     reads = kind_of(config.text_encoder).reads
     if reads == "nothing":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.models.conditioning import Conditioning, add_arrays, fit_lengths
+from ldmref.models.conditioning import Conditioning, add_arrays
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
@@ -179,13 +179,13 @@ class EmbeddedText(TextConditioning):
         rows = {name: np.concatenate([x] * times) for name, x in self.embeddings.items()}
         return replace(super().repeated(times, size), embeddings=rows)
 
-    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
-        """Return what the network is conditioned on, by the name of the prediction."""
-        parts = super().conditionings(batch)
+    def _of_texts(self, batch: slice) -> dict[str, Conditioning]:
+        """Return the conditionings of the texts of a batch, some of them given."""
+        parts = super()._of_texts(batch)
         for name, names in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
             if names.states in self.embeddings:
                 parts[name] = self._given(names, batch)
-        return fit_lengths(self.model.backend, parts, self.model.family.text.multiple)
+        return parts
 
     def _given(self, names: EmbeddingNames, batch: slice) -> Conditioning:
         """Return the conditioning of given hidden states, pooled outputs and masks."""

@@ -15,6 +15,7 @@ from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.io.images.pil import Source
 from ldmref.modes.control import CONTROLS, Control, check_controls, parse_control
 from ldmref.modes.parameters import FILE, Unrecorded, accept
+from ldmref.modes.references import MAX_REFERENCES, list_references
 
 Resize = Literal["crop", "stretch", "fill"]
 Fill = Literal["original", "noise", "fill", "nothing"]
@@ -109,3 +110,26 @@ class ControlParameter:
             "for all other models",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ReferencesParameter:
+    """The images that some models read beside the prompt, without keeping their place."""
+
+    references: Annotated[
+        Sequence[Source | np.ndarray],
+        Check(list_references, {"type": "array", "items": FILE, "maxItems": MAX_REFERENCES}),
+        Attachment("images"),
+        Flag(
+            ("--reference",),
+            "FILE",
+            multiple=True,
+            help="An image that a model such as FLUX.2 or Flux.1 Kontext reads beside the prompt; "
+            "may be repeated, and the prompt may count them in this order.",
+        ),
+        Unrecorded(),
+        Doc(
+            "Images that a model such as FLUX.2 or Flux.1 Kontext reads beside the prompt, which "
+            "may count them in this order; other models refuse them."
+        ),
+    ] = ()

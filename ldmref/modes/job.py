@@ -14,6 +14,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.control_image import ControlImage
 from ldmref.modes.guide import Guide
+from ldmref.modes.references import Reference
 from ldmref.modes.requests import FromPrompts, Request
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
@@ -33,6 +34,7 @@ class Job(FromPrompts):
         schedule: None with `sigmas`.
         eta: None for a sampler without one.
         control_input: The control image, read and at the size of the images.
+        reference_inputs: The reference images, read and at the sizes that the family wants.
         strength: Of img2img and inpaint.
         first_step: Steps of the schedule that are skipped; `skip_steps` counts them.
         resample: Of inpaint.
@@ -53,6 +55,7 @@ class Job(FromPrompts):
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
     control_input: ControlImage | None = None
+    reference_inputs: tuple[Reference, ...] = ()
     strength: float | None = None
     first_step: int = 0
     resample: tuple[int, int] | None = None

@@ -34,6 +34,7 @@ from ldmref.support.version import __version__
 SOURCES = ("image", "mask", "segmentation")  # which an image does not contain
 GIVEN_ARRAYS = ("latents", *EMBEDDINGS)  # of which an image records digests
 CONTROL_IMAGE = "control_image"  # of which an image records the digest
+REFERENCES = "references"  # of which an image records a digest each
 OF_ALL_IMAGES = ("count", "batch_size")  # each image records itself alone
 ONE_EACH = ("seed", "prompt", "negative_prompt")  # of which an image has one
 REPLACED = {  # the parameters that a changed one also replaces
@@ -120,6 +121,8 @@ def record_run(
         params["guide"] = copy.deepcopy(dict(guide))
     if job.control_input is not None:
         params[CONTROL_IMAGE] = job.control_input.sha256
+    if job.reference_inputs:
+        params[REFERENCES] = [reference.sha256 for reference in job.reference_inputs]
     params["backend"] = model.backend.describe()
     return params | {"ldmref": __version__}
 
@@ -171,7 +174,7 @@ def replay(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         changes: Parameters to use instead of the recorded ones, and the inputs that an image does
             not contain: source images, noise, embeddings, ControlNets.
     """
-    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS, CONTROL_IMAGE, "guide"}.union(
+    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS, CONTROL_IMAGE, REFERENCES, "guide"}.union(
         *(REPLACED.get(name, ()) for name in changes)
     )
     if find_schedule(changes.get("sampler")):
@@ -208,6 +211,8 @@ def find_missing(record: Mapping[str, Any], supplied: Mapping[str, Any]) -> list
         missing.append("control")
     if record.get(CONTROL_IMAGE) and supplied.get(CONTROL_IMAGE) is None:
         missing.append(CONTROL_IMAGE)
+    if record.get(REFERENCES) and not supplied.get(REFERENCES):
+        missing.append(REFERENCES)
     if record.get("guide") and supplied.get("guide") is None and not supplied.get("guidance"):
         missing.append("guide")
     return missing
@@ -234,6 +239,10 @@ def compare_inputs(record: Mapping[str, Any], used: Mapping[str, Any]) -> Iterat
         yield f"generated with another --guide: the image records {name!r}, with another digest"
     if record.get(CONTROL_IMAGE) not in (None, used.get(CONTROL_IMAGE)):
         yield "generated from another --control-image: the recorded one has another digest"
+    references, others = record.get(REFERENCES), used.get(REFERENCES) or []
+    for i, digest in enumerate(references if isinstance(references, list) else ()):
+        if digest != (others[i] if i < len(others) else None):
+            yield f"generated from another --reference {i + 1}: the recorded one has another digest"
     for name in GIVEN_ARRAYS if used["mode"] != "invert" else ():
         if record.get(name) not in (None, used.get(name)):
             flag = name.replace("_", "-")

@@ -24,6 +24,7 @@ from ldmref.modes.image_parameters import (
     ImageInput,
     Mask,
     MaskBlur,
+    ReferencesParameter,
     ResizeMethod,
     Segmentation,
     Strength,
@@ -105,6 +106,7 @@ Jumps = Annotated[
 @dataclass(frozen=True, eq=False, repr=False)
 class FromPrompts(
     BatchParameters,
+    ReferencesParameter,
     ControlParameter,
     EmbeddingParameters,
     PromptParameters,

@@ -32,6 +32,7 @@ from ldmref.modes.guidance_parameter import choose_guidance
 from ldmref.modes.guide import fit_guide
 from ldmref.modes.job import Job, list_asked, share_with_txt2img, skip_steps
 from ldmref.modes.prompt_parameters import EmbeddingParameters
+from ldmref.modes.references import read_references
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE
@@ -107,6 +108,8 @@ def resolve(
     if asked.control_image is not None or config.concat == "control":
         image = read_control_image(config, asked.control_image, job.size)
         job = replace(job, control_input=image)
+    if asked.references:
+        job = replace(job, reference_inputs=read_references(config, asked.references))
     return job
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
+from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
@@ -13,6 +15,7 @@ from ldmref.modes.generate import constrain_known, on_backend
 from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
+from ldmref.modes.references import encode_references
 from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import (
@@ -28,9 +31,13 @@ from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 def encode_job(
-    model: LatentDiffusion, job: Job, initial: InitialState, read: Collection[str] | None = None
+    model: LatentDiffusion,
+    job: Job,
+    initial: InitialState,
+    read: Collection[str] | None = None,
+    references: Mapping[str, Array] | None = None,
 ) -> TextConditioning:
-    """Encode the prompts that a job reads with the text encoders of a model.
+    """Encode the prompts and the reference images that a job reads with the encoders of a model.
 
     Embeddings of the job stand for the prompts that they replace, which are not encoded.
 
@@ -39,6 +46,7 @@ def encode_job(
         job: The resolved parameters.
         initial: The initial state of the mode, for a second prompt and that of the given image.
         read: The texts to encode, of `cond`, `uncond` and `empty`. None: those that the job reads.
+        references: The encoded reference images. None: they are encoded here.
     """
     if read is None:
         read = texts_read(job.guidance, job.sampler, job.cfg_scale, *initial.scales)
@@ -53,7 +61,11 @@ def encode_job(
         {*read} - texts_given(job.embeddings),
         initial.prompts,
     )
-    return apply_embeddings(text, job.embeddings) if job.embeddings else text
+    if job.embeddings:
+        text = apply_embeddings(text, job.embeddings)
+    if references is None:
+        references = encode_references(model, job.reference_inputs, job.size)
+    return replace(text, references=references) if references else text
 
 
 def start_trajectory(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
 
+from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.models.conditioning import Conditioning, fit_lengths, interpolate
+from ldmref.models.conditioning import Conditioning, add_arrays, fit_lengths, interpolate, repeat
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import EncodedText, join_rows
 from ldmref.prompts.tokenizer import PromptOptions
@@ -44,6 +45,8 @@ class TextConditioning:
         interpolation: A second prompt.
         others: Prompts that all images share: the second one, or the description of the image to
             edit.
+        references: Arrays of reference images, (1, ...), by the argument of the denoiser, which
+            all images and predictions share.
     """
 
     model: LatentDiffusion
@@ -54,6 +57,7 @@ class TextConditioning:
     size: tuple[int, int]
     interpolation: Interpolation | None = None
     others: Sequence[str] = ()
+    references: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -95,6 +99,16 @@ class TextConditioning:
         `cond` and `uncond` are there if the prompts and the negative prompts were encoded, `empty`
         if the empty prompt was, and all three if the model reads no text.
         """
+        ops = self.model.backend
+        texts = fit_lengths(ops, self._of_texts(batch), self.model.family.text.multiple)
+        if not self.references:
+            return texts
+        n = len(self.prompts[batch])
+        more = {name: repeat(ops, array, n) for name, array in self.references.items()}
+        return {name: add_arrays(part, more) for name, part in texts.items()}
+
+    def _of_texts(self, batch: slice) -> dict[str, Conditioning]:
+        """Return the conditionings of the texts of a batch, each with its own length."""
         if not self.model.config.text_encoders:
             return dict.fromkeys(TEXTS, Conditioning(None))
         prompts, negative_prompts = self.prompts[batch], self.negative_prompts[batch]
@@ -107,7 +121,7 @@ class TextConditioning:
         }
         if self.interpolation is not None:
             parts["cond"] = self._interpolate(parts["cond"], self.interpolation, batch)
-        return fit_lengths(self.model.backend, parts, self.model.family.text.multiple)
+        return parts
 
     def _interpolate(self, start: Conditioning, to: Interpolation, batch: slice) -> Conditioning:
         """Return the conditionings of the positions between those of the first prompt and `to`."""

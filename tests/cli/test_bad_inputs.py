@@ -204,7 +204,7 @@ def test_what_nobody_foresaw(error, code, exit_code, ldm, work, model_folder, mo
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("ldmref.apps.cli.session.load", fail)
+    monkeypatch.setattr("ldmref.apps.cli.session.load_checkpoint", fail)
     assert_refused(ldm("txt2img", "cat", "-m", model_folder), code, exit_code, work)
 
 
@@ -221,7 +221,8 @@ def test_control_characters_stay_on_one_line(ldm):
 
 
 def test_nothing_is_loaded_for_a_mistake(work, model_folder, monkeypatch):
-    monkeypatch.setattr("ldmref.apps.cli.session.load", lambda *a, **k: pytest.fail("loaded"))
+    name = "ldmref.apps.cli.session.load_checkpoint"
+    monkeypatch.setattr(name, lambda *a, **k: pytest.fail("loaded"))
     assert main(["txt2img", "cat", "-m", str(model_folder), "--steps", "0"]) == 2
 
 

@@ -30,6 +30,7 @@ from ldmref.models.conditioning import (
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
+from ldmref.models.steering import Steerable
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def masked(monkeypatch):
                 function=network,
                 settings={"config": config.denoiser},
                 inputs=(*declared.inputs, mask),
+                steerable=Steerable(),
             )
 
     changes = {

@@ -162,7 +162,7 @@ def test_residuals_follow_blocks_of_both_kinds():
 
 @pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
 def test_layers_of_a_lora_have_the_groups_of_every_family(name):
-    targets = family_of(preset(name)).lora_targets
+    targets = family_of(preset(name)).lora.targets
     assert {"attention", "feed_forward"} <= targets.keys() & {*BLOCK_LAYERS}
     names = flatten(model_spec(preset(name)))
     for group in ("attention", "feed_forward", "projections"):

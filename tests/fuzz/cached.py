@@ -55,7 +55,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (unet, "controlnet_table"),
         (whole_file, "compvis_table"),
         (lora_changes, "lora_names"),
-        (autoencoder, "_spec"),
+        (autoencoder, "_table"),
     ]
     seen = by_identity(key_table.list_stored_shapes)
     return [

@@ -142,9 +142,10 @@ def _json(data: bytes) -> Any:
         return None
 
 
-def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None:
+def _planned(mode: str, flags: dict[str, Any], origin: replay.ImageReplay) -> None:
     """Do what `generate` does before it loads a model, and check its notes on the record."""
     plan = plan_task(mode, TINY, with_settings(mode, flags, NO_SETTINGS)).plan
+    recorded = origin.record
     used = json.loads(json.dumps(plan.params))
     for note in (*compare_models(recorded.get("model"), MODEL), *compare_inputs(recorded, used)):  # pyright: ignore
         assert len(note) < 1000

@@ -20,6 +20,7 @@ from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
 from ldmref.io.diffusers.folder import get_model_name, select_weight_names
 from ldmref.io.hub import HubReference
+from ldmref.io.locate import find_model
 
 OLD = "0" * 40
 NEW = "1" * 40
@@ -208,7 +209,7 @@ class Stand:
 
 def test_only_what_is_read_is_fetched(monkeypatch, cache):
     stand = Stand(monkeypatch, cache)
-    found = ldmref.loading.find_model("owner/model@v1", fetch=True)
+    found = find_model("owner/model@v1", fetch=True)
     assert stand.calls == [("info", "owner/model", "v1"), ("snapshot", "owner/model", "v1")]
     assert set(stand.patterns) == READ
     assert {str(p.relative_to(found)) for p in found.rglob("*") if p.is_file()} == READ
@@ -221,7 +222,7 @@ def test_only_what_is_read_is_fetched(monkeypatch, cache):
 
 def test_one_file_is_fetched(monkeypatch, cache):
     stand = Stand(monkeypatch, cache)
-    found = ldmref.loading.find_model("owner/model/v1-5.safetensors@v1", fetch=True)
+    found = find_model("owner/model/v1-5.safetensors@v1", fetch=True)
     assert found.name == "v1-5.safetensors" and found.read_text() == "x"
     assert stand.calls == [("file", "owner/model", "v1-5.safetensors", "v1")]
 
@@ -233,14 +234,14 @@ def test_nothing_is_fetched_unasked(monkeypatch, cache, tmp_path):
             ldmref.load(name, backend="numpy")
         assert "fetch=True (--fetch)" in caught.value.hint
     snapshot = put(cache, {"model_index.json": "{}"})
-    assert ldmref.loading.find_model("owner/model") == snapshot
+    assert find_model("owner/model") == snapshot
     with pytest.raises(InputError, match="no model 'missing'"):
         ldmref.load("missing", fetch=True)
     assert ldmref.load(fetch=True).config.name == "emoji-128"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/model").mkdir(parents=True)
     (tmp_path / "owner/model/config.json").touch()  # a folder that is here comes first
-    assert ldmref.loading.find_model("owner/model", fetch=True) == Path("owner/model")
+    assert find_model("owner/model", fetch=True) == Path("owner/model")
     assert stand.calls == []
 
 
@@ -278,8 +279,8 @@ def test_what_goes_wrong_is_one_line(monkeypatch, cache, name, error, what, hint
 def test_without_a_network_the_cache_is_taken(monkeypatch, cache):
     Stand(monkeypatch, cache, error=ConnectionError("no network"))
     snapshot = put(cache, {"model_index.json": "{}", "a.safetensors": ""})
-    assert ldmref.loading.find_model("owner/model", fetch=True) == snapshot
-    found = ldmref.loading.find_model("owner/model/a.safetensors", fetch=True)
+    assert find_model("owner/model", fetch=True) == snapshot
+    found = find_model("owner/model/a.safetensors", fetch=True)
     assert found == snapshot / "a.safetensors"
 
 
@@ -363,7 +364,7 @@ def oid(text):
 FETCH = """
 import sys
 from ldmref.errors import InputError
-from ldmref.loading import find_model
+from ldmref.io.locate import find_model
 folder = find_model("owner/model", fetch=True)
 print(folder)
 print(*sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
@@ -404,7 +405,7 @@ def test_the_real_package_fetches_from_a_server(cache):
         line.split("/resolve/")[1].split("/", 1)[1] for line in kind.asked if "/resolve/" in line
     }
     assert got == READ | {"v1-5-pruned.safetensors", "none.safetensors"}
-    again = "from ldmref.loading import find_model; print(find_model('owner/model', fetch=True))"
+    again = "from ldmref.io.locate import find_model; print(find_model('owner/model', fetch=True))"
     ran = subprocess.run([sys.executable, "-c", again], env=env, capture_output=True, text=True)
     assert ran.stdout.strip() == folder, ran.stderr
 

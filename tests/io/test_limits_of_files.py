@@ -35,6 +35,8 @@ from ldmref.io.native import check_weights, read_config, save_folder
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.io.tensors.torch_checkpoint import _leaves, load_pickle_bytes
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
+from ldmref.models.clip import CLIP
+from ldmref.models.ldmbert import LDMBERT
 from ldmref.models.presets import PRESETS
 
 PARAMS = {
@@ -587,8 +589,10 @@ def test_names_of_folders_and_of_old_tensors(tmp_path):
         ("proj_attn", "to_out.0"),
         ("group_norm", "group_norm"),
     ):
-        assert get_current_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
-    assert get_current_name("vae", "encoder.key.weight") == "encoder.key.weight"
-    for name in ("text_model.x", "text_projection.weight", "model.layers.0", "to_logits.weight"):
-        assert get_current_name("text_encoder", name) == name
-    assert get_current_name("text_encoder_2", "encoder.x") == "text_model.encoder.x"
+        assert get_current_name(f"{attention}{old}.weight") == f"{attention}{new}.weight"
+    assert get_current_name("encoder.key.weight") == "encoder.key.weight"
+    for name in ("text_model.x", "text_projection.weight"):
+        assert CLIP.rename(name) == name
+    assert CLIP.rename("encoder.x") == "text_model.encoder.x"
+    for name in ("model.layers.0", "to_logits.weight"):
+        assert LDMBERT.rename(name) == name

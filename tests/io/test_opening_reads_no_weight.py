@@ -101,7 +101,7 @@ def use(path, read_bytes):
     checkpoint = open_checkpoint(path)
     assert checkpoint.config == config
     assert main(["info", str(path)]) == 0
-    modes.plan("txt2img", config, prompt="a cat", width=64, height=64)
+    modes.plan("txt2img", config, prompt="a cat", width=32, height=32)
     return max(read_bytes.values(), default=0)
 
 

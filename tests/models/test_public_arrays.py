@@ -47,6 +47,7 @@ def host(ops, value):
 CALLS = {
     (LatentDiffusion, "encode_image"): lambda m: m.encode_image(IMAGES, LATENTS),
     (LatentDiffusion, "encode_posterior"): lambda m: m.encode_posterior(IMAGES),
+    (LatentDiffusion, "encode_unscaled"): lambda m: m.encode_unscaled(IMAGES),
     (LatentDiffusion, "decode"): lambda m: m.decode(LATENTS, tile=8),
     (LatentDiffusion, "unet"): lambda m: m.unet(LATENTS, TIME, Conditioning(STATES)),
     (LatentDiffusion, "predict"): lambda m: m.predict(LATENTS, TIME, Conditioning(STATES)),
@@ -65,6 +66,7 @@ WITHOUT_ARRAYS = {
         "differentiable",
         "encode_prompts",
         "encode_text",
+        "latent_scale",
         "latent_shape",
         "estimate_memory",
         "limit_memory",

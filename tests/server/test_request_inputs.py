@@ -30,6 +30,8 @@ ARRAYS = {
     "negative_prompt_embeds",
     "pooled_prompt_embeds",
     "negative_pooled_prompt_embeds",
+    "prompt_mask",
+    "negative_prompt_mask",
 }
 opened: list[str] = []
 recording = False
@@ -78,11 +80,13 @@ def test_every_parameter_that_is_not_plain_json_is_marked(mode, name):
     """A new parameter that holds a file or an array must get the mark `Attachment`."""
     field = MODES[mode].parameters[name]
     expected = "image" if name in {*IMAGES, "control_image"} else "array" if name in ARRAYS else ""
-    networks = {"control": "controlnet", "guide": "model"}
-    assert field.attachment == networks.get(name, expected)
+    others = {"control": "controlnet", "guide": "model", "references": "images"}
+    assert field.attachment == others.get(name, expected)
     schema = mode_schema(mode)["properties"][name]
     schema |= schema.get("anyOf", [{}])[0]
     assert (field.attachment == "image") == ("contentEncoding" in schema)
+    items = schema.get("items", {})
+    assert (field.attachment == "images") == ("contentEncoding" in items)
     assert (field.attachment == "array") == (field.kind is np.ndarray)
 
 

@@ -24,6 +24,7 @@ from ldmref.io.images.pil import open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.record import (
+    REFERENCES,
     SOURCES,
     compare_inputs,
     compare_models,
@@ -42,6 +43,7 @@ SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i 
 GIVEN = {
     "latents": ("noise", "NOISE.npy"),
     "control_image": ("a control image", "IMAGE"),
+    "references": ("reference images", "IMAGE"),
     "guide": ("a second, weaker model", "MODEL"),
 }
 RECORDED = get_fields(Txt2Img)  # by images of every mode
@@ -239,10 +241,12 @@ def refuse_missing(source: str, record: Mapping[str, Any], supplied: Mapping[str
                 hint=f"add {' '.join(nets)}; ldmref info {source} shows their weights",
             )
         what, file = GIVEN.get(name, ("embeddings", "EMBEDDINGS.npy"))
+        digests = record[name] if name == REFERENCES else []
+        count = min(len(digests), 3) if isinstance(digests, list) and digests else 1
         raise UsageError(
             f"{source!r} was generated from {what} that it does not record",
             code="E-REPLAY",
-            hint=f"add --{name.replace('_', '-')} {file}",
+            hint=f"add {' '.join([f'{flag_names(RECORDED[name])[0]} {file}'] * count)}",
         )
 
 

@@ -1,7 +1,8 @@
 """JSON values of a request, read without ever opening a file or a URL that they name.
 
-Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file, a second model as
-the name of a served one, and ControlNets as objects with the name of a served one and an image.
+Images come as base64, several in a list, arrays as lists of numbers or as base64 of a `.npy` file,
+a second model as the name of a served one, and ControlNets as objects with the name of a served one
+and an image.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ldmref.io.images.pil import FORMATS
 from ldmref.modes.control import Control, list_controls
 from ldmref.modes.plan import find_mode
 from ldmref.modes.plan import schema as mode_schema
+from ldmref.modes.references import list_references
 from ldmref.modes.registry import name_parameter
 from ldmref.modes.run import Plan
 
@@ -69,6 +71,9 @@ def read_value(field: Field, value: Any, max_pixels: int, served: Served) -> Any
         return value
     if field.attachment == "image":
         return read_base64_image(field.name, value, max_pixels)
+    if field.attachment == "images":
+        listed = list_references(field.name, value)
+        return [read_base64_image(field.name, image, max_pixels) for image in listed]
     if field.attachment == "array":
         return read_array(field.name, value)
     if field.attachment == "model":

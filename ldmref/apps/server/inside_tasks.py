@@ -109,7 +109,7 @@ def look_inside(
     with TemporaryDirectory(prefix="ldmref-") as folder:
         path = Path(folder) / "trace"
         options: Any = {"selection": selection, "callback": callback, "cancel": cancel}
-        record_trace(plan, model, path, whole=False, **options)  # on every backend
+        record_trace(plan, model, path, whole=False, strict=False, **options)  # on every backend
         return pack(model, plan, read_trace(path), steps)
 
 

@@ -60,7 +60,6 @@ REFUSED = {  # how a name ends, or Comfy's name of a format -> what it is
 
 CODE = "E-QUANTIZED"
 FLOAT8 = {"float8_e4m3fn": decode_e4m3fn, "float8_e5m2": decode_e5m2}
-STORED = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
 MOST_AXES = 8
 MAX_OFFSET = 1e30
 
@@ -197,7 +196,7 @@ def open_scaled(file: TensorFile, weight: str, scale: str, kind: str) -> StoredL
     """
     shape = _shape(file, weight)
     size = _size(file, scale)
-    if file.kinds[weight] not in (STORED[kind], "U8"):  # which holds codes of any kind
+    if file.kinds[weight] not in ("F8_E4M3", "F8_E5M2", "U8", "I8"):
         raise make_damage_error(file, f"{weight[:80]!r} is {file.kinds[weight]}, not {kind}")
     if size != 1 and (not shape or size != shape[0]):
         raise make_damage_error(file, f"{scale[:80]!r} has {size:,} scales for {shape}")

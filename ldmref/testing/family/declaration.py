@@ -195,6 +195,7 @@ def count_with_torch(subject: Subject, config: ModelConfig, width: int, height: 
                 x.shape_at(sizes), dtype=torch.int64 if x.content in whole else torch.float32
             )
             for x in network.inputs
+            if not x.of_references
         }
         network.function(ops, unflatten(params), **network.settings, **arrays)
     return counter.get_total_flops()

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ldmref.backends import Backend
+from ldmref.families import transformer_layers
 from ldmref.math import timestep_embedding
 from ldmref.models import Params, Spec, numbered
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import rms_norm
 from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
 from ldmref_zimage.rotary import find_waves, turn_pairs
 
@@ -159,7 +159,7 @@ def embed_caption(
 @layer
 def embed_states(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     """Normalise hidden states, (n, l, d_text), and project them: (n, l, d)."""
-    return linear(ops, p["1"], rms_norm(ops, p["0"], x, eps))
+    return linear(ops, p["1"], transformer_layers.rms_norm(ops, p["0"], x, eps))
 
 
 def embed_image(ops: Backend, p: Params, config: ZImageConfig, x: Array, caption: Tokens) -> Tokens:
@@ -239,22 +239,22 @@ def block(
     The time gives a scale before and a gate after each, which tanh limits.
     """
     eps = config.norm_eps
-    h = rms_norm(ops, p.attention_norm1, x, eps)
+    h = transformer_layers.rms_norm(ops, p.attention_norm1, x, eps)
     if emb is None:
         h = self_attention(ops, p.attention, h, cos, sin, score_bias, config.n_heads)
-        x = x + rms_norm(ops, p.attention_norm2, h, eps)
-        h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
-        return x + rms_norm(ops, p.ffn_norm2, h, eps)
+        x = x + transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
+        h = feed_forward(ops, p.feed_forward, transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps))
+        return x + transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
     d = x.shape[2]
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
     scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
     h = self_attention(
         ops, p.attention, h * (1.0 + scale_attn), cos, sin, score_bias, config.n_heads
     )
-    x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
-    h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
+    x = x + ops.xp.tanh(gate_attn) * transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
+    h = transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
     h = feed_forward(ops, p.feed_forward, h)
-    return x + ops.xp.tanh(gate_mlp) * rms_norm(ops, p.ffn_norm2, h, eps)
+    return x + ops.xp.tanh(gate_mlp) * transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
 
 
 @layer
@@ -269,8 +269,8 @@ def self_attention(
 ) -> Array:
     """Let tokens (n, l, d) read each other."""
     q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in PROJECTIONS)
-    q = rms_norm(ops, p.norm_q, q, QK_EPS)
-    k = rms_norm(ops, p.norm_k, k, QK_EPS)
+    q = transformer_layers.rms_norm(ops, p.norm_q, q, QK_EPS)
+    k = transformer_layers.rms_norm(ops, p.norm_k, k, QK_EPS)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))

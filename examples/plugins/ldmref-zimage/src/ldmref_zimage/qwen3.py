@@ -17,11 +17,10 @@ import numpy as np
 from ldmref.backends import Backend
 from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
-from ldmref.families import TextConfig, TextEncoder
+from ldmref.families import TextConfig, TextEncoder, transformer_layers
 from ldmref.models import Params, Spec, numbered
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_angles, rms_norm, turn_halves
 from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
 
 Array = Any
@@ -116,7 +115,7 @@ def qwen3(
     wanted = find_layers(config, skip)
     score_bias = None if mask is None else mask_bias(ops, mask)
     positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
-    angles = find_angles(positions, (config.head_dim,), config.rope_theta)
+    angles = transformer_layers.find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
     for block in p.layers.items_in_order()[: max(wanted)]:
@@ -124,7 +123,7 @@ def qwen3(
         states.append(x)
     found = [states[number] for number in wanted]
     if config.final_norm:
-        found = [rms_norm(ops, p.norm, x, config.layer_norm_eps) for x in found]
+        found = [transformer_layers.rms_norm(ops, p.norm, x, config.layer_norm_eps) for x in found]
     return found[0] if len(found) == 1 else ops.xp.concat(found, axis=2)
 
 
@@ -148,9 +147,9 @@ def decoder_layer(
     ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
 ) -> Array:
     """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
-    h = rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
+    h = transformer_layers.rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
     x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
-    h = rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
+    h = transformer_layers.rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
     return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
@@ -162,9 +161,11 @@ def grouped_attention(
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     q = split_heads(ops, linear(ops, p.q_proj, x), heads)
     k, v = (split_heads(ops, linear(ops, name, x), shared) for name in (p.k_proj, p.v_proj))
-    q = rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
-    k = rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
-    q, k = (ops.call_function("rotate", turn_halves, part, angles) for part in (q, k))
+    q = transformer_layers.rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
+    k = transformer_layers.rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
+    q, k = (
+        ops.call_function("rotate", transformer_layers.turn_halves, part, angles) for part in (q, k)
+    )
     k, v = (repeat_heads(ops, part, heads) for part in (k, v))
     mixed = ops.attention(q, k, v, causal=True, bias=score_bias)
     return linear(ops, p.o_proj, merge_heads(ops, mixed))

@@ -7,7 +7,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ldmref.backends import Backend
-from ldmref.models.transformer_layers import find_angles
+from ldmref.families import transformer_layers
 
 Array = Any
 
@@ -21,7 +21,7 @@ def find_waves(
     `seen`, (n, l), are 0, and so are then their queries and keys.
     """
     xp = ops.xp
-    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    angles = transformer_layers.find_angles(positions, dims, theta)[:, None, :, :]
     cos, sin = xp.cos(angles), xp.sin(angles)
     if seen is not None:
         kept = seen[:, None, :, None]

@@ -18,7 +18,7 @@ const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "p
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
 const NEGATIVE = "negative_prompt";
-const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
+const PROGRAMS_ONLY = /_embeds$|prompt_mask$/; // hidden states and their masks come from a program, which has the API
 
 export class Form {
   /** `options`: capabilities; changed(texts); pick(); imageChanged(name, blob, size); mask. */

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { notify, notifyError, sentence } from "./notify.js";
 import { writeParameters } from "./schema.js";
 
-const INPUTS = { image: "image", mask: "mask", segmentation: "map", control_image: "control image", control: "images of the ControlNets" };
+const INPUTS = { image: "image", mask: "mask", segmentation: "map", control_image: "control image", references: "reference images", control: "images of the ControlNets" };
 
 /** Return the line that offers to restore the settings of a file, which `restore(file)` gets. */
 export function makeRestoreHint(restore) {

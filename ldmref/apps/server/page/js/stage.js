@@ -230,8 +230,8 @@ export class Stage {
 }
 
 // The address of the explorer names a run, and holds no images.
-function isExplorable({ mode, control, control_image: image }) {
-  return mode === "txt2img" && !control && !image;
+function isExplorable({ mode, control, control_image: image, references }) {
+  return mode === "txt2img" && !control && !image && !references;
 }
 
 function formatSeconds(seconds) {
