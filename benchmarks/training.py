@@ -20,6 +20,8 @@ from benchmarks.peers import peer_network
 from ldmref.apps.bench.work import PROMPT, SEED, Workload
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.arrays import Array
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.batches import FULL_BATCH
@@ -41,7 +43,8 @@ def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Wor
     ops = TorchBackend(case.device, case.dtype)
     shape = (2, IMAGES, *model.latent_shape(case.size, case.size))
     moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    latents = NoisyLatents(Latents(*moments), np.ones(IMAGES), 1.0, ops)
+    unscaled = LatentScale(ops, AutoencoderConfig(scaling_factor=1.0), Params())
+    latents = NoisyLatents(Latents(*moments), np.ones(IMAGES), unscaled, ops)
     condition = Condition(lambda i, rng: PROMPT, model.tokenizers)
     arguments = model.config, STAGE, SEED, ops
     params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})

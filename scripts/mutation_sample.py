@@ -64,6 +64,7 @@ PACKAGES = {  # package: (files, tests)
     ),
     "backends": (("backends/**/*.py",), ("tests/backends",)),
     "atlas": (("atlas/*.py",), ("tests/atlas",)),
+    "locate": (("locate/**/*.py",), ("tests/locate",)),
     "families": (("families/**/*.py",), ("tests/families",)),
     "check": (
         ("check/agreement.py", "check/causes.py", "check/flow_step_calls.py", "check/watching.py"),

@@ -84,6 +84,7 @@ FULL: dict[str, str] = {
     "tests/testing/test_family_conformance.py::"
     "test_a_graph_that_computes_something_else_is_found": ONNX,
     "tests/families/test_plugin_families.py::test_golden_runs_that_it_declares": ONNX,
+    "tests/testing/test_family_conformance.py::test_a_library_that_is_missing_is_named": ONNX,
     "tests/families/test_joint_controlnets.py::"
     "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
     "tests/families/test_joint_controlnets.py::test_images_of_compiled_networks": ONNX,

@@ -111,8 +111,11 @@ def split_pages(module: ModuleType, head: str, groups: dict[str, list[str]]) -> 
     pages = {}
     rows = []
     names = []
+    ends = [home.rpartition(".")[2] for home in groups]
     for home, members in groups.items():
         short = home.rpartition(".")[2] if home != package else "tables"
+        if ends.count(short) > 1:  # two packages have a module of this name
+            short = "_".join(home.split(".")[-2:])
         doc = importlib.import_module(home).__doc__ if home != package else "Tables by name."
         body = "\n".join(entry(module, name) for name in members)
         pages[f"api/{package}/{short}.md"] = f"# {short}\n\n{to_markdown(doc)}\n{body}"

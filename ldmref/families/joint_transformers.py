@@ -15,6 +15,7 @@ from ldmref.families.latent_diffusion import describe_autoencoder, describe_text
 from ldmref.families.unet import TOKENS
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import (
     BATCH,
@@ -221,8 +222,9 @@ T5_XXL = TextConfig(
 )
 
 
-def shrink_autoencoder(config: AutoencoderConfig) -> AutoencoderConfig:
+def shrink_autoencoder(config: BaseAutoencoderConfig) -> AutoencoderConfig:
     """Return a small version of an autoencoder, for golden cases."""
+    assert isinstance(config, AutoencoderConfig)  # the families that share this have KL's
     return replace(
         config,
         latent_channels=4,

@@ -1,4 +1,4 @@
-"""What the user's files change in a model: its text encoders, its autoencoder, LoRAs."""
+"""Modifications of a model by the user's files: text encoders, autoencoder, LoRAs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Modification(ABC):
 
     Attributes:
         networks: The networks that the files bring.
-        tiny: The small autoencoder that stands for the model's own. None: there is none.
+        tiny: The small autoencoder that replaces the model's own. None: there is none.
         words: Words that the prompts can then use.
         warnings: Warnings about the files.
     """

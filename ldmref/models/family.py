@@ -56,7 +56,7 @@ def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Averages:
-    """Moving averages of weights, which the file of a training holds beside the last weights.
+    """Moving averages of weights, which the file of a training holds in addition to the weights.
 
     Attributes:
         pattern: A pattern of their names.
@@ -82,7 +82,7 @@ class SingleFile:
     Attributes:
         description: What such a file is, in a few words.
         recognise: Returns the configuration that fits a file's names and shapes; None if the file
-            is another one. Of a whole model, the nearest configuration if none fits.
+            is another one. For a whole model that nothing fits, the nearest configuration.
         table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
         ignored: A pattern of the names that are not needed but may be present.
         applies: Whether a file of these names and shapes may hold only the denoiser, where the
@@ -96,8 +96,8 @@ class SingleFile:
         unneeded: Returns a pattern of further names that a model of this configuration does not
             need, but others do.
         averages: The averages that such a file may also hold. None: it has none.
-        refine: Returns the configuration with what a file says of it beside names and shapes, in
-            its metadata and in single numbers, and the names of these. Takes the file, a
+        refine: Returns the configuration with the settings that the metadata and single numbers of
+            a file give, and the names of these numbers. Takes the file, a
             `ModelFile`, the configuration, and whether the user gave it.
 
     >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
@@ -121,7 +121,7 @@ class SingleFile:
 
 @dataclass(frozen=True)
 class Work:
-    """What one evaluation of a family's denoiser costs, for one image.
+    """The cost of one evaluation of a family's denoiser, for one image.
 
     Attributes:
         flops: Returns its floating-point operations.
@@ -148,8 +148,8 @@ class TextPath:
             Diffusion 3.
         with_length: Returns the configuration of a model whose longest text has another number of
             tokens, for encoders without a table of positions. None: it is fixed.
-        templates: Returns what stands around a prompt, by the name of the text encoder that reads
-            it. {}: nothing but the tokenizer's start and end token.
+        templates: Returns the template of the prompts of each text encoder, by its name. {}: the
+            tokenizer's start and end token alone surround a prompt.
         multiple: Hidden states behind the last token of all prompts of a run are cut, down to a
             multiple of this number, where the conditioning has the `mask` of the tokens. 0: they
             are not.
@@ -189,7 +189,7 @@ class TextPath:
 
 @dataclass(frozen=True)
 class PipelineCalls:
-    """How diffusers' pipelines store a family, and how they call its denoiser.
+    """The files and calls of diffusers' pipelines of a family.
 
     Attributes:
         pipelines: For each class of pipelines, a function of the folder and its model_index.json
@@ -199,7 +199,7 @@ class PipelineCalls:
         unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
             from the numbers of rows and columns of tokens. None: they pass latents.
         inputs: Returns the arguments of a call of the denoiser, by diffusers' name, as ours: with
-            our timestep, and arrays (n, ...) in the place of lists.
+            our timestep, and arrays (n, ...) instead of lists.
         prediction: Returns our prediction of what the denoiser returned.
         states: Returns our hidden states of what a text encoder returned, the number of layers to
             leave out, and whether the pipeline has several text encoders.
@@ -227,7 +227,7 @@ class PipelineCalls:
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What a training does with the parameters of a family's denoiser.
+    """The parameters of a family's denoiser that a training treats in a special way.
 
     Attributes:
         zeros: Returns how the names of the parameters end that begin at zero.
@@ -297,7 +297,7 @@ class Family:
             encoders of the text, the denoiser, the autoencoder. The denoiser is called
             `denoiser.network`; its function takes the backend, the parameters, the configuration,
             the latents (n, c, h, w), timesteps (n,) and the arrays of the conditioning by name.
-        work: What an evaluation of the denoiser costs.
+        work: The cost of an evaluation of the denoiser.
         description: The family in a few words, for `ldmref models`.
         broken_rules: Yields the relations between fields of a configuration that do not hold.
         text: The way from prompts to the arrays of the conditioning.
@@ -305,7 +305,7 @@ class Family:
         references: How its denoiser reads reference images. None: it reads none.
         presets: Configurations by name.
         files: Single files that hold the denoiser.
-        diffusers: How diffusers' pipelines store and call the family.
+        diffusers: The files and calls of diffusers' pipelines.
         lora: The layers that LoRA changes.
         training: The parameters that a training treats in another way.
         golden: The small models of golden cases.

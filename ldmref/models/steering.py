@@ -5,7 +5,7 @@
 
 runs the definition on a stand-in for the backend. Every layer asks it through `call_layer`, and it
 returns what the layer computes, or what replaces it. `Steerable` says by the names of layers which
-they are, so that a family declares its steering as data.
+they are, and a family declares its steering as data.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class SteeredNetwork:
                 followed by that of n prompts.
 
         Returns:
-            What the definition returns, for n images.
+            The result of the definition, for n images.
         """
         arguments = dict(zip(self.arguments, args, strict=False)) | kwargs
         steerable = self.steerable
@@ -233,7 +233,7 @@ class GuidedAttention:
 
     Args:
         inner: The backend.
-        declared: What the family says.
+        declared: The declaration of the family.
         numbers: Scale, largest norm and, unless it is the network's own, weight of the result.
         images: The number n of images.
         arguments: The arguments of the network, by name.
@@ -359,7 +359,7 @@ def name_arguments(
 
 
 class LayerRules(NamedTuple):
-    """What `AttentionGuidance` says of one layer.
+    """The part of `AttentionGuidance` for one layer.
 
     Attributes:
         guided: Whether image tokens attend to the text in it.

@@ -67,6 +67,11 @@ def text_spec(config: TextConfig) -> Spec:
     return kind_of(config).spec(config)
 
 
+def _mask_argument(mask: Array | None) -> tuple[Array, ...]:
+    """Return the further argument of encoders that read a mask; () for those that do not."""
+    return () if mask is None else (mask,)
+
+
 def text_encoder(
     ops: Backend,
     p: Params,
@@ -83,8 +88,7 @@ def text_encoder(
     """
     function = kind_of(config).function
     assert function is not None  # otherwise there is no such network
-    masked = () if mask is None else (mask,)
-    return function(ops, p, config, ids, skip + config.skipped_layers, *masked)
+    return function(ops, p, config, ids, skip + config.skipped_layers, *_mask_argument(mask))
 
 
 def text_encoder_pooled(
@@ -101,8 +105,7 @@ def text_encoder_pooled(
     """
     function = kind_of(config).pooled
     assert function is not None  # `check_config` refuses a projection of another kind
-    masked = () if mask is None else (mask,)
-    return function(ops, p, config, ids, skip + config.skipped_layers, *masked)
+    return function(ops, p, config, ids, skip + config.skipped_layers, *_mask_argument(mask))
 
 
 def encode_tokens(
@@ -144,13 +147,14 @@ def encode_tokens(
         n, chunks, length = part.ids.shape
         ids = ops.asarray(part.ids.reshape(n * chunks, length))
         mask = ops.asarray(part.mask.reshape(ids.shape)) if config.use_attention_mask else None
-        masked = () if mask is None else (mask,)
         if config.projection_dim:
             encode = compile_network(text_encoder_pooled, name)
-            hidden, pooled = encode(config, ids, clip_skip, *masked)
+            hidden, pooled = encode(config, ids, clip_skip, *_mask_argument(mask))
             pooled = pooled[::chunks, ...]  # the first chunk's, as A1111 does
         else:
-            hidden = compile_network(text_encoder, name)(config, ids, clip_skip, *masked)
+            hidden = compile_network(text_encoder, name)(
+                config, ids, clip_skip, *_mask_argument(mask)
+            )
         if weighted:
             hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
         if mask is not None:

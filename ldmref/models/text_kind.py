@@ -48,7 +48,7 @@ class TextEncoder:
             one. None: the kind has no pooled output.
         config: The class of its configurations, `TextConfig` or one that inherits from it.
         fields: The fields of the configuration that are read. (): all of them.
-        reads: What a prompt is: "text"; "class", the name or number of a class; or "nothing".
+        reads: The kind of a prompt: "text"; "class", the name or number of a class; or "nothing".
         comes_with: The kinds that may be encoders of the same model. (): it is always the only one.
         learns_words: Whether textual inversion can add words.
         vocabulary: The small vocabulary of its golden runs: one of the suite, "clip", "bert" or
@@ -63,8 +63,8 @@ class TextEncoder:
         ignored: A pattern of the tensors in such files that it does not use.
         table: Our name of its table of tokens, by which a file is recognised. "": files of its own
             are not.
-        lora_prefixes: What kohya's LoRA files put before its layers, besides `lora_te1_` and the
-            like.
+        lora_prefixes: The prefixes of its layers in kohya's LoRA files, in addition to `lora_te1_`
+            and the like.
         comfyui: Its names in ComfyUI's files, if they do not depend on its place in the model.
         broken_rules: Yields the relations between fields that do not hold.
 

@@ -238,16 +238,21 @@ def check_noise(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def _read_array(value: Any) -> np.ndarray:
+    """Return an array of any library on the host; a value that is not an array has dtype object."""
+    try:
+        return host_array(value)
+    except (TypeError, ValueError, BufferError, RuntimeError):
+        return np.asarray(None)
+
+
 def check_text_mask(name: str, value: Any) -> np.ndarray:
     """Return a copy of a mask of tokens, (n, l), as int64.
 
     Raises:
         UsageError: The value is something else.
     """
-    try:
-        array = host_array(value)
-    except (TypeError, ValueError, BufferError, RuntimeError):
-        array = np.asarray(None)
+    array = _read_array(value)
     if array.dtype.kind not in "biuf" or array.ndim != 2 or not np.isin(array, (0, 1)).all():
         raise UsageError(
             f"{name} must be an array (n, l) of 0 and 1, not {short_repr(value)}",
@@ -263,10 +268,7 @@ def check_embeddings(name: str, value: Any) -> np.ndarray:
     Raises:
         UsageError: The value is something else.
     """
-    try:
-        array = host_array(value)
-    except (TypeError, ValueError, BufferError, RuntimeError):
-        array = np.asarray(None)
+    array = _read_array(value)
     if array.dtype.kind != "f" or array.ndim not in (2, 3) or not array.size:
         raise UsageError(
             f"{name} must be an array of floating-point numbers, not {short_repr(value)}",

@@ -1,4 +1,4 @@
-"""What stands around a prompt, as data: a chat template, and how the text is prepared."""
+"""The template of a prompt as data: the text around it, and its preparation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,22 @@ PREPARATIONS = ("lower", "strip")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    r"""What a family puts around a prompt before its text encoder reads it.
+    r"""The text that a family puts around a prompt before its text encoder reads it.
 
-    Exports, golden cases and pages read these fields, so that any program can follow them.
+    Exports and golden cases hold these fields; any program can follow them.
 
     Args:
         before, after: The text before and after the prompt. It is divided into tokens together
             with the prompt, because a token may reach over the border, and its special tokens are
-            tokens. "" for both: the prompt stands between the start and end token of the
-            tokenizer.
-        cut: What a prompt that is too long loses: `prompt`, the end of the prompt; `end`, the end
+            tokens. "" for both: the start and end token of the tokenizer surround the prompt.
+        cut: The part that a prompt that is too long loses: `prompt`, its own end; `end`, the end
             of the whole text, the template's included.
         dropped: The number of leading tokens whose hidden states the denoiser does not read, such
             as those of a system message.
-        prepare: How the prompt is changed, in this order: `lower` (lower case), `strip` (no white
-            space at its ends).
+        prepare: Changes of the prompt: `lower` (lower case), `strip` (no white space at its ends).
 
     Raises:
-        UsageError: A preparation is unknown, or tokens are dropped and nothing stands before the
-            prompt.
+        UsageError: A preparation is unknown, or tokens are dropped and no text precedes the prompt.
 
     >>> from ldmref.prompts import PromptTemplate
     >>> template = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
@@ -60,7 +57,7 @@ class PromptTemplate:
 
     @property
     def surrounds(self) -> bool:
-        """Whether text stands before or after the prompt."""
+        """Whether the template has text before or after the prompt."""
         return bool(self.before or self.after)
 
     def prepare_text(self, text: str) -> str:

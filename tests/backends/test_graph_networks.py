@@ -235,7 +235,7 @@ def test_every_kind_of_network_is_here():
     networks = {network.__name__ for network, _, _ in CASES.values()}
     assert networks == {
         "unet", "decode", "encode", "text_encoder", "text_encoder_pooled", "controlnet",
-        "encode_hint", "tiny_decode", "tiny_encode", "classifier", "rescaler",
+        "encode_hint", "tiny_decode", "tiny_encode", "classifier", "rescaler", "perturbed_unet",
     }  # fmt: skip
     shifts = [args[0].resnet_time_scale_shift for f, _, args in CASES.values() if f is unet]
     assert "scale_shift" in shifts

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from tokenizers import pre_tokenizers
 
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import PRESETS
 
 MERGES = [("r", "e"), ("re", "d</w>"), ("c", "a"), ("ca", "t</w>"), ("t", "o"), ("o", "y</w>")]
@@ -28,6 +28,7 @@ def small_sd15() -> ModelConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
     )
+    assert isinstance(sd15.vae, AutoencoderConfig)
     vae = replace(tiny.vae, scaling_factor=sd15.vae.scaling_factor)
     return replace(sd15, denoiser=tiny.unet, vae=vae, text_encoder=text, defaults=tiny.defaults)
 

@@ -271,7 +271,7 @@ def test_sigterm_at_any_moment(stage, monkeypatch):
     commands = {
         "ldmref.export.folder._write_tokenizers": ["export", "onnx", folder, "-o", "out"],
         "ldmref.cases.make._write_values": ["cases", "make", "--part", "schedules", "-o", "out"],
-        "ldmref.explore.record.record_trajectory": ["record", "cat", "-m", folder, "--steps", "2"],
+        "ldmref.explore.record.record_prepared": ["record", "cat", "-m", folder, "--steps", "2"],
     }
     for name, argv in commands.items():
         before = signal.getsignal(signal.SIGTERM)

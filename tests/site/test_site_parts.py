@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -219,6 +220,8 @@ def test_every_public_name_has_one_entry(reference):
         if module.__name__ == "ldmref.math.checked":
             continue
         for name in api.exported(module):
+            if inspect.ismodule(getattr(module, name)):  # its functions are described there
+                continue
             full = f"{module.__name__}.{name}"
             assert full in entries or f"api/{full}.md" in reference, full
 

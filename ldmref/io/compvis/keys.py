@@ -19,6 +19,7 @@ from types import MappingProxyType
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.clip import is_openclip
 from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
 from ldmref.models.denoiser_config import UNetConfig
@@ -185,7 +186,7 @@ def text_table(config: TextConfig) -> dict[str, KeyEntry]:
         return key_table(flatten(text_spec(config)), {"": ""})
     if config.model_type == "ldmbert":
         return add_prefixes("", "transformer.", ldmbert_table(config))
-    if config.hidden_act == "gelu":
+    if is_openclip(config):
         return add_prefixes("", "model.", open_clip_table(config))
     return add_prefixes("", "transformer.", clip_table(config))
 

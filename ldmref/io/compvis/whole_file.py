@@ -35,19 +35,20 @@ from ldmref.io.compvis.unet_file import is_unet_alone
 from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorView
-from ldmref.models.clip import is_openclip
+from ldmref.models.clip import CLIP, is_openclip
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import Averages, SingleFile
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
 from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import LDM_PRESETS
+from ldmref.models.text_kind import kind_of
 
 FAMILIES = (
     "sd15", "sd15-inpainting", "sd2-base", "sd2-v", "sd2-inpainting", "sdxl", *LDM_PRESETS,
 )  # fmt: skip
 PREDICTIONS = {"epsilon": "eps", "eps": "eps", "v": "v", "v_prediction": "v"}
-CLIP = "cond_stage_model.transformer."
+CLIP_PREFIX = "cond_stage_model.transformer."
 CLIP_MODULES = ("embeddings", "encoder", "final_layer_norm")
 SCALE = "scale_factor"  # of the latents, measured in training (`scale_by_std`)
 
@@ -113,7 +114,7 @@ def family_uses_ema(config: ModelConfig) -> bool:
     """
     text = config.text_encoder
     without = [LDM_PRESETS[name].text_encoder for name in WITHOUT_EMA]
-    return text.model_type != "clip" and text not in without
+    return kind_of(text) is not CLIP and text not in without
 
 
 def samples_with_averages(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> bool:
@@ -133,8 +134,11 @@ def canonical_name(stored: str) -> str:
     `text_model.` below `cond_stage_model.transformer.`
     """
     name = stored.removeprefix("state_dict.")
-    if name.startswith(CLIP) and name.removeprefix(CLIP).split(".")[0] in CLIP_MODULES:
-        return f"{CLIP}text_model.{name.removeprefix(CLIP)}"
+    if (
+        name.startswith(CLIP_PREFIX)
+        and name.removeprefix(CLIP_PREFIX).split(".")[0] in CLIP_MODULES
+    ):
+        return f"{CLIP_PREFIX}text_model.{name.removeprefix(CLIP_PREFIX)}"
     return name
 
 

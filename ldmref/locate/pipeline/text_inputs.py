@@ -32,17 +32,27 @@ from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
 
 SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
-KINDS = {  # arguments of the denoiser
-    "text": "context",
-    "pooled text": "pooled",
-    "mask of the text": "mask",
+
+
+class TextArray(NamedTuple):
+    """An array of the text that a denoiser reads.
+
+    Attributes:
+        argument: The argument of the denoiser.
+        field: Its name in `PromptArrays`.
+        parameter: The parameter of a request that replaces it.
+    """
+
+    argument: str
+    field: str
+    parameter: str
+
+
+KINDS = {
+    "text": TextArray("context", "states", "prompt_embeds"),
+    "pooled text": TextArray("pooled", "pooled", "pooled_prompt_embeds"),
+    "mask of the text": TextArray("mask", "mask", "prompt_mask"),
 }
-EMBEDDINGS = {
-    "text": "prompt_embeds",
-    "pooled text": "pooled_prompt_embeds",
-    "mask of the text": "prompt_mask",
-}
-FIELDS = {"text": "states", "pooled text": "pooled", "mask of the text": "mask"}
 
 
 class ExpectedText(NamedTuple):
@@ -59,7 +69,7 @@ class ExpectedText(NamedTuple):
     def array(self, kind: str, roles: tuple[str, ...] | None = None) -> np.ndarray | None:
         """Return hidden states (n, l, d), pooled vectors (n, d) or masks (n, l) of the batch."""
         rows = [x for role in roles or self.roles for x in self.sides[role]]
-        parts = [getattr(x, FIELDS[kind]) for x in rows]
+        parts = [getattr(x, KINDS[kind].field) for x in rows]
         known = [x for x in parts if x is not None]
         same = len({x.shape for x in known}) == 1
         return np.stack(known) if same and len(known) == len(parts) else None
@@ -76,7 +86,7 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
         parts = parts_of_batch(context, evaluation, len(state))
         for number, network in enumerate(evaluation.networks):
             for kind in KINDS:
-                names = roles_of(context, KINDS[kind])
+                names = roles_of(context, KINDS[kind].argument)
                 got = context.read(network, *names)
                 if got is None:
                     continue
@@ -90,10 +100,10 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
                 try:
                     if not parts:
                         raise NotKnown("how its batch is made of prompts is not known")
-                    length = 0 if KINDS[kind] == "pooled" else got.shape[1]
+                    length = 0 if KINDS[kind].argument == "pooled" else got.shape[1]
                     expected = _expected(context, network, parts[number], len(state), length)
                     row = _judge_rows(context, network, kind, got, expected)
-                    name = EMBEDDINGS[kind]
+                    name = KINDS[kind].parameter
                     yield context.unless_changed(row, name)
                 except NotRead as error:
                     if context.ledger.wrong_tokens:
@@ -244,7 +254,7 @@ def _arranged(
         if alike is not None and len(expected.roles) > 1:
             yield f"both halves are those of the {words}", alike
     known = [x for side in expected.sides.values() for x in side]
-    rows = [getattr(x, FIELDS[kind]) for x in known]
+    rows = [getattr(x, KINDS[kind].field) for x in known]
     fits = [x for x in rows if x is not None and x.shape == right.shape[1:]]
     if fits:
         nearest = [fits[int(np.argmin([relative_error(row, x) for x in fits]))] for row in got]
@@ -256,7 +266,7 @@ def _changed(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield known faults of a text, (n, l, d) or (n, d)."""
     yield f"the {kind} is zero", np.zeros_like(x)
-    if KINDS[kind] == "mask":
+    if KINDS[kind].argument == "mask":
         yield "the mask is inverted", 1 - x
         yield "padding is not masked", np.ones_like(x)
     if x.ndim == 3:
@@ -269,7 +279,7 @@ def _changed(
 def _widths(context: PipelineContext, kind: str) -> Iterator[tuple[int, int]]:
     """Yield the widths of two encoders side by side."""
     clip = [text for text in context.model.config.text_encoders if kind_of(text).pooled]
-    if len(clip) == 2 and KINDS[kind] != "mask":
+    if len(clip) == 2 and KINDS[kind].argument != "mask":
         pooled = kind != "text"
         first, second = (text.projection_dim if pooled else text.hidden_size for text in clip)
         yield first, second
@@ -299,9 +309,9 @@ def _judge_networks_alone(context: PipelineContext) -> Iterator[Row]:
         except NotKnown:
             continue
     for kind in KINDS if found else ():
-        arrays = [getattr(x, FIELDS[kind]) for x in found]
+        arrays = [getattr(x, KINDS[kind].field) for x in found]
         known = [x for x in arrays if x is not None]
-        names = roles_of(context, KINDS[kind])
+        names = roles_of(context, KINDS[kind].argument)
         for network in context.calls(context.denoiser):
             got = context.read(network, *names)
             if got is None or not known or got.shape[1:] != known[0].shape:

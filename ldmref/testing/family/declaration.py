@@ -1,4 +1,4 @@
-"""What a family declares: names that exist, presets that are valid, numbers that are right."""
+"""The declaration of a family: its names exist, its presets are valid, its numbers are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the author of a family gives besides the family: originals, pipelines, published numbers."""
+"""Independent oracles of a family: original networks, pipelines, published numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a port needs: traces that agree, exported graphs that compute the same, golden cases."""
+"""The needs of a port: traces that agree, exported graphs that compute the same, golden cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks of a family found: what holds, what is broken, and what was not compared."""
+"""The report of a family's checks: promises that hold, that are broken, or were not compared."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FamilyCheck:
 
     Attributes:
         name: The name of the check.
-        compared: What was compared, one entry each.
-        problems: What is wrong, a line each.
-        left_out: What was not compared, with the reason, a line each.
+        compared: The compared things, one entry each.
+        problems: The mistakes, a line each.
+        left_out: The things that were not compared, with the reason, a line each.
 
     >>> from ldmref.testing import FamilyCheck
     >>> print(FamilyCheck("presets", problems=("'dit-s': patch_size must divide sample_size",)))

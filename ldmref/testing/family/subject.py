@@ -48,7 +48,7 @@ class Subject:
 
     Args:
         family: The family.
-        options: What the caller gives.
+        options: The arguments of the caller.
         folder: A folder for everything that the checks write.
     """
 

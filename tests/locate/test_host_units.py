@@ -1,0 +1,492 @@
+"""Judges between the networks, on runs of a few arrays that are built by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, normal
+
+from ldmref.locate.pipeline import combination, residuals, text_inputs, tokens
+from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.pipeline.passes import split_passes
+from ldmref.locate.pipeline.prompt_arrays import (
+    SIDES,
+    NotKnown,
+    PromptArrays,
+    _spread,
+    prompts_of,
+)
+
+SHAPE = (1, 4, 8, 8)
+EPSILON = 2.0**-23
+
+
+# -- the comparison -------------------------------------------------------------------------------
+
+
+def judged(got, expected, dtype="float32", **more):
+    context = context_of({"sampler.000": {"output": got}}, dtype=dtype)
+    return context.judge(entry_of(context, "sampler.000"), "k", got, expected, **more)
+
+
+def test_sixteen_units_are_rounding():
+    right = np.array([1.0, -0.5, 0.25])
+    for units, verdict in ((16, "equal"), (17, "differs"), (-16, "equal"), (-17, "differs")):
+        got = right + np.array([0.0, units * EPSILON, 0.0])
+        row = judged(got, right)
+        assert row.verdict == verdict and row.error == abs(units) * EPSILON
+    far = right + np.array([0.0, 1e-4, 0.0])
+    assert judged(far, right, least=1e-4 * (1 + 1e-9)).verdict == "equal"
+    assert judged(far, right, floor=1e-4 / 15.9).verdict == "equal"
+    assert judged(far, right, floor=1e-4 / 16.1).verdict == "differs"
+
+
+def test_what_is_not_finite_is_wrong_unless_it_was_before():
+    right, bad = np.array([1.0, 2.0]), np.array([np.nan, 2.0])
+    row = judged(bad, right)
+    assert row.verdict == "differs" and row.error == math.inf and "NaN at [0]" in row.note
+    assert judged(bad, bad).verdict == "not judged"
+    assert judged(bad, bad).note.endswith("as upstream")
+    assert judged(right, bad).note == "what it is computed from is not finite"
+
+
+def test_a_cause_is_the_variant_that_explains():
+    right, got = normal(0, 8), normal(1, 8)
+    variants = [("none", lambda: None), ("far", right + 1.0), ("it", lambda: got), ("late", got)]
+    row = judged(got, right, variants=variants)
+    assert row.cause == "it" and row.explained == 0.0 and row.verdict == "differs"
+    overflow = judged(got, right, "float16", floor=math.inf, variants=variants[:2])
+    assert overflow.verdict == "not judged"
+    assert judged(got, right, "float16", floor=math.inf, variants=variants).cause == "it"
+    assert judged(2.0 * right, right).cause == "scaled by 2"
+
+
+def test_another_order_in_memory_is_no_fault():
+    right = normal(0, 2, 3)
+    row = judged(right.T, right)
+    assert row.verdict == "equal" and row.error == 0.0 and "transpose" in row.note
+
+
+@pytest.mark.parametrize(
+    ("request_of", "name", "verdict"),
+    [
+        ({}, "latents", "differs"),
+        ({"callback_on_step_end": "f"}, "latents", "not judged"),
+        ({"callback_on_step_end": "f"}, "prompt_embeds", "differs"),
+        (
+            {"callback_on_step_end": "f", "callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
+            "prompt_embeds",
+            "not judged",
+        ),
+    ],
+)
+def test_what_a_callback_may_have_changed_is_not_judged(request_of, name, verdict):
+    context = context_of({"sampler.000": {"output": np.ones(2)}}, request=request_of)
+    entry = entry_of(context, "sampler.000")
+    wrong = context.judge(entry, "k", np.array([1.0, 3.0]), np.array([2.0, 7.0]))
+    assert context.unless_changed(wrong, name).verdict == verdict
+    right = context.judge(entry, "k", np.ones(2), np.ones(2))
+    assert context.unless_changed(right, name) is right
+
+
+# -- noise ----------------------------------------------------------------------------------------
+
+
+def noise_of(n, mean=0.0, deviation=1.0):
+    """Return n numbers of exactly this mean and root of the mean square about it."""
+    z = normal(0, n)
+    z -= z.mean()
+    return mean + deviation * z / np.sqrt(np.mean(z * z))
+
+
+def test_normal_numbers_are_within_six_deviations():
+    context = context_of({"add_noise.000": {"input.noise": np.zeros(2)}})
+    entry = entry_of(context, "add_noise.000")
+    n = 512
+    limit = 6.0 / math.sqrt(2 * n)
+    for sign in (-1.0, 1.0):
+        for factor, verdict in ((0.999, "equal"), (1.001, "differs")):
+            wide = noise_of(n, 0.0, 1.0 + sign * factor * limit)
+            row = judge_normal(context, entry, "noise", wide)
+            assert row.verdict == verdict
+            shift = sign * factor * limit * math.sqrt(2.0)
+            deviation = math.sqrt(1.0 - shift * shift)
+            row = judge_normal(context, entry, "noise", noise_of(n, shift, deviation))
+            assert row.verdict == verdict
+            assert row.cause == ("" if verdict == "equal" else f"mean {shift:.4g} instead of 0")
+    wide = judge_normal(context, entry, "noise", noise_of(n, 0.0, 2.0))
+    assert wide.cause == "standard deviation 2 instead of 1" and wide.error == pytest.approx(1.0)
+    nan = judge_normal(context, entry, "noise", np.full(3, np.nan))
+    assert nan.verdict == "differs" and nan.error == math.inf
+
+
+# -- guidance -------------------------------------------------------------------------------------
+
+UNCOND, COND = normal(0, *SHAPE), normal(1, *SHAPE)
+SCALE = 7.5
+
+
+def guided(output, arrays=None, attributes=None, dtype="float32", **manifest):
+    """Return the rows of one guidance after that of an earlier step."""
+    own = (
+        {"input.uncond": UNCOND, "input.cond": COND, "output": output}
+        if arrays is None
+        else ({**arrays, "output": output})
+    )
+    before = {"input.uncond": COND + 1.0, "input.cond": UNCOND - 2.0, "output": 0 * COND}
+    calls = {"guidance.000": before, "guidance.001": own}
+    manifest = {"params": {"cfg_scale": SCALE}} | manifest
+    named = {"guidance.001": attributes or {}}
+    context = context_of(calls, attributes=named, dtype=dtype, **manifest)
+    rows = [row for row in combination.judge_guidance(context) if row.call == "guidance.001"]
+    return rows[0]
+
+
+def mix(scale, start=UNCOND, end=COND):
+    return start + scale * (end - start)
+
+
+GUIDANCES = {
+    "": mix(SCALE),
+    "guidance is dropped: the conditional prediction alone": COND,
+    "guidance is dropped: the unconditional prediction alone": UNCOND,
+    "cond and uncond are swapped": mix(SCALE, COND, UNCOND),
+    "the sum uncond + scale cond": UNCOND + SCALE * COND,
+    "cond + scale (cond - uncond), which is a scale larger by 1": COND + SCALE * (COND - UNCOND),
+    "the prediction of the step before": mix(SCALE, COND + 1.0, UNCOND - 2.0),
+    "guidance scale 3 instead of 7.5": mix(3.0),
+    "guidance scale times 1000: 7500 instead of 7.5": mix(7500.0),
+}
+
+
+@pytest.mark.parametrize(("cause", "output"), GUIDANCES.items(), ids=GUIDANCES)
+def test_guidance_is_recomputed(cause, output):
+    row = guided(output)
+    assert (row.verdict, row.cause) == ("differs" if cause else "equal", cause)
+
+
+def rescaled(phi, x):
+    """Lin et al. 2024, equations 15 and 16, of one image."""
+    return phi * x * COND.std() / x.std() + (1.0 - phi) * x
+
+
+def test_guidance_may_be_rescaled():
+    params = {"cfg_scale": SCALE, "guidance_rescale": 0.7}
+    right = mix(SCALE)
+    assert guided(rescaled(0.7, right), params=params).verdict == "equal"
+    assert guided(right, params=params).cause == "guidance rescale 0.7 is missing"
+    wrong = guided(rescaled(0.3, right), params=params)
+    assert wrong.cause == "guidance rescale 0.3 instead of 0.7"
+    assert guided(rescaled(0.3, right)).cause == "guidance rescale 0.3 instead of 0"
+
+
+def test_rounding_of_guidance_grows_with_its_scale():
+    """uncond + s (cond - uncond) rounds each prediction, and s times their difference."""
+    right = mix(SCALE)
+    largest = np.abs(right).max()
+    size = max(np.abs(UNCOND).max(), np.abs(COND).max()) * (1.0 + 2.0 * SCALE)
+    allowed = 16.0 * EPSILON * size / largest
+    for factor, verdict in ((0.99, "equal"), (1.01, "differs")):
+        got = right.copy()
+        got[0, 1, 2, 3] += factor * allowed * largest
+        assert guided(got).verdict == verdict
+    assert guided(right).floor == pytest.approx(EPSILON * size / largest)
+
+
+def test_guidance_needs_its_parts():
+    assert guided(COND, {"input.cond": COND}, {"name": "embedded"}).verdict == "equal"
+    one = {"params": {"cfg_scale": 1.0}}
+    assert guided(COND, {"input.cond": COND}, **one).verdict == "equal"
+    assert guided(COND, {"input.cond": COND}).verdict == "not judged"
+    assert guided(COND, params={}).verdict == "not judged"
+    assert guided(COND, attributes={"name": "unheard"}).verdict == "not judged"
+    recorded = {"input.uncond": UNCOND, "input.cond": COND, "input.scale": np.array(3.0)}
+    assert guided(mix(3.0), recorded).verdict == "equal"  # as recorded, not as asked for
+
+
+THIRD = normal(2, *SHAPE)
+ADDED = {"skip_layers": ("skipped", "skip_scale"), "perturbed": ("perturbed", "perturbed_scale")}
+
+
+@pytest.mark.parametrize(("name", "roles"), ADDED.items())
+@pytest.mark.parametrize("both", [True, False])
+def test_guidance_with_a_third_prediction(name, roles, both):
+    role, scale_role = roles
+    arrays = {"input.cond": COND, f"input.{role}": THIRD, f"input.{scale_role}": np.array(2.5)}
+    base = COND
+    if both:
+        arrays |= {"input.uncond": UNCOND, "input.scale": np.array(SCALE)}
+        base = mix(SCALE)
+    right = base + 2.5 * (COND - THIRD)
+    row = guided(right, arrays, {"name": name})
+    assert row.verdict == "equal"
+    size = max(np.abs(x).max() for x in (COND, THIRD, *([UNCOND] if both else ())))
+    weight = 1.0 + 2.0 * (SCALE if both else 0.0) + 5.0
+    assert row.floor == pytest.approx(EPSILON * size * weight / np.abs(right).max())
+    changes = {
+        f"the {role} prediction is not used": base,
+        f"the sign of the {role} prediction is reversed": base - 2.5 * (COND - THIRD),
+    }
+    if both:
+        changes["guidance is dropped: the conditional prediction alone"] = COND
+    for cause, wrong in changes.items():
+        assert guided(wrong, arrays, {"name": name}).cause == cause
+    phi = {**arrays, "input.rescale": np.array(0.4)}
+    scaled = 0.4 * right * COND.std() / right.std() + 0.6 * right
+    assert guided(scaled, phi, {"name": name}).verdict == "equal"
+    del arrays[f"input.{role}"]
+    assert guided(right, arrays, {"name": name}).verdict == "not judged"
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_guidance_by_a_weaker_model(both):
+    arrays = {"input.cond": COND, "input.guide": THIRD}
+    own = COND
+    if both:
+        arrays |= {"input.uncond": UNCOND, "input.scale": np.array(SCALE)}
+        own = mix(SCALE)
+    named = {"name": "autoguidance", "weight": 1.75}
+    right = mix(1.75, THIRD, own)
+    row = guided(right, arrays, named)
+    assert row.verdict == "equal"
+    size = max(np.abs(THIRD).max(), np.abs(own).max()) * 4.5
+    assert row.floor == pytest.approx(EPSILON * size / np.abs(right).max())
+    for cause, wrong in {
+        "the weaker model is not used": own,
+        "the weaker model alone": THIRD,
+        "the two models are exchanged": mix(1.75, own, THIRD),
+        "a weight larger by 1": mix(2.75, THIRD, own),
+    }.items():
+        assert guided(wrong, arrays, named).cause == cause
+    assert guided(right, arrays, {"name": "autoguidance"}).verdict == "not judged"
+
+
+@pytest.mark.parametrize(("got", "count"), [(7.5, 0), (7.5 + 1e-6, 0), (7.4, 1), (7.5 + 1e-4, 1)])
+def test_scales_are_those_that_were_asked_for(got, count):
+    arrays = {"input.uncond": UNCOND, "input.cond": COND, "input.scale": np.array(got)}
+    calls = {"guidance.000": {**arrays, "output": mix(got)}}
+    for more, verdict in (({}, "differs"), ({"callback_on_step_end": "f"}, "not judged")):
+        context = context_of(calls, params={"cfg_scale": SCALE} | more)
+        rows = [row for row in combination.judge_guidance(context) if row.kind == "guidance scale"]
+        assert [row.verdict for row in rows] == [verdict] * count
+        assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
+
+
+# -- residuals of ControlNets ---------------------------------------------------------------------
+
+
+def test_residuals_are_the_sum_of_the_outputs():
+    one, two = normal(0, 1, 4, 2, 2), normal(1, 1, 4, 2, 2)
+
+    def row_of(got, *outputs):
+        nets = {f"controlnet.00{i}": {"output.mid": x} for i, x in enumerate(outputs)}
+        context = context_of({**nets, "unet.000": {"input.control.mid": got}})
+        network = entry_of(context, "unet.000")
+        found = [*residuals.judge_residuals(context, network, [entry_of(context, x) for x in nets])]
+        return (found[0].verdict, found[0].cause) if found else None
+
+    assert row_of(one + two, one, two) == ("equal", "")
+    assert row_of(one, one) == ("equal", "")
+    assert row_of(one - two, one, two)[0] == "differs"
+    assert row_of(0 * one, one)[0] == "differs"
+    half = np.concatenate([np.zeros_like(one), one])  # of the positive half alone
+    assert row_of(half, one) == ("equal", "")
+    assert row_of(half[::-1], one)[0] == "differs"
+    assert row_of(one[..., :1], one) is None
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def words_of(got, expected):
+    return tokens.explain(np.array(got), np.array(expected), "cat")[0]
+
+
+def test_the_causes_of_wrong_ids():
+    assert words_of([1, 5, 2, 0, 0], [1, 5, 2, 9, 9]) == "padded with id 0 instead of 9"
+    assert words_of([1, 5, 2, 0, 1], [1, 5, 2, 9, 9]) == ""
+    assert words_of([3, 3], [4, 4]) == "all ids differ by -1"  # not padding: there is no text
+    assert words_of([5, 6, 2, 7], [1, 5, 6, 2]) == "the first token is missing"
+    assert words_of([0, 1, 5, 6], [1, 5, 6, 2]) == "one token too many at the start"
+    assert words_of([4, 8, 9, 5], [1, 5, 6, 2]) == "all ids differ by 3"
+    assert words_of([1, 7, 6, 2], [1, 5, 6, 2]) == "a single token: id 7 instead of 5"
+    assert words_of([1, 7, 8, 2], [1, 5, 9, 2]) == ""
+    note = tokens.explain(np.array([1, 7, 8, 2]), np.array([1, 5, 9, 2]), "cat")[1]
+    assert note == "first at token 1 of 'cat': id 7 instead of 5"
+
+
+def test_masks_of_tokens():
+    wanted = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
+
+    def row_of(mask):
+        context = context_of({"text_encoder.000": {"input.attention_mask": mask}})
+        entry = entry_of(context, "text_encoder.000")
+        (row,) = tokens._judge_mask(context, entry, wanted)
+        assert context.ledger.has(entry, "attention_mask")
+        return row.verdict, row.cause, row.error
+
+    assert row_of(wanted) == ("equal", "", 0.0)
+    assert row_of(3 * wanted) == ("equal", "", 0.0)
+    assert row_of(1 - wanted) == ("differs", "the mask is inverted", 1.0)
+    assert row_of(np.ones((2, 4), int)) == ("differs", "padding is not masked", 0.375)
+    assert row_of(wanted[::-1]) == ("differs", "rows of the mask are exchanged", 0.25)
+    assert row_of(wanted[:1]) == ("differs", "", math.inf)
+    assert row_of(np.array([[1, 1, 1, 0], [0, 1, 0, 0]])) == ("differs", "", 0.125)
+    context = context_of({"text_encoder.000": {"input.ids": wanted}})
+    assert not [*tokens._judge_mask(context, entry_of(context, "text_encoder.000"), wanted)]
+
+
+def test_ids_that_no_encoder_read():
+    read = np.array([[1, 5, 2], [1, 6, 2]])
+
+    def rows_of(ids, **more):
+        calls = {"tokens.000": {"output.ids": ids}, **more}
+        context = context_of(calls)
+        found = [*tokens._judge_given(context)]
+        assert context.ledger.has(entry_of(context, "tokens.000"), "ids", "output")
+        return [(row.verdict, row.note) for row in found]
+
+    encoder = {"text_encoder.000": {"input.ids": read}}
+    wrong = [("differs", "no call of text_encoder read these tokens")]
+    assert rows_of(read, **encoder) == rows_of(read[1:], **encoder) == rows_of(read[::-1]) == []
+    assert rows_of(np.array([[1, 7, 2]]), **encoder) == wrong
+    assert rows_of(np.array([[1, 5, 2], [1, 7, 2]]), **encoder) == wrong
+    assert rows_of(read[:, :2], **encoder) == wrong
+
+
+def test_weights_of_prompts_that_are_one_are_compared():
+    for weights, compared in (([1.0, 1.0], True), ([1.0, 1.5], False)):
+        context = context_of({"tokens.000": {"output.weights": np.array([weights])}})
+        assert not [*tokens._judge_given(context)]
+        assert context.ledger.has(entry_of(context, "tokens.000"), "weights", "output") == compared
+
+
+def test_the_prompts_of_a_run():
+    context = context_of({}, params={"prompt": ["a", "b"], "negative_prompt": "a"})
+    assert tokens.known_prompts(context) == ["a", "b", ""]
+    assert tokens.known_prompts(context_of({})) == []
+    recorded = {"tokens.000": {"output.ids": np.zeros((1, 3), int)}}
+    context = context_of(recorded, attributes={"tokens.000": {"prompt": "c"}})
+    assert tokens.known_prompts(context) == ["c", ""]
+    assert tokens.known_prompts(context_of({}, requests=[{"prompt": "d", "seed": 1}])) == ["d", ""]
+
+
+# -- prompts of images ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_of", "cond", "uncond"),
+    [
+        ({"prompt": "a"}, [("a",)], [("",)]),
+        ({"prompt": ["a", "b"]}, [("a",), ("b",)], [("",), ("",)]),
+        ({"prompt": ["a", "b"], "negative_prompt": "c"}, [("a",), ("b",)], [("c",), ("c",)]),
+        ({}, None, [("",)]),
+        ({"prompt": []}, None, [("",)]),
+        ({"prompt": [1]}, None, [("",)]),
+    ],
+)
+def test_prompts_of_each_side(request_of, cond, uncond):
+    context = context_of({})
+    assert prompts_of(context, request_of, "cond") == cond
+    assert prompts_of(context, request_of, "uncond") == uncond
+
+
+@pytest.mark.parametrize(
+    ("request_of", "cond"),
+    [
+        ({"prompt": "a"}, [("a", "a")]),
+        ({"prompt": "a", "prompt_2": "b"}, [("a", "b")]),
+        ({"prompt": ["a", "b"], "prompt_2": "c"}, [("a", "c"), ("b", "c")]),
+        ({"prompt": ["a", "b"], "prompt_2": ["c", "d", "e"]}, None),
+        ({"prompt_2": "b"}, None),
+    ],
+)
+def test_prompts_of_two_encoders(request_of, cond):
+    context = context_of({}, "flux-tiny")
+    assert prompts_of(context, request_of, "cond") == cond
+    negative = {f"negative_{name}": value for name, value in request_of.items()}
+    if cond is not None:
+        assert prompts_of(context, negative | {"prompt": "x"}, "uncond") == cond
+
+
+def test_prompts_follow_each_other():
+    one, two = (PromptArrays(np.full((2, 1), float(i)), None) for i in range(2))
+    assert _spread([one, two], 4) == [one, one, two, two]
+    assert _spread([one], 3) == [one] * 3
+    for found, images_ in (([one, two], 3), ([], 2)):
+        with pytest.raises(NotKnown):
+            _spread(found, images_)
+
+
+def test_padding_may_have_another_length():
+    arrays = PromptArrays(np.arange(8.0).reshape(4, 2), None, np.array([1, 1, 0, 0]))
+    longer = arrays.at_length(6)
+    assert longer.states.shape == (6, 2) and not longer.states[4:].any()
+    assert longer.mask is not None and longer.mask.tolist() == [1, 1, 0, 0, 0, 0]
+    shorter = arrays.at_length(2)
+    assert np.array_equal(shorter.states, arrays.states[:2])
+    assert shorter.mask is not None and shorter.mask.tolist() == [1, 1]
+    for length in (1, 4, 0):  # a token has no room; the same; any
+        assert arrays.at_length(length) is arrays
+    assert arrays._replace(mask=None).at_length(2).states.shape == (4, 2)
+
+
+def test_sides_that_a_batch_does_not_hold_are_known(monkeypatch):
+    """They are needed to recognise a text where it does not belong."""
+    arrays = {side: [PromptArrays(np.full((2, 1), i), None)] for i, side in enumerate(SIDES)}
+    known = {"cond", "uncond"}
+
+    def arrays_of_side(context, request, side, images, length):
+        if side not in known:
+            raise NotKnown("no")
+        return arrays[side]
+
+    monkeypatch.setattr(text_inputs, "arrays_of_side", arrays_of_side)
+    context = context_of({"unet.000": {"input.x": UNCOND}})
+    network = entry_of(context, "unet.000")
+
+    def sides_of(*roles):
+        return text_inputs._expected(context, network, roles, 1, 2).sides
+
+    assert sides_of("cond") == sides_of("cond", "uncond") == arrays
+    assert sides_of("uncond") == dict.fromkeys(SIDES, arrays["uncond"])
+    known.remove("uncond")
+    assert sides_of("cond") == dict.fromkeys(SIDES, arrays["cond"])
+    with pytest.raises(NotKnown):
+        sides_of("uncond")
+    twice = context_of({"unet.000": {"input.x": UNCOND}}, requests=[{}, {}])
+    with pytest.raises(NotKnown, match="several runs"):
+        text_inputs._expected(twice, network, ("cond",), 1, 2)
+
+
+# -- passes ---------------------------------------------------------------------------------------
+
+
+def test_passes_of_a_trace():
+    x = {"input.x": np.zeros((2, 4))}
+    calls = {
+        "initial.000": {"output": np.zeros(1)},
+        "schedule.000": {"output.timesteps": np.zeros(3)},
+        "sampler.000": x,
+        "vae.decode.000": {"output": np.zeros(1)},
+        "initial.001": {"output": np.zeros(1)},
+        "schedule.001": {"output.timesteps": np.zeros(3)},
+        "sampler.001": {"input.x": np.zeros((4, 4))},
+    }
+    prompts = ["a", "b", "c"]
+    port = context_of(calls, params={"prompt": prompts, "seed": 3}).port
+    first, second = split_passes(port)
+    assert [e.call for e in first.entries] == [*calls][:4]
+    assert [e.call for e in second.entries] == [*calls][4:]
+    assert first.manifest["params"] == {"prompt": ["a", "a"], "seed": 3}  # one for each image
+    assert second.manifest["params"] == {"prompt": ["b", "b", "c", "c"], "seed": 3}
+    same = context_of(calls, params={"prompt": ["a"] * 4}).port
+    assert split_passes(same)[1].manifest["params"]["prompt"] == ["a"] * 4  # 6 images of 4 prompts
+    asked = context_of(calls, params={"prompt": "z", "n": 1}, requests=[{"prompt": "a"}] * 2).port
+    assert [p.manifest["params"] for p in split_passes(asked)] == [{"n": 1}] * 2
+    assert [p.manifest["request"] for p in split_passes(asked)] == [{"prompt": "a"}] * 2
+    assert len(split_passes(context_of(calls, branch=0).port)) == 1
+    twice = {name: x for name, x in calls.items() if not name.startswith(("sampler", "vae"))}
+    assert len(split_passes(context_of(twice).port)) == 1  # a schedule that was made again

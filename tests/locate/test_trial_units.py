@@ -1,0 +1,125 @@
+"""What a replay knows of the layers around an operation, and how it runs a part again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fault_calls import call_of, linear, normal
+
+from ldmref.backends.named import AGAIN
+from ldmref.locate.replay import SKIPS, Replay
+from ldmref.locate.trials import RepeatableRun
+from ldmref.trace import build_trace
+
+
+def run_of(tensors=None, dtype="float32", trees=()):
+    run = RepeatableRun(build_trace(tensors or {}), "unet.000", dtype)
+    run._trees = [*trees]
+    return run
+
+
+def layer(*shape, seed=0):
+    return {"weight": normal(seed, *shape)}
+
+
+TREE = {
+    "b": {
+        "attn": {
+            "to_q": layer(4, 4, seed=1), "to_k": layer(4, 4, seed=2), "to_v": layer(4, 6, seed=3),
+            "to_out": {"0": layer(4, 4, seed=4)},
+        },
+        "norm": {"weight": normal(5, 4)},
+    },
+    "c": {"to_q": layer(4, 4, seed=6)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["b.attn.to_q", "b.attn.to_out.0"])
+def test_neighbours_have_the_same_shapes(name):
+    call = call_of("linear", linear, {}, layer(4, 4), name)
+    found = dict(run_of(trees=[TREE]).similar_layers(call))
+    names = {"b.attn.to_q", "b.attn.to_k", "b.attn.to_out.0"} - {name}
+    assert found.keys() == names
+    for other, parameters in found.items():
+        tree = TREE
+        for part in other.split("."):
+            tree = tree[part]
+        np.testing.assert_allclose(parameters["weight"], tree["weight"], rtol=2.0**-24)
+    assert not dict(run_of(trees=[TREE]).similar_layers(call_of("silu", None, {}, {}, name)))
+
+
+def test_parameters_have_the_format_of_the_port():
+    run = run_of(dtype="bfloat16", trees=[{"emb": {"weight": np.array([1.0 + 2.0**-9])}}])
+    assert run.parameters_of("emb").tolist() == [1.0]
+    assert run.parameters_of("x", "emb") is not None and run.parameters_of("x") is None
+    call = call_of("linear", linear, {}, {"weight": np.array([1.0 + 2.0**-9])})
+    assert run.parameters(call)["weight"].tolist() == [1.0]
+    with run.in_format("float32"):
+        assert run.parameters(call)["weight"].tolist() == [1.0 + 2.0**-9]
+    assert run.dtype_of_port == "bfloat16"
+
+
+def test_repeated_runs_compute_in_the_format_of_the_port():
+    x = {"a": np.ones(2), "i": np.arange(2), "s": "text"}
+    for dtype, low, kind in (
+        ("float16", True, "float32"), ("float16", False, "float64"), ("float64", True, "float64"),
+    ):  # fmt: skip
+        run = run_of(dtype=dtype)
+        run._trial = SimpleNamespace(low=low)
+        found = run._cast(x)
+        assert found["a"].dtype == kind
+        assert found["i"] is x["i"] and found["s"] == "text"
+    assert run_of()._cast(x)["a"].dtype == "float64"
+
+
+def test_operations_that_are_aligned_have_other_numbers():
+    names = ("a.silu", f"a.silu{AGAIN}1", f"a.silu{AGAIN}2")
+    run = run_of({f"unet.000/{name}/output": normal(i, 2) for i, name in enumerate(names)})
+
+    def entry(number, aligned=None):
+        run._aligned = {} if aligned is None else {"a.silu": aligned}
+        found = run._entry_of(call_of("silu", None, {}, name=names[number]))
+        return found and found.layer
+
+    assert [entry(i) for i in range(3)] == [*names]
+    assert [entry(i, (0, None, 1)) for i in range(3)] == [names[0], None, names[1]]
+    assert entry(2, (0, 1)) is None
+    assert entry(1, (None, 2)) == names[2]
+
+
+def test_ids_that_are_not_known_have_unknown_rows():
+    table = normal(0, 5, 3)
+    run = run_of()
+    run.visit = lambda call: call.compute({**call.inputs, **call.parameters})
+    found = run.embedding(table, np.array([[1.0, np.nan, 4.0]]))
+    assert np.array_equal(found[0, [0, 2]], table[[1, 4]]) and np.isnan(found[0, 1]).all()
+    assert np.array_equal(run.embedding(table, np.array([[2]])), table[None, [2]])
+
+
+def test_layers_that_a_skip_connection_carries():
+    carried = (
+        "conv_in", "down_blocks.0.resnets.1", "down_blocks.10.attentions.0",
+        "down_blocks.1.downsamplers.0", "down_blocks.1.downsamplers.0.conv",
+    )  # fmt: skip
+    for name in carried:
+        assert SKIPS.fullmatch(name), name
+    for name in ("up_blocks.0.resnets.1", "conv_out", "down_blocks.0.resnets.1.conv1.x"):
+        assert not SKIPS.fullmatch(name), name
+    holder = SimpleNamespace(skips={})
+    for name, result in (("conv_in", np.ones(1)), ("mid", np.ones(1)), (carried[1], (1, 2))):
+        assert Replay._keep(holder, SimpleNamespace(name=name), result) is result
+    assert set(holder.skips) == {"conv_in"}
+
+
+def test_the_unit_of_a_layer_is_that_of_its_narrowest_array():
+    port = build_trace(
+        {f"unet.000/a/{x}": np.ones(2) for x in ("input", "output")},
+        kinds={"unet.000/a/input": "F16", "unet.000/a/output": "BF16"},
+    )
+    entry = port.find("unet.000", "a")
+    assert Replay._unit_of(SimpleNamespace(port=port), entry) == 2.0**-7
+    plain = build_trace({"unet.000/a/input": np.ones(2)})
+    unit = Replay._unit_of(SimpleNamespace(port=plain), plain.find("unet.000", "a"))
+    assert unit == 0.0

@@ -1,0 +1,596 @@
+"""Wires to ControlNets, decoders and classes, and steps of an inversion, on runs built by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, model_of, normal
+
+from ldmref.locate.networks import _CallSizes, _clip_skip, number_controlnet
+from ldmref.locate.pipeline import (
+    combination,
+    controls,
+    images,
+    inputs,
+    latents,
+    prompt_arrays,
+    wires,
+)
+from ldmref.locate.pipeline.classes import judge_class_labels
+from ldmref.locate.pipeline.hints import judge_hint
+from ldmref.locate.pipeline.inversion_steps import _is_count, judge_inversion, rising_levels
+from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
+from ldmref.locate.pipeline.prompt_arrays import PromptArrays, _zeros
+from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, from_path, to_path
+from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.pipeline.selected import mark_selected
+from ldmref.locate.pipeline.step_faults import StepSettings
+from ldmref.locate.pipeline.text_inputs import ExpectedText, _arranged
+from ldmref.locate.preflight import missing_layers
+from ldmref.models.declared import CallSize, NetworkInput
+from ldmref.samplers import SAMPLERS
+from ldmref.trace import build_trace
+
+SHAPE = (1, 4, 8, 8)
+X, Y, Z = (normal(i, *SHAPE) for i in range(3))
+
+
+def verdicts(rows):
+    return [(row.kind, row.verdict, row.cause) for row in rows]
+
+
+# -- ControlNets and weaker models ----------------------------------------------------------------
+
+
+def test_a_controlnet_is_given_what_the_denoiser_is():
+    text = normal(3, 2, 5, 6)
+    network = {
+        "input.sample": np.concatenate([X, Y]),
+        "input.timestep": np.array(7.0),
+        "input.encoder_hidden_states": text,
+    }
+
+    def rows_of(**changes):
+        calls = {"controlnet.000": {**network, **changes}, "unet.000": network}
+        context = context_of(calls)
+        net, denoiser = (entry_of(context, call) for call in calls)
+        found = [*controls._judge_net(context, net, denoiser)]
+        return {row.kind: row.verdict for row in found}, context
+
+    kinds = {f"ControlNet's {x}" for x in ("sample", "timestep", "encoder_hidden_states")}
+    assert rows_of()[0] == dict.fromkeys(kinds, "equal")
+    wrong = {
+        "input.sample": Z[[0, 0]],
+        "input.timestep": np.array(8.0),
+        "input.encoder_hidden_states": -text,
+    }
+    for role, x in wrong.items():
+        found, _ = rows_of(**{role: x})
+        assert found == dict.fromkeys(kinds, "equal") | {f"ControlNet's {role[6:]}": "differs"}
+    positive = {"input.sample": Y, "input.encoder_hidden_states": text[1:]}
+    assert set(rows_of(**positive)[0].values()) == {"equal"}
+    negative = {"input.sample": X, "input.encoder_hidden_states": text[1:]}
+    assert rows_of(**negative)[0]["ControlNet's sample"] == "differs"
+    # One array of another shape does not keep the others from being compared.
+    found, context = rows_of(**{"input.sample": X[..., :4]})
+    assert found == dict.fromkeys(kinds - {"ControlNet's sample"}, "equal")
+    assert not context.ledger.has(entry_of(context, "controlnet.000"), "sample")
+
+
+def test_calls_of_controlnets_before_a_denoiser():
+    arrays = {"output": X}
+    names = ("controlnet.000", "unet.000", "sampler.000", "controlnet.001", "controlnet_2.000",
+             "tokens.000", "unet.001")  # fmt: skip
+    context = context_of(dict.fromkeys(names, arrays))
+    entries = [*context.port.entries]
+
+    def before(call):
+        found = controls._nets_before(context, entries, entry_of(context, call))
+        return [e.call for e in found]
+
+    assert before("unet.000") == ["controlnet.000"]
+    assert before("unet.001") == ["controlnet.001", "controlnet_2.000"]
+
+
+def test_a_weaker_model_is_given_the_positive_half():
+    pair = np.concatenate([X, Y])
+
+    def rows_of(sample, time=7.0):
+        calls = {
+            "unet.000": {"input.sample": pair, "input.timestep": np.array([7.0])},
+            "guide.unet.000": {"input.sample": sample, "input.timestep": np.array([time])},
+        }
+        return [x[:2] for x in verdicts(controls._judge_guides(context_of(calls)))]
+
+    kinds = [f"weaker model's {x}" for x in ("sample", "timestep")]
+    assert rows_of(Y) == [(kind, "equal") for kind in kinds]
+    assert rows_of(X) == [(kinds[0], "differs"), (kinds[1], "equal")]
+    assert rows_of(Y, 8.0) == [(kinds[0], "equal"), (kinds[1], "differs")]
+    assert rows_of(Y[..., :4]) == [(kinds[1], "equal")]
+
+
+def test_the_number_of_a_controlnet():
+    named = context_of({x: {"output": X} for x in ("controlnet.000", "controlnet_2.001")}).port
+    assert [number_controlnet(named, call) for call in named.calls] == [0, 1]
+    turns = context_of({x: {"output": X} for x in ("controlnet.000", "controlnet.001")}).port
+    assert [number_controlnet(turns, call) for call in turns.calls] == [0, 1]
+
+
+def test_layers_that_a_second_controlnet_does_not_have():
+    tensors = {f"controlnet.000/{x}/output": np.zeros(1) for x in "ab"}
+    tensors |= {"controlnet.001/a/output": np.zeros(1)}
+    port = build_trace(tensors)
+    lacks = ["controlnet.001 lacks 1 layer that controlnet.000 has: b"]
+    assert [*missing_layers(port)] == [*missing_layers(port, 1)] == lacks
+    assert [*missing_layers(port, 2)] == []
+
+
+# -- guidance that is missing ---------------------------------------------------------------------
+
+
+def missing(network=None, step=None, attributes=None, **request):
+    calls = {
+        "unet.000": {"output": X} | (network or {}),
+        "sampler.000": {"input.model_output": X, "input.sample": Y} | (step or {}),
+        "unet.001": {"output": X, "input.guidance": np.ones(1)},
+        "sampler.001": {"input.model_output": X, "input.sample": Y},
+    }
+    marked = {"sampler.000": {"guided": True} if attributes is None else attributes}
+    context = context_of(calls, attributes=marked, request=request)
+    return [(row.call, row.note) for row in combination._judge_missing(context)]
+
+
+def test_guidance_that_was_asked_for_and_is_missing():
+    note = [("sampler.000", "guidance scale 3 was asked for")]
+    assert missing(guidance_scale=3.0) == note
+    assert missing(guidance_scale=1.0) == missing() == []
+    assert missing(guidance_scale=3.0, attributes={}) == []
+    assert missing(guidance_scale=3.0, callback_on_step_end="f") == []
+    assert missing({"input.guidance": np.ones(1)}, guidance_scale=3.0) == []
+    assert missing({"output": np.concatenate([X, Y])}, guidance_scale=3.0) == []
+    both = [(f"sampler.00{i}", "guidance scale 2 was asked for") for i in range(2)]
+    assert missing(true_cfg_scale=2.0, negative_prompt="x") == both
+    assert missing(true_cfg_scale=2.0) == missing(true_cfg_scale=1.0, negative_prompt="x") == []
+
+
+def test_guidance_that_was_not_recorded_follows_from_the_halves():
+    def rows_of(got, before=None):
+        calls = {
+            "unet.000": {"output": np.concatenate([X, Y])},
+            "sampler.000": {"input.model_output": X + 2.0 * (Y - X)},
+            "unet.001": {"output": np.concatenate([Y, Z])},
+            "sampler.001": {"input.model_output": got},
+        }
+        context = context_of(calls, params={"cfg_scale": 2.0})
+        return [(row.verdict, row.cause) for row in combination._judge_steps(context)]
+
+    assert rows_of(Y + 2.0 * (Z - Y)) == [("equal", "")] * 2
+    assert rows_of(Z)[1][1] == "guidance is dropped: the conditional prediction alone"
+    assert rows_of(X + 2.0 * (Y - X))[1][1] == "the prediction of the step before"
+
+
+# -- inputs of the denoiser -----------------------------------------------------------------------
+
+
+def timestep_row(got, attributes=None, **params):
+    calls = {
+        "unet.000": {"input.timestep": np.array(got)},
+        "sampler.000": {"input.timestep": np.array(600.0), "input.x": X},
+    }
+    context = context_of(calls, params={"steps": 8} | params)
+    (evaluation,) = context.evaluations
+    network = entry_of(context, "unet.000")
+    return next(inputs._judge_timestep(context, network, evaluation)), context.make_schedule()
+
+
+def test_timesteps_of_the_denoiser():
+    row, schedule = timestep_row(600.0)
+    assert row.verdict == "equal"
+    index = int(np.argmin(np.abs(schedule.timesteps - 600.0)))
+    causes = {
+        "the timestep is scaled by 1000": 600000.0,
+        "the timestep is scaled by 1/1000": 0.6,
+        "the timestep is smaller by 1": 599.0,
+        "the timestep is larger by 1": 601.0,
+        "the timestep t is 1000 - t": 400.0,
+        "the timestep of the next step": schedule.timesteps[index + 1],
+        "the timestep of the previous step": schedule.timesteps[index - 1],
+        "the number of the step": float(index),
+    }
+    for cause, got in causes.items():
+        row, _ = timestep_row(got)
+        assert (row.verdict, row.cause) == ("differs", cause)
+    assert timestep_row(600.0 * (1 + 0.9e-5))[0].verdict == "equal"
+    assert timestep_row(600.0 * (1 + 1.1e-5))[0].verdict == "differs"
+
+
+def test_latents_of_the_denoiser():
+    def cause(got, sampler="euler", model="tiny"):
+        calls = {
+            "unet.000" if model == "tiny" else "transformer.000": {"input.sample": got},
+            "sampler.000": {"input.sigma": np.array(3.0), "input.x": X},
+        }
+        context = context_of(calls, model, params={"steps": 4, "sampler": sampler})
+        (evaluation,) = context.evaluations
+        rows = [*inputs._judge_latents(context, evaluation.networks[0], evaluation)]
+        return rows[0].cause if rows[0].verdict == "differs" else rows[0].verdict
+
+    scale = 1.0 / math.hypot(1.0, 3.0)
+    assert cause(scale * X) == cause(scale * np.concatenate([X, X])) == "equal"
+    assert cause(X) == "the scaling of the input is missing (scale_model_input)"
+    assert cause(scale * scale * X) == "the input is scaled twice"
+    assert cause(X / 3.0) == "the input is divided by sigma"
+    assert cause(X, model="flux-tiny") == "equal"  # a flow reads its states as they are
+    wrong = "the input is scaled by 1/sqrt(1 + sigma^2)"
+    assert cause(scale * X, model="flux-tiny") == wrong
+
+
+# -- schedules ------------------------------------------------------------------------------------
+
+
+def schedule_causes(change, model="tiny", **params):
+    """Return the causes of recorded timesteps and sigmas that are changed."""
+    wanted = {"steps": 5, "sampler": "euler"} | params
+    made = context_of({"sampler.000": {"input.x": X}}, model, params=wanted).make_schedule()
+    timesteps, sigmas = change(made.timesteps, made.sigmas)
+    calls = {
+        "schedule.000": {"output.timesteps": timesteps, "output.sigmas": sigmas},
+        "sampler.000": {"input.x": X},
+    }
+    context = context_of(calls, model, params=wanted)
+    return {row.kind: row.cause or row.verdict for row in judge_schedule(context)}
+
+
+def test_recorded_schedules():
+    equal = {"timesteps": "equal", "sigmas": "equal"}
+    assert schedule_causes(lambda t, s: (t, s)) == equal
+    causes = schedule_causes(lambda t, s: (t[::-1], s[:-1]))
+    assert causes == {
+        "timesteps": "the timesteps are in increasing order",
+        "sigmas": "the last sigma is missing",
+    }
+    ended = schedule_causes(lambda t, s: (t, np.append(s[:-1], 0.5)))["sigmas"]
+    assert ended.startswith("the last sigma is 0.5 instead of ")
+    assert schedule_causes(lambda t, s: (t, s[:-2]))["sigmas"] != "the last sigma is missing"
+    for spacing in ("linspace", "trailing", "karras", "exponential"):
+        wanted = {"steps": 5, "sampler": "euler", "schedule": spacing}
+        other = context_of({"sampler.000": {"input.x": X}}, params=wanted).make_schedule()
+        own = "leading" if spacing != "leading" else "linspace"
+        found = schedule_causes(lambda t, s, o=other: (o.timesteps, o.sigmas), schedule=own)
+        assert found["sigmas"] == f"spacing {spacing}"
+
+
+# -- latents of tiny decoders, unpacking ----------------------------------------------------------
+
+
+def test_a_tiny_decoder_reads_latents_as_they_are():
+    def row_of(got, **step):
+        calls = {
+            "sampler.000": {"input.x": X, "output": Y, **step},
+            "taesd.decode.000": {"input.latents": got},
+        }
+        context = context_of(calls)
+        return [(row.verdict) for row in latents._judge_tiny_decoder(context)]
+
+    assert row_of(Y) == ["equal"] and row_of(2.0 * Y) == ["differs"] and row_of(Y[..., :4]) == []
+    preserved = {"input.sigma_next": np.array(3.0)}
+    assert row_of(Y / math.sqrt(10.0), **preserved) == ["equal"]
+    assert row_of(Y, **preserved) == ["differs"]
+
+
+def test_latents_that_are_unpacked_otherwise():
+    x = normal(0, 1, 2, 4, 6)
+    context = context_of({}, "flux-tiny")
+    found = dict(latents._unpacked(context, x))
+    tokens = np.einsum("ncyixj->nyxcij", x.reshape(1, 2, 2, 2, 3, 2)).reshape(1, 6, 8)
+    grid = tokens.reshape(1, 2, 3, 8)
+    last = grid.reshape(1, 2, 3, 2, 2, 2)  # read as row, column, channel
+    expected = {
+        "a patch is read as row, column, channel": np.einsum("nyxijc->ncyixj", last),
+        "rows and columns of a patch are exchanged": np.einsum("nyxcij->ncyjxi", last),
+        "tokens run down the columns": np.einsum(
+            "nxycij->ncyixj", tokens.reshape(1, 3, 2, 2, 2, 2)
+        ),
+    }
+    for text, right in expected.items():
+        assert np.array_equal(found[text], right.reshape(1, 2, 4, 6)), text
+    square = normal(0, 1, 2, 4, 4)
+    turned = dict(latents._unpacked(context, square))["rows and columns are exchanged"]
+    assert np.array_equal(turned, square.swapaxes(2, 3))
+    for odd in (x[:, :, :3], x[..., :5]):
+        assert not [*latents._unpacked(context, odd)]
+    assert not [*latents._unpacked(context_of({}), x)]
+
+
+def test_the_known_part_at_the_end():
+    mask = np.zeros((1, 1, 8, 8))
+    mask[..., :4] = 0.25
+    calls = {
+        "mask.000": {"output.mask": mask},
+        "sampler.000": {"output": Y},
+        "add_noise.000": {"input.x0": Z},
+    }
+
+    def blended(calls, got=X):
+        context = context_of(calls)
+        return wires.blended_at_the_end(context, context.calls("sampler"), got, Y)
+
+    right, ((text, inverted),) = blended(calls)
+    np.testing.assert_allclose(right, 0.75 * Z * (mask > 0) + Z * (mask == 0) + mask * Y)
+    assert text == "the mask is inverted"
+    np.testing.assert_allclose(inverted, mask * Z + Y - mask * Y)
+    before = {name: calls[name] for name in ("mask.000", "add_noise.000", "sampler.000")}
+    assert blended(before) is None
+    calls["mask.000"] = {"output.mask": mask[..., :4]}
+    near = np.where(np.abs(X - Z) < np.abs(X - Y), Z, Y)
+    found = blended(calls)
+    assert np.array_equal(found[0], near) and found[1] == []
+    for role in ("original_samples", "x0", "sample", "input"):  # names of the image's latents
+        calls["add_noise.000"] = {f"input.{role}": Z}
+        assert blended(calls) is not None
+    calls["add_noise.000"] = {"input.x0": Z[..., :4]}
+    assert blended(calls) is None
+
+
+def test_masks_in_the_size_of_latents():
+    def mask_of(x, like=X):
+        return wires.recorded_mask(context_of({"mask.000": {"output.mask": x}}), like)
+
+    one, each, two = np.ones((1, 1, 8, 8)), np.ones((1, 4, 8, 8)), np.ones((2, 1, 8, 8))
+    assert all(mask_of(x) is not None for x in (one, each)) and len(mask_of(two)) == 1
+    for x in (one[0], one[..., :4], np.ones((1, 3, 8, 8))):
+        assert mask_of(x) is None
+    assert mask_of(one, np.concatenate([X, X])) is None
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+def encoded(got, given=None, **more):
+    calls = {} if given is None else {"inputs.000": {"input.image": given}}
+    calls |= {"vae.encode.000": {"input.image": got}, **more}
+    context = context_of(calls)
+    rows = verdicts(images._judge_encoded_images(context))
+    return rows, context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+
+
+def test_images_that_are_encoded():
+    photo = np.linspace(0.05, 0.9, 48).reshape(1, 3, 4, 4) ** 2
+    right = 2.0 * photo - 1.0
+    assert encoded(right, photo) == ([("image", "equal", "")], True)
+    assert encoded(right) == ([], True)  # the image itself is what was given
+    assert encoded(right, photo[..., :2]) != ([], True)
+    causes = {
+        "pixels in [0, 1] instead of [-1, 1]": photo,
+        "pixels from 0 to 255 instead of [-1, 1]": 255.0 * photo,
+        "red and blue are exchanged": right[:, ::-1],
+        "the image is inverted": -right,
+    }
+    for cause, got in causes.items():
+        assert encoded(got, photo)[0] == [("image", "differs", cause)]
+    other = {"inputs.000": {"input.prompt": np.zeros(1)}, "vae.encode.000": {"input.image": right}}
+    context = context_of(other)
+    assert not [*images._judge_encoded_images(context)]
+    assert not context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+
+
+def test_what_is_drawn_from_an_encoder():
+    mean, logvar = normal(0, 1, 4, 16, 16), np.full((1, 4, 16, 16), math.log(0.25))
+    noise = normal(1, 1, 4, 16, 16)
+    noise /= np.sqrt(np.mean(noise**2))
+
+    def row_of(drawn, **outputs):
+        calls = {
+            "vae.encode.000": {"output.mean": mean, "output.logvar": logvar, **outputs},
+            "posterior.000": {"output": drawn},
+        }
+        context = context_of(calls, attributes={"posterior.000": {"encoder": "vae.encode.000"}})
+        return [row.verdict for row in images._judge_posteriors(context)]
+
+    assert row_of(mean) == row_of(mean + 0.5 * noise) == ["equal"]
+    assert row_of(mean + noise) == row_of(mean + 0.25 * noise) == ["differs"]
+    assert row_of(mean[..., :4]) == []
+
+
+# -- what is given --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("negative", "model_output", "zeros"),
+    [(None, True, True), ("", True, False), ("", False, True), ("x", False, False)],
+)
+def test_negative_sides_that_are_zero(negative, model_output, zeros):
+    role = "input.model_output" if model_output else "input.x"
+    context = context_of({"sampler.000": {role: X}})
+    config = SimpleNamespace(zero_empty_negative=True)
+    run = SimpleNamespace(model=SimpleNamespace(config=config), is_diffusers=context.is_diffusers)
+    assert _zeros(run, {} if negative is None else {"negative_prompt": negative}) == zeros
+    config.zero_empty_negative = False
+    assert not _zeros(run, {})
+
+
+def test_words_of_texts_of_one_half():
+    one, two = (PromptArrays(normal(i, 3, 4), None) for i in range(2))
+    batch = ExpectedText(("cond",), {"cond": [one], "uncond": [two]})
+    right = batch.array("text")
+    names = [text for text, _ in _arranged("text", right, batch, right)]
+    assert names == [
+        "the text is that of the other half: prompt instead of negative prompt, or reverse",
+        "rows of prompts are exchanged",
+    ]
+
+
+def test_sources_that_were_not_selected():
+    calls = {
+        "sampler.000": {
+            "input.x": X,
+            "input.sigma": np.ones(1),
+            "input.prediction": Y,
+            "input.q": Z,
+        },
+        "vae.decode.000": {"input.latents": X},
+    }
+
+    def marked(selection, more=()):
+        context = context_of({x: {"output": X} for x in more} | calls, selection=selection)
+        mark_selected(context.port, ledger := Ledger(), "unet")
+        return {(name.partition(".")[0], role) for name, _, role in ledger.marked}
+
+    given = {("sampler", "x"), ("sampler", "sigma"), ("sampler", "prediction")}
+    assert marked({"calls": ["sampler"]}) == marked({"without": ["unet"]}) == given
+    assert marked({}) == marked({"layers": ["x"]}) == set()
+    assert marked({"calls": ["x"]}, ("unet.000",)) == given - {("sampler", "prediction")}
+    assert marked({"calls": ["x"]}, ("schedule.000",)) == {("sampler", "prediction")}
+    assert marked({"calls": ["x"]}, ("initial.000",)) == given - {("sampler", "x")}
+
+
+def test_what_nothing_compared_is_a_row():
+    context = context_of(
+        {"sampler.000": {"input.x": X, "output": Y}, "unet.000": {"input.x": X, "output": Y}}
+    )
+    step, network = (entry_of(context, x) for x in ("sampler.000", "unet.000"))
+    ledger = Ledger()
+    ledger.explain(step, "why", "x")
+    ledger.explain(step, "other", "x")  # the first reason stands
+    rows = [*rows_of_rest(context.port, ledger, [step], [network])]
+    unknown = "nothing that was recorded says what it should be"
+    assert [(row.call, row.note) for row in rows] == [
+        ("sampler.000", "input.x not compared: why"),
+        ("sampler.000", f"output not compared: {unknown}"),
+        ("unet.000", f"input.x not compared: {unknown}"),
+    ]
+    ledger.mark(step, "x")
+    ledger.mark(step, "output", side="output")
+    ledger.mark(None, "x")
+    assert [row.call for row in rows_of_rest(context.port, ledger, [step], [network])] == [
+        "unet.000"
+    ]
+
+
+def test_models_without_classes_have_none_to_judge():
+    calls = {"unet.000": {"input.sample": X}, "sampler.000": {"input.x": X}}
+    assert not [*judge_class_labels(context_of(calls))]
+
+
+# -- inversion ------------------------------------------------------------------------------------
+
+
+def test_levels_of_an_inversion_rise():
+    calls = {"sampler.000": {"input.x": X}}
+    context = context_of(calls, params={"steps": 3}, attributes={"sampler.000": {"iterations": 0}})
+    step = entry_of(context, "sampler.000")
+    lowest = float(context.make_schedule().training_sigmas[0])
+    levels = np.array([9.0, 4.0, 1.0, 0.0])
+    assert rising_levels(context, step, levels) == [min(0.5, lowest), 1.0, 4.0, 9.0]
+    near = np.array([9.0, lowest, 0.0])
+    assert rising_levels(context, step, near) == [lowest / 2.0, lowest, 9.0]
+    assert rising_levels(context, step, levels[:3]) == [1.0, 4.0, 9.0]
+    step.attributes["iterations"] = 2
+    assert rising_levels(context, step, levels) == [0.0, 1.0, 4.0, 9.0]
+
+
+def test_counts_of_iterations():
+    assert all(_is_count(x) for x in (0, 1, 10**6))
+    assert not any(_is_count(x) for x in (-1, 10**6 + 1, 1.0, None))
+
+
+def test_states_on_and_beside_the_path():
+    assert to_path(X, 3.0, True) is X and from_path(X, 3.0, True) is X
+    np.testing.assert_allclose(to_path(X, 3.0, False), math.sqrt(10.0) * X)
+    np.testing.assert_allclose(from_path(to_path(X, 3.0, False), 3.0, False), X)
+
+
+# -- arguments of networks ------------------------------------------------------------------------
+
+
+def test_images_with_their_channels_last_are_turned():
+    batch, height, width = (CallSize(x) for x in ("batch", "height", "width"))
+    declared = NetworkInput("sample", "x", (batch, 4, height, width))
+    network = SimpleNamespace(settings={})
+
+    def read(x):
+        found = SimpleNamespace(read=lambda *names: x, model=model_of("tiny"))
+        sizes = _CallSizes(network, found)
+        return sizes.read(declared), sizes.known
+
+    right = normal(0, 2, 4, 6, 8)
+    for x in (right, right.transpose(0, 2, 3, 1)):
+        found, known = read(x)
+        assert np.array_equal(found, right)
+        assert known == {"batch": 2, "height": 6, "width": 8}
+    both = normal(0, 1, 4, 6, 4)  # channels come first if they may
+    assert np.array_equal(read(both)[0], both)
+    other = normal(0, 1, 5, 6, 3)
+    assert np.array_equal(read(other)[0], other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded", "skip"),
+    [
+        (2, None, 2),
+        (0, None, 0),
+        (-1, None, 0),
+        (5, None, 5),
+        (6, None, 0),
+        (2, 3, 3),
+        (None, 1, 1),
+    ],
+)
+def test_clip_skip_leaves_a_layer(asked, recorded, skip):
+    attributes = {} if recorded is None else {"clip_skip": recorded}
+    calls = {"text_encoder.000": {"input.ids": np.zeros((1, 3), int)}}
+    port = context_of(
+        calls, attributes={"text_encoder.000": attributes}, params={"clip_skip": asked}
+    ).port
+    assert _clip_skip(SimpleNamespace(port=port, call="text_encoder.000"), 6) == skip
+
+
+def inverted(output, sigma=0.5, sigma_next=1.5, iterations=0):
+    arrays = {
+        "input.x": X, "input.prediction": Y, "input.sigma": np.array(sigma),
+        "input.sigma_next": np.array(sigma_next), "output": output,
+    }  # fmt: skip
+    attributes = {"sampler.000": {"iterations": iterations, "prediction_type": "eps"}}
+    context = context_of({"sampler.000": arrays}, params={"steps": 3}, attributes=attributes)
+    settings = StepSettings(context.config, SAMPLERS["ddim"], True, prediction_type="eps")
+    seen = RecordedEvaluation(entry_of(context, "sampler.000"), X, Y, [])
+    return [row.verdict for row in judge_inversion(context, [seen], settings)]
+
+
+def test_a_step_of_an_inversion_follows_the_noise():
+    """With the noise e predicted at sigma, x' = x + (sigma' - sigma) e."""
+    assert inverted(X + Y) == ["equal"] and inverted(X - Y) == ["differs"]
+    assert inverted(X + 0.5 * Y, 0.5, 1.0) == ["equal"]
+    assert inverted(X, 0.5, 0.5) == inverted(X - 0.25 * Y, 0.5, 0.25) == ["not judged"]
+    assert inverted(X, -0.5, 0.5) == inverted(X, 0.5, math.inf) == ["not judged"]
+    assert inverted(X + Y, iterations=1) == ["not judged"]
+
+
+def test_a_hint_of_no_known_controlnet_has_a_reason():
+    controls_of_steps = [{"end": 0.5}, {"weight": 1.0}]
+    calls = {"controlnet.000": {"input.hint": X}, "control.000": {"output": X}}
+    context = context_of(calls, params={"control": controls_of_steps})
+    net = entry_of(context, "controlnet.000")
+    assert not [*judge_hint(context, net)]
+    why = "which of several ControlNets it is of was not recorded"
+    assert context.ledger.reasons[net.name, "input", "hint"] == why
+    for whole in ({"start": 0, "end": 1}, {}):
+        context = context_of(calls, params={"control": [whole, {}]})
+        assert [*judge_hint(context, entry_of(context, "controlnet.000"))]
+
+
+def test_a_negative_side_of_zeros(monkeypatch):
+    one = PromptArrays(normal(0, 3, 4), normal(1, 6))
+    monkeypatch.setattr(prompt_arrays, "arrays_of_prompts", lambda *values: one)
+    config = SimpleNamespace(zero_empty_negative=True, text_encoders=("a",))
+    run = SimpleNamespace(
+        model=SimpleNamespace(config=config), is_diffusers=True, requested=lambda name: None
+    )
+    zero = prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "uncond", 2, 3)
+    assert len(zero) == 2 and not any(x.states.any() or x.pooled.any() for x in zero)
+    assert prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "cond", 2, 3) == [one, one]
+    asked = {"prompt": "a", "negative_prompt": "b"}
+    assert prompt_arrays.arrays_of_side(run, asked, "uncond", 1, 3) == [one]
