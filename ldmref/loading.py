@@ -93,8 +93,8 @@ def load(
         variant: The variant of the weights in a diffusers folder that has several, such as `fp16`.
             None: the files without a variant.
         ema: The weights of a training checkpoint to read: True for the averages, False for the
-            last weights, None for the family's published default (`ldmref.io.compvis.ema`), with
-            a warning.
+            last weights, None for the family's published default
+            (`ldmref.io.compvis.whole_file`), with a warning.
         allow_nonfinite: Whether weights that are NaN or infinite only cause a warning. Models above
             256 MiB are checked network by network, when each is first used.
         embeddings: Textual-inversion files, whose words the prompts can then use.

@@ -76,8 +76,7 @@ PACKAGES = {  # package: (files, tests)
          "tests/io/test_quantized_limits.py", "tests/io/test_gguf.py"),
     ),
     "lora": (
-        ("io/adapters/lora*.py", "io/adapters/formulas.py", "io/adapters/merging.py",
-         "io/adapters/peft_config.py"),
+        ("io/adapters/lora*.py", "io/adapters/formulas.py"),
         ("tests/io/test_lora.py", "tests/io/test_lora_forms.py", "tests/io/test_lora_shapes.py",
          "tests/io/test_lycoris.py", "tests/io/test_transformer_lora.py",
          "tests/io/test_adapters.py"),
@@ -90,7 +89,7 @@ AT_IMPORT = {
                                      "tests/models/test_presets.py"),
     "ldmref/models/config.py": ("tests/models/test_published.py",),
     "ldmref/models/validate.py": ("tests/models/test_limits.py",),
-    "ldmref/io/quantized/ggml_types.py": ("tests/io/test_quantized_ggml.py",
+    "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py",
                                           "tests/io/test_gguf.py"),
     "ldmref/families/sd3/presets.py": ("tests/families/test_published_values.py",),
     "ldmref/families/flux/presets.py": ("tests/families/test_published_values.py",),

@@ -241,7 +241,7 @@ TAKE_SECONDS = (
     "tests/test_not_tested.py::test_a_missing_library_fails_a_strict_run",
     "tests/test_not_tested.py::test_everything_that_did_not_run_is_named",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.truth]",
-    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.grid_plan]",
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.grid]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.compat.diffusers.pipelines]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.testing.conformance]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.converged]",

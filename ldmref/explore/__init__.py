@@ -2,14 +2,12 @@
 
 | file           | content                                                                    |
 |----------------|----------------------------------------------------------------------------|
-| `record.py`    | `record_run`: a run with everything that led to its image; `recording.py`  |
+| `record.py`    | `record_run`: a run with everything that led to its image                  |
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
-| `reading.py`   | `load_record`; `view.py`, `steps.py`: a record from a trace and its steps  |
+| `reading.py`   | `load_record`; `view.py`: a record from a trace, with its steps            |
 | `branching.py` | `branch_run`: a run continued from one of its steps with other parameters  |
-| `trunk.py`     | descriptions of branches; `continuation.py`: the steps after the branch    |
 | `attention.py` | maps of cross-attention for each word                                      |
-| `grid.py`      | `ImageGrid`: images of parameters against each other, and their sheets     |
-| `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
+| `grid.py`      | `make_grid`: images of parameters against each other, and their sheets     |
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
 | `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
@@ -23,8 +21,7 @@ from ldmref.explore.branching import branch_run
 from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.explore.distance import Truth
 from ldmref.explore.format import RunRecord
-from ldmref.explore.grid import ImageGrid
-from ldmref.explore.grid_plan import make_grid, plan_grid
+from ldmref.explore.grid import ImageGrid, make_grid, plan_grid
 from ldmref.explore.noised import NoisedImage, noised_image
 from ldmref.explore.preview import has_preview, preview_images, preview_matrix
 from ldmref.explore.reading import load_record

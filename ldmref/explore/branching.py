@@ -3,11 +3,12 @@
 Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch
 continues from its state, its memory and its streams of noise. Without changes it ends in the
 trunk's image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
+The trunk may be a branch itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
@@ -15,32 +16,38 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.explore.continuation import continue_trajectory, remaining_schedule
 from ldmref.explore.format import CODE, RunRecord
-from ldmref.explore.record import prepare_one, record_prepared
-from ldmref.explore.recording import Recording, words_of
-from ldmref.explore.trunk import changes_of, find_trunk, read_trunk, require_depth
+from ldmref.explore.record import Recording, prepare_one, record_prepared, words_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.generate import Callback, CancelFlag, Progress
+from ldmref.modes.job import Job
 from ldmref.modes.record import (
     CONTROL_IMAGE,
     REFERENCES,
+    REPLACED,
     SOURCES,
     compare_models,
+    find_missing,
     replay,
     upgrade_record,
 )
+from ldmref.modes.registry import MODES
 from ldmref.modes.run import Plan, Run
+from ldmref.modes.start import choose_step
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.modes.validation import is_whole
-from ldmref.samplers import History, get_guidance
+from ldmref.samplers import History, Schedule, get_guidance
 
 CHANGEABLE = (
     "prompt", "negative_prompt", "cfg_scale", "guidance", "sampler", "eta", "schedule", "steps",
     "sigmas", "clip_skip", "prompt_weights", "long_prompts",
 )  # fmt: skip
+
+CLOSE = 1e-6  # relative: noise levels closer than this are the same
+
+MAX_BRANCHES = 100  # one from another
 
 
 def branch_run(
@@ -283,3 +290,157 @@ def compare_states(record: RunRecord, before: Recording | None) -> list[str]:
         f"the trunk's states differ from the recorded ones by up to {difference:.1g}: it was "
         "recorded on another machine, backend or version"
     ]
+
+
+def remaining_schedule(
+    trunk: Trajectory, k: int, job: Job, model: LatentDiffusion
+) -> Schedule | None:
+    """Return the noise levels of a branch from the state before step k; None: the trunk's.
+
+    They are the state's own level and those of the new schedule that are lower.
+
+    Raises:
+        UsageError: None is lower.
+    """
+    old = trunk.schedule
+    new = job.make_schedule(model.config)
+    if np.array_equal(new.sigmas, old.sigmas) and np.array_equal(new.timesteps, old.timesteps):
+        return None
+    i = trunk.visits[k]
+    sigma = old.sigmas[i]
+    below = new.sigmas < sigma * (1.0 - CLOSE)
+    if not below.any():
+        raise UsageError(
+            f"the new schedule ends at sigma {new.sigmas[-1]:.4g}, and the state before the step "
+            f"is at {sigma:.4g}",
+            code=CODE,
+            hint="branch at an earlier step, or keep the schedule",
+        )
+    return new._replace(
+        sigmas=np.append(sigma, new.sigmas[below]),
+        timesteps=np.append(old.timesteps[i], new.timesteps[below[:-1]]),
+    )
+
+
+def continue_trajectory(
+    trunk: Trajectory,
+    old: Job,
+    k: int,
+    run: Run,
+    schedule: Schedule | None,
+    x: Array,
+    history: History,
+) -> Trajectory:
+    """Return the trajectory of a branch from step k of a trajectory.
+
+    Args:
+        trunk: The trajectory that the branch leaves.
+        old: Its job.
+        k: Number of its steps before the branch.
+        run: The run of the branch.
+        schedule: The noise levels of the branch; None: the trunk's.
+        x, history: The state before step k, and the memory of the steps before.
+    """
+    job = run.job
+    same_sampler = (job.sampler, job.eta) == (old.sampler, old.eta)
+    visits: Sequence[int] = trunk.visits[k:]
+    controls = trunk.controls
+    if schedule is None:
+        step, all_visits = choose_step(run.model, job, trunk.schedule, trunk.constrain)
+        if not same_sampler:
+            visits = [i for i in all_visits if i >= visits[0]]
+    else:
+        step, visits = choose_step(run.model, job, schedule, trunk.constrain, first_step=0)
+        steps = range(-k, len(visits))  # a ControlNet acts in a part of all steps
+        controls = [control.within(steps) for control in trunk.controls]
+    memory: History = ()
+    own = history
+    if old.guidance.remembers and history:
+        own, memory = history
+    own = own if same_sampler and schedule is None else ()
+    memory = memory if job.guidance == old.guidance else ()
+    return replace(
+        trunk,
+        schedule=schedule or trunk.schedule,
+        step=step,
+        visits=visits,
+        x=x,
+        conditionings=run.conditionings(slice(0, 1)),
+        cfg_scale=job.cfg_scale,
+        guidance=job.guidance,
+        controls=controls,
+        history=(own, memory) if job.guidance.remembers else own,
+        guide=None if run.guide is None else run.guide.model,
+    )
+
+
+def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Return the trunk of a step, and the changes from there.
+
+    The steps of a branch before its own belong to its trunk; a branch from one of them also has
+    the changes of the first branch.
+
+    Raises:
+        UsageError: It branches from branches more than 100 times, or from itself.
+    """
+    require_depth(recipe)
+    while isinstance(recipe, Mapping) and "trunk" in recipe:
+        first = recipe.get("step")
+        if not (is_whole(step) and is_whole(first) and step < first):
+            break
+        gone = {*changes}.union(*(REPLACED.get(name, ()) for name in changes))
+        earlier = changes_of(recipe)
+        changes = {name: v for name, v in earlier.items() if name not in gone} | dict(changes)
+        recipe = recipe["trunk"]
+    return recipe, changes
+
+
+def require_depth(recipe: Any) -> None:
+    """Refuse a branch of too many branches, or of itself; each is sampled within the next.
+
+    Raises:
+        UsageError: There are more than 100.
+    """
+    for _ in range(MAX_BRANCHES + 1):
+        if not isinstance(recipe, Mapping) or "trunk" not in recipe:
+            return
+        recipe = recipe["trunk"]
+    message = f"a branch of more than {MAX_BRANCHES} branches cannot be sampled"
+    raise UsageError(message, code=CODE, hint="branch from the trunk")
+
+
+def changes_of(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the changes of a described branch.
+
+    Raises:
+        UsageError: They are not parameters by name.
+    """
+    changes = recipe.get("changes") or {}
+    if not isinstance(changes, Mapping):
+        message = f"the changes of a branch must be parameters, not {short_repr(changes)}"
+        raise UsageError(message, code=CODE)
+    return changes
+
+
+def read_trunk(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a trunk with its mode, from what was asked for or recorded.
+
+    Raises:
+        UsageError: The record lacks what the run was given, such as an image.
+    """
+    if "ldmref" not in recipe:  # as asked for
+        return {**recipe, **inputs}
+    record = upgrade_record(recipe)
+    if record.get("mode") not in list(MODES):
+        message = f"the trunk of a branch has no mode {short_repr(record.get('mode'))}"
+        raise UsageError(message, code=CODE, hint=did_you_mean("", MODES))
+    images = {name: recipe[name] for name in SOURCES if recipe.get(name) is not None}
+    supplied = {**images, **inputs}
+    missing = find_missing(record, supplied)
+    if missing:
+        raise UsageError(
+            f"the trunk was made with {missing[0]!r}, which its record does not hold",
+            code=CODE,
+            hint="give the parameters of the trunk with all that it needs instead of its record",
+        )
+    return replay(record, supplied) | {"mode": record["mode"]}

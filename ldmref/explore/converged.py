@@ -17,8 +17,7 @@ from ldmref.errors import UsageError
 from ldmref.explore.distance import vp_distance
 from ldmref.explore.flow import FlowProgress, FlowWatch, converge
 from ldmref.explore.format import CODE
-from ldmref.explore.record import prepare_one
-from ldmref.explore.recording import collect_inputs
+from ldmref.explore.record import collect_inputs, prepare_one
 from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.diffusers.controlnet import convert_controlnet_config
+from ldmref.io.diffusers.config import convert_controlnet_config
 from ldmref.io.diffusers.folder import diffusers_table
 from ldmref.io.key_table import KeyTable
 from ldmref.models.config import ModelConfig

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ldmref.io.adapters.autoencoder import read_vae as read_vae
     from ldmref.io.adapters.controlnet import open_controlnet as open_controlnet
     from ldmref.io.adapters.lora import apply_loras as apply_loras
+    from ldmref.io.adapters.lora import with_loras as with_loras
     from ldmref.io.adapters.lora_file import read_loras as read_loras
-    from ldmref.io.adapters.merging import with_loras as with_loras
     from ldmref.io.adapters.textual_inversion import read_embeddings as read_embeddings
     from ldmref.io.checkpoint import Checkpoint as Checkpoint
     from ldmref.io.checkpoint import open_checkpoint as open_checkpoint
     from ldmref.io.checkpoint import read_model_config as read_model_config
-    from ldmref.io.compvis.ema import ema_table as ema_table
     from ldmref.io.compvis.keys import compvis_table as compvis_table
+    from ldmref.io.compvis.whole_file import ema_table as ema_table
     from ldmref.io.images.metadata import read_parameters as read_parameters
     from ldmref.io.images.metadata import write_image as write_image
     from ldmref.io.images.pil import read_image as read_image

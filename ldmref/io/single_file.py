@@ -1,4 +1,7 @@
-"""Single files, in the layouts that families declare: which one a file has, compared once."""
+"""Single files, in the layouts that families declare: which one a file has, compared once.
+
+A user may name the configuration: a preset, a config.json, or the folder of a model.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
+from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError, did_you_mean
 from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, find_matching, fit, list_stored_shapes, to_native
-from ldmref.io.named_config import find_named_config
-from ldmref.io.native import NativeFolder
+from ldmref.io.locate import NATIVE_INDEX, is_diffusers, is_model
+from ldmref.io.native import NativeFolder, read_config
 from ldmref.io.stored_model import OpeningOptions, StoredModel
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
@@ -23,8 +26,10 @@ from ldmref.io.tokenizers import find_tokenizers
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import Averages, SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
+from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.validate import check_fields
 from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.support.files import check_input_path
 
 
 @dataclass(frozen=True)
@@ -413,3 +418,31 @@ def list_missing(tensors: Iterable[str], config: ModelConfig) -> list[str]:
 def _describe_missing(name: str, tensors: Iterable[str], config: ModelConfig) -> str:
     alone = all(key.partition(".")[0] == config.denoiser.network for key in tensors)
     return f"{name} holds the denoiser alone, without" if alone else f"{name} is without"
+
+
+def find_named_config(
+    name: str | Path,
+) -> tuple[ModelConfig, NativeFolder | DiffusersFolder | Path | None]:
+    """Read the configuration of a folder or config.json, or return a preset.
+
+    The folder of a model stands for itself, even with the name of a preset, such as `flux-dev`: the
+    networks that a single file lacks are read from it as well.
+
+    Returns:
+        The configuration, and the folder: of a model, or one that may hold tokenizers.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    path = check_input_path(name, "the name of a configuration", "E-CONFIG")
+    if is_model(path):
+        folder = DiffusersFolder(path) if is_diffusers(path) else NativeFolder(path)
+        return folder.config, folder
+    presets = PRESETS if str(name) in PRESETS else list_presets()
+    if str(name) in presets:
+        return presets[str(name)], path if path.is_dir() else None
+    file = path if path.suffix == ".json" else path / NATIVE_INDEX
+    if not file.is_file():
+        hint = did_you_mean(str(name), list_presets())
+        raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
+    return read_config(file), None

@@ -16,11 +16,10 @@ from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.golden_models import golden_presets, network_names
 from ldmref.cases.network_cases import LENGTH
-from ldmref.cases.runtimes import RUNTIMES
+from ldmref.cases.runtimes import RUNTIMES, find_trace
 from ldmref.cases.suite_run import judge_command, judge_values, open_runtime
 from ldmref.cases.trace_cases import networks_of_traces
 from ldmref.cases.trace_runs import golden_traces, record_run
-from ldmref.cases.trace_runtimes import find_trace
 from ldmref.errors import UsageError
 from ldmref.models.params import flatten
 from ldmref.models.presets import PRESETS

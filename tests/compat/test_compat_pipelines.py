@@ -13,7 +13,7 @@ from PIL import Image
 
 import ldmref
 from ldmref.compat import diffusers as compat
-from ldmref.compat.diffusers.memory import OFFLOADING, WITHOUT_EFFECT
+from ldmref.compat.diffusers.base import OFFLOADING, WITHOUT_EFFECT
 from ldmref.errors import BackendUnavailable, ImageError, InputError, LdmrefError, UsageError
 from ldmref.io import save_folder
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ldmref.io.quantized.ggml_blocks import dequantize_q4_0, dequantize_q8_0
+from ldmref.io.quantized.ggml import dequantize_q4_0, dequantize_q8_0
 
 RNG = np.random.default_rng(0)
 

@@ -13,7 +13,6 @@ import ldmref
 from ldmref import explore
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import UsageError
-from ldmref.explore import recording
 from ldmref.explore.attention import AttentionBackend, find_size, interpolation, resize
 from ldmref.prompts.prompt_words import PromptWord
 
@@ -66,7 +65,6 @@ def test_the_maps_are_the_softmax_averaged_by_hand(tiny):
 def test_the_maps_of_all_tokens_sum_to_1(tiny, monkeypatch):
     """At every pixel of every step, after averaging and resizing; words alone have less."""
     everything = [PromptWord("words", (1, 2, 3)), PromptWord("rest", (0, *range(4, 16)))]
-    monkeypatch.setattr(recording, "words_of", lambda run: everything)
     monkeypatch.setattr("ldmref.explore.record.words_of", lambda run: everything)
     record = explore.record_run(tiny, prompt=PROMPT, seed=1, steps=3)
     total = record.attention.sum(axis=1, dtype=np.float64)

@@ -11,8 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, UsageError
 from ldmref.explore import make_grid, plan_grid
-from ldmref.explore.grid import GridCell
-from ldmref.explore.grid_plan import measure_distance
+from ldmref.explore.grid import GridCell, measure_distance
 
 SAMPLERS = ("sampler", ["euler", "dpmpp_2m"])
 STEPS = ("steps", [2, 4])

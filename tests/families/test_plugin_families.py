@@ -12,7 +12,7 @@ import pytest
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.server.capabilities import describe_model
+from ldmref.apps.server.native import describe_model
 from ldmref.cases import golden_model, make_suite, open_runtime, run_cases
 from ldmref.cases.families import networks
 from ldmref.cases.golden_models import golden_runs

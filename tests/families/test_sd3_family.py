@@ -16,7 +16,7 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
 from ldmref.families.sd3.files import PIPELINES
-from ldmref.io.diffusers.flow_scheduler import convert_flow_config
+from ldmref.io.diffusers.scheduler import convert_flow_config
 from ldmref.models import config_from_dict, preset
 from ldmref.samplers import SAMPLERS, make_schedule
 

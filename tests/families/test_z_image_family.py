@@ -125,7 +125,7 @@ def test_commands_know_the_family(folder):
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.apps.server.capabilities import describe_model
+    from ldmref.apps.server.native import describe_model
 
     described = describe_model("z-image", ldmref.load(folder))
     assert {"img2img", "inpaint", "interpolate", "invert", "txt2img"} <= {*described["modes"]}

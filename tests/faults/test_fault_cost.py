@@ -135,7 +135,7 @@ def test_others_are_served_while_json_is_parsed(tiny, monkeypatch):
 def test_others_are_served_while_a_form_or_an_image_is_read(tiny, monkeypatch):
     waiting = Waiting()
     with serving(tiny) as port:
-        monkeypatch.setattr("ldmref.apps.server.openai.upload.parse_form", waiting)
+        monkeypatch.setattr("ldmref.apps.server.openai.fields.parse_form", waiting)
         head = post(FORM, path="/v1/images/edits", length=2)
         head = head.replace(b"Content-Type: application/json\r\n", b"")
         assert answer_meanwhile(port, head, b"{}", waiting) == (400, 200)

@@ -14,8 +14,7 @@ from ldmref.errors import InputError, LdmrefError
 from ldmref.explore import load_record
 from ldmref.locate import diff_traces
 from ldmref.trace import build_trace, load_trace, record_trace
-from ldmref.trace.manifest import MAX_CALLS, check_manifest
-from ldmref.trace.manifest_fields import ATTRIBUTES, FIELDS
+from ldmref.trace.manifest import ATTRIBUTES, FIELDS, MAX_CALLS, check_manifest
 
 WRONG = (1.5, -1, "text", [], {}, [1], {"a": 1}, True, 10**30, float("nan"), [[]], ["x"])
 

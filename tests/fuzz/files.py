@@ -23,8 +23,7 @@ from ldmref.io.images import pil
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import read_parameters, save_image
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
-from ldmref.io.tensors.torch_checkpoint import read_checkpoint
-from ldmref.io.tensors.unpickler import NAMES, STORAGES, load_pickle_bytes
+from ldmref.io.tensors.torch_checkpoint import NAMES, STORAGES, load_pickle_bytes, read_checkpoint
 from ldmref.modes.notation import read_noise
 
 from .guard import Target, file

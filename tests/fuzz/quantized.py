@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.io.quantized.ggml_types import GGML_TYPES
+from ldmref.io.quantized.ggml import GGML_TYPES
 from ldmref.io.quantized.layers import is_quantized
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorFile

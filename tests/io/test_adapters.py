@@ -13,15 +13,15 @@ from ldmref.errors import InputError, KeyMismatchError, LdmrefError, UsageError
 from ldmref.io.adapters.autoencoder import (
     AutoencoderFile,
     convert_tiny_config,
+    find_half,
     read_vae,
     require_fit,
     swap_vae,
 )
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.adapters.taesd_files import find_half
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis.keys import autoencoder_table, controlnet_table
-from ldmref.io.diffusers.controlnet import convert_controlnet_config
+from ldmref.io.diffusers.config import convert_controlnet_config
 from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors

@@ -16,8 +16,7 @@ from safetensors import safe_open
 
 from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
-from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
-from ldmref.io.tensors.unpickler import Name, load_pickle_bytes
+from ldmref.io.tensors.torch_checkpoint import Name, is_pickle, load_pickle_bytes, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 
 torch = pytest.importorskip("torch")

@@ -13,9 +13,8 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.checkpoint import read_model_config
-from ldmref.io.compvis.ema import ema_name, ema_table
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.whole_file import FAMILIES
+from ldmref.io.compvis.whole_file import FAMILIES, ema_name, ema_table
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import SCHEMA
 from ldmref.io.single_file import recognise_file

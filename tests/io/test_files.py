@@ -24,7 +24,7 @@ from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.checkpoint import read_model_config
 from ldmref.io.locate import find_model
-from ldmref.io.named_config import find_named_config
+from ldmref.io.single_file import find_named_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.prompts.clip_vocabulary import load_tokenizer

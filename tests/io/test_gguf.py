@@ -9,7 +9,7 @@ import pytest
 from gguf_files import gguf_bytes, patched, text, write_model
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.quantized.ggml_types import GGML_TYPES, UNREAD
+from ldmref.io.quantized.ggml import GGML_TYPES, UNREAD
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.open_file import open_model_file
 

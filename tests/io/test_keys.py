@@ -28,8 +28,7 @@ from ldmref.io.key_table import (
 )
 from ldmref.io.key_table import to_native as native
 from ldmref.io.locate import find_model
-from ldmref.io.named_config import find_named_config
-from ldmref.io.single_file import recognise_file
+from ldmref.io.single_file import find_named_config, recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for

@@ -33,8 +33,7 @@ from ldmref.io.images.metadata import check_target, read_parameters, save_image
 from ldmref.io.images.pil import image_warnings, read_image, read_mask
 from ldmref.io.native import check_weights, read_config, save_folder
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
-from ldmref.io.tensors.torch_checkpoint import _leaves
-from ldmref.io.tensors.unpickler import load_pickle_bytes
+from ldmref.io.tensors.torch_checkpoint import _leaves, load_pickle_bytes
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 from ldmref.models.clip import CLIP
 from ldmref.models.ldmbert import LDMBERT

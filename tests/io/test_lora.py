@@ -18,11 +18,10 @@ from ldmref.errors import (
     UnsafeFileError,
     UsageError,
 )
-from ldmref.io.adapters.lora import apply_loras, merge
+from ldmref.io.adapters.lora import apply_loras, merge, with_loras
 from ldmref.io.adapters.lora_changes import Change, lora_changes
 from ldmref.io.adapters.lora_file import Lora, read_loras
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names
-from ldmref.io.adapters.merging import with_loras
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS

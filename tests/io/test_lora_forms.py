@@ -16,9 +16,8 @@ from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, Unsaf
 from ldmref.io.adapters import formulas
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import find_families, lora_changes
-from ldmref.io.adapters.lora_file import Lora, open_loras, read_loras
+from ldmref.io.adapters.lora_file import Lora, layer_config, matches, open_loras, read_loras
 from ldmref.io.adapters.lora_keys import lora_names
-from ldmref.io.adapters.peft_config import layer_config, matches
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models.family import family_of
 from ldmref.models.model import model_spec

@@ -9,6 +9,7 @@ import pytest
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.adapters.formulas import kronecker_change, tucker_kernel
+from ldmref.io.adapters.lora_file import MAX_ALPHA, MAX_RANK, LayerConfig, layer_config, matches
 from ldmref.io.adapters.lora_forms import (
     FACTORED,
     FORMS,
@@ -18,7 +19,6 @@ from ldmref.io.adapters.lora_forms import (
     find_form,
     rank_of,
 )
-from ldmref.io.adapters.peft_config import MAX_ALPHA, MAX_RANK, LayerConfig, layer_config, matches
 
 LAYER = (6, 8)
 KERNEL = (6, 8, 3, 3)

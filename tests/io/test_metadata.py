@@ -20,11 +20,11 @@ from ldmref.io.images.infotext import (
     parse_infotext,
 )
 from ldmref.io.images.metadata import (
+    decode_user_comment,
     read_parameters,
     save_image,
     write_image,
 )
-from ldmref.io.images.user_comment import decode_user_comment
 from ldmref.samplers import SAMPLERS, get_sampler
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)

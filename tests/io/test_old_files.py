@@ -11,7 +11,7 @@ from PIL import Image
 from ldmref.errors import LdmrefError
 from ldmref.io.adapters.autoencoder import convert_tiny_config
 from ldmref.io.images import metadata
-from ldmref.io.tensors.unpickler import load_pickle_bytes
+from ldmref.io.tensors.torch_checkpoint import load_pickle_bytes
 
 
 def test_strings_of_python_2_are_utf8():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ldmref.errors import BackendUnavailable
-from ldmref.io.quantized import ggml_types
+from ldmref.io.quantized import ggml
 from ldmref.io.quantized.bits import spread, unpack
-from ldmref.io.quantized.ggml_types import GGML_TYPES, read_ggml
+from ldmref.io.quantized.ggml import GGML_TYPES, read_ggml
 
 gguf = pytest.importorskip("gguf")
 BLOCKS = 600
@@ -89,7 +89,7 @@ def test_quantised_weights_come_back_nearly(name):
 def test_a_tensor_is_read_in_parts(monkeypatch):
     raw = random_blocks("Q4_K", finite=True).reshape(-1)
     whole = read_ggml(raw, NAMES["Q4_K"], "w")
-    monkeypatch.setattr(ggml_types, "VALUES_AT_ONCE", 7 * 256)
+    monkeypatch.setattr(ggml, "VALUES_AT_ONCE", 7 * 256)
     assert np.array_equal(read_ggml(raw, NAMES["Q4_K"], "w"), whole)
     assert read_ggml(raw[:0], NAMES["Q4_K"], "w").shape == (0,)
 

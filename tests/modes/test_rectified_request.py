@@ -11,7 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
-from ldmref.apps.server.capabilities import describe_sampler
+from ldmref.apps.server.native import describe_sampler
 from ldmref.errors import UsageError
 from ldmref.models import preset
 from ldmref.samplers import get_sampler

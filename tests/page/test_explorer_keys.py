@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ldmref.apps.server import capabilities
+from ldmref.apps.server import native
 from ldmref.apps.server.jobs import JobReport
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3&p.steps=6"
@@ -99,7 +99,7 @@ def test_the_first_run_shows_its_row_and_a_preview_only(server, new_context, mon
 
 def test_a_formula_links_to_its_page(open_link, monkeypatch):
     address = "https://example.org/blob/v1/docs/README.md"
-    monkeypatch.setattr(capabilities, "documentation_address", lambda: address)
+    monkeypatch.setattr(native, "documentation_address", lambda: address)
     page = open_link(RUN)
     page.get_by_role("button", name="Formula: The noisy state x").first.click()
     link = page.locator("dialog a").get_attribute("href")

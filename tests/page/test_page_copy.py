@@ -152,7 +152,7 @@ def test_the_embedded_model_is_the_default(serve_page, new_context, tmp_path):
 def test_flags_are_those_of_the_commands():
     """Also of parameters whose flags the commands declare themselves."""
     from ldmref.apps.cli.main import cli
-    from ldmref.apps.server.capabilities import command_flags
+    from ldmref.apps.server.native import command_flags
     from ldmref.modes.registry import MODES
 
     for mode in MODES:

@@ -18,8 +18,7 @@ from ldmref.io.diffusers.config import (
     convert_unet_config,
 )
 from ldmref.io.diffusers.ldm import convert_ldmbert_config, convert_unet2d_config
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.scheduler_fields import FIELDS, FORWARD_ONLY
+from ldmref.io.diffusers.scheduler import FIELDS, FORWARD_ONLY, convert_scheduler_config
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

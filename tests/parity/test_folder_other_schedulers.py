@@ -12,7 +12,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.diffusers.folder import read_diffusers_config
-from ldmref.io.diffusers.scheduler_fields import FIELDS, FORWARD_ONLY
+from ldmref.io.diffusers.scheduler import FIELDS, FORWARD_ONLY
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -8,9 +8,8 @@ from checkpoint_folders import load_diffusers
 from safetensors.numpy import save_file
 
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis.ema import ema_table
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.whole_file import FAMILIES
+from ldmref.io.compvis.whole_file import FAMILIES, ema_table
 from ldmref.io.key_table import to_compvis, to_native
 from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile

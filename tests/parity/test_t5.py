@@ -7,8 +7,8 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError
+from ldmref.io.diffusers.config import convert_t5_config
 from ldmref.io.diffusers.folder import open_network
-from ldmref.io.diffusers.t5 import convert_t5_config
 from ldmref.io.key_table import to_native
 from ldmref.models.params import count, flatten, tree_map, unflatten
 from ldmref.models.t5 import T5, find_buckets, t5

@@ -33,8 +33,7 @@ from ldmref.modes.registry import MODES
 from ldmref.support.config import read_number
 
 if TYPE_CHECKING:
-    from ldmref.explore.grid import ImageGrid
-    from ldmref.explore.grid_plan import GridPlan
+    from ldmref.explore.grid import GridPlan, ImageGrid
 
 LEFT_OUT = ("count", "batch_size")  # a cell holds one image
 PARAMETERS = {
@@ -121,8 +120,7 @@ def grid(
     The sheet is written as an image, and the parameters and distances of its images as JSON next to
     it.
     """
-    from ldmref.explore.grid import GridCell
-    from ldmref.explore.grid_plan import plan_grid
+    from ldmref.explore.grid import GridCell, plan_grid
 
     mode = "inpaint" if flags["mask"] else "img2img" if flags["image"] else "txt2img"
     axes = {key: read_axis_flag(mode, flags[key], key) for key in "xyz" if flags[key]}

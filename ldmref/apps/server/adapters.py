@@ -16,9 +16,9 @@ from typing import Any
 from ldmref.apps.server.tasks import Report, ServedTask
 from ldmref.errors import InputError, LdmrefError, UsageError, did_you_mean, one_line, short_repr
 from ldmref.io.adapters.control_lora import widen_config
+from ldmref.io.adapters.lora import with_loras
 from ldmref.io.adapters.lora_changes import match_tensors
 from ldmref.io.adapters.lora_file import Lora, check_lora_weight, read_loras
-from ldmref.io.adapters.merging import with_loras
 from ldmref.io.adapters.textual_inversion import read_embeddings, read_words
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import LatentDiffusion

@@ -23,8 +23,7 @@ from ldmref.apps.server.inputs import read_values
 from ldmref.apps.server.task_kinds import register
 from ldmref.apps.server.tasks import Report
 from ldmref.errors import UsageError, short_repr
-from ldmref.explore.grid import GridCell
-from ldmref.explore.grid_plan import CODE, GridPlan
+from ldmref.explore.grid import CODE, GridCell, GridPlan
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 

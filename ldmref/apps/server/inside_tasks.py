@@ -37,8 +37,7 @@ from ldmref.apps.server.task_kinds import register
 from ldmref.apps.server.tasks import Report
 from ldmref.errors import UsageError, short_repr
 from ldmref.explore.format import CODE
-from ldmref.explore.record import require_one
-from ldmref.explore.recording import name_encoder
+from ldmref.explore.record import name_encoder, require_one
 from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.model import LatentDiffusion

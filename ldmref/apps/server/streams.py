@@ -10,8 +10,7 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from ldmref.apps.server.events import Event
-from ldmref.apps.server.jobs import ServedJob
+from ldmref.apps.server.jobs import Event, ServedJob
 from ldmref.errors import Cancelled
 
 HEARTBEAT_SECONDS = 15.0

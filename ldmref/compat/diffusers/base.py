@@ -1,12 +1,22 @@
-"""`Pipeline`: what all pipelines share: loading, moving, the scheduler, and the run of a call."""
+"""`Pipeline`: what all pipelines share: loading, moving, the scheduler, and the run of a call.
+
+Also the options of `from_pretrained`, the calls that change memory and speed but never the image,
+and the helpers around images, `pipe.image_processor` and `pipe.mask_processor`.
+
+Source of the helpers: diffusers 0.42.1, `image_processor.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+from PIL import Image, ImageFilter
+
 from ldmref.compat.diffusers.arguments import ENCODE, XL_ENCODE, bind, signature_of
-from ldmref.compat.diffusers.arrays import to_caller
+from ldmref.compat.diffusers.arrays import to_caller, to_host, to_torch
 from ldmref.compat.diffusers.call import PipelineCall
 from ldmref.compat.diffusers.components import (
     Component,
@@ -16,15 +26,75 @@ from ldmref.compat.diffusers.components import (
 )
 from ldmref.compat.diffusers.descriptions import describe_call
 from ldmref.compat.diffusers.generators import GeneratorNoise
-from ldmref.compat.diffusers.loading import check_options, folder_scheduler, wrong_scheduler
-from ldmref.compat.diffusers.memory import MemoryCalls
-from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput
-from ldmref.compat.diffusers.processors import ImageProcessor
+from ldmref.compat.diffusers.images import (
+    Crop,
+    paste_crop,
+    paste_kept,
+    prepare_images,
+    prepare_masks,
+)
+from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput, convert_images
 from ldmref.compat.diffusers.prompts import encode_prompts
-from ldmref.compat.diffusers.schedulers import Scheduler
-from ldmref.errors import UsageError
+from ldmref.compat.diffusers.schedulers import (
+    FILE,
+    SCHEDULERS,
+    Scheduler,
+    native_scheduler,
+    read_config,
+)
+from ldmref.errors import UsageError, did_you_mean, short_repr
 
 HELPERS = ("image_processor", "mask_processor", "vae_scale_factor")  # set once, from the model
+
+# Options of from_pretrained that choose something that ldmref does not have, or does by itself.
+LOADING_OPTIONS = {
+    "safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder",
+    "use_safetensors", "local_files_only", "low_cpu_mem_usage", "add_watermarker",
+    "force_zeros_for_empty_prompt",
+}  # fmt: skip
+
+# Without effect: ldmref decodes images one by one, and its backends choose their attention.
+WITHOUT_EFFECT = (
+    "enable_attention_slicing", "disable_attention_slicing",
+    "enable_vae_slicing", "disable_vae_slicing",
+    "enable_vae_tiling", "disable_vae_tiling",
+    "enable_xformers_memory_efficient_attention", "disable_xformers_memory_efficient_attention",
+    "set_use_memory_efficient_attention_xformers",
+    "fuse_qkv_projections", "unfuse_qkv_projections", "upcast_vae",
+    "reset_device_map", "maybe_free_model_hooks", "remove_all_hooks",
+)  # fmt: skip
+# These also bring the pipeline to a GPU, where torch has one.
+OFFLOADING = ("enable_model_cpu_offload", "enable_sequential_cpu_offload")
+
+
+class MemoryCalls:
+    """The calls that change memory and speed: they are accepted, and the image stays the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in WITHOUT_EFFECT:
+            return lambda *_, **__: None
+        if name in OFFLOADING:
+            return self._offload
+        raise AttributeError(
+            f"{type(self).__name__} of ldmref.compat.diffusers has no {name!r}; "
+            "docs/compat.md lists its methods"
+        )
+
+    def _offload(self, gpu_id: int | None = None, device: Any = "cuda") -> None:
+        """Bring the pipeline to a GPU if torch can use one."""
+        try:
+            import torch
+        except ImportError:
+            return
+        if torch.cuda.is_available():
+            self.to(device if gpu_id is None else f"cuda:{gpu_id}")
+
+    def set_progress_bar_config(self, **_: Any) -> None:
+        """Accept the call: pipelines print no progress."""
+
+    def to(self, *targets: Any, **named: Any) -> Any:
+        """Move the pipeline to `targets`, or `named` ones, and return it; see `Pipeline.to`."""
+        raise NotImplementedError
 
 
 class Pipeline(MemoryCalls):
@@ -281,3 +351,87 @@ class Pipeline(MemoryCalls):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._weights.config.name!r}, {self.scheduler.kind}>"
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that choose something, except for those that change no image.
+
+    Raises:
+        UsageError: The message names the option.
+    """
+    for name, value in options.items():
+        if name not in LOADING_OPTIONS and value is not None:
+            message = f"from_pretrained of ldmref.compat.diffusers does not support {name}"
+            hint = did_you_mean(name, {*LOADING_OPTIONS, "torch_dtype", "variant", "scheduler"})
+            raise UsageError(message, code="E-UNSUPPORTED", hint=hint)
+
+
+def folder_scheduler(weights: Weights) -> Scheduler:
+    """Return the scheduler that a folder names; that of other models is their own."""
+    path = Path(weights.path, "scheduler", FILE)
+    if not path.is_file():
+        return native_scheduler(weights.config.scheduler)
+    config = read_config(path)
+    index = Path(weights.path, "model_index.json")
+    named = read_config(index).get("scheduler", [None, None])[-1] if index.is_file() else None
+    kind = named or config.get("_class_name")
+    if kind not in SCHEDULERS:
+        raise UsageError(
+            f"the scheduler of this folder is {short_repr(kind)}, which ldmref does not have",
+            code="E-SCHEDULER",
+            hint="from_pretrained(folder, scheduler=DDIMScheduler(...)) takes another one",
+        )
+    return SCHEDULERS[kind].from_config(config)
+
+
+def wrong_scheduler(value: Any) -> UsageError:
+    """Return the error of a scheduler that is not one of ours."""
+    return UsageError(
+        f"a scheduler of ldmref.compat.diffusers is needed, not {short_repr(value)}",
+        code="E-SCHEDULER",
+        hint="import EulerDiscreteScheduler and others from ldmref.compat.diffusers",
+    )
+
+
+class ImageProcessor:
+    """Images to and from arrays, for the model of a pipeline.
+
+    Args:
+        weights: The model.
+        masks: Whether `preprocess` prepares masks instead of images.
+    """
+
+    def __init__(self, weights: Weights, masks: bool = False):
+        self._vae = weights.config.vae
+        self._masks = masks
+
+    def preprocess(self, image: Any, height: int | None = None, width: int | None = None) -> Any:
+        """Return images in [-1, 1], or masks of 0 and 1, as a tensor (n, channels, H, W)."""
+        size = height, width
+        if self._masks:
+            return to_torch(prepare_masks(image, self._vae.factor, size))
+        return to_torch(prepare_images(image, self._vae.factor, self._vae.latent_channels, size))
+
+    def postprocess(self, image: Any, output_type: str = "pil", **_: Any) -> Any:
+        """Return decoded images, from -1 to 1, as `pil`, `np`, `pt` or `latent` (unchanged)."""
+        if output_type == "latent":
+            return image
+        pixels = to_host("image", image) * np.float32(0.5) + np.float32(0.5)
+        return convert_images(np.clip(pixels, 0.0, 1.0), output_type)
+
+    @staticmethod
+    def blur(image: Image.Image, blur_factor: int = 4) -> Image.Image:
+        """Return an image or a mask, blurred by a Gaussian of that radius in pixels."""
+        return image.filter(ImageFilter.GaussianBlur(blur_factor))
+
+    @staticmethod
+    def apply_overlay(
+        mask: Image.Image,
+        init_image: Image.Image,
+        image: Image.Image,
+        crop_coords: tuple[int, int, int, int] | None = None,
+    ) -> Image.Image:
+        """Return `init_image` with `image` where the mask is white."""
+        if crop_coords is None:
+            return paste_kept(image, init_image, mask)
+        return paste_crop(image, init_image, mask, Crop(crop_coords))

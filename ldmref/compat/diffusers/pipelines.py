@@ -1,5 +1,7 @@
 """The pipelines by diffusers' names.
 
+Those of SDXL differ from the others in their arguments.
+
 Source: diffusers 0.42.1, `pipelines/stable_diffusion/pipeline_stable_diffusion*.py` and
 `pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl*.py`.
 """
@@ -17,14 +19,21 @@ from ldmref.compat.diffusers.arrays import to_host
 from ldmref.compat.diffusers.base import Pipeline
 from ldmref.compat.diffusers.call import PipelineCall
 from ldmref.compat.diffusers.generators import GeneratorNoise
-from ldmref.compat.diffusers.images import prepare_images, prepare_masks, shrink_masks
-from ldmref.compat.diffusers.overlay import find_crop, paste_crop
+from ldmref.compat.diffusers.images import (
+    find_crop,
+    paste_crop,
+    prepare_images,
+    prepare_masks,
+    shrink_masks,
+)
 from ldmref.errors import ImageError, UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_array
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 
 MASK_TENSORS = ("mask", "masked_image_latents")
+
+XL_TENSORS = ("latents", "prompt_embeds", "add_text_embeds", "add_time_ids")
 
 
 class StableDiffusionPipeline(Pipeline):
@@ -256,3 +265,80 @@ def require_pillow(arguments: SimpleNamespace) -> None:
             f"with padding_mask_crop, output_type must be 'pil', not {arguments.output_type!r}"
         )
         raise UsageError(message, code="E-USAGE")
+
+
+class StableDiffusionXLPipeline(StableDiffusionPipeline):
+    """Generate images from prompts with SDXL, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from ldmref.compat.diffusers import StableDiffusionXLPipeline
+    >>> pipe = StableDiffusionXLPipeline.from_pretrained("sdxl")  # doctest: +SKIP
+    >>> pipe("a house").images[0].size  # doctest: +SKIP
+    (1024, 1024)
+    """
+
+    parameters = table.XL_TXT2IMG
+    xl = True
+    tensor_inputs = XL_TENSORS
+
+    def _size(self, model: LatentDiffusion, arguments: SimpleNamespace) -> tuple[int, int]:
+        """Return height and width."""
+        defaults = model.config.defaults
+        return arguments.height or defaults.height, arguments.width or defaults.width
+
+
+class StableDiffusionXLImg2ImgPipeline(StableDiffusionImg2ImgPipeline):
+    """Change an image with SDXL, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from ldmref.compat.diffusers import StableDiffusionXLImg2ImgPipeline
+    >>> pipe = StableDiffusionXLImg2ImgPipeline.from_pretrained("sdxl")  # doctest: +SKIP
+    >>> pipe("a house", image=image).images[0].size  # doctest: +SKIP
+    (1024, 1024)
+    """
+
+    parameters = table.XL_IMG2IMG
+    xl = True
+    tensor_inputs = XL_TENSORS
+
+
+class StableDiffusionXLInpaintPipeline(StableDiffusionInpaintPipeline):
+    """Repaint the white part of a mask with SDXL, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from ldmref.compat.diffusers import StableDiffusionXLInpaintPipeline
+    >>> pipe = StableDiffusionXLInpaintPipeline.from_pretrained("sdxl")  # doctest: +SKIP
+    >>> pipe("a house", image=image, mask_image=mask).images[0].size  # doctest: +SKIP
+    (1024, 1024)
+    """
+
+    parameters = table.XL_INPAINT
+    xl = True
+    tensor_inputs = (*XL_TENSORS, *MASK_TENSORS)

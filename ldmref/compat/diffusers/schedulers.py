@@ -19,8 +19,13 @@ import numpy as np
 from ldmref.compat.diffusers.components import FrozenConfig
 from ldmref.compat.diffusers.descriptions import SCHEDULER
 from ldmref.errors import InputError, UsageError, did_you_mean, short_path
-from ldmref.io.diffusers.scheduler import PREDICTIONS, SCHEDULES, convert_scheduler_config
-from ldmref.io.diffusers.scheduler_fields import CORRECTED, FIELDS
+from ldmref.io.diffusers.scheduler import (
+    CORRECTED,
+    FIELDS,
+    PREDICTIONS,
+    SCHEDULES,
+    convert_scheduler_config,
+)
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import GuidedDenoiser, configured_step, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig

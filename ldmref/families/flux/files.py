@@ -11,10 +11,14 @@ from ldmref.errors import short_repr
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
+from ldmref.io.diffusers.config import (
+    T5_CLASS,
+    convert_autoencoder_config,
+    convert_t5_config,
+    convert_text_config,
+)
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
 from ldmref.models.config import Defaults, ModelConfig
 
 FILL = "FluxFillPipeline"

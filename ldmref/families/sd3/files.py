@@ -10,10 +10,14 @@ from ldmref.errors import short_repr
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.text import T5_TOKENS
 from ldmref.io.diffusers.checks import COMPLETE, config_error, read_json
-from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
+from ldmref.io.diffusers.config import (
+    T5_CLASS,
+    convert_autoencoder_config,
+    convert_t5_config,
+    convert_text_config,
+)
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfig
 
 PIPELINES = (

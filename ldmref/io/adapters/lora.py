@@ -5,6 +5,8 @@
 Hu et al. 2021, arXiv:2106.09685, section 4.1. A convolution's `down` is k x k, its `up` 1 x 1. LoHa
 and LoKr have other products (`ldmref.io.adapters.formulas`), and DoRA gives the changed rows or
 columns learned lengths.
+
+Merging LoRAs into a loaded model makes a copy, which shares everything else with the model.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from typing import Any, cast
 import numpy as np
 
 from ldmref.errors import CorruptModelError
+from ldmref.io.adapters.bundled_words import bundled_words
+from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.formulas import decomposed_weight, squared_norms
-from ldmref.io.adapters.lora_changes import Change, lora_changes
+from ldmref.io.adapters.lora_changes import Change, lora_changes, match_tensors
 from ldmref.io.adapters.lora_file import Lora
 from ldmref.io.adapters.lora_forms import compute_change
 from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import flatten, unflatten
 from ldmref.support.deferred import DeferredArray
 
 LayerPart = tuple[np.ndarray, Change]  # a tensor of ours in a layer of the file
@@ -138,3 +144,69 @@ def _changed(w: np.ndarray, change: Change) -> np.ndarray:
     else:
         delta = compute_change(change.form, change.parts, w.shape)
     return w.astype(np.float64) + change.scale * delta
+
+
+def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion:
+    r"""Return a model with LoRAs merged in, recorded in `modifications`.
+
+    .. math:: W' = W + w\,\frac{\alpha}{r}\,\mathrm{up}\,\mathrm{down}
+
+    with w the weight of the LoRA, r its rank and alpha from the file (Hu et al. 2021,
+    arXiv:2106.09685, section 4.1). Tensors that no LoRA changes are shared with `model`, which is
+    not changed. The result is that of `ldmref.load(..., lora=...)`: computed in float32 or better
+    and rounded once. Words that a file brings along are added. Only for a model in memory, in
+    float16 or bfloat16, the numbers have been rounded before.
+
+    Args:
+        model: A model.
+        loras: From `read_loras`; they are added in this order.
+
+    Returns:
+        A copy of the model.
+
+    Raises:
+        KeyMismatchError: A LoRA belongs to another model; the message lists what does not fit.
+        CorruptModelError: It holds NaN or infinity, or needs something that is not supported.
+
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> import ldmref
+    >>> from ldmref.io import read_loras, with_loras
+    >>> model = ldmref.random_model("tiny")
+    >>> path = os.path.join(tempfile.mkdtemp(), "style.safetensors")
+    >>> down, up = np.ones((1, 4, 3, 3), np.float32), np.ones((16, 1, 1, 1), np.float32)
+    >>> save_file({"unet.conv_in.lora_A.weight": down, "unet.conv_in.lora_B.weight": up}, path)
+    >>> changed = with_loras(model, read_loras([(path, 0.5)]))
+    >>> difference = changed.params.unet.conv_in.weight - model.params.unet.conv_in.weight
+    >>> bool(np.allclose(difference, 0.5)), changed.modifications["loras"][0]["weight"]
+    (True, 0.5)
+    """
+    ops = model.backend
+    config = widen_config(model.config, loras)
+    names = {name for lora in loras for name in match_tensors(config, lora)}
+    networks = {name.partition(".")[0] for name in names}
+    flat = {network: flatten(model.params[network], f"{network}.") for network in networks}
+    stored = {network: model.params.stored(network) for network in networks}
+    exact: dict[str, Any] = {}  # of the file, in place of what the backend has rounded
+    for network, tree in stored.items():
+        exact |= flatten(tree, f"{network}.") if tree is not None else {}
+    base = {
+        name: np.asarray(exact[name])
+        if name in exact
+        else ops.to_numpy(flat[name.partition(".")[0]][name])
+        for name in sorted(names)
+    }
+    base = widen_tensors(model.config, config, base)
+    for name, tensor in apply_loras(config, base, loras).items():
+        flat[name.partition(".")[0]][name] = ops.weight(tensor)
+    trees = {network: unflatten(flat[network])[network] for network in networks}
+    merged = model.with_params(trees, ops)
+    merged.config = config
+    before = model.modifications.get("loras") or []
+    records = [*before, *(lora.record for lora in loras)]
+    merged.modifications = model.modifications | ({"loras": records} if records else {})
+    words, warnings = bundled_words(config, loras)
+    merged = merged.with_warnings(warnings)
+    return merged.with_embeddings(words) if words else merged

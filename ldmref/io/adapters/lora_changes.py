@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.adapters.control_lora import narrow_columns, pad_columns, widen_config
-from ldmref.io.adapters.lora_file import Lora, lora_error
+from ldmref.io.adapters.lora_file import Lora, layer_config, lora_error
 from ldmref.io.adapters.lora_forms import (
     FACTORED,
     FORMS,
@@ -28,7 +28,6 @@ from ldmref.io.adapters.lora_keys import (
     lora_names,
     unwrapped,
 )
-from ldmref.io.adapters.peft_config import layer_config
 from ldmref.io.identify import refuse_networks, refuse_other_adapters
 from ldmref.io.key_report import KeyReport, compare
 from ldmref.io.key_table import KeyEntry

@@ -2,6 +2,8 @@
 
 A field is either understood or must have the value that leaves the network unchanged; any other
 value is refused, because ignoring it would give another image.
+
+The networks are U-Nets and their ControlNets, autoencoders, and text encoders: CLIP and T5.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ldmref.io.diffusers.checks import config_error, require_class, require_list
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import list_autoencoders
 from ldmref.models.config import TextConfig
+from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.denoiser_config import UNetConfig
 
 # Fields whose other values would change the network -> the values that do not.
@@ -101,6 +104,41 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "projection_dim": 512,
     "eos_token_id": 49407,
+}
+
+DEFAULTS = UNET_DEFAULTS | {
+    "conditioning_channels": 3,
+    "conditioning_embedding_out_channels": (16, 32, 96, 256),
+}
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
+}  # fmt: skip
+
+T5_CLASS = "T5EncoderModel"
+T5_PLAIN: dict[str, tuple[Any, ...]] = {
+    "dense_act_fn": ("gelu_new",),
+    "is_gated_act": (True,),
+    "is_decoder": (False,),
+}
+# Defaults of T5Config, for fields that a configuration omits.
+T5_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+}
+T5_FIELDS = {
+    "d_model": "hidden_size",
+    "d_kv": "head_dim",
+    "d_ff": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "layer_norm_epsilon": "layer_norm_eps",
 }
 
 
@@ -266,3 +304,58 @@ def convert_text_config(
     if "CLIPTextModelWithProjection" not in classes:
         fields["projection_dim"] = 0
     return TextConfig(**fields, skipped_layers=1 if xl else 0, final_norm=not xl)
+
+
+def convert_controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
+    """Convert the configuration of a `ControlNetModel`."""
+    data = DEFAULTS | dict(data)
+    where = "the ControlNet's configuration"
+    require_plain(data, PLAIN, where)
+    require_lists(data, DEFAULTS, where)
+    mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
+    unet = convert_unet_config(
+        data | {"out_channels": data["in_channels"], "up_block_types": mirrored}
+    )
+    widths = tuple(data["conditioning_embedding_out_channels"])
+    return ControlNetConfig(unet, data["conditioning_channels"], widths)
+
+
+def convert_t5_config(data: Mapping[str, Any], length: int) -> TextConfig:
+    """Convert the configuration of a T5 encoder.
+
+    Args:
+        data: The contents of config.json.
+        length: The number of tokens that the pipeline gives it.
+
+    Returns:
+        The configuration; a family that masks padding sets `use_attention_mask` in it.
+
+    Raises:
+        CorruptModelError: It is another kind of T5: the first version has no gate.
+
+    >>> from ldmref.io.diffusers import convert_t5_config
+    >>> convert_t5_config({"d_model": 64, "feed_forward_proj": "gated-gelu"}, 120).hidden_size
+    64
+    """
+    data = T5_DEFAULTS | split_activation(str(data.get("feed_forward_proj", "relu"))) | dict(data)
+    require_plain(data, T5_PLAIN, "the T5 encoder's configuration")
+    fields = {T5_FIELDS.get(name, name): data[name] for name in T5_DEFAULTS}
+    fields["layer_norm_eps"] = float(fields["layer_norm_eps"])
+    return TextConfig(
+        model_type="t5",
+        hidden_act="gelu_new",
+        max_position_embeddings=length,
+        eos_token_id=1,
+        **fields,
+    )
+
+
+def split_activation(projection: str) -> dict[str, Any]:
+    """Return the fields that `feed_forward_proj` stands for in transformers, where they win.
+
+    >>> split_activation("gated-gelu")
+    {'dense_act_fn': 'gelu_new', 'is_gated_act': True}
+    """
+    gate, _, name = projection.rpartition("-")
+    dense = "gelu_new" if projection == "gated-gelu" else name
+    return {"dense_act_fn": dense, "is_gated_act": gate == "gated"}

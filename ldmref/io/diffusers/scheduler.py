@@ -2,6 +2,8 @@
 
 Fields that the scheduler's class does not have are ignored, as in diffusers. Every other field is
 either understood or must have the value that leaves the sampler unchanged.
+
+The fields of each class and their defaults are those of diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -12,18 +14,96 @@ from typing import Any, Literal
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.checks import config_error, require_class, require_plain
-from ldmref.io.diffusers.flow_scheduler import FLOW_EULER, convert_flow_config
-from ldmref.io.diffusers.scheduler_fields import (
-    CORRECTED,
-    DEIS,
-    DPM,
-    FIELDS,
-    FIXED,
-    FORWARD_ONLY,
-    SINGLESTEP,
-    UNIPC,
-)
 from ldmref.samplers.config import SchedulerConfig
+
+DPM = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+DEIS = "DEISMultistepScheduler"
+SINGLESTEP = "DPMSolverSinglestepScheduler"
+
+_BETAS: dict[str, Any] = {
+    "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
+    "trained_betas": None, "prediction_type": "epsilon",
+}  # fmt: skip
+_COMMON = _BETAS | {"steps_offset": 0, "timestep_spacing": "linspace"}
+_THRESHOLDING = {
+    "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0
+}  # fmt: skip
+_CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
+_SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_ZERO_SNR = {"rescale_betas_zero_snr": False}
+_DEIS = {
+    "solver_order": 2, "lower_order_final": True, "use_flow_sigmas": False, "flow_shift": 1.0,
+    "use_dynamic_shifting": False, "time_shift_type": "exponential",
+}  # fmt: skip
+_SOLVER = _DEIS | {"final_sigmas_type": "zero"}
+_SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+_LCM = (
+    _COMMON
+    | _CLIP
+    | _THRESHOLDING
+    | _ZERO_SNR
+    | _SD_BETAS
+    | {
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "timestep_spacing": "leading",
+        "original_inference_steps": 50,
+    }
+)
+FIELDS: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR
+    | {"set_alpha_to_one": True, "timestep_spacing": "leading"},
+    "DDPMScheduler": _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR
+    | {"variance_type": "fixed_small", "timestep_spacing": "leading"},
+    "PNDMScheduler": _COMMON
+    | {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
+    "EulerDiscreteScheduler": _COMMON | _SIGMAS | _ZERO_SNR
+    | {"interpolation_type": "linear", "sigma_min": None, "sigma_max": None,
+       "timestep_type": "discrete", "final_sigmas_type": "zero"},
+    "EulerAncestralDiscreteScheduler": _COMMON | _ZERO_SNR,
+    "HeunDiscreteScheduler": _COMMON | _SIGMAS | _CLIP
+    | _SD_BETAS | {"clip_sample": False},
+    "LMSDiscreteScheduler": _COMMON | _SIGMAS,
+    DPM: _COMMON | _SIGMAS | _ZERO_SNR | _THRESHOLDING | _SOLVER
+    | {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "euler_at_final": False,
+       "use_lu_lambdas": False, "lambda_min_clipped": -math.inf, "variance_type": None},
+    UNIPC: _COMMON | _SIGMAS | _ZERO_SNR | _THRESHOLDING | _SOLVER
+    | {"predict_x0": True, "solver_type": "bh2", "disable_corrector": [], "solver_p": None,
+       "sigma_min": None, "sigma_max": None, "shift_terminal": None},
+    DEIS: _COMMON | _SIGMAS | _THRESHOLDING | _DEIS
+    | {"algorithm_type": "deis", "solver_type": "logrho"},
+    SINGLESTEP: _BETAS | _SIGMAS | _THRESHOLDING | _SOLVER
+    | {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "lower_order_final": False,
+       "lambda_min_clipped": -math.inf, "variance_type": None},
+    "KDPM2DiscreteScheduler": _COMMON | _SIGMAS | _SD_BETAS,
+    "KDPM2AncestralDiscreteScheduler": _COMMON | _SIGMAS | _SD_BETAS,
+    "LCMScheduler": _LCM | {"set_alpha_to_one": True, "timestep_scaling": 10.0},
+    "TCDScheduler": _LCM | {"set_alpha_to_one": True, "timestep_scaling": 10.0},
+}  # fmt: skip
+FIELDS |= {  # the same steps for samples with a timestep each
+    "DDIMParallelScheduler": FIELDS["DDIMScheduler"],
+    "DDPMParallelScheduler": FIELDS["DDPMScheduler"],
+}
+# Classes whose sampler ldmref does not have; only their forward process is used.
+FORWARD_ONLY: dict[str, dict[str, Any]] = {
+    "SASolverScheduler": _COMMON | _SIGMAS | _THRESHOLDING,
+    "DPMSolverSDEScheduler": _COMMON | _SIGMAS | _SD_BETAS,
+    "DPMSolverMultistepInverseScheduler": _COMMON | _SIGMAS | _THRESHOLDING,
+    "DDIMInverseScheduler": _COMMON
+    | _CLIP
+    | _ZERO_SNR
+    | {"set_alpha_to_one": True, "timestep_spacing": "leading"},
+}
+FIXED: dict[str, dict[str, Any]] = {  # fields of others, or that the class does not use
+    "TCDScheduler": {"clip_sample": False, "thresholding": False, "timestep_scaling": 10.0},
+    SINGLESTEP: {"timestep_spacing": "linspace", "steps_offset": 0},
+}
+CORRECTED: dict[str, dict[str, Any]] = {  # fields that a pipeline sets, whatever the file says
+    "StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False},
+    "StableDiffusionImg2ImgPipeline": {"steps_offset": 1, "clip_sample": False},
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+}
 
 SAMPLERS = {  # of the classes with a single sampler
     "DDIMScheduler": "ddim",
@@ -103,6 +183,27 @@ SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
     "beta_schedule": tuple(SCHEDULES),
     "prediction_type": tuple(PREDICTIONS),
 }
+
+FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+FLOW_FIELDS: dict[str, Any] = {  # with their defaults, diffusers 0.42.1
+    "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False, "base_shift": 0.5,
+    "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096,
+    "invert_sigmas": False, "shift_terminal": None, "use_karras_sigmas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "time_shift_type": "exponential",
+    "stochastic_sampling": False,
+}  # fmt: skip
+FLOW_PLAIN: dict[str, tuple[Any, ...]] = {
+    "invert_sigmas": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "time_shift_type": ("exponential",),
+}
+# Pipelines that let the scheduler space the levels over its table; others give 1, ..., 1/n.
+ON_TABLE = (
+    "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
+)  # fmt: skip
 
 
 def convert_scheduler_config(
@@ -262,3 +363,38 @@ def _deis(algorithm: object, order: object) -> str:
     if order not in DEIS_SAMPLERS:
         raise _not_supported(f"solver_order = {order!r}", "supported: 1, 2, 3")
     return DEIS_SAMPLERS[order]
+
+
+def convert_flow_config(data: Mapping[str, Any], pipeline: str = "") -> SchedulerConfig:
+    """Convert the scheduler_config.json of a `FlowMatchEulerDiscreteScheduler`.
+
+    Args:
+        data: The contents of the file.
+        pipeline: The class of the pipeline, which decides how levels are spaced before the shift.
+
+    Raises:
+        CorruptModelError: The configuration is not supported.
+
+    >>> config = convert_flow_config({"shift": 3.0}, "StableDiffusion3Pipeline")
+    >>> config.shift, config.spacing, config.sampler
+    (3.0, 'flow_table', 'euler')
+    """
+    values = FLOW_FIELDS | {name: data[name] for name in FLOW_FIELDS.keys() & data.keys()}
+    require_plain(values, FLOW_PLAIN, "the scheduler's configuration")
+    if values["base_image_seq_len"] == values["max_image_seq_len"]:
+        raise config_error("base_image_seq_len and max_image_seq_len of the scheduler are equal")
+    return SchedulerConfig(
+        num_train_timesteps=values["num_train_timesteps"],
+        prediction_type="flow",
+        # x0 and fresh noise, as in LCM
+        sampler="lcm" if values["stochastic_sampling"] else "euler",
+        spacing="flow_table" if pipeline in ON_TABLE else "flow",
+        final_sigma="zero",
+        shift=float(values["shift"]),
+        dynamic_shift=bool(values["use_dynamic_shifting"]),
+        base_shift=float(values["base_shift"]),
+        max_shift=float(values["max_shift"]),
+        base_image_seq_len=values["base_image_seq_len"],
+        max_image_seq_len=values["max_image_seq_len"],
+        shift_terminal=float(values["shift_terminal"] or 0.0),
+    )

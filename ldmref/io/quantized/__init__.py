@@ -3,13 +3,11 @@
 | module            | formats                                              | met in                |
 |-------------------|------------------------------------------------------|-----------------------|
 | `bits.py`         | how numbers of 1, 2 and 4 bits share a byte          | all                   |
-| `ggml_blocks.py`  | Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: 32 weights and a scale | GGUF                  |
-| `ggml_k_blocks.py`| Q2_K to Q6_K: 256 weights, and scales of scales      | GGUF                  |
+| `ggml.py`         | Q4_0 to Q8_0: 32 weights and a scale; Q2_K to Q6_K:  | GGUF                  |
+|                   | 256 weights, and scales of scales; types by number   |                       |
 | `float8.py`       | e4m3fn, e5m2; e8m0, which holds scales               | safetensors           |
 | `float4.py`       | e2m1 with scales: MXFP4, NVFP4 of three programs     | GGUF, safetensors     |
-| `normal_float.py` | NF4 and FP4 of bitsandbytes                          | safetensors           |
-| `ggml_types.py`   | the types of ggml by number                          | GGUF                  |
-| `stored_layers.py`| the tensors that hold a weight, and their sizes      | safetensors           |
+|                   | NF4 and FP4 of bitsandbytes                          | safetensors           |
 | `layers.py`       | how a file says which weights are quantised, and how | safetensors           |
 
 Each function takes bytes and returns float32, so that it reads beside the format's definition. All

@@ -1,7 +1,7 @@
 """GGUF files, memory-mapped: nothing is read before it is used.
 
 A header of metadata and tensors' entries is followed by the tensors' bytes, in blocks of ggml's
-types (`ldmref.io.quantized.ggml_types`). The header is parsed here, because the reader of the
+types (`ldmref.io.quantized.ggml`). The header is parsed here, because the reader of the
 package `gguf` trusts the sizes in a file, and needs four packages.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.quantized.ggml_types import GGML_TYPES, UNREAD, GGMLType, read_ggml
+from ldmref.io.quantized.ggml import GGML_TYPES, UNREAD, GGMLType, read_ggml
 from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.files import make_read_error, open_file, shown
 from ldmref.support.memmap import hash_mapped, release_pages, require_complete

@@ -220,7 +220,7 @@ def test_commands_know_the_family(folder, tmp_path):
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.apps.server.capabilities import describe_model
+    from ldmref.apps.server.native import describe_model
 
     described = describe_model("dit", ldmref.load(folder))
     assert described["modes"] == ["img2img", "inpaint", "invert", "txt2img"]

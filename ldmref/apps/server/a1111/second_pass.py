@@ -14,7 +14,7 @@ from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 
 SCALE = 2.0  # A1111's default
-SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint")
+FROM_FIRST = ("Use same sampler", "Use same scheduler", "Use same checkpoint")
 OTHERS = (  # of the second pass alone, which here has those of the first one
     "hr_prompt", "hr_negative_prompt", "hr_sampler_name", "hr_scheduler", "hr_checkpoint_name",
     "hr_cfg",
@@ -53,7 +53,7 @@ def read_second_pass(
     notes += [
         f"{name}: the second pass has that of the first"
         for name in OTHERS
-        if not is_neutral(name, fields.other(name)) and fields.other(name) not in SAME
+        if not is_neutral(name, fields.other(name)) and fields.other(name) not in FROM_FIRST
     ]
     strength = fields.number("denoising_strength")
     strength = STRENGTH if strength is None else strength

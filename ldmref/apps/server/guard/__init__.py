@@ -2,7 +2,7 @@
 
 `guard(app, settings)` wraps an ASGI application. It checks, in this order: the Host header
 (`hosts`), the Origin header (`origins`), the head of the request (`requests`), the token
-(`tokens`), and the body (`bodies`). Answers get the headers of `app`, and a line in the log. A
+(`tokens`), and the body (`requests`). Answers get the headers of `app`, and a line in the log. A
 refused request is answered in the form of the interface that owns its path.
 
 What comes before a request is left to uvicorn and its settings (`uvicorn_options`). SECURITY.md

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 
 from ldmref.apps.server.errors import as_ldmref_error, status_of
-from ldmref.apps.server.guard.bodies import Bodies, ClientLeft
 from ldmref.apps.server.guard.hosts import Hosts
 from ldmref.apps.server.guard.limits import Limits
 from ldmref.apps.server.guard.origins import Origins, is_preflight, preflight_headers
 from ldmref.apps.server.guard.refused import Refused, answer, has_body
-from ldmref.apps.server.guard.requests import check_head
+from ldmref.apps.server.guard.requests import Bodies, ClientLeft, check_head
 from ldmref.apps.server.guard.tokens import TokenCheck
 from ldmref.errors import one_line
 

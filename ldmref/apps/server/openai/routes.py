@@ -29,7 +29,7 @@ from ldmref.apps.server.openai.answers import (
     describe_partial,
     format_sse,
 )
-from ldmref.apps.server.openai.fields import ImageOutput
+from ldmref.apps.server.openai.fields import ImageOutput, read_upload
 from ldmref.apps.server.openai.tasks import Finished, Partial, StreamedTask
 from ldmref.apps.server.openai.translate import (
     Asked,
@@ -40,7 +40,6 @@ from ldmref.apps.server.openai.translate import (
     translate_generation,
     unknown_model,
 )
-from ldmref.apps.server.openai.upload import read_upload
 from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.streams import HEADERS, HEARTBEAT_SECONDS, await_job
 from ldmref.apps.server.tasks import GenerateTask
