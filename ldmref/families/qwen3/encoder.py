@@ -17,7 +17,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ldmref.backends import Backend
+from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary

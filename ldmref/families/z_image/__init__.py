@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ldmref.backends import Backend
+from ldmref.backends.base import Backend
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder

@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar
 from ldmref.declare import Length, Range
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
-from ldmref.models.denoiser_config import DenoiserConfig
+from ldmref.models.denoiser_config import DenoiserConfig, Width
 
-Size = Annotated[int, Range(1, 65536)]
 PATCH = 2  # a token is a patch of 2 x 2 cells
 SEGMENT = 32  # the tokens of an image, and those of a caption, are filled up to multiples of it
 
@@ -38,14 +37,14 @@ class ZImageConfig(DenoiserConfig):
 
     family: ClassVar[str] = "z-image"
     network: ClassVar[str] = "transformer"
-    in_channels: Size = 16
-    out_channels: Size = 16
-    sample_size: Size = 128
-    dim: Size = 3840
+    in_channels: Width = 16
+    out_channels: Width = 16
+    sample_size: Width = 128
+    dim: Width = 3840
     n_layers: Annotated[int, Range(1, 1000)] = 30
     n_refiner_layers: Annotated[int, Range(0, 1000)] = 2
-    n_heads: Size = 30
-    cap_feat_dim: Size = 2560
+    n_heads: Width = 30
+    cap_feat_dim: Width = 2560
     norm_eps: Annotated[float, Range(0, 1)] = 1e-5
     rope_theta: Annotated[float, Range(1, 1e12)] = 256.0
     t_scale: Annotated[float, Range(1e-9, 1e9)] = 1000.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ldmref.backends import Backend
+from ldmref.backends.base import Backend
 from ldmref.families.z_image.config import PATCH, SEGMENT, ZImageConfig
 from ldmref.families.z_image.rotary import find_waves, turn_pairs
 from ldmref.math import timestep_embedding
@@ -28,7 +28,7 @@ FINAL_EPS = 1e-6  # of the last norm
 PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
-class Tokens(NamedTuple):
+class TokenStream(NamedTuple):
     """Tokens, and what attention needs to know about them.
 
     Attributes:
@@ -119,7 +119,7 @@ def transformer(
     positions = xp.concat([image.positions, caption.positions], axis=1)
     seen = xp.concat([xp.ones_like(image.positions[:, :, 0]), caption.seen], axis=1)
     joined = xp.concat([image.states, caption.states], axis=1)
-    joined = refine(ops, p.layers, config, Tokens(joined, positions, seen), emb)
+    joined = refine(ops, p.layers, config, TokenStream(joined, positions, seen), emb)
     h = final_layer(ops, p.all_final_layer[FORM], joined.states, emb)
     return join_patches(ops, h, x)
 
@@ -134,26 +134,26 @@ def embed_time(ops: Backend, p: Params, t: Array, like: Array) -> Array:
 
 def embed_caption(
     ops: Backend, p: Params, config: ZImageConfig, context: Array, mask: Array
-) -> Tokens:
+) -> TokenStream:
     """Embed captions, (n, l, cap_feat_dim), whose mask is (n, l).
 
     The last segment of a caption is filled up with a learned token, which is read like all others;
-    it has the next places in the sequence. Segments without a token of the caption are not read.
+    it has the next positions in the sequence. Segments without a token of the caption are not read.
     """
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
-    given = xp.astype(mask, wide)[:, :, None]
-    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
+    real = xp.astype(mask, wide)[:, :, None]
+    real = fill_segment(ops, real, 0.0 * real[:, :1, :])
     context = fill_segment(ops, context, context[:, :1, :])
-    n, length, _ = given.shape
-    segments = xp.reshape(given, (n, length // SEGMENT, SEGMENT))
+    n, length, _ = real.shape
+    segments = xp.reshape(real, (n, length // SEGMENT, SEGMENT))
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
-    h = xp.where(given != 0, h, p.cap_pad_token[None, :, :])
-    places = xp.cumulative_sum(xp.ones_like(given), axis=1)
-    nowhere = xp.zeros_like(places)
-    positions = xp.concat([places, nowhere, nowhere], axis=2)
-    return Tokens(h, positions, xp.reshape(seen, (n, length)))
+    h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
+    indices = xp.cumulative_sum(xp.ones_like(real), axis=1)
+    nowhere = xp.zeros_like(indices)
+    positions = xp.concat([indices, nowhere, nowhere], axis=2)
+    return TokenStream(h, positions, xp.reshape(seen, (n, length)))
 
 
 @layer
@@ -162,7 +162,9 @@ def embed_states(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     return linear(ops, p["1"], transformer_layers.rms_norm(ops, p["0"], x, eps))
 
 
-def embed_image(ops: Backend, p: Params, config: ZImageConfig, x: Array, caption: Tokens) -> Tokens:
+def embed_image(
+    ops: Backend, p: Params, config: ZImageConfig, x: Array, caption: TokenStream
+) -> TokenStream:
     """Embed patches of latents, (n, z, h, w), which come after the caption in the sequence.
 
     The last segment is filled up with a learned token, which is read like all others, at place 0.
@@ -176,15 +178,15 @@ def embed_image(ops: Backend, p: Params, config: ZImageConfig, x: Array, caption
     patches = xp.reshape(grid, (n, rows * columns, PATCH * PATCH * c))
     last = rows * columns - 1
     patches = fill_segment(ops, patches, patches[:, last:, :])
-    places = place_patches(ops, grid)
-    given = xp.ones_like(places[:, :, :1])
-    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
-    places = fill_segment(ops, places, places[:, :1, :])
+    indices = place_patches(ops, grid)
+    real = xp.ones_like(indices[:, :, :1])
+    real = fill_segment(ops, real, 0.0 * real[:, :1, :])
+    indices = fill_segment(ops, indices, indices[:, :1, :])
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
-    positions = xp.concat([after * given, places + xp.zeros_like(after)], axis=2)
+    positions = xp.concat([after * real, indices + xp.zeros_like(after)], axis=2)
     h = linear(ops, p.all_x_embedder[FORM], patches)
-    h = xp.where(given != 0, h, p.x_pad_token[None, :, :])
-    return Tokens(h, positions, None)
+    h = xp.where(real != 0, h, p.x_pad_token[None, :, :])
+    return TokenStream(h, positions, None)
 
 
 def place_patches(ops: Backend, grid: Array) -> Array:
@@ -192,7 +194,7 @@ def place_patches(ops: Backend, grid: Array) -> Array:
     xp = ops.xp
     one = xp.ones_like(xp.astype(grid[0, :, :, 0], getattr(xp, ops.state_dtype), copy=False))
     counted = [xp.cumulative_sum(one, axis=axis) - 1.0 for axis in (0, 1)]
-    return xp.concat([xp.reshape(places, (1, -1, 1)) for places in counted], axis=2)
+    return xp.concat([xp.reshape(indices, (1, -1, 1)) for indices in counted], axis=2)
 
 
 def fill_segment(ops: Backend, x: Array, row: Array) -> Array:
@@ -206,9 +208,9 @@ def fill_segment(ops: Backend, x: Array, row: Array) -> Array:
 
 
 def refine(
-    ops: Backend, blocks: Params, config: ZImageConfig, tokens: Tokens, emb: Array | None
-) -> Tokens:
-    """Apply blocks, modulated by the embedded time (n, d_time) if it is given.
+    ops: Backend, blocks: Params, config: ZImageConfig, tokens: TokenStream, emb: Array | None
+) -> TokenStream:
+    """Apply blocks, modulated by the embedded time (n, d_time) if there is one.
 
     Tokens that are not seen begin as 0 and are not turned, as in the makers' batches.
     """

@@ -8,7 +8,7 @@ from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, transformer_of
 from ldmref.families.z_image.files import SCALE, STEPS
 from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig
-from ldmref.samplers import SchedulerConfig
+from ldmref.samplers.config import SchedulerConfig
 
 AUTOENCODER = AutoencoderConfig(  # Flux.1's
     latent_channels=16,

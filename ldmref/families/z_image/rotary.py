@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace
 
-from ldmref.backends import Backend
+from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 
