@@ -285,6 +285,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
     sampler = get_sampler(config.scheduler.sampler)
     described = model.backend.describe()
     size = [defaults.width, defaults.height]
+    references = model.family.references
     return {
         "name": name,
         "family": config.name,
@@ -313,6 +314,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
         "reads_guidance": config.denoiser.reads_guidance,
+        "most_references": 0 if references is None else references.most,
         "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
