@@ -66,8 +66,9 @@ class Qwen3Config(TextConfig):
     padding_position: Annotated[int, Range(0, 65536)] | None = None
 
 
-def qwen3_spec(config: Qwen3Config) -> Spec:
+def qwen3_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter."""
+    assert isinstance(config, Qwen3Config)
     d = config.hidden_size
     head = config.head_dim
     queries = config.num_attention_heads * head
