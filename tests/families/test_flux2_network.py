@@ -31,7 +31,7 @@ def ids(*ranges):
 
 def predict(theirs, x, t, context, guidance=None, references=()):
     """Return what diffusers' network computes of latents, with tokens of references."""
-    n, z, height, width = x.shape
+    n, _, height, width = x.shape
     tokens = [torch.tensor(x).flatten(2).mT]
     positions = [ids([0], range(height), range(width), [0])]
     for number, image in enumerate(references, 1):

@@ -11,8 +11,6 @@ from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 
-Blocks = Annotated[int, Range(0, 1000)]
-
 
 @dataclass(frozen=True)
 class Flux2Config(DenoiserConfig):
@@ -45,8 +43,8 @@ class Flux2Config(DenoiserConfig):
     in_channels: Width = 128
     out_channels: Width = 128
     sample_size: Width = 64
-    num_layers: Blocks = 5
-    num_single_layers: Blocks = 20
+    num_layers: Annotated[int, Range(0, 1000)] = 5
+    num_single_layers: Annotated[int, Range(0, 1000)] = 20
     num_attention_heads: Width = 24
     attention_head_dim: Width = 128
     joint_attention_dim: Width = 7680

@@ -59,7 +59,9 @@ def double_spec(config: Flux2Config) -> Spec:
     d = config.width
     square = linear_spec(d, d, False)
     head: Spec = {"weight": (config.attention_head_dim,)}
-    attention: Spec = dict.fromkeys((*QKV, *ADDED, "to_add_out"), square) | {"to_out": {"0": square}}
+    attention: Spec = dict.fromkeys((*QKV, *ADDED, "to_add_out"), square) | {
+        "to_out": {"0": square}
+    }
     attention |= dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), head)
     feed_forward: Spec = {
         "linear_in": linear_spec(d, 2 * config.mlp_width, False),
@@ -307,9 +309,7 @@ def take_heads(
     return rms_norm(ops, norm_q, q, config.eps), rms_norm(ops, norm_k, k, config.eps), v
 
 
-def find_turn(
-    ops: Backend, positions: Array, config: Flux2Config
-) -> Callable[[Array], Array]:
+def find_turn(ops: Backend, positions: Array, config: Flux2Config) -> Callable[[Array], Array]:
     """Return what turns queries or keys by the positions of their tokens."""
     dims, theta = config.axes_dims_rope, config.rope_theta
     return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
