@@ -26,6 +26,9 @@ class DeclaredReferences:
         most: The largest number of references of a request.
         fit: `fit(width, height)` returns the width and height to which a reference of this size is
             scaled and cropped before it is encoded.
+        scale: `scale(width, height)` returns the width and height to which a reference is scaled
+            before its middle, of the size that `fit` says, is cut out. None: the smallest size that
+            covers it.
 
     >>> DeclaredReferences(lambda model, images, size: {}, most=4, fit=lambda w, h: (w, h)).most
     4
@@ -34,3 +37,4 @@ class DeclaredReferences:
     encode: Callable[[Any, Sequence[Array], tuple[int, int]], Mapping[str, Array]]
     most: int
     fit: Callable[[int, int], tuple[int, int]]
+    scale: Callable[[int, int], tuple[int, int]] | None = None
