@@ -87,12 +87,12 @@ def read_references(config: ModelConfig, sources: Sequence[Any]) -> tuple[Refere
         except ImageError as error:
             message = f"reference {number}: {error}"
             raise ImageError(message, code=error.code, hint=error.hint) from error
-        found.append(Reference(_fit(declared, image)))
+        found.append(Reference(fit_image(declared, image)))
     return tuple(found)
 
 
-def _fit(declared: DeclaredReferences, image: Image.Image) -> Image.Image:
-    """Return an image at the size to which the family fits it."""
+def fit_image(declared: DeclaredReferences, image: Image.Image) -> Image.Image:
+    """Return a reference image at the size to which its family fits it."""
     size = declared.fit(*image.size)
     if declared.scale is not None:
         scaled = declared.scale(*image.size)
