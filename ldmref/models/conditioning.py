@@ -171,6 +171,11 @@ def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditi
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
 
 
+def add_next_time(conditioning: Conditioning, t_next: Array) -> Conditioning:
+    """Add the times to which the steps lead, (n,), to the conditioning of a flow map."""
+    return conditioning._replace(more={**conditioning.more, "t_next": t_next})
+
+
 def add_arrays(conditioning: Conditioning, more: Mapping[str, Array]) -> Conditioning:
     """Return a conditioning with further arrays of the text, by the denoiser's argument."""
     return conditioning._replace(more={**conditioning.more, **more}) if more else conditioning

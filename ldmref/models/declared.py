@@ -60,9 +60,10 @@ class NetworkInput:
         argument: The argument of the network's function.
         role: Its name in traces, as diffusers calls it.
         shape: Its sizes: numbers, or sizes that each call chooses.
-        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps",
-            "guidance" scales, "sizes" of SDXL, token "ids", their "mask" (0 for padding), "labels"
-            of classes, or "classes" of a segmentation map (one-hot).
+        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps", the
+            "ends" to which steps of a flow map lead, "guidance" scales, "sizes" of SDXL, token
+            "ids", their "mask" (0 for padding), "labels" of classes, or "classes" of a
+            segmentation map (one-hot).
         exported: Its name in exported graphs. "": the role.
         case: Its name in golden cases. "": the role.
         also: Names that ports give it, in addition to the role.

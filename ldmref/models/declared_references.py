@@ -25,10 +25,10 @@ class DeclaredReferences:
             pixels. All images of a run, and all predictions, share the arrays.
         most: The largest number of references of a request.
         fit: `fit(width, height)` returns the width and height to which a reference of this size is
-            scaled and cropped before it is encoded.
-        scale: `scale(width, height)` returns the width and height to which a reference is scaled
-            before its middle, of the size that `fit` says, is cut out. None: the smallest size that
-            covers it.
+            scaled and cropped before it is encoded. None: `prepare` says what is done.
+        prepare: `prepare(image, count)` returns an RGB image of Pillow as it is encoded, where more
+            is done than to scale and crop, or where it depends on the number of references. None:
+            `fit` says all.
 
     >>> DeclaredReferences(lambda model, images, size: {}, most=4, fit=lambda w, h: (w, h)).most
     4
@@ -36,5 +36,18 @@ class DeclaredReferences:
 
     encode: Callable[[Any, Sequence[Array], tuple[int, int]], Mapping[str, Array]]
     most: int
-    fit: Callable[[int, int], tuple[int, int]]
-    scale: Callable[[int, int], tuple[int, int]] | None = None
+    fit: Callable[[int, int], tuple[int, int]] | None = None
+    prepare: Callable[[Any, int], Any] | None = None
+
+    def prepared(self, image: Any, count: int, crop: Callable[[Any, tuple[int, int]], Any]) -> Any:
+        """Return an image as it is encoded.
+
+        Args:
+            image: A reference, an RGB image of Pillow.
+            count: The number of references of the request.
+            crop: `crop(image, size)` scales and crops an image to another size.
+        """
+        if self.prepare is not None:
+            return self.prepare(image, count)
+        size = image.size if self.fit is None else self.fit(*image.size)
+        return image if image.size == size else crop(image, size)

@@ -36,6 +36,7 @@ BUILT_IN = {
     "flux": "ldmref.families.flux:FLUX",
     "z-image": "ldmref.families.z_image:Z_IMAGE",
     "flux2": "ldmref.families.flux2:FLUX2",
+    "flux3": "ldmref.families.flux3:FLUX3",
 }
 
 BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them

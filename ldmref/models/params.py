@@ -144,8 +144,9 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
     """Sample seeded random parameters with the given shapes, float32.
 
     Matrices and kernels are uniform in +-1/sqrt(fan-in), as in PyTorch's layers. Vectors named
-    `weight` (norms) or `running_var` (variances) are one, others zero, and embeddings normal with standard deviation 0.02. Each
-    tensor has its own random stream, keyed by seed and name, independent of the other tensors.
+    `weight` (norms) or `running_var` (variances) are one, other vectors zero, and embeddings normal
+    with standard deviation 0.02. Each tensor has its own random stream, keyed by seed and name,
+    independent of the other tensors.
 
     Args:
         spec: The shapes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from ldmref.errors import ImageError, UsageError
 from ldmref.io.images.pil import read_image, to_array
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.sizing import resize_image
@@ -80,6 +80,7 @@ def read_references(config: ModelConfig, sources: Sequence[Any]) -> tuple[Refere
             code=CODE,
             hint="give fewer images",
         )
+    crop = partial(resize_image, how="crop")
     found = []
     for number, source in enumerate(sources, 1):
         try:
@@ -87,19 +88,8 @@ def read_references(config: ModelConfig, sources: Sequence[Any]) -> tuple[Refere
         except ImageError as error:
             message = f"reference {number}: {error}"
             raise ImageError(message, code=error.code, hint=error.hint) from error
-        found.append(Reference(fit_image(declared, image)))
+        found.append(Reference(declared.prepared(image, len(sources), crop)))
     return tuple(found)
-
-
-def fit_image(declared: DeclaredReferences, image: Image.Image) -> Image.Image:
-    """Return a reference image at the size to which its family fits it."""
-    size = declared.fit(*image.size)
-    if declared.scale is not None:
-        scaled = declared.scale(*image.size)
-        image = image if image.size == scaled else resize_image(image, scaled, "stretch")
-        left, top = ((scaled[axis] - size[axis]) // 2 for axis in (0, 1))
-        return image.crop((left, top, left + size[0], top + size[1]))
-    return image if image.size == size else resize_image(image, size, "crop")
 
 
 def encode_references(

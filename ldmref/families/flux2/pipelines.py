@@ -8,8 +8,8 @@ from typing import Any
 from ldmref.families.flux2.network import SCALE
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
+from ldmref.math.arrays import Array
 
-Tensor = Any
 KEPT = ("encoder_hidden_states", "guidance")
 
 
@@ -41,7 +41,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_states(output: Any, skip: int, several: bool) -> Tensor:
+def read_states(output: Any, skip: int, several: bool) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
     import torch
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
+
 from ldmref.families.flux2.network import count_from_zero
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
@@ -46,18 +48,21 @@ def encode_references(
     }
 
 
-def scale_reference(width: int, height: int) -> tuple[int, int]:
-    """Return the size to which a reference is scaled: its own, or one of 1024^2 pixels."""
-    if width * height <= AREA:
-        return width, height
-    scale = math.sqrt(AREA / (width * height))
-    return max(int(width * scale), CELL), max(int(height * scale), CELL)
+def crop_to_tokens(image: Image.Image, count: int = 1) -> Image.Image:
+    """Scale a reference to 1024^2 pixels at most, and crop its middle to whole tokens.
+
+    Args:
+        image: The reference.
+        count: The number of references of the request, which does not matter.
+    """
+    width, height = image.size
+    if width * height > AREA:
+        scale = math.sqrt(AREA / (width * height))
+        width, height = (max(int(side * scale), CELL) for side in (width, height))
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    columns, rows = (max(side // CELL, 1) * CELL for side in (width, height))
+    left, top = (width - columns) // 2, (height - rows) // 2
+    return image.crop((left, top, left + columns, top + rows))
 
 
-def fit_reference(width: int, height: int) -> tuple[int, int]:
-    """Return the size of the middle of a scaled reference: whole tokens."""
-    width, height = scale_reference(width, height)
-    return max(width // CELL * CELL, CELL), max(height // CELL * CELL, CELL)
-
-
-REFERENCES = DeclaredReferences(encode_references, MOST, fit_reference, scale_reference)
+REFERENCES = DeclaredReferences(encode_references, MOST, prepare=crop_to_tokens)

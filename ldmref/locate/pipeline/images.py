@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
-from ldmref.modes.references import fit_image
+from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 
 HALF = 0.5  # from which a mask is white
@@ -265,7 +266,8 @@ def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | Non
         images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
         if len(images) == len(mine):
             image = Image.fromarray(images[number][:, :, :3])
-            return np.asarray(to_array([fit_image(declared, image)]), np.float64)
+            prepared = declared.prepared(image, len(images), partial(resize_image, how="crop"))
+            return np.asarray(to_array([prepared]), np.float64)
     return None
 
 
