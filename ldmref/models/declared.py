@@ -265,6 +265,13 @@ class DeclaredNetwork:
         """
         return next((x for x in self.inputs if x.argument == argument), None)
 
+    @property
+    def of_tokens(self) -> list[str]:
+        """The arguments whose arrays have a row for each token of the text, (n, l, ...)."""
+        second = {x.argument: x.shape[1] for x in self.inputs if len(x.shape) > 1}
+        sizes = {name: size for name, size in second.items() if isinstance(size, CallSize)}
+        return [name for name, size in sizes.items() if size.of == "tokens"]
+
     def role_of(self, argument: str) -> str:
         """Return the name of an argument in traces.
 

@@ -15,7 +15,7 @@ class DeclaredReferences:
 
     The denoiser has an argument for each array, whose default is None: without references, it is
     called without them. `CallSize("references")` is the number of tokens of all references in the
-    shape of an input.
+    shape of an input; estimates then count the pixels of references as those of the image.
 
     Attributes:
         encode: `encode(model, images, size)` returns the arrays of the references, (1, ...), by the

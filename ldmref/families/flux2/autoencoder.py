@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
+from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.key_table import KeyEntry
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import KL
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
@@ -137,6 +139,16 @@ def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
     return Flux2AutoencoderConfig(latent_channels=channels, **fields)
 
 
+def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyEntry]:
+    """Return the makers' tensor for each parameter: names of CompVis, but for two convolutions."""
+    table = {}
+    for name, entry in autoencoder_table(config.kl).items():
+        half = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.split(".")[0], "")
+        table[name] = replace(entry, name=half + entry.name)
+    statistics = {f"bn.running_{part}": (config.latent_channels,) for part in ("mean", "var")}
+    return table | {name: KeyEntry(name, shape) for name, shape in statistics.items()}
+
+
 def broken_rules(config: Flux2AutoencoderConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     yield from KL.broken_rules(config.kl)
@@ -165,6 +177,7 @@ FLUX2_AUTOENCODER = Autoencoder(
     spread=lambda ops, p, config: 1.0 / deviation(ops, p, config),
     normalized_by=("bn",),
     classes={"AutoencoderKLFlux2": read_config},
+    original=original_autoencoder_table,
     ignored=r"bn\.num_batches_tracked",
     shrink=shrink,
     broken_rules=broken_rules,

@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmref.families.flux2.references import CELL, crop_to_tokens
 from ldmref.families.flux3.positions import place_references
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
 
 MOST = 10
-CELL = 16  # pixels of a cell of the latents
-MEGAPIXEL = 1024 * 1024
-ALONE_AREA, ALONE_SIDES = 4 * MEGAPIXEL, (64, 4096)  # of a single reference
+ALONE_AREA, ALONE_SIDES = 4 * 1024**2, (64, 4096)  # of a single reference
 SHRINK = 0.995  # until the canvas fits, too
-RESAMPLING = Image.Resampling.LANCZOS
 
 
 def encode_references(
@@ -42,7 +40,7 @@ def encode_references(
 
 def prepare_reference(image: Image.Image, count: int) -> Image.Image:
     """Return an image as it is encoded, of `count` references of a request."""
-    return place_on_canvas(image) if count == 1 else crop_to_cells(image)
+    return place_on_canvas(image) if count == 1 else crop_to_tokens(image)
 
 
 def place_on_canvas(image: Image.Image) -> Image.Image:
@@ -52,7 +50,7 @@ def place_on_canvas(image: Image.Image) -> Image.Image:
     """
     (width, height), canvas = find_canvas(*image.size)
     if (width, height) != image.size:
-        image = image.resize((width, height), RESAMPLING)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     left, top = (canvas[0] - width) // 2, (canvas[1] - height) // 2
     rows, columns = (top, canvas[1] - height - top), (left, canvas[0] - width - left)
     mode = "reflect" if min(image.size) > CELL else "symmetric"
@@ -69,18 +67,6 @@ def find_canvas(width: int, height: int) -> tuple[tuple[int, int], tuple[int, in
         if columns * rows <= ALONE_AREA:
             return scaled, (columns, rows)
         scale *= SHRINK
-
-
-def crop_to_cells(image: Image.Image) -> Image.Image:
-    """Scale one of several references to 1 megapixel at most; crop its middle to whole cells."""
-    width, height = image.size
-    if width * height > MEGAPIXEL:
-        scale = math.sqrt(MEGAPIXEL / (width * height))
-        width, height = int(width * scale), int(height * scale)
-        image = image.resize((width, height), RESAMPLING)
-    columns, rows = (max(side // CELL, 1) * CELL for side in (width, height))
-    left, top = (width - columns) // 2, (height - rows) // 2
-    return image.crop((left, top, left + columns, top + rows))
 
 
 REFERENCES = DeclaredReferences(encode_references, most=MOST, prepare=prepare_reference)

@@ -36,6 +36,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
+from ldmref.io.siblings import require_agreement
 from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
@@ -228,6 +229,8 @@ class DiffusersFolder(StoredModel):
             if part in texts:
                 rename, ignored = texts[part].rename, texts[part].ignored
             networks[part] = open_network(path, part, spec, name, ignored, self.variant, rename)
+            if part in texts:
+                require_agreement(name, networks[part][0].files, getattr(self.config, part))
         return networks
 
     def read(self) -> dict[str, np.ndarray]:
