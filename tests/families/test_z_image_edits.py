@@ -9,8 +9,9 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+import diffusers
 import torch
 from qwen3_networks import write_vocabulary
 from z_image_pipelines import make_pipeline
