@@ -1,4 +1,4 @@
-"""Kinds of autoencoders as data: KL, VQ, and those of other packages.
+"""Kinds of autoencoders as data: KL, VQ, those of families, and those of other packages.
 
 A kind is shared by families: KL serves Stable Diffusion and Flux.1. A package declares one as an
 entry point of the group `ldmref.autoencoders`, which names an `Autoencoder`.
@@ -20,7 +20,11 @@ from ldmref.models.params import Params, Spec
 from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.autoencoders"
-BUILT_IN = {"kl": "ldmref.models.autoencoder:KL", "vq": "ldmref.models.autoencoder:VQ"}
+BUILT_IN = {
+    "kl": "ldmref.models.autoencoder:KL",
+    "vq": "ldmref.models.autoencoder:VQ",
+    "qwen-image": "ldmref.families.qwen_image.autoencoder:QWEN_IMAGE",
+}
 
 
 @dataclass(frozen=True)

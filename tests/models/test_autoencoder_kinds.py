@@ -1,4 +1,4 @@
-"""Kinds of autoencoders: those of ldmref, and two of another package that every tool reads."""
+"""Kinds of autoencoders: those of ldmref, and one of another package, that every tool reads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from flux2_autoencoder import FLUX2
 from PIL import Image
-from qwen_autoencoder import QWEN_IMAGE
 
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import describe_autoencoder
+from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE
 from ldmref.io import save_folder
+from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.locate import diff_traces
 from ldmref.models import (
     AutoencoderConfig,
@@ -46,14 +47,13 @@ from small_pipelines import pipeline, unet  # noqa: E402
 OPS = get_backend("numpy", dtype="float64")
 POINTS = """[ldmref.autoencoders]
 flux2 = flux2_autoencoder:FLUX2
-qwen-image = qwen_autoencoder:QWEN_IMAGE
 """
 KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
 
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install a package with two kinds of autoencoders."""
+    """Install a package with a kind of autoencoder."""
     info = tmp_path / "site" / "theirs-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
@@ -407,10 +407,10 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         check_config(replace(preset("tiny"), vae=Other(**vars(preset("tiny").vae))))
 
 
-def test_without_the_package_its_folder_is_refused(folder, monkeypatch):
+def test_without_the_package_its_folder_is_refused(folders, monkeypatch):
     monkeypatch.setattr("ldmref.models.autoencoder_kind.list_plugins", lambda group: {})
     with pytest.raises(CorruptModelError, match="the autoencoder is a Autoencoder"):
-        ldmref.load(folder)
+        ldmref.load(folders["flux2"])
 
 
 def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
@@ -439,7 +439,7 @@ def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
 
 
 def test_every_kind_answers_every_question():
-    kinds = [find_autoencoder(name) for name in BUILT_IN] + [FLUX2, QWEN_IMAGE]
+    kinds = [find_autoencoder(name) for name in BUILT_IN] + [FLUX2]
     for kind in kinds:
         config = kind.config(codebook_size=8) if kind.is_quantized else kind.config()
         assert autoencoder_of(config) is kind and kind.title
@@ -448,6 +448,19 @@ def test_every_kind_answers_every_question():
         decode, encode = describe_autoencoder(config)
         assert decode.spec() == kind.spec(config) == encode.spec()
         assert kind.has_posterior != kind.is_quantized
+
+
+def test_the_published_autoencoder_of_qwen_image_has_the_parameters_of_the_makers():
+    """Without those along time, that no image reads, and with the kernels of all frames."""
+    theirs = diffusers.AutoencoderKLQwenImage
+    with torch.device("meta"):
+        stored = theirs().state_dict()
+    table = diffusers_autoencoder_table(QWEN_IMAGE.config())
+    assert sum(x.numel() for x in stored.values()) == 126_892_531
+    along_time = {name for name in stored if ".time_conv." in name}
+    assert {entry.name for entry in table.values()} == stored.keys() - along_time
+    for entry in table.values():
+        assert entry.stored_shape == tuple(stored[entry.name].shape)
 
 
 def test_a_kind_may_describe_its_networks_itself(monkeypatch):

@@ -13,7 +13,6 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.models.autoencoder_kind import BUILT_IN
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict, find_named_family
@@ -31,6 +30,7 @@ from ldmref.training.recipes.schema import (
 
 SHIPPED = Path(__file__).parent
 MAX_BYTES = 1_000_000
+ALIKE = ("kl", "vq")  # kinds of autoencoders whose configurations have the same fields
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # all other keys: E-RECIPE
 AnyRecipe = Recipe | FineTuneRecipe
 T = TypeVar("T")
@@ -233,7 +233,8 @@ def _model(table: Any) -> ModelConfig:
         channels = {"in_channels": z, "out_channels": each * z}
         fields = _merge({base.denoiser.network: channels}, fields)
     known = base.to_dict()
-    if isinstance(vae, dict) and vae.get("kind") not in (None, *BUILT_IN):
+    kind = vae.get("kind", base.vae.kind) if isinstance(vae, dict) else base.vae.kind
+    if kind != base.vae.kind and not (kind in ALIKE and base.vae.kind in ALIKE):
         del known["vae"]  # whose fields another kind does not have
     tables = _merge(known, fields)
     for text in TEXT_ENCODERS[1:]:
