@@ -172,7 +172,7 @@ class SchedulerRecorder:
             return dict(zip(self._halves, raw[0].chunk(2), strict=True)), numbers
         if sizes == [1, 1]:  # a call for each, the prompt's first
             scale = self._asked("true_cfg_scale")
-            asked = {} if scale is None else {"scale": scale}
+            asked = numbers if scale is None else {"scale": scale}
             return {"uncond": raw[1], "cond": raw[0]}, asked
         if sizes == [2, 1]:
             skip = getattr(self._pipe, "_skip_layer_guidance_scale", None)

@@ -58,6 +58,6 @@ def read_prediction(output: Any) -> Tensor:
     return -torch.stack([image[:, 0] for image in images])
 
 
-def read_states(output: Any, skip: int, several: bool) -> Tensor:
+def read_states(output: Any, skip: int, pipe: Any) -> Tensor:
     """Return the last hidden states but one, which the transformer reads."""
     return output.hidden_states[-2 - skip]
