@@ -35,6 +35,7 @@ BUILT_IN = {
     "sd3": "ldmref.families.sd3:SD3",
     "flux": "ldmref.families.flux:FLUX",
     "z-image": "ldmref.families.z_image:Z_IMAGE",
+    "krea2": "ldmref.families.krea2:KREA2",
 }
 
 BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them
