@@ -119,3 +119,23 @@ def networks_in_double() -> Iterator[None]:
         up = autoencoder_kl_qwenimage.QwenImageUpsample
         patch.setattr(up, "forward", torch.nn.Upsample.forward)
         yield
+
+
+def call_transformer(theirs, x, t, context, mask):
+    """Return what diffusers' transformer predicts of latents, (n, z, h, w).
+
+    Times are multiplied by 1000; the states of a token's layers are one beside the other.
+    """
+    n, c, height, width = x.shape
+    rows, columns = height // 2, width // 2
+    packed = x.reshape(n, c, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
+    length = context.shape[1]
+    found = theirs(
+        packed.reshape(n, rows * columns, 4 * c),
+        context.unflatten(-1, (theirs.config.num_text_layers, -1)),
+        t.to(x.dtype) / 1000.0,
+        Krea2Pipeline.prepare_position_ids(length, rows, columns, x.device),
+        mask != 0,
+    ).sample
+    found = found.reshape(n, rows, columns, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return found.reshape(n, c, height, width)

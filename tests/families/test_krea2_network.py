@@ -13,7 +13,12 @@ from ldmref.models import flatten, unflatten
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
-from krea2_pipelines import TRANSFORMER, make_transformer, transformer_in_double
+from krea2_pipelines import (
+    TRANSFORMER,
+    call_transformer,
+    make_transformer,
+    transformer_in_double,
+)
 
 CONFIG = Krea2Config(**TRANSFORMER | {"in_channels": 4}, out_channels=4)
 
@@ -45,26 +50,10 @@ def compute(theirs, arrays, backend="numpy"):
     return ops.to_numpy(transformer(ops, unflatten(state), CONFIG, *arrays))
 
 
-def predict(theirs, x, t, context, mask):
+def predict(theirs, *arrays):
     """Return what diffusers' network computes."""
-    n, c, height, width = x.shape
-    rows, columns = height // 2, width // 2
-    packed = torch.tensor(x).reshape(n, c, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5)
-    length = context.shape[1]
-    places = torch.zeros(length + rows * columns, 3)
-    places[length:, 1] = torch.arange(rows).repeat_interleave(columns)
-    places[length:, 2] = torch.arange(columns).repeat(rows)
-    states = torch.tensor(context).reshape(n, length, 3, 20)
     with torch.no_grad():
-        found = theirs(
-            packed.reshape(n, rows * columns, 4 * c),
-            states,
-            torch.tensor(t) / 1000.0,
-            places,
-            torch.tensor(mask) != 0,
-        ).sample
-    found = found.reshape(n, rows, columns, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return found.reshape(n, c, height, width).numpy()
+        return call_transformer(theirs, *map(torch.tensor, arrays)).numpy()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
