@@ -1,6 +1,6 @@
 """Metrics of a trained model: reconstruction, likelihood, distances of samples, retrieval.
 
-evaluation.py   `evaluate`: all metrics of a model on a data set, those of generated images among them
+evaluation.py   `evaluate`: all metrics on a data set, those of generated images among them
 images.py       the autoencoder and the likelihoods on images, and the model as they read it
 likelihood.py   the chain's variational bound, and the flow's exact likelihood
 intervals.py    means and proportions with confidence intervals
