@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -171,13 +171,21 @@ def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditi
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
 
 
+def add_next_time(conditioning: Conditioning, t_next: Array) -> Conditioning:
+    """Add the times to which the steps lead, (n,), to the conditioning of a flow map."""
+    return conditioning._replace(more={**conditioning.more, "t_next": t_next})
+
+
 def add_arrays(conditioning: Conditioning, more: Mapping[str, Array]) -> Conditioning:
     """Return a conditioning with further arrays of the text, by the denoiser's argument."""
     return conditioning._replace(more={**conditioning.more, **more}) if more else conditioning
 
 
 def fit_lengths(
-    ops: Backend, parts: Mapping[str, Conditioning], multiple: int = 0
+    ops: Backend,
+    parts: Mapping[str, Conditioning],
+    of_tokens: Collection[str] = (),
+    multiple: int = 0,
 ) -> dict[str, Conditioning]:
     """Return the conditionings of one run with equally many hidden states.
 
@@ -188,6 +196,8 @@ def fit_lengths(
         ops: The backend.
         parts: The conditionings of the predictions, by name. Without a `mask`, (n, l), they stay as
             they are.
+        of_tokens: The arguments of the denoiser, besides `context`, whose arrays have a row for
+            each token, (n, l, ...).
         multiple: The number of hidden states is the smallest multiple of it in which all tokens
             have room; padding before a token is cut, too. 0: that of the longest text, with its
             padding.
@@ -201,7 +211,9 @@ def fit_lengths(
     length = max(int(used.sum()), 1) if multiple else len(used)
     length += -length % multiple if multiple else 0
     columns = choose_columns(used, length)
-    return {name: _fit_length(ops, part, columns, length) for name, part in parts.items()}
+    return {
+        name: _fit_length(ops, part, of_tokens, columns, length) for name, part in parts.items()
+    }
 
 
 def choose_columns(used: np.ndarray, length: int) -> np.ndarray:
@@ -215,7 +227,9 @@ def choose_columns(used: np.ndarray, length: int) -> np.ndarray:
     return np.sort(np.argsort(~used, kind="stable")[:length])
 
 
-def _fit_length(ops: Backend, part: Conditioning, columns: np.ndarray, length: int) -> Conditioning:
+def _fit_length(
+    ops: Backend, part: Conditioning, of_tokens: Collection[str], columns: np.ndarray, length: int
+) -> Conditioning:
     """Return a conditioning with another number of hidden states, of which it has `columns`."""
     context = get_hidden_states(part.context)
     whole = context.shape[1]
@@ -232,7 +246,6 @@ def _fit_length(ops: Backend, part: Conditioning, columns: np.ndarray, length: i
         shape = (x.shape[0], length - len(kept), *x.shape[2:])
         return ops.xp.concat([x, ops.xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=1)
 
-    of_tokens = {name for name, x in part.more.items() if x.ndim > 1 and x.shape[1] == whole}
     more = {name: fit(x) if name in of_tokens else x for name, x in part.more.items()}
     return part._replace(context=fit(context), more=more)
 

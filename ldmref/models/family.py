@@ -35,6 +35,8 @@ BUILT_IN = {
     "sd3": "ldmref.families.sd3:SD3",
     "flux": "ldmref.families.flux:FLUX",
     "z-image": "ldmref.families.z_image:Z_IMAGE",
+    "flux2": "ldmref.families.flux2:FLUX2",
+    "flux3": "ldmref.families.flux3:FLUX3",
     "krea2": "ldmref.families.krea2:KREA2",
 }
 

@@ -24,7 +24,7 @@ from ldmref.batch.planning import plan_row
 from ldmref.batch.rows import BatchRow
 from ldmref.batch.tasks import generate_task, make_task
 from ldmref.cases.network_cases import REFERENCES, count_text_tokens, network_case
-from ldmref.errors import LdmrefError, UsageError
+from ldmref.errors import LdmrefError, ResourceError, UsageError
 from ldmref.export.networks import export_network
 from ldmref.families import CallSize, DeclaredReferences, NetworkInput
 from ldmref.families.sd3 import SD3
@@ -251,8 +251,16 @@ def test_lengths_of_texts_leave_them_alone(monkeypatch, referring):
         return part._replace(more={"mask": ops.asarray(mask)})
 
     length = count_text_tokens(configure(), None)
+    mask = NetworkInput("mask", "mask", (CallSize("batch"), CallSize("tokens")))
+
+    def with_mask(config):
+        for declared in networks(config):
+            more = (mask,) if declared.name == "transformer" else ()
+            yield replace(declared, inputs=(*declared.inputs, *more))
+
     changed = replace(
         referring,
+        networks=lambda config: [*with_mask(config)],
         text=replace(SD3.text, condition=condition, multiple=8),
         references=DeclaredReferences(
             lambda model, *given: {"places": model.backend.asarray(np.ones((1, length)))}, 2, fit
@@ -437,3 +445,38 @@ def test_a_recorded_run_has_no_difference(model, tmp_path):
     assert not report.faults and report.counts()["equal"] > 500
     noted = [row.note for row in report.rows if row.verdict != "equal"]
     assert noted and all("reference_tokens, input.reference_places not" in note for note in noted)
+
+
+# -- cost -----------------------------------------------------------------------------------------
+
+
+def test_an_estimate_counts_the_pixels_of_references(model):
+    """The denoiser works as for an image that is as much higher; the decoder does not."""
+    size = {"width": 32, "height": 32, "prompt": "a cat", **ASKED}
+
+    def estimate(**more):
+        return modes.plan("txt2img", model, **{**size, **more}).estimate(model)
+
+    work, alone = model.family.work, estimate()
+    references = [Image.new("RGB", (32, 16)), Image.new("RGB", (16, 32))]
+    with_references = estimate(references=references)
+    calls = alone.evaluations
+    assert with_references.evaluations == calls
+    more = work.flops(model.config, 32, 64) - work.flops(model.config, 32, 32)
+    assert with_references.flops - alone.flops == calls * more > 0
+    assert with_references.seconds > alone.seconds
+
+
+def test_memory_counts_the_pixels_of_references(model):
+    """A limit between the two refuses the request with references alone."""
+    pixels = 1024 * 1024
+    needs = [model.estimate_memory(32, 32, reference_pixels=count) for count in (0, pixels)]
+    assert needs[0].decoding == needs[1].decoding
+    wide = model.family.work.activations(model.config, 32, 32 + pixels // 32)
+    assert needs[1].sampling == 2 * model.backend.weight_bytes((1,), 0) * wide
+    model.max_memory = (needs[0].peak_resident + needs[1].peak_resident) // 2
+    asked = {"width": 32, "height": 32, "prompt": "a cat", **ASKED}
+    modes.plan("txt2img", model, **asked).prepare(model)
+    plan = modes.plan("txt2img", model, references=[Image.new("RGB", (1024, 1024))], **asked)
+    with pytest.raises(ResourceError, match="max_memory"):
+        plan.prepare(model)

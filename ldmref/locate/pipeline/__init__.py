@@ -53,7 +53,8 @@ from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
-SHOWN = ("words", "image", "inputs", "truth")  # what was given, or is computed to be looked at
+# What was given, or is computed to be looked at.
+SHOWN = ("words", "image", "inputs", "truth", "low_resolution")
 JUDGES = (
     judge_schedule,
     judge_images,

@@ -30,6 +30,11 @@ IN_METHOD = {
     "prepare_latents": "image",
     "prepare_image": "control image",
 }
+ENCODED = ("masked image", "control image")  # channels that an autoencoder made
+OF_MODES = {  # the calls that return further channels of superres and seg2img
+    "low_resolution": "image to enlarge",
+    "cond_stage": "segmentation",
+}
 Variants = list[tuple[str, np.ndarray]]
 
 
@@ -38,6 +43,8 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_masks(context)
     yield from _judge_encoded_images(context)
     yield from _judge_posteriors(context)
+    for entry in context.calls("cond_stage"):
+        context.compared(entry, *entry.inputs)  # the map itself is what was given
     controls = context.calls("control")
     for number, entry in enumerate(controls):
         image = context.read_output(entry)
@@ -365,6 +372,12 @@ def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray
             pair = [("mask", mask), ("masked image", latents)]
             yield from pair if context.model.family.diffusers.unpack is None else pair[::-1]
             return
+    for kind, name in OF_MODES.items():
+        for entry in context.calls(kind)[-1:]:
+            channels = context.read_output(entry)
+            if channels is not None:
+                yield name, channels
+                return
     encoded = encoded_latents(context, "prepare_image")
     if encoded is not None:
         yield "control image", encoded
@@ -435,7 +448,7 @@ def judge_channels(
             (f"the {name} is zero", np.zeros_like(right)),
             (f"the {name} is one", np.ones_like(right)),
         ]
-        if name != "mask":
+        if name in ENCODED:
             variants += scale_faults(context, right)
         yield context.judge(
             network,

@@ -32,7 +32,7 @@ MOST_SETTINGS = 8  # that are listed
 STATES = ("float64", "float32")  # types in which samplers keep their states
 OF_THE_CHECKPOINT = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-    "prediction_type",
+    "prediction_type", "shift_rule",
 )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ class PortRun:
         self._name_differences(theirs, own)
         mu = self.request.get("mu")
         if theirs.dynamic_shift and isinstance(mu, int | float):  # instead of one by the tokens
-            return replace(theirs, base_shift=float(mu), max_shift=float(mu))
+            return replace(theirs, shift_rule="linear", base_shift=float(mu), max_shift=float(mu))
         return theirs
 
     @cached_property

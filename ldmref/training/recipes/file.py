@@ -13,6 +13,8 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import BUILT_IN, config_class
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict, find_named_family
@@ -30,7 +32,6 @@ from ldmref.training.recipes.schema import (
 
 SHIPPED = Path(__file__).parent
 MAX_BYTES = 1_000_000
-ALIKE = ("kl", "vq")  # kinds of autoencoders whose configurations have the same fields
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # all other keys: E-RECIPE
 AnyRecipe = Recipe | FineTuneRecipe
 T = TypeVar("T")
@@ -233,9 +234,8 @@ def _model(table: Any) -> ModelConfig:
         channels = {"in_channels": z, "out_channels": each * z}
         fields = _merge({base.denoiser.network: channels}, fields)
     known = base.to_dict()
-    kind = vae.get("kind", base.vae.kind) if isinstance(vae, dict) else base.vae.kind
-    if kind != base.vae.kind and not (kind in ALIKE and base.vae.kind in ALIKE):
-        del known["vae"]  # whose fields another kind does not have
+    if isinstance(vae, dict) and _names_other_fields(vae.get("kind"), base.vae):
+        del known["vae"]
     tables = _merge(known, fields)
     for text in TEXT_ENCODERS[1:]:
         if isinstance(tables.get(text), dict) and tables[text].get("model_type") == "none":
@@ -245,6 +245,13 @@ def _model(table: Any) -> ModelConfig:
         message = f"the model {config.name!r} cannot be trained: its denoiser also reads an image"
         raise recipe_error(message, hint="choose a preset that generates from noise alone")
     return config
+
+
+def _names_other_fields(kind: Any, config: BaseAutoencoderConfig) -> bool:
+    """Return whether a kind of autoencoder, None if unstated, has other fields than `config`."""
+    if kind in (None, config.kind):
+        return False
+    return kind not in BUILT_IN or config_class(kind) is not type(config)
 
 
 def _base_config(name: Any, family: Any) -> ModelConfig:
