@@ -163,9 +163,11 @@ def turn_halves(x: Array, angles: Array) -> Array:
     x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
     """
     xp = array_namespace(x)
-    wide = xp.astype(x, angles.dtype, copy=False)
-    half = x.shape[-1] // 2
-    parts = _turn_parts(wide[..., :half], wide[..., half:], angles)
+    n, heads, length, d = x.shape
+    # Not as slices: OpenVINO 2026.4 fuses these with the rotation, and then reads wrong memory
+    # where each row has its own angles.
+    halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
+    parts = _turn_parts(*xp.unstack(halves, axis=-2), angles)
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 
