@@ -4,7 +4,6 @@
 |----------------|-------------------------------------------------------------------------|
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
-| `rotary.py`    | rotary positions of tokens of which some are not read                   |
 | `text.py`      | the chat around a caption                                               |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
