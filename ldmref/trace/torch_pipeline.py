@@ -25,7 +25,7 @@ from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
-from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
+from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
 
 SKIPPED = ("safety_checker", "image_encoder")
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
@@ -151,7 +151,7 @@ class _PipelineRecorder:
         networks = self._networks
         params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
-            value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
+            value = self._request.asked.get(name, read_scale(pipe, name))
             if isinstance(value, int | float):
                 params[name] = value
         settings = _settings(pipe)
@@ -187,6 +187,7 @@ class _PipelineRecorder:
             inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
+            self._layout.note_sample(inputs["sample"])
             for role in LATENTS & inputs.keys():
                 inputs[role] = self._layout.convert(inputs[role])
             timestep = inputs.get("timestep", kwargs.get("timestep"))
