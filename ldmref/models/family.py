@@ -210,6 +210,8 @@ class PipelineCalls:
             the inputs of the call by role, the name and the array: some pipelines join texts of
             different lengths in one row. None: their layers have our arrays.
         scale: Returns our guidance scale of theirs.
+        draws_images: Whether they sample the latents of a given image from the encoder's posterior.
+            False: they take its mean.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
 
@@ -228,6 +230,7 @@ class PipelineCalls:
     states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
+    draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 
