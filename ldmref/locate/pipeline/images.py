@@ -8,19 +8,25 @@
 | the encoder's distribution    | what is drawn from it                     | posterior         |
 | what is drawn, scaled         | added noise, first state, masked latents  | encoded latents   |
 | the given control image       | the ControlNet, the encoder               | control image     |
+| the given reference images    | the encoder                               | reference image   |
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from ldmref.io.images.pil import to_array
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.modes.references import MAX_REFERENCES
+from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 
 HALF = 0.5  # from which a mask is white
@@ -110,6 +116,23 @@ def given_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray |
     if x is None:
         return None
     return x if x.min(initial=0.0) < 0.0 else 2.0 * x - 1.0
+
+
+def given_references(context: PipelineContext) -> list[np.ndarray]:
+    """Return the reference images of a request as the encoder reads them, (1, 3, h, w) each."""
+    declared = context.model.family.references
+    names = ("image", *(f"image.{i}" for i in range(MAX_REFERENCES)))
+    found = [
+        np.asarray(context.port.tensors[entry.inputs[name]])
+        for entry in context.calls("inputs")[:1]
+        for name in names
+        if name in entry.inputs
+    ]
+    if declared is None or any(x.dtype != np.uint8 or x.ndim != 3 for x in found):
+        return []
+    crop = partial(resize_image, how="crop")
+    images = [Image.fromarray(x).convert("RGB") for x in found]
+    return [to_array([declared.prepared(image, len(images), crop)]) for image in images]
 
 
 def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
@@ -228,11 +251,17 @@ def _control_before(context: PipelineContext, encoder: TraceEntry) -> TraceEntry
 
 def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the encoder was given."""
+    references = deque(given_references(context))
     for entry in context.calls("vae.encode"):
         got = context.read(entry, "image", "input", "sample", "x")
         if got is None:
             continue
-        kind = IN_METHOD.get(_method_of(context, entry.call), "image")
+        method = _method_of(context, entry.call)
+        if references and not method:
+            expected = references.popleft()
+            yield from _judge_image(context, entry, "reference image", got, expected, side="input")
+            continue
+        kind = IN_METHOD.get(method, "image")
         masks = context.calls("mask")
         if kind == "masked image" and masks:
             expected = context.read(masks[-1], "masked_image")
