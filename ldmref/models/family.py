@@ -210,6 +210,8 @@ class PipelineCalls:
             the inputs of the call by role, the name and the array: some pipelines join texts of
             different lengths in one row. None: their layers have our arrays.
         scale: Returns our guidance scale of theirs.
+        unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
+            whichever scale is asked for.
 
     >>> find_family("sd3").diffusers.halves
     ('uncond', 'cond')
@@ -226,6 +228,7 @@ class PipelineCalls:
     states: Callable[[Any, int, bool], Any] = lambda output, skip, several: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
+    unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 
 @dataclass(frozen=True)

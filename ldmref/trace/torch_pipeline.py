@@ -154,13 +154,15 @@ class _PipelineRecorder:
             value = self._request.asked.get(name, read_scale(pipe, name))
             if isinstance(value, int | float):
                 params[name] = value
+        settings = _settings(pipe)
         if "guidance_scale" in params:
-            params["guidance_scale"] = self._family.diffusers.scale(params["guidance_scale"])
+            scale = 1.0 if self._family.diffusers.unguided(settings) else params["guidance_scale"]
+            params["guidance_scale"] = self._family.diffusers.scale(scale)
         config = {name: _configuration(network) for name, network in networks.items()}
         model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
-        manifest |= {"model": model, "params": params}
+        manifest |= {"model": model, "params": params, "settings": settings}
         manifest |= {"request": self._request.asked, "requests": self._request.requests}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
@@ -412,6 +414,13 @@ def _configuration(network: Any) -> dict[str, Any]:
     """Return the configuration of a network of diffusers or transformers."""
     config: Any = getattr(network, "config", {})
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _settings(pipe: Any) -> dict[str, Any]:
+    """Return the numbers and texts of a pipeline's configuration."""
+    values = dict(getattr(pipe, "config", None) or {})
+    plain = {k: x for k, x in values.items() if isinstance(x, bool | int | float | str)}
+    return {name: x for name, x in plain.items() if not name.startswith("_")}
 
 
 def _version() -> str:

@@ -60,6 +60,7 @@ class RequestRecorder:
             "_get_add_time_ids": self._wrap_sizes,
             "prepare_latents": self._wrap_latents,
             "prepare_mask_latents": self._wrap_mask,
+            "prepare_image_latents": self._wrap_references,
             "prepare_image": self._wrap_image,
             "prepare_control_image": self._wrap_image,
         }
@@ -181,6 +182,17 @@ class RequestRecorder:
             self._writer.end(call)
 
         return self._writer.left_out.observed(method, "mask", before, after)
+
+    def _wrap_references(self, method: AnyMethod) -> AnyMethod:
+        """Note that the encoder runs for reference images."""
+
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+            self.doing = "prepare_image_latents"
+
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            self.doing = ""
+
+        return self._writer.left_out.observed(method, "references", before, after)
 
     def _wrap_image(self, method: AnyMethod) -> AnyMethod:
         """Record the control image as a network or an encoder reads it."""

@@ -13,10 +13,11 @@ from qwen_autoencoder import QWEN_IMAGE
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
-from ldmref.errors import CorruptModelError, UsageError
+from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families import describe_autoencoder
 from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
 from ldmref.io import save_folder
+from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.locate import diff_traces
 from ldmref.models import (
     AutoencoderConfig,
@@ -38,6 +39,8 @@ from ldmref.models.autoencoder_kind import (
 from ldmref.models.params import init
 from ldmref.models.validate import check_config
 from ldmref.trace import read_trace, record_trace
+from ldmref.training import train
+from ldmref.training.recipes.file import recipe_from_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -416,7 +419,6 @@ def test_without_the_package_its_folder_is_refused(folders, monkeypatch):
 def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     from ldmref.io import compvis_table
     from ldmref.modes.guide import differences
-    from ldmref.training.recipes.file import recipe_from_dict
 
     with pytest.raises(UsageError, match="has no scaling factor"):
         scales_of(model.config.vae)
@@ -433,6 +435,71 @@ def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     own = AutoencoderConfig(latent_channels=vae["latent_channels"], block_out_channels=(8,) * 2)
     found = differences(replace(model.config, vae=own), model.config)
     assert "vae.kind" in [what for what, *_ in found]
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(model, folder, tmp_path):
+    """Return a function that makes a recipe of two steps, whose autoencoder is given."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("red", "blue", "green"):
+        Image.new("RGB", (16, 16), name).save(images / f"{name}.png")
+    vae = model.config.to_dict()["vae"]
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae["latent_channels"])
+    stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 2}}
+
+    def make(source=folder / "vae", **changes):
+        tables = {
+            "data": {"source": str(images), "size": 16},
+            "model": {"preset": "tiny", "vae": vae, "unet": channels},
+            "autoencoder": {"source": str(source) if source else ""},
+            "diffusion": stage,
+            "progress": {"seconds": 0},
+        }
+        return recipe_from_dict(tables | changes)
+
+    return make
+
+
+def test_a_denoiser_is_trained_on_latents_of_any_kind(recipe, model, tmp_path):
+    """The autoencoder is the given one, and the images are encoded by it."""
+    lines = []
+    folder = train(recipe(), tmp_path / "run", log=lines.append)
+    assert any("is given, and not trained" in line for line in lines)
+    trained = ldmref.load(folder, backend="numpy")
+    assert trained.config.vae == model.config.vae
+    assert {*flatten(trained.params["vae"])} == {*flatten(model.params["vae"])}
+    for name, x in flatten(model.params["vae"]).items():
+        want = model.backend.to_numpy(x).astype(np.float16)
+        assert (trained.backend.to_numpy(flatten(trained.params["vae"])[name]) == want).all(), name
+    [file] = (tmp_path / "run").glob("latents-*.npy")
+    x = np.stack([np.full((3, 16, 16), -1.0, np.float32)] * 2)
+    x[0, 2], x[1, 1] = 1.0, 128 / 127.5 - 1.0  # blue and the green of HTML, sorted by file
+    want = model.latent_scale().denormalize(model.encode_image(x))
+    got = np.load(file)[:2, 0].astype(np.float32)
+    np.testing.assert_allclose(got, want, atol=2.0**-10 * np.abs(want).max())  # float16, twice
+    assert not (tmp_path / "run" / "autoencoder.safetensors").exists()
+    assert modes.txt2img(trained, "red", width=16, height=16, steps=1, seed=1).images
+
+
+def test_what_a_given_autoencoder_does_not_do_is_refused(recipe, tmp_path):
+    with pytest.raises(UsageError, match="recipe has no other stage"):
+        recipe(stages=["autoencoder"])
+    with pytest.raises(UsageError, match=r"data\.crop has no effect"):
+        recipe(data={"source": str(tmp_path / "images"), "size": 16, "crop": 8})
+    with pytest.raises(UsageError, match="only KL and VQ have losses") as caught:
+        recipe(source=None)
+    assert "autoencoder.source" in caught.value.hint
+    config = replace(preset("tiny").vae, latent_channels=8)
+    params = init(autoencoder_of(config).spec(config), 0)
+    save_autoencoder(tmp_path / "kl", config, params)
+    with pytest.raises(UsageError, match="the model needs"):
+        train(recipe(source=tmp_path / "kl"), tmp_path / "other")
+    with pytest.raises(InputError, match="no autoencoder"):
+        train(recipe(source=tmp_path / "missing.safetensors"), tmp_path / "other")
 
 
 # -- the kinds of ldmref --------------------------------------------------------------------------

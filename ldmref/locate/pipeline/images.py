@@ -8,12 +8,11 @@
 | the encoder's distribution    | what is drawn from it                     | posterior         |
 | what is drawn, scaled         | added noise, first state, masked latents  | encoded latents   |
 | the given control image       | the ControlNet, the encoder               | control image     |
-| the given reference images    | the encoder                               | reference image   |
+| a reference image             | the encoder                               | image             |
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -25,7 +24,6 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
-from ldmref.modes.references import MAX_REFERENCES
 from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 
@@ -41,6 +39,8 @@ OF_MODES = {  # the calls that return further channels of superres and seg2img
     "low_resolution": "image to enlarge",
     "cond_stage": "segmentation",
 }
+REFERENCES = "prepare_image_latents"  # in which pipelines of diffusers encode references
+OF_REFERENCES = ("image_reference", "image")  # arguments; the second is another image elsewhere
 Variants = list[tuple[str, np.ndarray]]
 
 
@@ -116,23 +116,6 @@ def given_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray |
     if x is None:
         return None
     return x if x.min(initial=0.0) < 0.0 else 2.0 * x - 1.0
-
-
-def given_references(context: PipelineContext) -> list[np.ndarray]:
-    """Return the reference images of a request as the encoder reads them, (1, 3, h, w) each."""
-    declared = context.model.family.references
-    names = ("image", *(f"image.{i}" for i in range(MAX_REFERENCES)))
-    found = [
-        np.asarray(context.port.tensors[entry.inputs[name]])
-        for entry in context.calls("inputs")[:1]
-        for name in names
-        if name in entry.inputs
-    ]
-    if declared is None or any(x.dtype != np.uint8 or x.ndim != 3 for x in found):
-        return []
-    crop = partial(resize_image, how="crop")
-    images = [Image.fromarray(x).convert("RGB") for x in found]
-    return [to_array([declared.prepared(image, len(images), crop)]) for image in images]
 
 
 def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
@@ -235,7 +218,7 @@ def _judge_small_mask(
 # -- encoder --------------------------------------------------------------------------------------
 
 
-def _method_of(context: PipelineContext, encoder: str) -> str:
+def method_of(context: PipelineContext, encoder: str) -> str:
     """Return the method of the pipeline that called an encoder; "" if it is not known."""
     draws = [e for e in context.calls("posterior") if e.attributes.get("encoder") == encoder]
     return str(draws[0].attributes.get("for", "")) if draws else ""
@@ -251,28 +234,51 @@ def _control_before(context: PipelineContext, encoder: TraceEntry) -> TraceEntry
 
 def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the encoder was given."""
-    references = deque(given_references(context))
     for entry in context.calls("vae.encode"):
         got = context.read(entry, "image", "input", "sample", "x")
         if got is None:
             continue
-        method = _method_of(context, entry.call)
-        if references and not method:
-            expected = references.popleft()
-            yield from _judge_image(context, entry, "reference image", got, expected, side="input")
-            continue
-        kind = IN_METHOD.get(method, "image")
+        kind = IN_METHOD.get(method_of(context, entry.call), "image")
         masks = context.calls("mask")
         if kind == "masked image" and masks:
             expected = context.read(masks[-1], "masked_image")
         elif kind == "control image":
             expected = context.read_output(_control_before(context, entry))
         else:
-            expected = given_image(context, _size_of(got))
+            expected = _given_reference(context, entry.call)
+            if expected is None:
+                expected = given_image(context, _size_of(got))
         if expected is None and not context.calls("inputs"):
             context.compared(entry, *entry.inputs)  # the image itself is what was given
             continue
         yield from _judge_image(context, entry, kind, got, expected, side="input")
+
+
+def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | None:
+    """Return the reference image of a call of the encoder, as it reads it; None if unknown."""
+    declared = context.model.family.references
+    method = method_of(context, encoder)
+    if declared is None or method not in (REFERENCES, ""):  # modular pipelines have no methods
+        return None
+    every = [entry.call for entry in context.calls("vae.encode")]
+    mine = [call for call in every if method_of(context, call) == method]
+    number = mine.index(encoder)
+    for name in OF_REFERENCES:
+        images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
+        if len(images) == len(mine):
+            image = Image.fromarray(images[number][:, :, :3])
+            prepared = declared.prepared(image, len(images), partial(resize_image, how="crop"))
+            return np.asarray(to_array([prepared]), np.float64)
+    return None
+
+
+def _requested(context: PipelineContext, name: str) -> Iterator[np.ndarray]:
+    """Yield the images of an argument of the request."""
+    for entry in context.calls("inputs"):
+        numbered = (entry.inputs.get(f"{name}.{i}") for i in range(len(entry.inputs)))
+        for found in (entry.inputs.get(name), *numbered):
+            if found is not None:
+                yield np.asarray(context.port.tensors[found])
 
 
 def _judge_image(
