@@ -20,7 +20,11 @@ from ldmref.models.params import Params, Spec
 from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.autoencoders"
-BUILT_IN = {"kl": "ldmref.models.autoencoder:KL", "vq": "ldmref.models.autoencoder:VQ"}
+BUILT_IN = {
+    "kl": "ldmref.models.autoencoder:KL",
+    "vq": "ldmref.models.autoencoder:VQ",
+    "qwen-image-2.1": "ldmref.families.qwen_image_21.autoencoder:AUTOENCODER",
+}
 
 
 @dataclass(frozen=True)

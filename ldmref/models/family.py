@@ -35,6 +35,7 @@ BUILT_IN = {
     "sd3": "ldmref.families.sd3:SD3",
     "flux": "ldmref.families.flux:FLUX",
     "z-image": "ldmref.families.z_image:Z_IMAGE",
+    "qwen-image-2.1": "ldmref.families.qwen_image_21:QWEN_IMAGE_21",
 }
 
 BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them
@@ -206,7 +207,9 @@ class PipelineCalls:
             leave out, and whether the pipeline has several text encoders.
         layer: Returns an array of a layer of the denoiser as our layer of that name has it, from
             the inputs of the call by role, the name and the array: some pipelines join texts of
-            different lengths in one row. None: their layers have our arrays.
+            different lengths in one row. "" is the denoiser, whose prediction may come with other
+            tokens. It returns None for what no layer of ours has. None: their layers have our
+            arrays.
         scale: Returns our guidance scale of theirs.
 
     >>> find_family("sd3").diffusers.halves
