@@ -25,6 +25,7 @@ from ldmref.prompts.tokens import Tokens
 LENGTH = 7  # tokens
 REFERENCES = 5  # tokens of reference images
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
+ENDS = (502.0, 0.0)  # of the steps of a flow map from there
 GUIDANCE = (3.5, 1.0)
 SIZES = ((1024, 768, 0, 16, 1024, 1024), (512, 512, 8, 0, 768, 1024))  # of SDXL, likewise
 ONE_EXAMPLE = ("vae", "taesd", "cond_stage")  # networks whose batch is one image
@@ -143,6 +144,8 @@ def random_input(
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":
         return np.asarray(TIMESTEPS, np.float32)
+    if x.content == "ends":
+        return np.asarray(ENDS, np.float32)
     if x.content == "guidance":
         return np.asarray(GUIDANCE, np.float32)
     if x.content == "sizes":

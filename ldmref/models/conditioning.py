@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from weakref import ref
@@ -171,13 +171,21 @@ def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditi
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
 
 
+def add_next_time(conditioning: Conditioning, t_next: Array) -> Conditioning:
+    """Add the times to which the steps lead, (n,), to the conditioning of a flow map."""
+    return conditioning._replace(more={**conditioning.more, "t_next": t_next})
+
+
 def add_arrays(conditioning: Conditioning, more: Mapping[str, Array]) -> Conditioning:
     """Return a conditioning with further arrays of the text, by the denoiser's argument."""
     return conditioning._replace(more={**conditioning.more, **more}) if more else conditioning
 
 
 def fit_lengths(
-    ops: Backend, parts: Mapping[str, Conditioning], multiple: int = 0
+    ops: Backend,
+    parts: Mapping[str, Conditioning],
+    of_tokens: Collection[str] = (),
+    multiple: int = 0,
 ) -> dict[str, Conditioning]:
     """Return the conditionings of one run with equally many hidden states.
 
@@ -188,6 +196,8 @@ def fit_lengths(
         ops: The backend.
         parts: The conditionings of the predictions, by name. Without a `mask`, (n, l), they stay as
             they are.
+        of_tokens: The arguments of the denoiser, besides `context`, whose arrays have a row for
+            each token, (n, l, ...).
         multiple: The number of hidden states is the smallest multiple of it in which all tokens
             have room. 0: that of the longest text, with its padding.
     """
@@ -199,10 +209,12 @@ def fit_lengths(
         used = [np.flatnonzero(ops.to_numpy(mask).any(axis=0)) for mask in masks]
         last = max(int(positions[-1]) + 1 if len(positions) else 1 for positions in used)
         length = last + -last % multiple
-    return {name: _fit_length(ops, part, length) for name, part in parts.items()}
+    return {name: _fit_length(ops, part, of_tokens, length) for name, part in parts.items()}
 
 
-def _fit_length(ops: Backend, part: Conditioning, length: int) -> Conditioning:
+def _fit_length(
+    ops: Backend, part: Conditioning, of_tokens: Collection[str], length: int
+) -> Conditioning:
     """Return a conditioning with another number of hidden states."""
     context = get_hidden_states(part.context)
     whole = context.shape[1]
@@ -215,7 +227,6 @@ def _fit_length(ops: Backend, part: Conditioning, length: int) -> Conditioning:
         shape = (x.shape[0], length - whole, *x.shape[2:])
         return ops.xp.concat([x, ops.xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=1)
 
-    of_tokens = {name for name, x in part.more.items() if x.ndim > 1 and x.shape[1] == whole}
     more = {name: fit(x) if name in of_tokens else x for name, x in part.more.items()}
     return part._replace(context=fit(context), more=more)
 

@@ -60,9 +60,10 @@ class NetworkInput:
         argument: The argument of the network's function.
         role: Its name in traces, as diffusers calls it.
         shape: Its sizes: numbers, or sizes that each call chooses.
-        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps",
-            "guidance" scales, "sizes" of SDXL, token "ids", their "mask" (0 for padding), "labels"
-            of classes, or "classes" of a segmentation map (one-hot).
+        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps", the
+            "ends" to which steps of a flow map lead, "guidance" scales, "sizes" of SDXL, token
+            "ids", their "mask" (0 for padding), "labels" of classes, or "classes" of a
+            segmentation map (one-hot).
         exported: Its name in exported graphs. "": the role.
         case: Its name in golden cases. "": the role.
         also: Names that ports give it, in addition to the role.
@@ -263,6 +264,13 @@ class DeclaredNetwork:
             The input; None if it is a setting, or not declared.
         """
         return next((x for x in self.inputs if x.argument == argument), None)
+
+    @property
+    def of_tokens(self) -> list[str]:
+        """The arguments whose arrays have a row for each token of the text, (n, l, ...)."""
+        second = {x.argument: x.shape[1] for x in self.inputs if len(x.shape) > 1}
+        sizes = {name: size for name, size in second.items() if isinstance(size, CallSize)}
+        return [name for name, size in sizes.items() if size.of == "tokens"]
 
     def role_of(self, argument: str) -> str:
         """Return the name of an argument in traces.

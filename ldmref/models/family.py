@@ -35,6 +35,8 @@ BUILT_IN = {
     "sd3": "ldmref.families.sd3:SD3",
     "flux": "ldmref.families.flux:FLUX",
     "z-image": "ldmref.families.z_image:Z_IMAGE",
+    "flux2": "ldmref.families.flux2:FLUX2",
+    "flux3": "ldmref.families.flux3:FLUX3",
     "qwen-image-2.1": "ldmref.families.qwen_image_21:QWEN_IMAGE_21",
 }
 
@@ -211,6 +213,8 @@ class PipelineCalls:
             tokens. It returns None for what no layer of ours has. None: their layers have our
             arrays.
         scale: Returns our guidance scale of theirs.
+        unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
+            whichever scale is asked for.
 
     >>> find_family("sd3").diffusers.halves
     ('uncond', 'cond')
@@ -227,6 +231,7 @@ class PipelineCalls:
     states: Callable[[Any, int, bool], Any] = lambda output, skip, several: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
+    unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 
 @dataclass(frozen=True)

@@ -171,4 +171,5 @@ def _turn_parts(first: Array, second: Array, angles: Array) -> list[Array]:
     if angles.ndim == 3:  # of each row
         angles = angles[:, None, :, :]
     cos, sin = xp.cos(angles), xp.sin(angles)
-    return [first * cos - second * sin, first * sin + second * cos]
+    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
+    return [first * cos + second * (-sin), first * sin + second * cos]

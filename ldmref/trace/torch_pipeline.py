@@ -26,7 +26,7 @@ from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
-from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
+from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
 
 SKIPPED = ("safety_checker", "image_encoder")
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
@@ -152,16 +152,18 @@ class _PipelineRecorder:
         networks = self._networks
         params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
-            value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
+            value = self._request.asked.get(name, read_scale(pipe, name))
             if isinstance(value, int | float):
                 params[name] = value
+        settings = _settings(pipe)
         if "guidance_scale" in params:
-            params["guidance_scale"] = self._family.diffusers.scale(params["guidance_scale"])
+            scale = 1.0 if self._family.diffusers.unguided(settings) else params["guidance_scale"]
+            params["guidance_scale"] = self._family.diffusers.scale(scale)
         config = {name: _configuration(network) for name, network in networks.items()}
         model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
-        manifest |= {"model": model, "params": params}
+        manifest |= {"model": model, "params": params, "settings": settings}
         manifest |= {"request": self._request.asked, "requests": self._request.requests}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
@@ -186,6 +188,7 @@ class _PipelineRecorder:
             inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
+            self._layout.note_sample(inputs["sample"])
             for role in LATENTS & inputs.keys():
                 inputs[role] = self._layout.convert(inputs[role])
             timestep = inputs.get("timestep", kwargs.get("timestep"))
@@ -428,6 +431,13 @@ def _configuration(network: Any) -> dict[str, Any]:
     """Return the configuration of a network of diffusers or transformers."""
     config: Any = getattr(network, "config", {})
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _settings(pipe: Any) -> dict[str, Any]:
+    """Return the numbers and texts of a pipeline's configuration."""
+    values = dict(getattr(pipe, "config", None) or {})
+    plain = {k: x for k, x in values.items() if isinstance(x, bool | int | float | str)}
+    return {name: x for name, x in plain.items() if not name.startswith("_")}
 
 
 def _version() -> str:

@@ -50,6 +50,8 @@ def write_vocabulary(path: Path) -> Path:
         "{%- for message in messages %}"
         "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
         "{%- endfor %}{{- '<|im_start|>assistant\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
     )
     fast.save_pretrained(path)
     return path

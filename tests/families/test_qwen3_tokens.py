@@ -14,6 +14,7 @@ from ldmref.prompts import PromptOptions
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+import qwen_golden
 import transformers
 from qwen3_networks import write_vocabulary
 
@@ -45,6 +46,34 @@ def test_ids_are_those_of_transformers(vocabulary, length):
     found = make(vocabulary, length).tokenize(TEXTS)
     assert found.ids[:, 0, :].tolist() == want["input_ids"]
     assert found.mask[:, 0, :].tolist() == want["attention_mask"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return json.loads(qwen_golden.TABLE.read_text("utf-8"))
+
+
+def test_ids_of_awkward_prompts(table, tmp_path):
+    """They are those of the table, alone and in the chat of a family."""
+    folder = qwen_golden.write_vocabulary(table, tmp_path)
+    plain = qwen_tokenizer(Qwen3Config(), folder, None)
+    chats = make(folder, 128)
+    around = [plain.tokenizer.encode(text).ids for text in (CHAT.before, CHAT.after)]
+    assert len(table["prompts"]) == 20
+    for row in table["prompts"]:
+        assert plain.tokenizer.encode(row["text"]).ids == row["ids"], row["text"]
+        found = chats.tokenize([row["text"]])
+        kept = found.ids[0, 0][found.mask[0, 0] == 1].tolist()
+        if not row["text"].endswith((" ", "\n")):  # no token reaches over the ends of the prompt
+            assert kept == [*around[0], *row["ids"], *around[1]], row["text"]
+
+
+def test_the_table_is_that_of_transformers(table):
+    """Of its class for Qwen, whose rules are its own."""
+    assert table["prompts"] == [
+        {"text": text, "ids": ids}
+        for text, ids in zip(qwen_golden.PROMPTS, qwen_golden.encode_all(table), strict=True)
+    ]
 
 
 def test_vocab_and_merges_are_read(vocabulary, tmp_path):

@@ -1,4 +1,4 @@
-"""Kinds of autoencoders: those of ldmref, and two of another package that every tool reads."""
+"""Kinds of autoencoders: those of ldmref, and one of another package, that every tool reads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flux2_autoencoder import FLUX2
 from PIL import Image
 from qwen_autoencoder import QWEN_IMAGE
 
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
-from ldmref.errors import CorruptModelError, UsageError
+from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families import describe_autoencoder
+from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
 from ldmref.io import save_folder
+from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.locate import diff_traces
 from ldmref.models import (
     AutoencoderConfig,
@@ -33,10 +34,13 @@ from ldmref.models.autoencoder_kind import (
     autoencoder_of,
     find_autoencoder,
     scales_of,
+    spec_of,
 )
 from ldmref.models.params import init
 from ldmref.models.validate import check_config
 from ldmref.trace import read_trace, record_trace
+from ldmref.training import train
+from ldmref.training.recipes.file import recipe_from_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -45,7 +49,6 @@ from small_pipelines import pipeline, unet  # noqa: E402
 
 OPS = get_backend("numpy", dtype="float64")
 POINTS = """[ldmref.autoencoders]
-flux2 = flux2_autoencoder:FLUX2
 qwen-image = qwen_autoencoder:QWEN_IMAGE
 """
 KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
@@ -53,7 +56,7 @@ KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install a package with two kinds of autoencoders."""
+    """Install a package with a kind of autoencoder."""
     info = tmp_path / "site" / "theirs-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
@@ -392,7 +395,7 @@ def test_fields_of_a_kind_are_checked(changes, message):
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     points = tmp_path / "site" / "theirs-1.2.dist-info" / "entry_points.txt"
-    points.write_text(POINTS + "wrong = flux2_autoencoder:spec\n")
+    points.write_text(POINTS + "wrong = qwen_autoencoder:spec\n")
     with pytest.raises(UsageError, match="not a Autoencoder"):
         find_autoencoder("wrong")
     values = preset("tiny").to_dict()
@@ -407,16 +410,15 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         check_config(replace(preset("tiny"), vae=Other(**vars(preset("tiny").vae))))
 
 
-def test_without_the_package_its_folder_is_refused(folder, monkeypatch):
+def test_without_the_package_its_folder_is_refused(folders, monkeypatch):
     monkeypatch.setattr("ldmref.models.autoencoder_kind.list_plugins", lambda group: {})
     with pytest.raises(CorruptModelError, match="the autoencoder is a Autoencoder"):
-        ldmref.load(folder)
+        ldmref.load(folders["qwen-image"])
 
 
 def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     from ldmref.io import compvis_table
     from ldmref.modes.guide import differences
-    from ldmref.training.recipes.file import recipe_from_dict
 
     with pytest.raises(UsageError, match="has no scaling factor"):
         scales_of(model.config.vae)
@@ -435,11 +437,76 @@ def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     assert "vae.kind" in [what for what, *_ in found]
 
 
+# -- training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(model, folder, tmp_path):
+    """Return a function that makes a recipe of two steps, whose autoencoder is given."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("red", "blue", "green"):
+        Image.new("RGB", (16, 16), name).save(images / f"{name}.png")
+    vae = model.config.to_dict()["vae"]
+    channels = dict.fromkeys(("in_channels", "out_channels"), vae["latent_channels"])
+    stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 2}}
+
+    def make(source=folder / "vae", **changes):
+        tables = {
+            "data": {"source": str(images), "size": 16},
+            "model": {"preset": "tiny", "vae": vae, "unet": channels},
+            "autoencoder": {"source": str(source) if source else ""},
+            "diffusion": stage,
+            "progress": {"seconds": 0},
+        }
+        return recipe_from_dict(tables | changes)
+
+    return make
+
+
+def test_a_denoiser_is_trained_on_latents_of_any_kind(recipe, model, tmp_path):
+    """The autoencoder is the given one, and the images are encoded by it."""
+    lines = []
+    folder = train(recipe(), tmp_path / "run", log=lines.append)
+    assert any("is given, and not trained" in line for line in lines)
+    trained = ldmref.load(folder, backend="numpy")
+    assert trained.config.vae == model.config.vae
+    assert {*flatten(trained.params["vae"])} == {*flatten(model.params["vae"])}
+    for name, x in flatten(model.params["vae"]).items():
+        want = model.backend.to_numpy(x).astype(np.float16)
+        assert (trained.backend.to_numpy(flatten(trained.params["vae"])[name]) == want).all(), name
+    [file] = (tmp_path / "run").glob("latents-*.npy")
+    x = np.stack([np.full((3, 16, 16), -1.0, np.float32)] * 2)
+    x[0, 2], x[1, 1] = 1.0, 128 / 127.5 - 1.0  # blue and the green of HTML, sorted by file
+    want = model.latent_scale().denormalize(model.encode_image(x))
+    got = np.load(file)[:2, 0].astype(np.float32)
+    np.testing.assert_allclose(got, want, atol=2.0**-10 * np.abs(want).max())  # float16, twice
+    assert not (tmp_path / "run" / "autoencoder.safetensors").exists()
+    assert modes.txt2img(trained, "red", width=16, height=16, steps=1, seed=1).images
+
+
+def test_what_a_given_autoencoder_does_not_do_is_refused(recipe, tmp_path):
+    with pytest.raises(UsageError, match="recipe has no other stage"):
+        recipe(stages=["autoencoder"])
+    with pytest.raises(UsageError, match=r"data\.crop has no effect"):
+        recipe(data={"source": str(tmp_path / "images"), "size": 16, "crop": 8})
+    with pytest.raises(UsageError, match="only KL and VQ have losses") as caught:
+        recipe(source=None)
+    assert "autoencoder.source" in caught.value.hint
+    config = replace(preset("tiny").vae, latent_channels=8)
+    params = init(autoencoder_of(config).spec(config), 0)
+    save_autoencoder(tmp_path / "kl", config, params)
+    with pytest.raises(UsageError, match="the model needs"):
+        train(recipe(source=tmp_path / "kl"), tmp_path / "other")
+    with pytest.raises(InputError, match="no autoencoder"):
+        train(recipe(source=tmp_path / "missing.safetensors"), tmp_path / "other")
+
+
 # -- the kinds of ldmref --------------------------------------------------------------------------
 
 
 def test_every_kind_answers_every_question():
-    kinds = [find_autoencoder(name) for name in BUILT_IN] + [FLUX2, QWEN_IMAGE]
+    kinds = [find_autoencoder(name) for name in BUILT_IN] + [QWEN_IMAGE]
     for kind in kinds:
         config = kind.config(codebook_size=8) if kind.is_quantized else kind.config()
         assert autoencoder_of(config) is kind and kind.title
@@ -450,6 +517,13 @@ def test_every_kind_answers_every_question():
         assert kind.has_posterior != kind.is_quantized
 
 
+def test_the_published_autoencoder_of_flux2_has_the_parameters_of_the_makers():
+    """The statistics of the batch norm are no parameters of torch's; there is one per channel."""
+    sizes = {k: int(np.prod(shape)) for k, shape in flatten(spec_of(FLUX2.config())).items()}
+    statistics = sum(size for name, size in sizes.items() if name.startswith("bn."))
+    assert (sum(sizes.values()) - statistics, statistics) == (84_046_115, 2 * 128)
+
+
 def test_a_kind_may_describe_its_networks_itself(monkeypatch):
     network = describe_autoencoder(AutoencoderConfig())[0]
     alone = replace(FLUX2, networks=lambda config: [network])
@@ -458,7 +532,7 @@ def test_a_kind_may_describe_its_networks_itself(monkeypatch):
 
 
 def test_a_configuration_of_ldmref_names_no_kind():
-    """Its files are those of versions that knew KL and VQ alone."""
+    """If it is KL's or VQ's: its files are those of versions that knew these two alone."""
     for name in ("sd15", "ldm-inpainting", "flux-dev"):
         config = preset(name)
         assert "kind" not in config.to_dict()["vae"]

@@ -103,6 +103,11 @@ MESSAGES = {
     "at that size; only_masked=False generates the whole": (
         "At that size; “Only masked: off” generates the whole."
     ),
+    "config.json is missing": "config.json is missing.",
+    "photo-2.tar.gz is no image": "photo-2.tar.gz is no image.",
+    "e.g. a cat": "E.g. a cat.",
+    "0.5 is too small. it must be 1": "0.5 is too small. it must be 1.",
+    "seed is wrong.": "Seed is wrong.",
 }
 
 

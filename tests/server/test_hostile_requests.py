@@ -99,6 +99,31 @@ def test_a_length_that_stands_twice_in_a_list_is_one(port):
         assert reply.status == 400 and reply.body.strip() == BY_UVICORN, (text, reply)
 
 
+def test_a_length_that_is_sent_twice_is_one(port):
+    """RFC 9110, section 8.6, allows it; h11 makes one header of equal ones and refuses others."""
+    n = len(NATIVE.plain)
+    reply = send(port, build(NATIVE, lines=(f"Content-Length: {n}",)))
+    assert reply.status == 200, reply
+    for other in (f"{n - 1}", f"{n + 1}", f"0{n}", f"+{n}", ""):
+        reply = send(port, build(NATIVE, lines=(f"Content-Length: {other}",)))
+        assert reply.status == 400 and reply.body.strip() == BY_UVICORN, (other, reply)
+
+
+def test_a_chunk_is_counted_as_it_arrives(port):
+    """Whatever size it announces: h11 reads 20 digits, and answers 400 to more."""
+    chunked = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+    text = NATIVE.plain
+
+    def status(size, body):
+        return send(port, build(NATIVE, headers=chunked, body=size + b"\r\n" + body)).status
+
+    assert status(b"%017x" % len(text), text + b"\r\n0\r\n\r\n") == 200
+    assert status(b"%021x" % len(text), b"") == 400
+    for size in (b"1" + b"0" * 16, b"f" * 17, b"f" * 20):
+        assert status(size, text) == 408
+        assert status(size, b" " * (MAX_BODY + 1)) == 413
+
+
 @pytest.mark.parametrize("title", WRONG_JSON)
 @NAMES
 def test_wrong_json(port, name, interface, title):

@@ -105,11 +105,11 @@ def look_inside(
         steps: The steps whose levels are kept; empty: all.
         callback, cancel: As in `record_trace`.
     """
-    selection = Selection(BLOCKS, CALLS, tuple(steps))
+    selection = Selection(BLOCKS, CALLS, tuple(steps), optional=True)
     with TemporaryDirectory(prefix="ldmref-") as folder:
         path = Path(folder) / "trace"
         options: Any = {"selection": selection, "callback": callback, "cancel": cancel}
-        record_trace(plan, model, path, whole=False, strict=False, **options)  # on every backend
+        record_trace(plan, model, path, whole=False, **options)  # on every backend
         return pack(model, plan, read_trace(path), steps)
 
 

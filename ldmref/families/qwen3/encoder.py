@@ -11,6 +11,7 @@ The text part of Qwen3-VL (Bai et al. 2025, arXiv:2511.21631) is the same networ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -20,6 +21,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
+from ldmref.families.qwen3.siblings import find_sibling
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
@@ -64,8 +66,9 @@ class Qwen3Config(TextConfig):
     padding_position: Annotated[int, Range(0, 65536)] | None = None
 
 
-def qwen3_spec(config: Qwen3Config) -> Spec:
+def qwen3_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter."""
+    assert isinstance(config, Qwen3Config)
     d = config.hidden_size
     head = config.head_dim
     queries = config.num_attention_heads * head
@@ -196,11 +199,36 @@ def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
 
 
+LLAMA = {  # modules of a block in llama.cpp -> in transformers
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_norm": "input_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_norm": "post_attention_layernorm",
+}
+LLAMA_ENDS = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
+
+
 def rename_tensor(name: str) -> str:
-    """Return our name of a tensor or layer of transformers.
+    """Return our name of a tensor or layer of transformers, or of a tensor of llama.cpp.
 
     It may belong to the whole language model, or to one that also reads images.
+
+    >>> rename_tensor("model.layers.3.mlp.up_proj.weight"), rename_tensor("blk.3.ffn_up.weight")
+    ('layers.3.mlp.up_proj.weight', 'layers.3.mlp.up_proj.weight')
     """
+    module, _, leaf = name.rpartition(".")
+    block = re.fullmatch(r"blk\.(\d+)\.(\w+)", module)
+    if block and block[2] in LLAMA:
+        return f"layers.{block[1]}.{LLAMA[block[2]]}.{leaf}"
+    if module in LLAMA_ENDS:
+        return f"{LLAMA_ENDS[module]}.{leaf}"
     if name in ("model", "model.language_model", "language_model"):
         return ""
     return name.removeprefix("model.").removeprefix("language_model.")
@@ -253,7 +281,9 @@ QWEN3 = TextEncoder(
     ),
     rename=rename_tensor,
     ignored=r"lm_head\.weight|(model\.)?visual\..*",
-    table="embed_tokens.weight",
+    table="layers.0.self_attn.q_norm.weight",
+    comfyui=("qwen3_4b", "qwen3_8b"),
     broken_rules=broken_rules,
+    contradicts=find_sibling,
 )
 """The kind of text encoder."""

@@ -8,6 +8,7 @@
 | `text.py`      | the chat around a caption                                               |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
+| `original.py`  | single files, of the makers and of ComfyUI                              |
 | `presets.py`   | the published sizes                                                     |
 | `work.py`      | operations and memory                                                   |
 
@@ -28,6 +29,7 @@ from ldmref.families.latent_diffusion import describe_autoencoder, describe_text
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
+from ldmref.families.z_image.original import SINGLE_FILES
 from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
 from ldmref.families.z_image.presets import make_presets, shrink
 from ldmref.families.z_image.text import CHAT, with_length
@@ -138,6 +140,7 @@ Z_IMAGE = Family(
         multiple=SEGMENT,
     ),
     presets=make_presets(),
+    files=SINGLE_FILES,
     diffusers=PipelineCalls(
         dict.fromkeys(PIPELINES, read_folder),
         modules=("ZImageTransformer2DModel",),

@@ -68,7 +68,7 @@ def transformer_spec(config: ZImageConfig) -> Spec:
         "attention_norm2": norm,
         "ffn_norm2": norm,
     }
-    modulated: Spec = plain | {"adaLN_modulation": {"0": linear_spec(config.time_dim, 4 * d)}}
+    modulated: Spec = {**plain, "adaLN_modulation": {"0": linear_spec(config.time_dim, 4 * d)}}
     width = PATCH**2 * config.in_channels
     final: Spec = {
         "linear": linear_spec(d, width),

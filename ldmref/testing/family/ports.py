@@ -11,7 +11,6 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.cases import make_suite, open_runtime, run_cases
 from ldmref.locate import diff_traces
-from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.testing.family.networks import compute, float64_params, relative_error
@@ -43,16 +42,13 @@ def check_export(subject: Subject, found: Findings) -> None:
         require("onnx")
         runtime = require("onnxruntime")
         from ldmref.export import export_onnx
-        from ldmref.export.networks import with_normalization
+        from ldmref.export.networks import declare_graphs
 
         for name, config in subject.require_small().items():
             with found.about(f"{name!r}"):
                 folder = subject.place("onnx")
                 export_onnx(subject.model(name), folder)
-                networks = list(subject.family.networks(config))
-                if autoencoder_of(config.vae).scales is None:  # whose graphs read latents
-                    networks = [with_normalization(network) for network in networks]
-                for network in networks:
+                for network in declare_graphs(config):
                     if not network.exported:
                         found.leave_out(f"{network.name} of {name!r} is not exported")
                         continue

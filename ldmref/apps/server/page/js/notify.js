@@ -47,10 +47,13 @@ export function announce(text) {
   requestAnimationFrame(() => (element.textContent = text));
 }
 
+const FILE = /^[\w-]{2,}(\.[\w-]+)*\.[A-Za-z]\w+/; // a name such as config.json, and not "e.g."
+
 /** Return a message of the server as a sentence of the page; "" if nothing of it concerns the page. */
 export function sentence(text) {
   const trimmed = inPageWords(String(text)).trim();
   if (!trimmed) return "";
   const ended = /[.!?…]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+  if (FILE.test(ended)) return ended; // the name of a file keeps its letters
   return ended.charAt(0).toUpperCase() + ended.slice(1);
 }
