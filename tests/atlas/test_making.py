@@ -324,6 +324,19 @@ def test_shift_of_flux2_jumps_between_4300_and_4301_tokens():
     assert sizes[0] <= 4300 < sizes[1]
 
 
+def test_flux2_has_one_mu_in_comfyui_and_invokeai():
+    for program in ("ComfyUI", "InvokeAI"):
+        row = find_flow_schedule("FLUX.2", program)
+        assert {shift_mu(row, 4, tokens) for tokens in (256, 4096, 16384)} == {2.02}
+    own = find_flow_schedule("FLUX.2", "diffusers")
+    mus = [f"{shift_mu(own, 4, tokens):.3f}" for tokens in (4096, 16384)]
+    seconds = [
+        f"{make_flow_sigmas(row, 4)[1]:.4f}"
+        for row in (own, find_flow_schedule("FLUX.2", "InvokeAI"))
+    ]
+    assert mus == ["2.291", "3.230"] and seconds == ["0.9674", "0.9577"]
+
+
 def test_z_image_wasted_its_last_step():
     """diffusers#13730: of 8 steps the last went from 0 to 0."""
     before = make_flow_sigmas(find_flow_schedule("Z-Image", "diffusers before #13730"), 8)
