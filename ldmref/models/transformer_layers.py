@@ -157,6 +157,20 @@ def turn(x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn each pair of neighbouring channels by the cosines and sines of their angles.
+
+    x: (n, heads, l, 2 k), cos and sin: (n, 1, l, k) -> like x.
+    """
+    xp = array_namespace(x)
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+
+
 def turn_halves(x: Array, angles: Array) -> Array:
     """Turn each pair of channels i and i + k.
 
@@ -177,4 +191,5 @@ def _turn_parts(first: Array, second: Array, angles: Array) -> list[Array]:
     if angles.ndim == 3:  # of each row
         angles = angles[:, None, :, :]
     cos, sin = xp.cos(angles), xp.sin(angles)
-    return [first * cos - second * sin, first * sin + second * cos]
+    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
+    return [first * cos + second * (-sin), first * sin + second * cos]

@@ -13,7 +13,8 @@ from ldmref.trace.torch_calls import find_tensors
 class LatentLayout:
     """Returns latents (n, c, h, w) of the arrays that a pipeline passes.
 
-    Pipelines that pass tokens make the positions of these, (l, 3), together with the first latents.
+    Pipelines that pass tokens make the positions of these, (l, 3), together with the first latents;
+    or the family reads the latents of each call.
 
     Args:
         family: The family of the pipeline. None: it is not known, and nothing changes.
@@ -47,6 +48,11 @@ class LatentLayout:
         for x in arrays:
             if x.ndim == 2 and x.shape[1] == 3:
                 self._grid = (int(x[:, 1].max()) + 1, int(x[:, 2].max()) + 1)
+
+    def note_sample(self, latents: Any) -> None:
+        """Note rows and columns of the latents (n, c, h, w) of a call of the denoiser."""
+        if isinstance(latents, torch.Tensor) and latents.ndim == 4:
+            self._grid = (latents.shape[2], latents.shape[3])
 
     def convert(self, x: Any) -> Any:
         """Return an array as latents if it holds tokens; anything else as it is.

@@ -7,13 +7,12 @@ import hashlib
 import io
 import json
 import sys
-import types
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from referring_family import configure, fit, known_family, make, networks
 
 import ldmref
 from ldmref import explore, modes
@@ -28,8 +27,6 @@ from ldmref.errors import LdmrefError, ResourceError, UsageError
 from ldmref.export.networks import export_network
 from ldmref.families import CallSize, DeclaredReferences, NetworkInput
 from ldmref.families.sd3 import SD3
-from ldmref.families.sd3.config import MMDiTConfig
-from ldmref.families.sd3.network import transformer
 from ldmref.io.native import save_folder
 from ldmref.locate import diff_traces
 from ldmref.locate.networks import open_network
@@ -50,92 +47,11 @@ RED, NOISE = (
 )
 
 
-@dataclass(frozen=True)
-class ReferringConfig(MMDiTConfig):
-    """SD3's, whose network reads references."""
-
-    family: ClassVar[str] = "referring"
-
-
-def fit(width, height):
-    """Return sides that the autoencoder takes."""
-    return max(width // 8 * 8, 8), max(height // 8 * 8, 8)
-
-
-def encode(model, images, size):
-    """Return the latents of all images as tokens, (1, k, d), and the place of each token."""
-    ops = model.backend
-    tokens, places = [], []
-    for number, image in enumerate(images, 1):
-        latents = ops.to_numpy(model.encode_image(image))
-        flat = latents.reshape(1, latents.shape[1], -1).transpose(0, 2, 1)
-        width = model.config.denoiser.joint_attention_dim
-        tokens.append(np.tile(flat, (1, 1, -(-width // flat.shape[2])))[..., :width])
-        places.append(np.full((1, flat.shape[1]), number / (1 + size[0] / size[1])))
-    joined = (np.concatenate(x, axis=1) for x in (tokens, places))
-    return dict(zip(("tokens", "places"), map(ops.asarray, joined), strict=True))
-
-
-def network(ops, p, config, x, t, context, pooled, tokens=None, places=None):
-    """Read the tokens of the references behind those of the text."""
-    states = get_hidden_states(context)
-    if tokens is not None:
-        states = ops.xp.concat([states, tokens * places[..., None]], axis=1)
-    return transformer(ops, p, config, x, t, states, pooled)
-
-
-def networks(config):
-    own = MMDiTConfig(**vars(config.denoiser))
-    for declared in SD3.networks(replace(config, denoiser=own)):
-        if declared.name != "transformer":
-            yield declared
-            continue
-        open_sizes = CallSize("batch"), CallSize("references")
-        width = config.denoiser.joint_attention_dim
-        yield replace(
-            declared,
-            function=network,
-            settings={"config": config.denoiser},
-            inputs=(
-                *declared.inputs,
-                NetworkInput("tokens", "reference_tokens", (*open_sizes, width)),
-                NetworkInput("places", "reference_places", open_sizes),
-            ),
-        )
-
-
-def configure():
-    config = preset("sd3-tiny")
-    return replace(config, denoiser=ReferringConfig(**vars(config.denoiser)))
-
-
 @pytest.fixture
-def referring(monkeypatch):
+def referring():
     """Make the family known and return it, as a package declares it."""
-    changes = {
-        "name": "referring",
-        "denoiser": ReferringConfig,
-        "networks": lambda config: [*networks(config)],
-        "references": DeclaredReferences(encode, 2, fit),
-        "control": None,
-        "broken_rules": lambda config: (),
-        "presets": {},
-    }
-    module = types.ModuleType("referring_family")
-    module.REFERRING = replace(SD3, **changes)
-    monkeypatch.setitem(sys.modules, "referring_family", module)
-    monkeypatch.setitem(family.BUILT_IN, "referring", "referring_family:REFERRING")
-    family.find_family.cache_clear()
-    yield module.REFERRING
-    family.find_family.cache_clear()
-
-
-def make(backend="numpy"):
-    small = ldmref.random_model("sd3-tiny", backend=backend)
-    config = configure()
-    params = init(model_spec(config), 0)
-    tokenizers = small.tokenizers
-    return LatentDiffusion(small.backend, config, params, tokenizers[0], "", *tokenizers[1:])
+    with known_family() as module:
+        yield module.REFERRING
 
 
 @pytest.fixture
@@ -266,7 +182,7 @@ def test_lengths_of_texts_leave_them_alone(monkeypatch, referring):
             lambda model, *given: {"places": model.backend.asarray(np.ones((1, length)))}, 2, fit
         ),
     )
-    monkeypatch.setattr(sys.modules["referring_family"], "REFERRING", changed)
+    monkeypatch.setattr(sys.modules["referring_declared"], "REFERRING", changed)
     family.find_family.cache_clear()
     model = make()
     run = modes.plan("txt2img", model, prompt="a cat", references=[RED], **ASKED).prepare(model)
@@ -409,7 +325,7 @@ def test_what_cannot_be_read_is_refused_before_weights_are_loaded(referring, giv
 def test_arrays_that_the_network_does_not_take_are_refused(monkeypatch, referring, arrays, text):
     declared = DeclaredReferences(lambda *given: arrays, 2, fit)
     changed = replace(referring, references=declared)
-    monkeypatch.setattr(sys.modules["referring_family"], "REFERRING", changed)
+    monkeypatch.setattr(sys.modules["referring_declared"], "REFERRING", changed)
     family.find_family.cache_clear()
     with pytest.raises(UsageError, match=text):
         modes.txt2img(make(), "a cat", references=[RED], **ASKED)

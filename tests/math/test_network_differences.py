@@ -6,6 +6,7 @@ import numpy as np
 
 import ldmref
 from ldmref import math as lm
+from ldmref.differences import read_differences
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.sd3.controlnet import (
@@ -116,6 +117,29 @@ def test_scales_that_mean_off():
     np.testing.assert_allclose(
         diffusers, lm.classifier_free_guidance(uncond, cond, 1.5), rtol=1e-12
     )
+
+
+def test_times_of_qwen_image_21_in_bfloat16():
+    """diffusers' pipeline_qwenimage21.py, `t.to(latents.dtype)`, then `timestep / 1000`."""
+    scheduler = find_family("qwen-image-2.1").presets["qwen-image-2.1"].scheduler
+    sigmas = flow_levels(scheduler, "flow", 40, tokens=4096)[:40]
+    once = 1000 * round_to_bfloat16(sigmas)
+    twice = 1000 * round_to_bfloat16(round_to_bfloat16(1000 * sigmas) / 1000)
+    off = [f"{abs(t - 1000 * sigmas).max():.1f}" for t in (twice, once)]
+    [row] = [row for row in read_differences() if "times_of_qwen_image_21" in row.test]
+    assert f"up to {off[0]} of 1000, {off[1]} if rounded once" in row.number
+
+
+def test_norms_of_z_image_in_bfloat16():
+    """Tongyi-MAI/Z-Image, src/zimage/transformer.py, `RMSNorm`."""
+    x = round_to_bfloat16(np.random.default_rng(3).standard_normal((512, 3840)))
+    square = x * x
+    mean = round_to_bfloat16(round_to_bfloat16(square).mean(-1))  # torch adds in float32
+    theirs = round_to_bfloat16(1 / np.sqrt(round_to_bfloat16(mean + 1e-5)))
+    ours = 1 / np.sqrt(square.mean(-1) + 1e-5)
+    off = abs(theirs / ours - 1).max()
+    [row] = [row for row in read_differences() if "norms_of_z_image" in row.test]
+    assert f"up to {100 * off:.2f} %" in row.number
 
 
 def test_the_image_of_the_canny_net_of_sd35():

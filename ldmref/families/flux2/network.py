@@ -106,8 +106,7 @@ def transformer(
             like all others.
         guidance: The guidance scales, (n,). None: the network reads none.
         reference_tokens: Latents of the reference images, (n, k, z). None: there are none.
-        reference_positions: Time, row, column and 0 of each of them, (n, k, 4), the same for all
-            examples.
+        reference_positions: Time, row, column and 0 of each of them, (n, k, 4).
 
     Returns:
         (n, z, h, w).
@@ -120,8 +119,8 @@ def transformer(
     positions = find_positions(ops, cells, text)
     if reference_tokens is not None and reference_positions is not None:
         tokens = xp.concat([tokens, reference_tokens], axis=1)
-        more = xp.astype(reference_positions[0, :, :], positions.dtype, copy=False)
-        positions = xp.concat([positions, more], axis=0)
+        more = xp.astype(reference_positions, positions.dtype, copy=False)
+        positions = xp.concat([positions[None, :, :] + 0.0 * more[:, :1, :], more], axis=1)
     emb = embed(ops, p.time_guidance_embed, config, t, guidance, x)
     of_image = modulation(ops, p.double_stream_modulation_img, emb)
     of_text = modulation(ops, p.double_stream_modulation_txt, emb)

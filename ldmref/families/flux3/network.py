@@ -9,8 +9,6 @@ names of diffusers' Flux3Transformer2DModel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 from ldmref.backends.base import Backend
@@ -23,7 +21,7 @@ from ldmref.families.flux3.positions import (
     place_text,
     turn_pairs,
 )
-from ldmref.families.joint_transformers import EPS, adaptive_norm, normalize
+from ldmref.families.joint_transformers import EPS, normalize
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
@@ -134,34 +132,37 @@ def transformer(
     """
     states = get_hidden_states(context)
     emb, clean = embed_times(ops, p, config, t, t_next, x)
-    image = start_image(ops, p, config, x, emb)
     text = start_text(ops, p, config, states, mask, clean)
+    image = start_image(ops, p, config, x, emb)
+    references = []
+    if reference_tokens is not None and reference_places is not None:
+        tokens = reference_tokens, reference_places
+        references.append(start_references(ops, p, config, *tokens, clean))
     text = pass_alone(ops, p.txt_mode_blocks, text, config)
     image = pass_alone(ops, p.mode_blocks[IMAGE], image, config)
     content = [image]
-    if reference_tokens is not None and reference_places is not None:
-        references = start_references(ops, p, config, reference_tokens, reference_places, clean)
-        content.append(pass_alone(ops, p.mode_blocks[REFERENCES], references, config))
+    for mode in references:
+        content.append(pass_alone(ops, p.mode_blocks[REFERENCES], mode, config))
     h = pass_together(ops, p.single_transformer_blocks, config, text, content, mask)
     count = image.states.shape[1]
-    (h,) = adaptive_norm(ops, p.norm_out, h[:, :count, :], emb)
+    h = norm_out(ops, p.norm_out, h[:, :count, :], emb)
     return join_cells(ops, linear(ops, p.proj_out, h), x)
 
 
 def embed_times(
     ops: Backend, p: Params, config: Flux3Config, t: Array, t_next: Array | None, like: Array
 ) -> tuple[Array, Array]:
-    """Embed the time of the image, and that of text and references, which is 0: (n, d) each.
+    """Embed the time of the image, and that of text and references, which is 0: (n, 1, d) each.
 
     Where a step leads to is added to both.
     """
     emb = embed_time(ops, p.timestep_embedder, config, t, like)
     clean = embed_time(ops, p.timestep_embedder, config, 0 * t, like)
     if "target_timestep_embedder" not in p:
-        return emb, clean
+        return emb[:, None, :], clean[:, None, :]
     end = t if t_next is None else t_next
     target = embed_time(ops, p.target_timestep_embedder, config, end, like)
-    return emb + target, clean + target
+    return (emb + target)[:, None, :], (clean + target)[:, None, :]
 
 
 def embed_time(ops: Backend, p: Params, config: Flux3Config, t: Array, like: Array) -> Array:
@@ -175,53 +176,52 @@ def embed_time(ops: Backend, p: Params, config: Flux3Config, t: Array, like: Arr
 
 @layer
 def modulate(ops: Backend, p: Params, emb: Array) -> Array:
-    """Return shift, scale and gate of all blocks of a kind; emb: (n, d) -> (n, 1, 3 d)."""
-    return linear(ops, p.linear, emb)[:, None, :]
+    """Return shift, scale and gate of all blocks of a kind; emb: (n, 1, d) -> (n, 1, 3 d)."""
+    return linear(ops, p.linear, emb)
 
 
 def start_mode(
-    ops: Backend,
-    p: Params,
-    mode: str,
-    states: Array,
-    waves: Waves,
-    emb: Array,
-    score_bias: Array | None = None,
+    ops: Backend, p: Params, config: Flux3Config, mode: str, positions: Array, emb: Array
 ) -> ModeTokens:
-    """Return the embedded tokens of a mode with their modulation by a time, `emb` (n, d)."""
+    """Return a mode whose tokens are still to be embedded.
+
+    Args:
+        ops: The backend.
+        p: The parameters of the transformer.
+        config: The configuration.
+        mode: Its name.
+        positions: The positions of its tokens, (n or 1, l, 4).
+        emb: The embedded time of its tokens, (n, 1, d).
+    """
     active = ops.silu(emb)
     early = modulate(ops, p.early_stream_modulations[mode], active)
     joint = modulate(ops, p.single_stream_modulations[mode], active)
-    return ModeTokens(states, waves, early, joint, score_bias)
-
-
-def start_image(ops: Backend, p: Params, config: Flux3Config, x: Array, emb: Array) -> ModeTokens:
-    """Embed latents (n, c, h, w): a token is a cell."""
-    n, c, height, width = x.shape
-    cells = ops.xp.permute_dims(ops.xp.reshape(x, (n, c, height * width)), (0, 2, 1))
-    waves = find_waves(ops, place_image(ops, x), config)
-    states = linear(ops, p.x_embedders[IMAGE], cells)
-    return start_mode(ops, p, IMAGE, states, waves, emb)
+    return ModeTokens(emb, find_waves(ops, positions, config), early, joint)
 
 
 def start_text(
     ops: Backend, p: Params, config: Flux3Config, states: Array, mask: Array | None, emb: Array
 ) -> ModeTokens:
     """Embed hidden states of the text, (n, l, joint_attention_dim)."""
-    waves = find_waves(ops, place_text(ops, states), config)
+    mode = start_mode(ops, p, config, TEXT, place_text(ops, states), emb)
     score_bias = None if mask is None else mask_bias(ops, mask)
-    embedded = linear(ops, p.context_embedder, states)
-    return start_mode(ops, p, TEXT, embedded, waves, emb, score_bias)
+    return mode._replace(states=linear(ops, p.context_embedder, states), score_bias=score_bias)
+
+
+def start_image(ops: Backend, p: Params, config: Flux3Config, x: Array, emb: Array) -> ModeTokens:
+    """Embed latents (n, c, h, w): a token is a cell."""
+    n, c, height, width = x.shape
+    mode = start_mode(ops, p, config, IMAGE, place_image(ops, x), emb)
+    cells = ops.xp.permute_dims(ops.xp.reshape(x, (n, c, height * width)), (0, 2, 1))
+    return mode._replace(states=linear(ops, p.x_embedders[IMAGE], cells))
 
 
 def start_references(
     ops: Backend, p: Params, config: Flux3Config, tokens: Array, positions: Array, emb: Array
 ) -> ModeTokens:
     """Embed latents of the references, (n, k, c), at positions (n, k, 4)."""
-    waves = find_waves(ops, positions, config)
-    return start_mode(
-        ops, p, REFERENCES, linear(ops, p.x_embedders[REFERENCES], tokens), waves, emb
-    )
+    mode = start_mode(ops, p, config, REFERENCES, positions, emb)
+    return mode._replace(states=linear(ops, p.x_embedders[REFERENCES], tokens))
 
 
 def pass_alone(ops: Backend, blocks: Params, mode: ModeTokens, config: Flux3Config) -> ModeTokens:
@@ -246,8 +246,10 @@ def pass_together(
     xp = ops.xp
     waves = join_waves(ops, [mode.waves for mode in (text, *content)])
     x = xp.concat([mode.states for mode in content], axis=1)
-    modulations = tuple(mode.joint for mode in content)
-    lengths = tuple(mode.states.shape[1] for mode in content)
+    modulation = content[0].joint
+    if len(content) > 1:
+        rows = [mode.joint + xp.zeros_like(mode.states[:, :, :1]) for mode in content]
+        modulation = xp.concat(rows, axis=1)
     score_bias = None
     if mask is not None:
         kept = xp.astype(mask, x.dtype, copy=False)
@@ -255,9 +257,7 @@ def pass_together(
     h = text.states
     heads = config.num_attention_heads
     for block in blocks.items_in_order():
-        h, x = single_block(
-            ops, block, x, h, modulations, lengths, text.joint, waves, score_bias, heads
-        )
+        h, x = single_block(ops, block, x, h, modulation, text.joint, waves, score_bias, heads)
     return x
 
 
@@ -282,8 +282,7 @@ def single_block(
     p: Params,
     x: Array,
     context: Array,
-    modulations: tuple[Array, ...],
-    lengths: tuple[int, ...],
+    modulation: Array,
     text_modulation: Array,
     waves: Waves,
     score_bias: Array | None,
@@ -291,35 +290,20 @@ def single_block(
 ) -> tuple[Array, Array]:
     """Apply attention and the feed-forward layer side by side to text (n, m, d) and content.
 
-    The content is the image and the references, of these lengths, each with its modulation; x:
-    (n, l, d). Returns the text and the content.
+    The content is the image and the references, (n, l, d). Returns the text and the content.
     """
-    streams = [context, *cut(x, lengths)]
-    rows = (text_modulation, *modulations)
-    pairs = [shift_and_scale(ops, *pair) for pair in zip(streams, rows, strict=True)]
-    h = ops.xp.concat([normal for normal, _ in pairs], axis=1)
+    length = context.shape[1]
+    h, gate = shift_and_scale(ops, x, modulation)
+    text, text_gate = shift_and_scale(ops, context, text_modulation)
+    h = ops.xp.concat([text, h], axis=1)
     h = attend(ops, p.attn, h, waves, score_bias, num_heads) + mix(ops, p.ff, h)
-    added = cut(h, (context.shape[1], *lengths))
-    gates = [gate for _, gate in pairs]
-    text, *content = (
-        stream + gate * part for stream, gate, part in zip(streams, gates, added, strict=True)
-    )
-    return text, content[0] if len(content) == 1 else ops.xp.concat(content, axis=1)
-
-
-def cut(x: Array, lengths: Sequence[int]) -> list[Array]:
-    """Cut tokens (n, l, d) into parts of these lengths."""
-    if len(lengths) == 1:
-        return [x]
-    ends = [*accumulate(lengths)]
-    starts = [0, *ends[:-1]]
-    return [x[:, start:end, :] for start, end in zip(starts, ends, strict=True)]
+    return context + text_gate * h[:, :length, :], x + gate * h[:, length:, :]
 
 
 def shift_and_scale(ops: Backend, x: Array, modulation: Array) -> tuple[Array, Array]:
     """Normalise tokens (n, l, d), scale and shift them; also return the gate.
 
-    `modulation` holds shift, scale and gate, (n, 1, 3 d).
+    `modulation` holds shift, scale and gate, (n, 1, 3 d) or (n, l, 3 d).
     """
     d = x.shape[2]
     shift, scale, gate = (modulation[:, :, i * d : (i + 1) * d] for i in range(3))
@@ -346,6 +330,14 @@ def mix(ops: Backend, p: Params, x: Array) -> Array:
     h = linear(ops, p.linear_in, x)
     half = h.shape[2] // 2
     return linear(ops, p.linear_out, ops.silu(h[:, :, :half]) * h[:, :, half:])
+
+
+@layer
+def norm_out(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
+    """Normalise tokens (n, l, d), scale and shift them as a time says; emb: (n, 1 or l, d)."""
+    d = x.shape[2]
+    rows = linear(ops, p.linear, ops.silu(emb))  # scale, then shift, as in diffusers
+    return normalize(ops, x) * (1.0 + rows[:, :, :d]) + rows[:, :, d:]
 
 
 def join_cells(ops: Backend, h: Array, like: Array) -> Array:

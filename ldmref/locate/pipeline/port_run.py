@@ -74,11 +74,14 @@ class PortRun:
     @property
     def asked_scale(self) -> float | None:
         """The guidance scale of the request; None if it was not recorded."""
+        calls = self.model.family.diffusers
+        if self.is_diffusers and calls.unguided(self.port.manifest.get("settings") or {}):
+            return 1.0
         for name in ("guidance_scale", "cfg_scale"):
             value = self.request.get(name)
             if isinstance(value, int | float):
                 theirs = name in (self.port.manifest.get("request") or {}) and self.is_diffusers
-                return self.model.family.diffusers.scale(value) if theirs else float(value)
+                return calls.scale(value) if theirs else float(value)
         return None
 
     def requested(self, name: str) -> np.ndarray | None:

@@ -1,0 +1,127 @@
+"""Recorded runs in which one array is changed, and what the locator says of each change.
+
+`changed_arrays/RUN.txt` has a line for each change: the array, the change, and the rows that are
+not equal. Numbers within causes are left out, as they follow from the weights.
+`python scripts/make_changed_arrays.py` writes the files anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate import Row
+from ldmref.locate.pipeline import judge_host
+from ldmref.trace import Trace
+
+FOLDER = Path(__file__).with_name("changed_arrays")
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d.]*(e[+-]?\d+)?(?!\w)")
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def channel(x: np.ndarray) -> int:
+    """Return the axis of the channels, or of the tokens."""
+    return 1 if x.ndim > 1 else -1
+
+
+OFTEN: dict[str, Change] = {  # of every array
+    "negative": lambda x: -x,
+    "moved": lambda x: np.roll(x, 1, axis=-1) if x.ndim else x + 1,
+}
+ONCE: dict[str, Change] = {  # of the first array of each kind
+    "halved": lambda x: x / 2,
+    "doubled": lambda x: x * 2,
+    "thousandfold": lambda x: x * 1000,
+    "thousandth": lambda x: x / 1000,
+    "later": lambda x: x + 1,
+    "earlier": lambda x: x - 1,
+    "one minus it": lambda x: 1 - x,
+    "square": lambda x: x * x,
+    "zero": lambda x: 0 * x,
+    "one": lambda x: 0 * x + 1,
+    "clamped": lambda x: np.clip(x, -0.5, 0.5),
+    "rows exchanged": lambda x: x[::-1] if x.ndim else x,
+    "rows alike": lambda x: np.concatenate([x[:1]] * len(x)) if x.ndim else x,
+    "channels exchanged": lambda x: np.flip(x, channel(x)) if x.ndim else x,
+    "channels moved": lambda x: np.roll(x, 1, channel(x)) if x.ndim else x,
+    "channels earlier": lambda x: np.roll(x, -1, channel(x)) if x.ndim else x,
+    "turned": lambda x: x.swapaxes(-1, -2) if x.ndim > 1 else x,
+    "not a number": lambda x: x * np.nan,
+    "cut": lambda x: x[..., :-1] if x.ndim else x,
+    "missing": lambda x: x,
+}
+
+
+def changed_runs(trace: Trace, kinds: tuple[str, ...]) -> Iterator[tuple[str, Trace]]:
+    """Yield the changes of each array of whole calls: the array's name, and the run."""
+    seen = set()
+    for entry in trace.entries:
+        if entry.layer or entry.call.kind.startswith("text_encoder"):
+            continue
+        for side in ("inputs", "outputs"):
+            for role in getattr(entry, side):
+                kind = (entry.call.kind, side, role)
+                first = kind not in seen and entry.call.startswith(kinds)
+                changes = {**OFTEN, **ONCE} if first else OFTEN
+                seen.add(kind)
+                for title, change in changes.items():
+                    made = change_array(trace, entry, side, role, title, change)
+                    if made is not None:
+                        yield f"{entry.call} {side[:-1]}.{role} {title}", made
+
+
+def change_array(
+    trace: Trace, entry: Any, side: str, role: str, title: str, change: Change
+) -> Trace | None:
+    """Return a run in which one array is another one; None if that changes nothing."""
+    roles = dict(getattr(entry, side))
+    x = np.asarray(trace.tensors[roles[role]])
+    tensors = dict(trace.tensors)
+    if title == "missing":
+        del roles[role]
+    else:
+        with np.errstate(all="ignore"):
+            other = np.asarray(change(x)).astype(x.dtype)
+        if np.array_equal(other, x):
+            return None
+        roles[role] = f"changed/{entry.call}/{side}.{role}"
+        tensors[roles[role]] = other
+    entries = tuple(replace(e, **{side: roles}) if e is entry else e for e in trace.entries)
+    return replace(trace, tensors=tensors, entries=entries)
+
+
+def words_of(row: Row) -> str:
+    """Return a row in a few words without numbers."""
+    verdict = "?" if row.verdict == "not judged" else ""
+    cause = NUMBER.sub("#", row.cause)
+    return f"{verdict}{row.call} {row.kind}" + (f" ({cause})" if cause else "")
+
+
+def describe_changes(
+    trace: Trace, model: Any, controlnets: Sequence = (), kinds: tuple[str, ...] = ()
+) -> list[str]:
+    """Return a line for each change of a run.
+
+    Args:
+        trace: The run.
+        model: Its model.
+        controlnets: Its ControlNets.
+        kinds: Kinds of calls whose first arrays are changed in every way.
+    """
+    lines = []
+    for title, run in [("unchanged", trace), *changed_runs(trace, kinds)]:
+        with np.errstate(all="ignore"):
+            rows = judge_host(run, model, "float32", [], controlnets)
+        found = [words_of(row) for row in rows if row.verdict != "equal"]
+        lines.append(f"{title}: {'; '.join(dict.fromkeys(found)) or 'equal'}")
+    return lines
+
+
+def stored_lines(name: str) -> list[str]:
+    """Return the lines of a run as they are stored."""
+    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
