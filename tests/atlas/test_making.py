@@ -57,7 +57,7 @@ def test_names_are_unique_and_rules_known():
 def diffusers_sigmas(row, steps, tokens):
     """What FlowMatchEulerDiscreteScheduler makes with the configuration of a row's pipeline."""
     diffusers = pytest.importorskip("diffusers")
-    dynamic = row.shift.startswith("tokens")
+    dynamic = row.shift.startswith(("tokens", "exponential"))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         shift=row.factor,
         use_dynamic_shifting=dynamic,
