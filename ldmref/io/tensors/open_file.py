@@ -17,6 +17,9 @@ from ldmref.support.deferred import DeferredArray
 from ldmref.support.files import check_input_path, open_file, shown
 
 
+MOST_KEPT = 2**29  # bytes of the last tensor that was expanded
+
+
 class QuantizedFile(ModelFile):
     """The weights of a safetensors file whose scales are tensors of their own.
 
@@ -55,7 +58,8 @@ class DeferredFile(ModelFile):
     """The tensors of a file whose types NumPy lacks, each expanded when it is used.
 
     Each is a `DeferredArray`. The last tensor is kept, since several parameters may be its parts,
-    such as queries, keys and values, and they are used one after the other.
+    such as queries, keys and values, and they are used one after the other; tables of tokens, which
+    are larger, are not.
     """
 
     def __init__(self, file: ModelFile):
@@ -78,7 +82,7 @@ class DeferredFile(ModelFile):
         if last != name:
             array = self._file[name]
             array.flags.writeable = False
-            self._last = (name, array)
+            self._last = (name, array) if array.nbytes <= MOST_KEPT else (None, np.empty(0))
         return array
 
     def sha256(self) -> str:
