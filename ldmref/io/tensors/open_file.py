@@ -77,12 +77,15 @@ class DeferredFile(ModelFile):
         return cast(np.ndarray, deferred)
 
     def expand(self, name: str) -> np.ndarray:
-        """Return a tensor, which nobody may change."""
+        """Return a tensor; one that is kept, nobody may change."""
         last, array = self._last
-        if last != name:
-            array = self._file[name]
+        if last == name:
+            return array
+        array = self._file[name]
+        self._last = (None, np.empty(0))
+        if array.nbytes <= MOST_KEPT:
             array.flags.writeable = False
-            self._last = (name, array) if array.nbytes <= MOST_KEPT else (None, np.empty(0))
+            self._last = (name, array)
         return array
 
     def sha256(self) -> str:
