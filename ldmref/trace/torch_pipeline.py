@@ -14,6 +14,7 @@ import torch
 from ldmref.errors import UsageError, abbreviated
 from ldmref.models.family import Family, family_of_classes, list_families
 from ldmref.trace.files import require_call_name
+from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
@@ -215,7 +216,7 @@ class _PipelineRecorder:
     def _end(
         self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        self.layers.as_ours = None
+        as_ours, self.layers.as_ours = self.layers.as_ours, None
         call = self.layers.call
         if call is None:
             return
@@ -225,10 +226,15 @@ class _PipelineRecorder:
             found = {role: x for name, part in named for role, x in _number(name, part)}
         else:
             prediction = self._family.diffusers.prediction(output)
-            found = {"output": self._layout.convert(first_tensor(prediction))}
+            found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
+
+    def _convert_prediction(self, prediction: Any, as_ours: Callable | None) -> Any:
+        """Return a prediction as latents: of the tokens of a network, those of the image."""
+        own = prediction if as_ours is None else as_ours("", prediction)
+        return self._layout.convert(own)
 
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -249,8 +255,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            several = hasattr(self._pipe, "text_encoder_2")
-            states = self._family.diffusers.states(output, skip, several)
+            states = self._family.diffusers.states(output, skip, self._pipe)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})
@@ -259,15 +264,15 @@ class _PipelineRecorder:
 
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
-            call = self.layers.begin(self._networks["vae"], "vae.encode", False)
-            call.add("", "encode", {"image": _first_argument(args, kwargs)})
+            call = self._begin_images("vae.encode")
+            call.add("", "encode", {"image": drop_frame("", _first_argument(args, kwargs))})
 
         def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
-                outputs = {"mean": first.mean, "logvar": first.logvar}
+                outputs = {k: drop_frame("", getattr(first, k)) for k in ("mean", "logvar")}
             name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
             if not isinstance(first, torch.Tensor):
@@ -282,7 +287,7 @@ class _PipelineRecorder:
         def watched(method: AnyMethod, name: str) -> AnyMethod:
             def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
                 call = self._writer.begin("posterior", numbered=False)
-                call.add("", name, {}, attributes, {"output": result})
+                call.add("", name, {}, attributes, {"output": drop_frame("", result)})
                 self._writer.end(call)
 
             return self._writer.left_out.observed(method, "posterior", after=after)
@@ -323,15 +328,26 @@ class _PipelineRecorder:
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
     def _begin_decode(self, z: Any) -> None:
-        call = self.layers.begin(self._networks["vae"], "vae.decode", False)
-        call.add("", "decode", {"latents": z})
+        self._begin_images("vae.decode").add("", "decode", {"latents": drop_frame("", z)})
+
+    def _begin_images(self, name: str) -> CallRecord:
+        """Begin a call of the autoencoder, which may see images as videos of one frame."""
+        self.layers.as_ours = drop_frame
+        return self.layers.begin(self._networks["vae"], name, False)
 
     def _end_call(self, outputs: Mapping[str, Any]) -> None:
         """Record the outputs of the call that runs, and end it."""
+        self.layers.as_ours = None
         call = self.layers.call
         if call is not None:
-            call.add("", outputs=outputs)
+            call.add("", outputs={role: drop_frame("", x) for role, x in outputs.items()})
         self.layers.end()
+
+
+def drop_frame(layer: str, x: Any) -> Any:
+    """Return the image of a video of one frame, (n, c, 1, h, w); any other array as it is."""
+    one = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
+    return x[:, :, 0] if one else x
 
 
 def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
