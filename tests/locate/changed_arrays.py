@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,11 @@ def change_array(
     if title == "missing":
         del roles[role]
     else:
+        whole = x.dtype.kind != "f"
+        if whole and title == "not a number":
+            return None
         with np.errstate(all="ignore"):
-            other = np.asarray(change(x)).astype(x.dtype)
+            other = np.asarray(change(x.astype(np.int64) if whole else x)).astype(x.dtype)
         if np.array_equal(other, x):
             return None
         roles[role] = f"changed/{entry.call}/{side}.{role}"
@@ -122,6 +126,17 @@ def describe_changes(
     return lines
 
 
+def path_of(name: str) -> Path:
+    """Return the file of a run."""
+    return FOLDER / f"{name.replace(',', '').replace(' ', '-')}.txt"
+
+
 def stored_lines(name: str) -> list[str]:
     """Return the lines of a run as they are stored."""
-    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return path_of(name).read_text(encoding="utf-8").splitlines()
+
+
+def differences(name: str, found: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    """Return the lines of a run that are not as they are stored, with those that are."""
+    pairs = zip_longest(found, stored_lines(name))
+    return [(line, stored) for line, stored in pairs if line != stored]
