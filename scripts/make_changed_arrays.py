@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "locate"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "locate"))
 
 import changed_layers
 import changed_pipelines
@@ -32,7 +33,7 @@ def main() -> None:
             lines = describe_changes(*changed_pipelines.record(name), (), kinds)
         path = path_of(name)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{path.relative_to(ROOT)}: {len(lines)} lines", flush=True)
+        print(f"{path.name}: {len(lines)} lines", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from changed_arrays import OFTEN, ONCE, NUMBER, Change
+from changed_arrays import NUMBER, OFTEN, ONCE, Change
 from numpy_ports import make_model, run_port
 
 from ldmref.locate import Row

@@ -21,7 +21,7 @@ OWN = (
     HostRun("sd1, two images", "sd1", "", {**NEGATIVE, "num_images_per_prompt": 2}),
     HostRun("sd1, Euler", "sd1", "", NEGATIVE, EULER),
     HostRun("sd1, Heun", "sd1", "", NEGATIVE, "HeunDiscreteScheduler"),
-    HostRun("sd1, DDIM with eta", "sd1", "", {"eta": 0.7}, "DDIMScheduler"),
+    HostRun("sd1, DDIM with eta", "sd1", "", {"eta": 0.7}, "DDIMScheduler", {"clip_sample": False}),
     HostRun("sdxl, all sizes", "sdxl", "", {**NEGATIVE, **SIZES}),
     HostRun("dev, true guidance of two", "dev", "", {**TRUE_CFG, "num_images_per_prompt": 2}),
 )

@@ -108,7 +108,9 @@ def test_whole_arrays_are_assumed_if_they_do_not_fit():
 def test_guidance_of_two_texts_has_two_scales():
     fields = {"guidance": np.array([3.0, 4.0]), "timestep": np.array([0.5])}
     sample = normal(0, 1, 16, 8, 8)
-    calls = {"transformer.000": {"input.sample": sample, **{f"input.{k}": x for k, x in fields.items()}}}
+    calls = {
+        "transformer.000": {"input.sample": sample, **{f"input.{k}": x for k, x in fields.items()}}
+    }
     found = opened(calls, "flux-tiny")
     assert found.arguments["guidance"].tolist() == [3.0, 4.0]
     calls["transformer.000"]["input.guidance"] = np.array([3.0])
@@ -225,7 +227,9 @@ def test_the_table_of_distances_tells_the_length_alone():
     name = "text_encoder.000/encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
 
     def shape(**calls):
-        return RecordedArguments(context_of(calls).port, "text_encoder.000", model_of("tiny")).text_shape()
+        return RecordedArguments(
+            context_of(calls).port, "text_encoder.000", model_of("tiny")
+        ).text_shape()
 
     table = {name: {"input": np.zeros((5, 5), int), "output": np.zeros((5, 5, 2))}}
     assert shape(**table) == (1, 5)
