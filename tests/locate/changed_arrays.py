@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate import Row
+from ldmref.locate import DiffReport, Row
 from ldmref.locate.pipeline import judge_host
+from ldmref.locate.pipeline.ledger import KIND as NOT_COMPARED
+from ldmref.locate.precision import EPSILONS
 from ldmref.trace import Trace
 
 FOLDER = Path(__file__).with_name("changed_arrays")
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d.]*(e[+-]?\d+)?(?!\w)")
+UNIT = EPSILONS["float32"]
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -100,10 +103,23 @@ def change_array(
 
 
 def words_of(row: Row) -> str:
-    """Return a row in a few words without numbers."""
+    """Return a row in a few words without numbers.
+
+    The letters say what else it has: n a note, s a segment, e an error that its cause leaves.
+    """
     verdict = "?" if row.verdict == "not judged" else ""
-    cause = NUMBER.sub("#", row.cause)
-    return f"{verdict}{row.call} {row.kind}" + (f" ({cause})" if cause else "")
+    kinds = {"n": row.note, "s": row.segment, "e": row.explained is not None}
+    letters = "".join(letter for letter, value in kinds.items() if value)
+    text = f"{verdict}{row.call} {row.kind} {letters}".rstrip()
+    if row.kind == NOT_COMPARED:
+        text += f" of {row.note.partition(' not compared')[0]}"
+    return text + (f" ({NUMBER.sub('#', row.cause)})" if row.cause else "")
+
+
+def allowed_of(row: Row) -> str:
+    """Return the error that a row allows, unless it follows from the noise of a computation."""
+    computed = row.floor is not None and row.floor != UNIT / 2.0
+    return "" if computed else f" {row.allowed:.1g}"
 
 
 def describe_changes(
@@ -117,8 +133,10 @@ def describe_changes(
         controlnets: Its ControlNets.
         kinds: Kinds of calls whose first arrays are changed in every way.
     """
-    lines = []
-    for title, run in [("unchanged", trace), *changed_runs(trace, kinds)]:
+    rows = judge_host(trace, model, "float32", [], controlnets)
+    lines = [f"unchanged: {'equal' if DiffReport(tuple(rows)).equal else 'not equal'}"]
+    lines += [f"{words_of(row)}{allowed_of(row)}" for row in rows]
+    for title, run in changed_runs(trace, kinds):
         with np.errstate(all="ignore"):
             rows = judge_host(run, model, "float32", [], controlnets)
         found = [words_of(row) for row in rows if row.verdict != "equal"]

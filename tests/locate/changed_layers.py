@@ -62,10 +62,12 @@ def changes_of(tensors: dict[str, np.ndarray], every: int) -> Iterator[tuple[str
 
 
 def words_of(row: Row) -> str:
-    """Return a row in a few words without numbers."""
+    """Return a row in a few words without numbers; the letters are those of `changed_arrays`."""
     verdict = "" if row.verdict == "differs" else f"{row.verdict}: "
-    cause = NUMBER.sub("#", row.cause)
-    return f"{verdict}{row.layer} {row.kind}" + (f" ({cause})" if cause else "")
+    kinds = {"n": row.note, "s": row.segment, "e": row.explained is not None}
+    letters = "".join(letter for letter, value in kinds.items() if value)
+    cause = f" ({NUMBER.sub('#', row.cause)})" if row.cause else ""
+    return f"{verdict}{row.layer} {row.kind} {letters}".rstrip() + cause
 
 
 def describe(name: str) -> list[str]:
