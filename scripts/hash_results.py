@@ -12,6 +12,7 @@ the help of every command are digested. Times, versions and paths are not.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -27,6 +28,8 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.server.app import create_app
+from ldmref.apps.server.engine import Engine
 
 PRESETS = ("tiny", "sd3-tiny", "flux-tiny")
 GUIDANCES = {
@@ -127,9 +130,38 @@ def hash_commands() -> Iterator[tuple[str, str]]:
         yield "trace/emoji", digest(b"".join(path.read_bytes() for path in tensors))
 
 
+def hash_interface() -> Iterator[tuple[str, str]]:
+    """Yield the digest of the description of the server's interfaces."""
+    engine = Engine({"tiny": ldmref.random_model("tiny")})
+    described = asyncio.run(ask(create_app(engine), "/openapi.json"))
+    engine.close()
+    content = json.loads(described)
+    assert content["paths"] and content["components"]
+    yield "openapi", digest(json.dumps(content, sort_keys=True))
+
+
+async def ask(app: Any, path: str) -> bytes:
+    """Return the body that an ASGI application answers to a GET request of this machine."""
+    body = bytearray()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        body.extend(message.get("body", b""))
+
+    asked = {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": ""}
+    sides = {"client": ("127.0.0.1", 50000), "server": ("127.0.0.1", 7860)}
+    kind = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET"}
+    headers = [(b"host", b"127.0.0.1:7860")]
+    scope = kind | asked | sides | {"scheme": "http", "headers": headers}
+    await app(scope, receive, send)
+    return bytes(body)
+
+
 def main() -> None:
     """Print all digests."""
-    for name, value in [*hash_images(), *hash_commands()]:
+    for name, value in [*hash_images(), *hash_commands(), *hash_interface()]:
         print(f"{name}\t{value}", flush=True)
 
 

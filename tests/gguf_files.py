@@ -36,7 +36,7 @@ def quantize(gguf, kind, x):
     return raw, gguf.dequantize(raw, number).reshape(x.shape)
 
 
-def write_model(path, tensors, kind, architecture="flux"):
+def write_model(path, tensors, kind, architecture="flux", fields=None):
     """Write tensors as ComfyUI-GGUF does: rows that are no whole blocks are joined.
 
     Returns:
@@ -45,6 +45,8 @@ def write_model(path, tensors, kind, architecture="flux"):
     import gguf
 
     writer = gguf.GGUFWriter(path, architecture)
+    for field, number in (fields or {}).items():
+        writer.add_float32(field, number)
     want = {}
     for name, x in tensors.items():
         block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]

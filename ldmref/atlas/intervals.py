@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldmref.atlas.making import FLUX2_LARGE, shift_mu, shifted
+from ldmref.atlas.making import shift_mu, shifted
 from ldmref.atlas.table import FlowSchedule
+from ldmref.samplers.flow_spacings import MU_TOKENS
 
 TOKENS = 16, 65536  # from 64 x 64 to 4096 x 4096 pixels
 MUS = -8.0, 48.0  # at 48 all flow times but 0 are 1 in float64
@@ -127,7 +128,7 @@ def _distance(row: FlowSchedule, steps: int, tokens: int, printed: Printed) -> f
 def _pieces(row: FlowSchedule) -> tuple[tuple[int, int], ...]:
     """Return the ranges of tokens within which mu is linear, or a logarithm."""
     if row.shift == "tokens and steps":
-        return (TOKENS[0], FLUX2_LARGE), (FLUX2_LARGE + 1, TOKENS[1])
+        return (TOKENS[0], MU_TOKENS), (MU_TOKENS + 1, TOKENS[1])
     return (TOKENS,)
 
 

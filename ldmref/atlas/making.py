@@ -9,13 +9,11 @@ import numpy as np
 from ldmref.atlas.positions import place
 from ldmref.atlas.table import FlowSchedule
 from ldmref.errors import UsageError, short_repr
-from ldmref.samplers.flow_spacings import mu_of_tokens, stretch_levels
+from ldmref.samplers.flow_spacings import empirical_mu, mu_of_tokens, stretch_levels
 
 MAX_TOKENS = 2**20
 MAX_STEPS = 10_000
 TOKEN = 16  # pixels of a side: 8 by the autoencoder, 2 by the patches
-FLUX2 = ((8.73809524e-05, 1.89833333), (0.00016927, 0.45666666))  # slope, offset: 10, 200 steps
-FLUX2_LARGE = 4300
 
 
 def count_tokens(width: int, height: int) -> int:
@@ -79,11 +77,7 @@ def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
     if row.shift == "tokens":
         return mu_of_tokens(tokens, row.tokens, row.mus)
     if row.shift == "tokens and steps":
-        at_10, at_200 = (slope * tokens + offset for slope, offset in FLUX2)
-        if tokens > FLUX2_LARGE:
-            return at_200
-        slope = (at_200 - at_10) / 190
-        return slope * steps + at_200 - 200 * slope
+        return empirical_mu(tokens, steps)
     if row.positions == "logit-normal":
         return row.mu + 0.5 * math.log(tokens * TOKEN * TOKEN / row.pixels)
     return 0.0

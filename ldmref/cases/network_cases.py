@@ -14,17 +14,19 @@ from ldmref.cases.shrink import SIZE
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.conditioning import get_hidden_states
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.params import Params
 from ldmref.models.text import text_encoder_pooled
 from ldmref.models.text_kind import kind_of
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokens import Tokens
 
 LENGTH = 7  # tokens
 REFERENCES = 5  # tokens of reference images
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
+ENDS = (502.0, 0.0)  # of the steps of a flow map from there
 GUIDANCE = (3.5, 1.0)
 SIZES = ((1024, 768, 0, 16, 1024, 1024), (512, 512, 8, 0, 768, 1024))  # of SDXL, likewise
 ONE_EXAMPLE = ("vae", "taesd", "cond_stage")  # networks whose batch is one image
@@ -93,16 +95,19 @@ def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
 
     Args:
         config: The configuration of the model.
-        length: The number of tokens for each encoder. None: as many as each reads at once.
+        length: The number of tokens for each encoder, none of which its template drops. None: as
+            many as each reads at once.
     """
     encoders = config.text_encoders
+    templates = {} if length else family_of(config).text.templates(config)
     if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
-    shapes = [(1, 1, length or encoder.max_position_embeddings) for encoder in encoders]
     tokens = []
-    for shape in shapes:
+    for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
+        shape = (1, 1, length or encoder.max_position_embeddings)
         ids = np.zeros(shape, np.int64)
-        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], []))
+        dropped = templates.get(name, PLAIN).dropped
+        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], [], dropped))
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def encode(encoder: TextConfig, ids: Any, *_: Any) -> Any:
@@ -143,6 +148,8 @@ def random_input(
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":
         return np.asarray(TIMESTEPS, np.float32)
+    if x.content == "ends":
+        return np.asarray(ENDS, np.float32)
     if x.content == "guidance":
         return np.asarray(GUIDANCE, np.float32)
     if x.content == "sizes":

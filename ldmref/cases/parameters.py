@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.models.params import Params, flatten, unflatten
+from ldmref.models.params import AT_ONE, Params, flatten, unflatten
 
 SPREAD = 0.25  # of biases, and of the weights of norms around 1
 
@@ -54,7 +54,7 @@ def random_parameters(name: str, spec: Mapping[str, Any]) -> Params:
 
 def _parameter(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 1:
-        centre = np.float32(key.endswith("weight"))
+        centre = np.float32(key.endswith(AT_ONE))
         return centre + random_array(key, shape, SPREAD)
     if "embedding.weight" in key or "codebook" in key or "quantize" in key:
         return random_array(key, shape)

@@ -32,19 +32,29 @@ def shrink(config: ModelConfig) -> ModelConfig:
     segmentation = {"segmentation_classes": 5} if config.segmentation_classes else {}
     return replace(
         config,
-        denoiser=shrink_unet(config.unet, width, pooled),
+        denoiser=shrink_unet(config.unet, width, pooled, _shrink_image_channels(config)),
         vae=shrink_autoencoder(config.vae),
         **dict(zip(TEXT_ENCODERS, encoders, strict=False)),
         **segmentation,
     )
 
 
-def shrink_unet(u: UNetConfig, context: int, pooled: int = 0) -> UNetConfig:
+def _shrink_image_channels(config: ModelConfig) -> int:
+    """Return the channels of the tiny model's input image, of which those of latents are 4."""
+    if config.concat == "low_resolution":
+        return config.image_channels  # of an image in pixels
+    whole, rest = divmod(config.image_channels, config.vae.latent_channels)
+    return 4 * whole + rest
+
+
+def shrink_unet(
+    u: UNetConfig, context: int, pooled: int = 0, image_channels: int = 0
+) -> UNetConfig:
     """Return the last levels of a U-Net, with one layer each and `WIDTHS` channels."""
     k = min(len(u.block_out_channels), len(WIDTHS))
     return replace(
         u,
-        in_channels=4 * (u.in_channels // u.out_channels) + u.in_channels % u.out_channels,
+        in_channels=4 + image_channels,
         out_channels=4,
         sample_size=SIZE,
         block_out_channels=WIDTHS[:k],

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ldmref import modes
-from ldmref.cases.golden_models import golden_runs
+from ldmref.cases.golden_models import golden_config, golden_runs
 from ldmref.cases.parameters import random_array
-from ldmref.cases.shrink import SIZE
 from ldmref.cases.values import NamedArrays
 from ldmref.io.tensors.writer import TensorSource
 from ldmref.models.model import LatentDiffusion
@@ -32,7 +31,6 @@ from ldmref.trace.store import SpooledStore
 PROMPT = "a red heart"
 NEGATIVE = "table"
 SIDE = 16  # of the images, in pixels
-LATENTS = (1, 4, SIZE, SIZE)
 STEPS = 3
 NOISE = "noise"  # the names of tensors that are not a call's
 MASK = "mask"
@@ -63,9 +61,11 @@ class GoldenTrace:
 
         There is noise for the last step, which most samplers do not use.
         """
-        found = {NOISE: random_array(f"traces/{self.name}/noise", LATENTS)}
+        vae = golden_config(self.family).vae
+        latents = (1, vae.latent_channels, SIDE // vae.factor, SIDE // vae.factor)
+        found = {NOISE: random_array(f"traces/{self.name}/noise", latents)}
         for i in range(STEPS if self.noisy else 0):
-            found[STEP_NOISE.format(i)] = random_array(f"traces/{self.name}/noise/{i}", LATENTS)
+            found[STEP_NOISE.format(i)] = random_array(f"traces/{self.name}/noise/{i}", latents)
         if self.mode != "txt2img":
             pixels = np.rint(63.5 * random_array("traces/image", (1, 3, SIDE, SIDE)) + 127.5)
             found[GIVEN] = np.clip(pixels, 0.0, 255.0) / 127.5 - 1.0

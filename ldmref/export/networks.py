@@ -86,12 +86,10 @@ def list_networks(
             outputs.
         ids: The data type of token ids.
     """
-    networks = list(family_of(config).networks(config))
+    networks = declare_graphs(config)
     if tiny is not None:
         own = [network for network in networks if network.params != "vae"]
         networks = own + describe_tiny(tiny)
-    if autoencoder_of(config.vae).scales is None:
-        networks = [with_normalization(network) for network in networks]
     found = []
     for network in networks:
         if network.params == config.denoiser.network:
@@ -104,6 +102,14 @@ def list_networks(
             residuals = control.inputs(config)
         found.append(export_network(network, ids, residuals))
     return found
+
+
+def declare_graphs(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model as their graphs compute them."""
+    networks = list(family_of(config).networks(config))
+    if autoencoder_of(config.vae).scales is None:
+        return [with_normalization(network) for network in networks]
+    return networks
 
 
 def with_normalization(network: DeclaredNetwork) -> DeclaredNetwork:

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
-from ldmref.io.diffusers.folder import get_weight_stem, list_parts, select_weight_names
+from ldmref.io.diffusers.folder import (
+    INDICES,
+    get_weight_stem,
+    list_parts,
+    select_weight_names,
+)
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.models.config import TOKENIZERS
 from ldmref.prompts.clip_vocabulary import hub_cache
@@ -24,7 +29,6 @@ from ldmref.support.files import open_file
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 ENDINGS = (".safetensors", ".gguf")
-INDEX = "model_index.json"
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
     "tokenizer_config.json", "added_tokens.json", "vocab.txt", "spiece.model",
@@ -88,7 +92,7 @@ def find_cached(reference: HubReference) -> Path | None:
 
     Without a revision, main is preferred, then the newest one.
     """
-    wanted = reference.file or INDEX
+    wanted = (reference.file,) if reference.file else INDICES
     ref = reference.folder / "refs" / (reference.revision or "main")
     commit = reference.revision
     if ref.is_file():
@@ -97,7 +101,8 @@ def find_cached(reference: HubReference) -> Path | None:
     snapshots = [
         path
         for path in (reference.folder / "snapshots").glob("*")
-        if (path / wanted).is_file() and (path.name == commit or not reference.revision)
+        if any((path / name).is_file() for name in wanted)
+        and (path.name == commit or not reference.revision)
     ]
     best = max(snapshots, key=lambda p: (p.name == commit, p.stat().st_mtime), default=None)
     return best if best is None or not reference.file else best / reference.file
@@ -156,10 +161,11 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
     Raises:
         InputError: It is not such a folder, or its weights are pickles or have several variants.
     """
-    if INDEX not in files:
+    indices = [name for name in INDICES if name in files]
+    if not indices:
         single = [name for name in files if name.endswith(ENDINGS) and "/" not in name]
         raise InputError(
-            f"{repository} is not a diffusers folder: it has no {INDEX}",
+            f"{repository} is not a diffusers folder: it has no {INDICES[0]}",
             code="E-MODEL",
             hint=f"give one of its files: {', '.join(single[:5])}" if single else "",
         )
@@ -167,7 +173,7 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
     for name in files:
         folder, _, rest = name.rpartition("/")
         inside.setdefault(folder, []).append(rest)
-    wanted = [INDEX]
+    wanted = indices
     for part in list_parts():
         stem = get_weight_stem(part)
         for folder in (part, FOLDERS.get(part, part)):

@@ -10,7 +10,7 @@ from ldmref.models.params import Shape
 
 SUPPORTED = (
     "supported are Stable Diffusion 1.x, 2.x and XL, their inpainting models, the models of "
-    "latent diffusion, Stable Diffusion 3 and Flux.1"
+    "latent diffusion, Stable Diffusion 3, Flux.1 and Z-Image"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
 EMBEDDING = "give the model, and this as embeddings= (--embedding)"
@@ -94,9 +94,10 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "a transformer of diffusers, without the other networks", FOLDER),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", TEXT),
     (_some(r"^enc\.blk\.\d+\.attn_q\.weight$"), "a T5 text encoder of llama.cpp", TEXT),
+    (_some(r"^blk\.\d+\.attn_q_norm\.weight$"), "a Qwen3 text encoder of llama.cpp", TEXT),
     (_some(r"^blk\.\d+\.attn_q\.weight$"), "a text encoder of llama.cpp",
-     "no supported model reads a language model; give its CLIP and T5 as text_encoders= "
-     "(--text-encoder)"),
+     "no supported model reads it; give Qwen3, or CLIP and T5, as text_encoders= (--text-encoder)"),
+    (_some(r"(^|\.)layers\.\d+\.self_attn\.q_norm\.weight$"), "a Qwen3 text encoder", TEXT),
     (_some(r"^conditioner\.embedders\.0\.model\."), "SDXL's refiner",
      "not supported; use the base model alone. " + SUPPORTED),
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ldmref.errors import InputError, UnsafeFileError, closest, did_you_mean
 from ldmref.io import hub
+from ldmref.io.diffusers.folder import INDICES, find_index
 from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.models.presets import list_presets
 from ldmref.support.files import NOT_THERE, check_input_path, shown
 
 NATIVE_INDEX = "config.json"
-DIFFUSERS_INDEX = "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
 TRAINED = "model"  # the folder of the model in the folder of a training
 MODEL_ENDINGS = (".safetensors", ".gguf")
@@ -67,7 +67,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
             return path / TRAINED
         raise InputError(
             f"{shown(path)!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
-            f"{DIFFUSERS_INDEX}, and no folder {TRAINED!r} that has one",
+            f"{INDICES[0]}, and no folder {TRAINED!r} that has one",
             code="E-MODEL",
             hint="give the folder that has one of them; ldmref train writes it when a stage ends",
         )
@@ -120,7 +120,7 @@ def is_model(path: Path) -> bool:
 
 def is_diffusers(path: Path) -> bool:
     """Return whether a path is a folder in diffusers' layout."""
-    return (path / DIFFUSERS_INDEX).is_file()
+    return find_index(path).is_file()
 
 
 def is_native(path: Path) -> bool:

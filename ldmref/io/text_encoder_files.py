@@ -11,6 +11,7 @@ loader.py (T5_SD_MAP).
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from ldmref.io.compvis.whole_file import CLIP_MODULES
 from ldmref.io.identify import identify_tensors
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, KeyTable, find_matching, fit, to_native
+from ldmref.io.siblings import require_agreement
 from ldmref.io.single_file import describe_texts
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
@@ -111,7 +113,8 @@ def add_text_encoders(
 
     Raises:
         InputError, CorruptModelError: A file is missing, damaged or not supported.
-        KeyMismatchError: A file holds no text encoder of the model.
+        KeyMismatchError: A file holds no text encoder of the model, or says that it is another of
+            the same shapes.
         UsageError: Two files hold the same one.
     """
     if isinstance(paths, str | Path):
@@ -129,6 +132,7 @@ def add_text_encoders(
                 code=CODE,
                 hint="give one file for each text encoder",
             )
+        require_agreement(file.path.name, [file], candidates[one.network])
         found[one.network] = one
         if one.network not in _list_texts(config):
             config = _with_text(config, one.network, candidates[one.network])
@@ -224,6 +228,26 @@ def list_owners(file: ModelFile) -> list[str]:
     return owners
 
 
+def hash_text_encoder(file: ModelFile) -> tuple[str, str] | None:
+    """Return our name of a tensor of a text encoder, and the SHA-256 of its numbers as float32.
+
+    It is the tensor by which the kind is recognised. Siblings of the same shapes differ in it, and
+    files that hold the same encoder in bfloat16, float32 or GGUF agree.
+
+    Args:
+        file: A file.
+
+    Returns:
+        None: the file holds no text encoder of a kind that is recognised so.
+    """
+    view = view_current(file)
+    for kind in list_text_encoders():
+        if kind.table and kind.table in view:
+            numbers = np.ascontiguousarray(np.asarray(view[kind.table]), "<f4")
+            return kind.table, hashlib.sha256(numbers.tobytes()).hexdigest()
+    return None
+
+
 def _list_tables(text: TextConfig) -> Iterator[KeyTable]:
     """Yield the names that an encoder may have in a file."""
     yield clip_table(text)  # T5's names are those of transformers as well
@@ -234,17 +258,18 @@ def _list_tables(text: TextConfig) -> Iterator[KeyTable]:
 def view_current(file: ModelFile) -> TensorView:
     """Return the tensors of a text encoder's file without a prefix, under today's names.
 
-    Its table of tokens says which prefix and names it has; other files stay as they are.
+    The tensor of a kind, or its table of tokens, says which prefix and names it has; other files
+    stay as they are.
     """
-    for prefix in PREFIXES:
-        for table, rename in RENAMES.items():
-            if prefix + table in file:
-                return TensorView([file], partial(_rename, prefix, rename))
     for kind in list_text_encoders():
         prefixes = (*PREFIXES, *(f"text_encoders.{name}.transformer." for name in kind.comfyui))
         for prefix in prefixes if kind.table else ():
             if kind.table in {_rename(prefix, kind.rename, name) for name in file}:
                 return TensorView([file], partial(_rename, prefix, kind.rename))
+    for prefix in PREFIXES:
+        for table, rename in RENAMES.items():
+            if prefix + table in file:
+                return TensorView([file], partial(_rename, prefix, rename))
     return TensorView([file])
 
 

@@ -32,6 +32,8 @@ ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "emb": ("temb", "conditioning_embedding"),
     "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
+    "modulation": ("temb_mod",),
+    "text_modulation": ("temb_mod_context",),
     "ids": ("input_ids",),
     "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
 }

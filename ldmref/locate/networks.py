@@ -191,7 +191,7 @@ class _CallSizes:
             return self.found.missing(shape or x.shape_at(self._complete(x)))
         if x.content in ("ids", "labels", "mask"):
             return np.asarray(value, np.int64)
-        if x.content in ("timesteps", "guidance"):
+        if x.content in ("timesteps", "ends", "guidance"):
             value = np.asarray(value, np.float64).ravel()
             twice = x.content == "guidance" and value.size == 2 * self.known["batch"]
             if twice:  # a scale for each text of guidance in attention

@@ -1,4 +1,4 @@
-"""Kinds of autoencoders as data: KL, VQ, and those of other packages.
+"""Kinds of autoencoders as data: KL, VQ, those of families, and those of other packages.
 
 A kind is shared by families: KL serves Stable Diffusion and Flux.1. A package declares one as an
 entry point of the group `ldmref.autoencoders`, which names an `Autoencoder`.
@@ -20,7 +20,12 @@ from ldmref.models.params import Params, Spec
 from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.autoencoders"
-BUILT_IN = {"kl": "ldmref.models.autoencoder:KL", "vq": "ldmref.models.autoencoder:VQ"}
+BUILT_IN = {
+    "kl": "ldmref.models.autoencoder:KL",
+    "vq": "ldmref.models.autoencoder:VQ",
+    "flux2": "ldmref.families.flux2.autoencoder:FLUX2_AUTOENCODER",
+    "qwen-image": "ldmref.families.qwen_image.autoencoder:QWEN_IMAGE",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Autoencoder:
             config.json.
         stored: Returns the table of a diffusers file, a `KeyEntry` for each parameter, from the
             configuration and the table in which all names and layouts are ours.
+        original: Returns the table of a file of the makers, likewise. None: there is none, or it is
+            known from the class of the configuration.
         ignored: A pattern of the names of tensors that a file may also hold.
         preview: Returns a linear map from latents to red, green and blue in [0, 1]: for each colour
             a weight per channel and a bias, 3 (latent_channels + 1) numbers; () if none is known.
@@ -88,6 +95,7 @@ class Autoencoder:
         default_factory=dict
     )
     stored: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda config, table: table
+    original: Callable[[Any], Mapping[str, Any]] | None = None
     ignored: str = ""
     preview: Callable[[Any], tuple[float, ...]] = lambda config: ()
     shrink: Callable[[Any], Any] | None = None

@@ -60,9 +60,10 @@ class NetworkInput:
         argument: The argument of the network's function.
         role: Its name in traces, as diffusers calls it.
         shape: Its sizes: numbers, or sizes that each call chooses.
-        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps",
-            "guidance" scales, "sizes" of SDXL, token "ids", their "mask" (0 for padding), "labels"
-            of classes, or "classes" of a segmentation map (one-hot).
+        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps", the
+            "ends" to which steps of a flow map lead, "guidance" scales, "sizes" of SDXL, token
+            "ids", their "mask" (0 for padding), "labels" of classes, or "classes" of a
+            segmentation map (one-hot).
         exported: Its name in exported graphs. "": the role.
         case: Its name in golden cases. "": the role.
         also: Names that ports give it, in addition to the role.
@@ -125,6 +126,8 @@ class TextAttention(NamedTuple):
             of which the queries are then the same tokens.
         encoders: The numbers of the text encoders whose tokens follow each other in the text.
         padding: The number of tokens after them that are 0.
+        begin: How the names of its layers begin, where others end as well.
+        multiple: The tokens of the image are filled up to a multiple of it.
 
     >>> import ldmref
     >>> ldmref.random_model("flux-tiny").denoiser.text_attention.tokens
@@ -135,6 +138,19 @@ class TextAttention(NamedTuple):
     tokens: tuple[str, ...] = ("text",)
     encoders: tuple[int, ...] = (0,)
     padding: int = 0
+    begin: str = ""
+    multiple: int = 1
+
+    def holds(self, layer: str) -> bool:
+        """Return whether the image looks at the words in the layer of this name.
+
+        Args:
+            layer: The name.
+
+        >>> TextAttention((".attention",), begin="layers.").holds("refiner.0.attention")
+        False
+        """
+        return layer.startswith(self.begin) and layer.endswith(self.layers)
 
 
 @dataclass(frozen=True)
@@ -263,6 +279,13 @@ class DeclaredNetwork:
             The input; None if it is a setting, or not declared.
         """
         return next((x for x in self.inputs if x.argument == argument), None)
+
+    @property
+    def of_tokens(self) -> list[str]:
+        """The arguments whose arrays have a row for each token of the text, (n, l, ...)."""
+        second = {x.argument: x.shape[1] for x in self.inputs if len(x.shape) > 1}
+        sizes = {name: size for name, size in second.items() if isinstance(size, CallSize)}
+        return [name for name, size in sizes.items() if size.of == "tokens"]
 
     def role_of(self, argument: str) -> str:
         """Return the name of an argument in traces.

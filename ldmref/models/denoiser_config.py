@@ -63,6 +63,14 @@ class DenoiserConfig:
         """Whether the network takes the guidance scale as an input, `guidance`."""
         return False
 
+    @property
+    def is_flow_map(self) -> bool:
+        """Whether the network takes a second time, `t_next`, to which the step leads.
+
+        It then predicts the mean slope of the way from t to t_next, and guidance is a part of it.
+        """
+        return False
+
 
 @dataclass(frozen=True)
 class UNetConfig(DenoiserConfig):

@@ -8,8 +8,8 @@ from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
-_SHIFT_BY_TOKENS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
-_SHIFT = ("shift", "dynamic_shift", *_SHIFT_BY_TOKENS, "shift_terminal")
+_LINE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+_SHIFT = ("shift", "dynamic_shift", "shift_rule", *_LINE, "shift_terminal")
 _OF_EVERY_PATH = (
     "num_train_timesteps", "prediction_type", "sampler", "spacing", "lower_order_final",
     "clip_sample_range", "thresholding_ratio", "sample_max_value",
@@ -42,6 +42,10 @@ def _select_scheduler(config: SchedulerConfig, values: dict[str, Any]) -> dict[s
     """Return the fields of a forward process that its kind of path reads."""
     if config.prediction_type != "flow":
         return {key: value for key, value in values.items() if key not in _SHIFT}
-    left_out = ("shift",) if config.dynamic_shift else _SHIFT_BY_TOKENS
-    read = {*_OF_EVERY_PATH, *_SHIFT} - {*left_out}
+    left_out = {"shift"} if config.dynamic_shift else {"shift_rule"}
+    if not config.dynamic_shift or config.shift_rule != "linear":
+        left_out |= {*_LINE}
+    if config.dynamic_shift and config.shift_rule == "constant":
+        left_out -= {"max_shift"}
+    read = {*_OF_EVERY_PATH, *_SHIFT} - left_out
     return {key: value for key, value in values.items() if key in read}

@@ -114,6 +114,7 @@ def estimate_memory(
     height: int,
     n: int = 1,
     tile: int | None = None,
+    reference_pixels: int = 0,
 ) -> MemoryEstimate:
     """Estimate the memory of sampling and decoding `n` images at a time, with guidance.
 
@@ -125,6 +126,7 @@ def estimate_memory(
         height: Height of the images in pixels.
         n: The number of images at a time.
         tile: The side of the decoder's tiles in pixels; None: decoded at once.
+        reference_pixels: Pixels of the reference images that the denoiser reads beside an image.
     """
     sizes = unflatten(
         {
@@ -137,9 +139,23 @@ def estimate_memory(
     streamed = {name: min(weights[name], size) for name, size in in_parts.items()}
     size = ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
-    sampling = 2 * n * size * family_of(config).work.activations(config, width, height)
+    read = enlarge(config, width, height, reference_pixels)
+    sampling = 2 * n * size * family_of(config).work.activations(config, *read)
     decoding = n * size * WORKING * config.vae.decoder_width * decoded
     return MemoryEstimate(weights, sampling, decoding, config.denoiser.network, streamed)
+
+
+def enlarge(config: ModelConfig, width: int, height: int, pixels: int) -> tuple[int, int]:
+    """Return the size of an image with as many further pixels, in whole rows of tokens.
+
+    A denoiser that reads reference images as tokens works as for an image of this size.
+
+    >>> from ldmref.models import preset
+    >>> enlarge(preset("sd3-medium"), 1024, 1024, 512 * 512)
+    (1024, 1280)
+    """
+    side = config.size_multiple
+    return width, height + side * -(-pixels // (width * side))
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:

@@ -116,7 +116,12 @@ class Networks:
         self.config = self._config
 
     def estimate_memory(
-        self, width: int, height: int, n: int = 1, tile: int | None = None
+        self,
+        width: int,
+        height: int,
+        n: int = 1,
+        tile: int | None = None,
+        reference_pixels: int = 0,
     ) -> MemoryEstimate:
         """Return an estimate of the memory that images take together, with the networks.
 
@@ -126,9 +131,11 @@ class Networks:
             n: Number of images that are generated together.
             tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
                 once.
+            reference_pixels: Pixels of the reference images that the denoiser reads beside an
+                image.
         """
-        spec = model_spec(self.config)
-        return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
+        size = width, height, n, tile, reference_pixels
+        return estimate_memory(model_spec(self.config), self.config, self.backend, *size)
 
     @property
     def has_limit(self) -> bool:
@@ -137,7 +144,13 @@ class Networks:
         return self.max_memory is not None or (not stays and len(self.params.releasable) > 0)
 
     def limit_memory(
-        self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
+        self,
+        width: int,
+        height: int,
+        n: int = 1,
+        tile: int | None = None,
+        others: int = 0,
+        reference_pixels: int = 0,
     ) -> None:
         """Keep one network in memory at a time if all of them together exceed `max_memory`.
 
@@ -152,6 +165,8 @@ class Networks:
             tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
                 once.
             others: Bytes of other networks that stay in memory.
+            reference_pixels: Pixels of the reference images that the denoiser reads beside an
+                image.
 
         Raises:
             ResourceError: One block of a network at a time also exceeds it.
@@ -164,7 +179,7 @@ class Networks:
             source = "free memory; max_memory sets another limit"
         if limit is None:
             return
-        needs = self.estimate_memory(width, height, n, tile)
+        needs = self.estimate_memory(width, height, n, tile, reference_pixels)
         least = needs.peak_streamed(releasable) + others
         if least > limit:
             raise ResourceError(

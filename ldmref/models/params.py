@@ -137,12 +137,16 @@ def count(spec: Mapping[str, Shape | Spec]) -> int:
     return sum(math.prod(shape) for shape in flatten(spec).values())
 
 
+AT_ONE = ("weight", "running_var")  # ends of the names of vectors that begin at one
+
+
 def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
     """Sample seeded random parameters with the given shapes, float32.
 
     Matrices and kernels are uniform in +-1/sqrt(fan-in), as in PyTorch's layers. Vectors named
-    `weight` (norms) are one, biases zero, and embeddings normal with standard deviation 0.02. Each
-    tensor has its own random stream, keyed by seed and name, independent of the other tensors.
+    `weight` (norms) or `running_var` (variances) are one, other vectors zero, and embeddings normal
+    with standard deviation 0.02. Each tensor has its own random stream, keyed by seed and name,
+    independent of the other tensors.
 
     Args:
         spec: The shapes.
@@ -157,7 +161,7 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
 
     def sample(name: str, shape: Shape) -> np.ndarray:
         if len(shape) == 1:
-            return np.full(shape, float(name.endswith("weight")), np.float32)
+            return np.full(shape, float(name.endswith(AT_ONE)), np.float32)
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         if "embedding.weight" in name:

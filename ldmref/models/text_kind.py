@@ -7,11 +7,11 @@ and which names a `TextEncoder`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ldmref.math.arrays import Array
 from ldmref.models.params import Spec
@@ -62,12 +62,15 @@ class TextEncoder:
         classes: The classes of transformers that compute it.
         rename: Returns our name of a tensor, or of a layer, in files and classes of transformers.
         ignored: A pattern of the tensors in such files that it does not use.
-        table: Our name of its table of tokens, by which a file is recognised. "": files of its own
-            are not.
+        table: Our name of a tensor by which a file is recognised, which no other kind has. "":
+            files of its own are not.
         lora_prefixes: The prefixes of its layers in kohya's LoRA files, in addition to `lora_te1_`
             and the like.
         comfyui: Its names in ComfyUI's files, if they do not depend on its place in the model.
         broken_rules: Yields the relations between fields that do not hold.
+        contradicts: Returns what a file says against a configuration that its shapes fit, such as
+            that it is of a sibling; "" for nothing. It takes the names of the file, its metadata
+            and the configuration.
 
     >>> from ldmref.models.text_kind import find_text_encoder
     >>> t5 = find_text_encoder("t5")
@@ -98,6 +101,9 @@ class TextEncoder:
     lora_prefixes: tuple[str, ...] = ()
     comfyui: tuple[str, ...] = ()
     broken_rules: Callable[[TextConfig], Iterable[str]] = lambda config: ()
+    contradicts: Callable[[Collection[str], Mapping[str, Any], TextConfig], str] = (
+        lambda names, metadata, config: ""
+    )
 
     def reads_field(self, name: str) -> bool:
         """Return whether the kind reads a field of its configurations.

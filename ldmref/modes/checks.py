@@ -10,9 +10,11 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.embeddings import check_lengths
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
+from ldmref.samplers import SAMPLERS
 from ldmref.samplers.guidance import CODE
 from ldmref.samplers.own_spacing import SLACK
 from ldmref.samplers.path import PATHS, VE
@@ -59,6 +61,36 @@ def check_mode(config: ModelConfig, mode: str) -> None:
             code="E-MODE",
             hint=f"use {needed}",
         )
+
+
+def check_flow_map(config: ModelConfig, job: Job) -> None:
+    """Refuse what the steps of a flow map cannot do: to be guided, or divided, or to go back."""
+    name = config.name
+    if not job.sampler.jumps:
+        raise UsageError(
+            f"sampler {job.sampler.name!r} is no flow map, and {name!r} predicts whole steps",
+            code="E-SAMPLER",
+            hint=f"take one of {', '.join(s for s, x in SAMPLERS.items() if x.jumps)}",
+        )
+    if job.mode == "invert":
+        raise UsageError(
+            f"{name!r} is a flow map, which goes from noise to images alone",
+            code="E-MODE",
+            hint="use img2img",
+        )
+    guided = {
+        f"cfg_scale {job.cfg_scale:g}": job.cfg_scale != 1.0,
+        f"guidance {job.guidance.name!r}": is_asked(job.guidance),
+        "negative_prompt": any(job.negative_prompts),
+        "negative_prompt_embeds": "negative_prompt_embeds" in (job.embeddings or ()),
+    }
+    for what, is_asked_for in guided.items():
+        if is_asked_for:
+            raise UsageError(
+                f"guidance is baked into {name!r}, which takes no {what}",
+                code=CODE,
+                hint="leave it out",
+            )
 
 
 def check_chunks(config: ModelConfig) -> None:

@@ -10,7 +10,7 @@ from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.flops import count_decoder_flops, measure_flops_per_second
-from ldmref.models.memory import estimate_memory
+from ldmref.models.memory import MemoryEstimate, enlarge, estimate_memory
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.guidance_parameter import count_predictions
 from ldmref.modes.job import Job
@@ -68,13 +68,34 @@ def estimate_cost(
     flops = 0
     for config, count in ((model.config, evaluations - of_guide), (guide_of(job), of_guide)):
         if config is not None and count:
-            flops += count * family_of(config).work.flops(config, job.width, job.height)
+            read = enlarge(config, *job.size, count_reference_pixels(model, job))
+            flops += count * family_of(config).work.flops(config, *read)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
-    needs = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile)
+    needs = estimate_job_memory(model, job, min(job.batch_size, images))
     guide_bytes = count_guide_bytes(model, job)
     least = needs.peak_streamed(model.params.releasable) + guide_bytes
     seconds = flops / measure_flops_per_second(model.backend)
     return Cost(evaluations, flops, needs.peak_resident + guide_bytes, least, seconds)
+
+
+def estimate_job_memory(model: LatentDiffusion, job: Job, n: int | None = None) -> MemoryEstimate:
+    """Return an estimate of the memory of a job, without its weaker model.
+
+    Args:
+        model: The model.
+        job: The resolved request.
+        n: The number of images that are generated together. None: the job's.
+    """
+    pixels = count_reference_pixels(model, job)
+    return model.estimate_memory(*job.size, n or job.batch_size, job.tile, pixels)
+
+
+def count_reference_pixels(model: LatentDiffusion, job: Job) -> int:
+    """Return the pixels of a job's reference images, if the denoiser reads them as tokens."""
+    if not any(x.of_references for x in model.denoiser.inputs):
+        return 0
+    sides = [reference.image.size for reference in job.reference_inputs]
+    return sum(width * height for width, height in sides)
 
 
 def guide_of(job: Job) -> ModelConfig | None:
@@ -137,7 +158,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:
     """Return the error of a job that needs more memory than there is."""
-    needs = model.estimate_memory(*job.size, job.batch_size, job.tile).peak_resident
+    needs = estimate_job_memory(model, job).peak_resident
     size = (needs + count_guide_bytes(model, job)) / 1e9
     return ResourceError(
         f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
@@ -155,7 +176,8 @@ def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None, mor
     Raises:
         ResourceError: It takes more than `model.max_memory` bytes or `model.max_seconds`.
     """
-    model.limit_memory(*job.size, job.batch_size, job.tile, count_guide_bytes(model, job))
+    others = count_guide_bytes(model, job), count_reference_pixels(model, job)
+    model.limit_memory(*job.size, job.batch_size, job.tile, *others)
     if model.max_seconds is None:
         return
     seconds = estimate_cost(model, job, calls, more).seconds

@@ -35,6 +35,8 @@ def plan_edit(config: ModelConfig, request: Edit) -> Plan:
     request = replace(request, **choose_published(config, request))
     job = resolve(config, "edit", request, sampler="euler")
     method = make_method(request, job.steps)
+    if config.denoiser.is_flow_map:
+        check_flow_map_edit(config, method)
     if isinstance(method, FlowEdit):
         job = replace(job, first_step=job.steps - method.n_max)
 
@@ -115,6 +117,27 @@ def make_method(request: Edit, steps: int) -> FlowEdit | RFInversion:
             hint="both are fractions of the steps, such as 0 and 0.25",
         )
     return RFInversion(**source, steps=steps, **own)
+
+
+def check_flow_map_edit(config: ModelConfig, method: FlowEdit | RFInversion) -> None:
+    """Refuse what a flow map cannot do: to go up to noise, or to be guided.
+
+    Raises:
+        UsageError: The method or its scale asks for it.
+    """
+    if isinstance(method, RFInversion):
+        raise UsageError(
+            f"{config.name!r} is a flow map, which goes from noise to images alone",
+            code="E-MODE",
+            hint="use method=flowedit",
+        )
+    if method.source_cfg_scale != 1.0:
+        raise UsageError(
+            f"guidance is baked into {config.name!r}, which takes no source_cfg_scale "
+            f"{method.source_cfg_scale:g}",
+            code="E-CFG-SCALE",
+            hint="leave it out",
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,7 +10,14 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, add_cache, add_scale, join, repeat
+from ldmref.models.conditioning import (
+    Conditioning,
+    add_cache,
+    add_next_time,
+    add_scale,
+    join,
+    repeat,
+)
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
@@ -82,12 +89,17 @@ def model_denoiser(
         conditioning = joined(names)
         acting = [control for control in controls if control.acts_at(sigma, interval)]
         more: dict[str, Any] = dict(steering)
+        used = network_of(names)
+        if used.config.denoiser.is_flow_map:
+            end = sigma if interval is None else interval.end
+            t_next = ops.asarray(np.full(n, timestep(end, interval)), ops.state_dtype)
+            conditioning = add_next_time(conditioning, t_next)
         if acting:
             read = joined(("cond",)) if both else conditioning
             more["control"] = sum_residuals(model.config, acting, x, t, read)
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(network_of(names).predict(x, t, conditioning, **more), ops.state_dtype)
+        return ops.cast(used.predict(x, t, conditioning, **more), ops.state_dtype)
 
     def network(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def read_references(config: ModelConfig, sources: Sequence[Any]) -> tuple[Refere
             code=CODE,
             hint="give fewer images",
         )
+    crop = partial(resize_image, how="crop")
     found = []
     for number, source in enumerate(sources, 1):
         try:
@@ -86,8 +88,7 @@ def read_references(config: ModelConfig, sources: Sequence[Any]) -> tuple[Refere
         except ImageError as error:
             message = f"reference {number}: {error}"
             raise ImageError(message, code=error.code, hint=error.hint) from error
-        size = declared.fit(*image.size)
-        found.append(Reference(image if image.size == size else resize_image(image, size, "crop")))
+        found.append(Reference(declared.prepared(image, len(sources), crop)))
     return tuple(found)
 
 

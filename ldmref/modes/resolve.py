@@ -22,6 +22,7 @@ from ldmref.modes.checks import (
     COMMON_MODES,
     check_chunks,
     check_classes,
+    check_flow_map,
     check_mode,
     check_sigmas,
 )
@@ -118,6 +119,8 @@ def check_job(config: ModelConfig, job: Job) -> None:
     if job.mode not in COMMON_MODES or config.concat:
         check_mode(config, job.mode)
     check_prompts(config, job)
+    if config.denoiser.is_flow_map:
+        check_flow_map(config, job)
     if job.guide is not None or job.guidance.by_guide:
         check_guide(config, job)
     check_schedule(config, job)

@@ -100,7 +100,8 @@ class TextConditioning:
         if the empty prompt was, and all three if the model reads no text.
         """
         ops = self.model.backend
-        texts = fit_lengths(ops, self._of_texts(batch), self.model.family.text.multiple)
+        multiple = self.model.family.text.multiple
+        texts = fit_lengths(ops, self._of_texts(batch), self.model.denoiser.of_tokens, multiple)
         if not self.references:
             return texts
         n = len(self.prompts[batch])

@@ -64,6 +64,8 @@ class Interval(NamedTuple):
         between: Whether an evaluation is at a level of the step's own, between the schedule's; see
             `between`.
         path: The path on which the levels are.
+        target: The level to which the step goes along the slope of an evaluation, if it is not
+            `sigma_next`; see `toward`. None: it is.
 
     >>> from ldmref.samplers import Interval
     >>> Interval(i=3, i_next=4, n=10, sigma=2.0, sigma_next=1.0).sigma_next
@@ -78,6 +80,12 @@ class Interval(NamedTuple):
     ahead: tuple[float, ...] = ()
     between: bool = False
     path: NoisePath = VE
+    target: float | None = None
+
+    @property
+    def end(self) -> float:
+        """The level to which the step goes along the slope, which a flow map reads."""
+        return self.sigma_next if self.target is None else self.target
 
     def index_of(self, sigma: float) -> int | None:
         """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.
@@ -204,10 +212,35 @@ def between(denoise: Denoiser, interval: Interval) -> Denoiser:
     ...     return Guided(interval.index_of(sigma), None, ())
     >>> between(GuidedDenoiser(predict), Interval(3, 4, 10, 2.0, 1.0))(0.0, 1.0)
     """
+    return _within(denoise, interval._replace(between=True))
+
+
+def toward(denoise: Denoiser, interval: Interval, target: float) -> Denoiser:
+    """Return `denoise` for a step that goes along its slope to a level other than the next one.
+
+    A flow map reads this level. Samplers that add noise jump below the next one.
+
+    Args:
+        denoise: The denoiser that the step got.
+        interval: The interval of the step.
+        target: The level to which the step goes before it adds noise.
+
+    >>> from ldmref.samplers import Guided, GuidedDenoiser, Interval
+    >>> def predict(x, sigma, memory, unconditional, interval, scale):
+    ...     return Guided(interval.end, None, ())
+    >>> toward(GuidedDenoiser(predict), Interval(3, 4, 10, 2.0, 1.0), 0.5)(0.0, 2.0)
+    0.5
+    """
+    if target == interval.sigma_next:
+        return denoise
+    return _within(denoise, interval._replace(target=target))
+
+
+def _within(denoise: Denoiser, interval: Interval) -> Denoiser:
+    """Return `denoise` with an interval, if it gets one."""
     if not isinstance(denoise, GuidedDenoiser):
         return denoise
     guided = denoise.guided
-    inside = interval._replace(between=True)
 
     def predict(
         x: Array,
@@ -217,7 +250,7 @@ def between(denoise: Denoiser, interval: Interval) -> Denoiser:
         _: Interval | None,
         scale: float | None,
     ) -> Guided:
-        return guided(x, sigma, memory, unconditional, inside, scale)
+        return guided(x, sigma, memory, unconditional, interval, scale)
 
     return GuidedDenoiser(predict, denoise.remembers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped, toward
 
 
 def lcm() -> Step:
@@ -39,7 +39,7 @@ def lcm() -> Step:
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        x0 = denoise(x, interval.sigma)
+        x0 = toward(denoise, interval, 0.0)(x, interval.sigma)
         return (x0 + interval.sigma_next * noise() if interval.sigma_next > 0 else x0), x0, ()
 
     return step

@@ -160,8 +160,9 @@ def guided_step(step: Step) -> Step:
             at: Interval | None,
             scale: float | None,
         ) -> Guided:
-            own_level = at is not None and at.between
-            level = interval._replace(between=True) if own_level else interval
+            level = interval
+            if at is not None:
+                level = interval._replace(between=at.between, target=at.target)
             result = guided(x, sigma, before, unconditional, level, scale)
             memories.append(result.memory)
             return result

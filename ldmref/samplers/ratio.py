@@ -93,8 +93,10 @@ def denoise_at_ratio(denoise: Denoiser, interval: Interval, within: Interval) ->
         at: Interval | None,
         scale: float | None,
     ) -> Guided:
-        inside = at is not None and at.between
-        level = interval._replace(between=True) if inside else interval
+        level = interval
+        if at is not None:
+            target = None if at.target is None else ends.get(at.target, path.level(at.target))
+            level = interval._replace(between=at.between, target=target)
         return guided(*back(z, ratio), memory, unconditional, level, scale)
 
     return GuidedDenoiser(predict, denoise.remembers)

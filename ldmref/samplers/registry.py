@@ -65,10 +65,13 @@ _SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(
         partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2",
         clean_end=True, family="ddim"),
-    "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0, family="ddim"),
+    "ddim": Sampler(
+        ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0, family="ddim", jumps=True),
     "euler": Sampler(
-        partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1", straight=True),
-    "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
+        partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1", straight=True,
+        jumps=True),
+    "euler_a": Sampler(
+        partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0, jumps=True),
     "euler_churn": Sampler(
         euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps", straight=True),
     "gradient_estimation": Sampler(
@@ -168,10 +171,11 @@ _SAMPLERS: dict[str, Sampler] = {
         rectified_cfgpp, 1, 2, False, "arXiv:2510.07631, algorithm 1", unconditional=True,
         guides=True, straight=True, parameters=RectifiedParameters),
     "lcm": Sampler(
-        lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim"),
+        lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim",
+        jumps=True),
     "tcd": Sampler(
         tcd, 0, 1, True, "arXiv:2402.19159, algorithm 2",
-        eta=0.3, on_timesteps=True, family="ddim"),
+        eta=0.3, on_timesteps=True, family="ddim", jumps=True),
 }
 # fmt: on
 SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}

@@ -41,6 +41,9 @@ class Sampler:
         straight: Whether it is made of the slope (x - x0) / sigma and of sigma, so that every path
             has its step; others run by `on_ratio`.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
+        jumps: Whether each step is one evaluation at its start, along whose slope it goes, and the
+            fresh noise: a network that is a flow map takes such samplers alone. A step that goes
+            to a level other than the next one says so by `interfaces.toward`.
         parameters: Declared dataclass of further arguments of `make`, which follow the name and a
             colon in a request. None: there are none.
         name: Name recorded in images; `SAMPLERS` sets it.
@@ -69,6 +72,7 @@ class Sampler:
     configurable: tuple[str, ...] = ()
     straight: bool = False
     family: Literal["euler", "ddim", "multistep"] = "euler"
+    jumps: bool = False
     parameters: type | None = None
     name: str = "custom"
 

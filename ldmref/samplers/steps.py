@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped, toward
 
 
 def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
@@ -119,8 +119,8 @@ def ancestral(eta: float = 0.0) -> Step:
     ) -> Stepped:
         sigma = interval.sigma
         sigma_next = interval.sigma_next
-        x0 = denoise(x, sigma)
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
+        x0 = toward(denoise, interval, down)(x, sigma)
         x_next = euler_step(x, x0, sigma, down)
         return (x_next + up * noise() if up > 0 else x_next), x0, ()
 

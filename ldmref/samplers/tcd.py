@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped, toward
 from ldmref.samplers.steps import euler_step
 
 ROUNDED = 0.01  # timesteps: a level this close to a timestep is that timestep, rounded
@@ -68,10 +68,10 @@ def tcd(eta: float = 0.3, training_sigmas: Sequence[float] | np.ndarray | None =
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
         sigma_next = interval.sigma_next
-        x0 = denoise(x, interval.sigma)
+        below = level_below(sigma_next) if sigma_next > 0.0 else 0.0
+        x0 = toward(denoise, interval, below)(x, interval.sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
-        below = level_below(sigma_next)
         x_next = euler_step(x, x0, interval.sigma, below)
         up = math.sqrt(max(0.0, sigma_next**2 - below**2))
         return (x_next + up * noise() if up > 0 else x_next), x0, ()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ldmref.testing.cases import Case, cases
 from ldmref.testing.conformance import OperationCheck, assert_conforms, check_backend
 from ldmref.testing.mixture import Mixture, three_modes
+from ldmref.testing.packages import add_entry_points
 
 if TYPE_CHECKING:
     from ldmref.testing import mixture, strategies
@@ -34,6 +35,7 @@ __all__ = [
     "Mixture",
     "OperationCheck",
     "Original",
+    "add_entry_points",
     "assert_conforms",
     "assert_family_conforms",
     "cases",

@@ -9,7 +9,7 @@ GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
     "add_noise", "initial", "train", "words", "image", "inputs", "truth", "posterior", "mask",
-    "control",
+    "control", "low_resolution",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 CONTROLNET = re.compile(r"controlnet_(\d+)")  # of several ControlNets of a port

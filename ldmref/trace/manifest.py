@@ -24,7 +24,7 @@ MAX_MANIFEST = 2**28  # bytes
 MAX_ENTRIES = 2**19  # 1,000 steps of 500 layers
 MAX_CALLS = 2**14  # each of which costs as much as the network; a run has at most 1,000 steps
 CODE = "E-TRACE-FILE"
-TABLES = ("params", "request", "scheduler", "selection", "backend", "digests")
+TABLES = ("params", "request", "settings", "scheduler", "selection", "backend", "digests")
 BLOCK = 2**20  # bytes that are hashed at a time
 
 LARGEST = 2**53  # whole numbers are exact in JSON up to here

@@ -77,10 +77,15 @@ class TraceObserver(RunObserver):
                     call.add("", "tokens", {}, {"prompt": prompt}, outputs)
 
     def started(self, trajectory: Trajectory) -> Trajectory:
-        """Record the schedule."""
+        """Record the image to enlarge, if there is one, and the schedule."""
         self.trajectory = trajectory
         self.draws = []
         job = self.job
+        self.recorder.step = None
+        if job.mode == "superres":
+            with self.recorder.call("low_resolution", self.model.backend) as call:
+                if call is not None:
+                    call.add("", "low_resolution", {}, {}, {"": trajectory.channels})
         schedule = trajectory.schedule
         attributes = {
             "name": job.schedule and str(job.schedule),
@@ -93,7 +98,6 @@ class TraceObserver(RunObserver):
         outputs = {"sigmas": schedule.sigmas, "timesteps": schedule.timesteps}
         if not schedule.of_flow:
             outputs["alphas_cumprod"] = training_alphas_cumprod(self.model.config.scheduler)
-        self.recorder.step = None
         with self.recorder.call("schedule", self.model.backend) as call:
             if call is not None:
                 call.add("", "schedule", {}, attributes, outputs)

@@ -48,7 +48,6 @@ def record_trace(
     cancel: CancelFlag | None = None,
     whole: bool | None = None,
     max_bytes: int | None = None,
-    strict: bool = True,
 ) -> Result:
     """Generate the images of a plan and write every named intermediate as a trace.
 
@@ -69,7 +68,6 @@ def record_trace(
             compiles networks. False records the layers on every backend; one that compiles then
             computes the networks operation by operation, and its images may differ by 1/255.
         max_bytes: The most bytes of tensors. None: as many as the disk has room for.
-        strict: Whether a pattern of the selection that matches nothing is refused.
 
     Returns:
         The images, as `plan.run(model)` returns them.
@@ -99,7 +97,6 @@ def record_trace(
     writer = TraceWriter(Path(folder), program, overwrite=overwrite, max_bytes=max_bytes)
     recorder = Recorder(writer, partial(SpooledStore, writer.folder), selected)
     observer = CheckedTracer(recorder, writer, whole)
-    observer.strict = strict
     with closing(observer, writer):
         result = plan.run(model, callback, cancel, observer)
         observer.require_matches()
@@ -202,7 +199,6 @@ class CheckedTracer(RunTracer):
     be, and which calls and layers there are until the image is decoded.
     """
 
-    strict = True  # whether each pattern of the selection must match a name
     _checked = False
     _before = 0
 
@@ -245,9 +241,8 @@ class CheckedTracer(RunTracer):
         Raises:
             UsageError: A pattern matches no name.
         """
-        if self.strict:
-            recorder = self.recorder
-            recorder.selection.require_matches(recorder.calls, recorder.layers, later)
+        recorder = self.recorder
+        recorder.selection.require_matches(recorder.calls, recorder.layers, later)
 
 
 def list_later_names(model: LatentDiffusion, numbered: set[str]) -> tuple[str, ...]:

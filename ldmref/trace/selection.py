@@ -43,6 +43,8 @@ class Selection:
         steps: Indices of steps of the sampler, from 0. Calls outside of steps, such as text
             encoders and the decoder, are recorded whatever the steps.
         without: Patterns of names of tensors to leave out, `*.attention/input.*`.
+        optional: Whether a pattern may match nothing. Otherwise a run that has no such call or
+            layer is refused.
 
     >>> Selection(layers=("mid_block.*",)).takes_layer("mid_block.resnets.0.conv1")
     True
@@ -52,6 +54,7 @@ class Selection:
     calls: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     without: tuple[str, ...] = ()
+    optional: bool = False
 
     @classmethod
     def states(cls) -> Selection:
@@ -63,7 +66,7 @@ class Selection:
         >>> Selection.states().takes_call("unet.000", 0)
         False
         """
-        return cls(("constrain",), STATES, without=DERIVED)
+        return cls(("constrain",), STATES, without=DERIVED, optional=True)
 
     def takes_layer(self, layer: str) -> bool:
         """Return whether a layer is recorded; "" is the whole call."""
@@ -86,7 +89,8 @@ class Selection:
     @property
     def record(self) -> Mapping[str, Any]:
         """Return the entry of the manifest; {} if everything is recorded."""
-        return {name: list(value) for name, value in vars(self).items() if value}
+        patterns = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
+        return {name: list(value) for name, value in patterns.items() if value}
 
     def require_matches(
         self,
@@ -94,7 +98,7 @@ class Selection:
         layers: Iterable[str],
         later: Iterable[str] = (),
     ) -> None:
-        """Refuse patterns that select nothing of a run.
+        """Refuse patterns that select nothing of a run, unless they are optional.
 
         Args:
             calls: The calls of the run.
@@ -104,12 +108,13 @@ class Selection:
         Raises:
             UsageError: A pattern matches no name.
         """
-        own = self.calls != STATES  # of which no run has all
+        if self.optional:
+            return
         for what, patterns, names in (
             ("call", self.calls, set(calls)),
             ("layer", self.layers, set(layers)),
         ):
-            for pattern in patterns if own else ():
+            for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in chain(names, later)):
                     message = f"no {what} of this run matches {pattern!r}"
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))

@@ -13,7 +13,8 @@ from ldmref.trace.torch_calls import find_tensors
 class LatentLayout:
     """Returns latents (n, c, h, w) of the arrays that a pipeline passes.
 
-    Pipelines that pass tokens make the positions of these, (l, 3), together with the first latents.
+    Pipelines that pass tokens make the positions of these, (l, 3), together with the first latents;
+    or the family reads the latents of each call.
 
     Args:
         family: The family of the pipeline. None: it is not known, and nothing changes.
@@ -21,6 +22,7 @@ class LatentLayout:
 
     def __init__(self, family: Family | None):
         self._unpack = None if family is None else family.diffusers.unpack
+        self._refers = family is not None and family.references is not None
         self._grid = (0, 0)
 
     def note(self, prepared: Any, height: Any = None, width: Any = None) -> None:
@@ -47,12 +49,22 @@ class LatentLayout:
             if x.ndim == 2 and x.shape[1] == 3:
                 self._grid = (int(x[:, 1].max()) + 1, int(x[:, 2].max()) + 1)
 
+    def note_sample(self, latents: Any) -> None:
+        """Note rows and columns of the latents (n, c, h, w) of a call of the denoiser."""
+        if isinstance(latents, torch.Tensor) and latents.ndim == 4:
+            self._grid = (latents.shape[2], latents.shape[3])
+
     def convert(self, x: Any) -> Any:
-        """Return an array as latents if it holds tokens; anything else as it is."""
+        """Return an array as latents if it holds tokens; anything else as it is.
+
+        Tokens of reference images, which follow those of the image, are left out.
+        """
         rows, columns = self._grid
         if self._unpack is None or not isinstance(x, torch.Tensor) or x.ndim != 3:
             return x
-        return self._unpack(x, rows, columns) if x.shape[1] == rows * columns else x
+        length = rows * columns
+        more = self._refers and 0 < length < x.shape[1]
+        return self._unpack(x[:, :length], rows, columns) if more or x.shape[1] == length else x
 
     def convert_all(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Return arrays by name, each as `convert` does."""

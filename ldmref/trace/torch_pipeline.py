@@ -25,7 +25,7 @@ from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
-from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
+from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
 
 SKIPPED = ("safety_checker", "image_encoder")
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
@@ -151,16 +151,18 @@ class _PipelineRecorder:
         networks = self._networks
         params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
-            value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
+            value = self._request.asked.get(name, read_scale(pipe, name))
             if isinstance(value, int | float):
                 params[name] = value
+        settings = _settings(pipe)
         if "guidance_scale" in params:
-            params["guidance_scale"] = self._family.diffusers.scale(params["guidance_scale"])
+            scale = 1.0 if self._family.diffusers.unguided(settings) else params["guidance_scale"]
+            params["guidance_scale"] = self._family.diffusers.scale(scale)
         config = {name: _configuration(network) for name, network in networks.items()}
         model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
-        manifest |= {"model": model, "params": params}
+        manifest |= {"model": model, "params": params, "settings": settings}
         manifest |= {"request": self._request.asked, "requests": self._request.requests}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
@@ -185,6 +187,7 @@ class _PipelineRecorder:
             inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
+            self._layout.note_sample(inputs["sample"])
             for role in LATENTS & inputs.keys():
                 inputs[role] = self._layout.convert(inputs[role])
             timestep = inputs.get("timestep", kwargs.get("timestep"))
@@ -246,8 +249,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            several = hasattr(self._pipe, "text_encoder_2")
-            states = self._family.diffusers.states(output, skip, several)
+            states = self._family.diffusers.states(output, skip, self._pipe)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})
@@ -257,14 +259,15 @@ class _PipelineRecorder:
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(self._networks["vae"], "vae.encode", False)
-            call.add("", "encode", {"image": _first_argument(args, kwargs)})
+            self.layers.as_ours = _as_image
+            call.add("", "encode", {"image": _as_image("", _first_argument(args, kwargs))})
 
         def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
-                outputs = {"mean": first.mean, "logvar": first.logvar}
+                outputs = {k: _as_image("", getattr(first, k)) for k in ("mean", "logvar")}
             name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
             if not isinstance(first, torch.Tensor):
@@ -279,7 +282,7 @@ class _PipelineRecorder:
         def watched(method: AnyMethod, name: str) -> AnyMethod:
             def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
                 call = self._writer.begin("posterior", numbered=False)
-                call.add("", name, {}, attributes, {"output": result})
+                call.add("", name, {}, attributes, {"output": _as_image("", result)})
                 self._writer.end(call)
 
             return self._writer.left_out.observed(method, "posterior", after=after)
@@ -303,7 +306,7 @@ class _PipelineRecorder:
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             self._slicing = False
             if not sliced:
-                self._end_call({"output": first_tensor(result)})
+                self._end_call({"output": _as_image("", first_tensor(result))})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
@@ -315,20 +318,28 @@ class _PipelineRecorder:
 
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             if sliced:
-                self._end_call({"output": first_tensor(result)})
+                self._end_call({"output": _as_image("", first_tensor(result))})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
     def _begin_decode(self, z: Any) -> None:
         call = self.layers.begin(self._networks["vae"], "vae.decode", False)
-        call.add("", "decode", {"latents": z})
+        self.layers.as_ours = _as_image
+        call.add("", "decode", {"latents": _as_image("", z)})
 
     def _end_call(self, outputs: Mapping[str, Any]) -> None:
         """Record the outputs of the call that runs, and end it."""
         call = self.layers.call
         if call is not None:
             call.add("", outputs=outputs)
+        self.layers.as_ours = None
         self.layers.end()
+
+
+def _as_image(layer: str, x: Any) -> Any:
+    """Return an array of an image, the only frame where an autoencoder is made for videos."""
+    is_frame = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
+    return x[:, :, 0] if is_frame else x
 
 
 def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
@@ -411,6 +422,13 @@ def _configuration(network: Any) -> dict[str, Any]:
     """Return the configuration of a network of diffusers or transformers."""
     config: Any = getattr(network, "config", {})
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _settings(pipe: Any) -> dict[str, Any]:
+    """Return the numbers and texts of a pipeline's configuration."""
+    values = dict(getattr(pipe, "config", None) or {})
+    plain = {k: x for k, x in values.items() if isinstance(x, bool | int | float | str)}
+    return {name: x for name, x in plain.items() if not name.startswith("_")}
 
 
 def _version() -> str:

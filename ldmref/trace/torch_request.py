@@ -60,6 +60,7 @@ class RequestRecorder:
             "_get_add_time_ids": self._wrap_sizes,
             "prepare_latents": self._wrap_latents,
             "prepare_mask_latents": self._wrap_mask,
+            "prepare_image_latents": self._wrap_references,
             "prepare_image": self._wrap_image,
             "prepare_control_image": self._wrap_image,
         }
@@ -95,11 +96,17 @@ class RequestRecorder:
             return  # the call itself says what is wrong
         parameters = bound.signature.parameters
         defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
-        requested = {name: copied(x) for name, x in list(bound.arguments.items())[1:]}
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in parameters.items():  # modular pipelines take all by name
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(name, {})
+        requested = {name: copied(x) for name, x in arguments.items()}
         asked = {k: x for k, x in (defaults | requested).items() if k not in NOT_ASKED}
         self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
         self.asked |= {k: True for k, x in asked.items() if callable(x)}
         self.requests.append(self.asked)
+        if not hasattr(kind, "encode_prompt"):
+            self.params |= {k: self.asked[k] for k in PROMPTS if k in self.asked}
         arrays = {role: x for k, value in asked.items() for role, x in _arrays(k, value)}
         if arrays:
             call = self._writer.begin("inputs", numbered=False)
@@ -175,6 +182,17 @@ class RequestRecorder:
             self._writer.end(call)
 
         return self._writer.left_out.observed(method, "mask", before, after)
+
+    def _wrap_references(self, method: AnyMethod) -> AnyMethod:
+        """Note that the encoder runs for reference images."""
+
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+            self.doing = "prepare_image_latents"
+
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            self.doing = ""
+
+        return self._writer.left_out.observed(method, "references", before, after)
 
     def _wrap_image(self, method: AnyMethod) -> AnyMethod:
         """Record the control image as a network or an encoder reads it."""

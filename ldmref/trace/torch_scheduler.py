@@ -17,6 +17,7 @@ from ldmref.trace.torch_latents import LatentLayout
 
 NOISE = "noise"
 OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
+CFG = "ClassifierFreeGuidance"  # the guider of modular pipelines whose formula is known
 NUMBERS = ("mu", "num_inference_steps")
 NO_X0 = ("LCMScheduler", "TCDScheduler")  # that return something else beside the state
 AnyMethod = Callable[..., Any]
@@ -161,8 +162,8 @@ class SchedulerRecorder:
         """Return the predictions of n states by role, and the scales; ({}, {}): no guidance."""
         numbers = {
             role: value
-            for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
-            if isinstance(value := getattr(self._pipe, name, None), int | float)
+            for role, name in (("scale", "guidance_scale"), ("rescale", "guidance_rescale"))
+            if isinstance(value := read_scale(self._pipe, name), int | float)
         }
         if "scale" in numbers:
             numbers["scale"] = self._scale_of(numbers["scale"])
@@ -172,7 +173,7 @@ class SchedulerRecorder:
             return dict(zip(self._halves, raw[0].chunk(2), strict=True)), numbers
         if sizes == [1, 1]:  # a call for each, the prompt's first
             scale = self._asked("true_cfg_scale")
-            asked = {} if scale is None else {"scale": scale}
+            asked = numbers if scale is None else {"scale": scale}
             return {"uncond": raw[1], "cond": raw[0]}, asked
         if sizes == [2, 1]:
             skip = getattr(self._pipe, "_skip_layer_guidance_scale", None)
@@ -209,6 +210,13 @@ class SchedulerRecorder:
             return self._left_out.observed(method, name, before, after)
 
         return wrap
+
+
+def read_scale(pipe: Any, name: str) -> Any:
+    """Return a number of the guidance of a pipeline's run, or of its guider; None without any."""
+    own = getattr(pipe, f"_{name}", None)
+    guider = getattr(pipe, "guider", None)
+    return getattr(guider, name, None) if own is None and type(guider).__name__ == CFG else own
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

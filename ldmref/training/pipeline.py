@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.datasets.config import EMOJI, SCENES
+from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.classifier import save_classifier
 from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.autoencoder_kind import LatentScale
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_kind import LatentScale, autoencoder_of
 from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import Params, tree_map
+from ldmref.models.params import Params, tree_map, unflatten
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
@@ -52,20 +55,21 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
         if kind_of(config.text_encoder).reads == "class":
             config = family_of(config).training.with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
-    vae, latents = train_autoencoder(context)
-    autoencoder = trained_autoencoder(config)
-    measured = {"scaling_factor": latents.scaling_factor}
-    if autoencoder.shift_factor:  # latents of a family that centres them
-        measured["shift_factor"] = latents.shift_factor
-    autoencoder = replace(autoencoder, **measured)
-    config = replace(config, vae=autoencoder)
+    if recipe.autoencoder.source:
+        vae, latents = encode_by_given(context)
+    else:
+        vae, latents = train_autoencoder(context)
+        config = replace(config, vae=measured_autoencoder(config, latents))
     if recipe.stages == ("autoencoder",):
+        autoencoder = trained_autoencoder(config)
         on_first_rank(save_autoencoder, context.folder / "autoencoder", autoencoder, vae)
         return context.folder / "autoencoder"
     if recipe.data.source not in (EMOJI, SCENES) and config.name in family_of(config).presets:
         config = replace(config, name=context.folder.resolve().name)
 
-    scale = LatentScale(context.ops, config.vae, Params())
+    to_state = partial(context.ops.asarray, dtype=context.ops.state_dtype)
+    statistics = tree_map(to_state, autoencoder_of(config.vae).select(vae))
+    scale = LatentScale(context.ops, config.vae, statistics)
     noisy = NoisyLatents(latents, context.data.weights, scale, context.ops)
     condition = _condition(context, config)
     tokenizers = dict(zip(TOKENIZERS, condition.tokenizers, strict=False))
@@ -99,6 +103,26 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     if "classifier" in recipe.stages:
         _train_classifier(context, noisy, config, folder)
     return folder
+
+
+def measured_autoencoder(config: ModelConfig, latents: Latents) -> AutoencoderConfig:
+    """Return the configuration of a trained autoencoder, which scales latents to unit variance."""
+    autoencoder = trained_autoencoder(config)
+    measured = {"scaling_factor": latents.scaling_factor}
+    if autoencoder.shift_factor:  # latents of a family that centres them
+        measured["shift_factor"] = latents.shift_factor
+    return replace(autoencoder, **measured)
+
+
+def encode_by_given(context: TrainingContext[Recipe]) -> tuple[Params, Latents]:
+    """Return the weights of the autoencoder that a recipe gives, and the images encoded by it."""
+    config = context.recipe.model.vae
+    file = read_vae(context.recipe.autoencoder.source, config)
+    context.log(f"the autoencoder {file.name!r} is given, and not trained")
+    exact = TorchBackend(context.ops.device, "float32")
+    params = tree_map(exact.asarray, unflatten(file.tensors))
+    images = context.folder, context.data, context.summary
+    return params, stored_latents(*images, params, config, exact, context.cancel)
 
 
 def train_autoencoder(context: TrainingContext[Recipe]) -> tuple[Params, Latents]:

@@ -18,6 +18,7 @@ from threading import Event
 from ldmref.training.classes import class_names, summarize_for, uses_classes
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
 from ldmref.training.observe import StepObserver
+from ldmref.training.recipes.model import with_given_autoencoder
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import activation_dtype, check_early, prepared_folder, read_images
 
@@ -69,6 +70,7 @@ def train(
     >>> train(recipe, Path("runs/photos"), on_progress=print)  # doctest: +SKIP
     PosixPath('runs/photos/model')
     """
+    recipe = with_given_autoencoder(recipe)
     check_early(recipe, folder, accept_changes)
 
     from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch

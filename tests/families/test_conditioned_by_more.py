@@ -171,7 +171,7 @@ def text_of(*lengths):
 def test_padding_that_no_prompt_needs_is_cut(multiple, kept):
     ops = get_backend("numpy")
     parts = {"cond": text_of(3, 5), "uncond": text_of(1, 1)}
-    got = fit_lengths(ops, parts, multiple)
+    got = fit_lengths(ops, parts, ["mask"], multiple)
     for name, part in parts.items():
         assert got[name].context.shape == (2, kept, 2) and got[name].more["mask"].shape == (2, kept)
         assert (got[name].context[:, :5] == part.context[:, :5]).all()
@@ -179,11 +179,44 @@ def test_padding_that_no_prompt_needs_is_cut(multiple, kept):
         assert got[name].more["guidance"].shape == (2,)
 
 
+@pytest.mark.parametrize(("multiple", "kept"), [(0, 8), (1, 6), (4, 8), (16, 16)])
+def test_padding_within_a_text_is_cut(multiple, kept):
+    """As in texts that end with the same tokens, before which they are filled up."""
+    ops = get_backend("numpy")
+    parts = {"cond": text_of(3, 4), "uncond": text_of(1, 1)}
+    for part in parts.values():
+        part.more["mask"][:, 6:] = 1
+    got = fit_lengths(ops, parts, ["mask"], multiple)
+    for name, part in parts.items():
+        context, mask = got[name].context, got[name].more["mask"]
+        assert context.shape == (2, kept, 2) and mask.shape == (2, kept)
+        for row in range(2):
+            want = part.context[row][part.more["mask"][row] == 1]
+            assert (context[row][mask[row] == 1] == want).all()
+
+
 def test_texts_of_different_lengths_are_filled_up_where_a_mask_says_so():
     ops = get_backend("numpy")
     short = Conditioning(np.ones((1, 3, 2)), more={"mask": np.ones((1, 3), np.int64)})
-    got = fit_lengths(ops, {"cond": text_of(5), "uncond": short})["uncond"]
+    got = fit_lengths(ops, {"cond": text_of(5), "uncond": short}, ["mask"])["uncond"]
     assert got.more["mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
     assert (got.context[:, :3] == 1).all() and not got.context[:, 3:].any()
     bare = {"cond": Conditioning(np.ones((1, 3, 2)))}
-    assert fit_lengths(ops, bare, 8) == bare
+    assert fit_lengths(ops, bare, multiple=8) == bare
+
+
+@pytest.mark.parametrize("multiple", [2, 16])
+def test_arrays_are_fitted_by_their_declaration_and_not_by_the_size_of_an_axis(multiple):
+    """The mask has a row for each token, and eight numbers for each image are no tokens."""
+    ops = get_backend("numpy")
+    scales = np.ones((1, 8))
+    part = text_of(3)
+    part = part._replace(more={**part.more, "scales": scales})
+    [got] = fit_lengths(ops, {"cond": part}, ["mask"], multiple).values()
+    assert got.more["mask"].shape[1] == got.context.shape[1] == max(4, multiple)
+    assert got.more["scales"] is scales
+
+
+def test_the_declaration_of_a_denoiser_says_which_arrays_are_of_tokens(masked):
+    model, _ = masked
+    assert model.denoiser.of_tokens == ["context", "mask"]

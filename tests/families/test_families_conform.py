@@ -10,13 +10,6 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 import family_oracles
 
-LIMITS = {  # what a small version of one preset cannot do, by check
-    # the small U-Net has a channel more than the three of the image
-    "ldm-superres": ("presets", "modes", "backends", "estimate", "traces", "folders"),
-    # no trace says which map its channels come from
-    "ldm-semantic": ("traces",),
-}
-
 
 @pytest.fixture(scope="module")
 def oracles(tmp_path_factory):
@@ -35,11 +28,6 @@ def oracles(tmp_path_factory):
 @pytest.mark.parametrize("family", ["sd3", "flux", "latent-diffusion"])
 @pytest.mark.parametrize("check", FAMILY_CHECKS)
 def test_our_families_conform(oracles, family, check):
-    options = dict(oracles(family))
-    if family == "latent-diffusion":
-        from ldmref.models import PRESETS
-
-        options["presets"] = [n for n in PRESETS if check not in LIMITS.get(n, ())]
-    report = assert_family_conforms(family, only=[check], **options)
+    report = assert_family_conforms(family, only=[check], **oracles(family))
     if check != "padding":  # none of them declares a mask
         assert report[check].verdict == "holds", str(report)

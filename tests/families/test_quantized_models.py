@@ -28,6 +28,7 @@ from ldmref.support.deferred import DeferredArray
 
 pytest.importorskip("diffusers")
 pytest.importorskip("gguf")
+from float8_files import save_float8
 from flux_networks import make_pipeline
 from small_models import save_flow
 from small_pipelines import pipeline
@@ -39,24 +40,6 @@ NF4 = np.float32([-1, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.
 def generate(model):
     size = {"width": 16, "height": 16}
     return modes.txt2img(model, "a cat", seed=1, steps=2, **size).images[0]
-
-
-def save_float8(path, tensors, metadata=None):
-    """Write matrices as Comfy does, e4m3fn with a scale; return the numbers that they stand for."""
-    sources, want = {}, {}
-    for name, x in tensors.items():
-        if x.ndim < 2:
-            sources[name] = want[name] = x
-            continue
-        scale = np.float32(np.abs(x).max() / 448)
-        codes = np.abs(E4M3FN[:127][:, None] - np.abs(x / scale).reshape(1, -1)).argmin(0)
-        codes = codes.reshape(x.shape).astype(np.uint8) | (x < 0).astype(np.uint8) << 7
-        sources[name] = ("F8_E4M3", codes)
-        sources[name.removesuffix("weight") + "scale_weight"] = scale.reshape(1)
-        want[name] = E4M3FN[codes] * scale
-    pairs = {k: x if isinstance(x, tuple) else ("F32", x) for k, x in sources.items()}
-    write_tensors(path, {k: TensorSource(t, x.shape, lambda x=x: x) for k, (t, x) in pairs.items()})
-    return want
 
 
 def save_nf4(path, tensors):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
+from ldmref.backends.graph import disk_cache
 from ldmref.errors import UsageError
 from ldmref.families.qwen3.encoder import QWEN3, Qwen3Config, find_layers, qwen3, qwen3_spec
 from ldmref.families.qwen3.files import convert_text_config
@@ -131,6 +132,21 @@ def test_positions_may_count_tokens_only(theirs, ids):
     assert np.abs(other - wanted)[mask].max() > 1e-3
 
 
+def test_padding_may_have_the_position_of_the_token_before(theirs, ids):
+    """As the pipeline of Krea 2 counts them, also where padding comes first."""
+    for mask in (x for x in MASKS.values() if x is not None):
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        with torch.no_grad():
+            wanted = theirs(
+                torch.tensor(ids),
+                attention_mask=torch.tensor(mask),
+                position_ids=torch.tensor(positions),
+            ).last_hidden_state.numpy()
+        got = compute(theirs, ids, mask=mask, padding_position=-1)
+        rows = np.cumsum(mask, axis=1) > 0  # others have no key
+        assert np.abs(got - wanted)[rows].max() < 1e-10 * np.abs(wanted).max()
+
+
 def test_the_text_part_of_a_model_that_reads_images(ids):
     """Qwen3-VL gives the hidden states of Qwen3 with another base of the frequencies."""
     torch.manual_seed(1)
@@ -166,3 +182,24 @@ def test_published_sizes(name, parameters):
     """Without the head of Qwen3-8B, 622,329,856, which no text encoder needs."""
     spec = flatten(qwen3_spec(QWEN3_SIZES[name]))
     assert sum(math.prod(shape) for shape in spec.values()) == parameters
+
+
+def test_a_graph_that_was_kept_is_the_one_that_was_compiled(theirs, ids, monkeypatch):
+    """OpenVINO stores an operation of its own for some rotary positions, and reads another one."""
+    pytest.importorskip("openvino")
+    kept = {}
+    monkeypatch.setattr(disk_cache, "read", kept.get)
+    monkeypatch.setattr(disk_cache, "write", kept.__setitem__)
+    mask = MASKS["right"].astype(np.int64)
+    config = configure(padding_position=1)
+    flat = {QWEN3.rename(name): x.float().numpy() for name, x in theirs.state_dict().items()}
+    found = []
+    for name in ("numpy", "openvino", "openvino"):
+        ops = get_backend(name)
+        params = unflatten({key: ops.weight(x) for key, x in flat.items()})
+        encode = ops.compile(lambda ops, p, ids, mask: qwen3(ops, p, config, ids, 0, mask), params)
+        found.append(ops.to_numpy(encode(ops.asarray(ids), ops.asarray(mask))))
+    assert kept
+    first, *others = found
+    for other in others:
+        assert np.abs(other - first).max() < 1e-4 * np.abs(first).max()

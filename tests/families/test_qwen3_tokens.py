@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ldmref.apps.server.inside_tasks import show_piece
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
@@ -14,6 +15,7 @@ from ldmref.prompts import PromptOptions
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+import qwen_golden
 import transformers
 from qwen3_networks import write_vocabulary
 
@@ -45,6 +47,34 @@ def test_ids_are_those_of_transformers(vocabulary, length):
     found = make(vocabulary, length).tokenize(TEXTS)
     assert found.ids[:, 0, :].tolist() == want["input_ids"]
     assert found.mask[:, 0, :].tolist() == want["attention_mask"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return json.loads(qwen_golden.TABLE.read_text("utf-8"))
+
+
+def test_ids_of_awkward_prompts(table, tmp_path):
+    """They are those of the table, alone and in the chat of a family."""
+    folder = qwen_golden.write_vocabulary(table, tmp_path)
+    plain = qwen_tokenizer(Qwen3Config(), folder, None)
+    chats = make(folder, 128)
+    around = [plain.tokenizer.encode(text).ids for text in (CHAT.before, CHAT.after)]
+    assert len(table["prompts"]) == 20
+    for row in table["prompts"]:
+        assert plain.tokenizer.encode(row["text"]).ids == row["ids"], row["text"]
+        found = chats.tokenize([row["text"]])
+        kept = found.ids[0, 0][found.mask[0, 0] == 1].tolist()
+        if not row["text"].endswith((" ", "\n")):  # no token reaches over the ends of the prompt
+            assert kept == [*around[0], *row["ids"], *around[1]], row["text"]
+
+
+def test_the_table_is_that_of_transformers(table):
+    """Of its class for Qwen, whose rules are its own."""
+    assert table["prompts"] == [
+        {"text": text, "ids": ids}
+        for text, ids in zip(qwen_golden.PROMPTS, qwen_golden.encode_all(table), strict=True)
+    ]
 
 
 def test_vocab_and_merges_are_read(vocabulary, tmp_path):
@@ -83,3 +113,12 @@ def test_the_small_vocabulary_is_one(tmp_path):
     kept = found.ids[0, 0][found.mask[0, 0] == 1]
     text = tokenizer.tokenizer.decode(kept.tolist(), skip_special_tokens=False)
     assert text == CHAT.before + "a red heart" + CHAT.after
+
+
+def test_tokens_are_shown_as_words(table, tmp_path):
+    """Whole letters where a token has them, and otherwise what the vocabulary has."""
+    tokenizer = make(qwen_golden.write_vocabulary(table, tmp_path)).tokenizer
+    shown = [show_piece(tokenizer, number) for number in tokenizer.encode("a red é 🐈\n").ids]
+    assert shown[:2] == ["a", "red"] and "é" in shown and shown[-1] == "Ċ"
+    assert "\ufffd" not in "".join(shown)
+    assert show_piece(tokenizer, tokenizer.token_to_id("<|im_end|>")) == "<|im_end|>"

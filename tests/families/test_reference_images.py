@@ -7,13 +7,12 @@ import hashlib
 import io
 import json
 import sys
-import types
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from referring_family import configure, fit, known_family, make, networks
 
 import ldmref
 from ldmref import explore, modes
@@ -24,12 +23,10 @@ from ldmref.batch.planning import plan_row
 from ldmref.batch.rows import BatchRow
 from ldmref.batch.tasks import generate_task, make_task
 from ldmref.cases.network_cases import REFERENCES, count_text_tokens, network_case
-from ldmref.errors import LdmrefError, UsageError
+from ldmref.errors import LdmrefError, ResourceError, UsageError
 from ldmref.export.networks import export_network
 from ldmref.families import CallSize, DeclaredReferences, NetworkInput
 from ldmref.families.sd3 import SD3
-from ldmref.families.sd3.config import MMDiTConfig
-from ldmref.families.sd3.network import transformer
 from ldmref.io.native import save_folder
 from ldmref.locate import diff_traces
 from ldmref.locate.networks import open_network
@@ -50,92 +47,11 @@ RED, NOISE = (
 )
 
 
-@dataclass(frozen=True)
-class ReferringConfig(MMDiTConfig):
-    """SD3's, whose network reads references."""
-
-    family: ClassVar[str] = "referring"
-
-
-def fit(width, height):
-    """Return sides that the autoencoder takes."""
-    return max(width // 8 * 8, 8), max(height // 8 * 8, 8)
-
-
-def encode(model, images, size):
-    """Return the latents of all images as tokens, (1, k, d), and the place of each token."""
-    ops = model.backend
-    tokens, places = [], []
-    for number, image in enumerate(images, 1):
-        latents = ops.to_numpy(model.encode_image(image))
-        flat = latents.reshape(1, latents.shape[1], -1).transpose(0, 2, 1)
-        width = model.config.denoiser.joint_attention_dim
-        tokens.append(np.tile(flat, (1, 1, -(-width // flat.shape[2])))[..., :width])
-        places.append(np.full((1, flat.shape[1]), number / (1 + size[0] / size[1])))
-    joined = (np.concatenate(x, axis=1) for x in (tokens, places))
-    return dict(zip(("tokens", "places"), map(ops.asarray, joined), strict=True))
-
-
-def network(ops, p, config, x, t, context, pooled, tokens=None, places=None):
-    """Read the tokens of the references behind those of the text."""
-    states = get_hidden_states(context)
-    if tokens is not None:
-        states = ops.xp.concat([states, tokens * places[..., None]], axis=1)
-    return transformer(ops, p, config, x, t, states, pooled)
-
-
-def networks(config):
-    own = MMDiTConfig(**vars(config.denoiser))
-    for declared in SD3.networks(replace(config, denoiser=own)):
-        if declared.name != "transformer":
-            yield declared
-            continue
-        open_sizes = CallSize("batch"), CallSize("references")
-        width = config.denoiser.joint_attention_dim
-        yield replace(
-            declared,
-            function=network,
-            settings={"config": config.denoiser},
-            inputs=(
-                *declared.inputs,
-                NetworkInput("tokens", "reference_tokens", (*open_sizes, width)),
-                NetworkInput("places", "reference_places", open_sizes),
-            ),
-        )
-
-
-def configure():
-    config = preset("sd3-tiny")
-    return replace(config, denoiser=ReferringConfig(**vars(config.denoiser)))
-
-
 @pytest.fixture
-def referring(monkeypatch):
+def referring():
     """Make the family known and return it, as a package declares it."""
-    changes = {
-        "name": "referring",
-        "denoiser": ReferringConfig,
-        "networks": lambda config: [*networks(config)],
-        "references": DeclaredReferences(encode, 2, fit),
-        "control": None,
-        "broken_rules": lambda config: (),
-        "presets": {},
-    }
-    module = types.ModuleType("referring_family")
-    module.REFERRING = replace(SD3, **changes)
-    monkeypatch.setitem(sys.modules, "referring_family", module)
-    monkeypatch.setitem(family.BUILT_IN, "referring", "referring_family:REFERRING")
-    family.find_family.cache_clear()
-    yield module.REFERRING
-    family.find_family.cache_clear()
-
-
-def make(backend="numpy"):
-    small = ldmref.random_model("sd3-tiny", backend=backend)
-    config = configure()
-    params = init(model_spec(config), 0)
-    tokenizers = small.tokenizers
-    return LatentDiffusion(small.backend, config, params, tokenizers[0], "", *tokenizers[1:])
+    with known_family() as module:
+        yield module.REFERRING
 
 
 @pytest.fixture
@@ -251,14 +167,22 @@ def test_lengths_of_texts_leave_them_alone(monkeypatch, referring):
         return part._replace(more={"mask": ops.asarray(mask)})
 
     length = count_text_tokens(configure(), None)
+    mask = NetworkInput("mask", "mask", (CallSize("batch"), CallSize("tokens")))
+
+    def with_mask(config):
+        for declared in networks(config):
+            more = (mask,) if declared.name == "transformer" else ()
+            yield replace(declared, inputs=(*declared.inputs, *more))
+
     changed = replace(
         referring,
+        networks=lambda config: [*with_mask(config)],
         text=replace(SD3.text, condition=condition, multiple=8),
         references=DeclaredReferences(
             lambda model, *given: {"places": model.backend.asarray(np.ones((1, length)))}, 2, fit
         ),
     )
-    monkeypatch.setattr(sys.modules["referring_family"], "REFERRING", changed)
+    monkeypatch.setattr(sys.modules["referring_declared"], "REFERRING", changed)
     family.find_family.cache_clear()
     model = make()
     run = modes.plan("txt2img", model, prompt="a cat", references=[RED], **ASKED).prepare(model)
@@ -401,7 +325,7 @@ def test_what_cannot_be_read_is_refused_before_weights_are_loaded(referring, giv
 def test_arrays_that_the_network_does_not_take_are_refused(monkeypatch, referring, arrays, text):
     declared = DeclaredReferences(lambda *given: arrays, 2, fit)
     changed = replace(referring, references=declared)
-    monkeypatch.setattr(sys.modules["referring_family"], "REFERRING", changed)
+    monkeypatch.setattr(sys.modules["referring_declared"], "REFERRING", changed)
     family.find_family.cache_clear()
     with pytest.raises(UsageError, match=text):
         modes.txt2img(make(), "a cat", references=[RED], **ASKED)
@@ -437,3 +361,38 @@ def test_a_recorded_run_has_no_difference(model, tmp_path):
     assert not report.faults and report.counts()["equal"] > 500
     noted = [row.note for row in report.rows if row.verdict != "equal"]
     assert noted and all("reference_tokens, input.reference_places not" in note for note in noted)
+
+
+# -- cost -----------------------------------------------------------------------------------------
+
+
+def test_an_estimate_counts_the_pixels_of_references(model):
+    """The denoiser works as for an image that is as much higher; the decoder does not."""
+    size = {"width": 32, "height": 32, "prompt": "a cat", **ASKED}
+
+    def estimate(**more):
+        return modes.plan("txt2img", model, **{**size, **more}).estimate(model)
+
+    work, alone = model.family.work, estimate()
+    references = [Image.new("RGB", (32, 16)), Image.new("RGB", (16, 32))]
+    with_references = estimate(references=references)
+    calls = alone.evaluations
+    assert with_references.evaluations == calls
+    more = work.flops(model.config, 32, 64) - work.flops(model.config, 32, 32)
+    assert with_references.flops - alone.flops == calls * more > 0
+    assert with_references.seconds > alone.seconds
+
+
+def test_memory_counts_the_pixels_of_references(model):
+    """A limit between the two refuses the request with references alone."""
+    pixels = 1024 * 1024
+    needs = [model.estimate_memory(32, 32, reference_pixels=count) for count in (0, pixels)]
+    assert needs[0].decoding == needs[1].decoding
+    wide = model.family.work.activations(model.config, 32, 32 + pixels // 32)
+    assert needs[1].sampling == 2 * model.backend.weight_bytes((1,), 0) * wide
+    model.max_memory = (needs[0].peak_resident + needs[1].peak_resident) // 2
+    asked = {"width": 32, "height": 32, "prompt": "a cat", **ASKED}
+    modes.plan("txt2img", model, **asked).prepare(model)
+    plan = modes.plan("txt2img", model, references=[Image.new("RGB", (1024, 1024))], **asked)
+    with pytest.raises(ResourceError, match="max_memory"):
+        plan.prepare(model)

@@ -16,7 +16,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.trace import Selection, build_trace, read_trace, record_trace
 
-WHOLE = Selection(layers=("constrain",))
+WHOLE = Selection(layers=("constrain",), optional=True)
 SAMPLERS = ("ddim", "heun", "dpmpp_2s_a", "pndm", "dpm_solver_2")
 
 
@@ -28,7 +28,7 @@ def model():
 def record(model, folder, mode="txt2img", **request):
     values = {"prompt": "a red cat", "seed": 1, "steps": 3, "cfg_scale": 4.0} | request
     exact = model.with_backend(model.backend)
-    record_trace(modes.plan(mode, model, **values), exact, folder, selection=WHOLE, strict=False)
+    record_trace(modes.plan(mode, model, **values), exact, folder, selection=WHOLE)
     return read_trace(folder)
 
 

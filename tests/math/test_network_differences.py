@@ -6,6 +6,7 @@ import numpy as np
 
 import ldmref
 from ldmref import math as lm
+from ldmref.differences import read_differences
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.sd3.controlnet import (
@@ -116,6 +117,18 @@ def test_scales_that_mean_off():
     np.testing.assert_allclose(
         diffusers, lm.classifier_free_guidance(uncond, cond, 1.5), rtol=1e-12
     )
+
+
+def test_norms_of_z_image_in_bfloat16():
+    """Tongyi-MAI/Z-Image, src/zimage/transformer.py, `RMSNorm`."""
+    x = round_to_bfloat16(np.random.default_rng(3).standard_normal((512, 3840)))
+    square = x * x
+    mean = round_to_bfloat16(round_to_bfloat16(square).mean(-1))  # torch adds in float32
+    theirs = round_to_bfloat16(1 / np.sqrt(round_to_bfloat16(mean + 1e-5)))
+    ours = 1 / np.sqrt(square.mean(-1) + 1e-5)
+    off = abs(theirs / ours - 1).max()
+    [row] = [row for row in read_differences() if "norms_of_z_image" in row.test]
+    assert f"up to {100 * off:.2f} %" in row.number
 
 
 def test_the_image_of_the_canny_net_of_sd35():

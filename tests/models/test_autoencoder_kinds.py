@@ -1,22 +1,25 @@
-"""Kinds of autoencoders: those of ldmref, and two of another package that every tool reads."""
+"""Kinds of autoencoders: those of ldmref, and one of another package, that every tool reads."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from flux2_autoencoder import FLUX2
+from centred_autoencoder import CENTRED
 from PIL import Image
-from qwen_autoencoder import QWEN_IMAGE
 
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import describe_autoencoder
+from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
+from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE
 from ldmref.io import save_folder
+from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.locate import diff_traces
 from ldmref.models import (
     AutoencoderConfig,
@@ -33,6 +36,7 @@ from ldmref.models.autoencoder_kind import (
     autoencoder_of,
     find_autoencoder,
     scales_of,
+    spec_of,
 )
 from ldmref.models.params import init
 from ldmref.models.validate import check_config
@@ -45,15 +49,14 @@ from small_pipelines import pipeline, unet  # noqa: E402
 
 OPS = get_backend("numpy", dtype="float64")
 POINTS = """[ldmref.autoencoders]
-flux2 = flux2_autoencoder:FLUX2
-qwen-image = qwen_autoencoder:QWEN_IMAGE
+centred = centred_autoencoder:CENTRED
 """
 KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
 
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install a package with two kinds of autoencoders."""
+    """Install a package with a kind of autoencoder."""
     info = tmp_path / "site" / "theirs-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
@@ -392,7 +395,7 @@ def test_fields_of_a_kind_are_checked(changes, message):
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     points = tmp_path / "site" / "theirs-1.2.dist-info" / "entry_points.txt"
-    points.write_text(POINTS + "wrong = flux2_autoencoder:spec\n")
+    points.write_text(POINTS + "wrong = centred_autoencoder:spec\n")
     with pytest.raises(UsageError, match="not a Autoencoder"):
         find_autoencoder("wrong")
     values = preset("tiny").to_dict()
@@ -407,10 +410,13 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         check_config(replace(preset("tiny"), vae=Other(**vars(preset("tiny").vae))))
 
 
-def test_without_the_package_its_folder_is_refused(folder, monkeypatch):
+def test_without_the_package_its_folder_is_refused(folders, tmp_path, monkeypatch):
+    their_folder = tmp_path / "theirs"
+    shutil.copytree(folders["flux2"], their_folder)
+    (their_folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderCentred"}')
     monkeypatch.setattr("ldmref.models.autoencoder_kind.list_plugins", lambda group: {})
-    with pytest.raises(CorruptModelError, match="the autoencoder is a Autoencoder"):
-        ldmref.load(folder)
+    with pytest.raises(CorruptModelError, match="the autoencoder is a AutoencoderCentred"):
+        ldmref.load(their_folder)
 
 
 def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
@@ -439,7 +445,7 @@ def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
 
 
 def test_every_kind_answers_every_question():
-    kinds = [find_autoencoder(name) for name in BUILT_IN] + [FLUX2, QWEN_IMAGE]
+    kinds = [find_autoencoder(name) for name in BUILT_IN] + [CENTRED]
     for kind in kinds:
         config = kind.config(codebook_size=8) if kind.is_quantized else kind.config()
         assert autoencoder_of(config) is kind and kind.title
@@ -450,6 +456,26 @@ def test_every_kind_answers_every_question():
         assert kind.has_posterior != kind.is_quantized
 
 
+def test_the_published_autoencoder_of_qwen_image_has_the_parameters_of_the_makers():
+    """Without those along time, that no image reads, and with the kernels of all frames."""
+    theirs = diffusers.AutoencoderKLQwenImage
+    with torch.device("meta"):
+        stored = theirs().state_dict()
+    table = diffusers_autoencoder_table(QWEN_IMAGE.config())
+    assert sum(x.numel() for x in stored.values()) == 126_892_531
+    along_time = {name for name in stored if ".time_conv." in name}
+    assert {entry.name for entry in table.values()} == stored.keys() - along_time
+    for entry in table.values():
+        assert entry.stored_shape == tuple(stored[entry.name].shape)
+
+
+def test_the_published_autoencoder_of_flux2_has_the_parameters_of_the_makers():
+    """The statistics of the batch norm are no parameters of torch's; there is one per channel."""
+    sizes = {k: int(np.prod(shape)) for k, shape in flatten(spec_of(FLUX2.config())).items()}
+    statistics = sum(size for name, size in sizes.items() if name.startswith("bn."))
+    assert (sum(sizes.values()) - statistics, statistics) == (84_046_115, 2 * 128)
+
+
 def test_a_kind_may_describe_its_networks_itself(monkeypatch):
     network = describe_autoencoder(AutoencoderConfig())[0]
     alone = replace(FLUX2, networks=lambda config: [network])
@@ -458,7 +484,7 @@ def test_a_kind_may_describe_its_networks_itself(monkeypatch):
 
 
 def test_a_configuration_of_ldmref_names_no_kind():
-    """Its files are those of versions that knew KL and VQ alone."""
+    """If it is KL's or VQ's: its files are those of versions that knew these two alone."""
     for name in ("sd15", "ldm-inpainting", "flux-dev"):
         config = preset(name)
         assert "kind" not in config.to_dict()["vae"]

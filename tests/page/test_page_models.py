@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.request import urlopen
+
 import pytest
 from small_models import save_wordless
 from test_page_look import PHONE, find_serious
@@ -32,6 +35,27 @@ def choose(page, name):
 def read_code(page, kind):
     page.get_by_role("radio", name=kind).check(force=True)
     return page.locator("pre").inner_text()
+
+
+def test_what_a_model_reads_around_the_prompt_is_shown(open_page, tiny):
+    chat = ldmref.random_model("z-image-tiny")
+    page = open_page("#p.prompt=a+red+cat", {"tiny": tiny, "chat": chat})
+    page.get_by_label("Prompt", exact=True).wait_for()
+    details = page.locator("summary", has_text="What the model reads")
+    assert details.count() == 0
+    choose(page, "chat")
+    details.click()
+    template = chat.family.text.templates(chat.config)["text_encoder"]
+    [shown] = page.locator(".template pre").all_inner_texts()
+    assert shown == f"{template.before}the prompt{template.after}"
+    [served] = [one for one in capabilities(page)["models"] if one["prompt_templates"]]
+    assert served["name"] == "chat"
+    assert served["prompt_templates"]["text_encoder"]["before"] == template.before
+
+
+def capabilities(page):
+    with urlopen(f"{page.server.url}/v1/capabilities") as answer:
+        return json.load(answer)
 
 
 def test_the_form_follows_the_model(open_page, flow):

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
+from ldmref.testing.packages import write_metadata
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
-
-
-def write_metadata(
-    folder: Path, name: str, version: str, points: Mapping[str, Mapping[str, str]]
-) -> None:
-    """Write the metadata of a package with entry points: `{group: {name: object}}`."""
-    metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata.mkdir(parents=True)
-    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    (metadata / "METADATA").write_text(text)
-    lines = []
-    for group, names in points.items():
-        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in names.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def install_project(project: Path, folder: Path) -> None:

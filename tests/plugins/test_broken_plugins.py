@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from packages import write_metadata
 
 import ldmref
 from ldmref.apps.cli.main import main
+from ldmref.testing.packages import write_metadata
 
 MODULE = """
 from ldmref.backends.numpy import NumpyBackend

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
@@ -47,6 +48,19 @@ def test_without_a_folder_the_trace_is_temporary(model):
     assert folder.exists() and model.observer is None
     del run
     assert not folder.exists()
+
+
+def test_an_edit_is_refused_in_a_line(tmp_path):
+    """A trace follows one prompt; nothing of the edit is generated."""
+    model = ldmref.random_model("sd3-tiny")
+    request = {"prompt": "a cat", "image": Image.new("RGB", (16, 16)), "steps": 2, "seed": 1}
+    with pytest.raises(UsageError, match="an edit follows two") as caught:
+        with ldmref.recording(model):
+            modes.edit(model, **request)
+    assert "\n" not in str(caught.value) and caught.value.code == "E-MODE"
+    with pytest.raises(UsageError, match="an edit follows two"):
+        record_trace(modes.plan("edit", model, **request), model, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_recording_holds_one_run(model):

@@ -119,12 +119,14 @@ def test_steps_are_those_of_the_run(model, tmp_path):
         Selection(calls=("unet.001",)),
         Selection(("*attn*",), ("unet.*",), (1,)),
         Selection.states(),
+        Selection(("nothing*", "mid_block.*"), ("unett.*", "unet.*"), optional=True),
     ],
 )
 def test_what_matches_is_recorded(model, tmp_path, selection):
     plan = modes.plan("txt2img", model, prompt="a cat", steps=2)
     record_trace(plan, model, tmp_path / "t", selection=selection)
-    assert read_trace(tmp_path / "t").manifest["complete"]
+    manifest = read_trace(tmp_path / "t").manifest
+    assert manifest["complete"] and "optional" not in manifest["selection"]
 
 
 def test_an_existing_file_of_the_folder_stays(model, tmp_path):

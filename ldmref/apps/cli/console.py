@@ -17,6 +17,7 @@ from ldmref.apps.cli.progress import ProgressBar, duration, one_line, say
 from ldmref.backends import Backend
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.cost import estimate_job_memory
 from ldmref.modes.job import Job
 from ldmref.modes.run import Run
 from ldmref.support.config import Settings
@@ -68,7 +69,7 @@ class Console:
         """Print an estimate of the memory that the images need, if --verbose was given."""
         if not self.verbose:
             return
-        needs = model.estimate_memory(job.width, job.height, job.batch_size, job.tile)
+        needs = estimate_job_memory(model, job)
         names = model.params.releasable
         say(
             f"ldmref: memory about {needs.peak_resident / 1e9:.1f} GB, "

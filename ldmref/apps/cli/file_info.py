@@ -26,7 +26,7 @@ from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.torch_checkpoint import read_checkpoint
-from ldmref.io.text_encoder_files import list_owners
+from ldmref.io.text_encoder_files import hash_text_encoder, list_owners
 from ldmref.models.fields_read import list_fields_read
 from ldmref.support.files import open_file
 
@@ -108,6 +108,7 @@ def print_model_info(
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
+    hashed = next(filter(None, (hash_text_encoder(file) for _, file in files)), ())
     if as_json:
         row = {
             "path": str(path),
@@ -120,6 +121,7 @@ def print_model_info(
             "ema": averaged,
         }
         row |= {"adapter": adapter} if adapter else {}
+        row |= {"text_encoder": list(hashed)} if hashed else {}
         click.echo(json.dumps(row))
         return
     name = shown.pop("name")
@@ -129,6 +131,8 @@ def print_model_info(
         text = describe_value(values)
         if text:
             click.echo(one_line(f"{part}: {text}"))
+    if hashed:
+        click.echo(one_line(f"text encoder: {' sha256 '.join(hashed)}"))
     if listed:
         print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:

@@ -6,6 +6,7 @@ The capabilities are models, modes, samplers, schedules, guidances and limits, a
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import PurePath
@@ -45,6 +46,7 @@ from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.prompts.completion import complete_word, list_words
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
 from ldmref.samplers.registry import ALIASES
 from ldmref.samplers.sampler import Sampler
@@ -285,6 +287,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
     sampler = get_sampler(config.scheduler.sampler)
     described = model.backend.describe()
     size = [defaults.width, defaults.height]
+    references = model.family.references
     return {
         "name": name,
         "family": config.name,
@@ -310,14 +313,22 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "speed": described["speed"],
         "prompts": list(prompts_to_try(config)),
         "prompts_note": note_on_prompts(config),
+        "prompt_templates": describe_templates(model),
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
         "reads_guidance": config.denoiser.reads_guidance,
+        "most_references": 0 if references is None else references.most,
         "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
         "warnings": list(model.warnings),
     }
+
+
+def describe_templates(model: LatentDiffusion) -> dict[str, Any]:
+    """Return what each text encoder reads around a prompt, by its name, if it is not the prompt."""
+    templates = model.family.text.templates(model.config)
+    return {name: asdict(template) for name, template in templates.items() if template != PLAIN}
 
 
 def describe_preview(model: LatentDiffusion) -> dict[str, Any] | None:

@@ -5,5 +5,6 @@
 | `encoder.py` | the network: grouped queries, rotary positions, choice of hidden states |
 | `tokens.py`  | its byte-level BPE                                                      |
 | `files.py`   | the configuration files of transformers                                 |
+| `siblings.py` | models of the same shapes, and how a file says which it is             |
 | `presets.py` | the published sizes                                                     |
 """

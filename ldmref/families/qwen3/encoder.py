@@ -11,6 +11,7 @@ The text part of Qwen3-VL (Bai et al. 2025, arXiv:2511.21631) is the same networ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -20,6 +21,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.errors import UsageError
+from ldmref.families.qwen3.siblings import find_sibling
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
@@ -44,7 +46,8 @@ class Qwen3Config(TextConfig):
         final_norm: Whether the final norm is applied to them.
         use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
         padding_position: The position of padding, where the positions of tokens count tokens only,
-            as transformers 4 finds them from a mask. None: positions count padding, too.
+            as transformers 4 finds them from a mask; -1: that of the token before. None: positions
+            count padding, too.
     """
 
     model_type: str = "qwen3"
@@ -61,11 +64,17 @@ class Qwen3Config(TextConfig):
     hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
     final_norm: bool = True
     use_attention_mask: bool = True
-    padding_position: Annotated[int, Range(0, 65536)] | None = None
+    padding_position: Annotated[int, Range(-1, 65536)] | None = None
+
+    @property
+    def later_layers(self) -> int:
+        """The number of layers after the last of `hidden_layers`."""
+        return self.num_hidden_layers - max(find_layers(self))
 
 
-def qwen3_spec(config: Qwen3Config) -> Spec:
+def qwen3_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter."""
+    assert isinstance(config, Qwen3Config)
     d = config.hidden_size
     head = config.head_dim
     queries = config.num_attention_heads * head
@@ -122,11 +131,10 @@ def qwen3(
     wanted = find_layers(config, skip)
     score_bias = None if mask is None else mask_bias(ops, mask)
     positions = find_positions(ops, config, ids, mask)
-    angles = transformer_layers.find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
     for block in p.layers.items_in_order()[: max(wanted)]:
-        x = decoder_layer(ops, block, x, angles, score_bias, config)
+        x = decoder_layer(ops, block, x, positions, score_bias, config)
         states.append(x)
     found = [states[number] for number in wanted]
     if config.final_norm:
@@ -141,6 +149,8 @@ def find_positions(ops: Backend, config: Qwen3Config, ids: Array, mask: Array | 
         return ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
     kept = xp.astype(mask, getattr(xp, ops.state_dtype))
     counted = xp.cumulative_sum(kept, axis=1) - 1.0
+    if config.padding_position < 0:
+        return xp.clip(counted, 0.0, None)[:, :, None]
     padding = xp.zeros_like(counted) + float(config.padding_position)
     return xp.where(kept != 0, counted, padding)[:, :, None]
 
@@ -162,18 +172,28 @@ def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
 
 @layer
 def decoder_layer(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
     h = transformer_layers.rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
-    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
+    x = ops.add(x, grouped_attention(ops, p.self_attn, h, positions, score_bias, config))
     h = transformer_layers.rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
     return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
 @layer
 def grouped_attention(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply causal self-attention, in which several heads share their keys; x: (n, l, d)."""
     heads, shared = config.num_attention_heads, config.num_key_value_heads
@@ -181,8 +201,10 @@ def grouped_attention(
     k, v = (split_heads(ops, linear(ops, name, x), shared) for name in (p.k_proj, p.v_proj))
     q = transformer_layers.rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
     k = transformer_layers.rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
+    turned = positions, (config.head_dim,), config.rope_theta
     q, k = (
-        ops.call_function("rotate", transformer_layers.turn_halves, part, angles) for part in (q, k)
+        ops.call_function("rotate", transformer_layers.rotate_halves, part, *turned)
+        for part in (q, k)
     )
     k, v = (repeat_heads(ops, part, heads) for part in (k, v))
     mixed = ops.attention(q, k, v, causal=True, bias=score_bias)
@@ -196,11 +218,36 @@ def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
 
 
+LLAMA = {  # modules of a block in llama.cpp -> in transformers
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_norm": "input_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_norm": "post_attention_layernorm",
+}
+LLAMA_ENDS = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
+
+
 def rename_tensor(name: str) -> str:
-    """Return our name of a tensor or layer of transformers.
+    """Return our name of a tensor or layer of transformers, or of a tensor of llama.cpp.
 
     It may belong to the whole language model, or to one that also reads images.
+
+    >>> rename_tensor("model.layers.3.mlp.up_proj.weight"), rename_tensor("blk.3.ffn_up.weight")
+    ('layers.3.mlp.up_proj.weight', 'layers.3.mlp.up_proj.weight')
     """
+    module, _, leaf = name.rpartition(".")
+    block = re.fullmatch(r"blk\.(\d+)\.(\w+)", module)
+    if block and block[2] in LLAMA:
+        return f"layers.{block[1]}.{LLAMA[block[2]]}.{leaf}"
+    if module in LLAMA_ENDS:
+        return f"{LLAMA_ENDS[module]}.{leaf}"
     if name in ("model", "model.language_model", "language_model"):
         return ""
     return name.removeprefix("model.").removeprefix("language_model.")
@@ -253,7 +300,9 @@ QWEN3 = TextEncoder(
     ),
     rename=rename_tensor,
     ignored=r"lm_head\.weight|(model\.)?visual\..*",
-    table="embed_tokens.weight",
+    table="layers.0.self_attn.q_norm.weight",
+    comfyui=("qwen3_4b", "qwen3_8b"),
     broken_rules=broken_rules,
+    contradicts=find_sibling,
 )
 """The kind of text encoder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.siblings import VL_THETA
 
 SIZE_4B = Qwen3Config()
 SIZE_06B = replace(
@@ -15,7 +16,6 @@ SIZE_06B = replace(
     num_attention_heads=16,
 )
 SIZE_8B = replace(SIZE_4B, hidden_size=4096, intermediate_size=12288)
-VL_THETA = 5e6
 
 QWEN3_SIZES = {
     "qwen3-0.6b": SIZE_06B,

@@ -21,7 +21,13 @@ from ldmref.prompts.tokens import SpecialTokens
 
 PAD = "<|endoftext|>"
 SPECIAL = SpecialTokens("", PAD, PAD, PAD)
-MARKS = (PAD, "<|im_start|>", "<|im_end|>")  # the first added tokens, after the vocabulary
+MARKS = (  # the added tokens of Qwen3, which follow the vocabulary
+    PAD, "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>",
+    "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+)  # fmt: skip
 FILES = ("tokenizer.json", "vocab.json")
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -4,10 +4,10 @@
 |----------------|-------------------------------------------------------------------------|
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
-| `rotary.py`    | rotary positions of tokens of which some are not read                   |
 | `text.py`      | the chat around a caption                                               |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
+| `original.py`  | single files, of the makers and of ComfyUI                              |
 | `presets.py`   | the published sizes                                                     |
 | `work.py`      | operations and memory                                                   |
 
@@ -28,6 +28,7 @@ from ldmref.families.latent_diffusion import describe_autoencoder, describe_text
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
+from ldmref.families.z_image.original import SINGLE_FILES
 from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
 from ldmref.families.z_image.presets import make_presets, shrink
 from ldmref.families.z_image.text import CHAT, with_length
@@ -35,7 +36,13 @@ from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput, NetworkOutput
+from ldmref.models.declared import (
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+    TextAttention,
+)
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -52,6 +59,9 @@ STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the 
 # every block begins as the identity, and the output as zero; so do learned padding tokens
 ZEROS = ("adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token")
 ENDS = ("all_x_embedder.2-1.weight", "2-1.linear.weight", "pad_token")
+TEXT_ATTENTION = TextAttention(
+    (".attention",), ("image", "text"), begin="layers.", multiple=SEGMENT
+)
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
     "feed_forward": (".w1", ".w2", ".w3"),
@@ -120,6 +130,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        text_attention=TEXT_ATTENTION,
     )
     text = describe_text_encoder("text_encoder", config.text_encoder)
     return [text, network, *describe_autoencoder(config.vae)]
@@ -138,6 +149,7 @@ Z_IMAGE = Family(
         multiple=SEGMENT,
     ),
     presets=make_presets(),
+    files=SINGLE_FILES,
     diffusers=PipelineCalls(
         dict.fromkeys(PIPELINES, read_folder),
         modules=("ZImageTransformer2DModel",),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.siblings import THETA, require_theta
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 
@@ -84,5 +85,6 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
     if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
         yield "the text encoder must be Qwen3's"
         return
+    yield from require_theta(text, THETA)
     if text.hidden_size * len(text.hidden_layers) != transformer.cap_feat_dim:
         yield "transformer.cap_feat_dim must be the width of all hidden_layers of the text encoder"

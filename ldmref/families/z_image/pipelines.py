@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.families.z_image.config import SEGMENT
+from ldmref.math.arrays import Array
 
-Tensor = Any
 LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer
 
 
@@ -32,7 +32,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_layer(inputs: Mapping[str, Any], layer: str, array: Tensor) -> Tensor:
+def read_layer(inputs: Mapping[str, Any], layer: str, array: Array) -> Array:
     """Return an array of a layer with a row for each caption.
 
     Captions are embedded in one row, of their segments one after the other.
@@ -50,7 +50,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def read_prediction(output: Any) -> Tensor:
+def read_prediction(output: Any) -> Array:
     """Return our prediction, (n, z, h, w), of a list of the makers', (z, 1, h, w) each."""
     import torch
 
@@ -58,6 +58,6 @@ def read_prediction(output: Any) -> Tensor:
     return -torch.stack([image[:, 0] for image in images])
 
 
-def read_states(output: Any, skip: int, several: bool) -> Tensor:
+def read_states(output: Any, skip: int, pipe: Any) -> Array:
     """Return the last hidden states but one, which the transformer reads."""
     return output.hidden_states[-2 - skip]

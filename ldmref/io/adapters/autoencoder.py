@@ -91,8 +91,8 @@ def read_vae(
     Args:
         path: A diffusers folder with config.json, or the model folder around it; or one file with
             the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
-            `first_stage_model.`) or of diffusers; or one of the author's files of TAESD, encoder or
-            decoder, with the other beside it.
+            `first_stage_model.`), of the makers of its kind, or of diffusers; or one of the
+            author's files of TAESD, encoder or decoder, with the other beside it.
         model: The configuration to try for a single file, after the one of a config.json in the
             same folder; the published first stages (`presets_ldm.FIRST_STAGES`) are tried next.
             None: Stable Diffusion's.
@@ -150,6 +150,10 @@ def _candidates(*expected: AnyConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
     for config in (*expected, *FIRST_STAGES.values()):
         if type(config) is AutoencoderConfig:
             yield config, autoencoder_table(config)
+        elif isinstance(config, BaseAutoencoderConfig):
+            original = autoencoder_of(config).original
+            if original is not None:
+                yield config, original(config)
     for config in (*expected, TinyConfig(latent_channels=expected[-1].latent_channels)):
         yield config, _table(config)
 

@@ -36,6 +36,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
+from ldmref.io.siblings import require_agreement
 from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
@@ -49,6 +50,7 @@ from ldmref.models.params import Spec, flatten
 from ldmref.models.text_kind import kind_of
 from ldmref.models.validate import config_from_dict
 
+INDICES = ("model_index.json", "modular_model_index.json")  # of pipelines, and of modular ones
 STABLE_DIFFUSION = (
     "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
@@ -67,7 +69,7 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    index = read_json(folder / "model_index.json")
+    index = read_json(find_index(folder))
     kind = str(index.get("_class_name"))
     family = family_of_pipeline(kind)
     if family is None:
@@ -81,6 +83,12 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
             family.diffusers.pipelines[kind](folder, index), name=get_model_name(folder)
         )
         return config_from_dict(config.to_dict())  # checks the type of every field
+
+
+def find_index(folder: Path) -> Path:
+    """Return the file that names the parts of a pipeline; the usual one if there is none."""
+    paths = [folder / name for name in INDICES]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -149,6 +157,8 @@ def make_relative_error(folder: Path, relative: tuple[str, str]) -> CorruptModel
 def get_class(index: Mapping[str, Any], part: str) -> str:
     """Return the class of a part in model_index.json, which is ["library", "class"] there.
 
+    Modular pipelines add where the part was loaded from.
+
     Args:
         index: The contents of model_index.json.
         part: The name of the part, such as "scheduler".
@@ -161,7 +171,7 @@ def get_class(index: Mapping[str, Any], part: str) -> str:
     'DDIMScheduler'
     """
     entry = index.get(part)
-    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+    if isinstance(entry, list) and len(entry) in (2, 3) and isinstance(entry[1], str):
         return entry[1]
     return ""
 
@@ -190,7 +200,7 @@ class DiffusersFolder(StoredModel):
 
     @classmethod
     def is_at(cls, path: Path) -> bool:
-        return (path / "model_index.json").is_file()
+        return find_index(path).is_file()
 
     @classmethod
     def open(cls, path: Path, options: OpeningOptions) -> DiffusersFolder:
@@ -219,6 +229,8 @@ class DiffusersFolder(StoredModel):
             if part in texts:
                 rename, ignored = texts[part].rename, texts[part].ignored
             networks[part] = open_network(path, part, spec, name, ignored, self.variant, rename)
+            if part in texts:
+                require_agreement(name, networks[part][0].files, getattr(self.config, part))
         return networks
 
     def read(self) -> dict[str, np.ndarray]:

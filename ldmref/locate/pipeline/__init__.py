@@ -6,6 +6,7 @@
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `classes`     | the numbers of classes that the denoiser is given                     |
 | `images`      | images, masks, encoded latents, further channels                      |
+| `references`  | what the denoiser reads of reference images                           |
 | `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
 | `added_noise` | the noise that is added to the latents of an image                    |
 | `guidance`    | the combination of predictions                                        |
@@ -42,6 +43,7 @@ from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
 from ldmref.locate.pipeline.passes import split_passes
+from ldmref.locate.pipeline.references import judge_references
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.locate.pipeline.steps import judge_steps
@@ -53,13 +55,15 @@ from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
-SHOWN = ("words", "image", "inputs", "truth")  # what was given, or is computed to be looked at
+# What was given, or is computed to be looked at.
+SHOWN = ("words", "image", "inputs", "truth", "low_resolution")
 JUDGES = (
     judge_schedule,
     judge_images,
     judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_references,
     judge_class_labels,
     judge_controls,
     judge_guidance,

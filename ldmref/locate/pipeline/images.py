@@ -8,19 +8,23 @@
 | the encoder's distribution    | what is drawn from it                     | posterior         |
 | what is drawn, scaled         | added noise, first state, masked latents  | encoded latents   |
 | the given control image       | the ControlNet, the encoder               | control image     |
+| a reference image             | the encoder                               | image             |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from ldmref.io.images.pil import to_array
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 
 HALF = 0.5  # from which a mask is white
@@ -30,6 +34,13 @@ IN_METHOD = {
     "prepare_latents": "image",
     "prepare_image": "control image",
 }
+ENCODED = ("masked image", "control image")  # channels that an autoencoder made
+OF_MODES = {  # the calls that return further channels of superres and seg2img
+    "low_resolution": "image to enlarge",
+    "cond_stage": "segmentation",
+}
+REFERENCES = "prepare_image_latents"  # in which pipelines of diffusers encode references
+OF_REFERENCES = ("image_reference", "image")  # arguments; the second is another image elsewhere
 Variants = list[tuple[str, np.ndarray]]
 
 
@@ -38,6 +49,8 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_masks(context)
     yield from _judge_encoded_images(context)
     yield from _judge_posteriors(context)
+    for entry in context.calls("cond_stage"):
+        context.compared(entry, *entry.inputs)  # the map itself is what was given
     controls = context.calls("control")
     for number, entry in enumerate(controls):
         image = context.read_output(entry)
@@ -205,7 +218,7 @@ def _judge_small_mask(
 # -- encoder --------------------------------------------------------------------------------------
 
 
-def _method_of(context: PipelineContext, encoder: str) -> str:
+def method_of(context: PipelineContext, encoder: str) -> str:
     """Return the method of the pipeline that called an encoder; "" if it is not known."""
     draws = [e for e in context.calls("posterior") if e.attributes.get("encoder") == encoder]
     return str(draws[0].attributes.get("for", "")) if draws else ""
@@ -225,18 +238,47 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
         got = context.read(entry, "image", "input", "sample", "x")
         if got is None:
             continue
-        kind = IN_METHOD.get(_method_of(context, entry.call), "image")
+        kind = IN_METHOD.get(method_of(context, entry.call), "image")
         masks = context.calls("mask")
         if kind == "masked image" and masks:
             expected = context.read(masks[-1], "masked_image")
         elif kind == "control image":
             expected = context.read_output(_control_before(context, entry))
         else:
-            expected = given_image(context, _size_of(got))
+            expected = _given_reference(context, entry.call)
+            if expected is None:
+                expected = given_image(context, _size_of(got))
         if expected is None and not context.calls("inputs"):
             context.compared(entry, *entry.inputs)  # the image itself is what was given
             continue
         yield from _judge_image(context, entry, kind, got, expected, side="input")
+
+
+def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | None:
+    """Return the reference image of a call of the encoder, as it reads it; None if unknown."""
+    declared = context.model.family.references
+    method = method_of(context, encoder)
+    if declared is None or method not in (REFERENCES, ""):  # modular pipelines have no methods
+        return None
+    every = [entry.call for entry in context.calls("vae.encode")]
+    mine = [call for call in every if method_of(context, call) == method]
+    number = mine.index(encoder)
+    for name in OF_REFERENCES:
+        images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
+        if len(images) == len(mine):
+            image = Image.fromarray(images[number][:, :, :3])
+            prepared = declared.prepared(image, len(images), partial(resize_image, how="crop"))
+            return np.asarray(to_array([prepared]), np.float64)
+    return None
+
+
+def _requested(context: PipelineContext, name: str) -> Iterator[np.ndarray]:
+    """Yield the images of an argument of the request."""
+    for entry in context.calls("inputs"):
+        numbered = (entry.inputs.get(f"{name}.{i}") for i in range(len(entry.inputs)))
+        for found in (entry.inputs.get(name), *numbered):
+            if found is not None:
+                yield np.asarray(context.port.tensors[found])
 
 
 def _judge_image(
@@ -365,6 +407,12 @@ def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray
             pair = [("mask", mask), ("masked image", latents)]
             yield from pair if context.model.family.diffusers.unpack is None else pair[::-1]
             return
+    for kind, name in OF_MODES.items():
+        for entry in context.calls(kind)[-1:]:
+            channels = context.read_output(entry)
+            if channels is not None:
+                yield name, channels
+                return
     encoded = encoded_latents(context, "prepare_image")
     if encoded is not None:
         yield "control image", encoded
@@ -435,7 +483,7 @@ def judge_channels(
             (f"the {name} is zero", np.zeros_like(right)),
             (f"the {name} is one", np.ones_like(right)),
         ]
-        if name != "mask":
+        if name in ENCODED:
             variants += scale_faults(context, right)
         yield context.judge(
             network,

@@ -32,7 +32,7 @@ MOST_SETTINGS = 8  # that are listed
 STATES = ("float64", "float32")  # types in which samplers keep their states
 OF_THE_CHECKPOINT = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-    "prediction_type",
+    "prediction_type", "shift_rule",
 )  # fmt: skip
 
 
@@ -74,11 +74,14 @@ class PortRun:
     @property
     def asked_scale(self) -> float | None:
         """The guidance scale of the request; None if it was not recorded."""
+        calls = self.model.family.diffusers
+        if self.is_diffusers and calls.unguided(self.port.manifest.get("settings") or {}):
+            return 1.0
         for name in ("guidance_scale", "cfg_scale"):
             value = self.request.get(name)
             if isinstance(value, int | float):
                 theirs = name in (self.port.manifest.get("request") or {}) and self.is_diffusers
-                return self.model.family.diffusers.scale(value) if theirs else float(value)
+                return calls.scale(value) if theirs else float(value)
         return None
 
     def requested(self, name: str) -> np.ndarray | None:
@@ -172,7 +175,7 @@ class PortRun:
         self._name_differences(theirs, own)
         mu = self.request.get("mu")
         if theirs.dynamic_shift and isinstance(mu, int | float):  # instead of one by the tokens
-            return replace(theirs, base_shift=float(mu), max_shift=float(mu))
+            return replace(theirs, shift_rule="linear", base_shift=float(mu), max_shift=float(mu))
         return theirs
 
     @cached_property

@@ -20,6 +20,7 @@ from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
 SIGMA_SPACINGS = {"karras": karras_sigmas, "exponential": exponential_sigmas, "beta": beta_sigmas}
+CONSTANT_MU = 2.02  # of FLUX.2 in InvokeAI
 SPACINGS = ("leading", "linspace", "trailing", "karras", "exponential", "beta_sigma")
 
 
@@ -76,6 +77,14 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
     if not config.dynamic_shift and config.shift != 1.0:
         yield "the levels are shifted twice", replace(config, shift=config.shift**2)
         yield "a shift by the tokens instead of a constant one", replace(config, dynamic_shift=True)
+    if config.dynamic_shift and config.shift_rule == "constant":
+        line = replace(config, shift_rule="linear")
+        yield "a shift by the tokens instead of a constant one", line
+    if config.dynamic_shift and config.shift_rule == "empirical":
+        line = replace(config, shift_rule="linear")
+        yield "a shift linear in the tokens instead of the empirical one", line
+        constant = replace(line, base_shift=CONSTANT_MU, max_shift=CONSTANT_MU)
+        yield f"mu {CONSTANT_MU:g} at every size", constant
     for spacing in FLOW_SPACINGS:
         if spacing != config.spacing:
             text = f"spacing {spacing} instead of {config.spacing}"
@@ -94,8 +103,11 @@ def _other_levels(
     total = config.num_train_timesteps
     whole = np.rint(schedule.timesteps)
     yield "the levels are made of whole timesteps", _from_timesteps(schedule, whole, total)
-    yield from _spaced_by_sigma(config, schedule, shift_factor(config, tokens))
+    yield from _spaced_by_sigma(
+        config, schedule, shift_factor(config, tokens, len(schedule.timesteps))
+    )
     if config.dynamic_shift:
+        yield from _other_counts(config, schedule, tokens)
         return
     even = _shifted(np.linspace(1.0, 0.0, len(schedule.timesteps)), config.shift)
     yield "the last evaluation is at level 0", _from_timesteps(schedule, total * even, total)
@@ -108,6 +120,20 @@ def _other_levels(
         sigmas = _shifted(schedule.sigmas, shift)
         timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
         yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
+def _other_counts(
+    config: SchedulerConfig, schedule: Schedule, tokens: int
+) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels with the shift of four times as many tokens, and of a quarter of them."""
+    total, steps = config.num_train_timesteps, len(schedule.timesteps)
+    own = shift_factor(config, tokens, steps)
+    for other in (4 * tokens, tokens // 4):
+        if other < 1:
+            continue
+        sigmas = _shifted(schedule.sigmas, shift_factor(config, other, steps) / own)
+        text = f"the shift of {other} image tokens instead of {tokens}"
+        yield text, schedule._replace(sigmas=sigmas, timesteps=total * sigmas[:steps])
 
 
 def _spaced_by_sigma(
@@ -201,7 +227,7 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
         variants = [(text, other.sigmas) for text, other in others]
         words = f"sigma shift {shift:.5g}"
         if config.path is FLOW:
-            factor = shift_factor(config, context.tokens)
+            factor = shift_factor(config, context.tokens, len(schedule.timesteps))
             words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
         variants += [(words, _shifted(schedule.sigmas, shift))]
         variants += [("the last sigma is missing", schedule.sigmas[:-1])]

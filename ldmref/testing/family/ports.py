@@ -42,12 +42,13 @@ def check_export(subject: Subject, found: Findings) -> None:
         require("onnx")
         runtime = require("onnxruntime")
         from ldmref.export import export_onnx
+        from ldmref.export.networks import declare_graphs
 
         for name, config in subject.require_small().items():
             with found.about(f"{name!r}"):
                 folder = subject.place("onnx")
                 export_onnx(subject.model(name), folder)
-                for network in subject.family.networks(config):
+                for network in declare_graphs(config):
                     if not network.exported:
                         found.leave_out(f"{network.name} of {name!r} is not exported")
                         continue

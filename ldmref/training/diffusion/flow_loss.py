@@ -38,7 +38,8 @@ class FlowLoss:
         config: The model, whose scheduler has T and the shift.
         objective: The density of the flow times.
         ops: The backend of the times, which are float64.
-        tokens: The number of image tokens, on which the shift of some models depends.
+        tokens: The number of image tokens, on which the shift of some models depends. Where it also
+            depends on the number of steps, that is the model's default.
 
     Source: Lipman et al. 2022, arXiv:2210.02747, eq. 14 and 23; Esser et al. 2024,
     arXiv:2403.03206, section 3.1 (densities) and eq. 23 (shift).
@@ -52,7 +53,7 @@ class FlowLoss:
         tokens: int = 0,
     ):
         self.total = config.scheduler.num_train_timesteps
-        self.shift = shift_factor(config.scheduler, tokens)
+        self.shift = shift_factor(config.scheduler, tokens, config.defaults.steps)
         self.objective = objective
         self.ops = ops
 

@@ -13,17 +13,23 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.models.autoencoder_kind import BUILT_IN
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import BUILT_IN, config_class
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict, find_named_family
 from ldmref.support.files import read_file
 from ldmref.training.finetune.defaults import DEFAULTS, default_tables
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.recipes.model import for_objective, trained_autoencoder
+from ldmref.training.recipes.model import (
+    check_given_autoencoder,
+    for_objective,
+    trained_autoencoder,
+)
 from ldmref.training.recipes.schema import (
     CLASSIFIER_GROUPS,
     STAGES,
+    AutoencoderStage,
     OptimizerConfig,
     Recipe,
     recipe_error,
@@ -47,7 +53,7 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
     Returns:
         A `Recipe` for `train`, or a `FineTuneRecipe` for `fine_tune` if it has a `base`. Every
         default is filled in. A relative `data.source` is relative to the file's folder unless it
-        is the name of a data set; so are `data.font` and `data.keywords`.
+        is the name of a data set; so are `data.font`, `data.keywords` and `autoencoder.source`.
 
     Raises:
         InputError: There is no such file, or it is not TOML.
@@ -71,11 +77,14 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
             file = data.get(key) if isinstance(data, dict) else None
             if isinstance(file, str) and file:
                 tables["data"][key] = str(path.absolute().parent / file)
+        stage = tables.get("autoencoder")
+        if isinstance(stage, dict) and isinstance(stage.get("source"), str) and stage["source"]:
+            stage["source"] = str(path.absolute().parent / stage["source"])
     return recipe_from_dict(_merge(tables, overrides or {}))
 
 
 def recipe_path(source: str | Path) -> Path:
-    """Return the file of a recipe, given its path or the name of a recipe that ldmref ships."""
+    """Return the file of a recipe, stage its path or the name of a recipe that ldmref ships."""
     if Path(source).is_file():
         return Path(source)
     names = {path.stem: path for path in SHIPPED.glob("*.toml")}
@@ -104,21 +113,16 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     model = fields.pop("model", {}) if isinstance(fields, dict) else {}
     recipe = _read(Recipe(), fields)
     config = for_objective(_model(model), recipe.diffusion.objective)
-    vae = trained_autoencoder(config)
-    problem = recipe.autoencoder.objective.problem(vae)
-    if problem:
-        raise recipe_error(f"autoencoder.objective: {problem}")
+    if recipe.autoencoder.source:
+        check_given_autoencoder(recipe)
+    else:
+        _check_autoencoder(recipe.autoencoder, trained_autoencoder(config))
     _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
     width = recipe.classifier.network.width
     if width % CLASSIFIER_GROUPS:
         raise recipe_error(
             f"classifier.network.width must be a multiple of {CLASSIFIER_GROUPS}, not {width}"
         )
-    accumulation = recipe.autoencoder.optimizer.accumulation
-    if accumulation > 1 and not recipe.autoencoder.objective.separable(vae):
-        message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
-        hint = "terms of this objective compare the images of a batch"
-        raise recipe_error(message, hint=hint)
     size = recipe.data.size or config.defaults.width
     multiple = config.size_multiple
     if size < multiple or size % multiple:
@@ -139,6 +143,18 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
         defaults=replace(config.defaults, width=size, height=size),
     )
     return replace(recipe, data=replace(recipe.data, size=size), model=config)
+
+
+def _check_autoencoder(stage: AutoencoderStage, vae: AutoencoderConfig) -> None:
+    """Check that the objective of an autoencoder fits it, and that its batches can be divided."""
+    problem = stage.objective.problem(vae)
+    if problem:
+        raise recipe_error(f"autoencoder.objective: {problem}")
+    accumulation = stage.optimizer.accumulation
+    if accumulation > 1 and not stage.objective.separable(vae):
+        message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
+        hint = "terms of this objective compare the images of a batch"
+        raise recipe_error(message, hint=hint)
 
 
 def to_toml(recipe: AnyRecipe) -> str:
@@ -233,8 +249,8 @@ def _model(table: Any) -> ModelConfig:
         channels = {"in_channels": z, "out_channels": each * z}
         fields = _merge({base.denoiser.network: channels}, fields)
     known = base.to_dict()
-    if isinstance(vae, dict) and vae.get("kind") not in (None, *BUILT_IN):
-        del known["vae"]  # whose fields another kind does not have
+    if isinstance(vae, dict) and _names_other_fields(vae.get("kind"), base.vae):
+        del known["vae"]
     tables = _merge(known, fields)
     for text in TEXT_ENCODERS[1:]:
         if isinstance(tables.get(text), dict) and tables[text].get("model_type") == "none":
@@ -244,6 +260,13 @@ def _model(table: Any) -> ModelConfig:
         message = f"the model {config.name!r} cannot be trained: its denoiser also reads an image"
         raise recipe_error(message, hint="choose a preset that generates from noise alone")
     return config
+
+
+def _names_other_fields(kind: Any, config: BaseAutoencoderConfig) -> bool:
+    """Return whether a kind of autoencoder, None if unstated, has other fields than `config`."""
+    if kind in (None, config.kind):
+        return False
+    return kind not in BUILT_IN or config_class(kind) is not type(config)
 
 
 def _base_config(name: Any, family: Any) -> ModelConfig:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.io.adapters.autoencoder import read_vae, require_fit
 from ldmref.models.autoencoder_config import AutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
+from ldmref.models.taesd import TinyConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.models.validate import check_config
 from ldmref.prompts.words import POOLED_END
 from ldmref.samplers.config import LEARNED, SchedulerConfig
 from ldmref.samplers.path import FLOW
-from ldmref.training.recipes.schema import DiffusionObjective, recipe_error
+from ldmref.training.recipes.schema import DiffusionObjective, Recipe, recipe_error
 
 CONDITIONS = {"text": "text", "class": "class", "nothing": "none"}  # by what an encoder reads
 
@@ -56,9 +58,43 @@ def trained_autoencoder(config: ModelConfig) -> AutoencoderConfig:
     """
     if type(config.vae) is not AutoencoderConfig:
         title = autoencoder_of(config.vae).title
-        message = f"{config.name!r} cannot be trained: its {title} is of another package"
-        raise recipe_error(message, hint="`ldmref finetune` trains on the latents of any kind")
+        message = f"the {title} of {config.name!r} cannot be trained: only KL and VQ have losses"
+        raise recipe_error(message, hint="give a trained one as autoencoder.source")
     return config.vae
+
+
+def check_given_autoencoder(recipe: Recipe) -> None:
+    """Refuse what belongs to the training of an autoencoder where a recipe has a `source`.
+
+    Raises:
+        UsageError: Nothing else is trained, or the images are changed for the training.
+    """
+    if recipe.stages == ("autoencoder",):
+        message = "autoencoder.source is not trained, and the recipe has no other stage"
+        raise recipe_error(message, hint='set stages = ["autoencoder", "diffusion"]')
+    if recipe.data.crop:
+        raise recipe_error("data.crop has no effect here: the autoencoder is not trained")
+
+
+def with_given_autoencoder(recipe: Recipe) -> Recipe:
+    """Return the recipe with the configuration of its autoencoder's `source`, if it has one.
+
+    Raises:
+        InputError, CorruptModelError: The file cannot be read.
+        UsageError: Its latents do not fit the model, or it is TAESD, which is no autoencoder of a
+            training.
+    """
+    if not recipe.autoencoder.source:
+        return recipe
+    config = recipe.model
+    file = read_vae(recipe.autoencoder.source, config.vae)
+    require_fit(config, file)
+    if isinstance(file.config, TinyConfig):
+        message = f"autoencoder.source {file.name!r} is TAESD, which approximates another one"
+        raise recipe_error(message, hint="give the autoencoder whose latents it has")
+    config = replace(config, vae=file.config)
+    check_config(config)
+    return replace(recipe, model=config)
 
 
 def reads_pooled_text(config: ModelConfig) -> bool:

@@ -146,8 +146,9 @@ class DiffusionObjective:
 
 @dataclass(frozen=True)
 class AutoencoderStage:
-    """The table `[autoencoder]`."""
+    """The table `[autoencoder]`; `source` is one that is taken as it is, and not trained."""
 
+    source: str = ""
     objective: AutoencoderObjective = field(default_factory=AutoencoderObjective)
     optimizer: OptimizerConfig = OptimizerConfig(
         batch_size=32, learning_rate=1.2e-3, warmup=100, ema_decay=0.995

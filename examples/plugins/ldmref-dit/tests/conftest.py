@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
-if not importlib.metadata.entry_points(group="ldmref.families", name="dit"):
-    # the package is not installed: write what pip would write
-    site = Path(tempfile.mkdtemp(prefix="ldmref-dit-"))
-    metadata = site / "ldmref_dit-0.1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ldmref-dit\nVersion: 0.1.0\n")
-    (metadata / "entry_points.txt").write_text("[ldmref.families]\ndit = ldmref_dit:DIT\n")
-    sys.path.append(str(site))
+from ldmref.testing import add_entry_points
+
+add_entry_points(Path(__file__).parents[1])
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,14 @@
-"""A small PixArt of diffusers, and the package as pip would install it."""
+"""A small PixArt of diffusers, and ldmref's model of the same files."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
-import tempfile
-import tomllib
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+from ldmref.testing import add_entry_points
 
-if not importlib.metadata.entry_points(group="ldmref.families", name="pixart"):
-    # the package is not installed: write what pip would write
-    site = Path(tempfile.mkdtemp(prefix="ldmref-pixart-"))
-    metadata = site / "ldmref_pixart-0.1.0.dist-info"
-    metadata.mkdir()
-    about = "Metadata-Version: 2.1\nName: ldmref-pixart\nVersion: 0.1.0\n"
-    (metadata / "METADATA").write_text(about)
-    groups = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]
-    lines = []
-    for group, points in groups.items():
-        lines += [
-            f"[{group}]",
-            *(f"{name} = {target}" for name, target in points.items()),
-        ]
-    (metadata / "entry_points.txt").write_text("\n".join(lines))
-    sys.path.append(str(site))
+add_entry_points(Path(__file__).parents[1])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 
 import { ending } from "./files.js";
 import { formatNumber, toJson } from "./numbers.js";
-import { isObject } from "./schema.js";
+import { isFileList, isObject } from "./schema.js";
 
 /** The kinds of text, with their names. */
 export const KINDS = { python: "Python", command: "Command", curl: "curl" };
@@ -24,7 +24,7 @@ export function writeCode(request, images, context) {
   const mode = capabilities.modes[request.mode];
   const given = { ...request.values, ...fixSeed(request, images, mode) };
   const files = nameFiles(given, name);
-  const values = nameNetImages(given, files, name);
+  const values = nameNetImages(nameLists(given, files, name), files, name);
   const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
   const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {}, adapters: nameAdapters(request, model), notes: nameNets(values, model) });
   return { text, files };
@@ -45,6 +45,20 @@ function nameFiles(values, name) {
     files[key] = { name: `${name}-${key}${array ? ".npy" : ending(value)}`, blob: value, array };
   }
   return files;
+}
+
+// The images of lists become the names of their files.
+function nameLists(values, files, name) {
+  const lists = Object.entries(values).filter(([, value]) => isFileList(value));
+  const named = lists.map(([key, blobs]) => {
+    const texts = blobs.map((blob, i) => {
+      const id = `${key}-${i + 1}`;
+      files[id] = { name: `${name}-${id}${ending(blob)}`, blob, list: key };
+      return files[id].name;
+    });
+    return [key, texts];
+  });
+  return { ...values, ...Object.fromEntries(named) };
 }
 
 // The images of ControlNets become the names of their files.
@@ -217,6 +231,9 @@ function writeCurl(given) {
   const parameters = { ...values };
   const marks = Object.fromEntries(Object.keys(files).map((key) => [key, newMark()]));
   for (const key of Object.keys(values)) if (key in marks) parameters[key] = marks[key];
+  for (const [id, { list }] of Object.entries(files)) {
+    if (list) parameters[list] = parameters[list].map((text) => (text === files[id].name ? marks[id] : text));
+  }
   if (hasNets(values.control)) {
     parameters.control = values.control.map((unit, i) => (unit.image ? { ...unit, image: marks[`control-${i + 1}`] } : unit));
   }

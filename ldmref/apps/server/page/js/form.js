@@ -5,6 +5,7 @@ import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, insertText, newId } from "./dom.js";
 import { netsControl } from "./control_nets.js";
+import { imagesControl } from "./image_list.js";
 import { arrayControl, imageControl } from "./inputs.js";
 import { choicesOf, readsNegative } from "./models.js";
 import { sentence } from "./notify.js";
@@ -13,7 +14,8 @@ import { label } from "./wording.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
-const NETS = "control"; // below them
+const REFERENCES = "references"; // below them
+const NETS = "control"; // below these
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
@@ -44,13 +46,13 @@ export class Form {
     for (const field of fields) {
       field.label = label(field.name);
       const kept = before.get(field.name);
-      const reuse = kept?.control.file;
+      const reuse = kept?.control.file && (field.kind !== "images" || kept.model === model);
       this.rows.set(field.name, reuse ? kept : this.makeRow(field, model));
     }
     const row = (name) => this.rows.get(name)?.element;
     const first = FIRST.map(row);
     const common = COMMON.map(row).filter(Boolean);
-    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON, NETS].includes(name));
+    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON, REFERENCES, NETS].includes(name));
     const details = h(
       "details",
       { class: "more", open: this.open },
@@ -58,7 +60,7 @@ export class Form {
       h("div", { class: "fields" }, others.map(({ name }) => row(name))),
     );
     details.addEventListener("toggle", () => (this.open = details.open));
-    fill(this.element, first, row(NETS), h("div", { class: "fields common" }, common), others.length ? details : null);
+    fill(this.element, first, row(REFERENCES), row(NETS), h("div", { class: "fields common" }, common), others.length ? details : null);
     this.details = details;
     this.write(texts);
     this.rows.get(NETS)?.control.setFiles(before.get(NETS)?.control.files() ?? []);
@@ -110,7 +112,7 @@ export class Form {
       help,
       error,
     );
-    return { field, control, element, error, describe, choices: hints.choices };
+    return { field, control, element, error, describe, model, choices: hints.choices };
   }
 
   makeControl(field, hints, edited) {
@@ -122,6 +124,13 @@ export class Form {
         imageChanged(field.name, blob, size);
       };
       return imageControl(field, { pick, changed: told });
+    }
+    if (field.kind === "images") {
+      const told = (blobs) => {
+        this.clearError(field.name);
+        imageChanged(field.name, blobs);
+      };
+      return imagesControl(field, { most: this.model.most_references || field.maximum, pick, changed: told });
     }
     if (field.kind === "nets") {
       const filesChanged = (blobs) => {
@@ -187,6 +196,13 @@ export class Form {
   /** Set the image of a field. */
   async setImage(name, blob) {
     await this.rows.get(name)?.control.set?.(blob);
+  }
+
+  /** Set the images of the fields that take several, to none where a request has none. */
+  async setImageLists(values) {
+    for (const [name, { field, control }] of this.rows) {
+      if (field.kind === "images") await control.set(values[name] ?? []);
+    }
   }
 
   /** Set the images of the ControlNets of a request, if a field of it has them. */

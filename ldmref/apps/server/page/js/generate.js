@@ -261,6 +261,7 @@ class Generate {
     this.setSettings(mode, writeParameters(values));
     this.setLoras(loras ?? []);
     await this.form.setNetImages(values.control);
+    await this.form.setImageLists(values);
     for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
       await this.form.setImage(name, file);
     }

@@ -36,7 +36,7 @@ export class KeptFiles {
     this.painter = painter;
   }
 
-  /** Keep the file of a field, or those of its ControlNets; null forgets it. A new image may have emptied the mask. */
+  /** Keep the file of a field, or its files, or those of its ControlNets; null forgets it. A new image may have emptied the mask. */
   imageChanged(name, blob) {
     keepOne(name, blob);
     if (name === "image" && (this.painter.mask?.empty ?? true)) keepOne("mask", null);
@@ -53,7 +53,7 @@ export class KeptFiles {
     const mask = await recallOne("mask");
     for (const [name, { field, control }] of this.form.rows) {
       if (field.kind === "nets") control.setFiles((await recallOne(name)) ?? []);
-      if (field.kind !== "image" || name === "mask" || control.isGiven()) continue;
+      if (!["image", "images"].includes(field.kind) || name === "mask" || control.isGiven()) continue;
       const file = await recallOne(name);
       if (file && !control.isGiven()) await control.set(file);
     }

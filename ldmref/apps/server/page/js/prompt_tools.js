@@ -8,6 +8,7 @@ import { openHistory } from "./history.js";
 
 const PROMPTS = ["prompt", "negative_prompt", "prompt_b"];
 const SHOWN = 5; // prompts to try
+const PREPARED = { lower: "in lower case", strip: "without white space at its ends" }; // of a template
 const PLACE = "{prompt}"; // in a style: where the prompt is put
 
 export class PromptTools {
@@ -23,7 +24,8 @@ export class PromptTools {
     });
     const wildcard = makeMenu("Insert a wildcard …", wildcards, (name) => form.insert("prompt", `__${name}__`));
     const menus = h("div", { class: "row menus", hidden: !styles.length && !wildcards.length }, style, wildcard);
-    this.element = h("div", {}, this.tries, menus);
+    this.template = h("div", {});
+    this.element = h("div", {}, this.tries, this.template, menus);
   }
 
   /** Show the tools of a model below the prompt, if the mode has one. */
@@ -35,6 +37,7 @@ export class PromptTools {
       .map((prompt) => h("button", { type: "button", class: "chip", onclick: () => this.use({ prompt }) }, prompt));
     const history = h("button", { type: "button", class: "link small", "aria-haspopup": "dialog", onclick: () => openHistory((entry) => this.useAgain(entry)) }, "History");
     const note = model.prompts_note ? h("p", { class: "soft small" }, model.prompts_note) : null;
+    fill(this.template, describeTemplates(model.prompt_templates ?? {}));
     fill(this.tries, chips.length ? h("span", { class: "soft small" }, "Try") : null, chips, history, note);
     row.element.append(this.element);
     for (const name of PROMPTS) this.complete(name, model);
@@ -73,6 +76,20 @@ export class PromptTools {
     this.changed();
     this.form.rows.get("prompt")?.control.input.focus();
   }
+}
+
+// What a text encoder reads where it is more than the prompt, for each encoder that has such a template.
+function describeTemplates(templates) {
+  const parts = Object.entries(templates).map(([encoder, { before, after, dropped, prepare }]) => {
+    const changes = prepare.map((name) => PREPARED[name] ?? name);
+    const notes = [
+      changes.length ? `The prompt is read ${changes.join(" and ")}.` : "",
+      dropped ? `The first ${dropped} tokens are left out of what the denoiser reads.` : "",
+    ];
+    const many = Object.keys(templates).length > 1 ? h("p", { class: "small" }, encoder) : null;
+    return [many, h("pre", { class: "small" }, before, h("em", {}, "the prompt"), after), h("p", { class: "soft small" }, notes.filter(Boolean).join(" "))];
+  });
+  return parts.length ? h("details", { class: "template" }, h("summary", { class: "soft small" }, "What the model reads"), parts) : null;
 }
 
 function merge(text, part) {

@@ -7,7 +7,7 @@ import { counted, fill, h } from "./dom.js";
 import { iconButton } from "./icons.js";
 import { keepOne, recallOne } from "./kept.js";
 import { announce } from "./notify.js";
-import { toText } from "./schema.js";
+import { isFileList, toText } from "./schema.js";
 import { label, modeName } from "./wording.js";
 
 const KEPT = "queue";
@@ -129,10 +129,15 @@ function nameRequest({ mode, values }) {
   return [values.prompt ?? modeName(mode)].flat().join("; ") || "an image without a prompt";
 }
 
+function describeValue(value) {
+  if (value instanceof Blob) return "a file";
+  return isFileList(value) ? counted(value.length, "file") : toText(value);
+}
+
 function describeValues({ mode, model, values, loras = [] }) {
   const others = Object.entries(values).filter(([name]) => name !== "prompt");
   const parts = others.map(([name, value]) => {
-    const text = value instanceof Blob ? "a file" : toText(value);
+    const text = describeValue(value);
     return `${label(name).toLowerCase()} ${text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text}`;
   });
   return [modeName(mode), model, describeWeights(weightsOf(loras)), ...parts].filter(Boolean).join(" · ");

@@ -5,12 +5,13 @@ import { asFloat, formatNumber, parseJson, readNumber, toJson } from "./numbers.
 
 /**
  * The kinds of fields: text (one text), texts (a text or a list of texts), number, integer, flag,
- * choice, numbers (a list), guidance (a name or an object), image and array (files: PNG, .npy), nets (a list of
- * objects, each with the fields of `items`).
+ * choice, numbers (a list), guidance (a name or an object), image and array (files: PNG, .npy), images (a list of
+ * files), nets (a list of objects, each with the fields of `items`).
  * null cannot be given.
  */
 function findKind(schema) {
   const types = [schema.type].flat();
+  if (schema.items?.contentEncoding === "base64") return "images";
   if (schema.contentEncoding === "base64") return schema.items ? null : "image";
   if (schema.enum) return "choice";
   if (types.includes("object") && types.includes("string")) return "guidance";
@@ -45,7 +46,7 @@ export function readFields(schema) {
       default: property.default,
       choices: own.enum ?? null,
       minimum: own.minimum ?? own.exclusiveMinimum ?? null,
-      maximum: own.maximum ?? null,
+      maximum: own.maximum ?? own.maxItems ?? null,
       onlyList: own.type === "array",
       floats: own.items?.type === "number",
       integers: [own.type].flat().includes("integer") || own.items?.type === "integer",
@@ -114,6 +115,11 @@ export function withoutFiles(value) {
   return Object.fromEntries(Object.entries(value).filter(([, item]) => !(item instanceof Blob)));
 }
 
+/** Return whether a value is a list of files. */
+export function isFileList(value) {
+  return Array.isArray(value) && value.length > 0 && value.every((item) => item instanceof Blob);
+}
+
 /** Return whether a value has keys: neither a list, a number, nor a file. */
 export function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value) && !value.$float && !(value instanceof Blob);
@@ -121,6 +127,6 @@ export function isObject(value) {
 
 /** Return the texts of parameters, for the address of the page; files are left out. */
 export function writeParameters(values) {
-  const texts = Object.entries(values).filter(([, value]) => !(value instanceof Blob));
+  const texts = Object.entries(values).filter(([, value]) => !(value instanceof Blob || isFileList(value)));
   return Object.fromEntries(texts.map(([name, value]) => [name, toText(value)]));
 }

@@ -1,8 +1,12 @@
-"""FLUX.2's autoencoder as a package declares it: patches of z, normalised by a batch norm.
+"""FLUX.2's autoencoder: that of Stable Diffusion, whose patches of z a batch norm normalises.
 
-The latents are the 32 channels of z folded by 2 x 2 to 128, less the running mean and over the root
-of the running variance, which are weights. Source: huggingface/diffusers, models/autoencoders/
-autoencoder_kl_flux2.py and pipelines/flux2/pipeline_flux2.py.
+The latents are the 32 channels of z folded by 2 x 2 to 128 in the order (channel, row, column),
+less the running mean and over the root of the running variance plus 1e-4; both are weights.
+Down-sampling pads z on the right and at the bottom, as `ldmref.models.autoencoder.encode` does.
+FLUX.3, Ernie-Image and Ideogram 4 have the same one.
+
+Source: github.com/black-forest-labs/flux2, src/flux2/autoencoder.py; huggingface/diffusers,
+models/autoencoders/autoencoder_kl_flux2.py. Parameter names of diffusers' AutoencoderKLFlux2.
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ from typing import Annotated, Any
 
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
-from ldmref.families import Autoencoder, BaseAutoencoderConfig, find_autoencoder
-from ldmref.io.diffusers import require_plain
+from ldmref.io.compvis.keys import autoencoder_table
+from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.key_table import KeyEntry
 from ldmref.math.arrays import Array
-from ldmref.models import AutoencoderConfig, Params, Spec
+from ldmref.models.autoencoder import KL
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import Autoencoder
+from ldmref.models.params import Params, Spec
 
-KL = find_autoencoder("kl")
-PATCH = 2
+PATCH = 2  # latents are patches of 2 x 2 cells of z
 PLAIN = {"act_fn": ("silu",), "patch_size": ([2, 2], (2, 2)), "decoder_block_out_channels": (None,)}
 FIELDS = (
     "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups",
@@ -29,7 +36,18 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Flux2AutoencoderConfig(BaseAutoencoderConfig):
-    """FLUX.2's autoencoder between images (n, 3, H, W) and latents (n, 128, H/16, W/16)."""
+    """FLUX.2's autoencoder between images (n, 3, H, W) and latents (n, 128, H/16, W/16).
+
+    Args:
+        latent_channels: Channels of the latents, four times those of z.
+        block_out_channels: Channels of each level.
+        layers_per_block: Residual blocks of a level of the encoder; the decoder has one more.
+        norm_num_groups: Groups of the normalisation.
+        use_quant_conv: Whether a convolution follows the encoder.
+        use_post_quant_conv: Whether a convolution precedes the decoder.
+        mid_block_add_attention: Whether the middle attends to all pixels.
+        batch_norm_eps: Number added to the running variance.
+    """
 
     latent_channels: Annotated[int, Range(1, 65536)] = 128
     block_out_channels: Annotated[tuple[int, ...], Range(1, 65536), Length(1, 10)] = (
@@ -121,6 +139,16 @@ def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
     return Flux2AutoencoderConfig(latent_channels=channels, **fields)
 
 
+def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyEntry]:
+    """Return the makers' tensor for each parameter: names of CompVis, but for two convolutions."""
+    table = {}
+    for name, entry in autoencoder_table(config.kl).items():
+        half = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.split(".")[0], "")
+        table[name] = replace(entry, name=half + entry.name)
+    statistics = {f"bn.running_{part}": (config.latent_channels,) for part in ("mean", "var")}
+    return table | {name: KeyEntry(name, shape) for name, shape in statistics.items()}
+
+
 def broken_rules(config: Flux2AutoencoderConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     yield from KL.broken_rules(config.kl)
@@ -137,7 +165,7 @@ def shrink(config: Flux2AutoencoderConfig) -> Flux2AutoencoderConfig:
     )
 
 
-FLUX2 = Autoencoder(
+FLUX2_AUTOENCODER = Autoencoder(
     "flux2",
     "FLUX.2 autoencoder",
     Flux2AutoencoderConfig,
@@ -149,7 +177,9 @@ FLUX2 = Autoencoder(
     spread=lambda ops, p, config: 1.0 / deviation(ops, p, config),
     normalized_by=("bn",),
     classes={"AutoencoderKLFlux2": read_config},
+    original=original_autoencoder_table,
     ignored=r"bn\.num_batches_tracked",
     shrink=shrink,
     broken_rules=broken_rules,
 )
+"""The kind of autoencoder."""

@@ -1,0 +1,145 @@
+"""FLUX.2 klein: a transformer whose first blocks have two streams, after Qwen3.
+
+| file             | holds                                                            |
+|------------------|------------------------------------------------------------------|
+| `config.py`      | the configuration of the transformer, and what must fit together |
+| `network.py`     | the transformer                                                  |
+| `autoencoder.py` | the autoencoder, whose latents are normalised patches            |
+| `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
+| `references.py`  | reference images as further tokens                               |
+| `pipelines.py`   | how diffusers' pipelines call the networks                       |
+| `files.py`       | diffusers' folders                                               |
+| `original.py`    | the makers' single files                                         |
+| `presets.py`     | the published sizes                                              |
+| `work.py`        | operations and memory                                            |
+
+The levels are shifted by the numbers of image tokens and of steps. A distilled model is one whose
+default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked.
+
+Black Forest Labs 2025, github.com/black-forest-labs/flux2.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
+from ldmref.families.flux2.files import PIPELINES, read_folder
+from ldmref.families.flux2.network import join_cells, transformer, transformer_spec
+from ldmref.families.flux2.original import ORIGINALS
+from ldmref.families.flux2.pipelines import read_inputs, read_scale, read_states
+from ldmref.families.flux2.presets import make_presets, shrink
+from ldmref.families.flux2.references import REFERENCES
+from ldmref.families.flux2.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux2.work import count_activations, count_flops
+from ldmref.families.joint_transformers import GUIDANCE
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+    TextAttention,
+)
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
+from ldmref.models.golden_run import GoldenRun
+
+# every block begins as the identity, and the output as zero
+ZEROS = ("_modulation_img.linear.weight", "_modulation_txt.linear.weight",
+         "single_stream_modulation.linear.weight", "norm_out.linear.weight")  # fmt: skip
+ENDS = (".x_embedder.weight", ".context_embedder.weight", "transformer.proj_out.weight")
+LORA_TARGETS = {
+    "attention": (".to_q", ".to_k", ".to_v", ".to_out.0", ".add_q_proj", ".add_k_proj",
+                  ".add_v_proj", ".to_add_out", ".to_qkv_mlp_proj", ".attn.to_out"),
+    "feed_forward": (".ff.linear_in", ".ff.linear_out", ".ff_context.linear_in",
+                     ".ff_context.linear_out"),
+    "projections": ("x_embedder", "context_embedder"),
+}  # fmt: skip
+__all__ = ["FLUX2", "Flux2Config"]
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoder, transformer and autoencoder."""
+    denoiser = transformer_of(config)
+    z = denoiser.in_channels
+    tokens, references = CallSize("tokens", label="sequence_length"), CallSize("references")
+    inputs = [
+        NetworkInput("x", "sample", (BATCH, z, HEIGHT, WIDTH), also=("input", "0", "x", "img")),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (BATCH, tokens, denoiser.joint_attention_dim),
+            also=("2", "context", "ctx", "txt"),
+            layers=(("context_embedder", "input"),),
+        ),
+        NetworkInput("reference_tokens", "reference_tokens", (BATCH, references, z)),
+        NetworkInput("reference_positions", "reference_positions", (BATCH, references, 4)),
+    ]
+    if denoiser.guidance_embeds:
+        inputs.insert(3, GUIDANCE)
+    network = DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and text",
+        transformer,
+        partial(transformer_spec, denoiser),
+        {"config": denoiser},
+        tuple(inputs),
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+        text_attention=TextAttention((".attn",), ("text", "image")),
+    )
+    text = describe_text_encoder("text_encoder", config.text_encoder)
+    return [text, network, *describe_autoencoder(config.vae)]
+
+
+GOLDEN_RUNS = (
+    GoldenRun("flux2-klein-4b", "euler"),
+    GoldenRun("flux2-klein-base-4b", "euler"),
+    GoldenRun("flux2-klein-base-4b", "euler", "img2img"),
+)
+FLUX2 = Family(
+    "flux2",
+    Flux2Config,
+    describe_networks,
+    Work(count_flops, count_activations),
+    "FLUX.2 klein: a transformer with streams for image and text, then one for both, after Qwen3",
+    broken_rules,
+    text=TextPath(
+        encode_prompts,
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+    ),
+    references=REFERENCES,
+    presets=make_presets(),
+    files=ORIGINALS,
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        ("Flux2Transformer2DModel",),
+        halves=("cond", "uncond"),
+        unpack=join_cells,
+        inputs=read_inputs,
+        states=read_states,
+        scale=read_scale,
+        draws_images=False,
+        unguided=lambda settings: settings.get("is_distilled") is True,
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(shrink, GOLDEN_RUNS),
+)
+"""The family of FLUX.2 klein."""

@@ -1,0 +1,55 @@
+"""How diffusers' pipelines call the networks of FLUX.2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.families.flux2.network import SCALE
+from ldmref.families.flux2.references import TIME
+from ldmref.families.flux2.text import choose_layers
+from ldmref.math.arrays import Array
+
+KEPT = ("encoder_hidden_states", "guidance")
+
+
+def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of the transformer as ours.
+
+    The tokens of references follow those of the image, and the rows and columns of each image begin
+    at 0. The k-th reference is at the time 10 k here, whichever the call says, so that another one
+    shows in the first layer that reads it.
+    """
+    import torch
+
+    found = {name: arguments[name] for name in KEPT if arguments.get(name) is not None}
+    tokens, ids, time = (arguments.get(name) for name in ("hidden_states", "img_ids", "timestep"))
+    if time is not None:
+        found["timestep"] = time * SCALE
+    if tokens is None or ids is None:
+        return {**arguments, **found}
+    ids = ids[None] if ids.ndim == 2 else ids
+    first = (ids[0, :, 1] == 0) & (ids[0, :, 2] == 0)
+    image = torch.cumsum(first, dim=0) - 1
+    length = int((image == 0).sum())
+    found = {"sample": tokens[:, :length], **found}
+    if length < tokens.shape[1]:
+        positions = ids[:1, length:].to(tokens.dtype).clone()
+        positions[0, :, 0] = TIME * image[length:]
+        found["reference_tokens"] = tokens[:, length:]
+        found["reference_positions"] = positions.expand(len(tokens), -1, -1)
+    return found
+
+
+def read_states(output: Any, skip: int, pipe: Any) -> Array:
+    """Return the hidden states of the layers that the transformer reads, side by side."""
+    import torch
+
+    states = output.hidden_states
+    layers = choose_layers(len(states) - 1)
+    return torch.cat([states[number - skip] for number in layers], dim=-1)
+
+
+def read_scale(scale: float) -> float:
+    """Return our guidance scale of theirs: up to 1, nothing is guided."""
+    return max(scale, 1.0)

@@ -1,0 +1,105 @@
+"""The published sizes of FLUX.2, and one for tests.
+
+[dev] reads the hidden states of Mistral Small 3.2, which is no text encoder of ldmref: its
+transformer alone is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
+from ldmref.families.flux2.config import Flux2Config, transformer_of
+from ldmref.families.flux2.files import SCALES, STEPS
+from ldmref.families.flux2.text import choose_layers
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.samplers.config import SchedulerConfig
+
+DEV = Flux2Config(
+    num_layers=8,
+    num_single_layers=48,
+    num_attention_heads=48,
+    joint_attention_dim=15360,
+    guidance_embeds=True,
+)
+KLEIN_9B = Flux2Config(
+    num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288
+)
+FLOW = SchedulerConfig(
+    prediction_type="flow",
+    sampler="euler",
+    spacing="flow",
+    final_sigma="zero",
+    shift=3.0,
+    dynamic_shift=True,
+    shift_rule="empirical",
+)
+
+
+def read_layers(text: Qwen3Config) -> Qwen3Config:
+    """Return a text encoder of which the transformer reads three layers."""
+    layers = choose_layers(text.num_hidden_layers)
+    return replace(text, hidden_layers=layers, final_norm=False)
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name.
+
+    The distilled models and the others have the same shapes: a single file is taken for a distilled
+    one.
+    """
+    found = {}
+    sizes = {"4b": (Flux2Config(), "qwen3-4b"), "9b": (KLEIN_9B, "qwen3-8b")}
+    for distilled, base in ((True, ""), (False, "base-")):
+        for size, (transformer, text) in sizes.items():
+            name = f"flux2-klein-{base}{size}"
+            found[name] = ModelConfig(
+                name=name,
+                denoiser=transformer,
+                vae=Flux2AutoencoderConfig(),
+                text_encoder=read_layers(QWEN3_SIZES[text]),
+                scheduler=FLOW,
+                defaults=Defaults(STEPS[distilled], SCALES[distilled], width=1024, height=1024),
+            )
+    tiny = replace(shrink(found["flux2-klein-base-4b"]), name="flux2-tiny")
+    return {tiny.name: tiny} | found
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config) and FLUX2_AUTOENCODER.shrink is not None
+    small = replace(
+        transformer_of(config),
+        in_channels=16,
+        out_channels=16,
+        sample_size=4,
+        num_layers=2,
+        num_single_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        joint_attention_dim=60,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+    text = replace(
+        text,
+        vocab_size=512,
+        hidden_size=20,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=32,
+        hidden_layers=choose_layers(4),
+    )
+    return replace(
+        config,
+        denoiser=small,
+        vae=FLUX2_AUTOENCODER.shrink(config.vae),
+        text_encoder=text,
+        defaults=replace(config.defaults, steps=4, width=16, height=16),
+    )

@@ -1,0 +1,47 @@
+"""How prompts condition FLUX.2: three layers of Qwen3, of a chat whose answer has no thoughts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ldmref.backends.base import Backend
+from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.text import EncodedText, encode_tokens
+from ldmref.prompts.prompt_template import PromptTemplate
+from ldmref.prompts.tokens import Tokens
+
+LENGTH = 512  # tokens of a prompt, with those of the template
+CHAT = PromptTemplate(
+    "<|im_start|>user\n",
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    cut="end",
+)
+
+
+def encode_prompts(
+    ops: Backend,
+    configs: Sequence[TextConfig],
+    tokens: Sequence[Tokens],
+    compile_network: Callable[[Callable, str], Callable],
+    clip_skip: int = 0,
+    weighted: bool = False,
+) -> EncodedText:
+    """Encode tokenized prompts; the arguments are those of `encode_tokens`.
+
+    The text encoder does not read padding, but the transformer reads the states of all tokens: it
+    gets no mask, and nothing is cut.
+    """
+    text = encode_tokens(ops, configs, tokens, compile_network, clip_skip, weighted)
+    return replace(text, more={})
+
+
+def choose_layers(layers: int) -> tuple[int, ...]:
+    """Return the layers whose outputs the transformer reads: 9, 18 and 27 of 36."""
+    return tuple(layers * quarter // 4 for quarter in (1, 2, 3))
+
+
+def with_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration with another number of tokens of a prompt."""
+    text = replace(config.text_encoder, max_position_embeddings=length)
+    return replace(config, text_encoder=text)

@@ -1,0 +1,152 @@
+"""FLUX.3: image, references and text in blocks of their own, then in one stream.
+
+| file            | holds                                                               |
+|-----------------|---------------------------------------------------------------------|
+| `config.py`     | the configuration, and what must fit together                       |
+| `network.py`    | the transformer, and its flow map                                   |
+| `positions.py`  | positions on four axes                                              |
+| `text.py`       | the chat around a prompt, and its window                            |
+| `references.py` | reference images                                                    |
+| `files.py`      | diffusers' folders                                                  |
+| `original.py`   | the makers' single files                                            |
+| `pipelines.py`  | how diffusers' pipelines call the transformer                       |
+| `presets.py`    | the published sizes                                                 |
+| `work.py`       | operations and memory                                               |
+
+The distilled model is a flow map: it also reads the time to which a step leads, and its guidance is
+a part of it. The autoencoder is FLUX.2's.
+
+Black Forest Labs 2026; diffusers 0.42.1, `Flux3Transformer2DModel`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ldmref.families.flux3.config import WINDOW, Flux3Config, broken_rules, transformer_of
+from ldmref.families.flux3.files import PIPELINES, read_folder
+from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
+from ldmref.families.flux3.network import REFERENCES as REF
+from ldmref.families.flux3.original import ORIGINALS
+from ldmref.families.flux3.pipelines import join_cells, read_inputs, read_layer, read_states
+from ldmref.families.flux3.presets import make_presets, shrink
+from ldmref.families.flux3.references import REFERENCES
+from ldmref.families.flux3.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux3.work import count_activations, count_flops
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
+from ldmref.models.golden_run import GoldenRun
+
+# every block begins as the identity, and the output as zero
+MODULATIONS = tuple(f"_stream_modulations.{mode}.linear.weight" for mode in (IMAGE, REF, TEXT))
+ZEROS = (*MODULATIONS, "norm_out.linear.weight", "proj_out.weight")
+ENDS = (
+    ".x_embedders.image.weight",
+    ".x_embedders.image_cond.weight",
+    "transformer.proj_out.weight",
+)
+LORA_TARGETS = {
+    "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
+    "feed_forward": (".linear_in", ".linear_out"),
+    "projections": ("x_embedders.image", "x_embedders.image_cond", "context_embedder"),
+}
+TIMESTEPS = (CallSize("timesteps"),)
+
+
+def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
+    """Return the arrays that the transformer takes."""
+    tokens, cells = CallSize("tokens", label="sequence_length"), CallSize("references")
+    end = NetworkInput("t_next", "target_timestep", TIMESTEPS, "ends", also=("t_ref",))
+    return (
+        NetworkInput(
+            "x",
+            "sample",
+            (BATCH, network.in_channels, HEIGHT, WIDTH),
+            also=("input", "0", "x", "hidden_states"),
+        ),
+        NetworkInput("t", "timestep", TIMESTEPS, "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (BATCH, tokens, network.joint_attention_dim),
+            also=("2", "context"),
+            layers=(("context_embedder", "input"),),
+        ),
+        NetworkInput("mask", "encoder_attention_mask", (BATCH, tokens), "mask"),
+        *((end,) if network.flow_map else ()),
+        NetworkInput(
+            "reference_tokens", "image_cond_hidden_states", (BATCH, cells, network.in_channels)
+        ),
+        NetworkInput("reference_places", "image_cond_ids", (BATCH, cells, 4)),
+    )
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoder, transformer and autoencoder."""
+    denoiser = transformer_of(config)
+    network = DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image, references and text",
+        transformer,
+        partial(transformer_spec, denoiser),
+        {"config": denoiser},
+        list_inputs(denoiser),
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+    text = describe_text_encoder("text_encoder", config.text_encoder)
+    return [text, network, *describe_autoencoder(config.vae)]
+
+
+FLUX3 = Family(
+    "flux3",
+    Flux3Config,
+    describe_networks,
+    Work(count_flops, count_activations),
+    "FLUX.3: image, references and text in blocks of their own, then in one stream",
+    broken_rules,
+    text=TextPath(
+        encode_prompts,
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+        multiple=WINDOW,
+    ),
+    references=REFERENCES,
+    presets=make_presets(),
+    files=ORIGINALS,
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        ("Flux3Transformer2DModel",),
+        halves=("cond", "uncond"),
+        unpack=join_cells,
+        inputs=read_inputs,
+        states=read_states,
+        layer=read_layer,
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(
+        shrink, (GoldenRun("flux3-klein-base", "euler"), GoldenRun("flux3-klein", "euler"))
+    ),
+)
+"""The family of FLUX.3."""

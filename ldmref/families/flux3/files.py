@@ -1,0 +1,71 @@
+"""The files of FLUX.3: folders of diffusers' modular pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ldmref.families.flux3.config import Flux3Config
+from ldmref.families.flux3.presets import DEFAULTS, FLOW, LAYERS, as_text_encoder
+from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.io.diffusers.checks import read_json, require_plain
+from ldmref.io.diffusers.config import convert_autoencoder_config
+from ldmref.models.config import ModelConfig
+
+PIPELINES = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
+PLAIN: dict[str, tuple[Any, ...]] = {"eps": (1e-6,)}
+FIELDS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
+    "in_channels": 128, "num_layers": 5, "num_single_layers": 28, "attention_head_dim": 128,
+    "num_attention_heads": 24, "joint_attention_dim": 20480, "timestep_channels": 256,
+    "mlp_ratio": 3.0, "axes_dims_rope": (32, 32, 32, 32), "rope_theta": 10000, "flow_map": False,
+}  # fmt: skip
+
+
+def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration of a folder of diffusers.
+
+    The noise levels, and the layers of the text encoder that are read, are in diffusers' program,
+    not in its files. Of a text encoder with another number of layers, as many are read as the
+    transformer has room for, from the first of them on.
+
+    Args:
+        folder: The folder.
+        index: The contents of its modular_model_index.json.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
+    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
+    text = read_text_encoder(folder / "text_encoder")
+    layers = LAYERS
+    if (
+        max(LAYERS) > text.num_hidden_layers
+    ):  # a small model, whose layers diffusers takes as an argument
+        layers = tuple(range(1, transformer.joint_attention_dim // text.hidden_size + 1))
+    defaults = DEFAULTS[transformer.flow_map]
+    side = transformer.sample_size * vae.factor
+    return ModelConfig(
+        denoiser=transformer,
+        vae=vae,
+        text_encoder=as_text_encoder(text, layers),
+        scheduler=FLOW,
+        defaults=replace(defaults, width=side, height=side),
+    )
+
+
+def convert_transformer_config(data: Mapping[str, Any]) -> Flux3Config:
+    """Convert the configuration of a `Flux3Transformer2DModel`.
+
+    Raises:
+        CorruptModelError: It asks for something that is not supported.
+    """
+    fields = {name: data.get(name, default) for name, default in FIELDS.items()}
+    channels = {"cond_in_channels": (fields["in_channels"],)}
+    require_plain(data, PLAIN | channels, "the transformer's configuration")
+    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
+    fields["rope_theta"] = float(fields["rope_theta"])
+    return Flux3Config(out_channels=fields["in_channels"], **fields)

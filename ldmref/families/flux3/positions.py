@@ -1,0 +1,72 @@
+"""Positions of tokens on four axes: time, row, column, and place in the text or number.
+
+Su et al. 2021, arXiv:2104.09864. Image and references have half the numbers of their rows and
+columns; text has its place on the last axis, and the k-th reference has -k there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.families.flux3.config import Flux3Config
+from ldmref.math.arrays import Array
+from ldmref.models import transformer_layers
+from ldmref.models.transformer_layers import turn_pairs
+
+__all__ = ["Waves", "find_waves", "join_waves", "place_image", "place_references", "place_text",
+           "turn_pairs"]  # fmt: skip
+Waves: TypeAlias = tuple[Array, Array]
+"""Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
+
+ROW_SCALE = 0.5  # of the numbers of rows and columns
+
+
+def find_waves(ops: Backend, positions: Array, config: Flux3Config) -> Waves:
+    """Return cosines and sines of the angles of tokens at positions (n, l, 4).
+
+    They are the same in all blocks.
+    """
+    angles = transformer_layers.find_angles(positions, config.axes_dims_rope, config.rope_theta)
+    angles = angles[:, None, :, :]
+    return ops.xp.cos(angles), ops.xp.sin(angles)
+
+
+def join_waves(ops: Backend, parts: Sequence[Waves]) -> Waves:
+    """Return the waves of tokens that follow each other."""
+    row = sum(cos[:, :, :1, :1] * 0.0 for cos, _ in parts)  # of as many rows as any part has
+    cos, sin = (ops.xp.concat([x + row for x in side], axis=2) for side in zip(*parts, strict=True))
+    return cos, sin
+
+
+def place_text(ops: Backend, states: Array) -> Array:
+    """Return the positions of the hidden states of a text, (n, l, k): (1, l, 4)."""
+    line = ops.xp.astype(states[:1, :, 0], getattr(ops.xp, ops.state_dtype), copy=False)
+    count = ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=1) - 1.0
+    zero = ops.xp.zeros_like(count)
+    return ops.xp.concat([x[:, :, None] for x in (zero, zero, zero, count)], axis=2)
+
+
+def place_image(ops: Backend, x: Array) -> Array:
+    """Return the positions of the cells of latents (n, c, h, w): (1, h * w, 4)."""
+    xp = ops.xp
+    one = xp.ones_like(xp.astype(x[0, 0, :, :], getattr(xp, ops.state_dtype), copy=False))
+    rows, columns = (ROW_SCALE * (xp.cumulative_sum(one, axis=axis) - 1.0) for axis in (0, 1))
+    zero = xp.zeros_like(one)
+    axes = (xp.reshape(axis, (1, -1, 1)) for axis in (zero, rows, columns, zero))
+    return xp.concat([*axes], axis=2)
+
+
+def place_references(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the positions of the cells of references of these numbers of rows and columns.
+
+    (1, k, 4), the cells of the first reference first.
+    """
+    found = []
+    for number, (height, width) in enumerate(sizes, 1):
+        rows, columns = np.mgrid[:height, :width].reshape(2, -1) * ROW_SCALE
+        found.append(np.stack([0.0 * rows, rows, columns, 0.0 * rows - number], axis=1))
+    return np.concatenate(found)[None]

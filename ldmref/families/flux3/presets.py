@@ -1,0 +1,93 @@
+"""The published sizes of FLUX.3 Image Klein, and one for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig
+from ldmref.families.flux3.config import WINDOW, Flux3Config, transformer_of
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.samplers.config import SchedulerConfig
+
+LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)  # of Qwen3-VL, whose hidden states are read
+LENGTH = 4096  # the makers' largest number of tokens; diffusers has 8192
+SHIFT = 6.93
+SIDE = 1024
+FLOW = SchedulerConfig(
+    prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero", shift=SHIFT
+)
+DEFAULTS = {  # with a flow map, and without
+    True: Defaults(16, 1.0, width=SIDE, height=SIDE),
+    False: Defaults(50, 3.5, width=SIDE, height=SIDE),
+}
+
+
+def as_text_encoder(text: Qwen3Config, layers: tuple[int, ...] = LAYERS) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of FLUX.3."""
+    return replace(
+        text,
+        max_position_embeddings=LENGTH,
+        hidden_layers=layers,
+        final_norm=False,
+        padding_position=1,
+    )
+
+
+KLEIN = ModelConfig(
+    name="flux3-klein",
+    denoiser=Flux3Config(flow_map=True),
+    vae=Flux2AutoencoderConfig(),
+    text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-vl-4b"]),
+    scheduler=FLOW,
+    defaults=DEFAULTS[True],
+)
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    vae = config.vae
+    assert isinstance(vae, Flux2AutoencoderConfig)
+    small = replace(
+        transformer_of(config),
+        in_channels=16,
+        out_channels=16,
+        sample_size=4,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=40,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+    text = replace(
+        text,
+        vocab_size=512,
+        hidden_size=20,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=2 * WINDOW,
+        hidden_layers=(1, 2),
+    )
+    vae = replace(
+        vae,
+        latent_channels=16,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    defaults = replace(config.defaults, steps=4, width=16, height=16)
+    return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name."""
+    base = replace(KLEIN, name="flux3-klein-base", denoiser=Flux3Config(), defaults=DEFAULTS[False])
+    tiny = replace(shrink(base), name="flux3-tiny")
+    return {tiny.name: tiny, KLEIN.name: KLEIN, base.name: base}

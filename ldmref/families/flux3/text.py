@@ -1,0 +1,61 @@
+"""How prompts condition FLUX.3: hidden states of a chat, with a part of its padding.
+
+Each prompt has a window, its tokens filled up to a multiple of 80. The transformer reads the whole
+window, so its padding cannot be cut; the encoder gives that padding position 1 and does not read
+it. In a batch each prompt keeps its own window: every image is as its prompt alone makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.families.flux3.config import WINDOW
+from ldmref.models.config import ModelConfig
+from ldmref.models.text import EncodedText, encode_tokens
+from ldmref.models.text_config import TextConfig
+from ldmref.prompts.prompt_template import PromptTemplate
+from ldmref.prompts.tokens import Tokens
+
+CHAT = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", cut="end")
+
+
+def encode_prompts(
+    ops: Backend,
+    configs: Sequence[TextConfig],
+    tokens: Sequence[Tokens],
+    compile_network: Callable[[Callable, str], Callable],
+    clip_skip: int = 0,
+    weighted: bool = False,
+) -> EncodedText:
+    """Encode the windows of tokenized prompts; the arguments are those of `encode_tokens`.
+
+    The `mask` of the result is that of the windows.
+    """
+    [part] = tokens
+    windows = find_windows(part.mask)
+    length = int(windows.sum(axis=2).max())
+    ids, weights, mask = (x[:, :, :length] for x in (part.ids, part.weights, part.mask))
+    cut = replace(part, ids=ids, weights=weights, mask=mask)
+    encoded = encode_tokens(ops, configs, [cut], compile_network, clip_skip, weighted)
+    kept = windows[:, :, :length].reshape(len(windows), -1)
+    return replace(encoded, tokens=part, more={"mask": ops.asarray(kept)})
+
+
+def find_windows(mask: np.ndarray) -> np.ndarray:
+    """Return 1 for places in the window of a prompt, and 0 for others, (n, chunks, l) int64.
+
+    `mask` is 1 for tokens, which come first.
+    """
+    counts = mask.sum(axis=2, keepdims=True)
+    ends = np.maximum(-(-counts // WINDOW), 1) * WINDOW
+    return (np.arange(mask.shape[2]) < ends).astype(np.int64)
+
+
+def with_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration with another largest number of tokens of a prompt."""
+    text = replace(config.text_encoder, max_position_embeddings=length)
+    return replace(config, text_encoder=text)

@@ -1,0 +1,53 @@
+"""The work of one evaluation of FLUX.3's transformer, without references."""
+
+from __future__ import annotations
+
+import math
+
+from ldmref.families.flux3.config import transformer_of
+from ldmref.families.flux3.network import REFERENCES, transformer_spec
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import flatten
+
+
+def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """Return the numbers of cells of an image, and of the tokens of the longest text."""
+    return config.count_tokens(width, height), config.text_encoder.max_position_embeddings
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    pairs = network.num_layers * (image**2 + text**2)
+    pairs += network.num_single_layers * (image + text) ** 2
+    total = 4 * network.width * pairs
+    rows = {  # by the beginning of the name
+        "timestep_embedder": 2,
+        "target_timestep_embedder": 1,
+        "early_stream_modulations": 1,
+        "single_stream_modulations": 1,
+        "x_embedders": image,
+        "context_embedder": text,
+        "mode_blocks": image,
+        "txt_mode_blocks": text,
+        "single_transformer_blocks": image + text,
+        "norm_out": 1,
+        "proj_out": image,
+    }
+    for name, shape in flatten(transformer_spec(network)).items():
+        start, *path = name.split(".")
+        if len(shape) == 2 and path[0] != REFERENCES:
+            total += 2 * math.prod(shape) * rows[start]
+    return total
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block of all modes holds at once.
+
+    In units of the width: the tokens, their norm and the result of attention; and of the
+    feed-forward layer, both halves and their product.
+    """
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    return (image + text) * (3 * network.width + 3 * network.hidden)

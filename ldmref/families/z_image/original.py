@@ -1,0 +1,140 @@
+"""Single files of Z-Image: the makers' names of the transformer, and those of ComfyUI.
+
+ComfyUI's files, such as z_image_turbo_bf16.safetensors, stack queries, keys and values and name
+ends and norms in another way; most GGUF files are made of them. Files of either kind may hold the
+autoencoder (CompVis' names) and the text encoder as well. No tensor tells Z-Image from
+Z-Image-Turbo: a file is taken for Turbo, as by diffusers, unless a configuration is given.
+
+Sources: Tongyi-MAI/Z-Image, src/zimage/transformer.py; huggingface/diffusers, loaders/
+single_file_utils.py (convert_z_image_transformer_checkpoint_to_diffusers); Comfy-Org/ComfyUI,
+comfy/utils.py (z_image_to_diffusers), comfy/supported_models.py (ZImage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from ldmref.families.z_image.config import PATCH, ZImageConfig, transformer_of
+from ldmref.families.z_image.network import FORM, transformer_spec
+from ldmref.families.z_image.presets import TURBO, make_presets
+from ldmref.io.compvis.keys import autoencoder_table, clip_table
+from ldmref.io.key_table import KeyEntry, add_prefixes
+from ldmref.models.config import ModelConfig
+from ldmref.models.family import SingleFile
+from ldmref.models.params import Shape, flatten
+
+PREFIX = "model.diffusion_model."  # in files of several networks
+AUTOENCODER = "vae."
+TEXT = "text_encoders.qwen3_4b.transformer."
+# A norm that nothing reads, a number of the training, and the embedding as the last layer.
+UNUSED = (
+    r"(model\.diffusion_model\.)?norm_final\.weight|text_encoders\..*(logit_scale|lm_head\.weight)"
+)
+ENDS = {f"all_x_embedder.{FORM}": "x_embedder", f"all_final_layer.{FORM}": "final_layer"}
+PROJECTIONS = ("attention.to_q", "attention.to_k", "attention.to_v")
+STACK = "attention.qkv"
+LAYERS = {
+    "attention.to_out.0": "attention.out",
+    "attention.norm_q": "attention.q_norm",
+    "attention.norm_k": "attention.k_norm",
+}
+
+
+def makers_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor in the makers' files for each parameter of the transformer: as here."""
+    shapes = flatten(transformer_spec(transformer_of(config)))
+    return {name: KeyEntry(f"{prefix}{name}", shape) for name, shape in shapes.items()}
+
+
+def comfyui_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor in ComfyUI's files for each parameter of the transformer."""
+    shapes = flatten(transformer_spec(transformer_of(config)))
+    return {name: find_entry(name, shape, prefix) for name, shape in shapes.items()}
+
+
+def find_entry(name: str, shape: Shape, prefix: str) -> KeyEntry:
+    """Return the tensor in ComfyUI's files for a parameter."""
+    for ours, theirs in ENDS.items():
+        if name.startswith(f"{ours}."):
+            return KeyEntry(prefix + theirs + name.removeprefix(ours), shape)
+    path, _, leaf = name.rpartition(".")
+    parts = path.split(".", 2)
+    layer = parts[2] if len(parts) > 2 else ""
+    if layer in PROJECTIONS:
+        block = path.removesuffix(layer)
+        third = PROJECTIONS.index(layer)
+        return KeyEntry(f"{prefix}{block}{STACK}.{leaf}", shape, third)
+    if layer in LAYERS:
+        path = path.removesuffix(layer) + LAYERS[layer]
+        return KeyEntry(f"{prefix}{path}.{leaf}", shape)
+    return KeyEntry(prefix + name, shape)
+
+
+def recognise(
+    shapes: Mapping[str, Shape], prefix: str = "", comfyui: bool = False
+) -> ModelConfig | None:
+    """Return the configuration of a file of these names; None if it is another file.
+
+    Args:
+        shapes: Names and shapes of the file.
+        prefix: What precedes the names of the transformer.
+        comfyui: Whether they are ComfyUI's.
+    """
+    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    first = "x_embedder" if comfyui else f"all_x_embedder.{FORM}"
+    norm = "attention.q_norm" if comfyui else "attention.norm_q"
+    try:
+        d, patch = own[f"{first}.weight"]
+        (text,) = own["cap_embedder.0.weight"]
+        (head,) = own[f"layers.0.{norm}.weight"]
+        (*_, padding) = own["x_pad_token"]
+    except (KeyError, ValueError):
+        return None
+    counts = {
+        kind: len({name.split(".")[1] for name in own if name.startswith(f"{kind}.")})
+        for kind in ("layers", "noise_refiner")
+    }
+    if padding != d:
+        return None
+    network = ZImageConfig(
+        in_channels=patch // PATCH**2,
+        out_channels=patch // PATCH**2,
+        dim=d,
+        n_layers=counts["layers"],
+        n_refiner_layers=counts["noise_refiner"],
+        n_heads=max(d // max(head, 1), 1),
+        cap_feat_dim=text,
+    )
+    for config in (TURBO, *make_presets().values()):  # which also say what no tensor does
+        known = transformer_of(config)
+        unseen = {"sample_size": known.sample_size, "axes_dims": known.axes_dims}
+        if replace(network, **unseen) == known:
+            return config
+    if sum(network.axes_dims) != head:
+        return None
+    return replace(TURBO, denoiser=network)
+
+
+def list_others(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
+    """Return the tables of autoencoder and text encoder, for `SingleFile.others`."""
+    text = clip_table(config.text_encoder)
+    return {
+        "vae": add_prefixes("", AUTOENCODER, autoencoder_table(config.kl_or_vq)),
+        "text_encoder": add_prefixes("", f"{TEXT}model.", text),
+    }
+
+
+SINGLE_FILES = tuple(
+    SingleFile(
+        f"the transformer of Z-Image with the names of {names}",
+        partial(recognise, prefix=prefix, comfyui=table is comfyui_table),
+        partial(table, prefix=prefix),
+        UNUSED,
+        others=list_others,
+    )
+    for names, table in (("ComfyUI", comfyui_table), ("its makers", makers_table))
+    for prefix in ("", PREFIX)
+)
+"""Both kinds, without the prefix of files that hold other networks, and with it."""
