@@ -23,20 +23,24 @@ NO_PARAMETERS = Params()
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
-def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
+def rms_norm(ops: Backend, p: Params, x: Array, eps: float, base: float = 0.0) -> Array:
     """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
 
-    Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`.
+    Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`. The scale is
+    `base` + weight; where `base` is not 0, the weight is small and the product wide, too.
     """
-    args = x, p.weight, eps, ops.state_dtype
+    args = x, p.weight, eps, ops.state_dtype, base
     return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)
 
 
-def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str) -> Array:
+def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str, base: float = 0.0) -> Array:
     """Return `rms_norm`, with the mean in `dtype`."""
     xp = array_namespace(x)
     wide = xp.astype(x, getattr(xp, dtype), copy=False)
     wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if base:
+        scale = base + xp.astype(weight, getattr(xp, dtype), copy=False)
+        return xp.astype(wide * scale, x.dtype, copy=False)
     return xp.astype(wide, x.dtype, copy=False) * weight
 
 
@@ -153,15 +157,31 @@ def turn(x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn each pair of neighbouring channels by the cosines and sines of their angles.
+
+    x: (n, heads, l, 2 k), cos and sin: (n, 1, l, k) -> like x.
+    """
+    xp = array_namespace(x)
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+
+
 def turn_halves(x: Array, angles: Array) -> Array:
     """Turn each pair of channels i and i + k.
 
     x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
     """
     xp = array_namespace(x)
-    wide = xp.astype(x, angles.dtype, copy=False)
-    half = x.shape[-1] // 2
-    parts = _turn_parts(wide[..., :half], wide[..., half:], angles)
+    n, heads, length, d = x.shape
+    # Not as slices: OpenVINO 2026.4 fuses these with the rotation, and then reads wrong memory
+    # where each row has its own angles.
+    halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
+    parts = _turn_parts(*xp.unstack(halves, axis=-2), angles)
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 

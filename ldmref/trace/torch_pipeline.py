@@ -249,8 +249,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            several = hasattr(self._pipe, "text_encoder_2")
-            states = self._family.diffusers.states(output, skip, several)
+            states = self._family.diffusers.states(output, skip, self._pipe)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})
@@ -260,14 +259,15 @@ class _PipelineRecorder:
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(self._networks["vae"], "vae.encode", False)
-            call.add("", "encode", {"image": _first_argument(args, kwargs)})
+            self.layers.as_ours = _as_image
+            call.add("", "encode", {"image": _as_image("", _first_argument(args, kwargs))})
 
         def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
-                outputs = {"mean": first.mean, "logvar": first.logvar}
+                outputs = {k: _as_image("", getattr(first, k)) for k in ("mean", "logvar")}
             name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
             if not isinstance(first, torch.Tensor):
@@ -282,7 +282,7 @@ class _PipelineRecorder:
         def watched(method: AnyMethod, name: str) -> AnyMethod:
             def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
                 call = self._writer.begin("posterior", numbered=False)
-                call.add("", name, {}, attributes, {"output": result})
+                call.add("", name, {}, attributes, {"output": _as_image("", result)})
                 self._writer.end(call)
 
             return self._writer.left_out.observed(method, "posterior", after=after)
@@ -306,7 +306,7 @@ class _PipelineRecorder:
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             self._slicing = False
             if not sliced:
-                self._end_call({"output": first_tensor(result)})
+                self._end_call({"output": _as_image("", first_tensor(result))})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
@@ -318,20 +318,28 @@ class _PipelineRecorder:
 
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             if sliced:
-                self._end_call({"output": first_tensor(result)})
+                self._end_call({"output": _as_image("", first_tensor(result))})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
     def _begin_decode(self, z: Any) -> None:
         call = self.layers.begin(self._networks["vae"], "vae.decode", False)
-        call.add("", "decode", {"latents": z})
+        self.layers.as_ours = _as_image
+        call.add("", "decode", {"latents": _as_image("", z)})
 
     def _end_call(self, outputs: Mapping[str, Any]) -> None:
         """Record the outputs of the call that runs, and end it."""
         call = self.layers.call
         if call is not None:
             call.add("", outputs=outputs)
+        self.layers.as_ours = None
         self.layers.end()
+
+
+def _as_image(layer: str, x: Any) -> Any:
+    """Return an array of an image, the only frame where an autoencoder is made for videos."""
+    is_frame = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
+    return x[:, :, 0] if is_frame else x
 
 
 def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:

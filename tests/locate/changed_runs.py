@@ -39,8 +39,8 @@ def record(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t"
         exact = found.with_backend(found.backend)
-        selection = Selection(layers=("constrain",))
-        record_trace(plan, exact, path, selection=selection, strict=False)
+        selection = Selection(layers=("constrain",), optional=True)
+        record_trace(plan, exact, path, selection=selection)
         trace = read_trace(path)
         return (
             replace(trace, tensors={k: np.array(x) for k, x in trace.tensors.items()}),

@@ -13,9 +13,9 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.z_image.rotary import turn_pairs
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
+from ldmref.models.transformer_layers import turn_pairs
 
 __all__ = ["Waves", "find_waves", "join_waves", "place_image", "place_references", "place_text",
            "turn_pairs"]  # fmt: skip

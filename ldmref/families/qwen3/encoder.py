@@ -46,7 +46,8 @@ class Qwen3Config(TextConfig):
         final_norm: Whether the final norm is applied to them.
         use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
         padding_position: The position of padding, where the positions of tokens count tokens only,
-            as transformers 4 finds them from a mask. None: positions count padding, too.
+            as transformers 4 finds them from a mask; -1: that of the token before. None: positions
+            count padding, too.
     """
 
     model_type: str = "qwen3"
@@ -63,7 +64,12 @@ class Qwen3Config(TextConfig):
     hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
     final_norm: bool = True
     use_attention_mask: bool = True
-    padding_position: Annotated[int, Range(0, 65536)] | None = None
+    padding_position: Annotated[int, Range(-1, 65536)] | None = None
+
+    @property
+    def later_layers(self) -> int:
+        """The number of layers after the last of `hidden_layers`."""
+        return self.num_hidden_layers - max(find_layers(self))
 
 
 def qwen3_spec(config: TextConfig) -> Spec:
@@ -125,11 +131,10 @@ def qwen3(
     wanted = find_layers(config, skip)
     score_bias = None if mask is None else mask_bias(ops, mask)
     positions = find_positions(ops, config, ids, mask)
-    angles = transformer_layers.find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
     for block in p.layers.items_in_order()[: max(wanted)]:
-        x = decoder_layer(ops, block, x, angles, score_bias, config)
+        x = decoder_layer(ops, block, x, positions, score_bias, config)
         states.append(x)
     found = [states[number] for number in wanted]
     if config.final_norm:
@@ -144,6 +149,8 @@ def find_positions(ops: Backend, config: Qwen3Config, ids: Array, mask: Array | 
         return ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
     kept = xp.astype(mask, getattr(xp, ops.state_dtype))
     counted = xp.cumulative_sum(kept, axis=1) - 1.0
+    if config.padding_position < 0:
+        return xp.clip(counted, 0.0, None)[:, :, None]
     padding = xp.zeros_like(counted) + float(config.padding_position)
     return xp.where(kept != 0, counted, padding)[:, :, None]
 
@@ -165,18 +172,28 @@ def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
 
 @layer
 def decoder_layer(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
     h = transformer_layers.rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
-    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
+    x = ops.add(x, grouped_attention(ops, p.self_attn, h, positions, score_bias, config))
     h = transformer_layers.rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
     return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
 @layer
 def grouped_attention(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply causal self-attention, in which several heads share their keys; x: (n, l, d)."""
     heads, shared = config.num_attention_heads, config.num_key_value_heads
@@ -184,8 +201,10 @@ def grouped_attention(
     k, v = (split_heads(ops, linear(ops, name, x), shared) for name in (p.k_proj, p.v_proj))
     q = transformer_layers.rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
     k = transformer_layers.rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
+    turned = positions, (config.head_dim,), config.rope_theta
     q, k = (
-        ops.call_function("rotate", transformer_layers.turn_halves, part, angles) for part in (q, k)
+        ops.call_function("rotate", transformer_layers.rotate_halves, part, *turned)
+        for part in (q, k)
     )
     k, v = (repeat_heads(ops, part, heads) for part in (k, v))
     mixed = ops.attention(q, k, v, causal=True, bias=score_bias)

@@ -77,6 +77,9 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
     if not config.dynamic_shift and config.shift != 1.0:
         yield "the levels are shifted twice", replace(config, shift=config.shift**2)
         yield "a shift by the tokens instead of a constant one", replace(config, dynamic_shift=True)
+    if config.dynamic_shift and config.shift_rule == "constant":
+        line = replace(config, shift_rule="linear")
+        yield "a shift by the tokens instead of a constant one", line
     if config.dynamic_shift and config.shift_rule == "empirical":
         line = replace(config, shift_rule="linear")
         yield "a shift linear in the tokens instead of the empirical one", line
@@ -104,6 +107,7 @@ def _other_levels(
         config, schedule, shift_factor(config, tokens, len(schedule.timesteps))
     )
     if config.dynamic_shift:
+        yield from _other_counts(config, schedule, tokens)
         return
     even = _shifted(np.linspace(1.0, 0.0, len(schedule.timesteps)), config.shift)
     yield "the last evaluation is at level 0", _from_timesteps(schedule, total * even, total)
@@ -116,6 +120,20 @@ def _other_levels(
         sigmas = _shifted(schedule.sigmas, shift)
         timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
         yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
+def _other_counts(
+    config: SchedulerConfig, schedule: Schedule, tokens: int
+) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels with the shift of four times as many tokens, and of a quarter of them."""
+    total, steps = config.num_train_timesteps, len(schedule.timesteps)
+    own = shift_factor(config, tokens, steps)
+    for other in (4 * tokens, tokens // 4):
+        if other < 1:
+            continue
+        sigmas = _shifted(schedule.sigmas, shift_factor(config, other, steps) / own)
+        text = f"the shift of {other} image tokens instead of {tokens}"
+        yield text, schedule._replace(sigmas=sigmas, timesteps=total * sigmas[:steps])
 
 
 def _spaced_by_sigma(
