@@ -118,14 +118,3 @@ def test_published_sizes():
         spec = flatten(transformer_spec(preset(name).denoiser))
         assert sum(math.prod(shape) for shape in spec.values()) == parameters
         assert len(spec) == tensors
-
-
-class Ends(RunObserver):
-    """Keeps where each step begins and ends."""
-
-    def __init__(self):
-        self.seen = []
-
-    def evaluating(self, x, sigma, interval, *others):
-        self.seen.append((sigma, interval.end))
-        return x
