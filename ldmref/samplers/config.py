@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldmref.declare import Range
+from ldmref.declare import Length, Range
 from ldmref.samplers.path import FLOW, VE, NoisePath
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
@@ -64,6 +64,9 @@ class SchedulerConfig:
         base_image_seq_len: A number of tokens.
         max_image_seq_len: Another one.
         shift_terminal: The last level above 0, to which the others are stretched; 0: not at all.
+        flow_times: The levels of the steps of a distilled flow, decreasing, which are used as they
+            are for as many steps with `spacing`. For another number of steps they are interpolated;
+            no shift moves them. (): the spacing makes the levels.
 
     >>> from ldmref.samplers import SchedulerConfig
     >>> config = SchedulerConfig(prediction_type="v", rescale_betas_zero_snr=True)
@@ -106,6 +109,7 @@ class SchedulerConfig:
     base_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 256
     max_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 4096
     shift_terminal: UnitFloat = 0.0
+    flow_times: Annotated[tuple[float, ...], Range(0, 1), Length(0, 1000)] = ()
 
     @property
     def path(self) -> NoisePath:

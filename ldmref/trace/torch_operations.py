@@ -51,7 +51,10 @@ def _attention(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | N
 def _upsampling(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
     x = args[0] if args else kwargs["input"]
     doubled = tuple(result.shape[2:]) == tuple(2 * size for size in x.shape[2:])
-    nearest = kwargs.get("mode", "nearest") == "nearest"
+    nearest = kwargs.get("mode", "nearest") in (
+        "nearest",
+        "nearest-exact",
+    )  # the same, twice as large
     return ("upsample2x", {"input": x}, {}) if doubled and nearest and x.ndim == 4 else None
 
 

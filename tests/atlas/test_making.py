@@ -18,6 +18,8 @@ from ldmref.atlas.positions import count_steps
 from ldmref.atlas.table import FlowSchedule
 from ldmref.differences import read_differences
 from ldmref.errors import UsageError
+from ldmref.models import preset
+from ldmref.samplers.flow_spacings import flow_levels, shift_levels
 
 ROWS = read_flow_schedules()
 IDS = [row.name for row in ROWS]
@@ -87,6 +89,7 @@ def test_rows_of_diffusers_are_its_schedulers(row, steps):
     [
         ("FLUX.1", "flux.pipeline_flux:calculate_shift"),
         ("Qwen-Image", "qwenimage.pipeline_qwenimage:calculate_shift"),
+        ("Qwen-Image 2.1", "qwenimage21.pipeline_qwenimage21:calculate_shift"),
         ("FLUX.2", "flux2.pipeline_flux2:compute_empirical_mu"),
     ],
 )
@@ -254,6 +257,32 @@ def test_discrete_of_stable_diffusion_cpp_is_spaced_in_timesteps(family, shift):
         s = (t + 1) / 1000
         made = make_flow_sigmas(row, steps)[:-1]
         np.testing.assert_allclose(made, shift * s / (1 + (shift - 1) * s), rtol=1e-12)
+
+
+def test_mu_of_qwen_image_21():
+    """The same line as in ldmref's model, FLUX.1's without its numbers, and ComfyUI's constant."""
+    own = find_flow_schedule("Qwen-Image 2.1", "diffusers")
+    made = make_flow_sigmas(own, 40, 16384)
+    scheduler = preset("qwen-image-2.1").scheduler
+    np.testing.assert_allclose(made, flow_levels(scheduler, "flow", 40, 16384), rtol=1e-12)
+    mus = [shift_mu(row, 40, 16384) for row in (own, find_flow_schedule("FLUX.1", "diffusers"))]
+    comfyui = [
+        shift_mu(find_flow_schedule("Qwen-Image 2.1", "ComfyUI"), 40, n) for n in (64, 16384)
+    ]
+    (row,) = [row for row in read_differences() if "mu_of_qwen_image_21" in row.test]
+    assert comfyui == [0.69, 0.69]
+    assert f"= {mus[0]:.2f}, {mus[1]:.2f} and {comfyui[0]}" in row.number
+
+
+def test_a_scheduler_would_shift_the_list_of_turbo():
+    """That of the base model, which diffusers takes if the folder says so."""
+    turbo = preset("qwen-image-2.1-turbo").scheduler
+    base = preset("qwen-image-2.1").scheduler
+    listed = flow_levels(turbo, "flow", 8, 4096)
+    assert listed.tolist() == [*find_flow_schedule("Qwen-Image 2.1 Turbo", "diffusers").sigmas, 0.0]
+    shifted_last = shift_levels(base, listed[:-1], 4096)[-1]
+    (row,) = [row for row in read_differences() if "shift_the_list_of_turbo" in row.test]
+    assert f"{shifted_last:.2f} instead of {listed[7]:.3f}" in row.number
 
 
 def test_mflux_takes_the_mu_of_krea_for_a_shift():

@@ -119,6 +119,17 @@ def test_scales_that_mean_off():
     )
 
 
+def test_times_of_qwen_image_21_in_bfloat16():
+    """diffusers' pipeline_qwenimage21.py, `t.to(latents.dtype)`, then `timestep / 1000`."""
+    scheduler = find_family("qwen-image-2.1").presets["qwen-image-2.1"].scheduler
+    sigmas = flow_levels(scheduler, "flow", 40, tokens=4096)[:40]
+    once = 1000 * round_to_bfloat16(sigmas)
+    twice = 1000 * round_to_bfloat16(round_to_bfloat16(1000 * sigmas) / 1000)
+    off = [f"{abs(t - 1000 * sigmas).max():.1f}" for t in (twice, once)]
+    [row] = [row for row in read_differences() if "times_of_qwen_image_21" in row.test]
+    assert f"up to {off[0]} of 1000, {off[1]} if rounded once" in row.number
+
+
 def test_norms_of_z_image_in_bfloat16():
     """Tongyi-MAI/Z-Image, src/zimage/transformer.py, `RMSNorm`."""
     x = round_to_bfloat16(np.random.default_rng(3).standard_normal((512, 3840)))
