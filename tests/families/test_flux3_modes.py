@@ -16,6 +16,7 @@ from ldmref.errors import UsageError
 from ldmref.families.flux3.references import find_canvas, prepare_reference
 from ldmref.families.flux3.text import find_windows
 from ldmref.models import preset
+from ldmref.models.family import with_text_length
 from ldmref.samplers import SAMPLERS, make_schedule
 
 SIZE = {"width": 16, "height": 16}
@@ -182,3 +183,16 @@ def test_references_are_prepared_as_in_diffusers(size, count):
     theirs, _ = Flux3ImageProcessor().preprocess(photo, resize_mode=mode)
     ours = np.asarray(prepare_reference(photo, count)).transpose(2, 0, 1) / 127.5 - 1.0
     assert np.abs(ours - theirs[0].numpy()).max() < 1e-6
+
+
+def test_the_longest_prompt_of_flux3():
+    """The makers' 4096 tokens; diffusers' pipeline has 8192 by default."""
+    config = preset("flux3-klein")
+    assert config.text_encoder.max_position_embeddings == 4096
+    assert with_text_length(config, 8192).text_encoder.max_position_embeddings == 8192
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    from diffusers.modular_pipelines.flux3.encoders import Flux3TextEncoderStep
+
+    [theirs] = [x for x in Flux3TextEncoderStep().inputs if x.name == "max_sequence_length"]
+    assert theirs.default == 8192
