@@ -455,3 +455,11 @@ def test_strides_are_counted_back():
     for steps in (1, 2, 5, 28, 30, 250):
         count = len(make_flow_sigmas(row, steps)) - 1
         assert steps in count_steps(row, count)
+
+
+def test_the_shift_of_flux3_is_that_of_its_model():
+    for program in ("diffusers", "flux3-mlx"):
+        made = make_flow_sigmas(find_flow_schedule("FLUX.3", program), 50, 4096)
+        scheduler = preset("flux3-klein-base").scheduler
+        wanted = flow_levels(scheduler, "flow", 50, 4096)
+        np.testing.assert_allclose(made, wanted[: len(made)], rtol=1e-12, atol=1e-15)

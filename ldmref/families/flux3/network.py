@@ -223,7 +223,7 @@ def pass_alone(ops: Backend, blocks: Params, mode: ModeTokens, config: Flux3Conf
     x = mode.states
     for block in blocks.items_in_order():
         x = mode_block(
-            ops, block, x, mode.early, mode.waves, mode.score_bias, config.num_attention_heads
+            ops, block, x, mode.early, *mode.waves, mode.score_bias, config.num_attention_heads
         )
     return mode._replace(states=x)
 
@@ -251,7 +251,7 @@ def pass_together(
     h = text.states
     heads = config.num_attention_heads
     for block in blocks.items_in_order():
-        h, x = single_block(ops, block, x, h, modulation, text.joint, waves, score_bias, heads)
+        h, x = single_block(ops, block, x, h, modulation, text.joint, *waves, score_bias, heads)
     return x
 
 
@@ -261,13 +261,14 @@ def mode_block(
     p: Params,
     x: Array,
     modulation: Array,
-    waves: Waves,
+    cos: Array,
+    sin: Array,
     score_bias: Array | None,
     num_heads: int,
 ) -> Array:
     """Apply attention and the feed-forward layer side by side to tokens of a mode, (n, l, d)."""
     h, gate = shift_and_scale(ops, x, modulation)
-    return x + gate * (attend(ops, p.attn, h, waves, score_bias, num_heads) + mix(ops, p.ff, h))
+    return x + gate * (attend(ops, p.attn, h, cos, sin, score_bias, num_heads) + mix(ops, p.ff, h))
 
 
 @layer
@@ -278,7 +279,8 @@ def single_block(
     context: Array,
     modulation: Array,
     text_modulation: Array,
-    waves: Waves,
+    cos: Array,
+    sin: Array,
     score_bias: Array | None,
     num_heads: int,
 ) -> tuple[Array, Array]:
@@ -290,7 +292,7 @@ def single_block(
     h, gate = shift_and_scale(ops, x, modulation)
     text, text_gate = shift_and_scale(ops, context, text_modulation)
     h = ops.xp.concat([text, h], axis=1)
-    h = attend(ops, p.attn, h, waves, score_bias, num_heads) + mix(ops, p.ff, h)
+    h = attend(ops, p.attn, h, cos, sin, score_bias, num_heads) + mix(ops, p.ff, h)
     return context + text_gate * h[:, :length, :], x + gate * h[:, length:, :]
 
 
@@ -306,14 +308,20 @@ def shift_and_scale(ops: Backend, x: Array, modulation: Array) -> tuple[Array, A
 
 @layer
 def attend(
-    ops: Backend, p: Params, x: Array, waves: Waves, score_bias: Array | None, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
+    num_heads: int,
 ) -> Array:
     """Let tokens (n, l, d) read each other."""
     q, k, v = (
         split_heads(ops, linear(ops, p[name], x), num_heads) for name in ("to_q", "to_k", "to_v")
     )
     q, k = rms_norm(ops, p.norm_q, q, EPS), rms_norm(ops, p.norm_k, k, EPS)
-    q, k = (ops.call_function("rotate", turn_pairs, part, *waves) for part in (q, k))
+    q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
 
