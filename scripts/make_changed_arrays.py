@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "locate"), str(ROOT / "tests")]
 
-from changed_arrays import FOLDER, describe_changes
-from changed_runs import KINDS, RUNS
+from changed_arrays import FOLDER, describe_changes  # noqa: E402
+from changed_runs import KINDS, RUNS  # noqa: E402
 
 
 def main() -> None:

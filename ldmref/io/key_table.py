@@ -7,6 +7,7 @@ by tensor, or is refused with a report.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -32,8 +33,8 @@ class KeyEntry:
         third: Query (0), key (1) or value (2), if the three are stacked along the first axis. None:
             they are not.
         form: "" for our layout; "matrix", "conv1d" or "conv" for a matrix with no, one or two
-            trailing axes of length 1, each of which is accepted for the others; "transposed"; or
-            "swapped", if the halves of the first axis are exchanged.
+            trailing axes of length 1, each of which is accepted for the others; "transposed";
+            "swapped", if the halves of the first axis are exchanged; or "flat", of one axis.
         heads: With several heads the stack is interleaved: query, key and value of the first head,
             then of the next (QKVAttentionLegacy).
         rows: The first row and the number of all rows, if the tensor is a part of another that
@@ -49,6 +50,8 @@ class KeyEntry:
     (56, 8)
     >>> KeyEntry("conv_in.weight", (8, 3, 3, 3), frames=3).stored_shape
     (8, 3, 3, 3, 3)
+    >>> KeyEntry("mod.lin", (6, 8), form="flat").stored_shape
+    (48,)
     """
 
     name: str
@@ -66,6 +69,8 @@ class KeyEntry:
             return (self.rows[1], *self.shape[1:])
         if self.frames:
             return (*self.shape[:2], self.frames, *self.shape[2:])
+        if self.form == "flat":
+            return (math.prod(self.shape),)
         shape = self.shape if self.third is None else (3 * self.shape[0], *self.shape[1:])
         return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
 

@@ -138,17 +138,17 @@ def rename_tensor(name: str) -> str:
     return name if known else f"text_model.{name}"
 
 
-def select_hidden_states(output: Any, skip: int, several: bool) -> Any:
+def select_hidden_states(output: Any, skip: int, pipe: Any) -> Any:
     """Return the hidden states that diffusers' pipelines take from an output of transformers.
 
     Args:
         output: The output of the text encoder; T5's has no `hidden_states`.
         skip: The number of final layers to leave out.
-        several: Whether the pipeline has several text encoders: they leave out the last layer of
-            CLIP and its norm.
+        pipe: The pipeline. Those of several text encoders leave out the last layer of CLIP and its
+            norm.
     """
     hidden = getattr(output, "hidden_states", None)
-    if several and hidden:
+    if hidden and hasattr(pipe, "text_encoder_2"):
         return hidden[-(skip + 2)]
     if hidden and skip:  # the pipeline applies the norm itself, to replace this output
         return hidden[-(skip + 1)]

@@ -199,32 +199,55 @@ def fit_lengths(
         of_tokens: The arguments of the denoiser, besides `context`, whose arrays have a row for
             each token, (n, l, ...).
         multiple: The number of hidden states is the smallest multiple of it in which all tokens
-            have room. 0: that of the longest text, with its padding.
+            have room; padding before a token is cut, too. 0: that of the longest text, with its
+            padding.
     """
     masks = [part.more["mask"] for part in parts.values() if "mask" in part.more]
     if not masks or len(masks) < len(parts):
         return dict(parts)
-    length = max(mask.shape[1] for mask in masks)
-    if multiple:
-        used = [np.flatnonzero(ops.to_numpy(mask).any(axis=0)) for mask in masks]
-        last = max(int(positions[-1]) + 1 if len(positions) else 1 for positions in used)
-        length = last + -last % multiple
-    return {name: _fit_length(ops, part, of_tokens, length) for name, part in parts.items()}
+    used = np.zeros(max(mask.shape[1] for mask in masks), bool)
+    for mask in masks:
+        used[: mask.shape[1]] |= ops.to_numpy(mask).any(axis=0)
+    length = max(int(used.sum()), 1) if multiple else len(used)
+    length += -length % multiple if multiple else 0
+    columns = choose_columns(used, length)
+    return {
+        name: _fit_length(ops, part, of_tokens, columns, length) for name, part in parts.items()
+    }
+
+
+def choose_columns(used: np.ndarray, length: int) -> np.ndarray:
+    """Return which hidden states are kept if there is room for `length`, in their order.
+
+    These are those that are `used`, (l,), and of the others the first ones.
+
+    >>> choose_columns(np.array([True, True, False, False, False, True]), 4).tolist()
+    [0, 1, 2, 5]
+    """
+    return np.sort(np.argsort(~used, kind="stable")[:length])
 
 
 def _fit_length(
-    ops: Backend, part: Conditioning, of_tokens: Collection[str], length: int
+    ops: Backend,
+    part: Conditioning,
+    of_tokens: Collection[str],
+    columns: np.ndarray,
+    length: int,
 ) -> Conditioning:
-    """Return a conditioning with another number of hidden states."""
+    """Return a conditioning with another number of hidden states, of which it has `columns`."""
     context = get_hidden_states(part.context)
     whole = context.shape[1]
     if whole == length:
         return part
+    kept = columns[columns < whole]
+    is_start = bool(np.array_equal(kept, np.arange(len(kept))))
 
     def fit(x: Array) -> Array:
-        if length <= whole:
-            return x[:, :length, ...]
-        shape = (x.shape[0], length - whole, *x.shape[2:])
+        if len(kept) < whole:
+            x = x[:, : len(kept), ...] if is_start else ops.xp.take(x, ops.asarray(kept), axis=1)
+        if len(kept) == length:
+            return x
+        shape = (x.shape[0], length - len(kept), *x.shape[2:])
         return ops.xp.concat([x, ops.xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=1)
 
     more = {name: fit(x) if name in of_tokens else x for name, x in part.more.items()}

@@ -37,6 +37,7 @@ BUILT_IN = {
     "z-image": "ldmref.families.z_image:Z_IMAGE",
     "flux2": "ldmref.families.flux2:FLUX2",
     "flux3": "ldmref.families.flux3:FLUX3",
+    "krea2": "ldmref.families.krea2:KREA2",
     "qwen-image-2.1": "ldmref.families.qwen_image_21:QWEN_IMAGE_21",
 }
 
@@ -154,9 +155,8 @@ class TextPath:
             tokens, for encoders without a table of positions. None: it is fixed.
         templates: Returns the template of the prompts of each text encoder, by its name. {}: the
             tokenizer's start and end token alone surround a prompt.
-        multiple: Hidden states behind the last token of all prompts of a run are cut, down to a
-            multiple of this number, where the conditioning has the `mask` of the tokens. 0: they
-            are not.
+        multiple: Hidden states that are padding in all prompts of a run are cut, down to a multiple
+            of this number, where the conditioning has the `mask` of the tokens. 0: they are not.
     """
 
     encode: Callable[..., EncodedText] = encode_tokens
@@ -206,7 +206,7 @@ class PipelineCalls:
             our timestep, and arrays (n, ...) instead of lists.
         prediction: Returns our prediction of what the denoiser returned.
         states: Returns our hidden states of what a text encoder returned, the number of layers to
-            leave out, and whether the pipeline has several text encoders.
+            leave out, and the pipeline.
         layer: Returns an array of a layer of the denoiser as our layer of that name has it, from
             the inputs of the call by role, the name and the array: some pipelines join texts of
             different lengths in one row. "" is the denoiser, whose prediction may come with other
@@ -228,7 +228,7 @@ class PipelineCalls:
     unpack: Callable[[Array, int, int], Array] | None = None
     inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: arguments
     prediction: Callable[[Any], Any] = lambda output: output
-    states: Callable[[Any, int, bool], Any] = lambda output, skip, several: output.last_hidden_state
+    states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False

@@ -23,20 +23,24 @@ NO_PARAMETERS = Params()
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
-def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
+def rms_norm(ops: Backend, p: Params, x: Array, eps: float, base: float = 0.0) -> Array:
     """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
 
-    Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`.
+    Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`. The scale is
+    `base` + weight; where `base` is not 0, the weight is small and the product wide, too.
     """
-    args = x, p.weight, eps, ops.state_dtype
+    args = x, p.weight, eps, ops.state_dtype, base
     return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)
 
 
-def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str) -> Array:
+def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str, base: float = 0.0) -> Array:
     """Return `rms_norm`, with the mean in `dtype`."""
     xp = array_namespace(x)
     wide = xp.astype(x, getattr(xp, dtype), copy=False)
     wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if base:
+        scale = base + xp.astype(weight, getattr(xp, dtype), copy=False)
+        return xp.astype(wide * scale, x.dtype, copy=False)
     return xp.astype(wide, x.dtype, copy=False) * weight
 
 

@@ -27,9 +27,12 @@ class PromptTemplate:
             as those of a system message.
         prepare: Changes of the prompt: `lower` (lower case), `strip` (no white space at its ends),
             `blank` (a blank if it is empty).
+        padding: After what a short text is filled up: the `prompt`, before the text behind it, or
+            the `end`.
 
     Raises:
-        UsageError: A preparation is unknown, or tokens are dropped and no text precedes the prompt.
+        UsageError: A preparation is unknown; tokens are dropped and no text precedes the prompt; or
+            padding precedes a text that may be cut.
 
     >>> from ldmref.prompts import PromptTemplate
     >>> template = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
@@ -46,6 +49,7 @@ class PromptTemplate:
     cut: Literal["prompt", "end"] = "prompt"
     dropped: int = 0
     prepare: tuple[str, ...] = ()
+    padding: Literal["prompt", "end"] = "end"
 
     def __post_init__(self) -> None:
         for name in self.prepare:
@@ -56,6 +60,12 @@ class PromptTemplate:
             raise UsageError(
                 f"{self.dropped} tokens are dropped, and nothing stands before the prompt",
                 code="E-TEMPLATE",
+            )
+        if self.padding == "prompt" and self.cut == "end":
+            raise UsageError(
+                "padding stands before the text after the prompt, which may be cut",
+                code="E-TEMPLATE",
+                hint="choose cut='prompt'",
             )
 
     @property

@@ -254,13 +254,18 @@ class PromptTokenizer:
                 groups = one.chunks[j] if j < len(one.chunks) else []
                 row = [id for group in groups for id in group.ids]
                 spread = [g.weight for g in groups for _ in g.ids]
-                whole = [*one.head, *row, *one.tail][: self.length]
-                ids[i, j, : len(whole)] = whole
-                mask[i, j, : len(whole)] = 1
+                columns = self._columns(first + len(row), len(one.tail))
+                ids[i, j, columns] = [*one.head, *row, *one.tail][: len(columns)]
+                mask[i, j, columns] = 1
                 weights[i, j, first : first + len(row)] = spread
         truncated = [one.truncated for one in tokenized]
         warnings = [line for one in tokenized for line in one.warnings]
         return Tokens(ids, weights, mask, counts, truncated, warnings, self.template.dropped)
+
+    def _columns(self, before: int, after: int) -> np.ndarray:
+        """Return where a text's tokens stand: so many to the end of the prompt, and behind it."""
+        last = before if self.template.padding == "end" else self.length - after
+        return np.concatenate([np.arange(before), np.arange(last, last + after)])[: self.length]
 
     def tokenize_one(self, prompt: str, options: PromptOptions) -> TokenizedPrompt:
         """Return `prompt` in chunks, truncated if the `options` say so.

@@ -43,8 +43,8 @@ def _attention(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | N
     attributes = {"causal": True} if named.get("is_causal") else {}
     attributes |= {"masked": True} if masked else {}
     q, k, v = (named[name] for name in names[:3])
-    if named.get("enable_gqa"):  # groups of queries share keys and values
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    if named.get("enable_gqa"):  # a head of keys and values for several of queries
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     return "attention", {"input": q, "k": k, "v": v}, attributes
 
 

@@ -255,8 +255,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            several = hasattr(self._pipe, "text_encoder_2")
-            states = self._family.diffusers.states(output, skip, several)
+            states = self._family.diffusers.states(output, skip, self._pipe)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})
@@ -273,7 +272,7 @@ class _PipelineRecorder:
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
-                outputs = {"mean": first.mean, "logvar": first.logvar}
+                outputs = {k: drop_frame("", getattr(first, k)) for k in ("mean", "logvar")}
             name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
             if not isinstance(first, torch.Tensor):
@@ -288,7 +287,7 @@ class _PipelineRecorder:
         def watched(method: AnyMethod, name: str) -> AnyMethod:
             def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
                 call = self._writer.begin("posterior", numbered=False)
-                call.add("", name, {}, attributes, {"output": result})
+                call.add("", name, {}, attributes, {"output": drop_frame("", result)})
                 self._writer.end(call)
 
             return self._writer.left_out.observed(method, "posterior", after=after)

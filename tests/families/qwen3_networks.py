@@ -24,8 +24,11 @@ SMALL = dict(
 )  # fmt: skip
 
 
-def write_vocabulary(path: Path) -> Path:
-    """Write a small vocabulary of Qwen's form as transformers does; return its folder."""
+def write_vocabulary(path: Path, words: str = "", size: int = 340) -> Path:
+    """Write a small vocabulary of Qwen's form as transformers does; return its folder.
+
+    Of `words` it has whole ones, if its `size` is large enough.
+    """
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -36,12 +39,12 @@ def write_vocabulary(path: Path) -> Path:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340,
+        vocab_size=size,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     texts = ["user\na red cat on a table, painted by an assistant\n", "the blue house of a dog"]
-    tokenizer.train_from_iterator(texts * 4, trainer)
+    tokenizer.train_from_iterator([*texts * 4, words], trainer)
     tokenizer.add_special_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=MARKS[0], eos_token=MARKS[2], padding_side="right"

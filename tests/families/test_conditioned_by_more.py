@@ -179,6 +179,22 @@ def test_padding_that_no_prompt_needs_is_cut(multiple, kept):
         assert got[name].more["guidance"].shape == (2,)
 
 
+@pytest.mark.parametrize(("multiple", "kept"), [(0, 8), (1, 6), (4, 8), (16, 16)])
+def test_padding_within_a_text_is_cut(multiple, kept):
+    """As in texts that end with the same tokens, before which they are filled up."""
+    ops = get_backend("numpy")
+    parts = {"cond": text_of(3, 4), "uncond": text_of(1, 1)}
+    for part in parts.values():
+        part.more["mask"][:, 6:] = 1
+    got = fit_lengths(ops, parts, multiple)
+    for name, part in parts.items():
+        context, mask = got[name].context, got[name].more["mask"]
+        assert context.shape == (2, kept, 2) and mask.shape == (2, kept)
+        for row in range(2):
+            want = part.context[row][part.more["mask"][row] == 1]
+            assert (context[row][mask[row] == 1] == want).all()
+
+
 def test_texts_of_different_lengths_are_filled_up_where_a_mask_says_so():
     ops = get_backend("numpy")
     short = Conditioning(np.ones((1, 3, 2)), more={"mask": np.ones((1, 3), np.int64)})

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import redirect_stdout
-from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
@@ -14,21 +10,13 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.cli.main import main
-from ldmref.errors import UsageError
-from ldmref.families.flux3 import FLUX3, transformer_spec
-from ldmref.families.flux3.presets import shrink
-from ldmref.families.flux3.references import find_canvas, prepare_reference
-from ldmref.io import save_folder
+from ldmref.families.flux3 import transformer_spec
 from ldmref.models import flatten, preset
-from ldmref.modes.trajectory import RunObserver
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
-import torch
 from flux3_pipelines import make_pipeline, run, save_pipeline
 from qwen3_networks import write_vocabulary
-from torch.utils.flop_counter import FlopCounterMode
 
 LONG = "the blue house of a dog on a table, painted by an assistant of a cat, and a red cat" * 3
 PROMPTS = ["a red cat", LONG, "a dog on a table"]

@@ -132,6 +132,21 @@ def test_positions_may_count_tokens_only(theirs, ids):
     assert np.abs(other - wanted)[mask].max() > 1e-3
 
 
+def test_padding_may_have_the_position_of_the_token_before(theirs, ids):
+    """As the pipeline of Krea 2 counts them, also where padding comes first."""
+    for mask in (x for x in MASKS.values() if x is not None):
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        with torch.no_grad():
+            wanted = theirs(
+                torch.tensor(ids),
+                attention_mask=torch.tensor(mask),
+                position_ids=torch.tensor(positions),
+            ).last_hidden_state.numpy()
+        got = compute(theirs, ids, mask=mask, padding_position=-1)
+        rows = np.cumsum(mask, axis=1) > 0  # others have no key
+        assert np.abs(got - wanted)[rows].max() < 1e-10 * np.abs(wanted).max()
+
+
 def test_the_text_part_of_a_model_that_reads_images(ids):
     """Qwen3-VL gives the hidden states of Qwen3 with another base of the frequencies."""
     torch.manual_seed(1)

@@ -1,7 +1,7 @@
 """Recorded runs in which one array is changed, and what the locator says of each change.
 
-`changed_arrays/RUN.txt` has a line for each change: the array, the change, and the rows that are not
-equal. Numbers within causes are left out, as they follow from the weights.
+`changed_arrays/RUN.txt` has a line for each change: the array, the change, and the rows that are
+not equal. Numbers within causes are left out, as they follow from the weights.
 `python scripts/make_changed_arrays.py` writes the files anew.
 """
 
@@ -64,7 +64,7 @@ def changed_runs(trace: Trace, kinds: tuple[str, ...]) -> Iterator[tuple[str, Tr
         if entry.layer or entry.call.kind.startswith("text_encoder"):
             continue
         for side in ("inputs", "outputs"):
-            for role, name in getattr(entry, side).items():
+            for role in getattr(entry, side):
                 kind = (entry.call.kind, side, role)
                 first = kind not in seen and entry.call.startswith(kinds)
                 changes = {**OFTEN, **ONCE} if first else OFTEN

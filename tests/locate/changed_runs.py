@@ -39,10 +39,14 @@ def record(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t"
         exact = found.with_backend(found.backend)
-        selection = Selection(layers=("constrain",))
-        record_trace(plan, exact, path, selection=selection, strict=False)
+        selection = Selection(layers=("constrain",), optional=True)
+        record_trace(plan, exact, path, selection=selection)
         trace = read_trace(path)
-        return replace(trace, tensors={k: np.array(x) for k, x in trace.tensors.items()}), found, nets
+        return (
+            replace(trace, tensors={k: np.array(x) for k, x in trace.tensors.items()}),
+            found,
+            nets,
+        )
 
 
 def controlled() -> Recorded:
@@ -54,8 +58,7 @@ def controlled() -> Recorded:
         for seed in (3, 4)
     )
     controls = [
-        modes.Control(net, PHOTO.rotate(90 * i), weight=1.0 - 0.5 * i)
-        for i, net in enumerate(nets)
+        modes.Control(net, PHOTO.rotate(90 * i), weight=1.0 - 0.5 * i) for i, net in enumerate(nets)
     ]
     return record(nets=nets, control=controls)
 

@@ -98,8 +98,8 @@ def group_norm(input, weight, bias, groups, eps):
     return y * weight[:, None, None] + bias[:, None, None]
 
 
-def divide_by_rms(input, weight, eps):
-    return input / np.sqrt(np.square(input).mean(axis=-1, keepdims=True) + eps) * weight
+def divide_by_rms(input, weight, eps, base=0.0):
+    return input / np.sqrt(np.square(input).mean(axis=-1, keepdims=True) + eps) * (base + weight)
 
 
 def attention(input, k, v, scale=None, causal=False, bias=None):

@@ -147,6 +147,20 @@ def test_root_mean_squares_of_other_numbers():
     }  # fmt: skip
 
 
+def test_root_mean_squares_whose_weight_is_a_difference_from_one():
+    x, weight = normal(0, 2, 3, 4, 6) + 0.5, normal(1, 6)
+    eps = 0.25
+    call = call_of(
+        "divide_by_rms", divide_by_rms, {"input": x}, {"weight": weight}, eps=eps, base=1.0
+    )
+    unit = divide_by_rms(x, 1.0, eps)
+    expected = {"weight is missing": unit, "weight instead of 1 + weight": unit * weight}
+    assert_same(faulty(norms.missing_affine, call), expected)
+    found = faulty(norms.other_mean_square, call)
+    plain = call_of("divide_by_rms", divide_by_rms, {"input": x}, {"weight": 1 + weight}, eps=eps)
+    assert_same(found, faulty(norms.other_mean_square, plain))
+
+
 @pytest.mark.parametrize("make", [of_layer_norm, of_group_norm])
 def test_a_variance_of_one_pass_is_right_up_to_its_cancellation(make):
     call = make()

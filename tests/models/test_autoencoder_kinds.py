@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from qwen_autoencoder import QWEN_IMAGE
 
 import ldmref
 from ldmref import modes
@@ -16,8 +15,10 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families import describe_autoencoder
 from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
+from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE
 from ldmref.io import save_folder
 from ldmref.io.diffusers.autoencoder import save_autoencoder
+from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.locate import diff_traces
 from ldmref.models import (
     AutoencoderConfig,
@@ -49,14 +50,15 @@ from small_pipelines import pipeline, unet  # noqa: E402
 
 OPS = get_backend("numpy", dtype="float64")
 POINTS = """[ldmref.autoencoders]
-qwen-image = qwen_autoencoder:QWEN_IMAGE
+qwen-image = ldmref.families.qwen_image.autoencoder:QWEN_IMAGE
 """
 KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
 
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install a package with a kind of autoencoder."""
+    """Install a package with a kind of autoencoder, which is one of ldmref's otherwise."""
+    monkeypatch.delitem(BUILT_IN, "qwen-image")
     info = tmp_path / "site" / "theirs-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
@@ -395,7 +397,7 @@ def test_fields_of_a_kind_are_checked(changes, message):
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     points = tmp_path / "site" / "theirs-1.2.dist-info" / "entry_points.txt"
-    points.write_text(POINTS + "wrong = qwen_autoencoder:spec\n")
+    points.write_text(POINTS + "wrong = ldmref.families.qwen_image.autoencoder:spec\n")
     with pytest.raises(UsageError, match="not a Autoencoder"):
         find_autoencoder("wrong")
     values = preset("tiny").to_dict()
@@ -506,7 +508,7 @@ def test_what_a_given_autoencoder_does_not_do_is_refused(recipe, tmp_path):
 
 
 def test_every_kind_answers_every_question():
-    kinds = [find_autoencoder(name) for name in BUILT_IN] + [QWEN_IMAGE]
+    kinds = [find_autoencoder(name) for name in (*BUILT_IN, "qwen-image")]
     for kind in kinds:
         config = kind.config(codebook_size=8) if kind.is_quantized else kind.config()
         assert autoencoder_of(config) is kind and kind.title
@@ -522,6 +524,19 @@ def test_the_published_autoencoder_of_flux2_has_the_parameters_of_the_makers():
     sizes = {k: int(np.prod(shape)) for k, shape in flatten(spec_of(FLUX2.config())).items()}
     statistics = sum(size for name, size in sizes.items() if name.startswith("bn."))
     assert (sum(sizes.values()) - statistics, statistics) == (84_046_115, 2 * 128)
+
+
+def test_the_published_autoencoder_of_qwen_image_has_the_parameters_of_the_makers():
+    """Without those along time, that no image reads, and with the kernels of all frames."""
+    theirs = diffusers.AutoencoderKLQwenImage
+    with torch.device("meta"):
+        stored = theirs().state_dict()
+    table = diffusers_autoencoder_table(QWEN_IMAGE.config())
+    assert sum(x.numel() for x in stored.values()) == 126_892_531
+    along_time = {name for name in stored if ".time_conv." in name}
+    assert {entry.name for entry in table.values()} == stored.keys() - along_time
+    for entry in table.values():
+        assert entry.stored_shape == tuple(stored[entry.name].shape)
 
 
 def test_a_kind_may_describe_its_networks_itself(monkeypatch):

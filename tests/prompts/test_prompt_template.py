@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -72,6 +74,19 @@ def test_what_is_too_long_is_cut_as_the_template_says(chat, cut):
     assert tokens.truncated == [len(whole) - head - len(tail) - read]
 
 
+@pytest.mark.parametrize("prompt", ["a red cat", "", "a red cat " * 20])
+def test_padding_may_precede_the_text_after_the_prompt(chat, prompt):
+    template = replace(CHAT, padding="prompt")
+    tokens = PromptTokenizer(chat, 48, SPECIAL, template=template).tokenize(prompt)
+    end = PromptTokenizer(chat, 48, SPECIAL, template=CHAT).tokenize(prompt)
+    ids, mask = tokens.ids[0, 0], tokens.mask[0, 0]
+    last = len(expected(chat, CHAT.after))
+    assert ids[mask == 1].tolist() == end.ids[0, 0][end.mask[0, 0] == 1].tolist()
+    assert ids[-last:].tolist() == expected(chat, CHAT.after) and mask[-last:].all()
+    assert (ids[mask == 0] == chat.token_to_id("<|pad|>")).all()
+    assert (np.diff(mask[:-last]) <= 0).all()  # all padding behind the prompt
+
+
 def test_weights_lie_on_the_tokens_of_their_span(chat):
     options = PromptOptions(prompt_weights="a1111")
     tokenizer = PromptTokenizer(chat, 48, SPECIAL, template=CHAT)
@@ -104,6 +119,8 @@ def test_templates_that_cannot_be_are_refused(chat):
         PromptTemplate(prepare=("upper",))
     with pytest.raises(UsageError, match="nothing stands before"):
         PromptTemplate(dropped=3)
+    with pytest.raises(UsageError, match="which may be cut"):
+        PromptTemplate(CHAT.before, CHAT.after, "end", padding="prompt")
     with pytest.raises(UsageError, match="the text encoder reads 8"):
         PromptTokenizer(chat, 8, SPECIAL, template=CHAT)
     tokenizer = PromptTokenizer(chat, 24, SPECIAL, template=CHAT)

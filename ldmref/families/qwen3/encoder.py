@@ -46,7 +46,8 @@ class Qwen3Config(TextConfig):
         final_norm: Whether the final norm is applied to them.
         use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
         padding_position: The position of padding, where the positions of tokens count tokens only,
-            as transformers 4 finds them from a mask. None: positions count padding, too.
+            as transformers 4 finds them from a mask; -1: that of the token before. None: positions
+            count padding, too.
     """
 
     model_type: str = "qwen3"
@@ -63,7 +64,7 @@ class Qwen3Config(TextConfig):
     hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
     final_norm: bool = True
     use_attention_mask: bool = True
-    padding_position: Annotated[int, Range(0, 65536)] | None = None
+    padding_position: Annotated[int, Range(-1, 65536)] | None = None
 
 
 def qwen3_spec(config: TextConfig) -> Spec:
@@ -144,6 +145,8 @@ def find_positions(ops: Backend, config: Qwen3Config, ids: Array, mask: Array | 
         return ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
     kept = xp.astype(mask, getattr(xp, ops.state_dtype))
     counted = xp.cumulative_sum(kept, axis=1) - 1.0
+    if config.padding_position < 0:
+        return xp.clip(counted, 0.0, None)[:, :, None]
     padding = xp.zeros_like(counted) + float(config.padding_position)
     return xp.where(kept != 0, counted, padding)[:, :, None]
 

@@ -47,13 +47,20 @@ def unbiased_variance(call: LayerCall) -> Iterator[Variant]:
 
 def missing_affine(call: LayerCall) -> Iterator[Variant]:
     """Yield the norm without its weight, without its bias, and without both."""
-    yield Variant("weight is missing", lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1}))
+    base = call.attributes.get("base", 0.0)  # which the weight is added to
+    neutral = 1.0 - base
+    yield Variant(
+        "weight is missing", lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + neutral})
+    )
     if "bias" in call.parameters:
         yield Variant("bias is missing", lambda c, x: c.compute({**x, "bias": 0 * x["bias"]}))
         yield Variant(
             "weight and bias are missing",
             lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1, "bias": 0 * x["bias"]}),
         )
+    if base:
+        yield with_changes(f"weight instead of {base:g} + weight", base=0.0)
+        return
     yield Variant(
         "weight + 1 instead of weight", lambda c, x: c.compute({**x, "weight": x["weight"] + 1})
     )
@@ -73,10 +80,11 @@ def root_mean_square(call: LayerCall) -> Iterator[Variant]:
 def other_mean_square(call: LayerCall) -> Iterator[Variant]:
     """Yield RMS norms of another mean square: of all heads, without the mean, and other roots."""
     eps = call.attributes["eps"]
+    base = call.attributes.get("base", 0.0)
 
     def change(call: LayerCall, x: Inputs, axes: tuple[int, ...]) -> np.ndarray:
         y = x["input"]
-        return y / np.sqrt(np.mean(y * y, axis=axes, keepdims=True) + eps) * x["weight"]
+        return y / np.sqrt(np.mean(y * y, axis=axes, keepdims=True) + eps) * (base + x["weight"])
 
     def centred(call: LayerCall, x: Inputs) -> np.ndarray:
         y = x["input"]
@@ -84,7 +92,8 @@ def other_mean_square(call: LayerCall) -> Iterator[Variant]:
 
     def outside(call: LayerCall, x: Inputs) -> np.ndarray:
         y = x["input"]
-        return y / (np.sqrt(np.mean(y * y, axis=-1, keepdims=True)) + eps) * x["weight"]
+        root = np.sqrt(np.mean(y * y, axis=-1, keepdims=True))
+        return y / (root + eps) * (base + x["weight"])
 
     if call.inputs["input"].ndim == 4:
         text = "the mean square is that of all heads instead of each"
@@ -93,7 +102,7 @@ def other_mean_square(call: LayerCall) -> Iterator[Variant]:
     yield Variant("eps is added to the root instead of the mean square", outside)
     yield Variant("the norm is missing", lambda c, x: x["input"])
     text = "the norm is missing, but for its weight"
-    yield Variant(text, lambda c, x: x["input"] * x["weight"])
+    yield Variant(text, lambda c, x: x["input"] * (base + x["weight"]))
 
 
 def other_groups(call: LayerCall) -> Iterator[Variant]:

@@ -108,9 +108,10 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
 
     A callback may change them from step to step.
     """
-    true_cfg = context.request.get("true_cfg_scale")
+    true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
+    second = true_cfg is not None and _is_second(context, entry)
     asked = {
-        "scale": true_cfg if _is_second(context, entry) else context.asked_scale,
+        "scale": true_cfg if second else context.asked_scale,
         "rescale": context.request.get("guidance_rescale", 0.0),
     }
     for role, value in asked.items():
@@ -166,7 +167,7 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     asked = context.asked_scale or 0.0
     negative = context.request.get("negative_prompt")
     embeds = context.requested("negative_prompt_embeds")
-    true_cfg = context.request.get("true_cfg_scale")
+    true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
     requested = negative is not None or embeds is not None
     second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and requested
     for evaluation in context.evaluations:

@@ -16,7 +16,7 @@ from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.locate.precision import exact_backend
-from ldmref.models.conditioning import get_hidden_states
+from ldmref.models.conditioning import choose_columns, get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text import text_encoder_pooled
 from ldmref.prompts.tokens import Tokens
@@ -42,11 +42,12 @@ class PromptArrays(NamedTuple):
 
     def at_length(self, length: int) -> PromptArrays:
         """Return the arrays with more or less padding, if all tokens have room."""
-        if self.mask is None or length == len(self.mask) or not length or self.mask[length:].any():
+        if self.mask is None or length == len(self.mask) or length < max(np.sum(self.mask != 0), 1):
             return self
-        more = ((0, max(length - len(self.mask), 0)),)
-        states = np.pad(self.states, (*more, (0, 0)))[:length]
-        return self._replace(states=states, mask=np.pad(self.mask, more)[:length])
+        kept = choose_columns(self.mask != 0, length)
+        more = ((0, length - len(kept)),)
+        states = np.pad(self.states[kept], (*more, (0, 0)))
+        return self._replace(states=states, mask=np.pad(self.mask[kept], more))
 
 
 class NotKnown(Exception):

@@ -167,7 +167,7 @@ def _judge_ids(
     """Yield a row for the ids of a call, and one for the mask of their padding."""
     asked = context.request.get("max_sequence_length")
     length = ids.shape[-1]
-    wanted = asked if isinstance(asked, int) else length  # a length is a choice
+    wanted = _find_length(context, number, asked) if isinstance(asked, int) else length
     tokens = expected_tokens(context, number, prompts, wanted)
     if tokens is None:
         return
@@ -190,6 +190,14 @@ def _judge_ids(
     yield Row(entry.call, "", "tokens")
     if context.model.config.text_encoders[number].use_attention_mask:
         yield from _judge_mask(context, entry, tokens.mask.reshape(len(prompts), -1)[read])
+
+
+def _find_length(context: PipelineContext, number: int, asked: int) -> int:
+    """Return how many tokens a text encoder reads of a request, which may choose the number."""
+    change = context.model.family.text.with_length
+    if change is None:
+        return asked
+    return change(context.model.config, asked).text_encoders[number].max_position_embeddings
 
 
 def _judge_mask(context: PipelineContext, entry: TraceEntry, wanted: np.ndarray) -> Iterator[Row]:

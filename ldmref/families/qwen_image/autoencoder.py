@@ -1,9 +1,10 @@
-"""Qwen-Image's autoencoder as a package declares it: kernels of videos, mean and deviation.
+"""Qwen-Image's autoencoder on one image, which Krea 2 has, too.
 
-Its kernels are causal in time, and an image is one frame: of each kernel only the last frame is
-read, and the convolutions along time are never called. Latents are z less a mean, over a deviation,
-per channel. Source: huggingface/diffusers, models/autoencoders/autoencoder_kl_qwenimage.py and
-pipelines/qwenimage/pipeline_qwenimage.py.
+It is made for videos: its kernels are causal in time. An image is one frame, after which no other
+comes and before which there are zeros, so of each kernel only the last frame counts, and the
+convolutions along time are never called: all that is left has two dimensions, and is exact. Latents
+are z less a mean, over a deviation, per channel. Wu et al. 2025, arXiv:2508.02324, section 2.2;
+Wan Team 2025, arXiv:2503.20314, section 4.1. Parameter names of diffusers' AutoencoderKLQwenImage.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
-from ldmref.families import Autoencoder, BaseAutoencoderConfig, KeyEntry
-from ldmref.io.diffusers import require_plain
+from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.key_table import KeyEntry
 from ldmref.math.arrays import Array
-from ldmref.models import Params, Spec, numbered
+from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import Autoencoder
+from ldmref.models.denoiser_config import Width
 from ldmref.models.layers import conv2d, layer
+from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import conv_spec
 
 PLAIN = {"attn_scales": ([], ()), "dropout": (0.0, 0)}
@@ -34,13 +38,21 @@ DEVIATION = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 EPS = 1e-12  # of a vector's length, as in torch's `normalize`
-Width = Annotated[int, Range(1, 65536)]
 Numbers = Annotated[tuple[float, ...], Range(-1e6, 1e6), Length(1, 65536)]
 
 
 @dataclass(frozen=True)
 class QwenAutoencoderConfig(BaseAutoencoderConfig):
-    """Qwen-Image's autoencoder between images (n, 3, H, W) and latents (n, 16, H/8, W/8)."""
+    """Qwen-Image's autoencoder between images (n, 3, H, W) and latents (n, 16, H/8, W/8).
+
+    Args:
+        latent_channels: Channels z of the latents.
+        base_dim: Channels of the largest arrays.
+        dim_mult: By how much each level has more; every level but the last halves the size.
+        num_res_blocks: Residual blocks of a level of the encoder; the decoder has one more.
+        latents_mean: Mean of z, a number per channel.
+        latents_std: Its standard deviation.
+    """
 
     latent_channels: Width = 16
     base_dim: Width = 96
@@ -76,21 +88,21 @@ def spec(config: QwenAutoencoderConfig) -> Spec:
     down: list[Spec] = []
     for level, (c_in, c_out) in enumerate(pairwise((config.base_dim, *dims))):
         widths = pairwise([c_in] + [c_out] * config.num_res_blocks)
-        down += [_block_spec(*width) for width in widths]
-        down += [_resample_spec(c_out, c_out)] * (level < last)
+        down += [block_spec(*width) for width in widths]
+        down += [resample_spec(c_out, c_out)] * (level < last)
     up: list[Spec] = []
     for level, (c_in, c_out) in enumerate(pairwise((dims[-1], *dims[::-1]))):
         c_in = c_in // 2 if level else c_in
         widths = pairwise([c_in] + [c_out] * (config.num_res_blocks + 1))
-        block: Spec = {"resnets": numbered([_block_spec(*width) for width in widths])}
+        block: Spec = {"resnets": numbered([block_spec(*width) for width in widths])}
         if level < last:
-            block["upsamplers"] = numbered([_resample_spec(c_out, c_out // 2)])
+            block["upsamplers"] = numbered([resample_spec(c_out, c_out // 2)])
         up.append(block)
     return {
         "encoder": {
             "conv_in": conv_spec(config.in_channels, config.base_dim),
             "down_blocks": numbered(down),
-            "mid_block": _mid_spec(dims[-1]),
+            "mid_block": mid_spec(dims[-1]),
             "norm_out": {"gamma": (dims[-1], 1, 1, 1)},
             "conv_out": conv_spec(dims[-1], 2 * z),
         },
@@ -98,7 +110,7 @@ def spec(config: QwenAutoencoderConfig) -> Spec:
         "post_quant_conv": conv_spec(z, z, 1),
         "decoder": {
             "conv_in": conv_spec(z, dims[-1]),
-            "mid_block": _mid_spec(dims[-1]),
+            "mid_block": mid_spec(dims[-1]),
             "up_blocks": numbered(up),
             "norm_out": {"gamma": (dims[0], 1, 1, 1)},
             "conv_out": conv_spec(dims[0], config.out_channels),
@@ -106,7 +118,7 @@ def spec(config: QwenAutoencoderConfig) -> Spec:
     }
 
 
-def _block_spec(c_in: int, c_out: int) -> Spec:
+def block_spec(c_in: int, c_out: int) -> Spec:
     block: Spec = {
         "norm1": {"gamma": (c_in, 1, 1, 1)},
         "conv1": conv_spec(c_in, c_out),
@@ -116,18 +128,18 @@ def _block_spec(c_in: int, c_out: int) -> Spec:
     return block if c_in == c_out else block | {"conv_shortcut": conv_spec(c_in, c_out, 1)}
 
 
-def _resample_spec(c_in: int, c_out: int) -> Spec:
+def resample_spec(c_in: int, c_out: int) -> Spec:
     return {"resample": {"1": conv_spec(c_in, c_out)}}
 
 
-def _mid_spec(c: int) -> Spec:
+def mid_spec(c: int) -> Spec:
     attention = {
         "norm": {"gamma": (c, 1, 1)},
         "to_qkv": conv_spec(c, 3 * c, 1),
         "proj": conv_spec(c, c, 1),
     }
     return {
-        "resnets": numbered([_block_spec(c, c)] * 2),
+        "resnets": numbered([block_spec(c, c)] * 2),
         "attentions": numbered([attention]),
     }
 
@@ -187,7 +199,8 @@ def upsample(ops: Backend, p: Params, x: Array) -> Array:
     return conv2d(ops, p.resample["1"], ops.upsample2x(x))
 
 
-def _mid_block(ops: Backend, p: Params, x: Array) -> Array:
+def mid_block(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply a residual block, attention and a residual block; x: (n, c, h, w)."""
     x = residual_block(ops, p.resnets["0"], x)
     x = attention_block(ops, p.attentions["0"], x)
     return residual_block(ops, p.resnets["1"], x)
@@ -201,7 +214,7 @@ def encode(
     x = conv2d(ops, e.conv_in, image)
     for block in e.down_blocks.items_in_order():
         x = (downsample if "resample" in block else residual_block)(ops, block, x)
-    x = _mid_block(ops, e.mid_block, x)
+    x = mid_block(ops, e.mid_block, x)
     x = conv2d(ops, e.conv_out, ops.silu(norm(ops, e.norm_out, x)))
     moments = conv2d(ops, p.quant_conv, x)
     z = config.latent_channels
@@ -212,7 +225,7 @@ def decode(ops: Backend, p: Params, config: QwenAutoencoderConfig, z: Array) -> 
     """Return the images of z, in [-1, 1]."""
     d = p.decoder
     x = conv2d(ops, d.conv_in, conv2d(ops, p.post_quant_conv, z))
-    x = _mid_block(ops, d.mid_block, x)
+    x = mid_block(ops, d.mid_block, x)
     for block in d.up_blocks.items_in_order():
         for resnet in block.resnets.items_in_order():
             x = residual_block(ops, resnet, x)
@@ -299,3 +312,4 @@ QWEN_IMAGE = Autoencoder(
     shrink=shrink,
     broken_rules=broken_rules,
 )
+"""The kind of autoencoder."""

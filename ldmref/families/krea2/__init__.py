@@ -1,0 +1,131 @@
+"""Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL.
+
+| file           | holds                                                                    |
+|----------------|--------------------------------------------------------------------------|
+| `config.py`    | the configuration, and what must fit together                            |
+| `network.py`   | the transformer: fusion of the text's states, blocks with gated attention |
+| `text.py`      | the chat around a prompt                                                 |
+| `pipelines.py` | how diffusers' pipeline calls the networks                               |
+| `files.py`     | diffusers' folders                                                       |
+| `original.py`  | the makers' single files                                                 |
+| `presets.py`   | the published sizes                                                      |
+| `work.py`      | operations and memory                                                    |
+
+The makers' guidance scale g is 1 + g here. They put padding in the middle of the text, which no
+token reads and which has no position; so it is cut, and nothing changes. The autoencoder is
+Qwen-Image's.
+
+Krea 2026, github.com/krea-ai/krea-2.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ldmref.families.flux.network import join_patches
+from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
+from ldmref.families.krea2.files import PIPELINES, read_folder
+from ldmref.families.krea2.network import transformer, transformer_spec
+from ldmref.families.krea2.original import ORIGINALS
+from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale, read_states
+from ldmref.families.krea2.presets import make_presets, shrink
+from ldmref.families.krea2.text import CHAT, with_length
+from ldmref.families.krea2.work import count_activations, count_flops
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import (
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+    TextAttention,
+)
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
+from ldmref.models.golden_run import GoldenRun
+from ldmref.models.steering import Steerable
+
+MULTIPLE = 16  # to which the number of a text's tokens is rounded up
+# the weights of norms are differences from 1; the output and the blocks' gates begin as 0
+ZEROS = (".norm.weight", ".norm1.weight", ".norm2.weight", ".norm_q.weight", ".norm_k.weight",
+         "scale_shift_table", "time_mod_proj.weight", "final_layer.linear.weight")  # fmt: skip
+ENDS = ("img_in.weight", "final_layer.linear.weight", "scale_shift_table")
+LORA_TARGETS = {
+    "attention": (".to_q", ".to_k", ".to_v", ".to_gate", ".to_out.0"),
+    "feed_forward": (".ff.gate", ".ff.up", ".ff.down"),
+    "projections": ("img_in", "txt_in.linear_1", "txt_in.linear_2"),
+}
+__all__ = ["KREA2", "Krea2Config"]
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoder, transformer and autoencoder."""
+    denoiser = transformer_of(config)
+    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
+    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
+    inputs = (
+        NetworkInput("x", "sample", latents, also=("input", "0", "x", "img", "hidden_states")),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("2", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (batch, tokens, denoiser.context_dim),
+            also=("1", "context"),
+        ),
+        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
+    )
+    attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
+    network = DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and text",
+        transformer,
+        partial(transformer_spec, denoiser),
+        {"config": denoiser},
+        inputs,
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+        text_attention=TextAttention(attended, ("text", "image")),
+        steerable=Steerable("transformer_blocks"),
+    )
+    text = describe_text_encoder("text_encoder", config.text_encoder)
+    return [text, network, *describe_autoencoder(config.vae)]
+
+
+KREA2 = Family(
+    "krea2",
+    Krea2Config,
+    describe_networks,
+    Work(count_flops, count_activations),
+    "Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL",
+    broken_rules,
+    text=TextPath(
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+        multiple=MULTIPLE,
+    ),
+    presets=make_presets(),
+    files=ORIGINALS,
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        modules=("Krea2Transformer2DModel",),
+        halves=("cond", "uncond"),
+        unpack=join_patches,
+        inputs=read_inputs,
+        states=read_states,
+        layer=read_layer,
+        scale=read_scale,
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(shrink, (GoldenRun("krea-2", "euler"), GoldenRun("krea-2-turbo", "euler"))),
+)
+"""The family of Krea 2."""

@@ -1,0 +1,96 @@
+"""The published sizes of Krea 2, and one for tests."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ldmref.families.krea2.config import Krea2Config, transformer_of
+from ldmref.families.krea2.text import CHAT, LAYERS, LENGTH
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.samplers.config import SchedulerConfig
+
+STEPS, SCALE = 28, 5.5  # the makers' defaults for Raw; 4.5 is their number for 5.5
+TURBO_STEPS = 8
+TURBO_MU = 1.15  # at every size
+ENCODER = replace(
+    QWEN3_SIZES["qwen3-vl-4b"],
+    max_position_embeddings=LENGTH + CHAT.dropped,
+    hidden_layers=LAYERS,
+    final_norm=False,
+    padding_position=-1,
+)
+FLOW = SchedulerConfig(
+    prediction_type="flow",
+    sampler="euler",
+    spacing="flow",
+    final_sigma="zero",
+    dynamic_shift=True,
+    max_image_seq_len=6400,
+)
+RAW = ModelConfig(
+    name="krea-2",
+    denoiser=Krea2Config(),
+    vae=QwenAutoencoderConfig(),
+    text_encoder=ENCODER,
+    scheduler=FLOW,
+    defaults=Defaults(STEPS, SCALE, width=1024, height=1024),
+)
+
+
+def as_turbo(config: ModelConfig) -> ModelConfig:
+    """Return the configuration of a distilled model: few steps, no guidance, a constant shift."""
+    scheduler = replace(config.scheduler, dynamic_shift=False, shift=math.exp(TURBO_MU))
+    defaults = replace(config.defaults, steps=TURBO_STEPS, cfg_scale=1.0)
+    return replace(config, scheduler=scheduler, defaults=defaults)
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    small = replace(
+        transformer_of(config),
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        timestep_embed_dim=16,
+        text_hidden_dim=20,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 4, 4),
+    )
+    text = replace(
+        text,
+        vocab_size=512,
+        hidden_size=20,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=256,  # of letters, which the small vocabulary has
+        hidden_layers=(1, 2, 4),
+    )
+    vae = QWEN_IMAGE.shrink(config.vae)
+    defaults = replace(config.defaults, steps=4, width=16, height=16)
+    return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name."""
+    turbo = replace(as_turbo(RAW), name="krea-2-turbo")
+    tiny = replace(shrink(RAW), name="krea-2-tiny")
+    return {"krea-2-tiny": tiny, RAW.name: RAW, turbo.name: turbo}

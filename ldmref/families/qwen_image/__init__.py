@@ -1,0 +1,1 @@
+"""Qwen-Image: so far its autoencoder, which other families share."""
