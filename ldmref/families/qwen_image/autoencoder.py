@@ -157,6 +157,7 @@ def stored(config: QwenAutoencoderConfig, table: Mapping[str, KeyEntry]) -> dict
 # -- networks -------------------------------------------------------------------------------------
 
 
+@layer
 def norm(ops: Backend, p: Params, x: Array) -> Array:
     """Scale the channels of each pixel to the length sqrt(c), times gamma; x: (n, c, h, w)."""
     c = x.shape[1]
