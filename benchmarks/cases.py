@@ -20,6 +20,7 @@ WORK_TITLES = TITLES | {
     "single_block": "one single block, 256 text tokens",
     "flux2_double_block": "one double block, 512 text tokens",
     "flux2_single_block": "one single block, 512 text tokens",
+    "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
 PEER_TITLES = {
@@ -127,6 +128,7 @@ _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _SD3: dict[str, Any] = {"model": "sd3-medium"}
 _FLUX: dict[str, Any] = {"model": "flux-dev"}
 _FLUX2: dict[str, Any] = {"model": "flux2-klein-4b"}
+_Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
     ("double", "double_block", _FLUX),
@@ -177,6 +179,8 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux2-double-torch", "flux2_double_block", None, 0.8, "torch", _FLUX2),
     ("flux2-single-numpy", "flux2_single_block", None, 0.8, "numpy", _FLUX2),
     ("flux2-single-torch", "flux2_single_block", None, 0.8, "torch", _FLUX2),
+    ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
+    ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(
         (f"memory-{name}-{backend}", work, 0.9, 0.8, backend, {**model, "measured": "memory"})
         for name, work, model in _MEASURED_BLOCKS

@@ -57,7 +57,7 @@ def test_names_are_unique_and_rules_known():
 def diffusers_sigmas(row, steps, tokens):
     """What FlowMatchEulerDiscreteScheduler makes with the configuration of a row's pipeline."""
     diffusers = pytest.importorskip("diffusers")
-    dynamic = row.shift.startswith("tokens")
+    dynamic = row.shift.startswith(("tokens", "exponential"))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         shift=row.factor,
         use_dynamic_shifting=dynamic,
@@ -455,3 +455,11 @@ def test_strides_are_counted_back():
     for steps in (1, 2, 5, 28, 30, 250):
         count = len(make_flow_sigmas(row, steps)) - 1
         assert steps in count_steps(row, count)
+
+
+def test_the_shift_of_flux3_is_that_of_its_model():
+    for program in ("diffusers", "flux3-mlx"):
+        made = make_flow_sigmas(find_flow_schedule("FLUX.3", program), 50, 4096)
+        scheduler = preset("flux3-klein-base").scheduler
+        wanted = flow_levels(scheduler, "flow", 50, 4096)
+        np.testing.assert_allclose(made, wanted[: len(made)], rtol=1e-12, atol=1e-15)

@@ -1,17 +1,29 @@
 """The autoencoder of Qwen-Image 2.1, between images with alpha and latents.
 
-Its levels have shortcuts without parameters (Chen et al. 2024, arXiv:2410.10733, section 3.2). The
-networks are those of diffusers' AutoencoderKLQwenImage21 on one frame, which has layers along time
-that an image never reaches; parameter names are those of that class.
+Its layers are those of Qwen-Image's, and around its levels are shortcuts without parameters (Chen
+et al. 2024, arXiv:2410.10733, section 3.2). The networks are those of diffusers'
+AutoencoderKLQwenImage21 on one frame, which has layers along time that an image never reaches;
+parameter names are those of that class.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-
 from ldmref.backends.base import Backend
+from ldmref.families.qwen_image.autoencoder import (
+    block_spec,
+    column,
+    denormalize,
+    downsample,
+    mid_block,
+    mid_spec,
+    norm,
+    normalize,
+    resample_spec,
+    residual_block,
+    upsample,
+)
 from ldmref.families.qwen_image_21.autoencoder_config import (
     QwenImage21AutoencoderConfig,
     broken_rules,
@@ -24,8 +36,6 @@ from ldmref.models.layers import conv2d, layer
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import conv_spec
 
-EPS = 1e-12  # the least length of a vector of channels, by which it is divided
-
 
 def autoencoder_spec(config: QwenImage21AutoencoderConfig) -> Spec:
     """Return the shapes of every parameter that an image needs."""
@@ -35,16 +45,16 @@ def autoencoder_spec(config: QwenImage21AutoencoderConfig) -> Spec:
     down: list[Spec] = []
     for level, (c_in, c_out) in enumerate(pairwise(wide)):
         block = residual_blocks_spec(c_in, c_out, config.num_res_blocks)
-        down.append(block | ({"downsampler": resample_spec(c_out)} if level < last else {}))
+        down.append(block | ({"downsampler": resample_spec(c_out, c_out)} if level < last else {}))
     up: list[Spec] = []
     for level, (c_in, c_out) in enumerate(pairwise(narrow)):
         block = residual_blocks_spec(c_in, c_out, config.num_res_blocks + 1)
-        up.append(block | ({"upsampler": resample_spec(c_out)} if level < last else {}))
+        up.append(block | ({"upsampler": resample_spec(c_out, c_out)} if level < last else {}))
     return {
         "encoder": {
             "conv_in": conv_spec(config.in_channels, wide[0]),
             "down_blocks": numbered(down),
-            "mid_block": mid_block_spec(wide[-1]),
+            "mid_block": mid_spec(wide[-1]),
             "norm_out": {"gamma": (wide[-1], 1, 1, 1)},
             "conv_out": conv_spec(wide[-1], 2 * z),
         },
@@ -52,7 +62,7 @@ def autoencoder_spec(config: QwenImage21AutoencoderConfig) -> Spec:
         "post_quant_conv": conv_spec(z, z, 1),
         "decoder": {
             "conv_in": conv_spec(z, narrow[0]),
-            "mid_block": mid_block_spec(narrow[0]),
+            "mid_block": mid_spec(narrow[0]),
             "up_blocks": numbered(up),
             "norm_out": {"gamma": (narrow[-1], 1, 1, 1)},
             "conv_out": conv_spec(narrow[-1], config.out_channels),
@@ -63,87 +73,7 @@ def autoencoder_spec(config: QwenImage21AutoencoderConfig) -> Spec:
 def residual_blocks_spec(c_in: int, c_out: int, count: int) -> Spec:
     """Return the shapes of the residual blocks of a level."""
     widths = pairwise([c_in] + [c_out] * count)
-    return {"resnets": numbered([residual_block_spec(*width) for width in widths])}
-
-
-def residual_block_spec(c_in: int, c_out: int) -> Spec:
-    """Return the shapes of `residual_block`."""
-    block: Spec = {
-        "norm1": {"gamma": (c_in, 1, 1, 1)},
-        "conv1": conv_spec(c_in, c_out),
-        "norm2": {"gamma": (c_out, 1, 1, 1)},
-        "conv2": conv_spec(c_out, c_out),
-    }
-    return block if c_in == c_out else block | {"conv_shortcut": conv_spec(c_in, c_out, 1)}
-
-
-def resample_spec(c: int) -> Spec:
-    """Return the shapes of `downsample` and `upsample`."""
-    return {"resample": {"1": conv_spec(c, c)}}
-
-
-def mid_block_spec(c: int) -> Spec:
-    """Return the shapes of the blocks between encoder or decoder and its levels."""
-    attention: Spec = {
-        "norm": {"gamma": (c, 1, 1)},
-        "to_qkv": conv_spec(c, 3 * c, 1),
-        "proj": conv_spec(c, c, 1),
-    }
-    return {
-        "attentions": numbered([attention]),
-        "resnets": numbered([residual_block_spec(c, c)] * 2),
-    }
-
-
-@layer
-def channel_norm(ops: Backend, p: Params, x: Array) -> Array:
-    """Scale the channels of each pixel to the length sqrt(c), times gamma; x: (n, c, h, w)."""
-    c = x.shape[1]
-    wide = ops.cast(x, ops.state_dtype)
-    length = ops.xp.sqrt(ops.xp.sum(wide * wide, axis=1, keepdims=True))
-    unit = ops.xp.astype(wide / ops.xp.clip(length, EPS, None), x.dtype, copy=False)
-    return unit * (c**0.5) * ops.xp.reshape(p.gamma, (c, 1, 1))
-
-
-@layer
-def residual_block(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply a residual block; x: (n, c_in, h, w) -> (n, c_out, h, w)."""
-    h = conv2d(ops, p.conv1, ops.silu(channel_norm(ops, p.norm1, x)))
-    h = conv2d(ops, p.conv2, ops.silu(channel_norm(ops, p.norm2, h)))
-    return h + (conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x)
-
-
-@layer
-def attention_block(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply attention of one head over all pixels; x: (n, c, h, w) -> the same shape."""
-    n, c, h, w = x.shape
-    xp = ops.xp
-    qkv = conv2d(ops, p.to_qkv, channel_norm(ops, p.norm, x))
-    rows = xp.permute_dims(xp.reshape(qkv, (n, 3 * c, h * w)), (0, 2, 1))[:, None, :, :]
-    q, k, v = (rows[..., i * c : (i + 1) * c] for i in range(3))
-    out = xp.permute_dims(ops.attention(q, k, v)[:, 0, ...], (0, 2, 1))
-    return x + conv2d(ops, p.proj, xp.reshape(out, (n, c, h, w)))
-
-
-@layer
-def downsample(ops: Backend, p: Params, x: Array) -> Array:
-    """Convolve with stride 2 and zeros on the right and at the bottom; (n, c, h, w), halved."""
-    conv = p.resample["1"]
-    return ops.conv2d(ops.pad_bottom_right(x), conv.weight, conv.bias, stride=2)
-
-
-@layer
-def upsample(ops: Backend, p: Params, x: Array) -> Array:
-    """Double each pixel and convolve; x: (n, c, h, w) -> (n, c, 2 h, 2 w)."""
-    return conv2d(ops, p.resample["1"], ops.upsample2x(x))
-
-
-@layer
-def mid_block(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply a residual block, attention and a residual block; x: (n, c, h, w)."""
-    x = residual_block(ops, p.resnets["0"], x)
-    x = attention_block(ops, p.attentions["0"], x)
-    return residual_block(ops, p.resnets["1"], x)
+    return {"resnets": numbered([block_spec(*width) for width in widths])}
 
 
 def shrink_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
@@ -230,7 +160,7 @@ def encode(
     for block, frames in zip(e.down_blocks.items_in_order(), config.frames, strict=True):
         x = down_block(ops, block, x, frames)
     x = mid_block(ops, e.mid_block, x)
-    x = conv2d(ops, e.conv_out, ops.silu(channel_norm(ops, e.norm_out, x)))
+    x = conv2d(ops, e.conv_out, ops.silu(norm(ops, e.norm_out, x)))
     moments = conv2d(ops, p.quant_conv, x)
     z = config.latent_channels
     return moments[:, :z, ...], ops.xp.clip(moments[:, z:, ...], -30.0, 20.0)
@@ -244,30 +174,13 @@ def decode(ops: Backend, p: Params, config: QwenImage21AutoencoderConfig, z: Arr
     frames = (*config.frames[-2::-1], 1)
     for block, joined in zip(d.up_blocks.items_in_order(), frames, strict=True):
         x = up_block(ops, block, x, joined)
-    x = conv2d(ops, d.conv_out, ops.silu(channel_norm(ops, d.norm_out, x)))
+    x = conv2d(ops, d.conv_out, ops.silu(norm(ops, d.norm_out, x)))
     return ops.xp.clip(x, -1.0, 1.0)
-
-
-def per_channel(ops: Backend, numbers: tuple[float, ...]) -> Array:
-    """Return a number per channel, (c, 1, 1)."""
-    return ops.asarray(np.asarray(numbers)[:, None, None], ops.state_dtype)
-
-
-def normalize(ops: Backend, p: Params, config: QwenImage21AutoencoderConfig, z: Array) -> Array:
-    """Return the latents (z - mean) / deviation."""
-    return (z - per_channel(ops, config.latents_mean)) / per_channel(ops, config.latents_std)
-
-
-def denormalize(
-    ops: Backend, p: Params, config: QwenImage21AutoencoderConfig, latents: Array
-) -> Array:
-    """Return z of latents."""
-    return latents * per_channel(ops, config.latents_std) + per_channel(ops, config.latents_mean)
 
 
 def find_spread(ops: Backend, p: Params, config: QwenImage21AutoencoderConfig) -> Array:
     """Return by what `normalize` multiplies a deviation."""
-    return 1.0 / per_channel(ops, config.latents_std)
+    return 1.0 / column(ops, config.latents_std)
 
 
 AUTOENCODER = Autoencoder(

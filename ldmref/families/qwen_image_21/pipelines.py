@@ -49,7 +49,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: LayerArray) -> Laye
     return None if attends != "attention~1" and array.shape[1] == cells else array
 
 
-def read_states(output: Any, skip: int, several: bool) -> LayerArray:
+def read_states(output: Any, skip: int, pipeline: Any) -> LayerArray:
     """Return the last hidden states, of which the pipeline has taken off the norm."""
     return output.hidden_states[-1 - skip]
 

@@ -21,6 +21,7 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TIMES = ("timestep", "t")
+TO_NEXT = ("euler", "ddim")  # samplers whose steps lead to the next level; others add noise
 SAMPLES = ("sample", "input", "x")
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
 SIZE_ROLES = ("time_ids", "added_cond_kwargs.time_ids", "sizes")
@@ -224,10 +225,14 @@ def _judge_end(
         return
     names = (declared[0].role, *declared[0].also)
     got = context.read(network, *names)
-    t = context.number(evaluation.step, "timestep")
     schedule = None if context.unknown_scheduler else context.make_schedule()
-    if got is None or t is None or schedule is None:
-        why = "the time of its step was not recorded, or its schedule is not known"
+    t = context.number(evaluation.step, "timestep")
+    sigma = sigma_of(context, evaluation)
+    if t is None and sigma is not None and schedule is not None:
+        t = schedule.timestep(sigma)
+    straight = context.choose_sampler(context.config)[0].name in TO_NEXT
+    if got is None or t is None or schedule is None or not straight:
+        why = "the time of its step was not recorded, or its schedule or sampler is another one"
         context.ledger.explain(network, why, *names)
         return
     context.compared(network, *names)
