@@ -157,6 +157,18 @@ def turn(x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def find_waves(
+    positions: Array, dims: tuple[int, ...], theta: float = THETA
+) -> tuple[Array, Array]:
+    """Return cosines and sines of the angles of tokens at positions (n, l, axes).
+
+    They are (n, 1, l, d / 2), the same in all layers of a network.
+    """
+    xp = array_namespace(positions)
+    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    return xp.cos(angles), xp.sin(angles)
+
+
 def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
     """Turn each pair of neighbouring channels by the cosines and sines of their angles.
 

@@ -16,7 +16,6 @@ from ldmref.io.tensors.safetensors import EXPANDED, TensorFile
 from ldmref.support.deferred import DeferredArray
 from ldmref.support.files import check_input_path, open_file, shown
 
-
 MOST_KEPT = 2**29  # bytes of the last tensor that was expanded
 
 
