@@ -19,7 +19,6 @@ from ldmref.families.flux3.positions import (
     join_waves,
     place_image,
     place_text,
-    turn_pairs,
 )
 from ldmref.families.joint_transformers import EPS, normalize
 from ldmref.math import timestep_embedding
@@ -28,7 +27,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import rms_norm
+from ldmref.models.transformer_layers import rms_norm, turn_pairs
 
 IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their parameters
 

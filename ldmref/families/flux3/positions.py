@@ -17,8 +17,6 @@ from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.transformer_layers import turn_pairs
 
-__all__ = ["Waves", "find_waves", "join_waves", "place_image", "place_references", "place_text",
-           "turn_pairs"]  # fmt: skip
 Waves: TypeAlias = tuple[Array, Array]
 """Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
 
