@@ -15,7 +15,6 @@ from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
-from ldmref.models.transformer_layers import turn_pairs
 
 Waves: TypeAlias = tuple[Array, Array]
 """Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
