@@ -7,6 +7,7 @@
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |
+| `flux2/` | FLUX.2 klein, and its autoencoder |
 | `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what these two share |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |

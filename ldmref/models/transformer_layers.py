@@ -157,6 +157,18 @@ def turn(x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def find_waves(
+    positions: Array, dims: tuple[int, ...], theta: float = THETA
+) -> tuple[Array, Array]:
+    """Return cosines and sines of the angles of tokens at positions (n, l, axes), for `turn_pairs`.
+
+    They are (n, 1, l, d / 2), and the same in all layers of a network.
+    """
+    xp = array_namespace(positions)
+    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    return xp.cos(angles), xp.sin(angles)
+
+
 def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
     """Turn each pair of neighbouring channels by the cosines and sines of their angles.
 
@@ -166,7 +178,8 @@ def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
     n, heads, length, d = x.shape
     pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
     first, second = xp.unstack(pairs, axis=-1)
-    turned = [first * cos - second * sin, first * sin + second * cos]
+    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
+    turned = [first * cos + second * (-sin), first * sin + second * cos]
     together = xp.concat([part[..., None] for part in turned], axis=-1)
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 

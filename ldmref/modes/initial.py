@@ -25,12 +25,12 @@ class Posterior(NamedTuple):
 
     Args:
         mean, std: (n or 1, c, h, w) float32.
-        drawn: Whether diffusers' pipelines sample it. False: they take the mean.
+        sampled: Whether diffusers' pipelines sample it. False: they take the mean.
     """
 
     mean: np.ndarray
     std: np.ndarray
-    drawn: bool = True
+    sampled: bool = True
 
 
 class MaskedImage(NamedTuple):
@@ -128,7 +128,7 @@ def sample_initial(
     def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
         if posterior is None:
             return None
-        if not as_diffusers or not posterior.drawn:
+        if not as_diffusers or not posterior.sampled:
             return posterior.mean
         return posterior.mean + posterior.std * streams()
 

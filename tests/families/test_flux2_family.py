@@ -14,6 +14,7 @@ from ldmref import explore, modes
 from ldmref.apps.cli.main import main
 from ldmref.families.flux2 import FLUX2, transformer_spec
 from ldmref.families.flux2.presets import DEV
+from ldmref.families.flux2.references import crop_to_tokens
 from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 
@@ -21,6 +22,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import diffusers
 import torch
+from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from flux2_pipelines import LAYERS, make_pipeline
 from qwen3_networks import write_vocabulary
 from torch.utils.flop_counter import FlopCounterMode
@@ -113,6 +115,20 @@ def test_inpainting_is_that_of_diffusers(pipe, folder, size, scale, strength, ot
     image = np.asarray(found.images[0]).astype(int)
     assert np.abs(image - np.round(want * 255))[white].max() <= 1
     assert np.array_equal(image[~white], np.asarray(picture)[~white])
+
+
+@pytest.mark.parametrize("size", [(2048, 1024), (1500, 900), (800, 500), (1024, 1024)])
+def test_a_reference_is_scaled_as_in_diffusers(size):
+    """To 1024^2 pixels at most, of which the middle is cut out in whole tokens."""
+    processor = Flux2ImageProcessor
+    picture = make_picture(*size)
+    want = processor._resize_if_exceeds_area(picture)
+    width, height = (side // 16 * 16 for side in want.size)
+    want = processor()._resize_and_crop(want, width, height)
+    found = crop_to_tokens(picture)
+    assert found.size == want.size and np.array_equal(found, want)
+    if size == (2048, 1024):
+        assert width * height // 256 == 4050 and size[0] * size[1] // 256 == 8192
 
 
 def test_rows_of_a_batch_are_those_alone(folder):

@@ -127,6 +127,8 @@ def test_a_checkpoint_of_comfyui_holds_all_networks(model, folder, tmp_path):
     stored = to_compvis(flat_network(model, "transformer"), original_table(model.config, PREFIX))
     for network, table in list_other_networks(model.config).items():
         stored |= to_compvis(flat_network(model, network), table)
+    for name in [name for name in stored if name.endswith("_norm.scale")]:
+        stored[f"{name.removesuffix('scale')}weight"] = stored.pop(name)
     assert "text_encoders.qwen3_4b.transformer.model.layers.0.mlp.up_proj.weight" in stored
     save_file(stored, str(tmp_path / "all.safetensors"))
     (tmp_path / "config.json").write_text((folder / "model_index.json").read_text())

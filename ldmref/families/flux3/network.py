@@ -13,13 +13,7 @@ from typing import NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.flux3.positions import (
-    Waves,
-    find_waves,
-    join_waves,
-    place_image,
-    place_text,
-)
+from ldmref.families.flux3.positions import Waves, join_waves, place_image, place_text
 from ldmref.families.joint_transformers import EPS, normalize
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
@@ -27,7 +21,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import rms_norm, turn_pairs
+from ldmref.models.transformer_layers import find_waves, rms_norm, turn_pairs
 
 IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their parameters
 
@@ -195,7 +189,8 @@ def start_mode(
     active = ops.silu(emb)
     early = modulate(ops, p.early_stream_modulations[mode], active)
     joint = modulate(ops, p.single_stream_modulations[mode], active)
-    return ModeTokens(emb, find_waves(ops, positions, config), early, joint)
+    waves = find_waves(positions, config.axes_dims_rope, config.rope_theta)
+    return ModeTokens(emb, waves, early, joint)
 
 
 def start_text(

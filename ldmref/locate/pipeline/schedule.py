@@ -77,9 +77,6 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
     if not config.dynamic_shift and config.shift != 1.0:
         yield "the levels are shifted twice", replace(config, shift=config.shift**2)
         yield "a shift by the tokens instead of a constant one", replace(config, dynamic_shift=True)
-    if config.dynamic_shift and config.shift_rule == "constant":
-        line = replace(config, shift_rule="linear")
-        yield "a shift by the tokens instead of a constant one", line
     if config.dynamic_shift and config.shift_rule == "empirical":
         line = replace(config, shift_rule="linear")
         yield "a shift linear in the tokens instead of the empirical one", line
