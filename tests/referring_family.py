@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,10 +45,11 @@ def encode(model, images, size):
         tokens.append(np.tile(flat, (1, 1, -(-width // flat.shape[2])))[..., :width])
         places.append(np.full((1, flat.shape[1]), number / (1 + size[0] / size[1])))
     joined = (np.concatenate(x, axis=1) for x in (tokens, places))
-    return dict(zip(("tokens", "places"), map(ops.asarray, joined), strict=True))
+    first, second = map(ops.asarray, joined)
+    return {"tokens": first, "places": second}
 
 
-def network(ops, p, config, x, t, context, pooled, tokens=None, places=None):
+def network(ops, p, config, x, t, context, pooled, tokens: Any = None, places: Any = None):
     """Read the tokens of the references behind those of the text."""
     states = get_hidden_states(context)
     if tokens is not None:
@@ -82,7 +83,7 @@ def configure():
 
 
 @contextmanager
-def known_family() -> Iterator[types.ModuleType]:
+def known_family() -> Iterator[Any]:
     """Make the family known within the block, as a package declares it, and yield its module."""
     changes = {
         "name": "referring",
@@ -93,7 +94,7 @@ def known_family() -> Iterator[types.ModuleType]:
         "broken_rules": lambda config: (),
         "presets": {},
     }
-    module = types.ModuleType("referring_declared")
+    module: Any = types.ModuleType("referring_declared")
     module.REFERRING = replace(SD3, **changes)
     sys.modules[module.__name__] = module
     family.BUILT_IN["referring"] = "referring_declared:REFERRING"

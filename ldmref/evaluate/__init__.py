@@ -1,10 +1,8 @@
 """Metrics of a trained model: reconstruction, likelihood, distances of samples, retrieval.
 
-evaluation.py   `evaluate`: all metrics of a model on a data set, as `EvaluationSettings` asks
-images.py       the autoencoder and the likelihoods on images
+evaluation.py   `evaluate`: all metrics on a data set, those of generated images among them
+images.py       the autoencoder and the likelihoods on images, and the model as they read it
 likelihood.py   the chain's variational bound, and the flow's exact likelihood
-predictions.py  a loaded model as the functions that the likelihoods need
-samples.py      generated images compared with images of the data
 intervals.py    means and proportions with confidence intervals
 report.py       sections of measurements, as text or JSON
 

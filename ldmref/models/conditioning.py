@@ -228,11 +228,7 @@ def choose_columns(used: np.ndarray, length: int) -> np.ndarray:
 
 
 def _fit_length(
-    ops: Backend,
-    part: Conditioning,
-    of_tokens: Collection[str],
-    columns: np.ndarray,
-    length: int,
+    ops: Backend, part: Conditioning, of_tokens: Collection[str], columns: np.ndarray, length: int
 ) -> Conditioning:
     """Return a conditioning with another number of hidden states, of which it has `columns`."""
     context = get_hidden_states(part.context)

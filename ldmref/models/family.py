@@ -213,6 +213,8 @@ class PipelineCalls:
             tokens. It returns None for what no layer of ours has. None: their layers have our
             arrays.
         scale: Returns our guidance scale of theirs.
+        draws_images: Whether they sample the latents of a given image from the encoder's posterior.
+            False: they take its mean.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
 
@@ -231,6 +233,7 @@ class PipelineCalls:
     states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
+    draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 

@@ -45,5 +45,7 @@ def _select_scheduler(config: SchedulerConfig, values: dict[str, Any]) -> dict[s
     left_out = {"shift"} if config.dynamic_shift else {"shift_rule"}
     if not config.dynamic_shift or config.shift_rule != "linear":
         left_out |= {*_LINE}
+    if config.dynamic_shift and config.shift_rule == "constant":
+        left_out -= {"max_shift"}
     read = {*_OF_EVERY_PATH, *_SHIFT} - left_out
     return {key: value for key, value in values.items() if key in read}

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from array_api_compat import array_namespace
+
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
@@ -14,7 +18,6 @@ from ldmref.modes.channels import make_input_channels
 from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
-from ldmref.modes.latents import check_latents
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
@@ -184,3 +187,39 @@ def denoiser(
         return Guided(x0, uncond, memories, job.cfg_scale)
 
     return GuidedDenoiser(predict, job.guidance.remembers)
+
+
+# -- latents that callers bring --------------------------------------------------------------------
+
+
+def check_latents(config: ModelConfig, x: Array, prompts: int) -> Array:
+    """Check that a model can denoise the latents, and return them.
+
+    Args:
+        config: The model's configuration.
+        x: An array.
+        prompts: The number of prompts; a single one serves any number of latents.
+
+    Raises:
+        UsageError: They are not real numbers, or have another shape.
+    """
+    shape = tuple(x.shape)
+    c = config.vae.latent_channels
+    multiple = config.size_multiple // config.vae.factor
+    fits = len(shape) == 4 and shape[1] == c and min(shape) > 0
+    if not fits or shape[2] % multiple or shape[3] % multiple:
+        halved = f", h and w multiples of {multiple}" if multiple > 1 else ""
+        raise UsageError(
+            f"x must have shape (n, {c}, h, w){halved}, not {shape}",
+            code="E-LATENTS",
+            hint="a batch of latents, not an image: model.encode_image makes them of images",
+        )
+    if not array_namespace(x).isdtype(x.dtype, "real floating"):
+        raise UsageError(f"x must hold floating-point numbers, not {x.dtype}", code="E-LATENTS")
+    if prompts not in (1, shape[0]):
+        raise UsageError(
+            f"{prompts} prompts for {shape[0]} latents",
+            code="E-PROMPT",
+            hint="one for each, or one",
+        )
+    return x

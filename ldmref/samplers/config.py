@@ -56,8 +56,9 @@ class SchedulerConfig:
         full_range: Whether Karras' and other continuous spacings span the whole table.
         shift: Of a flow, the factor k of s -> k s / (1 + (k - 1) s) on its levels.
         dynamic_shift: Whether k is e^mu, with mu a function of the number of image tokens.
-        shift_rule: How mu follows from it: `linear`, a line through two points, or `empirical`,
-            FLUX.2's fit, which also depends on the number of steps.
+        shift_rule: How mu follows from it: `linear`, a line through two points; `empirical`,
+            FLUX.2's fit, which also depends on the number of steps; or `constant`, `max_shift` for
+            any number, as in distilled models.
         base_shift: mu at `base_image_seq_len` tokens, by the rule `linear`.
         max_shift: mu at `max_image_seq_len` tokens; it is linear between and beyond.
         base_image_seq_len: A number of tokens.
@@ -102,7 +103,7 @@ class SchedulerConfig:
     full_range: bool = False
     shift: Annotated[float, Range(1e-6, 1e6)] = 1.0
     dynamic_shift: bool = False
-    shift_rule: Literal["linear", "empirical"] = "linear"
+    shift_rule: Literal["linear", "empirical", "constant"] = "linear"
     base_shift: Annotated[float, Range(-20, 20)] = 0.5
     max_shift: Annotated[float, Range(-20, 20)] = 1.15
     base_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 256

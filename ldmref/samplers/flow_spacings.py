@@ -27,10 +27,10 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     .. math:: s_i' = \frac{k s_i}{1 + (k - 1) s_i}, \qquad
               k = e^{\mu}, \quad \mu = \mu_0 + (\mu_1 - \mu_0) \frac{n - n_0}{n_1 - n_0}
 
-    with k the constant `config.shift` unless `config.dynamic_shift`, and mu `empirical_mu` if the
-    `shift_rule` says so. With `shift_terminal` the distances from 1 are then stretched so that the
-    last level above 0 is that. Instead, `config.flow_times` are used as they are with the model's
-    own spacing, or interpolated where their number is not `steps`.
+    with k the constant `config.shift` unless `config.dynamic_shift`, and mu `empirical_mu`, or mu_1
+    for every n, if the `shift_rule` says so. With `shift_terminal` the distances from 1 are then
+    stretched so that the last level above 0 is that. Instead, `config.flow_times` are used as they
+    are with the model's own spacing, or interpolated where their number is not `steps`.
 
     Args:
         config: Configuration of the checkpoint's scheduler.
@@ -120,6 +120,8 @@ def shift_factor(config: SchedulerConfig, tokens: int, steps: int) -> float:
     """
     if not config.dynamic_shift:
         return config.shift
+    if config.shift_rule == "constant":
+        return math.exp(config.max_shift)
     if tokens < 1:
         raise UsageError(
             "the shift of this model depends on the size of the image",

@@ -117,10 +117,10 @@ def measured_autoencoder(config: ModelConfig, latents: Latents) -> AutoencoderCo
 def encode_by_given(context: TrainingContext[Recipe]) -> tuple[Params, Latents]:
     """Return the weights of the autoencoder that a recipe gives, and the images encoded by it."""
     config = context.recipe.model.vae
-    given = read_vae(context.recipe.autoencoder.source, config)
-    context.log(f"the autoencoder {given.name!r} is given, and not trained")
+    file = read_vae(context.recipe.autoencoder.source, config)
+    context.log(f"the autoencoder {file.name!r} is given, and not trained")
     exact = TorchBackend(context.ops.device, "float32")
-    params = tree_map(exact.asarray, unflatten(given.tensors))
+    params = tree_map(exact.asarray, unflatten(file.tensors))
     images = context.folder, context.data, context.summary
     return params, stored_latents(*images, params, config, exact, context.cancel)
 

@@ -57,7 +57,7 @@ def test_names_are_unique_and_rules_known():
 def diffusers_sigmas(row, steps, tokens):
     """What FlowMatchEulerDiscreteScheduler makes with the configuration of a row's pipeline."""
     diffusers = pytest.importorskip("diffusers")
-    dynamic = row.shift.startswith("tokens")
+    dynamic = row.shift.startswith(("tokens", "exponential"))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         shift=row.factor,
         use_dynamic_shifting=dynamic,
@@ -324,6 +324,19 @@ def test_shift_of_flux2_jumps_between_4300_and_4301_tokens():
     assert sizes[0] <= 4300 < sizes[1]
 
 
+def test_flux2_has_one_mu_in_comfyui_and_invokeai():
+    for program in ("ComfyUI", "InvokeAI"):
+        row = find_flow_schedule("FLUX.2", program)
+        assert {shift_mu(row, 4, tokens) for tokens in (256, 4096, 16384)} == {2.02}
+    own = find_flow_schedule("FLUX.2", "diffusers")
+    mus = [f"{shift_mu(own, 4, tokens):.3f}" for tokens in (4096, 16384)]
+    seconds = [
+        f"{make_flow_sigmas(row, 4)[1]:.4f}"
+        for row in (own, find_flow_schedule("FLUX.2", "InvokeAI"))
+    ]
+    assert mus == ["2.291", "3.230"] and seconds == ["0.9674", "0.9577"]
+
+
 def test_z_image_wasted_its_last_step():
     """diffusers#13730: of 8 steps the last went from 0 to 0."""
     before = make_flow_sigmas(find_flow_schedule("Z-Image", "diffusers before #13730"), 8)
@@ -442,3 +455,11 @@ def test_strides_are_counted_back():
     for steps in (1, 2, 5, 28, 30, 250):
         count = len(make_flow_sigmas(row, steps)) - 1
         assert steps in count_steps(row, count)
+
+
+def test_the_shift_of_flux3_is_that_of_its_model():
+    for program in ("diffusers", "flux3-mlx"):
+        made = make_flow_sigmas(find_flow_schedule("FLUX.3", program), 50, 4096)
+        scheduler = preset("flux3-klein-base").scheduler
+        wanted = flow_levels(scheduler, "flow", 50, 4096)
+        np.testing.assert_allclose(made, wanted[: len(made)], rtol=1e-12, atol=1e-15)

@@ -16,8 +16,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import OPERATIONS as BACKEND_OPERATIONS
 from ldmref.errors import UsageError
 from ldmref.testing.cases import Case
-from ldmref.testing.extended import EXTENDED_UNITS, ExtendedBackend
-from ldmref.testing.measured import compare, measure_errors
+from ldmref.testing.measured import EXTENDED_UNITS, ExtendedBackend, compare, measure_errors
 from ldmref.testing.random_cases import KINDS, RandomCases
 
 REFERENCE = NumpyBackend(dtype="float64")

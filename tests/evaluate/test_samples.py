@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmref.evaluate.samples import distances, retrieval
+from ldmref.evaluate.evaluation import distances, retrieval
 
 
 def values(section):

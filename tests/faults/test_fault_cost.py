@@ -20,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.apps.a1111 import prompts, reading
-from ldmref.apps.mcp.formulas import check_formula
-from ldmref.apps.mcp.values import MAX_BROADCAST
+from ldmref.apps.mcp.formulas import MAX_BROADCAST, check_formula
 from ldmref.apps.server import bodies
 from ldmref.apps.server.errors import BadRequest
 from ldmref.errors import UsageError, short_repr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.request import urlopen
+
 import pytest
 from small_models import save_wordless
 from test_page_look import PHONE, find_serious
@@ -51,7 +54,8 @@ def test_what_a_model_reads_around_the_prompt_is_shown(open_page, tiny):
 
 
 def capabilities(page):
-    return page.server.client.get("/v1/capabilities").json()
+    with urlopen(f"{page.server.url}/v1/capabilities") as answer:
+        return json.load(answer)
 
 
 def test_the_form_follows_the_model(open_page, flow):

@@ -1,7 +1,8 @@
-"""`ldmref backends`, `models`, `samplers` and `info`: list what is available."""
+"""`ldmref backends`, `models`, `samplers` and `info`, also of a folder of one network."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,23 +15,28 @@ from ldmref.apps.cli.file_info import (
     print_model_info,
     print_pickle_info,
 )
-from ldmref.apps.cli.network_info import is_network_folder, print_network_folder
+from ldmref.apps.cli.progress import one_line
 from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.io import hub
+from ldmref.io.adapters.autoencoder import CLASSES
 from ldmref.io.adapters.lora_file import find_weights, is_adapter_folder
 from ldmref.io.checkpoint import read_model_config
+from ldmref.io.diffusers.checks import read_json
+from ldmref.io.identify import CONTROL, FOLDER, VAE, get_foreign_class
 from ldmref.io.locate import (
     EMBEDDED,
     MODEL_ENDINGS,
+    NATIVE_INDEX,
     NATIVE_WEIGHTS,
     PICKLES,
     find_model,
+    is_diffusers,
     is_model,
     is_native,
 )
 from ldmref.io.tensors.torch_checkpoint import is_pickle
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import family_of
+from ldmref.models.family import family_of, list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import list_presets
@@ -266,3 +272,44 @@ COMMANDS = (backends, models, samplers, info)
 def find_folder(path: Path) -> Path:
     """Return the folder of ldmref whose weights a file contains, otherwise the path itself."""
     return path.parent if path.name == NATIVE_WEIGHTS and is_native(path.parent) else path
+
+
+# -- the folder of one network --------------------------------------------------------------------
+
+
+TEXT = (
+    "it belongs to the model folder around it; its file of weights alone is text_encoders= "
+    "(--text-encoder)"
+)
+
+
+def is_network_folder(path: Path) -> bool:
+    """Return whether a folder has the configuration of one network, and is no model."""
+    config = path / NATIVE_INDEX
+    return (
+        config.is_file() and not is_diffusers(path) and bool(get_foreign_class(read_json(config)))
+    )
+
+
+def print_network_folder(path: Path, as_json: bool) -> None:
+    """Print what the network of a folder is, and which option takes the folder."""
+    kind = get_foreign_class(read_json(path / NATIVE_INDEX))
+    hint = describe_class(kind)
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "class": kind, "fits": False, "hint": hint}))
+        return
+    click.echo(one_line(f"{path.name}: the folder of one network, a {kind}, and no model; {hint}"))
+
+
+def describe_class(kind: str) -> str:
+    """Return what to do with the folder of a network of this class.
+
+    >>> describe_class("AutoencoderKL")
+    'give the model it belongs to, and this as vae= (--vae)'
+    """
+    controls = (family.control for family in list_families())
+    if any(control is not None and kind in control.classes for control in controls):
+        return CONTROL
+    if kind in CLASSES:
+        return VAE
+    return TEXT if kind.startswith(("CLIPText", "T5")) else FOLDER

@@ -1,7 +1,8 @@
-"""`ldmref trace`: every named intermediate of a run, as a folder of safetensors."""
+"""`ldmref trace`: every intermediate of a run by name; `ldmref trace show`: what a trace holds."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import INTERPOLATING, MODEL, PROMPT
 from ldmref.apps.cli.sources import is_embedded, read_prompts
+from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.apps.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
-from ldmref.apps.cli.trace_show import CALLS, JSON, LAYERS, show
 from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.models.memory import parse_bytes
@@ -25,6 +26,76 @@ from ldmref.modes.registry import MODES
 if TYPE_CHECKING:
     from ldmref.modes.generate import Progress
     from ldmref.trace import Selection, Trace
+
+LAYERS = option(
+    "--layers",
+    multiple=True,
+    metavar="GLOB",
+    help="Only layers whose names match, such as 'mid_block.*'; * also matches dots. The inputs "
+    "and outputs of whole networks are always recorded. May be repeated.",
+)
+CALLS = option(
+    "--calls",
+    multiple=True,
+    metavar="GLOB",
+    help="Only calls whose names match, such as 'unet.*' or vae.decode. May be repeated.",
+)
+JSON = option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+@click.command()
+@click.argument("folder", type=PATH)
+@with_options((LAYERS, CALLS, JSON))
+def show(folder: str, layers: tuple[str, ...], calls: tuple[str, ...], as_json: bool) -> None:
+    """List the calls of a trace; with --layers or --calls, every tensor and its values.
+
+    FOLDER may also be what another program recorded: a .safetensors or .npz file, a folder of
+    .npy files, or a GGUF file, whose tensors have a trace's names.
+    """
+    from ldmref.trace import Selection, load_trace, show_bytes
+    from ldmref.trace.summary import summarize_calls, summarize_tensors
+
+    found = load_trace(folder)
+    selection = Selection(layers, calls)
+    if not layers and not calls:
+        rows = [asdict(row) for row in summarize_calls(found)]
+        print_rows(
+            rows,
+            as_json,
+            lambda row: (
+                row["call"],
+                f"{row['layers']} layers",
+                f"{row['tensors']} tensors",
+                show_bytes(row["bytes"]),
+            ),
+        )
+        return
+    names = [entry.layer for entry in found.entries]
+    selection.require_matches(found.calls, names)
+    print_rows(
+        [asdict(row) for row in summarize_tensors(found, selection)],
+        as_json,
+        lambda row: (
+            f"{row['call']}/{row['layer']}",
+            row["role"],
+            row["dtype"],
+            "x".join(map(str, row["shape"])) or "number",
+            *(format_number(row[key]) for key in ("least", "greatest", "mean")),
+            describe_bad(row),
+        ),
+    )
+
+
+def format_number(value: float | None) -> str:
+    """Return a number with four digits, "-" for None."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def describe_bad(row: TableRow) -> str:
+    """Return how many values are NaN or infinite, "" if none is."""
+    counts = [f"{row[key]} {key}" for key in ("nan", "infinite") if row[key]]
+    return ", ".join(counts)
+
 
 DEFAULT_MODE = "txt2img"
 TRACED = tuple(mode for mode in MODES if mode != "edit")  # which follows two prompts

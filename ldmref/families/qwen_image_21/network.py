@@ -19,14 +19,13 @@ from array_api_compat import array_namespace
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import FREQUENCIES
 from ldmref.families.qwen_image_21.config import QwenImage21Config
-from ldmref.families.z_image.rotary import find_waves, turn_pairs
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import gelu_tanh, rms_norm
+from ldmref.models.transformer_layers import find_waves, gelu_tanh, rms_norm, turn_pairs
 
 THETA = 10000.0  # the base of the frequencies of the positions
 HALF_RANGE = 65504.0  # the largest number of float16, to which blocks clip there
@@ -218,7 +217,7 @@ def find_text_waves(ops: Backend, config: QwenImage21Config, states: Array) -> A
 
 def join_waves(ops: Backend, config: QwenImage21Config, positions: Array) -> Array:
     """Return the cosines, then the sines, of tokens at positions (n, l, 3): (n, 1, l, 2 k)."""
-    waves = find_waves(ops, positions, config.axes_dims_rope, THETA, None)
+    waves = find_waves(positions, config.axes_dims_rope, THETA)
     return ops.xp.concat([*waves], axis=3)
 
 

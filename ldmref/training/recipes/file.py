@@ -77,14 +77,14 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
             file = data.get(key) if isinstance(data, dict) else None
             if isinstance(file, str) and file:
                 tables["data"][key] = str(path.absolute().parent / file)
-        given = tables.get("autoencoder")
-        if isinstance(given, dict) and isinstance(given.get("source"), str) and given["source"]:
-            given["source"] = str(path.absolute().parent / given["source"])
+        stage = tables.get("autoencoder")
+        if isinstance(stage, dict) and isinstance(stage.get("source"), str) and stage["source"]:
+            stage["source"] = str(path.absolute().parent / stage["source"])
     return recipe_from_dict(_merge(tables, overrides or {}))
 
 
 def recipe_path(source: str | Path) -> Path:
-    """Return the file of a recipe, given its path or the name of a recipe that ldmref ships."""
+    """Return the file of a recipe, stage its path or the name of a recipe that ldmref ships."""
     if Path(source).is_file():
         return Path(source)
     names = {path.stem: path for path in SHIPPED.glob("*.toml")}

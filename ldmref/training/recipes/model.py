@@ -87,12 +87,12 @@ def with_given_autoencoder(recipe: Recipe) -> Recipe:
     if not recipe.autoencoder.source:
         return recipe
     config = recipe.model
-    given = read_vae(recipe.autoencoder.source, config.vae)
-    require_fit(config, given)
-    if isinstance(given.config, TinyConfig):
-        message = f"autoencoder.source {given.name!r} is TAESD, which approximates another one"
+    file = read_vae(recipe.autoencoder.source, config.vae)
+    require_fit(config, file)
+    if isinstance(file.config, TinyConfig):
+        message = f"autoencoder.source {file.name!r} is TAESD, which approximates another one"
         raise recipe_error(message, hint="give the autoencoder whose latents it has")
-    config = replace(config, vae=given.config)
+    config = replace(config, vae=file.config)
     check_config(config)
     return replace(recipe, model=config)
 
