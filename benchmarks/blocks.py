@@ -1,4 +1,4 @@
-"""Single blocks of the transformers of SD3 and Flux, with random weights.
+"""Single blocks of the transformers of SD3, Flux and Z-Image, with random weights.
 
 A whole transformer of the published size takes 8 to 48 GB in float32; one of its blocks fits most
 machines. Both sides get the same tokens of image and text, and the same embedding of the time.
@@ -21,6 +21,9 @@ from ldmref.families.flux.network import double_block, find_positions, single_bl
 from ldmref.families.flux.network import transformer_spec as flux_spec
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import block_spec, joint_block
+from ldmref.families.z_image.config import ZImageConfig
+from ldmref.families.z_image.network import block as stream_block
+from ldmref.families.z_image.network import transformer_spec
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.math.arrays import Array
@@ -45,6 +48,9 @@ class MeasuredBlock:
             patches, and the text.
         peer: Returns diffusers' block without weights, and further arguments of its call, from the
             configuration, rows and columns of patches, and the number of tokens of the text.
+        widths: Returns the widths of the tokens and of the embedding.
+        call: Calls diffusers' block on image, text, embedding and further arguments; returns its
+            results.
     """
 
     tokens: int
@@ -53,6 +59,10 @@ class MeasuredBlock:
     apply: Callable[..., Array]
     more: Callable[..., tuple[Any, ...]]
     peer: Callable[..., tuple[Any, dict[str, Any]]]
+    widths: Callable[[Any], tuple[int, int]] = lambda config: (config.width, config.width)
+    call: Callable[..., Any] = lambda module, image, text, emb, **more: module(
+        hidden_states=image, encoder_hidden_states=text, temb=emb, **more
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class BlockInputs:
 
     image: np.ndarray  # (n, rows * columns, d)
     text: np.ndarray  # (n, m, d)
-    emb: np.ndarray  # (n, d)
+    emb: np.ndarray  # (n, d) or, of Z-Image, (n, 256)
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,8 @@ def make_block_inputs(model: BlockModel, size: int, batch: int = 1) -> BlockInpu
     """Return seeded tokens of a square image of `size` pixels and of a text."""
     normal = np.random.default_rng(SEED).standard_normal
     tokens = model.config.count_tokens(size, size)
-    denoiser: Any = model.config.denoiser
-    width = denoiser.width
-    shapes = (batch, tokens, width), (batch, model.block.tokens, width), (batch, width)
+    width, width_of_emb = model.block.widths(model.config.denoiser)
+    shapes = (batch, tokens, width), (batch, model.block.tokens, width), (batch, width_of_emb)
     return BlockInputs(*(normal(shape, np.float32) for shape in shapes))
 
 
@@ -146,7 +155,7 @@ def block_peer(model: BlockModel, inputs: BlockInputs) -> Workload:
 
     def run() -> Any:
         with torch.inference_mode():
-            return module(hidden_states=image, encoder_hidden_states=text, temb=emb, **more)
+            return model.block.call(module, image, text, emb, **more)
 
     def to_numpy(results: Any) -> np.ndarray:  # text, then image, in each of diffusers' blocks
         return np.concatenate([x.numpy() for x in results], axis=1)
@@ -234,6 +243,55 @@ def _flux_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
     return peer
 
 
+def _place_tokens(config: ZImageConfig, sides: tuple[int, int], tokens: int) -> np.ndarray:
+    """Return place, row and column of the patches of an image and of a caption, (1, l, 3)."""
+    grid = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(-1, 2)
+    image = np.concatenate([np.full((len(grid), 1), tokens + 1), grid], axis=1)
+    caption = np.zeros((tokens, 3), int)
+    caption[:, 0] = 1 + np.arange(tokens)
+    return np.concatenate([image, caption])[None]
+
+
+def _stream(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    positions: Array,
+    config: ZImageConfig,
+) -> Array:
+    joined = ops.xp.concat([image, text], axis=1)
+    return stream_block(ops, p, joined, emb, positions, None, None, config)
+
+
+def _stream_peer(config: ZImageConfig, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+    import torch
+    from diffusers.models.transformers.transformer_z_image import (
+        RopeEmbedder,
+        ZImageTransformerBlock,
+    )
+
+    with torch.device("cpu"):
+        places = torch.from_numpy(_place_tokens(config, sides, tokens))[0]
+        ends = [tokens + 2, *(max(side, 1) for side in sides)]
+        rotations = RopeEmbedder(config.rope_theta, [*config.axes_dims], ends)(places)
+    heads = config.n_heads
+    module = ZImageTransformerBlock(0, config.dim, heads, heads, config.norm_eps, True)
+    return module, {"freqs_cis": rotations[None]}
+
+
+def _call_stream(module: Any, image: Any, text: Any, emb: Any, freqs_cis: Any) -> tuple[Any]:
+    import torch
+
+    return (module(torch.cat([image, text], dim=1), None, freqs_cis, emb),)
+
+
+def _stream_spec(config: ZImageConfig) -> Spec:
+    blocks: Any = transformer_spec(replace(config, n_layers=1))["layers"]
+    return blocks["0"]
+
+
 BLOCKS = {
     "joint_block": MeasuredBlock(
         333,  # of CLIP and T5
@@ -258,5 +316,18 @@ BLOCKS = {
         _joined(single_block),
         _positions,
         _flux_peer("FluxSingleTransformerBlock"),
+    ),
+    "stream_block": MeasuredBlock(
+        128,
+        "z-image-tiny",
+        _stream_spec,
+        _stream,
+        lambda ops, config, sides, text: (
+            ops.asarray(_place_tokens(config, sides, text.shape[1]), ops.state_dtype),
+            config,
+        ),
+        _stream_peer,
+        lambda config: (config.dim, config.time_dim),
+        _call_stream,
     ),
 }

@@ -18,6 +18,7 @@ WORK_TITLES = TITLES | {
     "joint_block": "one joint block, 333 text tokens",
     "double_block": "one double block, 256 text tokens",
     "single_block": "one single block, 256 text tokens",
+    "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
 PEER_TITLES = {
@@ -124,6 +125,7 @@ _THREADS: dict[str, Any] = {"peer": "one_thread", "tolerance": 1e-5}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _SD3: dict[str, Any] = {"model": "sd3-medium"}
 _FLUX: dict[str, Any] = {"model": "flux-dev"}
+_Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
     ("double", "double_block", _FLUX),
@@ -170,6 +172,8 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux-single-numpy", "single_block", 0.9, 0.8, "numpy", _FLUX),
     ("flux-single-torch", "single_block", 0.9, 0.8, "torch", _FLUX),
     ("flux-single-openvino", "single_block", 1.05, 1.0, "openvino", _FLUX | {"peer": "openvino"}),
+    ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
+    ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(
         (f"memory-{name}-{backend}", work, 0.9, 0.8, backend, {**model, "measured": "memory"})
         for name, work, model in _MEASURED_BLOCKS

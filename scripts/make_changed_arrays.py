@@ -10,21 +10,30 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "locate"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "locate"))
 
-from changed_arrays import FOLDER, describe_changes  # noqa: E402
-from changed_runs import KINDS, RUNS  # noqa: E402
+import changed_layers
+import changed_pipelines
+import changed_runs
+from changed_arrays import describe_changes, path_of
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or RUNS:
-        trace, model, nets = RUNS[name]()
-        lines = describe_changes(trace, model, nets, KINDS.get(name, ()))
-        path = FOLDER / f"{name}.txt"
+    every = (*changed_runs.RUNS, *changed_layers.RUNS, *changed_pipelines.RUNS)
+    for name in sys.argv[1:] or every:
+        if name in changed_layers.RUNS:
+            lines = changed_layers.describe(name)
+        elif name in changed_runs.RUNS:
+            kinds = changed_runs.KINDS.get(name, ())
+            lines = describe_changes(*changed_runs.RUNS[name](), kinds)
+        else:
+            kinds = changed_pipelines.KINDS[name]
+            lines = describe_changes(*changed_pipelines.record(name), (), kinds)
+        path = path_of(name)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{path.relative_to(ROOT)}: {len(lines)} lines")
+        print(f"{path.name}: {len(lines)} lines", flush=True)
 
 
 if __name__ == "__main__":

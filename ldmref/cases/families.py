@@ -33,7 +33,7 @@ def networks(families: Collection[str] = ()) -> Iterator[NetworkCase]:
         families: Names in `FAMILIES`, or presets of other packages; (): all of `FAMILIES`.
     """
     for net in _networks(families):
-        if not families or net.name.partition(".")[0] in families:
+        if not families or net.name.startswith(tuple(f"{name}." for name in families)):
             yield net
 
 

@@ -92,7 +92,7 @@ def golden_config(family: str) -> ModelConfig:
     """Return the configuration of `golden_model(family)`.
 
     Its text encoders take as many tokens as the inputs of the suite's networks have, and do not
-    need the later positions of their parameters.
+    need the later positions of their parameters. Those whose template drops tokens take more.
 
     Raises:
         UsageError: The family has no golden traces.
@@ -102,10 +102,11 @@ def golden_config(family: str) -> ModelConfig:
         hint = did_you_mean(family, golden_presets())
         raise UsageError(f"no golden traces of {family!r}", code=CODE, hint=hint)
     tiny = shrink(preset)
+    templates = family_of(tiny).text.templates(tiny)
     encoders = {
         name: replace(encoder, max_position_embeddings=LENGTH)
         for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
-        if kind_of(encoder).reads == "text"
+        if kind_of(encoder).reads == "text" and not templates.get(name, PLAIN).dropped
     }
     vae = tiny.vae
     if type(vae) is AutoencoderConfig:

@@ -14,12 +14,13 @@ from ldmref.cases.shrink import SIZE
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.conditioning import get_hidden_states
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.params import Params
 from ldmref.models.text import text_encoder_pooled
 from ldmref.models.text_kind import kind_of
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokens import Tokens
 
 LENGTH = 7  # tokens
@@ -94,16 +95,19 @@ def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
 
     Args:
         config: The configuration of the model.
-        length: The number of tokens for each encoder. None: as many as each reads at once.
+        length: The number of tokens for each encoder, none of which its template drops. None: as
+            many as each reads at once.
     """
     encoders = config.text_encoders
+    templates = {} if length else family_of(config).text.templates(config)
     if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
-    shapes = [(1, 1, length or encoder.max_position_embeddings) for encoder in encoders]
     tokens = []
-    for shape in shapes:
+    for name, encoder in zip(TEXT_ENCODERS, encoders, strict=False):
+        shape = (1, 1, length or encoder.max_position_embeddings)
         ids = np.zeros(shape, np.int64)
-        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], []))
+        dropped = templates.get(name, PLAIN).dropped
+        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], [], dropped))
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def encode(encoder: TextConfig, ids: Any, *_: object) -> Any:

@@ -272,7 +272,7 @@ def find_trace(name: str) -> GoldenTrace:
     Raises:
         InputError: This version of ldmref does not know it.
     """
-    family = name.partition(".")[0]
+    family = name.rsplit(".", 2)[0]  # before mode and sampler; it may have points
     found = next((trace for trace in golden_traces((family,)) if trace.name == name), None)
     if found is None:
         message = f"this version of ldmref does not know the run {name!r}"

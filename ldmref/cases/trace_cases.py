@@ -152,8 +152,9 @@ def _compared(network: DeclaredNetwork) -> tuple[str, ...]:
 
 def _conditioning(denoiser: DeclaredNetwork) -> set[str]:
     """Return the inputs of a denoiser that are the same in every step."""
-    changing = ("x", "t")
-    return {f"{INPUT}{x.role}" for x in denoiser.inputs if x.argument not in changing}
+    changing = ("timesteps", "ends")
+    constant = (x for x in denoiser.inputs if x.argument != "x" and x.content not in changing)
+    return {f"{INPUT}{x.role}" for x in constant}
 
 
 def rounded(x: np.ndarray) -> np.ndarray:

@@ -79,8 +79,8 @@ class AttentionBackend(TracedBackend):
 
     def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
         """Compute an operation; keep how much its queries attend to each word."""
-        layers = () if self.text is None else self.text.layers
-        if self.watching and call.kind == "attention" and call.layer.endswith(layers):
+        found = self.text is not None and self.text.holds(call.layer)
+        if self.watching and call.kind == "attention" and found:
             maps = LayerMaps(call.layer, arrays[0].shape[1], self._attend(call, *arrays[:2]))
             self.calls.setdefault(call.layer, []).append(maps)
         return call.compute(call.inputs)
@@ -105,7 +105,8 @@ class AttentionBackend(TracedBackend):
         q is (n, heads, l, d) and k is (n, heads, m, d); a bias and a scale are those of the call.
         """
         bias = call.inputs.get("bias")
-        tokens = ("text",) if self.text is None else self.text.tokens
+        assert self.text is not None
+        tokens = self.text.tokens
         first = 0
         if "image" in tokens:
             pixels = math.prod(side // self.patch for side in self.size)
@@ -113,7 +114,8 @@ class AttentionBackend(TracedBackend):
             q = q[:, :, begin : begin + pixels, :]
             if bias is not None and bias.shape[2] > 1:
                 bias = bias[:, :, begin : begin + pixels, :]
-            first = pixels if tokens[0] == "image" else 0
+            filled = -(-pixels // self.text.multiple) * self.text.multiple
+            first = filled if tokens[0] == "image" else 0
         columns = np.zeros((k.shape[2], len(self.words)))
         for i, word in enumerate(self.words):
             columns[[first + token for token in word.tokens], i] = 1.0

@@ -56,7 +56,7 @@ IDS = "int32"  # of token ids, as diffusers' pipelines hand them over
 # What the levels of a flow depend on, by the names of `SchedulerConfig`.
 FLOW_SCHEDULE = (
     "num_train_timesteps", "spacing", "shift", "dynamic_shift", "shift_rule", "base_shift",
-    "max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal",
+    "max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal", "flow_times",
 )  # fmt: skip
 
 
@@ -284,6 +284,7 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
             "scaling_factor": scaling_factor,
             "shift_factor": shift_factor,
             "size_multiple": config.size_multiple,
+            "token_side": config.vae.factor * config.denoiser.token_side,
         },
         "schedule": _describe_schedule(config.scheduler),
         "defaults": {

@@ -7,6 +7,11 @@
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |
+| `flux2/` | FLUX.2 klein, and its autoencoder |
+| `qwen_image_21/` | Qwen-Image 2.1 |
+| `flux3/` | FLUX.3 Image Klein |
+| `krea2/` | Krea 2 |
+| `qwen_image/` | the autoencoder of Qwen-Image 1 and Krea 2 |
 | `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what these two share |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |

@@ -12,6 +12,8 @@ from ldmref.prompts.prompt_template import PLAIN, PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import holds_words, load_word_tokenizer
 
+PROCESSOR = "processor"  # of text encoders that also read images: it holds their tokenizer
+
 
 def tokenizer_for(
     text: TextConfig,
@@ -64,7 +66,8 @@ def find_tokenizers(
 
     Args:
         config: The configuration of the model.
-        folder: A folder that may hold one for each: `tokenizer`, `tokenizer_2`, `tokenizer_3`.
+        folder: A folder that may hold one for each: `tokenizer`, `tokenizer_2`, `tokenizer_3`; or
+            `processor` instead of the first.
         source: The location of the vocabulary, as for `tokenizer_for`; or such a folder, which then
             counts instead. None: none was given.
 
@@ -78,9 +81,16 @@ def find_tokenizers(
     tokenizers = []
     parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
     for text, name, network in parts:
-        own = place / name if place is not None and (place / name).is_dir() else None
+        own = _find_folder(place, name)
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
         pad = kind_of(text).padding(text) if own is None else None
         found = source if own is None else own
         tokenizers.append(tokenizer_for(text, found, pad, network, templates.get(network, PLAIN)))
     return tokenizers
+
+
+def _find_folder(place: Path | None, name: str) -> Path | None:
+    """Return the folder of a tokenizer within that of a model; None if there is none."""
+    names = (name, PROCESSOR) if name == TOKENIZERS[0] else (name,)
+    folders = (place / name for name in names) if place is not None else ()
+    return next((folder for folder in folders if folder.is_dir()), None)

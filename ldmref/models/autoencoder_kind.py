@@ -25,6 +25,7 @@ BUILT_IN = {
     "vq": "ldmref.models.autoencoder:VQ",
     "flux2": "ldmref.families.flux2.autoencoder:FLUX2_AUTOENCODER",
     "qwen-image": "ldmref.families.qwen_image.autoencoder:QWEN_IMAGE",
+    "qwen-image-2.1": "ldmref.families.qwen_image_21.autoencoder:AUTOENCODER",
 }
 
 

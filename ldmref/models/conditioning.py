@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -14,6 +14,8 @@ from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.params import Params
+
+Kept = TypeVar("Kept")
 
 
 class CachedContext:
@@ -25,12 +27,10 @@ class CachedContext:
     def __init__(self, states: Array):
         self.states = states
         # by the layer's id, as long as it lives: a released network comes back with new layers
-        self._cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = {}
+        self._cache: dict[int, tuple[ref[Params], Any]] = {}
 
-    def keys_and_values(
-        self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
-    ) -> tuple[Array, Array]:
-        """Return `project(states)`, computed at the first call for a layer."""
+    def keys_and_values(self, layer: Params, project: Callable[[Array], Kept]) -> Kept:
+        """Return `project(states)`, computed at the first call for a layer, or for a network."""
         key = id(layer)
         cache = self._cache
         if key not in cache:
@@ -228,11 +228,7 @@ def choose_columns(used: np.ndarray, length: int) -> np.ndarray:
 
 
 def _fit_length(
-    ops: Backend,
-    part: Conditioning,
-    of_tokens: Collection[str],
-    columns: np.ndarray,
-    length: int,
+    ops: Backend, part: Conditioning, of_tokens: Collection[str], columns: np.ndarray, length: int
 ) -> Conditioning:
     """Return a conditioning with another number of hidden states, of which it has `columns`."""
     context = get_hidden_states(part.context)

@@ -141,7 +141,7 @@ class ModelConfig:
         Args:
             width, height: Size of the image in pixels.
         """
-        side = self.vae.factor * self.denoiser.side_multiple
+        side = self.vae.factor * self.denoiser.token_side
         return (width // side) * (height // side)
 
     @property

@@ -126,6 +126,8 @@ class TextAttention(NamedTuple):
             of which the queries are then the same tokens.
         encoders: The numbers of the text encoders whose tokens follow each other in the text.
         padding: The number of tokens after them that are 0.
+        begin: How the names of its layers begin, where others end as well.
+        multiple: The tokens of the image are filled up to a multiple of it.
 
     >>> import ldmref
     >>> ldmref.random_model("flux-tiny").denoiser.text_attention.tokens
@@ -136,6 +138,19 @@ class TextAttention(NamedTuple):
     tokens: tuple[str, ...] = ("text",)
     encoders: tuple[int, ...] = (0,)
     padding: int = 0
+    begin: str = ""
+    multiple: int = 1
+
+    def holds(self, layer: str) -> bool:
+        """Return whether the image looks at the words in the layer of this name.
+
+        Args:
+            layer: The name.
+
+        >>> TextAttention((".attention",), begin="layers.").holds("refiner.0.attention")
+        False
+        """
+        return layer.startswith(self.begin) and layer.endswith(self.layers)
 
 
 @dataclass(frozen=True)

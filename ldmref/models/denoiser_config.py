@@ -49,6 +49,11 @@ class DenoiserConfig:
         return 1
 
     @property
+    def token_side(self) -> int:
+        """Height and width of a token in cells of the latents, of a network that reads tokens."""
+        return self.side_multiple
+
+    @property
     def max_side(self) -> int | None:
         """The largest height and width of the latents; None: any."""
         return None

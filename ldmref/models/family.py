@@ -38,6 +38,7 @@ BUILT_IN = {
     "flux2": "ldmref.families.flux2:FLUX2",
     "flux3": "ldmref.families.flux3:FLUX3",
     "krea2": "ldmref.families.krea2:KREA2",
+    "qwen-image-2.1": "ldmref.families.qwen_image_21:QWEN_IMAGE_21",
 }
 
 BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them
@@ -208,8 +209,12 @@ class PipelineCalls:
             leave out, and the pipeline.
         layer: Returns an array of a layer of the denoiser as our layer of that name has it, from
             the inputs of the call by role, the name and the array: some pipelines join texts of
-            different lengths in one row. None: their layers have our arrays.
+            different lengths in one row. "" is the denoiser, whose prediction may come with other
+            tokens. It returns None for what no layer of ours has. None: their layers have our
+            arrays.
         scale: Returns our guidance scale of theirs.
+        draws_images: Whether they sample the latents of a given image from the encoder's posterior.
+            False: they take its mean.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
 
@@ -228,6 +233,7 @@ class PipelineCalls:
     states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
+    draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 

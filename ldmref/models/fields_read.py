@@ -9,7 +9,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
 _LINE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
-_SHIFT = ("shift", "dynamic_shift", "shift_rule", *_LINE, "shift_terminal")
+_SHIFT = ("shift", "dynamic_shift", "shift_rule", *_LINE, "shift_terminal", "flow_times")
 _OF_EVERY_PATH = (
     "num_train_timesteps", "prediction_type", "sampler", "spacing", "lower_order_final",
     "clip_sample_range", "thresholding_ratio", "sample_max_value",
@@ -45,5 +45,7 @@ def _select_scheduler(config: SchedulerConfig, values: dict[str, Any]) -> dict[s
     left_out = {"shift"} if config.dynamic_shift else {"shift_rule"}
     if not config.dynamic_shift or config.shift_rule != "linear":
         left_out |= {*_LINE}
+    if config.dynamic_shift and config.shift_rule == "constant":
+        left_out -= {"max_shift"}
     read = {*_OF_EVERY_PATH, *_SHIFT} - left_out
     return {key: value for key, value in values.items() if key in read}

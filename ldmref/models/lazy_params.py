@@ -179,9 +179,9 @@ class LazyParams(LazyMapping[Params]):
     def _bring(self, tree: Mapping[str, Any], copy: bool = False) -> Params:
         def bring(leaf: Any) -> Any:
             require_complete(leaf)
-            weight = self._backend.weight(
-                np.array(leaf) if copy or isinstance(leaf, DeferredArray) else leaf
-            )
+            array = np.asarray(leaf) if isinstance(leaf, DeferredArray) else leaf
+            shared = isinstance(leaf, DeferredArray) and not array.flags.writeable
+            weight = self._backend.weight(np.array(array) if copy or shared else array)
             if isinstance(leaf, np.ndarray):
                 release_pages(leaf)  # the backend has copied it, or will read it again
             return weight

@@ -70,3 +70,8 @@ class TextConfig:
     use_attention_mask: bool = False
     relative_attention_num_buckets: Annotated[int, Range(4, 65536)] = 32
     relative_attention_max_distance: Annotated[int, Range(2, 1_000_000)] = 128
+
+    @property
+    def later_layers(self) -> int:
+        """The number of layers after the hidden states that the denoiser reads."""
+        return self.skipped_layers

@@ -157,15 +157,44 @@ def turn(x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def find_waves(
+    positions: Array, dims: tuple[int, ...], theta: float = THETA
+) -> tuple[Array, Array]:
+    """Return cosines and sines of the angles of tokens at positions (n, l, axes), for `turn_pairs`.
+
+    They are (n, 1, l, d / 2), and the same in all layers of a network.
+    """
+    xp = array_namespace(positions)
+    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    return xp.cos(angles), xp.sin(angles)
+
+
+def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn each pair of neighbouring channels by the cosines and sines of their angles.
+
+    x: (n, heads, l, 2 k), cos and sin: (n, 1, l, k) -> like x.
+    """
+    xp = array_namespace(x)
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
+    turned = [first * cos + second * (-sin), first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+
+
 def turn_halves(x: Array, angles: Array) -> Array:
     """Turn each pair of channels i and i + k.
 
     x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
     """
     xp = array_namespace(x)
-    wide = xp.astype(x, angles.dtype, copy=False)
-    half = x.shape[-1] // 2
-    parts = _turn_parts(wide[..., :half], wide[..., half:], angles)
+    n, heads, length, d = x.shape
+    # Not as slices: OpenVINO 2026.4 fuses these with the rotation, and then reads wrong memory
+    # where each row has its own angles.
+    halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
+    parts = _turn_parts(*xp.unstack(halves, axis=-2), angles)
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 

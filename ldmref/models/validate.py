@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from ldmref.declare import Invalid, get_fields, read, verify
@@ -219,6 +220,8 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
 
     if not 0 < s.beta_start <= s.beta_end < 1:
         yield "scheduler betas must satisfy 0 < beta_start <= beta_end < 1"
+    if s.flow_times and not all(a > b > 0 for a, b in pairwise((1.1, *s.flow_times))):
+        yield "scheduler.flow_times must decrease from 1 at most, and be above 0"
     betas = s.trained_betas
     if betas and (len(betas) != s.num_train_timesteps or not all(0 < b < 1 for b in betas)):
         yield "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none"

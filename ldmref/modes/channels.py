@@ -22,7 +22,8 @@ def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
     """Return the posterior of the scaled latents of images (n, 3, H, W) in [-1, 1]."""
     ops = model.backend
     mean, std = model.encode_posterior(ops.asarray(pixels))
-    return Posterior(*(np.array(ops.to_numpy(part), np.float32) for part in (mean, std)))
+    parts = (np.array(ops.to_numpy(part), np.float32) for part in (mean, std))
+    return Posterior(*parts, sampled=model.family.diffusers.draws_images)
 
 
 def make_input_channels(

@@ -42,6 +42,12 @@ def check_mode(config: ModelConfig, mode: str) -> None:
             code="E-MODE",
             hint="use txt2img with each class",
         )
+    if config.denoiser.is_flow_map and mode == "invert":
+        raise UsageError(
+            f"{config.name!r} is a flow map, which goes from noise to images alone",
+            code="E-MODE",
+            hint="use img2img",
+        )
     if config.concat == "control" and mode in ("invert", "edit"):
         raise UsageError(
             f"{config.name!r} generates images only with a control image, which {mode} does not "
@@ -64,19 +70,13 @@ def check_mode(config: ModelConfig, mode: str) -> None:
 
 
 def check_flow_map(config: ModelConfig, job: Job) -> None:
-    """Refuse what the steps of a flow map cannot do: to be guided, or divided, or to go back."""
+    """Refuse what the steps of a flow map cannot do: to be guided, or divided."""
     name = config.name
     if not job.sampler.jumps:
         raise UsageError(
             f"sampler {job.sampler.name!r} is no flow map, and {name!r} predicts whole steps",
             code="E-SAMPLER",
             hint=f"take one of {', '.join(s for s, x in SAMPLERS.items() if x.jumps)}",
-        )
-    if job.mode == "invert":
-        raise UsageError(
-            f"{name!r} is a flow map, which goes from noise to images alone",
-            code="E-MODE",
-            hint="use img2img",
         )
     guided = {
         f"cfg_scale {job.cfg_scale:g}": job.cfg_scale != 1.0,

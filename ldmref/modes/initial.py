@@ -21,10 +21,16 @@ from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 class Posterior(NamedTuple):
-    """The normal distribution of an image's scaled latents, (n or 1, c, h, w) float32."""
+    """The normal distribution of an image's scaled latents.
+
+    Args:
+        mean, std: (n or 1, c, h, w) float32.
+        sampled: Whether diffusers' pipelines sample it. False: they take the mean.
+    """
 
     mean: np.ndarray
     std: np.ndarray
+    sampled: bool = True
 
 
 class MaskedImage(NamedTuple):
@@ -108,7 +114,8 @@ def sample_initial(
     sample of the image's posterior (except for an inpainting U-Net that starts from pure noise, and
     Flux.1 [Fill] that starts from given latents), the noise, and for inpainting a sample of the
     masked image's posterior, which advances the stream even if the U-Net has no channels for it.
-    Otherwise only the noise is sampled, and latents are the mean of the posterior.
+    Otherwise, and where the pipelines of a family take the mean, only the noise is sampled, and
+    latents are the mean of the posterior.
 
     Args:
         job: The resolved job.
@@ -119,8 +126,10 @@ def sample_initial(
     as_diffusers = follows_diffusers(job.rng)
 
     def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
-        if posterior is None or not as_diffusers:
-            return None if posterior is None else posterior.mean
+        if posterior is None:
+            return None
+        if not as_diffusers or not posterior.sampled:
+            return posterior.mean
         return posterior.mean + posterior.std * streams()
 
     channels = initial.channels if isinstance(initial.channels, MaskedImage) else None

@@ -198,5 +198,6 @@ def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
 def fill_latents(image: Posterior, hole: np.ndarray, content: Posterior | None) -> Posterior:
     """Return the latents of an image with `content` where `hole` is 1, or zeros without content."""
     if content is None:
-        return Posterior(image.mean * (1.0 - hole), image.std * (1.0 - hole))
-    return Posterior(*(i * (1.0 - hole) + c * hole for i, c in zip(image, content, strict=True)))
+        return image._replace(mean=image.mean * (1.0 - hole), std=image.std * (1.0 - hole))
+    mean, std = (i * (1.0 - hole) + c * hole for i, c in zip(image[:2], content[:2], strict=True))
+    return image._replace(mean=mean, std=std)

@@ -26,7 +26,7 @@ from ldmref.modes.active_guide import load_guide
 from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
-from ldmref.modes.initial import InitialState, Posterior
+from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job, list_asked
 from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import check_schedule, check_size
@@ -123,9 +123,8 @@ class UpscaledRun(Run):
         images = self.decode(latents)
         large = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
         parts = [encode_array(self.model, to_array([image])) for image in large]
-        means, deviations = zip(*parts, strict=True)
-        image = Posterior(np.concatenate(means), np.concatenate(deviations))
-        return replace(start, image=image)
+        mean, std = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return replace(start, image=parts[0]._replace(mean=mean, std=std))
 
 
 def plan_second_pass(config: ModelConfig, request: Txt2Img, first: Plan) -> Plan:

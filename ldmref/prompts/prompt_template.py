@@ -8,7 +8,7 @@ from typing import Literal
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.prompts.weights import WeightedText
 
-PREPARATIONS = ("lower", "strip")
+PREPARATIONS = ("lower", "strip", "blank")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class PromptTemplate:
             of the whole text, the template's included.
         dropped: The number of leading tokens whose hidden states the denoiser does not read, such
             as those of a system message.
-        prepare: Changes of the prompt: `lower` (lower case), `strip` (no white space at its ends).
+        prepare: Changes of the prompt: `lower` (lower case), `strip` (no white space at its ends),
+            `blank` (a blank if it is empty).
         padding: After what a short text is filled up: the `prompt`, before the text behind it, or
             the `end`.
 
@@ -39,6 +40,8 @@ class PromptTemplate:
     (True, 'A Cat')
     >>> PromptTemplate(prepare=("lower", "strip")).prepare_text(" A Cat ")
     'a cat'
+    >>> PromptTemplate(prepare=("blank",)).prepare_text("")
+    ' '
     """
 
     before: str = ""
@@ -92,6 +95,8 @@ class PromptTemplate:
         if "strip" in self.prepare and found:
             found[0] = WeightedText(found[0].text.lstrip(), found[0].weight)
             found[-1] = WeightedText(found[-1].text.rstrip(), found[-1].weight)
+        if "blank" in self.prepare and not any(span.text for span in found):
+            found = [WeightedText(" ", 1.0)]
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldmref.declare import Range
+from ldmref.declare import Length, Range
 from ldmref.samplers.path import FLOW, VE, NoisePath
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
@@ -56,13 +56,17 @@ class SchedulerConfig:
         full_range: Whether Karras' and other continuous spacings span the whole table.
         shift: Of a flow, the factor k of s -> k s / (1 + (k - 1) s) on its levels.
         dynamic_shift: Whether k is e^mu, with mu a function of the number of image tokens.
-        shift_rule: How mu follows from it: `linear`, a line through two points, or `empirical`,
-            FLUX.2's fit, which also depends on the number of steps.
+        shift_rule: How mu follows from it: `linear`, a line through two points; `empirical`,
+            FLUX.2's fit, which also depends on the number of steps; or `constant`, `max_shift` for
+            any number, as in distilled models.
         base_shift: mu at `base_image_seq_len` tokens, by the rule `linear`.
         max_shift: mu at `max_image_seq_len` tokens; it is linear between and beyond.
         base_image_seq_len: A number of tokens.
         max_image_seq_len: Another one.
         shift_terminal: The last level above 0, to which the others are stretched; 0: not at all.
+        flow_times: The levels of the steps of a distilled flow, decreasing, which are used as they
+            are for as many steps with `spacing`. For another number of steps they are interpolated;
+            no shift moves them. (): the spacing makes the levels.
 
     >>> from ldmref.samplers import SchedulerConfig
     >>> config = SchedulerConfig(prediction_type="v", rescale_betas_zero_snr=True)
@@ -99,12 +103,13 @@ class SchedulerConfig:
     full_range: bool = False
     shift: Annotated[float, Range(1e-6, 1e6)] = 1.0
     dynamic_shift: bool = False
-    shift_rule: Literal["linear", "empirical"] = "linear"
+    shift_rule: Literal["linear", "empirical", "constant"] = "linear"
     base_shift: Annotated[float, Range(-20, 20)] = 0.5
     max_shift: Annotated[float, Range(-20, 20)] = 1.15
     base_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 256
     max_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 4096
     shift_terminal: UnitFloat = 0.0
+    flow_times: Annotated[tuple[float, ...], Range(0, 1), Length(0, 1000)] = ()
 
     @property
     def path(self) -> NoisePath:

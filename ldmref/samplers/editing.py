@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, State, Step, Stepped
+from ldmref.samplers.interfaces import (
+    Denoiser,
+    History,
+    Interval,
+    Noise,
+    State,
+    Step,
+    Stepped,
+    within,
+)
 from ldmref.samplers.loop import sample
 from ldmref.samplers.path import FLOW, NoisePath
 from ldmref.samplers.steps import euler_step
@@ -171,11 +180,12 @@ def flow_edit_step(source: Denoiser, x: Array, averages: int = 1, generated: int
             return euler_step(y, x0, sigma, interval.sigma_next), x0, ()
         total = 0.0 * x
         x0 = total
+        follow = within(source, interval)
         for _ in range(averages):
             noisy = path.noised(x, noise(), sigma)
             moved = noisy + (y - x)
             x0 = target(moved, sigma)
-            total = total + (moved - x0) - (noisy - source(noisy, sigma))
+            total = total + (moved - x0) - (noisy - follow(noisy, sigma))
         return y + (interval.sigma_next - sigma) / (sigma * averages) * total, x0, ()
 
     return step

@@ -27,9 +27,10 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     .. math:: s_i' = \frac{k s_i}{1 + (k - 1) s_i}, \qquad
               k = e^{\mu}, \quad \mu = \mu_0 + (\mu_1 - \mu_0) \frac{n - n_0}{n_1 - n_0}
 
-    with k the constant `config.shift` unless `config.dynamic_shift`, and mu `empirical_mu` if the
-    `shift_rule` says so. With `shift_terminal` the distances from 1 are then stretched so that the
-    last level above 0 is that.
+    with k the constant `config.shift` unless `config.dynamic_shift`, and mu `empirical_mu`, or mu_1
+    for every n, if the `shift_rule` says so. With `shift_terminal` the distances from 1 are then
+    stretched so that the last level above 0 is that. Instead, `config.flow_times` are used as they
+    are with the model's own spacing, or interpolated where their number is not `steps`.
 
     Args:
         config: Configuration of the checkpoint's scheduler.
@@ -60,10 +61,26 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
         raise unknown_name("schedule of a flow", spacing, FLOW_SPACINGS)
     total = config.num_train_timesteps
     steps = check_steps(steps, total)
+    if config.flow_times and spacing == config.spacing:
+        return listed_levels(config.flow_times, steps)
     end = 1.0 / steps
     if spacing == "flow_table":
         end = float(shift_flow_time(1.0 / total, 1.0 if config.dynamic_shift else config.shift))
     return np.append(shift_levels(config, np.linspace(1.0, end, steps), tokens), 0.0)
+
+
+def listed_levels(flow_times: Sequence[float], steps: int) -> np.ndarray:
+    """Return given flow times and 0, interpolated linearly for another number of steps.
+
+    >>> listed_levels((1.0, 0.9, 0.6), 3)
+    array([1. , 0.9, 0.6, 0. ])
+    >>> listed_levels((1.0, 0.8), 4)
+    array([1. , 0.9, 0.8, 0.4, 0. ])
+    """
+    whole = np.append(np.asarray(flow_times, np.float64), 0.0)
+    if len(flow_times) == steps:
+        return whole
+    return np.interp(np.linspace(0.0, len(flow_times), steps + 1), np.arange(len(whole)), whole)
 
 
 def shift_levels(config: SchedulerConfig, levels: np.ndarray, tokens: int = 0) -> np.ndarray:
@@ -103,6 +120,8 @@ def shift_factor(config: SchedulerConfig, tokens: int, steps: int) -> float:
     """
     if not config.dynamic_shift:
         return config.shift
+    if config.shift_rule == "constant":
+        return math.exp(config.max_shift)
     if tokens < 1:
         raise UsageError(
             "the shift of this model depends on the size of the image",

@@ -212,7 +212,7 @@ def between(denoise: Denoiser, interval: Interval) -> Denoiser:
     ...     return Guided(interval.index_of(sigma), None, ())
     >>> between(GuidedDenoiser(predict), Interval(3, 4, 10, 2.0, 1.0))(0.0, 1.0)
     """
-    return _within(denoise, interval._replace(between=True))
+    return within(denoise, interval._replace(between=True))
 
 
 def toward(denoise: Denoiser, interval: Interval, target: float) -> Denoiser:
@@ -233,10 +233,10 @@ def toward(denoise: Denoiser, interval: Interval, target: float) -> Denoiser:
     """
     if target == interval.sigma_next:
         return denoise
-    return _within(denoise, interval._replace(target=target))
+    return within(denoise, interval._replace(target=target))
 
 
-def _within(denoise: Denoiser, interval: Interval) -> Denoiser:
+def within(denoise: Denoiser, interval: Interval) -> Denoiser:
     """Return `denoise` with an interval, if it gets one."""
     if not isinstance(denoise, GuidedDenoiser):
         return denoise

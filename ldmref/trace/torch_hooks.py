@@ -61,8 +61,8 @@ class LayerRecorder(TorchFunctionMode):
         writer: Where calls are written.
         call: The call of a network being recorded, None between them.
         noise: The tensors of normal noise since it was set to an empty list; None: ignored.
-        as_ours: Returns an array of a layer in our layout, from the layer's name and the array.
-            None: arrays stay as they are.
+        as_ours: Returns an array of a layer in our layout, from the layer's name and the array, or
+            None if no layer of ours has it. None: arrays stay as they are.
     """
 
     def __init__(self, writer: TorchTraceWriter):
@@ -70,7 +70,7 @@ class LayerRecorder(TorchFunctionMode):
         self.writer = writer
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
-        self.as_ours: Callable[[str, torch.Tensor], torch.Tensor] | None = None
+        self.as_ours: Callable[[str, torch.Tensor], torch.Tensor | None] | None = None
         self._scopes: list[Scope] = []
         self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
@@ -219,7 +219,8 @@ class LayerRecorder(TorchFunctionMode):
         change = self.as_ours
         if change is None:
             return tensors
-        return {role: change(layer, x) for role, x in tensors.items()}
+        changed = {role: change(layer, x) for role, x in tensors.items()}
+        return {role: x for role, x in changed.items() if x is not None}
 
     def _as_image(
         self, kind: str, tensors: Mapping[str, torch.Tensor]

@@ -43,13 +43,18 @@ def _attention(args: tuple, kwargs: Mapping[str, Any], result: object) -> Found 
     attributes = {"causal": True} if named.get("is_causal") else {}
     attributes |= {"masked": True} if masked else {}
     q, k, v = (named[name] for name in names[:3])
+    if named.get("enable_gqa"):  # a head of keys and values for several of queries
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     return "attention", {"input": q, "k": k, "v": v}, attributes
 
 
 def _upsampling(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
     x = args[0] if args else kwargs["input"]
     doubled = tuple(result.shape[2:]) == tuple(2 * size for size in x.shape[2:])
-    nearest = kwargs.get("mode", "nearest") == "nearest"
+    nearest = kwargs.get("mode", "nearest") in (
+        "nearest",
+        "nearest-exact",
+    )  # the same, twice as large
     return ("upsample2x", {"input": x}, {}) if doubled and nearest and x.ndim == 4 else None
 
 

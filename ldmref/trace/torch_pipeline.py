@@ -14,6 +14,7 @@ import torch
 from ldmref.errors import UsageError, abbreviated
 from ldmref.models.family import Family, family_of_classes, list_families
 from ldmref.trace.files import require_call_name
+from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
@@ -215,7 +216,7 @@ class _PipelineRecorder:
     def _end(
         self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        self.layers.as_ours = None
+        as_ours, self.layers.as_ours = self.layers.as_ours, None
         call = self.layers.call
         if call is None:
             return
@@ -225,10 +226,15 @@ class _PipelineRecorder:
             found = {role: x for name, part in named for role, x in _number(name, part)}
         else:
             prediction = self._family.diffusers.prediction(output)
-            found = {"output": self._layout.convert(first_tensor(prediction))}
+            found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
+
+    def _convert_prediction(self, prediction: Any, as_ours: Callable | None) -> Any:
+        """Return a prediction as latents: of the tokens of a network, those of the image."""
+        own = prediction if as_ours is None else as_ours("", prediction)
+        return self._layout.convert(own)
 
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -258,16 +264,15 @@ class _PipelineRecorder:
 
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
-            call = self.layers.begin(self._networks["vae"], "vae.encode", False)
-            self.layers.as_ours = _as_image
-            call.add("", "encode", {"image": _as_image("", _first_argument(args, kwargs))})
+            call = self._begin_images("vae.encode")
+            call.add("", "encode", {"image": drop_frame("", _first_argument(args, kwargs))})
 
         def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
-                outputs = {k: _as_image("", getattr(first, k)) for k in ("mean", "logvar")}
+                outputs = {k: drop_frame("", getattr(first, k)) for k in ("mean", "logvar")}
             name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
             if not isinstance(first, torch.Tensor):
@@ -282,7 +287,7 @@ class _PipelineRecorder:
         def watched(method: AnyMethod, name: str) -> AnyMethod:
             def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
                 call = self._writer.begin("posterior", numbered=False)
-                call.add("", name, {}, attributes, {"output": _as_image("", result)})
+                call.add("", name, {}, attributes, {"output": drop_frame("", result)})
                 self._writer.end(call)
 
             return self._writer.left_out.observed(method, "posterior", after=after)
@@ -306,7 +311,7 @@ class _PipelineRecorder:
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             self._slicing = False
             if not sliced:
-                self._end_call({"output": _as_image("", first_tensor(result))})
+                self._end_call({"output": first_tensor(result)})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
@@ -318,28 +323,31 @@ class _PipelineRecorder:
 
         def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             if sliced:
-                self._end_call({"output": _as_image("", first_tensor(result))})
+                self._end_call({"output": first_tensor(result)})
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
-    def _begin_decode(self, z: object) -> None:
-        call = self.layers.begin(self._networks["vae"], "vae.decode", False)
-        self.layers.as_ours = _as_image
-        call.add("", "decode", {"latents": _as_image("", z)})
+    def _begin_decode(self, z: Any) -> None:
+        self._begin_images("vae.decode").add("", "decode", {"latents": drop_frame("", z)})
+
+    def _begin_images(self, name: str) -> CallRecord:
+        """Begin a call of the autoencoder, which may see images as videos of one frame."""
+        self.layers.as_ours = drop_frame
+        return self.layers.begin(self._networks["vae"], name, False)
 
     def _end_call(self, outputs: Mapping[str, Any]) -> None:
         """Record the outputs of the call that runs, and end it."""
+        self.layers.as_ours = None
         call = self.layers.call
         if call is not None:
-            call.add("", outputs=outputs)
-        self.layers.as_ours = None
+            call.add("", outputs={role: drop_frame("", x) for role, x in outputs.items()})
         self.layers.end()
 
 
-def _as_image(layer: str, x: Any) -> Any:
-    """Return an array of an image, the only frame where an autoencoder is made for videos."""
-    is_frame = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
-    return x[:, :, 0] if is_frame else x
+def drop_frame(layer: str, x: Any) -> Any:
+    """Return the image of a video of one frame, (n, c, 1, h, w); any other array as it is."""
+    one = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
+    return x[:, :, 0] if one else x
 
 
 def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:

@@ -18,6 +18,8 @@ from ldmref.atlas.positions import count_steps
 from ldmref.atlas.table import FlowSchedule
 from ldmref.differences import read_differences
 from ldmref.errors import UsageError
+from ldmref.models import preset
+from ldmref.samplers.flow_spacings import flow_levels, shift_levels
 
 ROWS = read_flow_schedules()
 IDS = [row.name for row in ROWS]
@@ -55,7 +57,7 @@ def test_names_are_unique_and_rules_known():
 def diffusers_sigmas(row, steps, tokens):
     """What FlowMatchEulerDiscreteScheduler makes with the configuration of a row's pipeline."""
     diffusers = pytest.importorskip("diffusers")
-    dynamic = row.shift.startswith("tokens")
+    dynamic = row.shift.startswith(("tokens", "exponential"))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         shift=row.factor,
         use_dynamic_shifting=dynamic,
@@ -87,6 +89,7 @@ def test_rows_of_diffusers_are_its_schedulers(row, steps):
     [
         ("FLUX.1", "flux.pipeline_flux:calculate_shift"),
         ("Qwen-Image", "qwenimage.pipeline_qwenimage:calculate_shift"),
+        ("Qwen-Image 2.1", "qwenimage21.pipeline_qwenimage21:calculate_shift"),
         ("FLUX.2", "flux2.pipeline_flux2:compute_empirical_mu"),
     ],
 )
@@ -256,6 +259,32 @@ def test_discrete_of_stable_diffusion_cpp_is_spaced_in_timesteps(family, shift):
         np.testing.assert_allclose(made, shift * s / (1 + (shift - 1) * s), rtol=1e-12)
 
 
+def test_mu_of_qwen_image_21():
+    """The same line as in ldmref's model, FLUX.1's without its numbers, and ComfyUI's constant."""
+    own = find_flow_schedule("Qwen-Image 2.1", "diffusers")
+    made = make_flow_sigmas(own, 40, 16384)
+    scheduler = preset("qwen-image-2.1").scheduler
+    np.testing.assert_allclose(made, flow_levels(scheduler, "flow", 40, 16384), rtol=1e-12)
+    mus = [shift_mu(row, 40, 16384) for row in (own, find_flow_schedule("FLUX.1", "diffusers"))]
+    comfyui = [
+        shift_mu(find_flow_schedule("Qwen-Image 2.1", "ComfyUI"), 40, n) for n in (64, 16384)
+    ]
+    (row,) = [row for row in read_differences() if "mu_of_qwen_image_21" in row.test]
+    assert comfyui == [0.69, 0.69]
+    assert f"= {mus[0]:.2f}, {mus[1]:.2f} and {comfyui[0]}" in row.number
+
+
+def test_a_scheduler_would_shift_the_list_of_turbo():
+    """That of the base model, which diffusers takes if the folder says so."""
+    turbo = preset("qwen-image-2.1-turbo").scheduler
+    base = preset("qwen-image-2.1").scheduler
+    listed = flow_levels(turbo, "flow", 8, 4096)
+    assert listed.tolist() == [*find_flow_schedule("Qwen-Image 2.1 Turbo", "diffusers").sigmas, 0.0]
+    shifted_last = shift_levels(base, listed[:-1], 4096)[-1]
+    (row,) = [row for row in read_differences() if "shift_the_list_of_turbo" in row.test]
+    assert f"{shifted_last:.2f} instead of {listed[7]:.3f}" in row.number
+
+
 def test_mflux_takes_the_mu_of_krea_for_a_shift():
     s = np.linspace(1, 0, 9)
     theirs = make_flow_sigmas(find_flow_schedule("Krea 2", "mflux"), 8)
@@ -293,6 +322,19 @@ def test_shift_of_flux2_jumps_between_4300_and_4301_tokens():
     assert [f"{shift:.2f}" for shift in shifts] == ["7.73", "3.27"]
     sizes = [count_tokens(1040, height) for height in (1056, 1072)]
     assert sizes[0] <= 4300 < sizes[1]
+
+
+def test_flux2_has_one_mu_in_comfyui_and_invokeai():
+    for program in ("ComfyUI", "InvokeAI"):
+        row = find_flow_schedule("FLUX.2", program)
+        assert {shift_mu(row, 4, tokens) for tokens in (256, 4096, 16384)} == {2.02}
+    own = find_flow_schedule("FLUX.2", "diffusers")
+    mus = [f"{shift_mu(own, 4, tokens):.3f}" for tokens in (4096, 16384)]
+    seconds = [
+        f"{make_flow_sigmas(row, 4)[1]:.4f}"
+        for row in (own, find_flow_schedule("FLUX.2", "InvokeAI"))
+    ]
+    assert mus == ["2.291", "3.230"] and seconds == ["0.9674", "0.9577"]
 
 
 def test_z_image_wasted_its_last_step():
@@ -413,3 +455,11 @@ def test_strides_are_counted_back():
     for steps in (1, 2, 5, 28, 30, 250):
         count = len(make_flow_sigmas(row, steps)) - 1
         assert steps in count_steps(row, count)
+
+
+def test_the_shift_of_flux3_is_that_of_its_model():
+    for program in ("diffusers", "flux3-mlx"):
+        made = make_flow_sigmas(find_flow_schedule("FLUX.3", program), 50, 4096)
+        scheduler = preset("flux3-klein-base").scheduler
+        wanted = flow_levels(scheduler, "flow", 50, 4096)
+        np.testing.assert_allclose(made, wanted[: len(made)], rtol=1e-12, atol=1e-15)

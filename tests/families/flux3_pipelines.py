@@ -142,10 +142,16 @@ def save_pipeline(pipe: Any, path: Path) -> Path:
     return path
 
 
-def run(pipe: Any, prompt: str, seed: int, scale: float = 1.0, **options: Any) -> Any:
-    """Return the image of a pipeline, (h, w, 3) in [0, 1]."""
+def set_scale(pipe: Any, scale: float) -> None:
+    """Give a pipeline a guidance scale; the distilled model has none."""
     if getattr(pipe, "guider", None) is not None:
         pipe.update_components(guider=ClassifierFreeGuidance(guidance_scale=scale))
+
+
+def run(pipe: Any, prompt: str, seed: int, scale: float | None = None, **options: Any) -> Any:
+    """Return the image of a pipeline, (h, w, 3) in [0, 1]; without a scale, at its own."""
+    if scale is not None:
+        set_scale(pipe, scale)
     return pipe(
         prompt=prompt,
         generator=torch.Generator().manual_seed(seed),

@@ -46,7 +46,7 @@ def make_transformer(**changes) -> Krea2Transformer2DModel:
 def make_encoder() -> transformers.Qwen3VLModel:
     """Return a random Qwen3-VL of a small size, whose scores are not tiny."""
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [1, 1, 1]}
-    text = SMALL | {"vocab_size": 450, "num_hidden_layers": 4, "rope_parameters": rope}
+    text = SMALL | {"vocab_size": 500, "num_hidden_layers": 4, "rope_parameters": rope}
     vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=20)
     config = transformers.Qwen3VLConfig(
         text_config=text, vision_config=vision | {"deepstack_visual_indexes": [0]}

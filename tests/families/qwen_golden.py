@@ -17,7 +17,13 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 TABLE = Path(__file__).with_name("qwen_golden.json")
-MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MARKS = (  # of Qwen3's tokenizer_config.json, in their order
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
+    "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
+    "<|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> "
+    "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> "
+    "<think> </think>"
+).split(" ")
 PIECES = 640  # bytes and merges
 ENDS = ["'SUN", "!\n\n"] * 4  # which the prompts have too rarely for a merge
 PROMPTS = [
@@ -53,7 +59,7 @@ def learn_merges() -> dict[str, Any]:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [re.sub(r"<\|\w+\|>", "", prompt) for prompt in PROMPTS]
+    texts = [re.sub(r"<[|/]?\w+\|?>", "", prompt) for prompt in PROMPTS]
     composed = [unicodedata.normalize("NFC", text) for text in texts]
     words = [f" {word}" for text in texts for word in text.split()]
     tokenizer.train_from_iterator([*texts, *composed, *words, *words, *ENDS], trainer)

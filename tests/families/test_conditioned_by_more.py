@@ -186,7 +186,7 @@ def test_padding_within_a_text_is_cut(multiple, kept):
     parts = {"cond": text_of(3, 4), "uncond": text_of(1, 1)}
     for part in parts.values():
         part.more["mask"][:, 6:] = 1
-    got = fit_lengths(ops, parts, multiple)
+    got = fit_lengths(ops, parts, ["mask"], multiple)
     for name, part in parts.items():
         context, mask = got[name].context, got[name].more["mask"]
         assert context.shape == (2, kept, 2) and mask.shape == (2, kept)

@@ -91,6 +91,15 @@ def test_the_transformer_is_that_of_diffusers(theirs, backend, n, length, height
     assert np.abs(got - want).max() < 1e-10 * np.abs(want).max()
 
 
+def test_rotary_angles_of_the_makers_are_float32():
+    """Their frequencies are computed in the type of the positions."""
+    steps = torch.arange(0, 32, 2)
+    exact = 511.0 / 2000.0 ** (steps.double() / 32)
+    single = torch.tensor(511.0) * (1.0 / 2000.0 ** (steps.float() / 32))
+    assert single.dtype == torch.float32
+    assert f"{float((single - exact).abs().max()):.1e}" == "2.0e-05"
+
+
 def test_shapes_are_those_of_diffusers():
     for guided in (False, True):
         theirs = make_transformer(guidance_embeds=guided)

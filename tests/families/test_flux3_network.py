@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
+from ldmref.families.flux3 import network
 from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.network import transformer, transformer_spec
 from ldmref.families.flux3.positions import place_references
@@ -115,10 +116,10 @@ def test_a_graph_takes_every_size(theirs, name):
     params = unflatten({key: ops.weight(value) for key, value in flat.items()})
     names = tuple(draw(theirs, lengths=(5, 9), references=((2, 4),)))
 
-    def network(ops, p, *arrays):
+    def graph(ops, p, *arrays):
         return transformer(ops, p, configure(theirs), **dict(zip(names, arrays, strict=True)))
 
-    compiled = ops.compile(network, params)
+    compiled = ops.compile(graph, params)
     for lengths, height, width, sizes in (((5, 9), 4, 4, ((2, 4),)), ((3, 2), 6, 2, ((6, 4),))):
         arrays = draw(theirs, height, width, lengths, sizes)
         want = compute(theirs, arrays)
@@ -128,3 +129,22 @@ def test_a_graph_takes_every_size(theirs, name):
         }
         got = ops.to_numpy(compiled(*floats.values()))
         assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+def test_the_order_of_modes_changes_nothing(theirs, monkeypatch):
+    """The makers join image, references and text in this order."""
+    arrays = draw(theirs, lengths=(5, 9), references=((2, 4),))
+    want = compute(theirs, arrays)
+    attend = network.attend
+
+    def reordered(ops, p, x, cos, sin, score_bias, num_heads):
+        if score_bias is None or x.shape[1] == score_bias.shape[-1] == arrays["mask"].shape[1]:
+            return attend(ops, p, x, cos, sin, score_bias, num_heads)
+        length = arrays["mask"].shape[1]
+        x, cos, sin = (np.roll(part, -length, axis=-2) for part in (x, cos, sin))
+        bias = np.roll(score_bias, -length, axis=-1)
+        return np.roll(attend(ops, p, x, cos, sin, bias, num_heads), length, axis=-2)
+
+    monkeypatch.setattr(network, "attend", reordered)
+    got = compute(theirs, arrays)
+    assert not np.array_equal(got, want) and np.abs(got - want).max() < 1e-12 * np.abs(want).max()

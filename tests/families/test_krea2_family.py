@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.cli.main import main
+from ldmref.families.krea2 import KREA2
+from ldmref.families.krea2.network import transformer
+from ldmref.io import save_folder
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
-from krea2_pipelines import make_pipeline
+from krea2_pipelines import call_transformer, make_pipeline
+from torch.utils.flop_counter import FlopCounterMode
 
 PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant of a cat"]
 SIZE = {"width": 24, "height": 16}
@@ -44,3 +54,109 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
     for image, their in zip(found.images, want, strict=True):
         difference = np.abs(np.asarray(image).astype(int) - np.round(their * 255))
         assert difference.max() <= 1
+
+
+def test_rows_of_a_batch_are_those_of_prompts_alone(folder):
+    """Also where one prompt is longer, so that the other has more padding."""
+    model = ldmref.load(folder, dtype="float64")
+    options = {"seed": 5, "steps": 2, **SIZE}
+    together = modes.txt2img(model, [*PROMPTS], **options).latents
+    for i, prompt in enumerate(PROMPTS):
+        alone = modes.txt2img(model, prompt, **options | {"seed": 5 + i}).latents
+        assert np.abs(alone - together[i : i + 1]).max() < 1e-10 * np.abs(alone).max()
+
+
+def test_the_prompt_matters_and_padding_is_cut(folder):
+    """Of 512 hidden states, those of a few words and of five tokens behind them are read."""
+    model = ldmref.load(folder)
+    lengths = []
+
+    def function(ops, p, config, x, t, context, mask=None):
+        lengths.append(mask.shape[1])
+        return transformer(ops, p, config, x, t, context, mask)
+
+    model.denoiser = replace(model.denoiser, function=function)
+    first, second = (
+        modes.txt2img(model, prompt, seed=5, steps=2, **SIZE).latents for prompt in PROMPTS
+    )
+    assert np.abs(first - second).max() > 0.05
+    assert lengths[0] == 16 < lengths[-1] == 32
+
+
+def run(*arguments):
+    """Run a command of ldmref; its output."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main([str(argument) for argument in arguments]) == 0
+    return printed.getvalue()
+
+
+def test_operations_are_those_that_torch_counts(pipe, folder):
+    """Without the attention, which torch does not count on a CPU."""
+    config = ldmref.load(folder).config
+    length = config.text_encoder.max_position_embeddings - 34
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        x, t = torch.zeros(1, 4, 8, 12), torch.tensor([500.0])
+        context, mask = torch.zeros(1, length, 60), torch.ones(1, length)
+        call_transformer(pipe.transformer, x, t, context, mask)
+    image = 24
+    attention = 2 * 4 * 20 * (length * 3 * 3 + length**2)  # two blocks of each kind
+    attention += 2 * 4 * 48 * (image + length) ** 2
+    assert counter.get_total_flops() == KREA2.work.flops(config, 24, 16) - attention
+
+
+def test_every_mode(folder):
+    model = ldmref.load(folder)
+    image = modes.txt2img(model, "a red cat", seed=1, steps=2, **SIZE).images[0]
+    assert modes.img2img(model, "a dog", image, steps=4, strength=0.5, seed=1).images[0] != image
+    kept = np.arange(24)[None, :] * np.ones((16, 1)) < 12
+    mask = Image.fromarray(np.uint8(255 * ~kept))
+    painted = np.asarray(modes.inpaint(model, "a dog", image, mask, steps=2, seed=1).images[0])
+    assert (painted[kept] == np.asarray(image)[kept]).all()
+    assert (painted[~kept] != np.asarray(image)[~kept]).any()
+    modes.invert(model, "a dog", image, steps=2)
+    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2, **SIZE)
+
+
+def test_folders_of_ldmref(tmp_path, folder):
+    one = ldmref.load(folder)
+    save_folder(tmp_path / "native", one.config, one.params, [one.tokenizer], np.float32)
+    two = ldmref.load(tmp_path / "native")
+    options = {"seed": 3, "steps": 2, "width": 16, "height": 16}
+    first, second = (modes.txt2img(model, "a red cat", **options).latents for model in (one, two))
+    assert np.array_equal(first, second) and one.config == two.config
+
+
+def test_traces_exports_and_cases(folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    trace = tmp_path / "trace"
+    options = ("--steps", "2", "--seed", "1", "--width", "16", "--height", "16")
+    run("trace", "-m", folder, "a red cat", *options, "-o", trace)
+    assert "agree" in run("diff", trace, "-m", folder)
+    run("export", "onnx", folder, "-o", tmp_path / "onnx")
+    assert (tmp_path / "onnx" / "transformer" / "model.onnx").is_file()
+    cases = tmp_path / "cases"
+    run("cases", "make", "-o", cases, "--family", "krea-2-tiny", "--part", "networks")
+    assert "passes" in run("cases", "run", cases, "--runtime", "onnxruntime")
+
+
+def test_the_attention_to_words_is_shown(folder):
+    from ldmref.explore import record_run
+
+    record = record_run(ldmref.load(folder), prompt="a red cat", seed=1, steps=2, **SIZE)
+    assert [word.text for word in record.words] == ["a", "red", "cat"]
+    assert record.attention.shape[:2] == (2, 3)
+    assert 0.0 < record.attention.min() < record.attention.max() < 1.0
+
+
+def test_commands_know_the_family(folder):
+    assert "krea-2-turbo" in run("models")
+    shown = run("info", folder)
+    assert "family: krea2" in shown and "num_key_value_heads 2" in shown
+
+
+def test_the_server_offers_what_the_model_can(folder):
+    from ldmref.apps.server.native import describe_model
+
+    described = describe_model("krea2", ldmref.load(folder))
+    assert {"img2img", "inpaint", "interpolate", "invert", "txt2img"} <= {*described["modes"]}

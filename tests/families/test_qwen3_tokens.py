@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ldmref.apps.server.inside_tasks import show_piece
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
@@ -112,3 +113,12 @@ def test_the_small_vocabulary_is_one(tmp_path):
     kept = found.ids[0, 0][found.mask[0, 0] == 1]
     text = tokenizer.tokenizer.decode(kept.tolist(), skip_special_tokens=False)
     assert text == CHAT.before + "a red heart" + CHAT.after
+
+
+def test_tokens_are_shown_as_words(table, tmp_path):
+    """Whole letters where a token has them, and otherwise what the vocabulary has."""
+    tokenizer = make(qwen_golden.write_vocabulary(table, tmp_path)).tokenizer
+    shown = [show_piece(tokenizer, number) for number in tokenizer.encode("a red é 🐈\n").ids]
+    assert shown[:2] == ["a", "red"] and "é" in shown and shown[-1] == "Ċ"
+    assert "\ufffd" not in "".join(shown)
+    assert show_piece(tokenizer, tokenizer.token_to_id("<|im_end|>")) == "<|im_end|>"

@@ -10,17 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ldmref.locate import Row
+from ldmref.locate import DiffReport, Row
 from ldmref.locate.pipeline import judge_host
+from ldmref.locate.pipeline.ledger import KIND as NOT_COMPARED
+from ldmref.locate.precision import EPSILONS
 from ldmref.trace import Trace
 
 FOLDER = Path(__file__).with_name("changed_arrays")
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d.]*(e[+-]?\d+)?(?!\w)")
+UNIT = EPSILONS["float32"]
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -85,8 +89,11 @@ def change_array(
     if title == "missing":
         del roles[role]
     else:
+        whole = x.dtype.kind != "f"
+        if whole and title == "not a number":
+            return None
         with np.errstate(all="ignore"):
-            other = np.asarray(change(x)).astype(x.dtype)
+            other = np.asarray(change(x.astype(np.int64) if whole else x)).astype(x.dtype)
         if np.array_equal(other, x):
             return None
         roles[role] = f"changed/{entry.call}/{side}.{role}"
@@ -96,10 +103,23 @@ def change_array(
 
 
 def words_of(row: Row) -> str:
-    """Return a row in a few words without numbers."""
+    """Return a row in a few words without numbers.
+
+    The letters say what else it has: n a note, s a segment, e an error that its cause leaves.
+    """
     verdict = "?" if row.verdict == "not judged" else ""
-    cause = NUMBER.sub("#", row.cause)
-    return f"{verdict}{row.call} {row.kind}" + (f" ({cause})" if cause else "")
+    kinds = {"n": row.note, "s": row.segment, "e": row.explained is not None}
+    letters = "".join(letter for letter, value in kinds.items() if value)
+    text = f"{verdict}{row.call} {row.kind} {letters}".rstrip()
+    if row.kind == NOT_COMPARED:
+        text += f" of {row.note.partition(' not compared')[0]}"
+    return text + (f" ({NUMBER.sub('#', row.cause)})" if row.cause else "")
+
+
+def allowed_of(row: Row) -> str:
+    """Return the error that a row allows, unless it follows from the noise of a computation."""
+    computed = row.floor is not None and row.floor != UNIT / 2.0
+    return "" if computed else f" {row.allowed:.1g}"
 
 
 def describe_changes(
@@ -113,8 +133,10 @@ def describe_changes(
         controlnets: Its ControlNets.
         kinds: Kinds of calls whose first arrays are changed in every way.
     """
-    lines = []
-    for title, run in [("unchanged", trace), *changed_runs(trace, kinds)]:
+    rows = judge_host(trace, model, "float32", [], controlnets)
+    lines = [f"unchanged: {'equal' if DiffReport(tuple(rows)).equal else 'not equal'}"]
+    lines += [f"{words_of(row)}{allowed_of(row)}" for row in rows]
+    for title, run in changed_runs(trace, kinds):
         with np.errstate(all="ignore"):
             rows = judge_host(run, model, "float32", [], controlnets)
         found = [words_of(row) for row in rows if row.verdict != "equal"]
@@ -122,6 +144,17 @@ def describe_changes(
     return lines
 
 
+def path_of(name: str) -> Path:
+    """Return the file of a run."""
+    return FOLDER / f"{name.replace(',', '').replace(' ', '-')}.txt"
+
+
 def stored_lines(name: str) -> list[str]:
     """Return the lines of a run as they are stored."""
-    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return path_of(name).read_text(encoding="utf-8").splitlines()
+
+
+def differences(name: str, found: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    """Return the lines of a run that are not as they are stored, with those that are."""
+    pairs = zip_longest(found, stored_lines(name))
+    return [(line, stored) for line, stored in pairs if line != stored]

@@ -356,7 +356,7 @@ def test_rotations_of_other_pairs_and_angles(kind):
 def test_rotations_of_other_frequencies():
     call = of_rotation(theta=256.0)
     x = call.inputs["input"]
-    thetas = (100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 1e5, 5e5, 1e6)
+    thetas = (100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 1e5, 5e5, 1e6, 5e6)
     expected = {
         f"theta {theta:g} instead of 256": rotate(x, angles(IMAGE, theta=theta)) for theta in thetas
     }
@@ -416,6 +416,18 @@ def test_positions_of_each_row():
     assert same[..., 0].tolist() == [positions[0].tolist()] * 2
     assert "rows and columns are exchanged" not in found
     assert np.array_equal(found["the positions are rounded to float16"], positions[:, :, None])
+
+
+def test_places_of_each_row():
+    """On three axes, of which the first counts the tokens of a sequence and 0 is padding."""
+    positions = np.array([[[1.0, 0, 0], [4.0, 0, 5], [4.0, 2, 0], [0.0, 0, 0]]])
+    inputs = {"input": np.zeros((1, 4, 3)), "positions": positions}
+    call = call_of("rotate", lambda input, positions: positions, inputs)
+    found = faulty(rotary.other_positions, call)
+    assert found["rows and columns are exchanged"].tolist() == positions[:, :, [0, 2, 1]].tolist()
+    counted = found["the places in the sequence count from 0"]
+    assert counted[0].tolist() == [[0, 0, 0], [3, 0, 5], [3, 2, 0], [0, 0, 0]]
+    assert np.array_equal(call.inputs["positions"], positions)
 
 
 # -- embeddings -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from fault_calls import assert_same, attention, call_of, linear, normal, point_of, replay_of
 
 from ldmref.locate.faults import text
@@ -127,6 +128,22 @@ def test_tokens_that_are_pooled_instead_of_the_end():
         "pooled at the token after the end token instead of the first end token"
     ]
     assert np.array_equal(after, states[:, 4])  # there is none after it
+
+
+@pytest.mark.parametrize(("names", "last"), [(("w1", "w3"), "w2"),
+                                             (("gate_proj", "up_proj"), "down_proj")])  # fmt: skip
+def test_a_silu_of_the_other_projection(names, last):
+    gate, value = normal(0, 2, 3), normal(1, 2, 3)
+    arrays = {f"qwen.000/a.{names[0]}/output": gate, f"qwen.000/a.{names[1]}/output": value}
+    replay = replay_of(port=build_trace(arrays), call="qwen.000")
+    words = text.SWAPPED.format(names[1])
+    right = gate * value / (1.0 + np.exp(-value))
+    assert_same(dict(text.exchanged_silu(replay, point_of(f"a.{last}"))), {words: right})
+    assert not [*text.exchanged_silu(replay, point_of(f"a.{last}", ""))]
+    assert not [*text.exchanged_silu(replay, point_of("a.other"))]
+    assert not [*text.exchanged_silu(replay, point_of(f"b.{last}"))]
+    silu = dict(text.exchanged_silu(replay, point_of("a.silu")))
+    assert words in silu and np.array_equal(silu[words], value)
 
 
 def test_a_gate_that_is_exchanged():

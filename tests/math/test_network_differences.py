@@ -119,6 +119,17 @@ def test_scales_that_mean_off():
     )
 
 
+def test_times_of_qwen_image_21_in_bfloat16():
+    """diffusers' pipeline_qwenimage21.py, `t.to(latents.dtype)`, then `timestep / 1000`."""
+    scheduler = find_family("qwen-image-2.1").presets["qwen-image-2.1"].scheduler
+    sigmas = flow_levels(scheduler, "flow", 40, tokens=4096)[:40]
+    once = 1000 * round_to_bfloat16(sigmas)
+    twice = 1000 * round_to_bfloat16(round_to_bfloat16(1000 * sigmas) / 1000)
+    off = [f"{abs(t - 1000 * sigmas).max():.1f}" for t in (twice, once)]
+    [row] = [row for row in read_differences() if "times_of_qwen_image_21" in row.test]
+    assert f"up to {off[0]} of 1000, {off[1]} if rounded once" in row.number
+
+
 def test_norms_of_z_image_in_bfloat16():
     """Tongyi-MAI/Z-Image, src/zimage/transformer.py, `RMSNorm`."""
     x = round_to_bfloat16(np.random.default_rng(3).standard_normal((512, 3840)))
@@ -157,3 +168,26 @@ def test_residuals_of_stability_follow_every_block():
     assert added == [*own] and len(added) == config.denoiser.num_layers == blocks
     control = find_family("sd3").control
     assert len(control.inputs(config).blocks) == blocks - 1  # those that the transformer takes
+
+
+def test_noise_of_flux3_by_tokens_and_by_channels():
+    """flux3-mlx's pipeline.py, `randn((h * w, 128), seed)`, against (128, h, w)."""
+    height = width = 1024 // 16
+    drawn = np.arange(128 * height * width)
+    theirs = drawn.reshape(height * width, 128)[0]
+    ours = drawn.reshape(128, height, width)[:, 0, 0]
+    assert theirs.tolist() == list(range(128))
+    (step,) = {*np.diff(ours).tolist()}
+    [row] = [row for row in read_differences() if "noise_of_flux3" in row.test]
+    assert f"first {len(theirs)} numbers there, and every {step}th here" in row.number
+
+
+def test_bytes_that_are_cut():
+    """flux3-mlx's pipeline.py, `to_pil`, after the makers' `((x + 1) * 127.5).to(uint8)`."""
+    pixels = np.linspace(-1.0, 1.0, 100_001)
+    cut = ((pixels + 1.0) * 127.5).astype(np.uint8).astype(int)
+    rounded = np.round((pixels + 1.0) * 127.5).astype(int)
+    lower = rounded - cut
+    assert {*lower.tolist()} == {0, 1}
+    [row] = [row for row in read_differences() if "bytes_that_are_cut" in row.test]
+    assert f"1 lower, {lower.mean():.1f} on average" in row.number

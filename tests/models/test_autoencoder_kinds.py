@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from centred_autoencoder import CENTRED
 from PIL import Image
 
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
-from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import describe_autoencoder
 from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
 from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE
 from ldmref.io import save_folder
-from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.locate import diff_traces
 from ldmref.models import (
@@ -40,8 +41,6 @@ from ldmref.models.autoencoder_kind import (
 from ldmref.models.params import init
 from ldmref.models.validate import check_config
 from ldmref.trace import read_trace, record_trace
-from ldmref.training import train
-from ldmref.training.recipes.file import recipe_from_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -50,15 +49,14 @@ from small_pipelines import pipeline, unet  # noqa: E402
 
 OPS = get_backend("numpy", dtype="float64")
 POINTS = """[ldmref.autoencoders]
-qwen-image = ldmref.families.qwen_image.autoencoder:QWEN_IMAGE
+centred = centred_autoencoder:CENTRED
 """
 KINDS = {"flux2": FLUX2, "qwen-image": QWEN_IMAGE}
 
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """Install a package with a kind of autoencoder, which is one of ldmref's otherwise."""
-    monkeypatch.delitem(BUILT_IN, "qwen-image")
+    """Install a package with a kind of autoencoder."""
     info = tmp_path / "site" / "theirs-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
@@ -397,7 +395,7 @@ def test_fields_of_a_kind_are_checked(changes, message):
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     points = tmp_path / "site" / "theirs-1.2.dist-info" / "entry_points.txt"
-    points.write_text(POINTS + "wrong = ldmref.families.qwen_image.autoencoder:spec\n")
+    points.write_text(POINTS + "wrong = centred_autoencoder:spec\n")
     with pytest.raises(UsageError, match="not a Autoencoder"):
         find_autoencoder("wrong")
     values = preset("tiny").to_dict()
@@ -412,15 +410,19 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         check_config(replace(preset("tiny"), vae=Other(**vars(preset("tiny").vae))))
 
 
-def test_without_the_package_its_folder_is_refused(folders, monkeypatch):
+def test_without_the_package_its_folder_is_refused(folders, tmp_path, monkeypatch):
+    their_folder = tmp_path / "theirs"
+    shutil.copytree(folders["flux2"], their_folder)
+    (their_folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderCentred"}')
     monkeypatch.setattr("ldmref.models.autoencoder_kind.list_plugins", lambda group: {})
-    with pytest.raises(CorruptModelError, match="the autoencoder is a Autoencoder"):
-        ldmref.load(folders["qwen-image"])
+    with pytest.raises(CorruptModelError, match="the autoencoder is a AutoencoderCentred"):
+        ldmref.load(their_folder)
 
 
 def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     from ldmref.io import compvis_table
     from ldmref.modes.guide import differences
+    from ldmref.training.recipes.file import recipe_from_dict
 
     with pytest.raises(UsageError, match="has no scaling factor"):
         scales_of(model.config.vae)
@@ -439,76 +441,11 @@ def test_what_needs_one_scaling_factor_says_so(model, kind, tmp_path):
     assert "vae.kind" in [what for what, *_ in found]
 
 
-# -- training -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def recipe(model, folder, tmp_path):
-    """Return a function that makes a recipe of two steps, whose autoencoder is given."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("red", "blue", "green"):
-        Image.new("RGB", (16, 16), name).save(images / f"{name}.png")
-    vae = model.config.to_dict()["vae"]
-    channels = dict.fromkeys(("in_channels", "out_channels"), vae["latent_channels"])
-    stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 2}}
-
-    def make(source=folder / "vae", **changes):
-        tables = {
-            "data": {"source": str(images), "size": 16},
-            "model": {"preset": "tiny", "vae": vae, "unet": channels},
-            "autoencoder": {"source": str(source) if source else ""},
-            "diffusion": stage,
-            "progress": {"seconds": 0},
-        }
-        return recipe_from_dict(tables | changes)
-
-    return make
-
-
-def test_a_denoiser_is_trained_on_latents_of_any_kind(recipe, model, tmp_path):
-    """The autoencoder is the given one, and the images are encoded by it."""
-    lines = []
-    folder = train(recipe(), tmp_path / "run", log=lines.append)
-    assert any("is given, and not trained" in line for line in lines)
-    trained = ldmref.load(folder, backend="numpy")
-    assert trained.config.vae == model.config.vae
-    assert {*flatten(trained.params["vae"])} == {*flatten(model.params["vae"])}
-    for name, x in flatten(model.params["vae"]).items():
-        want = model.backend.to_numpy(x).astype(np.float16)
-        assert (trained.backend.to_numpy(flatten(trained.params["vae"])[name]) == want).all(), name
-    [file] = (tmp_path / "run").glob("latents-*.npy")
-    x = np.stack([np.full((3, 16, 16), -1.0, np.float32)] * 2)
-    x[0, 2], x[1, 1] = 1.0, 128 / 127.5 - 1.0  # blue and the green of HTML, sorted by file
-    want = model.latent_scale().denormalize(model.encode_image(x))
-    got = np.load(file)[:2, 0].astype(np.float32)
-    np.testing.assert_allclose(got, want, atol=2.0**-10 * np.abs(want).max())  # float16, twice
-    assert not (tmp_path / "run" / "autoencoder.safetensors").exists()
-    assert modes.txt2img(trained, "red", width=16, height=16, steps=1, seed=1).images
-
-
-def test_what_a_given_autoencoder_does_not_do_is_refused(recipe, tmp_path):
-    with pytest.raises(UsageError, match="recipe has no other stage"):
-        recipe(stages=["autoencoder"])
-    with pytest.raises(UsageError, match=r"data\.crop has no effect"):
-        recipe(data={"source": str(tmp_path / "images"), "size": 16, "crop": 8})
-    with pytest.raises(UsageError, match="only KL and VQ have losses") as caught:
-        recipe(source=None)
-    assert "autoencoder.source" in caught.value.hint
-    config = replace(preset("tiny").vae, latent_channels=8)
-    params = init(autoencoder_of(config).spec(config), 0)
-    save_autoencoder(tmp_path / "kl", config, params)
-    with pytest.raises(UsageError, match="the model needs"):
-        train(recipe(source=tmp_path / "kl"), tmp_path / "other")
-    with pytest.raises(InputError, match="no autoencoder"):
-        train(recipe(source=tmp_path / "missing.safetensors"), tmp_path / "other")
-
-
 # -- the kinds of ldmref --------------------------------------------------------------------------
 
 
 def test_every_kind_answers_every_question():
-    kinds = [find_autoencoder(name) for name in (*BUILT_IN, "qwen-image")]
+    kinds = [find_autoencoder(name) for name in BUILT_IN] + [CENTRED]
     for kind in kinds:
         config = kind.config(codebook_size=8) if kind.is_quantized else kind.config()
         assert autoencoder_of(config) is kind and kind.title
@@ -517,13 +454,6 @@ def test_every_kind_answers_every_question():
         decode, encode = describe_autoencoder(config)
         assert decode.spec() == kind.spec(config) == encode.spec()
         assert kind.has_posterior != kind.is_quantized
-
-
-def test_the_published_autoencoder_of_flux2_has_the_parameters_of_the_makers():
-    """The statistics of the batch norm are no parameters of torch's; there is one per channel."""
-    sizes = {k: int(np.prod(shape)) for k, shape in flatten(spec_of(FLUX2.config())).items()}
-    statistics = sum(size for name, size in sizes.items() if name.startswith("bn."))
-    assert (sum(sizes.values()) - statistics, statistics) == (84_046_115, 2 * 128)
 
 
 def test_the_published_autoencoder_of_qwen_image_has_the_parameters_of_the_makers():
@@ -537,6 +467,13 @@ def test_the_published_autoencoder_of_qwen_image_has_the_parameters_of_the_maker
     assert {entry.name for entry in table.values()} == stored.keys() - along_time
     for entry in table.values():
         assert entry.stored_shape == tuple(stored[entry.name].shape)
+
+
+def test_the_published_autoencoder_of_flux2_has_the_parameters_of_the_makers():
+    """The statistics of the batch norm are no parameters of torch's; there is one per channel."""
+    sizes = {k: int(np.prod(shape)) for k, shape in flatten(spec_of(FLUX2.config())).items()}
+    statistics = sum(size for name, size in sizes.items() if name.startswith("bn."))
+    assert (sum(sizes.values()) - statistics, statistics) == (84_046_115, 2 * 128)
 
 
 def test_a_kind_may_describe_its_networks_itself(monkeypatch):

@@ -59,7 +59,10 @@ LIMITS = {
         (1, 100_000): "original_inference_steps",
         (0, 100_000): "steps_offset",
         (-100_000, 100_000): "disable_corrector",
-        (0.0, 1.0): "beta_start beta_end trained_betas thresholding_ratio shift_terminal",
+        (
+            0.0,
+            1.0,
+        ): "beta_start beta_end trained_betas thresholding_ratio shift_terminal flow_times",
         (0.0, math.inf): "clip_sample_range sample_max_value",
         (1.0, math.inf): "sigma_max",
         (1e-6, 1e6): "shift",

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ldmref.backends import get_backend
 from ldmref.backends.named import NamedBackend
 from ldmref.locate.faults import FAULTS
+from ldmref.models import unflatten
 from ldmref.models.transformer_layers import rotate, rotate_halves
 
 
@@ -147,3 +148,23 @@ def test_faults_of_both_layouts_and_of_positions_per_row(halves):
     }
     for text, y in want.items():
         assert np.abs(found[text] - y).max() < 1e-12, text
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_graph_turns_heads_of_queries_by_angles_of_each_row(name):
+    """OpenVINO 2026.4 read wrong memory where slices were turned by angles of one axis."""
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    rng = np.random.default_rng(0)
+    for size in (6, 128):
+        ops = get_backend(name)
+        compiled = ops.compile(
+            lambda ops, p, x, positions, size=size: (
+                rotate_halves(x, positions, (size,), 1e6) * p["one"]
+            ),
+            unflatten({"one": ops.weight(np.ones(1, np.float32))}),
+        )
+        x = rng.standard_normal((2, 4, 24, size)).astype(np.float32)
+        for positions in (np.ones((2, 24, 1)), rng.integers(0, 20, (2, 24, 1))):
+            got = ops.to_numpy(compiled(x, positions.astype(np.float32)))
+            want = rotate_halves(x.astype(np.float64), positions.astype(np.float64), (size,), 1e6)
+            assert np.abs(got - want).max() < 1e-5

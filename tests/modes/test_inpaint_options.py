@@ -61,7 +61,7 @@ def test_content_below_the_mask(idle, fill, rng):
     first = [streams(), streams()]  # torch: of the posterior, then the noise
 
     def latents(image):
-        mean, std = encode_image(idle, image)
+        mean, std, _ = encode_image(idle, image)
         return mean + std * first[0] if rng == "torch" else mean
 
     eps = first[1] if rng == "torch" else first[0]

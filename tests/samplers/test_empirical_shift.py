@@ -84,3 +84,14 @@ def test_only_what_the_rule_reads_is_listed():
     assert {"shift_rule", "base_shift"} <= found["line"].keys() and "shift" not in found["line"]
     assert "shift_rule" in found["empirical"] and "base_shift" not in found["empirical"]
     assert "shift" in found["constant"] and "shift_rule" not in found["constant"]
+
+
+def test_mu_may_be_constant():
+    """As in Krea 2 Turbo: its second and last sigma of 8 steps, at every size."""
+    turbo = replace(FLUX2, shift_rule="constant", max_shift=1.15)
+    for tokens in (0, 256, 4096):
+        found = levels(turbo, 8, tokens)
+        np.testing.assert_allclose(found[[1, 7]], [0.9567237271222464, 0.3109010566906254])
+    model = preset("flux-tiny")
+    read = list_fields_read(replace(model, scheduler=turbo))["scheduler"]
+    assert "max_shift" in read and not {"base_shift", "shift"} & read.keys()

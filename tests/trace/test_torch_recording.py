@@ -298,3 +298,19 @@ def test_compiled_modules_and_other_things_are_refused(tmp_path):
         with record_module(3, tmp_path / "t"):
             pass
     assert not (tmp_path / "t").exists()
+
+
+def test_keys_of_grouped_queries_are_recorded_for_every_head():
+    """However torch is told of the groups: `enable_gqa`, or keys that are repeated before."""
+    from torch.nn import functional
+
+    from ldmref.trace.torch_operations import identify_operation
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 5, 3, generator=generator) for heads in (4, 2, 2))
+    result = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    function, options = functional.scaled_dot_product_attention, {"enable_gqa": True}
+    _, inputs, _ = identify_operation(function, (q, k, v), options, result)
+    assert inputs["k"].shape == inputs["v"].shape == q.shape
+    again = functional.scaled_dot_product_attention(inputs["input"], inputs["k"], inputs["v"])
+    assert torch.allclose(again, result, atol=1e-6)

@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer, decoders
 
 from ldmref.apps.server.bodies import check_keys, read_mode
 from ldmref.apps.server.engine import Engine
@@ -51,6 +52,7 @@ FILE = "inside.safetensors"
 BLOCKS = ("down_blocks.?.resnets.?", "mid_block.resnets.?", "up_blocks.?.resnets.?")
 LEVEL = re.compile(r"((?:down|up)_blocks\.\d|mid_block)\.resnets\.\d")
 CALLS = (*TEXT_ENCODERS, "unet.*")
+PART = "\ufffd"  # what stands for bytes that are no letter
 
 
 @dataclass(frozen=True)
@@ -155,19 +157,30 @@ def read_texts(
         tokens = tokenizer.tokenize(plan.job.prompts[:1], plan.job.prompt_options)
         ids = tokens.ids[0, 0]
         count = int(tokens.mask[0, 0].sum())
-        pieces = [tokenizer.tokenizer.id_to_token(int(i)) or "" for i in ids[:count]]
         end = f"_{len(texts)}" if texts else ""
         hidden = trace.read_outputs(entry)["output"][0, :count]
         tensors[f"ids{end}"] = ids[:count].astype(np.int32)
         tensors[f"hidden{end}"] = hidden.astype(np.float16)
         described = {
-            "pieces": [piece.removesuffix("</w>").replace("▁", " ").strip() for piece in pieces],
+            "pieces": [show_piece(tokenizer.tokenizer, int(number)) for number in ids[:count]],
             "limit": tokenizer.length,
             "cut": next((line for line in tokens.warnings if "left out" in line), ""),
             "encoder": name_encoder(model.config, number),
         }
         texts.append(described)
     return tensors, texts
+
+
+def show_piece(tokenizer: Tokenizer, number: int) -> str:
+    """Return a token for people: without marks of spaces, and of letters where it has bytes.
+
+    A part of a letter, and white space alone, stay as they are written in the vocabulary.
+    """
+    piece = tokenizer.id_to_token(number) or ""
+    if isinstance(tokenizer.decoder, decoders.ByteLevel):
+        text = tokenizer.decode([number], skip_special_tokens=False).strip()
+        return piece if not text or PART in text else text
+    return piece.removesuffix("</w>").replace("▁", " ").strip()
 
 
 def find_levels(trace: Trace, calls: Sequence[str]) -> dict[str, str]:

@@ -223,8 +223,8 @@ def make_initial(
 
 def sample_latents(model: LatentDiffusion, pixels: np.ndarray, noise: GeneratorNoise) -> np.ndarray:
     """Return a sample of the posterior of each image, (n, c, h, w)."""
-    mean, std = encode_array(model, pixels)
-    return mean + std * noise.randn(mean.shape)
+    found = encode_array(model, pixels)
+    return found.mean + found.std * noise.randn(found.mean.shape)
 
 
 def exactly(latents: np.ndarray) -> Posterior:

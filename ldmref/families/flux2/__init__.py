@@ -135,6 +135,7 @@ FLUX2 = Family(
         inputs=read_inputs,
         states=read_states,
         scale=read_scale,
+        draws_images=False,
         unguided=lambda settings: settings.get("is_distilled") is True,
     ),
     lora=LoraRules(LORA_TARGETS),

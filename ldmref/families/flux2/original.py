@@ -88,6 +88,13 @@ def find_entry(name: str, shape: Shape, prefix: str) -> KeyEntry:
     return KeyEntry(f"{prefix}double_blocks.{number}.{stored}.{leaf}", shape, third)
 
 
+def rename_norm(name: str) -> str:
+    """Return the makers' name of a norm of queries or keys that ComfyUI has written."""
+    if name.endswith(("query_norm.weight", "key_norm.weight")):
+        return f"{name.removesuffix('weight')}scale"
+    return name
+
+
 def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
     """Return the tables of autoencoder and text encoder in a checkpoint of ComfyUI."""
     text = config.text_encoder
@@ -147,6 +154,7 @@ ORIGINALS = tuple(
         partial(original_table, prefix=prefix),
         UNUSED,
         others=list_other_networks,
+        rename=rename_norm,
     )
     for prefix in ("", PREFIX)
 )

@@ -146,7 +146,11 @@ FLUX3 = Family(
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(
-        shrink, (GoldenRun("flux3-klein-base", "euler"), GoldenRun("flux3-klein", "euler"))
+        shrink,
+        (
+            GoldenRun("flux3-klein-base", "euler"),
+            GoldenRun("flux3-klein", "euler", params={"negative_prompt": "", "cfg_scale": 1.0}),
+        ),
     ),
 )
 """The family of FLUX.3."""

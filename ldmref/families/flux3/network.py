@@ -13,14 +13,7 @@ from typing import NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.flux3.positions import (
-    Waves,
-    find_waves,
-    join_waves,
-    place_image,
-    place_text,
-    turn_pairs,
-)
+from ldmref.families.flux3.positions import Waves, join_waves, place_image, place_text
 from ldmref.families.joint_transformers import EPS, normalize
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
@@ -28,7 +21,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import rms_norm
+from ldmref.models.transformer_layers import find_waves, rms_norm, turn_pairs
 
 IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their parameters
 
@@ -196,7 +189,8 @@ def start_mode(
     active = ops.silu(emb)
     early = modulate(ops, p.early_stream_modulations[mode], active)
     joint = modulate(ops, p.single_stream_modulations[mode], active)
-    return ModeTokens(emb, find_waves(ops, positions, config), early, joint)
+    waves = find_waves(positions, config.axes_dims_rope, config.rope_theta)
+    return ModeTokens(emb, waves, early, joint)
 
 
 def start_text(
@@ -229,7 +223,7 @@ def pass_alone(ops: Backend, blocks: Params, mode: ModeTokens, config: Flux3Conf
     x = mode.states
     for block in blocks.items_in_order():
         x = mode_block(
-            ops, block, x, mode.early, mode.waves, mode.score_bias, config.num_attention_heads
+            ops, block, x, mode.early, *mode.waves, mode.score_bias, config.num_attention_heads
         )
     return mode._replace(states=x)
 
@@ -257,7 +251,7 @@ def pass_together(
     h = text.states
     heads = config.num_attention_heads
     for block in blocks.items_in_order():
-        h, x = single_block(ops, block, x, h, modulation, text.joint, waves, score_bias, heads)
+        h, x = single_block(ops, block, x, h, modulation, text.joint, *waves, score_bias, heads)
     return x
 
 
@@ -267,13 +261,14 @@ def mode_block(
     p: Params,
     x: Array,
     modulation: Array,
-    waves: Waves,
+    cos: Array,
+    sin: Array,
     score_bias: Array | None,
     num_heads: int,
 ) -> Array:
     """Apply attention and the feed-forward layer side by side to tokens of a mode, (n, l, d)."""
     h, gate = shift_and_scale(ops, x, modulation)
-    return x + gate * (attend(ops, p.attn, h, waves, score_bias, num_heads) + mix(ops, p.ff, h))
+    return x + gate * (attend(ops, p.attn, h, cos, sin, score_bias, num_heads) + mix(ops, p.ff, h))
 
 
 @layer
@@ -284,7 +279,8 @@ def single_block(
     context: Array,
     modulation: Array,
     text_modulation: Array,
-    waves: Waves,
+    cos: Array,
+    sin: Array,
     score_bias: Array | None,
     num_heads: int,
 ) -> tuple[Array, Array]:
@@ -296,7 +292,7 @@ def single_block(
     h, gate = shift_and_scale(ops, x, modulation)
     text, text_gate = shift_and_scale(ops, context, text_modulation)
     h = ops.xp.concat([text, h], axis=1)
-    h = attend(ops, p.attn, h, waves, score_bias, num_heads) + mix(ops, p.ff, h)
+    h = attend(ops, p.attn, h, cos, sin, score_bias, num_heads) + mix(ops, p.ff, h)
     return context + text_gate * h[:, :length, :], x + gate * h[:, length:, :]
 
 
@@ -312,14 +308,20 @@ def shift_and_scale(ops: Backend, x: Array, modulation: Array) -> tuple[Array, A
 
 @layer
 def attend(
-    ops: Backend, p: Params, x: Array, waves: Waves, score_bias: Array | None, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
+    num_heads: int,
 ) -> Array:
     """Let tokens (n, l, d) read each other."""
     q, k, v = (
         split_heads(ops, linear(ops, p[name], x), num_heads) for name in ("to_q", "to_k", "to_v")
     )
     q, k = rms_norm(ops, p.norm_q, q, EPS), rms_norm(ops, p.norm_k, k, EPS)
-    q, k = (ops.call_function("rotate", turn_pairs, part, *waves) for part in (q, k))
+    q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
 

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.presets import LAYERS
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
 TIMES = ("timestep", "target_timestep")
 PLACES = "image_cond_ids"
+POSITIONS = ("img_ids", "txt_ids")
 SHARED = re.compile(  # layers that read or return a row for every token
     r"silu.*|\w+_stream_modulations\..*|norm_out.*|(mode_blocks\.\w+|\w+_blocks)\.\d+"
 )
@@ -23,12 +25,33 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if tokens is not None and positions is not None:
         rows, columns = (len(positions[:, axis].unique()) for axis in (1, 2))
         found["hidden_states"] = join_cells(tokens, rows, columns)
+    for name in POSITIONS:  # ours follow from the arrays; others show in the first attention
+        found.pop(name, None)
     for name in TIMES:
         if found.get(name) is not None:
             found[name] = STEPS * found[name]
     if found.get(PLACES) is not None:
-        found[PLACES] = found[PLACES][None]
+        found[PLACES] = place_as_ours(found[PLACES])
     return found
+
+
+def place_as_ours(ids: Any) -> Any:
+    """Return the positions of references, (1, k, 4), of those of a call, (k, 4).
+
+    Rows and columns of each reference begin at 0. Their scale and the number are ours, so that
+    others show in the first attention.
+    """
+    import torch
+
+    starts = (ids[:, 1] == 0) & (ids[:, 2] == 0)
+    number = torch.cumsum(starts, dim=0)
+    found = torch.zeros_like(ids)
+    found[:, 3] = -number.to(ids.dtype)
+    for k in number.unique():
+        for axis in (1, 2):
+            counted = ids[number == k, axis].unique(return_inverse=True)[1]
+            found[number == k, axis] = ROW_SCALE * counted.to(ids.dtype)
+    return found[None]
 
 
 def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:

@@ -12,27 +12,12 @@ from typing import TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.z_image.rotary import turn_pairs
 from ldmref.math.arrays import Array
-from ldmref.models import transformer_layers
 
-__all__ = ["Waves", "find_waves", "join_waves", "place_image", "place_references", "place_text",
-           "turn_pairs"]  # fmt: skip
 Waves: TypeAlias = tuple[Array, Array]
 """Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
 
 ROW_SCALE = 0.5  # of the numbers of rows and columns
-
-
-def find_waves(ops: Backend, positions: Array, config: Flux3Config) -> Waves:
-    """Return cosines and sines of the angles of tokens at positions (n, l, 4).
-
-    They are the same in all blocks.
-    """
-    angles = transformer_layers.find_angles(positions, config.axes_dims_rope, config.rope_theta)
-    angles = angles[:, None, :, :]
-    return ops.xp.cos(angles), ops.xp.sin(angles)
 
 
 def join_waves(ops: Backend, parts: Sequence[Waves]) -> Waves:

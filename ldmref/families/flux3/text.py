@@ -42,7 +42,7 @@ def encode_prompts(
     cut = replace(part, ids=ids, weights=weights, mask=mask)
     encoded = encode_tokens(ops, configs, [cut], compile_network, clip_skip, weighted)
     kept = windows[:, :, :length].reshape(len(windows), -1)
-    return replace(encoded, tokens=part, more={"mask": ops.asarray(kept)})
+    return replace(encoded, more={"mask": ops.asarray(kept)})
 
 
 def find_windows(mask: np.ndarray) -> np.ndarray:

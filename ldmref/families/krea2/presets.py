@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from ldmref.families.krea2.config import Krea2Config, transformer_of
@@ -43,7 +42,7 @@ RAW = ModelConfig(
 
 def as_turbo(config: ModelConfig) -> ModelConfig:
     """Return the configuration of a distilled model: few steps, no guidance, a constant shift."""
-    scheduler = replace(config.scheduler, dynamic_shift=False, shift=math.exp(TURBO_MU))
+    scheduler = replace(config.scheduler, shift_rule="constant", max_shift=TURBO_MU)
     defaults = replace(config.defaults, steps=TURBO_STEPS, cfg_scale=1.0)
     return replace(config, scheduler=scheduler, defaults=defaults)
 

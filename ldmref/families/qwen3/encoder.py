@@ -66,6 +66,11 @@ class Qwen3Config(TextConfig):
     use_attention_mask: bool = True
     padding_position: Annotated[int, Range(-1, 65536)] | None = None
 
+    @property
+    def later_layers(self) -> int:
+        """The number of layers after the last of `hidden_layers`."""
+        return self.num_hidden_layers - max(find_layers(self))
+
 
 def qwen3_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter."""
@@ -126,11 +131,10 @@ def qwen3(
     wanted = find_layers(config, skip)
     score_bias = None if mask is None else mask_bias(ops, mask)
     positions = find_positions(ops, config, ids, mask)
-    angles = transformer_layers.find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
     for block in p.layers.items_in_order()[: max(wanted)]:
-        x = decoder_layer(ops, block, x, angles, score_bias, config)
+        x = decoder_layer(ops, block, x, positions, score_bias, config)
         states.append(x)
     found = [states[number] for number in wanted]
     if config.final_norm:
@@ -168,18 +172,28 @@ def find_layers(config: Qwen3Config, skip: int = 0) -> list[int]:
 
 @layer
 def decoder_layer(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
     h = transformer_layers.rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
-    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
+    x = ops.add(x, grouped_attention(ops, p.self_attn, h, positions, score_bias, config))
     h = transformer_layers.rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
     return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
 @layer
 def grouped_attention(
-    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
+    ops: Backend,
+    p: Params,
+    x: Array,
+    positions: Array,
+    score_bias: Array | None,
+    config: Qwen3Config,
 ) -> Array:
     """Apply causal self-attention, in which several heads share their keys; x: (n, l, d)."""
     heads, shared = config.num_attention_heads, config.num_key_value_heads
@@ -187,8 +201,10 @@ def grouped_attention(
     k, v = (split_heads(ops, linear(ops, name, x), shared) for name in (p.k_proj, p.v_proj))
     q = transformer_layers.rms_norm(ops, p.q_norm, q, config.layer_norm_eps)
     k = transformer_layers.rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
+    turned = positions, (config.head_dim,), config.rope_theta
     q, k = (
-        ops.call_function("rotate", transformer_layers.turn_halves, part, angles) for part in (q, k)
+        ops.call_function("rotate", transformer_layers.rotate_halves, part, *turned)
+        for part in (q, k)
     )
     k, v = (repeat_heads(ops, part, heads) for part in (k, v))
     mixed = ops.attention(q, k, v, causal=True, bias=score_bias)

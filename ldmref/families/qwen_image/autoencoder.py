@@ -157,6 +157,7 @@ def stored(config: QwenAutoencoderConfig, table: Mapping[str, KeyEntry]) -> dict
 # -- networks -------------------------------------------------------------------------------------
 
 
+@layer
 def norm(ops: Backend, p: Params, x: Array) -> Array:
     """Scale the channels of each pixel to the length sqrt(c), times gamma; x: (n, c, h, w)."""
     c = x.shape[1]
@@ -199,7 +200,8 @@ def upsample(ops: Backend, p: Params, x: Array) -> Array:
     return conv2d(ops, p.resample["1"], ops.upsample2x(x))
 
 
-def _mid_block(ops: Backend, p: Params, x: Array) -> Array:
+def mid_block(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply a residual block, attention and a residual block; x: (n, c, h, w)."""
     x = residual_block(ops, p.resnets["0"], x)
     x = attention_block(ops, p.attentions["0"], x)
     return residual_block(ops, p.resnets["1"], x)
@@ -213,7 +215,7 @@ def encode(
     x = conv2d(ops, e.conv_in, image)
     for block in e.down_blocks.items_in_order():
         x = (downsample if "resample" in block else residual_block)(ops, block, x)
-    x = _mid_block(ops, e.mid_block, x)
+    x = mid_block(ops, e.mid_block, x)
     x = conv2d(ops, e.conv_out, ops.silu(norm(ops, e.norm_out, x)))
     moments = conv2d(ops, p.quant_conv, x)
     z = config.latent_channels
@@ -224,7 +226,7 @@ def decode(ops: Backend, p: Params, config: QwenAutoencoderConfig, z: Array) -> 
     """Return the images of z, in [-1, 1]."""
     d = p.decoder
     x = conv2d(ops, d.conv_in, conv2d(ops, p.post_quant_conv, z))
-    x = _mid_block(ops, d.mid_block, x)
+    x = mid_block(ops, d.mid_block, x)
     for block in d.up_blocks.items_in_order():
         for resnet in block.resnets.items_in_order():
             x = residual_block(ops, resnet, x)

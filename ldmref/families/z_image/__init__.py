@@ -4,7 +4,6 @@
 |----------------|-------------------------------------------------------------------------|
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
-| `rotary.py`    | rotary positions of tokens of which some are not read                   |
 | `text.py`      | the chat around a caption                                               |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
@@ -37,7 +36,13 @@ from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput, NetworkOutput
+from ldmref.models.declared import (
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+    TextAttention,
+)
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -54,6 +59,9 @@ STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the 
 # every block begins as the identity, and the output as zero; so do learned padding tokens
 ZEROS = ("adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token")
 ENDS = ("all_x_embedder.2-1.weight", "2-1.linear.weight", "pad_token")
+TEXT_ATTENTION = TextAttention(
+    (".attention",), ("image", "text"), begin="layers.", multiple=SEGMENT
+)
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
     "feed_forward": (".w1", ".w2", ".w3"),
@@ -122,6 +130,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        text_attention=TEXT_ATTENTION,
     )
     text = describe_text_encoder("text_encoder", config.text_encoder)
     return [text, network, *describe_autoencoder(config.vae)]

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.families.z_image.config import PATCH, SEGMENT, ZImageConfig
-from ldmref.families.z_image.rotary import find_waves, turn_pairs
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
@@ -212,16 +211,15 @@ def refine(
 ) -> TokenStream:
     """Apply blocks, modulated by the embedded time (n, d_time) if there is one.
 
-    Tokens that are not seen begin as 0 and are not turned, as in the makers' batches.
+    Tokens that are not seen begin as 0, as in the makers' batches.
     """
-    cos, sin = find_waves(ops, tokens.positions, config.axes_dims, config.rope_theta, tokens.seen)
     x = tokens.states
     score_bias = None
     if tokens.seen is not None:
         score_bias = mask_bias(ops, tokens.seen)
         x = x * ops.xp.astype(tokens.seen, x.dtype, copy=False)[:, :, None]
     for p_block in blocks.items_in_order():
-        x = block(ops, p_block, x, emb, cos, sin, score_bias, config)
+        x = block(ops, p_block, x, emb, tokens.positions, tokens.seen, score_bias, config)
     return tokens._replace(states=x)
 
 
@@ -231,8 +229,8 @@ def block(
     p: Params,
     x: Array,
     emb: Array | None,
-    cos: Array,
-    sin: Array,
+    positions: Array,
+    seen: Array | None,
     score_bias: Array | None,
     config: ZImageConfig,
 ) -> Array:
@@ -241,18 +239,17 @@ def block(
     The time gives a scale before and a gate after each, which tanh limits.
     """
     eps = config.norm_eps
+    where = positions, seen, score_bias, config
     h = transformer_layers.rms_norm(ops, p.attention_norm1, x, eps)
     if emb is None:
-        h = self_attention(ops, p.attention, h, cos, sin, score_bias, config.n_heads)
+        h = self_attention(ops, p.attention, h, *where)
         x = x + transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
         h = feed_forward(ops, p.feed_forward, transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps))
         return x + transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
     d = x.shape[2]
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
     scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
-    h = self_attention(
-        ops, p.attention, h * (1.0 + scale_attn), cos, sin, score_bias, config.n_heads
-    )
+    h = self_attention(ops, p.attention, h * (1.0 + scale_attn), *where)
     x = x + ops.xp.tanh(gate_attn) * transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
     h = transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
     h = feed_forward(ops, p.feed_forward, h)
@@ -264,16 +261,21 @@ def self_attention(
     ops: Backend,
     p: Params,
     x: Array,
-    cos: Array,
-    sin: Array,
+    positions: Array,
+    seen: Array | None,
     score_bias: Array | None,
-    num_heads: int,
+    config: ZImageConfig,
 ) -> Array:
-    """Let tokens (n, l, d) read each other."""
-    q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in PROJECTIONS)
+    """Let tokens (n, l, d) read each other; queries and keys of those that are not seen are 0."""
+    heads = config.n_heads
+    q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
     q = transformer_layers.rms_norm(ops, p.norm_q, q, QK_EPS)
     k = transformer_layers.rms_norm(ops, p.norm_k, k, QK_EPS)
-    q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
+    turned = positions, config.axes_dims, config.rope_theta
+    q, k = (ops.call_function("rotate", transformer_layers.rotate, h, *turned) for h in (q, k))
+    if seen is not None:
+        kept = ops.xp.astype(seen, q.dtype, copy=False)[:, None, :, None]
+        q, k = q * kept, k * kept
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
 

@@ -16,6 +16,8 @@ from ldmref.io.tensors.safetensors import EXPANDED, TensorFile
 from ldmref.support.deferred import DeferredArray
 from ldmref.support.files import check_input_path, open_file, shown
 
+MOST_KEPT = 2**29  # bytes of the last tensor that was expanded
+
 
 class QuantizedFile(ModelFile):
     """The weights of a safetensors file whose scales are tensors of their own.
@@ -55,7 +57,8 @@ class DeferredFile(ModelFile):
     """The tensors of a file whose types NumPy lacks, each expanded when it is used.
 
     Each is a `DeferredArray`. The last tensor is kept, since several parameters may be its parts,
-    such as queries, keys and values, and they are used one after the other.
+    such as queries, keys and values, and they are used one after the other; tables of tokens, which
+    are larger, are not.
     """
 
     def __init__(self, file: ModelFile):
@@ -73,10 +76,13 @@ class DeferredFile(ModelFile):
         return cast(np.ndarray, deferred)
 
     def expand(self, name: str) -> np.ndarray:
-        """Return a tensor, which nobody may change."""
+        """Return a tensor; one that is kept, nobody may change."""
         last, array = self._last
-        if last != name:
-            array = self._file[name]
+        if last == name:
+            return array
+        array = self._file[name]
+        self._last = (None, np.empty(0))
+        if array.nbytes <= MOST_KEPT:
             array.flags.writeable = False
             self._last = (name, array)
         return array

@@ -12,7 +12,7 @@ from ldmref.locate.faults.variants import Inputs, Variant
 from ldmref.locate.precision import round_to
 from ldmref.models.transformer_layers import THETA, find_angles, turn, turn_halves
 
-THETAS = (100.0, 256.0, 500.0, 1000.0, 2000.0, 5000.0, 1e5, 5e5, 1e6)
+THETAS = (100.0, 256.0, 500.0, 1000.0, 2000.0, 5000.0, 1e5, 5e5, 1e6, 5e6)
 
 
 def other_layout(call: LayerCall) -> Iterator[Variant]:
@@ -78,6 +78,8 @@ def other_positions(call: LayerCall) -> Iterator[Variant]:
         changes |= _positions_of_an_image()
     else:  # of each row
         changes["every row has the positions of the first"] = lambda p: 0.0 * p + p[:1]
+        if call.inputs["positions"].shape[2] > 2:
+            changes |= _positions_of_rows()
     for length in _table_lengths(call.inputs["positions"]):
         again = f"positions from {length} on start again at 0: a table of {length}"
         changes[again] = lambda p, n=length: p % n
@@ -98,6 +100,21 @@ def _positions_of_an_image() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
         "the tokens count on one axis": _count_all,
     }
+
+
+def _positions_of_rows() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return in words how ports number tokens of which each row has its own, (n, l, axes)."""
+    return {
+        "rows and columns are exchanged": lambda p: p[:, :, [*range(p.shape[2] - 2), -1, -2]],
+        "the places in the sequence count from 0": _count_from_0,
+    }
+
+
+def _count_from_0(positions: np.ndarray) -> np.ndarray:
+    """Move the first axis by one, where it is not 0, as for padding."""
+    moved = positions.copy()
+    moved[:, :, 0] = np.maximum(moved[:, :, 0] - 1.0, 0.0)
+    return moved
 
 
 def _table_lengths(positions: np.ndarray) -> list[int]:

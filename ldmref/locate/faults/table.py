@@ -117,6 +117,7 @@ BETWEEN = (
     BetweenLayers(joint.other_table, "tables of positions that are cropped in their middle"),
     BetweenLayers(text.other_buckets, "decoders of T5 count distances one way"),
     BetweenLayers(text.exchanged_gate, "T5 1.1 applies GELU to wi_0"),
+    BetweenLayers(text.exchanged_silu, "fused projections with the value first"),
     BetweenLayers(text.other_pooling, "the padding of CLIP is its end token"),
     BetweenLayers(scales.forgotten_scale, "scale_weight of float8 files"),
 )

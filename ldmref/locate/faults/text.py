@@ -20,6 +20,8 @@ TABLE = "relative_attention_bias"
 DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones that are tried
 BIAS = "bias"  # the role of the positions in blocks and in attention
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
+SWAPPED = "gate and value are exchanged: SiLU is applied to {}"
+GATES = {("silu", "w2"): ("w1", "w3"), ("silu", "down_proj"): ("gate_proj", "up_proj")}
 PROJECTION = "text_projection"
 BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
@@ -121,6 +123,18 @@ def exchanged_gate(replay: Replay, point: Point) -> Iterator[Given]:
     if value is None or gate is None:
         return
     yield EXCHANGED, gate if last == "act" else tanh_gelu(gate) * value
+
+
+def exchanged_silu(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield a layer W_2 (silu(W_1 x) * W_3 x) with SiLU of the other projection."""
+    parent, _, last = point.call.name.rpartition(".")
+    for ends, names in GATES.items():
+        if point.role != "input" or last not in ends:
+            continue
+        gate, value = (_read(replay, f"{parent}.{name}") for name in names)
+        if gate is not None and value is not None:
+            exchanged = value if last == "silu" else value / (1.0 + np.exp(-value)) * gate
+            yield SWAPPED.format(names[1]), exchanged
 
 
 def exchanged_projections(replay: Replay, point: Point) -> Iterator[ChangedOperations]:

@@ -16,7 +16,10 @@ from ldmref.locate.replay import Replay
 from ldmref.models.config import TextConfig
 from ldmref.models.text_kind import kind_of
 
-BLOCK = re.compile(r"(text_model\.)?(embeddings|shared|encoder\.(layers|block)\.(?P<block>\d+))")
+BLOCK = re.compile(
+    r"(text_model\.)?"
+    r"(embeddings|shared|embed_tokens|(encoder\.)?(layers|block)\.(?P<block>\d+))"
+)
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
 
 
@@ -48,7 +51,7 @@ def hidden_states(replay: Replay, point: Point) -> Iterator[Given]:
     config = point.frame.inputs.get("config")
     if point.call.name or point.role or not isinstance(config, TextConfig):
         return
-    right = config.num_hidden_layers - config.skipped_layers
+    right = config.num_hidden_layers - config.later_layers
     for entry in replay.port.of_call(replay.call):
         found = BLOCK.fullmatch(entry.layer)
         if found is None:
@@ -81,8 +84,8 @@ def _context(context: np.ndarray) -> Iterator[Changed]:
 def _text(config: TextConfig | None) -> Iterator[Changed]:
     if config is None:
         return
-    most = config.num_hidden_layers - config.skipped_layers
-    for skip in range(-config.skipped_layers, min(most, 4)):
+    most = config.num_hidden_layers - config.later_layers
+    for skip in range(-config.later_layers, min(most, 4)):
         if skip:
             layers = f"{abs(skip)} layer{'s' if abs(skip) > 1 else ''}"
             text = f"clip skip: {layers} {'fewer' if skip > 0 else 'more'}"

@@ -257,10 +257,11 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
 def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | None:
     """Return the reference image of a call of the encoder, as it reads it; None if unknown."""
     declared = context.model.family.references
-    if declared is None or method_of(context, encoder) != REFERENCES:
+    method = method_of(context, encoder)
+    if declared is None or method not in (REFERENCES, ""):  # modular pipelines have no methods
         return None
     every = [entry.call for entry in context.calls("vae.encode")]
-    mine: list[str] = [call for call in every if method_of(context, call) == REFERENCES]
+    mine: list[str] = [call for call in every if method_of(context, call) == method]
     number = mine.index(encoder)
     for name in OF_REFERENCES:
         images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]

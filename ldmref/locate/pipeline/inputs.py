@@ -21,6 +21,7 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TIMES = ("timestep", "t")
+TO_NEXT = ("euler", "ddim")  # samplers whose steps lead to the next level; others add noise
 SAMPLES = ("sample", "input", "x")
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
 SIZE_ROLES = ("time_ids", "added_cond_kwargs.time_ids", "sizes")
@@ -37,6 +38,7 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     for evaluation in context.evaluations:
         for network in evaluation.networks:
             yield from _judge_timestep(context, network, evaluation)
+            yield from _judge_end(context, network, evaluation)
             yield from _judge_latents(context, network, evaluation)
             yield from _judge_scaling(context, network, evaluation)
     if not context.calls("sampler"):  # networks alone: what they read is given
@@ -211,6 +213,51 @@ def _judge_timestep(
     segment = "from the sampler to the U-Net's timestep"
     yield context.judge(
         network, "timestep", got, expected, least=least, variants=variants, segment=segment
+    )
+
+
+def _judge_end(
+    context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
+) -> Iterator[Row]:
+    """Yield a row for the time to which the step of a flow map leads."""
+    declared = [x for x in context.model.denoiser.inputs if x.content == "ends"]
+    if not declared:
+        return
+    names = (declared[0].role, *declared[0].also)
+    got = context.read(network, *names)
+    schedule = None if context.unknown_scheduler else context.make_schedule()
+    t = context.number(evaluation.step, "timestep")
+    sigma = sigma_of(context, evaluation)
+    if t is None and sigma is not None and schedule is not None:
+        t = schedule.timestep(sigma)
+    straight = context.choose_sampler(context.config)[0].name in TO_NEXT
+    if got is None or t is None or schedule is None or not straight:
+        why = "the time of its step was not recorded, or its schedule or sampler is another one"
+        context.ledger.explain(network, why, *names)
+        return
+    context.compared(network, *names)
+    times = [*schedule.timesteps.tolist(), 0.0]
+    index = int(np.argmin(np.abs(np.asarray(times[:-1]) - t)))
+    right = np.full(np.shape(got), times[index + 1])
+    variants = [
+        ("the time to which the step leads is its own", np.full(right.shape, times[index])),
+        ("the time to which the step leads is the last one, 0", 0.0 * right),
+        ("the time to which the step leads is scaled by 1000", 1000.0 * right),
+        ("the time to which the step leads is scaled by 1/1000", right / 1000.0),
+    ]
+    variants += [
+        (f"the time to which the step leads is that of step {i}", np.full(right.shape, time))
+        for i, time in enumerate(times)
+        if i not in (index, index + 1)
+    ]
+    yield context.judge(
+        network,
+        "end of the step",
+        np.asarray(got, np.float64),
+        right,
+        least=max(1e-5, 2 * context.epsilon),
+        variants=variants,
+        segment="from the sampler to the second time of the denoiser",
     )
 
 

@@ -200,16 +200,36 @@ def _without_zeros(states: np.ndarray, length: int, request: Mapping[str, Any]) 
 def _tokens(
     context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str, encoders: int
 ) -> Tokens:
-    """Return the tokens of a prompt for one encoder, of the length that the port recorded."""
-    entries = context.texts(TEXT_ENCODERS[number])
-    recorded = context.read(entries[0], "input_ids", "input", "ids") if entries else None
-    if recorded is None:
-        raise NotKnown(f"the ids of {TEXT_ENCODERS[number]} were not recorded")
-    length = np.shape(recorded)[-1]
-    tokens = tokenize(context, number, [prompt], request, length)
+    """Return the tokens of a prompt for one encoder, as many as the call that read them has.
+
+    Pipelines may fill up prompt and negative prompt to different lengths. Without such a call, the
+    tokens are as many as in the first one.
+    """
+    name = TEXT_ENCODERS[number]
+    found = [context.read(entry, "input_ids", "input", "ids") for entry in context.texts(name)]
+    recorded = [np.asarray(ids) for ids in found if ids is not None]
+    if not recorded:
+        raise NotKnown(f"the ids of {name} were not recorded")
+    tried: dict[int, Tokens] = {}
+    for ids in recorded:
+        length = ids.shape[-1]
+        if length not in tried:
+            tried[length] = tokenize(context, number, [prompt], request, length)
+        tokens = tried[length]
+        if tokens.ids.shape[-1] == length and _reads(ids, tokens.ids[0]):
+            break
+    else:
+        length = recorded[0].shape[-1]
+        tokens = tried[length]
     if tokens.ids.shape[-1] != length:
-        raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
+        raise NotKnown(f"{name} read {length} tokens")
     return replace(tokens, weights=np.ones(tokens.ids.shape, np.float32))
+
+
+def _reads(ids: np.ndarray, wanted: np.ndarray) -> bool:
+    """Return whether a call with these ids reads all chunks of a prompt, (chunks, l)."""
+    rows = {tuple(row) for row in ids.reshape(-1, ids.shape[-1]).tolist()}
+    return all(tuple(row) in rows for row in wanted.tolist())
 
 
 def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:

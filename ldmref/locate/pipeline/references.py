@@ -12,14 +12,14 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import REFERENCES, method_of, repeat_rows
 from ldmref.trace.model import TraceEntry
 
-Arrays = Mapping[str, np.ndarray]
+ReferenceArrays = Mapping[str, np.ndarray]
 
 
 def judge_references(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for each array of references that the denoiser reads, once for all calls."""
     inputs = [x for x in context.model.denoiser.inputs if x.of_references]
     seen: dict[str, list[np.ndarray]] = {}
-    expected: list[tuple[str, Arrays]] | None = None
+    expected: list[tuple[str, ReferenceArrays]] | None = None
     for network in context.calls(context.denoiser):
         for known in inputs:
             got = context.read(network, known.role)
@@ -48,7 +48,7 @@ def judge_references(context: PipelineContext) -> Iterator[Row]:
             )
 
 
-def _expected(context: PipelineContext) -> Iterator[tuple[str, Arrays]]:
+def _expected(context: PipelineContext) -> Iterator[tuple[str, ReferenceArrays]]:
     """Yield "" and the right arrays by argument, then words and arrays of known faults."""
     scale = context.latent_scale
 
@@ -94,7 +94,7 @@ class _Encoded:
         return next(self._latents)
 
 
-def _encode(context: PipelineContext, latents: Sequence[np.ndarray]) -> Arrays:
+def _encode(context: PipelineContext, latents: Sequence[np.ndarray]) -> ReferenceArrays:
     """Return the arrays of references by argument, from their latents."""
     declared = context.model.family.references
     assert declared is not None  # the denoiser has inputs for them

@@ -104,6 +104,7 @@ def _other_levels(
         config, schedule, shift_factor(config, tokens, len(schedule.timesteps))
     )
     if config.dynamic_shift:
+        yield from _other_counts(config, schedule, tokens)
         return
     even = _shifted(np.linspace(1.0, 0.0, len(schedule.timesteps)), config.shift)
     yield "the last evaluation is at level 0", _from_timesteps(schedule, total * even, total)
@@ -116,6 +117,20 @@ def _other_levels(
         sigmas = _shifted(schedule.sigmas, shift)
         timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
         yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
+def _other_counts(
+    config: SchedulerConfig, schedule: Schedule, tokens: int
+) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels with the shift of four times as many tokens, and of a quarter of them."""
+    total, steps = config.num_train_timesteps, len(schedule.timesteps)
+    own = shift_factor(config, tokens, steps)
+    for other in (4 * tokens, tokens // 4):
+        if other < 1:
+            continue
+        sigmas = _shifted(schedule.sigmas, shift_factor(config, other, steps) / own)
+        text = f"the shift of {other} image tokens instead of {tokens}"
+        yield text, schedule._replace(sigmas=sigmas, timesteps=total * sigmas[:steps])
 
 
 def _spaced_by_sigma(

@@ -232,10 +232,11 @@ def _judge_rows(
         note = f"shape {got.shape} instead of {right.shape}"
         row = Row(network.call, "", kind, math.inf, verdict=DIFFERS, note=note)
         return replace(row, segment=segment)
+    variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
     mask = expected.array("mask of the text") if kind == "text" else None
     if mask is not None:  # of padding, nothing is read
         got, right = (np.where(mask[:, :, None] != 0, x, 0.0) for x in (got, right))
-    variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
+        variants = [(words, np.where(mask[:, :, None] != 0, x, 0.0)) for words, x in variants]
     return context.judge(network, kind, got, right, variants=variants, segment=segment)
 
 

@@ -85,7 +85,8 @@ def _broken_networks(subject: Subject, config: ModelConfig) -> Iterator[str]:
             yield f"{network.name}: layers: no parameter begins with {shorten(network.layers)}"
         attention = network.text_attention
         for end in attention.layers if attention else ():
-            if not any(f"{end}." in f".{name}" for name in own):
+            begin = attention.begin if attention else ""
+            if not any(f"{end}." in f".{name}" and name.startswith(begin) for name in own):
                 yield f"{network.name}: text_attention: no layer ends with {end!r}"
     for name in family.training.fixed(config):
         if name not in spec:

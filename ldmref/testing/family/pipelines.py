@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.backends.named import AGAIN
 from ldmref.loading import load
 from ldmref.locate import DiffReport, Row, diff_traces
 from ldmref.models.model import LatentDiffusion
@@ -133,7 +134,9 @@ def _faults_of_wrong(subject: Subject, i: int, layer: Any) -> set[str]:
 
     hook = layer.register_forward_hook(change)
     try:
-        return {row.layer for row in diff(subject, i).faults}
+        return {
+            row.layer.partition(AGAIN)[0] for row in diff(subject, i).faults
+        }  # of all its calls
     finally:
         hook.remove()
 

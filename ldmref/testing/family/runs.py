@@ -81,9 +81,16 @@ def _compare_backend(
 
 
 def pixels_of(image: object) -> np.ndarray:
-    """Return the pixels of an image as integers, (h, w, 3); arrays are in [0, 1]."""
+    """Return the pixels of an image as integers, (h, w, 3); arrays are in [0, 1].
+
+    Those of an image with alpha are over white, as in ldmref's modes.
+    """
     pixels = np.asarray(image)
-    return np.round(pixels * 255.0 if pixels.dtype.kind == "f" else pixels).astype(int)
+    shares = pixels if pixels.dtype.kind == "f" else pixels / 255.0
+    if shares.shape[-1] == 4:
+        alpha = shares[..., 3:]
+        shares = shares[..., :3] * alpha + (1.0 - alpha)
+    return np.round(shares * 255.0).astype(int)
 
 
 def check_estimate(subject: Subject, found: Findings) -> None:

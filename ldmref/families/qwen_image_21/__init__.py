@@ -1,0 +1,132 @@
+"""Qwen-Image 2.1: a transformer of one causal sequence of text and image, after Qwen3-VL.
+
+| file                     | holds                                                     |
+|--------------------------|-----------------------------------------------------------|
+| `config.py`              | the configuration, and what must fit together             |
+| `network.py`             | the transformer, with a cache of what it makes of a text  |
+| `autoencoder.py`         | the autoencoder of images with alpha                      |
+| `autoencoder_config.py`  | its configuration                                         |
+| `text.py`                | the chat around a prompt, of which the start is dropped   |
+| `pipelines.py`           | how diffusers' pipelines call the networks                |
+| `files.py`               | diffusers' folders, and single files                      |
+| `presets.py`             | the published models                                      |
+| `work.py`                | operations and memory                                     |
+
+The model is defined by one prompt at a time: padding of shorter prompts in a batch moves nothing
+here, where diffusers 0.42 moves the image. Guidance is off by default and is not renormalised.
+Images that are edited need Qwen3-VL to see them, which ldmref's text encoder does not.
+
+Qwen Team 2026, whose code is QwenImage21Transformer2DModel of diffusers 0.42.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen_image_21.config import (
+    QwenImage21Config,
+    broken_rules,
+    transformer_of,
+)
+from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
+from ldmref.families.qwen_image_21.network import transformer, transformer_spec
+from ldmref.families.qwen_image_21.pipelines import (
+    join_cells,
+    read_inputs,
+    read_layer,
+    read_states,
+)
+from ldmref.families.qwen_image_21.presets import make_presets, shrink
+from ldmref.families.qwen_image_21.text import CHAT, with_length
+from ldmref.families.qwen_image_21.work import count_activations, count_flops
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import (
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
+from ldmref.models.golden_run import GoldenRun
+
+# every block begins as the identity, and the output as zero
+ZEROS = ("modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight")
+ENDS = (".img_in.weight", "transformer.proj_out.weight")
+LORA_TARGETS = {
+    "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
+    "feed_forward": (".img_mlp.proj", ".img_mlp.out", ".img_mlp.gate_layer"),
+    "projections": ("img_in", "txt_in.in_layer", "txt_in.out_layer"),
+}
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoder, transformer and autoencoder."""
+    denoiser = transformer_of(config)
+    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
+    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
+    inputs = (
+        NetworkInput("x", "sample", latents, also=("input", "0", "x", "hidden_states")),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("2", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (batch, tokens, denoiser.context_in_dim),
+            also=("1", "context"),
+        ),
+        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
+    )
+    network = DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of text and image",
+        transformer,
+        partial(transformer_spec, denoiser),
+        {"config": denoiser},
+        inputs,
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+    text = describe_text_encoder("text_encoder", config.text_encoder)
+    return [text, network, *describe_autoencoder(config.vae)]
+
+
+QWEN_IMAGE_21 = Family(
+    "qwen-image-2.1",
+    QwenImage21Config,
+    describe_networks,
+    Work(count_flops, count_activations),
+    "Qwen-Image 2.1: a transformer of one causal sequence of text and image, after Qwen3-VL",
+    broken_rules,
+    text=TextPath(
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+        multiple=1,
+    ),
+    presets=make_presets(),
+    files=SINGLE_FILES,
+    diffusers=PipelineCalls(
+        {PIPELINE: read_folder},
+        modules=("QwenImage21Transformer2DModel",),
+        unpack=join_cells,
+        inputs=read_inputs,
+        states=read_states,
+        layer=read_layer,
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(
+        shrink,
+        (GoldenRun("qwen-image-2.1", "euler"), GoldenRun("qwen-image-2.1-turbo", "euler")),
+    ),
+)
+"""The family of Qwen-Image 2.1."""

@@ -1,0 +1,85 @@
+"""The configuration of Qwen-Image 2.1's transformer, with the field names of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from ldmref.declare import Length, Range
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import DenoiserConfig, Eps, Width
+
+SLOT = 2  # a place of an image in a text stands for 2 x 2 cells, so sides are multiples of it
+
+
+@dataclass(frozen=True)
+class QwenImage21Config(DenoiserConfig):
+    """The transformer of Qwen-Image 2.1: text, then image, in one causal sequence.
+
+    Args:
+        in_channels: Number of channels z of the latents; a cell is a token.
+        out_channels: z.
+        sample_size: Height and width of the latents in training.
+        num_layers: Number of blocks.
+        attention_head_dim: Width of an attention head.
+        num_attention_heads: Number of attention heads.
+        context_in_dim: Width of the text's hidden states.
+        mlp_ratio: Width of the feed-forward layers, over that of the tokens.
+        axes_dims_rope: The parts of a head's width that are rotated by a token's place in the
+            sequence, its row and its column.
+        eps: Number added to the variance or the mean square in all norms.
+    """
+
+    family: ClassVar[str] = "qwen-image-2.1"
+    network: ClassVar[str] = "transformer"
+    in_channels: Width = 64
+    out_channels: Width = 64
+    sample_size: Width = 64
+    num_layers: Annotated[int, Range(1, 1000)] = 32
+    attention_head_dim: Width = 128
+    num_attention_heads: Width = 32
+    context_in_dim: Width = 4096
+    mlp_ratio: Annotated[int, Range(1, 64)] = 3
+    axes_dims_rope: Annotated[tuple[int, ...], Range(2, 65536), Length(3, 3)] = (16, 56, 56)
+    eps: Eps = 1e-6
+
+    @property
+    def width(self) -> int:
+        """The width d of the tokens."""
+        return self.attention_head_dim * self.num_attention_heads
+
+    @property
+    def side_multiple(self) -> int:
+        """Sides of the latents are even, as those of images among the words must be."""
+        return SLOT
+
+    @property
+    def token_side(self) -> int:
+        """A cell of the latents is a token."""
+        return 1
+
+
+def transformer_of(config: ModelConfig) -> QwenImage21Config:
+    """Return the transformer's configuration of a model of this family."""
+    assert isinstance(config.denoiser, QwenImage21Config)
+    return config.denoiser
+
+
+def broken_rules(config: ModelConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    transformer = transformer_of(config)
+    axes = transformer.axes_dims_rope
+    if transformer.attention_head_dim != sum(axes) or any(dim % 2 for dim in axes):
+        yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
+    if transformer.in_channels != transformer.out_channels:
+        yield "transformer.out_channels must equal in_channels"
+    text = config.text_encoder
+    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
+        yield "the text encoder must be Qwen3's"
+        return
+    if text.hidden_size * len(text.hidden_layers) != transformer.context_in_dim:
+        yield "transformer.context_in_dim must be the width of hidden_layers of the text encoder"
+    if not text.use_attention_mask:
+        yield "the text encoder must not attend to padding: use_attention_mask"

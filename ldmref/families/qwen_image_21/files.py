@@ -1,0 +1,122 @@
+"""The files of Qwen-Image 2.1: folders of diffusers, and single files with its names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
+from ldmref.families.qwen_image_21.network import transformer_spec
+from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS
+from ldmref.families.qwen_image_21.text import LENGTH
+from ldmref.io.diffusers.checks import read_json, require_plain
+from ldmref.io.diffusers.config import convert_autoencoder_config
+from ldmref.io.diffusers.folder import get_class
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.key_table import KeyEntry
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.models.family import SingleFile
+from ldmref.models.params import Shape, flatten
+
+PIPELINE = "QwenImage21Pipeline"
+PREFIX = "model.diffusion_model."  # in files of other programs
+PLAIN: dict[str, tuple[Any, ...]] = {"patch_size": (1,), "causal_condition": (True,)}
+DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
+    "in_channels": 64, "out_channels": 64, "num_layers": 32, "attention_head_dim": 128,
+    "num_attention_heads": 32, "context_in_dim": 4096, "mlp_ratio": 3,
+    "axes_dims_rope": (16, 56, 56), "eps": 1e-6,
+}  # fmt: skip
+
+
+def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration of a folder of diffusers.
+
+    Args:
+        folder: The folder.
+        index: The contents of its model_index.json. Flow times in it, as Turbo has them, are used
+            as they are, whatever the scheduler's configuration says.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
+    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
+    data = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = convert_scheduler_config(data, get_class(index, "scheduler"))
+    listed = index.get("sample_sigmas") or ()
+    side = transformer.sample_size * vae.factor
+    return ModelConfig(
+        denoiser=transformer,
+        vae=vae,
+        text_encoder=replace(
+            read_text_encoder(folder / "text_encoder"),
+            max_position_embeddings=LENGTH,
+            hidden_layers=(-1,),
+            final_norm=False,
+        ),
+        scheduler=replace(scheduler, flow_times=tuple(listed)),
+        defaults=Defaults(len(listed) or BASE_STEPS, 1.0, width=side, height=side),
+    )
+
+
+def convert_transformer_config(data: Mapping[str, Any]) -> QwenImage21Config:
+    """Convert the configuration of a `QwenImage21Transformer2DModel`.
+
+    Raises:
+        CorruptModelError: It asks for something that is not supported.
+    """
+    require_plain(data, PLAIN, "the transformer's configuration")
+    fields = {name: data.get(name, default) for name, default in DEFAULTS.items()}
+    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
+    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
+    return QwenImage21Config(**fields)
+
+
+def list_tensors(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor of a single file for each parameter of the transformer."""
+    shapes = flatten(transformer_spec(transformer_of(config)))
+    return {name: KeyEntry(prefix + name, shape) for name, shape in shapes.items()}
+
+
+def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+    """Return the configuration of a single file; None if it is another file."""
+    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    try:
+        d, channels = own["img_in.weight"]
+        (text,) = own["txt_in.text_norm.weight"]
+        (head,) = own["transformer_blocks.0.attn.norm_q.weight"]
+        hidden = own["transformer_blocks.0.img_mlp.gate_layer.weight"][0]
+        outputs = own["proj_out.weight"][0]
+    except (KeyError, ValueError, IndexError):
+        return None
+    blocks = {name.split(".")[1] for name in own if name.startswith("transformer_blocks.")}
+    network = QwenImage21Config(
+        in_channels=channels,
+        out_channels=outputs,
+        num_layers=len(blocks),
+        attention_head_dim=head,
+        num_attention_heads=max(d // max(head, 1), 1),
+        context_in_dim=text,
+        mlp_ratio=max(hidden // max(d, 1), 1),
+    )
+    if network == transformer_of(BASE):
+        return BASE
+    if sum(network.axes_dims_rope) != head:
+        return None
+    return replace(BASE, name="qwen-image", denoiser=network)
+
+
+SINGLE_FILES = tuple(
+    SingleFile(
+        "the transformer of Qwen-Image 2.1",
+        partial(recognise, prefix=prefix),
+        partial(list_tensors, prefix=prefix),
+    )
+    for prefix in ("", PREFIX)
+)
+"""Without the prefix of files of other programs, and with it."""

@@ -1,0 +1,59 @@
+"""How diffusers' pipelines call the networks of Qwen-Image 2.1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LayerArray = Any  # a tensor of torch
+STEPS = 1000.0  # training timesteps of the time of the transformer
+TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
+
+
+def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of the transformer as ours.
+
+    Without padding the pipeline passes no mask.
+    """
+    import torch
+
+    states = arguments["encoder_hidden_states"]
+    mask = arguments.get("encoder_hidden_states_mask")
+    if mask is None:
+        mask = torch.ones(states.shape[:2])
+    return {
+        "sample": arguments["hidden_states"],
+        "timestep": STEPS * arguments["timestep"],
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": mask.long(),
+    }
+
+
+def read_layer(inputs: Mapping[str, Any], layer: str, array: LayerArray) -> LayerArray | None:
+    """Return an array of a layer as ours: times as timesteps, of the last layers the image alone.
+
+    Steps after the first compute the image alone in the blocks, as no layer of ours does; their
+    arrays are left out.
+    """
+    cells = inputs["sample"].shape[-2] * inputs["sample"].shape[-1]
+    if layer.startswith(("norm_out", "proj_out")) or not layer:
+        return array[:, -cells:] if array.ndim == 3 else array
+    if layer in TIMES and array.ndim != 2:  # its second argument only says a data type
+        return STEPS * array if array.ndim == 1 else None
+    if not layer.startswith("transformer_blocks") or array.ndim < 3:
+        return array
+    text = inputs["encoder_hidden_states"].shape[1]
+    attends = layer.rpartition(".")[2]
+    if attends == "attention":  # of the text; that of the image follows in the first step
+        return array if array.shape[2] == text else None
+    return None if attends != "attention~1" and array.shape[1] == cells else array
+
+
+def read_states(output: Any, skip: int, pipeline: Any) -> LayerArray:
+    """Return the last hidden states, of which the pipeline has taken off the norm."""
+    return output.hidden_states[-1 - skip]
+
+
+def join_cells(x: LayerArray, rows: int, columns: int) -> LayerArray:
+    """Return tokens (n, rows * columns, c) as latents (n, c, rows, columns)."""
+    return x.transpose(1, 2).reshape(len(x), x.shape[2], rows, columns)

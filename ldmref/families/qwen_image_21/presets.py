@@ -1,0 +1,89 @@
+"""The published models of Qwen-Image 2.1, and one for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen_image_21.autoencoder_config import QwenImage21AutoencoderConfig
+from ldmref.families.qwen_image_21.autoencoder_config import shrink as shrink_autoencoder
+from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
+from ldmref.families.qwen_image_21.text import LENGTH
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.samplers.config import SchedulerConfig
+
+BASE_STEPS = 40
+# Qwen/Qwen-Image-2.1-Turbo, model_index.json
+TURBO_TIMES = (1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568)
+FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
+BASE = ModelConfig(
+    name="qwen-image-2.1",
+    denoiser=QwenImage21Config(),
+    vae=QwenImage21AutoencoderConfig(),
+    text_encoder=replace(
+        QWEN3_SIZES["qwen3-vl-8b"],
+        max_position_embeddings=LENGTH,
+        hidden_layers=(-1,),
+        final_norm=False,
+    ),
+    scheduler=replace(
+        FLOW,
+        dynamic_shift=True,
+        base_shift=0.5,
+        max_shift=0.9,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+        shift_terminal=0.02,
+    ),
+    defaults=Defaults(BASE_STEPS, 1.0, width=1024, height=1024),  # made to run without guidance
+)
+TURBO = replace(
+    BASE,
+    name="qwen-image-2.1-turbo",
+    scheduler=replace(FLOW, flow_times=TURBO_TIMES),
+    defaults=replace(BASE.defaults, steps=len(TURBO_TIMES)),
+)
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    text, vae = config.text_encoder, config.vae
+    assert isinstance(text, Qwen3Config)
+    assert isinstance(vae, QwenImage21AutoencoderConfig)
+    small = replace(
+        transformer_of(config),
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        context_in_dim=20,
+        axes_dims_rope=(4, 4, 4),
+    )
+    text = replace(
+        text,
+        vocab_size=512,
+        hidden_size=20,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        max_position_embeddings=160,  # of a vocabulary in which the template has many tokens
+    )
+    defaults = replace(config.defaults, steps=4, width=16, height=16)
+    return replace(
+        config,
+        denoiser=small,
+        vae=shrink_autoencoder(vae),
+        text_encoder=text,
+        defaults=defaults,
+    )
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name."""
+    tiny = replace(shrink(BASE), name="qwen-image-2.1-tiny")
+    return {tiny.name: tiny, BASE.name: BASE, TURBO.name: TURBO}
