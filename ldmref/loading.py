@@ -272,7 +272,7 @@ def build_tiny_autoencoder(backend: Backend, vae: AutoencoderFile | None) -> Tin
     return TinyAutoencoder(backend, vae.config, unflatten(vae.tensors))
 
 
-def require_type(name: str, value: Any, *kinds: type) -> None:
+def require_type(name: str, value: object, *kinds: type) -> None:
     """Refuse an argument of another type; bool does not count as int, NumPy's integers do."""
     if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
         return

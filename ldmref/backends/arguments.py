@@ -53,7 +53,7 @@ class Template:
     kwargs: tuple[tuple[str, Any], ...] = ()
 
 
-def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+def map_leaves(function: Callable[[Any], Any], value: object) -> Any:
     """Apply `function` to everything in nested tuples and NamedTuples that is not a tuple."""
     if isinstance(value, tuple):
         items = [map_leaves(function, item) for item in value]
@@ -61,7 +61,7 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     return function(value)
 
 
-def map_arrays(function: Callable[[Array], Any], value: Any) -> Any:
+def map_arrays(function: Callable[[Array], Any], value: object) -> Any:
     """Apply `function` to every array in nested tuples and NamedTuples; keep everything else."""
 
     def apply(leaf: Any) -> Any:
@@ -123,14 +123,14 @@ def fill(template: Template, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], di
     """
     rest = iter(arrays)
 
-    def put(leaf: Any) -> Any:
+    def put(leaf: object) -> Any:
         return next(rest) if leaf is ArraySlot.ARRAY else leaf
 
     args = map_leaves(put, template.args)
     return args, {name: map_leaves(put, value) for name, value in template.kwargs}
 
 
-def _require_static(value: Any) -> None:
+def _require_static(value: object) -> None:
     if isinstance(value, tuple):
         for item in value:
             _require_static(item)

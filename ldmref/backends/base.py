@@ -189,7 +189,7 @@ class Backend(Operations):
         return function(self, p, *args, **kwargs)
 
     def call_function(
-        self, name: str, function: Callable, *args: Any, axis: int | None = None
+        self, name: str, function: Callable, *args: object, axis: int | None = None
     ) -> Array:
         """Call `function(*args)`, a part of a network without operations, which gets a name.
 

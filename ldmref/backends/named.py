@@ -98,7 +98,7 @@ class NamedBackend(Backend):
         """Begin one run of a network, with its arguments by name; return those to use."""
         return arrays
 
-    def end(self, network: str, output: Any) -> Any:
+    def end(self, network: str, output: object) -> Any:
         """End one run of a network; return the output to use."""
         return output
 
@@ -107,7 +107,7 @@ class NamedBackend(Backend):
         self.name_parameters(params)
         signature = inspect.signature(network)
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: object, **kwargs: object) -> Any:
             arguments = signature.bind(self, params, *args, **kwargs).arguments
             rest = dict(list(arguments.items())[2:])
             with self.observed(network.__name__):
@@ -162,12 +162,12 @@ class NamedBackend(Backend):
         )
 
     def call_function(
-        self, name: str, function: Callable, *args: Any, axis: int | None = None
+        self, name: str, function: Callable, *args: object, axis: int | None = None
     ) -> Any:
         """Visit a part of a network without operations; parameters give it their name."""
         arguments = dict(zip(_parameter_names(function), args, strict=False))
 
-        def call(**arguments: Any) -> Any:
+        def call(**arguments: object) -> Any:
             return self.inner.call_function(name, function, *arguments.values(), axis=axis)
 
         return self._visit_function(call, function.__name__, arguments, self._within(name))
@@ -190,7 +190,7 @@ class NamedBackend(Backend):
         names = _parameter_names(getattr(Backend, operation))[1:]
         arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
 
-        def call(**arguments: Any) -> Any:
+        def call(**arguments: object) -> Any:
             return getattr(self.inner, operation)(**arguments)
 
         return self._visit_function(call, operation, arguments)
@@ -231,7 +231,7 @@ class NamedBackend(Backend):
 
 
 def _observed(operation: str) -> Callable:
-    def run(self: NamedBackend, *args: Any, **kwargs: Any) -> Array:
+    def run(self: NamedBackend, *args: object, **kwargs: object) -> Array:
         return self._operate(operation, args, kwargs)
 
     run.__name__ = operation

@@ -176,7 +176,7 @@ class BatchFolder:
                     path.unlink(missing_ok=True)
 
 
-def check_path(path: Any) -> Path:
+def check_path(path: object) -> Path:
     """Return the path of the folder of a batch.
 
     Raises:

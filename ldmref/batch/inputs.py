@@ -101,7 +101,7 @@ def find_inputs(
     return RowInputs(plain, images, several, tuple(controls), digests)
 
 
-def locate_image(name: str, value: Any, folder: Path) -> Path:
+def locate_image(name: str, value: object, folder: Path) -> Path:
     """Return the path of an image.
 
     Raises:
@@ -123,7 +123,7 @@ def locate_image(name: str, value: Any, folder: Path) -> Path:
     return path
 
 
-def locate_model(name: str, value: Any, folder: Path) -> Path:
+def locate_model(name: str, value: object, folder: Path) -> Path:
     """Return the path of a model: below the folder, or as `load` finds it.
 
     Raises:
@@ -152,7 +152,7 @@ def _digest_model(path: str, state: tuple[tuple[int, int], ...]) -> str:
     return open_checkpoint(path).sha256
 
 
-def read_array(declared: Field, value: Any, folder: Path) -> np.ndarray:
+def read_array(declared: Field, value: object, folder: Path) -> np.ndarray:
     """Return an array from nested lists or a .npy file, in the form that the parameter has.
 
     Raises:

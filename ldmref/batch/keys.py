@@ -69,7 +69,7 @@ def make_key(request: Mapping[str, Any], identity: ModelIdentity) -> str:
     return digest_request({"request": dict(request), "with": asdict(identity)})
 
 
-def to_canonical_json(value: Any) -> str:
+def to_canonical_json(value: object) -> str:
     """Return JSON that is the same for equal values.
 
     >>> to_canonical_json({"b": 1.0, "a": [True, None]})

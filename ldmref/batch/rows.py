@@ -152,7 +152,7 @@ def parse_line(number: int, line: bytes) -> BatchRow | RowFailure:
     return _make_row(number, value)
 
 
-def _make_row(number: int, value: Any) -> BatchRow | RowFailure:
+def _make_row(number: int, value: object) -> BatchRow | RowFailure:
     custom_id = value.get("custom_id") if isinstance(value, Mapping) else None
     try:
         if not isinstance(value, Mapping):
@@ -170,7 +170,7 @@ def _make_row(number: int, value: Any) -> BatchRow | RowFailure:
     return BatchRow(number, custom_id, mode, values)
 
 
-def check_custom_id(value: Any) -> None:
+def check_custom_id(value: object) -> None:
     """Refuse a `custom_id` that is not a text of sensible length.
 
     Raises:

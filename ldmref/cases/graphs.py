@@ -68,7 +68,7 @@ def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
     """Return the graph of a network, and those of its layers in the order of execution."""
     layers: list[tuple[LayerCall, tuple[SymbolicArray, ...]]] = []
 
-    def observed(ops: Backend, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def observed(ops: Backend, params: Mapping[str, Any], *args: object, **kwargs: object) -> Any:
         tracer = LayerTracer(ops)
         y = tracer.compile(net.function, params)(*args, **kwargs)
         layers.extend(tracer.layers)

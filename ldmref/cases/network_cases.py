@@ -110,7 +110,7 @@ def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
         tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], [], dropped))
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def encode(encoder: TextConfig, ids: Any, *_: Any) -> Any:
+        def encode(encoder: TextConfig, ids: Any, *_: object) -> Any:
             states = np.zeros((*ids.shape, encoder.hidden_size))
             pooled = np.zeros((1, encoder.projection_dim or encoder.hidden_size))
             return (states, pooled) if function is text_encoder_pooled else states
@@ -178,6 +178,6 @@ def random_input(
     return random_array(f"{key}/{stream}", shape)
 
 
-def encode_mean(ops: Any, p: Params, config: BaseAutoencoderConfig, image: Any) -> Any:
+def encode_mean(ops: object, p: Params, config: BaseAutoencoderConfig, image: object) -> Any:
     """Return the mean alone of what an encoder returns."""
     return autoencoder_of(config).encode(ops, p, config, image)[0]

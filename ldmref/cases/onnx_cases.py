@@ -154,7 +154,7 @@ def tensor_bytes(name: str, x: np.ndarray) -> bytes:
     return tensor.SerializeToString(deterministic=True)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return an argument as JSON."""
     if is_dataclass(value) and not isinstance(value, type):
         return {key: plain(item) for key, item in asdict(value).items()}

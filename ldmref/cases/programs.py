@@ -202,7 +202,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def select_outputs(value: Any, case: GoldenCase) -> Outputs:
+def select_outputs(value: object, case: GoldenCase) -> Outputs:
     """Return the outputs of a case from a row of a file of results.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from ldmref.cases.trace_runs import GoldenTrace, golden_traces, record_run
 from ldmref.errors import BackendUnavailable, InputError
 from ldmref.families.lookup import find_network, networks_of_run
 from ldmref.models.declared import DeclaredNetwork
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 Outputs = dict[str, np.ndarray]
 Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
@@ -99,7 +102,7 @@ class OnnxRuntime:
                 continue
             yield case, outputs, ""
 
-    def _compute(self, module: Any, case: GoldenCase, reader: SuiteReader) -> Outputs:
+    def _compute(self, module: object, case: GoldenCase, reader: SuiteReader) -> Outputs:
         """Compute one case; of a trace, the networks."""
         load = partial(self._load, module)
         if case.part == TRACES:
@@ -109,7 +112,7 @@ class OnnxRuntime:
         return dict(zip(names, map(np.asarray, values), strict=True))
 
 
-def _load_onnxruntime(module: Any, path: str) -> Callable:
+def _load_onnxruntime(module: ModuleType, path: str) -> Callable:
     options = module.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
@@ -117,7 +120,7 @@ def _load_onnxruntime(module: Any, path: str) -> Callable:
     return lambda inputs: session.run(None, dict(inputs))
 
 
-def _load_openvino(module: Any, path: str) -> Callable:
+def _load_openvino(module: ModuleType, path: str) -> Callable:
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = module.Core().compile_model(path, "CPU", options)
 
@@ -128,7 +131,7 @@ def _load_openvino(module: Any, path: str) -> Callable:
     return run
 
 
-def _load_reference(module: Any, path: str) -> Callable:
+def _load_reference(module: ModuleType, path: str) -> Callable:
     evaluator = module.ReferenceEvaluator(path)
     return lambda inputs: evaluator.run(None, dict(inputs))
 

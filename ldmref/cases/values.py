@@ -112,7 +112,7 @@ class ValueCase:
         }
 
 
-def as_stored(x: Any) -> np.ndarray:
+def as_stored(x: object) -> np.ndarray:
     """Return an array of float64, int64 or text."""
     array = np.asarray(x)
     if array.dtype.kind == "f":
@@ -133,7 +133,7 @@ def to_json(x: np.ndarray) -> dict[str, Any]:
     return {"dtype": dtype_of(x), "shape": list(x.shape), "data": data}
 
 
-def from_json(value: Any) -> np.ndarray:
+def from_json(value: object) -> np.ndarray:
     """Read an array of `to_json`, or nested lists of numbers.
 
     Raises:
@@ -145,7 +145,7 @@ def from_json(value: Any) -> np.ndarray:
     return _numbers(value)
 
 
-def _numbers(data: Any) -> np.ndarray:
+def _numbers(data: object) -> np.ndarray:
     array = np.asarray(data)
     if array.dtype.kind in "fib":
         return as_stored(array)

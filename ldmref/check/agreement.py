@@ -180,7 +180,7 @@ def with_negative_noise(name: str, function: Any) -> Any:
             return value
         return _negated(value) if callable(value) else -value
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> Any:
         named = dict(zip(names, args, strict=False)) | kwargs
         return _steps_with_negative_noise(function(**{n: negated(n, v) for n, v in named.items()}))
 
@@ -191,11 +191,11 @@ def _negated(noise: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: -noise(*args)
 
 
-def _steps_with_negative_noise(made: Any) -> Any:
+def _steps_with_negative_noise(made: object) -> Any:
     if not callable(made) or hasattr(made, "dtype"):
         return made
 
-    def call(*args: Any) -> Any:
+    def call(*args: object) -> Any:
         *others, noise = args
         if len(args) == 5 and callable(noise):
             return made(*others, _negated(noise))

@@ -33,7 +33,7 @@ class Constant(NamedTuple):
         """Return the value, or an array of its numbers."""
         return rng.array(self.value) if isinstance(self.value, list) else self.value
 
-    def example(self, value: Any, i: int) -> Any:
+    def example(self, value: object, i: int) -> Any:
         """Return the value."""
         return value
 
@@ -143,7 +143,7 @@ def batch_law(
     chapter.add(function, LAW, "one example at a time", roundings, case, uses, True)
 
 
-def _parts(result: Any) -> list[Any]:
+def _parts(result: object) -> list[Any]:
     return [*result] if isinstance(result, tuple | list) else [result]
 
 
@@ -154,7 +154,7 @@ def _in_batch(singles: tuple[Any, ...]) -> np.ndarray:
     return rows.reshape(EXAMPLES, *(IMAGE if rows.shape[1] == size else ()))
 
 
-def _per_example(got: Any, expected: np.ndarray) -> Any:
+def _per_example(got: object, expected: np.ndarray) -> Any:
     """Let a variance, one number per example, also be (n, 1, 1, 1), or that of every pixel."""
     host = to_host(got)
     if expected.ndim == 1 and host.ndim == 1 + len(IMAGE):

@@ -71,7 +71,7 @@ class RecordedFunctions(Functions):
         if name not in self._names:
             return function
 
-        def record(*args: Any, **kwargs: Any) -> Call:
+        def record(*args: object, **kwargs: object) -> Call:
             self.calls.append(Call(name, named_arguments(name, args, kwargs)))
             return self.calls[-1]
 
@@ -79,7 +79,7 @@ class RecordedFunctions(Functions):
             return _recorded_class(function, record)
 
         @functools.wraps(function)
-        def call_and_record(*args: Any, **kwargs: Any) -> Any:
+        def call_and_record(*args: object, **kwargs: object) -> Any:
             call = record(*args, **kwargs)
             call.returned = function(*args, **kwargs)
             call.finished = True
@@ -91,7 +91,7 @@ class RecordedFunctions(Functions):
 def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
     """Return a subclass that records its construction; cases can also derive from it."""
 
-    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+    def construct(self: object, *args: object, **kwargs: object) -> None:
         call = record(*args, **kwargs)
         kind.__init__(self, *args, **kwargs)
         call.returned = kind.__name__
@@ -106,7 +106,7 @@ def named_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     return dict(zip(names, args, strict=False)) | kwargs
 
 
-def named_parts(function: str, returned: Any) -> dict[str, Any]:
+def named_parts(function: str, returned: object) -> dict[str, Any]:
     """Return the values of a function's result by name."""
     if not isinstance(returned, tuple | list):
         return {"returned": returned}
@@ -141,14 +141,14 @@ def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
     return f"{part}: {str(worst).replace('the oracle has', 'ldmref has')}"
 
 
-def _comparable(theirs: Any, ours: Any) -> Comparison:
+def _comparable(theirs: object, ours: object) -> Comparison:
     """Broadcast two results to one shape if possible; the scale is the largest value of ours."""
     got = spread(theirs, to_host(ours))
     expected = to_host(ours)
     return got, spread(expected, got), np.max(np.abs(expected), initial=0.0) or 1.0
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) or hasattr(value, "shape")
 
 

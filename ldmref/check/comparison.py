@@ -51,12 +51,12 @@ def as_numpy(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
-def to_host(x: Any) -> np.ndarray:
+def to_host(x: object) -> np.ndarray:
     """Convert a number or an array of any library to a float64 NumPy array."""
     return np.asarray(as_numpy(x), np.float64)
 
 
-def spread(x: Any, like: Any) -> np.ndarray:
+def spread(x: object, like: Any) -> np.ndarray:
     """Broadcast a result to the shape of `like`, on the host.
 
     A result that cannot be broadcast is returned as it is, and the comparison reports it.

@@ -16,12 +16,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ldmref.check.comparison import to_host
 from ldmref.errors import InputError
+from ldmref.math.arrays import Array
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 SHAPE = (2, 4, 2, 2)
 WIDE = (2, 4, 32, 32)
@@ -164,7 +168,7 @@ class FlowStepCalls:
         lost = [(v.shape == SHAPE, not np.isfinite(v).all()) for v in found if v is not None]
         return (True, True) in lost, (False, True) in lost
 
-    def _call(self, index: int, x: Any, u: Any, reached: Any) -> list[np.ndarray | None]:
+    def _call(self, index: int, x: Array, u: object, reached: object) -> list[np.ndarray | None]:
         """Return the values of one call on the host; None for texts and the like."""
         s, s_next = self.times[index : index + 2]
         times = self.array(np.asarray(self.times))
@@ -196,7 +200,7 @@ class FlowStepCalls:
     def _name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def _to_host(self, value: Any) -> np.ndarray | None:
+    def _to_host(self, value: object) -> np.ndarray | None:
         """Convert a value; texts, functions and the like are none."""
         try:
             return None if value is None else to_host(value)
@@ -209,7 +213,7 @@ class FlowStepCalls:
     def _takes_reached(self) -> bool:
         return "state reached" in self.roles.values()
 
-    def _drawn(self, index: int, x: Any, u: Any) -> list[np.ndarray | None]:
+    def _drawn(self, index: int, x: Array, u: Array) -> list[np.ndarray | None]:
         """Return the values of a call that draws the state reached, if the function can draw it."""
         if self._can_draw:
             return self._call(index, x, u, None)
@@ -258,7 +262,7 @@ class FlowStepCalls:
 
 
 @contextlib.contextmanager
-def same_noise(torch: Any) -> Iterator[None]:
+def same_noise(torch: ModuleType) -> Iterator[None]:
     """Give every block the same noise, of PyTorch and of NumPy's generators without a seed."""
     make = np.random.default_rng
     # functions under test may draw from NumPy's global state
@@ -288,11 +292,11 @@ def _find_roles(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
             raise InputError(message, code="E-AGAINST", hint=f"rename it; known are {names}")
 
 
-def _torch_array(torch: Any) -> Callable[[np.ndarray], Any]:
+def _torch_array(torch: ModuleType) -> Callable[[np.ndarray], Any]:
     return lambda values: torch.as_tensor(values, dtype=torch.float32)
 
 
-def values_of(result: Any, name: str = "the step") -> list[Any]:
+def values_of(result: object, name: str = "the step") -> list[Any]:
     """Return the values of a result, whatever holds them; their order does not count.
 
     Raises:

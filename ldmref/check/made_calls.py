@@ -76,7 +76,7 @@ class RecordedMakers(RecordedFunctions):
             return function
 
         @functools.wraps(function)
-        def make(*args: Any, **kwargs: Any) -> Any:
+        def make(*args: object, **kwargs: object) -> Any:
             before = len(self.calls)
             named = named_arguments(name, args, {})
             watched = [self._watched(value, argument) for argument, value in named.items()]
@@ -93,7 +93,7 @@ class RecordedMakers(RecordedFunctions):
         """Return the made function, which adds a call to `calls` in place of its factory's."""
 
         @functools.wraps(made)
-        def call_and_record(*args: Any) -> Any:
+        def call_and_record(*args: object) -> Any:
             arguments = _arguments(made, args)
             call = MadeCall(factory.function, arguments, factory=factory)
             self.calls[:] = [other for other in self.calls if other is not factory]
@@ -126,7 +126,7 @@ class RecordedMakers(RecordedFunctions):
         return call_and_note
 
 
-def _is_function(value: Any) -> bool:
+def _is_function(value: object) -> bool:
     return isinstance(value, FunctionType | MethodType)
 
 
@@ -146,7 +146,7 @@ def _names_of(function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, 
     return dict(zip(names if len(names) >= len(args) else ("x", "t"), args, strict=False))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a value's text; a history is only empty or not."""
     if isinstance(value, tuple):
         return "of the step before" if value else "()"

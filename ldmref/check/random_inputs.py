@@ -35,7 +35,7 @@ class RandomInputs:
         info = self.xp.finfo(self.dtype)
         return FormatLimits(float(info.eps), float(info.smallest_normal))
 
-    def array(self, values: Any) -> Array:
+    def array(self, values: object) -> Array:
         """Convert host values to an array of the library under test."""
         host = np.asarray(values, np.float64)
         return self.xp.asarray(host.tolist(), dtype=self.dtype, device=self.device)

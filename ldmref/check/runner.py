@@ -449,7 +449,7 @@ def _parts(results: list[tuple[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return is_one or hasattr(value, "shape")
 

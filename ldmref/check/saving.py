@@ -80,7 +80,7 @@ def _values(call: Call) -> list[tuple[str, Any]]:
     return values
 
 
-def _plain(value: Any) -> np.ndarray:
+def _plain(value: object) -> np.ndarray:
     """Convert numbers to an array, anything else (a function, None) to text."""
     try:
         array = as_numpy(value)

@@ -24,7 +24,7 @@ NUMBERS = "biufc"
 Altered = Callable[[str, Any], Any]
 
 
-def unchanged(name: str, function: Any) -> Any:
+def unchanged(name: str, function: object) -> Any:
     """Return the function."""
     return function
 
@@ -87,7 +87,7 @@ class WatchedFunctions(Functions):
         self, name: str, function: Callable[..., Any], is_made: bool = False
     ) -> Callable[..., Any]:
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> Any:
             noted = WatchedCall(name)
             (self.within if self._depth else self.calls).append(noted)
             returned = self._inside(function, *args, **kwargs)
@@ -95,7 +95,7 @@ class WatchedFunctions(Functions):
 
         return call
 
-    def _inside(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _inside(self, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
         self._depth += 1
         try:
             return function(*args, **kwargs)
@@ -132,11 +132,11 @@ class WatchedFunctions(Functions):
         return type(kind.__name__, (kind,), methods)
 
 
-def _is_made(value: Any) -> bool:
+def _is_made(value: object) -> bool:
     return callable(value) and not hasattr(value, "dtype") and not isinstance(value, type)
 
 
-def leaves(function: str, returned: Any, of_step: bool = False) -> Iterator[Leaf]:
+def leaves(function: str, returned: object, of_step: bool = False) -> Iterator[Leaf]:
     """Yield the numbers and arrays of a result; of a step without its history."""
     if not isinstance(returned, tuple | list):
         yield _leaf("", returned)
@@ -148,7 +148,7 @@ def leaves(function: str, returned: Any, of_step: bool = False) -> Iterator[Leaf
         yield _leaf(name, item)
 
 
-def _leaf(name: str, value: Any) -> Leaf:
+def _leaf(name: str, value: object) -> Leaf:
     library = type(value).__module__.partition(".")[0]
     if not hasattr(value, "shape") and not isinstance(value, int | float | complex):
         return Leaf(name, None, library)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ldmref.math.arrays import Array
 from ldmref.math.bound import bound_term, prior_kl
 from ldmref.math.forward import q_sample
 from ldmref.math.likelihood import Derivative, flow_log_likelihood, hutchinson_divergence
@@ -132,7 +133,7 @@ def flow_nats(
     low, high = sigmas
 
     # in s = log sigma: dx/ds = sigma dx/dsigma, and the same for the divergence
-    def field(x: np.ndarray, s: float) -> np.ndarray:
+    def field(x: np.ndarray, s: float) -> Array:
         return math.exp(s) * velocity(x, math.exp(s))
 
     def divergence(x: np.ndarray, s: float) -> np.ndarray:

@@ -60,7 +60,7 @@ def branch_run(
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     observer: RunObserver | None = None,
-    **changes: Any,
+    **changes: object,
 ) -> RunRecord:
     """Continue a run from its state before a step, with other parameters.
 
@@ -173,7 +173,7 @@ class Brancher:
         self.cancel = cancel
         self.observer = observer or SILENT
 
-    def open(self, recipe: Any, inputs: Mapping[str, Any]) -> Segment:
+    def open(self, recipe: object, inputs: Mapping[str, Any]) -> Segment:
         """Return the segment of a description: parameters, or a trunk, a step and changes.
 
         Raises:
@@ -374,7 +374,9 @@ def continue_trajectory(
     )
 
 
-def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def find_trunk(
+    recipe: object, step: Any, changes: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
     """Return the trunk of a step, and the changes from there.
 
     The steps of a branch before its own belong to its trunk; a branch from one of them also has
@@ -395,7 +397,7 @@ def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any,
     return recipe, changes
 
 
-def require_depth(recipe: Any) -> None:
+def require_depth(recipe: object) -> None:
     """Refuse a branch of too many branches, or of itself; each is sampled within the next.
 
     Raises:

@@ -141,7 +141,7 @@ def describe_axis(axis: Axis) -> dict[str, Any]:
     return {"name": axis.name, "values": list(axis.values)}
 
 
-def describe_value(value: Any) -> str:
+def describe_value(value: object) -> str:
     """Format a value as an axis label, numbers with `%g`."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -302,7 +302,7 @@ def plan_grid(
     *,
     z: tuple[str, Sequence[Any]] | None = None,
     distance: bool = True,
-    **parameters: Any,
+    **parameters: object,
 ) -> GridPlan:
     """Check all cells of a grid without weights.
 
@@ -364,7 +364,7 @@ def make_grid(
     distance: bool = True,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> ImageGrid:
     """Generate the images of two or three parameters against each other.
 

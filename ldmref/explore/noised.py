@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -48,7 +47,7 @@ class NoisedImage:
 
 
 def noised_image(
-    model: LatentDiffusion, mode: str = "img2img", /, **parameters: Any
+    model: LatentDiffusion, mode: str = "img2img", /, **parameters: object
 ) -> NoisedImage:
     r"""Return what remains of the image of a request before its first step.
 

@@ -49,7 +49,7 @@ def record_run(
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     observer: RunObserver | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> RunRecord:
     """Generate one image and record every state, prediction and attention map on the way.
 
@@ -313,7 +313,7 @@ class Recording(TraceObserver):
         return np.array(self.model.backend.to_numpy(x), np.float32)[0]
 
     def finish(
-        self, image: Any, branch: Mapping[str, Any] | None, warnings: Sequence[str]
+        self, image: object, branch: Mapping[str, Any] | None, warnings: Sequence[str]
     ) -> RunRecord:
         """Return the record of a finished run.
 

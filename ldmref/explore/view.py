@@ -123,7 +123,7 @@ def _words(arrays: TraceArrays, step: RecordedStep) -> list[dict[str, Any]]:
     return words
 
 
-def _is_word(word: Any) -> bool:
+def _is_word(word: object) -> bool:
     if not isinstance(word, dict) or not isinstance(word.get("tokens"), list):
         return False
     return isinstance(word.get("text"), str) and isinstance(word.get("encoder", ""), str)
@@ -261,7 +261,7 @@ def _stack_levels(steps: list[RecordedStep]) -> dict[str, Any] | None:
     return {"curve": levels[0]["curve"], **stacked}
 
 
-def _table(value: Any) -> Mapping[str, Any]:
+def _table(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
@@ -471,7 +471,7 @@ def _read_step(
 
 
 def _to_x0(
-    arrays: TraceArrays, kind: Any, y: np.ndarray, x: np.ndarray, sigma: float, path: NoisePath
+    arrays: TraceArrays, kind: object, y: np.ndarray, x: np.ndarray, sigma: float, path: NoisePath
 ) -> Any:
     """Return the predicted x0 of an output of the network, (c, h, w) float32."""
     if kind == "x0":

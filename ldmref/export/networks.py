@@ -198,7 +198,7 @@ def graph_input(x: NetworkInput, ids: str = "int64") -> GraphInput:
     return GraphInput(x.exported or x.role, x.shape_at(EXAMPLE), dtype, labels)
 
 
-def export_controlnet(name: str, net: Any) -> NetworkExport:
+def export_controlnet(name: str, net: object) -> NetworkExport:
     """Return the export of a ControlNet that takes its image instead of the features of it.
 
     One that reads latents of its image takes these.
@@ -223,7 +223,7 @@ def with_image(encoder: DeclaredNetwork, network: DeclaredNetwork) -> DeclaredNe
     image = replace(image, shape=(*image.shape[:2], *labelled))
 
     @wraps(network.function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> Any:
         call = signature.bind(*args, **kwargs)
         ops, p, *_ = call.args
         hint = call.arguments["hint"]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ldmref.families.joint_transformers import declare_transformer
-from ldmref.math.arrays import Array
 from ldmref.models.declared import (
     BATCH,
     HEIGHT,
@@ -31,8 +30,8 @@ class BlockResiduals(NamedTuple):
         single_blocks: Those that follow blocks of one stream.
     """
 
-    blocks: tuple[Array, ...] = ()
-    single_blocks: tuple[Array, ...] = ()
+    blocks: tuple[Any, ...] = ()
+    single_blocks: tuple[Any, ...] = ()
 
 
 def block_inputs(width: int, blocks: int, single_blocks: int = 0) -> BlockResiduals:
@@ -102,7 +101,7 @@ def declare_controlnet(
     )
 
 
-def compare(ours: Any, theirs: Any, names: Sequence[str]) -> Iterator[Difference]:
+def compare(ours: object, theirs: object, names: Sequence[str]) -> Iterator[Difference]:
     """Yield the fields in which a ControlNet's configuration differs from the denoiser's."""
     for name in names:
         have, want = getattr(theirs, name), getattr(ours, name)
@@ -110,7 +109,7 @@ def compare(ours: Any, theirs: Any, names: Sequence[str]) -> Iterator[Difference
             yield name, have, want
 
 
-def compare_depth(ours: Any, theirs: Any, name: str) -> Iterator[Difference]:
+def compare_depth(ours: object, theirs: object, name: str) -> Iterator[Difference]:
     """Yield a number of blocks that is larger than the denoiser's."""
     have, want = getattr(theirs, name), getattr(ours, name)
     if have > want:

@@ -149,7 +149,7 @@ GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",
 
 def declare_transformer(
     config: Any,
-    function: Callable[..., Array],
+    function: Callable[..., Any],
     spec: Callable[[], Spec],
     more: Sequence[NetworkInput] = (),
     text_attention: TextAttention | None = None,

@@ -71,7 +71,7 @@ def describe_unet(config: UNetConfig) -> DeclaredNetwork:
     )
 
 
-def unet_settings(config: Any, of_unet: UNetConfig) -> dict[str, Any]:
+def unet_settings(config: object, of_unet: UNetConfig) -> dict[str, Any]:
     """Return the arguments that are not arrays: the configuration, and no context without text."""
     return {"config": config} | ({} if of_unet.cross_attention_dim else {"context": None})
 
@@ -204,7 +204,7 @@ def list_differences(config: ModelConfig, net: ControlNetConfig) -> Iterator[Dif
 
 
 def list_candidates(
-    shapes: Mapping[str, Shape], denoiser: Any
+    shapes: Mapping[str, Shape], denoiser: object
 ) -> Iterator[tuple[ControlNetConfig, KeyTable]]:
     """Yield the configurations that a single file may have, with CompVis' or diffusers' names.
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
 from ldmref.io.diffusers.folder import (
@@ -121,8 +120,8 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
             cannot be reached.
     """
     try:
-        hub: Any = importlib.import_module("huggingface_hub")
-        errors: Any = importlib.import_module("huggingface_hub.errors")
+        hub = importlib.import_module("huggingface_hub")
+        errors = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise BackendUnavailable(
             "fetching a model needs huggingface_hub, which is not installed",

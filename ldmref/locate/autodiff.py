@@ -108,7 +108,7 @@ class StepGradients:
             conditions.append({name: torch.cat(parts) for name, parts in found.items() if parts})
         return _collect(network, params), conditions
 
-    def _example(self, name: str, value: Any, i: int) -> Any:
+    def _example(self, name: str, value: object, i: int) -> Any:
         if not isinstance(value, np.ndarray):
             return value
         tensor = self.ops.asarray(value[i : i + 1])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -326,7 +325,7 @@ def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
                 yield f"the input of {name}" + ("" if role == "input" else f" ({role})"), x
 
 
-def _usable(x: Any) -> bool:
+def _usable(x: object) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isfinite(x).all())
 
 

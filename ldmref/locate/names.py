@@ -184,6 +184,6 @@ def layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[st
             yield from layers_of(child, f"{name}.{key}" if name else key)
 
 
-def parts_of(result: Any) -> tuple[Any, ...]:
+def parts_of(result: object) -> tuple[Any, ...]:
     """Return the arrays of a network's result."""
     return result if isinstance(result, tuple) else (result,)

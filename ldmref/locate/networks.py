@@ -110,7 +110,7 @@ def open_network(
     return RecordedNetwork(network, params, arguments, found.complete)
 
 
-def is_steering(value: Any) -> bool:
+def is_steering(value: object) -> bool:
     """Return whether a recorded attribute of a call steers it: a list that is not empty."""
     return isinstance(value, list) and len(value) > 0
 
@@ -119,7 +119,7 @@ def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., An
     """Return a ControlNet whose output has a weight, as diffusers' networks apply it."""
 
     @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> Any:
         return weigh_residuals(scale, function(*args, **kwargs))
 
     return run

@@ -18,7 +18,7 @@ UNITS = {"F16": 2.0**-10, "BF16": 2.0**-7, "F8_E4M3": 2.0**-3, "F8_E5M2": 2.0**-
 STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def round_to(x: Any, dtype: str) -> np.ndarray:
+def round_to(x: object, dtype: str) -> np.ndarray:
     """Return the nearest values of a number format, in the dtype that `x` has.
 
     >>> round_to(np.array([1.005, 1.006]), "bfloat16")

@@ -175,7 +175,7 @@ class Replay(RepeatableRun):
         self,
         call: LayerCall,
         entry: TraceEntry,
-        result: Any,
+        result: object,
         inputs: Mapping[str, np.ndarray],
         frame: Frame,
     ) -> Any:
@@ -204,7 +204,7 @@ class Replay(RepeatableRun):
             self._after = [call.name]
         return tuple(used) if isinstance(result, tuple) else used[0]
 
-    def _keep(self, call: LayerCall, result: Any) -> Any:
+    def _keep(self, call: LayerCall, result: object) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
         if SKIPS.fullmatch(call.name) and isinstance(result, np.ndarray):
             self.skips[call.name] = result
@@ -311,7 +311,7 @@ class Replay(RepeatableRun):
 
     def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> dict[str, np.ndarray]:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
-        inputs = dict(call.inputs)
+        inputs: dict[str, np.ndarray] = dict(call.inputs)
         for role, computed in call.inputs.items():
             recorded = read_role(self.port, entry.inputs, role, list(call.inputs))
             if recorded is None:

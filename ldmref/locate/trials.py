@@ -47,7 +47,7 @@ class RepeatableRun(NamedBackend):
         self._aligned: dict[str, tuple[int | None, ...]] = {}
         self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
 
-    def embedding(self, table: Any, ids: Any) -> Any:
+    def embedding(self, table: object, ids: object) -> Any:
         """Return the rows of ids; NaN for ids that were not recorded."""
 
         def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ class RepeatableRun(NamedBackend):
 
         return self._visit_function(look_up, "embedding", {"table": table, "ids": ids})
 
-    def _finish(self, result: Any) -> Any:
+    def _finish(self, result: object) -> Any:
         """Return an array in float64; other results as they are."""
         if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
             return result.astype(np.float64, copy=False)

@@ -20,7 +20,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def try_judge(judge: Callable[[Any], Iterable[Row]], context: Any) -> list[Row]:
+def try_judge(judge: Callable[[Any], Iterable[Row]], context: object) -> list[Row]:
     """Return the rows of a judge; where its arrays do not fit, those before, and one that says so.
 
     >>> def judge_steps(context):

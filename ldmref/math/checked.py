@@ -57,7 +57,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     documented = documented_arguments(function)
 
     @functools.wraps(function)
-    def check_and_call(*args: Any, **kwargs: Any) -> Any:
+    def check_and_call(*args: object, **kwargs: object) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {name: v for name, v in bound.arguments.items() if _is_number(v)}
@@ -125,7 +125,7 @@ def _known(parameters: list[str], *operands: str) -> bool:
     return all(x in parameters or not x[0].isalpha() for x in operands)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return hasattr(value, "dtype") or (isinstance(value, Real) and not isinstance(value, bool))
 
 
@@ -156,12 +156,12 @@ def _problems(name: str, value: Any, says: Argument, values: dict[str, Array]) -
             yield f"{name} must have the {attribute} of {other}, {want}, not {got}"
 
 
-def _is_floating(value: Any) -> bool:
+def _is_floating(value: object) -> bool:
     dtype = getattr(value, "dtype", None)
     return dtype is not None and array_namespace(value).isdtype(dtype, "real floating")
 
 
-def _first(value: Array, holds: Array) -> Iterator[tuple[str, float]]:
+def _first(value: Any, holds: Array) -> Iterator[tuple[str, float]]:
     """Yield index and value of the first element for which a condition fails, if any."""
     if isinstance(holds, bool):
         if not holds:

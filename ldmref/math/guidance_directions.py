@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def parallel_part(x: Array, direction: Array) -> Array:
@@ -163,6 +167,6 @@ def adaptive_projected_guidance(
     return cond + (scale - 1.0) * (limited - parallel + eta * parallel), difference
 
 
-def _sum(xp: Array, x: Array, axes: tuple[int, ...]) -> Array:
+def _sum(xp: ModuleType, x: Array, axes: tuple[int, ...]) -> Array:
     """Sum over an example's axes, which are kept with length 1; without such axes return x."""
     return xp.sum(x, axis=axes, keepdims=True) if axes else x

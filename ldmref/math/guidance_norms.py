@@ -6,11 +6,16 @@ and angles depend on what is predicted: the same formula on eps or x0 is another
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
 from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.guidance_directions import parallel_part
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def zero_star_guidance(uncond: Array, cond: Array, scale: float) -> Array:
@@ -235,10 +240,10 @@ def norms(x: Array, axes: tuple[int, ...], order: int = 2) -> Array:
     return largest * xp.sqrt(_sum(xp, unit * unit, axes))
 
 
-def _largest(xp: Array, x: Array, axes: tuple[int, ...]) -> Array:
+def _largest(xp: ModuleType, x: Array, axes: tuple[int, ...]) -> Array:
     return xp.max(x, axis=axes, keepdims=True) if axes else x
 
 
-def _sum(xp: Array, x: Array, axes: tuple[int, ...]) -> Array:
+def _sum(xp: ModuleType, x: Array, axes: tuple[int, ...]) -> Array:
     """Sum over some axes, which are kept with length 1; without axes return x."""
     return xp.sum(x, axis=axes, keepdims=True) if axes else x

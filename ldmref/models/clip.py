@@ -138,7 +138,7 @@ def rename_tensor(name: str) -> str:
     return name if known else f"text_model.{name}"
 
 
-def select_hidden_states(output: Any, skip: int, pipe: Any) -> Any:
+def select_hidden_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that diffusers' pipelines take from an output of transformers.
 
     Args:

@@ -38,7 +38,7 @@ class CachedContext:
         return cache[key][1]
 
 
-def get_hidden_states(context: Array | CachedContext) -> Array:
+def get_hidden_states(context: Array | CachedContext | None) -> Any:
     """Return the hidden states, whether or not they are cached.
 
     Args:

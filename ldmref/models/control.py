@@ -30,7 +30,7 @@ def control_of(net: Any) -> DeclaredControl:
     return found
 
 
-def own_spec(net: Any) -> Spec:
+def own_spec(net: object) -> Spec:
     """Return the shapes of a ControlNet's own parameters, those of its files."""
     declared = control_of(net)
     shared = declared.shared(net)
@@ -97,7 +97,7 @@ class ControlNet:
     def __init__(
         self,
         backend: Backend,
-        config: Any,
+        config: object,
         params: Mapping[str, Any],
         name: str = "controlnet",
         sha256: str = "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,19 +19,20 @@ from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params
 
 P = ParamSpec("P")
+R = TypeVar("R")  # an array, or a tuple of arrays
 MASKED = -1e9  # the bias of a key that no query attends to: its weight, exp, is 0
 
 
 def layer(
-    function: Callable[Concatenate[Backend, Params, P], Array],
-) -> Callable[Concatenate[Backend, Params, P], Array]:
+    function: Callable[Concatenate[Backend, Params, P], R],
+) -> Callable[Concatenate[Backend, Params, P], R]:
     """Mark a function `(ops, p, x, ...) -> y` as a layer, called through `Backend.call_layer`.
 
     Its name is the path of `p` in the tree of parameters, which is the module's path in diffusers.
     """
 
     @wraps(function)
-    def call(ops: Backend, p: Params, *args: Any, **kwargs: Any) -> Array:
+    def call(ops: Backend, p: Params, *args: Any, **kwargs: Any) -> Any:
         return ops.call_layer(function, p, args, kwargs)
 
     return call

@@ -155,7 +155,7 @@ class LazyParams(LazyMapping[Params]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         files: dict[str, np.memmap] = {}
 
-        def opened(leaf: Any) -> Any:
+        def opened(leaf: object) -> Any:
             return leaf.open(files) if isinstance(leaf, ArrayReference) else leaf
 
         self._backend = state["backend"]
@@ -190,7 +190,7 @@ class LazyParams(LazyMapping[Params]):
             return tree_map(bring, tree)
 
 
-def _as_reference(leaf: Any) -> Any:
+def _as_reference(leaf: object) -> Any:
     """Return what is pickled of a host array: a reference, if a file can bring it back."""
     return make_reference(leaf) or leaf
 

@@ -12,7 +12,7 @@ from typing import Any
 from ldmref.backends.base import Backend
 
 
-def map_residuals(function: Callable[..., Any], *residuals: Any) -> Any:
+def map_residuals(function: Callable[..., Any], *residuals: object) -> Any:
     """Apply `function` to each array, or to the arrays at the same place of several residuals.
 
     Where one of several has nothing, an empty tuple, the result is what the others have.
@@ -34,7 +34,7 @@ def convert_residuals(ops: Backend, residuals: Any | None) -> Any | None:
     return map_residuals(lambda x: ops.own("control", x), residuals)
 
 
-def weigh_residuals(weight: float, residuals: Any) -> Any:
+def weigh_residuals(weight: float, residuals: object) -> Any:
     """Return the product of a weight and residuals."""
     return map_residuals(lambda x: weight * x, residuals)
 
@@ -47,7 +47,7 @@ def add_residuals(terms: Sequence[Any]) -> Any | None:
     return total
 
 
-def list_arrays(residuals: Any) -> list[Any]:
+def list_arrays(residuals: object) -> list[Any]:
     """Return the arrays of residuals in their order."""
     found: list[Any] = []
     map_residuals(found.append, residuals)

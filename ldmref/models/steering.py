@@ -333,19 +333,19 @@ class GuidedAttention:
     def _repeat(self, x: Array) -> Array:
         return self.inner.xp.concat([x, x], axis=0)
 
-    def _repeat_all(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _repeat_all(self, arrays: tuple[Array, ...]) -> Any:
         return tuple(self._repeat(x) for x in arrays)
 
 
 class SteeredLayer:
     """A layer that is computed on a stand-in for the backend that calls it."""
 
-    def __init__(self, function: Callable, ops: Any):
+    def __init__(self, function: Callable, ops: object):
         self.__name__ = function.__name__
         self.__wrapped__ = function
         self._ops = ops
 
-    def __call__(self, ops: Backend, p: Params, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, ops: Backend, p: Params, *args: object, **kwargs: object) -> Any:
         return self.__wrapped__(self._ops, p, *args, **kwargs)
 
 

@@ -116,7 +116,7 @@ def _list_blocks(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from _list_blocks(child)
 
 
-def _is_list(tree: Any) -> bool:
+def _is_list(tree: object) -> bool:
     """Return whether it is a numbered list of trees, as `Params.items_in_order` reads them."""
     if not isinstance(tree, Mapping) or not tree:
         return False
@@ -124,7 +124,7 @@ def _is_list(tree: Any) -> bool:
     return numbers and all(isinstance(child, Mapping) for child in tree.values())
 
 
-def _has_blocks(tree: Any) -> bool:
+def _has_blocks(tree: object) -> bool:
     if not isinstance(tree, Mapping):
         return False
     return _is_list(tree) or any(_has_blocks(child) for child in tree.values())

@@ -42,7 +42,7 @@ class EncodedText:
     def followed_by(self, ops: Backend, others: Sequence[EncodedText]) -> EncodedText:
         """Return these prompts with the chunks of others behind their own; `ops` joins them."""
 
-        def join(arrays: Sequence[Array]) -> Array:
+        def join(arrays: Sequence[Array | None]) -> Array:
             return arrays[0] if len(arrays) == 1 else ops.xp.concat(arrays, axis=1)
 
         every = [self, *others]
@@ -53,7 +53,7 @@ class EncodedText:
 def join_rows(ops: Backend, texts: Sequence[EncodedText]) -> EncodedText:
     """Return encoded prompts of as many tokens as one batch, with the tokens of the first."""
 
-    def join(arrays: Sequence[Array]) -> Array:
+    def join(arrays: Sequence[Array | None]) -> Array:
         return ops.xp.concat(arrays, axis=0)
 
     first = texts[0]

@@ -5,7 +5,7 @@ Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E; parameter nam
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -98,7 +98,7 @@ class Residuals(NamedTuple):
     1
     """
 
-    down: tuple[Array, ...]
+    down: tuple[Any, ...]
     mid: Array
 
 

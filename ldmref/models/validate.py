@@ -58,7 +58,7 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def find_named_family(name: Any) -> Family:
+def find_named_family(name: object) -> Family:
     """Return the family that a configuration names.
 
     Raises:
@@ -118,7 +118,7 @@ def check_config(config: ModelConfig) -> None:
     _check_relations(config)
 
 
-def check_fields(section: Any, where: str) -> None:
+def check_fields(section: object, where: str) -> None:
     """Refuse a dataclass with a field of another type or outside its range or choices.
 
     Raises:
@@ -128,7 +128,7 @@ def check_fields(section: Any, where: str) -> None:
         verify(section, where)
 
 
-def check_network(config: Any, name: str) -> None:
+def check_network(config: object, name: str) -> None:
     """Refuse the configuration of one network with invalid values; see `check_config`."""
     check_fields(config, name)
     unet = getattr(config, "unet", config)

@@ -39,7 +39,7 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
     return run.result(images)
 
 
-def check_callbacks(callback: Any, cancel: CancelFlag | None, *, name: str = "callback") -> None:
+def check_callbacks(callback: object, cancel: CancelFlag | None, *, name: str = "callback") -> None:
     """Check that `callback`, the argument `name`, can be called, and that `cancel` has `is_set`.
 
     Raises:

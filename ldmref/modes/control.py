@@ -97,7 +97,7 @@ class MaskedControl(Control):
     mask: Image.Image | None = None
 
 
-def check_controls(name: str, value: Any) -> tuple[Control, ...]:
+def check_controls(name: str, value: object) -> tuple[Control, ...]:
     """Return a list of `Control`s as a tuple; their numbers are in range.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_numbers(control: Control) -> Control:
     return replace(control, **found)
 
 
-def list_controls(value: Any) -> list[Mapping[str, Any]]:
+def list_controls(value: object) -> list[Mapping[str, Any]]:
     """Return the controls of a JSON document: objects with the keys of a `Control`.
 
     Their values are not checked, since each interface has its own notation of nets and images.
@@ -210,7 +210,7 @@ def fit_control(config: ModelConfig, control: Control, mode: str) -> Control:
     return control if control.image is None else replace(control, image=read_image(control.image))
 
 
-def _require_image(net: Any, has_image: bool, mode: str, name: str) -> None:
+def _require_image(net: object, has_image: bool, mode: str, name: str) -> None:
     """Check that a ControlNet gets an image, or in inpaint reads the image and the mask."""
     declared = control_of(net)
     if declared.reads_mask(net) and (has_image or mode != "inpaint"):
@@ -229,7 +229,7 @@ def _require_image(net: Any, has_image: bool, mode: str, name: str) -> None:
     )
 
 
-def _require_mode(net: Any, mode: int | None, name: str) -> None:
+def _require_mode(net: object, mode: int | None, name: str) -> None:
     """Check that a ControlNet of several kinds of images, and no other, gets the kind."""
     control = control_of(net)
     declared = control.networks(net)[-1].input_of("mode")

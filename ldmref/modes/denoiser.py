@@ -159,7 +159,7 @@ def denoiser(
             for part in batch.batches(n)
         ]
 
-    def concat(parts: Sequence[Array]) -> Array:
+    def concat(parts: Sequence[Array | None]) -> Any:
         return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
 
     def predict(

@@ -21,7 +21,7 @@ EMBEDDED = EmbeddedScale()
 HINT = "--guidance rescale, or with parameters --guidance rescale:phi=0.7"
 
 
-def check_guidance(name: str, value: Any) -> Guidance:
+def check_guidance(name: str, value: object) -> Guidance:
     """Return a guidance by its name or record; a `Guidance` is returned unchanged."""
     return get_guidance(value)
 

@@ -42,7 +42,7 @@ class Guide:
 GuideSource = Guide | LatentDiffusion | ModelConfig | str | Path
 
 
-def read_guide(name: str, value: Any) -> Guide:
+def read_guide(name: str, value: object) -> Guide:
     """Return a guide: a model, its configuration, or where a model is, whose weights are not read.
 
     Raises:

@@ -84,7 +84,7 @@ def step_error(again: Trajectory, step: int, steps: int, sigma: float) -> Numeri
     return _error(model, f"the latents became NaN or infinite {where}, {cause}")
 
 
-def decoder_error(decoder: Any, decode: Callable[[Any], Any]) -> NumericError:
+def decoder_error(decoder: object, decode: Callable[[Any], Any]) -> NumericError:
     """Return the error of a decoder, a `LatentDiffusion` or TAESD, whose output is not finite."""
     origin = ""
     if isinstance(decoder, LatentDiffusion):

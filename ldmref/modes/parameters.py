@@ -69,7 +69,7 @@ class Parameters:
         return f"<{type(self).__name__}: {text if len(text) <= 200 else text[:197] + '...'}>"
 
 
-def _is_default(value: Any, default: Any) -> bool:
+def _is_default(value: object, default: object) -> bool:
     """Return whether a value is the default, or a list of it, as checks return it."""
     return type(value) in (type(default), list) and value in (default, [default])
 
@@ -77,7 +77,7 @@ def _is_default(value: Any, default: Any) -> bool:
 FILE = {"type": "string", "contentEncoding": "base64"}
 
 
-def accept(name: str, value: Any) -> Any:
+def accept(name: str, value: object) -> Any:
     """Return a value that is checked later, when the image is read or the sampler is chosen."""
     return value
 

@@ -15,15 +15,15 @@ from ldmref.modes.run import Plan
 
 @overload
 def plan(
-    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, /, **parameters: Any
+    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, /, **parameters: object
 ) -> InversionPlan: ...
 
 
 @overload
-def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan: ...
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: object) -> Plan: ...
 
 
-def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan:
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: object) -> Plan:
     """Check all parameters of a mode, without weights.
 
     Args:

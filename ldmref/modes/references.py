@@ -40,7 +40,7 @@ class Reference:
         return hashlib.sha256(head + np.asarray(self.image).tobytes()).hexdigest()
 
 
-def list_references(name: str, value: Any) -> tuple[Any, ...]:
+def list_references(name: str, value: object) -> tuple[Any, ...]:
     """Return the images of a request, each in the notation of its interface, as a tuple.
 
     Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +49,7 @@ def resolve(
     *,
     strength: float | None = None,
     resample: tuple[int, int] | None = None,
-    **decided: Any,
+    **decided: object,
 ) -> Job:
     """Return the job of a request: the model's defaults filled in, and all values checked.
 

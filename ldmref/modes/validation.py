@@ -38,7 +38,7 @@ def check_texts(name: str, value: Any) -> list[str]:
     return texts
 
 
-def check_single_text(name: str, value: Any) -> str:
+def check_single_text(name: str, value: object) -> str:
     """Return one text."""
     if not isinstance(value, str):
         raise UsageError(
@@ -83,7 +83,7 @@ def code_for(name: str) -> str:
     return "E-" + name.upper().replace("_", "-").replace(" ", "-")
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Return True or False."""
     if not isinstance(value, bool | np.bool_):
         raise UsageError(
@@ -129,7 +129,7 @@ def too_many_images(prompts: int, count: int) -> UsageError:
     )
 
 
-def check_jumps(name: str, value: Any) -> tuple[int, int]:
+def check_jumps(name: str, value: object) -> tuple[int, int]:
     """Return the jump length and the number of samples of RePaint."""
     value = _as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
@@ -142,7 +142,7 @@ def check_jumps(name: str, value: Any) -> tuple[int, int]:
     return length, check_integer(f"{name} times", value[1], 1, MAX_JUMPS)
 
 
-def check_positions(name: str, value: Any) -> list[float]:
+def check_positions(name: str, value: object) -> list[float]:
     """Return numbers from 0 to 1: that many, evenly spaced, or a list of them."""
     if isinstance(value, numbers.Integral):
         return np.linspace(0.0, 1.0, check_integer(name, value, 2, MAX_COUNT)).tolist()
@@ -159,7 +159,7 @@ def check_positions(name: str, value: Any) -> list[float]:
     return [check_number(name, position, 0.0, 1.0) for position in value]
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> Any:
     """Return a one-dimensional NumPy array as a list, and everything else as it is."""
     return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
 
@@ -197,7 +197,7 @@ def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
     return tuple((first + i) % 2**64 for i in range(n))
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> bool:
     """Return whether a value is a whole number; a bool is not."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
 
@@ -246,7 +246,7 @@ def _read_array(value: Any) -> np.ndarray:
         return np.asarray(None)
 
 
-def check_text_mask(name: str, value: Any) -> np.ndarray:
+def check_text_mask(name: str, value: object) -> np.ndarray:
     """Return a copy of a mask of tokens, (n, l), as int64.
 
     Raises:
@@ -262,7 +262,7 @@ def check_text_mask(name: str, value: Any) -> np.ndarray:
     return np.array(array, np.int64)
 
 
-def check_embeddings(name: str, value: Any) -> np.ndarray:
+def check_embeddings(name: str, value: object) -> np.ndarray:
     """Return a copy of finite floating-point numbers of any library, float32 or float64.
 
     Raises:

@@ -48,7 +48,7 @@ def choose_parts(
 
 
 def make_axes(
-    ax: Any, n: int, rows: bool = False, heights: Sequence[float] | None = None
+    ax: object, n: int, rows: bool = False, heights: Sequence[float] | None = None
 ) -> list[Any]:
     """Return n axes: those of the caller, or new ones in a row or a column.
 

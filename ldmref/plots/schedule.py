@@ -49,7 +49,7 @@ def plot_schedule(
     model: LatentDiffusion | ModelConfig | SchedulerConfig | None = None,
     steps: int | None = None,
     quantity: str | Sequence[str] | None = None,
-    ax: Any = None,
+    ax: object = None,
 ) -> Any:
     r"""Plot the noise levels of one or several schedules, step by step.
 
@@ -142,7 +142,7 @@ def find_schedules(
     return {label: make(source, reference, steps) for label, source in sources.items()}
 
 
-def label_of(source: Any) -> str:
+def label_of(source: object) -> str:
     """Return the label of a schedule."""
     if isinstance(source, str):
         return source
@@ -157,14 +157,14 @@ def label_of(source: Any) -> str:
     return f"{name}: {config.sampler}, {config.spacing}".removeprefix(": ")
 
 
-def config_of(source: Any) -> SchedulerConfig | None:
+def config_of(source: object) -> SchedulerConfig | None:
     """Return the scheduler's configuration of a model; None of anything else."""
     config = getattr(source, "config", source)
     config = getattr(config, "scheduler", config)
     return config if isinstance(config, SchedulerConfig) else None
 
 
-def make(source: Any, reference: Any, steps: int | None) -> Schedule:
+def make(source: object, reference: object, steps: int | None) -> Schedule:
     """Return the schedule of a model, a name or a sampler.
 
     Raises:

@@ -62,7 +62,7 @@ def plot_trajectory(
     image: int = 0,
     parts: str | Sequence[str] | None = None,
     images: int = MOST_IMAGES,
-    ax: Any = None,
+    ax: object = None,
 ) -> Any:
     """Plot a run: its predicted images, their norms, and how far they move.
 
@@ -154,7 +154,7 @@ def rms(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.asarray(x, np.float64) ** 2, axis=(1, 2, 3)))
 
 
-def read_states(run: Any, image: int) -> States:
+def read_states(run: object, image: int) -> States:
     """Return the states of a record, or of one image of a list of `Progress`.
 
     Raises:

@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 
 from ldmref.declare import Doc, Range, document_fields
 from ldmref.errors import UsageError
+from ldmref.math.arrays import Array
 from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.guidance_norms import (
     magnitude_aware_guidance,
@@ -41,7 +42,7 @@ class PairGuidance(Guidance):
         return self.combine(predictions["uncond"], cond, cfg_scale), ()
 
     @abstractmethod
-    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+    def combine(self, uncond: object, cond: object, cfg_scale: float) -> Any:
         """Return the guided prediction.
 
         Args:
@@ -111,7 +112,7 @@ class ZeroStar(PairGuidance):
             return array_namespace(cond).zeros_like(cond), ()
         return super().__call__(predictions, sigma, cfg_scale, memory)
 
-    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+    def combine(self, uncond: Array, cond: Array, cfg_scale: float) -> Any:
         return zero_star_guidance(uncond, cond, cfg_scale)
 
     def evaluations(self, cfg_scale: float) -> int:
@@ -159,7 +160,7 @@ class Renormalized(PairGuidance):
     ] = False
     patch: Annotated[int, Range(1, 64), Doc("Height and width of a token, in latents.")] = 2
 
-    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+    def combine(self, uncond: Array, cond: Array, cfg_scale: float) -> Any:
         if self.over == "token":
             self._check_tokens(cond.shape)
         guided = classifier_free_guidance(uncond, cond, cfg_scale)
@@ -201,7 +202,7 @@ class Tangential(PairGuidance):
     name = "tcfg"
     source = "arXiv:2503.18137, section 3"
 
-    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+    def combine(self, uncond: Array, cond: Array, cfg_scale: float) -> Any:
         return tangential_guidance(uncond, cond, cfg_scale)
 
 
@@ -234,5 +235,5 @@ class MagnitudeAware(PairGuidance):
         float, Range(0.0, 1000.0), Doc("How fast guidance falls; 0 is classifier-free guidance.")
     ] = 8.0
 
-    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+    def combine(self, uncond: Array, cond: Array, cfg_scale: float) -> Any:
         return magnitude_aware_guidance(uncond, cond, cfg_scale, self.strength)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.samplers.autoguidance import Autoguidance
@@ -42,7 +41,7 @@ GUIDANCES: dict[str, type[Guidance]] = {guidance.name: guidance for guidance in 
 GROUP = "ldmref.guidance"
 
 
-def get_guidance(value: Any) -> Guidance:
+def get_guidance(value: object) -> Guidance:
     """Return a guidance by its name, or by its record.
 
     Args:

@@ -194,7 +194,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return {table: _check_table(path, table, values) for table, values in tables.items()}
 
 
-def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
+def _check_table(path: Path, table: str, values: object) -> dict[str, Any]:
     def error(message: str, hint: str = "") -> UsageError:
         return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
 

@@ -37,7 +37,9 @@ HINTS = {
 }
 
 
-def check_input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
+def check_input_path(
+    value: object, what: str = "the path of a model", code: str = "E-MODEL"
+) -> Path:
     """Return the path of something to read: a regular file, a folder, or nothing that exists.
 
     Args:
@@ -283,7 +285,7 @@ def _integer(literal: str) -> int | float:
     return -0.0 if literal == "-0" else int(literal)
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
+def _deeper_than(value: object, limit: int) -> bool:
     layer = [value]
     for _ in range(limit):
         layer = [

@@ -15,7 +15,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.support.files import open_file
 
 
-def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
+def find_mapping(x: object) -> tuple[mmap.mmap, np.ndarray] | None:
     """Find the mapping that an array is a view of, and the array of all its bytes.
 
     Returns None for other arrays.
@@ -44,7 +44,7 @@ def release_pages(x: np.ndarray) -> None:
         file.madvise(mmap.MADV_DONTNEED, first, length)
 
 
-def require_complete(x: Any) -> None:
+def require_complete(x: object) -> None:
     """Refuse an array whose file has become shorter; reading it would end the process.
 
     Raises:

@@ -7,7 +7,6 @@ import json
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -40,7 +39,7 @@ def small_vocabulary() -> Vocabulary:
     return Vocabulary(vocab, merges)
 
 
-def write_tokenizer(folder: Path, vocabulary: Vocabulary, **files: Any) -> Path:
+def write_tokenizer(folder: Path, vocabulary: Vocabulary, **files: object) -> Path:
     """Write a tokenizer folder: vocab.json, merges.txt and the JSON files in `files`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(dict(vocabulary.vocab)), "utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldmref import math as lm
+from ldmref.math.arrays import Array
 
 Law = Callable[[Any, Any, float, float], tuple[Any, float]]
 MakeLaw = Callable[..., Law]
@@ -32,7 +33,7 @@ def shifted_times(n: int, shift: float = 1.0) -> list[float]:
 def sde_law(diffusion: Callable[[float], float]) -> Law:
     """Return the transition of the reverse SDE with the diffusion coefficient g(s)."""
 
-    def step(x: Any, u: Any, s: float, t: float) -> tuple[Any, float]:
+    def step(x: Array, u: Array, s: float, t: float) -> tuple[Any, float]:
         return lm.flow_sde_transition(x, u, s, t, diffusion(s))
 
     return step
@@ -41,7 +42,7 @@ def sde_law(diffusion: Callable[[float], float]) -> Law:
 def renoise_law(std: Callable[[float, float], float]) -> Law:
     """Return the transition that renoises with the std q(s, s')."""
 
-    def step(x: Any, u: Any, s: float, t: float) -> tuple[Any, float]:
+    def step(x: Array, u: Array, s: float, t: float) -> tuple[Any, float]:
         return lm.flow_renoise_transition(x, u, s, t, std(s, t))
 
     return step
@@ -93,7 +94,7 @@ def flow_map_law(mean: float, variance: float, eta: float, distilled: bool = Tru
     [1.5, 0.25]
     """
 
-    def step(x: Any, velocity: Any, s: float, t: float) -> tuple[Any, float]:
+    def step(x: Array, velocity: Array, s: float, t: float) -> tuple[Any, float]:
         below = (1.0 - eta) * t
         u = lm.gaussian_average_velocity(x, s, below, mean, variance) if distilled else velocity
         at = [lm.flow_map_renoise_step(x, u, noise, s, t, eta) for noise in (0.0, 1.0)]

@@ -73,7 +73,7 @@ class MeasuredOperation:
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; infinite numbers become None."""
 
-        def plain(value: Any) -> Any:
+        def plain(value: object) -> Any:
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
         return {name: plain(value) for name, value in asdict(self).items()} | {"ok": self.ok}

@@ -51,7 +51,7 @@ def alpha_bar_values(low: float = 1e-4, high: float = 0.9999) -> Strategy[float]
 
 
 def alpha_bars(
-    n: int, xp: Any = np, dtype: str = "float64", low: float = 1e-4, high: float = 0.9999
+    n: int, xp: object = np, dtype: str = "float64", low: float = 1e-4, high: float = 0.9999
 ) -> Strategy[Array]:
     """Generate the alpha-bars of a batch: (n,), each in [low, high], unordered."""
     values = st.lists(alpha_bar_values(low, high), min_size=n, max_size=n)
@@ -75,7 +75,7 @@ def shapes(min_dims: int = 1, max_dims: int = 4, max_side: int = 3) -> Strategy[
 
 
 def arrays(
-    shape: tuple[int, ...] | Strategy, xp: Any = np, dtype: str = "float64", bound: int = 8
+    shape: tuple[int, ...] | Strategy, xp: object = np, dtype: str = "float64", bound: int = 8
 ) -> Strategy[Array]:
     """Generate data or noise: multiples of 2^-10 in [-bound, bound]."""
     elements = st.integers(-1024 * bound, 1024 * bound).map(lambda k: k / 1024)

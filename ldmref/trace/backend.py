@@ -56,7 +56,7 @@ class LayerRecordingBackend(NamedBackend):
         compiled = self.inner.compile(network, params)
         names = list(inspect.signature(network).parameters)[2:]
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: object, **kwargs: object) -> Any:
             arguments = dict(zip(names, args, strict=False)) | kwargs
             self.begin(network.__name__, arguments)
             return self.end(network.__name__, compiled(*args, **kwargs))
@@ -76,7 +76,7 @@ class LayerRecordingBackend(NamedBackend):
         self._open.append((found, call))
         return arrays
 
-    def end(self, network: str, output: Any) -> Any:
+    def end(self, network: str, output: object) -> Any:
         """End the call of a network."""
         found, call = self._open.pop()
         if call is not None:
@@ -102,7 +102,7 @@ class LayerRecordingBackend(NamedBackend):
         self._open.clear()
 
 
-def flatten_arrays(role: str, value: Any) -> dict[str, Any]:
+def flatten_arrays(role: str, value: object) -> dict[str, Any]:
     """Return the arrays of an argument by role: those of tuples as `control.down.0`."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return {role: value}
@@ -120,7 +120,7 @@ def is_overridden(backend: Backend, operation: str) -> bool:
     return getattr(type(backend), operation) is not getattr(Backend, operation)
 
 
-def name_outputs(network: DeclaredNetwork | None, output: Any) -> dict[str, Any]:
+def name_outputs(network: DeclaredNetwork | None, output: object) -> dict[str, Any]:
     """Return the arrays that a network returned by role; "" is the only, or first, output."""
     parts = flatten_arrays("", output)
     if network is None or len(parts) != len(network.outputs):

@@ -54,7 +54,7 @@ class LeftOut:
     def guarded(self, function: AnyFunction, name: str) -> AnyFunction:
         """Return a function that returns None where `function` raises, and notes the error."""
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: object, **kwargs: object) -> Any:
             with self.guard(name):
                 return function(*args, **kwargs)
             return None
@@ -79,7 +79,7 @@ class LeftOut:
         """
 
         @wraps(method)
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: object, **kwargs: object) -> Any:
             if self.ended:
                 return method(*args, **kwargs)
             begun = False

@@ -42,7 +42,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return check_manifest(parse_json(data, MANIFEST, CODE, most=MAX_TABLE_VALUES), path)
 
 
-def check_manifest(meta: Any, path: Path) -> dict[str, Any]:
+def check_manifest(meta: object, path: Path) -> dict[str, Any]:
     """Return the content of a manifest if it is one.
 
     Args:
@@ -82,7 +82,7 @@ def check_manifest(meta: Any, path: Path) -> dict[str, Any]:
     return meta
 
 
-def _problem_of_entry(entry: Any) -> str:
+def _problem_of_entry(entry: object) -> str:
     """Return what is wrong with an entry of a layer, "" for nothing."""
     if not isinstance(entry, dict):
         return f"must be an object, not {short_repr(entry)}"
@@ -139,7 +139,7 @@ def _is_number(value: Any) -> bool:
     return real and abs(value) <= LARGEST and math.isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
@@ -147,11 +147,11 @@ def _is_list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(holds, value))
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     return isinstance(value, dict)
 
 
@@ -226,7 +226,7 @@ def problem_of_attributes(attributes: Mapping[str, Any], call: str = "") -> str:
     return ""
 
 
-def _problem(name: str, value: Any, kind: Kind) -> str:
+def _problem(name: str, value: object, kind: Kind) -> str:
     what, is_one = kind
     good = value is None or is_one(value)
     return "" if good else f"{name!r} must be {what}, not {short_repr(value)}"

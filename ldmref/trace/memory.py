@@ -24,7 +24,7 @@ class MemoryStore:
         self.sources: dict[str, TensorSource] = {}
         self.shared: dict[str, str] = {}
 
-    def add(self, ops: HostCopies, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: object) -> None:
         """Copy an array, or a number, under a name."""
         on_host = isinstance(x, np.ndarray | np.generic | float | int)
         array = np.array(x if on_host else ops.to_numpy(x), order="C")

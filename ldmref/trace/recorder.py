@@ -50,7 +50,7 @@ class CallRecord:
         host: HostCopies,
         store: TensorStore,
         selection: Selection | None,
-        network: Any = None,
+        network: object = None,
         left_out: LeftOut | None = None,
     ):
         self.name = name
@@ -171,7 +171,7 @@ class Recorder:
         return f"{kind}{AGAIN}{count}" if count else kind
 
     def begin(
-        self, kind: str, ops: HostCopies, number: int | None = None, network: Any = None
+        self, kind: str, ops: HostCopies, number: int | None = None, network: object = None
     ) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
@@ -218,7 +218,7 @@ class Recorder:
         self.end(call)
 
 
-def is_json(value: Any) -> bool:
+def is_json(value: object) -> bool:
     """Return whether a value can be written as JSON."""
     if isinstance(value, float):
         return math.isfinite(value)

@@ -76,7 +76,7 @@ class RunRecording:
 
 @contextmanager
 def recording(
-    program: Any,
+    program: object,
     folder: str | Path | None = None,
     *,
     selection: Selection | None = None,

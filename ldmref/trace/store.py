@@ -38,7 +38,7 @@ class TensorStore(Protocol):
         """Names of tensors that are equal to another one -> the name of that one."""
         ...
 
-    def add(self, ops: HostCopies, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: object) -> None:
         """Store an array of a backend, or a number, under a name."""
         ...
 
@@ -78,7 +78,7 @@ class SpooledStore:
             first.setdefault(content, name)
         return first
 
-    def add(self, ops: HostCopies, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: object) -> None:
         """Store an array of a program, or a number, under a name."""
         kind, array = stored_form(ops, x)
         is_complex = is_complex_array(x)
@@ -113,14 +113,14 @@ class EmptyStore:
     sources: Mapping[str, TensorSource] = MappingProxyType({})
     shared: Mapping[str, str] = MappingProxyType({})
 
-    def add(self, ops: HostCopies, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: object) -> None:
         """Store nothing."""
 
     def close(self) -> None:
         """Free nothing."""
 
 
-def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
+def stored_form(ops: HostCopies, x: object) -> tuple[str, np.ndarray]:
     """Return the type of an array in safetensors, and its values in C order.
 
     bfloat16 becomes its bits, and complex numbers have a last axis of their two parts.
@@ -137,7 +137,7 @@ def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
     return kind, array.astype(DTYPES[kind], copy=False)
 
 
-def is_complex_array(x: Any) -> bool:
+def is_complex_array(x: object) -> bool:
     """Return whether an array of any library holds complex numbers."""
     return isinstance(x, complex) or "complex" in str(getattr(x, "dtype", ""))
 

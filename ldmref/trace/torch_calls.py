@@ -27,7 +27,7 @@ class TensorCopies:
     """
 
     @staticmethod
-    def to_numpy(x: Any) -> np.ndarray:
+    def to_numpy(x: object) -> np.ndarray:
         """Return a tensor's values, or those of a list or number."""
         if not isinstance(x, torch.Tensor):
             return np.asarray(x)
@@ -44,7 +44,7 @@ _COMPLEX = (torch.complex64, torch.complex128)
 _NUMPY_TYPES = {getattr(torch, dtype.name) for dtype in KINDS if hasattr(torch, dtype.name)}
 
 
-def find_tensors(value: Any, role: str) -> Iterator[tuple[str, torch.Tensor]]:
+def find_tensors(value: object, role: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors in an argument or a result, with a role for each.
 
     The parts of a mapping are called by their keys, those of a tuple `ROLE.0`, `ROLE.1`. A list
@@ -54,7 +54,7 @@ def find_tensors(value: Any, role: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _find_tensors(
-    value: Any, role: str, around: tuple[int, ...]
+    value: object, role: str, around: tuple[int, ...]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield tensors by role; `around` has the ids of what holds the value."""
     if isinstance(value, torch.Tensor):
@@ -69,7 +69,7 @@ def _find_tensors(
             yield from _find_tensors(part, f"{role}.{i}", (*around, id(value)))
 
 
-def first_tensor(value: Any) -> torch.Tensor | None:
+def first_tensor(value: object) -> torch.Tensor | None:
     """Return the first tensor of a result."""
     return next((tensor for _, tensor in find_tensors(value, "output")), None)
 
@@ -148,7 +148,7 @@ class TorchTraceWriter:
         return path
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a value that JSON can hold; other objects become text."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}

@@ -133,7 +133,7 @@ class LayerRecorder(TorchFunctionMode):
     ) -> None:
         """Call as `hook` does what begins and describes the calls of a network; then end them."""
 
-        def end(*call: Any) -> None:
+        def end(*call: object) -> None:
             try:
                 after(*call)
             finally:
@@ -142,7 +142,7 @@ class LayerRecorder(TorchFunctionMode):
         self.hook(network, name, before, end)
 
     def _guarded(self, function: Callable, name: str) -> Callable:
-        def run(*args: Any) -> None:
+        def run(*args: object) -> None:
             call = self.call
             try:
                 function(*args)
@@ -177,7 +177,7 @@ class LayerRecorder(TorchFunctionMode):
             self._scopes.append(scope)
 
         def leave(
-            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
         ) -> None:
             call = self._call_of(network)
             if call is None or not self._enter_again(module):
@@ -233,14 +233,14 @@ class LayerRecorder(TorchFunctionMode):
 
     # -- operations
 
-    def _mute(self, *_: Any) -> None:
+    def _mute(self, *_: object) -> None:
         self._muted += 1
 
-    def _unmute(self, *_: Any) -> None:
+    def _unmute(self, *_: object) -> None:
         self._muted -= 1
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Any, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
@@ -252,7 +252,7 @@ class LayerRecorder(TorchFunctionMode):
         return result
 
     def _see_operation(
-        self, func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any
+        self, func: object, args: tuple, kwargs: Mapping[str, Any], result: Any
     ) -> None:
         """Record the noise that the scheduler draws, and the operations of a network's call."""
         if func in NOISE and self.noise is not None:
@@ -315,7 +315,7 @@ class LayerRecorder(TorchFunctionMode):
         self._record("add", {"input": a, "b": b}, result)
 
 
-def refuse_compiled(name: str, module: Any) -> None:
+def refuse_compiled(name: str, module: object) -> None:
     """Refuse what is not a module, or was compiled: hooks do not see the layers of either.
 
     Raises:
@@ -372,7 +372,9 @@ def record_module(
     def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         recorder.begin(module, call, True).add("", "", named_inputs(module, "", args, kwargs))
 
-    def after(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def after(
+        module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
+    ) -> None:
         outputs = dict(find_tensors(output, "output"))
         if recorder.call is not None:
             single = {"output": first_tensor(output)} if len(outputs) == 1 else outputs

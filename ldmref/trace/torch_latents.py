@@ -25,7 +25,7 @@ class LatentLayout:
         self._refers = family is not None and family.references is not None
         self._grid = (0, 0)
 
-    def note(self, prepared: Any, height: Any = None, width: Any = None) -> None:
+    def note(self, prepared: object, height: object = None, width: object = None) -> None:
         """Note rows and columns of the tokens.
 
         They follow from height and width of the image and the number of tokens. Without these, they
@@ -49,12 +49,12 @@ class LatentLayout:
             if x.ndim == 2 and x.shape[1] == 3:
                 self._grid = (int(x[:, 1].max()) + 1, int(x[:, 2].max()) + 1)
 
-    def note_sample(self, latents: Any) -> None:
+    def note_sample(self, latents: object) -> None:
         """Note rows and columns of the latents (n, c, h, w) of a call of the denoiser."""
         if isinstance(latents, torch.Tensor) and latents.ndim == 4:
             self._grid = (latents.shape[2], latents.shape[3])
 
-    def convert(self, x: Any) -> Any:
+    def convert(self, x: object) -> Any:
         """Return an array as latents if it holds tokens; anything else as it is.
 
         Tokens of reference images, which follow those of the image, are left out.

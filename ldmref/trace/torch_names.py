@@ -80,7 +80,7 @@ def kind_of(module: Any) -> str:
     return kind
 
 
-def is_layer(name: str, module: Any) -> bool:
+def is_layer(name: str, module: object) -> bool:
     """Return whether a module is a layer; activations and holders of layers are none."""
     if type(module).__module__.endswith(ACTIVATION_MODULES) and not kind_of(module):
         return False  # seen as the function of torch that it calls
@@ -106,7 +106,7 @@ def _padding(padding: Any) -> Any:
     return padding if isinstance(padding, str) else padding[0]
 
 
-def make_renamer(network: Any) -> Callable[[str], str]:
+def make_renamer(network: object) -> Callable[[str], str]:
     """Return ldmref's names of a network's modules: those of its kind of text encoder."""
     kinds = (kind for kind in list_text_encoders() if class_in(network, kind.classes))
     kind = next(kinds, None)

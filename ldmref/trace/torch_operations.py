@@ -20,7 +20,7 @@ NOISE = (torch.randn, torch.randn_like, torch.Tensor.normal_)
 
 
 def identify_operation(
-    func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any
+    func: object, args: tuple, kwargs: Mapping[str, Any], result: object
 ) -> Found | None:
     """Return the operation of ldmref that a call of a function of torch is, or None."""
     find = _OPERATIONS.get(func)
@@ -28,7 +28,7 @@ def identify_operation(
 
 
 def _activation(name: str) -> Callable[[tuple, Mapping[str, Any], Any], Found | None]:
-    def find(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+    def find(args: tuple, kwargs: Mapping[str, Any], result: object) -> Found | None:
         x = args[0] if args else kwargs["input"]
         approximate = kwargs.get("approximate", "none")
         return name, {"input": x}, {} if approximate == "none" else {"approximate": approximate}
@@ -36,7 +36,7 @@ def _activation(name: str) -> Callable[[tuple, Mapping[str, Any], Any], Found | 
     return find
 
 
-def _attention(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+def _attention(args: tuple, kwargs: Mapping[str, Any], result: object) -> Found | None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     named = dict(zip(names, args, strict=False)) | dict(kwargs)
     masked = named.get("attn_mask") is not None
@@ -58,7 +58,7 @@ def _upsampling(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | 
     return ("upsample2x", {"input": x}, {}) if doubled and nearest and x.ndim == 4 else None
 
 
-def _padding(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+def _padding(args: tuple, kwargs: Mapping[str, Any], result: object) -> Found | None:
     named = dict(zip(("input", "pad"), args, strict=False)) | dict(kwargs)
     right_and_bottom = list(named["pad"]) == [0, 1, 0, 1] and not named.get("value")
     return ("pad_bottom_right", {"input": named["input"]}, {}) if right_and_bottom else None

@@ -36,7 +36,7 @@ LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be to
 
 @contextmanager
 def record_pipeline(
-    pipe: Any, folder: str | Path, *, selection: Selection | None = None, overwrite: bool = False
+    pipe: object, folder: str | Path, *, selection: Selection | None = None, overwrite: bool = False
 ) -> Iterator[TorchTraceWriter]:
     """Record what a diffusers pipeline computes in a `with` block; its numbers do not change.
 
@@ -84,7 +84,7 @@ class _PipelineRecorder:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: object,
         networks: dict[str, torch.nn.Module],
         family: Family,
         writer: TorchTraceWriter,
@@ -169,7 +169,7 @@ class _PipelineRecorder:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest
 
-    def _replace(self, owner: Any, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
+    def _replace(self, owner: object, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
         method = getattr(owner, name, None)
         if method is None:
             return
@@ -248,7 +248,7 @@ class _PipelineRecorder:
             call.add("", "text_encoder", {"input_ids": ids} | masks)
 
         def end(
-            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
         ) -> None:
             call = self.layers.call
             if call is None:
@@ -280,12 +280,12 @@ class _PipelineRecorder:
 
         return self._writer.left_out.observed(method, "vae.encode", before, after)
 
-    def _watch_draws(self, distribution: Any, encoder: str) -> None:
+    def _watch_draws(self, distribution: object, encoder: str) -> None:
         """Record what is drawn from the distribution that an encoder returned: `posterior`."""
         attributes = {"encoder": encoder, "for": self._request.doing}
 
         def watched(method: AnyMethod, name: str) -> AnyMethod:
-            def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
                 call = self._writer.begin("posterior", numbered=False)
                 call.add("", name, {}, attributes, {"output": drop_frame("", result)})
                 self._writer.end(call)
@@ -308,7 +308,7 @@ class _PipelineRecorder:
                 self._begin_decode(z)
             return sliced
 
-        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             self._slicing = False
             if not sliced:
                 self._end_call({"output": first_tensor(result)})
@@ -321,7 +321,7 @@ class _PipelineRecorder:
                 self._begin_decode(_first_argument(args, kwargs))
             return self._slicing
 
-        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             if sliced:
                 self._end_call({"output": first_tensor(result)})
 
@@ -354,7 +354,7 @@ def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def _find_family(pipe: Any, networks: Mapping[str, torch.nn.Module]) -> Family:
+def _find_family(pipe: object, networks: Mapping[str, torch.nn.Module]) -> Family:
     """Return the family that reads a pipeline.
 
     Raises:
@@ -375,7 +375,7 @@ def _find_family(pipe: Any, networks: Mapping[str, torch.nn.Module]) -> Family:
     return family
 
 
-def _class_names(value: Any) -> list[str]:
+def _class_names(value: object) -> list[str]:
     """Return the names of an object's class and of its base classes, the nearest first."""
     return [kind.__name__ for kind in type(value).__mro__]
 
@@ -421,18 +421,18 @@ def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield from ((f"{name}.{i}", x) for i, x in enumerate(part or ()))
 
 
-def _one_per_example(timestep: Any, n: int) -> torch.Tensor:
+def _one_per_example(timestep: object, n: int) -> torch.Tensor:
     """Return a timestep once per example, (n,)."""
     return torch.as_tensor(timestep).reshape(-1).expand(n)
 
 
-def _configuration(network: Any) -> dict[str, Any]:
+def _configuration(network: object) -> dict[str, Any]:
     """Return the configuration of a network of diffusers or transformers."""
     config: Any = getattr(network, "config", {})
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
-def _settings(pipe: Any) -> dict[str, Any]:
+def _settings(pipe: object) -> dict[str, Any]:
     """Return the numbers and texts of a pipeline's configuration."""
     values = dict(getattr(pipe, "config", None) or {})
     plain = {k: x for k, x in values.items() if isinstance(x, bool | int | float | str)}

@@ -69,7 +69,7 @@ class RequestRecorder:
         """Return an argument of the pipeline's call; None if it was not given."""
         return self.asked.get(name)
 
-    def observe_calls(self, pipe: Any) -> Callable[[], None]:
+    def observe_calls(self, pipe: object) -> Callable[[], None]:
         """Note the arguments of the pipeline's calls; return a function that ends this.
 
         Calls look up `__call__` in the class, so the pipeline gets a subclass for the time.
@@ -147,7 +147,7 @@ class RequestRecorder:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             self.doing = "prepare_latents"
 
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             self.doing = ""
             self._encoding = False
             arguments = signature.bind(*args, **kwargs).arguments
@@ -172,7 +172,7 @@ class RequestRecorder:
             return {name: arguments[name] for name in names if _is_array(arguments.get(name))}
 
         def after(
-            inputs: dict[str, Any], args: tuple, kwargs: Mapping[str, Any], result: Any
+            inputs: dict[str, Any], args: tuple, kwargs: Mapping[str, Any], result: object
         ) -> None:
             self.doing = ""
             found = [x for _, x in find_tensors(result, "")]
@@ -189,7 +189,7 @@ class RequestRecorder:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             self.doing = "prepare_image_latents"
 
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             self.doing = ""
 
         return self._writer.left_out.observed(method, "references", before, after)
@@ -197,7 +197,7 @@ class RequestRecorder:
     def _wrap_image(self, method: AnyMethod) -> AnyMethod:
         """Record the control image as a network or an encoder reads it."""
 
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             image = first_tensor(result)
             if image is not None:
                 call = self._writer.begin("control", numbered=False)
@@ -208,23 +208,23 @@ class RequestRecorder:
         return self._writer.left_out.observed(method, "control", after=after)
 
 
-def copied(value: Any) -> Any:
+def copied(value: object) -> Any:
     """Return a copy of a list, into which some pipelines write; other values as they are."""
     return list(value) if isinstance(value, list) else value
 
 
-def _is_plain(x: Any) -> bool:
+def _is_plain(x: object) -> bool:
     """Return whether a value is a number, a text, or a list of such, in which some may be None."""
     if isinstance(x, list | tuple):
         return all(part is None or _is_plain(part) for part in x)
     return isinstance(x, bool | int | float | str)
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: object) -> bool:
     return isinstance(x, torch.Tensor | np.ndarray)
 
 
-def _arrays(role: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _arrays(role: str, value: object) -> Iterator[tuple[str, Any]]:
     """Yield the arrays and images among the arguments of a call, by role."""
     if isinstance(value, Image.Image):
         yield role, np.asarray(value).copy()

@@ -68,7 +68,7 @@ class SchedulerRecorder:
         return {"class": type(self._scheduler).__name__, "config": config}
 
     def _wrap_set_timesteps(self, method: AnyMethod) -> AnyMethod:
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
             found = {
                 name: getattr(self._scheduler, name, None)
                 for name in ("timesteps", "sigmas", "alphas_cumprod")
@@ -102,7 +102,7 @@ class SchedulerRecorder:
             begun: tuple[CallRecord, dict[str, Any]],
             args: tuple,
             kwargs: Mapping[str, Any],
-            result: Any,
+            result: object,
         ) -> None:
             call, attributes = begun
             noise_parts, self._layers.noise = self._layers.noise, None
@@ -202,7 +202,7 @@ class SchedulerRecorder:
                 return call
 
             def after(
-                call: CallRecord, args: tuple, kwargs: Mapping[str, Any], result: Any
+                call: CallRecord, args: tuple, kwargs: Mapping[str, Any], result: object
             ) -> None:
                 call.add("", outputs={"output": self._layout.convert(first_tensor(result))})
                 self._writer.end(call)
@@ -212,7 +212,7 @@ class SchedulerRecorder:
         return wrap
 
 
-def read_scale(pipe: Any, name: str) -> Any:
+def read_scale(pipe: object, name: str) -> Any:
     """Return a number of the guidance of a pipeline's run, or of its guider; None without any."""
     own = getattr(pipe, f"_{name}", None)
     guider = getattr(pipe, "guider", None)
@@ -234,7 +234,7 @@ def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return inputs, {k: v for k, v in numbers.items() if k not in dropped}
 
 
-def _predicted(result: Any) -> torch.Tensor | None:
+def _predicted(result: object) -> torch.Tensor | None:
     """Return the prediction of x0, if a step returned it."""
     if isinstance(result, tuple):
         return result[1] if len(result) == 2 and isinstance(result[1], torch.Tensor) else None

@@ -125,7 +125,7 @@ class TrainedNetwork(torch.nn.Module):
         """Return the parameters by name: this rank's shards, or within `forward` all of them."""
         return dict(zip(self.names, self.weights, strict=True))
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: object) -> Any:
         """Call the function with the parameters."""
         return self.function(self.named(), *args)
 

@@ -40,7 +40,7 @@ class ObservedBatch(NamedTuple):
 class StepObserver(Protocol):
     """Sees the steps of the denoiser's training."""
 
-    def begin(self, step: int, ops: Any) -> Any:
+    def begin(self, step: int, ops: object) -> Any:
         """Begin a step, counted from 0; return the backend on which its loss is computed."""
         ...
 

@@ -64,7 +64,7 @@ def heeds_clip_skip(config: ModelConfig) -> bool:
     )
 
 
-def read_clip_skip(config: ModelConfig, stop: Any, notes: list[str]) -> int:
+def read_clip_skip(config: ModelConfig, stop: object, notes: list[str]) -> int:
     """Return the parameter `clip_skip` of A1111's clip skip, which counts from 1.
 
     Args:

@@ -36,7 +36,7 @@ class OutputFiles:
                 )
             require_matplotlib()
 
-    def write(self, report: dict[str, Any], plot: Callable[..., None], data: Any) -> None:
+    def write(self, report: dict[str, Any], plot: Callable[..., None], data: object) -> None:
         """Write `report` with time and machine to the JSON file, and plot `data` unless empty."""
         if self.json:
             now = datetime.now(UTC).isoformat(timespec="seconds")

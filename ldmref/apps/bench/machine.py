@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ldmref.backends.fast import threads
 from ldmref.support.version import __version__, describe_python
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 LIBRARIES = (
     "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino",
@@ -116,7 +119,7 @@ def _numpy_gemm(n: int, dtype: str) -> Callable[[], object]:
     return lambda: np.matmul(a, a, out=out)
 
 
-def _torch_gemm(torch: Any, n: int, dtype: str, device: str) -> Callable[[], object]:
+def _torch_gemm(torch: ModuleType, n: int, dtype: str, device: str) -> Callable[[], object]:
     a = torch.randn(n, n, device=device).to(getattr(torch, dtype))
     out = torch.empty_like(a)
 

@@ -30,7 +30,7 @@ class ProfileLine:
     gflops: float  # GFLOP/s; 0 for operations that are not counted
 
 
-def measure_work(work: MeasuredWork, model: Any, rounds: int, peak: float) -> dict[str, Any]:
+def measure_work(work: MeasuredWork, model: object, rounds: int, peak: float) -> dict[str, Any]:
     """Measure a piece of work of a model.
 
     Args:
@@ -90,7 +90,7 @@ def trace(
     return model.with_backend(backend), backend.records
 
 
-def count_flops(work: MeasuredWork, model: Any, inputs: Any) -> int:
+def count_flops(work: MeasuredWork, model: Any, inputs: object) -> int:
     """Count the operations of convolutions (in direct form), linear layers and attention."""
     traced, records = trace(model)
     work.make_workload(traced, inputs).run()

@@ -39,7 +39,7 @@ class Animation(CombinedOutput):
         seeds: Sequence[int] | None,
         *,
         duration: int,
-        **files: Any,
+        **files: object,
     ):
         super().__init__(to, labels, seeds, **files)
         self.duration = duration

@@ -169,7 +169,7 @@ def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:
     click.echo(f"{len(shapes)} tensors, {numbers:,} numbers")
 
 
-def describe_value(value: Any) -> str:
+def describe_value(value: object) -> str:
     """Return a value of a configuration as words; "" for an empty one, which is left out.
 
     >>> describe_value({"sizes": (64, 128), "bias": True, "kind": "", "part": {"a": 1}})

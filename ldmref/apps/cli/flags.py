@@ -55,7 +55,7 @@ class SingleOption(click.Option):
             opts = {**opts, self.name: values[-1]}
         return super().handle_parse_result(ctx, opts, args)
 
-    def _refusal(self, first: Any, second: Any) -> UsageError:
+    def _refusal(self, first: object, second: object) -> UsageError:
         flag = max(self.opts, key=len)
         if self.is_flag:
             message = f"{flag} and {max(self.secondary_opts, key=len)} exclude each other"

@@ -70,7 +70,7 @@ class GridOutput(CombinedOutput):
 
     mode = "grid"
 
-    def __init__(self, to: str | None, planned: GridPlan, prompt: str, **files: Any):
+    def __init__(self, to: str | None, planned: GridPlan, prompt: str, **files: object):
         seed = planned.parameters[0][0].get("seed")
         seeds = [seed] * planned.count if isinstance(seed, int) else None
         super().__init__(to, [prompt] * planned.count, seeds, **files)

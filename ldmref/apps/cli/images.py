@@ -7,7 +7,6 @@ before anything is loaded: then the backend, and last the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -55,7 +54,7 @@ def command(mode: str) -> click.Command:
         words: tuple[str, ...] = (),
         prompt: tuple[str, ...] = (),
         prompts: str | None = None,
-        **flags: Any,
+        **flags: object,
     ) -> None:
         texts = [""]
         if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):

@@ -42,20 +42,24 @@ class FileType(click.ParamType):
 class WholeNumber(click.types.IntParamType):
     """A whole number as `read_number` reads it."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         return _plain(self, value, int, param, ctx)
 
 
 class Number(click.types.FloatParamType):
     """A number as `read_number` reads it."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         return _plain(self, value, float, param, ctx)
 
 
 def _plain(
     kind: click.ParamType,
-    value: Any,
+    value: object,
     number: type[int] | type[float],
     param: click.Parameter | None,
     ctx: click.Context | None,
@@ -73,7 +77,9 @@ class Notation(FileType):
         self.name = flag.metavar or "TEXT"
         self._parse = flag.parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         return self._parse(value) if isinstance(value, str) and self._parse else value
 
 
@@ -158,12 +164,12 @@ class ImageCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def is_set(value: Any) -> bool:
+def is_set(value: object) -> bool:
     """Return whether a flag was given; otherwise it is None, or () if it may be repeated."""
     return value is not None and not (isinstance(value, tuple) and not value)
 
 
-def listed(value: Any) -> list[Any]:
+def listed(value: object) -> list[Any]:
     """Return the values of a flag that may be repeated; a replay gives a single one."""
     if isinstance(value, tuple | list):
         return list(value)

@@ -64,7 +64,7 @@ RECORDED = get_fields(Txt2Img)  # by images of every mode
 )
 @click.option("--mask", type=PATH, metavar="FILE", help="The mask with which it was generated.")
 @with_options(parameter_options(RECORDED.values()), MODEL, FILES)
-def run(source: str, prompt: str | None, **flags: Any) -> None:
+def run(source: str, prompt: str | None, **flags: object) -> None:
     """Generate an image again from its record; flags override the record.
 
     An image of ldmref records everything except for the images that it was generated from, which

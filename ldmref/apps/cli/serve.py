@@ -73,7 +73,7 @@ def serve(
     controlnets: tuple[str, ...],
     no_page: bool,
     as_json: bool,
-    **flags: Any,
+    **flags: object,
 ) -> None:
     """Serve the web page, and interfaces for other programs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -173,7 +173,7 @@ def command(mode: str) -> click.Command:
         words: tuple[str, ...] = (),
         prompt: tuple[str, ...] = (),
         prompts: str | None = None,
-        **flags: Any,
+        **flags: object,
     ) -> None:
         texts = [""]
         if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):

@@ -139,7 +139,7 @@ COMMANDS = (train,)
 
 
 def run_stoppable(
-    function: Callable[..., Path], settings: Any, folder: Path, accept_changes: bool
+    function: Callable[..., Path], settings: object, folder: Path, accept_changes: bool
 ) -> Path:
     """Run a training; Ctrl-C and SIGTERM stop it with their exit code."""
     with stopping() as stop:

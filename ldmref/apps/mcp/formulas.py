@@ -29,12 +29,12 @@ DESCRIPTION = (
 )
 
 
-def accept(name: str, value: Any) -> Any:
+def accept(name: str, value: object) -> Any:
     """Return a value of any type; it is checked together with the function."""
     return value
 
 
-def check_arguments(name: str, value: Any) -> Any:
+def check_arguments(name: str, value: object) -> Any:
     """Return arguments by name.
 
     Raises:
@@ -99,7 +99,7 @@ class FormulaOrCodeRequest(FormulaRequest):
 def check_formula(
     name: str,
     arguments: Mapping[str, Any] | None = None,
-    result: Any = None,
+    result: object = None,
     cases: int = 20,
     code: str | None = None,
     hard: bool = False,
@@ -207,7 +207,7 @@ MAX_VALUES = 10_000  # numbers of an answer
 
 
 def compare_values(
-    name: str, function: Any, arguments: Mapping[str, Any], result: Any
+    name: str, function: Any, arguments: Mapping[str, Any], result: object
 ) -> dict[str, Any]:
     """Return the value of a formula and, if `result` is given, the largest difference from it.
 
@@ -260,7 +260,7 @@ def check_size(values: Mapping[str, Any]) -> None:
         raise UsageError(message, code="E-LIMIT", hint="send fewer numbers, of the same shape")
 
 
-def to_argument(name: str, value: Any) -> Any:
+def to_argument(name: str, value: object) -> Any:
     """Return a JSON value as an argument: lists become float64 arrays.
 
     Raises:
@@ -278,7 +278,7 @@ def to_argument(name: str, value: Any) -> Any:
         raise UsageError(message, code="E-ARGUMENT") from None
 
 
-def split_result(computed: Any) -> tuple[Any, ...]:
+def split_result(computed: object) -> tuple[Any, ...]:
     """Return the parts of a result."""
     return tuple(computed) if isinstance(computed, tuple) else (computed,)
 
@@ -290,7 +290,7 @@ def to_json(x: np.ndarray) -> Any:
     return numbers.tolist()
 
 
-def describe_differences(expected: list[np.ndarray], parts: Any) -> Iterator[dict[str, Any]]:
+def describe_differences(expected: list[np.ndarray], parts: object) -> Iterator[dict[str, Any]]:
     """Yield for each result its largest absolute and relative difference, or the wrong shape."""
     if not isinstance(parts, list) or len(parts) != len(expected):
         raise UsageError(f"result must be a list of {len(expected)} results", code="E-ARGUMENT")

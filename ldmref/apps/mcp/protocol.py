@@ -108,7 +108,7 @@ class Protocol:
         if isinstance(id, str | int):
             self._running.setdefault(id, threading.Event())
 
-    def answer(self, message: Any, notify: Notify | None = None) -> Message | None:
+    def answer(self, message: object, notify: Notify | None = None) -> Message | None:
         """Return the response to a message, or None for a notification or a response.
 
         Args:
@@ -226,7 +226,7 @@ def parse_message(text: str | bytes) -> tuple[Any, Message | None]:
         return None, make_error(None, PARSE_ERROR, "the message is not valid JSON")
 
 
-def is_tool_call(message: Any) -> bool:
+def is_tool_call(message: object) -> bool:
     """Return whether a message asks to run a tool, which may take long."""
     return isinstance(message, dict) and message.get("method") == CALL
 

@@ -156,7 +156,7 @@ def list_files(folder: str | None, name: str) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
-def read_list(value: Any, name: str, usage: str) -> list[Any]:
+def read_list(value: object, name: str, usage: str) -> list[Any]:
     """Return a list of adapters.
 
     Raises:
@@ -168,7 +168,7 @@ def read_list(value: Any, name: str, usage: str) -> list[Any]:
     return value
 
 
-def read_named(value: Any, known: Mapping[str, Path], model: str) -> Iterator[tuple[str, float]]:
+def read_named(value: object, known: Mapping[str, Path], model: str) -> Iterator[tuple[str, float]]:
     """Yield the name and the weight of each LoRA of a body.
 
     Raises:
@@ -184,7 +184,7 @@ def read_named(value: Any, known: Mapping[str, Path], model: str) -> Iterator[tu
         yield named["name"], weight
 
 
-def require_known(name: Any, known: Mapping[str, Any], kind: str, model: str) -> None:
+def require_known(name: object, known: Mapping[str, Any], kind: str, model: str) -> None:
     """Check that a model can use an adapter.
 
     Raises:

@@ -17,7 +17,7 @@ MAX_HEADER = 1000  # bytes; of a .npy file
 BASE64 = "paths and URLs are not opened: send the bytes of the file, as base64 in JSON"
 
 
-def decode_base64(name: str, value: Any) -> bytes:
+def decode_base64(name: str, value: object) -> bytes:
     """Return the bytes of base64, plain or as `data:` URL.
 
     Raises:
@@ -41,7 +41,7 @@ def decode_base64(name: str, value: Any) -> bytes:
         ) from None
 
 
-def read_array(name: str, value: Any) -> Any:
+def read_array(name: str, value: object) -> Any:
     """Return an array from a list of numbers, or from base64 of a .npy file.
 
     Raises:

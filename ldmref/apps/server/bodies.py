@@ -95,7 +95,7 @@ def _read_float(text: str) -> float:
     return number
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
         inner = [list(x.values()) if isinstance(x, dict) else x for x in level]
@@ -109,7 +109,7 @@ def _too_deep() -> BadRequest:
     return BadRequest(f"the JSON is nested more than {MAX_DEPTH} levels deep", code="E-JSON")
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """Return a value as JSON can hold it: tuples as lists, NaN and infinity as null.
 
     Raises:
@@ -119,7 +119,7 @@ def as_json(value: Any) -> Any:
     return _without_nan(value)
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -127,7 +127,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def require_object(value: Any) -> dict[str, Any]:
+def require_object(value: object) -> dict[str, Any]:
     """Return the body of a request, which must be a JSON object.
 
     Raises:

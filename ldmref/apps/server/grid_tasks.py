@@ -94,7 +94,7 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     return GridTask(plan, request | {key: body.get(key) for key in "xyz"})
 
 
-def read_axis(mode: str, value: Any, name: str, engine: Engine) -> tuple[str, list[Any]]:
+def read_axis(mode: str, value: object, name: str, engine: Engine) -> tuple[str, list[Any]]:
     """Return an axis of a request: the name of a parameter, and its values.
 
     Raises:

@@ -65,7 +65,7 @@ def read_values(
     return read
 
 
-def read_value(field: Field, value: Any, max_pixels: int, served: Served) -> Any:
+def read_value(field: Field, value: object, max_pixels: int, served: Served) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
     if value is None or not field.attachment:
         return value
@@ -81,7 +81,7 @@ def read_value(field: Field, value: Any, max_pixels: int, served: Served) -> Any
     return read_controls(value, max_pixels, served)
 
 
-def read_controls(value: Any, max_pixels: int, served: Served) -> list[Control]:
+def read_controls(value: object, max_pixels: int, served: Served) -> list[Control]:
     """Return the controls of a request: objects with the name of a served net and an image.
 
     Raises:
@@ -126,7 +126,7 @@ def one_of(names: Iterable[str]) -> dict[str, Any]:
     return {"type": "string", "enum": list(names)}
 
 
-def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
+def read_base64_image(name: str, value: object, max_pixels: int) -> Image.Image:
     """Return an image from base64; its size is checked before its pixels are decoded.
 
     Raises:

@@ -86,7 +86,7 @@ def inspect_image(data: bytes, max_pixels: int, networks: Served, asked: str) ->
 
 
 def read_controls(
-    recorded: Any, nets: Mapping[str, ControlNet]
+    recorded: object, nets: Mapping[str, ControlNet]
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return the ControlNets of an image as a request has them, and whether these are complete.
 
@@ -109,7 +109,7 @@ def read_controls(
     return controls, complete
 
 
-def find_served(record: Any, models: Mapping[str, LatentDiffusion]) -> list[str]:
+def find_served(record: object, models: Mapping[str, LatentDiffusion]) -> list[str]:
     """Return the names of the models whose weights made an image.
 
     Args:

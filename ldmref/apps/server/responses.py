@@ -28,7 +28,7 @@ class JSONResponse(StarletteJSONResponse):
     '{"eta":[null,1.5]}'
     """
 
-    def render(self, content: Any) -> bytes:
+    def render(self, content: object) -> bytes:
         """Return the content in UTF-8."""
         try:
             text = _written(content)
@@ -37,11 +37,11 @@ class JSONResponse(StarletteJSONResponse):
         return text.encode("utf-8", "backslashreplace")  # only within strings: an escape of JSON
 
 
-def _written(content: Any) -> str:
+def _written(content: object) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _without_odd_numbers(content: Any) -> Any:
+def _without_odd_numbers(content: object) -> Any:
     """Return the content with null for numbers that JSON lacks."""
     if isinstance(content, dict):
         return {key: _without_odd_numbers(value) for key, value in content.items()}

@@ -25,7 +25,7 @@ class Served:
     models: Mapping[str, LatentDiffusion] = field(default_factory=dict)
     controlnets: Mapping[str, ControlNet] = field(default_factory=dict)
 
-    def find_model(self, name: str, value: Any) -> LatentDiffusion:
+    def find_model(self, name: str, value: object) -> LatentDiffusion:
         """Return the model that a parameter names.
 
         The value is looked up and never opened as a path.
@@ -35,7 +35,7 @@ class Served:
         """
         return find_named(name, value, self.models, "model")
 
-    def find_controlnet(self, name: str, value: Any) -> ControlNet:
+    def find_controlnet(self, name: str, value: object) -> ControlNet:
         """Return the ControlNet that a parameter names, as `find_model` does."""
         return find_named(name, value, self.controlnets, "ControlNet")
 
@@ -44,7 +44,7 @@ class Served:
         return {name: net for name, net in self.controlnets.items() if fits(config, net.config)}
 
 
-def find_named(name: str, value: Any, known: Mapping[str, Any], kind: str) -> Any:
+def find_named(name: str, value: object, known: Mapping[str, Any], kind: str) -> Any:
     """Return what a parameter names among those that are known.
 
     Raises:
@@ -61,7 +61,7 @@ def find_named(name: str, value: Any, known: Mapping[str, Any], kind: str) -> An
     raise UsageError(message, code=code_for(name), hint=hint)
 
 
-def fits(config: ModelConfig, net: Any) -> bool:
+def fits(config: ModelConfig, net: object) -> bool:
     """Return whether a ControlNet, given by its configuration, fits a model."""
     try:
         require_fit(config, net, "")

@@ -63,7 +63,7 @@ class PromptTemplates:
         return {name: value for name, value in values.items() if name != "count"} | expanded
 
 
-def is_seed(value: Any) -> bool:
+def is_seed(value: object) -> bool:
     """Return whether a value is a seed, a list of seeds, or asks for a random one."""
     if isinstance(value, list):
         return all(type(seed) is int and 0 <= seed < 2**64 for seed in value)

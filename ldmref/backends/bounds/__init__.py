@@ -168,7 +168,7 @@ def basis(operation: str) -> Literal["derived", "calibrated"]:
     return "derived" if operation in DERIVED else "calibrated"
 
 
-def _as_float64(value: Any) -> Any:
+def _as_float64(value: object) -> Any:
     """Convert an array of floats to float64; integers, numbers and None stay as they are."""
     if not hasattr(value, "dtype"):
         return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,7 @@ def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
 
 @divisible
 def apply_in_parts(
-    function: Callable[..., np.ndarray], axis: int, x: np.ndarray, *args: Any
+    function: Callable[..., np.ndarray], axis: int, x: np.ndarray, *args: object
 ) -> np.ndarray:
     """Return function(x, *args), computed on all threads for a few items of an axis at a time.
 

@@ -62,7 +62,7 @@ class FastTorchBackend(TorchBackend):
         """Return whether a weight is packed: only results of `weight`, which do not change."""
         return weight in self._host and not torch.is_grad_enabled()
 
-    def _pack(self, weight: Tensor, reorder: Callable, *args: Any) -> Tensor:
+    def _pack(self, weight: Tensor, reorder: Callable, *args: object) -> Tensor:
         if weight not in self._packed:
             self._packed[weight] = reorder(weight.to(self._dtype), *args)
             release_pages(self._host[weight])

@@ -25,7 +25,7 @@ def compile_network(
     mode = "reduce-overhead" if cuda else None
     compiled = torch.compile(_Network(network, ops, params), dynamic=False, mode=mode)
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> Any:
         # Freezing packs the weights for oneDNN; torch.compile ignores it among its own options.
         with warnings.catch_warnings(), config.patch(freezing=not cuda):
             # caches in array-api-compat
@@ -45,7 +45,7 @@ class _Network(torch.nn.Module):
         self._ops = ops
         self._params = _ParamsModule(params)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         return self._network(self._ops, self._params, *args, **kwargs)
 
 

@@ -64,7 +64,7 @@ class SymbolicArray:
     def __iter__(self) -> Iterator[SymbolicArray]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, key: Any) -> SymbolicArray:
+    def __getitem__(self, key: object) -> SymbolicArray:
         return index(self, key if isinstance(key, tuple) else (key,))
 
     def __add__(self, other: Array) -> SymbolicArray:
@@ -120,7 +120,7 @@ class SymbolicArray:
 
     __hash__ = object.__hash__
 
-    def _no_values(self, *_: Any, **__: Any) -> Any:
+    def _no_values(self, *_: object, **__: object) -> Any:
         raise TypeError("a symbolic array has no values: a network must not depend on them")
 
     __array__ = __bool__ = __float__ = __int__ = _no_values
@@ -129,7 +129,7 @@ class SymbolicArray:
         return f"<SymbolicArray {self.name}, {self.shape}, {self.dtype}>"
 
 
-def elementwise(operator: str, *args: Array, dtype: Any = None) -> SymbolicArray:
+def elementwise(operator: str, *args: object, dtype: object = None) -> SymbolicArray:
     """Add an operator that broadcasts; its result has the operands' dtype, or `dtype`."""
     first = next(x for x in args if isinstance(x, SymbolicArray))
     operands = [x if isinstance(x, SymbolicArray) else np.asarray(x, first.dtype) for x in args]

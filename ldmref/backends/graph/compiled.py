@@ -104,7 +104,7 @@ class CompiledNetwork:
         self._executables: dict[Any, tuple[Executable, Template]] = {}  # the latest used last
         self._shapes: dict[Template, int] = {}  # fixed graphs made
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the network on arrays and static arguments."""
         found, template = split_arrays(args, kwargs)
         arrays = [np.ascontiguousarray(self._ops.asarray(x)) for x in found]

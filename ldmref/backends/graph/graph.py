@@ -86,8 +86,8 @@ class Graph:
         operator: str,
         inputs: Iterable[Array | None],
         shape: Iterable[GraphSize],
-        dtype: Any,
-        **attributes: Any,
+        dtype: object,
+        **attributes: object,
     ) -> SymbolicArray:
         """Add a node and return its output, whose shape and dtype the caller states."""
         names = tuple("" if x is None else self.lift(x).name for x in inputs)

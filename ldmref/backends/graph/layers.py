@@ -61,7 +61,7 @@ def trace_layers(
     """
     found: list[_LayerNames] = []
 
-    def observed(ops: Backend, tree: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def observed(ops: Backend, tree: Mapping[str, Any], *args: object, **kwargs: object) -> Any:
         found.append(_LayerNames(ops))
         return found[0].compile(network, tree)(*args, **kwargs)
 

@@ -29,7 +29,7 @@ int64 = np.dtype("int64")
 isdtype = np.isdtype
 
 
-def _is_symbolic(value: Any) -> bool:
+def _is_symbolic(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(_is_symbolic(item) for item in value)
     return isinstance(value, SymbolicArray)
@@ -39,7 +39,7 @@ def _symbolic(function: Callable) -> Callable:
     """Return a function that leaves calls without symbolic arguments to NumPy."""
 
     @wraps(function)
-    def either(*args: Any, **kwargs: Any) -> Array:
+    def either(*args: object, **kwargs: object) -> Array:
         if _is_symbolic(args):
             return function(*args, **kwargs)
         return getattr(np, function.__name__)(*args, **kwargs)
@@ -47,7 +47,7 @@ def _symbolic(function: Callable) -> Callable:
     return either
 
 
-def arange(*args: Any, dtype: Any = None, device: Any = None) -> np.ndarray:
+def arange(*args: Any, dtype: Any = None, device: object = None) -> np.ndarray:
     """Return a constant range."""
     return np.arange(*args, dtype=dtype)
 

@@ -15,6 +15,8 @@ from ldmref.backends.graph.sizes import GraphSize, OpenSize
 from ldmref.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import onnx
 
 OPSET = 21
@@ -127,16 +129,16 @@ def _blocks(array: np.ndarray, size: int = 2**24) -> Iterator[memoryview]:
             yield from _blocks(row, size)
 
 
-def _kind(onnx: Any, x: Any) -> int:
+def _kind(onnx: ModuleType, x: Any) -> int:
     return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype))
 
 
-def _tensor(onnx: Any, name: str, array: np.ndarray) -> Any:
+def _tensor(onnx: ModuleType, name: str, array: np.ndarray) -> Any:
     kind = _kind(onnx, array)
     return onnx.helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
 
 
-def _reference(onnx: Any, name: str, array: np.ndarray, location: str, offset: int) -> Any:
+def _reference(onnx: ModuleType, name: str, array: np.ndarray, location: str, offset: int) -> Any:
     tensor = onnx.TensorProto(
         name=name,
         data_type=_kind(onnx, array),
@@ -148,7 +150,7 @@ def _reference(onnx: Any, name: str, array: np.ndarray, location: str, offset: i
     return tensor
 
 
-def _value_info(onnx: Any, graph: Graph, x: SymbolicArray) -> Any:
+def _value_info(onnx: ModuleType, graph: Graph, x: SymbolicArray) -> Any:
     def described(size: GraphSize) -> int | str | None:
         return graph.labels.get(size) if isinstance(size, OpenSize) else size
 
@@ -156,7 +158,7 @@ def _value_info(onnx: Any, graph: Graph, x: SymbolicArray) -> Any:
     return onnx.helper.make_tensor_value_info(x.name, _kind(onnx, x), shape)
 
 
-def _node(onnx: Any, node: GraphNode) -> Any:
+def _node(onnx: ModuleType, node: GraphNode) -> Any:
     kind = onnx.helper.np_dtype_to_tensor_dtype
     attributes = {
         name: kind(value) if isinstance(value, np.dtype) else value

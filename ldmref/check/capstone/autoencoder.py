@@ -22,6 +22,7 @@ from ldmref.check.capstone.questions import (
 )
 from ldmref.check.capstone.reading import with_bias
 from ldmref.check.results import CheckResult
+from ldmref.math.arrays import Array
 from ldmref.models import layers
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.params import Params
@@ -45,7 +46,7 @@ def encoders(student: Student) -> Iterator[CheckResult]:
         parts = network()
         return {"mean": mean(*parts.values()), "logvar": logvar(*parts.values())}
 
-    def padded_evenly(ops: Any, p: Any, x: Any) -> Any:
+    def padded_evenly(ops: Any, p: Any, x: Array) -> Any:
         return layers.conv2d(ops, p.conv, x, stride=2)
 
     scale = np.float32(config.scaling_factor)
@@ -117,7 +118,7 @@ def decoders(student: Student) -> Iterator[Question]:
     z = random(student.rng("decode"), 1, 16, 8, 4, scale=4.0)
     config, p = net.embedded_model().config.kl_or_vq, weights_of("vae")
 
-    def network(ops: Any = net.RIGHT, z: Any = z) -> dict:
+    def network(ops: Any = net.RIGHT, z: Array = z) -> dict:
         return {"image": decode(ops, p, config, z)}
 
     scale = np.float32(config.scaling_factor)
@@ -143,20 +144,20 @@ def decoders(student: Student) -> Iterator[Question]:
     yield Question("decode", "of random latents", arguments, network(), mistakes, hint)
 
 
-def _of_both(network: Any, last: Any) -> list[Mistake]:
+def _of_both(network: Any, last: object) -> list[Mistake]:
     """Return the mistakes of encoder and decoder; `last` is the weight of the last norm."""
 
-    def end_without_silu(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+    def end_without_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
         norm = net.RIGHT.group_norm if weight is last else net.RIGHT.group_norm_silu
         return norm(x, weight, bias, groups, eps)
 
-    def left_out(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+    def left_out(ops: object, p: object, x: object, *args: object) -> Any:
         return x
 
-    def only_attention(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+    def only_attention(ops: object, p: Any, x: Array, *args: Any) -> Any:
         return layers.attention_block(net.RIGHT, p, x, *args) - x
 
-    def without_norm(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+    def without_norm(ops: object, p: Any, x: Array, *args: Any) -> Any:
         mistaken = MistakenBackend(group_norm=lambda x, *args: x)
         return layers.attention_block(mistaken, p, x, *args)
 
@@ -174,7 +175,9 @@ def _of_both(network: Any, last: Any) -> list[Mistake]:
 def _without(name: str, network: Any, conv: Any) -> Mistake:
     """Return the mistake that a convolution is left out."""
 
-    def conv2d(x: Any, weight: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
+    def conv2d(
+        x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+    ) -> Any:
         return x if weight is conv.weight else net.RIGHT.conv2d(x, weight, bias, stride, padding)
 
     return Mistake(f"{name} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))

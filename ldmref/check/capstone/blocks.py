@@ -16,6 +16,7 @@ from ldmref.check.capstone.questions import (
     WeightsAt,
     config_of,
 )
+from ldmref.math.arrays import Array
 from ldmref.models import layers
 
 SHORTCUT = (
@@ -36,12 +37,14 @@ def residual_blocks(student: Student) -> Iterator[Question]:
     yield _residual_block("without a time", "vae.decoder.mid_block.resnets.0", x, None)
 
 
-def _residual_block(law: str, where: str, x: Any, emb: Any) -> Question:
+def _residual_block(law: str, where: str, x: Array, emb: Array) -> Question:
     network, _, name = where.partition(".")
     p = reduce(getitem, name.split("."), weights_of(network))
     groups, eps = config_of(network)["norm_num_groups"], config_of(network)["norm_eps"]
 
-    def block(ops: Any = net.RIGHT, emb: Any = emb, eps: float = eps, groups: int = groups) -> dict:
+    def block(
+        ops: Any = net.RIGHT, emb: Array = emb, eps: float = eps, groups: int = groups
+    ) -> dict:
         return {"result": layers.resnet_block(ops, p, x, emb, groups, eps)}
 
     def with_late_time() -> dict:
@@ -102,7 +105,7 @@ def attention_blocks(student: Student) -> Iterator[Question]:
         return {"result": x + layers.conv2d(net.RIGHT, p.proj_out, y)}
 
     def eps_of_norm(value: float) -> dict:
-        def group_norm(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+        def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
             return net.RIGHT.group_norm(x, weight, bias, groups, value)
 
         return block(MistakenBackend(group_norm=group_norm))

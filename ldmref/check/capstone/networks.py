@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.check.capstone.questions import Mistake, Parts
 from ldmref.loading import load
+from ldmref.math.arrays import Array
 from ldmref.models import layers, unflatten
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten
@@ -22,7 +23,7 @@ class MistakenBackend(NumpyBackend):
     """NumPy's operations, some of them replaced; `of_layers` replaces whole layers."""
 
     def __init__(
-        self, of_layers: Mapping[Callable, Callable] | None = None, **operations: Any
+        self, of_layers: Mapping[Callable, Callable] | None = None, **operations: object
     ) -> None:
         super().__init__()
         self._of_layers = {_plain(layer): other for layer, other in (of_layers or {}).items()}
@@ -87,23 +88,23 @@ def silu_not_for_the_time(x: np.ndarray) -> np.ndarray:
     return x if is_time(x) else RIGHT.silu(x)
 
 
-def norm_without_silu(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+def norm_without_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
     """Return GroupNorm alone, in place of GroupNorm and SiLU."""
     return RIGHT.group_norm(x, weight, bias, groups, eps)
 
 
-def silu_before_norm(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+def silu_before_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
     """Return GroupNorm of SiLU, in place of SiLU of GroupNorm."""
     return RIGHT.group_norm(RIGHT.silu(x), weight, bias, groups, eps)
 
 
-def gate_for_value(x: Any, weight: Any, bias: Any) -> Any:
+def gate_for_value(x: Array, weight: Array, bias: Array) -> Any:
     """Return gelu(values) times gates, in place of values times gelu(gates)."""
     value, gate = np.split(RIGHT.linear(x, weight, bias), 2, axis=-1)
     return gate * RIGHT.gelu(value)
 
 
-def silu_gate(x: Any, weight: Any, bias: Any) -> Any:
+def silu_gate(x: Array, weight: Array, bias: Array) -> Any:
     """Return values times silu(gates)."""
     value, gate = np.split(RIGHT.linear(x, weight, bias), 2, axis=-1)
     return value * RIGHT.silu(gate)
@@ -112,7 +113,7 @@ def silu_gate(x: Any, weight: Any, bias: Any) -> Any:
 def scaled_attention(factor: Callable[[Any], float]) -> Callable:
     """Return attention whose scores are multiplied by factor(q)."""
 
-    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    def attention(q: Array, k: Array, v: Array, **options: Any) -> Any:
         return RIGHT.attention(q * np.float32(factor(q)), k, v, **options)
 
     return attention
@@ -121,10 +122,10 @@ def scaled_attention(factor: Callable[[Any], float]) -> Callable:
 def attention_of_cut_rows(back: bool) -> Callable:
     """Return attention whose heads are cut by a reshape alone, and joined by one if `back`."""
 
-    def cut(x: Any) -> Any:
+    def cut(x: Array) -> Any:
         return layers.merge_heads(RIGHT, x).reshape(x.shape)
 
-    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    def attention(q: Array, k: Array, v: Array, **options: Any) -> Any:
         y = RIGHT.attention(cut(q), cut(k), cut(v), **options)
         if not back:
             return y
@@ -136,7 +137,7 @@ def attention_of_cut_rows(back: bool) -> Callable:
 def attention_of_heads(number: int) -> Callable:
     """Return attention with another number of heads."""
 
-    def attention(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    def attention(q: Array, k: Array, v: Array, **options: Any) -> Any:
         heads = q.shape[1]
         q, k, v = (
             layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), number) for x in (q, k, v)
@@ -147,7 +148,9 @@ def attention_of_heads(number: int) -> Callable:
     return attention
 
 
-def sums_of_normed_tokens(ops: Any, p: Any, x: Any, context: Any, heads: int, *_: Any) -> Any:
+def sums_of_normed_tokens(
+    ops: Any, p: Any, x: Array, context: Array, heads: int, *_: object
+) -> Any:
     """Return a transformer block that adds each part to the normed tokens."""
     x = layers.layer_norm(ops, p.norm1, x)
     x = x + layers.attention(ops, p.attn1, x, x, heads)
@@ -157,7 +160,7 @@ def sums_of_normed_tokens(ops: Any, p: Any, x: Any, context: Any, heads: int, *_
     return x + layers.feed_forward(ops, p.ff, x)
 
 
-def norms_of_sums(ops: Any, p: Any, x: Any, context: Any, heads: int, *_: Any) -> Any:
+def norms_of_sums(ops: Any, p: Any, x: Array, context: Array, heads: int, *_: object) -> Any:
     """Return a transformer block whose LayerNorms come after the sums."""
     x = layers.layer_norm(ops, p.norm1, x + layers.attention(ops, p.attn1, x, x, heads))
     x = layers.layer_norm(ops, p.norm2, x + layers.attention(ops, p.attn2, x, context, heads))

@@ -93,7 +93,7 @@ class Student:
         """Return a source of random inputs for a piece."""
         return np.random.default_rng([self.seed, *name.encode()])
 
-    def array(self, x: Any) -> Any:
+    def array(self, x: object) -> Any:
         """Return an argument as the function gets it; floats keep their type."""
         if isinstance(x, WeightsAt):
             return self.weights.at(x.name) if x.name else self.weights

@@ -53,7 +53,7 @@ class WatchedTraining:
         self.drawn = self.problem.sample(n, self.rng)
         return self.array(self.drawn)
 
-    def features(self, xt: Any, t: Any) -> Any:
+    def features(self, xt: object, t: object) -> Any:
         """Return cosines of the point and the log-SNR, the point, and 1."""
         points, times = as_numpy(xt), as_numpy(t).astype(int)
         if points.shape == self.drawn.shape:

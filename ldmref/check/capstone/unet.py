@@ -12,6 +12,7 @@ from ldmref.check.capstone import networks as net
 from ldmref.check.capstone.networks import MistakenBackend, random, weights_of, wrong
 from ldmref.check.capstone.questions import ConfigAt, Mistake, Question, Student, WeightsAt
 from ldmref.math import timestep_embedding
+from ldmref.math.arrays import Array
 from ldmref.models import layers
 from ldmref.models.unet import unet
 
@@ -29,33 +30,33 @@ def unets(student: Student) -> Iterator[Question]:
     x, context = random(rng, 2, 16, 16, 8), random(rng, 2, 24, 192)
     t = np.asarray([20.0, 700.0], np.float32)
 
-    def network(ops: Any = net.RIGHT, config: Any = config, t: Any = t) -> dict:
+    def network(ops: Any = net.RIGHT, config: Any = config, t: Array = t) -> dict:
         return {"result": unet(ops, p, config, x, t, context)}
 
-    def of_first_token(x: Any, weight: Any, bias: Any = None) -> Any:
+    def of_first_token(x: Array, weight: Array, bias: Array | None = None) -> Any:
         x = context[:, 0] if weight is p.class_embedding.weight else x
         return net.RIGHT.linear(x, weight, bias)
 
-    def of_mean_token(x: Any, weight: Any, bias: Any = None) -> Any:
+    def of_mean_token(x: Array, weight: Array, bias: Array | None = None) -> Any:
         x = context.mean(axis=1) if weight is p.class_embedding.weight else x
         return net.RIGHT.linear(x, weight, bias)
 
-    def sines_first(name: str, function: Any, t: Any, dim: int) -> Any:
+    def sines_first(name: str, function: object, t: Array, dim: int) -> Any:
         return timestep_embedding(t, dim, flip_sin_to_cos=False)
 
-    def without_silu(ops: Any, p: Any, x: Any) -> Any:
+    def without_silu(ops: Any, p: Any, x: Array) -> Any:
         return layers.linear(ops, p.linear_2, layers.linear(ops, p.linear_1, x))
 
-    def end_without_silu(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+    def end_without_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
         is_end = weight is p.conv_norm_out.weight
         norm = net.RIGHT.group_norm if is_end else net.RIGHT.group_norm_silu
         return norm(x, weight, bias, groups, eps)
 
-    def without_end(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+    def without_end(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
         is_end = weight is p.conv_norm_out.weight
         return x if is_end else net.RIGHT.group_norm_silu(x, weight, bias, groups, eps)
 
-    def none_in_the_middle(ops: Any, q: Any, x: Any, *args: Any) -> Any:
+    def none_in_the_middle(ops: object, q: Array, x: Array, *args: Any) -> Any:
         is_middle = q.proj_in.weight is p.mid_block.attentions["0"].proj_in.weight
         return x if is_middle else layers.spatial_transformer(net.RIGHT, q, x, *args)
 
@@ -113,12 +114,12 @@ def unets(student: Student) -> Iterator[Question]:
     )
 
 
-def _without_silu_of_time(ops: Any, p: Any, *args: Any) -> Any:
+def _without_silu_of_time(ops: object, p: Any, *args: Any) -> Any:
     mistaken = MistakenBackend(silu=net.silu_not_for_the_time)
     return layers.resnet_block(mistaken, p, *args)
 
 
-def _convolved_and_doubled(ops: Any, p: Any, x: Any, size: Any = None) -> Any:
+def _convolved_and_doubled(ops: Any, p: Any, x: Array, size: object = None) -> Any:
     return ops.upsample2x(layers.conv2d(ops, p.conv, x))
 
 
@@ -130,10 +131,10 @@ class _SkipsBeforeAttention(MistakenBackend):
         self._read: dict[int, tuple[Any, Any]] = {}  # by the result's id: what was read, the result
         self.xp = net.OtherConcat(self._concat)
 
-    def _attend(self, ops: Any, p: Any, x: Any, *args: Any) -> Any:
+    def _attend(self, ops: object, p: Any, x: Array, *args: Any) -> Any:
         y = layers.spatial_transformer(net.RIGHT, p, x, *args)
         self._read[id(y)] = (x, y)
         return y
 
-    def _concat(self, below: Any, skip: Any) -> list[Any]:
+    def _concat(self, below: object, skip: object) -> list[Any]:
         return [below, self._read.get(id(skip), (skip, skip))[0]]

@@ -6,19 +6,20 @@ from typing import Any
 
 from ldmref.check.batches import NormalImages, PerExample, UniformImages, batch_law
 from ldmref.check.identity import Chapter, Functions
+from ldmref.math.arrays import Array
 
 chapter = Chapter("guidance")
 image = NormalImages()
 alpha_bar = PerExample(0.1, 0.9)
 
 
-def guide_tokens(f: Functions, positive: Any, negative: Any, scale: float) -> Any:
+def guide_tokens(f: Functions, positive: Array, negative: Array, scale: float) -> Any:
     """Guide the pixels of each image as one token, so that a row is the same token alone."""
     tokens = [x.reshape((x.shape[0], 1, -1)) for x in (positive, negative)]
     return f.normalized_attention_guidance(*tokens, scale).reshape(positive.shape)
 
 
-def guide_away_from_a_similar_one(f: Functions, other: Any, cond: Any, scale: float) -> Any:
+def guide_away_from_a_similar_one(f: Functions, other: Array, cond: Array, scale: float) -> Any:
     """Guide with predictions whose singular values differ, as those of a network do."""
     return f.tangential_guidance(0.5 * cond + 0.25 * other, cond, scale)
 

@@ -163,7 +163,7 @@ def parabola_from_the_start_of_the_block(f: Functions, rng: RandomInputs) -> Com
 
 
 # correction(-log sigmas, predictions on the host, n, k = (1 + eta) h)
-Correction = Callable[[list[float], list[Array], int, float], Array]
+Correction = Callable[[list[float], Sequence[Array], int, float], Array]
 
 
 def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> Comparison:
@@ -194,7 +194,7 @@ def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Compar
     solver = ("midpoint", "heun")[rng.integer(0, 1)]
     eta = rng.number(0.0, 1.0)
 
-    def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
+    def correction(logs: list[float], x0s: Sequence[Array], n: int, k: float) -> Array:
         r = (logs[n] - logs[n - 1]) / (logs[n + 1] - logs[n])
         linear = integral(lambda u: k * math.exp(-k * (1.0 - u)) * u, 0.0, 1.0)
         weight = -0.5 * math.expm1(-k) if solver == "midpoint" else linear
@@ -218,7 +218,7 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
     """
     eta = rng.number(0.0, 1.0)
 
-    def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
+    def correction(logs: list[float], x0s: Sequence[Array], n: int, k: float) -> Array:
         h = logs[n + 1] - logs[n]
         phi2 = -phi(1, -k)
         d1 = (x0s[n] - x0s[n - 1]) * h / (logs[n] - logs[n - 1])

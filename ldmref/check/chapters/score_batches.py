@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ldmref.check.batches import Constant, NormalImages, PerExample, batch_law
 from ldmref.check.identity import Chapter, Functions
@@ -131,7 +130,7 @@ batch_law(
 )
 
 
-def product(velocity: Any, x: Array, t: float, v: Array) -> Array:
+def product(velocity: Array, x: Array, t: float, v: Array) -> Array:
     """Return J v of the field x^2."""
     return 2.0 * x * v
 

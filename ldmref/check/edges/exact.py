@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from decimal import Decimal, localcontext
 from functools import cache
-from typing import Any
 
 from ldmref.check.comparison import to_host
 
 DIGITS = 60
 
 
-def exact(value: Any) -> Decimal:
+def exact(value: object) -> Decimal:
     """Return a number, or the only number of an array, as it is stored, without rounding."""
     return Decimal(to_host(value).item())
 
 
-def exacts(values: Any) -> list[Decimal]:
+def exacts(values: object) -> list[Decimal]:
     """Return the numbers of an array as they are stored, in one list."""
     return [Decimal(value) for value in to_host(values).ravel().tolist()]
 

@@ -47,7 +47,7 @@ class AutoPipeline:
         return cls.choices[xl].from_pretrained(folder, **options)
 
     @classmethod
-    def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Pipeline:
+    def from_pipe(cls, pipeline: Pipeline, **changes: object) -> Pipeline:
         """Return a pipeline of this task with the model and the scheduler of another one.
 
         Args:

@@ -80,7 +80,7 @@ class MemoryCalls:
             "docs/compat.md lists its methods"
         )
 
-    def _offload(self, gpu_id: int | None = None, device: Any = "cuda") -> None:
+    def _offload(self, gpu_id: int | None = None, device: object = "cuda") -> None:
         """Bring the pipeline to a GPU if torch can use one."""
         try:
             import torch
@@ -89,10 +89,10 @@ class MemoryCalls:
         if torch.cuda.is_available():
             self.to(device if gpu_id is None else f"cuda:{gpu_id}")
 
-    def set_progress_bar_config(self, **_: Any) -> None:
+    def set_progress_bar_config(self, **_: object) -> None:
         """Accept the call: pipelines print no progress."""
 
-    def to(self, *targets: Any, **named: Any) -> Any:
+    def to(self, *targets: object, **named: object) -> Any:
         """Move the pipeline to `targets`, or `named` ones, and return it; see `Pipeline.to`."""
         raise NotImplementedError
 
@@ -121,7 +121,7 @@ class Pipeline(MemoryCalls):
     def __init_subclass__(cls) -> None:
         """Give the call of the class its own signature, for `help` and completion."""
 
-        def call(self: Pipeline, *args: Any, **values: Any) -> Any:
+        def call(self: Pipeline, *args: object, **values: object) -> Any:
             return self.generate(args, values)
 
         call.__name__ = "__call__"
@@ -129,7 +129,7 @@ class Pipeline(MemoryCalls):
         call.__signature__ = signature_of(cls.parameters)  # type: ignore[attr-defined]
         cls.__call__ = call
 
-    def __init__(self, scheduler: Scheduler | None = None, **components: Any):
+    def __init__(self, scheduler: Scheduler | None = None, **components: object):
         parts = [part for part in components.values() if isinstance(part, Component)]
         if not parts or len({id(part.weights) for part in parts}) > 1:
             raise UsageError(
@@ -163,11 +163,11 @@ class Pipeline(MemoryCalls):
         cls,
         folder: str | Path,
         *,
-        torch_dtype: Any = None,
-        dtype: Any = None,
+        torch_dtype: object = None,
+        dtype: object = None,
         variant: str | None = None,
         scheduler: Scheduler | None = None,
-        **options: Any,
+        **options: object,
     ) -> Self:
         """Open a folder of diffusers, or another model that `ldmref.load` knows.
 
@@ -196,7 +196,7 @@ class Pipeline(MemoryCalls):
         return cls(scheduler, **make_components(weights))
 
     @classmethod
-    def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Self:
+    def from_pipe(cls, pipeline: Pipeline, **changes: object) -> Self:
         """Return a pipeline of this class with the model and the scheduler of another one.
 
         Args:
@@ -211,7 +211,7 @@ class Pipeline(MemoryCalls):
         without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
         return {**self._components, "scheduler": self.scheduler, **without}
 
-    def to(self, *targets: Any, **named: Any) -> Self:
+    def to(self, *targets: object, **named: object) -> Self:
         """Move to a device, a dtype, or both, and return the pipeline.
 
         A device or dtype of torch, and every device except for "cpu", select the torch backend.
@@ -223,7 +223,7 @@ class Pipeline(MemoryCalls):
         self._weights.move(*targets, *targets_of(named))
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name == "scheduler" and not isinstance(value, Scheduler):
             raise wrong_scheduler(value)
         if name in self.__dict__.get("_components", ()):
@@ -289,7 +289,7 @@ class Pipeline(MemoryCalls):
 
     # -- a call ------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **values: Any) -> Any:
+    def __call__(self, *args: object, **values: object) -> Any:
         """Generate images and return them; subclasses have `args` and `values` of diffusers."""
         return self.generate(args, values)
 
@@ -317,7 +317,7 @@ class Pipeline(MemoryCalls):
             return images, None
         return StableDiffusionPipelineOutput(images)
 
-    def encode_prompt(self, *args: Any, **values: Any) -> tuple[Any, ...]:
+    def encode_prompt(self, *args: object, **values: object) -> tuple[Any, ...]:
         """Return hidden states for `prompt_embeds` and `negative_prompt_embeds`, each (n, l, d).
 
         The arguments are those of diffusers: prompt, device (which is not used),
@@ -384,7 +384,7 @@ def folder_scheduler(weights: Weights) -> Scheduler:
     return SCHEDULERS[kind].from_config(config)
 
 
-def wrong_scheduler(value: Any) -> UsageError:
+def wrong_scheduler(value: object) -> UsageError:
     """Return the error of a scheduler that is not one of ours."""
     return UsageError(
         f"a scheduler of ldmref.compat.diffusers is needed, not {short_repr(value)}",
@@ -405,14 +405,14 @@ class ImageProcessor:
         self._vae = weights.config.vae
         self._masks = masks
 
-    def preprocess(self, image: Any, height: int | None = None, width: int | None = None) -> Any:
+    def preprocess(self, image: object, height: int | None = None, width: int | None = None) -> Any:
         """Return images in [-1, 1], or masks of 0 and 1, as a tensor (n, channels, H, W)."""
         size = height, width
         if self._masks:
             return to_torch(prepare_masks(image, self._vae.factor, size))
         return to_torch(prepare_images(image, self._vae.factor, self._vae.latent_channels, size))
 
-    def postprocess(self, image: Any, output_type: str = "pil", **_: Any) -> Any:
+    def postprocess(self, image: object, output_type: str = "pil", **_: object) -> Any:
         """Return decoded images, from -1 to 1, as `pil`, `np`, `pt` or `latent` (unchanged)."""
         if output_type == "latent":
             return image

@@ -63,7 +63,7 @@ class PipelineCall:
         """Model, arguments, prompts and noise."""
         return self.model, self.arguments, self.prompts, self.noise
 
-    def plan(self, **parameters: Any) -> Plan:
+    def plan(self, **parameters: object) -> Plan:
         """Return the checked plan; noise and images are added by `sample`."""
         pipe = self.pipe
         cond, uncond = self.prompts
@@ -321,7 +321,7 @@ class CallbackObserver(RunObserver):
         return i == n - 1 or (i + 1 > warmup and (i + 1) % order == 0)
 
     def _call_on_step_end(
-        self, model: LatentDiffusion, i: int, t: Any, x: Array, scale: float
+        self, model: LatentDiffusion, i: int, t: object, x: Array, scale: float
     ) -> Array:
         ops = model.backend
         before = np.asarray(ops.to_numpy(self.latents), np.float32)
@@ -360,7 +360,7 @@ class CallbackObserver(RunObserver):
         ops = model.backend
         cond = self.parts["cond"]
         uncond = self.parts["uncond"]
-        both = [uncond, cond] if self.guided else [cond]
+        both: list[Any] = [uncond, cond] if self.guided else [cond]
         texts = np.concatenate([np.asarray(ops.to_numpy(part.context)) for part in both])
         values = {
             "latents": to_caller(model, self.latents),
@@ -404,7 +404,7 @@ class CallbackObserver(RunObserver):
             self.changed = True
 
 
-def to_timestep(model: LatentDiffusion, t: Any) -> Any:
+def to_timestep(model: LatentDiffusion, t: object) -> Any:
     """Return a timestep as a scalar: of torch if torch is in use, otherwise of NumPy."""
     found = to_caller(model, np.asarray([t], np.float32))
     if not hasattr(found, "detach"):

@@ -35,7 +35,7 @@ class FrozenConfig(dict[str, Any]):
             return self[name]
         raise AttributeError(f"the configuration has no {name!r}; it has {', '.join(self)}")
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise UsageError(
             "a configuration cannot be changed",
             code="E-CONFIG",
@@ -94,7 +94,7 @@ class Weights:
         configured.config = replace(model.config, scheduler=scheduler)
         return configured
 
-    def move(self, *targets: Any) -> None:
+    def move(self, *targets: object) -> None:
         """Choose the device and the dtype, as `pipe.to(...)` does; None changes nothing.
 
         A device or dtype of torch, and every device except for "cpu", select the torch backend.
@@ -154,7 +154,7 @@ class Component:
         ops = self.weights.model.backend
         return __import__("torch").device(ops.device) if ops.name == "torch" else ops.device
 
-    def to(self, *targets: Any, **named: Any) -> Component:
+    def to(self, *targets: object, **named: object) -> Component:
         """Move the whole model, to which this part belongs."""
         self.weights.move(*targets, *targets_of(named))
         return self
@@ -173,7 +173,7 @@ class Component:
             "ldmref.load(folder) has the networks themselves"
         )
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
+    def __call__(self, *_: object, **__: object) -> Any:
         raise UsageError(
             f"pipe.{self.name} cannot be called: the networks belong to the pipeline",
             code="E-COMPONENT",
@@ -187,14 +187,14 @@ class Component:
 class Vae(Component):
     """The autoencoder of a pipeline, with diffusers' `encode` and `decode`."""
 
-    def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
+    def decode(self, z: object, return_dict: bool = True, generator: object = None) -> Any:
         """Decode unscaled latents to images (n, 3, H, W) in [-1, 1], as diffusers does."""
         model = self.weights.model
         latents = model.latent_scale(NumpyBackend(dtype="float64")).normalize(to_host("z", z))
         images = to_caller(model, model.decode(model.backend.asarray(latents)))
         return SimpleNamespace(sample=images) if return_dict else (images,)
 
-    def encode(self, x: Any, return_dict: bool = True) -> Any:
+    def encode(self, x: object, return_dict: bool = True) -> Any:
         """Encode images (n, 3, H, W) in [-1, 1]; `latent_dist` has `mean`, `std` and `mode()`."""
         model = self.weights.model
         images = model.backend.asarray(to_host("x", x))
@@ -202,7 +202,7 @@ class Vae(Component):
         posterior = SimpleNamespace(mean=mean, std=std, mode=lambda: mean)
         return SimpleNamespace(latent_dist=posterior) if return_dict else (posterior,)
 
-    def enable_tiling(self, *_: Any, **__: Any) -> None:
+    def enable_tiling(self, *_: object, **__: object) -> None:
         """Accept the call: images are decoded one by one, each as a whole."""
 
     disable_tiling = enable_slicing = disable_slicing = enable_tiling

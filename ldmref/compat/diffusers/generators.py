@@ -93,7 +93,7 @@ class GeneratorNoise:
         UsageError: Something else, or a list of another length.
     """
 
-    def __init__(self, generator: Any, images: int, model: LatentDiffusion):
+    def __init__(self, generator: object, images: int, model: LatentDiffusion):
         if isinstance(generator, Sequence) and not isinstance(generator, str):
             if len(generator) != images:
                 raise UsageError(
@@ -139,7 +139,7 @@ class GeneratorNoise:
         return sampled.float().cpu().numpy()
 
 
-def make_generator(value: Any) -> Any:
+def make_generator(value: object) -> Any:
     """Return a generator of torch or of this module; an integer is a seed.
 
     Raises:

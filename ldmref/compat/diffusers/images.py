@@ -28,7 +28,7 @@ class Crop(NamedTuple):
 
 
 def prepare_images(
-    images: Any,
+    images: object,
     factor: int,
     channels: int,
     size: tuple[int | None, int | None] = (None, None),
@@ -61,7 +61,7 @@ def prepare_images(
 
 
 def prepare_masks(
-    masks: Any, factor: int, size: tuple[int | None, int | None], crop: Crop | None = None
+    masks: object, factor: int, size: tuple[int | None, int | None], crop: Crop | None = None
 ) -> np.ndarray:
     """Return masks of 0 and 1, (n, 1, height, width); see `prepare_images` for the arguments.
 
@@ -92,7 +92,7 @@ def _plane(mask: np.ndarray, tensor: bool) -> np.ndarray:
     return mask
 
 
-def _listed(name: str, images: Any) -> list[Any]:
+def _listed(name: str, images: object) -> list[Any]:
     rows = list(images) if isinstance(images, list | tuple) else [images]
     if not rows or rows[0] is None:
         raise ImageError(f"{name} is missing", code="E-IMAGE", hint=HINT)

@@ -79,7 +79,7 @@ def encode_prompts(model: LatentDiffusion, arguments: Any, guided: bool) -> Embe
     return EmbeddedPrompts(cond.repeated(count), uncond.repeated(count))
 
 
-def _given(arguments: Any, negative: str) -> Embedded | None:
+def _given(arguments: object, negative: str) -> Embedded | None:
     """Return given embeddings, or None."""
     states = getattr(arguments, f"{negative}prompt_embeds")
     pooled = getattr(arguments, f"{negative}pooled_prompt_embeds", None)
@@ -108,7 +108,7 @@ def _negative(model: LatentDiffusion, arguments: Any, cond: Embedded) -> Embedde
     return uncond.repeated(n) if len(texts) == 1 else uncond
 
 
-def _texts(name: str, value: Any) -> list[str] | None:
+def _texts(name: str, value: object) -> list[str] | None:
     if value is None or isinstance(value, str):
         return None if value is None else [value]
     texts = list(value) if isinstance(value, list | tuple) else []

@@ -64,7 +64,7 @@ class Scheduler:
 
     kind: ClassVar[str] = ""
 
-    def __init__(self, **fields: Any):
+    def __init__(self, **fields: object):
         self._check_names(fields)
         self._configure(fields, {})
 
@@ -92,7 +92,7 @@ class Scheduler:
         self.init_noise_sigma: float | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Any:
+    def from_config(cls, config: Mapping[str, Any], **changes: object) -> Any:
         """Return a scheduler of this class with the configuration of another scheduler.
 
         Args:
@@ -118,7 +118,7 @@ class Scheduler:
         return made
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, subfolder: str | None = None, **_: Any) -> Any:
+    def from_pretrained(cls, folder: str | Path, subfolder: str | None = None, **_: object) -> Any:
         """Return the scheduler of a folder: `from_pretrained(model, subfolder="scheduler")`.
 
         Args:
@@ -138,7 +138,7 @@ class Scheduler:
         if any(self.config[name] != value for name, value in values.items()):
             self._set(FrozenConfig({**self.config, **values}))
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: object = None) -> None:
         """Compute `timesteps`, `sigmas` and `init_noise_sigma` for a number of steps.
 
         Args:
@@ -170,7 +170,12 @@ class Scheduler:
         seen = []
 
         def predict(
-            x: Any, sigma: float, memory: Any, unconditional: bool, interval: Any, scale: Any
+            x: object,
+            sigma: float,
+            memory: object,
+            unconditional: bool,
+            interval: Any,
+            scale: object,
         ):
             seen.append(schedule.timestep(sigma, interval))
             return Guided(x, None, ())

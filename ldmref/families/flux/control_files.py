@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, controlnet_spec
@@ -30,7 +29,7 @@ HINT_OUT = ("input_hint_block.conv_out.weight", f"{ORIGINAL['input_hint_block.co
 
 
 def list_candidates(
-    shapes: Mapping[str, Shape], denoiser: Any
+    shapes: Mapping[str, Shape], denoiser: object
 ) -> Iterator[tuple[FluxControlConfig, KeyTable]]:
     """Yield the configuration of a file of these names and shapes, with its key table.
 

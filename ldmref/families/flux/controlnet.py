@@ -187,7 +187,7 @@ def describe_networks(net: FluxControlConfig) -> list[DeclaredNetwork]:
             below=net.num_mode,
         )
         more.append(mode)
-    counts: Any = BlockResiduals(tuple(range(net.num_layers)), tuple(range(net.num_single_layers)))
+    counts = BlockResiduals(tuple(range(net.num_layers)), tuple(range(net.num_single_layers)))
     spec = partial(controlnet_spec, net)
     network = declare_controlnet(net, controlnet, spec, net.in_channels, counts, more)
     if not net.encodes_image:

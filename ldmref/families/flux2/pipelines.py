@@ -41,7 +41,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_states(output: Any, skip: int, pipe: Any) -> Array:
+def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
     import torch
 

@@ -73,7 +73,7 @@ def join_cells(tokens: Any, rows: int, columns: int) -> Any:
     return tokens.swapaxes(1, 2).reshape(n, c, rows, columns)
 
 
-def read_states(output: Any, skip: int, pipe: Any) -> Any:
+def read_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, one beside the other."""
     import torch
 

@@ -28,7 +28,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
     return TIMES * array if layer == "time_embed" and array.ndim == 1 else array
 
 
-def read_states(output: Any, skip: int, pipe: Any) -> Any:
+def read_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, one beside the other."""
     import torch
 

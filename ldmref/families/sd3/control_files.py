@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.controlnet import MMDiTControlConfig, controlnet_spec
@@ -22,7 +21,7 @@ BLOCKS = "transformer_blocks."
 
 
 def list_candidates(
-    shapes: Mapping[str, Shape], denoiser: Any
+    shapes: Mapping[str, Shape], denoiser: object
 ) -> Iterator[tuple[MMDiTControlConfig, KeyTable]]:
     """Yield the configuration of a file of these names and shapes, with its key table.
 

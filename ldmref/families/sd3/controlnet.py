@@ -185,7 +185,7 @@ def single_block(ops: Backend, p: Params, x: Array, emb: Array, num_heads: int) 
 
 def describe_controlnet(net: MMDiTControlConfig) -> DeclaredNetwork:
     """Return the network, whose hint is made of the image's latents."""
-    counts: Any = BlockResiduals(tuple(range(net.num_layers)))
+    counts = BlockResiduals(tuple(range(net.num_layers)))
     spec = partial(controlnet_spec, net)
     return declare_controlnet(net, controlnet, spec, net.hint_channels, counts)
 

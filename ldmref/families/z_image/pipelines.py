@@ -58,6 +58,6 @@ def read_prediction(output: Any) -> Array:
     return -torch.stack([image[:, 0] for image in images])
 
 
-def read_states(output: Any, skip: int, pipe: Any) -> Array:
+def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the last hidden states but one, which the transformer reads."""
     return output.hidden_states[-2 - skip]

@@ -110,7 +110,7 @@ def hash_loras(loras: Sequence[Lora]) -> list[Lora]:
     ]
 
 
-def _open(loras: Any) -> Iterator[Lora]:
+def _open(loras: object) -> Iterator[Lora]:
     """Yield each LoRA without its digest."""
     if isinstance(loras, str | os.PathLike):
         loras = [loras]

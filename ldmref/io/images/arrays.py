@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 from PIL import Image
 
@@ -11,7 +13,7 @@ from ldmref.math.arrays import Array
 TOLERANCE = 1e-3  # distance from [0, 1] that floats may have, less than half of 1/255
 
 
-def is_array(x: object) -> bool:
+def is_array(x: object) -> TypeGuard[Array]:
     """Return whether an object is an array of any library that offers DLPack."""
     return isinstance(x, np.ndarray) or hasattr(x, "__dlpack__")
 

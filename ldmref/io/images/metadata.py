@@ -78,7 +78,7 @@ def write_image(
 
 
 def save_image(
-    file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None, **options: Any
+    file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None, **options: object
 ) -> None:
     """Encode an image into an open binary file; `options` are Pillow's.
 

@@ -269,14 +269,14 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _metadata(path: Path, metadata: Any) -> dict[str, Any]:
+def _metadata(path: Path, metadata: object) -> dict[str, Any]:
     values = {} if metadata is None else metadata
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         raise _damaged(path, "__metadata__ is not a table of texts")
     return values
 
 
-def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
+def _entry(path: Path, name: str, entry: object) -> HeaderEntry:
     """Check and return the header's entry of a tensor."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))

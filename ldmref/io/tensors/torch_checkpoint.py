@@ -66,7 +66,7 @@ class Table(dict):
 
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -78,13 +78,13 @@ class Name:
     def __init__(self, call: Callable):
         object.__setattr__(self, "_call", call)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         return self._call(*args)
 
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
+    def __setattr__(self, name: str, value: object) -> NoReturn:
         raise UnsafeFileError("the pickle changes a function", code="E-PICKLE")
 
-    def __setstate__(self, state: Any) -> NoReturn:
+    def __setstate__(self, state: object) -> NoReturn:
         raise UnsafeFileError("the pickle changes a function", code="E-PICKLE")
 
 
@@ -186,11 +186,11 @@ class _StorageKind:
     def __init__(self, name: str):
         self.name = name
 
-    def __call__(self, *args: Any) -> NoReturn:
+    def __call__(self, *args: object) -> NoReturn:
         raise ValueError("storage")
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyTensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> LazyTensor:
     """Check and build a tensor, a view within its storage; torch._utils._rebuild_tensor_v2."""
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or any(type(n) is not int or n < 0 for n in numbers):
@@ -207,14 +207,14 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Laz
     return LazyTensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _parameter(tensor: Any, *_: Any) -> LazyTensor:
+def _parameter(tensor: object, *_: object) -> LazyTensor:
     """Unwrap a tensor with a flag; torch._utils._rebuild_parameter."""
     if not isinstance(tensor, LazyTensor):
         raise ValueError("parameter")
     return tensor
 
 
-def _bytes(text: Any, codec: Any) -> bytes:
+def _bytes(text: object, codec: object) -> bytes:
     """Encode the text as which protocol 2 writes bytes; _codecs.encode."""
     if not isinstance(text, str) or codec != "latin1":
         raise ValueError("bytes")
@@ -319,7 +319,7 @@ def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int)
 
 
 def _leaves(
-    node: Any, file: str, count: Iterator[int], name: str = "", depth: int = 0
+    node: object, file: str, count: Iterator[int], name: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of every value in nested dictionaries, and short lists of them.
 
@@ -439,7 +439,7 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     return content, read
 
 
-def _storages(node: Any, seen: set[int], depth: int = 0) -> Iterator[Storage]:
+def _storages(node: object, seen: set[int], depth: int = 0) -> Iterator[Storage]:
     """Yield the storages of all tensors in plain containers; `seen` holds containers' ids."""
     if isinstance(node, LazyTensor):
         yield node.storage

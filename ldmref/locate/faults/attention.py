@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -158,7 +157,7 @@ def _with_bias(call: LayerCall, x: Inputs, bias: np.ndarray) -> np.ndarray:
     return call.compute({**x, "bias": bias})
 
 
-def with_padding_mask(call: LayerCall, ids: np.ndarray, config: Any) -> Iterator[Variant]:
+def with_padding_mask(call: LayerCall, ids: np.ndarray, config: object) -> Iterator[Variant]:
     """Yield attention in which nothing attends to the padding of a text.
 
     Args:
@@ -184,7 +183,7 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray, config: Any) -> Iterator
             yield Variant(text, lambda c, x, m=padding: _masked(c, x, m, False))
 
 
-def end_ids(config: Any, ids: np.ndarray) -> np.ndarray:
+def end_ids(config: object, ids: np.ndarray) -> np.ndarray:
     """Return the id of the end token of each text, (n,): the last token's if it has none.
 
     The configurations of CLIP from before 2024 have 2, and mean the largest id.
@@ -195,7 +194,7 @@ def end_ids(config: Any, ids: np.ndarray) -> np.ndarray:
     return np.where((ids == end).any(axis=1), end, ids[:, -1])
 
 
-def find_padding(ids: np.ndarray, config: Any) -> np.ndarray:
+def find_padding(ids: np.ndarray, config: object) -> np.ndarray:
     """Return which tokens, (n, l), pad a text: the equal ones at its end, after the end token.
 
     Where the end token pads, the first of them ends the text.

@@ -26,6 +26,6 @@ class Variant(NamedTuple):
     change: Callable[[LayerCall, Inputs], np.ndarray]
 
 
-def with_changes(text: str, **changes: Any) -> Variant:
+def with_changes(text: str, **changes: object) -> Variant:
     """Return a variant that replaces arguments of the operation by constants."""
     return Variant(text, lambda call, x: call.compute({**x, **changes}))

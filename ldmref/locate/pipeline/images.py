@@ -261,7 +261,7 @@ def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | Non
     if declared is None or method not in (REFERENCES, ""):  # modular pipelines have no methods
         return None
     every = [entry.call for entry in context.calls("vae.encode")]
-    mine = [call for call in every if method_of(context, call) == method]
+    mine: list[str] = [call for call in every if method_of(context, call) == method]
     number = mine.index(encoder)
     for name in OF_REFERENCES:
         images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]

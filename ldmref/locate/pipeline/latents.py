@@ -238,7 +238,7 @@ def _denormalization_faults(
         ("normalised instead of denormalised", scale.kind.normalize(*steps, last)),
         ("denormalised twice", scale.kind.denormalize(*steps, expected)),
     ]
-    found = [(text, scale.unfold(x)) for text, x in faults]
+    found: list[tuple[str, np.ndarray]] = [(text, scale.unfold(x)) for text, x in faults]
     patch = scale.config.patch
     if patch > 1:
         n, channels, h, w = expected.shape

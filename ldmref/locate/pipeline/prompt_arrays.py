@@ -87,7 +87,7 @@ def prompts_of(
     return list(zip(*spread, strict=True))
 
 
-def _as_list(value: Any) -> list[str] | None:
+def _as_list(value: object) -> list[str] | None:
     if isinstance(value, str):
         return [value]
     found = list(value) if isinstance(value, list | tuple) else []
@@ -236,7 +236,7 @@ def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Cal
     """Return what stands for `compile_network`: networks that return what was recorded."""
 
     def compile_network(function: Callable, name: str) -> Callable:
-        def encode(config: Any, ids: np.ndarray, *_: Any) -> Any:
+        def encode(config: object, ids: np.ndarray, *_: object) -> Any:
             rows = [_recorded_row(context, name, row) for row in np.asarray(ids)]
             hidden = np.stack([hidden for hidden, _ in rows])
             if function is not text_encoder_pooled:

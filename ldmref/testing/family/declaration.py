@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ldmref.cases.network_cases import count_text_tokens
 from ldmref.errors import LdmrefError, closest
@@ -178,7 +177,7 @@ def count_with_torch(subject: Subject, config: ModelConfig, width: int, height: 
 
     from ldmref.backends.torch import TorchBackend
 
-    def attention(q: Shape, k: Shape, v: Shape, *rest: Any, **more: Any) -> int:
+    def attention(q: Shape, k: Shape, v: Shape, *rest: object, **more: object) -> int:
         return sdpa_flop_count(q, k, v)
 
     network = subject.denoiser(config)

@@ -51,11 +51,11 @@ class Reached:
     def __init__(self) -> None:
         self.sizes: dict[str, float] = {}
 
-    def begin(self, step: int, ops: Any) -> Any:
+    def begin(self, step: int, ops: object) -> Any:
         """Return the backend as it is."""
         return ops
 
-    def batch(self, batch: Any) -> None:
+    def batch(self, batch: object) -> None:
         """See a batch."""
 
     def end(self, gradients: Mapping[str, Any], norm: float, loss: float, rate: float) -> None:

@@ -127,7 +127,7 @@ def _faults_of_wrong(subject: Subject, i: int, layer: Any) -> set[str]:
     """Return the layers that are named while one returns something else."""
     factor, shift = WRONG
 
-    def change(module: Any, args: Any, output: Any) -> Any:
+    def change(module: object, args: object, output: Any) -> Any:
         if isinstance(output, tuple):
             return (factor * output[0] + shift, *output[1:])
         return factor * output + shift

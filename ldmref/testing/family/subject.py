@@ -58,7 +58,7 @@ class Subject:
         self.folder = folder
         self._kept: dict[Any, Any] = {}
 
-    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+    def keep(self, key: object, make: Callable[[], Any]) -> Any:
         """Return what `make` returned at the first call for a key."""
         if key not in self._kept:
             self._kept[key] = make()

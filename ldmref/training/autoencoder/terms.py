@@ -82,7 +82,7 @@ def codebook(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
     """Return codebook and commitment loss, or the latter alone with a moving average."""
     assert f.rows is not None and f.quantized is not None
     if objective.codebook_decay:
-        loss = objective.commitment * commitment_loss(f.rows, f.quantized)
+        loss = commitment_loss(f.rows, f.quantized) * objective.commitment
     else:
         loss = vq_loss(f.rows, f.quantized, objective.commitment)
     return loss.mean() / f.rows.shape[-1]

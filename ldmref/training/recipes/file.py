@@ -184,7 +184,7 @@ def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
     return lines
 
 
-def _toml_value(value: Any) -> str:
+def _toml_value(value: object) -> str:
     """Format a value as JSON, which is also TOML except for the character DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -236,7 +236,7 @@ def _keys(tables: Mapping[str, Any], prefix: str) -> set[str]:
     return keys
 
 
-def _model(table: Any) -> ModelConfig:
+def _model(table: object) -> ModelConfig:
     """Return the preset's configuration, with the fields that the table replaces."""
     if not isinstance(table, Mapping):
         raise recipe_error(f"model must be a table, not {table!r}")
@@ -262,14 +262,14 @@ def _model(table: Any) -> ModelConfig:
     return config
 
 
-def _names_other_fields(kind: Any, config: BaseAutoencoderConfig) -> bool:
+def _names_other_fields(kind: object, config: BaseAutoencoderConfig) -> bool:
     """Return whether a kind of autoencoder, None if unstated, has other fields than `config`."""
     if kind in (None, config.kind):
         return False
     return kind not in BUILT_IN or config_class(kind) is not type(config)
 
 
-def _base_config(name: Any, family: Any) -> ModelConfig:
+def _base_config(name: object, family: object) -> ModelConfig:
     """Return a preset, or the defaults of a family if no preset is named."""
     if name is None and family is not None:
         return ModelConfig(denoiser=find_named_family(family).denoiser())
@@ -293,7 +293,7 @@ def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
             raise recipe_error(message + str(batch_size))
 
 
-def _read(default: T, tables: Any) -> T:
+def _read(default: T, tables: object) -> T:
     """Return `default` with the values of TOML tables."""
     try:
         return read(type(default), tables, base=default)

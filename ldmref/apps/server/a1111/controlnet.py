@@ -69,7 +69,7 @@ class Units:
 
     def read(
         self,
-        script: Any,
+        script: object,
         config: ModelConfig,
         values: Mapping[str, Any],
         size: tuple[int, int],
@@ -136,7 +136,7 @@ class Units:
         part = find_steps(start, end, steps)
         return None if part is None else Control(net, read, weight, *part)
 
-    def _read_image(self, encoded: Any, values: Mapping[str, Any]) -> Image.Image | None:
+    def _read_image(self, encoded: object, values: Mapping[str, Any]) -> Image.Image | None:
         """Return a unit's image; without one, that of img2img, or None for that of inpaint."""
         if encoded:
             return read_rgb(self.read_image("the image of a ControlNet unit", encoded))
@@ -168,7 +168,7 @@ def split_scripts(always: Mapping[str, Any]) -> tuple[Any, list[str]]:
     return (always[mine[0]] if mine else None), others
 
 
-def find_net(label: Any, nets: Mapping[str, ControlNet]) -> ControlNet:
+def find_net(label: object, nets: Mapping[str, ControlNet]) -> ControlNet:
     """Return the served ControlNet of a title or name, which is never opened as a path.
 
     Raises:

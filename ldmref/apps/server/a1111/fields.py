@@ -114,7 +114,7 @@ class Fields:
             raise _wrong(name, "an object", value)
         return value or {}
 
-    def override(self, name: str, default: Any = None) -> Any:
+    def override(self, name: str, default: object = None) -> Any:
         """Return an entry of `override_settings`."""
         self._used_settings.add(name)
         value = self._settings.get(name)
@@ -141,7 +141,7 @@ class Fields:
         return [one_line(name[:80]) for name in names[:MOST_NAMED]]
 
 
-def is_neutral(name: str, value: Any) -> bool:
+def is_neutral(name: str, value: object) -> bool:
     """Return whether a value of a field asks for nothing.
 
     >>> is_neutral("tiling", False), is_neutral("s_noise", 1), is_neutral("styles", ["a"])
@@ -152,5 +152,5 @@ def is_neutral(name: str, value: Any) -> bool:
     return value in NEUTRAL
 
 
-def _wrong(name: str, kind: str, value: Any) -> UsageError:
+def _wrong(name: str, kind: str, value: object) -> UsageError:
     return UsageError(f"{name} must be {kind}, not {short_repr(value)}", code="E-USAGE")

@@ -113,7 +113,7 @@ def make_title(name: str, sha256: str | None) -> str:
     return f"{name} [{sha256[:10]}]" if sha256 else name
 
 
-def find_model(label: Any, models: Mapping[str, str | None]) -> str:
+def find_model(label: object, models: Mapping[str, str | None]) -> str:
     """Return the name of the served model that a title, name or hash means.
 
     Args:

@@ -58,7 +58,7 @@ class Session:
         """The SHA-256 of each model; the first use reads the files, which may take a while."""
         return {name: model.sha256 for name, model in self.engine.models.items()}
 
-    def select(self, label: Any) -> None:
+    def select(self, label: object) -> None:
         """Select a served model by title, name or hash."""
         self.selected = names.find_model(label, self.models)
 
@@ -88,7 +88,7 @@ class Session:
             plans = plan_batches(self.engine, model, translated.mode, translated.batches)
         return translated, BatchedTask(plans)
 
-    def read_image(self, name: str, encoded: Any) -> Image.Image:
+    def read_image(self, name: str, encoded: object) -> Image.Image:
         """Return an image from base64; paths and URLs are never opened."""
         return read_base64_image(name, encoded, self.engine.settings.max_pixels)
 
@@ -178,7 +178,7 @@ def routes(engine: Engine) -> list[Route]:
         """Do nothing: the models are fixed."""
         return JSONResponse(None)
 
-    def make_stub(content: Any) -> Endpoint:
+    def make_stub(content: object) -> Endpoint:
         async def stub(request: Request) -> Response:
             """Answer that there is none."""
             return JSONResponse(content)
@@ -192,7 +192,7 @@ def routes(engine: Engine) -> list[Route]:
     stubs = STUBS | scripts
     extension = describe_extension(nets) if nets else {}
 
-    def describe(content: Any) -> Endpoint:
+    def describe(content: object) -> Endpoint:
         async def extension(request: Request) -> Response:
             """Answer as A1111's extension for ControlNets."""
             return JSONResponse(content)
@@ -249,7 +249,7 @@ async def generate(session: Session, request: Request, with_images: bool) -> Res
     return JSONResponse(await run_in_threadpool(describe_result, job, translated))
 
 
-def inspect(encoded: Any, max_pixels: int) -> dict[str, Any]:
+def inspect(encoded: object, max_pixels: int) -> dict[str, Any]:
     """Return what an image file records, for png-info."""
     data = decode_base64("image", encoded)
     image = open_image(open_bytes("image", data, max_pixels))

@@ -47,7 +47,7 @@ class Asked:
     notes: list[str]
 
 
-def find_model(name: Any, served: Sequence[str]) -> tuple[str, list[str]]:
+def find_model(name: object, served: Sequence[str]) -> tuple[str, list[str]]:
     """Return the name of the served model that a request means, and notes.
 
     Programs that were written for OpenAI name its models, which cannot be served here: their
@@ -66,7 +66,7 @@ def find_model(name: Any, served: Sequence[str]) -> tuple[str, list[str]]:
     raise unknown_model(name, served)
 
 
-def unknown_model(name: Any, served: Sequence[str]) -> FieldError:
+def unknown_model(name: object, served: Sequence[str]) -> FieldError:
     """Return the error of a model that is not served."""
     return make_field_error(
         "model",
