@@ -9,7 +9,7 @@ Shazeer 2020, arXiv:2002.05202. Parameter names of diffusers' Flux2Transformer2D
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from array_api_compat import array_namespace
 
@@ -59,9 +59,8 @@ def double_spec(config: Flux2Config) -> Spec:
     d = config.width
     square = linear_spec(d, d, False)
     head: Spec = {"weight": (config.attention_head_dim,)}
-    attention: Spec = dict.fromkeys((*QKV, *ADDED, "to_add_out"), square) | {
-        "to_out": {"0": square}
-    }
+    attention: Spec = {name: square for name in (*QKV, *ADDED, "to_add_out")}
+    attention["to_out"] = {"0": square}
     attention |= dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), head)
     feed_forward: Spec = {
         "linear_in": linear_spec(d, 2 * config.mlp_width, False),
@@ -246,9 +245,9 @@ def joint_attention(
     ops: Backend, p: Params, x: Array, context: Array, positions: Array, config: Flux2Config
 ) -> tuple[Array, Array]:
     """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
-    projected = (linear(ops, p[name], context) for name in ADDED)
-    added = take_heads(ops, p, *projected, "added_", config)
-    own = take_heads(ops, p, *(linear(ops, p[name], x) for name in QKV), "", config)
+    projected = [linear(ops, p[name], context) for name in ADDED]
+    added = take_heads(ops, p, projected, "added_", config)
+    own = take_heads(ops, p, [linear(ops, p[name], x) for name in QKV], "", config)
     turn = find_turn(ops, positions, config)
     text, image = attend_jointly(ops, added, own, turn)
     text = linear(ops, p.to_add_out, text)
@@ -266,8 +265,8 @@ def parallel_attention(
     """
     d = config.width
     h = linear(ops, p.to_qkv_mlp_proj, x)
-    parts = (h[:, :, i * d : (i + 1) * d] for i in range(3))
-    q, k, v = take_heads(ops, p, *parts, "", config)
+    parts = [h[:, :, i * d : (i + 1) * d] for i in range(3)]
+    q, k, v = take_heads(ops, p, parts, "", config)
     turn = find_turn(ops, positions, config)
     attended = merge_heads(ops, ops.attention(turn(q), turn(k), v))
     both = ops.xp.concat([attended, gate_halves(ops, h[:, :, 3 * d :])], axis=2)
@@ -297,13 +296,13 @@ def gate_halves(ops: Backend, x: Array) -> Array:
 
 
 def take_heads(
-    ops: Backend, p: Params, q: Array, k: Array, v: Array, stream: str, config: Flux2Config
+    ops: Backend, p: Params, parts: Sequence[Array], stream: str, config: Flux2Config
 ) -> Heads:
     """Return heads, (n, heads, l, d / heads), of which queries and keys are divided by their RMS.
 
-    q, k and v are (n, l, d).
+    `parts` are queries, keys and values, (n, l, d) each.
     """
-    q, k, v = (split_heads(ops, part, config.num_attention_heads) for part in (q, k, v))
+    q, k, v = (split_heads(ops, part, config.num_attention_heads) for part in parts)
     norm_q, norm_k = p[f"norm_{stream}q"], p[f"norm_{stream}k"]
     return rms_norm(ops, norm_q, q, config.eps), rms_norm(ops, norm_k, k, config.eps), v
 

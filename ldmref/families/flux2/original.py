@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ldmref.families.flux2.autoencoder import original_autoencoder_table
+from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig, original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.network import transformer_spec
 from ldmref.families.flux2.presets import make_presets
-from ldmref.families.qwen3.encoder import qwen3_spec
+from ldmref.families.qwen3.encoder import Qwen3Config, qwen3_spec
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import SingleFile
@@ -99,7 +99,9 @@ def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
     """Return the tables of autoencoder and text encoder in a checkpoint of ComfyUI."""
     text = config.text_encoder
     prefix = TEXTS.get(text.hidden_size, TEXTS[2560])
-    words = key_table(flatten(qwen3_spec(text)), {"": "model"})  # type: ignore[arg-type]
+    assert isinstance(text, Qwen3Config)
+    words = key_table(flatten(qwen3_spec(text)), {"": "model"})
+    assert isinstance(config.vae, Flux2AutoencoderConfig)
     return {
         "vae": add_prefixes("", "vae.", original_autoencoder_table(config.vae)),
         "text_encoder": add_prefixes("", f"{prefix}transformer.", words),
