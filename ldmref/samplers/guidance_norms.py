@@ -46,8 +46,8 @@ class PairGuidance(Guidance):
         """Return the guided prediction.
 
         Args:
-            uncond: The unconditional prediction.
-            cond: The conditional prediction.
+            uncond: The unconditional prediction, (n, c, h, w).
+            cond: The conditional prediction, of the same shape.
             cfg_scale: The guidance scale, not 1.
         """
 

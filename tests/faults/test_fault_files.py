@@ -362,7 +362,7 @@ def test_damaged_cache(stage, monkeypatch, content):
     else:
         os.mkfifo(ref) if content == "fifo" else ref.mkdir()
     assert hub.find_cached(hub.HubReference("owner/model")) is None
-    (folder / "snapshots" / "abc" / hub.INDEX).write_text("{}")
+    (folder / "snapshots" / "abc" / "model_index.json").write_text("{}")
     assert hub.find_cached(hub.HubReference("owner/model")) == folder / "snapshots" / "abc"
     assert main(["txt2img", "cat", "-m", "owner/other"]) == 3
     assert "error[E-MODEL]" in stage.capfd.readouterr().err

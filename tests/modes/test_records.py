@@ -282,7 +282,7 @@ def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
     monkeypatch.setattr(model, "estimate_memory", lambda *size: asked.append(size) or needs)
     for batch_size, count in ((4, 2), (2, 4)):
         estimate(model, width=20, height=24, tile=8, batch_size=batch_size, count=count)
-    assert asked == [(20, 24, 2, 8)] * 2
+    assert asked == [(20, 24, 2, 8, 0)] * 2  # and no references
 
 
 def test_the_limit_itself_is_allowed(model, monkeypatch):

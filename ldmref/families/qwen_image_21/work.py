@@ -6,13 +6,15 @@ import math
 
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
+from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import flatten
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """Return the number of tokens of an image, and the most of a text."""
-    return config.count_tokens(width, height), config.text_encoder.max_position_embeddings
+    text = config.text_encoder.max_position_embeddings - CHAT.dropped
+    return config.count_tokens(width, height), text
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

@@ -171,9 +171,9 @@ def get_class(index: Mapping[str, Any], part: str) -> str:
     'DDIMScheduler'
     """
     entry = index.get(part)
-    if isinstance(entry, list) and len(entry) in (2, 3) and isinstance(entry[1], str):
-        return entry[1]
-    return ""
+    if not isinstance(entry, list) or not 2 <= len(entry) <= 3 or not isinstance(entry[1], str):
+        return ""
+    return entry[1] if isinstance(entry[-1], str if len(entry) == 2 else dict) else ""
 
 
 def get_model_name(folder: Path) -> str:
