@@ -290,7 +290,7 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 def final_layer(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
     """Normalise tokens (n, l, d), scale them as the time says, and project: (n, l, 4 z)."""
     one = ops.xp.ones_like(x[0, 0, :])
-    scale = 1.0 + linear(ops, p.adaLN_modulation["1"], ops.silu(emb))
+    scale = linear(ops, p.adaLN_modulation["1"], ops.silu(emb)) + 1.0
     normal = ops.layer_norm(x, one, one - one, FINAL_EPS)
     return linear(ops, p.linear, normal * scale[:, None, :])
 
