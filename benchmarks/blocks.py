@@ -1,4 +1,4 @@
-"""Single blocks of the transformers of SD3, Flux and Z-Image, with random weights.
+"""Single blocks of the transformers of SD3, Flux, FLUX.2 and Z-Image, with random weights.
 
 A whole transformer of the published size takes 8 to 48 GB in float32; one of its blocks fits most
 machines. Both sides get the same tokens of image and text, and the same embedding of the time.
@@ -19,6 +19,8 @@ from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.network import double_block, find_positions, single_block
 from ldmref.families.flux.network import transformer_spec as flux_spec
+from ldmref.families.flux2 import network as flux2
+from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import block_spec, joint_block
 from ldmref.families.z_image.config import ZImageConfig
@@ -292,6 +294,73 @@ def _stream_spec(config: ZImageConfig) -> Spec:
     return blocks["0"]
 
 
+def _flux2_double(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    positions: Array,
+    config: Flux2Config,
+) -> Array:
+    """Apply a block whose shifts, scales and gates are the embedding of the time, six times."""
+    rows = ops.xp.concat([emb] * 6, axis=1)
+    text, image = flux2.double_block(ops, p, image, text, rows, rows, positions, config)
+    return ops.xp.concat([text, image], axis=1)
+
+
+def _flux2_single(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    positions: Array,
+    config: Flux2Config,
+) -> Array:
+    """Apply a block whose shift, scale and gate are the embedding of the time."""
+    joined = ops.xp.concat([text, image], axis=1)
+    rows = ops.xp.concat([emb] * 3, axis=1)
+    return flux2.single_block(ops, p, joined, rows, positions, config)
+
+
+def _flux2_positions(
+    ops: Backend, config: Flux2Config, sides: tuple[int, int], text: Array
+) -> tuple:
+    """Return the positions of the tokens, and the configuration."""
+    cells = ops.asarray(np.zeros((1, *sides, 1), np.float32))
+    return flux2.find_positions(ops, cells, text), config
+
+
+def _flux2_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return a function that makes FLUX.2's block of a class, and its rotations."""
+
+    def peer(config: Flux2Config, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+        import torch
+        from diffusers.models.transformers import transformer_flux2
+
+        single = kind == "Flux2SingleTransformerBlock"
+
+        class Peer(getattr(transformer_flux2, kind)):  # type: ignore[misc]
+            def forward(self, temb: Any, **arguments: Any) -> Any:
+                if single:
+                    rows = temb.repeat(1, 3)
+                    return super().forward(temb_mod=rows, split_hidden_states=True, **arguments)
+                rows = temb.repeat(1, 6)
+                return super().forward(temb_mod_img=rows, temb_mod_txt=rows, **arguments)
+
+        with torch.device("cpu"):
+            grid = torch.cartesian_prod(*(torch.arange(k) for k in (1, *sides, 1)))
+            places = torch.cartesian_prod(*(torch.arange(k) for k in (1, 1, 1, tokens)))
+            axes = [*config.axes_dims_rope]
+            rotate = transformer_flux2.Flux2PosEmbed(int(config.rope_theta), axes)
+            rotations = rotate(torch.cat([places, grid]))
+        sizes = config.width, config.num_attention_heads, config.attention_head_dim
+        return Peer(*sizes, mlp_ratio=config.mlp_ratio), {"image_rotary_emb": rotations}
+
+    return peer
+
+
 BLOCKS = {
     "joint_block": MeasuredBlock(
         333,  # of CLIP and T5
@@ -329,5 +398,21 @@ BLOCKS = {
         _stream_peer,
         lambda config: (config.dim, config.time_dim),
         _call_stream,
+    ),
+    "flux2_double_block": MeasuredBlock(
+        512,
+        "flux2-tiny",
+        flux2.double_spec,
+        _flux2_double,
+        _flux2_positions,
+        _flux2_peer("Flux2TransformerBlock"),
+    ),
+    "flux2_single_block": MeasuredBlock(
+        512,
+        "flux2-tiny",
+        flux2.single_spec,
+        _flux2_single,
+        _flux2_positions,
+        _flux2_peer("Flux2SingleTransformerBlock"),
     ),
 }

@@ -18,6 +18,8 @@ WORK_TITLES = TITLES | {
     "joint_block": "one joint block, 333 text tokens",
     "double_block": "one double block, 256 text tokens",
     "single_block": "one single block, 256 text tokens",
+    "flux2_double_block": "one double block, 512 text tokens",
+    "flux2_single_block": "one single block, 512 text tokens",
     "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
@@ -125,6 +127,7 @@ _THREADS: dict[str, Any] = {"peer": "one_thread", "tolerance": 1e-5}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _SD3: dict[str, Any] = {"model": "sd3-medium"}
 _FLUX: dict[str, Any] = {"model": "flux-dev"}
+_FLUX2: dict[str, Any] = {"model": "flux2-klein-4b"}
 _Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
@@ -172,6 +175,10 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux-single-numpy", "single_block", 0.9, 0.8, "numpy", _FLUX),
     ("flux-single-torch", "single_block", 0.9, 0.8, "torch", _FLUX),
     ("flux-single-openvino", "single_block", 1.05, 1.0, "openvino", _FLUX | {"peer": "openvino"}),
+    ("flux2-double-numpy", "flux2_double_block", None, 0.8, "numpy", _FLUX2),
+    ("flux2-double-torch", "flux2_double_block", None, 0.8, "torch", _FLUX2),
+    ("flux2-single-numpy", "flux2_single_block", None, 0.8, "numpy", _FLUX2),
+    ("flux2-single-torch", "flux2_single_block", None, 0.8, "torch", _FLUX2),
     ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
     ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(

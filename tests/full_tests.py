@@ -43,6 +43,7 @@ FULL: dict[str, str] = {
     "tests/test_other_processors.py": PROCESSES,
     "tests/batch/test_batch_ray.py": "needs Ray",
     "tests/export": ONNX,
+    "tests/families/test_krea2_family.py::test_traces_exports_and_cases": ONNX,
     "tests/models/test_autoencoder_kinds.py::test_exported_graphs_hold_the_normalisation": ONNX,
     "tests/backends/test_compiled_backends.py": ONNX,
     "tests/backends/test_graph_networks.py": ONNX,

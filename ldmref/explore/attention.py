@@ -67,7 +67,7 @@ class AttentionBackend(TracedBackend):
         super().__init__(model.backend, layer_of=layer_names(params))
         self.words = words
         self.text = model.denoiser.text_attention
-        self.patch = model.config.denoiser.side_multiple
+        self.patch = model.config.denoiser.token_side
         self.size = 0, 0
         self.watching = False
         self.calls: dict[str, list[LayerMaps]] = {}
@@ -80,7 +80,8 @@ class AttentionBackend(TracedBackend):
     def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
         """Compute an operation; keep how much its queries attend to each word."""
         found = self.text is not None and self.text.holds(call.layer)
-        if self.watching and call.kind == "attention" and found:
+        image = not call.attributes.get("causal")  # a text reads itself so
+        if self.watching and call.kind == "attention" and found and image:
             maps = LayerMaps(call.layer, arrays[0].shape[1], self._attend(call, *arrays[:2]))
             self.calls.setdefault(call.layer, []).append(maps)
         return call.compute(call.inputs)

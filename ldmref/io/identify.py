@@ -10,7 +10,8 @@ from ldmref.models.params import Shape
 
 SUPPORTED = (
     "supported are Stable Diffusion 1.x, 2.x and XL, their inpainting models, the models of "
-    "latent diffusion, Stable Diffusion 3, Flux.1 and Z-Image"
+    "latent diffusion, Stable Diffusion 3, Flux.1, FLUX.2 and FLUX.3 klein, Z-Image, "
+    "Qwen-Image 2.1 and Krea 2"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
 EMBEDDING = "give the model, and this as embeddings= (--embedding)"
@@ -85,7 +86,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"lora_down\.weight$|lora\d?\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(r"\.diff(_b)?$|\.[wb]_norm$"), "a LoRA of differences", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
-    (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
+    (_some(r"(^|\.)double_stream_modulation_img\."), "a FLUX.2 model of another kind", SUPPORTED),
     (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model of another kind", SUPPORTED),
     (_some(r"(^|\.)joint_blocks\.\d+\."), "a Stable Diffusion 3 model of another kind", SUPPORTED),
     (_all(r"(unet|transformer|vae|text_encoder(_[23])?)\."), "the weights of a folder of ldmref",

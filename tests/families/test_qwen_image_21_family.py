@@ -14,6 +14,7 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, UsageError
+from ldmref.explore.attention import AttentionBackend
 from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.families.qwen_image_21 import transformer_spec
 from ldmref.families.qwen_image_21.files import convert_transformer_config, list_tensors, recognise
@@ -21,6 +22,7 @@ from ldmref.families.qwen_image_21.text import CHAT, SYSTEM
 from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 from ldmref.models.validate import config_from_dict
+from ldmref.prompts.prompt_words import PromptWord
 from ldmref.samplers import SAMPLERS, make_schedule
 
 pytest.importorskip("diffusers")
@@ -203,6 +205,26 @@ def test_img2img_begins_at_the_latents_of_the_image(pipe, folder):
         want = pipe._encode_vae_image(opaque, None)[:, :, 0].numpy()
     found = np.asarray(model.encode_image(pixels[None].numpy()))
     assert np.abs(found - want).max() < 1e-4 * np.abs(want).max()
+
+
+def test_maps_of_words(folder):
+    """The image attends to words by the keys of the text in front of its own, also behind padding.
+
+    The maps are those of the weights that are computed from the queries and keys of each block.
+    """
+    model = ldmref.load(folder, dtype="float64")
+    words = [PromptWord("first", (0,)), PromptWord("others", (1, 2))]
+    ops = AttentionBackend(model, words)
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 6))
+    context = np.random.default_rng(1).standard_normal((1, 5, 20))
+    ops.watch((4, 6))
+    network = ops.compile(model.denoiser.function, model.params["transformer"])
+    network(model.config.denoiser, x, np.asarray([500.0]), context)
+    maps = ops.take(["cond"])
+    assert [found.layer for found in maps] == [f"transformer_blocks.{i}.attn" for i in range(2)]
+    for found in maps:
+        assert found.weights.shape == (24, 2) and (found.weights > 0).all()
+        assert found.weights.sum(axis=1).max() < 1
 
 
 def test_sides_are_multiples_of_32(folder):

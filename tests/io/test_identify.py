@@ -141,7 +141,7 @@ FOREIGN = {
     "an autoencoder, no": ["first_stage_model.encoder.conv_in.weight"],
     "a Flux model": ["img_in.weight", "double_blocks.0.img_attn.qkv.weight"],
     "a Flux model, no": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"],
-    "a Flux.2 model": ["double_stream_modulation_img.lin.weight",
+    "a FLUX.2 model of another kind": ["double_stream_modulation_img.lin.weight",
                        "double_blocks.0.img_attn.qkv.weight"],
     "a text encoder of llama.cpp": ["blk.0.attn_q.weight", "token_embd.weight"],
     "a Stable Diffusion 3 model": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"],

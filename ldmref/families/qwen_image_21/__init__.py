@@ -46,6 +46,7 @@ from ldmref.models.declared import (
     DeclaredNetwork,
     NetworkInput,
     NetworkOutput,
+    TextAttention,
 )
 from ldmref.models.family import (
     Family,
@@ -95,6 +96,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        text_attention=TextAttention((".attn",), ("text", "image")),
     )
     text = describe_text_encoder("text_encoder", config.text_encoder)
     return [text, network, *describe_autoencoder(config.vae)]

@@ -120,7 +120,7 @@ def read_config(data: Mapping[str, Any]) -> QwenImage21AutoencoderConfig:
     fields["latent_channels"] = fields.pop("z_dim")
     fields["temporal_downsample"] = fields.pop("temperal_downsample")
     fields["decoder_base_dim"] = fields["decoder_base_dim"] or fields["base_dim"]
-    lists = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
+    lists: dict[str, Any] = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
     return QwenImage21AutoencoderConfig(**fields | lists)
 
 

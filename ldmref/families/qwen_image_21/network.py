@@ -21,7 +21,7 @@ from ldmref.families.joint_transformers import FREQUENCIES
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import CachedContext
+from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
@@ -127,10 +127,9 @@ def transformer(
     emb = embed_time(ops, p.time_text_embed, add_clean_time(ops, t))
     rows = linear(ops, p.modulation["1"], ops.silu(emb))
     kept: list[KeysAndValues] | None = None
-    states = context
+    states = get_hidden_states(context)
     if isinstance(context, CachedContext):
         kept = context.keys_and_values(p, partial(read_text, ops, p, config, rows))
-        states = context.states
     n, channels, height, width = x.shape
     cells = xp.permute_dims(xp.reshape(x, (n, channels, height * width)), (0, 2, 1))
     tokens = linear(ops, p.img_in, cells)

@@ -10,6 +10,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import REFERENCES, method_of, repeat_rows
+from ldmref.models.config import ModelConfig
 from ldmref.trace.model import TraceEntry
 
 ReferenceArrays = Mapping[str, np.ndarray]
@@ -85,7 +86,8 @@ def _encoders(context: PipelineContext) -> Iterator[list[TraceEntry]]:
 class _Encoded:
     """A model whose encoder has already returned the latents of each image."""
 
-    def __init__(self, latents: Sequence[np.ndarray]):
+    def __init__(self, config: ModelConfig, latents: Sequence[np.ndarray]):
+        self.config = config
         self.backend = NumpyBackend(dtype="float64")
         self._latents = iter(latents)
 
@@ -100,4 +102,4 @@ def _encode(context: PipelineContext, latents: Sequence[np.ndarray]) -> Referenc
     assert declared is not None  # the denoiser has inputs for them
     factor = context.model.config.vae.factor
     images = [np.zeros((1, 3, factor * x.shape[2], factor * x.shape[3])) for x in latents]
-    return declared.encode(_Encoded(latents), images, (factor, factor))
+    return declared.encode(_Encoded(context.model.config, latents), images, (factor, factor))

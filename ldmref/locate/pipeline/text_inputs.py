@@ -236,7 +236,8 @@ def _judge_rows(
     mask = expected.array("mask of the text") if kind == "text" else None
     if mask is not None:  # of padding, nothing is read
         got, right = (np.where(mask[:, :, None] != 0, x, 0.0) for x in (got, right))
-        variants = [(words, np.where(mask[:, :, None] != 0, x, 0.0)) for words, x in variants]
+        fits = ((words, x) for words, x in variants if x.shape == right.shape)
+        variants = [(words, np.where(mask[:, :, None] != 0, x, 0.0)) for words, x in fits]
     return context.judge(network, kind, got, right, variants=variants, segment=segment)
 
 
