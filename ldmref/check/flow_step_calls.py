@@ -262,7 +262,7 @@ class FlowStepCalls:
 
 
 @contextlib.contextmanager
-def same_noise(torch: ModuleType) -> Iterator[None]:
+def same_noise(torch: Any) -> Iterator[None]:
     """Give every block the same noise, of PyTorch and of NumPy's generators without a seed."""
     make = np.random.default_rng
     # functions under test may draw from NumPy's global state

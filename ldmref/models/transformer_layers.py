@@ -194,7 +194,8 @@ def turn_halves(x: Array, angles: Array) -> Array:
     # Not as slices: OpenVINO 2026.4 fuses these with the rotation, and then reads wrong memory
     # where each row has its own angles.
     halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
-    parts = _turn_parts(*xp.unstack(halves, axis=-2), angles)
+    first, second = xp.unstack(halves, axis=-2)
+    parts = _turn_parts(first, second, angles)
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 

@@ -42,7 +42,7 @@ class PairGuidance(Guidance):
         return self.combine(predictions["uncond"], cond, cfg_scale), ()
 
     @abstractmethod
-    def combine(self, uncond: object, cond: object, cfg_scale: float) -> Any:
+    def combine(self, uncond: Array, cond: Array, cfg_scale: float) -> Any:
         """Return the guided prediction.
 
         Args:

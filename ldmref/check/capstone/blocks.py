@@ -37,13 +37,13 @@ def residual_blocks(student: Student) -> Iterator[Question]:
     yield _residual_block("without a time", "vae.decoder.mid_block.resnets.0", x, None)
 
 
-def _residual_block(law: str, where: str, x: Array, emb: Array) -> Question:
+def _residual_block(law: str, where: str, x: Array, emb: Any) -> Question:
     network, _, name = where.partition(".")
     p = reduce(getitem, name.split("."), weights_of(network))
     groups, eps = config_of(network)["norm_num_groups"], config_of(network)["norm_eps"]
 
     def block(
-        ops: Any = net.RIGHT, emb: Array = emb, eps: float = eps, groups: int = groups
+        ops: Any = net.RIGHT, emb: Array | None = emb, eps: float = eps, groups: int = groups
     ) -> dict:
         return {"result": layers.resnet_block(ops, p, x, emb, groups, eps)}
 

@@ -99,7 +99,7 @@ class Flux2AutoencoderConfig(BaseAutoencoderConfig):
 def spec(config: Flux2AutoencoderConfig) -> Spec:
     """Return the shapes of every parameter: KL's, and the statistics of the batch norm."""
     c = config.latent_channels
-    return {**KL.spec(config.kl)} | {"bn": {"running_mean": (c,), "running_var": (c,)}}
+    return {**KL.spec(config.kl), "bn": {"running_mean": (c,), "running_var": (c,)}}
 
 
 def encode_image(

@@ -59,9 +59,8 @@ def double_spec(config: Flux2Config) -> Spec:
     d = config.width
     square = linear_spec(d, d, False)
     head: Spec = {"weight": (config.attention_head_dim,)}
-    attention: Spec = dict.fromkeys((*QKV, *ADDED, "to_add_out"), square) | {
-        "to_out": {"0": square}
-    }
+    attention: Spec = {name: square for name in (*QKV, *ADDED, "to_add_out")}
+    attention["to_out"] = {"0": square}
     attention |= dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), head)
     feed_forward: Spec = {
         "linear_in": linear_spec(d, 2 * config.mlp_width, False),
@@ -246,9 +245,10 @@ def joint_attention(
     ops: Backend, p: Params, x: Array, context: Array, positions: Array, config: Flux2Config
 ) -> tuple[Array, Array]:
     """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
-    projected = (linear(ops, p[name], context) for name in ADDED)
-    added = take_heads(ops, p, *projected, "added_", config)
-    own = take_heads(ops, p, *(linear(ops, p[name], x) for name in QKV), "", config)
+    q, k, v = (linear(ops, p[name], context) for name in ADDED)
+    added = take_heads(ops, p, q, k, v, "added_", config)
+    q, k, v = (linear(ops, p[name], x) for name in QKV)
+    own = take_heads(ops, p, q, k, v, "", config)
     turn = find_turn(ops, positions, config)
     text, image = attend_jointly(ops, added, own, turn)
     text = linear(ops, p.to_add_out, text)
@@ -266,8 +266,8 @@ def parallel_attention(
     """
     d = config.width
     h = linear(ops, p.to_qkv_mlp_proj, x)
-    parts = (h[:, :, i * d : (i + 1) * d] for i in range(3))
-    q, k, v = take_heads(ops, p, *parts, "", config)
+    q, k, v = (h[:, :, i * d : (i + 1) * d] for i in range(3))
+    q, k, v = take_heads(ops, p, q, k, v, "", config)
     turn = find_turn(ops, positions, config)
     attended = merge_heads(ops, ops.attention(turn(q), turn(k), v))
     both = ops.xp.concat([attended, gate_halves(ops, h[:, :, 3 * d :])], axis=2)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ldmref.families.flux2.autoencoder import original_autoencoder_table
+from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig, original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.network import transformer_spec
 from ldmref.families.flux2.presets import make_presets
@@ -100,8 +100,10 @@ def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
     text = config.text_encoder
     prefix = TEXTS.get(text.hidden_size, TEXTS[2560])
     words = key_table(flatten(qwen3_spec(text)), {"": "model"})  # type: ignore[arg-type]
+    vae = config.vae
+    assert isinstance(vae, Flux2AutoencoderConfig)
     return {
-        "vae": add_prefixes("", "vae.", original_autoencoder_table(config.vae)),
+        "vae": add_prefixes("", "vae.", original_autoencoder_table(vae)),
         "text_encoder": add_prefixes("", f"{prefix}transformer.", words),
     }
 

@@ -69,7 +69,7 @@ def transformer_spec(config: Krea2Config) -> Spec:
     }
 
 
-def block_spec(d: int, heads: int, shared: int, hidden: int) -> dict[str, Spec]:
+def block_spec(d: int, heads: int, shared: int, hidden: int) -> Spec:
     """Return the shapes of norms, attention and feed-forward layer of a block of width d."""
     keys = d // heads * shared
     return {

@@ -83,6 +83,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
         max_position_embeddings=256,  # of letters, which the small vocabulary has
         hidden_layers=(1, 2, 4),
     )
+    assert QWEN_IMAGE.shrink is not None
     vae = QWEN_IMAGE.shrink(config.vae)
     defaults = replace(config.defaults, steps=4, width=16, height=16)
     return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
