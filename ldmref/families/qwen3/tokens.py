@@ -18,6 +18,7 @@ from ldmref.errors import CorruptModelError, InputError
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.tokens import SpecialTokens
+from ldmref.support.files import read_file
 
 PAD = "<|endoftext|>"
 SPECIAL = SpecialTokens("", PAD, PAD, PAD)
@@ -28,6 +29,7 @@ MARKS = (  # the added tokens of Qwen3, which follow the vocabulary
     "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 )  # fmt: skip
+MAX_BYTES = 64 << 20  # of a file; Qwen3's tokenizer.json has 11 million
 FILES = ("tokenizer.json", "vocab.json")
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -72,12 +74,15 @@ def read_vocabulary(
     """Return the ids of the pieces, the merges, and the ids of the added tokens.
 
     Raises:
-        CorruptModelError: It is damaged, or of another kind.
+        InputError: A file is missing or cannot be read.
+        CorruptModelError: It is damaged, too large, or of another kind.
     """
+    text = read_text(path)
+    beside = read_text(path.parent / "merges.txt") if path.name == "vocab.json" else ""
     try:
-        data: Any = json.loads(path.read_text("utf-8"))
+        data: Any = json.loads(text)
         if path.name == "vocab.json":
-            lines = (path.parent / "merges.txt").read_text("utf-8").splitlines()
+            lines = beside.splitlines()
             merges: Any = [line for line in lines if line and not line.startswith("#version")]
             vocab: Mapping[str, int] = data
             added = {mark: len(vocab) + i for i, mark in enumerate(MARKS)}
@@ -87,7 +92,22 @@ def read_vocabulary(
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
         kept = {str(piece): int(id) for piece, id in vocab.items() if piece not in added}
         return kept, [(str(left), str(right)) for left, right in pairs], added
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        message = f"{path.name} is not a vocabulary of Qwen ({error})"
+        raise CorruptModelError(message, code="E-TOKENIZER") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a file of a vocabulary.
+
+    Raises:
+        InputError: It is missing or cannot be read.
+        CorruptModelError: It is too large, or no text in UTF-8.
+    """
+    data = read_file(path, MAX_BYTES, "E-TOKENIZER")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
         message = f"{path.name} is not a vocabulary of Qwen ({error})"
         raise CorruptModelError(message, code="E-TOKENIZER") from error
 
