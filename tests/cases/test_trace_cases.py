@@ -64,7 +64,9 @@ def test_every_family_with_a_text_encoder_has_runs():
         and not config.image_channels
         and any(encoder.model_type != "class" for encoder in config.text_encoders)
     }
-    others = {"sd3-medium", "sd35-medium", "flux-dev", "flux-schnell"}
+    others = {"sd3-medium", "sd35-medium", "flux-dev", "flux-schnell", "z-image", "z-image-turbo"}
+    others |= {"flux2-klein-4b", "flux2-klein-base-4b", "flux3-klein", "flux3-klein-base"}
+    others |= {"qwen-image-2.1", "qwen-image-2.1-turbo", "krea-2", "krea-2-turbo"}
     assert with_text | others == {*golden_presets()} == {run.family for run in golden_traces()}
     modes = {trace.mode for trace in golden_traces() if trace.family == "sd15"}
     assert modes == {"txt2img", "img2img", "inpaint"}
