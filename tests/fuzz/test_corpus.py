@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ from hypothesis import strategies as st
 from .cached import FUNCTIONS, constants_cached
 from .guard import SCRATCH, Broken, Target, armed, check, deadline
 from .targets import TARGETS, failure, fuzz_blindly, minimised
+
+# Readers import families when they need them, and pytest makes folders for what it compiles, which
+# no reader may do: modules are imported before.
+for package in (
+    import_module(f"ldmref.{name}") for name in ("families", "io", "models", "prompts")
+):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
 
 CORPUS = Path(__file__).with_name("corpus")
 KEPT = [
