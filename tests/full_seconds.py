@@ -137,7 +137,6 @@ TAKE_SECONDS = (
     "tests/faults/test_fault_files.py::test_listings_import_no_plug_in",
     "tests/faults/test_fault_files.py::test_reader_that_ends_early",
     "tests/faults/test_fault_hostile.py::test_stop_during_an_upload",
-    "tests/fuzz/test_corpus.py::test_mutations[model-info]",
     "tests/fuzz/test_corpus.py::test_seeds_and_broken_seeds[recipe]",
     "tests/fuzz/test_corpus.py::test_seeds_and_broken_seeds[words]",
     "tests/fuzz/test_corpus.py::"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -186,11 +185,23 @@ def _match(
     Raises:
         KeyMismatchError: It fits none.
     """
+    fitting, reports = _compare(file, view_current(file), config, candidates)
+    free = [one for one in fitting if one.network not in taken]
+    if fitting:
+        return (free or fitting)[0]
+    _refuse(file, config, candidates, reports)
+    raise AssertionError("a file that fits nothing is refused")
+
+
+def _compare(
+    file: ModelFile, view: TensorView, config: ModelConfig, candidates: Mapping[str, TextConfig]
+) -> tuple[list[TextEncoderFile], list[tuple[KeyReport, str]]]:
+    """Return the encoders that a file fits, and for each layout of each encoder what differs."""
     fitting = []
     reports: list[tuple[KeyReport, str]] = []
-    view = view_current(file)
+    fixed_arrays = _find_fixed(config)
     for network, text in candidates.items():
-        fixed = _find_fixed(config, network)
+        fixed = fixed_arrays.get(network, {})
         unused = find_matching(f"{UNUSED}|{kind_of(text).ignored}", view)
         if fixed or not text.projection_dim:
             unused |= {PROJECTION, "text_projection"}
@@ -201,11 +212,7 @@ def _match(
             if report.fits:
                 fitting.append(TextEncoderFile(file, network, view, {**stored, **fixed}))
             reports.append((report, network))
-    free = [one for one in fitting if one.network not in taken]
-    if fitting:
-        return (free or fitting)[0]
-    _refuse(file, config, candidates, reports)
-    raise AssertionError("a file that fits nothing is refused")
+    return fitting, reports
 
 
 def list_owners(file: ModelFile) -> list[str]:
@@ -218,12 +225,17 @@ def list_owners(file: ModelFile) -> list[str]:
         Their names; none if the file holds something else, or an encoder of another size.
     """
     tables = {*RENAMES, *(kind.table for kind in list_text_encoders())}
-    if tables.isdisjoint(view_current(file)):
+    view = view_current(file)
+    if tables.isdisjoint(view):
         return []
+    fits: dict[tuple[object, ...], bool] = {}  # for each family and its encoders
     owners = []
     for name, config in list_presets().items():
-        with suppress(KeyMismatchError):
-            _match(file, config, _list_texts(config), {})
+        texts = _list_texts(config)
+        key = (config.denoiser.family, *texts.items())
+        if key not in fits:
+            fits[key] = bool(_compare(file, view, config, texts)[0])
+        if fits[key]:
             owners.append(name)
     return owners
 
@@ -277,12 +289,14 @@ def _rename(prefix: str, rename: Callable[[str], str], name: str) -> str:
     return rename(name.removeprefix(prefix)) if name.startswith(prefix) else name
 
 
-def _find_fixed(config: ModelConfig, network: str) -> dict[str, np.ndarray]:
-    """Return the parameters of an encoder that no file of the family holds, with their values."""
-    for layout in family_of(config).files:
-        table = layout.others(config).get(network, {})
-        return {name: x for name, x in table.items() if isinstance(x, np.ndarray)}
-    return {}
+def _find_fixed(config: ModelConfig) -> dict[str, dict[str, np.ndarray]]:
+    """Return the parameters that no file of the family holds, with their values, by network."""
+    layout = next(iter(family_of(config).files), None)
+    tables = {} if layout is None else layout.others(config)
+    return {
+        network: {name: x for name, x in table.items() if isinstance(x, np.ndarray)}
+        for network, table in tables.items()
+    }
 
 
 def rename_llama(name: str) -> str:
