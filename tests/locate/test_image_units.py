@@ -189,6 +189,15 @@ def test_faults_of_two_numbers_of_latents(factor):
     assert np.allclose(encoded["shifted after the scaling"], z * factor - 0.25)
 
 
+def test_without_a_shift_no_fault_of_a_shift_is_tried():
+    for shift, number in ((0.0, 2), (0.25, 6)):
+        kind = SimpleNamespace(scales=lambda config, shift=shift: (0.5, shift))
+        model = SimpleNamespace(config=SimpleNamespace(vae=None))
+        context = SimpleNamespace(latent_scale=SimpleNamespace(kind=kind), model=model)
+        found = dict(images.scale_faults(context, normal(0, *SHAPE)))
+        assert len(found) == number and all("scal" in text for text in [*found][:2])
+
+
 def test_lines_through_points():
     x = normal(0, 3, 4)
     assert latents._fit_line(x, 2.0 * x - 1.0) == pytest.approx((2.0, -1.0))

@@ -1,0 +1,125 @@
+"""What a denoiser is given: right, wrong and incomplete runs that are built by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, normal
+
+from ldmref.locate.pipeline import combination, inputs, prompt_arrays
+from ldmref.locate.pipeline.prompt_arrays import NotRead
+from ldmref.locate.pipeline.schedule import judge_schedule
+
+SHAPE = (1, 4, 8, 8)
+X, Y, Z = (normal(i, *SHAPE) for i in range(3))
+
+
+# -- latents --------------------------------------------------------------------------------------
+
+
+def of_latents(got, state=X, sigma=3.0, **params):
+    """Return the rows of the latents of one call, and why they were not compared."""
+    network = {} if got is None else {"input.sample": got}
+    step = {} if state is None else {"input.x": state}
+    step |= {} if sigma is None else {"input.sigma": np.array(sigma)}
+    calls = {"unet.000": {"output": X, **network}, "sampler.000": {"output": X, **step}}
+    wanted = {"steps": 4, "sampler": "euler"} | params
+    context = context_of(calls, params=wanted)
+    (evaluation,) = context.evaluations
+    rows = [*inputs._judge_latents(context, evaluation.networks[0], evaluation)]
+    name = evaluation.networks[0].name
+    return rows, context.ledger.reasons.get((name, "input", "sample"), "")
+
+
+def test_latents_need_a_state_of_their_shape():
+    scale = 1.0 / math.hypot(1.0, 3.0)
+    rows, why = of_latents(scale * X)
+    assert [row.verdict for row in rows] == ["equal"] and not why
+    assert of_latents(None) == ([], "")
+    assert of_latents(scale * X, None) == ([], "")
+    both = np.concatenate([X, Y])
+    for got, state in (
+        (X[:, :3], X), (X[..., :7], X), (X[0], X), (np.concatenate([both, X]), both),
+        (X, X[:, :, :4]), (X, X[0]),
+    ):  # fmt: skip
+        rows, why = of_latents(got, state)
+        assert not rows
+        assert why == f"shape {got.shape} does not follow from that of the state, {state.shape}"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_batch_has_the_state_once_or_more(times):
+    scale = 1.0 / math.hypot(1.0, 3.0)
+    state = np.concatenate([X, Y])
+    rows, _ = of_latents(scale * np.concatenate([state] * times), state)
+    assert [row.verdict for row in rows] == ["equal"]
+    turned = scale * np.concatenate([state[::-1]] * times)
+    assert [row.verdict for row in of_latents(turned, state)[0]] == ["differs"]
+
+
+# -- guidance -------------------------------------------------------------------------------------
+
+
+def test_steps_that_were_not_recorded_are_left_out():
+    """The steps are judged from the halves of the network's output, where both are there."""
+    right, both = X + 2.0 * (Y - X), np.concatenate([X, Y])
+
+    def steps_of(first, got):
+        calls = {
+            "unet.000": {"input.x": X} | ({} if first is None else {"output": first}),
+            "sampler.000": {"input.x": X} | ({} if got is None else {"input.model_output": got}),
+            "unet.001": {"output": both},
+            "sampler.001": {"input.model_output": right},
+        }
+        context = context_of(calls, params={"cfg_scale": 2.0})
+        return [(row.call, row.verdict) for row in combination._judge_steps(context)]
+
+    judged = [(f"sampler.00{i}", "equal") for i in range(2)]
+    assert steps_of(both, right) == judged
+    for first, got in ((None, right), (both, None), (None, None), (X, right), (both, both)):
+        assert steps_of(first, got) == judged[1:]
+
+
+# -- schedules ------------------------------------------------------------------------------------
+
+
+def test_what_a_list_of_levels_ends_with_is_said():
+    wanted = {"steps": 5, "sampler": "euler"}
+    made = context_of({"sampler.000": {"input.x": X}}, params=wanted).make_schedule()
+    levels = made.sigmas.copy()
+    levels[-1] = 0.25
+    calls = {
+        "schedule.000": {"output.timesteps": made.timesteps, "output.sigmas": levels},
+        "sampler.000": {"input.x": X},
+    }
+    rows = {row.kind: row for row in judge_schedule(context_of(calls, params=wanted))}
+    last = f"{made.sigmas[-1]:.4g}"
+    assert rows["sigmas"].cause == f"the last sigma is 0.25 instead of {last}"
+    assert rows["sigmas"].explained == 0.0 and rows["timesteps"].verdict == "equal"
+
+
+# -- hidden states of a recorded encoder ----------------------------------------------------------
+
+
+def test_the_recorded_row_of_tokens():
+    """Calls without ids, without hidden states or with those of one token are not read."""
+    ids, hidden = np.array([[1, 2, 3], [4, 5, 6]]), normal(0, 2, 3, 5)
+    vectors = normal(1, 2, 5)
+    calls = {
+        "text_encoder": {"output": hidden + 1.0},
+        "text_encoder~1": {"input.input_ids": ids},
+        "text_encoder~2": {"input.input_ids": ids, "output": hidden[:, 0]},
+        "text_encoder~3": {"input.input_ids": ids + 1, "output": hidden - 1.0},
+        "text_encoder~4": {"input.input_ids": ids, "output": hidden[:1], "output.pooled": vectors},
+        "text_encoder~5": {"input.ids": ids[:, None], "output": hidden},
+    }
+    context = context_of(calls)
+    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[0])
+    assert np.array_equal(found, hidden[0]) and np.array_equal(vector, vectors[0])
+    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[1])
+    assert np.array_equal(found, hidden[1]) and vector is None
+    with pytest.raises(NotRead, match="no call of text_encoder read these tokens"):
+        prompt_arrays._recorded_row(context, "text_encoder", ids[0, ::-1])
+    assert entry_of(context, "text_encoder~5").outputs
