@@ -94,6 +94,10 @@ def test_parts_in_the_other_order(rng):
     pair = rng.standard_normal((3, 8))
     assert words(np.roll(pair, -5, axis=1), pair).endswith("channels in the order [5:, :5]")
     assert words(np.roll(pair[0], 2), pair[0]) == ""
+    image[..., 0, 0] = tokens[:, :, 0] = 0.0  # all of a part must agree, not one number
+    tokens[..., 0] = 0.0
+    assert words(np.roll(image, -2, axis=1), image).endswith("channels in the order [2:, :2]")
+    assert words(np.roll(tokens, -1, axis=1), tokens).endswith("tokens in the order [1:, :1]")
 
 
 def test_heads_that_are_split_otherwise(rng):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import context_of, entry_of, model_of, normal
 
+from ldmref.locate.networks import _CallSizes
 from ldmref.locate.pipeline import combination, inputs, prompt_arrays
 from ldmref.locate.pipeline.prompt_arrays import NotRead
 from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.models.declared import CallSize, NetworkInput
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -123,3 +126,52 @@ def test_the_recorded_row_of_tokens():
     with pytest.raises(NotRead, match="no call of text_encoder read these tokens"):
         prompt_arrays._recorded_row(context, "text_encoder", ids[0, ::-1])
     assert entry_of(context, "text_encoder~5").outputs
+
+
+# -- sizes of a call ------------------------------------------------------------------------------
+
+BATCH, TOKENS = CallSize("batch"), CallSize("tokens")
+
+
+def sizes_of(arrays, length=0):
+    """Return the sizes of a call that recorded these arrays, by role."""
+    found = SimpleNamespace(
+        read=lambda role, *also: arrays.get(role),
+        model=model_of("tiny"),
+        length=lambda *layers: length,
+        batch_and_size=lambda levels: (5, 6, 7),
+        missing=lambda shape: np.full(shape, np.nan),
+        text_shape=lambda: (2, 9),
+    )
+    return _CallSizes(SimpleNamespace(settings={}), found)
+
+
+def test_arrays_that_were_not_recorded_have_the_sizes_of_the_others():
+    states = NetworkInput("context", "states", (BATCH, TOKENS, 3))
+    pooled = NetworkInput("pooled", "pooled", (BATCH, TOKENS, 2))
+    both = sizes_of({"states": np.zeros((2, 7, 3))}, length=4)
+    both.read(states)
+    assert both.read(pooled).shape == (2, 7, 2)  # not the 4 of the layers
+    alone = sizes_of({}, length=4)
+    assert alone.read(pooled).shape == (1, 4, 2)
+    assert np.isnan(alone.read(pooled)).all()
+
+
+def test_whole_numbers_and_times_of_a_call():
+    ids = NetworkInput("ids", "ids", (BATCH, TOKENS), "ids")
+    mask = NetworkInput("mask", "mask", (BATCH, TOKENS), "mask")
+    labels = NetworkInput("labels", "labels", (BATCH,), "labels")
+    times = NetworkInput("t", "t", (CallSize("timesteps"),), "timesteps")
+    scales = NetworkInput("guidance", "guidance", (BATCH,), "guidance")
+    states = NetworkInput("context", "states", (BATCH, TOKENS, 3))
+    arrays = {"states": np.zeros((2, 7, 3)), "t": np.array([[9.0]]), "labels": np.array([3.0, 4.0])}
+    sizes = sizes_of(arrays)
+    sizes.read(states)
+    assert sizes.read(mask).tolist() == [[1] * 7] * 2  # what has no mask reads all tokens
+    assert sizes.read(ids).shape == (2, 9)
+    assert sizes.read(labels).dtype == np.int64 and sizes.read(labels).tolist() == [3, 4]
+    assert sizes.read(times).tolist() == [9.0, 9.0]
+    for given, read in (([5.0], [5.0, 5.0]), ([5.0, 6.0], [5.0, 6.0]), ([1.0] * 4, [1.0] * 4)):
+        sizes = sizes_of({**arrays, "guidance": np.array(given)})
+        sizes.read(states)
+        assert sizes.read(scales).tolist() == read
