@@ -175,3 +175,54 @@ def test_whole_numbers_and_times_of_a_call():
         sizes = sizes_of({**arrays, "guidance": np.array(given)})
         sizes.read(states)
         assert sizes.read(scales).tolist() == read
+
+
+# -- scales of guidance ---------------------------------------------------------------------------
+
+
+def scale_rows(got, networks=1, **request):
+    """Return the rows of the recorded scales of one guidance, and those that were compared."""
+    calls = {f"unet.00{i}": {"input.sample": X, "output": X} for i in range(networks)}
+    calls["guidance.000"] = {f"input.{role}": np.array(x) for role, x in got.items()}
+    calls["guidance.000"] |= {"input.uncond": X, "input.cond": Y, "output": X}
+    calls["sampler.000"] = {"input.model_output": X, "input.sample": X}
+    context = context_of(calls, request=request)
+    entry = entry_of(context, "guidance.000")
+    rows = [*combination._judge_scale(context, entry)]
+    marked = {role for role in got if context.ledger.has(entry, role)}
+    return [(row.kind, row.verdict, row.cause or row.note) for row in rows], marked
+
+
+def test_scales_are_those_that_were_asked_for():
+    asked = {"guidance_scale": 4.0, "guidance_rescale": 0.5}
+    assert scale_rows({"scale": 4.0, "rescale": 0.5}, **asked) == ([], {"scale", "rescale"})
+    wrong = ("guidance scale", "differs", "3 instead of 4")
+    assert scale_rows({"scale": 3.0, "rescale": 0.5}, **asked)[0] == [wrong]
+    wrong = ("guidance rescale", "differs", "0.7 instead of 0.5")
+    assert scale_rows({"scale": 4.0, "rescale": 0.7}, **asked)[0] == [wrong]
+    assert scale_rows({"rescale": 0.0}, guidance_scale=4.0) == ([], {"rescale"})  # none by default
+    assert scale_rows({"scale": 4.0}, guidance_scale=[4.0]) == ([], set())  # no number was asked
+    for apart, rows in ((0.9e-6, 0), (1.1e-6, 1)):
+        assert len(scale_rows({"scale": 4.0 * (1 + apart)}, **asked)[0]) == rows
+
+
+def test_a_callback_may_change_a_scale():
+    asked = {"guidance_scale": 4.0, "callback_on_step_end": "f"}
+    note = "3 instead of 4; the callback of the run may have changed it"
+    assert scale_rows({"scale": 3.0}, **asked) == (
+        [("guidance scale", "not judged", note)],
+        {"scale"},
+    )
+    for apart, rows in ((0.9e-6, 0), (-0.9e-6, 0), (1.1e-6, 1), (-1.1e-6, 1)):
+        assert len(scale_rows({"scale": 4.0 * (1 + apart)}, **asked)[0]) == rows
+
+
+def test_pipelines_with_two_scales_combine_two_calls_by_the_second():
+    asked = {"guidance_scale": 4.0, "true_cfg_scale": 2.0}
+    assert scale_rows({"scale": 2.0}, networks=2, **asked) == ([], {"scale"})
+    assert scale_rows({"scale": 4.0}, networks=1, **asked) == ([], {"scale"})
+    wrong = [("guidance scale", "differs", "4 instead of 2")]
+    assert scale_rows({"scale": 4.0}, networks=2, **asked)[0] == wrong
+    assert scale_rows({"scale": 4.0}, networks=2, guidance_scale=4.0) == ([], {"scale"})
+    skipped = {"scale": 4.0, "skipped": 0.0}
+    assert scale_rows(skipped, networks=2, **asked)[0] == []
