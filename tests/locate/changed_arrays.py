@@ -67,7 +67,8 @@ def changed_runs(trace: Trace, kinds: tuple[str, ...]) -> Iterator[tuple[str, Tr
     """Yield the changes of each array of whole calls: the array's name, and the run."""
     seen = set()
     for entry in trace.entries:
-        if entry.layer or entry.call.kind.startswith("text_encoder"):
+        of_text = entry.call.kind.startswith("text_encoder")
+        if entry.layer or (of_text and "text_encoder" not in kinds):
             continue
         for side in ("inputs", "outputs"):
             for role in getattr(entry, side):
