@@ -10,7 +10,7 @@ import pytest
 from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.networks import _CallSizes
-from ldmref.locate.pipeline import combination, inputs, prompt_arrays
+from ldmref.locate.pipeline import combination, inputs, prompt_arrays, wires
 from ldmref.locate.pipeline.prompt_arrays import NotRead
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.models.declared import CallSize, NetworkInput
@@ -226,3 +226,105 @@ def test_pipelines_with_two_scales_combine_two_calls_by_the_second():
     assert scale_rows({"scale": 4.0}, networks=2, guidance_scale=4.0) == ([], {"scale"})
     skipped = {"scale": 4.0, "skipped": 0.0}
     assert scale_rows(skipped, networks=2, **asked)[0] == []
+
+
+# -- wires between steps --------------------------------------------------------------------------
+
+
+def continues(first, second, attributes=({}, {}), number=1, jump=None):
+    """Return whether a step is said to begin where the one before it ended."""
+    names = ("sampler.000", f"sampler.{number:03}")
+    calls = {names[0]: {"output": X} | first, names[1]: {"output": X} | second}
+    calls |= {} if jump is None else {"jump.000": {"output": jump}}
+    context = context_of(calls, attributes=dict(zip(names, attributes, strict=True)))
+    return wires._continues(context, *(entry_of(context, name) for name in names))
+
+
+def test_which_step_continues_another():
+    assert continues({}, {})
+    assert not continues({}, {}, number=2)  # a step between them was not recorded
+    for following, right in ((1, True), (2, False), (0, False)):
+        assert continues({}, {}, ({"i": 0, "i_next": 1}, {"i": following})) == right
+    numbered = ({"i": 0, "i_next": 1}, {"i": 1})
+    assert continues({}, {"input.x": X}, numbered, jump=Y)
+    assert not continues({}, {"input.x": X}, numbered, jump=X)  # it begins after a jump
+    times = {"input.timestep": np.array(500.0)}
+    for later, right in ((499.0, True), (500.0, True), (501.0, False)):
+        after = {"input.timestep": np.array(later)}
+        assert continues(times, after) == right
+        one = ({"i_next": 7}, {"timestep": 0})  # without the number of the other step
+        assert continues(times, after, one) == right
+        assert continues(times, after, ({}, {"i": 7})) == right
+    level = {"input.sigma_next": np.array(2.0)}
+    for start, right in ((2.0 * (1 - 0.9e-3), True), (2.0 * (1 - 1.1e-3), False), (2.0021, False)):
+        assert continues(level, {"input.sigma": np.array(start)}) == right
+    assert continues({"input.sigma_next": np.array(2.0)}, {})
+    assert continues({}, {"input.sigma": np.array(2.0)})
+
+
+def scaled_input(got, output, sample, times=(9.0, 9.0), state=X, between=()):
+    """Return the rows of a recorded scaling of the input, and what of it was compared."""
+    calls = {
+        "scale_input.000": {
+            "input.sample": got, "input.timestep": np.array(times[0]), "output": output,
+        },
+        **{name: {"output": X} for name in between},
+        "unet.000": {"input.sample": sample, "output": X},
+        "sampler.000": {"input.x": state, "input.timestep": np.array(times[1])},
+    }  # fmt: skip
+    context = context_of(calls)
+    (evaluation,) = context.evaluations
+    entry = entry_of(context, "scale_input.000")
+    rows = [*inputs._judge_scaling(context, evaluation.networks[0], evaluation)]
+    compared = {role for role in ("sample", "timestep") if context.ledger.has(entry, role)}
+    compared |= {"output"} if context.ledger.has(entry, "output", "output") else set()
+    return {row.kind: (row.verdict, row.segment) for row in rows}, compared
+
+
+def test_a_recorded_scaling_is_between_the_state_and_the_network():
+    right = {
+        "state": ("equal", "from the state to scale_input.000"),
+        "latents": ("equal", "from scale_input.000 to unet.000"),
+        "timestep": ("equal", ""),
+    }
+    every = {"sample", "timestep", "output"}
+    twice = np.concatenate([X, X])
+    assert scaled_input(X, Y, Y) == (right, every)
+    assert scaled_input(twice, np.concatenate([Y, Z]), np.concatenate([Y, Z])) == (right, every)
+    assert scaled_input(X, Y, np.concatenate([Y, Y])) == (right, every)
+    more = np.concatenate([Y, Z], axis=1)  # with further channels
+    assert scaled_input(X, Y, more) == (right, every)
+    for kind, arrays in {
+        "state": (Z, Y, Y), "latents": (X, Y, Z), "timestep": (X, Y, Y, (9.0, 10.0)),
+    }.items():  # fmt: skip
+        rows, compared = scaled_input(*arrays)
+        assert compared == every
+        assert {name for name, row in rows.items() if row[0] != "equal"} == {kind}
+    rows, compared = scaled_input(X, Y, Y[..., :7])
+    assert set(rows) == {"state", "timestep"} and "output" not in compared
+    rows, compared = scaled_input(X, twice, np.concatenate([Y, Y, Y]))
+    assert set(rows) == {"state", "timestep"} and "output" not in compared
+    for got in (X[:, :3], np.concatenate([X, X, X])):
+        assert scaled_input(got, Y, Y, state=twice if len(got) > 1 else X) == ({}, set())
+
+
+def test_a_scaling_before_another_step_belongs_to_that():
+    assert scaled_input(X, Y, Y, between=["add_noise.000"])[0]
+    assert scaled_input(X, Y, Y, between=["sampler.007"])[0] == {}
+
+
+def test_the_prediction_of_a_weaker_model_is_its_output():
+    def is_marked(got, outputs):
+        calls = {f"guide.unet.00{i}": {"output": x} for i, x in enumerate(outputs)}
+        calls["unet.000"] = {"output": X}
+        guide = {} if got is None else {"input.guide": got}
+        calls["guidance.000"] = {"input.cond": X, "output": X, **guide}
+        calls["sampler.000"] = {"input.x": X}
+        context = context_of(calls)
+        (evaluation,) = context.evaluations
+        wires._mark_guide(context, evaluation)
+        return context.ledger.has(entry_of(context, "guidance.000"), "guide")
+
+    assert is_marked(Y, [Y]) and is_marked(Y, [Z, Y])
+    assert not is_marked(Y, [Z]) and not is_marked(Y, []) and not is_marked(Y, [Y[:, :3]])
+    assert not is_marked(None, [Y])
