@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -328,3 +329,79 @@ def test_the_prediction_of_a_weaker_model_is_its_output():
     assert is_marked(Y, [Y]) and is_marked(Y, [Z, Y])
     assert not is_marked(Y, [Z]) and not is_marked(Y, []) and not is_marked(Y, [Y[:, :3]])
     assert not is_marked(None, [Y])
+
+
+# -- flow maps ------------------------------------------------------------------------------------
+
+
+class FlowMap:
+    """A model of a flow whose denoiser also reads the time to which its step leads."""
+
+    def __init__(self):
+        self.own = model_of("sd3-tiny")
+        ends = NetworkInput("end", "timestep_end", (BATCH,), "ends", also=("r",))
+        inputs_ = (*self.own.denoiser.inputs, ends)
+        self.denoiser = SimpleNamespace(name="transformer", inputs=inputs_)
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+
+def end_of_step(got, number=0, model=None, step=None, role="timestep_end", **params):
+    """Return the row of the time to which a step leads, and why it was not compared."""
+    wanted = {"steps": 4, "sampler": "euler"} | params
+    made = context_of({"sampler.000": {"input.x": X}}, "sd3-tiny", params=wanted).make_schedule()
+    times = [*made.timesteps, 0.0]
+    arrays = {} if got is None else {f"input.{role}": np.full(2, got(times, number))}
+    own = {"input.timestep": np.array(times[number])} if step is None else step(made, number)
+    calls = {
+        "transformer.000": {"input.sample": X, **arrays},
+        "sampler.000": {"input.x": X, **own},
+    }
+    context = replace(context_of(calls, "sd3-tiny", params=wanted), model=model or FlowMap())
+    (evaluation,) = context.evaluations
+    network = evaluation.networks[0]
+    rows = [*inputs._judge_end(context, network, evaluation)]
+    why = context.ledger.reasons.get((network.name, "input", "timestep_end"), "")
+    assert bool(rows) == context.ledger.has(network, role)
+    return rows[0] if rows else None, why
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_time_to_which_a_step_leads(number):
+    words = "the time to which the step leads is "
+    causes = {
+        "": lambda t, i: t[i + 1],
+        words + "its own": lambda t, i: t[i],
+        words + "scaled by 1000": lambda t, i: 1000.0 * t[i + 1],
+        words + "scaled by 1/1000": lambda t, i: t[i + 1] / 1000.0,
+    }
+    if number < 3:  # which leads to 0
+        causes[words + "the last one, 0"] = lambda t, i: 0.0
+        causes[words + f"that of step {3 - number}"] = lambda t, i: t[3 - i]
+    for cause, got in causes.items():
+        if number == 3 and "scaled" in cause:
+            continue
+        if cause.endswith(("step 1", "step 2")) and 3 - number in (number, number + 1):
+            continue
+        row, _ = end_of_step(got, number)
+        assert (row.kind, row.cause) == ("end of the step", cause)
+        assert row.verdict == ("differs" if cause else "equal")
+        assert row.segment == "from the sampler to the second time of the denoiser"
+
+
+def test_times_of_steps_may_follow_from_levels_or_be_unknown():
+    def right(times, i):
+        return times[i + 1]
+
+    by_level = end_of_step(right, 1, step=lambda made, i: {"input.sigma": np.array(made.sigmas[i])})
+    assert by_level[0].verdict == "equal"
+    assert end_of_step(right, 1, role="r")[0].verdict == "equal"
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        row, _ = end_of_step(lambda t, i, by=apart: t[i + 1] * (1.0 + by), 1)
+        assert row.verdict == verdict
+    why = "the time of its step was not recorded, or its schedule or sampler is another one"
+    assert end_of_step(right, 1, step=lambda made, i: {}) == (None, why)
+    assert end_of_step(right, 1, sampler="heun") == (None, why)
+    assert end_of_step(None, 1) == (None, why)
+    assert end_of_step(right, 1, model=model_of("sd3-tiny")) == (None, "")
