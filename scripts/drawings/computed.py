@@ -231,3 +231,46 @@ def samplers(config: ModelConfig) -> Drawing:
     drawing.dot(*end, "ink", 5)
     drawing.text(end[0] + 10, end[1] + 4, "0", anchor="start")
     return drawing
+
+
+def flow(config: ModelConfig) -> Drawing:
+    """Draw the lines of random pairs, and the paths of the flow from the same noise."""
+    del config
+    data = LINE.scaled(float(LINE.covariance()[0, 0] ** -0.5))
+    rng = np.random.default_rng(5)
+    noise = np.sort(rng.standard_normal(24))
+    paired = data.sample(24, rng)[:, 0]
+    times = np.linspace(0.0, 1.0, 33)[::-1]
+    drawing = Drawing(
+        "Lines of pairs, and paths of the flow",
+        "Two panels with noise on the left and data on the right. Above, 24 straight lines connect "
+        "random noise with random data; they cross everywhere. Below, 24 paths start at the same "
+        "noise and follow the mean of all lines through their point. They never cross, bend, and "
+        "end in the three clusters of the data.",
+        424,
+    )
+
+    def place(t: float, x: float, base: float) -> Point:
+        return 56 + 288 * (1 - t), base - 30 * x
+
+    drawing.text(200, 28, "lines of random pairs", size=SIZE, strong=True, tone="net")
+    for start, end in zip(noise, paired, strict=True):
+        drawing.curve([place(1, start, 118), place(0, end, 118)], "net", thin=True)
+        drawing.dot(*place(1, start, 118), "noise", 2.5)
+        drawing.dot(*place(0, end, 118), "data", 2.5)
+    drawing.text(200, 220, "paths of the flow", size=SIZE, strong=True, tone="data")
+    sigmas = np.append(karras_sigmas(60, 0.01, 400.0), 0.0)
+    states = [(1.0, noise[:, None])]
+    for state in sample(data.denoise, sigmas[0] * noise[:, None], sigmas, SAMPLERS["heun"].make()):
+        states.append((float(state.sigma / (1 + state.sigma)), state.x / (1 + state.sigma)))
+    at = np.asarray([t for t, _ in states])[::-1]
+    paths = np.stack([x[:, 0] for _, x in states])[::-1]
+    for i, start in enumerate(noise):
+        points = [place(t, float(np.interp(t, at, paths[:, i])), 308) for t in times]
+        drawing.curve(points, "data", thin=True)
+        drawing.dot(*place(1, start, 308), "noise", 2.5)
+        drawing.dot(*points[-1], "data", 2.5)
+    drawing.arrow((56, 388), (344, 388), tone="muted")
+    drawing.text(56, 410, "noise, *t* = 1", anchor="start", tone="noise")
+    drawing.text(344, 410, "data, *t* = 0", anchor="end", tone="data")
+    return drawing

@@ -117,4 +117,16 @@ ANNOUNCED = {
         ("normal_entropy__log_variance_like_log_deviation", "The entropy is to blame", "logvar="),
         ("structural_similarity__of_whole_images", "mean is over windows and", "got"),
     ],
+    "13": [
+        ("interpolant_pair__denominator_is_one", "not always 1", "signal_rate="),
+        ("interpolant_pair__not_reshaped", "each a number or (n,)", RESHAPE),
+        ("x0_from_velocity__the_noise", "makes noise of every image", "velocity="),
+        ("x0_from_velocity__not_reshaped", "`s` is a number or (n,)", RESHAPE),
+        ("logit_normal_density__of_the_logit", "derivative of the logit", "mean="),
+        (
+            "logit_normal_density__variance_for_deviation",
+            "is a standard deviation",
+            "logit_normal_density(s=",
+        ),
+    ],
 }
