@@ -31,6 +31,7 @@ DRAWINGS: dict[str, Callable[[ModelConfig], Drawing]] = {
     "09-samplers": computed.samplers,
     "11-inpainting": processes.inpainting,
     "13-flow": computed.flow,
+    "14-joint-block": networks.joint_block,
 }
 
 

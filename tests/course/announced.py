@@ -129,4 +129,14 @@ ANNOUNCED = {
             "logit_normal_density(s=",
         ),
     ],
+    "14": [
+        ("patchify__channels_last", "the channel comes first", "got"),
+        ("patchify__columns_first", "Squares come row by row", "patchify("),
+        ("patchify__strips", "cuts the image into strips", "patchify("),
+        ("adaptive_layer_norm__scale_without_one", "scale and shift are zero", "scale="),
+        ("adaptive_layer_norm__epsilon_outside_the_root", "second one in the norm", "eps="),
+        ("rotary_embedding__halves", "Pairs are *neighbouring*", "positions="),
+        ("rotary_embedding__width_of_the_head", "begins at 0 again", "widths="),
+        ("rotary_embedding__first_axis_only", "the position on that axis", "widths="),
+    ],
 }

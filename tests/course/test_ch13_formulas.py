@@ -1,5 +1,6 @@
 """The displayed formulas of docs/course/13-flow-matching.md, computed in a second way."""
 
+import io
 import math
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from course_pages import COURSE
 from scipy.integrate import quad
 
 from ldmref import math as lm
+from ldmref.apps.cli.main import main
 from ldmref.samplers import SAMPLERS, sample
 from ldmref.testing.mixture import Mixture
 
@@ -191,3 +193,36 @@ def test_one_step_of_random_pairs_ends_in_the_mean():
     t = 1 - 1e-9
     velocity = (noise - MIXTURE.denoise(noise / (1 - t), t / (1 - t))) / t
     np.testing.assert_allclose(noise - velocity, np.full((2, 1), MIXTURE.mean()[0]), atol=1e-6)
+
+
+def test_what_the_table_of_mistakes_says():
+    rng = np.random.default_rng(0)
+    x0, eps, t = rng.standard_normal((5, 1)), rng.standard_normal((5, 1)), 0.3
+    state, u = (1 - t) * x0 + t * eps, eps - x0
+    np.testing.assert_allclose(state + (1 - t) * u, eps, atol=1e-14)  # the other direction
+    assert np.all(np.abs(lm.x0_from_velocity(state, -u, t) - x0) > 1e-3)  # the other sign
+    np.testing.assert_array_equal(lm.x0_from_velocity(state, -u, 0.0), state)
+    mean, start = MIXTURE.mean()[0], np.asarray([[-1.5], [0.8]])
+    velocity = start - mean  # of pure noise
+    for sign, nearer in ((1, True), (-1, False)):
+        step = start - 0.1 * sign * velocity
+        assert np.all((np.abs(step - mean) < np.abs(start - mean)) == nearer)
+    logit = quad(
+        lambda s: math.exp(-0.5 * math.log(s / (1 - s)) ** 2) / math.sqrt(2 * math.pi),
+        1e-9,
+        1 - 1e-9,
+    )[0]
+    assert logit < 0.5  # the density of the logit, integrated over times
+    even = np.linspace(1, 0, 9)
+    low = [int((lm.shift_flow_time(even, k) < 0.5).sum()) for k in (1.0, 3.0, 9.0)]
+    assert low == sorted(low, reverse=True) and len({*low}) == 3
+    waves = lm.timestep_embedding(np.asarray([0.0, 0.5, 1.0, 500.0]), 256)
+    alike = waves @ waves[0] / np.linalg.norm(waves, axis=1) / np.linalg.norm(waves[0])
+    assert np.all(alike[1:3] > 0.96) and alike[3] < 0.75
+
+
+def test_a_list_that_is_shifted_twice_has_a_name(monkeypatch, capsys):
+    times = lm.shift_flow_time(lm.shift_flow_time(np.linspace(1, 0, 5), 3.0), 3.0)
+    monkeypatch.setattr("sys.stdin", io.StringIO(" ".join(f"{v:.5f}" for v in times)))
+    assert main(["schedule"]) == 0
+    assert "SD3, constant shift 3, shifted a second time" in capsys.readouterr().out
