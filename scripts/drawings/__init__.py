@@ -32,6 +32,7 @@ DRAWINGS: dict[str, Callable[[ModelConfig], Drawing]] = {
     "11-inpainting": processes.inpainting,
     "13-flow": computed.flow,
     "14-joint-block": networks.joint_block,
+    "15-map": computed.flow_map,
 }
 
 

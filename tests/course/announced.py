@@ -139,4 +139,14 @@ ANNOUNCED = {
         ("rotary_embedding__width_of_the_head", "begins at 0 again", "widths="),
         ("rotary_embedding__first_axis_only", "the position on that axis", "widths="),
     ],
+    "15": [
+        ("gaussian_flow_map__variance_for_deviation", "the deviation $`\\rho_t`$, a root", "mean="),
+        ("gaussian_flow_map__mean_stays", "Two things move", "mean="),
+        ("gaussian_flow_map__not_reshaped", "`t` and `r` are numbers or (n,)", RESHAPE),
+        ("mean_flow_target__sign", "Find the mistake", "derivative="),
+        ("mean_flow_target__not_reshaped", "which shape has $`t - r`$", RESHAPE),
+        ("trigflow_average_velocity__sign", "the result is minus the data", "xr="),
+        ("trigflow_average_velocity__of_the_line", "Solve the rotation", "xr="),
+        ("trigflow_average_velocity__not_reshaped", "the angles numbers or (n,)", RESHAPE),
+    ],
 }
