@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_explorer_ready import PHONE
-from test_page_look import find_serious
+from page_checks import TALL_PHONE, find_serious
 
 from ldmref import atlas, explore
 from ldmref.apps.server import static_files
@@ -136,7 +135,7 @@ def test_grids_open_it(open_ready):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("options", [{}, TALL_PHONE], ids=["desktop", "phone"])
 def test_it_fits_and_axe_finds_nothing_serious(open_ready, options, scheme):
     page = open_ready(LINK, color_scheme=scheme, **options)
     page.locator(f"{PANEL} path.chart-line").first.wait_for()
