@@ -85,7 +85,8 @@ def test_by_keyboard_and_in_the_address(open_ready):
 
 
 def test_an_explicit_list_has_its_own_steps(open_ready):
-    row = next(one for one in atlas.read_flow_schedules() if one.positions == "list")
+    row = atlas.find_flow_schedule("HiDream-O1 dev", "DiffSynth")
+    assert row.positions == "list"
     page = open_ready(f"#view=explore&step=5&atlas.family={row.family}".replace(" ", "+"))
     found = numbers_of(page)
     assert list(found) == ["step", row.program, "run A"]
