@@ -148,13 +148,7 @@ def turn(x: Array, angles: Array) -> Array:
 
     x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
     """
-    xp = array_namespace(x)
-    n, heads, length, d = x.shape
-    pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
-    first, second = xp.unstack(pairs, axis=-1)
-    parts = _turn_parts(first, second, angles)
-    together = xp.concat([part[..., None] for part in parts], axis=-1)
-    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+    return turn_pairs(x, *angles_to_waves(angles))
 
 
 def find_waves(
@@ -164,23 +158,28 @@ def find_waves(
 
     They are (n, 1, l, d / 2), and the same in all layers of a network.
     """
-    xp = array_namespace(positions)
-    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    return angles_to_waves(find_angles(positions, dims, theta))
+
+
+def angles_to_waves(angles: Array) -> tuple[Array, Array]:
+    """Return cosines and sines of angles, (l, k) or (n, l, k): (l, k) or (n, 1, l, k)."""
+    xp = array_namespace(angles)
+    if angles.ndim == 3:  # of each row
+        angles = angles[:, None, :, :]
     return xp.cos(angles), xp.sin(angles)
 
 
 def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
     """Turn each pair of neighbouring channels by the cosines and sines of their angles.
 
-    x: (n, heads, l, 2 k), cos and sin: (n, 1, l, k) -> like x.
+    x: (n, heads, l, 2 k), cos and sin: (l, k) or (n, 1, l, k) -> like x.
     """
     xp = array_namespace(x)
     n, heads, length, d = x.shape
     pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
     first, second = xp.unstack(pairs, axis=-1)
-    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
-    turned = [first * cos + second * (-sin), first * sin + second * cos]
-    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    parts = _turn_parts(first, second, cos, sin)
+    together = xp.concat([part[..., None] for part in parts], axis=-1)
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
@@ -195,15 +194,11 @@ def turn_halves(x: Array, angles: Array) -> Array:
     # where each row has its own angles.
     halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
     first, second = xp.unstack(halves, axis=-2)
-    parts = _turn_parts(first, second, angles)
+    parts = _turn_parts(first, second, *angles_to_waves(angles))
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 
-def _turn_parts(first: Array, second: Array, angles: Array) -> list[Array]:
+def _turn_parts(first: Array, second: Array, cos: Array, sin: Array) -> list[Array]:
     """Turn the pairs (first, second), of (n, heads, l, k) numbers each."""
-    xp = array_namespace(first)
-    if angles.ndim == 3:  # of each row
-        angles = angles[:, None, :, :]
-    cos, sin = xp.cos(angles), xp.sin(angles)
     # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
     return [first * cos + second * (-sin), first * sin + second * cos]
