@@ -1,6 +1,6 @@
-"""What T5 and the transformers of SD3 and Flux.1 share.
+"""The layers that transformers of text, and of image and text, share.
 
-Norm, activation, joint attention and rotary positions.
+Norms, activation, joint attention, tokens of images, and rotary positions.
 """
 
 from __future__ import annotations
@@ -101,6 +101,37 @@ def join_and_attend(
     joined = merge_heads(ops, ops.attention(q, k, v))
     length = first[0].shape[2]
     return joined[:, :length, :], joined[:, length:, :]
+
+
+def split_cells(x: Array) -> Array:
+    """Return latents (n, z, h, w) as tokens (n, h * w, z): a token is a cell."""
+    xp = array_namespace(x)
+    n, z, height, width = x.shape
+    return xp.permute_dims(xp.reshape(x, (n, z, height * width)), (0, 2, 1))
+
+
+def join_cells(x: Array, rows: int, columns: int) -> Array:
+    """Return the first rows * columns tokens of (n, l, z) as latents, (n, z, rows, columns)."""
+    xp = array_namespace(x)
+    n, _, z = x.shape
+    cells = xp.permute_dims(x[:, : rows * columns, :], (0, 2, 1))
+    return xp.reshape(cells, (n, z, rows, columns))
+
+
+def place_cells(ops: Backend, plane: Array) -> Array:
+    """Return row and column of each cell of a plane (h, w), from 0, one row after the other.
+
+    They are (h * w, 2), in `ops.state_dtype`.
+    """
+    counted = [ops.xp.reshape(count_from_zero(ops, plane, axis), (-1, 1)) for axis in (0, 1)]
+    return ops.xp.concat(counted, axis=1)
+
+
+def count_from_zero(ops: Backend, x: Array, axis: int) -> Array:
+    """Return 0, 1, ... along an axis of `x`, in its shape and in `ops.state_dtype`."""
+    xp = ops.xp
+    one = xp.ones_like(xp.astype(x, getattr(xp, ops.state_dtype), copy=False))
+    return xp.cumulative_sum(one, axis=axis) - 1.0
 
 
 def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:

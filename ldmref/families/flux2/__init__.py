@@ -25,7 +25,7 @@ from functools import partial
 
 from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
 from ldmref.families.flux2.files import PIPELINES, read_folder
-from ldmref.families.flux2.network import join_cells, transformer, transformer_spec
+from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
 from ldmref.families.flux2.pipelines import read_inputs, read_scale, read_states
 from ldmref.families.flux2.presets import make_presets, shrink
@@ -55,6 +55,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("_modulation_img.linear.weight", "_modulation_txt.linear.weight",
@@ -67,7 +68,6 @@ LORA_TARGETS = {
                      ".ff_context.linear_out"),
     "projections": ("x_embedder", "context_embedder"),
 }  # fmt: skip
-__all__ = ["FLUX2", "Flux2Config"]
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:

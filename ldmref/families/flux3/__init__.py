@@ -28,7 +28,7 @@ from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
 from ldmref.families.flux3.network import REFERENCES as REF
 from ldmref.families.flux3.original import ORIGINALS
-from ldmref.families.flux3.pipelines import join_cells, read_inputs, read_layer, read_states
+from ldmref.families.flux3.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.flux3.presets import make_presets, shrink
 from ldmref.families.flux3.references import REFERENCES
 from ldmref.families.flux3.text import CHAT, encode_prompts, with_length
@@ -54,6 +54,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 MODULATIONS = tuple(f"_stream_modulations.{mode}.linear.weight" for mode in (IMAGE, REF, TEXT))

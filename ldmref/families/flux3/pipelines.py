@@ -8,6 +8,7 @@ from typing import Any
 
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.presets import LAYERS
+from ldmref.models.transformer_layers import join_cells
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
 TIMES = ("timestep", "target_timestep")
@@ -65,12 +66,6 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
         return array
     first = array[:, :1]
     return first if torch.equal(array, first.expand_as(array)) else array
-
-
-def join_cells(tokens: Any, rows: int, columns: int) -> Any:
-    """Return tokens (n, rows * columns, c) as latents (n, c, rows, columns)."""
-    n, _, c = tokens.shape
-    return tokens.swapaxes(1, 2).reshape(n, c, rows, columns)
 
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:

@@ -62,7 +62,6 @@ LORA_TARGETS = {
     "feed_forward": (".ff.gate", ".ff.up", ".ff.down"),
     "projections": ("img_in", "txt_in.linear_1", "txt_in.linear_2"),
 }
-__all__ = ["KREA2", "Krea2Config"]
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:

@@ -31,12 +31,7 @@ from ldmref.families.qwen_image_21.config import (
 )
 from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
-from ldmref.families.qwen_image_21.pipelines import (
-    join_cells,
-    read_inputs,
-    read_layer,
-    read_states,
-)
+from ldmref.families.qwen_image_21.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.qwen_image_21.presets import make_presets, shrink
 from ldmref.families.qwen_image_21.text import CHAT, with_length
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
@@ -58,6 +53,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight")
