@@ -6,7 +6,7 @@ arXiv:2212.09748.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +220,22 @@ T5_XXL = TextConfig(
     layer_norm_eps=1e-6,
     eos_token_id=1,
 )
+
+
+def broken_axis_rules(
+    axes: Sequence[int],
+    head: float,
+    names: tuple[str, str] = ("axes_dims_rope", "attention_head_dim"),
+) -> Iterator[str]:
+    """Yield the rule that the parts of a head, each rotated by an axis, may break.
+
+    Args:
+        axes: The widths of the parts.
+        head: The width of a head.
+        names: The fields of both.
+    """
+    if sum(axes) != head or any(dim % 2 for dim in axes):
+        yield f"transformer.{names[0]} must be even and add up to {names[1]}"
 
 
 def shrink_autoencoder(config: BaseAutoencoderConfig) -> AutoencoderConfig:

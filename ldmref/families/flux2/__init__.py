@@ -30,10 +30,11 @@ from ldmref.families.flux2.original import ORIGINALS
 from ldmref.families.flux2.pipelines import read_inputs, read_scale, read_states
 from ldmref.families.flux2.presets import make_presets, shrink
 from ldmref.families.flux2.references import REFERENCES
-from ldmref.families.flux2.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
 from ldmref.families.joint_transformers import GUIDANCE
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import (
     BATCH,

@@ -5,7 +5,7 @@
 | `config.py`     | the configuration, and what must fit together                       |
 | `network.py`    | the transformer, and its flow map                                   |
 | `positions.py`  | positions on four axes                                              |
-| `text.py`       | the chat around a prompt, and its window                            |
+| `text.py`       | the hidden states that are read, and the window of a prompt         |
 | `references.py` | reference images                                                    |
 | `files.py`      | diffusers' folders                                                  |
 | `original.py`   | the makers' single files                                            |
@@ -31,9 +31,10 @@ from ldmref.families.flux3.original import ORIGINALS
 from ldmref.families.flux3.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.flux3.presets import make_presets, shrink
 from ldmref.families.flux3.references import REFERENCES
-from ldmref.families.flux3.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux3.text import encode_prompts
 from ldmref.families.flux3.work import count_activations, count_flops
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import CHAT, with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import (
     BATCH,

@@ -29,9 +29,10 @@ from ldmref.families.krea2.network import transformer, transformer_spec
 from ldmref.families.krea2.original import ORIGINALS
 from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale, read_states
 from ldmref.families.krea2.presets import make_presets, shrink
-from ldmref.families.krea2.text import CHAT, with_length
+from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import (
     CallSize,
@@ -107,7 +108,7 @@ KREA2 = Family(
     "Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL",
     broken_rules,
     text=TextPath(
-        with_length=with_length,
+        with_length=partial(with_length, dropped=CHAT.dropped),
         templates=lambda config: {"text_encoder": CHAT},
         multiple=MULTIPLE,
     ),

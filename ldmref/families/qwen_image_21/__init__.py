@@ -24,6 +24,7 @@ from __future__ import annotations
 from functools import partial
 
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import with_length
 from ldmref.families.qwen_image_21.config import (
     QwenImage21Config,
     broken_rules,
@@ -33,7 +34,7 @@ from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_fol
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
 from ldmref.families.qwen_image_21.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.qwen_image_21.presets import make_presets, shrink
-from ldmref.families.qwen_image_21.text import CHAT, with_length
+from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import (

@@ -8,15 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
 from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS
-from ldmref.families.qwen_image_21.text import LENGTH
-from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.families.qwen_image_21.text import as_text_encoder
+from ldmref.io.diffusers.checks import require_plain
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.family import SingleFile
@@ -44,24 +41,10 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    data = read_json(folder / "scheduler" / "scheduler_config.json")
-    scheduler = convert_scheduler_config(data, get_class(index, "scheduler"))
-    listed = index.get("sample_sigmas") or ()
-    side = transformer.sample_size * vae.factor
-    return ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=replace(
-            read_text_encoder(folder / "text_encoder"),
-            max_position_embeddings=LENGTH,
-            hidden_layers=(-1,),
-            final_norm=False,
-        ),
-        scheduler=replace(scheduler, flow_times=tuple(listed)),
-        defaults=Defaults(len(listed) or BASE_STEPS, 1.0, width=side, height=side),
-    )
+    listed = tuple(index.get("sample_sigmas") or ())
+    scheduler = replace(read_scheduler(folder, index), flow_times=listed)
+    defaults = Defaults(len(listed) or BASE_STEPS, 1.0)
+    return read_model(folder, convert_transformer_config, as_text_encoder, scheduler, defaults)
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> QwenImage21Config:

@@ -4,7 +4,7 @@
 |----------------|-------------------------------------------------------------------------|
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
-| `text.py`      | the chat around a caption                                               |
+| `text.py`      | the hidden states that are read                                         |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
 | `original.py`  | single files, of the makers and of ComfyUI                              |
@@ -25,13 +25,13 @@ from functools import partial
 
 from ldmref.backends.base import Backend
 from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import CHAT, with_length
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.families.z_image.original import SINGLE_FILES
 from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
 from ldmref.families.z_image.presets import make_presets, shrink
-from ldmref.families.z_image.text import CHAT, with_length
 from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
