@@ -23,7 +23,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.joint_transformers import (
+    MASK,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
+)
 from ldmref.families.qwen3.prompts import with_length
 from ldmref.families.qwen_image_21.config import (
     QwenImage21Config,
@@ -37,13 +44,7 @@ from ldmref.families.qwen_image_21.presets import make_presets, shrink
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-    TextAttention,
-)
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -69,34 +70,17 @@ LORA_TARGETS = {
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
-    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
-    inputs = (
-        NetworkInput("x", "sample", latents, also=("input", "0", "x", "hidden_states")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("2", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (batch, tokens, denoiser.context_in_dim),
-            also=("1", "context"),
-        ),
-        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
-    )
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of text and image",
+    latents = latents_input(denoiser.in_channels, "hidden_states")
+    inputs = (latents, time_input(2), text_input(denoiser.context_in_dim, place=1), MASK)
+    network = declare_transformer(
+        denoiser,
         transformer,
         partial(transformer_spec, denoiser),
-        {"config": denoiser},
         inputs,
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-        text_attention=TextAttention((".attn",), ("text", "image")),
+        TextAttention((".attn",), ("text", "image")),
+        description="transformer of text and image",
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    return describe_model(config, network)
 
 
 QWEN_IMAGE_21 = Family(
