@@ -56,4 +56,4 @@ def read_states(output: Any, skip: int, pipeline: Any) -> LayerArray:
 
 def join_cells(x: LayerArray, rows: int, columns: int) -> LayerArray:
     """Return tokens (n, rows * columns, c) as latents (n, c, rows, columns)."""
-    return x.transpose(1, 2).reshape(len(x), x.shape[2], rows, columns)
+    return x.swapaxes(1, 2).reshape(len(x), x.shape[2], rows, columns)
