@@ -22,8 +22,7 @@ from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import recognise, relative_error
 from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
@@ -63,7 +62,7 @@ class _Wrong:
         floor: The noise floor of the part, relative.
     """
 
-    replay: Replay
+    replay: FollowedRun
     point: Point
     recorded: np.ndarray
     error: float
@@ -84,7 +83,7 @@ class _Wrong:
 
 
 def diagnose(
-    replay: Replay, point: Point, error: float, floor: float, certain: bool = False
+    replay: FollowedRun, point: Point, error: float, floor: float, certain: bool = False
 ) -> Cause:
     """Return the cause of an error.
 
@@ -255,7 +254,7 @@ def _error_where_known(
     return left if explains(left, without, left) else float("inf")
 
 
-def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
+def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
     for text, arguments, free in argument_changes(point):
         yield Hypothesis(text, None, arguments, free)
@@ -269,7 +268,9 @@ def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
         yield Hypothesis(text, changes)
 
 
-def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
+def _changes(
+    replay: FollowedRun, point: Point
+) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
     """Yield changes of one operation, or of all operations of a kind in a large part."""
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
@@ -285,7 +286,7 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
             yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
 
 
-def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
+def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
     if call.kind == "attention" and replay.ids is not None:
@@ -305,7 +306,7 @@ def _is_large(point: Point) -> bool:
     return len(point.suspects) > (LARGE_OF_SMALL if _is_small(point) else LARGE)
 
 
-def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
+def _nearby(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the arrays around a point, with their names in words."""
     for name, x in reversed(replay.recent):
         if _usable(x):
