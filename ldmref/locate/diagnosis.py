@@ -30,10 +30,10 @@ SMALL = 2**16  # numbers of an array of a part that is quickly computed again, a
 MAX_RERUNS_OF_SMALL = 1200
 LARGE_OF_SMALL = 64
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
+# Operations that share a table or a constant: a fault concerns all of them or one.
 TOGETHER = (
-    "rotate",
-    "rotate_halves",
-)  # operations that share a table: a fault concerns both or one of them
+    "rotate", "rotate_halves", "power", "polar", "sine", "cosine", "repeat_each", "masked",
+)  # fmt: skip
 SKIPPED = "{} is skipped: its output is its input"
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
@@ -271,13 +271,18 @@ def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
 def _changes(
     replay: FollowedRun, point: Point
 ) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
-    """Yield changes of one operation, or of all operations of a kind in a large part."""
+    """Yield changes of one operation, or of all operations of a kind in a large part.
+
+    Operations that were computed earlier are changed one by one.
+    """
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
         alone = not _is_large(point)
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
         if call.kind in TOGETHER and alone:
             groups.setdefault((call.kind, ""), []).append(call)
+    for call in point.earlier:
+        groups.setdefault((call.kind, call.name), []).append(call)
     for (kind, name), calls in groups.items():
         first = calls[0]
         for variant in _variants(replay, first):

@@ -145,7 +145,7 @@ class Judge:
         computed = np.asarray(point.computed)
         low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(low, computed)
-        if point.role or point.call.kind not in NORMS:
+        if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor
         x = {**replay.parameters(point.call), **point.inputs}
         wide = "float64" if self.dtype == "float64" else "float32"

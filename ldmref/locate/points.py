@@ -58,6 +58,8 @@ class Point:
         unit: The unit of rounding of the format in which the layer's arrays were stored; 0 for one
             that is not narrow.
         part: Which of several outputs it is, from 0.
+        earlier: Operations of the frame before the suspects that were not recorded either, the last
+            one first: what they computed may be read here.
     """
 
     call: LayerCall
@@ -70,6 +72,7 @@ class Point:
     after: tuple[str, ...]
     unit: float = 0.0
     part: int = 0
+    earlier: tuple[LayerCall, ...] = ()
 
 
 class PointObserver(Protocol):

@@ -32,6 +32,7 @@ from ldmref.locate.points import FollowedRun, Point
 NORMS = ("group_norm", "layer_norm")
 RMS = ("divide_by_rms",)
 ROTATIONS = ("rotate", "rotate_halves")
+PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh")
 
 
@@ -68,13 +69,17 @@ FAULTS = (
     Fault(ACTIVATIONS, activations.other_activation, "gelu_new: stable-diffusion-webui-forge#1817"),
     Fault(ACTIVATIONS, activations.activation_twice, "an activation in the norm and after it"),
     Fault(("add",), activations.missing_term, "residual connections"),
-    Fault(("linear", "conv2d"), products.missing_bias, "bias=False in a port"),
+    Fault((*PRODUCTS, "convolution"), products.missing_bias, "bias=False in a port"),
     Fault(("linear",), products.left_out, "arguments of time embeddings: sglang#17988"),
     Fault(("linear", "conv2d"), products.transposed_weight, "(in, out) weights of JAX and Keras"),
     Fault(("linear",), products.swapped_halves, "order of value and gate in GEGLU"),
     Fault(("conv2d",), products.other_edges, "downsamplers: pad (0, 1, 0, 1), or 'SAME' of JAX"),
     Fault(("conv2d",), products.other_padding, "padding modes for tiled images"),
-    Fault(("conv2d",), products.flipped_kernel, "convolution in the mathematical sense"),
+    Fault(
+        ("conv2d", "grouped_conv2d"),
+        products.flipped_kernel,
+        "convolution in the mathematical sense",
+    ),
     Fault(("conv2d",), products.other_stride, "resampling in another place"),
     Fault(("upsample2x",), products.bilinear_upsampling, "defaults of interpolation"),
     Fault(("pad_bottom_right",), products.other_corner, "'SAME' padding of JAX and TensorFlow"),

@@ -9,5 +9,6 @@
 | `replay`     | the module, followed from layer to layer with what the port recorded |
 | `repeated`   | parts of it that are run again: changed, or in another format        |
 | `original`   | the modules of a port's calls, judged call by call                   |
+| `exact_run`  | a run of a module in a number format, recorded                       |
 | `loading`    | `my.module:make`, the function that makes them                       |
 """

@@ -61,7 +61,7 @@ def widen(x: torch.Tensor) -> torch.Tensor:
 
 
 def narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor in a narrower format; complex numbers in that of their parts, or complex64."""
+    """Return a tensor in a narrower format; complex numbers of two parts of at least float32."""
     if x.is_complex():
         return x if dtype == torch.float64 else x.to(torch.complex64)
     return x.to(dtype) if x.is_floating_point() else x

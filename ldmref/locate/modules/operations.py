@@ -49,7 +49,7 @@ def describe_function(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Oper
     return None if describe is None else describe(func, args, kwargs)
 
 
-def describe_module(module: torch.nn.Module, kind: str, x: Tensor) -> Operation | None:
+def describe_module(module: Any, kind: str, x: Tensor) -> Operation | None:
     """Return the operation that a module of one operation computes; None for other modules.
 
     Args:
@@ -61,6 +61,10 @@ def describe_module(module: torch.nn.Module, kind: str, x: Tensor) -> Operation 
     describe = _MODULES.get(forward)
     if describe is not None:
         return describe(module, kind, x)
+    if kind == "timestep_embedding" and _is_usual_embedding(module):
+        raw = module.forward
+        dim = {"dim": module.num_channels}
+        return Operation(kind, {"input": x}, lambda v: raw(v["input"]), {}, dim)
     if kind in known.ACTIVATIONS.values():
         raw = module.forward
         return Operation(kind, {"input": x}, lambda v: raw(v["input"]))
@@ -88,6 +92,13 @@ def _of_module(module: Any, kind: str, x: Tensor) -> Operation | None:
         case "embedding" if module.max_norm is None:
             return Operation(kind, {"input": x}, _embedding, {"table": module.weight})
     return None
+
+
+def _is_usual_embedding(module: Any) -> bool:
+    """Return whether an embedding of timesteps is that of the table: cosines first, no shift."""
+    cosine_first = getattr(module, "flip_sin_to_cos", False) is True
+    scale = getattr(module, "scale", 1)
+    return cosine_first and getattr(module, "downscale_freq_shift", None) == 0 and scale == 1
 
 
 def _is_plain(module: Any) -> bool:
@@ -213,6 +224,20 @@ def _activation(kind: str) -> Describe:
         return Operation("tanh_gelu" if tanh else kind, x, lambda v: func(v["input"], **rest))
 
     return describe
+
+
+def _convolution(func: Any, args: tuple, kwargs: Values) -> Operation:
+    """Return a convolution in groups, or of another number of axes than 2."""
+    named = _named(("input", "weight", "bias"), args, kwargs)
+    parameters = {n: named[n] for n in ("weight", "bias") if named.get(n) is not None}
+    rest = args[3:]
+    more = {n: x for n, x in kwargs.items() if n not in ("input", "weight", "bias")}
+
+    def compute(v: Values) -> Tensor:
+        return func(v["input"], v["weight"], v.get("bias"), *rest, **more)
+
+    kind = "grouped_conv2d" if func is F.conv2d else "convolution"
+    return Operation(kind, {"input": named["input"]}, compute, parameters)
 
 
 def _embedding_function(func: Any, args: tuple, kwargs: Values) -> Operation:
@@ -363,6 +388,9 @@ def _repeated(func: Any, args: tuple, kwargs: Values) -> Operation | None:
 _UNBIND = (Tensor.unbind, torch.unbind)
 _FUNCTIONS: dict[Any, Describe] = {
     F.linear: _linear_function,
+    F.conv1d: _convolution,
+    F.conv2d: _convolution,
+    F.conv3d: _convolution,
     F.layer_norm: _layer_norm_function,
     F.rms_norm: _root_norm_function,
     torch.rms_norm: _root_norm_function,

@@ -29,6 +29,7 @@ from ldmref.trace.torch_scopes import LayerNames
 
 RECENT = 24  # outputs kept to recognise them
 EXACT = "float64"
+EXACT_COPY = "exact"
 
 
 class Reached(BaseException):
@@ -55,16 +56,18 @@ class NetworkCopies:
     @property
     def exact(self) -> WatchedNetwork:
         """The copy in float64, with the parameters of the port."""
-        return self._make("exact", self.dtype, True)
+        return self._make(EXACT_COPY, torch.float64)
 
     def narrow(self, dtype: str) -> WatchedNetwork:
-        """Return the copy in a number format."""
-        return self._make(dtype, dtype, False)
+        """Return the copy in a number format, with the parameters of the port in that format."""
+        return self._make(dtype, getattr(torch, dtype))
 
-    def _make(self, name: str, dtype: str, wide: bool) -> WatchedNetwork:
+    def _make(self, name: str, kind: torch.dtype) -> WatchedNetwork:
         if name not in self._made:
-            kind = torch.float64 if wide else getattr(torch, dtype)
-            self._made[name] = WatchedNetwork(copy_in_format(self.module, dtype, wide), kind)
+            made = copy_in_format(self.module, self.dtype, name == EXACT_COPY)
+            if name not in (EXACT_COPY, self.dtype):
+                made = made.to(kind)
+            self._made[name] = WatchedNetwork(made, kind)
         return self._made[name]
 
 
@@ -93,6 +96,7 @@ class RepeatedModule:
         self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
         self._seen: Counter[str] = Counter()
         self._trial: Trial | None = None
+        self._plain = False  # whether functions of torch are computed as they are
         self._within = 0  # operations and muted layers around the code that runs
         # By layer: its result with the port's arrays to come, and what it counted.
         self._results: dict[str, Any] = {}
@@ -138,7 +142,7 @@ class RepeatedModule:
 
     def compute_function(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         """Compute a function of torch as the format that is computed demands."""
-        if self.is_exact:
+        if self.is_exact and not self._plain:
             func, args, kwargs = widen_call(func, args, kwargs, self.copies.dtype)
         return func(*args, **kwargs)
 
@@ -218,7 +222,7 @@ class RepeatedModule:
         itself = not point.role and point.call.name == frame.name
         target = "" if itself else point.call.name
         saved = self.network, self.names.scopes, self._seen, self._trial, self._within
-        self.network = self.copies.exact if dtype is None else self.copies.narrow(dtype)
+        self.network = self.copies.exact if dtype is None else self._narrow(dtype)
         self.names.scopes, self._seen = list(frame.scope), frame.seen.copy()
         self._trial = Trial(target, point.role, changes or {}, dtype is not None, free)
         self._within = 0
@@ -239,6 +243,15 @@ class RepeatedModule:
         parts = parts_of(result)
         part = parts[point.part] if point.part < len(parts) else None
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
+
+    def _narrow(self, dtype: str) -> WatchedNetwork:
+        """Return the copy in a number format, made as if nothing were followed."""
+        self._plain = True
+        try:
+            with self.unseen():
+                return self.copies.narrow(dtype)
+        finally:
+            self._plain = False
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

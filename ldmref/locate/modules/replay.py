@@ -26,6 +26,7 @@ from ldmref.locate.names import count_modulations, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
 from ldmref.locate.points import Frame, Point, PointObserver
 from ldmref.locate.precision import stored_unit
+from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_calls import find_tensors
 from ldmref.trace.torch_operations import (
@@ -37,6 +38,7 @@ from ldmref.trace.torch_operations import (
 )
 from ldmref.trace.torch_scopes import is_named_sum, operands_of_sum
 
+MOST_EARLIER = 48  # operations before a part that are changed as well
 LABELS = {"add": "sum"}  # of operations that are not recorded, where others of the name are
 
 
@@ -61,6 +63,7 @@ class ModuleReplay(RepeatedModule):
         self.ledger = Ledger()
         self._frames: list[Frame] = []
         self._pending: list[LayerCall] = []  # operations since the last recorded array
+        self._of_frames: list[list[LayerCall]] = []  # those of each frame
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
         self._after: list[str] = []
 
@@ -86,14 +89,14 @@ class ModuleReplay(RepeatedModule):
         again = self.composite(None, arguments, roles, results.append, run)
         whole = LayerCall("", self.call, inputs, {}, {}, again, composite=True)
         frame = Frame("", again, inputs, Counter(), [])
-        self._frames.append(frame)
+        self._begin_frame(frame)
         with self.running():
             again(inputs)
-        self._frames.pop()
         entry = self.find("")
         if entry is not None:
             self.ledger.mark(entry, *entry.inputs)
             self._observe_outputs(whole, entry, results[-1], "", inputs, frame)
+        self._end_frame()
 
     def run_alone(self, layer: WatchedLayer, arguments: Mapping[str, Any]) -> None:
         """Run a layer by itself from its recorded inputs.
@@ -103,11 +106,11 @@ class ModuleReplay(RepeatedModule):
             arguments: Its arguments by name.
         """
         frame = Frame("", lambda inputs: (), {}, Counter(), [])
-        self._frames.append(frame)
+        self._begin_frame(frame)
         self._pending, self._led, self._after = [], (), []
         with self.running():
             call_with(layer.module.forward, arguments)
-        self._frames.pop()
+        self._end_frame()
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -177,15 +180,15 @@ class ModuleReplay(RepeatedModule):
             self._pending = []
         frame = Frame(name, again, used, self._seen.copy(), list(self.names.scopes))
         if closed:
-            self._frames.append(frame)
+            self._begin_frame(frame)
         again(used)
-        if closed:
-            self._frames.pop()
         result = results[-1]
-        if entry is None:
-            return result
-        start = frame if closed else self._frames[-1]
-        return self._observe_outputs(call, entry, result, layer.kind, used, start)
+        if entry is not None:
+            start = self._frames[-1]
+            result = self._observe_outputs(call, entry, result, layer.kind, used, start)
+        if closed:
+            self._end_frame()
+        return result
 
     def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> Arrays:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
@@ -197,8 +200,11 @@ class ModuleReplay(RepeatedModule):
                 continue
             recorded = read_recorded(self.port, entry.inputs[role])
             frame = self._frames[-1]
-            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
-            used = self.observer.observe(self, point)
+            earlier = self._earlier(frame, suspects)
+            point = Point(
+                call, role, computed, recorded, {}, frame, suspects, self._last(), unit, 0, earlier
+            )
+            used = self._judge(point)
             inputs[role] = used.astype(computed.dtype, copy=False)
             self.ledger.mark(entry, role)
         if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
@@ -220,16 +226,18 @@ class ModuleReplay(RepeatedModule):
         roles = roles_of_outputs(kind, found)
         unit = stored_unit(self.port, entry)
         suspects = tuple(self._pending)
+        earlier = self._earlier(frame, suspects)
         used: dict[str, np.ndarray] = {}
         for part, (raw, role) in enumerate(roles.items()):
             if role not in entry.outputs:
                 continue
             recorded = read_recorded(self.port, entry.outputs[role])
             computed = to_array(found[raw])
+            last = self._last()
             point = Point(
-                call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
+                call, "", computed, recorded, inputs, frame, suspects, last, unit, part, earlier
             )
-            used[raw] = self.observer.observe(self, point)
+            used[raw] = self._judge(point)
             if used[raw] is not recorded:
                 self._corrected[call.name, role] = used[raw]
             self.ledger.mark(entry, role, side=OUTPUT)
@@ -239,6 +247,35 @@ class ModuleReplay(RepeatedModule):
             self._after = [call.name]
         self.keep_result(call.name, result, roles)
         return with_arrays(result, "output", used)
+
+    def _judge(self, point: Point) -> np.ndarray:
+        """Judge a point, and return the array to use downstream.
+
+        Recorded arrays that the judge cannot compare have a row that says so, and the run continues
+        with what was computed.
+        """
+        try:
+            return self.observer.observe(self, point)
+        except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+            self.observer.skip(point.call, f"it cannot be compared: {why}")
+            return point.computed
+
+    def _begin_frame(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._of_frames.append([])
+
+    def _end_frame(self) -> None:
+        self._frames.pop()
+        self._of_frames.pop()
+
+    def _earlier(self, frame: Frame, suspects: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
+        """Return the operations of the frame that runs, before those that are suspects."""
+        if not self._frames or frame is not self._frames[-1]:
+            return ()  # an operation by itself
+        ours = set(map(id, suspects))
+        before = [call for call in self._of_frames[-1] if id(call) not in ours]
+        return tuple(reversed(before))[:MOST_EARLIER]
 
     def _last(self) -> tuple[str, ...]:
         """Return the recorded layer just before this point."""
@@ -308,6 +345,7 @@ class ModuleReplay(RepeatedModule):
         entry = self.find(name) if recorded else None
         if entry is None:
             self._pending.append(call)
+            self._of_frames[-1].append(call)
             return self._keep_modulation(call, self._hidden(run)())
         self.visited.add(name)
         inputs = self._observe_inputs(call, entry)
