@@ -84,6 +84,7 @@ PAGES = {
         is_slow=True,
     ),
     "docs/error-bounds.md": Page(torch_is_slow=True),
+    "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
     "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
@@ -277,6 +278,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "-m sd3_medium": elsewhere("tests/modes/test_rectified_request.py"),
     },
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
+    "docs/passport.md": {
+        "wrong/attention.other_scale": Reason("exits", "", 4),
+    },
     "docs/port-a-layer.md": {
         "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),
         "golden wrong -m": Reason("exits", "", 4),
