@@ -52,6 +52,7 @@ SECTIONS = {
     "Verify": (
         "check",
         "cases",
+        "passport",
         "diff",
         "differences",
         "pitfalls",
