@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from array_api_compat import array_namespace
-
 from ldmref.backends.base import Backend
 from ldmref.families.flux2.config import Flux2Config
 from ldmref.math.arrays import Array
@@ -30,6 +28,7 @@ from ldmref.models.transformer_layers import (
     rms_norm,
     rotate,
     split_cells,
+    standardize,
 )
 
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
@@ -208,16 +207,16 @@ def double_block(
     """
     d = config.width
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = split_modulation(of_image, d)
-    h = normalize(ops, x, "norm1", config.eps) * (1.0 + scale) + shift
+    h = standardize(ops, x, "norm1", config.eps) * (1.0 + scale) + shift
     text_shift, text_scale, text_gate, *of_text_mlp = split_modulation(of_text, d)
-    text = normalize(ops, context, "norm1_context", config.eps) * (1.0 + text_scale) + text_shift
+    text = standardize(ops, context, "norm1_context", config.eps) * (1.0 + text_scale) + text_shift
     h, text = joint_attention(ops, p.attn, h, text, positions, config)
     x = x + gate * h
-    h = normalize(ops, x, "norm2", config.eps) * (1.0 + scale_mlp) + shift_mlp
+    h = standardize(ops, x, "norm2", config.eps) * (1.0 + scale_mlp) + shift_mlp
     x = x + gate_mlp * feed_forward(ops, p.ff, h)
     context = context + text_gate * text
     shift_mlp, scale_mlp, gate_mlp = of_text_mlp
-    h = normalize(ops, context, "norm2_context", config.eps) * (1.0 + scale_mlp) + shift_mlp
+    h = standardize(ops, context, "norm2_context", config.eps) * (1.0 + scale_mlp) + shift_mlp
     return context + gate_mlp * feed_forward(ops, p.ff_context, h), x
 
 
@@ -227,7 +226,7 @@ def single_block(
 ) -> Array:
     """Apply attention and MLP side by side to text and image in one stream, (n, l, d)."""
     shift, scale, gate = split_modulation(rows, config.width)
-    h = normalize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
+    h = standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
     return x + gate * parallel_attention(ops, p.attn, h, positions, config)
 
 
@@ -277,7 +276,7 @@ def modulated_norm(ops: Backend, p: Params, x: Array, emb: Array, config: Flux2C
     Scale and shift have diffusers' order, not the original's.
     """
     scale, shift = split_modulation(linear(ops, p.linear, ops.silu(emb)), config.width)
-    return normalize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
+    return standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
 
 
 def gate_halves(ops: Backend, x: Array) -> Array:
@@ -302,17 +301,3 @@ def find_turn(ops: Backend, positions: Array, config: Flux2Config) -> Callable[[
     """Return what turns queries or keys by the positions of their tokens."""
     dims, theta = config.axes_dims_rope, config.rope_theta
     return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
-
-
-def normalize(ops: Backend, x: Array, name: str, eps: float) -> Array:
-    """Normalise tokens (n, l, d) without learned weights; `name` is that of the module."""
-    return ops.call_function(name, center, x, eps, ops.state_dtype, axis=-2)
-
-
-def center(x: Array, eps: float, dtype: str) -> Array:
-    """Return (x - mean) / sqrt(variance + eps) over the last axis, computed in `dtype`."""
-    xp = array_namespace(x)
-    wide = xp.astype(x, getattr(xp, dtype), copy=False)
-    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide, x.dtype, copy=False)

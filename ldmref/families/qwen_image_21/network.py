@@ -14,8 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from array_api_compat import array_namespace
-
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import FREQUENCIES
 from ldmref.families.qwen_image_21.config import QwenImage21Config
@@ -27,12 +25,14 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
+    divide_by_rms,
     find_waves,
     gelu_tanh,
     join_cells,
     place_cells,
     rms_norm,
     split_cells,
+    standardize,
     turn_pairs,
 )
 
@@ -177,10 +177,7 @@ def embed_text(ops: Backend, p: Params, x: Array, eps: float) -> Array:
 @layer
 def centred_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     """Divide by the root mean square of the last axis, and multiply by weight + 1."""
-    xp = ops.xp
-    wide = ops.cast(x, ops.state_dtype)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide * (ops.cast(p.weight, ops.state_dtype) + 1.0), x.dtype, copy=False)
+    return divide_by_rms(x, p.weight, eps, ops.state_dtype, base=1.0)
 
 
 def find_sequence(
@@ -250,20 +247,6 @@ def multiply(ops: Backend, x: Array, rows: TokenRows, length: int) -> Array:
     return ops.xp.concat([x[:, :length, :] * rows.text, x[:, length:, :] * rows.image], axis=1)
 
 
-def standardize(x: Array, eps: float, dtype: str) -> Array:
-    """Bring the last axis to zero mean and unit variance, computed in `dtype`."""
-    xp = array_namespace(x)
-    wide = xp.astype(x, getattr(xp, dtype), copy=False)
-    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide, x.dtype, copy=False)
-
-
-def normalize(ops: Backend, name: str, x: Array, eps: float) -> Array:
-    """Normalise tokens (n, l, d) by a norm of that name, which has no weights."""
-    return ops.call_function(name, standardize, x, eps, ops.state_dtype, axis=-2)
-
-
 @layer
 def block(
     ops: Backend,
@@ -300,9 +283,9 @@ def add_layers(
 ) -> Array:
     """Add attention and the feed-forward layer to tokens (n, l, d), of which `length` are text."""
     scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut(rows, 4))
-    h = multiply(ops, normalize(ops, "img_norm1", x, eps), plus_one(scale), length)
+    h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
-    h = multiply(ops, normalize(ops, "img_norm2", x, eps), plus_one(mlp_scale), length)
+    h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
     x = x + multiply(ops, feed_forward(ops, p.img_mlp, h), bound(ops, mlp_gate), length)
     return ops.xp.clip(x, -HALF_RANGE, HALF_RANGE) if ops.dtype == "float16" else x
 
@@ -368,7 +351,7 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 def final_norm(ops: Backend, p: Params, x: Array, emb: Array, eps: float) -> Array:
     """Normalise tokens of images, (n, l, d), and scale them by their times, `emb` (n + 1, d)."""
     scale = linear(ops, p.linear, ops.silu(emb))
-    return normalize(ops, "norm", x, eps) * (1.0 + scale[:-1, None, :])
+    return standardize(ops, x, "norm", eps) * (1.0 + scale[:-1, None, :])
 
 
 def read_text(
