@@ -1,4 +1,4 @@
-"""What the transformers of image and text share: layers, declarations and rules.
+"""Shared parts of the transformers of image and text: layers, declarations and rules.
 
 Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2; adaLN-Zero of Peebles and Xie 2023,
 arXiv:2212.09748.
@@ -84,7 +84,7 @@ def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array,
     """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
 
     Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
-    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
+    the gate of their attention; shift, scale and gate of the feed-forward layer; and
     for a second attention its tokens and its gate. All but tokens are (n, 1, d).
     """
     d = p.linear.weight.shape[1]

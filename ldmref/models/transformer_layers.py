@@ -27,7 +27,7 @@ def rms_norm(ops: Backend, p: Params, x: Array, eps: float, base: float = 0.0) -
     """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
 
     Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`. The scale is
-    `base` + weight; where `base` is not 0, the weight is small and the product wide, too.
+    `base` + weight; where `base` is not 0, the weight is small, and the product is also wide.
     """
     args = x, p.weight, eps, ops.state_dtype, base
     return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)

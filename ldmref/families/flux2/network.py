@@ -248,7 +248,7 @@ def joint_attention(
 def parallel_attention(
     ops: Backend, p: Params, x: Array, positions: Array, config: Flux2Config
 ) -> Array:
-    """Let all tokens (n, l, d) attend to each other, beside an MLP of each.
+    """Let all tokens (n, l, d) attend to each other, in parallel with an MLP of each.
 
     One linear layer makes queries, keys, values and both halves of the MLP; another one reads the
     attention and the MLP.

@@ -1,4 +1,4 @@
-"""How diffusers' pipelines call the networks of FLUX.2."""
+"""Calls of the networks of FLUX.2 by diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
     The tokens of references follow those of the image, and the rows and columns of each image begin
-    at 0. The k-th reference is at the time 10 k here, whichever the call says, so that another one
-    shows in the first layer that reads it.
+    at 0. The k-th reference is at the time 10 k here, whatever the call says: another time shows
+    in the first layer that reads it.
     """
     import torch
 

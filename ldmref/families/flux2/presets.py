@@ -1,7 +1,7 @@
 """The published sizes of FLUX.2, and one for tests.
 
-[dev] reads the hidden states of Mistral Small 3.2, which is no text encoder of ldmref: its
-transformer alone is here.
+[dev] reads the hidden states of Mistral Small 3.2, which ldmref does not have: only
+its transformer is here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The transformer of FLUX.3: each mode passes blocks of its own, then all pass blocks together.
+"""The transformer of FLUX.3: each mode passes separate blocks, then all pass blocks together.
 
 The modes are the image, reference images and the text. Black Forest Labs 2026, as in diffusers
-0.42.1, models/transformers/transformer_flux3.py (there is no paper): attention beside the
-feed-forward layer as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
+0.42.1, models/transformers/transformer_flux3.py (no paper exists): attention and feed-forward
+layer in parallel as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
 et al. 2021, arXiv:2104.09864, on four axes; one modulation for all blocks of a kind. Parameter
 names of diffusers' Flux3Transformer2DModel.
 """
@@ -33,7 +33,7 @@ IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their pa
 
 
 class ModeTokens(NamedTuple):
-    """The tokens of a mode, and what blocks need to know about them.
+    """The tokens of a mode, with their positions, modulation and mask.
 
     Attributes:
         states: (n, l, d).
@@ -153,7 +153,7 @@ def embed_times(
 ) -> tuple[Array, Array]:
     """Embed the time of the image, and that of text and references, which is 0: (n, 1, d) each.
 
-    Where a step leads to is added to both.
+    The time to which a step leads is added to both.
     """
     emb = embed_time(ops, p.timestep_embedder, config, t, like)
     clean = embed_time(ops, p.timestep_embedder, config, 0 * t, like)

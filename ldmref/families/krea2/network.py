@@ -201,8 +201,8 @@ def modulated_block(
 ) -> Array:
     """Apply attention and the feed-forward layer to text and image, (n, l, d).
 
-    Of each, the time gives scale, shift and gate, (n, 1, 6 d) for all blocks, to which a table of
-    the block is added.
+    The time gives scale, shift and gate of both, (n, 1, 6 d) for all blocks; each block adds a
+    table.
     """
     d, eps = x.shape[2], config.norm_eps
     rows = modulation + ops.xp.reshape(p.scale_shift_table, (1, 1, 6 * d))

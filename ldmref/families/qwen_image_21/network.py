@@ -44,7 +44,7 @@ KeysAndValues: TypeAlias = tuple[Array, Array]
 
 
 class TokenSequence(NamedTuple):
-    """What the blocks need to know about the tokens of text and image.
+    """The positions of the tokens of text and image, and the mask of the text.
 
     Attributes:
         text_waves: Cosines and sines of the positions of the text, (1, 1, l, d / heads). None: the

@@ -12,7 +12,7 @@
 | `work.py`      | operations and memory                                                   |
 
 The network computes the makers' function: its time is 0 for noise and 1 for the image, and it
-predicts x0 - eps. The declaration turns both around, so that samplers, guidance and traces see
+predicts x0 - eps. The declaration turns both around: samplers, guidance and traces see
 ldmref's t and eps - x0. diffusers' guidance scale g is 1 + g here. Captions of different lengths in
 one batch give each image as its caption alone does.
 

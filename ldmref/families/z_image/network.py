@@ -28,7 +28,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
 class TokenStream(NamedTuple):
-    """Tokens, and what attention needs to know about them.
+    """Tokens with their positions, and which of them are read.
 
     Attributes:
         states: (n, l, d).
