@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux2.config import Flux2Config
+from ldmref.families.joint_transformers import SCALE, embed_numbers
 from ldmref.math.arrays import Array
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
@@ -31,7 +31,6 @@ from ldmref.models.transformer_layers import (
     standardize,
 )
 
-SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 QKV = ("to_q", "to_k", "to_v")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 
@@ -163,19 +162,10 @@ def embed(
     ops: Backend, p: Params, config: Flux2Config, t: Array, guidance: Array | None, like: Array
 ) -> Array:
     """Embed times and guidance scales, (n,) each; their sum is (n, d), in the dtype of `like`."""
-    xp = ops.xp
-    wide = getattr(xp, ops.state_dtype)
-
-    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        if xp.isdtype(numbers.dtype, "integral"):
-            numbers = xp.astype(numbers, wide)
-        width = config.timestep_guidance_channels
-        waves = ops.call_function("time_proj", timestep_embedding, numbers, width)
-        return mlp(ops, p_embedder, xp.astype(waves, like.dtype, copy=False))
-
-    emb = embed_numbers(p.timestep_embedder, t)
+    width = config.timestep_guidance_channels
+    emb = embed_numbers(ops, p.timestep_embedder, t, width, like)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
+        emb = emb + embed_numbers(ops, p.guidance_embedder, guidance * SCALE, width, like)
     return emb
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.families.flux2.network import SCALE
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
+from ldmref.families.joint_transformers import SCALE
 from ldmref.families.qwen3.prompts import join_layers
 from ldmref.math.arrays import Array
 

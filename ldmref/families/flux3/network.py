@@ -14,11 +14,10 @@ from typing import NamedTuple
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.positions import Waves, join_waves, place_image, place_text
-from ldmref.families.joint_transformers import EPS, normalize
-from ldmref.math import timestep_embedding
+from ldmref.families.joint_transformers import EPS, embed_numbers, normalize
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
@@ -155,22 +154,14 @@ def embed_times(
 
     The time to which a step leads is added to both.
     """
-    emb = embed_time(ops, p.timestep_embedder, config, t, like)
-    clean = embed_time(ops, p.timestep_embedder, config, 0 * t, like)
+    width = config.timestep_channels
+    emb = embed_numbers(ops, p.timestep_embedder, t, width, like)
+    clean = embed_numbers(ops, p.timestep_embedder, 0 * t, width, like)
     if "target_timestep_embedder" not in p:
         return emb[:, None, :], clean[:, None, :]
     end = t if t_next is None else t_next
-    target = embed_time(ops, p.target_timestep_embedder, config, end, like)
+    target = embed_numbers(ops, p.target_timestep_embedder, end, width, like)
     return (emb + target)[:, None, :], (clean + target)[:, None, :]
-
-
-def embed_time(ops: Backend, p: Params, config: Flux3Config, t: Array, like: Array) -> Array:
-    """Embed times multiplied by 1000, (n,): (n, d), dtype of `like`."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    waves = ops.call_function("time_proj", timestep_embedding, t, config.timestep_channels)
-    return mlp(ops, p, xp.astype(waves, like.dtype, copy=False))
 
 
 @layer

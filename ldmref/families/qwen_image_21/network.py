@@ -15,9 +15,8 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from ldmref.backends.base import Backend
-from ldmref.families.joint_transformers import FREQUENCIES
+from ldmref.families.joint_transformers import FREQUENCIES, as_floating, find_sines
 from ldmref.families.qwen_image_21.config import QwenImage21Config
-from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
@@ -154,16 +153,14 @@ def transformer(
 
 def add_clean_time(ops: Backend, t: Array) -> Array:
     """Return times, (n,), and time 0, as which text is modulated, after them: (n + 1,) floating."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    return xp.concat([t, 0.0 * t[:1]], axis=0)
+    t = as_floating(ops, t)
+    return ops.xp.concat([t, 0.0 * t[:1]], axis=0)
 
 
 @layer
 def embed_time(ops: Backend, p: Params, t: Array) -> Array:
     """Embed times, (n,): (n, d)."""
-    waves = ops.call_function("time_proj", timestep_embedding, t, FREQUENCIES)
+    waves = find_sines(ops, t, FREQUENCIES)
     return mlp(ops, p.timestep_embedder, ops.cast(waves, ops.dtype))
 
 
