@@ -100,6 +100,8 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     ldmref diff reference-trace port-trace --plot diff.png
     ldmref diff port-trace --against my_model:make
     """
+    from ldmref.locate.report import summary
+
     plot = _check_plot(plot_file, flags["overwrite"])
     _check_original(flags)
     reference, port, name = _read(
@@ -119,7 +121,9 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
-        _print(report, flags["everything"], flags["worst"])
+        print_report(report, flags["everything"], flags["worst"])
+        if report.equal:
+            click.echo(summary(report))
     _require_equal(report)
 
 
@@ -256,9 +260,9 @@ def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
     say(f"note: wrote {path}")
 
 
-def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
-    """Print the table, remarks and the summary."""
-    from ldmref.locate.report import summary, table
+def print_report(report: DiffReport, everything: bool, worst_first: bool = False) -> None:
+    """Print the table and remarks."""
+    from ldmref.locate.report import table
 
     lines = table(report, everything=everything, worst_first=worst_first)
     if lines:
@@ -269,8 +273,6 @@ def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
             click.echo(click.style(text, bold=True) if i == 0 else text)
     for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
-    if report.equal:
-        click.echo(summary(report))
 
 
 COMMANDS = (diff,)
