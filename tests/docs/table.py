@@ -135,7 +135,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref finetune full": TORCH,
         "ldmref diff step": TORCH,
         "import torch": TORCH,
-        "--against my_model:make": elsewhere("tests/locate/test_against.py"),
+        "--against my_model:make": elsewhere("tests/locate/test_diff_modules.py"),
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),

@@ -16,7 +16,13 @@ import numpy as np
 import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.modules.arrays import Arrays, read_recorded, to_array, to_tensor, with_arrays
+from ldmref.locate.modules.arrays import (
+    ArraysByRole,
+    read_recorded,
+    to_array,
+    to_tensor,
+    with_arrays,
+)
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
@@ -33,7 +39,7 @@ EXACT = "float64"
 EXACT_COPY = "exact"
 
 
-class Reached(BaseException):
+class TargetReached(BaseException):
     """Ends a repeated run at its target; no code of a module catches it."""
 
     def __init__(self, parts: Any):
@@ -238,7 +244,7 @@ class RepeatedModule:
                 else:
                     change = self._trial.changes.get(point.call.name, compute)
                     result = change(point.call, {**point.call.parameters, **inputs})
-        except Reached as reached:
+        except TargetReached as reached:
             result = reached.parts
         except RuntimeError as error:  # torch's, of shapes that do not fit
             raise ValueError(str(error)) from error
@@ -388,7 +394,7 @@ class RepeatedModule:
         name: str,
         trial: Trial,
         kind: str,
-        inputs: Callable[[], Arrays],
+        inputs: Callable[[], ArraysByRole],
         run: Callable[[], Any],
     ) -> Any:
         """Return the result of a layer in a repeated run: as recorded, or computed.
@@ -402,7 +408,7 @@ class RepeatedModule:
         """
         target = name == trial.target
         if target and trial.role:
-            raise Reached(inputs()[trial.role])
+            raise TargetReached(inputs()[trial.role])
         within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
         if not (trial.free or within):
             forced = self._forced(name, kind)
@@ -411,7 +417,7 @@ class RepeatedModule:
                 return forced
         result = run()
         if target:
-            raise Reached(tuple(self.outputs_of(result, kind).values()))
+            raise TargetReached(tuple(self.outputs_of(result, kind).values()))
         return self._as_recorded(name, kind, result) if self.collected else result
 
     def operation_again(
@@ -420,7 +426,7 @@ class RepeatedModule:
         """Return the result of an operation in a repeated run: recorded, changed or computed."""
         target = name == trial.target
         if target and trial.role:
-            raise Reached(to_array(operation.inputs[trial.role]))
+            raise TargetReached(to_array(operation.inputs[trial.role]))
         change = trial.changes.get(name)
         if change is None and not (target or trial.free):
             forced = self._forced(name, operation.kind)
@@ -440,7 +446,7 @@ class RepeatedModule:
             return self._as_recorded(name, operation.kind, result)
         if target:
             parts = result if isinstance(result, tuple | list) else (result,)
-            raise Reached(tuple(map(to_array, parts)))
+            raise TargetReached(tuple(map(to_array, parts)))
         return result
 
     def _like(self, changed: Any, operation: Operation) -> Any:

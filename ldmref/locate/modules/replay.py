@@ -21,7 +21,13 @@ from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import align
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.modules.arrays import Arrays, arrays_in, read_recorded, to_array, with_arrays
+from ldmref.locate.modules.arrays import (
+    ArraysByRole,
+    arrays_in,
+    read_recorded,
+    to_array,
+    with_arrays,
+)
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
 from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with, numbered
 from ldmref.locate.modules.watched import WatchedLayer
@@ -199,7 +205,7 @@ class ModuleReplay(RepeatedModule):
             self._end_frame()
         return result
 
-    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> Arrays:
+    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> ArraysByRole:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
         inputs: dict[str, np.ndarray] = dict(call.inputs)
         unit = stored_unit(self.port, entry)
@@ -228,7 +234,7 @@ class ModuleReplay(RepeatedModule):
         entry: TraceEntry,
         result: Any,
         kind: str,
-        inputs: Arrays,
+        inputs: ArraysByRole,
         frame: Frame,
     ) -> Any:
         """Compare the recorded outputs of a layer, and return its result with them."""
