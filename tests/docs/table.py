@@ -137,6 +137,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff port.safetensors --model emoji": Reason("exits", "", 4),
         "ldmref finetune full": TORCH,
         "ldmref diff step": TORCH,
+        "import torch": TORCH,
+        "--against my_model:make": elsewhere("tests/locate/test_diff_modules.py"),
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),
