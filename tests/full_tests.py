@@ -178,6 +178,8 @@ SAMPLED: dict[str, int] = {
     "tests/compat": 4,
     "tests/explore": 3,
     "tests/locate": 6,
+    "tests/locate/test_changed_arrays.py": 20,
+    "tests/locate/test_changed_pipelines.py": 30,
     "tests/locate/test_twenty_faults.py": 30,
     "tests/locate/test_right_runs.py": 60,
     "tests/parity": 8,

@@ -28,7 +28,7 @@ REFERENCE = (
 # What is built on the reference.
 WINGS = {
     "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
-    "port": ("trace", "locate", "cases", "export"),
+    "port": ("trace", "locate", "cases", "export", "passport"),
     "explore": ("explore", "plots"),
     "lab": ("training", "datasets", "evaluate"),
     "apps": ("apps", "batch", "compat"),

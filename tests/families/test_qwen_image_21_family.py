@@ -16,9 +16,10 @@ from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.explore.attention import AttentionBackend
 from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen3.prompts import USER
 from ldmref.families.qwen_image_21 import transformer_spec
 from ldmref.families.qwen_image_21.files import convert_transformer_config, list_tensors, recognise
-from ldmref.families.qwen_image_21.text import CHAT, SYSTEM
+from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 from ldmref.models.validate import config_from_dict
@@ -170,8 +171,9 @@ def test_the_prompt_is_read_in_a_chat_of_which_14_tokens_are_dropped():
     theirs = make_processor()
     text = preset("qwen-image-2.1-tiny").text_encoder
     source = theirs.backend_tokenizer.to_str()
-    assert len(theirs(SYSTEM).input_ids) == CHAT.dropped == 14
-    assert CHAT.before.startswith(SYSTEM) and CHAT.prepare_text("") == " "
+    system = CHAT.before.removesuffix(USER)
+    assert len(theirs(system).input_ids) == CHAT.dropped == 14
+    assert system != CHAT.before and CHAT.prepare_text("") == " "
     assert json.loads(source)["model"]["type"] == "BPE" and kind_of(text).any_length
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from changed_arrays import NUMBER, OFTEN, ONCE, Change
+from changed_arrays import NUMBER, OFTEN, ONCE, Change, is_alike
 from numpy_ports import make_model, run_port
 
 from ldmref.locate import Row
@@ -57,7 +58,7 @@ def changes_of(tensors: dict[str, np.ndarray], every: int) -> Iterator[tuple[str
         for title in titles[number % 2 :: 2]:
             with np.errstate(all="ignore"):
                 other = np.asarray(CHANGES[title](x)).astype(x.dtype)
-            if not np.array_equal(other, x):
+            if not is_alike(other, x):
                 yield f"{name} {title}", {**tensors, name: other}
 
 
@@ -70,16 +71,46 @@ def words_of(row: Row) -> str:
     return f"{verdict}{row.layer} {row.kind} {letters}".rstrip() + cause
 
 
-def describe(name: str) -> list[str]:
-    """Return a line for each change of a call."""
+CLEAR = 20.0  # how many times what is allowed an error of a stored row is, or more
+PROCESSORS = 4.0  # by which factor kernels of other processors may change that
+Changes = list[tuple[str, dict[str, float]]]
+
+
+def clearness(row: Row) -> float:
+    """Return how many times what is allowed the error of a row is."""
+    return math.inf if row.verdict == "not judged" else row.excess
+
+
+def judge_changes(name: str) -> Changes:
+    """Return the changes of a call: each with its rows, and how clear each of these is."""
     run = RUNS[name]
     model = make_model(run.model)
     tensors = run_port(model, network=run.network, hidden=run.hidden)
-    lines = []
+    changes: Changes = []
     for title, changed in [("unchanged", tensors), *changes_of(tensors, run.every)]:
         port = build_trace(changed)
         with np.errstate(all="ignore"):
             rows = judge_call(port, model, port.calls[0], "float32", [])
-        found = [words_of(row) for row in rows if row.verdict != "equal"]
-        lines.append(f"{title}: {'; '.join(dict.fromkeys(found)) or 'equal'}")
+        found = {words_of(row): clearness(row) for row in rows if row.verdict != "equal"}
+        changes.append((title, found))
+    return changes
+
+
+def lines_of(changes: Changes, least: float) -> list[str]:
+    """Return a line for each change, with the rows that are as clear as that."""
+    lines = []
+    for title, found in changes:
+        rows = [words for words, clear in found.items() if clear >= least]
+        lines.append(f"{title}: {'; '.join(rows) or 'equal'}")
     return lines
+
+
+def describe(name: str) -> list[str]:
+    """Return a line for each change of a call, as they are stored."""
+    return lines_of(judge_changes(name), CLEAR)
+
+
+def rows_of(line: str) -> tuple[str, set[str]]:
+    """Return the change that a line is about, and its rows."""
+    title, _, rows = line.partition(": ")
+    return title, {*rows.split("; ")} - {"equal"}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import changed_layers
+import numpy as np
 import pytest
-from changed_arrays import describe_changes, differences
+from changed_arrays import describe_changes, differences, is_alike, stored_lines
+from changed_layers import CLEAR, PROCESSORS, judge_changes, lines_of, rows_of
 from changed_runs import KINDS, RUNS
-
-# the marks follow last bits, which differ between processors
-pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -22,6 +21,23 @@ def test_changes_of_a_run_are_noticed_and_named(name):
 
 @pytest.mark.parametrize("name", changed_layers.RUNS)
 def test_changes_of_layers_are_noticed_and_named(name):
-    found = changed_layers.describe(name)
-    assert found[0] == "unchanged: equal"
-    assert not differences(name, found)[:5]
+    """All that is clear is stored, and all that is stored is seen, whatever the kernels round."""
+    changes = judge_changes(name)
+    assert changes[0] == ("unchanged", {})
+    stored = stored_lines(name)
+    certain = lines_of(changes, CLEAR * PROCESSORS)
+    seen = lines_of(changes, CLEAR / PROCESSORS)
+    for line, fewer, more in zip(stored, certain, seen, strict=True):
+        title, rows = rows_of(line)
+        assert rows_of(fewer)[0] == title
+        assert rows_of(fewer)[1] <= rows <= rows_of(more)[1], title
+
+
+def test_rounding_is_no_change():
+    """Equal rows are computed with other last bits by some kernels."""
+    x = np.float32([[1.0, 2.0], [1.0, 2.000001]])
+    assert is_alike(x[::-1], x)
+    assert not is_alike(x[:, ::-1], x)
+    assert not is_alike(x * np.nan, x)
+    assert not is_alike(x[:1], x)
+    assert not is_alike(np.int64([1, 2]), np.int64([2, 1]))

@@ -11,9 +11,6 @@ pytest.importorskip("transformers")
 from changed_arrays import describe_changes, differences
 from changed_pipelines import KINDS, RUNS, record
 
-# the marks follow last bits, which differ between processors
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("name", RUNS)
 def test_changes_of_a_pipelines_run_are_noticed_and_named(name):

@@ -49,7 +49,16 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "cases", "diff", "differences", "doctor", "bench", "evaluate"),
+    "Verify": (
+        "check",
+        "cases",
+        "passport",
+        "diff",
+        "differences",
+        "doctor",
+        "bench",
+        "evaluate",
+    ),
     "Convert and train": ("convert", "export", "train", "finetune"),
 }
 

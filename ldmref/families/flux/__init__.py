@@ -36,6 +36,7 @@ from ldmref.families.joint_transformers import (
     SCALE,
     declare_transformer,
     describe_model,
+    list_inputs,
 )
 from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
@@ -82,9 +83,11 @@ __all__ = ["FLUX", "FluxConfig"]
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
-    more = (GUIDANCE,) if network.guidance_embeds else ()
+    inputs = list_inputs(network)
+    if network.guidance_embeds:
+        inputs = (*inputs, GUIDANCE)
     spec = partial(transformer_spec, network)
-    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION, STEERABLE)
+    function = declare_transformer(network, transformer, spec, inputs, TEXT_ATTENTION, STEERABLE)
     return describe_model(config, function)
 
 

@@ -21,7 +21,16 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import Heads, attend_jointly, rms_norm, rotate
+from ldmref.models.transformer_layers import (
+    Heads,
+    attend_jointly,
+    count_from_zero,
+    join_cells,
+    place_cells,
+    rms_norm,
+    rotate,
+    split_cells,
+)
 
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 QKV = ("to_q", "to_k", "to_v")
@@ -111,11 +120,10 @@ def transformer(
         (n, z, h, w).
     """
     xp = ops.xp
-    n, z, height, width = x.shape
-    cells = xp.permute_dims(x, (0, 2, 3, 1))
-    tokens = xp.reshape(cells, (n, height * width, z))
+    height, width = x.shape[2:]
+    tokens = split_cells(x)
     text = get_hidden_states(context)
-    positions = find_positions(ops, cells, text)
+    positions = find_positions(ops, x, text)
     if reference_tokens is not None and reference_positions is not None:
         tokens = xp.concat([tokens, reference_tokens], axis=1)
         more = xp.astype(reference_positions, positions.dtype, copy=False)
@@ -136,36 +144,19 @@ def transformer(
     return join_cells(h, height, width)
 
 
-def join_cells(x: Array, rows: int, columns: int) -> Array:
-    """Return the first rows * columns tokens of (n, l, z) as latents, (n, z, rows, columns)."""
-    xp = array_namespace(x)
-    n, _, z = x.shape
-    cells = xp.reshape(x[:, : rows * columns, :], (n, rows, columns, z))
-    return xp.permute_dims(cells, (0, 3, 1, 2))
+def find_positions(ops: Backend, x: Array, text: Array) -> Array:
+    """Return time, row, column and place of each token, (l + h * w, 4).
 
-
-def find_positions(ops: Backend, cells: Array, text: Array) -> Array:
-    """Return time, row, column and place of each token, (l + rows * columns, 4).
-
-    The i-th token of the text, (n, l, d), is at (0, 0, 0, i); a cell, (n, rows, columns, z), at
-    (0, row, column, 0).
+    The i-th token of the text, (n, l, d), is at (0, 0, 0, i); a cell of the latents, (n, z, h, w),
+    at (0, row, column, 0).
     """
     xp = ops.xp
-    wide = getattr(xp, ops.state_dtype)
-    lines = xp.astype(cells[0, :, :, 0], wide, copy=False)
-    rows = count_from_zero(ops, lines[:, 0])[:, None]
-    columns = count_from_zero(ops, lines[0, :])[None, :]
-    zero = xp.zeros_like(rows + columns)
-    of_cells = [xp.reshape(part + zero, (-1, 1)) for part in (zero, rows, columns, zero)]
-    place = count_from_zero(ops, xp.astype(text[0, :, 0], wide, copy=False))[:, None]
-    none = xp.zeros_like(place)
-    of_text = xp.concat([none, none, none, place], axis=1)
-    return xp.concat([of_text, xp.concat(of_cells, axis=1)], axis=0)
-
-
-def count_from_zero(ops: Backend, line: Array) -> Array:
-    """Return 0, 1, ... for a line of tokens, (k,)."""
-    return ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=0) - 1.0
+    cells = place_cells(ops, x[0, 0, :, :])
+    none = xp.zeros_like(cells[:, :1])
+    place = count_from_zero(ops, text[0, :, :1], axis=0)
+    nowhere = xp.zeros_like(place)
+    of_text = xp.concat([nowhere, nowhere, nowhere, place], axis=1)
+    return xp.concat([of_text, xp.concat([none, cells, none], axis=1)], axis=0)
 
 
 @layer

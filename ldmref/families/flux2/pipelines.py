@@ -8,6 +8,7 @@ from typing import Any
 from ldmref.families.flux2.network import SCALE
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
+from ldmref.families.qwen3.prompts import join_layers
 from ldmref.math.arrays import Array
 
 KEPT = ("encoder_hidden_states", "guidance")
@@ -43,11 +44,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
-    import torch
-
-    states = output.hidden_states
-    layers = choose_layers(len(states) - 1)
-    return torch.cat([states[number - skip] for number in layers], dim=-1)
+    return join_layers(output, choose_layers(len(output.hidden_states) - 1), skip)
 
 
 def read_scale(scale: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.files import SCALES, STEPS
-from ldmref.families.flux2.text import choose_layers
+from ldmref.families.flux2.text import as_text_encoder, choose_layers
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.models.config import Defaults, ModelConfig
@@ -38,12 +38,6 @@ FLOW = SchedulerConfig(
 )
 
 
-def read_layers(text: Qwen3Config) -> Qwen3Config:
-    """Return a text encoder of which the transformer reads three layers."""
-    layers = choose_layers(text.num_hidden_layers)
-    return replace(text, hidden_layers=layers, final_norm=False)
-
-
 def make_presets() -> dict[str, ModelConfig]:
     """Return the configurations by name.
 
@@ -59,7 +53,7 @@ def make_presets() -> dict[str, ModelConfig]:
                 name=name,
                 denoiser=transformer,
                 vae=Flux2AutoencoderConfig(),
-                text_encoder=read_layers(QWEN3_SIZES[text]),
+                text_encoder=as_text_encoder(QWEN3_SIZES[text]),
                 scheduler=FLOW,
                 defaults=Defaults(STEPS[distilled], SCALES[distilled], width=1024, height=1024),
             )

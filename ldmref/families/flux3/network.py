@@ -21,7 +21,13 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_waves, rms_norm, turn_pairs
+from ldmref.models.transformer_layers import (
+    find_waves,
+    join_cells,
+    rms_norm,
+    split_cells,
+    turn_pairs,
+)
 
 IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their parameters
 
@@ -139,7 +145,7 @@ def transformer(
     h = pass_together(ops, p.single_transformer_blocks, config, text, content, mask)
     count = image.states.shape[1]
     h = norm_out(ops, p.norm_out, h[:, :count, :], emb)
-    return join_cells(ops, linear(ops, p.proj_out, h), x)
+    return join_cells(linear(ops, p.proj_out, h), *x.shape[2:])
 
 
 def embed_times(
@@ -204,10 +210,8 @@ def start_text(
 
 def start_image(ops: Backend, p: Params, config: Flux3Config, x: Array, emb: Array) -> ModeTokens:
     """Embed latents (n, c, h, w): a token is a cell."""
-    n, c, height, width = x.shape
     mode = start_mode(ops, p, config, IMAGE, place_image(ops, x), emb)
-    cells = ops.xp.permute_dims(ops.xp.reshape(x, (n, c, height * width)), (0, 2, 1))
-    return mode._replace(states=linear(ops, p.x_embedders[IMAGE], cells))
+    return mode._replace(states=linear(ops, p.x_embedders[IMAGE], split_cells(x)))
 
 
 def start_references(
@@ -340,9 +344,3 @@ def norm_out(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
     d = x.shape[2]
     rows = linear(ops, p.linear, ops.silu(emb))  # scale, then shift, as in diffusers
     return normalize(ops, x) * (1.0 + rows[:, :, :d]) + rows[:, :, d:]
-
-
-def join_cells(ops: Backend, h: Array, like: Array) -> Array:
-    """Return tokens (n, h * w, c) as latents of the shape of `like`, (n, c, h, w)."""
-    n, _, height, width = like.shape
-    return ops.xp.reshape(ops.xp.permute_dims(h, (0, 2, 1)), (n, h.shape[2], height, width))

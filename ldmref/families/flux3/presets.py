@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig
 from ldmref.families.flux3.config import WINDOW, Flux3Config, transformer_of
+from ldmref.families.flux3.text import as_text_encoder
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
-LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)  # of Qwen3-VL, whose hidden states are read
-LENGTH = 4096  # the makers' largest number of tokens; diffusers has 8192
 SHIFT = 6.93
 SIDE = 1024
 FLOW = SchedulerConfig(
@@ -22,17 +21,6 @@ DEFAULTS = {  # with a flow map, and without
     True: Defaults(16, 1.0, width=SIDE, height=SIDE),
     False: Defaults(50, 3.5, width=SIDE, height=SIDE),
 }
-
-
-def as_text_encoder(text: Qwen3Config, layers: tuple[int, ...] = LAYERS) -> Qwen3Config:
-    """Return a language model's configuration as the text encoder of FLUX.3."""
-    return replace(
-        text,
-        max_position_embeddings=LENGTH,
-        hidden_layers=layers,
-        final_norm=False,
-        padding_position=1,
-    )
 
 
 KLEIN = ModelConfig(

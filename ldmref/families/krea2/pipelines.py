@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.families.krea2.text import LAYERS
+from ldmref.families.qwen3.prompts import join_layers
 
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 
@@ -30,10 +31,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, one beside the other."""
-    import torch
-
-    layers = getattr(pipe, "text_encoder_select_layers", LAYERS)
-    return torch.cat([output.hidden_states[number - skip] for number in layers], dim=-1)
+    return join_layers(output, getattr(pipe, "text_encoder_select_layers", LAYERS), skip)
 
 
 def read_scale(scale: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.krea2.config import Krea2Config, transformer_of
-from ldmref.families.krea2.text import CHAT, LAYERS, LENGTH
+from ldmref.families.krea2.text import as_text_encoder
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
@@ -15,13 +15,6 @@ from ldmref.samplers.config import SchedulerConfig
 STEPS, SCALE = 28, 5.5  # the makers' defaults for Raw; 4.5 is their number for 5.5
 TURBO_STEPS = 8
 TURBO_MU = 1.15  # at every size
-ENCODER = replace(
-    QWEN3_SIZES["qwen3-vl-4b"],
-    max_position_embeddings=LENGTH + CHAT.dropped,
-    hidden_layers=LAYERS,
-    final_norm=False,
-    padding_position=-1,
-)
 FLOW = SchedulerConfig(
     prediction_type="flow",
     sampler="euler",
@@ -34,7 +27,7 @@ RAW = ModelConfig(
     name="krea-2",
     denoiser=Krea2Config(),
     vae=QwenAutoencoderConfig(),
-    text_encoder=ENCODER,
+    text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-vl-4b"]),
     scheduler=FLOW,
     defaults=Defaults(STEPS, SCALE, width=1024, height=1024),
 )

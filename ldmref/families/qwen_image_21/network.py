@@ -25,7 +25,16 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_waves, gelu_tanh, rms_norm, turn_pairs
+from ldmref.models.transformer_layers import (
+    count_from_zero,
+    find_waves,
+    gelu_tanh,
+    join_cells,
+    place_cells,
+    rms_norm,
+    split_cells,
+    turn_pairs,
+)
 
 THETA = 10000.0  # the base of the frequencies of the positions
 HALF_RANGE = 65504.0  # the largest number of float16, to which blocks clip there
@@ -130,9 +139,7 @@ def transformer(
     states = get_hidden_states(context)
     if isinstance(context, CachedContext):
         kept = context.keys_and_values(p, partial(read_text, ops, p, config, rows))
-    n, channels, height, width = x.shape
-    cells = xp.permute_dims(xp.reshape(x, (n, channels, height * width)), (0, 2, 1))
-    tokens = linear(ops, p.img_in, cells)
+    tokens = linear(ops, p.img_in, split_cells(x))
     sequence = find_sequence(ops, config, x, states, mask, kept is not None)
     length = 0
     if kept is None:
@@ -142,8 +149,7 @@ def transformer(
         before = None if kept is None else kept[number]
         tokens = block(ops, p_block, tokens, rows, *sequence, before, config)
     tokens = final_norm(ops, p.norm_out, tokens[:, length:, :], emb, config.eps)
-    tokens = linear(ops, p.proj_out, tokens)
-    return xp.reshape(xp.permute_dims(tokens, (0, 2, 1)), (n, channels, height, width))
+    return join_cells(linear(ops, p.proj_out, tokens), *x.shape[2:])
 
 
 def add_clean_time(ops: Backend, t: Array) -> Array:
@@ -209,8 +215,7 @@ def find_sequence(
 
 def find_text_waves(ops: Backend, config: QwenImage21Config, states: Array) -> Array:
     """Return the waves of text (n, l, d_text), whose tokens are counted on all three axes."""
-    line = ops.xp.ones_like(ops.cast(states[:1, :, :1], ops.state_dtype))
-    counted = ops.xp.cumulative_sum(line, axis=1) - 1.0
+    counted = count_from_zero(ops, states[:1, :, :1], axis=1)
     return join_waves(ops, config, ops.xp.concat([counted] * 3, axis=2))
 
 
@@ -222,13 +227,9 @@ def join_waves(ops: Backend, config: QwenImage21Config, positions: Array) -> Arr
 
 def find_cells(ops: Backend, x: Array) -> Array:
     """Return row and column of cells of (n, z, h, w), whose middle is 0: (1, h * w, 2)."""
-    xp = ops.xp
-    one = xp.ones_like(xp.astype(x[0, 0, :, :], getattr(xp, ops.state_dtype), copy=False))
-    counted = []
-    for axis in (0, 1):
-        half = 0.5 * xp.sum(one, axis=axis, keepdims=True)  # sides are even
-        counted.append(xp.cumulative_sum(one, axis=axis) - 1.0 - half)
-    return xp.concat([xp.reshape(indices, (1, -1, 1)) for indices in counted], axis=2)
+    cells = place_cells(ops, x[0, 0, :, :])
+    half = 0.5 * (cells[-1:, :] + 1.0)  # sides are even
+    return (cells - half)[None, :, :]
 
 
 def cut(rows: Array, count: int) -> list[Array]:

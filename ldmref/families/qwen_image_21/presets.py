@@ -9,7 +9,7 @@ from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.families.qwen_image_21.autoencoder_config import QwenImage21AutoencoderConfig
 from ldmref.families.qwen_image_21.autoencoder_config import shrink as shrink_autoencoder
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
-from ldmref.families.qwen_image_21.text import LENGTH
+from ldmref.families.qwen_image_21.text import as_text_encoder
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
@@ -21,12 +21,7 @@ BASE = ModelConfig(
     name="qwen-image-2.1",
     denoiser=QwenImage21Config(),
     vae=QwenImage21AutoencoderConfig(),
-    text_encoder=replace(
-        QWEN3_SIZES["qwen3-vl-8b"],
-        max_position_embeddings=LENGTH,
-        hidden_layers=(-1,),
-        final_norm=False,
-    ),
+    text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-vl-8b"]),
     scheduler=replace(
         FLOW,
         dynamic_shift=True,

@@ -20,7 +20,12 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
+from ldmref.families.joint_transformers import (
+    LORA_TARGETS,
+    declare_transformer,
+    describe_model,
+    list_inputs,
+)
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
@@ -73,9 +78,8 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     attention = TextAttention((".attn",), tokens, (0, 2))  # CLIP's, side by side, and T5's
     if config.text_encoder_3 is None:
         attention = TextAttention((".attn",), tokens, padding=network.empty_tokens)
-    function = declare_transformer(
-        network, transformer, spec, text_attention=attention, steerable=STEERABLE
-    )
+    inputs = list_inputs(network)
+    function = declare_transformer(network, transformer, spec, inputs, attention, STEERABLE)
     return describe_model(config, function)
 
 

@@ -177,7 +177,7 @@ def embed_image(
     patches = xp.reshape(grid, (n, rows * columns, PATCH * PATCH * c))
     last = rows * columns - 1
     patches = fill_segment(ops, patches, patches[:, last:, :])
-    indices = place_patches(ops, grid)
+    indices = transformer_layers.place_cells(ops, grid[0, :, :, 0])[None, :, :]
     real = xp.ones_like(indices[:, :, :1])
     real = fill_segment(ops, real, 0.0 * real[:, :1, :])
     indices = fill_segment(ops, indices, indices[:, :1, :])
@@ -186,14 +186,6 @@ def embed_image(
     h = linear(ops, p.all_x_embedder[FORM], patches)
     h = xp.where(real != 0, h, p.x_pad_token[None, :, :])
     return TokenStream(h, positions, None)
-
-
-def place_patches(ops: Backend, grid: Array) -> Array:
-    """Return row and column of patches, (n, rows, columns, k): (1, rows * columns, 2)."""
-    xp = ops.xp
-    one = xp.ones_like(xp.astype(grid[0, :, :, 0], getattr(xp, ops.state_dtype), copy=False))
-    counted = [xp.cumulative_sum(one, axis=axis) - 1.0 for axis in (0, 1)]
-    return xp.concat([xp.reshape(indices, (1, -1, 1)) for indices in counted], axis=2)
 
 
 def fill_segment(ops: Backend, x: Array, row: Array) -> Array:

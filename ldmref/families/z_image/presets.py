@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, transformer_of
 from ldmref.families.z_image.files import SCALE, STEPS
+from ldmref.families.z_image.text import as_text_encoder
 from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
@@ -22,7 +24,7 @@ TURBO = ModelConfig(
     name="z-image-turbo",
     denoiser=ZImageConfig(),
     vae=AUTOENCODER,
-    text_encoder=Qwen3Config(hidden_layers=(-2,), final_norm=False),  # Qwen3-4B
+    text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-4b"]),
     scheduler=replace(FLOW, shift=3.0),
     defaults=Defaults(8, 1.0, width=1024, height=1024),
 )
