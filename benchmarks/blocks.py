@@ -328,8 +328,8 @@ def _flux2_positions(
     ops: Backend, config: Flux2Config, sides: tuple[int, int], text: Array
 ) -> tuple:
     """Return the positions of the tokens, and the configuration."""
-    cells = ops.asarray(np.zeros((1, *sides, 1), np.float32))
-    return flux2.find_positions(ops, cells, text), config
+    latents = ops.asarray(np.zeros((1, 1, *sides), np.float32))
+    return flux2.find_positions(ops, latents, text), config
 
 
 def _flux2_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:

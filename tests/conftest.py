@@ -14,6 +14,8 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import settings
 
+import ldmref
+
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("test", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
@@ -132,6 +134,12 @@ def ops(request, dtype):
 
     require(request.param)
     return get_backend(request.param, dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return the smallest model, with images of 16 x 16; tests must not change it."""
+    return ldmref.random_model("tiny", backend="numpy")
 
 
 def to_numpy(x) -> np.ndarray:

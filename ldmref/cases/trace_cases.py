@@ -94,12 +94,7 @@ def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
     plain = {name: rounded(x) for name, x in start.items() if "//" not in name}
     inputs = {name: x for name, x in (recorded | plain).items() if name in start}
     path = f"{TRACES}/{trace.name}"
-    shared = _write_tensors(write, f"{path}/{FILE}", recorded | plain)
-    model = exact.manifest["model"] | {"name": f"{PREFIX}{trace.family}"}
-    stored_as = {"backend": {"name": "numpy"}, "dtype": "float32"}  # computed in float64
-    manifest = exact.manifest | stored_as | {"model": model, "complete": True}
-    entries = [resolve_names(entry, shared) for entry in exact.entries]
-    write(f"{path}/{MANIFEST}", manifest_text(manifest, entries).encode())
+    write_run(write, path, trace.family, replace(exact, tensors=recorded | plain), "float32")
     outputs = tuple(
         CaseTensor(name, dtype, recorded[name].shape, _tolerance(dtype, allowed[name]))
         for name in compared(exact, golden_config(trace.family))
@@ -117,6 +112,24 @@ def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
         (),
         "propagated",
     )
+
+
+def write_run(write: WriteFile, path: str, family: str, run: RecordedRun, dtype: str) -> None:
+    """Write a recorded run as a trace of two files, in which equal tensors are stored once.
+
+    Args:
+        write: Function `write(path, data)` that writes a file.
+        path: The folder of the trace.
+        family: The name of its model.
+        run: The run, computed in float64.
+        dtype: The number format in which its tensors are stored.
+    """
+    shared = _write_tensors(write, f"{path}/{FILE}", run.tensors)
+    model = run.manifest["model"] | {"name": f"{PREFIX}{family}"}
+    stored_as = {"backend": {"name": "numpy"}, "dtype": dtype}
+    manifest = run.manifest | stored_as | {"model": model, "complete": True}
+    entries = [resolve_names(entry, shared) for entry in run.entries]
+    write(f"{path}/{MANIFEST}", manifest_text(manifest, entries).encode())
 
 
 def compared(run: RecordedRun, config: ModelConfig) -> list[str]:

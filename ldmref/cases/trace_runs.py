@@ -21,6 +21,8 @@ from ldmref.modes.generate import GeneratedImage, on_backend
 from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers.registry import SAMPLERS
+from ldmref.support.bfloat16 import decode_bfloat16
+from ldmref.trace.backend import LayerRecordingBackend
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
 from ldmref.trace.record_plan import describe_program, describe_run
@@ -36,6 +38,12 @@ NOISE = "noise"  # the names of tensors that are not a call's
 MASK = "mask"
 GIVEN = "vae.encode//input.image"
 STEP_NOISE = "sampler.{:03}//input.noise"
+
+
+def record_whole(*args: Any) -> LayerRecordingBackend:
+    """Return a backend that records inputs and outputs of networks, without their layers."""
+    inner, recorder, config, _, *prefix = args
+    return LayerRecordingBackend(inner, recorder, config, True, *prefix)
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,20 @@ class GoldenTrace:
     params: Mapping[str, Any]
     noisy: bool = False
 
+    @property
+    def images(self) -> int:
+        """The number of images, one for each prompt."""
+        prompt = self.params["prompt"]
+        return 1 if isinstance(prompt, str) else len(prompt)
+
     def inputs(self) -> dict[str, np.ndarray]:
         """Return the arrays that the run is given, by the name of the tensor.
 
         There is noise for the last step, which most samplers do not use.
         """
         vae = golden_config(self.family).vae
-        latents = (1, vae.latent_channels, SIDE // vae.factor, SIDE // vae.factor)
+        width, height = (self.params.get(name, SIDE) // vae.factor for name in ("width", "height"))
+        latents = (self.images, vae.latent_channels, height, width)
         found = {NOISE: random_array(f"traces/{self.name}/noise", latents)}
         for i in range(STEPS if self.noisy else 0):
             found[STEP_NOISE.format(i)] = random_array(f"traces/{self.name}/noise/{i}", latents)
@@ -113,26 +128,34 @@ def record_run(
     model: LatentDiffusion,
     inputs: NamedArrays,
     change: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory,
+    recording: Callable[..., LayerRecordingBackend] = record_whole,
 ) -> RecordedRun:
-    """Generate the image of a golden trace from the given noise, and record every call.
+    """Generate the images of a golden trace from the given noise, and record every call.
 
     Args:
         trace: The run.
         model: The model, `golden_model(trace.family)` on any backend.
         inputs: The arrays of `GoldenTrace.inputs`.
         change: Changes the sampling before its first step.
+        recording: Makes the backend that records, as `LayerRecordingBackend`.
     """
     found = RecordedRun({}, [], {})
-    selection = Selection()
-    store = partial(SpooledStore, Path(tempfile.gettempdir()))
-    observer = GivenNoise(Recorder(_Calls(found), store, selection), inputs, change)
+    recorder = make_recorder(found)
+    observer = GivenNoise(recorder, inputs, change, recording)
     try:
         run = _plan(trace, model, inputs).prepare(model, observer)
-        assert any(isinstance(event, GeneratedImage) for event in run.generate())
+        made = [event for event in run.generate() if isinstance(event, GeneratedImage)]
+        assert len(made) == trace.images
     finally:
         observer.abandon()
-    found.manifest.update(describe_program(model, selection) | describe_run(run))
+    found.manifest.update(describe_program(model, recorder.selection) | describe_run(run))
     return found
+
+
+def make_recorder(found: RecordedRun) -> Recorder:
+    """Return a recorder of all calls, which are kept in `found`."""
+    store = partial(SpooledStore, Path(tempfile.gettempdir()))
+    return Recorder(_Calls(found), store, Selection())
 
 
 def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: NamedArrays) -> Plan:
@@ -155,6 +178,7 @@ class GivenNoise(TraceObserver):
         recorder: Where calls are recorded.
         inputs: The arrays of `GoldenTrace.inputs`.
         change: Changes the sampling before its first step.
+        recording: Makes the backend that records.
     """
 
     def __init__(
@@ -162,8 +186,10 @@ class GivenNoise(TraceObserver):
         recorder: Recorder,
         inputs: NamedArrays,
         change: Callable[[Trajectory], Trajectory],
+        recording: Callable[..., LayerRecordingBackend],
     ):
-        super().__init__(recorder, whole=True)
+        super().__init__(recorder)
+        self.recording = recording
         self.inputs = inputs
         self.change = change
 
@@ -190,6 +216,11 @@ class _Calls:
         shared: Mapping[str, str],
     ) -> None:
         """Keep the tensors of a call."""
-        arrays = {name: np.array(tensor.read()) for name, tensor in tensors.items()}
+        arrays = {name: _as_numbers(tensor) for name, tensor in tensors.items()}
         self.found.tensors.update(arrays | {name: arrays[old] for name, old in shared.items()})
         self.found.entries.extend(entries)
+
+
+def _as_numbers(tensor: TensorSource) -> np.ndarray:
+    """Return a stored tensor as numbers; bfloat16 is stored as its bits."""
+    return decode_bfloat16(tensor.read()) if tensor.kind == "BF16" else np.array(tensor.read())

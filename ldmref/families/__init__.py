@@ -13,7 +13,8 @@
 | `krea2/` | Krea 2 |
 | `qwen_image/` | the autoencoder of Qwen-Image 1 and Krea 2 |
 | `qwen3/` | the text encoder of the families since 2025 |
-| `joint_transformers.py`, `joint_controls.py` | what these two share |
+| `joint_transformers.py`, `joint_controls.py` | what transformers and their ControlNets share |
+| `transformer_files.py` | single files of a transformer, with a prefix and without |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ldmref.families.joint_transformers import declare_transformer
+from ldmref.families.joint_transformers import declare_transformer, list_inputs
 from ldmref.models.declared import (
     BATCH,
     HEIGHT,
@@ -73,7 +73,7 @@ def declare_controlnet(
         counts: For each kind of block, a range of the length of its residuals.
         more: Inputs after latents, time, hidden states, hint and pooled text.
     """
-    network = declare_transformer(net, function, spec, more)
+    network = declare_transformer(net, function, spec, (*list_inputs(net), *more))
     hint = NetworkInput(
         "hint",
         "hint",

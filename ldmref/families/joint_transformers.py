@@ -1,4 +1,4 @@
-"""What the transformers of image and text share: SD3's and Flux.1's.
+"""Shared parts of the transformers of image and text: layers, declarations and rules.
 
 Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2; adaLN-Zero of Peebles and Xie 2023,
 arXiv:2212.09748.
@@ -6,7 +6,7 @@ arXiv:2212.09748.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,18 +65,27 @@ def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | No
 
     Both numbers are multiplied by 1000 before.
     """
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-
-    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        waves = ops.call_function("time_proj", timestep_embedding, numbers, FREQUENCIES)
-        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
-
-    emb = embed_numbers(p.timestep_embedder, t)
+    emb = embed_numbers(ops, p.timestep_embedder, t, FREQUENCIES, pooled)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance)
+        emb = emb + embed_numbers(ops, p.guidance_embedder, guidance, FREQUENCIES, pooled)
     return emb + mlp(ops, p.text_embedder, pooled)
+
+
+def embed_numbers(ops: Backend, p: Params, numbers: Array, width: int, like: Array) -> Array:
+    """Apply an MLP to `width` sines and cosines of numbers, (n,): (n, d), dtype of `like`."""
+    waves = find_sines(ops, numbers, width)
+    return mlp(ops, p, ops.xp.astype(waves, like.dtype, copy=False))
+
+
+def find_sines(ops: Backend, numbers: Array, width: int) -> Array:
+    """Return `width` sines and cosines of each number, (n,): (n, width)."""
+    return ops.call_function("time_proj", timestep_embedding, as_floating(ops, numbers), width)
+
+
+def as_floating(ops: Backend, t: Array) -> Array:
+    """Return times in `ops.state_dtype` if they are integers."""
+    xp = ops.xp
+    return xp.astype(t, getattr(xp, ops.state_dtype)) if xp.isdtype(t.dtype, "integral") else t
 
 
 @layer
@@ -84,7 +93,7 @@ def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array,
     """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
 
     Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
-    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
+    the gate of their attention; shift, scale and gate of the feed-forward layer; and
     for a second attention its tokens and its gate. All but tokens are (n, 1, d).
     """
     d = p.linear.weight.shape[1]
@@ -145,58 +154,81 @@ def describe_model(config: ModelConfig, transformer: DeclaredNetwork) -> list[De
 
 
 GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
+MASK = NetworkInput("mask", "encoder_attention_mask", (BATCH, TOKENS), "mask")
+
+
+def latents_input(channels: int, *also: str) -> NetworkInput:
+    """Return the input of noisy latents; `also` are more names that ports give it."""
+    shape = (BATCH, channels, HEIGHT, WIDTH)
+    return NetworkInput("x", "sample", shape, also=("input", "0", "x", *also))
+
+
+def time_input(place: int = 1) -> NetworkInput:
+    """Return the input of times, an argument at that place of the makers' network."""
+    times = (CallSize("timesteps"),)
+    return NetworkInput("t", "timestep", times, "timesteps", also=(str(place), "t"))
+
+
+def text_input(width: int, *also: str, place: int = 2, embedder: str = "") -> NetworkInput:
+    """Return the input of the text's hidden states.
+
+    Args:
+        width: Their width.
+        also: More names that ports give it.
+        place: The place of this argument of the makers' network.
+        embedder: The layer that reads it first. "": none reads it unchanged.
+    """
+    return NetworkInput(
+        "context",
+        "encoder_hidden_states",
+        (BATCH, TOKENS, width),
+        also=(str(place), "context", *also),
+        layers=((embedder, "input"),) if embedder else (),
+    )
+
+
+def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
+    """Return the inputs of a network of SD3 or Flux.1: latents, time, text and pooled text."""
+    pooled = NetworkInput(
+        "pooled",
+        "pooled_projections",
+        (BATCH, config.pooled_projection_dim),
+        also=("3", "y", "pooled"),
+        layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
+    )
+    latents = latents_input(config.in_channels, "hidden_states")
+    text = text_input(config.joint_attention_dim, embedder="context_embedder")
+    return latents, time_input(), text, pooled
 
 
 def declare_transformer(
     config: Any,
     function: Callable[..., Any],
     spec: Callable[[], Spec],
-    more: Sequence[NetworkInput] = (),
+    inputs: Sequence[NetworkInput],
     text_attention: TextAttention | None = None,
     steerable: Steerable | None = None,
+    description: str = "transformer of image and text",
 ) -> DeclaredNetwork:
-    """Return a transformer, whose inputs have diffusers' names.
+    """Return a transformer that predicts a velocity, as a network that a run calls in each step.
 
     Args:
         config: Its configuration.
         function: The network.
         spec: Returns the shapes of its parameters.
-        more: Inputs after latents, time, hidden states and pooled text.
+        inputs: The arrays that it takes, with diffusers' names.
         text_attention: Where it attends to the text, if that is recorded.
         steerable: The layers that guidance may replace. None: none.
+        description: What it is, in a few words.
     """
-    inputs = (
-        NetworkInput(
-            "x",
-            "sample",
-            (BATCH, config.in_channels, HEIGHT, WIDTH),
-            also=("input", "0", "x", "hidden_states"),
-        ),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (BATCH, TOKENS, config.joint_attention_dim),
-            also=("2", "context"),
-            layers=(("context_embedder", "input"),),
-        ),
-        NetworkInput(
-            "pooled",
-            "pooled_projections",
-            (BATCH, config.pooled_projection_dim),
-            also=("3", "y", "pooled"),
-            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
-        ),
-        *more,
-    )
     return DeclaredNetwork(
         "transformer",
         "transformer",
-        "transformer of image and text",
+        description,
         function,
         spec,
         {"config": config},
-        inputs,
+        tuple(inputs),
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
@@ -220,6 +252,22 @@ T5_XXL = TextConfig(
     layer_norm_eps=1e-6,
     eos_token_id=1,
 )
+
+
+def broken_axis_rules(
+    axes: Sequence[int],
+    head: float,
+    names: tuple[str, str] = ("axes_dims_rope", "attention_head_dim"),
+) -> Iterator[str]:
+    """Yield the rule that the parts of a head, each rotated by an axis, may break.
+
+    Args:
+        axes: The widths of the parts.
+        head: The width of a head.
+        names: The fields of both.
+    """
+    if sum(axes) != head or any(dim % 2 for dim in axes):
+        yield f"transformer.{names[0]} must be even and add up to {names[1]}"
 
 
 def shrink_autoencoder(config: BaseAutoencoderConfig) -> AutoencoderConfig:

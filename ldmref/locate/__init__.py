@@ -3,7 +3,8 @@
 `docs/find-where-my-port-differs.md` shows how to use it.
 """
 
+from ldmref.locate.against import diff_modules
 from ldmref.locate.diff import diff_traces
 from ldmref.locate.findings import DiffReport, Row
 
-__all__ = ["DiffReport", "Row", "diff_traces"]
+__all__ = ["DiffReport", "Row", "diff_modules", "diff_traces"]

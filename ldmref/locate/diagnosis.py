@@ -22,8 +22,7 @@ from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import recognise, relative_error
 from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
@@ -31,10 +30,10 @@ SMALL = 2**16  # numbers of an array of a part that is quickly computed again, a
 MAX_RERUNS_OF_SMALL = 1200
 LARGE_OF_SMALL = 64
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
+# Operations that share a table or a constant: a fault concerns all of them or one.
 TOGETHER = (
-    "rotate",
-    "rotate_halves",
-)  # operations that share a table: a fault concerns both or one of them
+    "rotate", "rotate_halves", "power", "polar", "sine", "cosine", "repeat_each", "masked",
+)  # fmt: skip
 SKIPPED = "{} is skipped: its output is its input"
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
@@ -63,7 +62,7 @@ class _Wrong:
         floor: The noise floor of the part, relative.
     """
 
-    replay: Replay
+    replay: FollowedRun
     point: Point
     recorded: np.ndarray
     error: float
@@ -84,7 +83,7 @@ class _Wrong:
 
 
 def diagnose(
-    replay: Replay, point: Point, error: float, floor: float, certain: bool = False
+    replay: FollowedRun, point: Point, error: float, floor: float, certain: bool = False
 ) -> Cause:
     """Return the cause of an error.
 
@@ -255,7 +254,7 @@ def _error_where_known(
     return left if explains(left, without, left) else float("inf")
 
 
-def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
+def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
     for text, arguments, free in argument_changes(point):
         yield Hypothesis(text, None, arguments, free)
@@ -269,14 +268,21 @@ def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
         yield Hypothesis(text, changes)
 
 
-def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
-    """Yield changes of one operation, or of all operations of a kind in a large part."""
+def _changes(
+    replay: FollowedRun, point: Point
+) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
+    """Yield changes of one operation, or of all operations of a kind in a large part.
+
+    Operations that were computed earlier are changed one by one.
+    """
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
         alone = not _is_large(point)
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
         if call.kind in TOGETHER and alone:
             groups.setdefault((call.kind, ""), []).append(call)
+    for call in point.earlier:
+        groups.setdefault((call.kind, call.name), []).append(call)
     for (kind, name), calls in groups.items():
         first = calls[0]
         for variant in _variants(replay, first):
@@ -285,7 +291,7 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
             yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
 
 
-def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
+def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
     if call.kind == "attention" and replay.ids is not None:
@@ -305,7 +311,7 @@ def _is_large(point: Point) -> bool:
     return len(point.suspects) > (LARGE_OF_SMALL if _is_small(point) else LARGE)
 
 
-def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
+def _nearby(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the arrays around a point, with their names in words."""
     for name, x in reversed(replay.recent):
         if _usable(x):

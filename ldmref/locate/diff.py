@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
-from ldmref.errors import UsageError, abbreviated
+from ldmref.errors import abbreviated
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import try_network
+from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.precision import port_dtype
-from ldmref.locate.preflight import find_gaps, require_comparable, with_request
 from ldmref.locate.replay import replay_network
-from ldmref.locate.rows import NARROW, compare_reference, identical_dumps, is_within, less_strict
+from ldmref.locate.rows import is_within
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
-CODE = "E-TRACE"
 MAX_LISTED = 5
 NO_LAYER = "none of its layers has a name of this network"
 ALONE = "ldmref computes none of its layers by itself"
@@ -40,7 +36,7 @@ def diff_traces(
     controlnets: Sequence[ControlNet] = (),
     guide: LatentDiffusion | None = None,
     dtype: str | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Find the layers and computations of a port whose results differ from ldmref's.
 
@@ -82,74 +78,50 @@ def diff_traces(
     >>> [(row.name, row.verdict) for row in report.rows]
     [('unet.000/conv_in', 'differs')]
     """
-    start = time.perf_counter()
-    form = port_dtype(port, dtype)
-    port = with_request(port, reference)
-    calls = port.calls
-    if not calls:
-        raise UsageError(
-            f"{port.source or 'the trace'} has no tensor named CALL/LAYER/input or /output",
-            code=CODE,
-            hint="docs/traces.md has the names",
-        )
-    if model is None and reference is None:
-        message = "there is neither a model nor a reference to compare with"
-        raise UsageError(message, code=CODE, hint="give one of them")
-    require_comparable(port, reference, form)
-    rows: list[Row] = []
-    notes: list[str] = []
-    gaps = find_gaps(port, len(controlnets))
-    for done, call in enumerate(calls):
-        if progress is not None:
-            progress(done, len(calls), call)
-        if model is None:
-            continue
-        if call.network.startswith("controlnet") and not controlnets:
-            rows.append(Row(call, "", verdict=UNKNOWN, note="no ControlNet was given"))
-        elif call.is_guide and guide is None:
-            rows.append(Row(call, "", verdict=UNKNOWN, note="no weaker model was given"))
-        elif call.network:
-            judged = model
-            if guide is not None and call.is_guide:
-                judged = guide
-            rows += _judge_wide(port, judged, call, form, gaps, controlnets)
-        elif not call.is_host:
+    original = None if model is None else ModelOriginal(model, controlnets, guide)
+    return compare(port, original, reference, dtype, progress)
+
+
+class ModelOriginal:
+    """A model of ldmref, with which the calls of a port are compared.
+
+    Args:
+        model: The model that the port ran, with parameters in float32.
+        nets: The ControlNets of the run, in their order.
+        guide: The weaker model of a run with autoguidance. None: its calls are not judged.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        nets: Sequence[ControlNet] = (),
+        guide: LatentDiffusion | None = None,
+    ):
+        self.model = model
+        self.nets = nets
+        self.guide = guide
+
+    @property
+    def controlnets(self) -> int:
+        """Number of ControlNets of the run."""
+        return len(self.nets)
+
+    def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
+        """Return the rows of one call; of a network that was not given, one "not judged"."""
+        if call.network.startswith("controlnet") and not self.nets:
+            return [Row(call, "", verdict=UNKNOWN, note="no ControlNet was given")]
+        if call.is_guide and self.guide is None:
+            return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
+        if call.network:
+            judged = self.guide if call.is_guide and self.guide is not None else self.model
+            return judge_call(port, judged, call, dtype, gaps, self.nets)
+        if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
-    if model is not None:
-        host = judge_host(port, model, form, notes, controlnets)
-        again = partial(judge_host, port, model, NARROW, [], controlnets)
-        rows += less_strict(host, again, form)
-    rows = identical_dumps(port, rows)
-    if reference is not None:
-        rows, doubts = compare_reference(port, reference, rows)
-        notes += doubts
-    if progress is not None:
-        progress(len(calls), len(calls), "")
-    order: dict[str, int] = {call: i for i, call in enumerate(calls)}
-    rows.sort(key=lambda row: order.get(row.call, len(order)))
-    seconds = time.perf_counter() - start
-    return DiffReport(
-        tuple(rows),
-        port.source,
-        form,
-        tuple(dict.fromkeys(notes)),
-        seconds,
-        tuple(dict.fromkeys(gaps)),
-    )
+        return []
 
-
-def _judge_wide(
-    port: Trace,
-    model: LatentDiffusion,
-    call: TraceCall,
-    dtype: str,
-    gaps: list[str],
-    controlnets: Sequence[ControlNet],
-) -> list[Row]:
-    """Return the rows of one call; of a port in float64, parts may compute in float32."""
-    rows = judge_call(port, model, call, dtype, gaps, controlnets)
-    again = partial(judge_call, port, model, call, NARROW, [], controlnets)
-    return less_strict(rows, again, dtype)
+    def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
+        """Return the rows of what is computed between the networks."""
+        return judge_host(port, self.model, dtype, notes, self.nets)
 
 
 def judge_call(

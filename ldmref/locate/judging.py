@@ -35,9 +35,8 @@ from ldmref.locate.layouts import (
     restore_order,
 )
 from ldmref.locate.nonfinite import explain_nonfinite
-from ldmref.locate.points import Point
+from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
-from ldmref.locate.replay import Replay
 
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
@@ -57,7 +56,7 @@ class Judge:
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
 
-    def observe(self, replay: Replay, point: Point) -> np.ndarray:
+    def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Judge a recorded array and return the value to use downstream.
 
         That is the recorded array, or the recomputed one if the recording is unusable.
@@ -97,7 +96,9 @@ class Judge:
 
     # -- the cases --------------------------------------------------------------------------------
 
-    def _judge_order(self, replay: Replay, point: Point, row: Row, order: Layout | None) -> Row:
+    def _judge_order(
+        self, replay: FollowedRun, point: Point, row: Row, order: Layout | None
+    ) -> Row:
         """Judge an array in another order in memory; None: in its own."""
         if order is not None:
             point = replace(point, recorded=order.array)
@@ -108,7 +109,7 @@ class Judge:
             judged = replace(judged, note=judged.note.replace("equal after", "after"))
         return judged
 
-    def _judge_error(self, replay: Replay, point: Point, row: Row) -> Row:
+    def _judge_error(self, replay: FollowedRun, point: Point, row: Row) -> Row:
         """Judge an array of the right shape by floor, bound and known faults."""
         floor = self._floor(replay, point)
         overflows = not np.isfinite(floor)
@@ -128,7 +129,7 @@ class Judge:
             return replace(judged, verdict=NOISY)
         return self._blame(judged, found)
 
-    def _is_single(self, replay: Replay, point: Point, error: float) -> bool:
+    def _is_single(self, replay: FollowedRun, point: Point, error: float) -> bool:
         """Return whether an error of a port in float64 is rounding of float32.
 
         Some operations compute in float32 in any port: norms, timesteps and rotations of torch's
@@ -139,12 +140,12 @@ class Judge:
         with replay.in_format("float32"):
             return error <= allowed_error(self._floor(replay, point), EPSILONS["float32"])
 
-    def _floor(self, replay: Replay, point: Point) -> float:
+    def _floor(self, replay: FollowedRun, point: Point) -> float:
         """Return the error of ldmref in the port's number format; 0 if it cannot be computed."""
         computed = np.asarray(point.computed)
         low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(low, computed)
-        if point.role or point.call.kind not in NORMS:
+        if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor
         x = {**replay.parameters(point.call), **point.inputs}
         wide = "float64" if self.dtype == "float64" else "float32"
@@ -152,7 +153,7 @@ class Judge:
             other = relative_error(one_pass(point.call, x, wide), computed)
         return max(floor, other if np.isfinite(other) else 0.0)
 
-    def _bound(self, replay: Replay, point: Point) -> float | None:
+    def _bound(self, replay: FollowedRun, point: Point) -> float | None:
         """Return the bound on an operation's own error, relative; None if there is none."""
         if point.role or point.call.composite or point.call.kind not in OPERATIONS:
             return None
@@ -164,7 +165,7 @@ class Judge:
         largest = float(np.max(bound, initial=0.0)) / scale
         return largest if np.isfinite(largest) else None
 
-    def _explain_shape(self, replay: Replay, point: Point, row: Row) -> tuple[Row, np.ndarray]:
+    def _explain_shape(self, replay: FollowedRun, point: Point, row: Row) -> tuple[Row, np.ndarray]:
         """Return the row of an array of a wrong shape, and what the replay continues with."""
         computed = np.asarray(point.computed)
         resplit = resplit_heads(point.recorded, computed.shape)

@@ -7,7 +7,7 @@ without parameters in ldmref, and older versions prefix the text encoder; `ALIAS
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ INDICES = re.compile(  # names of arrays of whole numbers
     r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"
     r"(embeddings?|embed_tokens|shared|wte|wpe|relative_attention_bias)/input"
 )
+MODULATIONS = re.compile(r"(.*\.)?norm\w*\.linear", re.ASCII)
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
 
@@ -182,6 +183,34 @@ def layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[st
     for key, child in tree.items():
         if isinstance(child, Mapping):
             yield from layers_of(child, f"{name}.{key}" if name else key)
+
+
+def count_modulations(call: LayerCall) -> int:
+    """Return how many parts a linear layer of an adaptive norm gives; 0: it is no such layer."""
+    if not MODULATIONS.fullmatch(call.name) or call.kind != "linear":
+        return 0
+    rows, columns = call.parameters["weight"].shape
+    return rows // columns if rows in [n * columns for n in (2, 3, 6, 9)] else 0
+
+
+def neighbours_of(
+    call: LayerCall, layers: Iterable[tuple[str, dict[str, np.ndarray]]]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield those of some layers that are beside a layer, and have parameters of its shapes.
+
+    Args:
+        call: The layer.
+        layers: Layers with their parameters.
+    """
+    shapes = {name: x.shape for name, x in call.parameters.items()}
+    around = call.name.split(".")[:-1]
+    while around and around[-1].isdigit():  # `to_out.0` is a neighbour of `to_q`
+        around.pop()
+    prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
+    for name, leaves in layers:
+        beside = name.startswith(prefix) and name != call.name
+        if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
+            yield name, leaves
 
 
 def parts_of(result: object) -> tuple[Any, ...]:

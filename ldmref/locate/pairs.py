@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 MOST_PAIRS = 32  # of each kind that are computed
 SAMPLED = 2048  # numbers of an array by which pairs are ranked
@@ -44,7 +43,7 @@ class Hypothesis:
     free: bool = False
     array: np.ndarray | None = None
 
-    def compute(self, replay: Replay, point: Point, low: bool = False) -> np.ndarray | None:
+    def compute(self, replay: FollowedRun, point: Point, low: bool = False) -> np.ndarray | None:
         """Return the array with this fault; None if the fault does not fit the shapes.
 
         Args:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.trace.model import Trace
 
-OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], np.ndarray]
+OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Frame:
     compute: Callable[[Mapping[str, np.ndarray]], Any] = field(repr=False)
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     seen: Counter[str] = field(repr=False)
-    scope: list[str] = field(repr=False)
+    scope: list[Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Point:
         unit: The unit of rounding of the format in which the layer's arrays were stored; 0 for one
             that is not narrow.
         part: Which of several outputs it is, from 0.
+        earlier: Operations of the frame before the suspects that were not recorded either, the last
+            one first: what they computed may be read here.
     """
 
     call: LayerCall
@@ -68,12 +72,13 @@ class Point:
     after: tuple[str, ...]
     unit: float = 0.0
     part: int = 0
+    earlier: tuple[LayerCall, ...] = ()
 
 
 class PointObserver(Protocol):
     """The judge of a replay; it returns the array to use downstream."""
 
-    def observe(self, replay: Any, point: Point) -> np.ndarray: ...
+    def observe(self, replay: FollowedRun, point: Point) -> np.ndarray: ...
 
     def skip(self, call: LayerCall, why: str) -> None:
         """Note that a recorded layer cannot be judged."""
@@ -81,4 +86,59 @@ class PointObserver(Protocol):
 
     def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
         """Blame a layer whose recorded inputs do not fit its weights."""
+        ...
+
+
+class FollowedRun(Protocol):
+    """A run that is followed from layer to layer, as judges and known faults see it.
+
+    Attributes:
+        port: The trace of the port.
+        call: The call that is followed, "unet.000".
+        recent: The layers that were recorded last before a point, with their outputs.
+        skips: Outputs that skip connections may carry, by layer.
+        modulations: Linear layers of adaptive norms, and the number of their parts.
+        config: The configuration of a text encoder, if it is one.
+        ids: A text encoder's tokens, (n, l). None: it is none, or they were not recorded.
+    """
+
+    port: Trace
+    call: str
+    recent: deque[tuple[str, np.ndarray]]
+    skips: dict[str, np.ndarray]
+    modulations: dict[str, int]
+    config: Any
+    ids: np.ndarray | None
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments of the whole network by name."""
+        ...
+
+    def rerun(
+        self,
+        point: Point,
+        changes: Mapping[str, OperationChange] | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        low: bool = False,
+        free: bool = False,
+    ) -> np.ndarray | None:
+        """Compute a point again, with changes or in the port's number format."""
+        ...
+
+    def in_format(self, dtype: str) -> AbstractContextManager[None]:
+        """Compute repeated runs in another number format than the port's."""
+        ...
+
+    def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
+        """Return the parameters of a layer as the port's number format holds them."""
+        ...
+
+    def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield the neighbours of a layer whose parameters have the same shapes."""
+        ...
+
+    def parameters_of(self, *endings: str) -> np.ndarray | None:
+        """Return the first parameter of the first layer whose name has one of the endings."""
         ...

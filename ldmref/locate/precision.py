@@ -11,7 +11,7 @@ from ldmref.backends.base import DTYPES, Backend
 from ldmref.backends.named import NamedBackend
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.support.bfloat16 import round_to_bfloat16
-from ldmref.trace.model import Trace
+from ldmref.trace.model import Trace, TraceEntry
 
 EPSILONS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 UNITS = {"F16": 2.0**-10, "BF16": 2.0**-7, "F8_E4M3": 2.0**-3, "F8_E5M2": 2.0**-2}  # as stored
@@ -52,6 +52,12 @@ class Rounding(NamedBackend):
 def exact_backend() -> Backend:
     """Return the backend of the recomputed layers: NumPy in float64."""
     return get_backend("numpy", dtype="float64", speed="exact")
+
+
+def stored_unit(port: Trace, entry: TraceEntry) -> float:
+    """Return the unit of rounding of the narrowest format in which a layer was stored."""
+    names = (*entry.inputs.values(), *entry.outputs.values())
+    return max((UNITS.get(port.kinds.get(name, ""), 0.0) for name in names), default=0.0)
 
 
 def port_dtype(port: Trace, dtype: str | None = None) -> str:

@@ -27,6 +27,7 @@ from ldmref.locate.alignment import align
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
+    count_modulations,
     find_entry,
     is_apart,
     parts_of,
@@ -36,7 +37,7 @@ from ldmref.locate.names import (
 )
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
-from ldmref.locate.precision import EPSILONS, UNITS
+from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
 from ldmref.locate.unfit import UNFIT, first_line
@@ -47,7 +48,6 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
-MODULATIONS = re.compile(r"(.*\.)?norm\w*\.linear", re.ASCII)
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
@@ -107,7 +107,7 @@ class Replay(RepeatableRun):
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
             if recorded is not None:
                 suspects = tuple(self._pending)
-                unit = 0.0 if entry is None else self._unit_of(entry)
+                unit = 0.0 if entry is None else stored_unit(self.port, entry)
                 point = Point(
                     whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
                 )
@@ -181,7 +181,7 @@ class Replay(RepeatableRun):
     ) -> Any:
         """Compare the recorded outputs of a layer, and return those to use downstream."""
         used = list(parts_of(result))
-        unit = self._unit_of(entry)
+        unit = stored_unit(self.port, entry)
         suspects = tuple(self._pending)
         seen = False
         read = {id(x) for x in inputs.values()}
@@ -212,10 +212,9 @@ class Replay(RepeatableRun):
 
     def _keep_modulation(self, call: LayerCall) -> None:
         """Note a linear layer that gives shift, scale and gate of a block."""
-        if MODULATIONS.fullmatch(call.name) and call.kind == "linear":
-            rows, columns = call.parameters["weight"].shape
-            if rows in (2 * columns, 3 * columns, 6 * columns, 9 * columns):
-                self.modulations[call.name] = rows // columns
+        parts = count_modulations(call)
+        if parts:
+            self.modulations[call.name] = parts
 
     # -- operations that the port left out -------------------------------------------------------
 
@@ -229,13 +228,10 @@ class Replay(RepeatableRun):
         recorded = read_inputs(self.port, entry, call)
         known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
         shared = recorded.keys() & known.keys()
-        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], self._unit_of(entry)))
+        allowed = allowed_error(
+            0.0, max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
+        )
         return any(relative_error(recorded[role], known[role]) > allowed for role in shared)
-
-    def _unit_of(self, entry: TraceEntry) -> float:
-        """Return the unit of rounding of the narrowest format in which a layer was stored."""
-        names = (*entry.inputs.values(), *entry.outputs.values())
-        return max((UNITS.get(self.port.kinds.get(name, ""), 0.0) for name in names), default=0.0)
 
     def _align(self, call: LayerCall) -> None:
         """Find the port's number of each operation of this kind in the module around it."""
@@ -318,7 +314,7 @@ class Replay(RepeatableRun):
                 continue
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
-            unit = self._unit_of(entry)
+            unit = stored_unit(self.port, entry)
             point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
             used = self.observer.observe(self, point)
             inputs[role] = used.astype(np.float64 if computed.dtype.kind == "f" else np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
-from ldmref.locate.names import find_entry, layers_of, parts_of, read_output
+from ldmref.locate.names import find_entry, layers_of, neighbours_of, parts_of, read_output
 from ldmref.locate.points import OperationChange, Point, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.trace.model import Trace, TraceEntry
+
+NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
 
 
 class _Reached(Exception):
@@ -147,7 +150,7 @@ class RepeatableRun(NamedBackend):
         if target and trial.role:
             raise _Reached(call.inputs[trial.role])
         entry = self._entry_of(call)
-        within = target or trial.target.startswith(call.name + ".")
+        within = target or (call.composite and _may_hold(call.name, trial.target))
         changed = call.name in trial.changes
         if entry is not None and not (trial.free or within or changed or call.several):
             forced = self._forced(entry)
@@ -168,17 +171,9 @@ class RepeatableRun(NamedBackend):
 
     def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield the neighbours of a layer whose parameters have the same shapes."""
-        shapes = {name: x.shape for name, x in call.parameters.items()}
-        around = call.name.split(".")[:-1]
-        while around and around[-1].isdigit():  # `to_out.0` is a neighbour of `to_q`
-            around.pop()
-        prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
-        for tree in self._trees:
-            for name, leaves in layers_of(tree, ""):
-                beside = name.startswith(prefix) and name != call.name
-                if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
-                    rounded = {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
-                    yield name, rounded
+        layers = (pair for tree in self._trees for pair in layers_of(tree, ""))
+        for name, leaves in neighbours_of(call, layers):
+            yield name, {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
 
     def parameters_of(self, *endings: str) -> np.ndarray | None:
         """Return the first parameter of the first layer whose name has one of the endings."""
@@ -203,6 +198,16 @@ class RepeatableRun(NamedBackend):
             else x
             for name, x in arrays.items()
         }
+
+
+def _may_hold(layer: str, target: str) -> bool:
+    """Return whether a layer may contain another, whatever their numbers are.
+
+    Where a layer and the one around it have one name, `attentions.0` holds `attentions.0~1`, which
+    holds `attentions.0.to_q`.
+    """
+    plain, inner = NUMBERS.sub("", layer), NUMBERS.sub("", target)
+    return inner == plain or inner.startswith(f"{plain}.")
 
 
 def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

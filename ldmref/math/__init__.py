@@ -35,8 +35,9 @@ from ldmref.math.embedding import timestep_embedding
 from ldmref.math.evaluation import frechet_distance, kernel_distance, structural_similarity
 from ldmref.math.flow import (
     alpha_bar_from_flow_time, cosmap_time, cosmap_weight, eps_from_velocity, flow_sample,
-    flow_time_from_alpha_bar, flow_time_from_sigma, flow_velocity, logit_normal_time, mode_time,
-    shift_flow_time, sigma_from_flow_time, sigma_sqrt_weight, x0_from_velocity,
+    flow_time_from_alpha_bar, flow_time_from_sigma, flow_velocity, logit_normal_density,
+    logit_normal_time, mode_time, shift_flow_time, sigma_from_flow_time, sigma_sqrt_weight,
+    x0_from_velocity,
 )
 from ldmref.math.flow_density import log_ratio_floor, transition_kl, transition_log_density
 from ldmref.math.flow_gaussian import (
@@ -63,9 +64,11 @@ from ldmref.math.guidance_norms import (
     magnitude_aware_guidance, normalized_attention_guidance, renormalize_guidance,
     tangential_guidance, zero_star_guidance,
 )
+from ldmref.math.interpolants import interpolant_pair
 from ldmref.math.interpolation import lerp, slerp
 from ldmref.math.layers import (
-    group_norm, layer_norm, low_rank_update, pad_bottom_right, upsample_nearest,
+    adaptive_layer_norm, group_norm, layer_norm, low_rank_update, pad_bottom_right, rms_norm,
+    upsample_nearest,
 )
 from ldmref.math.likelihood import (
     directional_derivative, exact_divergence, flow_log_likelihood, hutchinson_divergence,
@@ -104,8 +107,10 @@ from ldmref.math.sigmas import (
 )
 from ldmref.math.snr import alpha_bar_from_log_snr, log_snr, snr
 from ldmref.math.special import erfc, log_ndtr
+from ldmref.math.tokens import patchify, rotary_embedding, unpatchify
 from ldmref.math.trigflow import (
-    flow_time_from_angle, trigflow_renoise_step, trigflow_step, trigflow_velocity,
+    flow_time_from_angle, trigflow_average_velocity, trigflow_renoise_step, trigflow_step,
+    trigflow_velocity,
 )
 from ldmref.math.variance import learned_range_logvar, posterior_logvar_clipped, posterior_variance
 from ldmref.math.variational import (
@@ -115,11 +120,11 @@ from ldmref.math.variational import (
 # isort: on
 
 __all__ = [
-    "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "adaptive_projected_guidance", "adaptive_weight",
-    "align_your_steps_timesteps", "alpha_bar_from_flow_time", "alpha_bar_from_log_snr",
-    "alpha_bar_from_sigma", "alphas_cumprod", "ancestral_flow_std", "ancestral_step",
-    "attention_map", "autoencoder_loss", "bernoulli_log_likelihood", "beta_sigmas",
-    "beta_timesteps", "bits_per_dimension", "bound_term", "classifier_free_guidance",
+    "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "adaptive_layer_norm", "adaptive_projected_guidance",
+    "adaptive_weight", "align_your_steps_timesteps", "alpha_bar_from_flow_time",
+    "alpha_bar_from_log_snr", "alpha_bar_from_sigma", "alphas_cumprod", "ancestral_flow_std",
+    "ancestral_step", "attention_map", "autoencoder_loss", "bernoulli_log_likelihood",
+    "beta_sigmas", "beta_timesteps", "bits_per_dimension", "bound_term", "classifier_free_guidance",
     "classifier_guidance", "classifier_guidance_eps", "classifier_guidance_mean", "code_perplexity",
     "codebook_loss", "codebook_moving_average", "commitment_loss", "conditional_scores",
     "cosine_betas", "cosmap_time", "cosmap_weight", "cps_std", "ddpm_sample", "ddpm_step",
@@ -135,27 +140,28 @@ __all__ = [
     "gaussian_corruption", "gaussian_flow_map", "gaussian_flow_velocity", "gaussian_log_likelihood",
     "geglu", "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
     "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
-    "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
-    "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
-    "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
-    "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
-    "log_ndtr", "log_ratio_floor", "log_snr", "logit_normal_time", "low_rank_update",
-    "magnitude_aware_guidance", "magnitude_quantile", "masking_corruption", "mean_flow_target",
-    "min_snr_weight", "mode_time", "nearest_code", "normal_entropy", "normal_log_density",
-    "normalized_attention_guidance", "pad_bottom_right", "parallel_part", "pca_project",
-    "pca_reconstruct", "perpendicular_negative_guidance", "perturbed_attention_guidance",
-    "posterior_logvar_clipped", "posterior_variance", "precise_std", "predictor_corrector",
-    "principal_angles", "principal_components", "prior_kl", "probability_flow", "psnr",
-    "q_posterior", "q_sample", "q_step", "quick_gelu", "renormalize_guidance", "reparameterize",
-    "replace_known", "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step",
-    "reverse_sde", "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised",
-    "score_from_eps", "score_from_x0", "sde_score", "shift_flow_time", "shortcut_target",
-    "sigma_flow", "sigma_from_alpha_bar", "sigma_from_flow_time", "sigma_sqrt_weight", "sigmoid",
-    "sigmoid_betas", "silu", "simple_loss", "slerp", "snr", "softmax", "squared_error",
-    "stop_gradient", "straight_through", "structural_similarity", "subspace_distance",
-    "tangential_guidance", "tempering_exponent", "timestep_embedding", "training_loss",
-    "training_pair", "transition_kl", "transition_log_density", "trigflow_renoise_step",
-    "trigflow_step", "trigflow_velocity", "upsample_nearest", "v_from_x0_eps", "variational_bound",
-    "vq_loss", "word_map", "x0_from_eps", "x0_from_score", "x0_from_v", "x0_from_velocity",
-    "zero_star_guidance",
+    "integrate_rk4", "interpolant_pair", "iwae_bound", "karras_sigmas", "kernel_distance",
+    "kl_bernoulli", "kl_normal", "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal",
+    "l1_sparsity", "langevin_step", "langevin_step_size", "layer_norm", "learned_range_logvar",
+    "lerp", "linear_betas", "log_discriminator_loss", "log_generator_loss", "log_importance_weight",
+    "log_linear_sigmas", "log_ndtr", "log_ratio_floor", "log_snr", "logit_normal_density",
+    "logit_normal_time", "low_rank_update", "magnitude_aware_guidance", "magnitude_quantile",
+    "masking_corruption", "mean_flow_target", "min_snr_weight", "mode_time", "nearest_code",
+    "normal_entropy", "normal_log_density", "normalized_attention_guidance", "pad_bottom_right",
+    "parallel_part", "patchify", "pca_project", "pca_reconstruct",
+    "perpendicular_negative_guidance", "perturbed_attention_guidance", "posterior_logvar_clipped",
+    "posterior_variance", "precise_std", "predictor_corrector", "principal_angles",
+    "principal_components", "prior_kl", "probability_flow", "psnr", "q_posterior", "q_sample",
+    "q_step", "quick_gelu", "renormalize_guidance", "reparameterize", "replace_known",
+    "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
+    "rms_norm", "rotary_embedding", "scaled_dot_product_attention", "scaled_linear_betas",
+    "score_from_denoised", "score_from_eps", "score_from_x0", "sde_score", "shift_flow_time",
+    "shortcut_target", "sigma_flow", "sigma_from_alpha_bar", "sigma_from_flow_time",
+    "sigma_sqrt_weight", "sigmoid", "sigmoid_betas", "silu", "simple_loss", "slerp", "snr",
+    "softmax", "squared_error", "stop_gradient", "straight_through", "structural_similarity",
+    "subspace_distance", "tangential_guidance", "tempering_exponent", "timestep_embedding",
+    "training_loss", "training_pair", "transition_kl", "transition_log_density",
+    "trigflow_average_velocity", "trigflow_renoise_step", "trigflow_step", "trigflow_velocity",
+    "unpatchify", "upsample_nearest", "v_from_x0_eps", "variational_bound", "vq_loss", "word_map",
+    "x0_from_eps", "x0_from_score", "x0_from_v", "x0_from_velocity", "zero_star_guidance",
 ]

@@ -1,6 +1,6 @@
-"""What T5 and the transformers of SD3 and Flux.1 share.
+"""The layers that transformers of text, and of image and text, share.
 
-Norm, activation, joint attention and rotary positions.
+Norms, activation, joint attention, tokens of images, and rotary positions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rms_norm(ops: Backend, p: Params, x: Array, eps: float, base: float = 0.0) -
     """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
 
     Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`. The scale is
-    `base` + weight; where `base` is not 0, the weight is small and the product wide, too.
+    `base` + weight; where `base` is not 0, the weight is small, and the product is also wide.
     """
     args = x, p.weight, eps, ops.state_dtype, base
     return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)
@@ -42,6 +42,23 @@ def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str, base: float =
         scale = base + xp.astype(weight, getattr(xp, dtype), copy=False)
         return xp.astype(wide * scale, x.dtype, copy=False)
     return xp.astype(wide, x.dtype, copy=False) * weight
+
+
+def standardize(ops: Backend, x: Array, name: str, eps: float) -> Array:
+    """Bring the last axis to mean 0 and variance 1, a LayerNorm without weights; x: (..., d).
+
+    Ba et al. 2016, arXiv:1607.06450, computed in `ops.state_dtype`. `name` is that of the module.
+    """
+    return ops.call_function(name, divide_by_deviation, x, eps, ops.state_dtype, axis=-2)
+
+
+def divide_by_deviation(x: Array, eps: float, dtype: str) -> Array:
+    """Return (x - mean) / sqrt(variance + eps) over the last axis, computed in `dtype`."""
+    xp = array_namespace(x)
+    wide = xp.astype(x, getattr(xp, dtype), copy=False)
+    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
+    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return xp.astype(wide, x.dtype, copy=False)
 
 
 def gelu_tanh(ops: Backend, x: Array, name: str = "gelu_tanh") -> Array:
@@ -103,6 +120,37 @@ def join_and_attend(
     return joined[:, :length, :], joined[:, length:, :]
 
 
+def split_cells(x: Array) -> Array:
+    """Return latents (n, z, h, w) as tokens (n, h * w, z): a token is a cell."""
+    xp = array_namespace(x)
+    n, z, height, width = x.shape
+    return xp.permute_dims(xp.reshape(x, (n, z, height * width)), (0, 2, 1))
+
+
+def join_cells(x: Array, rows: int, columns: int) -> Array:
+    """Return the first rows * columns tokens of (n, l, z) as latents, (n, z, rows, columns)."""
+    xp = array_namespace(x)
+    n, _, z = x.shape
+    cells = xp.permute_dims(x[:, : rows * columns, :], (0, 2, 1))
+    return xp.reshape(cells, (n, z, rows, columns))
+
+
+def place_cells(ops: Backend, plane: Array) -> Array:
+    """Return row and column of each cell of a plane (h, w), from 0, one row after the other.
+
+    They are (h * w, 2), in `ops.state_dtype`.
+    """
+    counted = [ops.xp.reshape(count_from_zero(ops, plane, axis), (-1, 1)) for axis in (0, 1)]
+    return ops.xp.concat(counted, axis=1)
+
+
+def count_from_zero(ops: Backend, x: Array, axis: int) -> Array:
+    """Return 0, 1, ... along an axis of `x`, in its shape and in `ops.state_dtype`."""
+    xp = ops.xp
+    one = xp.ones_like(xp.astype(x, getattr(xp, ops.state_dtype), copy=False))
+    return xp.cumulative_sum(one, axis=axis) - 1.0
+
+
 def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
     """Turn each pair of neighbouring channels by its angle (rotary positions).
 
@@ -148,13 +196,7 @@ def turn(x: Array, angles: Array) -> Array:
 
     x: (n, heads, l, 2 k), angles: (l, k) or (n, l, k) -> like x.
     """
-    xp = array_namespace(x)
-    n, heads, length, d = x.shape
-    pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
-    first, second = xp.unstack(pairs, axis=-1)
-    parts = _turn_parts(first, second, angles)
-    together = xp.concat([part[..., None] for part in parts], axis=-1)
-    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+    return turn_pairs(x, *angles_to_waves(angles))
 
 
 def find_waves(
@@ -164,23 +206,28 @@ def find_waves(
 
     They are (n, 1, l, d / 2), and the same in all layers of a network.
     """
-    xp = array_namespace(positions)
-    angles = find_angles(positions, dims, theta)[:, None, :, :]
+    return angles_to_waves(find_angles(positions, dims, theta))
+
+
+def angles_to_waves(angles: Array) -> tuple[Array, Array]:
+    """Return cosines and sines of angles, (l, k) or (n, l, k): (l, k) or (n, 1, l, k)."""
+    xp = array_namespace(angles)
+    if angles.ndim == 3:  # of each row
+        angles = angles[:, None, :, :]
     return xp.cos(angles), xp.sin(angles)
 
 
 def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
     """Turn each pair of neighbouring channels by the cosines and sines of their angles.
 
-    x: (n, heads, l, 2 k), cos and sin: (n, 1, l, k) -> like x.
+    x: (n, heads, l, 2 k), cos and sin: (l, k) or (n, 1, l, k) -> like x.
     """
     xp = array_namespace(x)
     n, heads, length, d = x.shape
     pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
     first, second = xp.unstack(pairs, axis=-1)
-    # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
-    turned = [first * cos + second * (-sin), first * sin + second * cos]
-    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    parts = _turn_parts(first, second, cos, sin)
+    together = xp.concat([part[..., None] for part in parts], axis=-1)
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
@@ -195,15 +242,11 @@ def turn_halves(x: Array, angles: Array) -> Array:
     # where each row has its own angles.
     halves = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, 2, d // 2))
     first, second = xp.unstack(halves, axis=-2)
-    parts = _turn_parts(first, second, angles)
+    parts = _turn_parts(first, second, *angles_to_waves(angles))
     return xp.astype(xp.concat(parts, axis=-1), x.dtype, copy=False)
 
 
-def _turn_parts(first: Array, second: Array, angles: Array) -> list[Array]:
+def _turn_parts(first: Array, second: Array, cos: Array, sin: Array) -> list[Array]:
     """Turn the pairs (first, second), of (n, heads, l, k) numbers each."""
-    xp = array_namespace(first)
-    if angles.ndim == 3:  # of each row
-        angles = angles[:, None, :, :]
-    cos, sin = xp.cos(angles), xp.sin(angles)
     # Not `- second * sin`: OpenVINO 2026.4 takes that for an operation which it stores wrong.
     return [first * cos + second * (-sin), first * sin + second * cos]

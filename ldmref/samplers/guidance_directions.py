@@ -57,7 +57,7 @@ class PerpendicularNegative(Guidance):
         return ("empty",) if cfg_scale == 0.0 else ("uncond", "cond", "empty")
 
     def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory: History
     ) -> GuidanceResult:
         empty = predictions["empty"]
         if cfg_scale == 0.0:
@@ -107,7 +107,7 @@ class PerturbedAttention(Guidance):
         return with_perturbed(super().needs(sigma, cfg_scale), self.perturbed)
 
     def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory: History
     ) -> GuidanceResult:
         guided = classifier_free(predictions, cfg_scale)
         if self.scale == 0.0:
@@ -180,7 +180,7 @@ class SkipLayers(Guidance):
         return read_texts(("cond", *super().needs(1.0, cfg_scale)))
 
     def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory: History
     ) -> GuidanceResult:
         guided = classifier_free(predictions, cfg_scale)
         if not self.acts(sigma):

@@ -191,6 +191,7 @@ ATTRIBUTES: dict[str, Kind] = {  # of an entry
     "evaluations": TEXTS,
     "prediction_type": ("a type of prediction", lambda x: _is_text(x) and (not x or x in TO_X0)),
     "parameters": TEXTS,
+    "arguments": ("a list of [name, value]", lambda x: isinstance(x, list)),
 }
 OF_TRUTH: dict[str, Kind] = {"evaluations": WHOLE}  # of the call `truth`, which counts them
 

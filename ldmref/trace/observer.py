@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ldmref.errors import UsageError
@@ -29,6 +29,9 @@ class TraceObserver(RunObserver):
         whole: Whether to record only inputs and outputs of networks. None: if the backend compiles.
     """
 
+    recording: Callable[..., LayerRecordingBackend] = LayerRecordingBackend
+    """Makes the backend that records the layers."""
+
     def __init__(self, recorder: Recorder, whole: bool | None = None):
         self.recorder = recorder
         self.whole = whole
@@ -42,7 +45,7 @@ class TraceObserver(RunObserver):
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the model whose layers are recorded."""
-        self._ops = LayerRecordingBackend(model.backend, self.recorder, model.config, self.whole)
+        self._ops = self.recording(model.backend, self.recorder, model.config, self.whole)
         watched = model.with_backend(self._ops)
         if watched.tiny_autoencoder is not None:
             watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(self._ops)
@@ -50,7 +53,7 @@ class TraceObserver(RunObserver):
 
     def watch_guide(self, guide: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the weaker model whose calls are recorded as `guide.unet.000`."""
-        self._guide_ops = LayerRecordingBackend(
+        self._guide_ops = self.recording(
             guide.backend, self.recorder, guide.config, self.whole, GUIDE_CALLS
         )
         return guide.with_backend(self._guide_ops)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,35 @@ def _find_tensors(
     elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
             yield from _find_tensors(part, f"{role}.{i}", (*around, id(value)))
+
+
+def replace_tensors(
+    value: Any, role: str, change: Callable[[str, torch.Tensor], torch.Tensor]
+) -> Any:
+    """Return an argument or a result with other tensors; what holds none stays the same object.
+
+    Args:
+        value: The argument or result.
+        role: Its role.
+        change: Returns another tensor, or the same, from the role of each as `find_tensors` has it.
+    """
+    if isinstance(value, torch.Tensor):
+        return change(role, value)
+    if isinstance(value, Mapping):
+        parts = {key: replace_tensors(part, str(key), change) for key, part in value.items()}
+        other = {key: part for key, part in parts.items() if part is not value[key]}
+        if not other:
+            return value
+        changed: Any = copy.copy(value)
+        for key, part in other.items():
+            changed[key] = part
+        return changed
+    if isinstance(value, list | tuple):
+        listed = [replace_tensors(part, f"{role}.{i}", change) for i, part in enumerate(value)]
+        if all(new is old for new, old in zip(listed, value, strict=True)):
+            return value
+        return type(value)(*listed) if hasattr(value, "_fields") else type(value)(listed)
+    return value
 
 
 def first_tensor(value: object) -> torch.Tensor | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +21,27 @@ from ldmref.trace.files import require_call_name
 from ldmref.trace.name_maps import NameMap, make_renamer
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
+from ldmref.trace.torch_arguments import describe_arguments
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
     describe_parameters,
-    find_tensors,
-    first_tensor,
 )
-from ldmref.trace.torch_operations import NOISE, SUMS, identify_operation, named_inputs
-
-FEED_FORWARD = ("ff", "ff_context")  # of blocks of transformers
-SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
-
-
-@dataclass
-class Scope:
-    """A layer that is being computed.
-
-    Attributes:
-        name: Its name.
-        inner: The name in front of its attention; another one in attention blocks, which are two
-            layers of ldmref of the same name.
-        module: The module.
-        image: The shape of its input if it is an attention block, otherwise ().
-        last_sum: The operands and the result of its last sum.
-    """
-
-    name: str
-    inner: str
-    module: torch.nn.Module
-    image: tuple[int, ...] = ()
-    last_sum: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+from ldmref.trace.torch_operations import (
+    NOISE,
+    SUMS,
+    identify_operation,
+    named_inputs,
+    named_outputs,
+)
+from ldmref.trace.torch_scopes import (
+    CHUNKED,
+    LAYER,
+    LayerNames,
+    Scope,
+    find_layers,
+    is_named_sum,
+    operands_of_sum,
+)
 
 
 class LayerRecorder(TorchFunctionMode):
@@ -71,7 +61,7 @@ class LayerRecorder(TorchFunctionMode):
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
         self.as_ours: Callable[[str, torch.Tensor], torch.Tensor | None] | None = None
-        self._scopes: list[Scope] = []
+        self._names = LayerNames()
         self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
 
@@ -81,7 +71,7 @@ class LayerRecorder(TorchFunctionMode):
             self.writer.left_out.note(self.call.name, "it did not end before the next call")
             self.call.store.close()
             self.call = None
-        self._scopes = []
+        self._names = LayerNames()
         self._muted = 0
         self.writer.flush()
         self.call = self.writer.begin(name, numbered, network)
@@ -99,21 +89,13 @@ class LayerRecorder(TorchFunctionMode):
         Feed-forward layers that are called for a part of the tokens at a time are left out; the
         block around them is observed.
         """
-        parts = [p for p, m in network.named_modules() if getattr(m, "_chunk_size", None)]
-        chunked = tuple(f"{path}.{name}" for path in parts for name in FEED_FORWARD)
-        for path, module in network.named_modules():
-            if not path or isinstance(module, SILENT):
-                continue
-            if path in chunked:
-                self.hook(module, path, self._mute, self._unmute)
-            if (path + ".").startswith(tuple(name + "." for name in chunked)):
-                continue
-            operation = known.ACTIVATIONS.get(type(module).__name__)
-            name = rename(path)
-            if operation is not None:
-                self.hook(module, path, None, self._make_activation(operation))
-            elif name and known.is_layer(name, module):
-                self._observe(network, module, name.replace("/", "."))
+        for found in find_layers(network, rename):
+            if found.role == LAYER:
+                self._observe(network, found.module, found.name)
+            elif found.role == CHUNKED:
+                self.hook(found.module, found.path, self._mute, self._unmute)
+            else:
+                self.hook(found.module, found.path, None, self._make_activation(found.role))
 
     def hook(
         self, module: torch.nn.Module, name: str, before: Callable | None, after: Callable
@@ -167,43 +149,31 @@ class LayerRecorder(TorchFunctionMode):
             if call is None:
                 return
             inside = self.call is not None
-            unique = call.unique(name) if inside else name
             inputs = named_inputs(module, kind, args, kwargs)
-            scope = Scope(unique, unique, module)
-            if kind == "attention_block":
-                scope.inner = call.unique(name)
-                scope.image = tuple(inputs["input"].shape)
-            call.add(unique, kind, self._change(unique, self._as_image(kind, inputs)))
-            self._scopes.append(scope)
+            image = tuple(inputs["input"].shape) if kind == "attention_block" else None
+            unique = call.unique if inside else _as_it_is
+            arrays = self._as_image(kind, inputs)
+            layer = self._names.enter(module, name, unique, image).name
+            call.add(layer, kind, self._change(layer, arrays))
 
         def leave(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
         ) -> None:
             call = self._call_of(network)
-            if call is None or not self._enter_again(module):
+            if call is None or not self._names.enter_again(module):
                 return
-            if kind == "resnet_block":
-                with self.writer.left_out.guard(f"{call.name}/{self._scopes[-1].name}.add"):
-                    self._record_sum(self._scopes[-1])
-            scope = self._scopes.pop()
-            outputs = dict(find_tensors(output, "output"))
-            tensor = first_tensor(output)
-            if tensor is not None and (kind or len(outputs) == 1):
-                outputs = {"output": tensor}
+            scope = self._names.scopes[-1]
+            if kind == "resnet_block" and scope.last_sum is not None:
+                with self.writer.left_out.guard(f"{call.name}/{scope.name}.add"):
+                    self._record_sum(scope, scope.last_sum[:2], scope.last_sum[2])
+            self._names.scopes.pop()
+            outputs = named_outputs(output, kind)
             outputs = self._change(scope.name, self._as_image(kind, outputs))
             call.add(scope.name, kind, {}, known.attributes_of(module, kind), outputs)
             if self.call is None:  # the call has ended: this is the network's output
                 call.add("", outputs=outputs)
 
         self.hook(module, name, enter, leave)
-
-    def _enter_again(self, module: torch.nn.Module) -> bool:
-        """Leave the scopes within that of a module, whose end was not seen; whether it has one."""
-        for i in reversed(range(len(self._scopes))):
-            if self._scopes[i].module is module:
-                del self._scopes[i + 1 :]
-                return True
-        return False
 
     def _call_of(self, network: torch.nn.Module) -> CallRecord | None:
         """Return the call that runs, or the last one if it was of the same network."""
@@ -226,9 +196,10 @@ class LayerRecorder(TorchFunctionMode):
         self, kind: str, tensors: Mapping[str, torch.Tensor]
     ) -> Mapping[str, torch.Tensor]:
         """Return the tensors of a group norm in an attention block as images, (n, c, h, w)."""
-        if kind != "group_norm" or not self._scopes or not self._scopes[-1].image:
+        scopes = self._names.scopes
+        if kind != "group_norm" or not scopes or not scopes[-1].image:
             return tensors
-        shape = self._scopes[-1].image
+        shape = scopes[-1].image
         return {role: x.reshape(shape) if x.ndim == 3 else x for role, x in tensors.items()}
 
     # -- operations
@@ -284,35 +255,24 @@ class LayerRecorder(TorchFunctionMode):
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         assert self.call is not None
-        scope = self._scopes[-1] if self._scopes else None
-        prefix = "" if scope is None else scope.inner if operation == "attention" else scope.name
-        layer = self.call.unique(f"{prefix}.{operation}" if prefix else operation)
+        layer = self._names.operation(operation, self.call.unique)
         inputs = self._change(layer, inputs)
         outputs = self._change(layer, {"output": result})
         self.call.add(layer, operation, inputs, attributes, outputs)
 
     def _see_sum(self, args: tuple, result: torch.Tensor) -> None:
         """Record a sum of two equal shapes, which may be a residual connection."""
-        shapes = {getattr(x, "shape", None) for x in args[:2]}
-        if len(shapes) > 1 or len(args) < 2:
-            return
-        if not self._scopes:  # embeddings of time, text and sizes
-            if result.ndim == 2:
-                self._record("add", {"input": args[0], "b": args[1]}, result)
-            return
-        scope = self._scopes[-1]
-        scope.last_sum = (args[0], args[1], result)
-        if known.kind_of(scope.module) != "resnet_block":  # whose first sum adds the timestep
-            self._record_sum(scope)
+        scope = self._names.scopes[-1] if self._names.scopes else None
+        if is_named_sum(scope, args, result):
+            self._record_sum(scope, args, result)
 
-    def _record_sum(self, scope: Scope) -> None:
-        kind = known.class_in(scope.module, known.RESIDUALS)
-        if scope.last_sum is None or not kind:
-            return
-        a, b, result = scope.last_sum
-        if known.RESIDUALS[kind]:
-            a, b = b, a
+    def _record_sum(self, scope: Scope | None, args: tuple, result: torch.Tensor) -> None:
+        a, b = operands_of_sum(scope, args)
         self._record("add", {"input": a, "b": b}, result)
+
+
+def _as_it_is(name: str) -> str:
+    return name
 
 
 def refuse_compiled(name: str, module: object) -> None:
@@ -370,15 +330,16 @@ def record_module(
     recorder = LayerRecorder(writer)
 
     def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
-        recorder.begin(module, call, True).add("", "", named_inputs(module, "", args, kwargs))
+        begun = recorder.begin(module, call, True)
+        begun.add("", "", named_inputs(module, "", args, kwargs))
+        with writer.left_out.guard(f"{begun.name}: arguments that are not tensors"):
+            begun.add("", attributes={"arguments": describe_arguments(module, args, kwargs)})
 
     def after(
         module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
     ) -> None:
-        outputs = dict(find_tensors(output, "output"))
         if recorder.call is not None:
-            single = {"output": first_tensor(output)} if len(outputs) == 1 else outputs
-            recorder.call.add("", outputs=single)
+            recorder.call.add("", outputs=named_outputs(output))
 
     try:
         recorder.hook_call(module, call, before, after)

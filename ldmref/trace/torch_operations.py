@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -86,21 +86,62 @@ def named_inputs(
     "context". Others keep the names of their arguments. `change` returns the arguments by name as
     they are to be recorded.
     """
-    names = _argument_names(type(module))
-    named = dict(zip(names, args, strict=False)) | dict(kwargs)
-    arguments = {name: named[name] for name in names if name in named} | named
-    extra = {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
-    changed = change(arguments | extra)
-    found = [pair for name, x in changed.items() for pair in find_tensors(x, name)]
-    if not kind:
-        first = names[0] if names else "input.0"
-        only = len(found) == 1 and found[0][0] == first
-        return {"input": found[0][1]} if only else dict(found)
-    inputs = {"input": found[0][1]} if found else {}
-    inputs |= {known.ROLES[name]: x for name, x in found[1:] if name in known.ROLES}
+    changed = change(name_arguments(module, args, kwargs))
+    found = dict(pair for name, x in changed.items() for pair in find_tensors(x, name))
+    inputs = {role: found[argument] for argument, role in roles_of(module, kind, found).items()}
     if kind == "attention":  # self-attention attends to its own input
         inputs.setdefault("context", inputs["input"])
     return inputs
+
+
+def name_arguments(
+    module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a module's call by name; `input.N` for others by position."""
+    names = _argument_names(type(module))
+    named = dict(zip(names, args, strict=False)) | dict(kwargs)
+    arguments = {name: named[name] for name in names if name in named} | named
+    return arguments | {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
+
+
+def roles_of(module: torch.nn.Module, kind: str, found: Iterable[str]) -> dict[str, str]:
+    """Return the role in a trace of each tensor among a module's arguments that has one.
+
+    Args:
+        module: The module.
+        kind: Its kind; "" if it is not known.
+        found: The tensors by argument, such as "x" or "x.0", in order.
+    """
+    tensors = list(found)
+    if not kind:
+        names = _argument_names(type(module))
+        first = names[0] if names else "input.0"
+        return {first: "input"} if tensors == [first] else {name: name for name in tensors}
+    roles = {tensors[0]: "input"} if tensors else {}
+    return roles | {name: known.ROLES[name] for name in tensors[1:] if name in known.ROLES}
+
+
+def named_outputs(output: object, kind: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of a module's result, keyed by role.
+
+    Args:
+        output: The result.
+        kind: The module's kind; "" if it is not known.
+    """
+    found = dict(find_tensors(output, "output"))
+    return {role: found[name] for name, role in roles_of_outputs(kind, found).items()}
+
+
+def roles_of_outputs(kind: str, found: Iterable[str]) -> dict[str, str]:
+    """Return the role in a trace of each tensor in a module's result that has one.
+
+    Args:
+        kind: The module's kind; "" if it is not known.
+        found: The tensors by their place, such as "output.0", in order.
+    """
+    tensors = list(found)
+    alone = kind or len(tensors) == 1  # layers of a known kind return one array
+    return {tensors[0]: "output"} if tensors and alone else {name: name for name in tensors}
 
 
 @cache

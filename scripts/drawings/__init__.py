@@ -30,6 +30,9 @@ DRAWINGS: dict[str, Callable[[ModelConfig], Drawing]] = {
     "08-guidance": computed.guidance,
     "09-samplers": computed.samplers,
     "11-inpainting": processes.inpainting,
+    "13-flow": computed.flow,
+    "14-joint-block": networks.joint_block,
+    "15-map": computed.flow_map,
 }
 
 

@@ -231,3 +231,94 @@ def samplers(config: ModelConfig) -> Drawing:
     drawing.dot(*end, "ink", 5)
     drawing.text(end[0] + 10, end[1] + 4, "0", anchor="start")
     return drawing
+
+
+def flow_paths(data: Mixture, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rising flow times, (k,), and the states of the flow at them, (k, n), from noise (n,).
+
+    The state of the straight path is that of the samplers, divided by 1 + sigma.
+    """
+    sigmas = np.append(karras_sigmas(60, 0.01, 400.0), 0.0)
+    states = [(1.0, noise)]
+    for state in sample(data.denoise, sigmas[0] * noise[:, None], sigmas, SAMPLERS["heun"].make()):
+        states.append((float(state.sigma / (1 + state.sigma)), state.x[:, 0] / (1 + state.sigma)))
+    return np.asarray([t for t, _ in states])[::-1], np.stack([x for _, x in states])[::-1]
+
+
+def flow(config: ModelConfig) -> Drawing:
+    """Draw the lines of random pairs, and the paths of the flow from the same noise."""
+    del config
+    data = LINE.scaled(float(LINE.covariance()[0, 0] ** -0.5))
+    rng = np.random.default_rng(5)
+    noise = np.sort(rng.standard_normal(24))
+    paired = data.sample(24, rng)[:, 0]
+    times = np.linspace(0.0, 1.0, 33)[::-1]
+    drawing = Drawing(
+        "Lines of pairs, and paths of the flow",
+        "Two panels with noise on the left and data on the right. Above, 24 straight lines connect "
+        "random noise with random data; they cross everywhere. Below, 24 paths start at the same "
+        "noise and follow the mean of all lines through their point. They never cross, bend, and "
+        "end in the three clusters of the data.",
+        424,
+    )
+
+    def place(t: float, x: float, base: float) -> Point:
+        return 56 + 288 * (1 - t), base - 30 * x
+
+    drawing.text(200, 28, "lines of random pairs", size=SIZE, strong=True, tone="net")
+    for start, end in zip(noise, paired, strict=True):
+        drawing.curve([place(1, start, 118), place(0, end, 118)], "net", thin=True)
+        drawing.dot(*place(1, start, 118), "noise", 2.5)
+        drawing.dot(*place(0, end, 118), "data", 2.5)
+    drawing.text(200, 220, "paths of the flow", size=SIZE, strong=True, tone="data")
+    at, paths = flow_paths(data, noise)
+    for i, start in enumerate(noise):
+        points = [place(t, float(np.interp(t, at, paths[:, i])), 308) for t in times]
+        drawing.curve(points, "data", thin=True)
+        drawing.dot(*place(1, start, 308), "noise", 2.5)
+        drawing.dot(*points[-1], "data", 2.5)
+    drawing.arrow((56, 388), (344, 388), tone="muted")
+    drawing.text(56, 410, "noise, *t* = 1", anchor="start", tone="noise")
+    drawing.text(344, 410, "data, *t* = 0", anchor="end", tone="data")
+    return drawing
+
+
+def flow_map(config: ModelConfig) -> Drawing:
+    """Draw one path of the flow, its tangent at the noise, and the chords of a flow map."""
+    del config
+    data = LINE.scaled(float(LINE.covariance()[0, 0] ** -0.5))
+    at, states = flow_paths(data, np.asarray([-0.9]))
+    path = states[:, 0]
+    middle = float(np.interp(0.5, at, path))
+    tangent = float(data.mean()[0])  # where one step along the velocity of pure noise ends
+    drawing = Drawing(
+        "One path, its tangent and its chords",
+        "One path of the flow from noise on the left to data on the right. The tangent at the "
+        f"noise, one step along the velocity there, ends at the mean of all data, "
+        f"{abs(tangent - path[0]):.2f} away from the path's end. The chord from the noise, one "
+        "step along the mean velocity, ends where the path ends. So do two chords over half of the "
+        "time each.",
+        280,
+    )
+
+    def place(t: float, x: float) -> Point:
+        return 48 + 250 * (1 - t), 62 - 108 * (x + 0.2)
+
+    start, end = place(1, float(path[-1])), place(0, float(path[0]))
+    points = [place(t, float(np.interp(t, at, path))) for t in np.linspace(1, 0, 65)]
+    drawing.curve(points, "ink")
+    drawing.curve([start, place(0, tangent)], "noise", dashed=True)
+    drawing.curve([start, end], "data", dashed=True)
+    drawing.curve([start, place(0.5, middle), end], "text", dashed=True)
+    drawing.dot(*place(0, tangent), "noise", 5)
+    drawing.dot(*place(0.5, middle), "text", 5, hollow=True)
+    drawing.dot(*start, "ink", 5)
+    drawing.dot(*end, "data", 5)
+    right = end[0] + 12
+    drawing.text(right, place(0, tangent)[1] + 4, "tangent", anchor="start", tone="noise")
+    drawing.text(right, end[1] + 4, "chord", anchor="start", tone="data")
+    drawing.text(right, end[1] + 22, "two chords", anchor="start", tone="text")
+    drawing.arrow((48, 236), (298, 236), tone="muted")
+    drawing.text(48, 258, "noise, *t* = 1", anchor="start", tone="noise")
+    drawing.text(298, 258, "data, *t* = 0", anchor="end", tone="data")
+    return drawing

@@ -95,3 +95,37 @@ def clip(config: ModelConfig) -> Drawing:
     )
     drawing.text(x0 + n * side / 2, y0 + n * side + 46, "all others: to become small", tone="muted")
     return drawing
+
+
+def joint_block(config: ModelConfig) -> Drawing:
+    """Draw a block of two streams that meet in attention."""
+    del config
+    drawing = Drawing(
+        "The joint block of two streams",
+        "Two columns, the tokens of the image on the left and those of the text on the right. Each "
+        "column has a norm with a scale and a shift, then its own queries, keys and values. A wide "
+        "box is the attention of all tokens, which both columns enter and leave. Then each column "
+        "has a gate and a sum, a norm with a feed-forward layer, and again a gate and a sum. Time "
+        "and pooled prompt set every scale, shift and gate.",
+        520,
+    )
+    columns = ((24.0, "image", "data"), (220.0, "text", "text"))
+    rows = (
+        (74.0, 48.0, ("norm", "scale and shift")),
+        (144.0, 36.0, ("*Q*, *K*, *V*",)),
+        (272.0, 36.0, ("gate, and sum",)),
+        (330.0, 48.0, ("norm, feed-forward", "scale and shift")),
+        (400.0, 36.0, ("gate, and sum",)),
+    )
+    for left, name, tone in columns:
+        middle = left + 78
+        drawing.box(left, 16, 156, 36, f"{name} tokens", tone=tone)
+        for top, height, lines in rows:
+            drawing.box(left, top, 156, height, *lines, tone=tone, strong=False)
+        stops = ((52, 74), (122, 144), (180, 202), (250, 272), (308, 330), (378, 400), (436, 458))
+        for start, end in stops:
+            drawing.arrow((middle, start), (middle, end))
+        drawing.text(middle, 476, f"{name} tokens", tone=tone)
+    drawing.box(24, 202, 352, 48, "attention", "of all tokens to all tokens")
+    drawing.text(200, 506, "time and pooled prompt set every scale, shift and gate", tone="muted")
+    return drawing

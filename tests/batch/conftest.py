@@ -7,13 +7,7 @@ import shutil
 import pytest
 from batches import make_rows, save_tiny_model, write_rows
 
-import ldmref
 from ldmref.batch import run_batch
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
 
 
 @pytest.fixture(scope="session")

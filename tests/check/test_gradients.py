@@ -97,7 +97,8 @@ TRAINED = """
     discretized_gaussian_log_likelihood q_sample x0_from_eps eps_from_x0 v_from_x0_eps x0_from_v
     eps_from_v flow_sample flow_velocity x0_from_velocity eps_from_velocity edm_denoise softmax
     scaled_dot_product_attention silu gelu gelu_tanh quick_gelu geglu group_norm layer_norm
-    low_rank_update upsample_nearest pad_bottom_right sigmoid erfc log_ndtr
+    low_rank_update upsample_nearest pad_bottom_right sigmoid erfc log_ndtr rms_norm
+    adaptive_layer_norm rotary_embedding patchify unpatchify
     transition_log_density transition_kl flow_map_step trigflow_step
 """.split()
 

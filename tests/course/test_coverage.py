@@ -15,7 +15,7 @@ PAGE = COURSE / "coverage.md"
 ROW = re.compile(r"^\| (?P<part>[^|]+) \| (?P<links>\[[^|]+) \| (?P<words>`[^|]+`) \|$", re.M)
 LINK = re.compile(r"\]\((?P<file>[\w.-]+\.md)#(?P<anchor>[\w-]+)\)")
 HEADING = re.compile(r"^(#+) (.+)$", re.M)
-PARTS = 74
+PARTS = 91
 ANALOGY = re.compile(
     r"^\*\*An analogy: ([^*]+)\.\*\*(.+?)\*\*Where it breaks\.\*\*(.+?)\n\n", re.M | re.S
 )

@@ -28,6 +28,10 @@ SHOWN = {
         "docs/course/number-formats.md",
         "ldmref.io.quantized.float8",
     ): "the page describes its tables",
+    (
+        "docs/course/14-transformers-for-images.md",
+        "ldmref.families.sd3.network",
+    ): "the page compares its block",
     ("docs/course/controlnet.md", "ldmref.models.controlnet"): "the page describes how it starts",
     ("docs/course/controlnet.md", "ldmref.models.residuals"): "the page describes its weights",
 }

@@ -28,11 +28,6 @@ TRUNK = {"mode": "txt2img", "prompt": "a red cat", "seed": 7, "steps": 6}
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="module")
 def trunk(tiny):
     return explore.record_run(tiny, **{k: v for k, v in TRUNK.items() if k != "mode"})
 

@@ -21,11 +21,6 @@ STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="module")
 def photo():
     pixels = np.random.default_rng(4).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     return Image.fromarray(pixels)

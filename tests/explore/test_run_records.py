@@ -31,11 +31,6 @@ PROMPT = "a red cat and a blue heart"
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="module")
 def record(tiny):
     return explore.record_run(tiny, prompt=PROMPT, negative_prompt="dog", seed=7, steps=4)
 

@@ -159,11 +159,6 @@ def test_the_converged_image_is_the_exact_one(exact):
 # -- modes, branches, guidance --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
 @pytest.mark.parametrize(
     "mode,parameters",
     [

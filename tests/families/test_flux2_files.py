@@ -13,7 +13,8 @@ from ldmref import modes
 from ldmref.errors import KeyMismatchError
 from ldmref.families.flux2.autoencoder import original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config
-from ldmref.families.flux2.original import PREFIX, list_other_networks, original_table, recognise
+from ldmref.families.flux2.original import list_other_networks, original_table, recognise
+from ldmref.families.transformer_files import PREFIX
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native

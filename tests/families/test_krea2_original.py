@@ -18,7 +18,8 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
 from ldmref.families.krea2.network import transformer, transformer_spec
-from ldmref.families.krea2.original import PREFIX, find_name, original_table, recognise
+from ldmref.families.krea2.original import find_name, original_table, recognise
+from ldmref.families.transformer_files import PREFIX
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset
 from ldmref.models.params import flatten, unflatten

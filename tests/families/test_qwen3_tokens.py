@@ -9,8 +9,8 @@ import pytest
 from ldmref.apps.server.inside_tasks import show_piece
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import CHAT
 from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
-from ldmref.families.z_image.text import CHAT
 from ldmref.prompts import PromptOptions
 
 pytest.importorskip("diffusers")

@@ -15,8 +15,9 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.families.qwen3.encoder import LLAMA, QWEN3, rename_tensor
+from ldmref.families.transformer_files import PREFIX
 from ldmref.families.z_image import original
-from ldmref.families.z_image.original import PREFIX, comfyui_table, makers_table, recognise
+from ldmref.families.z_image.original import comfyui_table, makers_table, recognise
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models import preset

@@ -10,7 +10,6 @@ from fault_interfaces import Stage
 from fault_limits import limited
 from fault_remaining import REMAINING
 
-import ldmref
 from ldmref.io.native import save_folder
 
 
@@ -18,11 +17,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "faults" and item.name in REMAINING:
             item.add_marker(pytest.mark.xfail(strict=True, reason=REMAINING[item.name]))
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
 
 
 @pytest.fixture(scope="session")

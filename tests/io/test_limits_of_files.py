@@ -318,11 +318,6 @@ def test_values_that_a_pickle_mentions_again(protocol):
 # -- folders --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
 def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, tiny):
     folder = tmp_path / "in" / "model"
     save_folder(folder, tiny.config, tiny.params, [tiny.tokenizer])

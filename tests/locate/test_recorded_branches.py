@@ -7,16 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import ldmref
 from ldmref import explore
 from ldmref.locate import diff_traces
 from ldmref.trace import load_trace
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
 
 BRANCHES = {
     "no branch": [],

@@ -9,6 +9,7 @@ import pytest
 from fault_calls import call_of, linear, normal
 
 from ldmref.backends.named import AGAIN
+from ldmref.locate.precision import stored_unit
 from ldmref.locate.replay import SKIPS, Replay
 from ldmref.locate.trials import RepeatableRun
 from ldmref.trace import build_trace
@@ -119,7 +120,7 @@ def test_the_unit_of_a_layer_is_that_of_its_narrowest_array():
         kinds={"unet.000/a/input": "F16", "unet.000/a/output": "BF16"},
     )
     entry = port.find("unet.000", "a")
-    assert Replay._unit_of(SimpleNamespace(port=port), entry) == 2.0**-7
+    assert stored_unit(port, entry) == 2.0**-7
     plain = build_trace({"unet.000/a/input": np.ones(2)})
-    unit = Replay._unit_of(SimpleNamespace(port=plain), plain.find("unet.000", "a"))
+    unit = stored_unit(plain, plain.find("unet.000", "a"))
     assert unit == 0.0

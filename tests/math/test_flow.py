@@ -312,3 +312,44 @@ def test_logit_mean_of_diffusers_has_the_other_sign():
     assert theirs == pytest.approx(1 - ours, abs=0.01)
     (row,) = [row for row in read_differences() if "test_logit_mean_of" in row.test]
     assert f"flow time {1 - ours:.3f} instead of {ours:.3f}" in row.number
+
+
+@given(
+    s=st.sampled_from([2.0**-10, 0.1, 0.25, 0.5, 0.75, 0.96875]),
+    mean=st.sampled_from([-1.0, 0.0, 0.5]),
+    std=st.sampled_from([0.5, 1.0, 2.0]),
+)
+def test_logit_normal_density_is_the_slope_of_its_distribution(s, mean, std):
+    """P(s' < s) is that of a normal logit, by mpmath, whose derivative is the density."""
+
+    def below(value):
+        return mpmath.ncdf((mpmath.log(value / (1 - value)) - mean) / std)
+
+    got = float(lm.logit_normal_density(np.asarray([s]), mean, std)[0])
+    assert got == pytest.approx(float(mpmath.diff(below, mpf(s))), rel=1e-12)
+
+
+@given(mean=st.sampled_from([-1.0, 0.0, 1.0]), std=st.sampled_from([0.5, 1.5]))
+def test_times_of_training_follow_their_density(mean, std):
+    """The share of quantiles below a time is the integral of the density."""
+    z = np.asarray([float(mpmath.sqrt(2) * mpmath.erfinv(2 * q - 1)) for q in (0.2, 0.5, 0.9)])
+    times = lm.logit_normal_time(z, mean, std)
+    for q, time in zip((0.2, 0.5, 0.9), times, strict=True):
+        nodes, weights = np.polynomial.legendre.leggauss(400)
+        logits = mean - 12 * std + (np.log(time / (1 - time)) - mean + 12 * std) * (nodes + 1) / 2
+        s = 1 / (1 + np.exp(-logits))
+        width = (np.log(time / (1 - time)) - mean + 12 * std) / 2
+        share = (lm.logit_normal_density(s, mean, std) * s * (1 - s) * weights).sum() * width
+        assert share == pytest.approx(q, abs=1e-9)
+
+
+@given(data=st.data())
+def test_logit_normal_density_in_every_library(xp, dtype, xp_assert_close, to_numpy, data):
+    got, exact, s = scalar_levels(lm.logit_normal_density, data, xp, dtype, 0.01, 0.99)
+    want = [
+        mpmath.npdf(mpmath.log(v / (1 - v))) / (v * (1 - v))
+        for v in map(mpf, to_numpy(s).astype(float).tolist())
+    ]
+    logits = np.abs(numbers([mpmath.log(v / (1 - v)) for v in exact]))
+    scale = numbers(want) * (4 + logits**2)
+    xp_assert_close(got, numbers(want), like=s, ulps=8, scale=scale)

@@ -17,7 +17,7 @@ from ldmref.samplers.interfaces import Interval
 from ldmref.testing import strategies
 from ldmref.testing.flow_chains import flow_map_law, shifted_times
 
-mpmath.mp.dps = 40
+mpmath.mp.dps = 90  # differences of times are as small as 1e-38
 PAGE = (Path(__file__).parents[2] / "docs/math/flow_maps.md").read_text("utf-8")
 ANGLES = st.sampled_from([0.0, 2.0**-20, 0.25, 0.785, 1.25, 1.5])
 TIMES = strategies.alpha_bar_values(0.0, 1.0)
@@ -261,3 +261,44 @@ def test_a_time_per_example_must_fit():
     for call in calls:
         with pytest.raises(ValueError, match="does not fit"):
             call()
+
+
+@given(data=st.data(), t=ANGLES, r=ANGLES)
+def test_average_velocity_on_the_circle_equals_mpmath(
+    xp, dtype, xp_assert_close, to_numpy, data, t, r
+):
+    assume(abs(t - r) > 0.1)
+    start, end = data.draw(strategies.paired(2, xp, dtype))
+    turn = mpf(t) - mpf(r)
+
+    def exact(x, y):
+        return (mpmath.cos(turn) * x - y) / mpmath.sin(turn)
+
+    got = lm.trigflow_average_velocity(start, end, t, r)
+    # t - r is exact up to half a unit of 1.5, which a cotangent of up to 10 amplifies
+    ulps = 8 / abs(float(mpmath.sin(turn))) ** 2
+    compare(xp_assert_close, to_numpy, got, exact, ulps, start, end)
+    again = lm.trigflow_step(start, got, t, r)
+    compare(xp_assert_close, to_numpy, again, lambda x, y: y, 2 * ulps, start, end)
+
+
+@given(t=st.floats(0.2, 1.5), x=st.floats(-3, 3), mean=MEANS, v=VARIANCES)
+def test_average_velocity_of_gaussian_data_ends_in_the_velocity_and_in_minus_the_data(
+    t, x, mean, v
+):
+    """The state of N(m, v) keeps its distance from the mean, in units of S = hypot(c v^0.5, s)."""
+
+    def state(r):
+        spread = [np.hypot(np.cos(s) * np.sqrt(v), np.sin(s)) for s in (t, r)]
+        return np.cos(r) * mean + spread[1] / spread[0] * (x - np.cos(t) * mean)
+
+    at = np.asarray([[x]])
+    square = np.cos(t) ** 2 * v + np.sin(t) ** 2
+    slope = np.sin(t) * np.cos(t) * (1 - v) / square  # of log S
+    velocity = -np.sin(t) * mean + slope * (x - np.cos(t) * mean)
+    near = lm.trigflow_average_velocity(at, np.asarray([[state(t - 1e-5)]]), t, t - 1e-5)
+    assert near[0, 0] == pytest.approx(velocity, abs=1e-3 * (1 + abs(x)) / square)
+    noise = np.asarray([[1.3]])
+    data = np.asarray([[mean + np.sqrt(v) * 1.3]])
+    whole = lm.trigflow_average_velocity(noise, data, np.pi / 2, 0.0)
+    assert whole[0, 0] == pytest.approx(-data[0, 0], abs=1e-14)

@@ -91,11 +91,6 @@ def test_tiles_that_cannot_be_are_refused(tiny, tile):
     assert caught.value.code == "E-TILE"
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
 @pytest.mark.parametrize("factor", [1, 2, 8])
 @pytest.mark.parametrize("cells", range(2, 10))
 def test_a_pointwise_decoder_cannot_tell_tiles_from_the_whole(cells, factor):

@@ -11,11 +11,6 @@ from ldmref.models.presets import preset
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="session")
 def tiny64():
     """Return the same model in float64."""
     return ldmref.random_model("tiny", backend="numpy", dtype="float64")

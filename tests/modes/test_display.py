@@ -11,16 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.io.images.metadata import read_parameters
 from ldmref.modes.result import Result
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
 
 
 def coloured(n, size=(4, 3)):

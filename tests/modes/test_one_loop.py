@@ -22,11 +22,6 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), n
 HALF = Image.fromarray(np.repeat([[0, 255]], 16, 0).repeat(8, 1).astype(np.uint8))
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
 def test_a_step_is_called_in_one_place():
     """Whoever calls `step(denoise, ...)` outside `samplers` has written a second loop."""
     calls = []

@@ -116,6 +116,4 @@ def test_what_a_mode_does_not_take_is_refused(config):
     with pytest.raises(UsageError, match="unknown mode 'txt2imgg'"):
         modes.plan("txt2imgg", config)
     with pytest.raises(LdmrefError):
-        modes.txt2img(None, "a", mask=IMAGE) if False else modes.plan(
-            "txt2img", config, prompt="a", mask=IMAGE
-        )
+        modes.plan("txt2img", config, prompt="a", mask=IMAGE)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_explorer_ready import PHONE
-from test_page_look import find_serious
+from page_checks import TALL_PHONE, find_serious
 
 from ldmref import atlas, explore
 from ldmref.apps.server import static_files
@@ -86,7 +85,8 @@ def test_by_keyboard_and_in_the_address(open_ready):
 
 
 def test_an_explicit_list_has_its_own_steps(open_ready):
-    row = next(one for one in atlas.read_flow_schedules() if one.positions == "list")
+    row = atlas.find_flow_schedule("HiDream-O1 dev", "DiffSynth")
+    assert row.positions == "list"
     page = open_ready(f"#view=explore&step=5&atlas.family={row.family}".replace(" ", "+"))
     found = numbers_of(page)
     assert list(found) == ["step", row.program, "run A"]
@@ -136,7 +136,7 @@ def test_grids_open_it(open_ready):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("options", [{}, TALL_PHONE], ids=["desktop", "phone"])
 def test_it_fits_and_axe_finds_nothing_serious(open_ready, options, scheme):
     page = open_ready(LINK, color_scheme=scheme, **options)
     page.locator(f"{PANEL} path.chart-line").first.wait_for()

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from page_checks import READY, TALL_PHONE, find_serious
 from record_files import changed_file, read_metadata
 from small_models import save_flow
 from test_explorer import saved
-from test_explorer_ready import PHONE, READY
-from test_page_look import find_serious
 
 import ldmref
 from ldmref import explore
@@ -207,7 +206,7 @@ def test_a_record_without_levels_has_no_drawing(server, new_context, tiny, tmp_p
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("options", [{}, TALL_PHONE], ids=["desktop", "phone"])
 def test_it_fits_and_axe_finds_nothing(open_run, flow, options, scheme):
     page = open_run({"flow": flow}, RUN + "&step=2", color_scheme=scheme, **options)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from page_checks import step_of
 
 from ldmref.apps.server import native
 from ldmref.apps.server.jobs import JobReport
@@ -24,10 +25,6 @@ def open_link(server, new_context, watch):
         return page
 
     return open_page
-
-
-def step_of(page):
-    return int(page.locator(".explorer").get_attribute("data-step"))
 
 
 FOCUS = {

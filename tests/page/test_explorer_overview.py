@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_explorer_ready import PHONE, READY
-from test_page_look import find_serious
+from page_checks import READY, TALL_PHONE, find_serious
 
 from ldmref.apps.server import static_files
 
@@ -119,7 +118,7 @@ def test_the_parts_are_reached_by_the_keyboard(open_ready):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_overview_fits_a_phone(open_ready, scheme):
-    page = open_ready(READY + "&step=5&open=unet&tour=4", color_scheme=scheme, **PHONE)
+    page = open_ready(READY + "&step=5&open=unet&tour=4", color_scheme=scheme, **TALL_PHONE)
     page.locator(".ex-levels canvas").first.wait_for()
     assert find_serious(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

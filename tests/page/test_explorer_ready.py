@@ -7,15 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from test_page_look import find_serious
+from page_checks import READY, TALL_PHONE, find_serious, step_of
 
 from ldmref import explore
 from ldmref.apps.server import static_files
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_explorer_images.py"
 
-READY = "#view=explore"
-PHONE = {"viewport": {"width": 375, "height": 800}, "has_touch": True}
 SEEN = """
 () => {
   const canvas = document.querySelector(".ex-story canvas");
@@ -25,10 +23,6 @@ SEEN = """
   return new Set(data).size > 20 && {after: performance.now(), sentence};
 }
 """
-
-
-def step_of(page):
-    return int(page.locator(".explorer").get_attribute("data-step"))
 
 
 def test_a_moving_picture_and_a_sentence_are_there_at_once(open_ready):
@@ -167,7 +161,7 @@ def test_every_number_of_a_step_has_an_explanation(open_ready):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("options", [{}, TALL_PHONE], ids=["desktop", "phone"])
 def test_it_fits_and_axe_finds_nothing_serious(open_ready, options, scheme):
     page = open_ready(READY + "&step=5", color_scheme=scheme, **options)
     assert find_serious(page) == []

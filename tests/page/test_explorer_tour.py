@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from page_checks import READY, find_serious, step_of
 from small_models import save_flow
-from test_explorer_ready import READY, step_of
-from test_page_look import find_serious
 
 import ldmref
 from ldmref import explore

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
+from page_checks import PHONE, find_serious
 from PIL import Image
 from safetensors.numpy import save_file
-from test_page_look import PHONE, find_serious
 
 from ldmref.explore import load_record
 from ldmref.io.adapters.lora_keys import lora_file_name

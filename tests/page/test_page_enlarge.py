@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from page_checks import PHONE, find_serious
 from PIL import Image
-from test_page_look import PHONE, find_serious
 
 from ldmref import modes
 from ldmref.models.model import LatentDiffusion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_page_look import PHONE, find_serious
+from page_checks import PHONE, find_serious
 
 
 def generate(page, prompt, negative=""):

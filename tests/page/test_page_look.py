@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from page_checks import PHONE, find_serious
 
-PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True}
 MODES = ("txt2img", "img2img", "inpaint", "interpolate", "invert")
-
-
-def find_serious(page):
-    """Return the rules of axe-core that the page breaks seriously."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    found = axe.Axe().run(page).response["violations"]
-    return [
-        (rule["id"], [node["html"][:120] for node in rule["nodes"]])
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 from urllib.request import urlopen
 
 import pytest
+from page_checks import PHONE, find_serious
 from small_models import save_wordless
-from test_page_look import PHONE, find_serious
 
 import ldmref
 from ldmref.modes.choices import choices_of

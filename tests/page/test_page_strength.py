@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from page_checks import PHONE, find_serious
 from PIL import Image
-from test_page_look import PHONE, find_serious
 
 from ldmref.explore import noised_image
 

@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from test_page_look import PHONE, find_serious
+from page_checks import PHONE, find_serious
 
 from ldmref.io.images.metadata import read_parameters
 

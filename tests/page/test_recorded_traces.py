@@ -41,11 +41,6 @@ def read(content, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="module")
 def record(tiny):
     return explore.record_run(tiny, prompt="a red cat", negative_prompt="dog", seed=7, steps=3)
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from page_checks import find_serious
 from static_site import serve_folder
-from test_page_look import find_serious
 
 import ldmref
 from ldmref import modes

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from page_checks import find_serious
 from static_site import CORE, serve_folder
-from test_page_look import find_serious
 
 import ldmref
 from ldmref.errors import InputError, OutputError, UsageError

@@ -31,11 +31,6 @@ def close():
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="module")
 def record(tiny):
     return record_run(tiny, prompt="red cat", seed=1, steps=4)
 

@@ -79,12 +79,6 @@ def run_server(
 
 
 @pytest.fixture(scope="session")
-def tiny() -> LatentDiffusion:
-    """Return a model for tests, with images of 16 x 16."""
-    return ldmref.random_model("tiny", backend="numpy")
-
-
-@pytest.fixture(scope="session")
 def emoji() -> LatentDiffusion:
     """Return the embedded model."""
     return ldmref.load("emoji", backend="numpy")

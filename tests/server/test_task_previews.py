@@ -49,11 +49,6 @@ class Report:
     file = data = warn = image
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return ldmref.random_model("tiny", backend="numpy")
-
-
 def run(task, model, wanted=True):
     report = Report(wanted)
     task.run(model, report, threading.Event())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,12 @@ option = click.option
     help="LoRA file that the port applied; the default WEIGHT is 1. May be repeated.",
 )
 @option(
+    "--against",
+    metavar="MODULE:FUNCTION",
+    help="Compare with a PyTorch module, or a pipeline of some, instead of a model of ldmref: the "
+    "function is imported, also from this folder, and returns it.",
+)
+@option(
     "--guide",
     type=PATH,
     metavar="NAME|FILE|FOLDER",
@@ -83,7 +89,8 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     port's own input and the model's weights, so one run names several faults, and neither the same
     seed nor a reference is needed. REFERENCE, a trace of the same run, adds the difference that
     each layer has inherited; it may also be a model. Two traces of a model that ldmref does not
-    know are compared with each other alone.
+    know are compared with each other alone; with --against, the layers of a port of any PyTorch
+    module are judged by the module itself.
 
     The exit code is 4 if something differs, and 10 if nothing differs but not everything that the
     trace holds, or nothing, could be compared.
@@ -91,28 +98,22 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     \b
     ldmref diff port.safetensors --model v1-5.safetensors
     ldmref diff reference-trace port-trace --plot diff.png
+    ldmref diff port-trace --against my_model:make
     """
-    from ldmref.loading import load
-    from ldmref.loading_networks import load_controlnet
-    from ldmref.locate import diff_traces
+    from ldmref.locate.report import summary
 
     plot = _check_plot(plot_file, flags["overwrite"])
-    reference, port, name = _read(traces, flags["names"], flags["model"])
-    model = _load_model(name, port, reference, flags["loras"])
+    _check_original(flags)
+    reference, port, name = _read(
+        traces, flags["names"], flags["model"], flags["against"] is not None
+    )
     bar = ProgressBar("none" if flags["quiet"] or as_json else "auto")
 
     def progress(done: int, calls: int, call: str) -> None:
         bar.update(max(done, 1), calls, 0, 1, call, "calls")
 
-    nets = [
-        load_controlnet(path, "numpy", dtype="float32", unet=model and model.config.denoiser)
-        for path in flags["controlnets"]
-    ]
-    named = flags["guide"]
-    guide = None if named is None else load(named, backend="numpy", dtype="float32")
-    more = {"controlnets": nets, "guide": guide, "dtype": flags["dtype"]}
     try:
-        report = diff_traces(port, model, reference, progress=progress, **more)
+        report = _compare(port, reference, name, flags, progress)
     finally:
         bar.clear()
     if plot is not None:
@@ -120,8 +121,53 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
-        _print(report, flags["everything"], flags["worst"])
+        print_report(report, flags["everything"], flags["worst"])
+        if report.equal:
+            click.echo(summary(report))
     _require_equal(report)
+
+
+def _compare(
+    port: Trace,
+    reference: Trace | None,
+    name: str | None,
+    flags: dict[str, Any],
+    progress: Callable[[int, int, str], None],
+) -> DiffReport:
+    """Compare a port with a PyTorch module, or with a model of ldmref."""
+    from ldmref.loading import load
+    from ldmref.loading_networks import load_controlnet
+    from ldmref.locate import diff_modules, diff_traces
+
+    dtype = flags["dtype"]
+    if flags["against"] is not None:
+        from ldmref.locate.modules.loading import make_original
+
+        original = make_original(flags["against"])
+        return diff_modules(port, original, reference, dtype=dtype, progress=progress)
+    model = _load_model(name, port, reference, flags["loras"])
+    nets = [
+        load_controlnet(path, "numpy", dtype="float32", unet=model and model.config.denoiser)
+        for path in flags["controlnets"]
+    ]
+    named = flags["guide"]
+    guide = None if named is None else load(named, backend="numpy", dtype="float32")
+    more = {"controlnets": nets, "guide": guide, "dtype": dtype}
+    return diff_traces(port, model, reference, progress=progress, **more)
+
+
+def _check_original(flags: dict[str, Any]) -> None:
+    """Refuse options of a model of ldmref beside a PyTorch module.
+
+    Raises:
+        UsageError: There are some.
+    """
+    of_model = {"--model": "model", "--control": "controlnets", "--lora": "loras"}
+    of_model |= {"--guide": "guide"}
+    both = [option for option, name in of_model.items() if flags[name]]
+    if flags["against"] is not None and both:
+        message = f"{both[0]} belongs to a model of ldmref, and --against names another original"
+        raise UsageError(message, code="E-USAGE", hint="leave out one of them")
 
 
 def _require_equal(report: DiffReport) -> None:
@@ -138,7 +184,7 @@ def _require_equal(report: DiffReport) -> None:
 
 
 def _read(
-    traces: tuple[str, ...], names: str | None, model: str | None
+    traces: tuple[str, ...], names: str | None, model: str | None, against: bool
 ) -> tuple[Trace | None, Trace, str | None]:
     """Return the reference trace, the port's trace, and the model's name."""
     from ldmref.trace.readers import load_trace
@@ -152,7 +198,7 @@ def _read(
     try:
         return load_trace(traces[0]), port, model
     except InputError:
-        if model is not None:
+        if model is not None or against:
             raise
     return None, port, traces[0]  # the reference is a model
 
@@ -214,9 +260,9 @@ def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
     say(f"note: wrote {path}")
 
 
-def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
-    """Print the table, remarks and the summary."""
-    from ldmref.locate.report import summary, table
+def print_report(report: DiffReport, everything: bool, worst_first: bool = False) -> None:
+    """Print the table and remarks."""
+    from ldmref.locate.report import table
 
     lines = table(report, everything=everything, worst_first=worst_first)
     if lines:
@@ -227,8 +273,6 @@ def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
             click.echo(click.style(text, bold=True) if i == 0 else text)
     for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
-    if report.equal:
-        click.echo(summary(report))
 
 
 COMMANDS = (diff,)

@@ -271,6 +271,8 @@ def list_range(name: str, parts: list[Any]) -> list[Any]:
     start, stop = parts[:2]
     by = parts[2] if len(parts) == 3 else 1
     try:
+        # the quotient of "0..1..0.1" is 9.999999999999998 or 10: a value that rounding alone puts
+        # behind the end belongs to the range
         count = int((stop - start) / by + 1e-9) + 1 if by else 0
     except (ValueError, OverflowError):  # NaN, infinity, or a number of hundreds of digits
         count = 0

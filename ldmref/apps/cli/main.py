@@ -49,8 +49,19 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "cases", "diff", "differences", "doctor", "bench", "evaluate"),
-    "Convert and train": ("convert", "export", "train", "finetune"),
+    "Verify": (
+        "check",
+        "cases",
+        "passport",
+        "diff",
+        "differences",
+        "pitfalls",
+        "doctor",
+        "bench",
+        "evaluate",
+        "ledger",
+    ),
+    "Convert and train": ("convert", "quantize", "export", "train", "finetune"),
 }
 
 

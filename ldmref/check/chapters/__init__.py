@@ -34,6 +34,7 @@ MODULES = (
     "autoencoders_gradients",
     "autoencoders_batches",
     "layers",
+    "layers_tokens",
     "layers_gradients",
     "samplers",
     "samplers_multistep",

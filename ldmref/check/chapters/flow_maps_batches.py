@@ -46,4 +46,8 @@ batch_law(
     t=time,
     r=next_time,
 )
+# Roundings: 4 of each term up to 4, divided by a sine of at least 0.05, twice.
+batch_law(
+    chapter, "trigflow_average_velocity", 8, size=96.0, xt=image, xr=image, t=time, r=next_time
+)
 batch_law(chapter, "trigflow_velocity", 24, xs=image, velocity=image, s=time)

@@ -34,6 +34,29 @@ def turn_of_one_pair_of_data_and_noise(f: Functions, rng: RandomInputs) -> Compa
     )
 
 
+# Roundings: 4 of the function, 6 of each state up to 4, divided by a sine of at least 0.09: 48.
+@chapter.identity("trigflow_average_velocity", "complex multiplication", 12)
+def chord_of_one_pair_of_data_and_noise(f: Functions, rng: RandomInputs) -> Comparison:
+    """One pair turns with a constant speed: the velocity of the whole arc is that at its start."""
+    t, r, at, to = angles(rng)
+    x0, z = rng.numpy.standard_normal((2, 3, 4))
+    start, end = ((x0 - 1j * z) * np.exp(1j * angle) for angle in (at, to))
+    got = f.trigflow_average_velocity(rng.array(start.real), rng.array(end.real), t, r)
+    return got, -start.imag, 96.0
+
+
+# Roundings: 5 of the target, 5 of the step, of terms up to 4, divided by a sine of at least 0.09.
+@chapter.identity(
+    "trigflow_average_velocity", "the step that it is for", 12, uses=("trigflow_step",)
+)
+def step_arrives_at_the_stored_state(f: Functions, rng: RandomInputs) -> Comparison:
+    """Any two states, not only those of one pair."""
+    start, end = rng.normals(2, 3, 4)
+    t, r, _, _ = angles(rng)
+    velocity = f.trigflow_average_velocity(start, end, t, r)
+    return f.trigflow_step(start, velocity, t, r), end, 96.0
+
+
 # Roundings: 8 of u, 8 of either step, of terms up to 8; the division by cos + sin of at least 0.7.
 @chapter.identity(
     "trigflow_renoise_step",

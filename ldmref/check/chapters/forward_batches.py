@@ -28,6 +28,19 @@ batch_law(chapter, "flow_sample", 12, x0=image, eps=image, s=time)
 batch_law(chapter, "flow_velocity", 4, x0=image, eps=image)
 batch_law(chapter, "x0_from_velocity", 12, xs=image, velocity=image, s=time)
 batch_law(chapter, "eps_from_velocity", 12, xs=image, velocity=image, s=time)
+# Roundings: 6 of each term up to 5 x and 2 velocities, twice.
+batch_law(
+    chapter,
+    "interpolant_pair",
+    12,
+    size=32.0,
+    x=image,
+    velocity=image,
+    signal=PerExample(0.2, 1.0),
+    noise=PerExample(0.2, 1.0),
+    signal_rate=PerExample(-2.0, -0.5),
+    noise_rate=PerExample(0.5, 2.0),
+)
 # Roundings: 8 of the coefficients and 5 of two products, twice.
 batch_law(
     chapter, "edm_denoise", 26, network=lambda x, c: 0.5 * x, x=image, sigma=sigma, sigma_data=0.5

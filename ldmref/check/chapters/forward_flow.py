@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 
@@ -83,6 +84,40 @@ def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)], 10.0
 
 
+# Roundings: 6 of the function and 3 of each input, of terms up to 5 x and 2 velocities: 72.
+@chapter.identity("interpolant_pair", "the pair that made the state", 9)
+def pair_of_a_path_whose_signal_falls(f: Functions, rng: RandomInputs) -> Comparison:
+    x0, eps = rng.numpy.standard_normal((2, 3, 4))
+    signal, noise = rng.uniform(0.2, 1.0, 3), rng.uniform(0.2, 1.0, 3)
+    falls, rises = rng.uniform(-2.0, -0.5, 3), rng.uniform(0.5, 2.0, 3)
+    a, b, da, db = (to_host(z)[:, None] for z in (signal, noise, falls, rises))
+    x, velocity = rng.array(a * x0 + b * eps), rng.array(da * x0 + db * eps)
+    got = f.interpolant_pair(x, velocity, signal, noise, falls, rises)
+    return [*got], [x0, eps], 72.0
+
+
+# Roundings: 6 of the function, 8 of v-prediction, of values up to 4.
+@chapter.identity(
+    "interpolant_pair",
+    "flow matching and v-prediction",
+    14,
+    uses=("x0_from_velocity", "eps_from_velocity", "x0_from_v", "eps_from_v"),
+)
+def line_and_circle_are_two_of_its_paths(f: Functions, rng: RandomInputs) -> Comparison:
+    x, velocity = rng.normals(2, 3, 4)
+    t = rng.number(0.1, 0.9)
+    cosine, sine = math.cos(t), math.sin(t)
+    line = f.interpolant_pair(x, velocity, 1.0 - t, t, -1.0, 1.0)
+    circle = f.interpolant_pair(x, velocity, cosine, sine, -sine, cosine)
+    expected = [
+        f.x0_from_velocity(x, velocity, t),
+        f.eps_from_velocity(x, velocity, t),
+        f.x0_from_v(x, velocity, cosine**2),
+        f.eps_from_v(x, velocity, cosine**2),
+    ]
+    return [*line, *circle], [to_host(z) for z in expected], 8.0
+
+
 # fmt: off
 # Roundings: up to 5 here, 1 of a fraction in the oracle, 8 of two elementary functions.
 chapter.elementwise("sigma_from_flow_time", "noise over signal without rounding",
@@ -113,6 +148,18 @@ def logits_are_normal(f: Functions, rng: RandomInputs) -> Comparison:
     mean, std = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
     expected = [(1 + math.tanh((mean + std * v) / 2)) / 2 for v in to_host(z).ravel().tolist()]
     return f.logit_normal_time(z, mean, std), np.reshape(expected, (2, 3, 1, 2))
+
+
+# Roundings: 4 of each logarithm and of z, up to 16 in the exponent, which amplifies them.
+@chapter.identity("logit_normal_density", "the standard library's normal density", 24, amplified=16)
+def density_of_the_logit_over_its_derivative(f: Functions, rng: RandomInputs) -> Comparison:
+    """Take the logit as 2 artanh(2 s - 1), and its derivative as 1 / (s (1 - s))."""
+    s = rng.uniform(0.05, 0.95, 2, 3, 1, 2)
+    mean, std = rng.number(-1.0, 1.0), rng.number(0.7, 2.0)
+    normal = NormalDist(mean, std)
+    values = to_host(s).ravel().tolist()
+    expected = [normal.pdf(2 * math.atanh(2 * v - 1)) / (v * (1 - v)) for v in values]
+    return f.logit_normal_density(s, mean, std), np.reshape(expected, (2, 3, 1, 2)), 4.0
 
 
 # Roundings: 3 of the sine, doubled by its square, times at most 1.75, and 4 of the arithmetic.

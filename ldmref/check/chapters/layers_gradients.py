@@ -121,6 +121,64 @@ def the_normalised_tokens(f: Functions, rng: RandomInputs) -> tuple:
     return lambda *arrays: f.layer_norm(*arrays, eps), inputs, formula, 30.0
 
 
+@chapter.gradient("rms_norm", 48)
+def the_rows_of_one_length(f: Functions, rng: RandomInputs) -> tuple:
+    eps = rng.number(0.01, 0.1)
+
+    def formula(x, weight):
+        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+
+    inputs = {"x": rng.normal(3, 5), "weight": rng.normal(5)}
+    return lambda *arrays: f.rms_norm(*arrays, eps), inputs, formula, 30.0
+
+
+@chapter.gradient("adaptive_layer_norm", 48)
+def the_scaled_and_shifted_tokens(f: Functions, rng: RandomInputs) -> tuple:
+    eps = rng.number(0.01, 0.1)
+    inputs = {"x": rng.normal(2, 3, 5), "shift": rng.normal(2, 5), "scale": rng.normal(2, 5)}
+
+    def formula(x, shift, scale):
+        return standardised(x, eps) * (1 + scale[:, None]) + shift[:, None]
+
+    return lambda *arrays: f.adaptive_layer_norm(*arrays, eps), inputs, formula, 60.0
+
+
+@chapter.gradient("rotary_embedding", 32)
+def the_turned_queries(f: Functions, rng: RandomInputs) -> tuple:
+    place = [[0.5, 2.0], [1.5, 0.0], [3.0, 1.0]]
+    positions = rng.array(place)
+    angle = np.asarray(place)
+
+    def formula(x):
+        first, second = x[:, 0::2], x[:, 1::2]
+        turned = [
+            first * np.cos(angle) - second * np.sin(angle),
+            first * np.sin(angle) + second * np.cos(angle),
+        ]
+        return np.stack(turned, axis=-1).reshape(x.shape)
+
+    def call(x):
+        return f.rotary_embedding(x, positions, (2, 2))
+
+    return call, {"x": rng.normal(3, 4)}, formula, 8.0
+
+
+@chapter.gradient("patchify", 4)
+def the_cut_pixels(f: Functions, rng: RandomInputs) -> tuple:
+    def formula(x):
+        return np.stack([x[:, 0, 0:2, j : j + 2].reshape(2, 4) for j in (0, 2)], axis=1)
+
+    return f.patchify, {"x": rng.normal(2, 1, 2, 4)}, formula
+
+
+@chapter.gradient("unpatchify", 4)
+def the_joined_patches(f: Functions, rng: RandomInputs) -> tuple:
+    def formula(tokens):
+        return np.concatenate([tokens[:, j].reshape(2, 1, 2, 2) for j in (0, 1)], axis=3)
+
+    return lambda x: f.unpatchify(x, 2, 4), {"tokens": rng.normal(2, 2, 4)}, formula
+
+
 @chapter.gradient("low_rank_update", 16)
 def both_factors(f: Functions, rng: RandomInputs) -> tuple:
     rank = rng.integer(1, 3)

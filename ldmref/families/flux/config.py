@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
+from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
@@ -79,9 +80,7 @@ def transformer_of(config: ModelConfig) -> FluxConfig:
 def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
-    axes = transformer.axes_dims_rope
-    if sum(axes) != transformer.attention_head_dim or any(dim % 2 for dim in axes):
-        yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
+    yield from broken_axis_rules(transformer.axes_dims_rope, transformer.attention_head_dim)
     texts = config.text_encoders
     if [kind_of(text) for text in texts] != [CLIP, T5]:
         yield "the text encoders must be CLIP's and T5's"

@@ -14,6 +14,7 @@ from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, controlnet_spec
 from ldmref.families.flux.network import PATCH
 from ldmref.families.flux.original import ENDS, find_entry
+from ldmref.families.transformer_files import count_blocks
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
 from ldmref.models.params import Shape, flatten
 
@@ -63,12 +64,10 @@ def list_candidates(
     axes = known.axes_dims_rope
     if sum(axes) != head:
         return
-    blocks = ("double_blocks.", "single_blocks.")
+    blocks = ("double_blocks", "single_blocks")
     if not is_original:
-        blocks = ("transformer_blocks.", "single_transformer_blocks.")
-    double, one = (
-        len({name.split(".")[1] for name in shapes if name.startswith(kind)}) for kind in blocks
-    )
+        blocks = ("transformer_blocks", "single_transformer_blocks")
+    double, one = (count_blocks(shapes, kind) for kind in blocks)
     config = FluxControlConfig(
         in_channels=packed // PATCH**2,
         out_channels=packed // PATCH**2,

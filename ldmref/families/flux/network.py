@@ -29,7 +29,13 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
-from ldmref.models.transformer_layers import attend_jointly, gelu_tanh, rms_norm, rotate
+from ldmref.models.transformer_layers import (
+    attend_jointly,
+    gelu_tanh,
+    place_cells,
+    rms_norm,
+    rotate,
+)
 
 PATCH = 2  # a token is a patch of 2 x 2 cells
 
@@ -147,19 +153,10 @@ def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
     time 0.
     """
     xp = ops.xp
-    wide = getattr(xp, ops.state_dtype)
-    lines = xp.astype(grid[0, :, :, 0], wide, copy=False)
-    rows = count_from_zero(ops, lines[:, 0])[:, None]
-    columns = count_from_zero(ops, lines[0, :])[None, :]
-    zero = xp.zeros_like(rows + columns)
-    of_patches = [xp.reshape(positions + zero, (-1, 1)) for positions in (zero, rows, columns)]
-    of_text = xp.zeros_like(xp.astype(text[0, :, :3], wide, copy=False))
-    return xp.concat([of_text, xp.concat(of_patches, axis=1)], axis=0)
-
-
-def count_from_zero(ops: Backend, line: Array) -> Array:
-    """Return 0, 1, ... for a line of patches, (k,)."""
-    return ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=0) - 1.0
+    cells = place_cells(ops, grid[0, :, :, 0])
+    of_patches = xp.concat([xp.zeros_like(cells[:, :1]), cells], axis=1)
+    of_text = xp.zeros_like(xp.astype(text[0, :, :3], cells.dtype, copy=False))
+    return xp.concat([of_text, of_patches], axis=0)
 
 
 @layer

@@ -16,12 +16,16 @@ from ldmref.families.combined_files import CLIP_L, T5, UNUSED, list_other_networ
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.network import PATCH, transformer_spec
 from ldmref.families.flux.presets import make_presets
+from ldmref.families.transformer_files import (
+    count_blocks,
+    find_known,
+    list_files,
+    remove_prefix,
+)
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."  # in files of other programs
 AUTOENCODER = "vae."
 ENDS = {
     "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
@@ -127,7 +131,7 @@ def xlabs_layers(config: ModelConfig) -> dict[str, KeyEntry]:
 
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, patch = own["img_in.weight"]
         joint = own["txt_in.weight"][1]
@@ -136,15 +140,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
         (head,) = own["double_blocks.0.img_attn.norm.query_norm.scale"]
     except (KeyError, ValueError, IndexError):
         return None
-    counts = {
-        kind: len({name.split(".")[1] for name in own if name.startswith(kind)})
-        for kind in ("double_blocks.", "single_blocks.")
-    }
     network = FluxConfig(
         in_channels=patch // PATCH**2,
         out_channels=outputs // PATCH**2,
-        num_layers=counts["double_blocks."],
-        num_single_layers=counts["single_blocks."],
+        num_layers=count_blocks(own, "double_blocks"),
+        num_single_layers=count_blocks(own, "single_blocks"),
         num_attention_heads=max(d // max(head, 1), 1),
         attention_head_dim=head,
         joint_attention_dim=joint,
@@ -152,13 +152,9 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
         guidance_embeds="guidance_in.in_layer.weight" in own,
     )
     presets = make_presets()
-    for config in presets.values():  # which also say what no tensor does
-        known = transformer_of(config)
-        unseen = {"sample_size": known.sample_size, "axes_dims_rope": known.axes_dims_rope}
-        if replace(network, **unseen) == known:
-            return config
-    if sum(network.axes_dims_rope) != head:
-        return None
+    known = find_known(presets.values(), network)
+    if known is not None or sum(network.axes_dims_rope) != head:
+        return known
     names = (
         ("flux-dev", "flux-fill-dev", "flux-control-dev")
         if network.guidance_embeds
@@ -170,14 +166,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
     return nearest and replace(nearest, name="flux", denoiser=network)
 
 
-ORIGINALS = tuple(
-    SingleFile(
-        "the transformer of Flux.1",
-        partial(recognise, prefix=prefix),
-        partial(original_table, prefix=prefix),
-        UNUSED,
-        others=partial(list_other_networks, texts=(CLIP_L, T5), autoencoder=AUTOENCODER),
-    )
-    for prefix in ("", PREFIX)
+ORIGINALS = list_files(
+    "the transformer of Flux.1",
+    recognise,
+    original_table,
+    UNUSED,
+    others=partial(list_other_networks, texts=(CLIP_L, T5), autoencoder=AUTOENCODER),
 )
-"""Without the prefix of files that hold other networks, and with it."""
+"""The files of Flux.1."""

@@ -25,26 +25,24 @@ from functools import partial
 
 from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
 from ldmref.families.flux2.files import PIPELINES, read_folder
-from ldmref.families.flux2.network import join_cells, transformer, transformer_spec
+from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
 from ldmref.families.flux2.pipelines import read_inputs, read_scale, read_states
 from ldmref.families.flux2.presets import make_presets, shrink
 from ldmref.families.flux2.references import REFERENCES
-from ldmref.families.flux2.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
-from ldmref.families.joint_transformers import GUIDANCE
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
-from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    BATCH,
-    HEIGHT,
-    WIDTH,
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-    TextAttention,
+from ldmref.families.joint_transformers import (
+    GUIDANCE,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
 )
+from ldmref.families.qwen3.prompts import with_length
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -55,6 +53,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("_modulation_img.linear.weight", "_modulation_txt.linear.weight",
@@ -67,44 +66,25 @@ LORA_TARGETS = {
                      ".ff_context.linear_out"),
     "projections": ("x_embedder", "context_embedder"),
 }  # fmt: skip
-__all__ = ["FLUX2", "Flux2Config"]
+TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"))
+REFERENCE_TOKENS = CallSize("references")
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
     z = denoiser.in_channels
-    tokens, references = CallSize("tokens", label="sequence_length"), CallSize("references")
-    inputs = [
-        NetworkInput("x", "sample", (BATCH, z, HEIGHT, WIDTH), also=("input", "0", "x", "img")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (BATCH, tokens, denoiser.joint_attention_dim),
-            also=("2", "context", "ctx", "txt"),
-            layers=(("context_embedder", "input"),),
-        ),
-        NetworkInput("reference_tokens", "reference_tokens", (BATCH, references, z)),
-        NetworkInput("reference_positions", "reference_positions", (BATCH, references, 4)),
-    ]
-    if denoiser.guidance_embeds:
-        inputs.insert(3, GUIDANCE)
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image and text",
-        transformer,
-        partial(transformer_spec, denoiser),
-        {"config": denoiser},
-        tuple(inputs),
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-        text_attention=TextAttention((".attn",), ("text", "image")),
+    inputs = (
+        latents_input(z, "img"),
+        time_input(),
+        text_input(denoiser.joint_attention_dim, "ctx", "txt", embedder="context_embedder"),
+        *((GUIDANCE,) if denoiser.guidance_embeds else ()),
+        NetworkInput("reference_tokens", "reference_tokens", (BATCH, REFERENCE_TOKENS, z)),
+        NetworkInput("reference_positions", "reference_positions", (BATCH, REFERENCE_TOKENS, 4)),
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    spec = partial(transformer_spec, denoiser)
+    network = declare_transformer(denoiser, transformer, spec, inputs, TEXT_ATTENTION)
+    return describe_model(config, network)
 
 
 GOLDEN_RUNS = (

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.families.flux2.config import Flux2Config
-from ldmref.families.flux2.text import LENGTH, choose_layers
-from ldmref.families.qwen3.files import read_text_encoder
-from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.families.flux2.text import as_text_encoder
+from ldmref.families.qwen3.files import read_model, read_scheduler
+from ldmref.io.diffusers.checks import require_plain
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
@@ -39,25 +36,10 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    text = read_text_encoder(folder / "text_encoder")
-    data = read_json(folder / "scheduler" / "scheduler_config.json")
-    scheduler = convert_scheduler_config(data, get_class(index, "scheduler"))
-    side = transformer.sample_size * vae.factor
+    scheduler = replace(read_scheduler(folder, index), shift_rule="empirical")
     distilled = index.get("is_distilled") is True
-    return ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=replace(
-            text,
-            max_position_embeddings=LENGTH,
-            hidden_layers=choose_layers(text.num_hidden_layers),
-            final_norm=False,
-        ),
-        scheduler=replace(scheduler, shift_rule="empirical"),
-        defaults=Defaults(STEPS[distilled], SCALES[distilled], width=side, height=side),
-    )
+    defaults = Defaults(STEPS[distilled], SCALES[distilled])
+    return read_model(folder, convert_transformer_config, as_text_encoder, scheduler, defaults)
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> Flux2Config:

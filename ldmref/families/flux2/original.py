@@ -8,20 +8,23 @@ src/flux2/model.py and autoencoder.py; Comfy-Org/ComfyUI, comfy/supported_models
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 
+from ldmref.families.flux.original import THIRDS
 from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig, original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.network import transformer_spec
 from ldmref.families.flux2.presets import make_presets
 from ldmref.families.qwen3.encoder import Qwen3Config, qwen3_spec
+from ldmref.families.transformer_files import (
+    count_blocks,
+    find_known,
+    list_files,
+    remove_prefix,
+)
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."  # in files of other programs
 TEXTS = {2560: "text_encoders.qwen3_4b.", 4096: "text_encoders.qwen3_8b."}  # by the width
 UNUSED = (
     r"text_encoders\.\w+\.(logit_scale|transformer\.lm_head\.weight)|vae\.bn\.num_batches_tracked"
@@ -56,12 +59,6 @@ SINGLE = {  # of a block of one stream
     "attn.to_out": "linear2",
     "attn.norm_q": "norm.query_norm",
     "attn.norm_k": "norm.key_norm",
-}
-STACKS = {"to_{}": "img_attn.qkv", "add_{}_proj": "txt_attn.qkv"}
-THIRDS = {  # of the stacked queries, keys and values
-    f"attn.{pattern.format(letter)}": (stack, third)
-    for pattern, stack in STACKS.items()
-    for third, letter in enumerate("qkv")
 }
 
 
@@ -111,10 +108,10 @@ def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file.
 
-    Of models of equal shapes it is the distilled one, and [dev] is none: its text encoder is
-    another one.
+    Several models have equal shapes: the distilled one is returned. [dev] has another text encoder
+    and is not recognised.
     """
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, z = own["img_in.weight"]
         joint = own["txt_in.weight"][1]
@@ -126,38 +123,26 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
         return None
     if modulated != (3 * d, d) or "guidance_in.in_layer.weight" in own or not d or not head:
         return None
-    counts = {
-        kind: len({name.split(".")[1] for name in own if name.startswith(kind)})
-        for kind in ("double_blocks.", "single_blocks.")
-    }
     network = Flux2Config(
         in_channels=z,
         out_channels=z,
-        num_layers=counts["double_blocks."],
-        num_single_layers=counts["single_blocks."],
+        num_layers=count_blocks(own, "double_blocks"),
+        num_single_layers=count_blocks(own, "single_blocks"),
         num_attention_heads=max(d // head, 1),
         attention_head_dim=head,
         joint_attention_dim=joint,
         timestep_guidance_channels=waves,
         mlp_ratio=hidden / d,
     )
-    for config in make_presets().values():  # which also say what no tensor does
-        known = transformer_of(config)
-        unseen = {"sample_size": known.sample_size, "axes_dims_rope": known.axes_dims_rope}
-        if replace(network, **unseen) == known:
-            return config
-    return None
+    return find_known(make_presets().values(), network)
 
 
-ORIGINALS = tuple(
-    SingleFile(
-        "the transformer of FLUX.2 klein",
-        partial(recognise, prefix=prefix),
-        partial(original_table, prefix=prefix),
-        UNUSED,
-        others=list_other_networks,
-        rename=rename_norm,
-    )
-    for prefix in ("", PREFIX)
+ORIGINALS = list_files(
+    "the transformer of FLUX.2 klein",
+    recognise,
+    original_table,
+    UNUSED,
+    others=list_other_networks,
+    rename=rename_norm,
 )
-"""Without the prefix of files that hold other networks, and with it."""
+"""The files of FLUX.2 klein."""

@@ -1,13 +1,14 @@
-"""How diffusers' pipelines call the networks of FLUX.2."""
+"""Calls of the networks of FLUX.2 by diffusers' pipelines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.families.flux2.network import SCALE
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
+from ldmref.families.joint_transformers import SCALE
+from ldmref.families.qwen3.prompts import join_layers
 from ldmref.math.arrays import Array
 
 KEPT = ("encoder_hidden_states", "guidance")
@@ -17,8 +18,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
     The tokens of references follow those of the image, and the rows and columns of each image begin
-    at 0. The k-th reference is at the time 10 k here, whichever the call says, so that another one
-    shows in the first layer that reads it.
+    at 0. The k-th reference is at the time 10 k here, whatever the call says: another time shows
+    in the first layer that reads it.
     """
     import torch
 
@@ -43,11 +44,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
-    import torch
-
-    states = output.hidden_states
-    layers = choose_layers(len(states) - 1)
-    return torch.cat([states[number - skip] for number in layers], dim=-1)
+    return join_layers(output, choose_layers(len(output.hidden_states) - 1), skip)
 
 
 def read_scale(scale: float) -> float:

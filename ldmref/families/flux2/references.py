@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from ldmref.families.flux2.network import count_from_zero
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
+from ldmref.models.transformer_layers import place_cells, split_cells
 
 TIME = 10.0  # between one reference and the next; the generated image is at time 0
 AREA = 1024**2  # pixels that a reference has at most
@@ -34,14 +34,11 @@ def encode_references(
     xp = ops.xp
     tokens, positions = [], []
     for number, image in enumerate(images, 1):
-        latents = xp.permute_dims(model.encode_image(image), (0, 2, 3, 1))
-        _, height, width, z = latents.shape
-        tokens.append(xp.reshape(latents, (1, height * width, z)))
-        one = xp.ones_like(latents[0, :, :, 0])
-        rows = count_from_zero(ops, one[:, 0])[:, None]
-        columns = count_from_zero(ops, one[0, :])[None, :]
-        axes = (TIME * number * one, rows * one, columns * one, 0.0 * one)
-        positions.append(xp.concat([xp.reshape(axis, (1, -1, 1)) for axis in axes], axis=2))
+        latents = model.encode_image(image)
+        tokens.append(split_cells(latents))
+        cells = place_cells(ops, latents[0, 0, :, :])
+        one = xp.ones_like(cells[:, :1])
+        positions.append(xp.concat([TIME * number * one, cells, 0.0 * one], axis=1)[None, :, :])
     return {
         "reference_tokens": xp.concat(tokens, axis=1),
         "reference_positions": xp.concat(positions, axis=1),

@@ -1,4 +1,4 @@
-"""How prompts condition FLUX.2: three layers of Qwen3, of a chat whose answer has no thoughts."""
+"""The text encoder of FLUX.2: three layers of Qwen3, after a chat whose answer has no thoughts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ldmref.backends.base import Backend
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import ANSWER, USER
+from ldmref.models.config import TextConfig
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokens import Tokens
 
 LENGTH = 512  # tokens of a prompt, with those of the template
-CHAT = PromptTemplate(
-    "<|im_start|>user\n",
-    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
-    cut="end",
-)
+CHAT = PromptTemplate(USER, f"{ANSWER}<think>\n\n</think>\n\n", cut="end")
 
 
 def encode_prompts(
@@ -41,7 +39,11 @@ def choose_layers(layers: int) -> tuple[int, ...]:
     return tuple(layers * quarter // 4 for quarter in (1, 2, 3))
 
 
-def with_length(config: ModelConfig, length: int) -> ModelConfig:
-    """Return the configuration with another number of tokens of a prompt."""
-    text = replace(config.text_encoder, max_position_embeddings=length)
-    return replace(config, text_encoder=text)
+def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of FLUX.2."""
+    return replace(
+        text,
+        max_position_embeddings=LENGTH,
+        hidden_layers=choose_layers(text.num_hidden_layers),
+        final_norm=False,
+    )

@@ -1,11 +1,11 @@
-"""FLUX.3: image, references and text in blocks of their own, then in one stream.
+"""FLUX.3: separate blocks for image, references and text, then one stream.
 
 | file            | holds                                                               |
 |-----------------|---------------------------------------------------------------------|
 | `config.py`     | the configuration, and what must fit together                       |
 | `network.py`    | the transformer, and its flow map                                   |
 | `positions.py`  | positions on four axes                                              |
-| `text.py`       | the chat around a prompt, and its window                            |
+| `text.py`       | the hidden states that are read, and the window of a prompt         |
 | `references.py` | reference images                                                    |
 | `files.py`      | diffusers' folders                                                  |
 | `original.py`   | the makers' single files                                            |
@@ -28,22 +28,22 @@ from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
 from ldmref.families.flux3.network import REFERENCES as REF
 from ldmref.families.flux3.original import ORIGINALS
-from ldmref.families.flux3.pipelines import join_cells, read_inputs, read_layer, read_states
+from ldmref.families.flux3.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.flux3.presets import make_presets, shrink
 from ldmref.families.flux3.references import REFERENCES
-from ldmref.families.flux3.text import CHAT, encode_prompts, with_length
+from ldmref.families.flux3.text import encode_prompts
 from ldmref.families.flux3.work import count_activations, count_flops
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
-from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    BATCH,
-    HEIGHT,
-    WIDTH,
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
+from ldmref.families.joint_transformers import (
+    MASK,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
 )
+from ldmref.families.qwen3.prompts import CHAT, with_length
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -54,6 +54,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 MODULATIONS = tuple(f"_stream_modulations.{mode}.linear.weight" for mode in (IMAGE, REF, TEXT))
@@ -73,49 +74,30 @@ TIMESTEPS = (CallSize("timesteps"),)
 
 def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
     """Return the arrays that the transformer takes."""
-    tokens, cells = CallSize("tokens", label="sequence_length"), CallSize("references")
+    z, tokens = network.in_channels, CallSize("references")
     end = NetworkInput("t_next", "target_timestep", TIMESTEPS, "ends", also=("t_ref",))
     return (
-        NetworkInput(
-            "x",
-            "sample",
-            (BATCH, network.in_channels, HEIGHT, WIDTH),
-            also=("input", "0", "x", "hidden_states"),
-        ),
-        NetworkInput("t", "timestep", TIMESTEPS, "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (BATCH, tokens, network.joint_attention_dim),
-            also=("2", "context"),
-            layers=(("context_embedder", "input"),),
-        ),
-        NetworkInput("mask", "encoder_attention_mask", (BATCH, tokens), "mask"),
+        latents_input(z, "hidden_states"),
+        time_input(),
+        text_input(network.joint_attention_dim, embedder="context_embedder"),
+        MASK,
         *((end,) if network.flow_map else ()),
-        NetworkInput(
-            "reference_tokens", "image_cond_hidden_states", (BATCH, cells, network.in_channels)
-        ),
-        NetworkInput("reference_places", "image_cond_ids", (BATCH, cells, 4)),
+        NetworkInput("reference_tokens", "image_cond_hidden_states", (BATCH, tokens, z)),
+        NetworkInput("reference_places", "image_cond_ids", (BATCH, tokens, 4)),
     )
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image, references and text",
+    network = declare_transformer(
+        denoiser,
         transformer,
         partial(transformer_spec, denoiser),
-        {"config": denoiser},
         list_inputs(denoiser),
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
+        description="transformer of image, references and text",
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    return describe_model(config, network)
 
 
 FLUX3 = Family(
@@ -123,7 +105,7 @@ FLUX3 = Family(
     Flux3Config,
     describe_networks,
     Work(count_flops, count_activations),
-    "FLUX.3: image, references and text in blocks of their own, then in one stream",
+    "FLUX.3: separate blocks for image, references and text, then one stream",
     broken_rules,
     text=TextPath(
         encode_prompts,

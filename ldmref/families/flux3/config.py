@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
-from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.joint_transformers import broken_axis_rules
+from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 
@@ -76,16 +77,9 @@ def transformer_of(config: ModelConfig) -> Flux3Config:
 def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
-    axes = transformer.axes_dims_rope
-    if sum(axes) != transformer.attention_head_dim or any(dim % 2 for dim in axes):
-        yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
+    yield from broken_axis_rules(transformer.axes_dims_rope, transformer.attention_head_dim)
     if transformer.in_channels != transformer.out_channels:
         yield "transformer.out_channels must equal in_channels"
     if transformer.timestep_channels % 2:
         yield "transformer.timestep_channels must be even"
-    text = config.text_encoder
-    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
-        yield "the text encoder must be Qwen3's"
-        return
-    if text.hidden_size * len(text.hidden_layers) != transformer.joint_attention_dim:
-        yield "transformer.joint_attention_dim must be the width of all hidden_layers of the text"
+    yield from broken_text_rules(config, "joint_attention_dim")

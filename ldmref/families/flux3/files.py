@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.flux3.presets import DEFAULTS, FLOW, LAYERS, as_text_encoder
-from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.families.flux3.config import Flux3Config, transformer_of
+from ldmref.families.flux3.presets import DEFAULTS, FLOW
+from ldmref.families.flux3.text import LAYERS, as_text_encoder
+from ldmref.families.qwen3.files import read_model
 from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
 from ldmref.models.config import ModelConfig
 
 PIPELINES = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")
@@ -26,9 +26,9 @@ FIELDS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration of a folder of diffusers.
 
-    The noise levels, and the layers of the text encoder that are read, are in diffusers' program,
-    not in its files. Of a text encoder with another number of layers, as many are read as the
-    transformer has room for, from the first of them on.
+    Diffusers' program, not its files, says the noise levels and which layers of the text encoder
+    are read. A text encoder with fewer layers gives as many states as the transformer has room
+    for, from the first layer on.
 
     Args:
         folder: The folder.
@@ -38,23 +38,15 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    text = read_text_encoder(folder / "text_encoder")
-    layers = LAYERS
-    if (
-        max(LAYERS) > text.num_hidden_layers
-    ):  # a small model, whose layers diffusers takes as an argument
-        layers = tuple(range(1, transformer.joint_attention_dim // text.hidden_size + 1))
-    defaults = DEFAULTS[transformer.flow_map]
-    side = transformer.sample_size * vae.factor
-    return ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=as_text_encoder(text, layers),
-        scheduler=FLOW,
-        defaults=replace(defaults, width=side, height=side),
-    )
+    data = read_json(folder / "transformer" / "config.json")
+    defaults = DEFAULTS[bool(data.get("flow_map"))]
+    config = read_model(folder, convert_transformer_config, as_text_encoder, FLOW, defaults)
+    text = config.text_encoder
+    if max(LAYERS) <= text.num_hidden_layers:
+        return config
+    # a small model, whose layers are an argument of diffusers' pipeline
+    count = transformer_of(config).joint_attention_dim // text.hidden_size
+    return replace(config, text_encoder=replace(text, hidden_layers=tuple(range(1, count + 1))))
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> Flux3Config:

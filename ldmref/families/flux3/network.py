@@ -1,8 +1,8 @@
-"""The transformer of FLUX.3: each mode passes blocks of its own, then all pass blocks together.
+"""The transformer of FLUX.3: each mode passes separate blocks, then all pass blocks together.
 
 The modes are the image, reference images and the text. Black Forest Labs 2026, as in diffusers
-0.42.1, models/transformers/transformer_flux3.py (there is no paper): attention beside the
-feed-forward layer as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
+0.42.1, models/transformers/transformer_flux3.py (no paper exists): attention and feed-forward
+layer in parallel as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
 et al. 2021, arXiv:2104.09864, on four axes; one modulation for all blocks of a kind. Parameter
 names of diffusers' Flux3Transformer2DModel.
 """
@@ -14,20 +14,25 @@ from typing import NamedTuple
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.positions import Waves, join_waves, place_image, place_text
-from ldmref.families.joint_transformers import EPS, normalize
-from ldmref.math import timestep_embedding
+from ldmref.families.joint_transformers import EPS, embed_numbers, normalize
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_waves, rms_norm, turn_pairs
+from ldmref.models.transformer_layers import (
+    find_waves,
+    join_cells,
+    rms_norm,
+    split_cells,
+    turn_pairs,
+)
 
 IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their parameters
 
 
 class ModeTokens(NamedTuple):
-    """The tokens of a mode, and what blocks need to know about them.
+    """The tokens of a mode, with their positions, modulation and mask.
 
     Attributes:
         states: (n, l, d).
@@ -139,7 +144,7 @@ def transformer(
     h = pass_together(ops, p.single_transformer_blocks, config, text, content, mask)
     count = image.states.shape[1]
     h = norm_out(ops, p.norm_out, h[:, :count, :], emb)
-    return join_cells(ops, linear(ops, p.proj_out, h), x)
+    return join_cells(linear(ops, p.proj_out, h), *x.shape[2:])
 
 
 def embed_times(
@@ -147,24 +152,16 @@ def embed_times(
 ) -> tuple[Array, Array]:
     """Embed the time of the image, and that of text and references, which is 0: (n, 1, d) each.
 
-    Where a step leads to is added to both.
+    The time to which a step leads is added to both.
     """
-    emb = embed_time(ops, p.timestep_embedder, config, t, like)
-    clean = embed_time(ops, p.timestep_embedder, config, 0 * t, like)
+    width = config.timestep_channels
+    emb = embed_numbers(ops, p.timestep_embedder, t, width, like)
+    clean = embed_numbers(ops, p.timestep_embedder, 0 * t, width, like)
     if "target_timestep_embedder" not in p:
         return emb[:, None, :], clean[:, None, :]
     end = t if t_next is None else t_next
-    target = embed_time(ops, p.target_timestep_embedder, config, end, like)
+    target = embed_numbers(ops, p.target_timestep_embedder, end, width, like)
     return (emb + target)[:, None, :], (clean + target)[:, None, :]
-
-
-def embed_time(ops: Backend, p: Params, config: Flux3Config, t: Array, like: Array) -> Array:
-    """Embed times multiplied by 1000, (n,): (n, d), dtype of `like`."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    waves = ops.call_function("time_proj", timestep_embedding, t, config.timestep_channels)
-    return mlp(ops, p, xp.astype(waves, like.dtype, copy=False))
 
 
 @layer
@@ -204,10 +201,8 @@ def start_text(
 
 def start_image(ops: Backend, p: Params, config: Flux3Config, x: Array, emb: Array) -> ModeTokens:
     """Embed latents (n, c, h, w): a token is a cell."""
-    n, c, height, width = x.shape
     mode = start_mode(ops, p, config, IMAGE, place_image(ops, x), emb)
-    cells = ops.xp.permute_dims(ops.xp.reshape(x, (n, c, height * width)), (0, 2, 1))
-    return mode._replace(states=linear(ops, p.x_embedders[IMAGE], cells))
+    return mode._replace(states=linear(ops, p.x_embedders[IMAGE], split_cells(x)))
 
 
 def start_references(
@@ -340,9 +335,3 @@ def norm_out(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
     d = x.shape[2]
     rows = linear(ops, p.linear, ops.silu(emb))  # scale, then shift, as in diffusers
     return normalize(ops, x) * (1.0 + rows[:, :, :d]) + rows[:, :, d:]
-
-
-def join_cells(ops: Backend, h: Array, like: Array) -> Array:
-    """Return tokens (n, h * w, c) as latents of the shape of `like`, (n, c, h, w)."""
-    n, _, height, width = like.shape
-    return ops.xp.reshape(ops.xp.permute_dims(h, (0, 2, 1)), (n, h.shape[2], height, width))

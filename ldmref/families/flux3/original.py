@@ -1,6 +1,6 @@
 """The makers' single files: the names of the transformer, such as model.safetensors.
 
-They hold nothing else: the autoencoder is a file of its own, ae.safetensors. A file of the
+They hold nothing else: the autoencoder is another file, ae.safetensors. A file of the
 distilled model has `ref_time_in`. Sources: huggingface/diffusers 0.42.1, loaders/
 single_file_utils.py (`convert_flux3_transformer_checkpoint_to_diffusers`); flux3-mlx 0.1.0, dit.py.
 """
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from ldmref.families.flux3.config import Flux3Config, transformer_of
 from ldmref.families.flux3.network import transformer_spec
 from ldmref.families.flux3.presets import make_presets
+from ldmref.families.transformer_files import (
+    count_blocks,
+    find_known,
+    list_files,
+    remove_prefix,
+)
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."  # in files of other programs
 HEADS = r"(.*\.)?repa_projectors\..*"  # of the training alone
 STARTS = {
     "timestep_embedder.linear_1": "time_in.in_layer",
@@ -71,7 +74,7 @@ def find_entry(name: str, shape: Shape, prefix: str) -> KeyEntry:
 
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, channels = own["emb_in.image.weight"]
         joint = own["txt_in.weight"][1]
@@ -80,15 +83,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
         hidden = own["single_blocks.0.mlp_out.weight"][1]
     except (KeyError, ValueError, IndexError):
         return None
-    counts = [
-        len({name.split(".")[1] for name in own if name.startswith(blocks)})
-        for blocks in ("txt_mode_blocks.", "single_blocks.")
-    ]
     network = Flux3Config(
         in_channels=channels,
         out_channels=channels,
-        num_layers=counts[0],
-        num_single_layers=counts[1],
+        num_layers=count_blocks(own, "txt_mode_blocks"),
+        num_single_layers=count_blocks(own, "single_blocks"),
         num_attention_heads=max(d // max(head, 1), 1),
         attention_head_dim=head,
         joint_attention_dim=joint,
@@ -102,24 +101,12 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
 def find_model(network: Flux3Config) -> ModelConfig | None:
     """Return the model of a transformer; None if its positions are not known."""
     presets = make_presets()
-    for config in presets.values():  # which also say what no tensor does
-        known = transformer_of(config)
-        unseen = {"sample_size": known.sample_size, "axes_dims_rope": known.axes_dims_rope}
-        if replace(network, **unseen) == known:
-            return config
-    if sum(network.axes_dims_rope) != network.attention_head_dim:
-        return None
+    known = find_known(presets.values(), network)
+    if known is not None or sum(network.axes_dims_rope) != network.attention_head_dim:
+        return known
     nearest = presets["flux3-klein" if network.flow_map else "flux3-klein-base"]
     return replace(nearest, name="flux3", denoiser=network)
 
 
-ORIGINALS = tuple(
-    SingleFile(
-        "the transformer of FLUX.3",
-        partial(recognise, prefix=prefix),
-        partial(original_table, prefix=prefix),
-        HEADS,
-    )
-    for prefix in ("", PREFIX)
-)
-"""Without the prefix of files that hold other networks, and with it."""
+ORIGINALS = list_files("the transformer of FLUX.3", recognise, original_table, HEADS)
+"""The files of FLUX.3."""

@@ -1,4 +1,4 @@
-"""How diffusers' pipelines call the networks of FLUX.3."""
+"""Calls of the networks of FLUX.3 by diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.families.flux3.positions import ROW_SCALE
-from ldmref.families.flux3.presets import LAYERS
+from ldmref.families.flux3.text import LAYERS
+from ldmref.families.qwen3.prompts import join_layers
+from ldmref.models.transformer_layers import join_cells
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
 TIMES = ("timestep", "target_timestep")
@@ -38,8 +40,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def place_as_ours(ids: Any) -> Any:
     """Return the positions of references, (1, k, 4), of those of a call, (k, 4).
 
-    Rows and columns of each reference begin at 0. Their scale and the number are ours, so that
-    others show in the first attention.
+    Rows and columns of each reference begin at 0. Their scale and the number are ours: others
+    show in the first attention.
     """
     import torch
 
@@ -67,16 +69,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
     return first if torch.equal(array, first.expand_as(array)) else array
 
 
-def join_cells(tokens: Any, rows: int, columns: int) -> Any:
-    """Return tokens (n, rows * columns, c) as latents (n, c, rows, columns)."""
-    n, _, c = tokens.shape
-    return tokens.swapaxes(1, 2).reshape(n, c, rows, columns)
-
-
 def read_states(output: Any, skip: int, pipe: object) -> Any:
-    """Return the hidden states that the transformer reads, one beside the other."""
-    import torch
-
-    states = output.hidden_states
-    layers = LAYERS if max(LAYERS) < len(states) else range(1, len(states) - 1)
-    return torch.cat([states[layer - skip] for layer in layers], dim=-1)
+    """Return the hidden states that the transformer reads, side by side."""
+    count = len(output.hidden_states)
+    return join_layers(output, LAYERS if max(LAYERS) < count else range(1, count - 1), skip)

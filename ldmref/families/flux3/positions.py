@@ -13,6 +13,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.transformer_layers import count_from_zero, place_cells
 
 Waves: TypeAlias = tuple[Array, Array]
 """Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
@@ -29,20 +30,16 @@ def join_waves(ops: Backend, parts: Sequence[Waves]) -> Waves:
 
 def place_text(ops: Backend, states: Array) -> Array:
     """Return the positions of the hidden states of a text, (n, l, k): (1, l, 4)."""
-    line = ops.xp.astype(states[:1, :, 0], getattr(ops.xp, ops.state_dtype), copy=False)
-    count = ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=1) - 1.0
-    zero = ops.xp.zeros_like(count)
-    return ops.xp.concat([x[:, :, None] for x in (zero, zero, zero, count)], axis=2)
+    place = count_from_zero(ops, states[:1, :, :1], axis=1)
+    zero = ops.xp.zeros_like(place)
+    return ops.xp.concat([zero, zero, zero, place], axis=2)
 
 
 def place_image(ops: Backend, x: Array) -> Array:
     """Return the positions of the cells of latents (n, c, h, w): (1, h * w, 4)."""
-    xp = ops.xp
-    one = xp.ones_like(xp.astype(x[0, 0, :, :], getattr(xp, ops.state_dtype), copy=False))
-    rows, columns = (ROW_SCALE * (xp.cumulative_sum(one, axis=axis) - 1.0) for axis in (0, 1))
-    zero = xp.zeros_like(one)
-    axes = (xp.reshape(axis, (1, -1, 1)) for axis in (zero, rows, columns, zero))
-    return xp.concat([*axes], axis=2)
+    cells = place_cells(ops, x[0, 0, :, :])[None, :, :]
+    zero = ops.xp.zeros_like(cells[:, :, :1])
+    return ops.xp.concat([zero, ROW_SCALE * cells, zero], axis=2)
 
 
 def place_references(sizes: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -16,6 +16,7 @@ from ldmref.families.flux2.references import CELL, crop_to_tokens
 from ldmref.families.flux3.positions import place_references
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
+from ldmref.models.transformer_layers import split_cells
 
 MOST = 10
 ALONE_AREA, ALONE_SIDES = 4 * 1024**2, (64, 4096)  # of a single reference
@@ -30,10 +31,8 @@ def encode_references(
     tokens, sizes = [], []
     for image in images:
         latents = model.encode_image(image)
-        _, c, height, width = latents.shape
-        cells = ops.xp.reshape(latents, (1, c, height * width))
-        tokens.append(ops.xp.permute_dims(cells, (0, 2, 1)))
-        sizes.append((height, width))
+        tokens.append(split_cells(latents))
+        sizes.append(latents.shape[2:])
     positions = ops.asarray(place_references(sizes), ops.state_dtype)
     return {"reference_tokens": ops.xp.concat(tokens, axis=1), "reference_places": positions}
 

@@ -1,4 +1,4 @@
-"""How prompts condition FLUX.3: hidden states of a chat, with a part of its padding.
+"""The text encoder of FLUX.3: eight layers of Qwen3-VL, with a part of the padding.
 
 Each prompt has a window, its tokens filled up to a multiple of 80. The transformer reads the whole
 window, so its padding cannot be cut; the encoder gives that padding position 1 and does not read
@@ -14,13 +14,24 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import WINDOW
-from ldmref.models.config import ModelConfig
+from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.models.text_config import TextConfig
-from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokens import Tokens
 
-CHAT = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", cut="end")
+LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)  # of Qwen3-VL, whose hidden states are read
+LENGTH = 4096  # the makers' largest number of tokens; diffusers has 8192
+
+
+def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of FLUX.3."""
+    return replace(
+        text,
+        max_position_embeddings=LENGTH,
+        hidden_layers=LAYERS,
+        final_norm=False,
+        padding_position=1,
+    )
 
 
 def encode_prompts(
@@ -53,9 +64,3 @@ def find_windows(mask: np.ndarray) -> np.ndarray:
     counts = mask.sum(axis=2, keepdims=True)
     ends = np.maximum(-(-counts // WINDOW), 1) * WINDOW
     return (np.arange(mask.shape[2]) < ends).astype(np.int64)
-
-
-def with_length(config: ModelConfig, length: int) -> ModelConfig:
-    """Return the configuration with another largest number of tokens of a prompt."""
-    text = replace(config.text_encoder, max_position_embeddings=length)
-    return replace(config, text_encoder=text)

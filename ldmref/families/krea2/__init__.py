@@ -23,23 +23,25 @@ from __future__ import annotations
 from functools import partial
 
 from ldmref.families.flux.network import join_patches
+from ldmref.families.joint_transformers import (
+    MASK,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
+)
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
 from ldmref.families.krea2.files import PIPELINES, read_folder
 from ldmref.families.krea2.network import transformer, transformer_spec
 from ldmref.families.krea2.original import ORIGINALS
 from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale, read_states
 from ldmref.families.krea2.presets import make_presets, shrink
-from ldmref.families.krea2.text import CHAT, with_length
+from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.qwen3.prompts import with_length
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-    TextAttention,
-)
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -62,42 +64,23 @@ LORA_TARGETS = {
     "feed_forward": (".ff.gate", ".ff.up", ".ff.down"),
     "projections": ("img_in", "txt_in.linear_1", "txt_in.linear_2"),
 }
-__all__ = ["KREA2", "Krea2Config"]
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
-    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
-    inputs = (
-        NetworkInput("x", "sample", latents, also=("input", "0", "x", "img", "hidden_states")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("2", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (batch, tokens, denoiser.context_dim),
-            also=("1", "context"),
-        ),
-        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
-    )
+    latents = latents_input(denoiser.in_channels, "img", "hidden_states")
+    inputs = (latents, time_input(2), text_input(denoiser.context_dim, place=1), MASK)
     attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image and text",
+    network = declare_transformer(
+        denoiser,
         transformer,
         partial(transformer_spec, denoiser),
-        {"config": denoiser},
         inputs,
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-        text_attention=TextAttention(attended, ("text", "image")),
-        steerable=Steerable("transformer_blocks"),
+        TextAttention(attended, ("text", "image")),
+        Steerable("transformer_blocks"),
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    return describe_model(config, network)
 
 
 KREA2 = Family(
@@ -108,7 +91,7 @@ KREA2 = Family(
     "Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL",
     broken_rules,
     text=TextPath(
-        with_length=with_length,
+        with_length=partial(with_length, dropped=CHAT.dropped),
         templates=lambda config: {"text_encoder": CHAT},
         multiple=MULTIPLE,
     ),

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 from ldmref.declare import Length, Range
 from ldmref.families.flux.config import Blocks
 from ldmref.families.flux.network import PATCH
+from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 
@@ -89,9 +91,7 @@ def transformer_of(config: ModelConfig) -> Krea2Config:
 def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
-    axes = transformer.axes_dims_rope
-    if transformer.attention_head_dim != sum(axes) or any(dim % 2 for dim in axes):
-        yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
+    yield from broken_axis_rules(transformer.axes_dims_rope, transformer.attention_head_dim)
     if transformer.num_attention_heads % transformer.num_key_value_heads:
         yield "transformer.num_key_value_heads must divide num_attention_heads"
     heads = transformer.text_num_attention_heads
@@ -104,11 +104,9 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
         yield "transformer.timestep_embed_dim must be even"
     if transformer.in_channels != transformer.out_channels:
         yield "transformer.out_channels must equal in_channels"
+    yield from broken_text_rules(config)
     text = config.text_encoder
-    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
-        yield "the text encoder must be Qwen3's"
-        return
     if text.hidden_size != transformer.text_hidden_dim:
         yield "transformer.text_hidden_dim must be hidden_size of the text encoder"
-    if len(text.hidden_layers) != transformer.num_text_layers:
+    if isinstance(text, Qwen3Config) and len(text.hidden_layers) != transformer.num_text_layers:
         yield "transformer.num_text_layers must be the number of hidden_layers of the text encoder"

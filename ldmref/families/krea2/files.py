@@ -9,12 +9,9 @@ from typing import Any
 
 from ldmref.families.krea2.config import Krea2Config
 from ldmref.families.krea2.presets import SCALE, STEPS, as_turbo
-from ldmref.families.krea2.text import CHAT, LAYERS, LENGTH
-from ldmref.families.qwen3.files import read_text_encoder
-from ldmref.io.diffusers.checks import config_error, read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.families.krea2.text import LAYERS, as_text_encoder
+from ldmref.families.qwen3.files import read_model, read_scheduler
+from ldmref.io.diffusers.checks import config_error, require_plain
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("Krea2Pipeline",)
@@ -41,22 +38,14 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         CorruptModelError: A configuration asks for something that is not supported.
     """
     require_plain(index, {"patch_size": (2,)}, "model_index.json")
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    side = transformer.sample_size * vae.factor
-    config = ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=replace(
-            read_text_encoder(folder / "text_encoder"),
-            max_position_embeddings=LENGTH + CHAT.dropped,
-            hidden_layers=tuple(index.get("text_encoder_select_layers") or LAYERS),
-            final_norm=False,
-            padding_position=-1,
-        ),
-        scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler")),
-        defaults=Defaults(STEPS, SCALE, width=side, height=side),
+    layers = tuple(index.get("text_encoder_select_layers") or LAYERS)
+    scheduler = read_scheduler(folder, index)
+    config = read_model(
+        folder,
+        convert_transformer_config,
+        lambda text: replace(as_text_encoder(text), hidden_layers=layers),
+        scheduler,
+        Defaults(STEPS, SCALE),
     )
     return as_turbo(config) if index.get("is_distilled") else config
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from ldmref.families.flux.network import PATCH
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.presets import make_presets
+from ldmref.families.transformer_files import (
+    count_blocks,
+    find_known,
+    list_files,
+    remove_prefix,
+)
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."  # in files of other programs
 NAMES = {  # of a layer or tensor, outside of the blocks
     "img_in": "first",
     "time_embed.linear_1": "tmlp.0",
@@ -87,21 +90,17 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
 
     A file of Turbo has the names and shapes of one of Raw, which is taken.
     """
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, patch = own["first.weight"]
         ((head,), (text_head,)) = (
             own[f"{block}.attn.qknorm.qnorm.scale"]
             for block in ("blocks.0", "txtfusion.refiner_blocks.0")
         )
-        counts = {
-            kind: len({n.removeprefix(kind).split(".")[0] for n in own if n.startswith(kind)})
-            for kind in ("blocks.", "txtfusion.layerwise_blocks.", "txtfusion.refiner_blocks.")
-        }
         network = Krea2Config(
             in_channels=patch // PATCH**2,
             out_channels=own["last.linear.weight"][0] // PATCH**2,
-            num_layers=counts["blocks."],
+            num_layers=count_blocks(own, "blocks"),
             attention_head_dim=head,
             num_attention_heads=d // head,
             num_key_value_heads=own["blocks.0.attn.wk.weight"][0] // head,
@@ -113,28 +112,17 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
             text_num_key_value_heads=own["txtfusion.refiner_blocks.0.attn.wk.weight"][0]
             // text_head,
             text_intermediate_size=own["txtfusion.refiner_blocks.0.mlp.gate.weight"][0],
-            num_layerwise_text_blocks=counts["txtfusion.layerwise_blocks."],
-            num_refiner_text_blocks=counts["txtfusion.refiner_blocks."],
+            num_layerwise_text_blocks=count_blocks(own, "txtfusion.layerwise_blocks"),
+            num_refiner_text_blocks=count_blocks(own, "txtfusion.refiner_blocks"),
         )
     except (KeyError, ValueError, IndexError, ZeroDivisionError):
         return None
     presets = make_presets()
-    for config in presets.values():  # which also say what no tensor does
-        known = transformer_of(config)
-        unseen = {"sample_size": known.sample_size, "axes_dims_rope": known.axes_dims_rope}
-        if replace(network, **unseen) == known:
-            return config
-    if sum(network.axes_dims_rope) != head:
-        return None
+    known = find_known(presets.values(), network)
+    if known is not None or sum(network.axes_dims_rope) != head:
+        return known
     return replace(presets["krea-2"], name="krea2", denoiser=network)
 
 
-ORIGINALS = tuple(
-    SingleFile(
-        "the transformer of Krea 2",
-        partial(recognise, prefix=prefix),
-        partial(original_table, prefix=prefix),
-    )
-    for prefix in ("", PREFIX)
-)
-"""Without the prefix of ComfyUI's files, and with it."""
+ORIGINALS = list_files("the transformer of Krea 2", recognise, original_table)
+"""The files of Krea 2."""

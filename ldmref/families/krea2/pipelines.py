@@ -1,4 +1,4 @@
-"""How diffusers' pipeline calls the networks of Krea 2."""
+"""Calls of the networks of Krea 2 by diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.families.krea2.text import LAYERS
+from ldmref.families.qwen3.prompts import join_layers
 
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 
@@ -13,7 +14,7 @@ TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
-    The hidden states of a token's layers, (n, l, k, d), are one beside the other.
+    The hidden states of a token's layers, (n, l, k, d), are joined side by side.
     """
     mask = arguments.get("encoder_attention_mask")
     return {
@@ -29,11 +30,8 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:
-    """Return the hidden states that the transformer reads, one beside the other."""
-    import torch
-
-    layers = getattr(pipe, "text_encoder_select_layers", LAYERS)
-    return torch.cat([output.hidden_states[number - skip] for number in layers], dim=-1)
+    """Return the hidden states that the transformer reads, side by side."""
+    return join_layers(output, getattr(pipe, "text_encoder_select_layers", LAYERS), skip)
 
 
 def read_scale(scale: float) -> float:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.krea2.config import Krea2Config, transformer_of
-from ldmref.families.krea2.text import CHAT, LAYERS, LENGTH
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.krea2.text import as_text_encoder
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
@@ -15,13 +14,6 @@ from ldmref.samplers.config import SchedulerConfig
 STEPS, SCALE = 28, 5.5  # the makers' defaults for Raw; 4.5 is their number for 5.5
 TURBO_STEPS = 8
 TURBO_MU = 1.15  # at every size
-ENCODER = replace(
-    QWEN3_SIZES["qwen3-vl-4b"],
-    max_position_embeddings=LENGTH + CHAT.dropped,
-    hidden_layers=LAYERS,
-    final_norm=False,
-    padding_position=-1,
-)
 FLOW = SchedulerConfig(
     prediction_type="flow",
     sampler="euler",
@@ -34,7 +26,7 @@ RAW = ModelConfig(
     name="krea-2",
     denoiser=Krea2Config(),
     vae=QwenAutoencoderConfig(),
-    text_encoder=ENCODER,
+    text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-vl-4b"]),
     scheduler=FLOW,
     defaults=Defaults(STEPS, SCALE, width=1024, height=1024),
 )
@@ -49,8 +41,6 @@ def as_turbo(config: ModelConfig) -> ModelConfig:
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text = config.text_encoder
-    assert isinstance(text, Qwen3Config)
     small = replace(
         transformer_of(config),
         in_channels=4,
@@ -71,18 +61,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         num_refiner_text_blocks=1,
         axes_dims_rope=(4, 4, 4),
     )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=256,  # of letters, which the small vocabulary has
-        hidden_layers=(1, 2, 4),
-    )
+    text = shrink_qwen3(config.text_encoder, 256, layers=4)  # 256 letters of a small vocabulary
+    text = replace(text, hidden_layers=(1, 2, 4))
     assert QWEN_IMAGE.shrink is not None
     vae = QWEN_IMAGE.shrink(config.vae)
     defaults = replace(config.defaults, steps=4, width=16, height=16)

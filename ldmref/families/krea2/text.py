@@ -1,10 +1,11 @@
-"""How prompts condition Krea 2: hidden states of a chat of Qwen3-VL from twelve of its layers."""
+"""The text encoder of Krea 2: twelve layers of Qwen3-VL, after a chat."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import ModelConfig
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import ANSWER, with_system
 from ldmref.prompts.prompt_template import PromptTemplate
 
 LAYERS = (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35)
@@ -13,15 +14,15 @@ SYSTEM = (
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:"
 )
-CHAT = PromptTemplate(
-    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n",
-    "<|im_end|>\n<|im_start|>assistant\n",
-    padding="prompt",
-    dropped=34,
-)
+CHAT = PromptTemplate(with_system(SYSTEM), ANSWER, padding="prompt", dropped=34)
 
 
-def with_length(config: ModelConfig, length: int) -> ModelConfig:
-    """Return the configuration with another number of tokens of a prompt."""
-    text = replace(config.text_encoder, max_position_embeddings=length + CHAT.dropped)
-    return replace(config, text_encoder=text)
+def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of Krea 2."""
+    return replace(
+        text,
+        max_position_embeddings=LENGTH + CHAT.dropped,
+        hidden_layers=LAYERS,
+        final_norm=False,
+        padding_position=-1,
+    )

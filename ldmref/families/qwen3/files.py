@@ -1,13 +1,20 @@
-"""The configuration files of transformers' Qwen3 and Qwen3-VL."""
+"""The configuration files of transformers' Qwen3 and Qwen3-VL, and of models that read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.io.diffusers.checks import read_json, require_plain
+from ldmref.io.diffusers.config import convert_autoencoder_config
+from ldmref.io.diffusers.folder import get_class
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.models.denoiser_config import DenoiserConfig
+from ldmref.samplers.config import SchedulerConfig
 
 PLAIN: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
@@ -19,6 +26,53 @@ DEFAULTS: dict[str, Any] = {  # of transformers' class
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
     "head_dim": 128, "rms_norm_eps": 1e-6,
 }  # fmt: skip
+
+
+def read_model(
+    folder: Path,
+    convert_transformer: Callable[[Mapping[str, Any]], DenoiserConfig],
+    as_text_encoder: Callable[[Qwen3Config], Qwen3Config],
+    scheduler: SchedulerConfig,
+    defaults: Defaults,
+) -> ModelConfig:
+    """Read the configuration of a folder of diffusers whose text encoder is Qwen3.
+
+    Args:
+        folder: The folder.
+        convert_transformer: Converts the configuration of its transformer.
+        as_text_encoder: Adds to the text encoder's what its file does not say.
+        scheduler: The schedule, such as that of `read_scheduler`.
+        defaults: The defaults; images have the transformer's size.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    transformer = convert_transformer(read_json(folder / "transformer" / "config.json"))
+    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
+    side = transformer.sample_size * vae.factor
+    return ModelConfig(
+        denoiser=transformer,
+        vae=vae,
+        text_encoder=as_text_encoder(read_text_encoder(folder / "text_encoder")),
+        scheduler=scheduler,
+        defaults=replace(defaults, width=side, height=side),
+    )
+
+
+def read_scheduler(folder: Path, index: Mapping[str, Any]) -> SchedulerConfig:
+    """Read the configuration of the scheduler of a folder of diffusers.
+
+    Args:
+        folder: The folder.
+        index: The contents of its model_index.json.
+
+    Raises:
+        InputError: There is none.
+        CorruptModelError: It asks for something that is not supported.
+    """
+    data = read_json(folder / "scheduler" / "scheduler_config.json")
+    return convert_scheduler_config(data, get_class(index, "scheduler"))
 
 
 def read_text_encoder(folder: Path) -> Qwen3Config:

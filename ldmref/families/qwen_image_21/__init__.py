@@ -3,7 +3,7 @@
 | file                     | holds                                                     |
 |--------------------------|-----------------------------------------------------------|
 | `config.py`              | the configuration, and what must fit together             |
-| `network.py`             | the transformer, with a cache of what it makes of a text  |
+| `network.py`             | the transformer, with a cache of keys and values of text  |
 | `autoencoder.py`         | the autoencoder of images with alpha                      |
 | `autoencoder_config.py`  | its configuration                                         |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |
@@ -23,7 +23,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.joint_transformers import (
+    MASK,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
+)
+from ldmref.families.qwen3.prompts import with_length
 from ldmref.families.qwen_image_21.config import (
     QwenImage21Config,
     broken_rules,
@@ -31,23 +39,12 @@ from ldmref.families.qwen_image_21.config import (
 )
 from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
-from ldmref.families.qwen_image_21.pipelines import (
-    join_cells,
-    read_inputs,
-    read_layer,
-    read_states,
-)
+from ldmref.families.qwen_image_21.pipelines import read_inputs, read_layer, read_states
 from ldmref.families.qwen_image_21.presets import make_presets, shrink
-from ldmref.families.qwen_image_21.text import CHAT, with_length
+from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-    TextAttention,
-)
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -58,6 +55,7 @@ from ldmref.models.family import (
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
+from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight")
@@ -72,34 +70,17 @@ LORA_TARGETS = {
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
-    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
-    inputs = (
-        NetworkInput("x", "sample", latents, also=("input", "0", "x", "hidden_states")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("2", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (batch, tokens, denoiser.context_in_dim),
-            also=("1", "context"),
-        ),
-        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
-    )
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of text and image",
+    latents = latents_input(denoiser.in_channels, "hidden_states")
+    inputs = (latents, time_input(2), text_input(denoiser.context_in_dim, place=1), MASK)
+    network = declare_transformer(
+        denoiser,
         transformer,
         partial(transformer_spec, denoiser),
-        {"config": denoiser},
         inputs,
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-        text_attention=TextAttention((".attn",), ("text", "image")),
+        TextAttention((".attn",), ("text", "image")),
+        description="transformer of text and image",
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    return describe_model(config, network)
 
 
 QWEN_IMAGE_21 = Family(

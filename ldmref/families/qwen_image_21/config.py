@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
-from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.joint_transformers import broken_axis_rules
+from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Eps, Width
 
@@ -70,16 +71,9 @@ def transformer_of(config: ModelConfig) -> QwenImage21Config:
 def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
-    axes = transformer.axes_dims_rope
-    if transformer.attention_head_dim != sum(axes) or any(dim % 2 for dim in axes):
-        yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
+    yield from broken_axis_rules(transformer.axes_dims_rope, transformer.attention_head_dim)
     if transformer.in_channels != transformer.out_channels:
         yield "transformer.out_channels must equal in_channels"
-    text = config.text_encoder
-    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
-        yield "the text encoder must be Qwen3's"
-        return
-    if text.hidden_size * len(text.hidden_layers) != transformer.context_in_dim:
-        yield "transformer.context_in_dim must be the width of hidden_layers of the text encoder"
-    if not text.use_attention_mask:
+    yield from broken_text_rules(config, "context_in_dim")
+    if not config.text_encoder.use_attention_mask:
         yield "the text encoder must not attend to padding: use_attention_mask"

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
 from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS
-from ldmref.families.qwen_image_21.text import LENGTH
-from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.families.qwen_image_21.text import as_text_encoder
+from ldmref.families.transformer_files import (
+    count_blocks,
+    list_files,
+    remove_prefix,
+)
+from ldmref.io.diffusers.checks import require_plain
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
 PIPELINE = "QwenImage21Pipeline"
-PREFIX = "model.diffusion_model."  # in files of other programs
 PLAIN: dict[str, tuple[Any, ...]] = {"patch_size": (1,), "causal_condition": (True,)}
 DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "in_channels": 64, "out_channels": 64, "num_layers": 32, "attention_head_dim": 128,
@@ -44,24 +43,10 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    data = read_json(folder / "scheduler" / "scheduler_config.json")
-    scheduler = convert_scheduler_config(data, get_class(index, "scheduler"))
-    listed = index.get("sample_sigmas") or ()
-    side = transformer.sample_size * vae.factor
-    return ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=replace(
-            read_text_encoder(folder / "text_encoder"),
-            max_position_embeddings=LENGTH,
-            hidden_layers=(-1,),
-            final_norm=False,
-        ),
-        scheduler=replace(scheduler, flow_times=tuple(listed)),
-        defaults=Defaults(len(listed) or BASE_STEPS, 1.0, width=side, height=side),
-    )
+    listed = tuple(index.get("sample_sigmas") or ())
+    scheduler = replace(read_scheduler(folder, index), flow_times=listed)
+    defaults = Defaults(len(listed) or BASE_STEPS, 1.0)
+    return read_model(folder, convert_transformer_config, as_text_encoder, scheduler, defaults)
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> QwenImage21Config:
@@ -85,7 +70,7 @@ def list_tensors(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
 
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a single file; None if it is another file."""
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, channels = own["img_in.weight"]
         (text,) = own["txt_in.text_norm.weight"]
@@ -94,11 +79,10 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
         outputs = own["proj_out.weight"][0]
     except (KeyError, ValueError, IndexError):
         return None
-    blocks = {name.split(".")[1] for name in own if name.startswith("transformer_blocks.")}
     network = QwenImage21Config(
         in_channels=channels,
         out_channels=outputs,
-        num_layers=len(blocks),
+        num_layers=count_blocks(own, "transformer_blocks"),
         attention_head_dim=head,
         num_attention_heads=max(d // max(head, 1), 1),
         context_in_dim=text,
@@ -111,12 +95,5 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
     return replace(BASE, name="qwen-image", denoiser=network)
 
 
-SINGLE_FILES = tuple(
-    SingleFile(
-        "the transformer of Qwen-Image 2.1",
-        partial(recognise, prefix=prefix),
-        partial(list_tensors, prefix=prefix),
-    )
-    for prefix in ("", PREFIX)
-)
-"""Without the prefix of files of other programs, and with it."""
+SINGLE_FILES = list_files("the transformer of Qwen-Image 2.1", recognise, list_tensors)
+"""The files of Qwen-Image 2.1."""

@@ -1,11 +1,10 @@
-"""How diffusers' pipelines call the networks of Qwen-Image 2.1."""
+"""Calls of the networks of Qwen-Image 2.1 by diffusers' pipelines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-LayerArray = Any  # a tensor of torch
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
 
@@ -29,7 +28,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_layer(inputs: Mapping[str, Any], layer: str, array: LayerArray) -> LayerArray | None:
+def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any | None:
     """Return an array of a layer as ours: times as timesteps, of the last layers the image alone.
 
     Steps after the first compute the image alone in the blocks, as no layer of ours does; their
@@ -49,11 +48,6 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: LayerArray) -> Laye
     return None if attends != "attention~1" and array.shape[1] == cells else array
 
 
-def read_states(output: Any, skip: int, pipeline: Any) -> LayerArray:
+def read_states(output: Any, skip: int, pipeline: object) -> Any:
     """Return the last hidden states, of which the pipeline has taken off the norm."""
     return output.hidden_states[-1 - skip]
-
-
-def join_cells(x: LayerArray, rows: int, columns: int) -> LayerArray:
-    """Return tokens (n, rows * columns, c) as latents (n, c, rows, columns)."""
-    return x.transpose(1, 2).reshape(len(x), x.shape[2], rows, columns)

@@ -1,24 +1,18 @@
-"""How prompts condition Qwen-Image 2.1: Qwen3-VL's hidden states, without the system message."""
+"""The text encoder of Qwen-Image 2.1: Qwen3-VL's last states, without the system message."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import ModelConfig
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import ANSWER, with_system
 from ldmref.prompts.prompt_template import PromptTemplate
 
 LENGTH = 512  # tokens of a text, with those of the template
-SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
-SYSTEM_TOKENS = 14  # of Qwen's vocabulary
-CHAT = PromptTemplate(
-    SYSTEM + "<|im_start|>user\n",
-    "<|im_end|>\n<|im_start|>assistant\n",
-    dropped=SYSTEM_TOKENS,
-    prepare=("blank",),
-)
+SYSTEM = "Comprehend and analyze the provided prompt."
+CHAT = PromptTemplate(with_system(SYSTEM), ANSWER, dropped=14, prepare=("blank",))
 
 
-def with_length(config: ModelConfig, length: int) -> ModelConfig:
-    """Return the configuration with another number of tokens of a text."""
-    text = replace(config.text_encoder, max_position_embeddings=length)
-    return replace(config, text_encoder=text)
+def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of Qwen-Image 2.1."""
+    return replace(text, max_position_embeddings=LENGTH, hidden_layers=(-1,), final_norm=False)

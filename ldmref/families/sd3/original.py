@@ -22,12 +22,12 @@ from ldmref.families.combined_files import (
 from ldmref.families.sd3.config import MMDiTConfig, transformer_of
 from ldmref.families.sd3.network import transformer_spec
 from ldmref.families.sd3.presets import MEDIUM, make_presets
+from ldmref.families.transformer_files import PREFIX, remove_prefix
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."
 ENDS = {
     "pos_embed": "",
@@ -97,7 +97,7 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig 
 
     A file with text encoders, but not T5, is that of a model without it.
     """
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     try:
         d, z, patch, _ = own["x_embedder.proj.weight"]
         side = round(own["pos_embed"][1] ** 0.5)

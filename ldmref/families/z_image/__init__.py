@@ -4,7 +4,7 @@
 |----------------|-------------------------------------------------------------------------|
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
-| `text.py`      | the chat around a caption                                               |
+| `text.py`      | the hidden states that are read                                         |
 | `pipelines.py` | how diffusers' pipelines call the transformer                           |
 | `files.py`     | diffusers' folders                                                      |
 | `original.py`  | single files, of the makers and of ComfyUI                              |
@@ -12,7 +12,7 @@
 | `work.py`      | operations and memory                                                   |
 
 The network computes the makers' function: its time is 0 for noise and 1 for the image, and it
-predicts x0 - eps. The declaration turns both around, so that samplers, guidance and traces see
+predicts x0 - eps. The declaration turns both around: samplers, guidance and traces see
 ldmref's t and eps - x0. diffusers' guidance scale g is 1 + g here. Captions of different lengths in
 one batch give each image as its caption alone does.
 
@@ -24,25 +24,27 @@ from __future__ import annotations
 from functools import partial
 
 from ldmref.backends.base import Backend
-from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.joint_transformers import (
+    MASK,
+    as_floating,
+    declare_transformer,
+    describe_model,
+    latents_input,
+    text_input,
+    time_input,
+)
+from ldmref.families.qwen3.prompts import CHAT, with_length
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.families.z_image.original import SINGLE_FILES
 from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
 from ldmref.families.z_image.presets import make_presets, shrink
-from ldmref.families.z_image.text import CHAT, with_length
 from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import (
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-    TextAttention,
-)
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -98,42 +100,24 @@ def predict_velocity(
     states = get_hidden_states(context)
     if mask is None:
         mask = xp.ones_like(states[:, :, 0])
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    return -transformer(ops, p, config, x, (STEPS - t) / STEPS, states, mask)
+    t = (STEPS - as_floating(ops, t)) / STEPS
+    return -transformer(ops, p, config, x, t, states, mask)
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    batch, tokens = CallSize("batch"), CallSize("tokens", label="sequence_length")
-    latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
-    inputs = (
-        NetworkInput("x", "sample", latents, also=("input", "0", "x")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (batch, tokens, denoiser.cap_feat_dim),
-            also=("2", "context", "cap_feats"),
-        ),
-        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
-    )
-    network = DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image and caption",
+    latents = latents_input(denoiser.in_channels)
+    inputs = (latents, time_input(), text_input(denoiser.cap_feat_dim, "cap_feats"), MASK)
+    network = declare_transformer(
+        denoiser,
         predict_velocity,
         partial(transformer_spec, denoiser),
-        {"config": denoiser},
         inputs,
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-        text_attention=TEXT_ATTENTION,
+        TEXT_ATTENTION,
+        description="transformer of image and caption",
     )
-    text = describe_text_encoder("text_encoder", config.text_encoder)
-    return [text, network, *describe_autoencoder(config.vae)]
+    return describe_model(config, network)
 
 
 Z_IMAGE = Family(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
-from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.joint_transformers import broken_axis_rules
+from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.families.qwen3.siblings import THETA, require_theta
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
@@ -31,7 +32,7 @@ class ZImageConfig(DenoiserConfig):
         cap_feat_dim: Width of the text's hidden states.
         norm_eps: Number added to the mean square in the norms of the tokens.
         rope_theta: The base of the frequencies of the positions.
-        t_scale: What the time, from 0 for noise to 1 for the image, is multiplied by.
+        t_scale: Factor of the time, which is 0 for noise and 1 for the image.
         axes_dims: The parts of a head's width that are rotated by a token's place in the sequence
             of caption and image, its row and its column.
     """
@@ -76,15 +77,9 @@ def transformer_of(config: ModelConfig) -> ZImageConfig:
 def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
-    axes = transformer.axes_dims
-    if transformer.dim != transformer.n_heads * sum(axes) or any(dim % 2 for dim in axes):
-        yield "transformer.axes_dims must be even and add up to dim / n_heads"
+    head = transformer.dim / transformer.n_heads
+    yield from broken_axis_rules(transformer.axes_dims, head, ("axes_dims", "dim / n_heads"))
     if transformer.in_channels != transformer.out_channels:
         yield "transformer.out_channels must equal in_channels"
-    text = config.text_encoder
-    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
-        yield "the text encoder must be Qwen3's"
-        return
-    yield from require_theta(text, THETA)
-    if text.hidden_size * len(text.hidden_layers) != transformer.cap_feat_dim:
-        yield "transformer.cap_feat_dim must be the width of all hidden_layers of the text encoder"
+    yield from broken_text_rules(config, "cap_feat_dim")
+    yield from require_theta(config.text_encoder, THETA)

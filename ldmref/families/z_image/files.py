@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.qwen3.files import read_text_encoder
+from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.families.z_image.config import ZImageConfig
-from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.families.z_image.text import as_text_encoder
+from ldmref.io.diffusers.checks import require_plain
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline")
-LENGTH = 512  # tokens of a caption, with those of the template, in diffusers' pipelines
 STEPS, SCALE = 50, 6.0  # diffusers' defaults; 5 is its number for 6
 PLAIN: dict[str, tuple[Any, ...]] = {
     "all_patch_size": ([2],),
@@ -42,21 +38,9 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
-    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
-    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    side = transformer.sample_size * vae.factor
-    return ModelConfig(
-        denoiser=transformer,
-        vae=vae,
-        text_encoder=replace(
-            read_text_encoder(folder / "text_encoder"),
-            max_position_embeddings=LENGTH,
-            hidden_layers=(-2,),
-            final_norm=False,
-        ),
-        scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler")),
-        defaults=Defaults(STEPS, SCALE, width=side, height=side),
+    scheduler = read_scheduler(folder, index)
+    return read_model(
+        folder, convert_transformer_config, as_text_encoder, scheduler, Defaults(STEPS, SCALE)
     )
 
 

@@ -16,16 +16,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from ldmref.families.transformer_files import (
+    count_blocks,
+    find_known,
+    list_files,
+    remove_prefix,
+)
 from ldmref.families.z_image.config import PATCH, ZImageConfig, transformer_of
 from ldmref.families.z_image.network import FORM, transformer_spec
 from ldmref.families.z_image.presets import TURBO, make_presets
 from ldmref.io.compvis.keys import autoencoder_table, clip_table
 from ldmref.io.key_table import KeyEntry, add_prefixes
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
-PREFIX = "model.diffusion_model."  # in files of several networks
 AUTOENCODER = "vae."
 TEXT = "text_encoders.qwen3_4b.transformer."
 # A norm that nothing reads, a number of the training, and the embedding as the last layer.
@@ -82,7 +86,7 @@ def recognise(
         prefix: What precedes the names of the transformer.
         comfyui: Whether they are ComfyUI's.
     """
-    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    own = remove_prefix(shapes, prefix)
     first = "x_embedder" if comfyui else f"all_x_embedder.{FORM}"
     norm = "attention.q_norm" if comfyui else "attention.norm_q"
     try:
@@ -92,29 +96,21 @@ def recognise(
         (*_, padding) = own["x_pad_token"]
     except (KeyError, ValueError):
         return None
-    counts = {
-        kind: len({name.split(".")[1] for name in own if name.startswith(f"{kind}.")})
-        for kind in ("layers", "noise_refiner")
-    }
     if padding != d:
         return None
     network = ZImageConfig(
         in_channels=patch // PATCH**2,
         out_channels=patch // PATCH**2,
         dim=d,
-        n_layers=counts["layers"],
-        n_refiner_layers=counts["noise_refiner"],
+        n_layers=count_blocks(own, "layers"),
+        n_refiner_layers=count_blocks(own, "noise_refiner"),
         n_heads=max(d // max(head, 1), 1),
         cap_feat_dim=text,
     )
-    for config in (TURBO, *make_presets().values()):  # which also say what no tensor does
-        known = transformer_of(config)
-        unseen = {"sample_size": known.sample_size, "axes_dims": known.axes_dims}
-        if replace(network, **unseen) == known:
-            return config
-    if sum(network.axes_dims) != head:
-        return None
-    return replace(TURBO, denoiser=network)
+    known = find_known((TURBO, *make_presets().values()), network, "axes_dims")
+    if known is None and sum(network.axes_dims) == head:
+        return replace(TURBO, denoiser=network)
+    return known
 
 
 def list_others(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
@@ -126,15 +122,19 @@ def list_others(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
     }
 
 
-SINGLE_FILES = tuple(
-    SingleFile(
-        f"the transformer of Z-Image with the names of {names}",
-        partial(recognise, prefix=prefix, comfyui=table is comfyui_table),
-        partial(table, prefix=prefix),
-        UNUSED,
-        others=list_others,
-    )
-    for names, table in (("ComfyUI", comfyui_table), ("its makers", makers_table))
-    for prefix in ("", PREFIX)
+OF_COMFYUI = list_files(
+    "the transformer of Z-Image with the names of ComfyUI",
+    partial(recognise, comfyui=True),
+    comfyui_table,
+    UNUSED,
+    others=list_others,
 )
-"""Both kinds, without the prefix of files that hold other networks, and with it."""
+OF_MAKERS = list_files(
+    "the transformer of Z-Image with the names of its makers",
+    recognise,
+    makers_table,
+    UNUSED,
+    others=list_others,
+)
+SINGLE_FILES = (*OF_COMFYUI, *OF_MAKERS)
+"""The files of both kinds."""

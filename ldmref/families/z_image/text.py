@@ -1,16 +1,14 @@
-"""How captions condition Z-Image: Qwen3's hidden states of a chat, without the padding."""
+"""The text encoder of Z-Image: Qwen3, whose last hidden state but one is read."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import ModelConfig
-from ldmref.prompts.prompt_template import PromptTemplate
+from ldmref.families.qwen3.encoder import Qwen3Config
 
-CHAT = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", cut="end")
+LENGTH = 512  # tokens of a caption, with those of the template, in diffusers' pipelines
 
 
-def with_length(config: ModelConfig, length: int) -> ModelConfig:
-    """Return the configuration with another number of tokens of a caption."""
-    text = replace(config.text_encoder, max_position_embeddings=length)
-    return replace(config, text_encoder=text)
+def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
+    """Return a language model's configuration as the text encoder of Z-Image."""
+    return replace(text, max_position_embeddings=LENGTH, hidden_layers=(-2,), final_norm=False)

@@ -13,8 +13,7 @@ import numpy as np
 from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, Point
 
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
@@ -23,7 +22,7 @@ FIRST_OF_TEXT = re.compile(
 POSITIONS = ("position_embedding", "embed_positions")
 
 
-def other_skip(replay: Replay, point: Point) -> Iterator[Given]:
+def other_skip(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield concatenations with another skip connection, and with none."""
     computed = np.asarray(point.computed)
     if point.role != "input" or not JOINED.fullmatch(point.call.name) or computed.ndim != 4:
@@ -58,7 +57,7 @@ def _ends_with(joined: np.ndarray, part: np.ndarray) -> bool:
     return np.array_equal(joined[:, -part.shape[1] :], part)
 
 
-def shifted_positions(replay: Replay, point: Point) -> Iterator[Given]:
+def shifted_positions(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield tokens with the embeddings of other positions, and with none."""
     computed = np.asarray(point.computed)
     table = replay.parameters_of(*POSITIONS)
@@ -90,7 +89,7 @@ def shifted_positions(replay: Replay, point: Point) -> Iterator[Given]:
     yield "positions are added twice", computed + table[:length]
 
 
-def other_half(replay: Replay, point: Point) -> Iterator[Given]:
+def other_half(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield GEGLU with GELU on the value, or on both halves, and with other halves."""
     computed = np.asarray(point.computed)
     near = {call.kind for call in (*point.suspects, point.call)}

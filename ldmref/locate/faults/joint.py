@@ -10,15 +10,14 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
 TABLE = "pos_embed.pos_embed"
 EMBEDDING = "pos_embed"
 
 
-def other_split(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+def other_split(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
     """Yield joint attention whose tokens are split as if the streams were in the other order."""
     context = replay.arguments.get("context")
     if not isinstance(context, np.ndarray) or context.ndim != 3:
@@ -40,7 +39,7 @@ def _rolled(shift: int) -> OperationChange:
     return change
 
 
-def other_table(replay: Replay, point: Point) -> Iterator[Given]:
+def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield patches with other positions of SD3's table, of which the middle is right."""
     table = replay.parameters_of(EMBEDDING) if point.call.name == EMBEDDING else None
     latents = point.inputs.get("input")

@@ -13,8 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 ChangedOperations = tuple[str, Mapping[str, OperationChange]]  # words, and changes by name
 ATTENTION = ("shift", "scale", "gate")
@@ -30,7 +29,7 @@ PARTS = {  # by their number, in the order of diffusers
 NEAREST = 4  # modulations that are tried
 
 
-def other_modulation(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+def other_modulation(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
     """Yield parts of the modulations of a block exchanged or misused."""
     within = f"{point.frame.name}." if point.frame.name else ""
     near = [name for name in reversed(replay.modulations) if name.startswith(within)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+from ldmref.locate.layouts import HEADS
 
 EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
 
@@ -98,11 +99,24 @@ def other_mean_square(call: LayerCall) -> Iterator[Variant]:
     if call.inputs["input"].ndim == 4:
         text = "the mean square is that of all heads instead of each"
         yield Variant(text, lambda c, x: change(c, x, (1, 3)))
+    width = call.inputs["input"].shape[-1]
+    for heads in HEADS if call.inputs["input"].ndim == 3 else ():
+        if width % heads == 0 and heads < width:
+            text = f"the mean square is that of each of {heads} heads instead of all"
+            yield Variant(text, lambda c, x, heads=heads: _of_each_head(c, x, heads))
     yield Variant("the mean is subtracted (layer norm)", centred)
     yield Variant("eps is added to the root instead of the mean square", outside)
     yield Variant("the norm is missing", lambda c, x: x["input"])
     text = "the norm is missing, but for its weight"
     yield Variant(text, lambda c, x: x["input"] * (base + x["weight"]))
+
+
+def _of_each_head(call: LayerCall, x: Inputs, heads: int) -> np.ndarray:
+    """Return the norm of each head of tokens (n, l, heads d) by itself."""
+    y = x["input"].reshape(*x["input"].shape[:-1], heads, -1)
+    mean = np.mean(y * y, axis=-1, keepdims=True)
+    normalized = (y / np.sqrt(mean + call.attributes["eps"])).reshape(x["input"].shape)
+    return normalized * (call.attributes.get("base", 0.0) + x["weight"])
 
 
 def other_groups(call: LayerCall) -> Iterator[Variant]:

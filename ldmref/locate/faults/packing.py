@@ -9,15 +9,14 @@ from itertools import permutations
 import numpy as np
 
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, Point
 
 PATCHES = ("x_embedder",)  # linear layers that read patches
 TOKENS = ("proj_out",)  # layers whose output is joined to latents
 AXES = ("channel", "row", "column")  # within a patch
 
 
-def other_packing(replay: Replay, point: Point) -> Iterator[Given]:
+def other_packing(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield tokens of latents that are cut in another order."""
     latents = point.frame.inputs.get("x")
     computed = np.asarray(point.computed)
@@ -38,7 +37,7 @@ def other_packing(replay: Replay, point: Point) -> Iterator[Given]:
                 yield f"a patch holds {within}{lines}", tokens
 
 
-def other_unpacking(replay: Replay, point: Point) -> Iterator[Given]:
+def other_unpacking(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield latents that are joined from the last tokens in another order."""
     computed = np.asarray(point.computed)
     last = next((x for name, x in reversed(replay.recent) if name in TOKENS), None)

@@ -13,14 +13,13 @@ import numpy as np
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.law import GAIN
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, Point
 
 KINDS = ("linear", "conv2d")
 LEAST_OF_ROW = 16  # numbers of a row from which a factor can be told
 
 
-def forgotten_scale(replay: Replay, point: Point) -> Iterator[Given]:
+def forgotten_scale(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield products that are scaled by one factor, or by one for each row of the weight."""
     if point.role or point.call.kind not in KINDS or point.recorded.shape != point.computed.shape:
         return

@@ -23,16 +23,17 @@ from ldmref.locate.faults import (
     products,
     rotary,
     scales,
+    tensors,
     text,
 )
 from ldmref.locate.faults.variants import Given, Variant
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, Point
 
 NORMS = ("group_norm", "layer_norm")
 RMS = ("divide_by_rms",)
 ROTATIONS = ("rotate", "rotate_halves")
-ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu")
+PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
+ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh")
 
 
 class Fault(NamedTuple):
@@ -68,13 +69,17 @@ FAULTS = (
     Fault(ACTIVATIONS, activations.other_activation, "gelu_new: stable-diffusion-webui-forge#1817"),
     Fault(ACTIVATIONS, activations.activation_twice, "an activation in the norm and after it"),
     Fault(("add",), activations.missing_term, "residual connections"),
-    Fault(("linear", "conv2d"), products.missing_bias, "bias=False in a port"),
+    Fault((*PRODUCTS, "convolution"), products.missing_bias, "bias=False in a port"),
     Fault(("linear",), products.left_out, "arguments of time embeddings: sglang#17988"),
     Fault(("linear", "conv2d"), products.transposed_weight, "(in, out) weights of JAX and Keras"),
     Fault(("linear",), products.swapped_halves, "order of value and gate in GEGLU"),
     Fault(("conv2d",), products.other_edges, "downsamplers: pad (0, 1, 0, 1), or 'SAME' of JAX"),
     Fault(("conv2d",), products.other_padding, "padding modes for tiled images"),
-    Fault(("conv2d",), products.flipped_kernel, "convolution in the mathematical sense"),
+    Fault(
+        ("conv2d", "grouped_conv2d"),
+        products.flipped_kernel,
+        "convolution in the mathematical sense",
+    ),
     Fault(("conv2d",), products.other_stride, "resampling in another place"),
     Fault(("upsample2x",), products.bilinear_upsampling, "defaults of interpolation"),
     Fault(("pad_bottom_right",), products.other_corner, "'SAME' padding of JAX and TensorFlow"),
@@ -97,6 +102,21 @@ FAULTS = (
     Fault(("timestep_embedding",), embedding.scaled_timestep, "maxdiffusion#482"),
     Fault(("timestep_embedding",), embedding.other_period, "max_period"),
     Fault(("embedding",), embedding.shifted_ids, "vocabularies with another padding token"),
+    Fault(("add_number",), tensors.other_constant, "1 + scale of adaptive norms, eps of norms"),
+    Fault(("multiply_number",), tensors.other_factor, "scales of times, scores and embeddings"),
+    Fault(("divide_number",), tensors.other_divisor, "patches and frequencies that are divided"),
+    Fault(("multiply",), tensors.missing_factor, "gates, and scales of adaptive norms"),
+    Fault(("subtract",), tensors.other_difference, "rotations, and norms by hand"),
+    Fault(("negate",), tensors.other_sign, "rotations of two halves"),
+    Fault(("power",), tensors.other_base, "theta of other models"),
+    Fault(("sine", "cosine"), tensors.other_angles, "angles in bfloat16, rotations backwards"),
+    Fault(("polar",), tensors.other_turn, "angles in bfloat16, rotations backwards"),
+    Fault(("split",), tensors.exchanged_parts, "diffusers#10198: scale and shift at the end"),
+    Fault(("join",), tensors.other_order, "SD3 joins the image before the text, Flux.1 after it"),
+    Fault(("softmax",), tensors.other_softmax_axis, "axis of the softmax"),
+    Fault(("masked",), tensors.other_masking, "masks of padding"),
+    Fault(("repeat_each",), tensors.other_repeats, "tables of rotations: flashinfer#3819"),
+    Fault(("axes",), tensors.other_axes, "rearrange of patches, rows and columns"),
 )
 """Every known fault; a row that differs names those that explain its error."""
 
@@ -104,7 +124,7 @@ FAULTS = (
 class BetweenLayers(NamedTuple):
     """A kind of fault between layers: `variants(replay, point)` yields words and arrays."""
 
-    variants: Callable[[Replay, Point], Iterator[Given]]
+    variants: Callable[[FollowedRun, Point], Iterator[Given]]
     source: str
 
 
@@ -127,7 +147,7 @@ BETWEEN = (
 class InBlock(NamedTuple):
     """A kind of fault in a block: `variants(replay, point)` yields words and changed operations."""
 
-    variants: Callable[[Replay, Point], Iterator[modulation.ChangedOperations]]
+    variants: Callable[[FollowedRun, Point], Iterator[modulation.ChangedOperations]]
     source: str
 
 
@@ -135,6 +155,7 @@ IN_BLOCKS = (
     InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
     InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
     InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
+    InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
     InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
 )
 """Known faults that change recorded operations of a block, so that it is computed again."""

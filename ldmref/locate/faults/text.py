@@ -12,8 +12,7 @@ from ldmref.locate.faults.attention import HIDDEN, end_ids
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.names import read_output
-from ldmref.locate.points import OperationChange, Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 from ldmref.models.t5 import find_buckets
 
 TABLE = "relative_attention_bias"
@@ -26,7 +25,7 @@ PROJECTION = "text_projection"
 BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
 
-def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
+def other_buckets(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield the rows of T5's table of distances by other rules, (l, l), or the bias they give."""
     computed = np.asarray(point.computed)
     if point.role == "input" and point.call.name.endswith(TABLE):
@@ -40,7 +39,7 @@ def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
             yield text, computed + _moved(table, right, rule, computed.shape[-1])
 
 
-def other_bias_of_positions(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+def other_bias_of_positions(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
     """Yield attention with a bias of positions by other rules, and without its mask."""
     calls = [call for call in point.suspects if call.kind == "attention" and BIAS in call.inputs]
     names = [call.name for call in calls]
@@ -78,11 +77,11 @@ def _moved(table: np.ndarray, right: BucketRule, rule: BucketRule, length: int) 
     return (table[rule(length)] - table[right(length)]).transpose(2, 0, 1)
 
 
-def _right_rule(replay: Replay, rows: int) -> BucketRule:
+def _right_rule(replay: FollowedRun, rows: int) -> BucketRule:
     return lambda n: find_buckets(_distances(n), rows, _largest(replay))
 
 
-def _rules(replay: Replay, rows: int) -> dict[str, BucketRule]:
+def _rules(replay: FollowedRun, rows: int) -> dict[str, BucketRule]:
     """Return in words how ports find the rows of a table of distances."""
     right = _largest(replay)
     rules: dict[str, BucketRule] = {
@@ -98,7 +97,7 @@ def _rules(replay: Replay, rows: int) -> dict[str, BucketRule]:
     return rules
 
 
-def _largest(replay: Replay) -> int:
+def _largest(replay: FollowedRun) -> int:
     return int(getattr(replay.config, "relative_attention_max_distance", 128))
 
 
@@ -113,7 +112,7 @@ def _one_way(length: int, rows: int, largest: int) -> np.ndarray:
     return find_buckets(past, 2 * rows, largest)  # half of twice as many are for what is before
 
 
-def exchanged_gate(replay: Replay, point: Point) -> Iterator[Given]:
+def exchanged_gate(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield T5's gated layer with GELU of the other projection."""
     parent, _, last = point.call.name.rpartition(".")
     if point.role != "input" or last not in ("act", "wo"):
@@ -125,7 +124,7 @@ def exchanged_gate(replay: Replay, point: Point) -> Iterator[Given]:
     yield EXCHANGED, gate if last == "act" else tanh_gelu(gate) * value
 
 
-def exchanged_silu(replay: Replay, point: Point) -> Iterator[Given]:
+def exchanged_silu(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield a layer W_2 (silu(W_1 x) * W_3 x) with SiLU of the other projection."""
     parent, _, last = point.call.name.rpartition(".")
     for ends, names in GATES.items():
@@ -137,7 +136,7 @@ def exchanged_silu(replay: Replay, point: Point) -> Iterator[Given]:
             yield SWAPPED.format(names[1]), exchanged
 
 
-def exchanged_projections(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+def exchanged_projections(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
     """Yield T5's gated layer with its two projections exchanged."""
     by_name = {call.name: call for call in point.suspects if call.kind == "linear"}
     for name, call in by_name.items():
@@ -152,12 +151,12 @@ def _with_parameters(parameters: Mapping[str, np.ndarray]) -> OperationChange:
     return lambda call, x: call.compute({**x, **parameters})
 
 
-def _read(replay: Replay, layer: str) -> np.ndarray | None:
+def _read(replay: FollowedRun, layer: str) -> np.ndarray | None:
     entry = replay.port.find(replay.call, layer)
     return None if entry is None else read_output(replay.port, entry)
 
 
-def other_pooling(replay: Replay, point: Point) -> Iterator[Given]:
+def other_pooling(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield the states of other tokens than the end token, projected where they should be."""
     ids, computed = replay.ids, np.asarray(point.computed)
     if ids is None or computed.ndim != 2 or len(computed) != len(ids):
@@ -174,7 +173,7 @@ def other_pooling(replay: Replay, point: Point) -> Iterator[Given]:
         yield f"pooled at {text} instead of the first end token", x
 
 
-def _pooled(replay: Replay, ids: np.ndarray, states: np.ndarray) -> Iterator[Given]:
+def _pooled(replay: FollowedRun, ids: np.ndarray, states: np.ndarray) -> Iterator[Given]:
     rows = np.arange(len(ids))
     is_end = ids == end_ids(replay.config, ids)[:, None]
     first = np.argmax(is_end, axis=1)

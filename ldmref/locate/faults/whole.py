@@ -11,8 +11,7 @@ import numpy as np
 
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.names import read_output
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay
+from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.config import TextConfig
 from ldmref.models.text_kind import kind_of
 
@@ -43,7 +42,7 @@ def argument_changes(point: Point) -> Iterator[Changed]:
         yield from _text(inputs.get("config"))
 
 
-def hidden_states(replay: Replay, point: Point) -> Iterator[Given]:
+def hidden_states(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield the other hidden states of a text encoder that the port recorded.
 
     Number 0 is that of the embeddings, as in transformers.

@@ -41,17 +41,17 @@ def split_branches(port: Trace) -> BranchParts:
     bounds = [port.entries.index(schedule) for schedule in schedules[1:]]
     pieces = np.split(np.arange(len(port.entries)), bounds)
     parts = [
-        _part(port, [port.entries[i] for i in piece], params)
+        _trace_of(port, [port.entries[i] for i in piece], params)
         for piece, params in zip(pieces, requests, strict=True)
     ]
     samplings = [parts[0]]
     for before, part in pairwise(parts):
-        if _sampling(before) == _sampling(part):
+        if _sampler_of(before) == _sampler_of(part):
             entries = (*samplings[-1].entries, *part.entries)
             samplings[-1] = replace(samplings[-1], entries=entries)
         else:
             samplings.append(_with_levels(part))
-    trunk = _part(port, list(port.entries), requests[0])
+    trunk = _trace_of(port, list(port.entries), requests[0])
     return BranchParts(trunk, tuple(parts), tuple(samplings))
 
 
@@ -66,7 +66,8 @@ def _requests(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*before, {**before[-1], **changes}] if before else []
 
 
-def _part(port: Trace, entries: list[TraceEntry], params: Mapping[str, Any]) -> Trace:
+def _trace_of(port: Trace, entries: list[TraceEntry], params: Mapping[str, Any]) -> Trace:
+    """Return the trace of some entries, with their request."""
     return replace(port, entries=tuple(entries), manifest={**port.manifest, "params": params})
 
 
@@ -76,7 +77,8 @@ def _levels(part: Trace) -> list[float]:
     return [] if name is None else np.ravel(part.tensors[name]).astype(float).tolist()
 
 
-def _sampling(part: Trace) -> tuple[Any, ...]:
+def _sampler_of(part: Trace) -> tuple[Any, ...]:
+    """Return the sampler, its eta and its noise levels: equal ones keep the history."""
     steps = [e for e in part.entries if e.call.kind == "sampler" and not e.layer]
     eta = steps[0].attributes.get("eta") if steps else None
     return part.entries[0].attributes.get("sampler"), eta, _levels(part)

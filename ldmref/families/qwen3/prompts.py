@@ -1,0 +1,65 @@
+"""The chat, length, hidden states and rules of the families whose text encoder is Qwen3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.models.config import ModelConfig
+from ldmref.prompts.prompt_template import PromptTemplate
+
+USER = "<|im_start|>user\n"  # before a message
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n"  # after it, where the model would answer
+CHAT = PromptTemplate(USER, ANSWER, cut="end")
+"""A chat of one message, the prompt."""
+
+
+def with_system(message: str) -> str:
+    """Return the text before a prompt in a chat that a message of the system begins.
+
+    >>> with_system("Be brief.")
+    '<|im_start|>system\\nBe brief.<|im_end|>\\n<|im_start|>user\\n'
+    """
+    return f"<|im_start|>system\n{message}<|im_end|>\n{USER}"
+
+
+def with_length(config: ModelConfig, length: int, dropped: int = 0) -> ModelConfig:
+    """Return the configuration of a model that reads prompts of another number of tokens.
+
+    Args:
+        config: The configuration.
+        length: The number of tokens, those of the template included.
+        dropped: The number of leading tokens of the template that `length` does not count.
+    """
+    text = replace(config.text_encoder, max_position_embeddings=length + dropped)
+    return replace(config, text_encoder=text)
+
+
+def join_layers(output: Any, layers: Sequence[int], skip: int) -> Any:
+    """Return the hidden states of some layers side by side, (n, l, k * hidden_size).
+
+    Args:
+        output: The output of transformers' Qwen3 with its hidden states.
+        layers: The numbers of the layers, 0 for the embeddings.
+        skip: Number of layers by which the states come earlier.
+    """
+    import torch
+
+    return torch.cat([output.hidden_states[number - skip] for number in layers], dim=-1)
+
+
+def broken_text_rules(config: ModelConfig, width: str = "") -> Iterator[str]:
+    """Yield the rules that the text encoder breaks: it is one Qwen3, and its states fit.
+
+    Args:
+        config: The configuration of a model.
+        width: The field of the transformer that is the width of all hidden states of a token. "":
+            there is none.
+    """
+    text = config.text_encoder
+    if not isinstance(text, Qwen3Config) or len(config.text_encoders) != 1:
+        yield "the text encoder must be Qwen3's"
+    elif width and text.hidden_size * len(text.hidden_layers) != getattr(config.denoiser, width):
+        yield f"transformer.{width} must be the width of all hidden_layers of the text encoder"

@@ -1,0 +1,65 @@
+"""Recorded arrays as tensors of PyTorch, and tensors as arrays that judges compare.
+
+Floats are float64 and whole numbers int64. Complex numbers are judged as their two parts, in a last
+axis of 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldmref.trace.model import Trace
+from ldmref.trace.torch_calls import find_tensors, replace_tensors
+
+ArraysByRole = Mapping[str, np.ndarray]
+
+
+def to_array(x: torch.Tensor) -> np.ndarray:
+    """Return a tensor's values as judges compare them.
+
+    >>> to_array(torch.tensor([1.0 + 2.0j])).tolist()
+    [[1.0, 2.0]]
+    """
+    x = x.detach().cpu().resolve_conj().resolve_neg()
+    if x.is_complex():
+        x = torch.view_as_real(x)
+    return x.to(torch.float64 if x.is_floating_point() else torch.int64).numpy()
+
+
+def to_tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Return an array that `to_array` made, or a recorded one, as a tensor of another's kind.
+
+    Args:
+        x: The array, of any shape; complex numbers have a last axis of 2.
+        like: The tensor whose format and device it gets.
+    """
+    made = torch.tensor(np.ascontiguousarray(x).reshape(np.shape(x)))  # a copy
+    if like.is_complex():
+        made = torch.view_as_complex(made.to(torch.float64).contiguous())
+    return made.to(device=like.device, dtype=like.dtype)
+
+
+def read_recorded(port: Trace, name: str) -> np.ndarray:
+    """Return a recorded array as judges compare it."""
+    x: Any = np.asarray(port.tensors[name])
+    if x.dtype.kind == "c":
+        x = np.stack([x.real, x.imag], axis=-1)
+    return x.astype(np.float64 if x.dtype.kind == "f" else np.int64, copy=False)
+
+
+def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:
+    """Return the tensors of an argument or a result by role, as arrays."""
+    return {name: to_array(x) for name, x in find_tensors(value, role)}
+
+
+def with_arrays(value: Any, role: str, arrays: ArraysByRole) -> Any:
+    """Return an argument or a result in which arrays replace the tensors of their roles."""
+
+    def change(name: str, x: torch.Tensor) -> torch.Tensor:
+        return to_tensor(arrays[name], x) if name in arrays else x
+
+    return replace_tensors(value, role, change)

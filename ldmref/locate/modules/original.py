@@ -1,0 +1,230 @@
+"""The modules of a port's calls, each of which judges the calls of its name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ldmref.errors import UsageError, abbreviated
+from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.judging import Judge
+from ldmref.locate.modules.arrays import read_recorded, to_tensor
+from ldmref.locate.modules.repeated import NetworkCopies
+from ldmref.locate.modules.replay import ModuleReplay
+from ldmref.locate.modules.watched import WatchedLayer
+from ldmref.locate.pipeline.ledger import KIND, Ledger
+from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.trace import torch_names as known
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.torch_arguments import UnknownArgument, restore_arguments
+
+CODE = "E-AGAINST"
+MAX_LISTED = 5
+FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
+HOST = "no module computes it"
+UNUSED = "no argument or result of the module has this name"
+
+
+class ModuleOriginal:
+    """Networks of PyTorch by name, with which the calls of a port are compared.
+
+    Args:
+        networks: Modules by the names of calls, such as "transformer"; "" for a module that is the
+            network of all calls.
+    """
+
+    def __init__(self, networks: Mapping[str, torch.nn.Module]):
+        self.networks = networks
+        self._copies: dict[tuple[str, str], NetworkCopies] = {}
+
+    @property
+    def controlnets(self) -> int:
+        """Number of ControlNets that share a name: none."""
+        return 0
+
+    def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
+        """Return the rows of one call; of a network that was not given, one "not judged".
+
+        Args:
+            port: The trace.
+            call: The call.
+            dtype: The number format by which the port is judged.
+            gaps: What was not judged is added here.
+        """
+        if call.is_host:
+            return []
+        name, method = self._find(call)
+        if name not in self.networks:
+            return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
+        copies = self._copies.get((name, dtype))
+        if copies is None:
+            copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
+        judge = Judge(call, dtype)
+        replay = ModuleReplay(copies, port, call, judge)
+        problem = _replay(replay, port, call, method)
+        rows = [*judge.rows, *_rest(replay, port, call)]
+        recorded = {entry.layer for entry in port.of_call(call) if entry.layer}
+        unknown = sorted(recorded - replay.visited)
+        if unknown:
+            listed = abbreviated(unknown, MAX_LISTED)
+            kind = type(copies.module).__name__
+            text = f"{len(unknown)} layers are not in the run of {kind}: {listed}"
+            gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
+        if problem:
+            rows.append(Row(call, "", verdict=UNKNOWN, note=f"cannot be replayed: {problem}"))
+        elif not rows:
+            rows.append(Row(call, "", verdict=UNKNOWN, note="nothing of it was recorded"))
+        return rows
+
+    def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
+        """Return a row for each call between the networks, which no module computes."""
+        return [
+            Row(call, "", KIND, verdict=UNKNOWN, note=HOST) for call in port.calls if call.is_host
+        ]
+
+    def _find(self, call: TraceCall) -> tuple[str, str]:
+        """Return the name of the network of a call, and its method; "" for its own call."""
+        if "" in self.networks:
+            return "", ""
+        name, _, method = call.kind.rpartition(".")
+        own = name in self.networks and callable(getattr(self.networks[name], method, None))
+        return (name, method) if own and call.kind not in self.networks else (call.kind, "")
+
+
+def require_one_network(port: Trace) -> None:
+    """Require that all calls of a port are of one network, as a single module was given.
+
+    Raises:
+        UsageError: They are of several.
+    """
+    kinds = sorted({call.kind for call in port.calls if not call.is_host})
+    if len(kinds) > 1:
+        listed = abbreviated(kinds, MAX_LISTED)
+        message = f"the port ran several networks ({listed}), and one module was given"
+        raise UsageError(message, code=CODE, hint="return {NAME: module} with these names")
+
+
+def _replay(replay: ModuleReplay, port: Trace, call: TraceCall, method: str) -> str:
+    """Follow a call; layers alone where the whole was not recorded. Return why it failed, or ""."""
+    entry = port.find(call)
+    if entry is not None and entry.inputs:
+        network = replay.copies.exact.network
+        function = getattr(network, method) if method else network.forward
+        try:
+            arguments = _arguments(replay, port, entry, function)
+            replay.run(method, arguments)
+            return ""
+        except (UnknownArgument, *FAILURES) as error:
+            problem = first_line(error)
+    else:
+        problem = ""
+    failed = [
+        _replay_alone(replay, port, layer, entry) for layer, entry in _outermost(replay, port)
+    ]
+    return problem or next(filter(None, failed), "")
+
+
+def _replay_alone(replay: ModuleReplay, port: Trace, layer: WatchedLayer, entry: TraceEntry) -> str:
+    """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
+    try:
+        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind)
+        replay.run_alone(layer, arguments)
+    except (UnknownArgument, *FAILURES) as error:
+        return f"{layer.name}: {first_line(error)}"
+    return ""
+
+
+def _outermost(replay: ModuleReplay, port: Trace) -> Iterator[tuple[WatchedLayer, TraceEntry]]:
+    """Yield the recorded layers that are in no other one, and were not visited."""
+    inside: list[str] = []
+    for layer in replay.copies.exact.layers.values():
+        entry = port.find(replay.call, layer.name) if layer.name else None
+        within = any(layer.name.startswith(name + ".") for name in inside)
+        if entry is not None and entry.inputs and not within and layer.name not in replay.visited:
+            inside.append(layer.name)
+            yield layer, entry
+
+
+def _arguments(
+    replay: ModuleReplay,
+    port: Trace,
+    entry: TraceEntry,
+    function: Callable[..., Any],
+    kind: str = "",
+) -> dict[str, Any]:
+    """Return the recorded arguments of a call by name, as tensors of float64.
+
+    Args:
+        replay: The run.
+        port: The trace.
+        entry: The network or layer.
+        function: What is called.
+        kind: The kind of the layer.
+
+    Raises:
+        UnknownArgument: An argument was not recorded.
+    """
+
+    def read(role: str) -> torch.Tensor | None:
+        if role not in entry.inputs and "input" not in entry.inputs:
+            return None
+        name = entry.inputs.get(role, entry.inputs.get("input", ""))
+        array = read_recorded(port, name)
+        is_complex = port.tensors[name].dtype.kind == "c"
+        if is_complex:
+            return to_tensor(array, torch.zeros(0, dtype=torch.complex128))
+        whole = torch.bool if port.tensors[name].dtype.kind == "b" else torch.int64
+        form = torch.float64 if array.dtype.kind == "f" else whole
+        return to_tensor(array, torch.zeros(0, dtype=form))
+
+    described = entry.attributes.get("arguments")
+    if described is not None:
+        return restore_arguments(described, read)
+    return _by_role(entry, read, function, kind)
+
+
+def _by_role(
+    entry: TraceEntry,
+    read: Callable[[str], torch.Tensor | None],
+    function: Callable[..., Any],
+    kind: str,
+) -> dict[str, Any]:
+    """Return arguments by their roles alone: `x.0`, `x.1` are a list."""
+    parameters = list(inspect.signature(function).parameters.values())
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    renamed = {role: name for name, role in known.ROLES.items() if name in names}
+    found: dict[str, Any] = {}
+    lists: dict[str, dict[int, torch.Tensor | None]] = {}
+    for role in entry.inputs:
+        if role == "context" and entry.inputs[role] == entry.inputs.get("input"):
+            continue  # attention to its own input
+        name = renamed.get(role, role) if kind else role
+        base, dot, number = name.rpartition(".")
+        if dot and number.isdecimal():
+            lists.setdefault(base, {})[int(number)] = read(role)
+        elif name == "input" and name not in names and names:
+            found[names[0]] = read(role)
+        else:
+            found[name] = read(role)
+    found |= {name: [x for _, x in sorted(parts.items())] for name, parts in lists.items()}
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")
+    return found
+
+
+def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
+    """Yield a row for what was recorded of the layers that ran, and was not compared."""
+    ledger: Ledger = replay.ledger
+    for entry in port.of_call(call):
+        if entry.layer in replay.visited or not entry.layer:
+            for _, roles, _ in ledger.rest([entry]):
+                note = f"{', '.join(roles)} not compared: {UNUSED}"
+                yield Row(call, entry.layer, KIND, verdict=UNKNOWN, note=note)

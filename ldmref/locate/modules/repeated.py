@@ -1,0 +1,521 @@
+"""Parts of a followed module that are run again: with an operation exchanged, or in another format.
+
+A part is run by the module's own code. Layers in it that the port recorded are not computed: they
+return what the port recorded, so that each hypothesis costs what was not recorded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.modules.arrays import (
+    ArraysByRole,
+    read_recorded,
+    to_array,
+    to_tensor,
+    with_arrays,
+)
+from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
+from ldmref.locate.modules.operations import Operation
+from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
+from ldmref.locate.names import neighbours_of, parts_of
+from ldmref.locate.points import Frame, OperationChange, Point, Trial
+from ldmref.locate.precision import EPSILONS
+from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.torch_calls import find_tensors, replace_tensors
+from ldmref.trace.torch_operations import roles_of_outputs
+from ldmref.trace.torch_scopes import LayerNames
+
+RECENT = 24  # outputs kept to recognise them
+EXACT = "float64"
+EXACT_COPY = "exact"
+
+
+class TargetReached(BaseException):
+    """Ends a repeated run at its target; no code of a module catches it."""
+
+    def __init__(self, parts: Any):
+        super().__init__()
+        self.parts = parts
+
+
+class NetworkCopies:
+    """Copies of a module in float64, and in the formats in which parts of it are run again.
+
+    Args:
+        module: The module, of any format.
+        dtype: The port's number format.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: str):
+        self.module = module
+        self.dtype = dtype
+        self._made: dict[str, WatchedNetwork] = {}
+
+    @property
+    def exact(self) -> WatchedNetwork:
+        """The copy in float64, with the parameters of the port."""
+        return self._make(EXACT_COPY, torch.float64)
+
+    def narrow(self, dtype: str) -> WatchedNetwork:
+        """Return the copy in a number format, with the parameters of the port in that format."""
+        return self._make(dtype, getattr(torch, dtype))
+
+    def _make(self, name: str, kind: torch.dtype) -> WatchedNetwork:
+        if name not in self._made:
+            made = copy_in_format(self.module, self.dtype, name == EXACT_COPY)
+            if name not in (EXACT_COPY, self.dtype):
+                made = made.to(kind)
+            self._made[name] = WatchedNetwork(made, kind)
+        return self._made[name]
+
+
+class RepeatedModule:
+    """A module that is followed, and parts of which can be run again.
+
+    Args:
+        copies: The module.
+        port: The trace of the port.
+        call: The call to follow, "transformer.000".
+    """
+
+    def __init__(self, copies: NetworkCopies, port: Trace, call: str):
+        self.copies = copies
+        self.port = port
+        self.call = call
+        self.dtype_of_port = copies.dtype
+        self.network = copies.exact
+        self.names = LayerNames()
+        self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
+        self.skips: dict[str, np.ndarray] = {}
+        self.modulations: dict[str, int] = {}
+        self.arguments: Mapping[str, Any] = {}
+        self.config: Any = None
+        self.ids: np.ndarray | None = None
+        self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
+        self._seen: Counter[str] = Counter()
+        self._trial: Trial | None = None
+        self._plain = False  # whether functions of torch are computed as they are
+        self._within = 0  # operations and muted layers around the code that runs
+        # By layer: its result with the port's arrays to come, and what it counted.
+        self._results: dict[str, Any] = {}
+        self._counted: dict[str, Counter[str]] = {}
+        self._corrected: dict[tuple[str, str], np.ndarray] = {}  # outputs not used as recorded
+        # By the name of operations of which the port has another number: its number of each.
+        self.aligned: dict[str, tuple[int | None, ...]] = {}
+        self.collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
+
+    # -- formats ----------------------------------------------------------------------------------
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether float64 is computed."""
+        return self.network is self.copies.exact
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Follow the code that runs in a block."""
+        network = self.network
+        before = network.follower
+        network.follower = self  # pyright: ignore[reportAttributeAccessIssue]
+        wide = torch.float64 if self.is_exact else torch.float32
+        try:
+            with torch.no_grad(), default_format(wide), self.functions.watching():
+                yield
+        finally:
+            network.follower = before
+
+    @contextmanager
+    def in_format(self, dtype: str) -> Iterator[None]:
+        """Compute repeated runs in another number format than the port's."""
+        saved = self.dtype_of_port
+        self.dtype_of_port = dtype
+        try:
+            yield
+        finally:
+            self.dtype_of_port = saved
+
+    def cast(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor in the format that is computed."""
+        kind = self.network.dtype
+        if self.is_exact:
+            return x.to(torch.complex128 if x.is_complex() else kind) if _is_real(x) else x
+        return narrow(x, kind)
+
+    def compute_function(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """Compute a function of torch as the format that is computed demands."""
+        if self.is_exact and not self._plain:
+            func, args, kwargs = widen_call(func, args, kwargs, self.copies.dtype)
+        return func(*args, **kwargs)
+
+    # -- parameters -------------------------------------------------------------------------------
+
+    def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
+        """Return the parameters of a layer, which have the values of the port's."""
+        return dict(call.parameters)
+
+    def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield the neighbours of a layer whose parameters have the same shapes."""
+        yield from neighbours_of(call, self._layers())
+
+    def parameters_of(self, *endings: str) -> np.ndarray | None:
+        """Return the first parameter of the first layer whose name has one of the endings."""
+        for name, leaves in self._layers():
+            if name.endswith(endings):
+                return next(iter(leaves.values()))
+        return None
+
+    def _layers(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for path, part in self.copies.exact.network.named_modules():
+            own = dict(part.named_parameters(recurse=False))
+            if own:
+                yield path, {name: to_array(x) for name, x in own.items()}
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def rerun(
+        self,
+        point: Point,
+        changes: Mapping[str, OperationChange] | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        low: bool = False,
+        free: bool = False,
+    ) -> np.ndarray | None:
+        """Compute a point again.
+
+        Args:
+            point: The point.
+            changes: Functions by the names of the operations that they replace.
+            arguments: Other inputs of the part that is computed again.
+            low: Whether to compute in the port's number format. Where torch cannot, the error of
+                float32 is scaled by the units of rounding.
+            free: Whether recorded layers are also computed again.
+
+        Returns:
+            The array, None if it was not reached.
+
+        Raises:
+            ValueError: The arrays of the part do not fit each other.
+        """
+        if not low:
+            return self._rerun(point, changes, arguments, None, free)
+        dtype = self.dtype_of_port
+        try:
+            return self._rerun(point, changes, arguments, dtype, free)
+        except (ValueError, NotImplementedError):
+            if dtype in (EXACT, "float32"):
+                raise
+        exact = self._rerun(point, changes, arguments, None, free)
+        single = self._rerun(point, changes, arguments, "float32", free)
+        if exact is None or single is None:
+            return None
+        return exact + (single - exact) * (EPSILONS[dtype] / EPSILONS["float32"])
+
+    def _rerun(
+        self,
+        point: Point,
+        changes: Mapping[str, OperationChange] | None,
+        arguments: Mapping[str, Any] | None,
+        dtype: str | None,
+        free: bool,
+    ) -> np.ndarray | None:
+        frame = point.frame
+        itself = not point.role and point.call.name == frame.name
+        target = "" if itself else point.call.name
+        saved = self.network, self.names.scopes, self._seen, self._trial, self._within
+        self.network = self.copies.exact if dtype is None else self._narrow(dtype)
+        self.names.scopes, self._seen = list(frame.scope), frame.seen.copy()
+        self._trial = Trial(target, point.role, changes or {}, dtype is not None, free)
+        self._within = 0
+        inputs = {**frame.inputs, **(arguments or {})}
+        try:
+            with self.running(), np.errstate(all="ignore"):
+                if not itself or point.call.composite:
+                    result = frame.compute(inputs)
+                else:
+                    change = self._trial.changes.get(point.call.name, compute)
+                    result = change(point.call, {**point.call.parameters, **inputs})
+        except TargetReached as reached:
+            result = reached.parts
+        except RuntimeError as error:  # torch's, of shapes that do not fit
+            raise ValueError(str(error)) from error
+        finally:
+            self.network, self.names.scopes, self._seen, self._trial, self._within = saved
+        parts = parts_of(result)
+        part = parts[point.part] if point.part < len(parts) else None
+        return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
+
+    def _narrow(self, dtype: str) -> WatchedNetwork:
+        """Return the copy in a number format, made as if nothing were followed."""
+        self._plain = True
+        try:
+            with self.unseen():
+                return self.copies.narrow(dtype)
+        finally:
+            self._plain = False
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Compute what is in a block without seeing it: it belongs to one operation."""
+        self._within += 1
+        try:
+            yield
+        finally:
+            self._within -= 1
+
+    def unique(self, name: str) -> str:
+        """Return a name with its number in the call."""
+        count = self._seen[name]
+        self._seen[name] += 1
+        return numbered(name, count)
+
+    # -- layers -----------------------------------------------------------------------------------
+
+    def find(self, name: str) -> TraceEntry | None:
+        """Return what the port recorded of a layer or operation."""
+        base, _, number = name.partition(AGAIN)
+        aligned = self.aligned.get(base)
+        if aligned is None:
+            return self.port.find(self.call, name)
+        index = int(number or 0)
+        found = aligned[index] if index < len(aligned) else None
+        return None if found is None else self.port.find(self.call, numbered(base, found))
+
+    def collect(self, base: str, frame: Frame) -> list[dict[str, np.ndarray]]:
+        """Return the arrays of all operations of a name in a layer, as the module computes them.
+
+        Args:
+            base: The name, without a number.
+            frame: The layer.
+        """
+        self.aligned[base] = ()  # those recorded are not used until it is known which they are
+        found = self.collected[base] = []
+        layer = LayerCall("", "", {}, {}, {}, frame.compute, composite=True)
+        end = Point(layer, "", np.zeros(0), np.zeros(0), {}, replace(frame, name=""), (), ())
+        try:
+            self._rerun(end, None, None, None, False)
+        except ValueError:
+            return []
+        finally:
+            del self.collected[base], self.aligned[base]
+        return found
+
+    def composite(
+        self,
+        layer: WatchedLayer | None,
+        arguments: Mapping[str, Any],
+        roles: Mapping[str, str],
+        keep: Callable[[Any], None] | None = None,
+        run: Callable[..., Any] | None = None,
+    ) -> Callable[[Mapping[str, Any]], Any]:
+        """Return a function that computes a layer of several operations from arrays by role.
+
+        Args:
+            layer: The layer. None: the whole network.
+            arguments: The arguments of its call by name, which the arrays replace.
+            roles: The role of each tensor in them.
+            keep: Called with the result.
+            run: Computes the whole network from its arguments by name.
+        """
+
+        def compute(values: Mapping[str, Any]) -> Any:
+            def change(raw: str, x: torch.Tensor) -> torch.Tensor:
+                value = values.get(roles.get(raw, ""), x)
+                return self.cast(to_tensor(value, x) if isinstance(value, np.ndarray) else x)
+
+            replaced = {k: replace_tensors(x, k, change) for k, x in arguments.items()}
+            for raw, role in roles.items():
+                if raw in replaced and role in values and values[role] is None:
+                    replaced[raw] = None
+            if layer is None:
+                assert run is not None
+                result = run(**replaced)
+            else:
+                result = call_with(self.network.layers[layer.path].forward, replaced)
+            if keep is not None:
+                keep(result)
+            kind = "" if layer is None else layer.kind
+            return tuple(self.outputs_of(result, kind).values())
+
+        return compute
+
+    def outputs_of(self, result: object, kind: str) -> dict[str, np.ndarray]:
+        """Return the arrays of a layer's result by role."""
+        found = dict(find_tensors(result, "output"))
+        return {role: to_array(found[raw]) for raw, role in roles_of_outputs(kind, found).items()}
+
+    def operation_call(self, name: str, operation: Operation) -> LayerCall:
+        """Return an operation as judges and known faults see it."""
+        likes = {**operation.inputs, **operation.parameters}
+
+        def run(values: Mapping[str, Any]) -> Any:
+            tensors = {role: self._as_tensor(x, likes.get(role)) for role, x in values.items()}
+            casted = {role: self.cast(x) for role, x in likes.items()}
+            with self.unseen():
+                result = operation.compute({**casted, **operation.attributes, **tensors})
+            if isinstance(result, tuple | list):
+                return tuple(map(to_array, result))
+            return to_array(result)
+
+        inputs = {role: to_array(x) for role, x in operation.inputs.items()}
+        parameters = {role: to_array(x) for role, x in operation.parameters.items()}
+        layer = name.partition(AGAIN)[0]
+        return LayerCall(
+            name, operation.kind, inputs, parameters, operation.attributes, run, layer=layer
+        )
+
+    def _as_tensor(self, x: Any, like: torch.Tensor | None) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        like = self._empty(self.network.dtype) if like is None else like
+        return self.cast(to_tensor(x, like))
+
+    # -- repeated runs ----------------------------------------------------------------------------
+
+    def keep_result(self, name: str, result: object, roles: Mapping[str, str]) -> None:
+        """Keep the form of a layer's result, without its numbers, to return it as recorded."""
+
+        def forget(raw: str, x: torch.Tensor) -> torch.Tensor:
+            return torch.empty_like(x, device="meta")
+
+        self._results[name] = replace_tensors(result, "output", forget), roles
+
+    def layer_again(
+        self,
+        name: str,
+        trial: Trial,
+        kind: str,
+        inputs: Callable[[], ArraysByRole],
+        run: Callable[[], Any],
+    ) -> Any:
+        """Return the result of a layer in a repeated run: as recorded, or computed.
+
+        Args:
+            name: The layer.
+            trial: The conditions of the run.
+            kind: Its kind.
+            inputs: Returns its inputs by role.
+            run: Computes it.
+        """
+        target = name == trial.target
+        if target and trial.role:
+            raise TargetReached(inputs()[trial.role])
+        within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
+        if not (trial.free or within):
+            forced = self._forced(name, kind)
+            if forced is not None:
+                self._seen.update(self._counted.get(name, Counter()))
+                return forced
+        result = run()
+        if target:
+            raise TargetReached(tuple(self.outputs_of(result, kind).values()))
+        return self._as_recorded(name, kind, result) if self.collected else result
+
+    def operation_again(
+        self, name: str, operation: Operation, trial: Trial, run: Callable[[], Any]
+    ) -> Any:
+        """Return the result of an operation in a repeated run: recorded, changed or computed."""
+        target = name == trial.target
+        if target and trial.role:
+            raise TargetReached(to_array(operation.inputs[trial.role]))
+        change = trial.changes.get(name)
+        if change is None and not (target or trial.free):
+            forced = self._forced(name, operation.kind)
+            if forced is not None:
+                return forced
+        if change is None:
+            result = run()
+        else:
+            call = self.operation_call(name, operation)
+            changed = change(call, {**call.parameters, **call.inputs})
+            result = self._like(changed, operation)
+        base = name.partition(AGAIN)[0]
+        if base in self.collected:
+            arrays = {role: to_array(x) for role, x in operation.inputs.items()}
+            self.collected[base].append({**arrays, "": to_array(result)})
+        elif self.collected:
+            return self._as_recorded(name, operation.kind, result)
+        if target:
+            parts = result if isinstance(result, tuple | list) else (result,)
+            raise TargetReached(tuple(map(to_array, parts)))
+        return result
+
+    def _like(self, changed: Any, operation: Operation) -> Any:
+        """Return changed arrays as tensors of the kind that an operation returns."""
+        like = next(iter(operation.inputs.values()))
+        if operation.kind in ("pair", "polar") or operation.attributes.get("complex"):
+            like = self._empty(torch.complex128)
+        elif operation.kind in ("unpair", "embedding") or not _is_real(like):
+            like = self._empty(self.network.dtype)
+        if isinstance(changed, tuple):
+            return tuple(self.cast(to_tensor(x, like)) for x in changed)
+        return self.cast(to_tensor(changed, like))
+
+    def _as_recorded(self, name: str, kind: str, result: Any) -> Any:
+        """Return a result in which the arrays that the port recorded replace the computed ones."""
+        entry = self.find(name)
+        if entry is None:
+            return result
+        found = [raw for raw, _ in find_tensors(result, "output")]
+        roles = roles_of_outputs(kind, found)
+        names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
+        recorded = {raw: read_recorded(self.port, name) for raw, name in names.items()}
+        return with_arrays(result, "output", recorded)
+
+    def _forced(self, name: str, kind: str) -> Any:
+        """Return a layer's result as the port recorded it; None if it did not record all of it."""
+        entry = self.find(name)
+        template = self._results.get(name)
+        if entry is None or template is None:
+            return None
+        kept: dict[str, np.ndarray] = {}
+        result, roles = template
+        if len(roles) < len(list(find_tensors(result, "output"))):
+            return None
+        for role in roles.values():
+            corrected = self._corrected.get((name, role))
+            if corrected is None:
+                if role not in entry.outputs:
+                    return None
+                corrected = read_recorded(self.port, entry.outputs[role])
+            kept[role] = corrected
+
+        def change(raw: str, x: torch.Tensor) -> torch.Tensor:
+            return self.cast(to_tensor(kept[roles[raw]], self._empty(x.dtype)))
+
+        return replace_tensors(result, "output", change)
+
+    def _empty(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor without numbers, of a format, where the module is."""
+        parameter = next(self.network.network.parameters(), None)
+        return torch.empty(0, dtype=dtype, device=None if parameter is None else parameter.device)
+
+
+def call_with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a function with arguments by name; `input.N` are those by position that have none."""
+    extra = [x for name, x in arguments.items() if name.startswith("input.")]
+    named = {name: x for name, x in arguments.items() if not name.startswith("input.")}
+    return function(*named.values(), *extra) if extra else function(**named)
+
+
+def numbered(base: str, number: int) -> str:
+    """Return a name with the number of its earlier occurrences; none is written for 0."""
+    return f"{base}{AGAIN}{number}" if number else base
+
+
+def compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Compute an operation as it is."""
+    return call.compute(inputs)
+
+
+def _is_real(x: torch.Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()

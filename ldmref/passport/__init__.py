@@ -1,0 +1,23 @@
+"""Passports of ports: a kit with everything that a port must compute, and the verdict on its dump.
+
+`docs/passport.md` describes both.
+"""
+
+from ldmref.passport.badge import write_badge
+from ldmref.passport.check import Verdict, check_dump
+from ldmref.passport.kit import VERSION, Kit, WrongDump, read_kit
+from ldmref.passport.make import make_kit, make_kits
+from ldmref.passport.recorded import kit_families
+
+__all__ = [
+    "VERSION",
+    "Kit",
+    "Verdict",
+    "WrongDump",
+    "check_dump",
+    "kit_families",
+    "make_kit",
+    "make_kits",
+    "read_kit",
+    "write_badge",
+]

@@ -1,0 +1,250 @@
+"""A kit on disk: its manifest `kit.json`, and what a check reads of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.cases.model import digest_of
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.key_table import KeyEntry, KeyTable, to_native
+from ldmref.io.native import NativeFolder
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import flatten, unflatten
+from ldmref.passport.recorded import CODE
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
+from ldmref.trace.files import read_trace
+from ldmref.trace.model import Trace
+
+FORMAT = "ldmref-passport"
+VERSION = "1.0"
+"""The version of the kits that `make_kit` writes."""
+MANIFEST = "kit.json"
+FLOORS = "floors.json"
+TRACE = "trace"
+CHECKPOINT = "checkpoint"
+MAX_BYTES = 2**26
+SHOWN = 12  # digits of a digest in a label
+
+
+@dataclass(frozen=True)
+class WrongDump:
+    """A dump of a port with one known fault.
+
+    Attributes:
+        name: Of the file in the folder `wrong`, without its ending.
+        node: The layer, `CALL/LAYER`.
+        fault: What was changed, in words.
+        cause: What `ldmref diff` says of the dump.
+        source: Where the fault happened, or why it happens.
+
+    >>> text = "the scale 1/sqrt(d) is missing"
+    >>> WrongDump("other_scale", "unet.000/mid_block.attn", text, text, "kernels that scale").path
+    'wrong/other_scale.safetensors'
+    """
+
+    name: str
+    node: str
+    fault: str
+    cause: str
+    source: str
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the kit."""
+        return f"wrong/{self.name}.safetensors"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A kit of a folder.
+
+    Attributes:
+        folder: The folder.
+        family: The preset of which its model is a small version.
+        version: The version of the kit's format and numbers.
+        digests: SHA-256 of each file, by path.
+        wrong: The dumps with a known fault.
+        request: The parameters of the run: prompts, steps, sampler, size.
+
+    >>> Kit(Path("kit"), "sd15", "1.0", {"README.txt": "00"}, ()).label
+    'sd15 1.0 (5e0e0c8b6eca)'
+    """
+
+    folder: Path
+    family: str
+    version: str
+    digests: Mapping[str, str] = field(repr=False)
+    wrong: Sequence[WrongDump] = field(repr=False)
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the list of all files with their digests."""
+        return digest_of(self.digests)
+
+    @property
+    def label(self) -> str:
+        """Return family, version and the first digits of the digest: "sd15 1.0 (0f3a...)"."""
+        return f"{self.family} {self.version} ({self.digest[:SHOWN]})"
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The run, computed in float64."""
+        return read_trace(self.folder / TRACE)
+
+    @cached_property
+    def floors(self) -> Mapping[str, Mapping[str, float]]:
+        """For each format, the error of each output of the run in it, by the tensor's name."""
+        data = read_file(self.folder / FLOORS, MAX_BYTES, CODE)
+        found = parse_json(data, FLOORS, CODE, most=MAX_TABLE_VALUES)
+        try:
+            return {
+                dtype: {name: row[i] for name, row in found["floors"].items() if row[i] is not None}
+                for i, dtype in enumerate(found["formats"])
+            }
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CorruptModelError(f"{FLOORS} holds no floors", code=CODE) from error
+
+    def model(self, backend: Backend | None = None) -> LatentDiffusion:
+        """Return the kit's model, read from its checkpoint.
+
+        Args:
+            backend: The backend of its networks. None: NumPy in float32.
+        """
+        return read_model(self.folder / CHECKPOINT, backend or NumpyBackend(dtype="float32"))
+
+    def check_files(self) -> None:
+        """Compare the digest of every file with the manifest.
+
+        Raises:
+            CorruptModelError: A file is missing or was changed.
+        """
+        for path, digest in self.digests.items():
+            data = read_file(self.folder / path, MAX_BYTES, CODE)
+            if hashlib.sha256(data).hexdigest() != digest:
+                message = f"{path} is not the file that {MANIFEST} describes"
+                raise CorruptModelError(message, code=CODE, hint="make the kit again")
+
+
+def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
+    """Return the manifest of a kit as JSON.
+
+    Args:
+        kit: The kit.
+        program: The program that made it, with its version.
+        described: What the files hold, in words.
+    """
+    head = {"format": FORMAT, "version": kit.version, "family": kit.family, "program": program}
+    head |= {"digest": kit.digest, "request": dict(kit.request), **described}
+    head["digests"] = dict(kit.digests)
+    rows = [json.dumps(asdict(dump), ensure_ascii=False) for dump in kit.wrong]
+    lines = ",\n  ".join(rows)
+    return json.dumps(head, indent=1)[:-2] + f',\n "wrong": [\n  {lines}\n ]\n}}\n'
+
+
+def read_kit(folder: str | Path) -> Kit:
+    """Read the manifest of a kit.
+
+    Args:
+        folder: A folder of `ldmref passport make`.
+
+    Returns:
+        The kit; its other files are read when they are used.
+
+    Raises:
+        InputError: The folder has no manifest.
+        CorruptModelError: The manifest is damaged, or has another version.
+
+    >>> from ldmref.passport import read_kit
+    >>> kit = read_kit("kits/z-image")  # doctest: +SKIP
+    >>> kit.family, kit.model().config.denoiser.n_layers  # doctest: +SKIP
+    ('z-image', 2)
+    """
+    folder = check_input_path(folder, "the folder of a kit", CODE)
+    path = folder / MANIFEST
+    if not path.is_file():
+        reason = f"has no {MANIFEST}" if folder.is_dir() else "is not a folder"
+        hint = "ldmref passport make FAMILY -o FOLDER makes a kit"
+        raise InputError(f"{shown(folder)!r} {reason}", code=CODE, hint=hint)
+    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE, most=MAX_TABLE_VALUES)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CorruptModelError(f"{shown(path)!r} is not a manifest of {FORMAT}", code=CODE)
+    version = str(data.get("version"))
+    if version.partition(".")[0] != VERSION.partition(".")[0]:
+        message = f"the kit has version {version}, and this program reads {VERSION}"
+        raise CorruptModelError(message, code=CODE, hint="make the kit again, or update ldmref")
+    try:
+        digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
+        wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
+        request = dict(data["request"])
+        return Kit(folder, str(data["family"]), version, digests, wrong, request)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
+        raise CorruptModelError(message, code=CODE, hint="make the kit again") from error
+
+
+def _inside(path: str) -> str:
+    """Return a path relative to a kit, unless it leads out of it."""
+    parts = path.replace("\\", "/").split("/")
+    if "" in parts or ".." in parts or ":" in path:
+        raise ValueError(f"path {path[:80]!r}")
+    return path
+
+
+# -- the checkpoint -------------------------------------------------------------------------------
+
+
+def read_model(folder: Path, backend: Backend) -> LatentDiffusion:
+    """Return the model of a kit's checkpoint on a backend."""
+    native = NativeFolder(folder)
+    config = native.config
+    files = {path.stem: dict(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))}
+    tables = makers_tables(config)
+    stored = files.pop(config.denoiser.network)
+    flat = {network: to_native(stored, table) for network, table in tables.items()} | files
+    params = {
+        network: unflatten({name: np.asarray(x) for name, x in tensors.items()})
+        for network, tensors in flat.items()
+    }
+    tokenizers = native.load_tokenizers(config, None)
+    return LatentDiffusion(backend, config, params, tokenizers[0], "", *tokenizers[1:])
+
+
+def makers_tables(config: ModelConfig) -> dict[str, KeyTable]:
+    """Return how the kit's file of the denoiser names the tensors of each network in it.
+
+    A model that no file of makers holds has the names of diffusers.
+    """
+    network = config.denoiser.network
+    shapes = flatten(family_of(config).declared(config, network).spec())
+    own = {network: {name: KeyEntry(name, shape) for name, shape in shapes.items()}}
+    return find_makers_tables(config) or own
+
+
+def find_makers_tables(config: ModelConfig) -> dict[str, KeyTable] | None:
+    """Return how the makers' file names its tensors; None if no such file holds the model.
+
+    Families list the layouts of other programs first, and each without a prefix before it with one.
+    """
+    network = config.denoiser.network
+    shapes = flatten(family_of(config).declared(config, network).spec())
+    files = family_of(config).files
+    alike = [file for file in files if file.description == files[-1].description]
+    for file in alike[:1]:
+        tables = {network: file.table(config)} | (file.others(config) if file.whole else {})
+        if tables[network].keys() == shapes.keys():
+            return tables
+    return None

@@ -1,0 +1,215 @@
+"""The run of a kit: every named node in float64, and its error in narrower formats.
+
+Two prompts of unequal length, one after the other, as the result of a model is defined for one
+image at a time; an image of an odd size; the decoder, and the encoder on the decoded image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.cases.golden_models import golden_config, golden_model, golden_runs
+from ldmref.cases.parameters import random_array
+from ldmref.cases.trace_runs import (
+    NEGATIVE,
+    GoldenTrace,
+    RecordedRun,
+    make_recorder,
+    record_run,
+)
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.precision import round_to
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import family_of
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import tree_map
+from ldmref.samplers.registry import SAMPLERS
+from ldmref.trace.backend import LayerRecordingBackend
+from ldmref.trace.model import TraceEntry
+
+CODE = "E-PASSPORT"
+PROMPTS = ("a red heart", "table")
+STEPS = 2
+CELLS = (3, 5)  # rows and columns of the smallest image: odd, and not square
+TOKENS = (2, 3)  # the same, for transformers, which compute much more for each
+LONGEST = 144  # tokens of a text, where a template brings many
+FORMATS = ("float32", "bfloat16", "float16")
+WIDE = 256  # numbers of a layer's output up to which they are stored in float64
+POSITIONS = "positions"  # the input of a layer that no other node gives
+IMAGE = "passport/image"
+
+
+@dataclass(frozen=True)
+class KitRun:
+    """The run of a kit.
+
+    Attributes:
+        family: The preset of which the model is a small version.
+        inputs: The given arrays by name: the noise.
+        exact: All calls with all layers, in float64.
+        floors: For each format, the relative error of each output where the whole run is computed
+            in it, by the name of the tensor.
+    """
+
+    family: str
+    inputs: Mapping[str, np.ndarray] = field(repr=False)
+    exact: RecordedRun = field(repr=False)
+    floors: Mapping[str, Mapping[str, float]] = field(repr=False)
+
+
+def kit_families() -> list[str]:
+    """Return the models that have kits: presets with golden runs from a text to an image.
+
+    Returns:
+        Their names.
+
+    >>> "sdxl" in kit_families(), "tiny" in kit_families()
+    (True, False)
+    """
+    return list(dict.fromkeys(run.preset for run in golden_runs() if run.mode == "txt2img"))
+
+
+def kit_trace(family: str) -> GoldenTrace:
+    """Return the run of a family's kit.
+
+    Raises:
+        UsageError: The family has no kit.
+    """
+    runs = [run for run in golden_runs((family,)) if run.mode == "txt2img"]
+    runs.sort(key=lambda run: SAMPLERS[run.sampler].stochastic)
+    if not runs:
+        hint = did_you_mean(family, kit_families()) or "ldmref passport list prints all"
+        raise UsageError(f"there is no kit of {family!r}", code=CODE, hint=hint)
+    config = golden_config(family)
+    cells = CELLS if isinstance(config.denoiser, UNetConfig) else TOKENS
+    height, width = (n * config.size_multiple for n in cells)
+    params = {"prompt": list(PROMPTS), "negative_prompt": NEGATIVE, "cfg_scale": 5.0}
+    params |= {"sampler": runs[0].sampler, "seed": [0, 1], "width": width, "height": height}
+    params |= {k: x for k, x in runs[0].params.items() if k != "prompt"}
+    text = family_of(config).text
+    if any(template.dropped for template in text.templates(config).values()):
+        params["max_sequence_length"] = LONGEST
+    return GoldenTrace(f"{family}.passport", family, "txt2img", params | {"steps": STEPS})
+
+
+def record_kit(family: str) -> KitRun:
+    """Run a family's small model in float64, and in each narrower format.
+
+    Raises:
+        UsageError: The family has no kit.
+    """
+    trace = kit_trace(family)
+    inputs = trace.inputs()
+    model = golden_model(family, NumpyBackend(dtype="float64"))
+    exact = record_with_encoder(trace, model, inputs, record_layers)
+    floors = {}
+    for dtype in FORMATS:
+        rounded = partial(RoundedRecording, dtype=dtype)
+        low = golden_model(family, NumpyBackend(dtype="float32"))
+        params = tree_map(partial(round_to, dtype=dtype), low.params)
+        low = low.with_params(params, low.backend)
+        with np.errstate(all="ignore"):
+            floors[dtype] = dict(_floors(exact, record_with_encoder(trace, low, inputs, rounded)))
+    return KitRun(family, inputs, exact, floors)
+
+
+def record_layers(*args: Any) -> LayerRecordingBackend:
+    """Return a backend that records every layer, whatever the backend compiles."""
+    inner, recorder, config, _, *prefix = args
+    return LayerRecordingBackend(inner, recorder, config, False, *prefix)
+
+
+class RoundedRecording(LayerRecordingBackend):
+    """Records layers whose results are rounded to a number format.
+
+    Args:
+        dtype: The format.
+    """
+
+    def __init__(self, *args: Any, dtype: str):
+        super().__init__(args[0], args[1], args[2], False)
+        self.rounded = dtype
+
+    def visit(self, call: LayerCall) -> Any:
+        """Record a layer whose results are rounded."""
+
+        def compute(inputs: Mapping[str, Any]) -> Any:
+            result = call.compute(inputs)
+            if isinstance(result, tuple):
+                return tuple(round_to(part, self.rounded) for part in result)
+            return round_to(result, self.rounded)
+
+        return super().visit(replace(call, compute=compute))
+
+
+def record_with_encoder(
+    trace: GoldenTrace,
+    model: LatentDiffusion,
+    inputs: Mapping[str, np.ndarray],
+    recording: Callable[..., LayerRecordingBackend],
+) -> RecordedRun:
+    """Record the run of a kit, and the encoder on an image of its size.
+
+    Args:
+        trace: The run.
+        model: The kit's model on any backend.
+        inputs: The given arrays by name.
+        recording: Makes the backend that records.
+    """
+    found = record_run(trace, model, inputs, recording=recording)
+    ops = recording(model.backend, make_recorder(found), model.config, None)
+    shape = (1, 3, trace.params["height"], trace.params["width"])
+    image = np.clip(0.5 * random_array(IMAGE, shape), -1.0, 1.0)
+    model.with_backend(ops).encode_image(image)
+    return found
+
+
+def _floors(exact: RecordedRun, low: RecordedRun) -> Iterator[tuple[str, float]]:
+    """Yield the relative error of each output of a run in a narrower format."""
+    for entry in exact.entries:
+        for name in entry.outputs.values():
+            expected = np.asarray(exact.tensors[name])
+            if expected.dtype.kind == "f" and name in low.tensors:
+                yield name, relative_error(low.tensors[name], expected)
+
+
+def stored_run(run: KitRun) -> RecordedRun:
+    """Return what a kit stores of its run: the outputs of all nodes of the first call of a network.
+
+    Of later calls, and of what the host computes, inputs and outputs are stored, without layers.
+    Large outputs of layers are rounded to float32.
+    """
+    config = golden_config(run.family)
+    networks = {network.name: network for network in family_of(config).networks(config)}
+    kept = []
+    whole: set[str] = set()
+    for entry in run.exact.entries:
+        if not entry.layer:
+            kept.append(entry)
+            whole |= {*entry.inputs.values(), *entry.outputs.values()}
+        elif is_first(entry, networks):
+            inputs = {role: name for role, name in entry.inputs.items() if role == POSITIONS}
+            kept.append(replace(entry, inputs=inputs))
+    names = {name for entry in kept for name in (*entry.inputs.values(), *entry.outputs.values())}
+    tensors = {
+        name: x if name in whole or x.size <= WIDE else x.astype(np.float32)
+        for name, x in run.exact.tensors.items()
+        if name in names
+    }
+    return RecordedRun(tensors | dict(run.inputs), kept, run.exact.manifest)
+
+
+def is_first(entry: TraceEntry, networks: Mapping[str, Any]) -> bool:
+    """Return whether a layer belongs to the first call of a network."""
+    network = networks.get(entry.call.network)
+    if network is None:
+        return False
+    return entry.call == (f"{network.name}.000" if network.numbered else network.name)

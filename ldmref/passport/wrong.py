@@ -1,0 +1,245 @@
+"""Dumps with one known fault each, made of the table of `ldmref.locate.faults`.
+
+A kit holds them so that whoever reads a port's dump can see that its own check finds these faults.
+Each is the smallest dump in which the fault shows: one layer, with its inputs and a wrong output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.diff import diff_traces
+from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.networks import try_network
+from ldmref.locate.pairs import Hypothesis
+from ldmref.locate.points import Point
+from ldmref.locate.replay import Replay, replay_network
+from ldmref.models.model import LatentDiffusion
+from ldmref.passport.kit import WrongDump
+from ldmref.passport.recorded import KitRun
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
+
+LEAST = 3e-5  # relative change of an array that a fault makes: well above rounding in float32
+SITES = 2  # layers of a call at which a fault is tried
+DTYPE = "float32"  # in which the dumps are stored
+
+
+class KnownFault(NamedTuple):
+    """A row of the tables of faults.
+
+    Attributes:
+        name: Its name in a kit.
+        hypotheses: Yields what the fault may be at a point.
+        source: Where it happened, or why it happens.
+    """
+
+    name: str
+    hypotheses: Callable[[Replay, Point], Iterator[Hypothesis]]
+    source: str
+
+
+def known_faults() -> list[KnownFault]:
+    """Return every row of the tables: of layers, between layers, and in blocks."""
+    found = []
+    for fault in FAULTS:
+        name = f"{fault.operations[0]}.{fault.variants.__name__}"
+
+        def in_layer(replay: Replay, point: Point, fault: Any = fault) -> Iterator[Hypothesis]:
+            for call in point.suspects:
+                if call.kind in fault.operations:
+                    for variant in fault.variants(call):
+                        yield Hypothesis(variant.text, {call.name: variant.change})
+
+        found.append(KnownFault(name, in_layer, fault.source))
+    for row in BETWEEN:
+
+        def between(replay: Replay, point: Point, row: Any = row) -> Iterator[Hypothesis]:
+            for text, array in row.variants(replay, point):
+                yield Hypothesis(text, array=array)
+
+        found.append(KnownFault(f"between.{row.variants.__name__}", between, row.source))
+    for block in IN_BLOCKS:
+
+        def in_block(replay: Replay, point: Point, block: Any = block) -> Iterator[Hypothesis]:
+            for text, changes in block.variants(replay, point):
+                yield Hypothesis(text, changes)
+
+        found.append(KnownFault(f"block.{block.variants.__name__}", in_block, block.source))
+    return found
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer with a fault: what a port would have recorded there.
+
+    Attributes:
+        fault: The row of the tables.
+        node: The layer, `CALL/LAYER`.
+        text: The fault in words.
+        tensors: The dump, in float32.
+    """
+
+    fault: KnownFault
+    node: str
+    text: str
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the dump."""
+        return sum(x.nbytes for x in self.tensors.values())
+
+
+def wrong_dumps(
+    run: KitRun, model: LatentDiffusion
+) -> tuple[list[tuple[WrongDump, Mapping[str, np.ndarray]]], dict[str, str]]:
+    """Return a dump for each known fault, and why the others have none.
+
+    Of the layers at which a fault was tried, the first is taken where the judge of ports names it.
+
+    Args:
+        run: The run of a kit.
+        model: Its model in float32.
+
+    Returns:
+        Dumps with their tensors; and a reason by the name of each fault without a dump.
+    """
+    trace = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
+    sites: dict[str, list[Site]] = {}
+    for hidden, call in product((False, True), first_calls(trace)):
+        for name, found in _follow(trace, model, call, hidden).items():
+            sites.setdefault(name, []).extend(found)
+    dumps = []
+    left_out = {}
+    for fault in known_faults():
+        tried = sorted(sites.get(fault.name, []), key=lambda site: site.size)
+        if not tried:
+            left_out[fault.name] = "no layer of this model shows it"
+        for site in tried:
+            cause = find_cause(site, model)
+            if cause.startswith(site.text):
+                row = WrongDump(fault.name, site.node, site.text, cause, fault.source)
+                dumps.append((row, site.tensors))
+                break
+        else:
+            left_out.setdefault(fault.name, "it is not named where it was tried")
+    return dumps, left_out
+
+
+def first_calls(trace: Trace) -> list[TraceCall]:
+    """Return the first call of each network, in the order of the run."""
+    found: dict[str, TraceCall] = {}
+    for call in trace.calls:
+        if call.network:
+            found.setdefault(call.network, call)
+    return list(found.values())
+
+
+def _follow(
+    trace: Trace,
+    model: LatentDiffusion,
+    call: TraceCall,
+    hidden: bool,
+) -> Mapping[str, list[Site]]:
+    """Return sites by fault of a right call; with `hidden`, of modules without what is in them."""
+    kept = list(trace.of_call(call))
+    if hidden:
+        names = {entry.layer for entry in kept}
+        kept = [e for e in kept if e.layer.rpartition(".")[0] not in names - {""}]
+    port = replace(trace, entries=tuple(kept))
+    network, _ = try_network(model, port, call)
+    observer = _Changer(port, call)
+    if network is not None:
+        replay_network(network, port, call, "float64", observer, set())
+    return observer.found
+
+
+class _Changer:
+    """Follows a right run, and keeps for each fault some layers with it."""
+
+    def __init__(self, trace: Trace, call: TraceCall):
+        self.trace = trace
+        self.call = call
+        self.found: dict[str, list[Site]] = {}
+        self.faults = known_faults()
+
+    def observe(self, replay: Replay, point: Point) -> np.ndarray:
+        """Try each fault at a point of the right run."""
+        computed = np.asarray(point.computed)
+        if computed.dtype.kind == "f" and not np.isnan(computed).any():
+            for fault in self.faults:
+                found = self.found.setdefault(fault.name, [])
+                if len(found) < SITES:
+                    found += self._try(fault, replay, point)
+        return point.recorded
+
+    def skip(self, call: LayerCall, why: str) -> None:
+        """Leave out a layer, of which a right run has none."""
+
+    def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
+        """Leave out a layer, as those of a right run fit their weights."""
+
+    def _try(self, fault: KnownFault, replay: Replay, point: Point) -> list[Site]:
+        """Return a fault of this row at a point, at most one: the first that clearly shows."""
+        computed = np.asarray(point.computed)
+        for hypothesis in fault.hypotheses(replay, point):
+            with np.errstate(all="ignore"):
+                array = hypothesis.compute(replay, point)
+            if array is None or array.shape != computed.shape or not np.isfinite(array).all():
+                continue
+            if relative_error(array, computed) >= LEAST:
+                node = f"{self.call}/{point.call.name}".rstrip("/")
+                tensors = self._dump(replay, point, array)
+                return [Site(fault, node, hypothesis.text, tensors)] if tensors else []
+        return []
+
+    def _dump(self, replay: Replay, point: Point, wrong: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what a port would have recorded of the part around a point, up to it."""
+        layer, frame = point.call.name, point.frame.name
+        own = self.trace.find(self.call, layer)
+        if own is None:
+            return {}
+        before = list(self.trace.of_call(self.call))
+        before = before[: before.index(own)] if layer else before
+        inside = f"{frame}." if frame else ""
+        led = [e for e in before if e.layer and e.layer.startswith(inside) and e.layer != layer]
+        if not (frame and point.role):  # of a whole network, what the part reads is enough
+            led = [e for e in led if e.layer in {*point.after, *replay.skips}]
+        found: dict[str, np.ndarray] = {}
+        if point.role or point.call.composite:
+            for entry in (self.trace.find(self.call), self.trace.find(self.call, frame)):
+                found |= self._read(entry, "input")  # so that the shapes of everything are known
+            for entry in led:
+                found |= self._read(entry, "output")
+        found |= self._read(own, "input")
+        side, roles = ("input", own.inputs) if point.role else ("output", own.outputs)
+        found[_name(own, side, point.role or list(roles)[point.part])] = wrong
+        return {
+            name: x.astype(np.float32) if x.dtype.kind == "f" else x for name, x in found.items()
+        }
+
+    def _read(self, entry: TraceEntry | None, side: str) -> dict[str, np.ndarray]:
+        """Return the recorded inputs or outputs of a layer by the names of a dump."""
+        if entry is None:
+            return {}
+        roles = entry.inputs if side == "input" else entry.outputs
+        return {_name(entry, side, role): self.trace.tensors[name] for role, name in roles.items()}
+
+
+def _name(entry: TraceEntry, side: str, role: str) -> str:
+    return tensor_name(entry.call, entry.layer, side, role)
+
+
+def find_cause(site: Site, model: LatentDiffusion) -> str:
+    """Return the cause that the judge of ports names for a dump; "" if it names none."""
+    report = diff_traces(build_trace(dict(site.tensors)), model, dtype=DTYPE)
+    wrong = [row for row in report.faults if row.name == site.node]
+    return wrong[0].cause if wrong else ""

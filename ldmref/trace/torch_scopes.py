@@ -1,0 +1,157 @@
+"""The names of layers and operations in a call of a PyTorch module, for those who follow it.
+
+A recorder and a replay see the same calls, so they count them alike: `LayerNames` gives each layer
+and each operation without a module the name that it has in a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ldmref.trace import torch_names as known
+
+FEED_FORWARD = ("ff", "ff_context")  # of blocks of transformers
+SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
+LAYER = "layer"
+CHUNKED = "chunked"  # a layer that is called for a part of the tokens at a time
+
+
+@dataclass
+class Scope:
+    """A layer that is being computed.
+
+    Attributes:
+        name: Its name.
+        inner: The name in front of its attention; another one in attention blocks, which are two
+            layers of ldmref of the same name.
+        module: The module.
+        image: The shape of its input if it is an attention block, otherwise ().
+        last_sum: The operands and the result of its last sum.
+    """
+
+    name: str
+    inner: str
+    module: torch.nn.Module
+    image: tuple[int, ...] = ()
+    last_sum: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ModuleRole:
+    """What a submodule of a network is for those who follow its calls.
+
+    Attributes:
+        path: Its path.
+        module: The module.
+        name: The name of its layer; "" for an activation.
+        role: "layer", "chunked", or the operation that an activation computes.
+    """
+
+    path: str
+    module: torch.nn.Module
+    name: str
+    role: str
+
+
+def find_layers(
+    network: torch.nn.Module, rename: Callable[[str], str | None]
+) -> Iterator[ModuleRole]:
+    """Yield the submodules of a network that are layers, and those that are activations.
+
+    Feed-forward layers that are called for a part of the tokens at a time are no layers, and what
+    is in them is not either.
+
+    Args:
+        network: The network.
+        rename: Returns the name of a layer for a path. None or "": it is not followed.
+    """
+    parts = [p for p, m in network.named_modules() if getattr(m, "_chunk_size", None)]
+    chunked = tuple(f"{path}.{name}" for path in parts for name in FEED_FORWARD)
+    for path, module in network.named_modules():
+        if not path or isinstance(module, SILENT):
+            continue
+        if path in chunked:
+            yield ModuleRole(path, module, "", CHUNKED)
+        if (path + ".").startswith(tuple(name + "." for name in chunked)):
+            continue
+        operation = known.ACTIVATIONS.get(type(module).__name__)
+        name = rename(path)
+        if operation is not None:
+            yield ModuleRole(path, module, "", operation)
+        elif name and known.is_layer(name, module):
+            yield ModuleRole(path, module, name.replace("/", "."), LAYER)
+
+
+class LayerNames:
+    """Gives names to the layers and the operations of a call, in the order in which they run.
+
+    Attributes:
+        scopes: The layers that are being computed, the innermost last.
+    """
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+
+    def enter(
+        self,
+        module: torch.nn.Module,
+        name: str,
+        unique: Callable[[str], str],
+        image: tuple[int, ...] | None = None,
+    ) -> Scope:
+        """Begin a layer.
+
+        Args:
+            module: The module.
+            name: Its name, without a number.
+            unique: Returns a name with its number in the call.
+            image: The shape of the input of an attention block. None: it is none.
+        """
+        full = unique(name)
+        scope = Scope(full, full, module)
+        if image is not None:
+            scope.inner = unique(name)
+            scope.image = image
+        self.scopes.append(scope)
+        return scope
+
+    def enter_again(self, module: torch.nn.Module) -> bool:
+        """Leave the scopes within that of a module, whose end was not seen; whether it has one."""
+        for i in reversed(range(len(self.scopes))):
+            if self.scopes[i].module is module:
+                del self.scopes[i + 1 :]
+                return True
+        return False
+
+    def operation(self, operation: str, unique: Callable[[str], str]) -> str:
+        """Return the name of an operation within the layer that is being computed."""
+        scope = self.scopes[-1] if self.scopes else None
+        prefix = "" if scope is None else scope.inner if operation == "attention" else scope.name
+        return unique(f"{prefix}.{operation}" if prefix else operation)
+
+
+def is_named_sum(scope: Scope | None, args: tuple, result: torch.Tensor) -> bool:
+    """Return whether a sum is one that has a name when it is computed.
+
+    Sums of two equal shapes have one in layers whose residual sums are named, but for residual
+    blocks, of which the last sum is named at their end; outside of layers, embeddings have one.
+    """
+    shapes = {getattr(x, "shape", None) for x in args[:2]}
+    if len(shapes) > 1 or len(args) < 2:
+        return False
+    if scope is None:
+        return result.ndim == 2  # embeddings of time, text and sizes
+    scope.last_sum = (args[0], args[1], result)
+    if known.kind_of(scope.module) == "resnet_block":  # whose first sum adds the timestep
+        return False
+    return bool(known.class_in(scope.module, known.RESIDUALS))
+
+
+def operands_of_sum(scope: Scope | None, args: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the terms of a named sum as ldmref orders them: the residual last."""
+    a, b = args[:2]
+    kind = "" if scope is None else known.class_in(scope.module, known.RESIDUALS)
+    return (b, a) if kind and known.RESIDUALS[kind] else (a, b)

@@ -1,0 +1,201 @@
+"""A kit: its files, and what it says of right ports, wrong ones and other runs."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from kit_runs import run_port, without
+
+from ldmref.cases.golden_models import golden_config, golden_model
+from ldmref.errors import CorruptModelError, InputError, OutputError, UsageError
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.family import family_of
+from ldmref.models.params import flatten
+from ldmref.passport import check_dump, kit_families, make_kit, read_kit, write_badge
+from ldmref.passport.check import OTHER_RUN
+from ldmref.passport.make import distinct_families
+from ldmref.trace import load_trace
+
+
+@pytest.fixture(scope="module")
+def port(kit):
+    return run_port(kit, "numpy", "float32")
+
+
+def test_a_kit_is_read_as_it_was_written(kit):
+    found = read_kit(kit.folder)
+    assert (found.family, found.version, found.digest) == ("flux-dev", "1.0", kit.digest)
+    assert found.wrong == kit.wrong
+    found.check_files()
+
+
+def test_the_denoiser_has_the_names_of_its_makers(kit):
+    names = set(TensorFile(kit.folder / "checkpoint/transformer.safetensors").shapes)
+    assert {"img_in.weight", "double_blocks.0.img_attn.qkv.weight"} < names
+
+
+def test_the_checkpoint_is_the_model_that_was_run(kit):
+    model = kit.model()
+    right = golden_model("flux-dev")
+    for network, params in right.params.items():
+        read = flatten(model.params[network])
+        for name, x in flatten(params).items():
+            np.testing.assert_array_equal(read[name], x, name)
+
+
+def test_the_kits_own_run_passes(kit):
+    verdict = check_dump(kit.trace, kit)
+    assert verdict.passed, str(verdict)
+    assert verdict.seen == verdict.nodes == len(kit.trace.entries)
+
+
+def test_a_right_port_passes(kit, port):
+    verdict = check_dump(port, kit)
+    assert verdict.passed, str(verdict)
+    assert verdict.seen > 0.8 * verdict.nodes and verdict.report.dtype == "float32"
+    assert str(verdict).startswith(f"passes: {verdict.seen} of {verdict.nodes} nodes in float32")
+
+
+def test_noise_as_tokens_is_the_noise(kit):
+    noise = np.asarray(kit.trace.tensors["noise"])
+    tokens = np.asarray(kit.trace.tensors["noise.tokens"])
+    unpack = family_of(golden_config("flux-dev")).diffusers.unpack
+    rows, columns = (n // 2 for n in noise.shape[2:])
+    assert unpack is not None and rows != columns
+    np.testing.assert_array_equal(unpack(tokens, rows, columns), noise)
+
+
+def test_prompts_are_of_unequal_length_and_one_after_the_other(kit):
+    lengths = [np.asarray(kit.trace.tensors[f"tokens{again}//output.ids"]) for again in ("", "~1")]
+    assert lengths[0].shape == lengths[1].shape and not np.array_equal(*lengths)
+    request = kit.trace.manifest["params"]
+    first, second = request["prompt"]
+    assert len(first.split()) != len(second.split())
+    assert kit.trace.find("transformer.003") is not None
+
+
+def test_floors_are_of_every_output_and_grow_with_the_roundings(kit):
+    names = {name for name in kit.trace.tensors if "/output" in name}
+    floors = kit.floors
+    for dtype, least in (("float32", 1e-8), ("float16", 1e-4), ("bfloat16", 1e-3)):
+        values = [x for name, x in floors[dtype].items() if x]
+        assert floors[dtype].keys() <= names
+        assert least < np.median(values) < 1e4 * least
+    assert len(floors["float32"]) > 0.9 * len(names)
+
+
+def test_schedules_end_at_zero_and_shift_with_the_size(kit):
+    rows = json.loads((kit.folder / "schedules.json").read_text())
+    assert {row["steps"] for row in rows} == {4, 8, 20, 50}
+    assert all(row["sigmas"][-1] == 0.0 for row in rows)
+    four = {row["width"]: row["sigmas"][1] for row in rows if row["steps"] == 4}
+    assert four[1024] > four[512]
+
+
+def test_the_encoder_is_recorded_as_the_decoder_is(kit):
+    for call in ("vae.encode", "vae.decode"):
+        layers = {entry.layer for entry in kit.trace.of_call(call)}
+        assert "" in layers and len(layers) > 10
+
+
+def test_wrong_dumps_fail_with_their_cause(kit):
+    assert len(kit.wrong) >= 40
+    for dump in kit.wrong[::4]:
+        verdict = check_dump(load_trace(kit.folder / dump.path), kit)
+        causes = {row.name: row.cause for row in verdict.report.faults}
+        assert verdict.verdict == "differs"
+        assert causes[dump.node] == dump.cause
+        assert dump.cause.startswith(dump.fault)
+
+
+def test_another_run_is_not_the_kits(kit, port):
+    noise = np.asarray(kit.trace.tensors["noise"])[::-1].copy()
+    other = run_port(kit, "numpy", "float32", noise)
+    verdict = check_dump(other, kit)
+    assert verdict.verdict == "differs"
+    (row,) = verdict.report.faults
+    assert (row.kind, row.cause) == (OTHER_RUN, "")
+    assert row.name == "transformer.000/x_embedder"
+    assert row.error > row.allowed
+
+
+def test_a_dump_without_a_call_is_incomplete(kit, port):
+    verdict = check_dump(without(port, "transformer.001"), kit)
+    assert verdict.verdict == "incomplete" and verdict.missing == ("transformer.001",)
+    assert "lacks transformer.001" in str(verdict)
+
+
+def test_outputs_alone_are_judged_by_the_floors(kit, port):
+    names = ("vae.decode//output", "transformer.000//output")
+    outputs = {name: np.asarray(port.tensors[name]) for name in names}
+    right = check_dump(_dump(outputs), kit)
+    assert not right.report.faults
+    outputs["vae.decode//output"] = 1.001 * outputs["vae.decode//output"]
+    wrong = check_dump(_dump(outputs), kit)
+    assert [row.name for row in wrong.report.faults] == ["vae.decode"]
+
+
+def _dump(tensors):
+    from ldmref.trace import build_trace
+
+    return build_trace(tensors)
+
+
+def test_the_badge_names_version_and_hash(kit, port, tmp_path):
+    verdict = check_dump(port, kit)
+    files = write_badge(verdict, tmp_path / "badge.svg")
+    assert [file.name for file in files] == ["badge.json", "badge.svg"]
+    row = json.loads(files[0].read_text())
+    assert row.keys() == {"schemaVersion", "label", "message", "color"}  # all that shields.io takes
+    assert row["label"] == f"ldmref passport flux-dev 1.0 ({kit.digest[:12]})"
+    assert row["message"].startswith("passes: ")
+    assert kit.digest in files[1].read_text()
+    with pytest.raises(OutputError, match="exists"):
+        write_badge(verdict, tmp_path / "badge")
+
+
+def test_a_changed_kit_is_refused(kit, port, tmp_path):
+    folder = tmp_path / "kit"
+    shutil.copytree(kit.folder, folder)
+    with open(folder / "floors.json", "a") as file:
+        file.write(" ")
+    with pytest.raises(CorruptModelError, match=r"floors\.json is not the file"):
+        check_dump(port, read_kit(folder))
+
+
+def test_damaged_manifests_are_refused(kit, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"has no kit\.json"):
+        read_kit(tmp_path / "empty")
+    manifest = json.loads((kit.folder / "kit.json").read_text())
+    for change, message in (
+        ({"format": "other"}, "is not a manifest"),
+        ({"version": "2.0"}, "has version 2.0"),
+        ({"digests": {"../x": "0"}}, "is damaged"),
+        ({"wrong": [{"name": "x"}]}, "is damaged"),
+        ({"digests": None}, "is damaged"),
+    ):
+        (tmp_path / "kit.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(CorruptModelError, match=message):
+            read_kit(tmp_path)
+
+
+def test_other_folders_are_not_replaced(kit, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no kit"):
+        make_kit("flux-dev", tmp_path)
+    with pytest.raises(OutputError, match="holds a kit"):
+        make_kit("flux-dev", kit.folder)
+
+
+def test_unknown_families_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="no kit of 'flux-dex'") as refusal:
+        make_kit("flux-dex", tmp_path / "kit")
+    assert "flux-dev" in refusal.value.hint
+
+
+def test_each_family_has_a_kit():
+    families = {family_of(golden_config(name)).name for name in distinct_families()}
+    assert families == {family_of(golden_config(name)).name for name in kit_families()}
+    assert len(distinct_families()) == 14
