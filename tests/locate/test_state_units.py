@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from changed_runs import record
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import latents, schedule, steps, wires
+from ldmref.locate.pipeline import judge_host, latents, schedule, steps, wires
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -183,3 +186,31 @@ def test_a_decoder_alone_is_given_its_latents():
     alone = context_of({"vae.decode": {"input.latents": X, "output": Y}})
     assert [*latents._judge_decoder(alone)] == []
     assert alone.ledger.has(entry_of(alone, "vae.decode"), "latents")
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+def test_a_port_that_draws_no_noise_takes_another_eta(spacing):
+    """The last step of Karras' levels leads to 0, where eta has no effect."""
+    trace, model, _ = record(sampler="ddim", eta=0.0, steps=3, schedule=spacing)
+
+    def step_rows(eta, changed=None):
+        entries = [
+            replace(e, attributes={**e.attributes, "eta": eta})
+            if e.call.kind == "sampler" and not e.layer
+            else e
+            for e in trace.entries
+        ]
+        params = {**trace.manifest["params"], "eta": eta}
+        manifest = {**trace.manifest, "params": params}
+        port = replace(trace, entries=tuple(entries), manifest=manifest)
+        if changed is not None:
+            name = port.find("sampler.001").outputs["output"]
+            port = replace(port, tensors={**port.tensors, name: changed(port.tensors[name])})
+        rows = judge_host(port, model, "float32", [])
+        return [(row.verdict, row.cause) for row in rows if row.kind == "step"]
+
+    assert step_rows(0.0) == [("equal", "")] * 3
+    wrong = ("differs", "eta 0 instead of 0.8")
+    ends = ("equal", "") if spacing == "karras" else wrong
+    assert step_rows(0.8) == [wrong, wrong, ends]
+    assert [verdict for verdict, _ in step_rows(0.8, lambda x: x + 1.0)] == ["not judged"]
