@@ -418,7 +418,13 @@ def test_a_jump_back_adds_noise():
     assert rows_of() == dict.fromkeys(kinds, ("equal", ""))
     assert rows_of(state)["jump"] == ("differs", "the state before the jump")
     assert rows_of(math.sqrt(65.0) * noise)["jump"] == ("differs", "only the noise")
-    assert rows_of(level=9.0 + 1e-4)["jump level"][0] == "differs"
+    for apart, verdict in ((0.9e-6, "equal"), (1.1e-6, "differs")):
+        assert rows_of(level=9.0 * (1.0 + apart))["jump level"][0] == verdict
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        moved = right.copy()
+        moved.flat[3] += apart * np.abs(right).max()
+        rows = rows_of(moved)
+        assert (rows["jump"][0], rows["state"][0]) == (verdict, "equal")
     assert rows_of(following=right + 1.0)["state"][0] == "differs"
 
 
