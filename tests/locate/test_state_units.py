@@ -9,7 +9,7 @@ import pytest
 from changed_runs import record
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import judge_host, latents, schedule, steps, wires
+from ldmref.locate.pipeline import added_noise, judge_host, latents, schedule, steps, wires
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -214,3 +214,50 @@ def test_a_port_that_draws_no_noise_takes_another_eta(spacing):
     ends = ("equal", "") if spacing == "karras" else wrong
     assert step_rows(0.8) == [wrong, wrong, ends]
     assert [verdict for verdict, _ in step_rows(0.8, lambda x: x + 1.0)] == ["not judged"]
+
+
+# -- added noise ----------------------------------------------------------------------------------
+
+
+def added(noises, asked=None, numbers=(0, 1), **manifest):
+    """Return the rows of the noises of calls, by call, and whether all were compared."""
+    calls = {} if asked is None else {"inputs": {"input.latents": asked}}
+    for number, noise in zip(numbers, noises, strict=True):
+        arrays = {} if noise is None else {"input.noise": noise}
+        calls[f"add_noise.{number:03}"] = {"input.original_samples": X, "output": X, **arrays}
+    context = context_of(calls, **manifest)
+    rows = []
+    for entry in context.calls("add_noise"):
+        rows += added_noise._judge_noise(context, entry)
+        assert context.ledger.has(entry, "noise") == ("noise" in entry.inputs)
+    return [(row.call, row.verdict) for row in rows]
+
+
+def test_a_noise_that_is_added_again_is_judged_once():
+    first, second = ("add_noise.000", "equal"), ("add_noise.001", "equal")
+    assert added([X, X]) == [first]
+    assert added([X, Y]) == [first, second]
+    assert added([None, Y]) == [second] and added([X, None]) == [first]
+    assert added([3.0 * X, 3.0 * X]) == [("add_noise.000", "differs")]
+    assert added([3.0 * X, X], asked=X) == []  # that of the request
+
+
+def test_images_of_added_noise_may_be_given():
+    def rows_of(x0, image=None, encoded=False):
+        calls = {} if image is None else {"inputs": {"input.image": image}}
+        calls |= {"vae.encode": {"input.image": X}} if encoded else {}
+        calls["add_noise.000"] = {"input.original_samples": x0, "output": X}
+        context = context_of(calls)
+        entry = entry_of(context, "add_noise.000")
+        rows = [*added_noise._judge_sources(context, entry)]
+        why = context.ledger.reasons.get((entry.name, "input", "original_samples"), "")
+        marked = context.ledger.has(entry, "original_samples")
+        return [(row.kind, row.verdict) for row in rows], marked, why
+
+    assert rows_of(X) == ([], True, "")
+    assert rows_of(X, X) == ([("encoded latents", "equal")], True, "")
+    assert rows_of(np.concatenate([X, X]), X) == ([("encoded latents", "equal")], True, "")
+    assert rows_of(X, Y) == ([("encoded latents", "differs")], True, "")
+    assert rows_of(X, Y[:, :3]) == ([], True, "")
+    why = "what was drawn from the encoder's distribution was not recorded"
+    assert rows_of(X, X, encoded=True) == ([], False, why)
