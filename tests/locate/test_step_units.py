@@ -397,6 +397,13 @@ def test_noise_is_judged_once():
 # -- known parts ----------------------------------------------------------------------------------
 
 
+def test_levels_of_other_numbers_of_tokens():
+    made = make_schedule(FLOWS, SAMPLERS["euler"], FLOWS.spacing, 4, path=FLOW)
+    for tokens, others in ((64, (256, 16)), (4, (16, 1)), (3, (12,))):
+        found = [text for text, _ in schedule._other_counts(FLOWS, made, tokens)]
+        assert found == [f"the shift of {n} image tokens instead of {tokens}" for n in others]
+
+
 def test_a_jump_back_adds_noise():
     """x at sigma 4 becomes x at sigma 9 by noise of the variance 81 - 16."""
     state, noise = normal(0, *SHAPE), normal(1, *SHAPE)

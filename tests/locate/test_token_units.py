@@ -1,11 +1,14 @@
-"""The ids that text encoders are given: of a run, of its prompts, and of a weaker model."""
+"""Ids and masks of text encoders, parts of batches, and what is given where calls are left out."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from host_units import context_of, entry_of, model_of
 
-from ldmref.locate.pipeline import tokens
+from ldmref.locate.pipeline import text_inputs, tokens
+from ldmref.locate.pipeline.ledger import Ledger
+from ldmref.locate.pipeline.selected import mark_selected
 
 WHY = "the weaker model may have a tokenizer of its own"
 
@@ -88,3 +91,71 @@ def test_masks_hide_the_padding():
     assert row_of(0 * mask) == (*differs, "", 1.0 - share)
     alone, _marked, *_ = judged({"input_ids": ids}, model=model, **both)
     assert alone == [("", "equal", "", 0.0)] and model_of(model).config.text_encoders
+
+
+def test_parts_of_a_batch_of_three_belong_to_perturbed_attention():
+    x = np.ones((1, 4, 8, 8))
+
+    def parts_of(roles, count):
+        calls = {
+            "unet.000": {"input.sample": np.concatenate([x] * count), "output": x},
+            "guidance.000": {f"input.{role}": x for role in roles} | {"output": x},
+            "sampler.000": {"input.model_output": x, "input.sample": x},
+        }
+        context = context_of(calls)
+        (evaluation,) = context.evaluations
+        return text_inputs.parts_of_batch(context, evaluation, 1)
+
+    halves = ("uncond", "cond")
+    assert parts_of(("uncond", "cond", "perturbed"), 3) == [(*halves, "cond")]
+    assert parts_of(("uncond", "cond"), 2) == [halves]
+    assert parts_of(("uncond", "cond"), 3) == []
+    assert parts_of(("uncond", "cond", "perturbed"), 4) == []
+
+
+# -- runs of which some calls were recorded -------------------------------------------------------
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+COME_FROM = {  # the inputs of a call, and the calls that lead to them
+    "sampler": {
+        "sample": ("initial", "schedule"), "x": ("initial", "schedule"),
+        "timestep": ("schedule",), "sigma": ("schedule",), "sigma_next": ("schedule",),
+        "model_output": ("unet",), "prediction": ("unet",), "prediction.1": ("unet",),
+        "x0": ("unet",), "x_at": ("unet",), "sigma_at.1": ("unet",), "noise": None,
+    },
+    "guidance": {"cond": ("unet",), "uncond": ("unet",), "scale": ("unet",)},
+    "unet": {
+        **dict.fromkeys(("sample", "input", "x", "timestep", "t", "guidance"), ("sampler",)),
+        **dict.fromkeys(
+            ("encoder_hidden_states", "text_embeds", "pooled_projections", "context"), ENCODERS
+        ),
+        "other": None,
+    },
+    "vae.decode": {"latents": ("sampler",)},
+    "vae.encode": {"image": ("inputs",)},
+    "scale_input": {"sample": ("sampler",), "timestep": ("sampler",)},
+    "add_noise": {"original_samples": ("vae.encode",), "noise": ("vae.encode",)},
+    "mask": {"mask": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COME_FROM)
+def test_inputs_are_given_if_what_leads_to_them_was_left_out(kind):
+    """Nothing is given in a whole run, nor where a call that leads to it was recorded."""
+    roles = COME_FROM[kind]
+    every = {source for sources in roles.values() for source in sources or ()}
+
+    def given(others=(), **manifest):
+        calls = {other: {"output": np.ones(1)} for other in others}
+        calls[kind] = {f"input.{role}": np.ones(1) for role in roles}
+        port = context_of(calls, **manifest).port
+        mark_selected(port, ledger := Ledger(), "unet")
+        return {role for role in roles if ledger.has(port.find(kind), role)}
+
+    known = {role for role, sources in roles.items() if sources}
+    for selection in ({"calls": [kind]}, {"without": ["other"]}):
+        assert given(selection=selection) == known
+        for source in every:
+            left = {role for role, sources in roles.items() if source in (sources or ())}
+            assert given([source], selection=selection) == known - left
+    assert given(selection={"layers": [""]}) == given() == set()
