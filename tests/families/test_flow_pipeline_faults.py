@@ -168,6 +168,9 @@ CASES = {
     "diffusers-13730-level-0": (
         change_levels(lambda s: shifted(torch.linspace(1, 0, len(s)), 3.0)),
         "the last evaluation is at level 0"),
+    "diffusers-13243-end-of-sd3": (
+        change_levels(lambda s: shifted(torch.linspace(1, 1e-3, len(s)), 3.0)),
+        "the end of the levels is shifted once instead of twice"),
     "Hunyuan3D-8-ascending": (
         change_levels(lambda s: s.flip(0)), "the timesteps are in increasing order"),
     "TensorRT-LLM-16889-reciprocal": (
