@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,10 +82,12 @@ class KnownCause(NamedTuple):
 def read_pitfalls() -> tuple[Pitfall, ...]:
     """Return all rows, in the order of the page."""
     rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["pitfall"]
-    return tuple(
-        Pitfall(**{key: tuple(x) if isinstance(x, list) else x for key, x in row.items()})
-        for row in rows
-    )
+    return tuple(map(_read_row, rows))
+
+
+def _read_row(row: Mapping[str, Any]) -> Pitfall:
+    lists = {key: tuple(x) for key, x in row.items() if isinstance(x, list)}
+    return Pitfall(**{**row, **lists})
 
 
 def find_pitfalls(words: Iterable[str] = ()) -> list[Pitfall]:
