@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from kit_runs import run_port, without
 
+import ldmref
+from ldmref import modes
 from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.errors import CorruptModelError, InputError, OutputError, UsageError
 from ldmref.io.tensors.safetensors import TensorFile
@@ -124,6 +126,17 @@ def test_a_dump_without_a_call_is_incomplete(kit, port):
     verdict = check_dump(without(port, "transformer.001"), kit)
     assert verdict.verdict == "incomplete" and verdict.missing == ("transformer.001",)
     assert "lacks transformer.001" in str(verdict)
+
+
+def test_a_run_of_another_size_does_not_pass(kit):
+    """Every layer is right; the shift of the schedule, and with it the times, are not the kit's."""
+    wider = {"width": kit.request["width"] + 8}
+    model = kit.model()
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, **{**kit.request, **wider})
+    verdict = check_dump(run.trace, kit)
+    assert {row.kind for row in verdict.report.faults} == {OTHER_RUN}
+    assert "vae.decode" in verdict.missing and not verdict.passed
 
 
 def test_outputs_alone_are_judged_by_the_floors(kit, port):
