@@ -10,7 +10,7 @@ from ldmref.errors import abbreviated
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import try_network
-from ldmref.locate.original import Progress, compare
+from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
@@ -36,7 +36,7 @@ def diff_traces(
     controlnets: Sequence[ControlNet] = (),
     guide: LatentDiffusion | None = None,
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Find the layers and computations of a port whose results differ from ldmref's.
 

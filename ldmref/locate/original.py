@@ -22,10 +22,10 @@ from ldmref.trace.model import Trace
 
 CODE = "E-TRACE"
 
-Progress = Callable[[int, int, str], None]
+CallProgress = Callable[[int, int, str], None]
 
 
-class Original(Protocol):
+class PortOriginal(Protocol):
     """What computes the layers of a port again."""
 
     @property
@@ -57,10 +57,10 @@ class Original(Protocol):
 
 def compare(
     port: Trace,
-    original: Original | None,
+    original: PortOriginal | None,
     reference: Trace | None = None,
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Compare a port with an original, and with a reference.
 

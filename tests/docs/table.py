@@ -86,6 +86,8 @@ PAGES = {
     "docs/error-bounds.md": Page(torch_is_slow=True),
     "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
+    "docs/port-a-transformer.md": Page(("examples",), torch_is_slow=True),
+    "docs/quantization.md": Page(is_slow=True),
     "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
@@ -135,6 +137,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff port.safetensors --model emoji": Reason("exits", "", 4),
         "ldmref finetune full": TORCH,
         "ldmref diff step": TORCH,
+        "import torch": TORCH,
+        "--against my_model:make": elsewhere("tests/locate/test_diff_modules.py"),
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),
@@ -289,6 +293,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
     },
+    "docs/port-a-transformer.md": {
+        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
+        "sd3-wrong -m": Reason("exits", "", 4),
+    },
+    "docs/quantization.md": {"--type all": HOURS},
     "docs/transformers.md": {
         "13 layers and computations": elsewhere("tests/trace/test_port_joint_block.py"),
         "sd3-wrong -m": Reason("exits", "", 4),

@@ -9,7 +9,6 @@ from ldmref.trace import load_trace
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 from benchmarks.peers import peer_network  # noqa: E402
-
 from ldmref.trace import record_module  # noqa: E402
 
 

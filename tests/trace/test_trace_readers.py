@@ -312,7 +312,7 @@ HOSTILE = {
         "pickled",
     ),
     "npz-torch": (npz({"archive/data.pkl": b"x"}), r"torch\.save never does"),
-    "npz-old-torch": (npz({"other.pkl": b"x"}), "PyTorch"),
+    "npz-others": (npz({"other.pkl": b"x"}), "PyTorch"),
     "npz-no-arrays": (npz({"readme": b"x"}), "without arrays"),
     "npz-truncated": (npz({"a.npy": npy()})[:-30], "damaged"),
     "npz-short-array": (npz({"a.npy": npy()[:-4]}), "its shape needs"),
