@@ -15,9 +15,13 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.family import family_of
 from ldmref.models.params import flatten
 from ldmref.passport import check_dump, kit_families, make_kit, read_kit, write_badge
+from ldmref.passport.cached import cached_step
 from ldmref.passport.check import OTHER_RUN
 from ldmref.passport.make import distinct_families
+from ldmref.passport.recorded import record_kit
 from ldmref.trace import load_trace
+
+ROUNDINGS = 512 * 2.0**-52  # of sums in another order, through two blocks
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,16 @@ def test_a_changed_kit_is_refused(kit, port, tmp_path):
         file.write(" ")
     with pytest.raises(CorruptModelError, match=r"floors\.json is not the file"):
         check_dump(port, read_kit(folder))
+
+
+def test_a_step_from_kept_keys_and_values_is_the_full_step():
+    run = record_kit("qwen-image-2.1")
+    cached = cached_step(run)
+    full = run.exact.tensors["transformer.001//output"]
+    assert {"keys.0", "values.0", "keys.1", "values.1"} < cached.keys()
+    np.testing.assert_allclose(cached["output"], full, rtol=0, atol=ROUNDINGS * np.abs(full).max())
+    assert not np.array_equal(full, run.exact.tensors["transformer.000//output"])
+    assert cached_step(record_kit("flux-dev")) == {}
 
 
 def test_damaged_manifests_are_refused(kit, tmp_path):
