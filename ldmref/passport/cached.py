@@ -51,19 +51,21 @@ def cached_step(run: KitRun) -> dict[str, np.ndarray]:
     network = model.denoiser
     params = model.params[network.params]
     context: WholeCache | None = None
+    kept: Any = ()
     output = None
     for number in range(2):
         call = f"{network.name}.{number:03}//input"
         recorded = {x.argument: run.exact.tensors.get(f"{call}.{x.role}") for x in network.inputs}
-        arguments = {name: x for name, x in recorded.items() if x is not None}
+        arguments: dict[str, Any] = {name: x for name, x in recorded.items() if x is not None}
         if "context" not in arguments:
             return {}
         context = context or WholeCache(arguments["context"], params)
         arguments["context"] = context
         output = network.function(ops, params, **network.settings, **arguments)
-        if context.kept is None:
+        kept = context.kept
+        if kept is None:
             return {}
     found = {"output": np.asarray(output)}
-    for i, (keys, values) in enumerate(context.kept if context else ()):
+    for i, (keys, values) in enumerate(kept):
         found |= {f"keys.{i}": np.asarray(keys), f"values.{i}": np.asarray(values)}
     return found
