@@ -100,6 +100,7 @@ TAKE_SECONDS = (
     "tests/course/test_ch10_formulas.py::test_change_of_the_log_density",
     "tests/course/test_ch10_formulas.py::test_fokker_planck",
     "tests/course/test_ch10_formulas.py::test_time_reversal",
+    "tests/course/test_ch13_formulas.py::test_line_by_line",
     "tests/course/test_mistakes.py::test_a_naive_answer_is_found_by_the_printed_hard_command",
     "tests/datasets/test_small_emoji.py::test_train_tiny_runs_without_the_font",
     "tests/docs/test_card_seeds.py",

@@ -22,6 +22,7 @@ from ldmref.passport.kit import Kit
 from ldmref.trace.model import Trace, tensor_name
 
 PASSES = "passes"
+OPTIONAL = ("", "vae.encode")  # what the host computes, and the encoder, which few ports have
 OTHER_RUN = "run"  # the kind of the row of a right run that is not the kit's
 INHERITED = "every layer before is right, and the run is another one than the kit's"
 
@@ -36,7 +37,8 @@ class Verdict:
         report: The rows of the judge.
         seen: The nodes of the kit that the dump has, `CALL/LAYER`.
         nodes: The number of nodes of the kit.
-        missing: Whole calls of networks that the dump lacks, without which it does not pass.
+        missing: Calls of networks that the dump lacks, without which it does not pass; it may lack
+            the encoder of images.
 
     >>> report = DiffReport((Row("vae.decode", "decoder.conv_in"),))
     >>> verdict = Verdict("sd15 1.0 (0f3a)", "0f3a", report, 1, 2, ("unet.000",))
@@ -136,7 +138,8 @@ def check_dump(
     )
     nodes = {entry.name for entry in reference.entries if entry.outputs}
     seen = {entry.name for entry in port.entries if entry.outputs}
-    calls = [e.name for e in reference.entries if not e.layer and e.call.network]
+    whole = [e for e in reference.entries if not e.layer and e.call.network not in OPTIONAL]
+    calls = [e.name for e in whole]
     missing = tuple(name.rstrip("/") for name in calls if name not in seen)
     return Verdict(kit.label, kit.digest, found, len(nodes & seen), len(nodes), missing)
 

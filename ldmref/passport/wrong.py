@@ -197,11 +197,11 @@ class _Changer:
                 continue
             if relative_error(array, computed) >= LEAST:
                 node = f"{self.call}/{point.call.name}".rstrip("/")
-                tensors = self._dump(point, array)
+                tensors = self._dump(replay, point, array)
                 return [Site(fault, node, hypothesis.text, tensors)] if tensors else []
         return []
 
-    def _dump(self, point: Point, wrong: np.ndarray) -> dict[str, np.ndarray]:
+    def _dump(self, replay: Replay, point: Point, wrong: np.ndarray) -> dict[str, np.ndarray]:
         """Return what a port would have recorded of the part around a point, up to it."""
         layer, frame = point.call.name, point.frame.name
         own = self.trace.find(self.call, layer)
@@ -211,7 +211,8 @@ class _Changer:
         before = before[: before.index(own)] if layer else before
         inside = f"{frame}." if frame else ""
         led = [e for e in before if e.layer and e.layer.startswith(inside) and e.layer != layer]
-        led = [e for e in led if point.role or e.layer in point.after]
+        if not (frame and point.role):  # of a whole network, what the part reads is enough
+            led = [e for e in led if e.layer in {*point.after, *replay.skips}]
         found: dict[str, np.ndarray] = {}
         if point.role or point.call.composite:
             for entry in (self.trace.find(self.call), self.trace.find(self.call, frame)):

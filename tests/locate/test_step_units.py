@@ -52,7 +52,13 @@ def test_levels_that_are_listed_twice():
     assert np.array_equal(schedule._without_repeats(middle, 4), ends)
     padded = np.append(middle, [0.0, 0.0])
     assert np.array_equal(schedule._without_repeats(padded, 4), ends)
+    near = middle * (1.0 + 1e-3 * np.arange(6))  # of levels between steps, not twice the same
+    assert np.array_equal(schedule._without_repeats(near, 4), near[[0, 1, 3, 5]])
     assert schedule._without_repeats(ends, 4) is ends
+    apart = np.append(near, [0.5, 0.0])  # as long as a padded list, and no list of pairs
+    assert schedule._without_repeats(apart, 4) is apart
+    longer = np.append(near, [0.5, 0.4, 0.3, 0.0])
+    assert schedule._without_repeats(longer, 4) is longer
     other = np.append(ends, 0.0)
     assert schedule._without_repeats(other, 4) is other
 
