@@ -185,6 +185,7 @@ SAMPLED: dict[str, int] = {
     "tests/locate/test_changed_pipelines.py": 30,
     "tests/locate/test_twenty_faults.py": 30,
     "tests/locate/test_right_runs.py": 60,
+    "tests/locate/test_unknown_networks.py": 15,
     "tests/parity": 8,
     "tests/trace": 6,
     "tests/training": 3,
