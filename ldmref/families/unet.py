@@ -37,6 +37,7 @@ from ldmref.models.unet import Residuals, unet, unet_spec
 
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
 TOKENS = CallSize("tokens", label="sequence_length")
+END = NetworkInput("t_next", "target_timestep", (CallSize("timesteps"),), "ends")
 COPIED = (  # fields of a ControlNet's U-Net that are those of the model's
     "block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
     "addition_embed_type",
@@ -62,7 +63,7 @@ def describe_unet(config: UNetConfig) -> DeclaredNetwork:
         unet,
         partial(unet_spec, config),
         unet_settings(config, config),
-        tuple(unet_inputs(config)),
+        (*unet_inputs(config), *((END,) if config.flow_map else ())),
         (NetworkOutput("", "out_sample"),),
         "unet",
         numbered=True,

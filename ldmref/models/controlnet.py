@@ -21,7 +21,7 @@ from ldmref.models.params import Params, Spec, flatten, init, numbered, unflatte
 from ldmref.models.specs import conv_spec
 from ldmref.models.unet import Residuals, embed_timestep, run_encoder, unet_spec
 
-DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")
+NOT_COPIED = ("up_blocks", "conv_norm_out", "conv_out", "step_embedding")  # by the encoder
 HINT = "controlnet_cond_embedding"
 ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
 
@@ -60,7 +60,7 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     skips = [u.block_out_channels[0]]
     for level, c in enumerate(u.block_out_channels):
         skips += [c] * (u.layers_per_block + (level < last))
-    copied = {name: spec for name, spec in unet_spec(u).items() if name not in DECODER_HALF}
+    copied = {name: spec for name, spec in unet_spec(u).items() if name not in NOT_COPIED}
     return copied | {
         HINT: pixel_spec(config.conditioning_channels, widths, u.block_out_channels[0]),
         "controlnet_down_blocks": numbered(conv_spec(c, c, 1) for c in skips),

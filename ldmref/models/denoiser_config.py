@@ -107,6 +107,8 @@ class UNetConfig(DenoiserConfig):
         resnet_time_scale_shift: `default` adds the time embedding; `scale_shift` scales and shifts
             the second norm with it.
         resnet_updown: Whether levels resample with residual blocks instead of convolutions.
+        flow_map: Whether the network also reads the time to which a step leads, as a distilled
+            model does.
         norm_num_groups: Number of groups of every GroupNorm; it divides every width.
         norm_eps: Number added to the variance in GroupNorm, in [0, 1].
 
@@ -131,6 +133,7 @@ class UNetConfig(DenoiserConfig):
     use_linear_projection: bool = False
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     resnet_updown: bool = False
+    flow_map: bool = False
     norm_num_groups: Width = 32
     norm_eps: Eps = 1e-5
 
@@ -143,3 +146,8 @@ class UNetConfig(DenoiserConfig):
     def attends_to_text(self) -> bool:
         """Whether it has cross-attention."""
         return self.attention == "cross" and self.cross_attention_dim > 0
+
+    @property
+    def is_flow_map(self) -> bool:
+        """Whether it is a field."""
+        return self.flow_map

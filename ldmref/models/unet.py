@@ -65,6 +65,8 @@ def unet_spec(config: UNetConfig) -> Spec:
         x = c
     c = channels[-1]
     spec: Spec = {}
+    if config.flow_map:
+        spec["step_embedding"] = mlp(channels[0])
     if config.class_embed_type:
         spec["class_embedding"] = specs.linear_spec(config.cross_attention_dim, d_emb)
     if config.addition_embed_type:
@@ -112,8 +114,11 @@ def unet(
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
+    t_next: Array | None = None,
 ) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
+
+    A flow map predicts that of the whole way from t to t_next, along which a step leads there.
 
     Args:
         ops: The backend.
@@ -128,6 +133,7 @@ def unet(
         sizes: For "text_time", (n, 6): original height and width, the crop's top and left, target
             height and width.
         control: Residuals from `ldmref.models.controlnet`.
+        t_next: Timesteps to which the step of a flow map leads, (n,). None: t.
 
     Returns:
         The prediction, (n, out_channels, h, w).
@@ -135,6 +141,8 @@ def unet(
     groups = config.norm_num_groups
     eps = config.norm_eps
     emb = embed_timestep(ops, p, config, x, t, context, pooled, sizes)
+    if config.flow_map:
+        emb = ops.add(emb, embed_step(ops, p, config, x, t, t_next))
     x = nn.conv2d(ops, p.conv_in, x)
     x, skips = run_encoder(ops, p, config, x, emb, context)
     if control is not None:
@@ -179,6 +187,18 @@ def embed_timestep(
         extra = ops.xp.concat([pooled, size_emb], axis=1)
         emb = ops.add(emb, nn.mlp(ops, p.add_embedding, extra))
     return emb
+
+
+def embed_step(
+    ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array, t_next: Array | None
+) -> Array:
+    """Embed the timesteps t - t_next that the step of a flow map leaves behind; (n, d)."""
+    xp = ops.xp
+    length = 0 * t if t_next is None else t - xp.astype(t_next, t.dtype)
+    if xp.isdtype(length.dtype, "integral"):
+        length = xp.astype(length, getattr(xp, ops.state_dtype))
+    waves = ops.call_function("step_proj", timestep_embedding, length, config.block_out_channels[0])
+    return nn.mlp(ops, p.step_embedding, xp.astype(waves, x.dtype))
 
 
 def run_encoder(

@@ -9,7 +9,8 @@ trainer.py      `Trainer`: one parameter tree, its optimizers and its moving ave
 
 autoencoder/    the loss of a first stage, term by term; its network for perceptual features
 diffusion/      the denoiser's loss, the encoded images, and the classifier of noisy latents
-finetune/       `fine_tune`: LoRA, textual inversion, full fine-tuning
+finetune/       `fine_tune`: LoRA, textual inversion, full fine-tuning, distillation
+distill/        a flow map that learns the runs of a model: its steps, its student, its loss
 recipes/        the settings as dataclasses, their TOML files, and the recipes that ldmref ships
 monitor/        progress lines, metrics.jsonl, plots and preview images
 setup.py        checks before the start, the images, the folder and its lock, and whether a

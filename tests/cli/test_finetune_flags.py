@@ -14,10 +14,13 @@ from ldmref.training import training_run
 from ldmref.training.finetune import finetuning_run as finetune_run
 from ldmref.training.finetune import recipe as base_recipe
 from ldmref.training.finetune.defaults import DEFAULTS, is_small
+from ldmref.training.finetune.lora_targets import list_targets
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipes.file import SHIPPED, read_recipe
 
-METHODS = {"lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full"}
+METHODS = {
+    "lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full", "distill": "Distill",
+}  # fmt: skip
 VALUES = {
     "base": "BASE", "data": "DATA", "rank": "3", "alpha": "5", "targets": "text", "word": "<x>",
     "initial": "cat", "vectors": "3", "size": "64", "steps": "7", "batch": "3", "lr": "3e-5",
@@ -110,8 +113,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "fine-tuning.md"
 
 def written(value):
     """Return a default as the page writes it."""
-    if callable(value):  # all that the base has
-        return "all"
+    if callable(value):  # all that the base has, or a choice
+        return "all" if value is list_targets else "from the base"
     if isinstance(value, list):
         return value[0]
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)

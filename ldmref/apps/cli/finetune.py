@@ -1,4 +1,4 @@
-"""`ldmref finetune`: a LoRA, a new word, or full fine-tuning of a model, from images."""
+"""`ldmref finetune`: a LoRA, a new word, full fine-tuning of a model, or a flow map of it."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ option = click.option
 def finetune(
     recipe: str, output: str | None, accept_changes: bool, as_json: bool, **flags: Any
 ) -> None:
-    """Learn a LoRA or a new word from captioned images, or fine-tune a whole model.
+    """Learn a LoRA or a new word from captioned images, fine-tune or distil a whole model.
 
     RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships: lora (the
-    default), textual-inversion or full. Flags replace its values. Ctrl-C saves a checkpoint; repeat
-    the command to resume.
+    default), textual-inversion, full, or distill, which makes a flow map of few steps. Flags
+    replace its values. Ctrl-C saves a checkpoint; repeat the command to resume.
     """
     from ldmref.training import FineTuneRecipe, fine_tune, read_recipe
 
@@ -104,6 +104,8 @@ def finetune(
     require_own_flags(settings.method, flags)
     require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe).stem))
+    if flags["trace"] is not None and settings.method == "distill":
+        raise UsageError("--trace: steps of a distillation are not recorded", code="E-USAGE")
     steps = require_steps(flags["trace"], flags["trace_steps"], settings.diffusion.budget.steps)
     base = settings.read_base_config()
     with tracing(flags["trace"], steps, settings, base) as observer:
@@ -112,7 +114,8 @@ def finetune(
     model = f"-m {settings.base}"
     if settings.base_config:
         model += f" --model-config {settings.base_config}"
-    flag = {"lora": f"{model} --lora", "full": "-m"}.get(settings.method, f"{model} --embedding")
+    flags_of = {"lora": f"{model} --lora", "textual_inversion": f"{model} --embedding"}
+    flag = flags_of.get(settings.method, "-m")
     say_once(f"ready: ldmref txt2img {flag} {file} -p ...")
     if as_json:
         print_once({"output": str(file), "method": settings.method, "base": settings.base})

@@ -118,6 +118,7 @@ def _unet_blocks(config: UNetConfig) -> dict[str, str]:
         "conv_out": "out.2",
         "time_embedding": "time_embed",
         "add_embedding": "label_emb.0",
+        "step_embedding": "step_embed",  # of a flow map: CompVis has none
         "mid_block.resnets.0": "middle_block.0",
         "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",

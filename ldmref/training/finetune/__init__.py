@@ -1,4 +1,4 @@
-"""Fine-tuning of a model: LoRA, textual inversion, or all parameters of the denoiser.
+"""Fine-tuning of a model: LoRA, textual inversion, all parameters of the denoiser, or a flow map.
 
 finetuning_run.py      `fine_tune`
 recipe.py              the recipe; defaults.py: defaults that depend on method and base

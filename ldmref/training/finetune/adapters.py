@@ -22,6 +22,7 @@ from ldmref.models.params import Params, flatten, init, tree_map, unflatten
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.diffusion.stage import with_fixed
+from ldmref.training.distill.student import DistillAdapter
 from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import FineTuneRecipe
 
@@ -57,7 +58,11 @@ def make_adapter(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Captio
     Raises:
         UsageError: The word to learn is in the vocabulary, or the word to start from is not.
     """
-    kinds = {"lora": LoraAdapter, "textual_inversion": TextualInversionAdapter}
+    kinds = {
+        "lora": LoraAdapter,
+        "textual_inversion": TextualInversionAdapter,
+        "distill": DistillAdapter,
+    }
     return kinds.get(recipe.method, FullAdapter)(recipe, model, caption)
 
 

@@ -14,9 +14,23 @@ from typing import Any
 from ldmref.models.config import ModelConfig
 from ldmref.models.networks import model_spec
 from ldmref.models.params import count
+from ldmref.samplers import get_sampler
+from ldmref.samplers.path import FLOW
 from ldmref.training.finetune.lora_targets import list_targets
 
 SMALL_DENOISER = 100_000_000  # parameters; a denoiser with fewer is small
+
+
+def choose_sampler(base: ModelConfig) -> str:
+    """Return the base's own sampler for the runs of a teacher, or one without fresh noise."""
+    own = get_sampler(base.scheduler.sampler)
+    return "ddim" if own.draws_noise(None) or own.adaptive else own.name
+
+
+def choose_schedule(base: ModelConfig) -> str:
+    """Return the spacing of a flow; of other models one that begins at the noisiest level."""
+    return base.scheduler.spacing if base.scheduler.path is FLOW else "trailing"
+
 
 # method -> key -> the values for a small base and for a large one, or functions of the base
 DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
@@ -40,6 +54,18 @@ DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "diffusion.optimizer.warmup": (50, 50),
         "diffusion.optimizer.ema_decay": (0.995, 0.995),
         "diffusion.budget.steps": (500, 1000),
+    },
+    "distill": {
+        "distill.cfg_scale": (lambda base: base.defaults.cfg_scale,) * 2,
+        "distill.sampler": (choose_sampler, choose_sampler),
+        "distill.schedule": (choose_schedule, choose_schedule),
+        "diffusion.objective.caption_dropout": (0.02, 0.02),
+        "diffusion.optimizer.batch_size": (16, 32),
+        "diffusion.optimizer.learning_rate": (3e-4, 1e-4),
+        "diffusion.optimizer.warmup": (20, 100),
+        "diffusion.optimizer.weight_decay": (0.0, 0.0),
+        "diffusion.optimizer.ema_decay": (0.995, 0.999),
+        "diffusion.budget.steps": (3000, 10_000),
     },
 }
 

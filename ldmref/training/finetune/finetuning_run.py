@@ -1,11 +1,14 @@
 """A complete fine-tuning, from images and a model to a LoRA, a word or a model.
 
+A distillation needs the captions of the images only: a flow map learns runs of the model.
+
 folder/recipe.toml               every setting of the last run
 folder/diffusion.safetensors     checkpoint
 folder/latents-*.npy             the encoded images
 folder/lora.safetensors          the LoRA, or
 folder/embedding.safetensors     the word of a textual inversion, or
-folder/model/                    the fully fine-tuned model
+folder/model/                    the fully fine-tuned model, or the flow map
+folder/trajectories-*            of a distillation, the runs of the model
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
+from ldmref.datasets.base import Dataset
+from ldmref.datasets.config import DataSummary
 from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
 from ldmref.models.autoencoder_kind import LatentScale, autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.models.text_kind import kind_of
+from ldmref.training.distill.student import check_teacher
 from ldmref.training.finetune.lora_targets import check_targets
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
@@ -33,6 +40,12 @@ from ldmref.training.setup import (
     read_images,
     warn_about_unknown_words,
 )
+
+if TYPE_CHECKING:
+    from ldmref.models.model import LatentDiffusion
+    from ldmref.training.finetune.adapters import Adapter
+    from ldmref.training.finetune.stage import RecordingBackend
+    from ldmref.training.trainer import Trainer
 
 
 def fine_tune(
@@ -64,7 +77,8 @@ def fine_tune(
             `ldmref.training.step_trace.TrainingTrace`. None: nothing observes them.
 
     Returns:
-        The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model.
+        The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model or
+        of the flow map.
 
     Raises:
         UsageError: The model cannot be fine-tuned with this method, or the folder was trained with
@@ -86,10 +100,9 @@ def fine_tune(
 
     import ldmref.backends.torch  # noqa: F401 - raises BackendUnavailable without PyTorch
     from ldmref.loading import load
-    from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import make_adapter
-    from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.finetune.stage import RecordingBackend
     from ldmref.training.monitor.previews import check_prompts, samples
     from ldmref.training.stage import TrainingContext, exported, train_stage
 
@@ -97,7 +110,8 @@ def fine_tune(
         on_progress = by_first_rank(on_progress)
         log = by_first_rank(log)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
-        ops = RecordingBackend(device, recipe.dtype)
+        distills = recipe.method == "distill"
+        ops = RecordingBackend(device, "float32" if distills else recipe.dtype)
         data = read_images(recipe, log, cancel)
         exact = RecordingBackend(device, "float32")
         used = exact if recipe.method == "full" else ops
@@ -118,20 +132,49 @@ def fine_tune(
             )
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
-            vae = tree_map(exact.asarray, model.params["vae"])
-            config = model.config.vae
-            latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
-            statistics = autoencoder_of(config).select(vae)
-            to_state = partial(ops.asarray, dtype=ops.state_dtype)
-            scale = LatentScale(ops, config, tree_map(to_state, statistics))
-            noisy = NoisyLatents(latents, data.weights, scale, ops)
-            trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
+            rest = recipe, folder, model, data, summary, adapter, ops, log, cancel, observer
+            trainer = make_trainer(*rest)
             context = TrainingContext(
                 recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
             )
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
                 train_stage(context, "diffusion", trainer, "", preview)
             return adapter.file(folder)
+
+
+def make_trainer(
+    recipe: FineTuneRecipe,
+    folder: Path,
+    model: LatentDiffusion,
+    data: Dataset,
+    summary: DataSummary,
+    adapter: Adapter,
+    ops: RecordingBackend,
+    log: Callable[[str], None],
+    cancel: Event | None,
+    observer: StepObserver | None,
+) -> Trainer:
+    """Return the trainer of a recipe: on runs of the base, or on the encoded images."""
+    from ldmref.backends.torch import TorchBackend
+    from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
+    from ldmref.training.distill.regression import distillation_trainer
+    from ldmref.training.distill.student import DistillAdapter
+    from ldmref.training.distill.trajectories import stored_trajectories
+    from ldmref.training.finetune.stage import fine_tune_trainer
+
+    exact = TorchBackend(ops.device, "float32")
+    if isinstance(adapter, DistillAdapter):
+        teacher = model.with_params({}, exact)
+        runs = stored_trajectories(recipe, folder, teacher, data, summary, log, cancel)
+        return distillation_trainer(recipe, adapter, runs, ops, observer)
+    vae = tree_map(exact.asarray, model.params["vae"])
+    config = model.config.vae
+    latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
+    statistics = autoencoder_of(config).select(vae)
+    to_state = partial(ops.asarray, dtype=ops.state_dtype)
+    scale = LatentScale(ops, config, tree_map(to_state, statistics))
+    noisy = NoisyLatents(latents, data.weights, scale, ops)
+    return fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
 
 
 def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
@@ -148,7 +191,7 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
     kind = kind_of(config.text_encoder)
     if kind.reads != "text":
         problem = "it reads no text"
-    elif not kind.trained:
+    elif not kind.trained and recipe.method != "distill":
         problem = f"text encoders of kind {kind.name!r} are not trained"
     elif config.image_channels or autoencoder_of(config.vae).is_quantized:
         problem = "it needs an image as input, or has a codebook"
@@ -162,6 +205,8 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
         raise UsageError(message, code="E-RECIPE")
     if recipe.method == "lora":
         check_targets(config, recipe.lora.targets)
+    if recipe.method == "distill":
+        check_teacher(config, recipe.distill)
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple}, not {size}"
         raise UsageError(message, code="E-SIZE")

@@ -2,10 +2,12 @@
 
     base = "sd15.safetensors"       any model of `ldmref.load`; relative to the working folder
     base_config = ""                of a single file: a preset, or a folder with the configuration
-    method = "lora", "textual_inversion" or "full" (every parameter of the denoiser)
+    method = "lora", "textual_inversion", "full" (every parameter of the denoiser) or "distill" (a
+                                    flow map with the base as its teacher)
     [data]                          source = a folder of images   size = 512
     [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
+    [distill]                       trajectories = 4000   steps = 20    cfg_scale and sampler
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [checkpoint]                    seconds = 30                    steps = 0
     [progress]                      seconds = 60    prompts = []    count = 4
@@ -62,6 +64,28 @@ class TextualInversionConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """The table `[distill]`: the runs of the teacher that a flow map learns, and its own steps.
+
+    Args:
+        trajectories: The number of guided runs of the teacher that are stored.
+        steps: The number of steps of each, a multiple of 4.
+        cfg_scale: Their guidance scale, which becomes a part of the map.
+        sampler: Their sampler, without fresh noise.
+        schedule: The spacing of their levels, and of the map's: of few steps that begin at the
+            same level as many.
+        default_steps: The number of steps by which the map generates unless asked otherwise.
+    """
+
+    trajectories: Annotated[int, Range(1, 10_000_000)] = 4000
+    steps: Annotated[int, Range(4, 1000)] = 20
+    cfg_scale: Annotated[float, Range(0, 1000)] = 1.0
+    sampler: str = "ddim"
+    schedule: str = "trailing"
+    default_steps: Annotated[int, Range(1, 1000)] = 4
+
+
+@dataclass(frozen=True)
 class FineTuneRecipe:
     """The recipe of a fine-tuning; some defaults depend on method and base.
 
@@ -69,13 +93,15 @@ class FineTuneRecipe:
         base: The model to fine-tune: any name, file or folder of `ldmref.load`.
         base_config: The configuration of a single file, as `config` of `ldmref.load`. "": the
             family is recognised.
-        method: `lora`, `textual_inversion`, or `full` for every parameter of the denoiser.
+        method: `lora`, `textual_inversion`, `full` for every parameter of the denoiser, or
+            `distill` for a flow map.
         seed: Seed of new weights, noise and the order of images.
         device: Device on which PyTorch trains, such as "cpu" or "cuda:0".
         dtype: Floating-point type of activations: `float32`, `bfloat16` or `auto`.
         data: The images.
         lora: Rank, alpha and layers of a LoRA.
         textual_inversion: The new word.
+        distill: The teacher's runs, of a flow map.
         diffusion: Objective, optimizer and budget.
         checkpoint: Intervals between checkpoints.
         progress: Preview images of the running training.
@@ -88,13 +114,14 @@ class FineTuneRecipe:
 
     base: str = "emoji"
     base_config: str = ""
-    method: Literal["lora", "textual_inversion", "full"] = "lora"
+    method: Literal["lora", "textual_inversion", "full", "distill"] = "lora"
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = LoraConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
+    distill: DistillConfig = DistillConfig()
     diffusion: DiffusionStage = field(default_factory=lambda: DENOISING)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     progress: ProgressConfig = field(default_factory=ProgressConfig)
