@@ -140,7 +140,7 @@ def quantize_model(
         name: The model, as for `ldmref.load`, or an opened one.
         type: The type, or a rule that also says which tensors stay whole.
         out: The file to write, which ends in .gguf.
-        config: The configuration of a single file, as for `ldmref.load`.
+        config: The configuration of a single file, as for `ldmref.load`. None: it is recognised.
         overwrite: Whether a file that exists is replaced.
 
     Returns:

@@ -15,6 +15,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
 from ldmref.models.control import ControlNet
+from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
@@ -100,6 +101,11 @@ class ModelOriginal:
         self.model = model
         self.nets = nets
         self.guide = guide
+
+    @property
+    def family(self) -> str:
+        """The name of the model's family."""
+        return family_of(self.model.config).name
 
     @property
     def controlnets(self) -> int:

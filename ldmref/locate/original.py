@@ -16,6 +16,7 @@ from ldmref.errors import UsageError
 from ldmref.locate.findings import DiffReport, Row
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import find_gaps, require_comparable, with_request
+from ldmref.locate.reasonable import mark_reasonable
 from ldmref.locate.rows import NARROW, compare_reference, identical_dumps, less_strict
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
@@ -27,6 +28,11 @@ CallProgress = Callable[[int, int, str], None]
 
 class PortOriginal(Protocol):
     """What computes the layers of a port again."""
+
+    @property
+    def family(self) -> str:
+        """The family of the model, "" for one that ldmref does not know."""
+        ...
 
     @property
     def controlnets(self) -> int:
@@ -100,6 +106,7 @@ def compare(
     if original is not None:
         host = original.judge_host(port, form, notes)
         rows += less_strict(host, partial(original.judge_host, port, NARROW, []), form)
+        rows = [mark_reasonable(row, original.family) for row in rows]
     rows = identical_dumps(port, rows)
     if reference is not None:
         rows, doubts = compare_reference(port, reference, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,9 @@ class Pitfall:
         threads: The public threads, as "owner/repository#number".
         causes: The functions of `ldmref.locate.faults` that try it, as "module.function".
         reasonable: Whether the change is right in itself, and makes another model of this one.
+        families: The families in which `ldmref diff` then says so.
+        words: A pattern of the causes that stand for it.
+        layers: A pattern of the layers in which they do.
 
     >>> from ldmref.locate.pitfalls import find_pitfalls
     >>> find_pitfalls(["sine", "cosine"])[0].number
@@ -47,6 +50,9 @@ class Pitfall:
     threads: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     reasonable: bool = False
+    families: tuple[str, ...] = ()
+    words: str = ""
+    layers: str = ".*"
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -76,8 +82,12 @@ class KnownCause(NamedTuple):
 def read_pitfalls() -> tuple[Pitfall, ...]:
     """Return all rows, in the order of the page."""
     rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["pitfall"]
-    lists = ("threads", "causes")
-    return tuple(Pitfall(**row | {name: tuple(row[name]) for name in lists}) for row in rows)
+    return tuple(map(_read_row, rows))
+
+
+def _read_row(row: Mapping[str, Any]) -> Pitfall:
+    lists = {key: tuple(x) for key, x in row.items() if isinstance(x, list)}
+    return Pitfall(**{**row, **lists})
 
 
 def find_pitfalls(words: Iterable[str] = ()) -> list[Pitfall]:

@@ -223,7 +223,7 @@ def read_model(folder: Path, backend: Backend) -> LatentDiffusion:
     return LatentDiffusion(backend, config, params, tokenizers[0], "", *tokenizers[1:])
 
 
-def makers_tables(config: ModelConfig) -> dict[str, KeyTable]:
+def makers_tables(config: ModelConfig) -> Mapping[str, KeyTable]:
     """Return how the kit's file of the denoiser names the tensors of each network in it.
 
     A model that no file of makers holds has the names of diffusers.
@@ -234,7 +234,7 @@ def makers_tables(config: ModelConfig) -> dict[str, KeyTable]:
     return find_makers_tables(config) or own
 
 
-def find_makers_tables(config: ModelConfig) -> dict[str, KeyTable] | None:
+def find_makers_tables(config: ModelConfig) -> Mapping[str, KeyTable] | None:
     """Return how the makers' file names its tensors; None if no such file holds the model.
 
     Families list the layouts of other programs first, and each without a prefix before it with one.
@@ -244,7 +244,7 @@ def find_makers_tables(config: ModelConfig) -> dict[str, KeyTable] | None:
     files = family_of(config).files
     alike = [file for file in files if file.description == files[-1].description]
     for file in alike[:1]:
-        tables = {network: file.table(config)} | (file.others(config) if file.whole else {})
+        tables = {network: file.table(config), **(file.others(config) if file.whole else {})}
         if tables[network].keys() == shapes.keys():
             return tables
     return None

@@ -28,6 +28,7 @@ from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 from ldmref.models.presets import list_presets
+from ldmref.passport.cached import cached_step
 from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,
@@ -56,6 +57,7 @@ from ldmref.support.files import shown
 from ldmref.support.version import __version__
 
 SCHEDULES = "schedules.json"
+CACHED = "cached.safetensors"
 STEPS = (4, 8, 20, 50)  # of the schedules
 SIDES = (512, 1024)  # of their images, in pixels
 README = """A passport kit of ldmref: a small random model, and all that a port of it must compute.
@@ -76,6 +78,9 @@ floors.json              the error of each output if the whole run is computed i
                          formats: the largest difference over the largest value. A port may have
                          16 times that.
 schedules.json           the model's noise levels and timesteps for other numbers of steps
+cached.safetensors       of denoisers that keep keys and values of the text over a run: those of
+                         each block, and the output of the second step computed from them, which is
+                         that of the full step, the denoiser's second call
 wrong/FAULT.safetensors  for each known fault, a dump of a port that has it
 
 Give your port the checkpoint, the prompts one after the other, and the noise. Write what it
@@ -177,6 +182,9 @@ def _write(folder: Path, family: str) -> Kit:
     stored.tensors.update(noise_tokens(model.config, run.inputs[NOISE]))
     write_run(write, TRACE, family, stored, "float64")
     write(FLOORS, floors_text(run, stored.tensors).encode())
+    cached = cached_step(run)
+    if cached:
+        write(CACHED, tensors_file(cached))
     write(SCHEDULES, schedules_text(family).encode())
     dumps, left_out = wrong_dumps(run, model)
     for dump, tensors in dumps:

@@ -135,6 +135,19 @@ def test_several_faults_in_one_run_are_named_each():
     }
 
 
+def test_a_small_fault_after_a_large_one_is_not_hidden_by_it():
+    """What follows a wrong output is judged from the recorded one."""
+    port = make()
+    port.blocks[0].norm.eps = 1.0
+    port.blocks[0].to_k.register_forward_pre_hook(lambda module, args: (1.01 * args[0],))
+    rows = diff_modules(record(port), make()).faults
+    assert [(row.layer, row.kind) for row in rows] == [
+        ("blocks.0.norm", "own"),
+        ("blocks.0.to_k", "wiring"),
+    ]
+    assert rows[1].cause == "scaled by 1.01"
+
+
 def test_layers_alone_are_judged():
     """A port that records one layer, without what is around it."""
     net = make()

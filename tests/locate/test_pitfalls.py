@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import runpy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +15,13 @@ import pytest
 from ldmref.apps.mcp.pitfalls import PitfallsRequest, answer_pitfalls
 from ldmref.locate import faults
 from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.pitfalls import find_pitfalls, list_causes, read_pitfalls
+from ldmref.locate.reasonable import mark_reasonable
+from ldmref.models.family import list_families
 
 ROOT = Path(__file__).parents[2]
+MASK = "a padding mask that should not be there, which hides the end token also"
 
 
 @pytest.mark.parametrize("row", read_pitfalls(), ids=lambda row: row.symptom[:40])
@@ -47,7 +52,35 @@ def test_the_causes_are_those_of_the_table():
     assert all(cause.changes and cause.concerns and cause.source for cause in causes)
     named = {cause for row in read_pitfalls() for cause in row.causes}
     tried = {cause.name for cause in causes}
-    assert named - tried == {"whole.hidden_states", "norms.one_pass"}  # tried in other ways
+    others = {"whole.hidden_states", "norms.one_pass", "attention.with_padding_mask"}
+    assert named - tried == others  # tried in other ways
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "cause", "thread"),
+    [
+        ("flux", "encoder.block.3.layer.0.SelfAttention", MASK, "black-forest-labs/flux#507"),
+        ("flux", "text_model.encoder.layers.0.self_attn", MASK, ""),  # of CLIP
+        ("sd3", "encoder.block.3.layer.0.SelfAttention", MASK, ""),
+        ("", "encoder.block.3.layer.0.SelfAttention", MASK, ""),
+        ("sd3", "", "the end of the levels is shifted once instead of twice", "diffusers#13243"),
+        ("qwen-image-2.1", "", "a final norm is applied", "vllm-omni#7765"),
+        ("z-image", "", "clip skip: 1 layer more, with the final norm", "vllm-omni#7765"),
+        ("z-image", "", "clip skip: 1 layer more", ""),
+        ("flux", "", "a final norm is applied", ""),
+    ],
+)
+def test_a_reasonable_change_is_marked_in_its_families(family, layer, cause, thread):
+    row = Row("call", layer, error=1.0, verdict=DIFFERS, cause=cause)
+    marked = mark_reasonable(row, family).reasonable
+    assert thread in marked and bool(marked) == bool(thread)
+    assert not mark_reasonable(replace(row, verdict=EQUAL), family).reasonable
+
+
+def test_every_family_of_a_row_exists():
+    names = {family.name for family in list_families()}
+    rows = [row for row in read_pitfalls() if row.families]
+    assert len(rows) == 3 and all({*row.families} <= names and row.words for row in rows)
 
 
 def test_words_select_rows_in_any_field():

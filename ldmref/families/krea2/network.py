@@ -193,7 +193,7 @@ def modulated_block(
     x: Array,
     modulation: Array,
     positions: Array,
-    score_bias: Array,
+    score_bias: Array | None,
     config: Krea2Config,
 ) -> Array:
     """Apply attention and the feed-forward layer to text and image, (n, l, d).

@@ -60,12 +60,13 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
 
 
 def is_unet_of_diffusers(shapes: Mapping[str, Shape]) -> bool:
-    """Return whether a file holds a U-Net under diffusers' names and no other network.
+    """Return whether a file holds a whole U-Net under diffusers' names and no other network.
 
-    >>> is_unet_of_diffusers({"conv_in.weight": (320, 4, 3, 3), "mid_block.x": (1,)})
+    >>> is_unet_of_diffusers({"conv_in.weight": (320, 4, 3, 3), "conv_out.weight": (4, 320, 3, 3)})
     True
     """
-    return bool(shapes) and all(name.startswith(PARTS) for name in shapes)
+    ends = {"conv_in.weight", "conv_out.weight"}
+    return ends <= shapes.keys() and all(name.startswith(PARTS) for name in shapes)
 
 
 def list_own_names(config: ModelConfig) -> dict[str, KeyEntry]:
