@@ -1,4 +1,4 @@
-"""Single blocks of the transformers of SD3, Flux, FLUX.2 and Z-Image, with random weights.
+"""Single blocks of the transformers of image and text, with random weights.
 
 A whole transformer of the published size takes 8 to 48 GB in float32; one of its blocks fits most
 machines. Both sides get the same tokens of image and text, and the same embedding of the time.
@@ -21,6 +21,11 @@ from ldmref.families.flux.network import double_block, find_positions, single_bl
 from ldmref.families.flux.network import transformer_spec as flux_spec
 from ldmref.families.flux2 import network as flux2
 from ldmref.families.flux2.config import Flux2Config
+from ldmref.families.flux3 import network as flux3
+from ldmref.families.flux3.config import Flux3Config
+from ldmref.families.flux3.positions import place_image, place_text
+from ldmref.families.krea2 import network as krea2
+from ldmref.families.krea2.config import Krea2Config
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import block_spec, joint_block
 from ldmref.families.z_image.config import ZImageConfig
@@ -32,6 +37,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.lazy_params import CompiledNetworks, LazyParams
 from ldmref.models.params import Params, Spec, flatten, init, unflatten
+from ldmref.models.transformer_layers import find_waves
 
 SEED = 1
 
@@ -361,6 +367,107 @@ def _flux2_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
     return peer
 
 
+def _flux3(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    cos: Array,
+    sin: Array,
+    heads: int,
+) -> Array:
+    """Apply a block whose shift, scale and gate are the embedding of the time."""
+    rows = ops.xp.concat([emb] * 3, axis=1)[:, None, :]
+    return ops.xp.concat(
+        flux3.single_block(ops, p, image, text, rows, rows, cos, sin, None, heads), axis=1
+    )
+
+
+def _flux3_spec(config: Flux3Config) -> Spec:
+    whole = flux3.transformer_spec(replace(config, num_single_layers=1))
+    blocks: Any = whole["single_transformer_blocks"]
+    return blocks["0"]
+
+
+def _flux3_waves(ops: Backend, config: Flux3Config, sides: tuple[int, int], text: Array) -> tuple:
+    """Return cosines and sines of the positions of the tokens, and the number of heads."""
+    latents = ops.asarray(np.zeros((1, 1, *sides), np.float32))
+    positions = ops.xp.concat([place_text(ops, text), place_image(ops, latents)], axis=1)
+    waves = find_waves(positions, config.axes_dims_rope, config.rope_theta)
+    return *waves, config.num_attention_heads
+
+
+def _flux3_peer(config: Flux3Config, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+    import torch
+    from diffusers.models.transformers import transformer_flux3
+
+    with torch.device("cpu"):
+        grid = torch.cartesian_prod(*(torch.arange(k) * 0.5 for k in (1, *sides, 1)))
+        places = torch.cartesian_prod(*(torch.arange(k) * 1.0 for k in (1, 1, 1, tokens)))
+        rotate = transformer_flux3.Flux3PosEmbed(int(config.rope_theta), [*config.axes_dims_rope])
+        rotations = rotate(torch.cat([places, grid]))
+    sizes = config.width, config.num_attention_heads, config.attention_head_dim
+    block = transformer_flux3.Flux3SingleTransformerBlock(*sizes, mlp_ratio=config.mlp_ratio)
+    return block, {"image_rotary_emb": rotations}
+
+
+def _call_flux3(module: Any, image: Any, text: Any, emb: Any, image_rotary_emb: Any) -> Any:
+    rows = emb.repeat(1, 3)[:, None]
+    return module(image, text, rows, rows, image_rotary_emb)
+
+
+def _krea2(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    positions: Array,
+    config: Krea2Config,
+) -> Array:
+    """Apply a block whose scales, shifts and gates are the embedding of the time, six times."""
+    rows = ops.xp.concat([emb] * 6, axis=1)[:, None, :]
+    joined = ops.xp.concat([text, image], axis=1)
+    return krea2.modulated_block(ops, p, joined, rows, positions, None, config)
+
+
+def _krea2_positions(
+    ops: Backend, config: Krea2Config, sides: tuple[int, int], text: Array
+) -> tuple:
+    """Return the positions of the tokens, and the configuration."""
+    grid = ops.asarray(np.zeros((1, *sides, 1), np.float32))
+    return find_positions(ops, grid, text), config
+
+
+def _krea2_peer(config: Krea2Config, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
+    import torch
+    from diffusers.models.transformers import transformer_krea2
+
+    with torch.device("cpu"):
+        places = torch.zeros(tokens + math.prod(sides), 3)
+        places[tokens:, 1:] = torch.cartesian_prod(*(torch.arange(k) for k in sides))
+        rotate = transformer_krea2.Krea2RotaryPosEmbed(
+            int(config.rope_theta), [*config.axes_dims_rope]
+        )
+        rotations = rotate(places)
+    heads = config.num_attention_heads, config.num_key_value_heads
+    sizes = config.width, config.intermediate_size, *heads, config.norm_eps
+    return transformer_krea2.Krea2TransformerBlock(*sizes), {"image_rotary_emb": rotations}
+
+
+def _call_krea2(module: Any, image: Any, text: Any, emb: Any, image_rotary_emb: Any) -> tuple[Any]:
+    import torch
+
+    rows = emb.repeat(1, 6)[:, None]
+    return (module(torch.cat([text, image], dim=1), rows, image_rotary_emb),)
+
+
+def _krea2_spec(config: Krea2Config) -> Spec:
+    blocks: Any = krea2.transformer_spec(replace(config, num_layers=1))["transformer_blocks"]
+    return blocks["0"]
+
+
 BLOCKS = {
     "joint_block": MeasuredBlock(
         333,  # of CLIP and T5
@@ -414,5 +521,23 @@ BLOCKS = {
         _flux2_single,
         _flux2_positions,
         _flux2_peer("Flux2SingleTransformerBlock"),
+    ),
+    "flux3_single_block": MeasuredBlock(
+        480,  # six windows
+        "flux3-tiny",
+        _flux3_spec,
+        _flux3,
+        _flux3_waves,
+        _flux3_peer,
+        call=_call_flux3,
+    ),
+    "krea2_block": MeasuredBlock(
+        512,
+        "krea-2-tiny",
+        _krea2_spec,
+        _krea2,
+        _krea2_positions,
+        _krea2_peer,
+        call=_call_krea2,
     ),
 }

@@ -20,6 +20,8 @@ WORK_TITLES = TITLES | {
     "single_block": "one single block, 256 text tokens",
     "flux2_double_block": "one double block, 512 text tokens",
     "flux2_single_block": "one single block, 512 text tokens",
+    "flux3_single_block": "one single block, 480 text tokens",
+    "krea2_block": "one block, 512 text tokens",
     "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
@@ -128,6 +130,8 @@ _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _SD3: dict[str, Any] = {"model": "sd3-medium"}
 _FLUX: dict[str, Any] = {"model": "flux-dev"}
 _FLUX2: dict[str, Any] = {"model": "flux2-klein-4b"}
+_FLUX3: dict[str, Any] = {"model": "flux3-klein"}
+_KREA2: dict[str, Any] = {"model": "krea-2"}
 _Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
@@ -179,6 +183,10 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux2-double-torch", "flux2_double_block", None, 0.8, "torch", _FLUX2),
     ("flux2-single-numpy", "flux2_single_block", None, 0.8, "numpy", _FLUX2),
     ("flux2-single-torch", "flux2_single_block", None, 0.8, "torch", _FLUX2),
+    ("flux3-single-numpy", "flux3_single_block", 0.9, 0.8, "numpy", _FLUX3),
+    ("flux3-single-torch", "flux3_single_block", 0.9, 0.8, "torch", _FLUX3),
+    ("krea2-block-numpy", "krea2_block", 0.9, 0.8, "numpy", _KREA2),
+    ("krea2-block-torch", "krea2_block", 0.9, 0.8, "torch", _KREA2),
     ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
     ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(

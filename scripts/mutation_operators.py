@@ -23,7 +23,7 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 COMPARISONS = {
@@ -53,12 +53,27 @@ class Mutant(NamedTuple):
     source: str
 
 
-def mutants(file: str, source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a source file, in the order of its lines."""
+def count_mutants(source: str) -> int:
+    """Return the number of changes of a source file."""
+    return sum(1 for site in _sites(ast.parse(source)) for _ in _changes(site.node))
+
+
+def mutants(file: str, source: str, wanted: Container[int] | None = None) -> Iterator[Mutant]:
+    """Yield the mutants of a source file, in the order of its lines.
+
+    Args:
+        file: Its name.
+        source: Its text.
+        wanted: The numbers of the mutants, from 0. None: all of them.
+    """
     tree = ast.parse(source)
     original = ast.unparse(tree).splitlines()
+    number = -1
     for site in _sites(tree):
         for operator, node, change in _changes(site.node):
+            number += 1
+            if wanted is not None and number not in wanted:
+                continue
             with _Changed(node, change):
                 mutated = ast.unparse(ast.fix_missing_locations(tree))
             lines = [

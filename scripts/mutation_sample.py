@@ -40,7 +40,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
-from mutation_operators import Mutant, mutants
+from mutation_operators import Mutant, count_mutants, mutants
 
 HERE = Path(__file__).resolve().parent.parent
 PACKAGES = {  # package: (files, tests)
@@ -262,11 +262,19 @@ TICKS = iter(range(1, 10**9, 2))
 
 def sampled(package: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
     """Every k-th mutant of the package, from a random start."""
-    files = files_of(package, scratch)
-    every = [m for name in files for m in mutants(name, (scratch / name).read_text())]
+    sources = {name: (scratch / name).read_text() for name in files_of(package, scratch)}
+    counts = {name: count_mutants(source) for name, source in sources.items()}
+    total = sum(counts.values())
     start = random.Random(seed).random()
-    n = min(n, len(every))
-    return [every[int((i + start) * len(every) / n)] for i in range(n)]
+    n = min(n, total)
+    chosen = {int((i + start) * total / n) for i in range(n)}
+    found: list[Mutant] = []
+    first = 0
+    for name, source in sources.items():
+        wanted = {number - first for number in chosen}
+        found += mutants(name, source, wanted)
+        first += counts[name]
+    return found
 
 
 settings.register_profile(  # failures need not be shrunk

@@ -30,7 +30,7 @@ WINGS = {
     "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
     "port": ("trace", "locate", "cases", "export", "passport"),
     "explore": ("explore", "plots"),
-    "lab": ("training", "datasets", "evaluate"),
+    "lab": ("training", "datasets", "evaluate", "ledger"),
     "apps": ("apps", "batch", "compat"),
 }
 ALL = (*SUPPORT, *REFERENCE)

@@ -1,4 +1,4 @@
-"""What the transformers of image and text share: layers, declarations and rules.
+"""Shared parts of the transformers of image and text: layers, declarations and rules.
 
 Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2; adaLN-Zero of Peebles and Xie 2023,
 arXiv:2212.09748.
@@ -65,18 +65,27 @@ def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | No
 
     Both numbers are multiplied by 1000 before.
     """
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-
-    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        waves = ops.call_function("time_proj", timestep_embedding, numbers, FREQUENCIES)
-        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
-
-    emb = embed_numbers(p.timestep_embedder, t)
+    emb = embed_numbers(ops, p.timestep_embedder, t, FREQUENCIES, pooled)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance)
+        emb = emb + embed_numbers(ops, p.guidance_embedder, guidance, FREQUENCIES, pooled)
     return emb + mlp(ops, p.text_embedder, pooled)
+
+
+def embed_numbers(ops: Backend, p: Params, numbers: Array, width: int, like: Array) -> Array:
+    """Apply an MLP to `width` sines and cosines of numbers, (n,): (n, d), dtype of `like`."""
+    waves = find_sines(ops, numbers, width)
+    return mlp(ops, p, ops.xp.astype(waves, like.dtype, copy=False))
+
+
+def find_sines(ops: Backend, numbers: Array, width: int) -> Array:
+    """Return `width` sines and cosines of each number, (n,): (n, width)."""
+    return ops.call_function("time_proj", timestep_embedding, as_floating(ops, numbers), width)
+
+
+def as_floating(ops: Backend, t: Array) -> Array:
+    """Return times in `ops.state_dtype` if they are integers."""
+    xp = ops.xp
+    return xp.astype(t, getattr(xp, ops.state_dtype)) if xp.isdtype(t.dtype, "integral") else t
 
 
 @layer
@@ -84,7 +93,7 @@ def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array,
     """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
 
     Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
-    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
+    the gate of their attention; shift, scale and gate of the feed-forward layer; and
     for a second attention its tokens and its gate. All but tokens are (n, 1, d).
     """
     d = p.linear.weight.shape[1]

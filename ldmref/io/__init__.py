@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ldmref.io.images.pil import to_images as to_images
     from ldmref.io.locate import find_model as find_model
     from ldmref.io.native import save_folder as save_folder
+    from ldmref.io.quantizing import QuantizationRule as QuantizationRule
+    from ldmref.io.quantizing import quantize_model as quantize_model
     from ldmref.io.tensors.safetensors import TensorFile as TensorFile
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

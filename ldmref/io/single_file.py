@@ -13,6 +13,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError, did_you_mean
 from ldmref.io.diffusers.folder import DiffusersFolder
+from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, find_matching, fit, list_stored_shapes, to_native
@@ -426,7 +427,7 @@ def find_named_config(
     """Read the configuration of a folder or config.json, or return a preset.
 
     The folder of a model stands for itself, even with the name of a preset, such as `flux-dev`: the
-    networks that a single file lacks are read from it as well.
+    networks that a single file lacks are read from it as well. So does the embedded model.
 
     Returns:
         The configuration, and the folder: of a model, or one that may hold tokenizers.
@@ -435,6 +436,8 @@ def find_named_config(
         InputError: There is none, or it is damaged.
     """
     path = check_input_path(name, "the name of a configuration", "E-CONFIG")
+    if name in EMBEDDED:
+        path = embedded_folder(str(name))
     if is_model(path):
         folder = DiffusersFolder(path) if is_diffusers(path) else NativeFolder(path)
         return folder.config, folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.locate.findings import DiffReport
-from ldmref.locate.original import Progress, compare
+from ldmref.locate.original import CallProgress, compare
 from ldmref.trace.model import Trace
 from ldmref.trace.selection import Selection
 
@@ -25,7 +25,7 @@ def diff_modules(
     reference: Trace | None = None,
     *,
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Find the layers of a port whose results differ from those of a PyTorch module.
 

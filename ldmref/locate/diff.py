@@ -10,11 +10,12 @@ from ldmref.errors import abbreviated
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import try_network
-from ldmref.locate.original import Progress, compare
+from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
 from ldmref.models.control import ControlNet
+from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
@@ -36,7 +37,7 @@ def diff_traces(
     controlnets: Sequence[ControlNet] = (),
     guide: LatentDiffusion | None = None,
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Find the layers and computations of a port whose results differ from ldmref's.
 
@@ -100,6 +101,11 @@ class ModelOriginal:
         self.model = model
         self.nets = nets
         self.guide = guide
+
+    @property
+    def family(self) -> str:
+        """The name of the model's family."""
+        return family_of(self.model.config).name
 
     @property
     def controlnets(self) -> int:

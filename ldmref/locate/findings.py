@@ -39,6 +39,8 @@ class Row:
         explained: The error that remains with that fault. None: no known fault explains it.
         note: Layout, first NaN, wrong shape, or the reason why it was not judged.
         segment: For wiring, the part that is wrong: the layer before it and the operations since.
+        reasonable: Why the cause, a change that is right in itself, makes another model, with the
+            threads that discuss it; "" for all other causes.
 
     >>> from ldmref.locate import Row
     >>> row = Row("unet.000", "conv_in", error=2e-3, allowed=1e-6, verdict="differs")
@@ -59,6 +61,7 @@ class Row:
     explained: float | None = None
     note: str = ""
     segment: str = ""
+    reasonable: str = ""
 
     @property
     def name(self) -> str:

@@ -16,17 +16,23 @@ from ldmref.errors import UsageError
 from ldmref.locate.findings import DiffReport, Row
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import find_gaps, require_comparable, with_request
+from ldmref.locate.reasonable import mark_reasonable
 from ldmref.locate.rows import NARROW, compare_reference, identical_dumps, less_strict
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 CODE = "E-TRACE"
 
-Progress = Callable[[int, int, str], None]
+CallProgress = Callable[[int, int, str], None]
 
 
-class Original(Protocol):
+class PortOriginal(Protocol):
     """What computes the layers of a port again."""
+
+    @property
+    def family(self) -> str:
+        """The family of the model, "" for one that ldmref does not know."""
+        ...
 
     @property
     def controlnets(self) -> int:
@@ -57,10 +63,10 @@ class Original(Protocol):
 
 def compare(
     port: Trace,
-    original: Original | None,
+    original: PortOriginal | None,
     reference: Trace | None = None,
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: CallProgress | None = None,
 ) -> DiffReport:
     """Compare a port with an original, and with a reference.
 
@@ -100,6 +106,7 @@ def compare(
     if original is not None:
         host = original.judge_host(port, form, notes)
         rows += less_strict(host, partial(original.judge_host, port, NARROW, []), form)
+        rows = [mark_reasonable(row, original.family) for row in rows]
     rows = identical_dumps(port, rows)
     if reference is not None:
         rows, doubts = compare_reference(port, reference, rows)

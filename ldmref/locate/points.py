@@ -13,7 +13,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.trace.model import Trace
 
-OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], np.ndarray]
+OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ class FollowedRun(Protocol):
         recent: The layers that were recorded last before a point, with their outputs.
         skips: Outputs that skip connections may carry, by layer.
         modulations: Linear layers of adaptive norms, and the number of their parts.
-        arguments: Those of the whole network by name.
         config: The configuration of a text encoder, if it is one.
         ids: A text encoder's tokens, (n, l). None: it is none, or they were not recorded.
     """
@@ -108,9 +107,13 @@ class FollowedRun(Protocol):
     recent: deque[tuple[str, np.ndarray]]
     skips: dict[str, np.ndarray]
     modulations: dict[str, int]
-    arguments: Mapping[str, Any]
     config: Any
     ids: np.ndarray | None
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments of the whole network by name."""
+        ...
 
     def rerun(
         self,

@@ -105,6 +105,8 @@ def describe(row: Row) -> str:
     if row.cause:
         left = "" if row.explained is None else f" (leaves {show_number(row.explained)})"
         parts.append(f"{row.cause}{left}")
+    if row.reasonable:
+        parts.append(f"reasonable, but not this model: {row.reasonable}")
     if row.note:
         parts.append(row.note)
     if row.kind in WIRES or (row.verdict == DIFFERS and row.segment and not row.cause):

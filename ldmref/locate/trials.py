@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,8 @@ from ldmref.locate.names import find_entry, layers_of, neighbours_of, parts_of, 
 from ldmref.locate.points import OperationChange, Point, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.trace.model import Trace, TraceEntry
+
+NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
 
 
 class _Reached(Exception):
@@ -147,7 +150,7 @@ class RepeatableRun(NamedBackend):
         if target and trial.role:
             raise _Reached(call.inputs[trial.role])
         entry = self._entry_of(call)
-        within = target or trial.target.startswith(call.name + ".")
+        within = target or (call.composite and _may_hold(call.name, trial.target))
         changed = call.name in trial.changes
         if entry is not None and not (trial.free or within or changed or call.several):
             forced = self._forced(entry)
@@ -195,6 +198,16 @@ class RepeatableRun(NamedBackend):
             else x
             for name, x in arrays.items()
         }
+
+
+def _may_hold(layer: str, target: str) -> bool:
+    """Return whether a layer may contain another, whatever their numbers are.
+
+    Where a layer and the one around it have one name, `attentions.0` holds `attentions.0~1`, which
+    holds `attentions.0.to_q`.
+    """
+    plain, inner = NUMBERS.sub("", layer), NUMBERS.sub("", target)
+    return inner == plain or inner.startswith(f"{plain}.")
 
 
 def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

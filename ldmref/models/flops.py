@@ -90,6 +90,20 @@ def count_decoder_flops(
     return total
 
 
+def count_products(spec: Spec, count_rows: Callable[[str], int]) -> int:
+    """Count the operations of the products of a network with its matrices.
+
+    Args:
+        spec: The shapes of its parameters.
+        count_rows: Returns the number of rows that a parameter of this name multiplies.
+
+    >>> count_products({"proj": {"weight": (4, 3), "bias": (4,)}}, lambda name: 10)
+    240
+    """
+    shapes = flatten(spec).items()
+    return sum(2 * math.prod(shape) * count_rows(name) for name, shape in shapes if len(shape) > 1)
+
+
 def measure_flops_per_second(ops: Backend) -> float:
     """Measure how fast a backend convolves here.
 

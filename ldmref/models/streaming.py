@@ -108,6 +108,25 @@ def count_streamed(sizes: Mapping[str, Any]) -> int:
     return sum(every) - sum(blocks) + max(blocks, default=0) + max(every, default=0)
 
 
+def list_names_in_blocks(tree: Mapping[str, Any]) -> set[str]:
+    """Return the dotted names of the parameters that belong to blocks of a network.
+
+    All others are at its edges: what embeds latents, text and time, and the last layers.
+
+    >>> from ldmref.models import unflatten
+    >>> names = ["first.weight", "blocks.0.weight", "blocks.1.weight"]
+    >>> sorted(list_names_in_blocks(unflatten(dict.fromkeys(names))))
+    ['blocks.0.weight', 'blocks.1.weight']
+    """
+    found: set[str] = set()
+    for name, child in tree.items():
+        if _is_list(child):
+            found |= flatten(child, f"{name}.").keys()
+        elif isinstance(child, Mapping):
+            found |= {f"{name}.{inner}" for inner in list_names_in_blocks(child)}
+    return found
+
+
 def _list_blocks(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for child in tree.values():
         if _is_list(child):

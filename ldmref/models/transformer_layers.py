@@ -27,7 +27,7 @@ def rms_norm(ops: Backend, p: Params, x: Array, eps: float, base: float = 0.0) -
     """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
 
     Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`. The scale is
-    `base` + weight; where `base` is not 0, the weight is small and the product wide, too.
+    `base` + weight; where `base` is not 0, the weight is small, and the product is also wide.
     """
     args = x, p.weight, eps, ops.state_dtype, base
     return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)
@@ -42,6 +42,23 @@ def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str, base: float =
         scale = base + xp.astype(weight, getattr(xp, dtype), copy=False)
         return xp.astype(wide * scale, x.dtype, copy=False)
     return xp.astype(wide, x.dtype, copy=False) * weight
+
+
+def standardize(ops: Backend, x: Array, name: str, eps: float) -> Array:
+    """Bring the last axis to mean 0 and variance 1, a LayerNorm without weights; x: (..., d).
+
+    Ba et al. 2016, arXiv:1607.06450, computed in `ops.state_dtype`. `name` is that of the module.
+    """
+    return ops.call_function(name, divide_by_deviation, x, eps, ops.state_dtype, axis=-2)
+
+
+def divide_by_deviation(x: Array, eps: float, dtype: str) -> Array:
+    """Return (x - mean) / sqrt(variance + eps) over the last axis, computed in `dtype`."""
+    xp = array_namespace(x)
+    wide = xp.astype(x, getattr(xp, dtype), copy=False)
+    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
+    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return xp.astype(wide, x.dtype, copy=False)
 
 
 def gelu_tanh(ops: Backend, x: Array, name: str = "gelu_tanh") -> Array:

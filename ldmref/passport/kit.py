@@ -77,6 +77,7 @@ class Kit:
         version: The version of the kit's format and numbers.
         digests: SHA-256 of each file, by path.
         wrong: The dumps with a known fault.
+        request: The parameters of the run: prompts, steps, sampler, size.
 
     >>> Kit(Path("kit"), "sd15", "1.0", {"README.txt": "00"}, ()).label
     'sd15 1.0 (5e0e0c8b6eca)'
@@ -87,6 +88,7 @@ class Kit:
     version: str
     digests: Mapping[str, str] = field(repr=False)
     wrong: Sequence[WrongDump] = field(repr=False)
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -106,7 +108,15 @@ class Kit:
     @cached_property
     def floors(self) -> Mapping[str, Mapping[str, float]]:
         """For each format, the error of each output of the run in it, by the tensor's name."""
-        return self._read_json(FLOORS)
+        data = read_file(self.folder / FLOORS, MAX_BYTES, CODE)
+        found = parse_json(data, FLOORS, CODE, most=MAX_TABLE_VALUES)
+        try:
+            return {
+                dtype: {name: row[i] for name, row in found["floors"].items() if row[i] is not None}
+                for i, dtype in enumerate(found["formats"])
+            }
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CorruptModelError(f"{FLOORS} holds no floors", code=CODE) from error
 
     def model(self, backend: Backend | None = None) -> LatentDiffusion:
         """Return the kit's model, read from its checkpoint.
@@ -128,10 +138,6 @@ class Kit:
                 message = f"{path} is not the file that {MANIFEST} describes"
                 raise CorruptModelError(message, code=CODE, hint="make the kit again")
 
-    def _read_json(self, path: str) -> Any:
-        data = read_file(self.folder / path, MAX_BYTES, CODE)
-        return parse_json(data, path, CODE, most=MAX_TABLE_VALUES)
-
 
 def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
     """Return the manifest of a kit as JSON.
@@ -142,7 +148,8 @@ def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
         described: What the files hold, in words.
     """
     head = {"format": FORMAT, "version": kit.version, "family": kit.family, "program": program}
-    head |= {"digest": kit.digest, **described, "digests": dict(kit.digests)}
+    head |= {"digest": kit.digest, "request": dict(kit.request), **described}
+    head["digests"] = dict(kit.digests)
     rows = [json.dumps(asdict(dump), ensure_ascii=False) for dump in kit.wrong]
     lines = ",\n  ".join(rows)
     return json.dumps(head, indent=1)[:-2] + f',\n "wrong": [\n  {lines}\n ]\n}}\n'
@@ -182,7 +189,8 @@ def read_kit(folder: str | Path) -> Kit:
     try:
         digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
         wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
-        return Kit(folder, str(data["family"]), version, digests, wrong)
+        request = dict(data["request"])
+        return Kit(folder, str(data["family"]), version, digests, wrong, request)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
         raise CorruptModelError(message, code=CODE, hint="make the kit again") from error
@@ -215,7 +223,7 @@ def read_model(folder: Path, backend: Backend) -> LatentDiffusion:
     return LatentDiffusion(backend, config, params, tokenizers[0], "", *tokenizers[1:])
 
 
-def makers_tables(config: ModelConfig) -> dict[str, KeyTable]:
+def makers_tables(config: ModelConfig) -> Mapping[str, KeyTable]:
     """Return how the kit's file of the denoiser names the tensors of each network in it.
 
     A model that no file of makers holds has the names of diffusers.
@@ -226,7 +234,7 @@ def makers_tables(config: ModelConfig) -> dict[str, KeyTable]:
     return find_makers_tables(config) or own
 
 
-def find_makers_tables(config: ModelConfig) -> dict[str, KeyTable] | None:
+def find_makers_tables(config: ModelConfig) -> Mapping[str, KeyTable] | None:
     """Return how the makers' file names its tensors; None if no such file holds the model.
 
     Families list the layouts of other programs first, and each without a prefix before it with one.
@@ -236,7 +244,7 @@ def find_makers_tables(config: ModelConfig) -> dict[str, KeyTable] | None:
     files = family_of(config).files
     alike = [file for file in files if file.description == files[-1].description]
     for file in alike[:1]:
-        tables = {network: file.table(config)} | (file.others(config) if file.whole else {})
+        tables = {network: file.table(config), **(file.others(config) if file.whole else {})}
         if tables[network].keys() == shapes.keys():
             return tables
     return None

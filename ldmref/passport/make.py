@@ -15,6 +15,7 @@ import numpy as np
 
 from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.cases.model import WriteFile
+from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_cases import write_run
 from ldmref.cases.trace_runs import NOISE
 from ldmref.errors import OutputError
@@ -27,6 +28,7 @@ from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 from ldmref.models.presets import list_presets
+from ldmref.passport.cached import cached_step
 from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,
@@ -40,7 +42,14 @@ from ldmref.passport.kit import (
     makers_tables,
     read_kit,
 )
-from ldmref.passport.recorded import KitRun, kit_families, kit_trace, record_kit, stored_run
+from ldmref.passport.recorded import (
+    FORMATS,
+    KitRun,
+    kit_families,
+    kit_trace,
+    record_kit,
+    stored_run,
+)
 from ldmref.passport.wrong import wrong_dumps
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import make_schedule
@@ -48,9 +57,9 @@ from ldmref.support.files import shown
 from ldmref.support.version import __version__
 
 SCHEDULES = "schedules.json"
+CACHED = "cached.safetensors"
 STEPS = (4, 8, 20, 50)  # of the schedules
 SIDES = (512, 1024)  # of their images, in pixels
-DIGITS = 3  # of a floor
 README = """A passport kit of ldmref: a small random model, and all that a port of it must compute.
 
 kit.json                 what this is, the request, the wrong dumps, the SHA-256 of each file
@@ -65,9 +74,13 @@ trace/trace.safetensors  the run in float64: CALL//input.NAME and CALL//output o
                          tokens. tokens//output.ids are ids of tokens, LAYER/input.positions of
                          positions. vae.encode reads another image than vae.decode writes.
 trace/trace.json         the layers in their order, the request, the configuration
-floors.json              the error of each output if the whole run is computed in a format: the
-                         largest difference over the largest value. A port may have 16 times that.
+floors.json              the error of each output if the whole run is computed in each of the
+                         formats: the largest difference over the largest value. A port may have
+                         16 times that.
 schedules.json           the model's noise levels and timesteps for other numbers of steps
+cached.safetensors       of denoisers that keep keys and values of the text over a run: those of
+                         each block, and the output of the second step computed from them, which is
+                         that of the full step, the denoiser's second call
 wrong/FAULT.safetensors  for each known fault, a dump of a port that has it
 
 Give your port the checkpoint, the prompts one after the other, and the noise. Write what it
@@ -169,12 +182,16 @@ def _write(folder: Path, family: str) -> Kit:
     stored.tensors.update(noise_tokens(model.config, run.inputs[NOISE]))
     write_run(write, TRACE, family, stored, "float64")
     write(FLOORS, floors_text(run, stored.tensors).encode())
+    cached = cached_step(run)
+    if cached:
+        write(CACHED, tensors_file(cached))
     write(SCHEDULES, schedules_text(family).encode())
     dumps, left_out = wrong_dumps(run, model)
     for dump, tensors in dumps:
         write(dump.path, tensors_file(tensors))
     wrong = [dump for dump, _ in dumps]
-    kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong)
+    request = dict(kit_trace(family).params)
+    kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)
     described = _describe(run, wrong, left_out)
     (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
     return kit
@@ -184,7 +201,6 @@ def _describe(run: KitRun, wrong: list[WrongDump], left_out: Mapping[str, str]) 
     """Return what the manifest says of a run and of the dumps."""
     noise = run.inputs[NOISE]
     return {
-        "request": dict(kit_trace(run.family).params),
         "noise": {"tensor": NOISE, "layout": "n, c, h, w", "shape": list(noise.shape)},
         "nodes": sum(bool(entry.outputs) for entry in stored_run(run).entries),
         "faults": len(wrong),
@@ -230,16 +246,21 @@ def noise_tokens(config: ModelConfig, noise: np.ndarray) -> dict[str, np.ndarray
 
 
 def floors_text(run: KitRun, names: Collection[str]) -> str:
-    """Return the floors of these tensors as JSON; null where the format overflows."""
-    rounded = {
-        dtype: {
-            name: float(f"{x:.{DIGITS}g}") if math.isfinite(x) else None
-            for name, x in floors.items()
-            if name in names
-        }
-        for dtype, floors in run.floors.items()
-    }
-    return json.dumps(rounded, indent=0) + "\n"
+    """Return the floors of these tensors as JSON, a list by the name; null for an overflow."""
+    stored = [name for name in run.floors[FORMATS[0]] if name in names]
+    rows = (
+        f"{json.dumps(name)}: {json.dumps([_digits(run.floors[x].get(name)) for x in FORMATS])}"
+        for name in stored
+    )
+    head = f'{{"formats": {json.dumps(FORMATS)}, "floors": {{\n'
+    return head + ",\n".join(rows) + "\n}}\n"
+
+
+def _digits(floor: float | None) -> float | None:
+    """Return a floor as it is stored, rounded up; None where the format overflows."""
+    if floor is None or not math.isfinite(floor):
+        return None
+    return rounded_up(floor)
 
 
 def schedules_text(family: str) -> str:

@@ -42,7 +42,7 @@ CELLS = (3, 5)  # rows and columns of the smallest image: odd, and not square
 TOKENS = (2, 3)  # the same, for transformers, which compute much more for each
 LONGEST = 144  # tokens of a text, where a template brings many
 FORMATS = ("float32", "bfloat16", "float16")
-WIDE = 1024  # numbers of a layer's output up to which they are stored in float64
+WIDE = 256  # numbers of a layer's output up to which they are stored in float64
 POSITIONS = "positions"  # the input of a layer that no other node gives
 IMAGE = "passport/image"
 

@@ -19,8 +19,8 @@ from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import try_network
 from ldmref.locate.pairs import Hypothesis
-from ldmref.locate.points import Point
-from ldmref.locate.replay import Replay, replay_network
+from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay import replay_network
 from ldmref.models.model import LatentDiffusion
 from ldmref.passport.kit import WrongDump
 from ldmref.passport.recorded import KitRun
@@ -42,7 +42,7 @@ class KnownFault(NamedTuple):
     """
 
     name: str
-    hypotheses: Callable[[Replay, Point], Iterator[Hypothesis]]
+    hypotheses: Callable[[FollowedRun, Point], Iterator[Hypothesis]]
     source: str
 
 
@@ -52,7 +52,7 @@ def known_faults() -> list[KnownFault]:
     for fault in FAULTS:
         name = f"{fault.operations[0]}.{fault.variants.__name__}"
 
-        def in_layer(replay: Replay, point: Point, fault: Any = fault) -> Iterator[Hypothesis]:
+        def in_layer(replay: FollowedRun, point: Point, fault: Any = fault) -> Iterator[Hypothesis]:
             for call in point.suspects:
                 if call.kind in fault.operations:
                     for variant in fault.variants(call):
@@ -61,14 +61,14 @@ def known_faults() -> list[KnownFault]:
         found.append(KnownFault(name, in_layer, fault.source))
     for row in BETWEEN:
 
-        def between(replay: Replay, point: Point, row: Any = row) -> Iterator[Hypothesis]:
+        def between(replay: FollowedRun, point: Point, row: Any = row) -> Iterator[Hypothesis]:
             for text, array in row.variants(replay, point):
                 yield Hypothesis(text, array=array)
 
         found.append(KnownFault(f"between.{row.variants.__name__}", between, row.source))
     for block in IN_BLOCKS:
 
-        def in_block(replay: Replay, point: Point, block: Any = block) -> Iterator[Hypothesis]:
+        def in_block(replay: FollowedRun, point: Point, block: Any = block) -> Iterator[Hypothesis]:
             for text, changes in block.variants(replay, point):
                 yield Hypothesis(text, changes)
 
@@ -171,7 +171,7 @@ class _Changer:
         self.found: dict[str, list[Site]] = {}
         self.faults = known_faults()
 
-    def observe(self, replay: Replay, point: Point) -> np.ndarray:
+    def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Try each fault at a point of the right run."""
         computed = np.asarray(point.computed)
         if computed.dtype.kind == "f" and not np.isnan(computed).any():
@@ -187,7 +187,7 @@ class _Changer:
     def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
         """Leave out a layer, as those of a right run fit their weights."""
 
-    def _try(self, fault: KnownFault, replay: Replay, point: Point) -> list[Site]:
+    def _try(self, fault: KnownFault, replay: FollowedRun, point: Point) -> list[Site]:
         """Return a fault of this row at a point, at most one: the first that clearly shows."""
         computed = np.asarray(point.computed)
         for hypothesis in fault.hypotheses(replay, point):
@@ -197,11 +197,11 @@ class _Changer:
                 continue
             if relative_error(array, computed) >= LEAST:
                 node = f"{self.call}/{point.call.name}".rstrip("/")
-                tensors = self._dump(point, array)
+                tensors = self._dump(replay, point, array)
                 return [Site(fault, node, hypothesis.text, tensors)] if tensors else []
         return []
 
-    def _dump(self, point: Point, wrong: np.ndarray) -> dict[str, np.ndarray]:
+    def _dump(self, replay: FollowedRun, point: Point, wrong: np.ndarray) -> dict[str, np.ndarray]:
         """Return what a port would have recorded of the part around a point, up to it."""
         layer, frame = point.call.name, point.frame.name
         own = self.trace.find(self.call, layer)
@@ -211,7 +211,8 @@ class _Changer:
         before = before[: before.index(own)] if layer else before
         inside = f"{frame}." if frame else ""
         led = [e for e in before if e.layer and e.layer.startswith(inside) and e.layer != layer]
-        led = [e for e in led if point.role or e.layer in point.after]
+        if not (frame and point.role):  # of a whole network, what the part reads is enough
+            led = [e for e in led if e.layer in {*point.after, *replay.skips}]
         found: dict[str, np.ndarray] = {}
         if point.role or point.call.composite:
             for entry in (self.trace.find(self.call), self.trace.find(self.call, frame)):

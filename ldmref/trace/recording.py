@@ -90,7 +90,8 @@ def recording(
     goes on: a warning at the end of the block names it, and the manifest has it as `left_out`.
 
     Args:
-        program: A model of ldmref, a pipeline of diffusers, or a `torch.nn.Module`.
+        program: A model of ldmref, a pipeline of diffusers, or a `torch.nn.Module`. Of a pipeline
+            that no family reads, the networks are recorded by the names of its components.
         folder: The folder of the trace. None: a temporary one.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether a trace in `folder` is replaced.
@@ -102,7 +103,7 @@ def recording(
         The run; after the block, `run.trace` holds its arrays.
 
     Raises:
-        UsageError: `program` is none of these or a pipeline that no family reads, is recorded
+        UsageError: `program` is none of these or a pipeline without a network, is recorded
             already, or generates twice in a block.
         OutputError: The folder has a trace, or cannot be written.
 

@@ -42,8 +42,12 @@ def describe_arguments(
     >>> describe_arguments(norm, (torch.zeros(2, 4),), {})
     [['input', {'tensor': 'input'}]]
     """
-    named = name_arguments(module, args, kwargs)
-    return [[name, _describe(value, name, ())] for name, value in named.items()]
+    return describe_named(name_arguments(module, args, kwargs))
+
+
+def describe_named(arguments: Mapping[str, Any]) -> list[list[Any]]:
+    """Return arguments by name as JSON can hold them."""
+    return [[name, _describe(value, name, ())] for name, value in arguments.items()]
 
 
 def _describe(value: object, role: str, around: tuple[int, ...]) -> Any:

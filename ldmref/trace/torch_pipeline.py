@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ldmref.errors import UsageError, abbreviated
-from ldmref.models.family import Family, family_of_classes, list_families
+from ldmref.errors import UsageError
+from ldmref.models.family import Family, family_of_classes
 from ldmref.trace.files import require_call_name
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
@@ -24,6 +24,7 @@ from ldmref.trace.torch_calls import (
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
+from ldmref.trace.torch_networks import record_networks
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
@@ -45,8 +46,9 @@ def record_pipeline(
     random noise.
 
     Args:
-        pipe: A pipeline of diffusers for Stable Diffusion 1 to 3 or Flux.1, in any dtype, on any
-            device. Latents that it passes as tokens are recorded as latents, (n, c, h, w).
+        pipe: A pipeline of diffusers, in any dtype, on any device. Latents that one of a family
+            passes as tokens are recorded as latents, (n, c, h, w). Of one that no family reads,
+            the networks are recorded, and nothing between them (`record_networks`).
         folder: The folder of the trace.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether an existing trace is replaced.
@@ -55,7 +57,7 @@ def record_pipeline(
         The writer, whose `manifest` may be extended.
 
     Raises:
-        UsageError: It is not a pipeline, no family reads it, or a network is compiled.
+        UsageError: It is not a pipeline, it has no network, or a network is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
 
     >>> from ldmref.trace import Selection, read_trace, record_pipeline
@@ -65,7 +67,13 @@ def record_pipeline(
     'unet.000/conv_in'
     """
     networks = _find_networks(pipe)
-    family = _find_family(pipe, networks)
+    parts = [name for network in networks.values() for name in _class_names(network)]
+    family = family_of_classes(_class_names(pipe), parts)
+    if family is None:
+        _require_networks(pipe, networks)
+        with record_networks(pipe, networks, folder, selection, overwrite) as writer:
+            yield writer
+        return
     writer = TorchTraceWriter(folder, selection, overwrite)
     recorder = _PipelineRecorder(pipe, networks, family, writer)
     try:
@@ -354,25 +362,16 @@ def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def _find_family(pipe: object, networks: Mapping[str, torch.nn.Module]) -> Family:
-    """Return the family that reads a pipeline.
+def _require_networks(pipe: object, networks: Mapping[str, torch.nn.Module]) -> None:
+    """Require that a pipeline has a network that can be recorded.
 
     Raises:
-        UsageError: There is none.
+        UsageError: It has none.
     """
-    parts = [name for network in networks.values() for name in _class_names(network)]
-    family = family_of_classes(_class_names(pipe), parts)
-    if family is None:
-        known = sorted({name for family in list_families() for name in family.diffusers.modules})
-        names = abbreviated(sorted(networks) or ["transformer"], 3)
-        raise UsageError(
-            f"no family of ldmref reads a {type(pipe).__name__}; pipelines are recorded whose "
-            f"denoiser is one of {abbreviated(known)}",
-            code="E-TRACE",
-            hint=f"record a network itself (here {names}): ldmref.recording(pipe.NAME, call=NAME, "
-            "names={path: path of ldmref})",
-        )
-    return family
+    if not networks:
+        message = f"no component of a {type(pipe).__name__} is a torch.nn.Module"
+        hint = "record what has the layers: ldmref.recording(module, call=NAME)"
+        raise UsageError(message, code="E-TRACE", hint=hint)
 
 
 def _class_names(value: object) -> list[str]:

@@ -12,6 +12,7 @@ WITHOUT = {
     "config": "a group, whose command `show` has it",
     "export": "a group, whose command `onnx` has it",
     "mcp": "its output is JSON",
+    "passport": "a group, whose commands have it",
     "trace": "a group, whose commands have it",
 }
 

@@ -84,7 +84,10 @@ PAGES = {
         is_slow=True,
     ),
     "docs/error-bounds.md": Page(torch_is_slow=True),
+    "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
+    "docs/port-a-transformer.md": Page(("examples",), torch_is_slow=True),
+    "docs/quantization.md": Page(is_slow=True),
     "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
@@ -134,6 +137,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff port.safetensors --model emoji": Reason("exits", "", 4),
         "ldmref finetune full": TORCH,
         "ldmref diff step": TORCH,
+        "import torch": TORCH,
+        "--against my_model:make": elsewhere("tests/locate/test_diff_modules.py"),
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),
@@ -277,6 +282,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "-m sd3_medium": elsewhere("tests/modes/test_rectified_request.py"),
     },
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
+    "docs/passport.md": {
+        "wrong/attention.other_scale": Reason("exits", "", 4),
+    },
     "docs/port-a-layer.md": {
         "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),
         "golden wrong -m": Reason("exits", "", 4),
@@ -285,6 +293,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
     },
+    "docs/port-a-transformer.md": {
+        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
+        "sd3-wrong -m": Reason("exits", "", 4),
+    },
+    "docs/quantization.md": {"--type all": HOURS},
     "docs/transformers.md": {
         "13 layers and computations": elsewhere("tests/trace/test_port_joint_block.py"),
         "sd3-wrong -m": Reason("exits", "", 4),

@@ -14,6 +14,7 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
+from ldmref.families import transformer_files
 from ldmref.families.flux import original as flux_original
 from ldmref.families.sd3 import original as sd3_original
 from ldmref.io import open_checkpoint, read_model_config, save_folder
@@ -241,7 +242,7 @@ def test_comfys_checkpoints_of_flux(tmp_path):
     names = {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"}
     pipe = make_flux(True)
     pipe.save_pretrained(tmp_path / "model")
-    table = partial(flux_original.original_table, prefix=flux_original.PREFIX)
+    table = partial(flux_original.original_table, prefix=transformer_files.PREFIX)
     tensors = combine(pipe, read_model_config(tmp_path / "model"), table, "vae.", names)
     save_file(tensors, str(tmp_path / "flux1-dev-fp8.safetensors"))
     change_weights(pipe, 1)

@@ -225,6 +225,21 @@ def test_a_fault_between_the_networks_is_named(folder, tmp_path, make, words):
     assert found and any(words in cause for cause in found.values()), found
 
 
+def test_another_end_of_sd3_is_reasonable_and_not_sd3(folder, tmp_path):
+    """diffusers#13243; three levels would also be those of another spacing."""
+    pipe = make_pipeline("3 medium", with_t5=False)
+    change_levels(lambda s: shifted(torch.linspace(1, 1e-3, len(s)), 3.0))(pipe)
+    with ldmref.recording(pipe, tmp_path / "trace") as recorded:
+        pipe("a cat", generator=torch.Generator().manual_seed(5), num_inference_steps=4)
+    report = diff_traces(recorded.trace, ldmref.load(folder, dtype="float32"))
+    marked = [row for row in report.faults if row.reasonable]
+    assert {row.kind for row in marked} == {"sigmas", "timesteps"}
+    assert all("huggingface/diffusers#13243" in row.reasonable for row in marked)
+    assert {row.cause for row in marked} == {
+        "the end of the levels is shifted once instead of twice"
+    }
+
+
 def change_noise(change):
     """Return a port whose scheduler adds noise to the latents of an image in another way.
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stdout
-from io import StringIO
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import ldmref
 from ldmref import explore, modes
-from ldmref.apps.cli.main import main
 from ldmref.families.flux2 import FLUX2, transformer_spec
 from ldmref.families.flux2.presets import DEV
 from ldmref.families.flux2.references import crop_to_tokens
-from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 
 pytest.importorskip("diffusers")
@@ -23,11 +18,19 @@ pytest.importorskip("transformers")
 import diffusers
 import torch
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
+from family_tools import (
+    PROMPTS,
+    assert_within_a_level,
+    check_commands,
+    check_modes,
+    check_native_folder,
+    check_server,
+    check_traces_exports_and_cases,
+)
 from flux2_pipelines import LAYERS, make_pipeline
 from qwen3_networks import write_vocabulary
 from torch.utils.flop_counter import FlopCounterMode
 
-PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant of a cat"]
 SEEDS = [5, 6]
 LENGTH = {"max_sequence_length": 64}
 THEIRS = {"text_encoder_out_layers": LAYERS, "output_type": "np", **LENGTH}
@@ -55,11 +58,6 @@ def seeded(count=2):
     return [torch.Generator().manual_seed(seed) for seed in SEEDS[:count]]
 
 
-def assert_alike(images, theirs):
-    for image, want in zip(images, theirs, strict=True):
-        assert np.abs(np.asarray(image).astype(int) - np.round(want * 255)).max() <= 1
-
-
 @pytest.mark.parametrize("backend", ["numpy", "torch", "onnx", "openvino"])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
@@ -70,7 +68,7 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
     want = pipe(prompt=[*PROMPTS], generator=seeded(), **options, **THEIRS).images
     model = ldmref.load(folder, backend=backend)
     options = {"seed": 5, "rng": "torch", "steps": 4, "cfg_scale": scale, **size, **LENGTH}
-    assert_alike(modes.txt2img(model, [*PROMPTS], **options).images, want)
+    assert_within_a_level(modes.txt2img(model, [*PROMPTS], **options).images, want)
 
 
 # of the references; the last is cut to whole tokens, 16 pixels of a side
@@ -86,7 +84,7 @@ def test_references_are_those_of_diffusers(pipe, folder, sizes, backend, scale):
     model = ldmref.load(folder, backend=backend)
     options = {"seed": 5, "rng": "torch", "steps": 2, "cfg_scale": scale, **size, **LENGTH}
     found = modes.txt2img(model, [*PROMPTS], references=pictures, **options).images
-    assert_alike(found, want)
+    assert_within_a_level(found, want)
     without = modes.txt2img(model, [*PROMPTS], **options).images
     assert np.abs(np.asarray(without[0]).astype(int) - np.asarray(found[0])).max() > 2
 
@@ -142,7 +140,7 @@ def test_rows_of_a_batch_are_those_alone(folder):
             together = mode(model, [*PROMPTS], *more, seed=5, **options, **size)
             for i, prompt in enumerate(PROMPTS):
                 alone = mode(model, prompt, *more, seed=5 + i, **options, **size)
-                assert_alike([together.images[i]], [np.asarray(alone.images[0]) / 255])
+                assert_within_a_level([together.images[i]], [np.asarray(alone.images[0]) / 255])
 
 
 def test_published_sizes():
@@ -165,14 +163,6 @@ def test_distilled_folders_are_not_guided(tmp_path, folder):
     assert (defaults.steps, defaults.cfg_scale) == (50, 4.0)
 
 
-def run(*arguments):
-    """Run a command of ldmref; its output."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main([str(argument) for argument in arguments]) == 0
-    return printed.getvalue()
-
-
 def test_operations_are_those_that_torch_counts(pipe, folder):
     """Without the attention, which torch does not count on a CPU."""
     config = ldmref.load(folder).config
@@ -193,37 +183,15 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
 
 
 def test_every_mode(folder):
-    model = ldmref.load(folder)
-    size = {"width": 24, "height": 16}
-    image = modes.txt2img(model, "a red cat", seed=1, steps=2, **size).images[0]
-    assert modes.img2img(model, "a dog", image, steps=4, strength=0.5, seed=1).images[0] != image
-    mask = image.convert("L").point(lambda level: 255 * (level > 128))
-    modes.inpaint(model, "a dog", image, mask, steps=2, seed=1)
-    modes.invert(model, "a dog", image, steps=2)
-    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2, **size)
+    check_modes(folder)
 
 
 def test_folders_of_ldmref(tmp_path, folder):
-    one = ldmref.load(folder)
-    save_folder(tmp_path / "native", one.config, one.params, [one.tokenizer], np.float32)
-    two = ldmref.load(tmp_path / "native")
-    options = {"seed": 3, "steps": 2, "width": 16, "height": 16}
-    first, second = (modes.txt2img(model, "a red cat", **options).latents for model in (one, two))
-    assert np.array_equal(first, second) and one.config.text_encoder == two.config.text_encoder
-    assert one.config.scheduler == two.config.scheduler
+    check_native_folder(folder, tmp_path / "native")
 
 
 def test_traces_exports_and_cases(folder, tmp_path):
-    pytest.importorskip("onnxruntime")
-    trace = tmp_path / "trace"
-    options = ("--steps", "2", "--seed", "1", "--width", "16", "--height", "16")
-    run("trace", "-m", folder, "a red cat", *options, "-o", trace)
-    assert "agree" in run("diff", trace, "-m", folder)
-    run("export", "onnx", folder, "-o", tmp_path / "onnx")
-    assert (tmp_path / "onnx" / "transformer" / "model.onnx").is_file()
-    cases = tmp_path / "cases"
-    run("cases", "make", "-o", cases, "--family", "flux2-tiny", "--part", "networks")
-    assert "passes" in run("cases", "run", cases, "--runtime", "onnxruntime")
+    check_traces_exports_and_cases(folder, "flux2-tiny", tmp_path)
 
 
 def test_the_image_looks_at_the_words(folder):
@@ -239,13 +207,8 @@ def test_the_image_looks_at_the_words(folder):
 
 
 def test_commands_know_the_family(folder):
-    assert "flux2-klein-4b" in run("models")
-    shown = run("info", folder)
-    assert "family: flux2" in shown and "num_single_layers 2" in shown
+    check_commands(folder, "flux2-klein-4b", "flux2", "num_single_layers 2")
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.apps.server.native import describe_model
-
-    described = describe_model("flux2", ldmref.load(folder))
-    assert {"img2img", "inpaint", "interpolate", "invert", "txt2img"} <= {*described["modes"]}
+    check_server(folder, multiple=4)

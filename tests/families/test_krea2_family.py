@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stdout
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.cli.main import main
 from ldmref.families.krea2 import KREA2
 from ldmref.families.krea2.network import transformer
-from ldmref.io import save_folder
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
+from family_tools import (
+    PROMPTS,
+    SIZE,
+    assert_within_a_level,
+    check_commands,
+    check_modes,
+    check_native_folder,
+    check_server,
+    check_traces_exports_and_cases,
+)
 from krea2_pipelines import call_transformer, make_pipeline
 from torch.utils.flop_counter import FlopCounterMode
-
-PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant of a cat"]
-SIZE = {"width": 24, "height": 16}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,7 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
     model = ldmref.load(folder, backend=backend)
     options = {"seed": 5, "rng": "torch", "steps": 4, "cfg_scale": 1.0 + scale}
     found = modes.txt2img(model, [*PROMPTS], **options, **SIZE)
-    for image, their in zip(found.images, want, strict=True):
-        difference = np.abs(np.asarray(image).astype(int) - np.round(their * 255))
-        assert difference.max() <= 1
+    assert_within_a_level(found.images, want)
 
 
 def test_rows_of_a_batch_are_those_of_prompts_alone(folder):
@@ -83,14 +83,6 @@ def test_the_prompt_matters_and_padding_is_cut(folder):
     assert lengths[0] == 16 < lengths[-1] == 32
 
 
-def run(*arguments):
-    """Run a command of ldmref; its output."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main([str(argument) for argument in arguments]) == 0
-    return printed.getvalue()
-
-
 def test_operations_are_those_that_torch_counts(pipe, folder):
     """Without the attention, which torch does not count on a CPU."""
     config = ldmref.load(folder).config
@@ -106,38 +98,15 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
 
 
 def test_every_mode(folder):
-    model = ldmref.load(folder)
-    image = modes.txt2img(model, "a red cat", seed=1, steps=2, **SIZE).images[0]
-    assert modes.img2img(model, "a dog", image, steps=4, strength=0.5, seed=1).images[0] != image
-    kept = np.arange(24)[None, :] * np.ones((16, 1)) < 12
-    mask = Image.fromarray(np.uint8(255 * ~kept))
-    painted = np.asarray(modes.inpaint(model, "a dog", image, mask, steps=2, seed=1).images[0])
-    assert (painted[kept] == np.asarray(image)[kept]).all()
-    assert (painted[~kept] != np.asarray(image)[~kept]).any()
-    modes.invert(model, "a dog", image, steps=2)
-    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2, **SIZE)
+    check_modes(folder)
 
 
 def test_folders_of_ldmref(tmp_path, folder):
-    one = ldmref.load(folder)
-    save_folder(tmp_path / "native", one.config, one.params, [one.tokenizer], np.float32)
-    two = ldmref.load(tmp_path / "native")
-    options = {"seed": 3, "steps": 2, "width": 16, "height": 16}
-    first, second = (modes.txt2img(model, "a red cat", **options).latents for model in (one, two))
-    assert np.array_equal(first, second) and one.config == two.config
+    check_native_folder(folder, tmp_path / "native")
 
 
 def test_traces_exports_and_cases(folder, tmp_path):
-    pytest.importorskip("onnxruntime")
-    trace = tmp_path / "trace"
-    options = ("--steps", "2", "--seed", "1", "--width", "16", "--height", "16")
-    run("trace", "-m", folder, "a red cat", *options, "-o", trace)
-    assert "agree" in run("diff", trace, "-m", folder)
-    run("export", "onnx", folder, "-o", tmp_path / "onnx")
-    assert (tmp_path / "onnx" / "transformer" / "model.onnx").is_file()
-    cases = tmp_path / "cases"
-    run("cases", "make", "-o", cases, "--family", "krea-2-tiny", "--part", "networks")
-    assert "passes" in run("cases", "run", cases, "--runtime", "onnxruntime")
+    check_traces_exports_and_cases(folder, "krea-2-tiny", tmp_path)
 
 
 def test_the_attention_to_words_is_shown(folder):
@@ -150,13 +119,8 @@ def test_the_attention_to_words_is_shown(folder):
 
 
 def test_commands_know_the_family(folder):
-    assert "krea-2-turbo" in run("models")
-    shown = run("info", folder)
-    assert "family: krea2" in shown and "num_key_value_heads 2" in shown
+    check_commands(folder, "krea-2-turbo", "krea2", "num_key_value_heads 2")
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.apps.server.native import describe_model
-
-    described = describe_model("krea2", ldmref.load(folder))
-    assert {"img2img", "inpaint", "interpolate", "invert", "txt2img"} <= {*described["modes"]}
+    check_server(folder, multiple=4)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import redirect_stdout
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.explore.attention import AttentionBackend
 from ldmref.families.qwen3.presets import QWEN3_SIZES
@@ -20,7 +17,6 @@ from ldmref.families.qwen3.prompts import USER
 from ldmref.families.qwen_image_21 import transformer_spec
 from ldmref.families.qwen_image_21.files import convert_transformer_config, list_tensors, recognise
 from ldmref.families.qwen_image_21.text import CHAT
-from ldmref.io import save_folder
 from ldmref.models import flatten, preset
 from ldmref.models.validate import config_from_dict
 from ldmref.prompts.prompt_words import PromptWord
@@ -29,6 +25,12 @@ from ldmref.samplers import SAMPLERS, make_schedule
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
+from family_tools import (
+    check_commands,
+    check_modes,
+    check_native_folder,
+    check_server,
+)
 from qwen_image_21_pipelines import FLOW, TURBO_TIMES, make_pipeline, make_processor
 
 PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant", ""]
@@ -187,14 +189,7 @@ def test_tokens_are_those_of_diffusers(pipe, folder):
 
 
 def test_every_mode(folder):
-    model = ldmref.load(folder)
-    size = {"width": 64, "height": 32}
-    image = modes.txt2img(model, "a red cat", seed=1, steps=2, **size).images[0]
-    assert modes.img2img(model, "a dog", image, steps=4, strength=0.5, seed=1).images[0] != image
-    mask = image.convert("L").point(lambda level: 255 * (level > 128))
-    modes.inpaint(model, "a dog", image, mask, steps=2, seed=1)
-    modes.invert(model, "a dog", image, steps=2)
-    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2, **size)
+    check_modes(folder, {"width": 64, "height": 32})
 
 
 def test_img2img_begins_at_the_latents_of_the_image(pipe, folder):
@@ -235,13 +230,7 @@ def test_sides_are_multiples_of_32(folder):
 
 
 def test_folders_of_ldmref(tmp_path, folder):
-    one = ldmref.load(folder)
-    save_folder(tmp_path / "native", one.config, one.params, [one.tokenizer], np.float32)
-    two = ldmref.load(tmp_path / "native")
-    options = {"seed": 3, "steps": 2, "width": 32, "height": 32}
-    first, second = (modes.txt2img(model, "a red cat", **options).latents for model in (one, two))
-    assert np.array_equal(first, second)
-    assert one.config.vae == two.config.vae and one.config.scheduler == two.config.scheduler
+    check_native_folder(folder, tmp_path / "native", side=32)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
@@ -279,23 +268,9 @@ def test_what_does_not_fit_is_refused(part, changes, words):
         config_from_dict(data)
 
 
-def run(*arguments):
-    """Run a command of ldmref; its output."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main([str(argument) for argument in arguments]) == 0
-    return printed.getvalue()
-
-
 def test_commands_know_the_family(folder):
-    assert "qwen-image-2.1-turbo" in run("models")
-    shown = run("info", folder)
-    assert "family: qwen-image-2.1" in shown and "num_layers 2" in shown
+    check_commands(folder, "qwen-image-2.1-turbo", "qwen-image-2.1", "num_layers 2")
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.apps.server.native import describe_model
-
-    described = describe_model("qwen", ldmref.load(folder))
-    assert {"img2img", "inpaint", "interpolate", "invert", "txt2img"} <= {*described["modes"]}
-    assert described["size_multiple"] == 32
+    check_server(folder, multiple=32)

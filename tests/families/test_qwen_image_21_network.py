@@ -9,12 +9,12 @@ from ldmref.backends import get_backend
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.qwen_image_21.network import (
     find_cells,
-    standardize,
     transformer,
     transformer_spec,
 )
 from ldmref.models import flatten, unflatten
 from ldmref.models.conditioning import CachedContext
+from ldmref.models.transformer_layers import divide_by_deviation
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -201,7 +201,7 @@ def test_whole_timesteps_are_those_of_floats(theirs):
 
 def test_norms_have_mean_0_and_variance_1():
     x = np.random.default_rng(0).standard_normal((2, 3, 64))
-    found = standardize(3.0 * x + 5.0, 0.0, "float64")
+    found = divide_by_deviation(3.0 * x + 5.0, 0.0, "float64")
     assert np.abs(found.mean(axis=-1)).max() < 1e-13
     assert np.abs(found.var(axis=-1) - 1.0).max() < 1e-13
 

@@ -171,7 +171,8 @@ PLACES = {"a LoRA": "--lora", "a T5": "--text-encoder", "a CLIP": "--text-encode
 @pytest.mark.parametrize("what", FOREIGN)
 def test_files_that_are_no_model_are_named(tmp_path, what):
     path = write(tmp_path / "file.safetensors", FOREIGN[what])
-    for told in (None, CONFIG):
+    read = what == "a U-Net of diffusers"  # with a configuration, and then compared with it
+    for told in (None,) if read else (None, CONFIG):
         with pytest.raises(KeyMismatchError, match=f"is {what.partition(', no')[0]}") as caught:
             recognise_file(TensorFile(path), told)
         assert "nearest" not in str(caught.value)

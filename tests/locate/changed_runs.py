@@ -77,6 +77,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "controlled": ("controlnet", "unet"),
     "sd3": ("schedule", "transformer", "sampler", "vae"),
     "flux": ("schedule", "transformer"),
+    "flux2, two references": ("transformer", "vae"),
+    "flux3, a reference": ("transformer",),
+    "z-image": ("transformer", "text_encoder"),
+    "qwen-image-2.1": ("transformer",),
 }
 RUNS: dict[str, Callable[[], Recorded]] = {
     "noise": partial(record, sampler="ddim", eta=1.0),
@@ -93,4 +97,11 @@ RUNS: dict[str, Callable[[], Recorded]] = {
     "controlled": controlled,
     "sd3": partial(record, model="sd3-tiny"),
     "flux": partial(record, model="flux-tiny"),
+    "flux2, two references": partial(
+        record, model="flux2-tiny", references=[PHOTO, PHOTO.rotate(90)]
+    ),
+    "flux3, a reference": partial(record, model="flux3-tiny", references=[PHOTO]),
+    "z-image": partial(record, model="z-image-tiny"),
+    "krea-2": partial(record, model="krea-2-tiny"),
+    "qwen-image-2.1": partial(record, model="qwen-image-2.1-tiny"),
 }

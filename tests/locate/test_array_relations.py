@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ldmref.locate.layouts import (
+    CLOSE,
     LEAST_OF_CHANNEL,
+    _by_channel,
+    _ranges,
+    _scaled,
+    _zeros_in_front,
     find_order,
     first_nonfinite,
     recognise,
@@ -89,6 +94,10 @@ def test_parts_in_the_other_order(rng):
     pair = rng.standard_normal((3, 8))
     assert words(np.roll(pair, -5, axis=1), pair).endswith("channels in the order [5:, :5]")
     assert words(np.roll(pair[0], 2), pair[0]) == ""
+    image[..., 0, 0] = tokens[:, :, 0] = 0.0  # all of a part must agree, not one number
+    tokens[..., 0] = 0.0
+    assert words(np.roll(image, -2, axis=1), image).endswith("channels in the order [2:, :2]")
+    assert words(np.roll(tokens, -1, axis=1), tokens).endswith("tokens in the order [1:, :1]")
 
 
 def test_heads_that_are_split_otherwise(rng):
@@ -195,3 +204,62 @@ def test_an_order_of_the_same_shape_must_be_decisively_nearer(rng):
     assert find_order(near + 0.3 * rng.standard_normal(right.shape), near) is None
     half = near.swapaxes(1, 2) + 0.5 * (near - near.swapaxes(1, 2))  # half as far in another order
     assert find_order(half, near) is None
+
+
+@pytest.mark.parametrize("unit", [2.0**-12, 1.0, 2.0**12])
+def test_factors_and_constants_are_relative_to_the_largest_value(unit, rng):
+    """A relation does not depend on the unit of the numbers, nor do its limits."""
+    right = unit * rng.standard_normal((1, 3, 4, 4))
+    largest = np.abs(right).max()
+    for by, seen in ((0.9, False), (1.1, True)):
+        apart = by * CLOSE
+        offset = largest * apart * np.array([1.0, -1.0, 0.5])[:, None, None]
+        moved = [layout.text for layout in _by_channel(right + offset, right)]
+        assert bool(moved) == seen, by
+        for sign in (1.0, -1.0):
+            gain = 1.0 + sign * apart * np.array([0.5, 1.0, 0.25])[:, None, None]
+            scaled = [layout.text for layout in _by_channel(gain * right, right)]
+            assert bool(scaled) == seen, (by, sign)
+        spread = 2.0 + 2.0 * apart * np.array([-1.0, 0.0, 0.0])[:, None, None]
+        (factors,) = [layout.text for layout in _by_channel(spread * right, right)]
+        assert factors.startswith("each channel" if seen else "scaled and shifted"), by
+        places = largest * apart * np.array([0.0, 1.0, 0.0])[:, None, None]
+        (constants,) = [layout.text for layout in _by_channel(2.0 * right + places, right)]
+        assert constants.startswith("each channel" if seen else "scaled and shifted"), by
+
+
+def test_a_factor_of_one_is_no_scale(rng):
+    right = rng.standard_normal((2, 3))
+    assert [layout.text for layout in _scaled(1.000004 * right, right)] == []
+    assert [layout.text for layout in _scaled(1.00006 * right, right)] == ["scaled by 1.0001"]
+    for apart, text in ((0.9e-4, "sign reversed"), (1.1e-4, "scaled by -1.0001")):
+        assert [layout.text for layout in _scaled(-(1.0 + apart) * right, right)] == [text]
+    assert [*_scaled(right, 0.0 * right)] == [*_scaled(right, right[:1])] == []
+    first, second = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert [*_scaled(first, second)] == []  # no part of one is along the other
+
+
+def test_ranges_of_pixels_are_nearly_kept(rng):
+    right = np.clip(rng.standard_normal((1, 3, 4, 4)), -1.0, 1.0)
+    spike = np.zeros_like(right)
+    spike[0, 0, 0, 0] = 1.0
+    for factor, constant in ((0.5, 0.5), (2.0, -1.0), (127.5, 127.5)):
+        for by, number in ((0.9e-3, 1), (1.1e-3, 0)):
+            got = factor * (right + by * spike) + constant
+            assert len([*_ranges(got, right)]) == number
+    assert [*_ranges(right[:, :2], right)] == []
+
+
+def test_zeros_in_front_of_tokens(rng):
+    right = rng.standard_normal((2, 4, 6))
+    right[:, 1, 4:] = 0.0
+    right[:, 2, 5:] = 0.0
+    right[:, 3] = 0.0
+    got = right.copy()
+    got[:, 1], got[:, 2] = np.roll(right[:, 1], 2, axis=1), np.roll(right[:, 2], 1, axis=1)
+    found = recognise(got, right, TINY)
+    assert found is not None and np.array_equal(found.array, right)
+    assert found.text == "the zeros of tokens [1:3] are in front instead of behind"
+    full = rng.standard_normal((2, 4, 6))
+    assert [*_zeros_in_front(full, full)] == [] and [*_zeros_in_front(got, full[:1])] == []
+    assert [*_zeros_in_front(got[0], right[0])] == []

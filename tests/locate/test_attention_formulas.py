@@ -325,6 +325,35 @@ def of_rotation(kind="rotate", positions=IMAGE, dims=DIMS, **more):
 
 
 @pytest.mark.parametrize("kind", ["rotate", "rotate_halves"])
+@pytest.mark.parametrize("faults", [rotary.other_layout, rotary.other_frequencies])
+def test_faults_of_rotations_are_those_of_each_row(kind, faults):
+    """Positions (n, l, axes) of rows of a batch, and those of one row, (l, axes)."""
+    positions = np.stack([IMAGE, IMAGE[::-1] + 1.0, 2.0 * IMAGE])
+
+    def of_rows(chosen):
+        def compute(input, positions, dims, theta=10000.0):
+            a = np.concatenate(
+                [p[..., i : i + 1] * theta ** (-2.0 * np.arange(d // 2) / d) for i, (p, d) in
+                 enumerate(zip([positions] * len(dims), dims, strict=True))], axis=-1,
+            )  # fmt: skip
+            return rotate(input, a[:, None] if a.ndim == 3 else a, kind == "rotate_halves")
+
+        x = normal(0, 3, 2, len(IMAGE), sum(DIMS))
+        of_one = chosen is not None
+        inputs = {
+            "input": x[chosen : chosen + 1] if of_one else x,
+            "positions": positions[chosen] if of_one else positions,
+        }
+        return faulty(faults, call_of(kind, compute, inputs, dims=DIMS))
+
+    together = of_rows(None)
+    alone = [of_rows(i) for i in range(3)]
+    assert together
+    for text, found in together.items():
+        np.testing.assert_allclose(found, np.concatenate([x[text] for x in alone]), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["rotate", "rotate_halves"])
 def test_rotations_of_other_pairs_and_angles(kind):
     call = of_rotation(kind)
     halves = kind == "rotate_halves"

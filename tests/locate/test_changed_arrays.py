@@ -5,7 +5,7 @@ from __future__ import annotations
 import changed_layers
 import numpy as np
 import pytest
-from changed_arrays import describe_changes, differences, is_alike, stored_lines
+from changed_arrays import describe_changes, differences, is_alike, is_same, stored_lines
 from changed_layers import CLEAR, PROCESSORS, judge_changes, lines_of, rows_of
 from changed_runs import KINDS, RUNS
 
@@ -41,3 +41,12 @@ def test_rounding_is_no_change():
     assert not is_alike(x * np.nan, x)
     assert not is_alike(x[:1], x)
     assert not is_alike(np.int64([1, 2]), np.int64([2, 1]))
+
+
+def test_what_rows_allow_is_compared():
+    assert is_same("guidance ~1.04e-05", "guidance ~1e-05")
+    assert not is_same("guidance ~1.06e-05", "guidance ~1e-05")
+    assert not is_same("guidance ~1e-05", "step ~1e-05")
+    assert not is_same("guidance", "guidance ~1e-05")
+    assert not is_same(None, "guidance ~1e-05")
+    assert is_same("a: equal", "a: equal")

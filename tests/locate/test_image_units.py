@@ -102,6 +102,8 @@ def masked_run(**changes):
         }
     )
     first, *others = images._judge_masks(context)
+    # whatever is wrong: every array was compared
+    assert not [*context.ledger.rest([entry_of(context, "mask.000")])]
     return {"given": first} | {row.kind: row for row in others}
 
 
@@ -187,6 +189,51 @@ def test_faults_of_two_numbers_of_latents(factor):
         encoded["the shift factor is added instead of subtracted"], (z + 0.25) * factor
     )
     assert np.allclose(encoded["shifted after the scaling"], z * factor - 0.25)
+
+
+def test_without_a_shift_no_fault_of_a_shift_is_tried():
+    for shift, number in ((0.0, 2), (0.25, 6)):
+        kind = SimpleNamespace(scales=lambda config, shift=shift: (0.5, shift))
+        model = SimpleNamespace(config=SimpleNamespace(vae=None))
+        context = SimpleNamespace(latent_scale=SimpleNamespace(kind=kind), model=model)
+        found = dict(images.scale_faults(context, normal(0, *SHAPE)))
+        assert len(found) == number and all("scal" in text for text in [*found][:2])
+
+
+def test_masks_without_what_they_follow_from_are_explained():
+    """A small mask is compared with the mask, and nothing else is known."""
+    white = np.zeros((1, 1, 4, 4))
+    white[..., :2, 1:] = 1.0
+    arrays = {
+        "input.mask": white,
+        "input.masked_image": normal(0, 1, 3, 4, 4),
+        "output.mask": white[:, :, ::2, ::2],
+    }
+    context = context_of({"inputs.000": {"input.prompt": np.ones(1)}, "mask.000": arrays})
+    (row,) = images._judge_masks(context)
+    assert (row.kind, row.verdict) == ("mask", "equal")
+    entry = entry_of(context, "mask.000")
+    assert context.ledger.has(entry, "mask", "output")
+    reasons = {role: why for (_, _, role), why in context.ledger.reasons.items()}
+    assert reasons == {
+        "mask": "no mask of the request is known",
+        "masked_image": "no image of the request is known",
+    }
+    assert not context.ledger.has(entry, "mask") and not context.ledger.has(entry, "masked_image")
+
+
+def test_latents_of_a_masked_image_may_be_given():
+    latents = normal(0, 1, 4, 4, 4)
+    for got, verdict in ((latents, "equal"), (latents + 1.0, "differs")):
+        calls = {
+            "inputs.000": {"input.masked_image_latents": latents},
+            "mask.000": {"input.masked_image": got, "output.latents": got},
+        }
+        context = context_of(calls)
+        rows = [*images._judge_masks(context), *images.judge_prepared(context)]
+        kinds = [(row.kind, row.verdict) for row in rows]
+        assert kinds == [("masked image", verdict), ("encoded latents", verdict)]
+        assert not [*context.ledger.rest([entry_of(context, "mask.000")])]
 
 
 def test_lines_through_points():

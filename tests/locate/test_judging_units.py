@@ -12,7 +12,7 @@ import pytest
 from host_units import context_of, entry_of, normal
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate import diagnosis
+from ldmref.locate import Row, diagnosis
 from ldmref.locate.judging import Judge, _describe_segment, _shorten
 from ldmref.locate.pairs import Hypothesis, Tried
 from ldmref.locate.pipeline import gradients
@@ -136,6 +136,17 @@ def test_what_cannot_be_computed_is_accepted():
     assert np.array_equal(judged(turned, unknown)[1], expected)
     assert np.isnan(judged(RIGHT, unknown)[1]).all()
     assert judged(RIGHT[0, :2, :3], unknown, role="input")[0] is None
+
+
+def test_layers_that_cannot_be_judged_say_why():
+    judge = Judge("unet.000", "float32")
+    judge.skip(call_of("a.norm"), "it has no weights")
+    judge.refuse(call_of("a.conv"), {"input": np.ones((1, 2)), "ids": np.ones(3)}, "rank 2")
+    note = "input (1, 2), ids (3,) does not fit its weights: rank 2"
+    assert judge.rows == [
+        Row("unet.000", "a.norm", verdict="not judged", note="it has no weights"),
+        Row("unet.000", "a.conv", error=math.inf, verdict="differs", note=note),
+    ]
 
 
 def test_a_right_wire_has_no_row():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy_ports import make_model, run_port
 
 import ldmref
 from ldmref.apps.cli.main import main
@@ -112,3 +113,23 @@ def test_the_example_in_c_agrees_with_the_embedded_model(tmp_path, capsys):
     shown = capsys.readouterr()
     assert code == 0, shown.err
     assert "time_embedding.silu" in shown.out and "guidance.000 (guidance)" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("layer", "reader"), [("to_q", "attentions.0~1.attention"), ("to_out.0", "attentions.0~1")]
+)
+def test_a_layer_of_a_block_that_is_counted_twice_is_judged_by_outputs_alone(layer, reader):
+    """The attention of an autoencoder and what is around it have one name, the former with ~1.
+
+    The layer differs from its input, and what reads it from the layer's changed output.
+    """
+    model = make_model("tiny")
+    tensors = run_port(model, network="vae.decode")
+    outputs = {k: x for k, x in tensors.items() if "/output" in k or "//" in k}
+    block = "vae.decode/decoder.mid_block"
+    name = f"{block}.attentions.0.{layer}"
+    noise = np.random.default_rng(0).standard_normal(outputs[f"{name}/output"].shape)
+    outputs[f"{name}/output"] = outputs[f"{name}/output"] + noise.astype(np.float32)
+    report = diff_traces(build_trace(outputs), model)
+    assert [row.name for row in report.faults] == [name, f"{block}.{reader}"]
+    assert not report.counts()["not judged"]

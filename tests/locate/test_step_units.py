@@ -52,7 +52,13 @@ def test_levels_that_are_listed_twice():
     assert np.array_equal(schedule._without_repeats(middle, 4), ends)
     padded = np.append(middle, [0.0, 0.0])
     assert np.array_equal(schedule._without_repeats(padded, 4), ends)
+    near = middle * (1.0 + 1e-3 * np.arange(6))  # of levels between steps, not twice the same
+    assert np.array_equal(schedule._without_repeats(near, 4), near[[0, 1, 3, 5]])
     assert schedule._without_repeats(ends, 4) is ends
+    apart = np.append(near, [0.5, 0.0])  # as long as a padded list, and no list of pairs
+    assert schedule._without_repeats(apart, 4) is apart
+    longer = np.append(near, [0.5, 0.4, 0.3, 0.0])
+    assert schedule._without_repeats(longer, 4) is longer
     other = np.append(ends, 0.0)
     assert schedule._without_repeats(other, 4) is other
 
@@ -391,6 +397,13 @@ def test_noise_is_judged_once():
 # -- known parts ----------------------------------------------------------------------------------
 
 
+def test_levels_of_other_numbers_of_tokens():
+    made = make_schedule(FLOWS, SAMPLERS["euler"], FLOWS.spacing, 4, path=FLOW)
+    for tokens, others in ((64, (256, 16)), (4, (16, 1)), (3, (12,))):
+        found = [text for text, _ in schedule._other_counts(FLOWS, made, tokens)]
+        assert found == [f"the shift of {n} image tokens instead of {tokens}" for n in others]
+
+
 def test_a_jump_back_adds_noise():
     """x at sigma 4 becomes x at sigma 9 by noise of the variance 81 - 16."""
     state, noise = normal(0, *SHAPE), normal(1, *SHAPE)
@@ -412,7 +425,13 @@ def test_a_jump_back_adds_noise():
     assert rows_of() == dict.fromkeys(kinds, ("equal", ""))
     assert rows_of(state)["jump"] == ("differs", "the state before the jump")
     assert rows_of(math.sqrt(65.0) * noise)["jump"] == ("differs", "only the noise")
-    assert rows_of(level=9.0 + 1e-4)["jump level"][0] == "differs"
+    for apart, verdict in ((0.9e-6, "equal"), (1.1e-6, "differs")):
+        assert rows_of(level=9.0 * (1.0 + apart))["jump level"][0] == verdict
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        moved = right.copy()
+        moved.flat[3] += apart * np.abs(right).max()
+        rows = rows_of(moved)
+        assert (rows["jump"][0], rows["state"][0]) == (verdict, "equal")
     assert rows_of(following=right + 1.0)["state"][0] == "differs"
 
 

@@ -17,6 +17,7 @@ from ldmref.families.sd3 import network as sd3
 from ldmref.locate import diff_traces
 from ldmref.locate.faults import FAULTS
 from ldmref.locate.faults.activations import exact_gelu
+from ldmref.locate.report import describe
 from ldmref.models.transformer_layers import find_angles, rotate, turn
 from ldmref.trace import build_trace
 
@@ -338,6 +339,19 @@ def test_a_fault_of_t5_is_named(flux_model, change, words, recorded):
     wrong = {f"{ATTENTION}.attention": change}
     tensors = run_port(flux_model, wrong, hidden, "text_encoder_2", given={"ids": TEXT})
     check(judge(flux_model, tensors), words, (ATTENTION,))
+
+
+def test_a_mask_of_t5_is_reasonable_and_not_flux(flux_model):
+    """The finding says so with its thread; that of another fault does not."""
+    for change, thread in ((masked, "black-forest-labs/flux#507"), (SCALED, "")):
+        wrong = {f"{ATTENTION}.attention": change}
+        report = judge(
+            flux_model, run_port(flux_model, wrong, (), "text_encoder_2", given={"ids": TEXT})
+        )
+        (row,) = report.faults
+        assert (thread in row.reasonable) and bool(row.reasonable) == bool(thread)
+        said = "reasonable, but not this model: Flux.1 was trained without it" in describe(row)
+        assert said == bool(thread)
 
 
 def test_an_overflow_of_t5_is_named(flux_model):

@@ -35,17 +35,21 @@ def test_the_official_client_lists_and_calls_every_tool():
         listed = await session.list_tools()
         formula = await session.call_tool("check_formula", {"name": "x0_from_v", "cases": 3})
         rows = await session.call_tool("where_implementations_differ", {"sampler": "DPM++ 2M"})
+        known = await session.call_tool("find_pitfalls", {"words": ["Z-Image", "padding"]})
         named = await session.call_tool("flow_schedule", {"numbers": "1.0 0.9 0.75 0.5"})
         made = await session.call_tool("flow_schedule", {"family": "SD3", "steps": 4})
-        return listed.tools, formula, rows, named, made
+        return listed.tools, formula, rows, known, named, made
 
-    tools, formula, rows, named, made = talk(conversation)
+    tools, formula, rows, known, named, made = talk(conversation)
     assert [tool.name for tool in tools] == [
         "generate_image",
         "check_formula",
         "where_implementations_differ",
+        "find_pitfalls",
         "flow_schedule",
     ]
+    (pitfall,) = json.loads(known.content[0].text)["pitfalls"]
+    assert pitfall["reasonable"] and pitfall["links"][0].startswith("https://github.com/")
     assert "SD3, constant shift 3" in json.loads(named.content[0].text)["same"][0]
     stability = next(
         row for row in json.loads(made.content[0].text) if row["program"] == "Stability"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.passport import Kit
 from ldmref.passport.recorded import kit_trace, record_layers, record_with_encoder
+from ldmref.trace import TraceWriter
 from ldmref.trace.model import Trace
 
 
@@ -27,3 +29,12 @@ def without(port: Trace, *calls: str) -> Trace:
     """Return a dump that lacks some calls."""
     kept = tuple(entry for entry in port.entries if entry.call not in calls)
     return Trace(port.tensors, kept, port.manifest)
+
+
+def save_port(port: Trace, folder: Path) -> None:
+    """Write a dump as a folder, which also says which layers are fused."""
+    writer = TraceWriter(folder, port.manifest)
+    for call, entries in port.by_call.items():
+        names = {name for e in entries for name in (*e.inputs.values(), *e.outputs.values())}
+        writer.write_call(call, entries, {name: np.asarray(port.tensors[name]) for name in names})
+    writer.close()

@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 from kit_runs import run_port, without
 
+import ldmref
+from ldmref import modes
 from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.errors import CorruptModelError, InputError, OutputError, UsageError
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.family import family_of
 from ldmref.models.params import flatten
 from ldmref.passport import check_dump, kit_families, make_kit, read_kit, write_badge
+from ldmref.passport.cached import cached_step
 from ldmref.passport.check import OTHER_RUN
 from ldmref.passport.make import distinct_families
+from ldmref.passport.recorded import record_kit
 from ldmref.trace import load_trace
+
+ROUNDINGS = 512 * 2.0**-52  # of sums in another order, through two blocks
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,17 @@ def test_a_dump_without_a_call_is_incomplete(kit, port):
     assert "lacks transformer.001" in str(verdict)
 
 
+def test_a_run_of_another_size_does_not_pass(kit):
+    """Every layer is right; the shift of the schedule, and with it the times, are not the kit's."""
+    wider = {"width": kit.request["width"] + 8}
+    model = kit.model()
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, **{**kit.request, **wider})
+    verdict = check_dump(run.trace, kit)
+    assert {row.kind for row in verdict.report.faults} == {OTHER_RUN}
+    assert "vae.decode" in verdict.missing and not verdict.passed
+
+
 def test_outputs_alone_are_judged_by_the_floors(kit, port):
     names = ("vae.decode//output", "transformer.000//output")
     outputs = {name: np.asarray(port.tensors[name]) for name in names}
@@ -162,6 +179,16 @@ def test_a_changed_kit_is_refused(kit, port, tmp_path):
         file.write(" ")
     with pytest.raises(CorruptModelError, match=r"floors\.json is not the file"):
         check_dump(port, read_kit(folder))
+
+
+def test_a_step_from_kept_keys_and_values_is_the_full_step():
+    run = record_kit("qwen-image-2.1")
+    cached = cached_step(run)
+    full = run.exact.tensors["transformer.001//output"]
+    assert {"keys.0", "values.0", "keys.1", "values.1"} < cached.keys()
+    np.testing.assert_allclose(cached["output"], full, rtol=0, atol=ROUNDINGS * np.abs(full).max())
+    assert not np.array_equal(full, run.exact.tensors["transformer.000//output"])
+    assert cached_step(record_kit("flux-dev")) == {}
 
 
 def test_damaged_manifests_are_refused(kit, tmp_path):

@@ -285,18 +285,64 @@ def run_manifest(run):
 # -- what is refused before the run
 
 
-def test_a_pipeline_that_no_family_reads_is_refused(tmp_path):
-    pipe = diffusers.DDPMPipeline(
-        diffusers.UNet1DModel(
-            block_out_channels=(8, 8, 16), extra_in_channels=16, sample_size=8, in_channels=2,
-            out_channels=2,
+def make_unknown():
+    torch.manual_seed(0)
+    return diffusers.PixArtAlphaPipeline(
+        tokenizer=None, text_encoder=None, scheduler=diffusers.EulerDiscreteScheduler(),
+        vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2),
+        transformer=diffusers.PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=4, num_layers=1, cross_attention_dim=8,
+            sample_size=8, caption_channels=6, use_additional_conditions=False,
         ),
-        diffusers.DDPMScheduler(),
     )  # fmt: skip
-    with pytest.raises(UsageError, match="DDPMPipeline") as error:
-        with ldmref.recording(pipe, tmp_path / "t"):
+
+
+def generate_unknown(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    text, mask = torch.ones(1, 3, 6), torch.ones(1, 3)
+    return pipe(
+        prompt=None, negative_prompt=None, prompt_embeds=text, prompt_attention_mask=mask,
+        negative_prompt_embeds=0 * text, negative_prompt_attention_mask=mask, height=8, width=8,
+        num_inference_steps=2, output_type="np", use_resolution_binning=False,
+        generator=torch.Generator().manual_seed(1),
+    ).images  # fmt: skip
+
+
+def test_the_networks_of_a_pipeline_that_no_family_reads_are_recorded():
+    from ldmref.locate import diff_modules
+
+    pipe = make_unknown()
+    right = generate_unknown(pipe)
+    own = [dict(vars(part)) for part in (pipe, pipe.vae, pipe.transformer)]
+    with pytest.warns(UserWarning, match="no family of ldmref reads a PixArtAlphaPipeline"):
+        with ldmref.recording(pipe) as run:
+            recorded = generate_unknown(pipe)
+    assert np.array_equal(right, recorded)
+    assert [dict(vars(part)) for part in (pipe, pipe.vae, pipe.transformer)] == own
+    assert run.trace.calls == ["transformer.000", "transformer.001", "vae.decode"]
+    report = diff_modules(run.trace, make_unknown())
+    assert report.verdict == "incomplete" and not report.faults
+    assert {row.verdict for row in report.rows} == {"equal"}
+    wrong = make_unknown()
+    wrong.vae.decoder.conv_norm_out.eps = 1e4
+    wrong.transformer.norm_out.eps = 1e4
+    rows = diff_modules(run.trace, wrong).faults
+    assert {(row.call, row.layer) for row in rows} == {
+        ("transformer.000", "norm_out"),
+        ("transformer.001", "norm_out"),
+        ("vae.decode", "decoder.conv_norm_out"),
+    }
+
+
+def test_a_pipeline_without_a_network_is_refused(tmp_path):
+    class Empty:
+        def __init__(self):
+            self.components = {"scheduler": diffusers.DDPMScheduler()}
+
+    with pytest.raises(UsageError, match="no component of a Empty") as error:
+        with ldmref.recording(Empty(), tmp_path / "t"):
             raise AssertionError("the block is not entered")
-    assert "recording(pipe" in error.value.hint and "unet" in error.value.hint
+    assert "recording(module" in error.value.hint
     assert not (tmp_path / "t").exists()
 
 

@@ -55,11 +55,13 @@ SECTIONS = {
         "passport",
         "diff",
         "differences",
+        "pitfalls",
         "doctor",
         "bench",
         "evaluate",
+        "ledger",
     ),
-    "Convert and train": ("convert", "export", "train", "finetune"),
+    "Convert and train": ("convert", "quantize", "export", "train", "finetune"),
 }
 
 

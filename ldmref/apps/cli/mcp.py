@@ -34,9 +34,9 @@ TRACES = option(
 def mcp(**flags: Any) -> None:
     """Serve tools for coding agents by the Model Context Protocol, on standard input and output.
 
-    The tools are generate_image, check_formula, where_implementations_differ and flow_schedule;
-    with --traces also diff_trace, which reads no other folder. An agent starts the command
-    itself; its configuration names the command:
+    The tools are generate_image, check_formula, where_implementations_differ, find_pitfalls and
+    flow_schedule; with --traces also diff_trace, which reads no other folder. An agent starts the
+    command itself; its configuration names the command:
 
     \b
     {"mcpServers": {"ldmref": {"command": "ldmref", "args": ["mcp"]}}}

@@ -69,7 +69,7 @@ LIMITS = (
 CONFIG = option(
     "--config", type=PATH, metavar="FILE", help="Configuration file. Default: ./ldmref.toml."
 )
-LOADING = (  # how a model is read from its file
+FINDING = (  # which file a model is in, and which of its weights are read
     option(
         "--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if it is not cached."
     ),
@@ -90,14 +90,25 @@ LOADING = (  # how a model is read from its file
         metavar="NAME|FOLDER",
         help="Configuration for a single file that does not determine its own.",
     ),
-    option(
-        "--tokenizer",
-        type=PATH,
-        metavar="FILE|FOLDER",
-        help="Vocabulary of CLIP, if the model does not include it, or a folder with one for each "
-        "text encoder (tokenizer, tokenizer_2, ...).",
-    ),
-    option("--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite."),
+)
+TOKENIZER = option(
+    "--tokenizer",
+    type=PATH,
+    metavar="FILE|FOLDER",
+    help="Vocabulary of CLIP, if the model does not include it, or a folder with one for each "
+    "text encoder (tokenizer, tokenizer_2, ...).",
+)
+ALLOW_NONFINITE = option(
+    "--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite."
+)
+LORA = option(
+    "--lora",
+    "loras",
+    type=LoraFile(),
+    multiple=True,
+    help="LoRA file to apply; the default WEIGHT is 1. May be repeated.",
+)
+CHANGING = (  # what completes or changes a model
     option(
         "--vae", type=PATH, metavar="FILE|FOLDER", help="Use another autoencoder, such as TAESD."
     ),
@@ -109,22 +120,17 @@ LOADING = (  # how a model is read from its file
         metavar="FILE",
         help="Text encoder in a file of its own, such as clip_l or t5xxl. May be repeated.",
     ),
-    option(
-        "--lora",
-        "loras",
-        type=LoraFile(),
-        multiple=True,
-        help="LoRA file to apply; the default WEIGHT is 1. May be repeated.",
-    ),
-    option(
-        "--embedding",
-        "embeddings",
-        type=PATH,
-        multiple=True,
-        metavar="FILE",
-        help="Textual inversion file, which adds a word to use in prompts. May be repeated.",
-    ),
+    LORA,
 )
+EMBEDDING = option(
+    "--embedding",
+    "embeddings",
+    type=PATH,
+    multiple=True,
+    metavar="FILE",
+    help="Textual inversion file, which adds a word to use in prompts. May be repeated.",
+)
+LOADING = (*FINDING, TOKENIZER, ALLOW_NONFINITE, *CHANGING, EMBEDDING)
 MODEL = (MODEL_NAME, *LOADING, *BACKEND, *LIMITS, CONFIG)
 OUTPUT = option(
     "-o",

@@ -15,6 +15,8 @@ from ldmref.apps.mcp.formulas import (
     FormulaRequest,
     check_formula,
 )
+from ldmref.apps.mcp.pitfalls import DESCRIPTION as PITFALLS_DESCRIPTION
+from ldmref.apps.mcp.pitfalls import PitfallsRequest, answer_pitfalls
 from ldmref.apps.mcp.protocol import Content, Tool, ToolCall, make_text
 from ldmref.apps.mcp.schedules import DESCRIPTION as SCHEDULE_DESCRIPTION
 from ldmref.apps.mcp.schedules import ScheduleRequest, answer_schedule
@@ -63,8 +65,8 @@ def make_tools(
     >>> from ldmref import modes
     >>> from ldmref.apps.mcp import make_tools
     >>> tools = make_tools(lambda arguments, call: [], modes.schema("txt2img"), run_code=False)
-    >>> [tool.name for tool in tools]
-    ['generate_image', 'check_formula', 'where_implementations_differ', 'flow_schedule']
+    >>> [tool.name for tool in tools][2:]
+    ['where_implementations_differ', 'find_pitfalls', 'flow_schedule']
     """
     formula = FormulaOrCodeRequest if run_code else FormulaRequest
     tools = [
@@ -89,6 +91,19 @@ def make_tools(
             lambda arguments, call: answer_differences(
                 read_arguments(DifferencesRequest, arguments)
             ),
+        ),
+        Tool(
+            "find_pitfalls",
+            PITFALLS_DESCRIPTION,
+            declare.schema(PitfallsRequest),
+            lambda arguments, call: [
+                make_text(
+                    json.dumps(
+                        answer_pitfalls(read_arguments(PitfallsRequest, arguments)),
+                        ensure_ascii=False,
+                    )
+                )
+            ],
         ),
         Tool(
             "flow_schedule",

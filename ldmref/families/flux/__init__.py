@@ -16,7 +16,6 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -50,8 +49,8 @@ from ldmref.models.family import (
     TrainingRules,
     Work,
 )
+from ldmref.models.flops import count_products
 from ldmref.models.golden_run import GoldenRun
-from ldmref.models.params import flatten
 from ldmref.models.steering import AttentionGuidance, Steerable
 
 # adaLN-Zero: every block begins as the identity
@@ -96,19 +95,18 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     network = transformer_of(config)
     image, text = count_tokens(config, width, height)
     blocks = network.num_layers + network.num_single_layers
-    total = 4 * blocks * (image + text) ** 2 * network.width
-    for name, shape in flatten(transformer_spec(network)).items():
-        if len(shape) < 2:
-            continue
-        rows = image
+    attention = 4 * blocks * (image + text) ** 2 * network.width
+
+    def count_rows(name: str) -> int:
         if "norm" in name or name.startswith("time_text_embed"):
-            rows = 1
-        elif name.startswith("single_transformer_blocks"):
-            rows = image + text
-        elif name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
-            rows = text
-        total += 2 * math.prod(shape) * rows
-    return total
+            return 1
+        if name.startswith("single_transformer_blocks"):
+            return image + text
+        if name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
+            return text
+        return image
+
+    return attention + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

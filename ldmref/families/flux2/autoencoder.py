@@ -141,7 +141,7 @@ def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
 
 
 def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyEntry]:
-    """Return the makers' tensor for each parameter: names of CompVis, but for two convolutions."""
+    """Return the makers' tensor for each parameter: CompVis' names except in two convolutions."""
     table = {}
     for name, entry in autoencoder_table(config.kl).items():
         half = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.split(".")[0], "")

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from array_api_compat import array_namespace
-
 from ldmref.backends.base import Backend
 from ldmref.families.flux2.config import Flux2Config
+from ldmref.families.joint_transformers import SCALE, embed_numbers
 from ldmref.math.arrays import Array
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
@@ -30,9 +28,9 @@ from ldmref.models.transformer_layers import (
     rms_norm,
     rotate,
     split_cells,
+    standardize,
 )
 
-SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 QKV = ("to_q", "to_k", "to_v")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 
@@ -164,19 +162,10 @@ def embed(
     ops: Backend, p: Params, config: Flux2Config, t: Array, guidance: Array | None, like: Array
 ) -> Array:
     """Embed times and guidance scales, (n,) each; their sum is (n, d), in the dtype of `like`."""
-    xp = ops.xp
-    wide = getattr(xp, ops.state_dtype)
-
-    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        if xp.isdtype(numbers.dtype, "integral"):
-            numbers = xp.astype(numbers, wide)
-        width = config.timestep_guidance_channels
-        waves = ops.call_function("time_proj", timestep_embedding, numbers, width)
-        return mlp(ops, p_embedder, xp.astype(waves, like.dtype, copy=False))
-
-    emb = embed_numbers(p.timestep_embedder, t)
+    width = config.timestep_guidance_channels
+    emb = embed_numbers(ops, p.timestep_embedder, t, width, like)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
+        emb = emb + embed_numbers(ops, p.guidance_embedder, guidance * SCALE, width, like)
     return emb
 
 
@@ -208,16 +197,16 @@ def double_block(
     """
     d = config.width
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = split_modulation(of_image, d)
-    h = normalize(ops, x, "norm1", config.eps) * (1.0 + scale) + shift
+    h = standardize(ops, x, "norm1", config.eps) * (1.0 + scale) + shift
     text_shift, text_scale, text_gate, *of_text_mlp = split_modulation(of_text, d)
-    text = normalize(ops, context, "norm1_context", config.eps) * (1.0 + text_scale) + text_shift
+    text = standardize(ops, context, "norm1_context", config.eps) * (1.0 + text_scale) + text_shift
     h, text = joint_attention(ops, p.attn, h, text, positions, config)
     x = x + gate * h
-    h = normalize(ops, x, "norm2", config.eps) * (1.0 + scale_mlp) + shift_mlp
+    h = standardize(ops, x, "norm2", config.eps) * (1.0 + scale_mlp) + shift_mlp
     x = x + gate_mlp * feed_forward(ops, p.ff, h)
     context = context + text_gate * text
     shift_mlp, scale_mlp, gate_mlp = of_text_mlp
-    h = normalize(ops, context, "norm2_context", config.eps) * (1.0 + scale_mlp) + shift_mlp
+    h = standardize(ops, context, "norm2_context", config.eps) * (1.0 + scale_mlp) + shift_mlp
     return context + gate_mlp * feed_forward(ops, p.ff_context, h), x
 
 
@@ -227,7 +216,7 @@ def single_block(
 ) -> Array:
     """Apply attention and MLP side by side to text and image in one stream, (n, l, d)."""
     shift, scale, gate = split_modulation(rows, config.width)
-    h = normalize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
+    h = standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
     return x + gate * parallel_attention(ops, p.attn, h, positions, config)
 
 
@@ -249,7 +238,7 @@ def joint_attention(
 def parallel_attention(
     ops: Backend, p: Params, x: Array, positions: Array, config: Flux2Config
 ) -> Array:
-    """Let all tokens (n, l, d) attend to each other, beside an MLP of each.
+    """Let all tokens (n, l, d) attend to each other, in parallel with an MLP of each.
 
     One linear layer makes queries, keys, values and both halves of the MLP; another one reads the
     attention and the MLP.
@@ -277,7 +266,7 @@ def modulated_norm(ops: Backend, p: Params, x: Array, emb: Array, config: Flux2C
     Scale and shift have diffusers' order, not the original's.
     """
     scale, shift = split_modulation(linear(ops, p.linear, ops.silu(emb)), config.width)
-    return normalize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
+    return standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
 
 
 def gate_halves(ops: Backend, x: Array) -> Array:
@@ -302,17 +291,3 @@ def find_turn(ops: Backend, positions: Array, config: Flux2Config) -> Callable[[
     """Return what turns queries or keys by the positions of their tokens."""
     dims, theta = config.axes_dims_rope, config.rope_theta
     return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
-
-
-def normalize(ops: Backend, x: Array, name: str, eps: float) -> Array:
-    """Normalise tokens (n, l, d) without learned weights; `name` is that of the module."""
-    return ops.call_function(name, center, x, eps, ops.state_dtype, axis=-2)
-
-
-def center(x: Array, eps: float, dtype: str) -> Array:
-    """Return (x - mean) / sqrt(variance + eps) over the last axis, computed in `dtype`."""
-    xp = array_namespace(x)
-    wide = xp.astype(x, getattr(xp, dtype), copy=False)
-    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide, x.dtype, copy=False)

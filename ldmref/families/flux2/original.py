@@ -108,8 +108,8 @@ def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file.
 
-    Of models of equal shapes it is the distilled one, and [dev] is none: its text encoder is
-    another one.
+    Several models have equal shapes: the distilled one is returned. [dev] has another text encoder
+    and is not recognised.
     """
     own = remove_prefix(shapes, prefix)
     try:

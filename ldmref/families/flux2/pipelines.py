@@ -1,13 +1,13 @@
-"""How diffusers' pipelines call the networks of FLUX.2."""
+"""Calls of the networks of FLUX.2 by diffusers' pipelines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.families.flux2.network import SCALE
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
+from ldmref.families.joint_transformers import SCALE
 from ldmref.families.qwen3.prompts import join_layers
 from ldmref.math.arrays import Array
 
@@ -18,8 +18,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
     The tokens of references follow those of the image, and the rows and columns of each image begin
-    at 0. The k-th reference is at the time 10 k here, whichever the call says, so that another one
-    shows in the first layer that reads it.
+    at 0. The k-th reference is at the time 10 k here, whatever the call says: another time shows
+    in the first layer that reads it.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """The published sizes of FLUX.2, and one for tests.
 
-[dev] reads the hidden states of Mistral Small 3.2, which is no text encoder of ldmref: its
-transformer alone is here.
+[dev] reads the hidden states of Mistral Small 3.2, which ldmref does not have: only
+its transformer is here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2Autoencode
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.files import SCALES, STEPS
 from ldmref.families.flux2.text import as_text_encoder, choose_layers
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
@@ -63,8 +62,7 @@ def make_presets() -> dict[str, ModelConfig]:
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text = config.text_encoder
-    assert isinstance(text, Qwen3Config) and FLUX2_AUTOENCODER.shrink is not None
+    assert FLUX2_AUTOENCODER.shrink is not None
     small = replace(
         transformer_of(config),
         in_channels=16,
@@ -78,22 +76,11 @@ def shrink(config: ModelConfig) -> ModelConfig:
         timestep_guidance_channels=32,
         axes_dims_rope=(4, 4, 4, 4),
     )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=32,
-        hidden_layers=choose_layers(4),
-    )
+    text = shrink_qwen3(config.text_encoder, 32, layers=4)
     return replace(
         config,
         denoiser=small,
         vae=FLUX2_AUTOENCODER.shrink(config.vae),
-        text_encoder=text,
+        text_encoder=replace(text, hidden_layers=choose_layers(4)),
         defaults=replace(config.defaults, steps=4, width=16, height=16),
     )

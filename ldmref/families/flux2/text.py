@@ -1,4 +1,4 @@
-"""How prompts condition FLUX.2: three layers of Qwen3, of a chat whose answer has no thoughts."""
+"""The text encoder of FLUX.2: three layers of Qwen3, after a chat whose answer has no thoughts."""
 
 from __future__ import annotations
 

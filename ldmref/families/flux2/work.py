@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ldmref.families.flux2.config import transformer_of
 from ldmref.families.flux2.network import transformer_spec
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import flatten
+from ldmref.models.flops import count_products
 
 ONCE = ("time_guidance_embed", "double_stream_modulation", "single_stream_modulation", "norm_out")
 
@@ -22,19 +20,18 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     network = transformer_of(config)
     image, text = count_tokens(config, width, height)
     blocks = network.num_layers + network.num_single_layers
-    total = 4 * blocks * (image + text) ** 2 * network.width
-    for name, shape in flatten(transformer_spec(network)).items():
-        if len(shape) < 2:
-            continue
-        rows = image
+    attention = 4 * blocks * (image + text) ** 2 * network.width
+
+    def count_rows(name: str) -> int:
         if name.startswith(ONCE):
-            rows = 1
-        elif name.startswith("single_transformer_blocks"):
-            rows = image + text
-        elif name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
-            rows = text
-        total += 2 * math.prod(shape) * rows
-    return total
+            return 1
+        if name.startswith("single_transformer_blocks"):
+            return image + text
+        if name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
+            return text
+        return image
+
+    return attention + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

@@ -1,4 +1,4 @@
-"""FLUX.3: image, references and text in blocks of their own, then in one stream.
+"""FLUX.3: separate blocks for image, references and text, then one stream.
 
 | file            | holds                                                               |
 |-----------------|---------------------------------------------------------------------|
@@ -105,7 +105,7 @@ FLUX3 = Family(
     Flux3Config,
     describe_networks,
     Work(count_flops, count_activations),
-    "FLUX.3: image, references and text in blocks of their own, then in one stream",
+    "FLUX.3: separate blocks for image, references and text, then one stream",
     broken_rules,
     text=TextPath(
         encode_prompts,

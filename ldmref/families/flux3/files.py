@@ -26,9 +26,9 @@ FIELDS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration of a folder of diffusers.
 
-    The noise levels, and the layers of the text encoder that are read, are in diffusers' program,
-    not in its files. Of a text encoder with another number of layers, as many are read as the
-    transformer has room for, from the first of them on.
+    Diffusers' program, not its files, says the noise levels and which layers of the text encoder
+    are read. A text encoder with fewer layers gives as many states as the transformer has room
+    for, from the first layer on.
 
     Args:
         folder: The folder.

@@ -1,8 +1,8 @@
-"""The transformer of FLUX.3: each mode passes blocks of its own, then all pass blocks together.
+"""The transformer of FLUX.3: each mode passes separate blocks, then all pass blocks together.
 
 The modes are the image, reference images and the text. Black Forest Labs 2026, as in diffusers
-0.42.1, models/transformers/transformer_flux3.py (there is no paper): attention beside the
-feed-forward layer as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
+0.42.1, models/transformers/transformer_flux3.py (no paper exists): attention and feed-forward
+layer in parallel as in Dehghani et al. 2023, arXiv:2302.05442, section 2; rotary positions of Su
 et al. 2021, arXiv:2104.09864, on four axes; one modulation for all blocks of a kind. Parameter
 names of diffusers' Flux3Transformer2DModel.
 """
@@ -14,11 +14,10 @@ from typing import NamedTuple
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.positions import Waves, join_waves, place_image, place_text
-from ldmref.families.joint_transformers import EPS, normalize
-from ldmref.math import timestep_embedding
+from ldmref.families.joint_transformers import EPS, embed_numbers, normalize
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
@@ -33,7 +32,7 @@ IMAGE, REFERENCES, TEXT = "image", "image_cond", "txt"  # the modes, by their pa
 
 
 class ModeTokens(NamedTuple):
-    """The tokens of a mode, and what blocks need to know about them.
+    """The tokens of a mode, with their positions, modulation and mask.
 
     Attributes:
         states: (n, l, d).
@@ -153,24 +152,16 @@ def embed_times(
 ) -> tuple[Array, Array]:
     """Embed the time of the image, and that of text and references, which is 0: (n, 1, d) each.
 
-    Where a step leads to is added to both.
+    The time to which a step leads is added to both.
     """
-    emb = embed_time(ops, p.timestep_embedder, config, t, like)
-    clean = embed_time(ops, p.timestep_embedder, config, 0 * t, like)
+    width = config.timestep_channels
+    emb = embed_numbers(ops, p.timestep_embedder, t, width, like)
+    clean = embed_numbers(ops, p.timestep_embedder, 0 * t, width, like)
     if "target_timestep_embedder" not in p:
         return emb[:, None, :], clean[:, None, :]
     end = t if t_next is None else t_next
-    target = embed_time(ops, p.target_timestep_embedder, config, end, like)
+    target = embed_numbers(ops, p.target_timestep_embedder, end, width, like)
     return (emb + target)[:, None, :], (clean + target)[:, None, :]
-
-
-def embed_time(ops: Backend, p: Params, config: Flux3Config, t: Array, like: Array) -> Array:
-    """Embed times multiplied by 1000, (n,): (n, d), dtype of `like`."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    waves = ops.call_function("time_proj", timestep_embedding, t, config.timestep_channels)
-    return mlp(ops, p, xp.astype(waves, like.dtype, copy=False))
 
 
 @layer

@@ -1,6 +1,6 @@
 """The makers' single files: the names of the transformer, such as model.safetensors.
 
-They hold nothing else: the autoencoder is a file of its own, ae.safetensors. A file of the
+They hold nothing else: the autoencoder is another file, ae.safetensors. A file of the
 distilled model has `ref_time_in`. Sources: huggingface/diffusers 0.42.1, loaders/
 single_file_utils.py (`convert_flux3_transformer_checkpoint_to_diffusers`); flux3-mlx 0.1.0, dit.py.
 """

@@ -1,4 +1,4 @@
-"""How diffusers' pipelines call the networks of FLUX.3."""
+"""Calls of the networks of FLUX.3 by diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def place_as_ours(ids: Any) -> Any:
     """Return the positions of references, (1, k, 4), of those of a call, (k, 4).
 
-    Rows and columns of each reference begin at 0. Their scale and the number are ours, so that
-    others show in the first attention.
+    Rows and columns of each reference begin at 0. Their scale and the number are ours: others
+    show in the first attention.
     """
     import torch
 
@@ -70,6 +70,6 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:
-    """Return the hidden states that the transformer reads, one beside the other."""
+    """Return the hidden states that the transformer reads, side by side."""
     count = len(output.hidden_states)
     return join_layers(output, LAYERS if max(LAYERS) < count else range(1, count - 1), skip)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.flux2.autoencoder import Flux2AutoencoderConfig
+from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
 from ldmref.families.flux3.config import WINDOW, Flux3Config, transformer_of
 from ldmref.families.flux3.text import as_text_encoder
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
@@ -35,10 +34,7 @@ KLEIN = ModelConfig(
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text = config.text_encoder
-    assert isinstance(text, Qwen3Config)
-    vae = config.vae
-    assert isinstance(vae, Flux2AutoencoderConfig)
+    assert FLUX2_AUTOENCODER.shrink is not None
     small = replace(
         transformer_of(config),
         in_channels=16,
@@ -51,25 +47,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         joint_attention_dim=40,
         axes_dims_rope=(4, 4, 4, 4),
     )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=2 * WINDOW,
-        hidden_layers=(1, 2),
-    )
-    vae = replace(
-        vae,
-        latent_channels=16,
-        block_out_channels=(8, 12),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
+    text = replace(shrink_qwen3(config.text_encoder, 2 * WINDOW), hidden_layers=(1, 2))
+    vae = FLUX2_AUTOENCODER.shrink(config.vae)
     defaults = replace(config.defaults, steps=4, width=16, height=16)
     return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
 

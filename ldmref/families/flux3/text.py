@@ -1,4 +1,4 @@
-"""How prompts condition FLUX.3: hidden states of a chat, with a part of its padding.
+"""The text encoder of FLUX.3: eight layers of Qwen3-VL, with a part of the padding.
 
 Each prompt has a window, its tokens filled up to a multiple of 80. The transformer reads the whole
 window, so its padding cannot be cut; the encoder gives that padding position 1 and does not read

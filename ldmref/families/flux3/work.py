@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.network import REFERENCES, transformer_spec
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import flatten
+from ldmref.models.flops import count_products
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
@@ -35,11 +33,12 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
         "norm_out": 1,
         "proj_out": image,
     }
-    for name, shape in flatten(transformer_spec(network)).items():
+
+    def count_rows(name: str) -> int:
         start, *path = name.split(".")
-        if len(shape) == 2 and path[0] != REFERENCES:
-            total += 2 * math.prod(shape) * rows[start]
-    return total
+        return 0 if path[0] == REFERENCES else rows[start]
+
+    return total + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

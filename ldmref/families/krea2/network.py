@@ -21,9 +21,9 @@ from ldmref.families.flux.network import (
     find_positions,
     join_patches,
 )
+from ldmref.families.joint_transformers import find_sines
 from ldmref.families.krea2.config import Krea2Config
 from ldmref.math.arrays import Array
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
@@ -143,11 +143,8 @@ def transformer(
 @layer
 def embed_time(ops: Backend, p: Params, t: Array, dim: int, like: Array) -> Array:
     """Embed times, multiplied by 1000, (n,): (n, 1, d), dtype of `like`."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    waves = ops.call_function("time_proj", timestep_embedding, t, dim)
-    h = linear(ops, p.linear_1, xp.astype(waves, like.dtype, copy=False)[:, None, :])
+    waves = ops.xp.astype(find_sines(ops, t, dim), like.dtype, copy=False)
+    h = linear(ops, p.linear_1, waves[:, None, :])
     return linear(ops, p.linear_2, gelu_tanh(ops, h, "gelu"))
 
 
@@ -196,13 +193,13 @@ def modulated_block(
     x: Array,
     modulation: Array,
     positions: Array,
-    score_bias: Array,
+    score_bias: Array | None,
     config: Krea2Config,
 ) -> Array:
     """Apply attention and the feed-forward layer to text and image, (n, l, d).
 
-    Of each, the time gives scale, shift and gate, (n, 1, 6 d) for all blocks, to which a table of
-    the block is added.
+    The time gives scale, shift and gate of both, (n, 1, 6 d) for all blocks; each block adds a
+    table.
     """
     d, eps = x.shape[2], config.norm_eps
     rows = modulation + ops.xp.reshape(p.scale_shift_table, (1, 1, 6 * d))

@@ -1,4 +1,4 @@
-"""How diffusers' pipeline calls the networks of Krea 2."""
+"""Calls of the networks of Krea 2 by diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
-    The hidden states of a token's layers, (n, l, k, d), are one beside the other.
+    The hidden states of a token's layers, (n, l, k, d), are joined side by side.
     """
     mask = arguments.get("encoder_attention_mask")
     return {
@@ -30,7 +30,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:
-    """Return the hidden states that the transformer reads, one beside the other."""
+    """Return the hidden states that the transformer reads, side by side."""
     return join_layers(output, getattr(pipe, "text_encoder_select_layers", LAYERS), skip)
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.text import as_text_encoder
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
@@ -42,8 +41,6 @@ def as_turbo(config: ModelConfig) -> ModelConfig:
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text = config.text_encoder
-    assert isinstance(text, Qwen3Config)
     small = replace(
         transformer_of(config),
         in_channels=4,
@@ -64,18 +61,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         num_refiner_text_blocks=1,
         axes_dims_rope=(4, 4, 4),
     )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=256,  # of letters, which the small vocabulary has
-        hidden_layers=(1, 2, 4),
-    )
+    text = shrink_qwen3(config.text_encoder, 256, layers=4)  # 256 letters of a small vocabulary
+    text = replace(text, hidden_layers=(1, 2, 4))
     assert QWEN_IMAGE.shrink is not None
     vae = QWEN_IMAGE.shrink(config.vae)
     defaults = replace(config.defaults, steps=4, width=16, height=16)

@@ -1,4 +1,4 @@
-"""How prompts condition Krea 2: hidden states of a chat of Qwen3-VL from twelve of its layers."""
+"""The text encoder of Krea 2: twelve layers of Qwen3-VL, after a chat."""
 
 from __future__ import annotations
 

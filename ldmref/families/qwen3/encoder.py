@@ -40,7 +40,7 @@ class Qwen3Config(TextConfig):
         num_key_value_heads: Number of heads of keys and values, which divides that of queries.
         head_dim: Width of a head. It is given: Qwen3-4B has 32 heads of 128 and a width of 2560.
         rope_theta: The base of the frequencies of the positions.
-        hidden_layers: Which hidden states are returned, one beside the other: 0 for the tokens'
+        hidden_layers: Which hidden states are returned, side by side: 0 for the tokens'
             embeddings, i for the output of the i-th layer; -1 for that of the last, -2 for the one
             before it. `clip_skip` counts from here.
         final_norm: Whether the final norm is applied to them.

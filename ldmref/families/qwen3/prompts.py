@@ -1,4 +1,4 @@
-"""How prompts condition the families that read Qwen3: the chat, its length and hidden states."""
+"""The chat, length, hidden states and rules of the families whose text encoder is Qwen3."""
 
 from __future__ import annotations
 

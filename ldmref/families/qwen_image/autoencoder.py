@@ -1,4 +1,4 @@
-"""Qwen-Image's autoencoder on one image, which Krea 2 has, too.
+"""Qwen-Image's autoencoder on one image, which is also Krea 2's.
 
 It is made for videos: its kernels are causal in time. An image is one frame, after which no other
 comes and before which there are zeros, so of each kernel only the last frame counts, and the
@@ -145,7 +145,7 @@ def mid_spec(c: int) -> Spec:
 
 
 def stored(config: QwenAutoencoderConfig, table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
-    """Return the table of the file: kernels have frames, but for those of two dimensions."""
+    """Return the table of the file: kernels have frames, except those of two dimensions."""
     found = {}
     for name, entry in table.items():
         flat = ".resample." in name or ".attentions." in name or len(entry.shape) != 4

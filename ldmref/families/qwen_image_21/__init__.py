@@ -3,7 +3,7 @@
 | file                     | holds                                                     |
 |--------------------------|-----------------------------------------------------------|
 | `config.py`              | the configuration, and what must fit together             |
-| `network.py`             | the transformer, with a cache of what it makes of a text  |
+| `network.py`             | the transformer, with a cache of keys and values of text  |
 | `autoencoder.py`         | the autoencoder of images with alpha                      |
 | `autoencoder_config.py`  | its configuration                                         |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |

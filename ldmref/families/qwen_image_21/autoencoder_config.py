@@ -53,7 +53,7 @@ class QwenImage21AutoencoderConfig(BaseAutoencoderConfig):
 
     Args:
         in_channels: Number of channels of the images that are encoded: red, green, blue and alpha.
-        out_channels: Number of channels of the decoded images, likewise.
+        out_channels: Number of channels of the decoded images, also with alpha.
         latent_channels: Number of channels z of the latents.
         base_dim: Width of the encoder at the size of the image.
         decoder_base_dim: Width of the decoder at the size of the image.

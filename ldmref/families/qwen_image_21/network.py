@@ -14,12 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from array_api_compat import array_namespace
-
 from ldmref.backends.base import Backend
-from ldmref.families.joint_transformers import FREQUENCIES
+from ldmref.families.joint_transformers import FREQUENCIES, as_floating, find_sines
 from ldmref.families.qwen_image_21.config import QwenImage21Config
-from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
@@ -27,12 +24,14 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
+    divide_by_rms,
     find_waves,
     gelu_tanh,
     join_cells,
     place_cells,
     rms_norm,
     split_cells,
+    standardize,
     turn_pairs,
 )
 
@@ -44,7 +43,7 @@ KeysAndValues: TypeAlias = tuple[Array, Array]
 
 
 class TokenSequence(NamedTuple):
-    """What the blocks need to know about the tokens of text and image.
+    """The positions of the tokens of text and image, and the mask of the text.
 
     Attributes:
         text_waves: Cosines and sines of the positions of the text, (1, 1, l, d / heads). None: the
@@ -154,16 +153,14 @@ def transformer(
 
 def add_clean_time(ops: Backend, t: Array) -> Array:
     """Return times, (n,), and time 0, as which text is modulated, after them: (n + 1,) floating."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    return xp.concat([t, 0.0 * t[:1]], axis=0)
+    t = as_floating(ops, t)
+    return ops.xp.concat([t, 0.0 * t[:1]], axis=0)
 
 
 @layer
 def embed_time(ops: Backend, p: Params, t: Array) -> Array:
     """Embed times, (n,): (n, d)."""
-    waves = ops.call_function("time_proj", timestep_embedding, t, FREQUENCIES)
+    waves = find_sines(ops, t, FREQUENCIES)
     return mlp(ops, p.timestep_embedder, ops.cast(waves, ops.dtype))
 
 
@@ -177,10 +174,7 @@ def embed_text(ops: Backend, p: Params, x: Array, eps: float) -> Array:
 @layer
 def centred_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     """Divide by the root mean square of the last axis, and multiply by weight + 1."""
-    xp = ops.xp
-    wide = ops.cast(x, ops.state_dtype)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide * (ops.cast(p.weight, ops.state_dtype) + 1.0), x.dtype, copy=False)
+    return divide_by_rms(x, p.weight, eps, ops.state_dtype, base=1.0)
 
 
 def find_sequence(
@@ -250,20 +244,6 @@ def multiply(ops: Backend, x: Array, rows: TokenRows, length: int) -> Array:
     return ops.xp.concat([x[:, :length, :] * rows.text, x[:, length:, :] * rows.image], axis=1)
 
 
-def standardize(x: Array, eps: float, dtype: str) -> Array:
-    """Bring the last axis to zero mean and unit variance, computed in `dtype`."""
-    xp = array_namespace(x)
-    wide = xp.astype(x, getattr(xp, dtype), copy=False)
-    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide, x.dtype, copy=False)
-
-
-def normalize(ops: Backend, name: str, x: Array, eps: float) -> Array:
-    """Normalise tokens (n, l, d) by a norm of that name, which has no weights."""
-    return ops.call_function(name, standardize, x, eps, ops.state_dtype, axis=-2)
-
-
 @layer
 def block(
     ops: Backend,
@@ -300,9 +280,9 @@ def add_layers(
 ) -> Array:
     """Add attention and the feed-forward layer to tokens (n, l, d), of which `length` are text."""
     scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut(rows, 4))
-    h = multiply(ops, normalize(ops, "img_norm1", x, eps), plus_one(scale), length)
+    h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
-    h = multiply(ops, normalize(ops, "img_norm2", x, eps), plus_one(mlp_scale), length)
+    h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
     x = x + multiply(ops, feed_forward(ops, p.img_mlp, h), bound(ops, mlp_gate), length)
     return ops.xp.clip(x, -HALF_RANGE, HALF_RANGE) if ops.dtype == "float16" else x
 
@@ -368,7 +348,7 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 def final_norm(ops: Backend, p: Params, x: Array, emb: Array, eps: float) -> Array:
     """Normalise tokens of images, (n, l, d), and scale them by their times, `emb` (n + 1, d)."""
     scale = linear(ops, p.linear, ops.silu(emb))
-    return normalize(ops, "norm", x, eps) * (1.0 + scale[:-1, None, :])
+    return standardize(ops, x, "norm", eps) * (1.0 + scale[:-1, None, :])
 
 
 def read_text(

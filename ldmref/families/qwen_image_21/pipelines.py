@@ -1,4 +1,4 @@
-"""How diffusers' pipelines call the networks of Qwen-Image 2.1."""
+"""Calls of the networks of Qwen-Image 2.1 by diffusers' pipelines."""
 
 from __future__ import annotations
 

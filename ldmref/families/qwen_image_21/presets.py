@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.families.qwen_image_21.autoencoder_config import QwenImage21AutoencoderConfig
 from ldmref.families.qwen_image_21.autoencoder_config import shrink as shrink_autoencoder
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
@@ -43,8 +42,7 @@ TURBO = replace(
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text, vae = config.text_encoder, config.vae
-    assert isinstance(text, Qwen3Config)
+    vae = config.vae
     assert isinstance(vae, QwenImage21AutoencoderConfig)
     small = replace(
         transformer_of(config),
@@ -57,17 +55,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
         context_in_dim=20,
         axes_dims_rope=(4, 4, 4),
     )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=160,  # of a vocabulary in which the template has many tokens
-    )
+    text = shrink_qwen3(config.text_encoder, 160)  # the small vocabulary makes the template long
     defaults = replace(config.defaults, steps=4, width=16, height=16)
     return replace(
         config,

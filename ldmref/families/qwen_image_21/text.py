@@ -1,4 +1,4 @@
-"""How prompts condition Qwen-Image 2.1: Qwen3-VL's hidden states, without the system message."""
+"""The text encoder of Qwen-Image 2.1: Qwen3-VL's last states, without the system message."""
 
 from __future__ import annotations
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import flatten
+from ldmref.models.flops import count_products
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
@@ -25,19 +23,16 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     network = transformer_of(config)
     image, text = count_tokens(config, width, height)
     pairs = text * text + image * (text + image)
-    total = 4 * network.num_layers * pairs * network.width
-    for name, shape in flatten(transformer_spec(network)).items():
-        if len(shape) < 2:
-            continue
-        rows = image + text
+    attention = 4 * network.num_layers * pairs * network.width
+
+    def count_rows(name: str) -> int:
         if name.startswith(("time_text_embed", "modulation", "norm_out")):
-            rows = 2  # of this time, and of time 0
-        elif name.startswith("txt_in"):
-            rows = text
-        elif name.startswith("img_in"):
-            rows = image
-        total += 2 * math.prod(shape) * rows
-    return total
+            return 2  # of this time, and of time 0
+        if name.startswith("txt_in"):
+            return text
+        return image if name.startswith("img_in") else image + text
+
+    return attention + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

@@ -16,7 +16,6 @@ Esser et al. 2024, arXiv:2403.03206.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -46,8 +45,8 @@ from ldmref.models.family import (
     TrainingRules,
     Work,
 )
+from ldmref.models.flops import count_products
 from ldmref.models.golden_run import GoldenRun
-from ldmref.models.params import flatten
 from ldmref.models.steering import AttentionGuidance, Steerable
 
 # adaLN-Zero: every block begins as the identity, and the output as zero
@@ -89,18 +88,17 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     image, text = count_tokens(config, width, height)
     total = 4 * network.num_layers * (image + text) ** 2 * network.width
     total += 4 * len(network.dual_attention_layers) * image**2 * network.width
-    for name, shape in flatten(transformer_spec(network)).items():
-        if len(shape) < 2 or name == "pos_embed.pos_embed":
-            continue
-        rows = image
+
+    def count_rows(name: str) -> int:
+        if name == "pos_embed.pos_embed":  # added, not multiplied
+            return 0
         if ".add_" in name or "to_add_out" in name or "ff_context" in name:
-            rows = text
-        elif name.startswith("context_embedder"):
-            rows = text
-        elif "norm" in name or name.startswith("time_text_embed"):
-            rows = 1
-        total += 2 * math.prod(shape) * rows
-    return total
+            return text
+        if name.startswith("context_embedder"):
+            return text
+        return 1 if "norm" in name or name.startswith("time_text_embed") else image
+
+    return total + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

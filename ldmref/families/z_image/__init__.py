@@ -12,7 +12,7 @@
 | `work.py`      | operations and memory                                                   |
 
 The network computes the makers' function: its time is 0 for noise and 1 for the image, and it
-predicts x0 - eps. The declaration turns both around, so that samplers, guidance and traces see
+predicts x0 - eps. The declaration turns both around: samplers, guidance and traces see
 ldmref's t and eps - x0. diffusers' guidance scale g is 1 + g here. Captions of different lengths in
 one batch give each image as its caption alone does.
 
@@ -26,6 +26,7 @@ from functools import partial
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
+    as_floating,
     declare_transformer,
     describe_model,
     latents_input,
@@ -99,9 +100,8 @@ def predict_velocity(
     states = get_hidden_states(context)
     if mask is None:
         mask = xp.ones_like(states[:, :, 0])
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    return -transformer(ops, p, config, x, (STEPS - t) / STEPS, states, mask)
+    t = (STEPS - as_floating(ops, t)) / STEPS
+    return -transformer(ops, p, config, x, t, states, mask)
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:

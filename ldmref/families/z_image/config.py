@@ -32,7 +32,7 @@ class ZImageConfig(DenoiserConfig):
         cap_feat_dim: Width of the text's hidden states.
         norm_eps: Number added to the mean square in the norms of the tokens.
         rope_theta: The base of the frequencies of the positions.
-        t_scale: What the time, from 0 for noise to 1 for the image, is multiplied by.
+        t_scale: Factor of the time, which is 0 for noise and 1 for the image.
         axes_dims: The parts of a head's width that are rotated by a token's place in the sequence
             of caption and image, its row and its column.
     """

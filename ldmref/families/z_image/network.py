@@ -11,15 +11,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ldmref.backends.base import Backend
+from ldmref.families.joint_transformers import FREQUENCIES, find_sines
 from ldmref.families.z_image.config import PATCH, SEGMENT, ZImageConfig
-from ldmref.math import timestep_embedding
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 
-FREQUENCIES = 256  # width of the sines and cosines of the time
 TIME_WIDTH = 1024  # of the embedded time between its two layers
 FORM = "2-1"  # patches of 2 x 2 cells of one frame
 QK_EPS = 1e-5  # of the norms of queries and keys
@@ -28,7 +27,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
 class TokenStream(NamedTuple):
-    """Tokens, and what attention needs to know about them.
+    """Tokens with their positions, and which of them are read.
 
     Attributes:
         states: (n, l, d).
@@ -126,7 +125,7 @@ def transformer(
 @layer
 def embed_time(ops: Backend, p: Params, t: Array, like: Array) -> Array:
     """Embed times, (n,), already scaled: (n, d_time), dtype of `like`."""
-    waves = ops.call_function("time_proj", timestep_embedding, t, FREQUENCIES)
+    waves = find_sines(ops, t, FREQUENCIES)
     h = linear(ops, p.mlp["0"], ops.xp.astype(waves, like.dtype, copy=False))
     return linear(ops, p.mlp["2"], ops.silu(h))
 

@@ -1,4 +1,4 @@
-"""How diffusers' pipelines call the networks of Z-Image."""
+"""Calls of the networks of Z-Image by diffusers' pipelines."""
 
 from __future__ import annotations
 

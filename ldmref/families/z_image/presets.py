@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.joint_transformers import AUTOENCODER, shrink_autoencoder
+from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, transformer_of
 from ldmref.families.z_image.files import SCALE, STEPS
 from ldmref.families.z_image.text import as_text_encoder
-from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig
+from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
-AUTOENCODER = AutoencoderConfig(  # Flux.1's
-    latent_channels=16,
-    use_quant_conv=False,
-    use_post_quant_conv=False,
-    scaling_factor=0.3611,
-    shift_factor=0.1159,
-)
 FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
 TURBO = ModelConfig(
     name="z-image-turbo",
     denoiser=ZImageConfig(),
-    vae=AUTOENCODER,
+    vae=replace(AUTOENCODER, scaling_factor=0.3611, shift_factor=0.1159),  # Flux.1's
     text_encoder=as_text_encoder(QWEN3_SIZES["qwen3-4b"]),
     scheduler=replace(FLOW, shift=3.0),
     defaults=Defaults(8, 1.0, width=1024, height=1024),
@@ -32,8 +25,6 @@ TURBO = ModelConfig(
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    text = config.text_encoder
-    assert isinstance(text, Qwen3Config)
     small = replace(
         transformer_of(config),
         in_channels=4,
@@ -46,24 +37,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         cap_feat_dim=20,
         axes_dims=(4, 4, 4),
     )
-    vae = replace(
-        config.vae,
-        latent_channels=4,
-        block_out_channels=(8, 12),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
-    text = replace(
-        text,
-        vocab_size=512,
-        hidden_size=20,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        max_position_embeddings=2 * SEGMENT,
-    )
+    vae = shrink_autoencoder(config.vae)
+    text = shrink_qwen3(config.text_encoder, 2 * SEGMENT)
     defaults = replace(config.defaults, steps=4, width=16, height=16)
     return replace(config, denoiser=small, vae=vae, text_encoder=text, defaults=defaults)
 

@@ -1,4 +1,4 @@
-"""How captions condition Z-Image: the last hidden state but one of Qwen3, without the padding."""
+"""The text encoder of Z-Image: Qwen3, whose last hidden state but one is read."""
 
 from __future__ import annotations
 

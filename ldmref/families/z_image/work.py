@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ldmref.families.joint_transformers import FREQUENCIES
 from ldmref.families.z_image.config import PATCH, SEGMENT, transformer_of
-from ldmref.families.z_image.network import FREQUENCIES, TIME_WIDTH
+from ldmref.families.z_image.network import TIME_WIDTH
 from ldmref.models.config import ModelConfig
 
 

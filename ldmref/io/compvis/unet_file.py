@@ -1,6 +1,8 @@
-"""Single files with the U-Net of Stable Diffusion alone, under CompVis' names.
+"""Single files with the U-Net of Stable Diffusion alone, under CompVis' or diffusers' names.
 
 GGUF files and many quantised ones hold it so, without `model.diffusion_model.` or with it.
+diffusers' names are ours, and have one for every U-Net. Nothing recognises them, since such a file
+is usually part of a folder: it is read with a configuration.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from ldmref.io.compvis.keys import unet_table
 from ldmref.io.key_table import KeyEntry, add_prefixes, fit
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import SingleFile
-from ldmref.models.params import Shape
+from ldmref.models.networks import model_spec
+from ldmref.models.params import Shape, flatten
 from ldmref.models.presets import PRESETS
 
 PREFIX = "model.diffusion_model."
 FIRST = "input_blocks.0.0.weight"
 HINT = "input_hint_block.0.weight"  # of a ControlNet, which has the U-Net's first half
+PARTS = (  # of a U-Net of diffusers
+    "down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.",
+    "time_embedding.", "class_embedding.", "add_embedding.",
+)  # fmt: skip
 # Of two with the same U-Net, the first: sd2-v can only be told by its folder.
 FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-inpainting", "sdxl")
 
@@ -52,13 +59,37 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
     return PRESETS[name] if best.shared else None
 
 
-UNET_FILES = tuple(
+def is_unet_of_diffusers(shapes: Mapping[str, Shape]) -> bool:
+    """Return whether a file holds a whole U-Net under diffusers' names and no other network.
+
+    >>> is_unet_of_diffusers({"conv_in.weight": (320, 4, 3, 3), "conv_out.weight": (4, 320, 3, 3)})
+    True
+    """
+    ends = {"conv_in.weight", "conv_out.weight"}
+    return ends <= shapes.keys() and all(name.startswith(PARTS) for name in shapes)
+
+
+def list_own_names(config: ModelConfig) -> dict[str, KeyEntry]:
+    """Return the tensors of a file under diffusers' names, which are those of the parameters."""
+    shapes = flatten(model_spec(config)[config.denoiser.network])
+    return {name: KeyEntry(name, shape) for name, shape in shapes.items()}
+
+
+UNET_FILES = (
+    *(
+        SingleFile(
+            "the U-Net of Stable Diffusion",
+            partial(recognise, prefix=prefix),
+            partial(list_stored, prefix=prefix),
+            applies=is_unet_alone,
+        )
+        for prefix in ("", PREFIX)
+    ),
     SingleFile(
-        "the U-Net of Stable Diffusion",
-        partial(recognise, prefix=prefix),
-        partial(list_stored, prefix=prefix),
-        applies=is_unet_alone,
-    )
-    for prefix in ("", PREFIX)
+        "a U-Net of diffusers",
+        lambda shapes: None,
+        list_own_names,
+        applies=is_unet_of_diffusers,
+    ),
 )
-"""Without and with the prefix of files that hold other networks."""
+"""CompVis' names, without and with the prefix of whole files; then diffusers' names."""

@@ -53,6 +53,26 @@ def spread(packed: np.ndarray, bits: int) -> np.ndarray:
     return np.concatenate(parts, axis=-1)
 
 
+def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """Return the bytes whose bits are these numbers, the inverse of `spread`.
+
+    Args:
+        numbers: Numbers below 2^bits as bytes, (..., n * 8 / bits).
+        bits: Bits of a number: 1, 2 or 4.
+
+    Returns:
+        Bytes, (..., n).
+
+    >>> pack(np.array([0, 3, 1, 0, 2, 0, 3, 0], np.uint8), 2).tolist()
+    [228, 3]
+    """
+    parts = np.split(numbers.astype(np.uint8), 8 // bits, axis=-1)
+    packed = np.zeros_like(parts[0])
+    for i, part in enumerate(parts):
+        packed |= part << (i * bits)
+    return packed
+
+
 def split(blocks: np.ndarray, *sizes: int) -> list[np.ndarray]:
     """Cut blocks into their fields, whose sizes in bytes must add up to that of a block.
 
@@ -70,6 +90,15 @@ def split(blocks: np.ndarray, *sizes: int) -> list[np.ndarray]:
 def read_halves(field: np.ndarray) -> np.ndarray:
     """Return little-endian float16 numbers as float32; (n, 2 k) bytes -> (n, k)."""
     return np.ascontiguousarray(field).view("<f2").astype(np.float32)
+
+
+def write_halves(values: np.ndarray) -> np.ndarray:
+    """Return numbers as little-endian float16, the inverse of `read_halves`.
+
+    Numbers too large for float16 become infinite, and are refused where tensors are quantised.
+    """
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values.astype("<f2")).view(np.uint8)
 
 
 def signed(numbers: np.ndarray, offset: int) -> np.ndarray:

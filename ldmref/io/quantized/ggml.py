@@ -29,11 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import BackendUnavailable
+from ldmref.io.quantized import encode, encode_k
 from ldmref.io.quantized.bits import read_halves, signed, split, spread, unpack
 from ldmref.io.quantized.float4 import dequantize_ggml_nvfp4, dequantize_mxfp4
 from ldmref.support.bfloat16 import decode_bfloat16
 
 VALUES_AT_ONCE = 1 << 20  # so that a large tensor needs little more memory than its result
+VALUES_IN_SEARCH = 1 << 15  # so that the arrays of a search stay in the processor's cache
 
 WEIGHTS = 32  # of a block
 
@@ -226,6 +228,11 @@ def _five_bits(fifth: np.ndarray, low: np.ndarray) -> np.ndarray:
     return unpack(low, "halves") | bits << 4
 
 
+def dequantize_bf16(blocks: np.ndarray) -> np.ndarray:
+    """Return the numbers of bfloat16, (n, 2) bytes -> (n, 1)."""
+    return decode_bfloat16(blocks.view("<u2"))
+
+
 class GGMLType(NamedTuple):
     """A type of ggml.
 
@@ -235,6 +242,7 @@ class GGMLType(NamedTuple):
         nbytes: Bytes of a block.
         dtype: The type of the numbers, if a block is one number as NumPy knows it.
         dequantize: From blocks (n, nbytes) to float32 (n, values). None: the package `gguf` does.
+        quantize: From float32 (n, values) to blocks (n, nbytes). None: the type is only read.
     """
 
     name: str
@@ -242,21 +250,22 @@ class GGMLType(NamedTuple):
     nbytes: int
     dtype: str = ""
     dequantize: Callable[[np.ndarray], np.ndarray] | None = None
+    quantize: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 GGML_TYPES = {
     0: GGMLType("F32", 1, 4, "<f4"),
     1: GGMLType("F16", 1, 2, "<f2"),
-    2: GGMLType("Q4_0", 32, 18, dequantize=dequantize_q4_0),
-    3: GGMLType("Q4_1", 32, 20, dequantize=dequantize_q4_1),
-    6: GGMLType("Q5_0", 32, 22, dequantize=dequantize_q5_0),
-    7: GGMLType("Q5_1", 32, 24, dequantize=dequantize_q5_1),
-    8: GGMLType("Q8_0", 32, 34, dequantize=dequantize_q8_0),
-    10: GGMLType("Q2_K", 256, 84, dequantize=dequantize_q2_k),
-    11: GGMLType("Q3_K", 256, 110, dequantize=dequantize_q3_k),
-    12: GGMLType("Q4_K", 256, 144, dequantize=dequantize_q4_k),
-    13: GGMLType("Q5_K", 256, 176, dequantize=dequantize_q5_k),
-    14: GGMLType("Q6_K", 256, 210, dequantize=dequantize_q6_k),
+    2: GGMLType("Q4_0", 32, 18, dequantize=dequantize_q4_0, quantize=encode.quantize_q4_0),
+    3: GGMLType("Q4_1", 32, 20, dequantize=dequantize_q4_1, quantize=encode.quantize_q4_1),
+    6: GGMLType("Q5_0", 32, 22, dequantize=dequantize_q5_0, quantize=encode.quantize_q5_0),
+    7: GGMLType("Q5_1", 32, 24, dequantize=dequantize_q5_1, quantize=encode.quantize_q5_1),
+    8: GGMLType("Q8_0", 32, 34, dequantize=dequantize_q8_0, quantize=encode.quantize_q8_0),
+    10: GGMLType("Q2_K", 256, 84, dequantize=dequantize_q2_k, quantize=encode_k.quantize_q2_k),
+    11: GGMLType("Q3_K", 256, 110, dequantize=dequantize_q3_k, quantize=encode_k.quantize_q3_k),
+    12: GGMLType("Q4_K", 256, 144, dequantize=dequantize_q4_k, quantize=encode_k.quantize_q4_k),
+    13: GGMLType("Q5_K", 256, 176, dequantize=dequantize_q5_k, quantize=encode_k.quantize_q5_k),
+    14: GGMLType("Q6_K", 256, 210, dequantize=dequantize_q6_k, quantize=encode_k.quantize_q6_k),
     16: GGMLType("IQ2_XXS", 256, 66),
     17: GGMLType("IQ2_XS", 256, 74),
     18: GGMLType("IQ3_XXS", 256, 98),
@@ -271,11 +280,11 @@ GGML_TYPES = {
     27: GGMLType("I64", 1, 8, "<i8"),
     28: GGMLType("F64", 1, 8, "<f8"),
     29: GGMLType("IQ1_M", 256, 56),
-    30: GGMLType("BF16", 1, 2, dequantize=lambda blocks: decode_bfloat16(blocks.view("<u2"))),
+    30: GGMLType("BF16", 1, 2, dequantize=dequantize_bf16, quantize=encode.encode_bf16),
     34: GGMLType("TQ1_0", 256, 54),
     35: GGMLType("TQ2_0", 256, 66),
-    39: GGMLType("MXFP4", 32, 17, dequantize=dequantize_mxfp4),
-    40: GGMLType("NVFP4", 64, 36, dequantize=dequantize_ggml_nvfp4),
+    39: GGMLType("MXFP4", 32, 17, dequantize=dequantize_mxfp4, quantize=encode.quantize_mxfp4),
+    40: GGMLType("NVFP4", 64, 36, dequantize=dequantize_ggml_nvfp4, quantize=encode.quantize_nvfp4),
 }
 
 # Types of ggml that are read by nobody here. Q8_1 and Q8_K are those of activations in products.
@@ -313,6 +322,38 @@ def read_ggml(raw: np.ndarray, kind: GGMLType, label: str) -> np.ndarray:
         for begin in range(0, len(blocks), step):
             values[begin : begin + step] = dequantize(blocks[begin : begin + step])
     return values.reshape(-1)
+
+
+WRITABLE = {
+    kind.name: number
+    for number, kind in GGML_TYPES.items()
+    if kind.quantize is not None or kind.dtype in ("<f4", "<f2")
+}
+"""The types that can be written, by name, and their numbers."""
+
+
+def write_ggml(x: np.ndarray, kind: GGMLType) -> np.ndarray:
+    """Return the bytes of numbers in a type, the inverse of `read_ggml`.
+
+    Args:
+        x: Finite numbers; as many as whole blocks have.
+        kind: A type of `WRITABLE`.
+
+    Returns:
+        Bytes, one axis.
+
+    >>> raw = write_ggml(np.arange(-127, 129, 8), GGML_TYPES[8])
+    >>> read_ggml(raw, GGML_TYPES[8], "a")[:3].tolist()
+    [-127.0, -119.0, -111.0]
+    """
+    if kind.quantize is None:
+        return np.ascontiguousarray(x, kind.dtype).reshape(-1).view(np.uint8)
+    blocks = np.ascontiguousarray(x, np.float32).reshape(-1, kind.values)
+    raw = np.empty((len(blocks), kind.nbytes), np.uint8)
+    step = VALUES_IN_SEARCH // kind.values
+    for begin in range(0, len(blocks), step):
+        raw[begin : begin + step] = kind.quantize(blocks[begin : begin + step])
+    return raw.reshape(-1)
 
 
 def _import_dequantize(kind: GGMLType, label: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -271,10 +271,14 @@ def is_pickle(path: Path) -> bool:
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
-def read_checkpoint(path: Path) -> PickledCheckpoint:
+def read_checkpoint(path: Path, alone: str = "") -> PickledCheckpoint:
     """Open a pickled checkpoint: a dictionary of tensors, or one that holds it as `state_dict`.
 
     Keys of nested dictionaries are joined with dots.
+
+    Args:
+        path: The file.
+        alone: The name of a tensor that is alone in its file. "": such a file is refused.
 
     Raises:
         UnsafeFileError: The pickle names anything but tensors and plain containers.
@@ -289,6 +293,8 @@ def read_checkpoint(path: Path) -> PickledCheckpoint:
     except OSError as error:
         raise make_read_error(path, error) from error
     left_out: list[str] = []
+    if isinstance(content, LazyTensor) and alone:
+        content = {alone: content}
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         left_out = [str(key)[:80] for key in content if key != "state_dict"]
         content = content["state_dict"]

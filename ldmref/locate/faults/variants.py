@@ -19,11 +19,11 @@ class Variant(NamedTuple):
     Attributes:
         text: The fault in words: "eps 1e-06 instead of 1e-05".
         change: `change(call, inputs)` computes the operation with this fault; `inputs` are the
-            arrays and the parameters by role.
+            arrays and the parameters by role. It returns an array, or a tuple as the operation.
     """
 
     text: str
-    change: Callable[[LayerCall, Inputs], np.ndarray]
+    change: Callable[[LayerCall, Inputs], Any]
 
 
 def with_changes(text: str, **changes: object) -> Variant:

@@ -15,7 +15,7 @@ import torch
 from ldmref.trace.model import Trace
 from ldmref.trace.torch_calls import find_tensors, replace_tensors
 
-Arrays = Mapping[str, np.ndarray]
+ArraysByRole = Mapping[str, np.ndarray]
 
 
 def to_array(x: torch.Tensor) -> np.ndarray:
@@ -45,7 +45,7 @@ def to_tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
 
 def read_recorded(port: Trace, name: str) -> np.ndarray:
     """Return a recorded array as judges compare it."""
-    x = np.asarray(port.tensors[name])
+    x: Any = np.asarray(port.tensors[name])
     if x.dtype.kind == "c":
         x = np.stack([x.real, x.imag], axis=-1)
     return x.astype(np.float64 if x.dtype.kind == "f" else np.int64, copy=False)
@@ -56,7 +56,7 @@ def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:
     return {name: to_array(x) for name, x in find_tensors(value, role)}
 
 
-def with_arrays(value: Any, role: str, arrays: Arrays) -> Any:
+def with_arrays(value: Any, role: str, arrays: ArraysByRole) -> Any:
     """Return an argument or a result in which arrays replace the tensors of their roles."""
 
     def change(name: str, x: torch.Tensor) -> torch.Tensor:

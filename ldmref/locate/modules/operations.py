@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ldmref.trace import torch_names as known
 
 Tensor = torch.Tensor
-Values = Mapping[str, Any]  # tensors and other arguments by role
+OperationValues = Mapping[str, Any]  # tensors and other arguments by role
 MASKED = float("-inf")  # the bias of a key that a mask of truth values hides
 ATTENTION_AXES = 4  # of arrays (n, heads, l, d), of which the table has faults
 
@@ -35,7 +35,7 @@ class Operation:
 
     kind: str
     inputs: dict[str, Tensor]
-    compute: Callable[[Values], Any] = field(repr=False)
+    compute: Callable[[OperationValues], Any] = field(repr=False)
     parameters: dict[str, Tensor] = field(default_factory=dict, repr=False)
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -114,27 +114,27 @@ def _affine(parameters: dict[str, Tensor], shape: Any, x: Tensor) -> dict[str, T
     return {"weight": x.new_ones(shape), "bias": x.new_zeros(shape)} | parameters
 
 
-def _linear(v: Values) -> Tensor:
+def _linear(v: OperationValues) -> Tensor:
     return F.linear(v["input"], v["weight"], v.get("bias"))
 
 
-def _conv2d(v: Values) -> Tensor:
+def _conv2d(v: OperationValues) -> Tensor:
     return F.conv2d(v["input"], v["weight"], v.get("bias"), v["stride"], v["padding"])
 
 
-def _group_norm(v: Values) -> Tensor:
+def _group_norm(v: OperationValues) -> Tensor:
     return F.group_norm(v["input"], v["groups"], v["weight"], v["bias"], v["eps"])
 
 
-def _layer_norm(v: Values) -> Tensor:
+def _layer_norm(v: OperationValues) -> Tensor:
     return F.layer_norm(v["input"], v["input"].shape[-1:], v["weight"], v["bias"], v["eps"])
 
 
-def _embedding(v: Values) -> Tensor:
+def _embedding(v: OperationValues) -> Tensor:
     return F.embedding(v["input"], v["table"])
 
 
-_MODULES = {
+_MODULES: dict[Any, Callable[[Any, str, Tensor], Operation | None]] = {
     kind.forward: _of_module
     for kind in (
         torch.nn.Linear,
@@ -148,17 +148,17 @@ _MODULES = {
 # -- functions ------------------------------------------------------------------------------------
 
 
-def _named(names: tuple[str, ...], args: tuple, kwargs: Values) -> dict[str, Any]:
+def _named(names: tuple[str, ...], args: tuple, kwargs: OperationValues) -> dict[str, Any]:
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
-def _linear_function(func: Any, args: tuple, kwargs: Values) -> Operation:
+def _linear_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
     named = _named(("input", "weight", "bias"), args, kwargs)
     parameters = {n: named[n] for n in ("weight", "bias") if named.get(n) is not None}
     return Operation("linear", {"input": named["input"]}, _linear, parameters)
 
 
-def _layer_norm_function(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _layer_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "normalized_shape", "weight", "bias", "eps"), args, kwargs)
     shape = tuple(named["normalized_shape"])
     if len(shape) != 1:
@@ -169,7 +169,7 @@ def _layer_norm_function(func: Any, args: tuple, kwargs: Values) -> Operation | 
     return Operation("layer_norm", {"input": named["input"]}, _layer_norm, parameters, eps)
 
 
-def _root_norm_function(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _root_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "normalized_shape", "weight", "eps"), args, kwargs)
     if len(named["normalized_shape"]) != 1 or named.get("eps") is None:
         return None
@@ -177,7 +177,7 @@ def _root_norm_function(func: Any, args: tuple, kwargs: Values) -> Operation | N
     weight = named.get("weight")
     weight = x.new_ones(x.shape[-1:]) if weight is None else weight
 
-    def compute(v: Values) -> Tensor:
+    def compute(v: OperationValues) -> Tensor:
         return F.rms_norm(v["input"], x.shape[-1:], v["weight"], v["eps"])
 
     return Operation(
@@ -185,7 +185,7 @@ def _root_norm_function(func: Any, args: tuple, kwargs: Values) -> Operation | N
     )
 
 
-def _attention(func: Any, args: tuple, kwargs: Values) -> Operation:
+def _attention(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
     named = _named(names, args, kwargs)
     q, k, v = (named[name] for name in names[:3])
@@ -202,7 +202,7 @@ def _attention(func: Any, args: tuple, kwargs: Values) -> Operation:
     return Operation(kind, inputs, _attend, {}, attributes)
 
 
-def _attend(v: Values) -> Tensor:
+def _attend(v: OperationValues) -> Tensor:
     bias, causal = v.get("bias"), bool(v.get("causal"))
     q, k = v["input"], v["k"]
     if bias is not None and causal:  # torch takes one of both
@@ -216,7 +216,7 @@ def _is_truth(x: Tensor) -> bool:
 
 
 def _activation(kind: str) -> Describe:
-    def describe(func: Any, args: tuple, kwargs: Values) -> Operation:
+    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
         named = _named(("input",), args, kwargs)
         tanh = named.get("approximate") == "tanh"
         rest = {name: x for name, x in named.items() if name not in ("input", "inplace")}
@@ -226,26 +226,26 @@ def _activation(kind: str) -> Describe:
     return describe
 
 
-def _convolution(func: Any, args: tuple, kwargs: Values) -> Operation:
+def _convolution(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
     """Return a convolution in groups, or of another number of axes than 2."""
     named = _named(("input", "weight", "bias"), args, kwargs)
     parameters = {n: named[n] for n in ("weight", "bias") if named.get(n) is not None}
     rest = args[3:]
     more = {n: x for n, x in kwargs.items() if n not in ("input", "weight", "bias")}
 
-    def compute(v: Values) -> Tensor:
+    def compute(v: OperationValues) -> Tensor:
         return func(v["input"], v["weight"], v.get("bias"), *rest, **more)
 
     kind = "grouped_conv2d" if func is F.conv2d else "convolution"
     return Operation(kind, {"input": named["input"]}, compute, parameters)
 
 
-def _embedding_function(func: Any, args: tuple, kwargs: Values) -> Operation:
+def _embedding_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
     named = _named(("input", "weight"), args, kwargs)
     return Operation("embedding", {"input": named["input"]}, _embedding, {"table": named["weight"]})
 
 
-def _resampling(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _resampling(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "size", "scale_factor", "mode"), args, kwargs)
     if not str(named.get("mode", "nearest")).startswith("nearest") or named["input"].ndim != 4:
         return None
@@ -253,7 +253,7 @@ def _resampling(func: Any, args: tuple, kwargs: Values) -> Operation | None:
     return Operation("upsample2x", {"input": named["input"]}, lambda v: func(v["input"], **rest))
 
 
-def _padding(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _padding(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "pad", "mode", "value"), args, kwargs)
     if list(named["pad"]) != [0, 1, 0, 1] or named.get("value") or named["input"].ndim != 4:
         return None
@@ -271,7 +271,7 @@ def _arithmetic(kind: str, apply: Callable[[Any, Any], Any], turned: bool = Fals
         turned: Whether the function takes its terms in the other order.
     """
 
-    def describe(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
         if len(args) != 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode"):
             return None
         a, b = reversed(args) if turned else args
@@ -300,7 +300,7 @@ def _is_number(x: object) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def _power(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _power(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     """Return a power of a number: the frequencies of rotations and of timesteps."""
     if len(args) != 2:
         return None
@@ -315,7 +315,7 @@ def _power(func: Any, args: tuple, kwargs: Values) -> Operation | None:
     )
 
 
-def _parts(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _parts(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     unbound = func in _UNBIND
     named = _named(("input", "dim") if unbound else ("input", "size", "dim"), args, kwargs)
     x = named["input"]
@@ -326,7 +326,7 @@ def _parts(func: Any, args: tuple, kwargs: Values) -> Operation | None:
     )
 
 
-def _joined(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _joined(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("tensors", "dim"), args, kwargs)
     parts = list(named["tensors"])
     axis = named.get("dim", 0)
@@ -341,7 +341,7 @@ def _joined(func: Any, args: tuple, kwargs: Values) -> Operation | None:
 def _one(kind: str) -> Describe:
     """Return a description of a function of one tensor."""
 
-    def describe(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
         if func is torch.einsum and len(args) == 2 and isinstance(args[1], Tensor):
             return Operation(kind, {"input": args[1]}, lambda v: func(args[0], v["input"]))
         if not args or not isinstance(args[0], Tensor):
@@ -352,13 +352,13 @@ def _one(kind: str) -> Describe:
     return describe
 
 
-def _polar(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _polar(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("abs", "angle"), args, kwargs)
     length, angle = named["abs"], named["angle"]
     return Operation("polar", {"input": angle}, lambda v: torch.polar(length, v["input"]))
 
 
-def _softmax(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _softmax(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "dim"), args, kwargs)
     if named.get("dim") is None:
         return None
@@ -367,7 +367,7 @@ def _softmax(func: Any, args: tuple, kwargs: Values) -> Operation | None:
     return Operation("softmax", x, lambda v: torch.softmax(v["input"], v["axis"]), {}, axis)
 
 
-def _masked(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _masked(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     if len(args) != 3 or not isinstance(args[1], Tensor) or not _is_truth(args[1]):
         return None
     value = args[2]
@@ -375,7 +375,7 @@ def _masked(func: Any, args: tuple, kwargs: Values) -> Operation | None:
     return Operation("masked", inputs, lambda v: v["input"].masked_fill(v["mask"].bool(), value))
 
 
-def _repeated(func: Any, args: tuple, kwargs: Values) -> Operation | None:
+def _repeated(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "repeats", "dim"), args, kwargs)
     count, axis = named.get("repeats"), named.get("dim")
     if not isinstance(count, int) or axis is None:

@@ -42,6 +42,11 @@ class ModuleOriginal:
         self._copies: dict[tuple[str, str], NetworkCopies] = {}
 
     @property
+    def family(self) -> str:
+        """The family of the model: ldmref knows none."""
+        return ""
+
+    @property
     def controlnets(self) -> int:
         """Number of ControlNets that share a name: none."""
         return 0

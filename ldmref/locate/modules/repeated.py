@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.modules.arrays import Arrays, read_recorded, to_array, to_tensor
+from ldmref.locate.modules.arrays import (
+    ArraysByRole,
+    read_recorded,
+    to_array,
+    to_tensor,
+    with_arrays,
+)
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
 from ldmref.locate.names import neighbours_of, parts_of
-from ldmref.locate.points import OperationChange, Point, Trial
+from ldmref.locate.points import Frame, OperationChange, Point, Trial
 from ldmref.locate.precision import EPSILONS
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_calls import find_tensors, replace_tensors
@@ -32,7 +39,7 @@ EXACT = "float64"
 EXACT_COPY = "exact"
 
 
-class Reached(BaseException):
+class TargetReached(BaseException):
     """Ends a repeated run at its target; no code of a module catches it."""
 
     def __init__(self, parts: Any):
@@ -102,6 +109,9 @@ class RepeatedModule:
         self._results: dict[str, Any] = {}
         self._counted: dict[str, Counter[str]] = {}
         self._corrected: dict[tuple[str, str], np.ndarray] = {}  # outputs not used as recorded
+        # By the name of operations of which the port has another number: its number of each.
+        self.aligned: dict[str, tuple[int | None, ...]] = {}
+        self.collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
 
     # -- formats ----------------------------------------------------------------------------------
 
@@ -234,7 +244,7 @@ class RepeatedModule:
                 else:
                     change = self._trial.changes.get(point.call.name, compute)
                     result = change(point.call, {**point.call.parameters, **inputs})
-        except Reached as reached:
+        except TargetReached as reached:
             result = reached.parts
         except RuntimeError as error:  # torch's, of shapes that do not fit
             raise ValueError(str(error)) from error
@@ -266,13 +276,38 @@ class RepeatedModule:
         """Return a name with its number in the call."""
         count = self._seen[name]
         self._seen[name] += 1
-        return f"{name}{AGAIN}{count}" if count else name
+        return numbered(name, count)
 
     # -- layers -----------------------------------------------------------------------------------
 
     def find(self, name: str) -> TraceEntry | None:
         """Return what the port recorded of a layer or operation."""
-        return self.port.find(self.call, name)
+        base, _, number = name.partition(AGAIN)
+        aligned = self.aligned.get(base)
+        if aligned is None:
+            return self.port.find(self.call, name)
+        index = int(number or 0)
+        found = aligned[index] if index < len(aligned) else None
+        return None if found is None else self.port.find(self.call, numbered(base, found))
+
+    def collect(self, base: str, frame: Frame) -> list[dict[str, np.ndarray]]:
+        """Return the arrays of all operations of a name in a layer, as the module computes them.
+
+        Args:
+            base: The name, without a number.
+            frame: The layer.
+        """
+        self.aligned[base] = ()  # those recorded are not used until it is known which they are
+        found = self.collected[base] = []
+        layer = LayerCall("", "", {}, {}, {}, frame.compute, composite=True)
+        end = Point(layer, "", np.zeros(0), np.zeros(0), {}, replace(frame, name=""), (), ())
+        try:
+            self._rerun(end, None, None, None, False)
+        except ValueError:
+            return []
+        finally:
+            del self.collected[base], self.aligned[base]
+        return found
 
     def composite(
         self,
@@ -359,7 +394,7 @@ class RepeatedModule:
         name: str,
         trial: Trial,
         kind: str,
-        inputs: Callable[[], Arrays],
+        inputs: Callable[[], ArraysByRole],
         run: Callable[[], Any],
     ) -> Any:
         """Return the result of a layer in a repeated run: as recorded, or computed.
@@ -373,7 +408,7 @@ class RepeatedModule:
         """
         target = name == trial.target
         if target and trial.role:
-            raise Reached(inputs()[trial.role])
+            raise TargetReached(inputs()[trial.role])
         within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
         if not (trial.free or within):
             forced = self._forced(name, kind)
@@ -382,8 +417,8 @@ class RepeatedModule:
                 return forced
         result = run()
         if target:
-            raise Reached(tuple(self.outputs_of(result, kind).values()))
-        return result
+            raise TargetReached(tuple(self.outputs_of(result, kind).values()))
+        return self._as_recorded(name, kind, result) if self.collected else result
 
     def operation_again(
         self, name: str, operation: Operation, trial: Trial, run: Callable[[], Any]
@@ -391,7 +426,7 @@ class RepeatedModule:
         """Return the result of an operation in a repeated run: recorded, changed or computed."""
         target = name == trial.target
         if target and trial.role:
-            raise Reached(to_array(operation.inputs[trial.role]))
+            raise TargetReached(to_array(operation.inputs[trial.role]))
         change = trial.changes.get(name)
         if change is None and not (target or trial.free):
             forced = self._forced(name, operation.kind)
@@ -403,9 +438,15 @@ class RepeatedModule:
             call = self.operation_call(name, operation)
             changed = change(call, {**call.parameters, **call.inputs})
             result = self._like(changed, operation)
+        base = name.partition(AGAIN)[0]
+        if base in self.collected:
+            arrays = {role: to_array(x) for role, x in operation.inputs.items()}
+            self.collected[base].append({**arrays, "": to_array(result)})
+        elif self.collected:
+            return self._as_recorded(name, operation.kind, result)
         if target:
             parts = result if isinstance(result, tuple | list) else (result,)
-            raise Reached(tuple(map(to_array, parts)))
+            raise TargetReached(tuple(map(to_array, parts)))
         return result
 
     def _like(self, changed: Any, operation: Operation) -> Any:
@@ -418,6 +459,17 @@ class RepeatedModule:
         if isinstance(changed, tuple):
             return tuple(self.cast(to_tensor(x, like)) for x in changed)
         return self.cast(to_tensor(changed, like))
+
+    def _as_recorded(self, name: str, kind: str, result: Any) -> Any:
+        """Return a result in which the arrays that the port recorded replace the computed ones."""
+        entry = self.find(name)
+        if entry is None:
+            return result
+        found = [raw for raw, _ in find_tensors(result, "output")]
+        roles = roles_of_outputs(kind, found)
+        names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
+        recorded = {raw: read_recorded(self.port, name) for raw, name in names.items()}
+        return with_arrays(result, "output", recorded)
 
     def _forced(self, name: str, kind: str) -> Any:
         """Return a layer's result as the port recorded it; None if it did not record all of it."""
@@ -453,6 +505,11 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
     extra = [x for name, x in arguments.items() if name.startswith("input.")]
     named = {name: x for name, x in arguments.items() if not name.startswith("input.")}
     return function(*named.values(), *extra) if extra else function(**named)
+
+
+def numbered(base: str, number: int) -> str:
+    """Return a name with the number of its earlier occurrences; none is written for 0."""
+    return f"{base}{AGAIN}{number}" if number else base
 
 
 def compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -17,15 +17,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ldmref.backends.named import LayerCall
-from ldmref.locate.modules.arrays import Arrays, arrays_in, read_recorded, to_array, with_arrays
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.alignment import align
+from ldmref.locate.law import allowed_error
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.modules.arrays import (
+    ArraysByRole,
+    arrays_in,
+    read_recorded,
+    to_array,
+    with_arrays,
+)
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
-from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with
+from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with, numbered
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.names import count_modulations, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
 from ldmref.locate.points import Frame, Point, PointObserver
-from ldmref.locate.precision import stored_unit
+from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_calls import find_tensors
@@ -63,6 +72,8 @@ class ModuleReplay(RepeatedModule):
         self.ledger = Ledger()
         self._frames: list[Frame] = []
         self._pending: list[LayerCall] = []  # operations since the last recorded array
+        self._around: list[Frame] = []  # the layers around the code that runs, recorded or not
+        self._checked: set[str] = set()  # names of operations whose number was compared
         self._of_frames: list[list[LayerCall]] = []  # those of each frame
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
         self._after: list[str] = []
@@ -90,8 +101,10 @@ class ModuleReplay(RepeatedModule):
         whole = LayerCall("", self.call, inputs, {}, {}, again, composite=True)
         frame = Frame("", again, inputs, Counter(), [])
         self._begin_frame(frame)
+        self._around.append(frame)
         with self.running():
             again(inputs)
+        self._around.pop()
         entry = self.find("")
         if entry is not None:
             self.ledger.mark(entry, *entry.inputs)
@@ -181,7 +194,9 @@ class ModuleReplay(RepeatedModule):
         frame = Frame(name, again, used, self._seen.copy(), list(self.names.scopes))
         if closed:
             self._begin_frame(frame)
+        self._around.append(frame)
         again(used)
+        self._around.pop()
         result = results[-1]
         if entry is not None:
             start = self._frames[-1]
@@ -190,15 +205,16 @@ class ModuleReplay(RepeatedModule):
             self._end_frame()
         return result
 
-    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> Arrays:
+    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> ArraysByRole:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
         inputs: dict[str, np.ndarray] = dict(call.inputs)
         unit = stored_unit(self.port, entry)
         suspects = tuple(self._pending) or self._led  # the last layer may read the same array
-        for role, computed in call.inputs.items():
-            if role not in entry.inputs:
+        for number, (role, computed) in enumerate(call.inputs.items()):
+            name = first_of(entry.inputs, role, str(number), *(["input"] if not number else []))
+            if name is None:
                 continue
-            recorded = read_recorded(self.port, entry.inputs[role])
+            recorded = read_recorded(self.port, entry.inputs[name])
             frame = self._frames[-1]
             earlier = self._earlier(frame, suspects)
             point = Point(
@@ -206,7 +222,7 @@ class ModuleReplay(RepeatedModule):
             )
             used = self._judge(point)
             inputs[role] = used.astype(computed.dtype, copy=False)
-            self.ledger.mark(entry, role)
+            self.ledger.mark(entry, name)
         if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
             same = entry.inputs["context"] == entry.inputs.get("input")
             self.ledger.mark(entry, *(["context"] if same else []))
@@ -218,7 +234,7 @@ class ModuleReplay(RepeatedModule):
         entry: TraceEntry,
         result: Any,
         kind: str,
-        inputs: Arrays,
+        inputs: ArraysByRole,
         frame: Frame,
     ) -> Any:
         """Compare the recorded outputs of a layer, and return its result with them."""
@@ -229,9 +245,10 @@ class ModuleReplay(RepeatedModule):
         earlier = self._earlier(frame, suspects)
         used: dict[str, np.ndarray] = {}
         for part, (raw, role) in enumerate(roles.items()):
-            if role not in entry.outputs:
+            name = first_of(entry.outputs, role, raw, str(part), f"output.{part}")
+            if name is None:
                 continue
-            recorded = read_recorded(self.port, entry.outputs[role])
+            recorded = read_recorded(self.port, entry.outputs[name])
             computed = to_array(found[raw])
             last = self._last()
             point = Point(
@@ -240,7 +257,7 @@ class ModuleReplay(RepeatedModule):
             used[raw] = self._judge(point)
             if used[raw] is not recorded:
                 self._corrected[call.name, role] = used[raw]
-            self.ledger.mark(entry, role, side=OUTPUT)
+            self.ledger.mark(entry, name, side=OUTPUT)
             self.recent.append((call.name, used[raw]))
         if used:
             self._pending = []
@@ -343,11 +360,14 @@ class ModuleReplay(RepeatedModule):
             return self.operation_again(name, operation, self._trial, self._hidden(run))
         call = self.operation_call(name, operation)
         entry = self.find(name) if recorded else None
+        if entry is not None and self._is_another(call, entry):
+            self._align(name.partition(AGAIN)[0])
+            entry = self.find(name)
         if entry is None:
             self._pending.append(call)
             self._of_frames[-1].append(call)
             return self._keep_modulation(call, self._hidden(run)())
-        self.visited.add(name)
+        self.visited.add(entry.layer)
         inputs = self._observe_inputs(call, entry)
         closed = bool(entry.inputs)
         if closed:
@@ -362,6 +382,39 @@ class ModuleReplay(RepeatedModule):
         forced = self._observe_outputs(call, entry, template, operation.kind, inputs, start)
         return self._keep_modulation(call, forced)
 
+    def _is_another(self, call: LayerCall, entry: TraceEntry) -> bool:
+        """Return whether the port's operation of this name reads something else."""
+        if call.parameters or not self._around:
+            return False
+        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
+        return any(
+            relative_error(read_recorded(self.port, entry.inputs[role]), x)
+            > allowed_error(0.0, unit)
+            for role, x in call.inputs.items()
+            if role in entry.inputs
+        )
+
+    def _align(self, base: str) -> None:
+        """Find the port's number of each operation of a name, if it has more or fewer of them."""
+        if base in self._checked:
+            return
+        self._checked.add(base)
+        recorded = []
+        while (entry := self.port.find(self.call, numbered(base, len(recorded)))) is not None:
+            sides = ((entry.inputs, ""), (entry.outputs, "output"))
+            arrays = {
+                "" if role == output else role: read_recorded(self.port, name)
+                for roles, output in sides
+                for role, name in roles.items()
+            }
+            recorded.append(arrays)
+        expected = self.collect(base, self._around[-1])
+        if 0 < len(recorded) < len(expected):
+            self.aligned[base] = align(expected, recorded)
+        elif 0 < len(expected) < len(recorded):
+            numbers = align(recorded, expected)
+            self.aligned[base] = tuple(numbers.index(i) for i in range(len(expected)))
+
     def _hidden(self, run: Callable[[], Any]) -> Callable[[], Any]:
         def hidden() -> Any:
             with self.unseen():
@@ -374,3 +427,8 @@ class ModuleReplay(RepeatedModule):
         if parts:
             self.modulations[call.name] = parts
         return result
+
+
+def first_of(roles: Mapping[str, str], *names: str) -> str | None:
+    """Return the first of some names of a role that a layer was recorded with; None if none was."""
+    return next((name for name in names if name in roles), None)

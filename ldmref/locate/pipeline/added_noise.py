@@ -115,7 +115,7 @@ def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
-    """Yield a row for the noise: what was given, or normal numbers."""
+    """Yield a row for noise that was drawn, once if the first noise is added again."""
     noise = context.read(entry, "noise")
     if noise is None:
         return
@@ -123,11 +123,9 @@ def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     requested = context.requested("latents")
     if requested is not None:
         return
-    first = next((e for e in context.calls("add_noise") if e is not entry), None)
-    earlier = None if first is None else context.read(first, "noise")
-    if earlier is None or not np.array_equal(earlier, noise) or first is entry:
-        yield judge_normal(context, entry, "noise", noise)
-    elif context.port.calls.index(first.call) > context.port.calls.index(entry.call):  # type: ignore[union-attr]
+    first = context.calls("add_noise")[0]
+    earlier = context.read(first, "noise")
+    if first is entry or earlier is None or not np.array_equal(earlier, noise):
         yield judge_normal(context, entry, "noise", noise)
 
 

@@ -120,21 +120,20 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
             continue
         if not isinstance(value, int | float):
             continue  # the recorded one is all that is known
-        changed = any(name.startswith("callback") for name in context.request)
         context.compared(entry, role)
-        if changed and abs(got - value) > 1e-6 * max(abs(value), 1.0):
-            note = f"{got:g} instead of {value:g}; the callback of the run may have changed it"
-            yield context.not_judged(entry, f"guidance {role}", note)
-            continue
+        words = f"{got:g} instead of {value:g}"
         row = context.judge(
             entry,
             f"guidance {role}",
             np.array([got]),
             np.array([float(value)]),
             least=1e-6,
-            variants=[(f"{got:g} instead of {value:g}", np.array([got]))],
+            variants=[(words, np.array([got]))],
         )
-        if row.verdict == DIFFERS:
+        if row.verdict == DIFFERS and any(name.startswith("callback") for name in context.request):
+            note = f"{words}; the callback of the run may have changed it"
+            yield context.not_judged(entry, f"guidance {role}", note)
+        elif row.verdict == DIFFERS:
             yield row
 
 

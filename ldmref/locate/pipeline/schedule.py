@@ -110,6 +110,9 @@ def _other_levels(
     yield "the last evaluation is at level 0", _from_timesteps(schedule, total * even, total)
     if config.shift == 1.0:
         return
+    once = _shifted(np.linspace(1.0, 1.0 / total, len(schedule.timesteps)), config.shift)
+    text = "the end of the levels is shifted once instead of twice"
+    yield text, _from_timesteps(schedule, total * once, total)
     for text, shift in (
         ("the levels are shifted twice", config.shift),
         (f"shift 1 instead of shift {config.shift:g}", 1.0 / config.shift),

@@ -10,20 +10,37 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.support.files import check_input_path, open_file, shown
+from ldmref.io.tensors.torch_checkpoint import is_pickle
+from ldmref.support.files import (
+    MAX_TABLE_VALUES,
+    check_input_path,
+    open_file,
+    parse_json,
+    read_file,
+    shown,
+)
 from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.files import read_trace
 from ldmref.trace.manifest import MANIFEST
 from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
+from ldmref.trace.readers.json_dumps import TREE, DebuggedCall, RawArrays, is_raw
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
-from ldmref.trace.readers.runtimes import is_layer, is_polygraphy, name_tensors, read_polygraphy
+from ldmref.trace.readers.runtimes import (
+    MAX_DUMP,
+    is_layer,
+    is_polygraphy,
+    name_tensors,
+    read_polygraphy,
+)
+from ldmref.trace.readers.torch_files import ENDINGS, TorchFiles, is_torch_zip, read_torch_folder
 from ldmref.trace.single import is_single, unpack_trace
 
 CODE = "E-TRACE-FILE"
 READABLE = (
-    "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .gguf, .json of Polygraphy"
+    "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .pt, a folder of .pt, .gguf, "
+    ".json of Polygraphy, of raw numbers and of transformers' debugger"
 )
 
 
@@ -32,9 +49,11 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
 
     Args:
         path: A folder of `ldmref trace`, a file of `ldmref record`, a folder of safetensors or
-            .npy files (also in folders, or with `__` for `/` in their names), or a safetensors,
-            .npz or GGUF file, or JSON of Polygraphy (a file of outputs, or a folder with that and
-            the file of inputs). The kind is recognised by content. Nothing is unpickled.
+            .npy files (also in folders, or with `__` for `/` in their names), a safetensors, .npz
+            or GGUF file, a file of `torch.save` or a folder of them, JSON of Polygraphy (a file of
+            outputs, or a folder with that and the file of inputs), JSON that describes raw numbers
+            (`ldmref.trace.readers.json_dumps`), or the folder of transformers' debugger. The kind
+            is recognised by content. No code of a pickle runs.
         names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a
             mapping of names or globs, a function (see `make_renamer`), or a JSON or TOML file
             of such a mapping. Tensors that it does not name keep their name if that is a
@@ -66,9 +85,11 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
         start = file.read(8)
     tensors: Mapping[str, np.ndarray]
     if is_polygraphy(start):
-        return _build(read_polygraphy([path]), names, path)
+        return _build(_read_json([path]), names, path)
     if start.startswith(b"GGUF"):
         tensors = GGUFFile(path, CODE)
+    elif (start.startswith(b"\x80") and is_pickle(path)) or is_torch_zip(path):
+        tensors = TorchFiles([("", path)])
     elif start.startswith(b"PK"):
         tensors = NpzFile(path)
     elif start.startswith(b"\x93NUMPY"):
@@ -89,7 +110,22 @@ def _load_file(file: TensorFile, names: NameMap | str | Path | None) -> Trace:
     return _build(trace.tensors, names, file.path, trace.kinds, trace.manifest)
 
 
+def _read_json(paths: list[Path]) -> Mapping[str, np.ndarray]:
+    """Return the tensors that files of JSON hold or name."""
+    first = paths[0]
+    content = parse_json(
+        read_file(first, MAX_DUMP, CODE), shown(first), CODE, most=MAX_TABLE_VALUES
+    )
+    if isinstance(content, Mapping) and "module_path" in content:
+        return DebuggedCall(content, first.parent)
+    return RawArrays(content, first.parent) if is_raw(content) else read_polygraphy(paths)
+
+
 def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:
+    trees = sorted(folder.glob(f"*{TREE}"))
+    if trees:
+        require_inside(folder, trees)
+        return _build(_read_json(trees[:1]), names, folder)
     if any(folder.glob("*.safetensors")):
         require_inside(folder, folder.glob("*.safetensors"))
         require_inside(folder, folder.glob(MANIFEST))
@@ -100,7 +136,11 @@ def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:
     dumps = sorted(folder.glob("*.json"))
     if dumps:
         require_inside(folder, dumps)
-        return _build(read_polygraphy(dumps), names, folder)
+        return _build(_read_json(dumps), names, folder)
+    require_inside(folder, (path for path in folder.iterdir() if path.suffix in ENDINGS))
+    saved = read_torch_folder(folder)
+    if saved is not None:
+        return _build(saved, names, folder)
     arrays = NpyFolder(folder)
     require_inside(folder, arrays.paths.values())
     if arrays.paths:
