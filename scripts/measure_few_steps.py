@@ -155,7 +155,7 @@ def measure(
         "right": verdicts,
         "words": [shows_word(image, word) for image, word in words],
         "to_default": distances[0].tolist(),
-        "to_converged": distances[1].tolist(),
+        "to_converged": distances[1].tolist() if len(distances) > 1 else None,
         "between_seeds": np.mean((pairs[:, 0] - pairs[:, 1]) ** 2, axis=1).tolist(),
         "cpu_seconds": seconds / len(chunk.prompts),
     }
@@ -208,7 +208,7 @@ def measure_all(args: argparse.Namespace) -> None:
             if (*setting, number) in known:
                 continue
             converged = Setting(start.model, CONVERGED, setting.cfg, own)
-            used = (start, start if args.no_converged else converged)
+            used = (start,) if args.no_converged else (start, converged)
             references = [reference(base, chunk, number, ref, folder) for ref in used]
             row = {"setting": setting, "chunk": number} | measure(model, chunk, setting, references)
             with open(args.rows, "a") as file:
@@ -270,7 +270,9 @@ def print_table(args: argparse.Namespace) -> None:
             rate(verdicts_of(rows, "words")),
             f"{rms(rows, 'to_default', slice(count)):.3f}",
             f"{rms(rows, 'to_default', slice(count, None)):.3f}",
-            f"{rms(rows, 'to_converged'):.3f}",
+            "-"
+            if None in [row["to_converged"] for row in rows]
+            else f"{rms(rows, 'to_converged'):.3f}",
             f"{rms(rows, 'between_seeds') / base:.0%}",
             f"{1000 * np.mean([row['cpu_seconds'] for row in rows]):.0f}",
         ]
@@ -299,7 +301,7 @@ def main() -> None:
     one.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 20])
     one.add_argument("--cfg", type=float, nargs="+", default=[1.0, 1.5, 2.5])
     one.add_argument("--sampler", nargs="+", default=None)
-    one.add_argument("--no-converged", action="store_true", help="take the default for it as well")
+    one.add_argument("--no-converged", action="store_true", help="leave that reference out")
     one.set_defaults(function=measure_all)
     two = commands.add_parser("table", help="print the table")
     two.add_argument("rows", type=Path)

@@ -289,6 +289,12 @@ TAKE_SECONDS = (
     "tests/training/test_diffusion.py::test_a_batch_in_parts_is_the_batch",
     "tests/training/test_diffusion.py::test_a_classifier_is_added_to_a_trained_model",
     "tests/training/test_diffusion.py::test_the_classifier_learns_what_noise_leaves",
+    "tests/training/test_distill.py::test_accumulated_parts_are_the_whole_batch",
+    "tests/training/test_distill.py::"
+    "test_equal_seeds_give_equal_bytes_and_resumed_equals_uninterrupted",
+    "tests/training/test_distill.py::test_the_loss_falls_and_the_student_follows_its_teacher[eps]",
+    "tests/training/test_distill.py::test_the_loss_falls_and_the_student_follows_its_teacher[flow]",
+    "tests/training/test_distill.py::test_the_loss_falls_and_the_student_follows_its_teacher[v]",
     "tests/training/test_finetune.py",
     "tests/training/test_held_out.py::test_a_raised_budget_names_the_jump_of_the_learning_rate",
     "tests/training/test_held_out.py::test_the_held_out_loss_is_recorded",
