@@ -27,6 +27,7 @@ PARTS = {
     "flow_log_likelihood": ("log-density", "state"),
     "flow_renoise_transition": ("mean", "std"),
     "flow_sde_transition": ("mean", "std"),
+    "interpolant_pair": ("x0", "eps"),
     "nearest_code": ("indices", "quantised"),
     "principal_components": ("mean", "components", "variances"),
     "q_posterior": ("mean", "variance"),

@@ -24,7 +24,7 @@ OTHERS = (
 ADAPTERS = (EMBEDDING, VAE, CONTROL, OTHERS)  # hints of files that change or complete a model
 CHANGE = r"lora|lokr|hada_|\.diff(_b)?$|\.[wb]_norm$"  # in the names of what changes a layer
 FOLDER = "give the folder around it, which has a model_index.json"
-OTHERS = FOLDER + "; or the model with the other networks as config= (--model-config)"
+FOLDER_OR_MODEL = FOLDER + "; or the model with the other networks as config= (--model-config)"
 TEXT = "give the model it belongs to, and this as text_encoders= (--text-encoder)"
 
 
@@ -105,7 +105,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),
      "a model for depth, upscaling or variations (unCLIP)", SUPPORTED),
     (_all(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|\w+_embedding)\."),
-     "a U-Net of diffusers, without the other networks", OTHERS),
+     "a U-Net of diffusers, without the other networks", FOLDER_OR_MODEL),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
     (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),

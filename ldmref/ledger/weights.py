@@ -55,6 +55,9 @@ class ChangedWeights(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def error(self, name: str) -> float:
         r"""Return :math:`\lVert V - W \rVert / \lVert W \rVert` of a parameter."""
         first, second = self[name]
