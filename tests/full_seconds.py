@@ -156,6 +156,7 @@ TAKE_SECONDS = (
     "tests/io/test_weights.py::test_a_full_disk_leaves_what_was_there",
     "tests/io/test_weights.py::test_a_model_in_another_process",
     "tests/ledger/test_quantization_ledger.py",
+    "tests/families/test_flux2_recording.py::test_a_fault_is_named[references_in_the_image]",
     "tests/locate/test_unknown_networks.py::test_other_weights_differ_everywhere",
     "tests/locate/test_changed_arrays.py::test_changes_of_a_run_are_noticed_and_named",
     "tests/locate/test_changed_arrays.py::test_changes_of_layers_are_noticed_and_named",
