@@ -194,7 +194,7 @@ def embed_step(
 ) -> Array:
     """Embed the timesteps t - t_next that the step of a flow map leaves behind; (n, d)."""
     xp = ops.xp
-    length = 0 * t if t_next is None else t - xp.astype(t_next, t.dtype)
+    length = t - t if t_next is None else t - xp.astype(t_next, t.dtype)
     if xp.isdtype(length.dtype, "integral"):
         length = xp.astype(length, getattr(xp, ops.state_dtype))
     waves = ops.call_function("step_proj", timestep_embedding, length, config.block_out_channels[0])

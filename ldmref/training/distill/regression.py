@@ -122,9 +122,9 @@ class StepBatches:
         rng = step_generator(self.recipe.seed, step, "distill")
         numbers = part.slice(rng.integers(0, len(self.runs.prompts), n))
         first, last = (part.slice(x) for x in choose_steps(rng, n, self.recipe.distill.steps))
-        states = [self.ops.asarray(self.runs.read(numbers, at)) for at in (first, last)]
+        x, end = (self.ops.asarray(self.runs.read(numbers, at)) for at in (first, last))
         prompts = [self.runs.prompts[i] for i in numbers]
-        return StepBatch(numbers, prompts, *states, first, last)
+        return StepBatch(numbers, prompts, x, end, first, last)
 
 
 def distillation_trainer(
@@ -172,12 +172,12 @@ def step_losses(
     config: ModelConfig, runs: Trajectories, batch: StepBatch, output: torch.Tensor
 ) -> torch.Tensor:
     """Return the loss of each step, (n,), of the student's `output`, (n, z, h, w)."""
-    levels = runs.levels
-    pairs = [
-        tuple(torch.as_tensor(x[i], device=output.device) for x in (levels.alpha, levels.sigma))
-        for i in (batch.first, batch.last)
-    ]
+    alpha, sigma = (
+        torch.as_tensor(x, device=output.device) for x in (runs.levels.alpha, runs.levels.sigma)
+    )
+    start = alpha[batch.first], sigma[batch.first]
+    end = alpha[batch.last], sigma[batch.last]
     kind = config.scheduler.prediction_type
-    target, k, d = mean_prediction(kind, batch.x.double(), batch.end.double(), *pairs)
+    target, k, d = mean_prediction(kind, batch.x.double(), batch.end.double(), start, end)
     error = (output.to(batch.x.dtype) - target.to(batch.x.dtype)).square().flatten(1).mean(1)
     return error * ((d.square() + FLOOR) / k.square()).to(error.dtype)

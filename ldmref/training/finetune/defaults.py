@@ -21,6 +21,11 @@ from ldmref.training.finetune.lora_targets import list_targets
 SMALL_DENOISER = 100_000_000  # parameters; a denoiser with fewer is small
 
 
+def choose_scale(base: ModelConfig) -> float:
+    """Return the guidance scale of the model."""
+    return base.defaults.cfg_scale
+
+
 def choose_sampler(base: ModelConfig) -> str:
     """Return the base's own sampler for the runs of a teacher, or one without fresh noise."""
     own = get_sampler(base.scheduler.sampler)
@@ -56,7 +61,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "diffusion.budget.steps": (500, 1000),
     },
     "distill": {
-        "distill.cfg_scale": (lambda base: base.defaults.cfg_scale,) * 2,
+        "distill.cfg_scale": (choose_scale, choose_scale),
         "distill.sampler": (choose_sampler, choose_sampler),
         "distill.schedule": (choose_schedule, choose_schedule),
         "diffusion.objective.caption_dropout": (0.02, 0.02),
