@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ldmref.errors import UsageError, did_you_mean
-
-TABLE = Path(__file__).parent / "assets" / "differences.toml"
+from ldmref.support.assets import read_asset_table
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class ImplementationDifference:
 @functools.cache
 def read_differences() -> tuple[ImplementationDifference, ...]:
     """Return all differences, in the order of the page."""
-    rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["difference"]
+    rows = read_asset_table("differences.toml")["difference"]
     return tuple(
         ImplementationDifference(
             **row | {name: tuple(row[name]) for name in ("programs", "samplers")}

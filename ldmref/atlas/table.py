@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ldmref.errors import UsageError, did_you_mean
-
-TABLE = Path(__file__).parents[1] / "assets" / "flow_schedules.toml"
+from ldmref.support.assets import read_asset_table
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
         >>> [row.program for row in read_flow_schedules() if row.family == "FLUX.1"][:5]
         ['BFL', 'diffusers', 'ComfyUI', 'ComfyUI normal', 'ComfyUI sgm_uniform']
     """
-    tables: dict[str, list[dict[str, Any]]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    tables = read_asset_table("flow_schedules.toml")
     rows: list[FlowSchedule] = []
     for fields in tables["schedule"]:
         fields.update({name: tuple(fields.get(name, ())) for name in ("sigmas", "tokens", "mus")})

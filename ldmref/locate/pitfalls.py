@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
-
-TABLE = Path(__file__).parents[1] / "assets" / "pitfalls.toml"
+from ldmref.support.assets import read_asset_table
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ class KnownCause(NamedTuple):
 @functools.cache
 def read_pitfalls() -> tuple[Pitfall, ...]:
     """Return all rows, in the order of the page."""
-    rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["pitfall"]
-    return tuple(map(_read_row, rows))
+    return tuple(map(_read_row, read_asset_table("pitfalls.toml")["pitfall"]))
 
 
 def _read_row(row: Mapping[str, Any]) -> Pitfall:

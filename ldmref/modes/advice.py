@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from ldmref.backends.base import Backend
@@ -22,6 +21,7 @@ from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
 from ldmref.modes.job import Job
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.guidance_attention import NormalizedAttention
+from ldmref.support.assets import read_asset
 
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
@@ -57,8 +57,7 @@ def prompt_notes(config: ModelConfig) -> PromptNotes | None:
 def _all_notes() -> tuple[PromptNotes, ...]:
     found = []
     for name in EMBEDDED:
-        text = files("ldmref").joinpath("assets", name, "prompts.json").read_text("utf-8")
-        read: dict[str, Any] = json.loads(text)
+        read: dict[str, Any] = json.loads(read_asset(name, "prompts.json"))
         read["compositions"] = Compositions(**read["compositions"])
         found.append(PromptNotes(**read))
     return tuple(found)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
+
+from ldmref.support.assets import read_asset
 
 SELECTOR = "\ufe0f"  # asks for the coloured form; typed text often lacks it
 SYMBOLS = ("So", "Sk", "Cn")
@@ -25,10 +26,9 @@ class NamedEmoji(NamedTuple):
 @cache
 def named_emoji() -> tuple[NamedEmoji, ...]:
     """Return all 3,655 fully qualified emoji of Unicode 15.0, in Unicode's order."""
-    text = files("ldmref").joinpath("assets", "emoji-names.txt").read_text("utf-8")
     found = []
     subgroup = ""
-    lines = iter(text.splitlines())
+    lines = iter(read_asset("emoji-names.txt").splitlines())
     for line in lines:
         if line.startswith("> "):
             subgroup = line.removeprefix("> ")

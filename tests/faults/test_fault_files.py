@@ -187,16 +187,16 @@ OWN = {
     ("support/files.py", "_InputFile"),
     ("apps/cli/standard_streams.py", "prepare_streams"),
     ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
-    ("datasets/emoji/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
-    ("modes/advice.py", "_all_notes"), ("apps/bench/machine.py", "cpu_model"),
+    ("datasets/emoji/scene_dataset.py", "SceneDataset"),
+    ("apps/bench/machine.py", "cpu_model"),
     ("datasets/emoji/font.py", "emoji_list"), ("apps/server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
     ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
     ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
-    ("differences.py", "read_differences"), ("support/lazy.py", "_read_imports"),
+    ("support/assets.py", "read_asset"), ("support/lazy.py", "_read_imports"),
     ("support/free_memory.py", "_read_sizes"), ("support/free_memory.py", "_read_number"),
-    ("atlas/table.py", "read_flow_schedules"), ("check/capstone/questions.py", "config_of"),
+    ("check/capstone/questions.py", "config_of"),
     ("check/capstone/reading.py", "with_bias"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}

@@ -1,0 +1,28 @@
+"""The files inside the package: tables, word lists, notes."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+
+def read_asset(*path: str) -> str:
+    """Return the text of a file of the package.
+
+    Args:
+        path: Folders and name below `ldmref/assets`.
+
+    >>> read_asset("differences.toml").startswith("#")
+    True
+    """
+    return files("ldmref").joinpath("assets", *path).read_text("utf-8")
+
+
+def read_asset_table(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a TOML file of the package, a list for each kind of row.
+
+    >>> list(read_asset_table("differences.toml"))
+    ['difference']
+    """
+    return tomllib.loads(read_asset(name))
