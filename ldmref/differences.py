@@ -38,12 +38,7 @@ class ImplementationDifference:
 def read_differences() -> tuple[ImplementationDifference, ...]:
     """Return all differences, in the order of the page."""
     rows = read_asset_table("differences.toml")["difference"]
-    return tuple(
-        ImplementationDifference(
-            **row | {name: tuple(row[name]) for name in ("programs", "samplers")}
-        )
-        for row in rows
-    )
+    return tuple(ImplementationDifference(**row) for row in rows)
 
 
 def list_programs() -> list[str]:

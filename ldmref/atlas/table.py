@@ -123,7 +123,6 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
     tables = read_asset_table("flow_schedules.toml")
     rows: list[FlowSchedule] = []
     for fields in tables["schedule"]:
-        fields.update({name: tuple(fields.get(name, ())) for name in ("sigmas", "tokens", "mus")})
         row = FlowSchedule(**fields)
         rows.append(row)
         rows += [

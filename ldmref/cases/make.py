@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldmref.cases.described_folder import WriteFile, write_into
 from ldmref.cases.families import FAMILIES
 from ldmref.cases.formula_cases import formula_cases
 from ldmref.cases.model import (
@@ -20,12 +20,12 @@ from ldmref.cases.model import (
     MANIFEST,
     ONNX_PARTS,
     PARTS,
+    SUITE_FOLDER,
     TRACES,
     VALUE_PARTS,
     VERSION,
     GoldenCase,
     Suite,
-    WriteFile,
     manifest_text,
     read_suite,
 )
@@ -34,10 +34,9 @@ from ldmref.cases.schedule_cases import schedule_cases
 from ldmref.cases.tokenizer_cases import tokenizer_cases
 from ldmref.cases.trace_cases import networks_of_traces, write_traces
 from ldmref.cases.values import ValueCase, to_json
-from ldmref.errors import OutputError, UsageError, did_you_mean
-from ldmref.io.atomic import atomic_folder, require_own
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.io.atomic import atomic_folder
 from ldmref.models.presets import list_presets
-from ldmref.support.files import shown
 from ldmref.support.version import __version__
 
 README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
@@ -100,7 +99,7 @@ def make_suite(
     >>> {case.part for case in suite.cases.values()}
     {'schedules'}
     """
-    _check_folder(folder, overwrite)
+    SUITE_FOLDER.check_writable(folder, overwrite, lambda path: read_suite(path).digests)
     families = tuple(families)
     others = set(families) - set(FAMILIES)
     presets = list_presets() if others else {}
@@ -132,35 +131,11 @@ def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
         yield _write(Path(name), tuple(parts), (), with_networks=False)
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if folder.is_symlink() and not folder.exists():
-        message = f"{shown(folder)!r} is a broken link"
-        raise OutputError(message, code="E-EXISTS", hint="choose a folder")
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{shown(folder)!r} is a file", code="E-EXISTS", hint="choose a folder")
-    if any(folder.iterdir()):
-        if not (folder / MANIFEST).is_file():
-            message = f"the folder {shown(folder)!r} is not empty and holds no suite"
-            raise OutputError(message, code="E-EXISTS", hint="choose another folder")
-        if not overwrite:
-            message = f"{shown(folder)!r} holds a suite"
-            raise OutputError(message, code="E-EXISTS", hint="--overwrite replaces it")
-        require_own(folder, [*read_suite(folder).digests, MANIFEST])
-
-
 def _write(
     folder: Path, parts: tuple[str, ...], families: tuple[str, ...], *, with_networks: bool
 ) -> Suite:
     digests: dict[str, str] = {}
-
-    def write(path: str, data: bytes) -> None:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        digests[path] = hashlib.sha256(data).hexdigest()
-
+    write = write_into(folder, digests)
     write("README.txt", README.encode())
     cases: list[GoldenCase] = []
     called = networks_of_traces(families) if TRACES in parts and with_networks else ()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import CorruptModelError, InputError, UsageError, counted, did_you_mean
-from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
+from ldmref.cases.described_folder import FolderKind
+from ldmref.errors import UsageError, counted, did_you_mean
 
 FORMAT = "ldmref-cases"
 VERSION = "2.0"
@@ -25,7 +25,7 @@ PARTS = (*ONNX_PARTS, *VALUE_PARTS, TRACES)
 """The names of the parts of a suite."""
 CODE = "E-CASES"
 MAX_BYTES = 2**28
-WriteFile = Callable[[str, bytes], None]  # write(path, data): a file of a suite
+SUITE_FOLDER = FolderKind("suite", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES)
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,7 @@ class Suite:
         paths = {case.path for case in cases}
         for path, digest in self.digests.items():
             if path in paths or path.rpartition("/")[0].removesuffix(f"/{DATA}") in paths:
-                data = read_file(self.folder / path, MAX_BYTES, CODE)
-                if hashlib.sha256(data).hexdigest() != digest:
-                    message = f"{path} is not the file that {MANIFEST} describes"
-                    raise CorruptModelError(message, code=CODE, hint="make the suite again")
+                SUITE_FOLDER.check_file(self.folder, path, digest)
 
 
 def digest_of(digests: Mapping[str, str]) -> str:
@@ -225,26 +222,14 @@ def read_suite(folder: Path) -> Suite:
     ...     read_suite(suite.folder).version
     '2.0'
     """
-    folder = check_input_path(folder, "the folder of a suite", CODE)
-    path = folder / MANIFEST
-    if not path.is_file():
-        reason = f"has no {MANIFEST}" if folder.is_dir() else "is not a folder"
-        message = f"{shown(folder)!r} {reason}"
-        raise InputError(message, code=CODE, hint=f"ldmref cases make -o {folder.name}")
-    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE, most=MAX_TABLE_VALUES)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CorruptModelError(f"{shown(path)!r} is not a manifest of {FORMAT}", code=CODE)
-    version = str(data.get("version"))
-    if version.partition(".")[0] != VERSION.partition(".")[0]:
-        message = f"the suite has version {version}, and this program reads {VERSION}"
-        raise CorruptModelError(message, code=CODE, hint="make the suite again, or update ldmref")
-    try:
-        cases = {row["name"]: _read_case(row) for row in data["cases"]}
-        digests = {str(k): str(v) for k, v in data["digests"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
-        raise CorruptModelError(message, code=CODE, hint="make the suite again") from error
-    return Suite(folder, version, cases, digests, tuple(data.get("families", ())))
+    hint = f"ldmref cases make -o {folder.name}"
+    return SUITE_FOLDER.read(folder, hint, _parse)
+
+
+def _parse(folder: Path, data: Mapping[str, Any]) -> Suite:
+    cases = {row["name"]: _read_case(row) for row in data["cases"]}
+    digests = {str(k): str(v) for k, v in data["digests"].items()}
+    return Suite(folder, str(data["version"]), cases, digests, tuple(data.get("families", ())))
 
 
 def _read_case(row: Mapping[str, Any]) -> GoldenCase:

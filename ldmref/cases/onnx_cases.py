@@ -11,9 +11,10 @@ import numpy as np
 
 from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import import_onnx, make_model
+from ldmref.cases.described_folder import WriteFile
 from ldmref.cases.families import networks
 from ldmref.cases.graphs import LayerGraph, trace_network
-from ldmref.cases.model import DATA, CaseTensor, GoldenCase, WriteFile
+from ldmref.cases.model import DATA, CaseTensor, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
 from ldmref.cases.recorder import RecordedLayer, compute_network, stored
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ldmref.cases.model import WriteFile
+from ldmref.cases.described_folder import WriteFile
 from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.prompts.clip import END, START, WORD_END
 from ldmref.prompts.clip_vocabulary import byte_letters, load_tokenizer

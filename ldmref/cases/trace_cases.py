@@ -16,6 +16,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.cases.described_folder import WriteFile
 from ldmref.cases.golden_models import (
     END,
     PREFIX,
@@ -26,7 +27,7 @@ from ldmref.cases.golden_models import (
     vocabularies_of,
     vocabulary_files,
 )
-from ldmref.cases.model import TRACES, CaseTensor, GoldenCase, WriteFile
+from ldmref.cases.model import TRACES, CaseTensor, GoldenCase
 from ldmref.cases.network_cases import LENGTH
 from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.parameters import random_stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,12 +78,7 @@ class KnownCause(NamedTuple):
 @functools.cache
 def read_pitfalls() -> tuple[Pitfall, ...]:
     """Return all rows, in the order of the page."""
-    return tuple(map(_read_row, read_asset_table("pitfalls.toml")["pitfall"]))
-
-
-def _read_row(row: Mapping[str, Any]) -> Pitfall:
-    lists = {key: tuple(x) for key, x in row.items() if isinstance(x, list)}
-    return Pitfall(**{**row, **lists})
+    return tuple(Pitfall(**row) for row in read_asset_table("pitfalls.toml")["pitfall"])
 
 
 def find_pitfalls(words: Iterable[str] = ()) -> list[Pitfall]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +13,9 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.cases.described_folder import FolderKind
 from ldmref.cases.model import digest_of
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.errors import CorruptModelError
 from ldmref.io.key_table import KeyEntry, KeyTable, to_native
 from ldmref.io.native import NativeFolder
 from ldmref.io.tensors.safetensors import TensorFile
@@ -24,7 +24,7 @@ from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten, unflatten
 from ldmref.passport.recorded import CODE
-from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, parse_json, read_file
 from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 
@@ -36,6 +36,7 @@ FLOORS = "floors.json"
 TRACE = "trace"
 CHECKPOINT = "checkpoint"
 MAX_BYTES = 2**26
+KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES)
 SHOWN = 12  # digits of a digest in a label
 
 
@@ -133,10 +134,7 @@ class Kit:
             CorruptModelError: A file is missing or was changed.
         """
         for path, digest in self.digests.items():
-            data = read_file(self.folder / path, MAX_BYTES, CODE)
-            if hashlib.sha256(data).hexdigest() != digest:
-                message = f"{path} is not the file that {MANIFEST} describes"
-                raise CorruptModelError(message, code=CODE, hint="make the kit again")
+            KIT_FOLDER.check_file(self.folder, path, digest)
 
 
 def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
@@ -173,27 +171,14 @@ def read_kit(folder: str | Path) -> Kit:
     >>> kit.family, kit.model().config.denoiser.n_layers  # doctest: +SKIP
     ('z-image', 2)
     """
-    folder = check_input_path(folder, "the folder of a kit", CODE)
-    path = folder / MANIFEST
-    if not path.is_file():
-        reason = f"has no {MANIFEST}" if folder.is_dir() else "is not a folder"
-        hint = "ldmref passport make FAMILY -o FOLDER makes a kit"
-        raise InputError(f"{shown(folder)!r} {reason}", code=CODE, hint=hint)
-    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE, most=MAX_TABLE_VALUES)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CorruptModelError(f"{shown(path)!r} is not a manifest of {FORMAT}", code=CODE)
-    version = str(data.get("version"))
-    if version.partition(".")[0] != VERSION.partition(".")[0]:
-        message = f"the kit has version {version}, and this program reads {VERSION}"
-        raise CorruptModelError(message, code=CODE, hint="make the kit again, or update ldmref")
-    try:
-        digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
-        wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
-        request = dict(data["request"])
-        return Kit(folder, str(data["family"]), version, digests, wrong, request)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
-        raise CorruptModelError(message, code=CODE, hint="make the kit again") from error
+    return KIT_FOLDER.read(folder, "ldmref passport make FAMILY -o FOLDER makes a kit", _parse)
+
+
+def _parse(folder: Path, data: Mapping[str, Any]) -> Kit:
+    digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
+    wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
+    request = dict(data["request"])
+    return Kit(folder, str(data["family"]), str(data["version"]), digests, wrong, request)
 
 
 def _inside(path: str) -> str:

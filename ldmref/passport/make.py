@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.cases.described_folder import WriteFile, write_into
 from ldmref.cases.golden_models import golden_config, golden_model
-from ldmref.cases.model import WriteFile
 from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_cases import write_run
 from ldmref.cases.trace_runs import NOISE
-from ldmref.errors import OutputError
-from ldmref.io.atomic import atomic_folder, require_own
+from ldmref.io.atomic import atomic_folder
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import CONFIG, SCHEMA, TOKENIZERS
 from ldmref.io.tensors.writer import source, write_to
@@ -32,6 +30,7 @@ from ldmref.passport.cached import cached_step
 from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,
+    KIT_FOLDER,
     MANIFEST,
     TRACE,
     VERSION,
@@ -53,7 +52,6 @@ from ldmref.passport.recorded import (
 from ldmref.passport.wrong import wrong_dumps
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import make_schedule
-from ldmref.support.files import shown
 from ldmref.support.version import __version__
 
 SCHEDULES = "schedules.json"
@@ -115,7 +113,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
     """
     folder = Path(folder)
     kit_trace(family)
-    _check_folder(folder, overwrite)
+    KIT_FOLDER.check_writable(folder, overwrite, lambda path: read_kit(path).digests)
     with atomic_folder(folder) as temporary:
         kit = _write(temporary, family)
     return replace(kit, folder=folder)
@@ -153,27 +151,9 @@ def distinct_families() -> list[str]:
     return list(found.values())
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / MANIFEST).is_file():
-        message = f"{shown(folder)!r} exists and holds no kit"
-        raise OutputError(message, code="E-EXISTS", hint="choose another folder")
-    if not overwrite:
-        message = f"{shown(folder)!r} holds a kit"
-        raise OutputError(message, code="E-EXISTS", hint="--overwrite recells it")
-    require_own(folder, [*read_kit(folder).digests, MANIFEST])
-
-
 def _write(folder: Path, family: str) -> Kit:
     digests: dict[str, str] = {}
-
-    def write(path: str, data: bytes) -> None:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        digests[path] = hashlib.sha256(data).hexdigest()
-
+    write = write_into(folder, digests)
     run = record_kit(family)
     model = golden_model(family)
     write("README.txt", README.encode())

@@ -22,7 +22,14 @@ def read_asset(*path: str) -> str:
 def read_asset_table(name: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a TOML file of the package, a list for each kind of row.
 
+    Lists in a row are tuples, as fields of dataclasses that do not change.
+
     >>> list(read_asset_table("differences.toml"))
     ['difference']
     """
-    return tomllib.loads(read_asset(name))
+    tables: dict[str, list[dict[str, Any]]] = tomllib.loads(read_asset(name))
+    return {kind: [_freeze(row) for row in rows] for kind, rows in tables.items()}
+
+
+def _freeze(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in row.items()}
