@@ -156,11 +156,16 @@ def _recognise(file: ModelFile, ema: bool | None) -> SingleCheckpoint:
     nearest = []
     for family in list_families():
         for layout in family.files:
-            found = layout.recognise(_rename(file, layout).shapes) if layout.whole else None
+            found = _recognise_by(layout, file) if layout.whole else None
             if found is not None:
                 nearest.append(compare_file(file, layout, found, ema))
     fitting = (one for one in nearest if one.report.fits)
     return next(fitting, max(nearest, key=lambda one: one.report.likeness))
+
+
+def _recognise_by(layout: SingleFile, file: ModelFile) -> ModelConfig | None:
+    """Return the configuration by which a layout knows a file; None if it does not."""
+    return None if layout.recognise is None else layout.recognise(_rename(file, layout).shapes)
 
 
 def _find_part(file: ModelFile) -> tuple[SingleFile, ModelConfig] | None:
@@ -171,7 +176,7 @@ def _find_part(file: ModelFile) -> tuple[SingleFile, ModelConfig] | None:
     """
     for family in list_families():
         for layout in family.files:
-            found = None if layout.whole else layout.recognise(_rename(file, layout).shapes)
+            found = None if layout.whole else _recognise_by(layout, file)
             if found is not None:
                 _require_possible(file, layout, found)
                 return layout, found

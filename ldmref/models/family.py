@@ -87,7 +87,8 @@ class SingleFile:
     Attributes:
         description: What such a file is, in a few words.
         recognise: Returns the configuration that fits a file's names and shapes; None if the file
-            is another one. For a whole model that nothing fits, the nearest configuration.
+            is another one. For a whole model that nothing fits, the nearest configuration. None:
+            nothing tells such a file from others; it is read with a configuration.
         table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
         ignored: A pattern of the names that are not needed but may be present.
         applies: Whether a file of these names and shapes may hold only the denoiser, where the
@@ -105,12 +106,12 @@ class SingleFile:
             a file give, and the names of these numbers. Takes the file, a
             `ModelFile`, the configuration, and whether the user gave it.
 
-    >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
-    True
+    >>> SingleFile("no file", lambda shapes: None, lambda config: {}).description
+    'no file'
     """
 
     description: str
-    recognise: Callable[[Mapping[str, Shape]], ModelConfig | None]
+    recognise: Callable[[Mapping[str, Shape]], ModelConfig | None] | None
     table: Callable[[ModelConfig], Mapping[str, Any]]
     ignored: str = ""
     applies: Callable[[Mapping[str, Shape]], bool] = lambda shapes: True

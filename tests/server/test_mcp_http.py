@@ -44,7 +44,7 @@ def test_the_official_client_speaks_with_it(server):
             return [tool.name for tool in listed.tools], json.loads(result.content[0].text)
 
     names, answer = asyncio.run(run())
-    assert len(names) == 4 and answer["holds"]
+    assert len(names) == 5 and answer["holds"]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ UNET_FILES = (
     ),
     SingleFile(
         "a U-Net of diffusers",
-        lambda shapes: None,
+        None,
         list_own_names,
         applies=is_unet_of_diffusers,
     ),

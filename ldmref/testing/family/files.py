@@ -93,7 +93,9 @@ def check_files(subject: Subject, found: Findings) -> None:
                         f"{what} of {name!r}: it is taken for {taken.name!r}, whose denoiser has "
                         f"another {shorten(differing_fields(taken.denoiser, config.denoiser))}"
                     )
-        if not recognised[what] and subject.presets:
+        if file.recognise is None:
+            found.leave_out(f"{what} is read with a configuration")
+        elif not recognised[what] and subject.presets:
             found.problem(f"{what}: the file of no preset is recognised")
     for name, config in subject.small.items():
         for number, file in enumerate(family.files):
@@ -118,6 +120,8 @@ def _broken_table(config: ModelConfig, table: Mapping[str, object]) -> Iterator[
 
 def recognise(subject: Subject, file: SingleFile, config: ModelConfig) -> ModelConfig | None:
     """Return the model for which the file of a model is taken; None if it is refused."""
+    if file.recognise is None:
+        return None
     shapes = list_stored_shapes(file.table(config))
     found = file.recognise({**shapes, **subject.options.also_stored(config)})
     fits = found is not None and list_stored_shapes(file.table(found)) == shapes
