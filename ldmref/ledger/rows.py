@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
+from ldmref.support.columns import align_columns
+
 DASH = "-"
 
 
@@ -154,7 +156,7 @@ def to_lines(ledger: QuantizationLedger) -> list[str]:
         )
         for row in rows
     ]
-    lines = [describe(ledger), *align([head, *cells])]
+    lines = [describe(ledger), *align_columns([head, *cells], right=True)]
     floor = f"floor {_number(ledger.image_floor)}"
     every = f"all layers at once: image {_number(ledger.image)}"
     lines.append(f"{every}, control {_spread(ledger.image_control)}, {floor}")
@@ -199,7 +201,7 @@ def to_summary(ledgers: Sequence[QuantizationLedger]) -> list[str]:
     first = ledgers[0]
     floors = [row.outputs_floor for ledger in ledgers for row in ledger.rows]
     floor = f"floor: outputs {_median(floors)}, image {_number(first.image_floor)}"
-    return [describe(first, types=False), *align([head, *cells]), floor]
+    return [describe(first, types=False), *align_columns([head, *cells], right=True), floor]
 
 
 def describe(ledger: QuantizationLedger, types: bool = True) -> str:
@@ -210,16 +212,6 @@ def describe(ledger: QuantizationLedger, types: bool = True) -> str:
     what = f"{ledger.model} against {ledger.other}" if types else ledger.model
     counted = f"{len(ledger.rows)} layers differ, {ledger.whole} parameters are equal"
     return f"{what}: {counted if types else 'one line for each type'}; {runs}"
-
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return lines
 
 
 def _number(x: float | None) -> str:

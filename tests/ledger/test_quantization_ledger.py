@@ -20,9 +20,10 @@ from ldmref.io.quantizing import QuantizationRule, quantize_model, select_denois
 from ldmref.ledger import LedgerSettings, make_ledger, make_ledgers, to_lines, to_summary
 from ldmref.ledger.images import exchange
 from ldmref.ledger.outputs import OutputBackend
-from ldmref.ledger.rows import LedgerRow, align
+from ldmref.ledger.rows import LedgerRow
 from ldmref.ledger.weights import ChangedWeights, perturb, relative, squared
 from ldmref.models.params import flatten, unflatten
+from ldmref.support.columns import align_columns
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 FEW = LedgerSettings(prompts=("a red cat",), steps=2, seed=1, controls=2, layers="mid_block.*")
@@ -245,7 +246,7 @@ def test_json_has_every_number(quantised):
 def test_missing_numbers_are_dashes():
     row = LedgerRow("a", 1, 0.5, None, (), None)
     assert row.control is None
-    assert align([("a", "bb"), ("ccc", "d")]) == ["a    bb", "ccc   d"]
+    assert align_columns([("a", "bb"), ("ccc", "d")], right=True) == ["a    bb", "ccc   d"]
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ldmref.errors import (
     VerifyError,
     abbreviated,
 )
+from ldmref.support.columns import align_columns
 
 if TYPE_CHECKING:
     from ldmref.locate import DiffReport
@@ -264,13 +265,9 @@ def print_report(report: DiffReport, everything: bool, worst_first: bool = False
     """Print the table and remarks."""
     from ldmref.locate.report import table
 
-    lines = table(report, everything=everything, worst_first=worst_first)
-    if lines:
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for i, line in enumerate(lines):
-            cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-            text = one_line("  ".join(cells).rstrip())
-            click.echo(click.style(text, bold=True) if i == 0 else text)
+    cells = table(report, everything=everything, worst_first=worst_first)
+    for i, line in enumerate(map(one_line, align_columns(cells))):
+        click.echo(click.style(line, bold=True) if i == 0 else line)
     for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ldmref.apps.cli.progress import one_line
+from ldmref.support.columns import align_columns
 
 TableRow = dict[str, Any]
 
@@ -22,10 +23,8 @@ def print_rows(
             click.echo(json.dumps(row))
         return
     table = [[one_line(str(cell)) for cell in cells(row)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        start = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)]
-        click.echo("  ".join([*start, line[-1]]).rstrip())
+    for line in align_columns(table):
+        click.echo(line)
 
 
 def join_first(names: Sequence[str], most: int = 5) -> str:
