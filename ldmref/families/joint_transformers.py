@@ -28,6 +28,7 @@ from ldmref.models.declared import (
     TextAttention,
 )
 from ldmref.models.family import BLOCK_LAYERS
+from ldmref.models.flops import count_products
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
 from ldmref.models.specs import linear_spec
@@ -296,3 +297,30 @@ def shrink_text(text: TextConfig, width: int) -> TextConfig:
         projection_dim=width if text.projection_dim else 0,
         eos_token_id=2,
     )
+
+
+def count_two_stream_flops(
+    network: Any, spec: Spec, image: int, text: int, is_once: Callable[[str], bool]
+) -> int:
+    """Count the operations of one evaluation of double blocks, then single blocks.
+
+    Args:
+        network: The configuration: `num_layers`, `num_single_layers` and `width`.
+        spec: The shapes of its parameters.
+        image: The number of tokens of the image.
+        text: The number of tokens of the text.
+        is_once: Whether the parameter of a name multiplies one row, not the tokens.
+    """
+    blocks = network.num_layers + network.num_single_layers
+    attention = 4 * blocks * (image + text) ** 2 * network.width
+
+    def count_rows(name: str) -> int:
+        if is_once(name):
+            return 1
+        if name.startswith("single_transformer_blocks"):
+            return image + text
+        if name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
+            return text
+        return image
+
+    return attention + count_products(spec, count_rows)

@@ -33,6 +33,7 @@ from ldmref.families.joint_transformers import (
     GUIDANCE,
     LORA_TARGETS,
     SCALE,
+    count_two_stream_flops,
     declare_transformer,
     describe_model,
     list_inputs,
@@ -49,7 +50,6 @@ from ldmref.models.family import (
     TrainingRules,
     Work,
 )
-from ldmref.models.flops import count_products
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
 
@@ -94,19 +94,11 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     """Count the operations of one evaluation for one image of `width` x `height` pixels."""
     network = transformer_of(config)
     image, text = count_tokens(config, width, height)
-    blocks = network.num_layers + network.num_single_layers
-    attention = 4 * blocks * (image + text) ** 2 * network.width
 
-    def count_rows(name: str) -> int:
-        if "norm" in name or name.startswith("time_text_embed"):
-            return 1
-        if name.startswith("single_transformer_blocks"):
-            return image + text
-        if name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
-            return text
-        return image
+    def is_once(name: str) -> bool:
+        return "norm" in name or name.startswith("time_text_embed")
 
-    return attention + count_products(transformer_spec(network), count_rows)
+    return count_two_stream_flops(network, transformer_spec(network), image, text, is_once)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ldmref.families.flux2.config import transformer_of
 from ldmref.families.flux2.network import transformer_spec
+from ldmref.families.joint_transformers import count_two_stream_flops
 from ldmref.models.config import ModelConfig
-from ldmref.models.flops import count_products
 
 ONCE = ("time_guidance_embed", "double_stream_modulation", "single_stream_modulation", "norm_out")
 
@@ -19,19 +19,11 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     """Count the operations of one evaluation for one image of `width` x `height` pixels."""
     network = transformer_of(config)
     image, text = count_tokens(config, width, height)
-    blocks = network.num_layers + network.num_single_layers
-    attention = 4 * blocks * (image + text) ** 2 * network.width
 
-    def count_rows(name: str) -> int:
-        if name.startswith(ONCE):
-            return 1
-        if name.startswith("single_transformer_blocks"):
-            return image + text
-        if name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
-            return text
-        return image
+    def is_once(name: str) -> bool:
+        return name.startswith(ONCE)
 
-    return attention + count_products(transformer_spec(network), count_rows)
+    return count_two_stream_flops(network, transformer_spec(network), image, text, is_once)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:
