@@ -12,8 +12,8 @@ and tools/lcpp.patch; leejet/stable-diffusion.cpp, model_loader.cpp, tensor_shou
   last layers. Both programs list their names for each family; here the structure says so. They
   differ in details: stable-diffusion.cpp quantises the convolutions before and after a U-Net if
   their rows are whole blocks of the type, and ComfyUI-GGUF does not;
-- those whose numbers are no whole blocks of the type. ComfyUI-GGUF joins the rows of U-Nets to rows
-  of 256 and notes the original shape in the file, which is what lets 3 x 3 kernels be quantised;
+- those whose numbers are not whole blocks of the type. ComfyUI-GGUF joins the rows of U-Nets to
+  rows of 256 and notes the original shape in the file, and can so quantise 3 x 3 kernels;
   stable-diffusion.cpp leaves them whole. `join_rows` decides.
 
 Whole tensors are stored without loss: in float16 if the model has them so, otherwise in float32.
@@ -62,7 +62,7 @@ class QuantizationRule:
         type: A type of ggml that can be written, such as "Q4_K"; in memory also "FP8" or "NF4".
         edges: Whether layers outside of the numbered blocks are quantised as well.
         keep: Parts of names of tensors that stay whole, as ldmref or the file names them.
-        join_rows: Whether tensors whose rows are no whole blocks are quantised in joined rows.
+        join_rows: Whether tensors whose rows are not whole blocks are quantised in joined rows.
 
     Raises:
         UsageError: The type is unknown.
@@ -111,7 +111,7 @@ class StoredTensor(NamedTuple):
 
 
 class QuantizedModelFile(NamedTuple):
-    """What was written: the path, and tensors, numbers and bytes of each type."""
+    """The file that was written: its path, and tensors, numbers and bytes of each type."""
 
     path: Path
     types: Mapping[str, tuple[int, int, int]]

@@ -1,4 +1,4 @@
-"""The ledger of quantisation: what it costs, layer by layer, beside noise of the same size.
+"""The ledger of quantisation: its cost, layer by layer, and that of noise of the same size.
 
 making.py    `make_ledger`: two models, or one and a type, compared on the first one's own runs
 weights.py   the weights that differ, and random perturbations of the same norm

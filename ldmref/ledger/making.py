@@ -35,13 +35,13 @@ PROMPT = "a red heart"
 
 @dataclass(frozen=True)
 class LedgerSettings:
-    """What is run to compare two models.
+    """The runs by which two models are compared.
 
     Args:
         prompts: The prompts of the runs; each gives an image.
         steps: The number of steps. None: the model's own.
         seed: The seed of the images.
-        controls: The number of random perturbations beside each error.
+        controls: The number of random perturbations for each error.
         layers: A pattern of the layers that are exchanged one at a time; "": none is. `*` stands
             for any characters.
         floor: The number format that the run's own is compared with.

@@ -25,7 +25,7 @@ class LedgerRow:
         numbers: The number of its weights.
         weights: :math:`\lVert V - W \rVert / \lVert W \rVert`.
         outputs: :math:`\lVert z - y \rVert / \lVert y \rVert` over all calls of the layer in the
-            run. None: the layer has no operation of its own.
+            run. None: it is not the weight of one operation.
         outputs_control: The same for a random V of the same norm of V - W, for each seed.
         outputs_floor: The same for W in the format of the floor.
         image: Root mean square of the change of the image if only this layer has the weights V, in

@@ -13,7 +13,7 @@ from ldmref.errors import UsageError
 class ChangedWeights(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     """The parameters of a denoiser that differ between two models: (W, V) by name.
 
-    Both are read when they are asked for, as float64, so that two models need not be in memory.
+    Both are read when they are asked for, as float64: two models need not be in memory.
 
     Args:
         first: The parameters of the first model.
@@ -72,7 +72,7 @@ def perturb(first: np.ndarray, second: np.ndarray, name: str, seed: int) -> np.n
     Args:
         first: W, of any shape.
         second: V.
-        name: The name of the parameter, so that each has another stream.
+        name: The name of the parameter, each of which has its stream.
         seed: The seed of the control.
 
     Returns:

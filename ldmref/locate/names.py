@@ -196,7 +196,7 @@ def count_modulations(call: LayerCall) -> int:
 def neighbours_of(
     call: LayerCall, layers: Iterable[tuple[str, dict[str, np.ndarray]]]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield those of some layers that are beside a layer, and have parameters of its shapes.
+    """Yield those of some layers that are next to a layer, and have parameters of its shapes.
 
     Args:
         call: The layer.

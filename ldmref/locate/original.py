@@ -1,4 +1,4 @@
-"""What a port is compared with, and the comparison: one judge for any original.
+"""The original of a port, and the comparison with it: one judge for any original.
 
 An original computes each layer of a port again: a model of ldmref (`ldmref.locate.diff`), or
 modules of PyTorch (`ldmref.locate.modules`). It yields rows; the report, its verdict and its exit
@@ -27,7 +27,7 @@ CallProgress = Callable[[int, int, str], None]
 
 
 class PortOriginal(Protocol):
-    """What computes the layers of a port again."""
+    """An object that computes the layers of a port again."""
 
     @property
     def family(self) -> str:
@@ -56,7 +56,7 @@ class PortOriginal(Protocol):
         Args:
             port: The trace.
             dtype: The number format by which the port is judged.
-            notes: What is found beside the rows is added here.
+            notes: Remarks are added here.
         """
         ...
 

@@ -14,7 +14,7 @@ from ldmref.locate.pitfalls import read_pitfalls
 
 
 def mark_reasonable(row: Row, family: str) -> Row:
-    """Return a row that says why the cause of its error is no improvement of this model.
+    """Return a row that says why the cause of its error does not improve this model.
 
     Args:
         row: A judged row.

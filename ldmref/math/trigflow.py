@@ -1,7 +1,7 @@
 """TrigFlow: the path on a quarter of a circle, x_t = cos(t) x0 + sin(t) z, of consistency models.
 
 The angle t runs from pi / 2 (noise) to 0 (data). Data and noise z have the same standard deviation,
-so that x_t keeps it. The network's output is the velocity F = dx_t / dt = cos(t) z - sin(t) x0 of
+and x_t keeps it. The network's output is the velocity F = dx_t / dt = cos(t) z - sin(t) x0 of
 a pair; its mean is v-prediction for alpha-bar = cos(t)^2.
 
 `t`, `r` and `s` are scalars or (n,), and broadcast over the trailing axes; an array of any other

@@ -31,7 +31,7 @@ INHERITED = "every layer before is right, and the run is another one than the ki
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a kit says of a port's dump.
+    """The judgement of a kit on a port's dump.
 
     Attributes:
         kit: Family, version and the first digits of the kit's digest.
@@ -162,7 +162,7 @@ def _has_the_shape(port: Trace, entry: TraceEntry, reference: Trace) -> bool:
 def _judge_run(row: Row, reference: Trace, floors: Mapping[str, float], dtype: str) -> Row:
     """Return a row whose output is also compared with that of the kit's run.
 
-    What a run in the port's format inherits is at most 16 of the kit's floors, as of any layer.
+    A run in the port's format inherits at most 16 of the kit's floors, as any layer may have.
     """
     entry = reference.find(row.call, row.layer)
     if row.inherited is None or entry is None or row.verdict == DIFFERS:

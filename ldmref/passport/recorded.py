@@ -184,7 +184,7 @@ def _floors(exact: RecordedRun, low: RecordedRun) -> Iterator[tuple[str, float]]
 def stored_run(run: KitRun) -> RecordedRun:
     """Return what a kit stores of its run: the outputs of all nodes of the first call of a network.
 
-    Of later calls, and of what the host computes, inputs and outputs are stored, without layers.
+    Later calls, and what the host computes, have inputs and outputs, without layers.
     Large outputs of layers are rounded to float32.
     """
     config = golden_config(run.family)

@@ -1,6 +1,6 @@
 """Dumps with one known fault each, made of the table of `ldmref.locate.faults`.
 
-A kit holds them so that whoever reads a port's dump can see that its own check finds these faults.
+A kit holds them to show whoever reads a port's dump that their own check finds these faults.
 Each is the smallest dump in which the fault shows: one layer, with its inputs and a wrong output.
 """
 
@@ -103,7 +103,7 @@ def wrong_dumps(
 ) -> tuple[list[tuple[WrongDump, Mapping[str, np.ndarray]]], dict[str, str]]:
     """Return a dump for each known fault, and why the others have none.
 
-    Of the layers at which a fault was tried, the first is taken where the judge of ports names it.
+    The dump is of the first layer at which the judge of ports names the fault.
 
     Args:
         run: The run of a kit.

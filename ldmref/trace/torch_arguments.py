@@ -1,7 +1,7 @@
 """The arguments of a PyTorch module's call as data: those that are not tensors, and their order.
 
 A trace has the tensors of a call by role. To call a module again, its other arguments (numbers,
-texts, None, lists of sizes) and the lists that tensors stood in are needed as well: they are an
+texts, None, lists of sizes) and the lists that held tensors are needed as well: they are an
 attribute of the call's entry, `arguments`, a list of `[name, value]`. A value is a number, a text,
 a boolean, None, a list, or one of
 

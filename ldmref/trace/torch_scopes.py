@@ -1,6 +1,6 @@
 """The names of layers and operations in a call of a PyTorch module, for those who follow it.
 
-A recorder and a replay see the same calls, so they count them alike: `LayerNames` gives each layer
+A recorder and a replay see the same calls, and count them in one way: `LayerNames` gives each layer
 and each operation without a module the name that it has in a trace.
 """
 
@@ -41,7 +41,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class ModuleRole:
-    """What a submodule of a network is for those who follow its calls.
+    """The role of a submodule of a network for those who follow its calls.
 
     Attributes:
         path: Its path.
@@ -61,8 +61,8 @@ def find_layers(
 ) -> Iterator[ModuleRole]:
     """Yield the submodules of a network that are layers, and those that are activations.
 
-    Feed-forward layers that are called for a part of the tokens at a time are no layers, and what
-    is in them is not either.
+    Feed-forward layers that are called for a part of the tokens at a time do not count, nor do the
+    layers in them.
 
     Args:
         network: The network.
@@ -136,8 +136,8 @@ class LayerNames:
 def is_named_sum(scope: Scope | None, args: tuple, result: torch.Tensor) -> bool:
     """Return whether a sum is one that has a name when it is computed.
 
-    Sums of two equal shapes have one in layers whose residual sums are named, but for residual
-    blocks, of which the last sum is named at their end; outside of layers, embeddings have one.
+    Sums of two equal shapes have one in layers whose residual sums are named, except in residual
+    blocks, whose last sum is named at their end; outside of layers, embeddings have one.
     """
     shapes = {getattr(x, "shape", None) for x in args[:2]}
     if len(shapes) > 1 or len(args) < 2:

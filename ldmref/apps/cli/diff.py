@@ -158,7 +158,7 @@ def _compare(
 
 
 def _check_original(flags: dict[str, Any]) -> None:
-    """Refuse options of a model of ldmref beside a PyTorch module.
+    """Refuse options of a model of ldmref together with a PyTorch module.
 
     Raises:
         UsageError: There are some.

@@ -1,4 +1,4 @@
-"""`ldmref ledger`: what quantisation costs, layer by layer, beside noise of the same size."""
+"""`ldmref ledger`: the cost of quantisation, layer by layer, and that of noise of the same size."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ EVERY = "all"
     "kinds",
     multiple=True,
     metavar="TYPE",
-    help="Quantise MODEL in memory, in place of OTHER; several types, or all, give one line each.",
+    help="Quantise MODEL in memory, instead of OTHER; several types, or all, give one line each.",
 )
 @with_options(RULE)
 @option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="Default: a red heart.")
 @option("--steps", type=click.IntRange(1, 1000), metavar="N", help="Default: the model's own.")
-@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the images. Default: 0.")
+@option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the images. Default: 0."
+)
 @option(
     "--controls",
     type=click.IntRange(1, 100),
     default=3,
     metavar="N",
-    help="Random perturbations of the same norm beside each error. Default: 3.",
+    help="Random perturbations of the same norm for each error. Default: 3.",
 )
 @option(
     "--layers",
@@ -75,8 +77,8 @@ def ledger(
 ) -> None:
     """Show what quantisation costs: weights, outputs and image, layer by layer.
 
-    MODEL is whole, OTHER quantised; or MODEL is quantised in memory with --type. Each error stands
-    beside the noise floor of the number format and beside a control: the same quantity for random
+    MODEL is whole, OTHER quantised; or MODEL is quantised in memory with --type. Each error is
+    shown with the noise floor of the number format and with a control: the same quantity for random
     perturbations of the same norm. The share of a layer is that of its squared error of the image
     when it alone is exchanged.
     """

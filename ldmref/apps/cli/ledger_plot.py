@@ -1,4 +1,4 @@
-"""`plot_ledger` and `plot_types`: the errors of layers, and of types, beside their controls."""
+"""`plot_ledger` and `plot_types`: the errors of layers and of types, with their controls."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _plot_images(ax: Any, rows: Sequence[LedgerRow], ledger: QuantizationLedger)
 
 
 def plot_types(ledgers: Sequence[QuantizationLedger]) -> Any:
-    """Plot the change of the image by each type, beside the controls; the types by their bits.
+    """Plot the change of the image by each type, with the controls; the types by their bits.
 
     Args:
         ledgers: From `make_ledgers`.

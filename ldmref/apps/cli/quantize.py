@@ -28,7 +28,7 @@ RULE = (
     option(
         "--own-rows",
         is_flag=True,
-        help="Leave tensors whole whose rows are no whole blocks, as stable-diffusion.cpp does. "
+        help="Leave tensors whole whose rows are not whole blocks, as stable-diffusion.cpp does. "
         "Default: join their rows, as ComfyUI-GGUF does.",
     ),
 )

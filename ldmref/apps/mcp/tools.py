@@ -30,7 +30,7 @@ __all__ = ["Generated", "make_tools"]
 
 
 class Generated(NamedTuple):
-    """What a tool shows of a generated image: the PNG file, its parameters, and warnings."""
+    """A generated image as a tool shows it: the PNG file, its parameters, and warnings."""
 
     png: bytes
     params: Mapping[str, Any]

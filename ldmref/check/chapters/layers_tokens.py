@@ -91,7 +91,7 @@ def channel_pairs_times_a_complex_unit(f: Functions, rng: RandomInputs) -> Compa
 # Roundings: 24 of each turned vector, of products of 4 x 4 numbers up to 4.
 @chapter.identity("rotary_embedding", "positions moved together", 48)
 def products_know_only_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
-    """Compare the products of queries and keys before and after all positions move alike."""
+    """Compare the products of queries and keys before and after one shift of all positions."""
     q, k = rng.normals(2, 3, 4)
     positions = rng.uniform(0.0, 4.0, 3, 2)
     moved = rng.array(to_host(positions) + np.asarray([rng.number(0.0, 4.0), rng.number(0.0, 4.0)]))

@@ -1,4 +1,4 @@
-"""Quantised weights: what each format stores, and the exact way back to float32.
+"""Quantised weights: the numbers that each format stores, and the exact way back to float32.
 
 | module            | formats                                              | met in                |
 |-------------------|------------------------------------------------------|-----------------------|

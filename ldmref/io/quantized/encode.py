@@ -2,7 +2,7 @@
 
 Each function takes float32 (n, weights of a block) and returns bytes (n, bytes of a block), whose
 fields `ggml.py` and `float4.py` describe. The number q of a weight is the nearest one on the grid
-of its block, so that its error is at most half a step, besides the rounding of the scale to
+of its block, and its error is at most half a step, apart from the rounding of the scale to
 float16:
 
 | type  | step d                | zero  | largest error of a weight                      |

@@ -35,7 +35,7 @@ NEGLIGIBLE = np.float32(1e-15)  # magnitude below which a group counts as zero
 
 
 class AffineSearch(NamedTuple):
-    """The grids of a search: `steps` + 1 of (low + 0.1 i + n) / range, beside n / range."""
+    """The grids of a search: `steps` + 1 of (low + 0.1 i + n) / range, and n / range."""
 
     largest: int  # n, the largest q
     low: float

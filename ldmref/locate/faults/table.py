@@ -158,7 +158,7 @@ IN_BLOCKS = (
     InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
     InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
 )
-"""Known faults that change recorded operations of a block, so that it is computed again."""
+"""Known faults that change recorded operations of a block, which is then computed again."""
 
 
 def faults_of(operation: str) -> Iterator[Fault]:

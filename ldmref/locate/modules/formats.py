@@ -95,7 +95,7 @@ def _widen_in(value: Any, depth: int) -> Any:
 def widen_call(
     func: Any, args: tuple, kwargs: Mapping[str, Any], dtype: str
 ) -> tuple[Any, tuple, dict[str, Any]]:
-    """Return a call of a function of torch, with casts to float64 in place of narrower ones.
+    """Return a call of a function of torch, with casts to float64 instead of narrower ones.
 
     Args:
         func, args, kwargs: The call.

@@ -35,7 +35,7 @@ class WatchedLayer:
 
 
 class Follower(Protocol):
-    """What sees the calls of a watched network."""
+    """An object that sees the calls of a watched network."""
 
     def see_layer(self, layer: WatchedLayer, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         """Return the result of a layer."""

@@ -122,7 +122,7 @@ def _read_row(name: str, row: Mapping[str, Any], folder: Path) -> RawArray:
 
 
 def inside(folder: Path, name: object) -> Path:
-    """Return a file beside JSON.
+    """Return a file in the folder of JSON.
 
     Raises:
         InputError: It is somewhere else.
