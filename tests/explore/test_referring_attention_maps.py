@@ -18,6 +18,7 @@ PROMPT = "a red cat"
 SHORT = {"prompt": PROMPT, "seed": 1, "sigmas": [0.9, 0.4, 0.0], "sampler": "euler"}
 BLOCKS = {  # of image and text
     "flux2-tiny": ("transformer_blocks", "single_transformer_blocks"),
+    "flux3-tiny": ("single_transformer_blocks",),  # those of a mode alone hold no words
 }
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 32, 3), np.uint8))
 
