@@ -178,9 +178,7 @@ def save_gguf(path, tensors):
 
 @pytest.mark.parametrize("save", [save_gguf, save_float8])
 @pytest.mark.parametrize("prefix", ["", PREFIX])
-def test_a_quantised_file_with_the_other_networks_of_a_folder(
-    pipe, folder, tmp_path, save, prefix
-):
+def test_a_quantised_file_with_the_other_networks_of_a_folder(pipe, folder, tmp_path, save, prefix):
     """Its numbers are exact, and so its image is that of a file that holds them unquantised."""
     file = tmp_path / ("krea2.gguf" if save is save_gguf else "krea2_fp8_scaled.safetensors")
     stored = stored_of(pipe, folder, prefix)
