@@ -223,14 +223,14 @@ def test_pairs_of_halves_are_rotated_with_each_operation_that_pairs_them():
     ]  # fmt: skip
     for run, wanted in changed.items():
         call = operation_of(run)
-        point = SimpleNamespace(suspects=tuple(operation_of(x) for x in kept) + (call,))
+        point = SimpleNamespace(suspects=(*map(operation_of, kept), call))
         ((_, changes),) = tensors.other_pairs(None, point)
         assert set(changes) == {call.name}
         got = changes[call.name](call, dict(call.inputs))
         for x, y in zip(parts_of(got), parts_of(wanted), strict=True):
             assert x.shape == real(y).shape
             np.testing.assert_allclose(x, real(y), atol=1e-13)
-    point = SimpleNamespace(suspects=tuple(operation_of(x) for x in kept))
+    point = SimpleNamespace(suspects=tuple(map(operation_of, kept)))
     assert list(tensors.other_pairs(None, point)) == []
 
 
