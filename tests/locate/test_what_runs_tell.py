@@ -12,8 +12,10 @@ from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs
 from ldmref.locate.pipeline import (
+    added_noise,
     combination,
     controls,
+    known_parts,
     residuals,
     schedule,
     steps,
@@ -125,6 +127,57 @@ def test_levels_that_were_given_end_at_zero():
 
     assert levels([3.0, 2.0], [900.0, 500.0]) == [3.0, 2.0, 0.0]
     assert levels([3.0, 2.0, 0.5], [900.0, 500.0]) == [3.0, 2.0, 0.5]
+
+
+def test_the_last_step_leads_to_the_last_level():
+    """Requests may name levels that do not end at 0."""
+    params = {"steps": 2, "sampler": "euler", "sigmas": [3.0, 2.0, 0.5]}
+
+    def is_last(sigma, attributes=None, **more):
+        calls = {"sampler.000": {"input.x": X, "input.sigma_next": np.array(sigma)}}
+        named = {"sampler.000": attributes or {}}
+        context = context_of(calls, attributes=named, params=params | more)
+        return known_parts._is_last(context, entry_of(context, "sampler.000"), sigma)
+
+    assert is_last(0.5) and is_last(0.5 * (1 + 0.9e-3)) and is_last(0.0)
+    assert not is_last(2.0) and not is_last(3.0) and not is_last(0.5 * (1 + 1.2e-3))
+    assert is_last(2.0, {"i_next": 4, "n": 4}) and not is_last(0.5, {"i_next": 3, "n": 4})
+    assert is_last(0.0, {"i_next": 3, "n": 4}) and not is_last(0.5, {"i_next": 3})
+
+
+@pytest.mark.parametrize("name", ["prompt_embeds", "negative_prompt_embeds"])
+def test_hidden_states_of_a_request_are_not_in_its_record(name):
+    ours = {"sampler.000": {"input.x": X}}
+    theirs = {"sampler.000": {"input.model_output": X}}
+    assert text_inputs._gave_states(context_of(ours, params={name: [1]}))
+    assert not text_inputs._gave_states(context_of(ours, params={name: None}))
+    assert not text_inputs._gave_states(context_of(ours))
+    assert not text_inputs._gave_states(context_of(theirs, params={name: [1]}))
+
+
+# -- noise ----------------------------------------------------------------------------------------
+
+
+def test_what_was_mixed_otherwise_is_said_of_the_channels_that_differ():
+    right = np.tile([1.0, 1.0, 0.0], (4, 1))
+
+    def words(channels, part, number):
+        ratios = right.copy()
+        ratios[channels, part] = number
+        return added_noise._describe(ratios)
+
+    every = slice(None)
+    assert words(every, 0, 1.5) == "the image is multiplied by 1.5"
+    assert words(every, 1, 0.5) == "the noise is multiplied by 0.5"
+    assert words(2, 0, 1.5) == "the image is multiplied by 1 to 1.5 by channel"
+    assert words(1, 1, 0.5) == "the noise is multiplied by 0.5 to 1 by channel"
+    assert words(3, 2, 0.25) == "0 to 0.25 is added"
+    assert words(3, 2, -0.25) == "-0.25 to 0 is added"
+    assert words(every, 0, 1.0) == "image and noise are mixed"
+    close = added_noise.EQUAL_FACTORS
+    for apart, said in ((0.9 * close, False), (1.1 * close, True)):
+        assert ("multiplied" in words(0, 1, 1.0 + apart)) == said
+        assert ("added" in words(0, 2, apart)) == said
 
 
 # -- guidance -------------------------------------------------------------------------------------
