@@ -23,6 +23,7 @@ from ldmref.locate.pipeline import (
     wires,
 )
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
+from ldmref.locate.pipeline.recorded_step import NotRecorded, RecordedEvaluation, ReplayedStep
 from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
 from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.models.transformer_layers import find_angles
@@ -66,6 +67,85 @@ def test_schedulers_that_keep_no_signal_at_the_start(name, rescaled):
     assert found[1:].tolist() == [2.0, 1.0, 0.0]
     ours = context_of({"sampler.000": {"input.x": X}}, scheduler={"class": name})
     assert steps._without_signal(ours, made, settings) is made
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+@pytest.mark.parametrize("name", ["heun", "dpm_solver_2", "dpm_solver_2_a", "pndm", "dpmpp_2m"])
+def test_a_later_evaluation_has_the_derivative_that_was_recorded(name, on_path):
+    """Of samplers that step by derivatives; the others step by x0."""
+    sigma, x = 2.0, normal(3, *SHAPE)
+    config = replace(model_of("tiny").config.scheduler, prediction_type="eps")
+    settings = StepSettings(config, SAMPLERS[name], True)
+    evaluations = [RecordedEvaluation(None, state, noise, ()) for state, noise in ((X, Y), (Y, Z))]
+    step = ReplayedStep(None, evaluations, settings, on_path, own=False)
+    ratio = 1.0 if on_path else np.sqrt(1.0 + sigma**2)  # of a state on the path to the port's
+    first = step.denoise(5.0 * X, sigma)
+    np.testing.assert_allclose(first, ratio * X - sigma * Y)
+    second = step.denoise(x, sigma)
+    if name == "dpmpp_2m":
+        np.testing.assert_allclose(second, ratio * Y - sigma * Z)
+    else:
+        np.testing.assert_allclose((x - second) / sigma, Z)  # the derivative is the noise
+    with pytest.raises(NotRecorded):
+        step.denoise(x, sigma)
+    assert len(step.predicted) == 2 and [level for _, level in step.seen] == [sigma] * 3
+
+
+def test_noise_of_a_step_is_that_of_two_evaluations():
+    config = model_of("tiny").config.scheduler
+    settings = StepSettings(config, SAMPLERS["euler"], True)
+    evaluations = [RecordedEvaluation(None, X, Y, [i * Z, 10 * i * Z]) for i in (1, 2, 3)]
+    step = ReplayedStep(None, evaluations, settings, True, own=False)
+    for factor in (1, 10, 2, 20):
+        assert np.array_equal(step.draw_noise(), factor * Z)
+    with pytest.raises(NotRecorded):
+        step.draw_noise()
+
+
+def test_what_the_network_predicted_is_compared_before_it_is_clipped():
+    """ldmref records x0 = x - sigma eps as it is; of other programs it is what a step used."""
+    sigma, right = 2.0, X - 2.0 * Y
+    arrays = {"input.x": X, "input.sigma": np.array(sigma), "input.x0": right}
+    arrays["input.prediction"] = Y
+    context = context_of({"sampler.000": arrays}, params={"steps": 2, "sampler": "euler"})
+    entry = entry_of(context, "sampler.000")
+    evaluation = RecordedEvaluation(entry, X, Y, ())
+    clipped = np.clip(right, -1.0, 1.0)
+    found = steps._predicted_x0(context, evaluation, clipped)
+    np.testing.assert_allclose(found, right)
+    lacking = context_of({"sampler.000": {"input.x": X}}, params={"steps": 2})
+    evaluation = replace(evaluation, entry=entry_of(lacking, "sampler.000"))
+    assert steps._predicted_x0(lacking, evaluation, clipped) is clipped
+    theirs = {"sampler.000": {**arrays, "input.model_output": Y}}
+    other = context_of(theirs, params={"steps": 2})
+    assert steps._predicted_x0(other, evaluation, clipped) is clipped
+    named = {"input.x_at": Y, "input.sigma_at": np.array(3.0), **arrays}
+    there = context_of({"sampler.000": named}, params={"steps": 2, "sampler": "euler"})
+    evaluation = replace(evaluation, entry=entry_of(there, "sampler.000"))
+    np.testing.assert_allclose(steps._predicted_x0(there, evaluation, clipped), Y - 3.0 * Y)
+
+
+def later_rows(x0, dtype="float32", **more):
+    arrays = {"input.x0.1": x0, "input.prediction.1": Y, "input.x_at.1": X} | more
+    arrays["input.prediction"] = Z
+    arrays.setdefault("input.sigma_at.1", np.array(2.0))
+    kept = {name: x for name, x in arrays.items() if x is not None}
+    context = context_of({"sampler.000": kept}, dtype=dtype, params={"steps": 2, "sampler": "heun"})
+    entry = entry_of(context, "sampler.000")
+    rows = [*steps._judge_later(context, RecordedEvaluation(entry, X, Y, ()))]
+    assert context.ledger.has(entry, "x0.1") == bool(rows)
+    return [(row.kind, row.verdict) for row in rows]
+
+
+def test_later_evaluations_of_a_step_are_judged_by_what_was_predicted():
+    right = X - 2.0 * Y
+    assert later_rows(right) == [("x0.1", "equal")]
+    assert later_rows(right + 0.01) == [("x0.1", "differs")]
+    for missing in ("input.prediction.1", "input.x_at.1", "input.sigma_at.1"):
+        assert later_rows(right, **{missing: None}) == []
+    assert later_rows(right, **{"input.x_at.1": None, "input.x": X}) == [("x0.1", "equal")]
+    alone = {"input.sigma_at.1": None, "input.sigma": np.array(2.0)}
+    assert later_rows(right, **alone) == [("x0.1", "equal")]
 
 
 # -- schedules ------------------------------------------------------------------------------------
