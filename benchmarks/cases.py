@@ -67,7 +67,8 @@ class BenchmarkCase(MeasuredWork):
         """Description of the workload."""
         prefix = {"memory": "peak memory: ", "start": "process start to file: "}
         size = "" if self.work == "text" else f", {self.size}x{self.size}"
-        steps = f", {self.steps} steps" if self.work == "image" else ""
+        scale = "no guidance" if self.cfg_scale == 1.0 else f"guidance {self.cfg_scale:g}"
+        steps = f", {self.steps} steps, {scale}" if self.work == "image" else ""
         work = prefix.get(self.measured, "") + WORK_TITLES[self.work]
         return f"{work}{size}{steps}, {self.model}, {self.dtype}"
 
@@ -197,6 +198,18 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
         (f"memory-{name}-{backend}", work, 0.9, 0.8, backend, {**model, "measured": "memory"})
         for name, work, model in _MEASURED_BLOCKS
         for backend in ("numpy", "torch")
+    ),
+    *(
+        (
+            f"embedded-{steps}-{backend}",
+            "image",
+            None,
+            0.8,
+            backend,
+            {**_EMBEDDED, "steps": steps, "cfg_scale": scale, "tolerance": _UINT8},
+        )
+        for steps, scale in ((1, 1.0), (2, 1.0), (4, 1.0), (20, 2.5))
+        for backend in ("numpy", "torch", "openvino")
     ),
     ("embedded", "image", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
     ("gpu-torch", "image", 0.6, 0.6, "torch", _GPU),

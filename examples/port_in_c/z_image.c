@@ -211,14 +211,6 @@ static Tensor join_tokens(Tensor image, Tensor text) {
 }
 
 static void run_blocks(Port *port, Store trace) {
-  const char *roles[] = {"sample", "timestep", "encoder_hidden_states", "encoder_attention_mask"};
-  for (int i = 0; i < 4; i++) { /* the inputs of the whole network, from which the judge runs it */
-    char name[NAME];
-    char role[NAME / 2];
-    snprintf(role, sizeof role, "input.%s", roles[i]);
-    snprintf(name, sizeof name, "transformer.000//%s", role);
-    put(port->dump, "transformer.000/", role, get(trace, name));
-  }
   Tensor emb = get(trace, "transformer.000/t_embedder.mlp.2/output");
   Tensor positions = get(trace, "transformer.000/layers.0/input.positions");
   Tensor x = join_tokens(get(trace, "transformer.000/noise_refiner.0/output"),

@@ -226,9 +226,8 @@ class _CallSizes:
             side = self.found.model.config.denoiser.side_multiple  # of one token
             n, h, w = self.found.batch_and_size(self.levels) if self.levels else (1, side, side)
             self.known |= {"batch": n, "height": h, "width": w}
-        if "tokens" not in self.known:
-            self.known["tokens"] = self.found.length("attn2.to_k", "attn2.to_v")
-        return {"timesteps": self.known["batch"]} | self.known
+        tokens = self.found.length("attn2.to_k", "attn2.to_v")  # unless a text is read later
+        return {"timesteps": self.known["batch"], "tokens": tokens} | self.known
 
 
 def _clip_skip(found: RecordedArguments, layers: int) -> int:

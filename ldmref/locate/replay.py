@@ -47,6 +47,7 @@ from ldmref.trace.backend import name_outputs
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
+REMEDY = "record it, or the inputs of the whole network"
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -278,17 +279,28 @@ class Replay(RepeatableRun):
             assumed = self._finish(call.compute({**self.parameters(call), **call.inputs}))
         finally:
             self._trial = None
+        self._seen = outside[0].copy()  # or layers within it would be counted as called twice
         inputs = read_inputs(self.port, entry, call)
         positions = read_positions(self.port, entry, call.attributes.get("dims", ()))
         if "positions" in call.inputs and positions is not None:
             inputs.setdefault("positions", positions)
         missing = [role for role in call.inputs if role not in inputs]
+        if missing and call.composite:
+            self._follow_inside(call)
         if entry.outputs and missing:
-            self.observer.skip(call, f"its input {missing[0]!r} was not recorded")
+            self.observer.skip(call, f"its input {missing[0]!r} was not recorded; {REMEDY}")
         elif entry.outputs:
             self._observe_apart(call, entry, inputs)
         self._seen, self._pending, self._after = outside
         return assumed
+
+    def _follow_inside(self, call: LayerCall) -> None:
+        """Observe what was recorded within a layer that cannot be computed as a whole."""
+        inputs = dict(call.inputs)
+        frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
+        self._modules.append(frame)
+        call.compute(inputs)
+        self._modules.pop()
 
     def _observe_apart(
         self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]

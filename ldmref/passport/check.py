@@ -1,4 +1,4 @@
-"""Judge a port's dump by a kit: `diff_traces` with the kit's model and run, and the kit's floors.
+"""Judge a port's dump by a kit: by the kit's model, and by its run and the floors of it.
 
 The judge is that of `ldmref diff`: each recorded layer is computed again from the port's own input.
 A kit adds what is known only of it: the run that everybody shares, so a port whose layers are right
@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.diff import diff_traces
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
+from ldmref.locate.original import compare
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.passport.kit import Kit
+from ldmref.passport.original import KitOriginal
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PASSES = "passes"
 OPTIONAL = ("", "vae.encode")  # what the host computes, and the encoder, which few ports have
 OTHER_RUN = "run"  # the kind of the row of a right run that is not the kit's
+NOT_THE_KITS = "not the kit's output, and not judged by itself: {}"
 INHERITED = "every layer before is right, and the run is another one than the kit's"
 
 
@@ -125,7 +127,7 @@ def check_dump(
     kit.check_files()
     reference = kit.trace
     port = with_request(port, reference)
-    report = diff_traces(port, kit.model(), dtype=dtype, progress=progress)
+    report = compare(port, KitOriginal(kit), dtype=dtype, progress=progress)
     rows, _ = compare_reference(port, reference, report.rows)
     floors = kit.floors.get(report.dtype, kit.floors["float32"])
     judged = [_judge_run(row, reference, floors, report.dtype) for row in rows]
@@ -173,7 +175,8 @@ def _judge_run(row: Row, reference: Trace, floors: Mapping[str, float], dtype: s
     floor = noise_floor(floor, EPSILONS[dtype])
     judged = replace(row, error=row.inherited, allowed=allowed_error(floor), floor=floor)
     if row.inherited > judged.allowed:
-        return replace(judged, kind=OTHER_RUN, verdict=DIFFERS, note=INHERITED)
+        note = INHERITED if row.verdict != UNKNOWN else NOT_THE_KITS.format(row.note)
+        return replace(judged, kind=OTHER_RUN, verdict=DIFFERS, note=note)
     if row.verdict == UNKNOWN and row.note == REFERENCE_ALONE:
         return replace(judged, verdict=EQUAL, note="")
     return row

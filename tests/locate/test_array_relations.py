@@ -142,6 +142,8 @@ def test_numbers_of_a_narrower_format(name, digits, rng):
     assert words(narrow[1:], right[1:]) == ""  # too few to tell
     beside = np.ldexp((np.rint(mantissa * 2.0**digits) + 2) / 2.0**digits, exponent)
     assert words(beside, right) == ""
+    half = np.arange(len(right)) % 2 == 0  # of which each number is narrow, and half are right
+    assert words(np.where(half, narrow, beside), right) == ""
     assert words(narrow * (1 + 2.0**-16), right) == ""
 
 

@@ -11,6 +11,7 @@ import pytest
 from fault_calls import assert_same, call_of, linear, normal, point_of, replay_of
 
 from ldmref.backends.base import Backend
+from ldmref.locate.diagnosis import TOGETHER
 from ldmref.locate.faults import (
     FAULTS,
     between,
@@ -39,9 +40,12 @@ def test_the_table_names_operations():
     assert {f.variants.__name__ for f in faults_of("rotate_halves")} == {
         "other_layout", "other_frequencies", "other_positions",
     }  # fmt: skip
-    assert {f.variants.__name__ for f in faults_of("tanh_gelu")} == {
-        f.variants.__name__ for f in faults_of("silu")
-    }
+    for activation in ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh"):
+        assert {f.variants.__name__ for f in faults_of(activation)} == {
+            "other_activation", "activation_twice",
+        }  # fmt: skip
+    named = {operation for fault in FAULTS for operation in fault.operations}
+    assert functions <= named and {*TOGETHER} <= named
     assert not [*faults_of("nothing")]
 
 

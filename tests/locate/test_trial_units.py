@@ -75,6 +75,22 @@ def test_repeated_runs_compute_in_the_format_of_the_port():
     assert run_of()._cast(x)["a"].dtype == "float64"
 
 
+def test_what_a_run_goes_on_with_is_exact():
+    """Rows of a table in float32 are in float64 what is added to them is, except in the format."""
+    table = normal(0, 5, 3).astype(np.float32)
+    ids = np.array([[1, 4]])
+    call = call_of("embedding", lambda table, ids: table[ids], {"ids": ids}, {"table": table})
+    run = Replay(build_trace({}), "unet.000", "float32", None)
+    found = run._operate_exactly(call, call.inputs)
+    assert found.dtype == np.float64 and np.array_equal(found, table[ids])
+    run._trial = SimpleNamespace(low=True)
+    assert run._operate_exactly(call, call.inputs).dtype == np.float32
+    run._trial = SimpleNamespace(low=False)
+    assert run._operate_exactly(call, call.inputs).dtype == np.float64
+    whole = call_of("ids", lambda ids: ids, {"ids": ids}, {})
+    assert run._operate_exactly(whole, whole.inputs).dtype == ids.dtype
+
+
 def test_operations_that_are_aligned_have_other_numbers():
     names = ("a.silu", f"a.silu{AGAIN}1", f"a.silu{AGAIN}2")
     run = run_of({f"unet.000/{name}/output": normal(i, 2) for i, name in enumerate(names)})

@@ -76,7 +76,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     variants: Variants = [
         ("the control image is inverted", 1.0 - of_number),
         ("pixels in [-1, 1] instead of [0, 1]", 2.0 * of_number - 1.0),
-        ("the control image is zero", 0.0 * of_number),
+        ("the control image is zero", np.zeros_like(of_number)),
         *(("the control image of another ControlNet", x) for x in rows if x is not of_number),
     ]
     context.compared(net, *HINTS)

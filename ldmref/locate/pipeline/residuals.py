@@ -46,7 +46,7 @@ def judge_residuals(
             "residuals",
             np.concatenate(requested),
             right,
-            variants=[("the residuals are not added", 0.0 * right)],
+            variants=[("the residuals are not added", np.zeros_like(right))],
             segment="from the ControlNets to the denoiser",
         )
 
