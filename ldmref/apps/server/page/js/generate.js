@@ -65,6 +65,7 @@ class Generate {
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
+      api,
       capabilities,
       actions: {
         cancel: () => this.runner.cancel(),

@@ -5,6 +5,7 @@ import { downloadAll } from "./archive.js";
 import { CodePanel } from "./code_panel.js";
 import { counted, fill, h, newId } from "./dom.js";
 import { createEnlarge } from "./enlarge.js";
+import { createDial } from "./evaluations.js";
 import { download, fileName } from "./files.js";
 import { describe } from "./gallery.js";
 import { announce, sentence } from "./notify.js";
@@ -15,7 +16,8 @@ const SHORT = 2; // seconds that remain, from which the progress of what nobody 
 
 export class Stage {
   /** `actions`: cancel(), again(request), reuse(entry), use(mode, entry), explore(entry). */
-  constructor({ capabilities, actions }) {
+  constructor({ api, capabilities, actions }) {
+    this.api = api;
     this.actions = actions;
     this.capabilities = capabilities;
     this.slots = [];
@@ -253,6 +255,7 @@ export class Stage {
         isExplorable(entry.params) ? button("Explore", () => explore(entry)) : null,
       ),
       createEnlarge(this.capabilities, entry, again),
+      createDial(this.api, this.capabilities, entry),
       this.code.element,
     );
     this.code.show(entry);
