@@ -22,6 +22,7 @@ WORK_TITLES = TITLES | {
     "flux2_single_block": "one single block, 512 text tokens",
     "flux3_single_block": "one single block, 480 text tokens",
     "krea2_block": "one block, 512 text tokens",
+    "qwen_image_21_block": "one block, 256 text tokens",
     "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
@@ -66,7 +67,8 @@ class BenchmarkCase(MeasuredWork):
         """Description of the workload."""
         prefix = {"memory": "peak memory: ", "start": "process start to file: "}
         size = "" if self.work == "text" else f", {self.size}x{self.size}"
-        steps = f", {self.steps} steps" if self.work == "image" else ""
+        scale = "no guidance" if self.cfg_scale == 1.0 else f"guidance {self.cfg_scale:g}"
+        steps = f", {self.steps} steps, {scale}" if self.work == "image" else ""
         work = prefix.get(self.measured, "") + WORK_TITLES[self.work]
         return f"{work}{size}{steps}, {self.model}, {self.dtype}"
 
@@ -132,6 +134,7 @@ _FLUX: dict[str, Any] = {"model": "flux-dev"}
 _FLUX2: dict[str, Any] = {"model": "flux2-klein-4b"}
 _FLUX3: dict[str, Any] = {"model": "flux3-klein"}
 _KREA2: dict[str, Any] = {"model": "krea-2"}
+_QWEN_IMAGE_21: dict[str, Any] = {"model": "qwen-image-2.1"}
 _Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
@@ -187,12 +190,26 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux3-single-torch", "flux3_single_block", 0.9, 0.8, "torch", _FLUX3),
     ("krea2-block-numpy", "krea2_block", 0.9, 0.8, "numpy", _KREA2),
     ("krea2-block-torch", "krea2_block", 0.9, 0.8, "torch", _KREA2),
+    ("qwen-image-21-block-numpy", "qwen_image_21_block", 0.9, 0.8, "numpy", _QWEN_IMAGE_21),
+    ("qwen-image-21-block-torch", "qwen_image_21_block", 0.9, 0.8, "torch", _QWEN_IMAGE_21),
     ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
     ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(
         (f"memory-{name}-{backend}", work, 0.9, 0.8, backend, {**model, "measured": "memory"})
         for name, work, model in _MEASURED_BLOCKS
         for backend in ("numpy", "torch")
+    ),
+    *(
+        (
+            f"embedded-{steps}-{backend}",
+            "image",
+            None,
+            0.8,
+            backend,
+            {**_EMBEDDED, "steps": steps, "cfg_scale": scale, "tolerance": _UINT8},
+        )
+        for steps, scale in ((1, 1.0), (2, 1.0), (4, 1.0), (20, 2.5))
+        for backend in ("numpy", "torch", "openvino")
     ),
     ("embedded", "image", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
     ("gpu-torch", "image", 0.6, 0.6, "torch", _GPU),

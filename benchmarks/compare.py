@@ -22,18 +22,16 @@ from PIL import Image
 
 from benchmarks.blocks import save_block
 from benchmarks.cases import BenchmarkCase
-from benchmarks.peers import import_peer, peer_network, peer_workload, require_peer
+from benchmarks.peers import dpm_scheduler, peer_network, peer_workload, require_peer
 from ldmref.apps.bench.machine import GEMM_SIZES, gemm_peaks
 from ldmref.apps.bench.work import PROMPT, SEED, Workload, pixels
 from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError, ResourceError, VerifyError
 from ldmref.io.native import save_folder
 from ldmref.loading import load
-from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
 from ldmref.samplers.noise import Streams
-from ldmref.samplers.schedule import sampling_sigmas
 
 SIDES = ("ours", "theirs")
 PROCESS = Path(__file__).with_name("child_process.py")
@@ -208,23 +206,11 @@ def read_output(case: BenchmarkCase, folder: Path, side: str) -> np.ndarray:
 
 
 def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) -> None:
-    """Write networks, scheduler and inputs for the `diffusers` program of `child_process`.
-
-    The scheduler's betas are truncated where ldmref's samplers truncate them (`sigma_max`).
-    """
-    diffusers = import_peer("diffusers")
+    """Write networks, scheduler and inputs for the `diffusers` program of `child_process`."""
     config = model.config
     for name in case.networks:
         peer_network(name, model).save_pretrained(folder / name)
-    alphas_cumprod = alpha_bar_from_sigma(sampling_sigmas(config.scheduler))
-    betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
-    diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=len(betas),
-        trained_betas=betas.tolist(),
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[config.scheduler.prediction_type],
-        timestep_spacing=config.scheduler.spacing,
-        final_sigmas_type=config.scheduler.final_sigma,
-    ).save_pretrained(folder / "scheduler")
+    dpm_scheduler(config).save_pretrained(folder / "scheduler")
     token_ids = np.asarray(model.tokenize(["", PROMPT]).ids[:, 0], np.int64)
     latents = Streams([SEED], model.latent_shape(case.size, case.size))()
     numbers = {"steps": case.steps, "cfg_scale": config.defaults.cfg_scale}

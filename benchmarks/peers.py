@@ -18,13 +18,15 @@ from PIL import Image
 from benchmarks.blocks import block_peer
 from benchmarks.cases import BenchmarkCase
 from benchmarks.engines import ENGINES, engine_workload
-from ldmref.apps.bench.work import CFG_SCALE, Workload, pixels
+from ldmref.apps.bench.work import Workload, pixels
 from ldmref.backends.fast.threads import one_thread
 from ldmref.errors import BackendUnavailable
+from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
+from ldmref.samplers.schedule import sampling_sigmas
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -114,7 +116,8 @@ def peer_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
     labels = context[:, -1] if model.config.unet.class_embed_type else None
     scale = model.config.kl_or_vq.scaling_factor
     if case.work == "image":
-        run = pipeline(case, model.config, networks, latents, token_ids)
+        make = sampling_loop if model.config.unet.class_embed_type else pipeline
+        run = make(case, model.config, networks, latents, token_ids)
     else:
         run = {
             "unet": lambda: networks["unet"](latents, timesteps, context, labels).sample,
@@ -216,9 +219,61 @@ def pipeline(
             negative_prompt_embeds=uncond,
             latents=latents,
             num_inference_steps=case.steps,
-            guidance_scale=CFG_SCALE,
+            guidance_scale=case.cfg_scale,
             height=case.size,
             width=case.size,
         ).images
+
+    return run
+
+
+def dpm_scheduler(config: ModelConfig, **options: Any) -> Any:
+    """Return diffusers' DPM-Solver++ with the schedule of a model.
+
+    Its betas are truncated where ldmref's samplers truncate them (`sigma_max`).
+
+    Args:
+        config: The model's configuration.
+        **options: Other settings of the scheduler, such as `solver_order`.
+    """
+    alphas_cumprod = alpha_bar_from_sigma(sampling_sigmas(config.scheduler))
+    betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    return import_peer("diffusers").DPMSolverMultistepScheduler(
+        num_train_timesteps=len(betas),
+        trained_betas=betas.tolist(),
+        prediction_type={"eps": "epsilon", "v": "v_prediction"}[config.scheduler.prediction_type],
+        timestep_spacing=config.scheduler.spacing,
+        final_sigmas_type=config.scheduler.final_sigma,
+        **options,
+    )
+
+
+def sampling_loop(
+    case: BenchmarkCase, config: ModelConfig, networks: dict[str, Any], latents: Any, token_ids: Any
+) -> Callable[[], list[Image.Image]]:
+    """Return a function that generates one image by diffusers' networks and its DDIM.
+
+    The embedded model adds the last token to the time embedding, which
+    `StableDiffusionPipeline` cannot. The solver of order 1 is DDIM (Lu et al. 2022,
+    arXiv:2211.01095, section 4.1), for any schedule.
+    """
+    torch = import_peer("torch")
+    unet, vae, encode = (networks[name] for name in ("unet", "vae", "text_encoder"))
+    scheduler = dpm_scheduler(config, solver_order=1)
+    guided = case.cfg_scale != 1.0
+
+    def run() -> list[Image.Image]:
+        context = encode(token_ids if guided else token_ids[1:]).last_hidden_state
+        scheduler.set_timesteps(case.steps)
+        x = latents
+        for t in scheduler.timesteps:
+            output = unet(torch.cat([x] * len(context)), t, context, context[:, -1]).sample
+            if guided:
+                uncond, cond = output.chunk(2)
+                output = uncond + case.cfg_scale * (cond - uncond)
+            x = scheduler.step(output, t, x).prev_sample
+        y = vae.decode(x / vae.config.scaling_factor).sample[0]
+        rounded = ((y / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+        return [Image.fromarray(rounded.cpu().numpy())]
 
     return run

@@ -16,9 +16,11 @@ from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, TextConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import model_spec
-from ldmref.models.params import flatten, init
+from ldmref.models.params import flatten, init, tree_map
 from ldmref.models.presets import preset
 from ldmref.prompts.unigram import unigram_tokenizer
+from ldmref.training.distill.student import initial_student, make_student
+from ldmref.training.finetune.recipe import DistillConfig
 
 T5 = Path(__file__).parent / "prompts" / "t5"
 SMALL_MODEL = {
@@ -55,6 +57,15 @@ def save_flow(folder, name="sd3-tiny"):
     tokenizers = [words] * len(clip) + [unigram_tokenizer(T5, t5.max_position_embeddings)]
     save_folder(folder, config, init(model_spec(config), 0), tokenizers, np.float32)
     return folder
+
+
+def save_map(folder, model):
+    """A flow map of a model, as its distillation begins: the same networks, with a second time."""
+    config = make_student(model.config, DistillConfig())
+    name = config.denoiser.network
+    teacher = tree_map(model.backend.to_numpy, model.params[name])
+    params = {**model.params, name: initial_student(config, teacher, 0)}
+    save_folder(folder, config, params, [model.tokenizer], np.float32)
 
 
 def save_controlnet(folder):

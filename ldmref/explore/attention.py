@@ -8,10 +8,10 @@ which sum to 1 over the tokens; a bias of the layer is added in the exponents. T
 the sum of the weights of its tokens, averaged over all heads and over all layers in which the image
 attends to the text, each resized to the largest map (linearly, which keeps sums). In a U-Net these
 layers are its cross-attention, whose tokens are those of the text; in a transformer of image and
-text they are all its blocks, whose tokens are those of the image as well. The maps of all words sum
-to at most 1 at every place; the rest belongs to the start, end and padding tokens, and to the
-image. Only the conditional half is used. `DeclaredNetwork.text_attention` tells the layers of a
-family.
+text they are all its blocks, whose tokens are those of the image and of reference images as well.
+The maps of all words sum to at most 1 at every place; the rest belongs to the start, end and
+padding tokens, and to the images. Only the conditional half is used.
+`DeclaredNetwork.text_attention` tells the layers of a family, and the order of their tokens.
 
 Source: Hertz et al. 2022, arXiv:2208.01626, section 3; averaged as in Tang et al. 2022,
 arXiv:2210.04885 (DAAM), there over steps as well. Joint attention: Esser et al. 2024,
@@ -69,12 +69,19 @@ class AttentionBackend(TracedBackend):
         self.text = model.denoiser.text_attention
         self.patch = model.config.denoiser.token_side
         self.size = 0, 0
+        self.references = 0
         self.watching = False
         self.calls: dict[str, list[LayerMaps]] = {}
 
-    def watch(self, size: tuple[int, int]) -> None:
-        """Keep the calls of each layer, in evaluations of latents of this height and width."""
+    def watch(self, size: tuple[int, int], references: int = 0) -> None:
+        """Keep the calls of each layer in an evaluation.
+
+        Args:
+            size: Height and width of the latents.
+            references: The number of tokens of reference images.
+        """
         self.size = size
+        self.references = references
         self.watching = True
 
     def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
@@ -107,19 +114,16 @@ class AttentionBackend(TracedBackend):
         """
         bias = call.inputs.get("bias")
         assert self.text is not None
-        tokens = self.text.tokens
-        first = 0
-        if "image" in tokens:
-            pixels = math.prod(side // self.patch for side in self.size)
-            begin = 0 if tokens[0] == "image" else q.shape[2] - pixels
+        pixels = math.prod(side // self.patch for side in self.size)
+        starts = self.text.find_starts(k.shape[2], pixels, self.references)
+        if "image" in starts:
+            begin = starts["image"] - (k.shape[2] - q.shape[2])  # queries are the last tokens
             q = q[:, :, begin : begin + pixels, :]
             if bias is not None and bias.shape[2] > 1:
                 bias = bias[:, :, begin : begin + pixels, :]
-            filled = -(-pixels // self.text.multiple) * self.text.multiple
-            first = filled if tokens[0] == "image" else 0
         columns = np.zeros((k.shape[2], len(self.words)))
         for i, word in enumerate(self.words):
-            columns[[first + token for token in word.tokens], i] = 1.0
+            columns[[starts["text"] + token for token in word.tokens], i] = 1.0
         scale = call.attributes.get("scale")
         maps = []
         for row in range(q.shape[0]):

@@ -253,7 +253,8 @@ class Recording(TraceObserver):
         """Begin a step, of which the first evaluation is kept."""
         super().stepping(x, interval)
         if self._watch is not None:
-            self._watch.watch((x.shape[2], x.shape[3]))
+            references = count_references(self.trajectory)
+            self._watch.watch((x.shape[2], x.shape[3]), references)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Record the first evaluation of a step, with the maps of the words; count the others."""
@@ -336,6 +337,12 @@ class Recording(TraceObserver):
             matrix, bias = preview.matrix.tolist(), preview.bias.tolist()
             manifest["preview"] = {"matrix": matrix, "bias": bias}
         return view_run(self.calls.trace(manifest), "the run")
+
+
+def count_references(trajectory: Trajectory) -> int:
+    """Return the number of tokens of reference images that the denoiser reads."""
+    denoiser = trajectory.model.denoiser
+    return max(denoiser.count_references(x.more) for x in trajectory.conditionings.values())
 
 
 def describe_words(words: Sequence[PromptWord]) -> list[dict[str, Any]]:

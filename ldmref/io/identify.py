@@ -108,6 +108,8 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "a U-Net of diffusers, without the other networks", FOLDER_OR_MODEL),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
+    (_some(r"^(encoder\.downsamples|decoder\.upsamples)\.\d+\.residual\."),
+     "an autoencoder of Qwen-Image and Wan 2.1", VAE),
     (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),
     (_all(r"(text_model|text_projection|logit_scale|embeddings\.|encoder\.layers|final_layer_norm)"),
      "a CLIP text encoder, without the other networks", TEXT),

@@ -57,7 +57,7 @@ def exact_backend() -> Backend:
 def stored_unit(port: Trace, entry: TraceEntry) -> float:
     """Return the unit of rounding of the narrowest format in which a layer was stored."""
     names = (*entry.inputs.values(), *entry.outputs.values())
-    return max((UNITS.get(port.kinds.get(name, ""), 0.0) for name in names), default=0.0)
+    return max([0.0, *(UNITS.get(port.kinds.get(name, ""), 0.0) for name in names)])
 
 
 def port_dtype(port: Trace, dtype: str | None = None) -> str:

@@ -65,7 +65,7 @@ class RepeatableRun(NamedBackend):
     def _finish(self, result: object) -> Any:
         """Return an array in float64; other results as they are."""
         if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
-            return result.astype(np.float64, copy=False)
+            return np.asarray(result, np.float64)
         return result
 
     @property
@@ -193,9 +193,7 @@ class RepeatableRun(NamedBackend):
         low = self._is_low and self.dtype_of_port != "float64"
         kind = np.float32 if low else np.float64
         return {
-            name: x.astype(kind, copy=False)
-            if isinstance(x, np.ndarray) and x.dtype.kind == "f"
-            else x
+            name: np.asarray(x, kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
             for name, x in arrays.items()
         }
 

@@ -122,8 +122,9 @@ class TextAttention(NamedTuple):
 
     Attributes:
         layers: How the names of its layers end.
-        tokens: What its keys are, in their order: the "text" alone, or "image" and "text" joined,
-            of which the queries are then the same tokens.
+        tokens: What its keys are, in their order: the "text" alone, or "image" and "text" joined
+            and the "references", if the denoiser has tokens of reference images. The queries are
+            then the same tokens, or the last of them.
         encoders: The numbers of the text encoders whose tokens follow each other in the text.
         padding: The number of tokens after them that are 0.
         begin: How the names of its layers begin, where others end as well.
@@ -152,6 +153,26 @@ class TextAttention(NamedTuple):
         """
         return layer.startswith(self.begin) and layer.endswith(self.layers)
 
+    def find_starts(self, keys: int, image: int, references: int = 0) -> dict[str, int]:
+        """Return the number of the first key of each kind of tokens.
+
+        Args:
+            keys: The number of all keys.
+            image: The number of tokens of the image, without those that fill it up.
+            references: The number of tokens of all reference images.
+
+        >>> TextAttention((".attn",), ("text", "image", "references")).find_starts(30, 16, 4)
+        {'text': 0, 'image': 10, 'references': 26}
+        """
+        counts = {"image": -(-image // self.multiple) * self.multiple, "references": references}
+        counts["text"] = keys - sum(counts[kind] for kind in self.tokens if kind != "text")
+        starts: dict[str, int] = {}
+        first = 0
+        for kind in self.tokens:
+            starts[kind] = first
+            first = first + counts[kind]
+        return starts
+
 
 @dataclass(frozen=True)
 class DeclaredNetwork:
@@ -166,6 +187,7 @@ class DeclaredNetwork:
         settings: The arguments that are not arrays.
         inputs: The arrays that it takes, in the order of exported graphs.
         outputs: The arrays that it returns, in their order; () if their number is not fixed.
+        optional: Arrays that it also takes; cases and exported graphs leave them out.
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
@@ -188,6 +210,7 @@ class DeclaredNetwork:
     settings: Mapping[str, Any] = field(repr=False)
     inputs: tuple[NetworkInput, ...]
     outputs: tuple[NetworkOutput, ...]
+    optional: tuple[NetworkInput, ...] = field(default=(), kw_only=True)
     exported: str = ""
     numbered: bool = False
     layers: tuple[str, ...] = ()
@@ -278,7 +301,8 @@ class DeclaredNetwork:
         Returns:
             The input; None if it is a setting, or not declared.
         """
-        return next((x for x in self.inputs if x.argument == argument), None)
+        every = (*self.inputs, *self.optional)
+        return next((x for x in every if x.argument == argument), None)
 
     @property
     def of_tokens(self) -> list[str]:
@@ -286,6 +310,18 @@ class DeclaredNetwork:
         second = {x.argument: x.shape[1] for x in self.inputs if len(x.shape) > 1}
         sizes = {name: size for name, size in second.items() if isinstance(size, CallSize)}
         return [name for name, size in sizes.items() if size.of == "tokens"]
+
+    def count_references(self, arrays: Mapping[str, Any]) -> int:
+        """Return the number of tokens of all reference images in a call of a denoiser.
+
+        Args:
+            arrays: Arrays by argument; without those of references, there are none.
+        """
+        for x in self.inputs:
+            if x.of_references and arrays.get(x.argument) is not None:
+                open_sizes = [size.of if isinstance(size, CallSize) else "" for size in x.shape]
+                return arrays[x.argument].shape[open_sizes.index("references")]
+        return 0
 
     def role_of(self, argument: str) -> str:
         """Return the name of an argument in traces.

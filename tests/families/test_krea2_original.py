@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
 from ldmref.families.krea2.network import transformer, transformer_spec
@@ -119,6 +121,7 @@ from diffusers.loaders.lora_conversion_utils import (  # noqa: E402
 from diffusers.loaders.single_file_utils import (  # noqa: E402
     convert_krea2_transformer_checkpoint_to_diffusers,
 )
+from float8_files import save_float8  # noqa: E402
 from krea2_pipelines import make_pipeline  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
@@ -163,6 +166,45 @@ def test_a_file_with_the_other_networks_of_a_folder(pipe, folder, tmp_path, pref
     save_file(stored_of(pipe, folder, prefix), str(tmp_path / "krea2.safetensors"))
     model = ldmref.load(tmp_path / "krea2.safetensors", config=folder)
     assert draw_image(model) == draw_image(ldmref.load(folder))
+
+
+def save_gguf(path, tensors):
+    """Write a GGUF file as ComfyUI's converter names it; return the numbers that it stands for."""
+    pytest.importorskip("gguf")
+    from gguf_files import write_model
+
+    return write_model(path, tensors, "Q8_0", "krea2")
+
+
+@pytest.mark.parametrize("save", [save_gguf, save_float8])
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+def test_a_quantised_file_with_the_other_networks_of_a_folder(pipe, folder, tmp_path, save, prefix):
+    """Its numbers are exact, and so its image is that of a file that holds them unquantised."""
+    file = tmp_path / ("krea2.gguf" if save is save_gguf else "krea2_fp8_scaled.safetensors")
+    stored = stored_of(pipe, folder, prefix)
+    want = save(file, stored)
+    assert not np.array_equal(want[f"{prefix}first.weight"], stored[f"{prefix}first.weight"])
+    save_file(want, str(tmp_path / "plain.safetensors"))
+    model = ldmref.load(file, config=folder)
+    plain = ldmref.load(tmp_path / "plain.safetensors", config=folder)
+    found, expected = (flatten(dict(x.params["transformer"])) for x in (model, plain))
+    assert all(np.array_equal(found[name], x) for name, x in expected.items())
+    assert draw_image(model) == draw_image(plain)
+
+
+@pytest.mark.parametrize("save", [save_gguf, save_float8])
+def test_a_command_draws_with_a_quantised_file(pipe, folder, tmp_path, save, capsys):
+    file = tmp_path / ("krea2.gguf" if save is save_gguf else "krea2_fp8_scaled.safetensors")
+    save(file, stored_of(pipe, folder))
+    out = tmp_path / "cat.png"
+    asked = ["--steps", "1", "--seed", "1", "--width", "24", "--height", "16", "-o", str(out)]
+    of_folder = ["--model-config", str(folder)]
+    assert main(["txt2img", "-m", str(file), *of_folder, "-p", "a cat", *asked]) == 0
+    with Image.open(out) as image:
+        want = draw_image(ldmref.load(file, config=folder))
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(want))
+    assert main(["info", str(file)]) == 0
+    assert "Krea 2" in capsys.readouterr().out
 
 
 def random_lora(folder, name_of, form):

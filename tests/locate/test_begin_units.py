@@ -259,6 +259,10 @@ def test_known_parts_have_no_noise_at_the_end():
     right = np.where(WHITE, clean, X)
     assert constrained(right, 0.0)[1] == ("equal", "")
     assert constrained(right + 1e-3 * WHITE, 0.0)[1] == ("differs", "")
+    before = X.copy()  # one channel of one pixel has the value that is put there already
+    before[0, 2, 6, 6] = clean[0, 2, 6, 6]
+    rows = constrained(right, 0.0, before=before)
+    assert rows[1] == ("equal", "") and np.sum(right != before) < 4 * WHITE.sum()
     last = {"i_next": 4, "n": 4}
     assert constrained(np.where(WHITE, clean + 3.0, X), attributes=last)[1][0] == "differs"
     assert constrained(right, 0.01, attributes={"i_next": 3, "n": 4})[1][1].startswith("the noise")

@@ -65,6 +65,15 @@ def test_channels_that_come_last_are_turned():
     assert np.array_equal(found.arguments["x"], X[..., :6])
 
 
+def test_a_text_without_a_mask_is_read_whole():
+    """The text was recorded, and no layer: its length is that of the mask."""
+    text = normal(1, 2, 7, 20)
+    sample = normal(0, 2, model_of("z-image-tiny").config.vae.latent_channels, 4, 4)
+    calls = {"transformer.000": {"input.sample": sample, "input.encoder_hidden_states": text}}
+    mask = opened(calls, "z-image-tiny").arguments["mask"]
+    assert mask.shape == (2, 7) and mask.dtype == np.int64 and mask.all()
+
+
 @pytest.mark.parametrize("missing", list(WHOLE))
 def test_what_was_not_recorded_is_not_a_number(missing):
     arrays = {name: x for name, x in WHOLE.items() if name != missing}

@@ -1,5 +1,7 @@
 """Functions of torch with a known fault: each variant against torch's own result of the fault."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,10 @@ pytest.importorskip("torch")
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ldmref.locate.faults import faults_of
+from ldmref.locate.faults import tensors
+from ldmref.locate.faults.table import faults_of
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule
+from ldmref.locate.modules.repeated import RECENT, NetworkCopies, RepeatedModule
 from ldmref.trace import build_trace
 
 X = torch.linspace(-1.0, 2.0, 48, dtype=torch.float64).reshape(2, 4, 6)
@@ -31,8 +34,8 @@ class First(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def variants_of(run):
-    """Return the kind of the first operation of a function, and its faults by their words."""
+def variants_of(run, only_tensors=False):
+    """Return the results of the faults of the first operation of a function, by their words."""
     with First() as mode:
         right = run()
     replay = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
@@ -44,8 +47,9 @@ def variants_of(run):
     return {
         variant.text: variant.change(call, {**call.parameters, **call.inputs})
         for fault in faults_of(call.kind)
+        if fault.variants.__module__ == tensors.__name__ or not only_tensors
         for variant in fault.variants(call)
-        if any(variant.text == text for text, _ in CASES.values())
+        if only_tensors or any(variant.text == text for text, _ in CASES.values())
     }
 
 
@@ -108,3 +112,137 @@ def test_a_fault_computes_what_torch_does_with_it(run):
     parts = zip(got, wrong, strict=True) if isinstance(wrong, tuple) else [(got, wrong)]
     for found, wanted in parts:
         np.testing.assert_allclose(found, real(wanted), atol=1e-12)
+
+
+def rounded(x):
+    return x.bfloat16().double(), x.half().double()
+
+
+def exchanged(parts, i, j):
+    parts = list(parts)
+    parts[i], parts[j] = parts[j], parts[i]
+    return tuple(parts)
+
+
+SUM, MINUS = X + Y, -Y
+SQUARE = X[:, :, :4].contiguous()
+CONSTANTS = (1e-3, 1e-4, 1e-5, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
+LENGTH = torch.full_like(X, 0.5)
+FOURS = torch.arange(20.0, dtype=torch.float64).reshape(1, 20)
+# A right call, and the results of all its faults: none more, none less.
+ALL = {
+    lambda: X + 1e-6: [X + eps for eps in CONSTANTS],
+    lambda: X + 0.01: [X, X + 0.02, X - 0.01],  # no eps
+    lambda: X + 3.0: [X, X + 6.0, X - 3.0],
+    lambda: X * 3.0: [X, X / 3.0, X * 9.0, X * -3.0],
+    lambda: X * 0.0: [X, X * 0.0, X * 0.0],
+    lambda: X / 4.0: [X, X * 4.0],
+    lambda: X * Y: [X, Y, X * (1 + Y), Y * (1 + X), X * (Y - 1)],
+    lambda: X * Y[:1]: [
+        X, Y[:1].expand(2, 4, 6), X * (1 + Y[:1]), Y[:1] * (1 + X), X * (Y[:1] - 1),
+    ],
+    lambda: TURN * TURN[:1]: [
+        TURN, TURN[:1].expand(2, 4, 6), TURN * TURN[:1].conj(), TURN,
+    ],
+    lambda: X - Y: [X + Y, Y - X, X],
+    lambda: X - Y[:1]: [X + Y[:1], Y[:1] - X, X],
+    lambda: X[:1] - Y: [X[:1] + Y, Y - X[:1], X[:1].expand(2, 4, 6)],
+    lambda: -X: [X],
+    lambda: 10000.0**X: [
+        *(base**X for base in (100.0, 256.0, 500.0, 1000.0, 2000.0, 100000.0, 1e6)), 10000.0**-X,
+    ],
+    lambda: 0.5**X: [0.5**-X],
+    lambda: X.cos(): [*(x.cos() for x in rounded(X)), X.sin()],
+    lambda: X.sin(): [-X.sin(), *(x.sin() for x in rounded(X)), X.cos()],
+    lambda: torch.polar(LENGTH, X): [torch.polar(LENGTH, x) for x in (-X, *rounded(X))],
+    lambda: X.chunk(2, 1): [X.chunk(2, 1)[::-1], (X[:, ::2], X[:, 1::2])],
+    lambda: X.chunk(3, -1): [
+        *(exchanged(X.chunk(3, -1), i, j) for i, j in ((0, 1), (0, 2), (1, 2))),
+        *(tuple(X.chunk(3, -1)[i] for i in o) for o in ((1, 2, 0), (2, 0, 1))),
+        tuple(X[..., i::3] for i in range(3)),
+    ],
+    lambda: X.split((2, 3, 1), -1): [
+        tuple(X.split((2, 3, 1), -1)[i] for i in o) for o in ((1, 2, 0), (2, 0, 1))
+    ],
+    lambda: X.split((2, 4), -1): [],
+    lambda: FOURS.chunk(10, -1): [
+        *(exchanged(FOURS.chunk(10, -1), i, j) for i in range(9) for j in range(i + 1, 9)),
+        tuple(FOURS[:, i::10] for i in range(10)),
+    ],
+    lambda: PAIRS.unbind(-1): [
+        PAIRS.unbind(-1)[::-1], tuple(PAIRS.reshape(2, 4, 2, 3)[..., i, :] for i in (0, 1)),
+    ],
+    lambda: torch.cat([X, Y], 1): [torch.cat([Y, X], 1)],
+    lambda: torch.stack([X, Y, SUM], 1): [
+        torch.stack([(X, Y, SUM)[i] for i in o], 1)
+        for o in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    ],
+    lambda: torch.cat([X, Y, SUM, MINUS], 1): [torch.cat([MINUS, SUM, Y, X], 1)],
+    lambda: torch.softmax(X, -1): [X.softmax(-2), X.softmax(1)],
+    lambda: X.masked_fill(MASK, -9.0): [X, X.masked_fill(~MASK, -9.0)],
+    lambda: X.repeat_interleave(3, dim=1): [torch.cat([X, X, X], 1)],
+    lambda: X.permute(0, 2, 1): [],
+    lambda: SQUARE.permute(2, 1, 0): [SQUARE.permute(2, 1, 0).transpose(0, 1)],
+    lambda: X[:1, :1].permute(1, 0, 2): [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(ALL)))
+def test_the_faults_of_a_call_are_these(number):
+    run = list(ALL)[number]
+    found = list(variants_of(run, only_tensors=True).values())
+    wanted = ALL[run]
+    assert len(found) == len(wanted)
+    for got, right in zip(found, wanted, strict=True):
+        for x, y in zip(parts_of(got), parts_of(right), strict=True):
+            assert x.shape == real(y).shape
+            np.testing.assert_allclose(x, real(y), rtol=1e-13, atol=1e-13)
+
+
+def operation_of(run):
+    with First() as mode:
+        run()
+    replay = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    return replay.operation_call("op", mode.operation)
+
+
+def test_pairs_of_halves_are_rotated_with_each_operation_that_pairs_them():
+    """Neighbours or halves: at the start, at the end, and where each half is an array."""
+    halves = [PAIRS.reshape(2, 4, 2, 3)[..., i, :] for i in (0, 1)]
+    turned = torch.cat([TURN.real, TURN.imag], -1).reshape(2, 4, 6, 2)
+    changed = {
+        lambda: torch.view_as_complex(PAIRS): torch.complex(*halves),
+        lambda: torch.view_as_real(TURN): turned,
+        lambda: PAIRS.unbind(-1): tuple(halves),
+        lambda: torch.stack([X, Y], -1): torch.cat([X, Y], -1).reshape(2, 4, 6, 2),
+        lambda: torch.stack([X, Y], 3): torch.cat([X, Y], -1).reshape(2, 4, 6, 2),
+    }
+    kept = [
+        lambda: X.chunk(2, -1), lambda: torch.cat([X, Y], -1),
+        lambda: torch.stack([X, Y, X], -1), lambda: X * Y,
+    ]  # fmt: skip
+    for run, wanted in changed.items():
+        call = operation_of(run)
+        point = SimpleNamespace(suspects=(*map(operation_of, kept), call))
+        ((_, changes),) = tensors.other_pairs(None, point)
+        assert set(changes) == {call.name}
+        got = changes[call.name](call, dict(call.inputs))
+        for x, y in zip(parts_of(got), parts_of(wanted), strict=True):
+            assert x.shape == real(y).shape
+            np.testing.assert_allclose(x, real(y), atol=1e-13)
+    point = SimpleNamespace(suspects=tuple(map(operation_of, kept)))
+    assert list(tensors.other_pairs(None, point)) == []
+
+
+@pytest.mark.parametrize("run", [lambda: X.unbind(1), lambda: torch.stack([X, Y], 1)])
+def test_pairs_along_another_axis_have_no_halves(run):
+    call = operation_of(run)
+    ((_, changes),) = tensors.other_pairs(None, SimpleNamespace(suspects=(call,)))
+    with pytest.raises(ValueError, match="last axis"):
+        changes[call.name](call, dict(call.inputs))
+
+
+def test_the_last_outputs_are_those_an_array_is_compared_with():
+    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    run.recent.extend((str(i), np.zeros(1)) for i in range(2 * RECENT))
+    assert [name for name, _ in run.recent] == [str(i) for i in range(RECENT, 2 * RECENT)]

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fault_calls import call_of, linear, normal
+from numpy_ports import make_model, run_port
 
 from ldmref.backends.named import AGAIN
+from ldmref.locate.networks import open_network
 from ldmref.locate.precision import stored_unit
-from ldmref.locate.replay import SKIPS, Replay
+from ldmref.locate.replay import RECENT, SKIPS, Replay, replay_network
 from ldmref.locate.trials import RepeatableRun
 from ldmref.trace import build_trace
 
@@ -75,6 +77,22 @@ def test_repeated_runs_compute_in_the_format_of_the_port():
     assert run_of()._cast(x)["a"].dtype == "float64"
 
 
+def test_what_a_run_goes_on_with_is_exact():
+    """Rows of a table in float32 are in float64 what is added to them is, except in the format."""
+    table = normal(0, 5, 3).astype(np.float32)
+    ids = np.array([[1, 4]])
+    call = call_of("embedding", lambda table, ids: table[ids], {"ids": ids}, {"table": table})
+    run = Replay(build_trace({}), "unet.000", "float32", None)
+    found = run._operate_exactly(call, call.inputs)
+    assert found.dtype == np.float64 and np.array_equal(found, table[ids])
+    run._trial = SimpleNamespace(low=True)
+    assert run._operate_exactly(call, call.inputs).dtype == np.float32
+    run._trial = SimpleNamespace(low=False)
+    assert run._operate_exactly(call, call.inputs).dtype == np.float64
+    whole = call_of("ids", lambda ids: ids, {"ids": ids}, {})
+    assert run._operate_exactly(whole, whole.inputs).dtype == ids.dtype
+
+
 def test_operations_that_are_aligned_have_other_numbers():
     names = ("a.silu", f"a.silu{AGAIN}1", f"a.silu{AGAIN}2")
     run = run_of({f"unet.000/{name}/output": normal(i, 2) for i, name in enumerate(names)})
@@ -124,3 +142,27 @@ def test_the_unit_of_a_layer_is_that_of_its_narrowest_array():
     plain = build_trace({"unet.000/a/input": np.ones(2)})
     unit = stored_unit(plain, plain.find("unet.000", "a"))
     assert unit == 0.0
+
+
+def test_outputs_that_a_skip_connection_carries_are_kept_as_recorded():
+    model = make_model("tiny")
+    port = build_trace(run_port(model, {}))
+    (call,) = {entry.call for entry in port.entries}
+    seen = []
+
+    def observe(replay, point):
+        seen.append(replay)
+        return point.recorded
+
+    observer = SimpleNamespace(observe=observe, skip=None, refuse=None)
+    network = open_network(model, port, call)
+    assert replay_network(network, port, call, "float32", observer, set()) == ""
+    recorded = {
+        entry.layer: port.tensors[entry.outputs["output"]]
+        for entry in port.entries if SKIPS.fullmatch(entry.layer) and "output" in entry.outputs
+    }  # fmt: skip
+    found = seen[-1].skips
+    assert set(found) == set(recorded) and len(found) > 4
+    for name, x in recorded.items():
+        assert np.array_equal(found[name], x)
+    assert len(seen[-1].recent) == RECENT  # the last ones, which an array may be compared with

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from small_models import save_map
 from threaded_server import serve_in_thread
 
 import ldmref
@@ -114,6 +115,14 @@ def flow(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Any:
     defaults = replace(tiny.config.defaults, steps=6)
     config = replace(tiny.config, name="tiny-flow", scheduler=scheduler, defaults=defaults)
     save_folder(folder, config, tiny.params, [tiny.tokenizer], np.float32)
+    return ldmref.load(folder, backend="numpy")
+
+
+@pytest.fixture(scope="session")
+def tiny_map(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Any:
+    """Return a flow map of `tiny`."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-map"
+    save_map(folder, tiny)
     return ldmref.load(folder, backend="numpy")
 
 

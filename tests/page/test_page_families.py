@@ -50,9 +50,7 @@ def test_a_model_of_each_family_draws(name, open_model, models):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["z-image-tiny", "flux2-tiny", "qwen-image-2.1-tiny", "krea-2-tiny"]
-)
+@pytest.mark.parametrize("name", PRESETS)
 def test_explore_shows_the_words_of_each_family(name, open_model):
     page = open_model(name, EXPLORE)
     page.locator(".ex-strips canvas").first.wait_for()

@@ -598,6 +598,7 @@ def test_settings_are_declared_with_a_description():
 def test_words_of_the_vocabulary_are_completed(server, tiny):
     ask = server.client.get
     expected = complete_word(list_words(tiny.tokenizer), "r")
-    assert ask("/v1/words", params={"start": "r"}).json() == {"words": expected}
-    assert ask("/v1/words").json() == {"words": []}
+    assert ask("/v1/words", params={"start": "r"}).json() == {"words": expected, "known": False}
+    assert ask("/v1/words", params={"start": expected[0].upper()}).json()["known"]
+    assert ask("/v1/words").json() == {"words": [], "known": False}
     assert ask("/v1/words", params={"start": "r", "model": "x"}).status_code == 404

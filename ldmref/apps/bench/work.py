@@ -89,6 +89,7 @@ class MeasuredWork:
     model: str = "sd15"  # preset
     size: int = 512  # image width and height in pixels
     steps: int = 1  # sampler steps of "image"
+    cfg_scale: float = CFG_SCALE  # guidance of "image"; 1: none, one evaluation for each step
 
     @property
     def title(self) -> str:
@@ -141,7 +142,7 @@ class MeasuredWork:
                 PROMPT,
                 negative_prompt=NEGATIVE_PROMPT,
                 steps=self.steps,
-                cfg_scale=CFG_SCALE,
+                cfg_scale=self.cfg_scale,
                 sampler="ddim",
                 seed=SEED,
                 width=self.size,

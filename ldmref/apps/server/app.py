@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ldmref.apps.server import (
+    dial_tasks,
     explorer_tasks,
     grid_tasks,
     inputs,
@@ -36,7 +37,7 @@ from ldmref.support.server_settings import ServerSettings
 
 INTERFACES = (native, schedules, a1111, openai, mcp)
 # registered when they are imported
-TASK_MODULES = (inputs, explorer_tasks, grid_tasks, inside_tasks)
+TASK_MODULES = (inputs, dial_tasks, explorer_tasks, grid_tasks, inside_tasks)
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:

@@ -114,11 +114,15 @@ def routes(engine: Engine) -> list[Route]:
         return list_words(engine.models[model].tokenizer)
 
     async def words(request: Request) -> Response:
-        """Complete a word of a prompt by those of a vocabulary: `?start=re&model=NAME`."""
+        """Complete a word of a prompt by those of a vocabulary: `?start=re&model=NAME`.
+
+        `known` says whether what is there is one of them already.
+        """
         model = engine.find_model(request.query_params.get("model"))
         start = request.query_params.get("start", "")
         known = await run_in_threadpool(words_of, model)
-        return JSONResponse({"words": complete_word(known, start) if start else []})
+        found = complete_word(known, start) if start else []
+        return JSONResponse({"words": found, "known": start.lower() in known})
 
     def find(request: Request) -> ServedJob:
         return engine.get(request.path_params["id"])
@@ -232,6 +236,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             | engine.adapters.describe(name)
             | {
                 "controlnets": [*describe_controlnets(engine.served.fitting(model.config))],
+                "flow_map": engine.served.find_flow_map(name),
                 "backend_reason": engine.reason,
                 "load": load_arguments(model, engine.sources.get(name), local),
             }

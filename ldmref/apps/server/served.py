@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
@@ -39,6 +39,17 @@ class Served:
         """Return the ControlNet that a parameter names, as `find_model` does."""
         return find_named(name, value, self.controlnets, "ControlNet")
 
+    def find_flow_map(self, name: str) -> str | None:
+        """Return the name of the first flow map of a model; itself if it is one, None without one.
+
+        A map has the networks and the noise of its model; nothing else says what it was made from.
+        """
+        base = self.models[name].config
+        if base.denoiser.is_flow_map:
+            return name
+        maps = (other for other, model in self.models.items() if is_map_of(model.config, base))
+        return next(maps, None)
+
     def fitting(self, config: ModelConfig) -> dict[str, ControlNet]:
         """Return the ControlNets that fit a model, by name."""
         return {name: net for name, net in self.controlnets.items() if fits(config, net.config)}
@@ -68,6 +79,22 @@ def fits(config: ModelConfig, net: object) -> bool:
     except UsageError:
         return False
     return True
+
+
+def is_map_of(config: ModelConfig, base: ModelConfig) -> bool:
+    """Return whether a configuration is that of a flow map of a model."""
+    return config.denoiser.is_flow_map and describe_networks(config) == describe_networks(base)
+
+
+def describe_networks(config: ModelConfig) -> dict[str, Any]:
+    """Return what a flow map has in common with its model: networks, and the noise of training."""
+    described = asdict(config)
+    described["family"] = config.denoiser.family
+    del described["name"], described["defaults"]
+    described["denoiser"].pop("flow_map", None)
+    for name in ("sampler", "spacing"):
+        del described["scheduler"][name]
+    return described
 
 
 def describe_controlnets(nets: Mapping[str, ControlNet]) -> Iterable[dict[str, Any]]:

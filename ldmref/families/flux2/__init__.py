@@ -66,7 +66,7 @@ LORA_TARGETS = {
                      ".ff_context.linear_out"),
     "projections": ("x_embedder", "context_embedder"),
 }  # fmt: skip
-TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"))
+TEXT_ATTENTION = TextAttention((".attn",), ("text", "image", "references"))
 REFERENCE_TOKENS = CallSize("references")
 
 

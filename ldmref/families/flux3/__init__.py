@@ -43,7 +43,7 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.families.qwen3.prompts import CHAT, with_length
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput
+from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -69,6 +69,9 @@ LORA_TARGETS = {
     "feed_forward": (".linear_in", ".linear_out"),
     "projections": ("x_embedders.image", "x_embedders.image_cond", "context_embedder"),
 }
+TEXT_ATTENTION = TextAttention(
+    (".attn",), ("text", "image", "references"), begin="single_transformer_blocks."
+)
 TIMESTEPS = (CallSize("timesteps"),)
 
 
@@ -95,6 +98,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         transformer,
         partial(transformer_spec, denoiser),
         list_inputs(denoiser),
+        TEXT_ATTENTION,
         description="transformer of image, references and text",
     )
     return describe_model(config, network)

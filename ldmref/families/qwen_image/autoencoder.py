@@ -19,13 +19,13 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.io.diffusers.checks import require_plain
-from ldmref.io.key_table import KeyEntry
+from ldmref.io.key_table import KeyEntry, key_table
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import Autoencoder
 from ldmref.models.denoiser_config import Width
 from ldmref.models.layers import conv2d, layer
-from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.params import Params, Spec, flatten, numbered
 from ldmref.models.specs import conv_spec
 
 PLAIN = {"attn_scales": ([], ()), "dropout": (0.0, 0)}
@@ -37,6 +37,13 @@ DEVIATION = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+IN_BLOCKS = {  # of a residual block, in the makers' files
+    "norm1": "residual.0",
+    "conv1": "residual.2",
+    "norm2": "residual.3",
+    "conv2": "residual.6",
+    "conv_shortcut": "shortcut",
+}
 EPS = 1e-12  # of a vector's length, as in torch's `normalize`
 Numbers = Annotated[tuple[float, ...], Range(-1e6, 1e6), Length(1, 65536)]
 
@@ -152,6 +159,34 @@ def stored(config: QwenAutoencoderConfig, table: Mapping[str, KeyEntry]) -> dict
         kernel = not flat and name.endswith(".weight")
         found[name] = replace(entry, frames=entry.shape[-1]) if kernel else entry
     return found
+
+
+def original_table(config: QwenAutoencoderConfig) -> dict[str, KeyEntry]:
+    """Return the makers' tensor for each parameter, as in Wan 2.1's files and ComfyUI's.
+
+    Their residual blocks and resamplers are numbered through all levels of a half. Source:
+    github.com/Wan-Video/Wan2.1, wan/modules/vae.py.
+    """
+    blocks = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
+    for half in ("encoder", "decoder"):
+        blocks |= {
+            f"{half}.conv_in": f"{half}.conv1",
+            f"{half}.mid_block.resnets.0": f"{half}.middle.0",
+            f"{half}.mid_block.attentions.0": f"{half}.middle.1",
+            f"{half}.mid_block.resnets.1": f"{half}.middle.2",
+            f"{half}.norm_out": f"{half}.head.0",
+            f"{half}.conv_out": f"{half}.head.2",
+        }
+    levels = len(config.dim_mult)
+    count = config.num_res_blocks  # of a level; the decoder has one more
+    for number in range(levels * (count + 1) - 1):
+        blocks[f"encoder.down_blocks.{number}"] = f"encoder.downsamples.{number}"
+    for level in range(levels):
+        up, first = f"decoder.up_blocks.{level}", level * (count + 2)
+        for number in range(count + 1):
+            blocks[f"{up}.resnets.{number}"] = f"decoder.upsamples.{first + number}"
+        blocks[f"{up}.upsamplers.0"] = f"decoder.upsamples.{first + count + 1}"
+    return stored(config, key_table(flatten(spec(config)), blocks, IN_BLOCKS))
 
 
 # -- networks -------------------------------------------------------------------------------------
@@ -309,6 +344,7 @@ QWEN_IMAGE = Autoencoder(
     spread=lambda ops, p, config: 1.0 / column(ops, config.latents_std),
     classes={"AutoencoderKLQwenImage": read_config},
     stored=stored,
+    original=original_table,
     ignored=r".*\.time_conv\.(weight|bias)",
     shrink=shrink,
     broken_rules=broken_rules,

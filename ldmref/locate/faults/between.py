@@ -76,7 +76,7 @@ def shifted_positions(replay: FollowedRun, point: Point) -> Iterator[Given]:
         "positions are smaller by one": np.maximum(positions - 1, 0),
         "positions are smaller by one, and the first is the last": (positions - 1) % rows,
         "positions are in reverse order": positions[::-1],
-        "all positions are 0": 0 * positions,
+        "all positions are 0": np.zeros_like(positions),
     }
     if replay.ids is not None and replay.ids.shape == computed.shape[:2]:
         end = length - find_padding(replay.ids, replay.config).sum(axis=1, keepdims=True) - 1

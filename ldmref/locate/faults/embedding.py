@@ -56,7 +56,7 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
         f"the {noun} is smaller by 1": lambda t: t - 1.0,
         "the timestep t is 999 - t": lambda t: 999.0 - t,
         "the timestep t is 1000 - t": lambda t: 1000.0 - t,
-        f"the {noun} is 0": lambda t: 0.0 * t,
+        f"the {noun} is 0": np.zeros_like,
         f"the {noun} is rounded to bfloat16": lambda t: round_to(t, "bfloat16"),
         f"the {noun} is rounded to float16": lambda t: round_to(t, "float16"),
     }

@@ -51,13 +51,18 @@ def missing_affine(call: LayerCall) -> Iterator[Variant]:
     base = call.attributes.get("base", 0.0)  # which the weight is added to
     neutral = 1.0 - base
     yield Variant(
-        "weight is missing", lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + neutral})
+        "weight is missing",
+        lambda c, x: c.compute({**x, "weight": np.full_like(x["weight"], neutral)}),
     )
     if "bias" in call.parameters:
-        yield Variant("bias is missing", lambda c, x: c.compute({**x, "bias": 0 * x["bias"]}))
+        yield Variant(
+            "bias is missing", lambda c, x: c.compute({**x, "bias": np.zeros_like(x["bias"])})
+        )
         yield Variant(
             "weight and bias are missing",
-            lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1, "bias": 0 * x["bias"]}),
+            lambda c, x: c.compute(
+                {**x, "weight": np.ones_like(x["weight"]), "bias": np.zeros_like(x["bias"])}
+            ),
         )
     if base:
         yield with_changes(f"weight instead of {base:g} + weight", base=0.0)

@@ -27,7 +27,7 @@ def missing_bias(call: LayerCall) -> Iterator[Variant]:
 
 def left_out(call: LayerCall) -> Iterator[Variant]:
     """Yield zeros, as if nothing read the output: a term that is not added."""
-    yield Variant("the output is not used (zeros)", lambda c, x: 0.0 * c.compute(x))
+    yield Variant("the output is not used (zeros)", lambda c, x: np.zeros_like(c.compute(x)))
 
 
 def transposed_weight(call: LayerCall) -> Iterator[Variant]:

@@ -41,7 +41,7 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
     angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "sine and cosine are swapped in the rotation": lambda a: quarter - a,
         "the rotation has the other direction": lambda a: -a,
-        "the rotation is missing": lambda a: 0.0 * a,
+        "the rotation is missing": np.zeros_like,
         "the angles of the rotation are rounded to bfloat16": lambda a: round_to(a, "bfloat16"),
         "the angles of the rotation are rounded to float16": lambda a: round_to(a, "float16"),
     }
@@ -77,7 +77,9 @@ def other_positions(call: LayerCall) -> Iterator[Variant]:
     if call.inputs["positions"].ndim == 2:
         changes |= _positions_of_an_image()
     else:  # of each row
-        changes["every row has the positions of the first"] = lambda p: 0.0 * p + p[:1]
+        changes["every row has the positions of the first"] = lambda p: np.broadcast_to(
+            p[:1], p.shape
+        )
         if call.inputs["positions"].shape[2] > 2:
             changes |= _positions_of_rows()
     for length in _table_lengths(call.inputs["positions"]):
@@ -123,8 +125,8 @@ def _table_lengths(positions: np.ndarray) -> list[int]:
     A table of another length is not recognised.
     """
     last = int(np.max(positions, initial=0.0))
-    powers = [2**k for k in range(1, last.bit_length() + 1)]
-    return sorted(n for n in {*powers, *(3 * n // 2 for n in powers)} if n <= last)
+    lengths = (n << k for k in range(last.bit_length()) for n in (2, 3))
+    return sorted(n for n in lengths if n <= last)
 
 
 def _dims(call: LayerCall) -> tuple[int, ...]:

@@ -181,7 +181,7 @@ def _pooled(replay: FollowedRun, ids: np.ndarray, states: np.ndarray) -> Iterato
     tokens = {
         "the last token": np.full(len(ids), -1),
         "the last end token": last_end,
-        "the first token": 0 * first,
+        "the first token": np.zeros_like(first),
         "the token before the end token": np.maximum(first - 1, 0),
         "the token after the end token": np.minimum(first + 1, ids.shape[1] - 1),
     }

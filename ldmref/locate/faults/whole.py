@@ -35,7 +35,7 @@ def argument_changes(point: Point) -> Iterator[Changed]:
     if "sizes" in inputs:
         yield from _micro_conditioning(inputs["sizes"])
     if "pooled" in inputs:
-        yield "the pooled text is zero", {"pooled": 0 * inputs["pooled"]}, False
+        yield "the pooled text is zero", {"pooled": np.zeros_like(inputs["pooled"])}, False
     if isinstance(inputs.get("context"), np.ndarray):
         yield from _context(inputs["context"])
     if "ids" in inputs and not point.role:
@@ -64,7 +64,7 @@ def hidden_states(replay: FollowedRun, point: Point) -> Iterator[Given]:
 
 
 def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:
-    yield "the micro-conditioning (sizes) is zero", {"sizes": 0 * sizes}, False
+    yield "the micro-conditioning (sizes) is zero", {"sizes": np.zeros_like(sizes)}, False
     exchanged = sizes[:, [1, 0, 3, 2, 5, 4]]
     yield "width and height are exchanged in the micro-conditioning", {"sizes": exchanged}, False
     for order in ([2, 3, 0, 1, 4, 5], [4, 5, 2, 3, 0, 1], [0, 1, 4, 5, 2, 3]):
@@ -73,7 +73,7 @@ def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:
 
 
 def _context(context: np.ndarray) -> Iterator[Changed]:
-    yield "the text is zero", {"context": 0 * context}, False
+    yield "the text is zero", {"context": np.zeros_like(context)}, False
     n = context.shape[0]
     if n % 2 == 0:
         swapped = np.roll(context, n // 2, axis=0)

@@ -48,7 +48,7 @@ def read_recorded(port: Trace, name: str) -> np.ndarray:
     x: Any = np.asarray(port.tensors[name])
     if x.dtype.kind == "c":
         x = np.stack([x.real, x.imag], axis=-1)
-    return x.astype(np.float64 if x.dtype.kind == "f" else np.int64, copy=False)
+    return np.asarray(x, np.float64 if x.dtype.kind == "f" else np.int64)
 
 
 def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:

@@ -221,7 +221,7 @@ class ModuleReplay(RepeatedModule):
                 call, role, computed, recorded, {}, frame, suspects, self._last(), unit, 0, earlier
             )
             used = self._judge(point)
-            inputs[role] = used.astype(computed.dtype, copy=False)
+            inputs[role] = np.asarray(used, computed.dtype)
             self.ledger.mark(entry, name)
         if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
             same = entry.inputs["context"] == entry.inputs.get("input")

@@ -68,6 +68,10 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     sources = [*context.calls("control"), *_prepared_once(context, "controlnet.hint")]
     prepared = [context.read_output(entry) for entry in sources]
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
+    if fits and any(x is None for x in prepared):
+        why = "what was prepared of a control image was not recorded"
+        context.ledger.explain(net, why, *HINTS)
+        return
     if not fits:
         yield from _judge_latents(context, net, got, number)
         return
@@ -76,7 +80,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     variants: Variants = [
         ("the control image is inverted", 1.0 - of_number),
         ("pixels in [-1, 1] instead of [0, 1]", 2.0 * of_number - 1.0),
-        ("the control image is zero", 0.0 * of_number),
+        ("the control image is zero", np.zeros_like(of_number)),
         *(("the control image of another ControlNet", x) for x in rows if x is not of_number),
     ]
     context.compared(net, *HINTS)

@@ -151,7 +151,7 @@ def _judge_sizes(context: PipelineContext, networks: list[TraceEntry]) -> Iterat
             negative = _asked_sizes(context, expected[-1], "negative_")
             expected[: len(expected) // 2] = negative
         variants = [
-            ("the micro-conditioning is forgotten: all sizes are zero", 0 * expected),
+            ("the micro-conditioning is forgotten: all sizes are zero", np.zeros_like(expected)),
             ("width and height are exchanged", expected[:, [1, 0, 3, 2, 5, 4]]),
             ("sizes of the latents instead of the image", expected / factor),
             ("original and target size without the crop's place", expected[:, [0, 1, 4, 5, 2, 3]]),
@@ -241,7 +241,7 @@ def _judge_end(
     right = np.full(np.shape(got), times[index + 1])
     variants = [
         ("the time to which the step leads is its own", np.full(right.shape, times[index])),
-        ("the time to which the step leads is the last one, 0", 0.0 * right),
+        ("the time to which the step leads is the last one, 0", np.zeros_like(right)),
         ("the time to which the step leads is scaled by 1000", 1000.0 * right),
         ("the time to which the step leads is scaled by 1/1000", right / 1000.0),
     ]
@@ -367,9 +367,9 @@ def _scales_of(
         return float(in_own_scale(kind, np.float64(1.0), sigma, context.path)[0])
 
     # A step may evaluate at another level than its own, as the first one of an inversion does.
-    at = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
-    sigma = sigma_of(context, evaluation) if evaluation.number else at
-    sigma = _sigma_of(context, evaluation.step) if sigma is None else sigma
+    sigma = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
+    if sigma is None and (context.is_diffusers or not evaluation.number):
+        sigma = _sigma_of(context, evaluation.step)
     if sigma is None:
         return None, []
     if not context.states_on_path:

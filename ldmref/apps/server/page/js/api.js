@@ -148,6 +148,11 @@ export async function submit(body, signal = undefined) {
   return job;
 }
 
+/** Generate an image, and return it as a Blob: an abort cancels the job. */
+export async function generate(body, signal) {
+  return (await request("/v1/generate", { ...post(body), signal })).blob();
+}
+
 /** Return the description of a job. */
 export function job(id) {
   return json(`/v1/jobs/${encodeURIComponent(id)}`);
@@ -173,9 +178,9 @@ export async function bytes(url) {
   return (await request(url)).arrayBuffer();
 }
 
-/** Return words of a model's vocabulary that begin with a text. */
-export async function words(start, model) {
-  return (await json(`/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`)).words;
+/** Return {words, known}: words of a model's vocabulary that begin with a text, and whether it is one. */
+export function words(start, model) {
+  return json(`/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`);
 }
 
 /** Return the settings that an image file records, for a model. */

@@ -21,6 +21,7 @@ import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
 import { Stage } from "./stage.js";
+import { Typing } from "./typing.js";
 import { modeName } from "./wording.js";
 
 const WRITE = 250; // milliseconds from a change to the address
@@ -64,6 +65,7 @@ class Generate {
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
+      api,
       capabilities,
       actions: {
         cancel: () => this.runner.cancel(),
@@ -74,6 +76,7 @@ class Generate {
       },
     });
     this.runner = new Runner(this);
+    this.typing = new Typing(this);
     this.build(element);
     this.subscribe();
     const link = state.readState();
@@ -193,6 +196,7 @@ class Generate {
     if (prompt) prompt.element.append(this.adapters.element);
     else this.adapters.element.remove();
     this.remains.show();
+    this.typing.show();
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
     this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
@@ -206,6 +210,7 @@ class Generate {
 
   edited(texts) {
     this.remains.refresh();
+    this.typing.edited();
     clearTimeout(this.writing);
     this.unwritten = texts;
     this.writing = setTimeout(() => this.writeTexts(texts), WRITE);
@@ -237,11 +242,21 @@ class Generate {
     this.form.clearErrors();
     this.writeTexts(this.form.texts());
     if (this.form.showMissing() || this.form.showWrongTexts() || this.adapters.showWrong()) return;
-    const values = await this.form.values();
-    const model = this.modelName();
-    const request = { mode: this.mode, ...(model ? { model } : {}), values, ...this.adapters.request(values) };
     rememberPrompt(this.form.texts());
-    this.runner.run(request);
+    this.typing.stop();
+    if (this.runner.free) this.runner.adopt();
+    else this.runner.run(await this.makeRequest());
+  }
+
+  async makeRequest() {
+    const values = this.typing.withSeed(await this.form.values());
+    const model = this.modelName();
+    return { mode: this.mode, ...(model ? { model } : {}), values, ...this.adapters.request(values) };
+  }
+
+  /** Generate what was typed, after a pause; what is wrong is said when one asks for it. */
+  async drawFull() {
+    if (!this.form.hasWrongTexts()) this.runner.run(await this.makeRequest(), { automatic: true });
   }
 
   /** Show an image of the gallery. */

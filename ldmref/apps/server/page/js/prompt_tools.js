@@ -49,7 +49,7 @@ export class PromptTools {
     if (!row || row.completed === model) return;
     row.completed = model;
     const source = {
-      words: (start) => this.api.words(start, model.name),
+      words: async (start) => (await this.api.words(start, model.name)).words,
       learned: () => (model.embeddings ?? []).map(({ word }) => word),
       wildcards: this.wildcards,
     };

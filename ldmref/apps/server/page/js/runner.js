@@ -7,23 +7,29 @@ import { resumeJob, runJob } from "./jobs.js";
 import { announce, notifyError } from "./notify.js";
 
 export class Runner {
-  /** `view` has api, form, stage, gallery and queue. */
+  /** `view` has api, form, stage, gallery, queue and typing. */
   constructor(view) {
     this.view = view;
     this.job = null;
     this.controller = null;
+    this.automatic = false; // whether a pause in typing asked for what runs
+    this.dropped = false; // whether nobody waits for it any more
   }
 
   get busy() {
     return this.controller !== null;
   }
 
-  /** Generate the images of a request {mode, model, values}, after those that were asked for before. */
-  run(request) {
+  /**
+   * Generate the images of a request {mode, model, values}, after those that were asked for before.
+   * What is `automatic` is dropped for the next request, and says less.
+   */
+  run(request, { automatic = false } = {}) {
     if (this.busy) {
       this.view.queue.add(request);
       return undefined;
     }
+    this.automatic = automatic;
     return this.follow((events, signal) => runJob(this.view.api, request, events, signal), request);
   }
 
@@ -45,12 +51,14 @@ export class Runner {
     this.controller = new AbortController();
     this.request = request;
     this.cancelled = false;
+    this.dropped = false;
     this.entries = [];
     this.pending = [];
-    if (request) stage.begin();
+    if (request) stage.begin({ quiet: this.automatic });
     try {
       await action(this.events(), this.controller.signal);
     } catch (error) {
+      if (this.dropped) return;
       stage.end();
       if (error.name === "AbortError") stage.tell("cancelled before the server took the request");
       else if (!form.showError(error)) this.fail(error);
@@ -58,6 +66,7 @@ export class Runner {
     } finally {
       this.controller = null;
       this.job = null;
+      this.automatic = false;
       this.runNext();
     }
   }
@@ -84,9 +93,29 @@ export class Runner {
     }
   }
 
+  /** Whether what runs can be dropped, or be what the user asks for. */
+  get free() {
+    return this.automatic && !this.dropped;
+  }
+
+  /** Cancel what a pause in typing asked for, because more is typed; the stage is free at once. */
+  drop() {
+    if (!this.free) return;
+    this.dropped = true;
+    this.view.stage.leave();
+    this.cancel();
+  }
+
+  /** Let what a pause in typing asked for be what the user asked for. */
+  adopt() {
+    this.automatic = false;
+    this.view.stage.speak();
+  }
+
   events() {
     const { stage } = this.view;
-    return {
+    const heard = (action) => (data, request) => (this.dropped ? undefined : action(data, request));
+    const handlers = {
       full: (seconds) => stage.full(seconds),
       submitted: (job, request) => {
         this.job = job;
@@ -109,11 +138,13 @@ export class Runner {
       failed: (job) => this.finish(job),
       gone: () => this.lose(),
     };
+    return Object.fromEntries(Object.entries(handlers).map(([name, action]) => [name, heard(action)]));
   }
 
   async receive({ index, url, seed, width, height }) {
     const { api, stage } = this.view;
     const blob = await api.blob(url);
+    if (this.dropped) return;
     const entry = {
       id: `${this.job.id}-${index}`,
       created: Date.now(),
@@ -143,7 +174,10 @@ export class Runner {
     }
     stage.end();
     const seconds = job.finished - job.started;
-    if (entries.length) stage.showEntries(entries, job.warnings, seconds);
+    if (entries.length) {
+      stage.showEntries(entries, job.warnings, seconds);
+      this.view.typing.finished(entries[0]);
+    }
     if (job.state === "cancelled") this.tellCancelled(entries.length);
     if (job.state === "failed") this.failJob(job.error);
     if (job.state === "done") announce(describeEnd(entries));

@@ -5,20 +5,25 @@ import { downloadAll } from "./archive.js";
 import { CodePanel } from "./code_panel.js";
 import { counted, fill, h, newId } from "./dom.js";
 import { createEnlarge } from "./enlarge.js";
+import { createDial } from "./evaluations.js";
 import { download, fileName } from "./files.js";
 import { describe } from "./gallery.js";
 import { announce, sentence } from "./notify.js";
 import { createTeaser } from "./teaser.js";
 
 const SAID = 25; // per cent between two announcements of the progress
+const SHORT = 2; // seconds that remain, from which the progress of what nobody asked for is shown
 
 export class Stage {
   /** `actions`: cancel(), again(request), reuse(entry), use(mode, entry), explore(entry). */
-  constructor({ capabilities, actions }) {
+  constructor({ api, capabilities, actions }) {
+    this.api = api;
     this.actions = actions;
     this.capabilities = capabilities;
     this.slots = [];
     this.addresses = [];
+    this.drafted = false; // whether what is shown was drawn while one types
+    this.quiet = false; // whether a pause in typing asked for what runs
     this.status = h("p", { id: newId("status"), class: "status numbers" });
     this.bar = h("progress", { max: "1", "aria-labelledby": this.status.id });
     this.cancelButton = h("button", { type: "button", onclick: () => this.cancel() }, "Cancel");
@@ -50,6 +55,8 @@ export class Stage {
   setSlots(count) {
     for (const address of this.addresses) URL.revokeObjectURL(address);
     this.addresses = [];
+    this.drafted = false;
+    this.details.inert = false;
     this.slots = Array.from({ length: count }, (_, index) => {
       const image = h("img", { alt: "", hidden: true });
       const caption = h("p", { class: "soft small" });
@@ -62,20 +69,53 @@ export class Stage {
 
   // -- while a job runs
 
+  /** Show a picture of the map for a text; the details of the image before it stay, and cannot be used. */
+  showDraft(blob, text) {
+    this.notice.hidden = true;
+    if (!this.drafted) this.setSlots(1);
+    this.drafted = true;
+    this.details.inert = true;
+    const [{ image, frame, caption }] = this.slots;
+    for (const address of this.addresses) URL.revokeObjectURL(address);
+    this.addresses = [URL.createObjectURL(blob)];
+    [image.src] = this.addresses;
+    image.alt = `Draft: ${text}`;
+    image.hidden = false;
+    frame.classList.add("preview");
+    fill(caption, "A draft, drawn while you type");
+  }
+
   /** Begin to show a request: `count` images of a size, once it is known. */
-  begin() {
+  begin({ quiet = false } = {}) {
     this.said = 0;
     this.before = this.shown;
+    this.quiet = quiet;
+    if (quiet) return;
     this.notice.hidden = true;
     this.details.hidden = true;
     this.running.hidden = false;
     this.cancelButton.disabled = false;
-    this.setSlots(1);
-    this.slots[0].frame.classList.add("vacant");
+    if (!this.drafted) {
+      this.setSlots(1);
+      this.slots[0].frame.classList.add("vacant");
+    }
     this.bar.removeAttribute("value");
     this.say("Sending the request");
     const narrow = matchMedia("(max-width: 60rem)").matches;
     this.element.scrollIntoView({ block: narrow ? "start" : "nearest" });
+  }
+
+  /** Show that a request runs which began quietly. */
+  speak() {
+    this.quiet = false;
+    this.cancelButton.disabled = false;
+    this.running.hidden = false;
+  }
+
+  /** Stop showing a request that is dropped; the draft stays. */
+  leave() {
+    this.running.hidden = true;
+    this.quiet = false;
   }
 
   say(text) {
@@ -108,6 +148,8 @@ export class Stage {
     if (images > 1) parts.push(`image ${Math.min(image + 1, images)} of ${images}`);
     if (left !== null && left !== undefined) parts.push(`${formatSeconds(left)} left`);
     this.say(parts.join(" · "));
+    if (this.quiet && left > SHORT) this.speak();
+    if (this.quiet) return;
     if (100 * share >= this.said + SAID) {
       this.said = Math.floor((100 * share) / SAID) * SAID;
       if (this.said < 100) announce(`${this.said} per cent`);
@@ -116,7 +158,7 @@ export class Stage {
 
   preview({ index, step, image }) {
     const slot = this.slots[index];
-    if (!slot || slot.entry) return;
+    if (!slot || slot.entry || this.drafted) return;
     slot.image.src = image;
     slot.image.alt = `Prediction of the image after step ${step}`;
     slot.image.hidden = false;
@@ -213,6 +255,7 @@ export class Stage {
         isExplorable(entry.params) ? button("Explore", () => explore(entry)) : null,
       ),
       createEnlarge(this.capabilities, entry, again),
+      createDial(this.api, this.capabilities, entry),
       this.code.element,
     );
     this.code.show(entry);
