@@ -11,8 +11,9 @@ from ldmref.cases.recorder import EMBEDDING, timestep_bound
 from ldmref.cases.runtimes import LdmrefRuntime
 from ldmref.cases.verdicts import compare_case
 from ldmref.math.embedding import timestep_embedding
+from ldmref.models import transformer_layers
 
-FAMILIES = ("sd15", "sd3-medium", "sd35-medium", "flux-dev")
+FAMILIES = ("sd15", "sd3-medium", "sd35-medium", "flux-dev", "z-image")
 FLOW_KINDS = {
     "adaptive_norm", "joint_attention", "joint_block", "double_block", "single_block", "rotate",
 }  # fmt: skip
@@ -45,14 +46,19 @@ def test_right_programs_pass_with_all_outputs(suite):
     assert not [str(result) for result in results if not result.passed]
 
 
+def is_wide_embedding(case, x):
+    """Return whether a layer embeds 741 in 256 channels, or does no more than project that."""
+    alone = "z-image.transformer.t_embedder"
+    return case.name == alone or (case.kind in (EMBEDDING, "embed") and x.shape[-1] >= 12)
+
+
 def test_each_output_times_1_0001_is_noticed_in_every_layer(layers):
     """But not in embeddings of 741 in 256 channels, whose angles are known to 1e-4 in float32."""
     for case, outputs in layers:
         for x in case.outputs:
             wrong = outputs | {x.name: 1.0001 * outputs[x.name].astype(np.float64)}
             passed = compare_case(case, outputs, wrong, "float32").passed
-            wide = case.kind in (EMBEDDING, "embed") and x.shape[-1] >= 12
-            assert not passed or wide, case.name
+            assert not passed or is_wide_embedding(case, x), case.name
 
 
 def test_one_element_that_is_1_percent_off_is_noticed_in_every_layer(layers):
@@ -95,6 +101,21 @@ def test_an_eps_ten_times_too_large_is_noticed(suite):
     noticed = {"sd15.unet", "sd15.vae.encode", "sd15.vae.decode", "sd15.text_encoder"}
     assert [name for name in noticed if networks[name]] == []
     assert networks["flux-dev.transformer"] and networks["sd3-medium.transformer"]
+
+
+def test_an_eps_of_rms_norms_ten_times_too_large_is_noticed(suite, monkeypatch):
+    """In the transformer of Z-Image and in its text encoder."""
+    from ldmref.backends.numpy import NumpyBackend
+
+    exact = transformer_layers.divide_by_rms
+
+    def wrong(x, weight, eps, *args):
+        return exact(x, weight, 10.0 * eps, *args)
+
+    monkeypatch.setattr(transformer_layers, "divide_by_rms", wrong)
+    results = run_cases(suite, LdmrefRuntime(NumpyBackend(dtype="float32")), suite.select())
+    networks = {r.case: r.passed for r in results if r.part == "networks"}
+    assert not networks["z-image.transformer"] and not networks["z-image.text_encoder"]
 
 
 @pytest.mark.parametrize("dim", [8, 256])
