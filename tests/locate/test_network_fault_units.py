@@ -282,6 +282,8 @@ def test_scales_of_weights_that_are_forgotten(kind):
     assert set(found) == {text}
     np.testing.assert_allclose(found[text], 4.0 * product + bias_term, atol=1e-12)
     assert not scaled(4.0 * product, product, None, kind)
+    bias[0] = bias_term.flat[0] = 0.0  # one row without a bias
+    assert set(scaled(4.0 * product + bias_term, product + bias_term, bias, kind)) == {text}
     found = scaled(gain * product, product, None, kind)
     text = "the rows of the product are scaled, by 0.5 to 4: scales of the weights are missing"
     assert set(found) == {text}
