@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from ldmref.trace.torch_arguments import UnknownArgument, restore_arguments
 CODE = "E-AGAINST"
 MAX_LISTED = 5
 FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
+TIME = "temb"  # what residual blocks read of the time, unless their projection of it is None
+TIME_PROJECTION = "time_emb_proj"
 HOST = "no module computes it"
 UNUSED = "no argument or result of the module has this name"
 
@@ -153,8 +155,9 @@ def _replay(replay: ModuleReplay, port: Trace, call: TraceCall, method: str) -> 
 
 def _replay_alone(replay: ModuleReplay, port: Trace, layer: WatchedLayer, entry: TraceEntry) -> str:
     """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
+    unread = {TIME} if getattr(layer.module, TIME_PROJECTION, layer) is None else set()
     try:
-        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind)
+        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind, unread)
         replay.run_alone(layer, arguments)
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
@@ -178,6 +181,7 @@ def _arguments(
     entry: TraceEntry,
     function: Callable[..., Any],
     kind: str = "",
+    unread: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the recorded arguments of a call by name, as tensors of float64.
 
@@ -187,6 +191,7 @@ def _arguments(
         entry: The network or layer.
         function: What is called.
         kind: The kind of the layer.
+        unread: Arguments that it does not read, which are None if they were not recorded.
 
     Raises:
         UnknownArgument: An argument was not recorded.
@@ -207,7 +212,7 @@ def _arguments(
     described = entry.attributes.get("arguments")
     if described is not None:
         return restore_arguments(described, read)
-    return _by_role(entry, read, function, kind)
+    return _by_role(entry, read, function, kind, unread)
 
 
 def _by_role(
@@ -215,6 +220,7 @@ def _by_role(
     read: Callable[[str], torch.Tensor | None],
     function: Callable[..., Any],
     kind: str,
+    unread: Collection[str],
 ) -> dict[str, Any]:
     """Return arguments by their roles alone: `x.0`, `x.1` are a list."""
     parameters = list(inspect.signature(function).parameters.values())
@@ -237,6 +243,7 @@ def _by_role(
     needed = [
         p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
+    found |= {name: None for name in needed if name in unread and name not in found}
     missing = [name for name in needed if name not in found]
     if missing:
         raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")
