@@ -26,6 +26,8 @@ from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.positions import place_image, place_text
 from ldmref.families.krea2 import network as krea2
 from ldmref.families.krea2.config import Krea2Config
+from ldmref.families.qwen_image_21 import network as qwen_image_21
+from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import block_spec, joint_block
 from ldmref.families.z_image.config import ZImageConfig
@@ -180,15 +182,21 @@ def square_of(image: np.ndarray) -> tuple[int, int]:
 # -- blocks ---------------------------------------------------------------------------------------
 
 
-def _spec_of(kind: str) -> Callable[[FluxConfig], Spec]:
-    """Return a function that returns the shapes of Flux' blocks of a kind."""
+def _first_block(
+    spec: Callable[[Any], Spec], blocks: str = "transformer_blocks"
+) -> Callable[[Any], Spec]:
+    """Return a function that returns the shapes of a block, which all of its kind have.
 
-    def spec(config: FluxConfig) -> Spec:
-        whole = flux_spec(replace(config, num_layers=1, num_single_layers=1))
-        blocks: Any = whole[kind]
-        return blocks["0"]
+    Args:
+        spec: Returns the shapes of a transformer.
+        blocks: The name of these blocks.
+    """
 
-    return spec
+    def select(config: Any) -> Spec:
+        whole: Any = spec(config)
+        return whole[blocks]["0"]
+
+    return select
 
 
 def _joint(ops: Backend, p: Params, image: Array, text: Array, emb: Array, heads: int) -> Array:
@@ -295,11 +303,6 @@ def _call_stream(module: Any, image: Any, text: Any, emb: Any, freqs_cis: Any) -
     return (module(torch.cat([image, text], dim=1), None, freqs_cis, emb),)
 
 
-def _stream_spec(config: ZImageConfig) -> Spec:
-    blocks: Any = transformer_spec(replace(config, n_layers=1))["layers"]
-    return blocks["0"]
-
-
 def _flux2_double(
     ops: Backend,
     p: Params,
@@ -384,12 +387,6 @@ def _flux3(
     )
 
 
-def _flux3_spec(config: Flux3Config) -> Spec:
-    whole = flux3.transformer_spec(replace(config, num_single_layers=1))
-    blocks: Any = whole["single_transformer_blocks"]
-    return blocks["0"]
-
-
 def _flux3_waves(ops: Backend, config: Flux3Config, sides: tuple[int, int], text: Array) -> tuple:
     """Return cosines and sines of the positions of the tokens, and the number of heads."""
     latents = ops.asarray(np.zeros((1, 1, *sides), np.float32))
@@ -463,9 +460,53 @@ def _call_krea2(module: Any, image: Any, text: Any, emb: Any, image_rotary_emb: 
     return (module(torch.cat([text, image], dim=1), rows, image_rotary_emb),)
 
 
-def _krea2_spec(config: Krea2Config) -> Spec:
-    blocks: Any = krea2.transformer_spec(replace(config, num_layers=1))["transformer_blocks"]
-    return blocks["0"]
+def _qwen_image_21(
+    ops: Backend,
+    p: Params,
+    image: Array,
+    text: Array,
+    emb: Array,
+    text_waves: Array,
+    waves: Array,
+    config: QwenImage21Config,
+) -> Array:
+    """Apply a block whose scales and gates, of text and image, are the embedding, four times."""
+    rows = ops.xp.concat([ops.xp.concat([emb, emb[:1]], axis=0)] * 4, axis=1)
+    joined = ops.xp.concat([text, image], axis=1)
+    return qwen_image_21.block(ops, p, joined, rows, text_waves, waves, None, None, config)
+
+
+def _qwen_image_21_waves(
+    ops: Backend, config: QwenImage21Config, sides: tuple[int, int], text: Array
+) -> tuple:
+    """Return the waves of text and image, and the configuration."""
+    latents = ops.asarray(np.zeros((1, 1, *sides), np.float32))
+    sequence = qwen_image_21.find_sequence(ops, config, latents, text, None, False)
+    return sequence.text_waves, sequence.waves, config
+
+
+def _qwen_image_21_peer(
+    config: QwenImage21Config, sides: tuple[int, int], tokens: int
+) -> tuple[Any, dict]:
+    import torch
+    from diffusers.models.transformers import transformer_qwenimage21 as theirs
+
+    with torch.device("cpu"):
+        is_image = torch.arange(tokens + math.prod(sides)) >= tokens
+        rotate = theirs.QwenImage21Rope(10000, [*config.axes_dims_rope])
+        rotations = rotate([(1, *sides)], is_image, torch.device("cpu"))
+    sizes = config.width, config.num_attention_heads, config.attention_head_dim
+    block = theirs.QwenImage21TransformerBlock(*sizes, config.mlp_ratio, config.eps)
+    block.attn.set_processor(theirs.QwenImage21AttnProcessor())
+    more = {"rotary_emb": rotations, "target_token_mask": is_image, "segments": [(0, tokens, True)]}
+    return block, more
+
+
+def _call_qwen_image_21(module: Any, image: Any, text: Any, emb: Any, **more: Any) -> tuple[Any]:
+    import torch
+
+    rows = torch.cat([emb, emb[:1]]).repeat(1, 4)
+    return (module(torch.cat([text, image], dim=1), rows, **more),)
 
 
 BLOCKS = {
@@ -480,7 +521,7 @@ BLOCKS = {
     "double_block": MeasuredBlock(
         256,
         "flux-tiny",
-        _spec_of("transformer_blocks"),
+        _first_block(flux_spec),
         _joined(double_block),
         _positions,
         _flux_peer("FluxTransformerBlock"),
@@ -488,7 +529,7 @@ BLOCKS = {
     "single_block": MeasuredBlock(
         256,
         "flux-tiny",
-        _spec_of("single_transformer_blocks"),
+        _first_block(flux_spec, "single_transformer_blocks"),
         _joined(single_block),
         _positions,
         _flux_peer("FluxSingleTransformerBlock"),
@@ -496,7 +537,7 @@ BLOCKS = {
     "stream_block": MeasuredBlock(
         128,
         "z-image-tiny",
-        _stream_spec,
+        _first_block(transformer_spec, "layers"),
         _stream,
         lambda ops, config, sides, text: (
             ops.asarray(_place_tokens(config, sides, text.shape[1]), ops.state_dtype),
@@ -525,7 +566,7 @@ BLOCKS = {
     "flux3_single_block": MeasuredBlock(
         480,  # six windows
         "flux3-tiny",
-        _flux3_spec,
+        _first_block(flux3.transformer_spec, "single_transformer_blocks"),
         _flux3,
         _flux3_waves,
         _flux3_peer,
@@ -534,10 +575,19 @@ BLOCKS = {
     "krea2_block": MeasuredBlock(
         512,
         "krea-2-tiny",
-        _krea2_spec,
+        _first_block(krea2.transformer_spec),
         _krea2,
         _krea2_positions,
         _krea2_peer,
         call=_call_krea2,
+    ),
+    "qwen_image_21_block": MeasuredBlock(
+        256,
+        "qwen-image-2.1-tiny",
+        _first_block(qwen_image_21.transformer_spec),
+        _qwen_image_21,
+        _qwen_image_21_waves,
+        _qwen_image_21_peer,
+        call=_call_qwen_image_21,
     ),
 }

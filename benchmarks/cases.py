@@ -22,6 +22,7 @@ WORK_TITLES = TITLES | {
     "flux2_single_block": "one single block, 512 text tokens",
     "flux3_single_block": "one single block, 480 text tokens",
     "krea2_block": "one block, 512 text tokens",
+    "qwen_image_21_block": "one block, 256 text tokens",
     "stream_block": "one block of one stream, 128 text tokens",
     "train": f"one training step, batch {TRAINING_BATCH}",
 }
@@ -133,6 +134,7 @@ _FLUX: dict[str, Any] = {"model": "flux-dev"}
 _FLUX2: dict[str, Any] = {"model": "flux2-klein-4b"}
 _FLUX3: dict[str, Any] = {"model": "flux3-klein"}
 _KREA2: dict[str, Any] = {"model": "krea-2"}
+_QWEN_IMAGE_21: dict[str, Any] = {"model": "qwen-image-2.1"}
 _Z_IMAGE: dict[str, Any] = {"model": "z-image"}
 _MEASURED_BLOCKS = (
     ("joint", "joint_block", _SD3),
@@ -188,6 +190,8 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("flux3-single-torch", "flux3_single_block", 0.9, 0.8, "torch", _FLUX3),
     ("krea2-block-numpy", "krea2_block", 0.9, 0.8, "numpy", _KREA2),
     ("krea2-block-torch", "krea2_block", 0.9, 0.8, "torch", _KREA2),
+    ("qwen-image-21-block-numpy", "qwen_image_21_block", 0.9, 0.8, "numpy", _QWEN_IMAGE_21),
+    ("qwen-image-21-block-torch", "qwen_image_21_block", 0.9, 0.8, "torch", _QWEN_IMAGE_21),
     ("z-image-block-numpy", "stream_block", 0.9, 0.8, "numpy", _Z_IMAGE),
     ("z-image-block-torch", "stream_block", 0.9, 0.8, "torch", _Z_IMAGE),
     *(

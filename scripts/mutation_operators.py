@@ -14,8 +14,8 @@
 
 These are never changed: docstrings, annotations, imports, `__all__`, `__slots__`, `assert`s,
 everything inside `raise` and the keyword arguments `code`, `hint`, `help`, `description` and
-`metavar` (error codes and texts), strings with a space, the literal parts of f-strings, decorators,
-and lines for type checkers.
+`metavar` (error codes and texts), `strict` of `zip`, which is an assertion, strings with a space,
+the literal parts of f-strings, decorators, and lines for type checkers.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ ARITHMETIC = {
 PAIRS = (("min", "max"), ("any", "all"), ("floor", "ceil"))
 FUNCTIONS = dict(PAIRS) | {b: a for a, b in PAIRS}
 TEXTS = ("code", "hint", "help", "description", "metavar")  # keyword arguments
+UNCHANGED = (*TEXTS, "strict")
 UNTOUCHED = (ast.Raise, ast.Import, ast.ImportFrom, ast.Assert, ast.Nonlocal, ast.Global)
 
 
@@ -146,7 +147,7 @@ def _children(node: ast.AST) -> list[ast.AST]:
     if isinstance(node, ast.FormattedValue):
         return [node.value]
     if isinstance(node, ast.Call):
-        keywords = [k.value for k in node.keywords if k.arg not in TEXTS]
+        keywords = [k.value for k in node.keywords if k.arg not in UNCHANGED]
         return [node.func, *node.args, *keywords]
     if (
         isinstance(node, ast.Subscript)
@@ -189,7 +190,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, dict[str, object]]]:
         if name in FUNCTIONS:
             yield "call", node.func, {field: FUNCTIONS[name]}
         for i, keyword in enumerate(node.keywords):
-            if keyword.arg and keyword.arg not in TEXTS:
+            if keyword.arg and keyword.arg not in UNCHANGED:
                 rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
                 yield "keyword", node, {"keywords": rest}
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await):

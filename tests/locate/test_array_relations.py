@@ -133,6 +133,17 @@ def test_channels_that_are_scaled_one_by_one(rng):
     assert words(small, right) == ""
 
 
+@pytest.mark.parametrize("heads", [2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32])
+def test_numbers_of_heads_that_networks_have(heads, rng):
+    right = rng.standard_normal((1, 5, 7 * heads))
+    parts = right.reshape(1, 5, heads, 7)
+    inner = parts.swapaxes(2, 3).reshape(right.shape)
+    assert words(inner, right) == f"heads permuted: (d/heads, heads) for {heads} heads"
+    outer = parts.swapaxes(1, 2).reshape(right.shape)
+    text = f"heads permuted: (heads, l) instead of (l, heads) for {heads} heads"
+    assert words(outer, right) == text
+
+
 @pytest.mark.parametrize(("name", "digits"), [("bfloat16", 8), ("float16", 11)])
 def test_numbers_of_a_narrower_format(name, digits, rng):
     right = rng.standard_normal(LEAST_OF_CHANNEL)
@@ -142,6 +153,8 @@ def test_numbers_of_a_narrower_format(name, digits, rng):
     assert words(narrow[1:], right[1:]) == ""  # too few to tell
     beside = np.ldexp((np.rint(mantissa * 2.0**digits) + 2) / 2.0**digits, exponent)
     assert words(beside, right) == ""
+    half = np.arange(len(right)) % 2 == 0  # of which each number is narrow, and half are right
+    assert words(np.where(half, narrow, beside), right) == ""
     assert words(narrow * (1 + 2.0**-16), right) == ""
 
 

@@ -12,7 +12,7 @@ from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.networks import _CallSizes
 from ldmref.locate.pipeline import combination, inputs, prompt_arrays, wires
-from ldmref.locate.pipeline.prompt_arrays import NotRead
+from ldmref.locate.pipeline.prompt_arrays import NotKnown, NotRead
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.models.declared import CallSize, NetworkInput
 
@@ -124,8 +124,11 @@ def test_the_recorded_row_of_tokens():
     assert np.array_equal(found, hidden[0]) and np.array_equal(vector, vectors[0])
     found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[1])
     assert np.array_equal(found, hidden[1]) and vector is None
-    with pytest.raises(NotRead, match="no call of text_encoder read these tokens"):
+    with pytest.raises(NotKnown, match="were not recorded"):  # of a call that may have read them
         prompt_arrays._recorded_row(context, "text_encoder", ids[0, ::-1])
+    whole = context_of({name: calls[name] for name in [*calls][2:]})
+    with pytest.raises(NotRead, match="no call of text_encoder read these tokens"):
+        prompt_arrays._recorded_row(whole, "text_encoder", ids[0, ::-1])
     assert entry_of(context, "text_encoder~5").outputs
 
 

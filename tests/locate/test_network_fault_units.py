@@ -11,6 +11,7 @@ import pytest
 from fault_calls import assert_same, call_of, linear, normal, point_of, replay_of
 
 from ldmref.backends.base import Backend
+from ldmref.locate.diagnosis import TOGETHER
 from ldmref.locate.faults import (
     FAULTS,
     between,
@@ -39,9 +40,12 @@ def test_the_table_names_operations():
     assert {f.variants.__name__ for f in faults_of("rotate_halves")} == {
         "other_layout", "other_frequencies", "other_positions",
     }  # fmt: skip
-    assert {f.variants.__name__ for f in faults_of("tanh_gelu")} == {
-        f.variants.__name__ for f in faults_of("silu")
-    }
+    for activation in ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh"):
+        assert {f.variants.__name__ for f in faults_of(activation)} == {
+            "other_activation", "activation_twice",
+        }  # fmt: skip
+    named = {operation for fault in FAULTS for operation in fault.operations}
+    assert functions <= named and {*TOGETHER} <= named
     assert not [*faults_of("nothing")]
 
 
@@ -278,6 +282,8 @@ def test_scales_of_weights_that_are_forgotten(kind):
     assert set(found) == {text}
     np.testing.assert_allclose(found[text], 4.0 * product + bias_term, atol=1e-12)
     assert not scaled(4.0 * product, product, None, kind)
+    bias[0] = bias_term.flat[0] = 0.0  # one row without a bias
+    assert set(scaled(4.0 * product + bias_term, product + bias_term, bias, kind)) == {text}
     found = scaled(gain * product, product, None, kind)
     text = "the rows of the product are scaled, by 0.5 to 4: scales of the weights are missing"
     assert set(found) == {text}

@@ -127,6 +127,8 @@ def test_pixels_of_another_range():
         ("encoder.down_blocks.0.resnets.0", 0.25),
         ("encoder.down_blocks.2.resnets.0", 1.0),
         ("encoder.mid_block.resnets.0", 1.0),
+        ("encoder.down_blocks.0.resnets.0", 0.25),
+        ("encoder.down_blocks.2.resnets.0", 1.0),
         ("decoder.conv_in", 1.0),
         ("decoder.mid_block.resnets.0", 1.0),
         ("decoder.up_blocks.0.resnets.0", 1.0),
@@ -147,7 +149,15 @@ def test_how_many_latent_pixels_a_pixel_spans(layer, scale):
 def test_names_of_other_programs():
     names = {
         "a.silu~1": ("a.nonlinearity~1", "a.act~1", "a.silu~1"),
-        "silu": ("act", "activation"),
+        "silu": ("nonlinearity", "act", "conv_act", "activation"),
+        "gelu": ("activation_fn", "act_fn"),
+        "quick_gelu": ("activation_fn", "act_fn"),
+        "gelu_tanh": ("gelu", "act", "activation_fn", "act_fn"),
+        "act_mlp": ("gelu",),
+        "act": ("gelu",),
+        "layer_norm": ("norm", "norm2"),
+        "unet.conv_in": ("conv_in",),
+        "model.layers.0": ("layers.0",),
         "a.shared": ("a.encoder.embed_tokens",),
         "b.layer_norm~1": ("b.norm2_context", "b.norm~1", "b.norm2~1"),
         "text_model.final_layer_norm": ("final_layer_norm",),
@@ -167,11 +177,16 @@ def test_roles_of_other_programs():
     x = np.arange(3.0)
     port = build_trace({"unet.000/a/input": x})
     name = "unet.000/a/input"
-    for role, other in (
-        ("input", "hidden_states"),
-        ("emb", "temb"),
-        ("context", "encoder_hidden_states"),
-    ):
+    names = {
+        "emb": ("temb", "conditioning_embedding"),
+        "pooled": ("pooled_projection",),
+        "context": ("encoder_hidden_states",),
+        "modulation": ("temb_mod",),
+        "text_modulation": ("temb_mod_context",),
+        "ids": ("input_ids",),
+        "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
+    }
+    for role, other in ((role, other) for role, others in names.items() for other in others):
         assert np.array_equal(read_role(port, {other: name}, role), x)
         assert np.array_equal(read_role(port, {role: name}, role), x)
     assert read_role(port, {"1": name}, "k", ["input", "k"]) is not None

@@ -93,6 +93,18 @@ def test_references_are_the_normalised_latents_of_each_image_in_their_order():
         assert found["reference positions"] == ("equal", "")
 
 
+@pytest.mark.parametrize(("apart", "verdict"), [(0.9e-6, "equal"), (1.1e-6, "differs")])
+def test_references_of_a_port_in_float64_may_be_encoded_in_less(apart, verdict):
+    means = means_of(1)
+    right = encoded([scale_of().normalize(z) for z in means])[TOKENS]
+    got = right.copy()
+    got.flat[5] += apart * np.abs(right).max()
+    arrays = {"vae.encode.000": {"output.mean": means[0]},
+              "transformer.000": {f"input.{TOKENS}": got}}  # fmt: skip
+    context = context_of_flux2(arrays, dtype="float64", params={"references": ["x"]})
+    assert [row.verdict for row in judge_references(context)] == [verdict]
+
+
 def test_another_call_with_other_references_has_a_row():
     means = means_of(1)
     right = encoded([scale_of().normalize(z) for z in means])

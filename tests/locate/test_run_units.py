@@ -355,7 +355,8 @@ def test_which_texts_a_batch_holds():
     assert parts_of([1, 1]) == [("cond",), ("uncond",)]
     assert parts_of([1, 1], both, False) == [("uncond",), ("cond",)]
     assert parts_of([2, 1]) == [both, ("cond",)]
-    assert parts_of([3], (*both, "perturbed")) == [(*both, "cond")]
+    for roles in ((*both, "perturbed"), ("cond", "uncond", "perturbed"), ("cond", "perturbed")):
+        assert parts_of([3], roles) == [(*both, "cond")]
     assert parts_of([2], ("cond", "perturbed")) == [("cond", "cond")]
     assert parts_of([1], ("cond",)) == parts_of([1], both) == [("cond",)]
     assert parts_of([1], ("uncond",)) == [("uncond",)]

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ldmref.locate.faults import tensors
 from ldmref.locate.faults.table import faults_of
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule
+from ldmref.locate.modules.repeated import RECENT, NetworkCopies, RepeatedModule
 from ldmref.trace import build_trace
 
 X = torch.linspace(-1.0, 2.0, 48, dtype=torch.float64).reshape(2, 4, 6)
@@ -240,3 +240,9 @@ def test_pairs_along_another_axis_have_no_halves(run):
     ((_, changes),) = tensors.other_pairs(None, SimpleNamespace(suspects=(call,)))
     with pytest.raises(ValueError, match="last axis"):
         changes[call.name](call, dict(call.inputs))
+
+
+def test_the_last_outputs_are_those_an_array_is_compared_with():
+    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    run.recent.extend((str(i), np.zeros(1)) for i in range(2 * RECENT))
+    assert [name for name, _ in run.recent] == [str(i) for i in range(RECENT, 2 * RECENT)]

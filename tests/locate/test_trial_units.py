@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fault_calls import call_of, linear, normal
+from numpy_ports import make_model, run_port
 
 from ldmref.backends.named import AGAIN
+from ldmref.locate.networks import open_network
 from ldmref.locate.precision import stored_unit
-from ldmref.locate.replay import SKIPS, Replay
+from ldmref.locate.replay import RECENT, SKIPS, Replay, replay_network
 from ldmref.locate.trials import RepeatableRun
 from ldmref.trace import build_trace
 
@@ -140,3 +142,27 @@ def test_the_unit_of_a_layer_is_that_of_its_narrowest_array():
     plain = build_trace({"unet.000/a/input": np.ones(2)})
     unit = stored_unit(plain, plain.find("unet.000", "a"))
     assert unit == 0.0
+
+
+def test_outputs_that_a_skip_connection_carries_are_kept_as_recorded():
+    model = make_model("tiny")
+    port = build_trace(run_port(model, {}))
+    (call,) = {entry.call for entry in port.entries}
+    seen = []
+
+    def observe(replay, point):
+        seen.append(replay)
+        return point.recorded
+
+    observer = SimpleNamespace(observe=observe, skip=None, refuse=None)
+    network = open_network(model, port, call)
+    assert replay_network(network, port, call, "float32", observer, set()) == ""
+    recorded = {
+        entry.layer: port.tensors[entry.outputs["output"]]
+        for entry in port.entries if SKIPS.fullmatch(entry.layer) and "output" in entry.outputs
+    }  # fmt: skip
+    found = seen[-1].skips
+    assert set(found) == set(recorded) and len(found) > 4
+    for name, x in recorded.items():
+        assert np.array_equal(found[name], x)
+    assert len(seen[-1].recent) == RECENT  # the last ones, which an array may be compared with

@@ -114,6 +114,7 @@ def transformer(
     t: Array,
     context: Array | CachedContext,
     mask: Array | None = None,
+    image_start: Array | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -127,6 +128,8 @@ def transformer(
             are kept with those that may be cached.
         mask: 1 for tokens of the text, which come first, and 0 for padding, (n, l). None: all are
             tokens.
+        image_start: The place of the images on the first axis, (n,). None: behind the tokens of
+            the text.
 
     Returns:
         (n, z, h, w).
@@ -139,7 +142,7 @@ def transformer(
     if isinstance(context, CachedContext):
         kept = context.keys_and_values(p, partial(read_text, ops, p, config, rows))
     tokens = linear(ops, p.img_in, split_cells(x))
-    sequence = find_sequence(ops, config, x, states, mask, kept is not None)
+    sequence = find_sequence(ops, config, x, states, mask, kept is not None, image_start)
     length = 0
     if kept is None:
         tokens = xp.concat([embed_text(ops, p.txt_in, states, config.eps), tokens], axis=1)
@@ -184,17 +187,20 @@ def find_sequence(
     states: Array,
     mask: Array | None,
     image_alone: bool,
+    image_start: Array | None = None,
 ) -> TokenSequence:
     """Return the waves of text (n, l, d_text) and image (n, z, h, w), and what is hidden.
 
     The image is one step behind the last token of the text on the first axis, with its rows and
-    columns counted from its middle on the others. Padding moves nothing.
+    columns counted from its middle on the others. Padding moves nothing, but `image_start`, (n,),
+    may be another place on the first axis.
     """
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
     line = xp.ones_like(xp.astype(states[:1, :, 0], wide, copy=False))
     kept = line if mask is None else xp.astype(mask, wide, copy=False)
-    frame = xp.sum(kept, axis=1)[:, None, None]
+    start = xp.sum(kept, axis=1) if image_start is None else image_start
+    frame = xp.astype(start, wide, copy=False)[:, None, None]
     cells = find_cells(ops, x)
     positions = xp.concat([frame + 0.0 * cells[:, :, :1], cells + 0.0 * frame], axis=2)
     waves = join_waves(ops, config, positions)

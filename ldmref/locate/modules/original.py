@@ -16,6 +16,7 @@ from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.pipeline.ledger import KIND, Ledger
+from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.trace import torch_names as known
 from ldmref.trace.calls import TraceCall
@@ -62,21 +63,17 @@ class ModuleOriginal:
         """
         if call.is_host:
             return []
-        name, method = self._find(call)
+        name, _ = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
-        copies = self._copies.get((name, dtype))
-        if copies is None:
-            copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
         judge = Judge(call, dtype)
-        replay = ModuleReplay(copies, port, call, judge)
-        problem = _replay(replay, port, call, method)
+        replay, problem = self.follow(port, call, dtype, judge)
         rows = [*judge.rows, *_rest(replay, port, call)]
         recorded = {entry.layer for entry in port.of_call(call) if entry.layer}
         unknown = sorted(recorded - replay.visited)
         if unknown:
             listed = abbreviated(unknown, MAX_LISTED)
-            kind = type(copies.module).__name__
+            kind = type(replay.copies.module).__name__
             text = f"{len(unknown)} layers are not in the run of {kind}: {listed}"
             gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
         if problem:
@@ -84,6 +81,27 @@ class ModuleOriginal:
         elif not rows:
             rows.append(Row(call, "", verdict=UNKNOWN, note="nothing of it was recorded"))
         return rows
+
+    def follow(
+        self, port: Trace, call: TraceCall, dtype: str, observer: PointObserver
+    ) -> tuple[ModuleReplay, str]:
+        """Run the network of a call in float64, and show an observer every recorded array.
+
+        Args:
+            port: The trace.
+            call: The call, of a network that was given.
+            dtype: The number format of the port.
+            observer: The judge.
+
+        Returns:
+            The run, and why it could not be completed; "": it was.
+        """
+        name, method = self._find(call)
+        copies = self._copies.get((name, dtype))
+        if copies is None:
+            copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
+        replay = ModuleReplay(copies, port, call, observer)
+        return replay, _replay(replay, port, call, method)
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""

@@ -193,8 +193,8 @@ def _fitted(output: np.ndarray, x0: np.ndarray, noise: np.ndarray, expected: np.
     ratios = []  # of the fitted factors to the right ones, by channel
     for k in range(output.shape[1]):
         terms = np.stack([x0[:, k].ravel(), noise[:, k].ravel(), np.ones(x0[:, k].size)], axis=1)
-        got = np.linalg.lstsq(terms, output[:, k].ravel(), rcond=None)[0]
-        right = np.linalg.lstsq(terms, expected[:, k].ravel(), rcond=None)[0]
+        got = np.linalg.lstsq(terms, output[:, k].ravel())[0]
+        right = np.linalg.lstsq(terms, expected[:, k].ravel())[0]
         nearest[:, k] = (terms @ got).reshape(nearest[:, k].shape)
         ratios.append(
             [*np.divide(got[:2], right[:2], out=np.ones(2), where=right[:2] != 0), got[2]]

@@ -84,10 +84,11 @@ def find_evaluations(run: ReadableRun) -> list[RunEvaluation]:
 
 def state_of(run: ReadableRun, evaluation: RunEvaluation) -> np.ndarray | None:
     """Return the state at which an evaluation was made."""
-    step, suffix = evaluation.step, evaluation.suffix
-    return run.read(step, f"x_at{suffix}", "sample", "x")
+    others = () if evaluation.number else ("sample", "x")
+    return run.read(evaluation.step, f"x_at{evaluation.suffix}", *others)
 
 
 def sigma_of(run: ReadableRun, evaluation: RunEvaluation) -> float | None:
     """Return the recorded noise level of an evaluation."""
-    return run.number(evaluation.step, f"sigma_at{evaluation.suffix}", "sigma")
+    others = () if evaluation.number else ("sigma",)
+    return run.number(evaluation.step, f"sigma_at{evaluation.suffix}", *others)

@@ -68,6 +68,10 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     sources = [*context.calls("control"), *_prepared_once(context, "controlnet.hint")]
     prepared = [context.read_output(entry) for entry in sources]
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
+    if fits and any(x is None for x in prepared):
+        why = "what was prepared of a control image was not recorded"
+        context.ledger.explain(net, why, *HINTS)
+        return
     if not fits:
         yield from _judge_latents(context, net, got, number)
         return

@@ -367,9 +367,9 @@ def _scales_of(
         return float(in_own_scale(kind, np.float64(1.0), sigma, context.path)[0])
 
     # A step may evaluate at another level than its own, as the first one of an inversion does.
-    at = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
-    sigma = sigma_of(context, evaluation) if evaluation.number else at
-    sigma = _sigma_of(context, evaluation.step) if sigma is None else sigma
+    sigma = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
+    if sigma is None and (context.is_diffusers or not evaluation.number):
+        sigma = _sigma_of(context, evaluation.step)
     if sigma is None:
         return None, []
     if not context.states_on_path:

@@ -148,6 +148,8 @@ def _evaluations(
             return
         at = context.read(entry, f"x_at{suffix}")
         level = context.number(entry, f"sigma_at{suffix}")
+        if number and (at is None or level is None):
+            return
         point = first.state if at is None else at
         there = sigma if level is None else level
         seen = RecordedEvaluation(entry, point, prediction, [])

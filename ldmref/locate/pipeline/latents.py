@@ -160,8 +160,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
         if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
             last = last[sum(sizes[:i]) : sum(sizes[: i + 1])]
         scale = context.latent_scale
-        end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
-        last = last / context.path.spread(end or 0.0)  # in variance-preserving scale
+        last = last / context.path.spread(_end_level(context, steps[-1]))  # in that of the decoder
         expected = context.denormalize(last)
         context.compared(entry, *LATENTS)
         if expected is None or got.shape != expected.shape:
@@ -200,6 +199,17 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             segment="from the last step to the decoder",
         )
         yield context.unless_changed(row, "latents")
+
+
+def _end_level(context: PipelineContext, step: TraceEntry) -> float:
+    """Return the level at which the last step ends; states of diffusers have the variance 1."""
+    if context.is_diffusers:
+        return 0.0
+    end = context.number(step, "sigma_next")
+    schedule = None if context.unknown_scheduler else context.make_schedule()
+    if end is None and context.number(step, "sigma") is not None and schedule is not None:
+        return float(schedule.sigmas[-1])
+    return end or 0.0
 
 
 def _scale_faults(
@@ -263,8 +273,7 @@ def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
             context.compared(entry, *LATENTS)
         if got is None or last is None or got.shape != last.shape:
             continue
-        end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
-        expected = last / context.path.spread(end or 0.0)
+        expected = last / context.path.spread(_end_level(context, steps[-1]))
         context.compared(entry, *LATENTS)
         least = max(LEAST, context.rounding)
         segment = "from the last step to the tiny decoder"

@@ -255,13 +255,19 @@ def _recorded_row(
     context: PipelineContext, name: str, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,)."""
+    known = True
     for entry in context.texts(name):
         arrays = context.read(entry, "input_ids", "input", "ids")
         hidden = context.read_output(entry)
-        if arrays is None or hidden is None or hidden.ndim != 3:
+        if arrays is None or hidden is None:
+            known = False
+            continue
+        if hidden.ndim != 3:
             continue
         vectors = context.read_output(entry, "pooled")
         for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
             if np.array_equal(row, ids) and i < len(hidden):
                 return hidden[i], None if vectors is None else vectors[i]
+    if not known:
+        raise NotKnown(f"the ids or the output of a call of {name} were not recorded")
     raise NotRead(f"no call of {name} read these tokens")

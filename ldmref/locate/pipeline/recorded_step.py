@@ -65,7 +65,8 @@ class ReplayedStep:
         self._on_path = on_path
         self._own = own
         self._path = path
-        self._drawn = iter([x for evaluation in evaluations[:2] for x in evaluation.noise])
+        calls = 1 if own else settings.sampler.nfe  # which a step has
+        self._drawn = iter([x for evaluation in evaluations[:calls] for x in evaluation.noise])
 
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         """Return x0 of the next recorded evaluation."""

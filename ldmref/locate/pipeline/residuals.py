@@ -28,8 +28,13 @@ def judge_residuals(
     for role, name in names.items():
         got = context.read(network, role)
         known = [term[name] for term in terms if term is not None and name in term]
+        lacking = any(term is not None and _lacks(context, term, name) for term in terms)
         if got is None or not known or any(x.shape[1:] != got.shape[1:] for x in known):
             context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
+            continue
+        if lacking:
+            why = "an output of a ControlNet was not recorded"
+            context.ledger.explain(network, why, role)
             continue
         if None in terms:
             why = "the weights of its ControlNets are not known"
@@ -62,9 +67,32 @@ def _added_by(context: PipelineContext, net: TraceEntry, names: list[str]) -> By
     weight = _weight(context, net)
     if weight is None:
         return None
+    if _has_gaps(found):
+        return {}
     if any(name not in found for name in names):
         found = _placed(context, net, found)
     return {name: weight * x for name, x in found.items()}
+
+
+def _lacks(context: PipelineContext, term: ByName, name: str) -> bool:
+    """Return whether a residual that one ControlNet returns is missing among those of it."""
+    if name in term:
+        return False
+    field = name.partition(".")[0]
+    declared = context.model.family.control
+    kind: Any = None if declared is None else declared.residuals
+    always = kind is not None and field in {*kind._fields} - {*kind._field_defaults}
+    return always or not term or any(x.partition(".")[0] == field for x in term)
+
+
+def _has_gaps(found: ByName) -> bool:
+    """Return whether the recorded outputs of a ControlNet have a gap in their numbers."""
+    numbers: dict[str, list[int]] = {}
+    for name in found:
+        field, _, number = name.partition(".")
+        if number.isdecimal():
+            numbers.setdefault(field, []).append(int(number))
+    return any(sorted(x) != [*range(len(x))] for x in numbers.values())
 
 
 def _weight(context: PipelineContext, net: TraceEntry) -> float | None:

@@ -43,6 +43,8 @@ LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
 # Schedulers of diffusers whose alpha-bar is exactly 0 at zero terminal SNR; the others have
 # NEARLY_ZERO there, as ldmref.
 EXACTLY_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+PREDICTIONS = ("model_output", "prediction")
+X0 = ("x0",)
 NO_SIGNAL = 2.0**40  # sigma where nothing is left of x0 in float64's steps
 
 
@@ -62,9 +64,10 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     evaluations = [_read(context, entry) for entry in entries]
     known = [e for e in evaluations if e is not None]
     if len(known) < len(entries):
-        missing = [e for e, found in zip(entries, evaluations, strict=True) if found is None]
-        yield from (context.not_judged(e, "step", "its state was not recorded") for e in missing)
-    if not known or len(known) < len(entries):
+        for entry, found in zip(entries, evaluations, strict=True):
+            whose = "its" if found is None else "another step's"
+            why = f"{whose} state or prediction was not recorded"
+            yield context.not_judged(entry, "step", why)
         return
     right = _settings(context)
     if is_inversion(known[0].entry):
@@ -167,8 +170,8 @@ def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> It
     for role in [role for role in entry.inputs if role.startswith("x0.")]:
         number = role.removeprefix("x0.")
         got, prediction = context.read(entry, role), context.read(entry, f"prediction.{number}")
-        state = context.read(entry, f"x_at.{number}", "x")
-        sigma = context.number(entry, f"sigma_at.{number}", "sigma")
+        state = context.read(entry, f"x_at.{number}")
+        sigma = context.number(entry, f"sigma_at.{number}")
         if got is None or prediction is None or state is None or sigma is None:
             continue
         later = replace(evaluation, state=state, prediction=prediction)
@@ -273,9 +276,15 @@ def _least(
     return max(least, seen) if np.isfinite(seen) else least
 
 
+def _predictions(context: PipelineContext) -> tuple[str, ...]:
+    """Return the names of what the network predicted: x0 if no step has another prediction."""
+    recorded = {role for step in context.calls("sampler") for role in step.inputs}
+    return PREDICTIONS if recorded.intersection(PREDICTIONS) else X0
+
+
 def _read(context: PipelineContext, entry: TraceEntry) -> RecordedEvaluation | None:
     state = context.read(entry, "sample", "x")
-    prediction = context.read(entry, "model_output", "prediction", "x0")
+    prediction = context.read(entry, *_predictions(context))
     if state is None or prediction is None:
         return None
     noises = [context.read(entry, f"noise.{i}" if i else "noise") for i in range(4)]
@@ -289,7 +298,7 @@ def _settings(context: PipelineContext) -> StepSettings:
     first = context.calls("sampler")[0]
     eta = first.attributes.get("eta", context.params.get("eta"))
     kind = first.attributes.get("prediction_type", "")
-    if "prediction" not in first.inputs and "model_output" not in first.inputs:
+    if _predictions(context) == X0:
         kind = "x0"
     compatible = context.is_diffusers or context.params.get("rng") == "torch"
     takes_eta = sampler.eta is not None and isinstance(eta, int | float)

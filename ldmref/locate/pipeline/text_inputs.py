@@ -152,7 +152,7 @@ def parts_of_batch(
     if sizes == [1] and len(roles) != 1:
         return [("cond",)]
     if sizes == [2]:
-        alone = bool(roles) and "uncond" not in roles
+        alone = len(roles) > 1 and "uncond" not in roles
         return [("cond", "cond") if alone else halves]
     if sizes == [1, 1] and context.is_diffusers:
         return [("cond",), ("uncond",)]

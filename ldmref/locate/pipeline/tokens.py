@@ -88,6 +88,9 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
                 context.compared_output(entry, "ids")
             elif alike and all(_is_among(row, np.concatenate(alike)) for row in rows):
                 context.compared_output(entry, "ids")
+            elif any(x is None for x in requested):
+                why = f"the ids of a call of {name} were not recorded"
+                context.ledger.explain(entry, why, "ids", side="output")
             else:
                 note = f"no call of {name} read these tokens"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
