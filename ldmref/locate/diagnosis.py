@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import faults_of
-from ldmref.locate.faults.attention import with_padding_mask
+from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
@@ -296,6 +296,9 @@ def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
         yield from fault.variants(call)
     if call.kind == "attention" and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids, replay.config)
+    mask = replay.arguments.get("mask")
+    if call.kind == "attention" and isinstance(mask, np.ndarray):
+        yield from with_text_mask(call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 import ldmref
@@ -61,3 +64,23 @@ def test_a_wrong_layer_of_the_block_is_named(model, run, layer):
     report = diff_traces(first_block(run, layer, 1.01), model)
     wrong = [row for row in report.faults if row.kind == "own"]  # others read the right array
     assert [(row.name, row.cause) for row in wrong] == [(f"{CALL}/{layer}", "scaled by 1.01")]
+
+
+def test_a_mask_for_the_padding_of_captions_is_named_and_belongs_to_another_model(model, run):
+    """The caption is filled up to 32 tokens, the last 32 keys of the joint attention."""
+    call = next(entry for entry in run.of_call(CALL) if entry.layer == ATTENTION)
+    x = {role: np.asarray(run.tensors[name], np.float64) for role, name in call.inputs.items()}
+    mask = np.asarray(run.tensors[f"{CALL}//input.encoder_attention_mask"])
+    words = int(mask[0].sum())
+    hidden = np.zeros(x["k"].shape[2], bool)
+    hidden[len(hidden) - 32 + words :] = True
+    scores = x["input"] @ x["k"].swapaxes(-1, -2) / np.sqrt(x["k"].shape[-1])
+    rows = np.where(mask.sum(axis=1) == words, 1.0, 0.0)[:, None, None, None]
+    scores = scores - 1e9 * hidden * rows
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    wrong = (weights / weights.sum(axis=-1, keepdims=True)) @ x["v"]
+    tensors = dict(run.tensors) | {call.outputs["output"]: wrong.astype(np.float32)}
+    report = diff_traces(replace(run, tensors=tensors), model)
+    row = next(row for row in report.faults if row.layer == ATTENTION and row.call == CALL)
+    assert row.cause == "the tokens that fill up the text are hidden"
+    assert "sglang#34218" in row.reasonable

@@ -12,6 +12,7 @@ from ldmref.locate.faults.variants import Inputs, Variant, with_changes
 from ldmref.models.layers import MASKED
 
 HIDDEN = -1e4  # a bias up to here hides a key; that of BERT's masks is the largest in use
+TEXT_SEGMENT = 32  # tokens to a multiple of which Z-Image fills a text up
 EQUAL = -1e30  # the bias of queries without keys, in which the scores of float64 drown also
 
 
@@ -181,6 +182,27 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray, config: object) -> Itera
         if _causal(call):
             text = f"a padding mask instead of the causal one{end}"
             yield Variant(text, lambda c, x, m=padding: _masked(c, x, m, False))
+
+
+def with_text_mask(call: LayerCall, mask: np.ndarray) -> Iterator[Variant]:
+    """Yield attention in which nothing attends to the tokens that fill up a text.
+
+    Some transformers fill a text up to whole segments, and attend to all tokens of a segment.
+
+    Args:
+        call: The attention of a transformer, whose last keys are those of the text.
+        mask: Which tokens are the text's own, (n, l).
+    """
+    n, _, keys, _ = call.inputs["k"].shape
+    if "bias" not in call.inputs or mask.ndim != 2 or mask.shape[0] != n:
+        return
+    length = -(-mask.shape[1] // TEXT_SEGMENT) * TEXT_SEGMENT
+    filled = np.pad(mask == 0, ((0, 0), (0, length - mask.shape[1])), constant_values=True)
+    if length > keys or not filled.any():
+        return
+    hidden = MASKED * np.pad(filled, ((0, 0), (keys - length, 0)))[:, None, None, :]
+    text = "the tokens that fill up the text are hidden"
+    yield Variant(text, lambda c, x: _with_bias(c, x, x["bias"] + hidden))
 
 
 def end_ids(config: object, ids: np.ndarray) -> np.ndarray:
