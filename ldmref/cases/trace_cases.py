@@ -125,12 +125,23 @@ def write_run(write: WriteFile, path: str, family: str, run: RecordedRun, dtype:
         run: The run, computed in float64.
         dtype: The number format in which its tensors are stored.
     """
-    shared = _write_tensors(write, f"{path}/{FILE}", run.tensors)
     model = run.manifest["model"] | {"name": f"{PREFIX}{family}"}
     stored_as = {"backend": {"name": "numpy"}, "dtype": dtype}
     manifest = run.manifest | stored_as | {"model": model, "complete": True}
+    write_calls(write, path, RecordedRun(run.tensors, run.entries, manifest))
+
+
+def write_calls(write: WriteFile, path: str, run: RecordedRun) -> None:
+    """Write recorded calls as a trace of two files, under the manifest of the run.
+
+    Args:
+        write: Function `write(path, data)` that writes a file.
+        path: The folder of the trace.
+        run: The run.
+    """
+    shared = _write_tensors(write, f"{path}/{FILE}", run.tensors)
     entries = [resolve_names(entry, shared) for entry in run.entries]
-    write(f"{path}/{MANIFEST}", manifest_text(manifest, entries).encode())
+    write(f"{path}/{MANIFEST}", manifest_text(run.manifest, entries).encode())
 
 
 def compared(run: RecordedRun, config: ModelConfig) -> list[str]:

@@ -210,6 +210,7 @@ def declare_transformer(
     text_attention: TextAttention | None = None,
     steerable: Steerable | None = None,
     description: str = "transformer of image and text",
+    optional: Sequence[NetworkInput] = (),
 ) -> DeclaredNetwork:
     """Return a transformer that predicts a velocity, as a network that a run calls in each step.
 
@@ -221,6 +222,7 @@ def declare_transformer(
         text_attention: Where it attends to the text, if that is recorded.
         steerable: The layers that guidance may replace. None: none.
         description: What it is, in a few words.
+        optional: Arrays that it also takes.
     """
     return DeclaredNetwork(
         "transformer",
@@ -232,6 +234,7 @@ def declare_transformer(
         tuple(inputs),
         (NetworkOutput("", "out_sample"),),
         "transformer",
+        optional=tuple(optional),
         numbered=True,
         text_attention=text_attention,
         steerable=steerable or Steerable(),

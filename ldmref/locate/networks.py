@@ -98,6 +98,8 @@ def open_network(
     arguments = dict(network.settings)
     for x in network.inputs:
         arguments[x.argument] = sizes.read(x)
+    for x in network.optional:
+        arguments[x.argument] = sizes.read(x, optional=True)
     if "control" in network.arguments:
         arguments["control"] = found.residuals(controlnets)
     if "skip" in network.arguments:
@@ -175,13 +177,14 @@ class _CallSizes:
         self.levels = len(getattr(config, "block_out_channels", ()))
         self.known: dict[str, int] = {}
 
-    def read(self, x: NetworkInput) -> np.ndarray | None:
+    def read(self, x: NetworkInput, optional: bool = False) -> np.ndarray | None:
         """Return an input in the order of axes of ldmref; NaN if it was not recorded.
 
-        Arrays of reference images that were not recorded are None: there were none.
+        Optional arrays and those of reference images that were not recorded are None: there were
+        none.
         """
         value = self._recorded(x)
-        if value is None and x.of_references:
+        if value is None and (optional or x.of_references):
             return None
         if value is None and x.content == "mask":  # what has no mask reads all tokens
             return np.ones(x.shape_at(self._complete(x)), np.int64)
@@ -191,7 +194,7 @@ class _CallSizes:
             return self.found.missing(shape or x.shape_at(self._complete(x)))
         if x.content in ("ids", "labels", "mask"):
             return np.asarray(value, np.int64)
-        if x.content in ("timesteps", "ends", "guidance"):
+        if len(x.shape) == 1:  # a number of each image, or one of all
             value = np.asarray(value, np.float64).ravel()
             twice = x.content == "guidance" and value.size == 2 * self.known["batch"]
             if twice:  # a scale for each text of guidance in attention

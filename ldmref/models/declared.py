@@ -187,6 +187,7 @@ class DeclaredNetwork:
         settings: The arguments that are not arrays.
         inputs: The arrays that it takes, in the order of exported graphs.
         outputs: The arrays that it returns, in their order; () if their number is not fixed.
+        optional: Arrays that it also takes; cases and exported graphs leave them out.
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
@@ -209,6 +210,7 @@ class DeclaredNetwork:
     settings: Mapping[str, Any] = field(repr=False)
     inputs: tuple[NetworkInput, ...]
     outputs: tuple[NetworkOutput, ...]
+    optional: tuple[NetworkInput, ...] = field(default=(), kw_only=True)
     exported: str = ""
     numbered: bool = False
     layers: tuple[str, ...] = ()
@@ -299,7 +301,8 @@ class DeclaredNetwork:
         Returns:
             The input; None if it is a setting, or not declared.
         """
-        return next((x for x in self.inputs if x.argument == argument), None)
+        every = (*self.inputs, *self.optional)
+        return next((x for x in every if x.argument == argument), None)
 
     @property
     def of_tokens(self) -> list[str]:

@@ -158,6 +158,10 @@ class TextPath:
             tokenizer's start and end token alone surround a prompt.
         multiple: Hidden states that are padding in all prompts of a run are cut, down to a multiple
             of this number, where the conditioning has the `mask` of the tokens. 0: they are not.
+        together: Returns arrays of the denoiser, by argument, of n images, from the backend, n and
+            the number of tokens of the longest text of a request: what diffusers' pipelines make
+            of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
+            of the tokens. None: every image is that of its text alone there, too.
     """
 
     encode: Callable[..., EncodedText] = encode_tokens
@@ -168,6 +172,7 @@ class TextPath:
     with_length: Callable[[ModelConfig, int], ModelConfig] | None = None
     templates: Callable[[ModelConfig], Mapping[str, PromptTemplate]] = lambda config: {}
     multiple: int = 0
+    together: Callable[[Backend, int, int], Mapping[str, Array]] | None = None
 
     def condition_text(
         self,

@@ -65,7 +65,8 @@ def encode_job(
         text = apply_embeddings(text, job.embeddings)
     if references is None:
         references = encode_references(model, job.reference_inputs, job.size)
-    return replace(text, references=references) if references else text
+    together = follows_diffusers(job.rng) and not job.embeddings
+    return replace(text, references=references, as_diffusers=together)
 
 
 def start_trajectory(

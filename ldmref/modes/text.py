@@ -11,11 +11,23 @@ import numpy as np
 
 from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.models.conditioning import Conditioning, add_arrays, fit_lengths, interpolate, repeat
+from ldmref.models.conditioning import (
+    Conditioning,
+    add_arrays,
+    fit_lengths,
+    get_hidden_states,
+    interpolate,
+    repeat,
+)
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import EncodedText, join_rows
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
+
+TOGETHER = (
+    "rng='torch' moves the images of shorter prompts, as diffusers does in a batch; from its "
+    "record each is generated alone, and not moved"
+)
 
 
 class Interpolation(NamedTuple):
@@ -47,6 +59,8 @@ class TextConditioning:
             edit.
         references: Arrays of reference images, (1, ...), by the argument of the denoiser, which
             all images and predictions share.
+        as_diffusers: Whether all texts are read as in a call of diffusers' pipeline; see
+            `TextPath.together`.
     """
 
     model: LatentDiffusion
@@ -58,11 +72,15 @@ class TextConditioning:
     interpolation: Interpolation | None = None
     others: Sequence[str] = ()
     references: Mapping[str, Array] = field(default_factory=dict)
+    as_diffusers: bool = False
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of the tokenizer about the prompts."""
-        return [line for text in self.encoded.values() for line in text.tokens.warnings]
+        """Warnings of the tokenizer about the prompts, and about those that change others."""
+        lines = [line for text in self.encoded.values() for line in text.tokens.warnings]
+        columns = (self.prompts, self.negative_prompts)
+        lengths = [{*self._count_tokens(column)} for column in columns]
+        return [*lines, TOGETHER] if any(len(counts) > 1 for counts in lengths) else lines
 
     def truncated(self, n: int) -> int | list[int]:
         """Return the number of tokens left out of the prompts of each of the first `n` images.
@@ -102,11 +120,29 @@ class TextConditioning:
         ops = self.model.backend
         multiple = self.model.family.text.multiple
         texts = fit_lengths(ops, self._of_texts(batch), self.model.denoiser.of_tokens, multiple)
+        texts = {name: self._add_together(name, part) for name, part in texts.items()}
         if not self.references:
             return texts
         n = len(self.prompts[batch])
         more = {name: repeat(ops, array, n) for name, array in self.references.items()}
         return {name: add_arrays(part, more) for name, part in texts.items()}
+
+    def _add_together(self, name: str, part: Conditioning) -> Conditioning:
+        """Add what the other texts of a call change in diffusers."""
+        columns = {"cond": self.prompts, "uncond": self.negative_prompts, "empty": [""]}
+        counts = self._count_tokens(columns[name])
+        together = self.model.family.text.together
+        if together is None or not counts:
+            return part
+        n = get_hidden_states(part.context).shape[0]
+        return add_arrays(part, together(self.model.backend, n, max(counts)))
+
+    def _count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each prompt; [] if none depends on the others."""
+        if not self.as_diffusers or self.model.family.text.together is None:
+            return []
+        masks = [self.encoded[text].more["mask"] for text in prompts if text in self.encoded]
+        return [int(self.model.backend.to_numpy(mask).sum()) for mask in masks]
 
     def _of_texts(self, batch: slice) -> dict[str, Conditioning]:
         """Return the conditionings of the texts of a batch, each with its own length."""

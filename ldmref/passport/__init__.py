@@ -7,6 +7,7 @@ from ldmref.passport.badge import write_badge
 from ldmref.passport.check import Verdict, check_dump
 from ldmref.passport.kit import VERSION, Kit, WrongDump, read_kit
 from ldmref.passport.make import make_kit, make_kits
+from ldmref.passport.modules import make_module_kit
 from ldmref.passport.recorded import kit_families
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "kit_families",
     "make_kit",
     "make_kits",
+    "make_module_kit",
     "read_kit",
     "write_badge",
 ]

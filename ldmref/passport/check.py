@@ -7,26 +7,32 @@ and whose run is another one is found, and what a dump leaves out is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
-from ldmref.locate.original import compare
+from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.passport.kit import Kit
 from ldmref.passport.original import KitOriginal
+from ldmref.passport.recorded import CODE
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PASSES = "passes"
 OPTIONAL = ("", "vae.encode")  # what the host computes, and the encoder, which few ports have
 OTHER_RUN = "run"  # the kind of the row of a right run that is not the kit's
+ALONE = (
+    "the outputs are compared with those of the kit; its module, --against {}, would judge each "
+    "layer by itself and name causes"
+)
 NOT_THE_KITS = "not the kit's output, and not judged by itself: {}"
 INHERITED = "every layer before is right, and the run is another one than the kit's"
 
@@ -100,6 +106,7 @@ def check_dump(
     port: Trace,
     kit: Kit,
     *,
+    against: Any = None,
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
@@ -108,6 +115,9 @@ def check_dump(
     Args:
         port: The dump, from `load_trace`.
         kit: The kit that the port ran.
+        against: Of a kit of modules of PyTorch, the modules as `make_module_kit` took them, which
+            judge each layer by itself and name causes. None: the dump is compared with the outputs
+            in the kit alone, which needs no PyTorch.
         dtype: The port's number format. None: as recorded.
         progress: Called as `progress(calls done, calls, call)`. None: nothing is called.
 
@@ -116,7 +126,7 @@ def check_dump(
 
     Raises:
         CorruptModelError: A file of the kit is not the one that it describes.
-        UsageError: The dump has no call of a network of the kit.
+        UsageError: The dump has no call of a network of the kit, or the modules are not the kit's.
 
     >>> from ldmref.passport import read_kit
     >>> from ldmref.trace import load_trace
@@ -127,24 +137,74 @@ def check_dump(
     kit.check_files()
     reference = kit.trace
     port = with_request(port, reference)
-    report = compare(port, KitOriginal(kit), dtype=dtype, progress=progress)
+    report = compare(port, *_original(port, kit, against), dtype=dtype, progress=progress)
     rows, _ = compare_reference(port, reference, report.rows)
     floors = kit.floors.get(report.dtype, kit.floors["float32"])
     judged = [_judge_run(row, reference, floors, report.dtype) for row in rows]
     apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN]
-    later = {*range(len(rows))} if report.faults else {*apart[1:]}  # they inherit what came before
-    counted = set(missing_layers(port))  # a kit has the layers of the first call of a network
+    first = None if report.faults else _first_of(judged, apart)
+    later = {*apart} - {first}  # they inherit what came before
+    unneeded = set(missing_layers(port))  # a kit has the layers of the first call of a network
+    alone = bool(kit.networks) and against is None
     found = replace(
         report,
-        rows=tuple(rows[i] if i in later and i in apart else row for i, row in enumerate(judged)),
-        gaps=tuple(gap for gap in report.gaps if gap not in counted),
+        rows=tuple(rows[i] if i in later else row for i, row in enumerate(judged)),
+        gaps=tuple(gap for gap in report.gaps if gap not in unneeded),
+        notes=(ALONE.format(kit.family),) if alone else report.notes,
     )
+    if alone:
+        found = replace(found, gaps=(*found.gaps, *_not_of_the_kit(port, reference)))
     nodes = {entry.name for entry in reference.entries if entry.outputs}
     seen = {entry.name for entry in port.entries if _has_the_shape(port, entry, reference)}
-    whole = [e for e in reference.entries if not e.layer and e.call.network not in OPTIONAL]
-    calls = [e.name for e in whole]
+    whole = [e for e in reference.entries if not e.layer]
+    calls = [e.name for e in whole if kit.networks or e.call.network not in OPTIONAL]
     missing = tuple(name.rstrip("/") for name in calls if name not in seen)
     return Verdict(kit.label, kit.digest, found, len(nodes & seen), len(nodes), missing)
+
+
+def _original(port: Trace, kit: Kit, against: Any) -> tuple[PortOriginal | None, Trace | None]:
+    """Return what computes the layers of a port again, and what its outputs are compared with.
+
+    Raises:
+        UsageError: Modules were given that are not the kit's, or the dump has no call of them.
+    """
+    if not kit.networks:
+        if against is not None:
+            message = f"{kit.family} is a model of ldmref, and its kit is judged by no module"
+            raise UsageError(message, code=CODE, hint="leave out the module")
+        return KitOriginal(kit), None
+    if not {*port.calls} & {*kit.trace.calls}:
+        calls = ", ".join(kit.trace.calls)
+        message = f"the dump has the calls {abbreviated(port.calls, 3)}, and the kit {calls}"
+        raise UsageError(message, code=CODE, hint="name the port's call as the kit's: --names")
+    if against is None:
+        return None, kit.trace
+    from ldmref.passport.modules import module_original
+
+    return module_original(kit, against), None
+
+
+def _first_of(rows: Sequence[Row], apart: Sequence[int]) -> int | None:
+    """Return the first of some rows: of a layer and those within it, one that is within."""
+    names = [rows[i].name for i in apart]
+    for i in apart:
+        inside = rows[i].name + ("." if rows[i].layer else "/")
+        if not any(name.startswith(inside) for name in names):
+            return i
+    return None
+
+
+def _not_of_the_kit(port: Trace, reference: Trace) -> Iterator[str]:
+    """Yield which outputs of a dump cannot be compared with those of a kit."""
+    known = [e for e in port.entries if e.outputs]
+    missing = [e.name for e in known if reference.find(e.call, e.layer) is None]
+    if missing:
+        yield f"{counted(len(missing), 'layer')} not in the kit's run: {abbreviated(missing, 3)}"
+    other = [e.name for e in known if not _has_the_shape(port, e, reference)]
+    other = [name for name in other if name not in missing]
+    if other:
+        text = f"{counted(len(other), 'layer')} of other sizes than the kit's"
+        yield f"{text}: {abbreviated(other, 3)}"
 
 
 def _has_the_shape(port: Trace, entry: TraceEntry, reference: Trace) -> bool:

@@ -15,7 +15,7 @@ from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.described_folder import FolderKind
 from ldmref.cases.model import digest_of
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.key_table import KeyEntry, KeyTable, to_native
 from ldmref.io.native import NativeFolder
 from ldmref.io.tensors.safetensors import TensorFile
@@ -74,11 +74,12 @@ class Kit:
 
     Attributes:
         folder: The folder.
-        family: The preset of which its model is a small version.
+        family: The preset of which its model is a small version; the name of a kit of modules.
         version: The version of the kit's format and numbers.
         digests: SHA-256 of each file, by path.
         wrong: The dumps with a known fault.
         request: The parameters of the run: prompts, steps, sampler, size.
+        networks: The names of its modules, of a kit of modules that ldmref has no definition of.
 
     >>> Kit(Path("kit"), "sd15", "1.0", {"README.txt": "00"}, ()).label
     'sd15 1.0 (5e0e0c8b6eca)'
@@ -90,6 +91,7 @@ class Kit:
     digests: Mapping[str, str] = field(repr=False)
     wrong: Sequence[WrongDump] = field(repr=False)
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    networks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -124,7 +126,13 @@ class Kit:
 
         Args:
             backend: The backend of its networks. None: NumPy in float32.
+
+        Raises:
+            UsageError: It is the kit of a module that ldmref has no definition of.
         """
+        if self.networks:
+            message = f"{self.label} is the kit of a PyTorch module, and holds its parameters alone"
+            raise UsageError(message, code=CODE, hint="load them into the module")
         return read_model(self.folder / CHECKPOINT, backend or NumpyBackend(dtype="float32"))
 
     def check_files(self) -> None:
@@ -146,6 +154,7 @@ def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
         described: What the files hold, in words.
     """
     head = {"format": FORMAT, "version": kit.version, "family": kit.family, "program": program}
+    head |= {"networks": list(kit.networks)} if kit.networks else {}
     head |= {"digest": kit.digest, "request": dict(kit.request), **described}
     head["digests"] = dict(kit.digests)
     rows = [json.dumps(asdict(dump), ensure_ascii=False) for dump in kit.wrong]
@@ -178,7 +187,9 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Kit:
     digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
     wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
     request = dict(data["request"])
-    return Kit(folder, str(data["family"]), str(data["version"]), digests, wrong, request)
+    networks = tuple(_inside(str(name)) for name in data.get("networks", ()))
+    name = str(data["family"])
+    return Kit(folder, name, str(data["version"]), digests, wrong, request, networks)
 
 
 def _inside(path: str) -> str:

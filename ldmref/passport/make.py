@@ -49,10 +49,11 @@ from ldmref.passport.recorded import (
     record_kit,
     stored_run,
 )
-from ldmref.passport.wrong import wrong_dumps
+from ldmref.passport.wrong import FollowedModel, WrongDumps, wrong_dumps
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import make_schedule
 from ldmref.support.version import __version__
+from ldmref.trace.model import Trace
 
 SCHEDULES = "schedules.json"
 CACHED = "cached.safetensors"
@@ -161,20 +162,26 @@ def _write(folder: Path, family: str) -> Kit:
     stored = stored_run(run)
     stored.tensors.update(noise_tokens(model.config, run.inputs[NOISE]))
     write_run(write, TRACE, family, stored, "float64")
-    write(FLOORS, floors_text(run, stored.tensors).encode())
+    write(FLOORS, floors_text(run.floors, stored.tensors).encode())
     cached = cached_step(run)
     if cached:
         write(CACHED, tensors_file(cached))
     write(SCHEDULES, schedules_text(family).encode())
-    dumps, left_out = wrong_dumps(run, model)
-    for dump, tensors in dumps:
-        write(dump.path, tensors_file(tensors))
-    wrong = [dump for dump, _ in dumps]
+    exact = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
+    dumps, left_out = wrong_dumps(exact, FollowedModel(model))
+    wrong = write_wrong(write, dumps)
     request = dict(kit_trace(family).params)
     kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)
     described = _describe(run, wrong, left_out)
     (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
     return kit
+
+
+def write_wrong(write: WriteFile, dumps: WrongDumps) -> list[WrongDump]:
+    """Write the wrong dumps, and return their rows of the manifest."""
+    for dump, tensors in dumps:
+        write(dump.path, tensors_file(tensors))
+    return [dump for dump, _ in dumps]
 
 
 def _describe(run: KitRun, wrong: list[WrongDump], left_out: Mapping[str, str]) -> dict[str, Any]:
@@ -225,11 +232,16 @@ def noise_tokens(config: ModelConfig, noise: np.ndarray) -> dict[str, np.ndarray
     return {f"{NOISE}.tokens": tokens.reshape(cells.shape)}
 
 
-def floors_text(run: KitRun, names: Collection[str]) -> str:
-    """Return the floors of these tensors as JSON, a list by the name; null for an overflow."""
-    stored = [name for name in run.floors[FORMATS[0]] if name in names]
+def floors_text(floors: Mapping[str, Mapping[str, float]], names: Collection[str]) -> str:
+    """Return the floors of tensors as JSON, a list by the name; null for an overflow.
+
+    Args:
+        floors: The floors by format, and by the name of the tensor.
+        names: The tensors.
+    """
+    stored = [name for name in floors[FORMATS[0]] if name in names]
     rows = (
-        f"{json.dumps(name)}: {json.dumps([_digits(run.floors[x].get(name)) for x in FORMATS])}"
+        f"{json.dumps(name)}: {json.dumps([_digits(floors[x].get(name)) for x in FORMATS])}"
         for name in stored
     )
     head = f'{{"formats": {json.dumps(FORMATS)}, "floors": {{\n'

@@ -6,30 +6,66 @@ Each is the smallest dump in which the fault shows: one layer, with its inputs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diff import diff_traces
 from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.findings import DiffReport
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import try_network
 from ldmref.locate.pairs import Hypothesis
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.points import FollowedRun, Point, PointObserver
 from ldmref.locate.replay import replay_network
 from ldmref.models.model import LatentDiffusion
 from ldmref.passport.kit import WrongDump
-from ldmref.passport.recorded import KitRun
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
 
 LEAST = 3e-5  # relative change of an array that a fault makes: well above rounding in float32
 SITES = 2  # layers of a call at which a fault is tried
 DTYPE = "float32"  # in which the dumps are stored
+
+
+WrongDumps = Sequence[tuple[WrongDump, Mapping[str, np.ndarray]]]
+
+
+class FollowedOriginal(Protocol):
+    """The original of ports whose right run is followed, to change it."""
+
+    def follow(self, port: Trace, call: TraceCall, observer: PointObserver) -> None:
+        """Run a call in float64, and show the observer every recorded array."""
+        ...
+
+    def judge(self, port: Trace) -> DiffReport:
+        """Judge a dump of a port in `DTYPE`."""
+        ...
+
+
+class FollowedModel:
+    """A model of ldmref as the original.
+
+    Args:
+        model: The model in float32.
+    """
+
+    def __init__(self, model: LatentDiffusion):
+        self.model = model
+
+    def follow(self, port: Trace, call: TraceCall, observer: PointObserver) -> None:
+        """Run a call in float64, and show the observer every recorded array."""
+        network, _ = try_network(self.model, port, call)
+        if network is not None:
+            replay_network(network, port, call, "float64", observer, set())
+
+    def judge(self, port: Trace) -> DiffReport:
+        """Judge a dump of a port in `DTYPE`."""
+        return diff_traces(port, self.model, dtype=DTYPE)
 
 
 class KnownFault(NamedTuple):
@@ -98,24 +134,21 @@ class Site:
         return sum(x.nbytes for x in self.tensors.values())
 
 
-def wrong_dumps(
-    run: KitRun, model: LatentDiffusion
-) -> tuple[list[tuple[WrongDump, Mapping[str, np.ndarray]]], dict[str, str]]:
+def wrong_dumps(trace: Trace, original: FollowedOriginal) -> tuple[WrongDumps, dict[str, str]]:
     """Return a dump for each known fault, and why the others have none.
 
     The dump is of the first layer at which the judge of ports names the fault.
 
     Args:
-        run: The run of a kit.
-        model: Its model in float32.
+        trace: The right run of a kit in float64, with the inputs of all layers.
+        original: Its original.
 
     Returns:
         Dumps with their tensors; and a reason by the name of each fault without a dump.
     """
-    trace = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
     sites: dict[str, list[Site]] = {}
     for hidden, call in product((False, True), first_calls(trace)):
-        for name, found in _follow(trace, model, call, hidden).items():
+        for name, found in _follow(trace, original, call, hidden).items():
             sites.setdefault(name, []).extend(found)
     dumps = []
     left_out = {}
@@ -124,7 +157,7 @@ def wrong_dumps(
         if not tried:
             left_out[fault.name] = "no layer of this model shows it"
         for site in tried:
-            cause = find_cause(site, model)
+            cause = find_cause(site, original)
             if cause.startswith(site.text):
                 row = WrongDump(fault.name, site.node, site.text, cause, fault.source)
                 dumps.append((row, site.tensors))
@@ -138,16 +171,13 @@ def first_calls(trace: Trace) -> list[TraceCall]:
     """Return the first call of each network, in the order of the run."""
     found: dict[str, TraceCall] = {}
     for call in trace.calls:
-        if call.network:
-            found.setdefault(call.network, call)
+        if not call.is_host:
+            found.setdefault(call.kind, call)
     return list(found.values())
 
 
 def _follow(
-    trace: Trace,
-    model: LatentDiffusion,
-    call: TraceCall,
-    hidden: bool,
+    trace: Trace, original: FollowedOriginal, call: TraceCall, hidden: bool
 ) -> Mapping[str, list[Site]]:
     """Return sites by fault of a right call; with `hidden`, of modules without what is in them."""
     kept = list(trace.of_call(call))
@@ -155,10 +185,8 @@ def _follow(
         names = {entry.layer for entry in kept}
         kept = [e for e in kept if e.layer.rpartition(".")[0] not in names - {""}]
     port = replace(trace, entries=tuple(kept))
-    network, _ = try_network(model, port, call)
     observer = _Changer(port, call)
-    if network is not None:
-        replay_network(network, port, call, "float64", observer, set())
+    original.follow(port, call, observer)
     return observer.found
 
 
@@ -238,8 +266,8 @@ def _name(entry: TraceEntry, side: str, role: str) -> str:
     return tensor_name(entry.call, entry.layer, side, role)
 
 
-def find_cause(site: Site, model: LatentDiffusion) -> str:
+def find_cause(site: Site, original: FollowedOriginal) -> str:
     """Return the cause that the judge of ports names for a dump; "" if it names none."""
-    report = diff_traces(build_trace(dict(site.tensors)), model, dtype=DTYPE)
+    report = original.judge(build_trace(dict(site.tensors)))
     wrong = [row for row in report.faults if row.name == site.node]
     return wrong[0].cause if wrong else ""

@@ -55,8 +55,8 @@ def over_white(image):
     return image[..., :3] * image[..., 3:] + 1.0 - image[..., 3:]
 
 
-def generate(pipe, prompt, seed, scale, steps=3, **options):
-    """Return the image that diffusers makes of one prompt, in [0, 1]."""
+def generate(pipe, prompts, seed, scale, steps=3, **options):
+    """Return the images that diffusers makes of prompts in one batch, in [0, 1]."""
     options = {
         "height": 64,
         "width": 96,
@@ -64,16 +64,15 @@ def generate(pipe, prompt, seed, scale, steps=3, **options):
         "output_type": "np",
     } | options
     if scale > 1:
-        options |= {"true_cfg_scale": scale, "negative_prompt": NEGATIVE}
-    return over_white(
-        pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
-    )
+        options |= {"true_cfg_scale": scale, "negative_prompt": [NEGATIVE] * len(prompts)}
+    seeded = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+    return [over_white(x) for x in pipe([*prompts], generator=seeded, **options).images]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "onnx", "openvino"])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
-    """Of prompts of unequal length, also none, in one batch; diffusers makes them one by one."""
+    """Of prompts of unequal length, also none, in one batch, and of one prompt alone."""
     pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
     model = ldmref.load(folder, backend=backend)
     options = {"negative_prompt": NEGATIVE} if scale > 1 else {}
@@ -85,16 +84,36 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
         "width": 96,
         "height": 64,
     }
-    found = modes.txt2img(model, [*PROMPTS], **options)
-    for i, image in enumerate(found.images):
-        want = np.round(generate(pipe, PROMPTS[i], 5 + i, scale) * 255)
-        assert np.abs(np.asarray(image).astype(int) - want).max() <= 1
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        found = modes.txt2img(model, [*prompts], **options).images
+        for image, want in zip(found, generate(pipe, prompts, 5, scale), strict=True):
+            assert np.abs(np.asarray(image).astype(int) - np.round(want * 255)).max() <= 1
+
+
+def test_another_prompt_moves_an_image_as_in_diffusers_alone(folder):
+    """With `rng="torch"`, whatever the size of the batches; a warning says so."""
+    model = ldmref.load(folder, dtype="float64")
+    options = {"seed": 5, "steps": 2, "cfg_scale": 3.0, "negative_prompt": NEGATIVE}
+    options |= {"width": 64, "height": 32}
+    for rng in ("philox", "torch"):
+        together = modes.txt2img(model, [*PROMPTS], rng=rng, **options)
+        alone = modes.txt2img(model, PROMPTS[0], rng=rng, **options)
+        moved = np.abs(together.latents[:1] - alone.latents).max() / np.abs(alone.latents).max()
+        assert (moved > 1e-3) == (rng == "torch") and (moved < 1e-9 or rng == "torch")
+        assert any("shorter prompts" in line for line in together.warnings) == (rng == "torch")
+        assert not any("shorter prompts" in line for line in alone.warnings)
+        one_by_one = modes.txt2img(model, [*PROMPTS], rng=rng, batch_size=1, **options)
+        difference = np.abs(one_by_one.latents - together.latents).max()
+        assert difference < 1e-9 * np.abs(together.latents).max()
+    options["negative_prompt"] = [*PROMPTS[::-1]]
+    same = modes.txt2img(model, [PROMPTS[0]] * 3, rng="torch", **options)
+    assert any("shorter prompts" in line for line in same.warnings)
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (64, 160)])
 def test_images_of_other_sizes(pipe, folder, width, height):
     size = {"width": width, "height": height}
-    want = np.round(generate(pipe, PROMPTS[0], 5, 1.0, **size) * 255)
+    want = np.round(generate(pipe, PROMPTS[:1], 5, 1.0, **size)[0] * 255)
     found = modes.txt2img(ldmref.load(folder), PROMPTS[0], seed=5, rng="torch", steps=3, **size)
     assert np.abs(np.asarray(found.images[0]).astype(int) - want).max() <= 1
 
@@ -133,7 +152,7 @@ def test_flow_times_of_turbo_are_never_shifted(tmp_path):
 def test_images_of_turbo_are_those_of_diffusers(tmp_path):
     turbo = make_pipeline(TURBO_TIMES)
     turbo.save_pretrained(tmp_path / "turbo")
-    want = np.round(generate(turbo, PROMPTS[0], 5, 1.0) * 255)  # it ignores the number of steps
+    want = np.round(generate(turbo, PROMPTS[:1], 5, 1.0)[0] * 255)  # it ignores the number of steps
     model = ldmref.load(tmp_path / "turbo")
     found = modes.txt2img(model, PROMPTS[0], seed=5, rng="torch", width=96, height=64)
     assert np.abs(np.asarray(found.images[0]).astype(int) - want).max() <= 1

@@ -56,13 +56,15 @@ def draw(lengths, height, width):
     return x, generator.uniform(0, 1000, n), context, mask
 
 
-def compute(theirs, x, t, context, mask=None, backend="numpy", cached=False):
+def compute(theirs, x, t, context, mask=None, start=None, backend="numpy", cached=False):
     """Compute our prediction in float64."""
     ops = get_backend(backend, dtype="float64")
     x, t, context = (ops.asarray(part) for part in (x, t, context))
     mask = None if mask is None else ops.asarray(mask)
     context = CachedContext(context) if cached else context
-    return ops.to_numpy(transformer(ops, read_params(theirs, ops), CONFIG, x, t, context, mask))
+    start = None if start is None else ops.asarray(start)
+    params = read_params(theirs, ops)
+    return ops.to_numpy(transformer(ops, params, CONFIG, x, t, context, mask, start))
 
 
 def predict(theirs, x, t, context, **options):
@@ -90,7 +92,7 @@ def predict(theirs, x, t, context, **options):
 def test_the_transformer_is_that_of_diffusers(theirs, backend, cached, n, length, height, width):
     x, t, context, _ = draw((length,) * n, height, width)
     want = predict(theirs, x, t, context)
-    got = compute(theirs, x, t, context, None, backend, cached)
+    got = compute(theirs, x, t, context, None, None, backend, cached)
     assert np.abs(got - want).max() < 1e-10 * np.abs(want).max()
 
 
@@ -176,6 +178,9 @@ def test_diffusers_moves_the_image_behind_padding(theirs):
     assert np.abs(batch[:1] - alone).max() > 1e-3 * np.abs(alone).max()
     ours = compute(theirs, x, t, context, mask)
     assert np.abs(batch[1] - ours[1]).max() < 1e-10 * np.abs(ours).max()
+    for cached in (False, True):
+        moved = compute(theirs, x, t, context, mask, np.full(2, 8), cached=cached)
+        assert np.abs(batch - moved).max() < 1e-10 * np.abs(batch).max()
 
 
 def test_the_text_is_read(theirs):

@@ -1,8 +1,13 @@
-"""A kit, made once per process."""
+"""A kit, made once per process; the networks of tests/locate that ldmref does not know."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from ldmref.passport import make_kit
+
+sys.path.append(str(Path(__file__).parents[1] / "locate"))
 
 
 @pytest.fixture(scope="session")

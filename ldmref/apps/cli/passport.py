@@ -37,13 +37,23 @@ def make(family: str | None, output: str, every: bool, overwrite: bool, as_json:
     tokens, positions, noise, schedules, every layer in float64, the error that a number format
     makes, and a wrong dump for each known fault. Two runs on one machine write the same bytes.
 
+    FAMILY may also be MODULE:FUNCTION, a function that is imported, also from this folder, and
+    returns a PyTorch module that ldmref does not know, and the arguments of its call by name:
+    (module, {NAME: value}).
+
     Example: ldmref passport make z-image -o z-image-kit
     """
-    from ldmref.passport import make_kit, make_kits
+    from ldmref.passport import make_kit, make_kits, make_module_kit
 
     if every == (family is not None):
         hint = "ldmref passport make FAMILY -o FOLDER; ldmref passport list prints the families"
         raise UsageError("give a family or --all", code="E-USAGE", hint=hint)
+    if family is not None and ":" in family:
+        from ldmref.locate.modules.loading import make_original
+
+        made = make_original(family)
+        _print_kit(make_module_kit(family, made, output, overwrite=overwrite), as_json)
+        return
     if family is not None:
         _print_kit(make_kit(family, output, overwrite=overwrite), as_json)
         return
@@ -70,6 +80,11 @@ def list_families(as_json: bool) -> None:
 @click.argument("dump", type=PATH)
 @click.option("--kit", "folder", required=True, type=PATH, metavar="FOLDER", help="The kit.")
 @click.option(
+    "--against",
+    metavar="MODULE:FUNCTION",
+    help="The function that made the kit of a PyTorch module; its layers name causes.",
+)
+@click.option(
     "--dtype",
     metavar="NAME",
     help="Number format of the port: float64, float32, float16 or bfloat16. Default: as recorded.",
@@ -88,6 +103,7 @@ def list_families(as_json: bool) -> None:
 def check(
     dump: str,
     folder: str,
+    against: str | None,
     dtype: str | None,
     names: str | None,
     badge: str | None,
@@ -112,11 +128,17 @@ def check(
     port = load_trace(dump, names)
     for file in badge_files(Path(badge)) if badge is not None else ():
         check_writable(file, overwrite)
+    made = None
+    if against is not None:
+        from ldmref.locate.modules.loading import make_original
+
+        made = make_original(against)
     bar = ProgressBar("none" if quiet or as_json else "auto")
     try:
         verdict = check_dump(
             port,
             kit,
+            against=made,
             dtype=dtype,
             progress=lambda done, calls, call: bar.update(max(done, 1), calls, 0, 1, call, "calls"),
         )

@@ -13,8 +13,9 @@
 | `work.py`                | operations and memory                                     |
 
 The model is defined by one prompt at a time: padding of shorter prompts in a batch moves nothing
-here, where diffusers 0.42 moves the image. Guidance is off by default and is not renormalised.
-Images that are edited need Qwen3-VL to see them, which ldmref's text encoder does not.
+here, where diffusers 0.42 moves the image, which `rng="torch"` reproduces. Guidance is off by
+default and is not renormalised. Images that are edited need Qwen3-VL to see them, which ldmref's
+text encoder does not.
 
 Qwen Team 2026, whose code is QwenImage21Transformer2DModel of diffusers 0.42.
 """
@@ -23,6 +24,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
     declare_transformer,
@@ -39,12 +43,18 @@ from ldmref.families.qwen_image_21.config import (
 )
 from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
-from ldmref.families.qwen_image_21.pipelines import read_inputs, read_layer, read_states
+from ldmref.families.qwen_image_21.pipelines import (
+    IMAGE_START,
+    read_inputs,
+    read_layer,
+    read_states,
+)
 from ldmref.families.qwen_image_21.presets import make_presets, shrink
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork, TextAttention
+from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
@@ -67,6 +77,11 @@ LORA_TARGETS = {
 }
 
 
+def start_behind(ops: Backend, n: int, longest: int) -> dict[str, Array]:
+    """Return where diffusers puts n images of a batch: behind its longest text."""
+    return {IMAGE_START: ops.asarray(np.full(n, longest), ops.state_dtype)}
+
+
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
@@ -79,6 +94,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         inputs,
         TextAttention((".attn",), ("text", "image")),
         description="transformer of text and image",
+        optional=(NetworkInput(IMAGE_START, IMAGE_START, (BATCH,)),),
     )
     return describe_model(config, network)
 
@@ -94,6 +110,7 @@ QWEN_IMAGE_21 = Family(
         with_length=with_length,
         templates=lambda config: {"text_encoder": CHAT},
         multiple=1,
+        together=start_behind,
     ),
     presets=make_presets(),
     files=SINGLE_FILES,

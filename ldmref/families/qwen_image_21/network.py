@@ -21,9 +21,10 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
+    cut_width,
     divide_by_rms,
     find_waves,
     gelu_tanh,
@@ -69,16 +70,8 @@ def transformer_spec(config: QwenImage21Config) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
     hidden = config.mlp_ratio * d
-    head: Spec = {"weight": (config.attention_head_dim,)}
     block: Spec = {
-        "attn": {
-            "to_q": linear_spec(d, d, False),
-            "to_k": linear_spec(d, d, False),
-            "to_v": linear_spec(d, d, False),
-            "to_out": {"0": linear_spec(d, d, False)},
-            "norm_q": head,
-            "norm_k": head,
-        },
+        "attn": normalized_attention_spec(d, config.attention_head_dim),
         "img_mlp": {
             "proj": linear_spec(d, hidden, False),
             "out": linear_spec(hidden, d, False),
@@ -114,6 +107,7 @@ def transformer(
     t: Array,
     context: Array | CachedContext,
     mask: Array | None = None,
+    image_start: Array | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -127,6 +121,8 @@ def transformer(
             are kept with those that may be cached.
         mask: 1 for tokens of the text, which come first, and 0 for padding, (n, l). None: all are
             tokens.
+        image_start: The place of the images on the first axis, (n,). None: behind the tokens of
+            the text.
 
     Returns:
         (n, z, h, w).
@@ -139,7 +135,7 @@ def transformer(
     if isinstance(context, CachedContext):
         kept = context.keys_and_values(p, partial(read_text, ops, p, config, rows))
     tokens = linear(ops, p.img_in, split_cells(x))
-    sequence = find_sequence(ops, config, x, states, mask, kept is not None)
+    sequence = find_sequence(ops, config, x, states, mask, kept is not None, image_start)
     length = 0
     if kept is None:
         tokens = xp.concat([embed_text(ops, p.txt_in, states, config.eps), tokens], axis=1)
@@ -184,17 +180,20 @@ def find_sequence(
     states: Array,
     mask: Array | None,
     image_alone: bool,
+    image_start: Array | None = None,
 ) -> TokenSequence:
     """Return the waves of text (n, l, d_text) and image (n, z, h, w), and what is hidden.
 
     The image is one step behind the last token of the text on the first axis, with its rows and
-    columns counted from its middle on the others. Padding moves nothing.
+    columns counted from its middle on the others. Padding moves nothing, but `image_start`, (n,),
+    may be another place on the first axis.
     """
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
     line = xp.ones_like(xp.astype(states[:1, :, 0], wide, copy=False))
     kept = line if mask is None else xp.astype(mask, wide, copy=False)
-    frame = xp.sum(kept, axis=1)[:, None, None]
+    start = xp.sum(kept, axis=1) if image_start is None else image_start
+    frame = xp.astype(start, wide, copy=False)[:, None, None]
     cells = find_cells(ops, x)
     positions = xp.concat([frame + 0.0 * cells[:, :, :1], cells + 0.0 * frame], axis=2)
     waves = join_waves(ops, config, positions)
@@ -224,12 +223,6 @@ def find_cells(ops: Backend, x: Array) -> Array:
     cells = place_cells(ops, x[0, 0, :, :])
     half = 0.5 * (cells[-1:, :] + 1.0)  # sides are even
     return (cells - half)[None, :, :]
-
-
-def cut(rows: Array, count: int) -> list[Array]:
-    """Cut the last axis of (n, count * d) into equal parts."""
-    d = rows.shape[1] // count
-    return [rows[:, i * d : (i + 1) * d] for i in range(count)]
 
 
 def split_rows(rows: Array) -> TokenRows:
@@ -279,7 +272,7 @@ def add_layers(
     eps: float,
 ) -> Array:
     """Add attention and the feed-forward layer to tokens (n, l, d), of which `length` are text."""
-    scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut(rows, 4))
+    scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut_width(rows, 4))
     h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
     h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
@@ -329,11 +322,11 @@ def project(
     ops: Backend, p: Params, x: Array, waves: Array, config: QwenImage21Config
 ) -> tuple[Array, Array, Array]:
     """Return queries and keys, normalised and turned, and values of tokens (n, l, d)."""
-    heads, half = config.num_attention_heads, config.attention_head_dim // 2
+    heads = config.num_attention_heads
     q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
     q = rms_norm(ops, p.norm_q, q, config.eps)
     k = rms_norm(ops, p.norm_k, k, config.eps)
-    cos, sin = waves[..., :half], waves[..., half:]
+    cos, sin = cut_width(waves, 2)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     return q, k, v
 

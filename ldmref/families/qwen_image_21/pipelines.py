@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
 
@@ -12,15 +13,16 @@ TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
-    Without padding the pipeline passes no mask.
+    Without padding the pipeline passes no mask; with it, images begin behind the padding.
     """
     import torch
 
     states = arguments["encoder_hidden_states"]
     mask = arguments.get("encoder_hidden_states_mask")
+    start = {} if mask is None else {IMAGE_START: torch.full(states.shape[:1], states.shape[1])}
     if mask is None:
         mask = torch.ones(states.shape[:2])
-    return {
+    return start | {
         "sample": arguments["hidden_states"],
         "timestep": STEPS * arguments["timestep"],
         "encoder_hidden_states": states,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.pipeline.ledger import KIND, Ledger
+from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.trace import torch_names as known
 from ldmref.trace.calls import TraceCall
@@ -25,6 +26,8 @@ from ldmref.trace.torch_arguments import UnknownArgument, restore_arguments
 CODE = "E-AGAINST"
 MAX_LISTED = 5
 FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
+TIME = "temb"  # what residual blocks read of the time, unless their projection of it is None
+TIME_PROJECTION = "time_emb_proj"
 HOST = "no module computes it"
 UNUSED = "no argument or result of the module has this name"
 
@@ -62,21 +65,17 @@ class ModuleOriginal:
         """
         if call.is_host:
             return []
-        name, method = self._find(call)
+        name, _ = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
-        copies = self._copies.get((name, dtype))
-        if copies is None:
-            copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
         judge = Judge(call, dtype)
-        replay = ModuleReplay(copies, port, call, judge)
-        problem = _replay(replay, port, call, method)
+        replay, problem = self.follow(port, call, dtype, judge)
         rows = [*judge.rows, *_rest(replay, port, call)]
         recorded = {entry.layer for entry in port.of_call(call) if entry.layer}
         unknown = sorted(recorded - replay.visited)
         if unknown:
             listed = abbreviated(unknown, MAX_LISTED)
-            kind = type(copies.module).__name__
+            kind = type(replay.copies.module).__name__
             text = f"{len(unknown)} layers are not in the run of {kind}: {listed}"
             gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
         if problem:
@@ -84,6 +83,27 @@ class ModuleOriginal:
         elif not rows:
             rows.append(Row(call, "", verdict=UNKNOWN, note="nothing of it was recorded"))
         return rows
+
+    def follow(
+        self, port: Trace, call: TraceCall, dtype: str, observer: PointObserver
+    ) -> tuple[ModuleReplay, str]:
+        """Run the network of a call in float64, and show an observer every recorded array.
+
+        Args:
+            port: The trace.
+            call: The call, of a network that was given.
+            dtype: The number format of the port.
+            observer: The judge.
+
+        Returns:
+            The run, and why it could not be completed; "": it was.
+        """
+        name, method = self._find(call)
+        copies = self._copies.get((name, dtype))
+        if copies is None:
+            copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
+        replay = ModuleReplay(copies, port, call, observer)
+        return replay, _replay(replay, port, call, method)
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""
@@ -135,8 +155,9 @@ def _replay(replay: ModuleReplay, port: Trace, call: TraceCall, method: str) -> 
 
 def _replay_alone(replay: ModuleReplay, port: Trace, layer: WatchedLayer, entry: TraceEntry) -> str:
     """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
+    unread = {TIME} if getattr(layer.module, TIME_PROJECTION, layer) is None else set()
     try:
-        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind)
+        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind, unread)
         replay.run_alone(layer, arguments)
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
@@ -160,6 +181,7 @@ def _arguments(
     entry: TraceEntry,
     function: Callable[..., Any],
     kind: str = "",
+    unread: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the recorded arguments of a call by name, as tensors of float64.
 
@@ -169,6 +191,7 @@ def _arguments(
         entry: The network or layer.
         function: What is called.
         kind: The kind of the layer.
+        unread: Arguments that it does not read, which are None if they were not recorded.
 
     Raises:
         UnknownArgument: An argument was not recorded.
@@ -189,7 +212,7 @@ def _arguments(
     described = entry.attributes.get("arguments")
     if described is not None:
         return restore_arguments(described, read)
-    return _by_role(entry, read, function, kind)
+    return _by_role(entry, read, function, kind, unread)
 
 
 def _by_role(
@@ -197,6 +220,7 @@ def _by_role(
     read: Callable[[str], torch.Tensor | None],
     function: Callable[..., Any],
     kind: str,
+    unread: Collection[str],
 ) -> dict[str, Any]:
     """Return arguments by their roles alone: `x.0`, `x.1` are a list."""
     parameters = list(inspect.signature(function).parameters.values())
@@ -219,6 +243,7 @@ def _by_role(
     needed = [
         p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
+    found |= {name: None for name in needed if name in unread and name not in found}
     missing = [name for name in needed if name not in found]
     if missing:
         raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")

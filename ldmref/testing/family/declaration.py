@@ -102,7 +102,8 @@ def _broken_networks(subject: Subject, config: ModelConfig) -> Iterator[str]:
 def _broken_arguments(network: DeclaredNetwork) -> Iterator[str]:
     """Yield what does not fit between a declaration and its function."""
     parameters = inspect.signature(network.function).parameters
-    declared = [*network.settings, *(x.argument for x in network.inputs)]
+    arrays = (*network.inputs, *network.optional)
+    declared = [*network.settings, *(x.argument for x in arrays)]
     for name in declared:
         if name not in network.arguments:
             yield f"{unknown(name, network.arguments, 'argument')} of its function"
@@ -110,7 +111,7 @@ def _broken_arguments(network: DeclaredNetwork) -> Iterator[str]:
     for name in needed:
         if name not in declared:
             yield f"its function needs {name!r}, which is neither an input nor a setting"
-    roles = [x.role for x in network.inputs]
+    roles = [x.role for x in arrays]
     for role in {role for role in roles if roles.count(role) > 1}:
         yield f"two inputs are called {role!r}"
 

@@ -4,6 +4,7 @@
 import { readRecord, RecordError } from "../record.js";
 import { fill, h } from "../dom.js";
 import { sentence } from "../notify.js";
+import { createArcs } from "./arcs.js";
 import { createAtlas } from "./atlas.js";
 import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
@@ -14,7 +15,7 @@ import { createComparison, createRunPanels } from "./panels.js";
 import { NUMBERS, describePosition } from "./plain.js";
 import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
-import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs, wrongInView } from "./specs.js";
+import { describeRequest, isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs, wrongInView } from "./specs.js";
 import { createStrips } from "./strips.js";
 import { acceptFiles, acceptKeys, debounce, letter } from "./tools.js";
 import { firstStep } from "./tour_stops.js";
@@ -61,10 +62,11 @@ export function createExplorer(element, { source, place, notify }) {
   const words = createWords(setView);
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
+  const arcs = createArcs({ source, onChoose: (steps) => setView({ arcs: steps }) });
   const atlas = createAtlas({ source, change: setView });
   const file = h("input", { type: "file", accept: `.safetensors,.ldmrun${source.inspect ? ",image/*" : ""}`, class: "sr", tabindex: -1, "aria-label": "Record file" });
   const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
-  const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
+  const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element, arcs.element));
   const ofRun = [guide.story.element, guide.overview, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
   fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, atlas.element, showExplanations(element));
   element.classList.add("explorer");
@@ -110,6 +112,8 @@ export function createExplorer(element, { source, place, notify }) {
     curves.show(shown);
     const canCompute = Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts);
     truth.show(shown, canCompute);
+    const main = shown.find((one) => one.main);
+    arcs.show(main, view.arcs, runs.specs[main.index].texts ? describeRequest(runs.specs, main.index) : null);
     if (view.truth && canCompute) shown.forEach(({ index }) => computeTruth(index));
     compared.forEach((part) => (part.hidden = shown.length < 2));
     draw();
@@ -137,6 +141,7 @@ export function createExplorer(element, { source, place, notify }) {
     words.show(shown, view);
     curves.mark(k);
     truth.mark(k);
+    arcs.mark(k);
     controls.setStep(index, k, run);
     shown.forEach((one, i) => decoder.request(one.run, one.k, (name, image) => showDecoded(one, i, name, image), !scrubber.playing));
   }

@@ -114,6 +114,14 @@ export const FORMULAS = {
     page: "math/samplers",
     section: "One coordinate system",
   },
+  arc: {
+    title: "An arc of the flow map",
+    formula: () => row(sub(i("x"), i("r")), o("="), i("cos"), o("("), i("t"), o("−"), i("r"), o(")"), sub(i("x"), i("t")), o("−"), i("sin"), o("("), i("t"), o("−"), i("r"), o(")"), bar(i("v"))),
+    text: "A step of the map from the angle t to the angle r: a rotation by its mean velocity, the average over the whole arc. A sampler takes the velocity at t instead, which is right only for a small step. The angle is that of the mixture cos(t) picture + sin(t) noise. The drawing is the plane of the run's noise and its finished picture; what lies across it is not seen, but counts in the numbers.",
+    names: ["trigflow_step", "trigflow_average_velocity"],
+    page: "math/flow_maps",
+    section: "TrigFlow",
+  },
   local: {
     title: "The local error of a step",
     formula: () =>

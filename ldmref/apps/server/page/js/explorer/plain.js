@@ -73,6 +73,7 @@ export const NUMBERS = {
   sigma: "σ, sigma: how strong the noise is, where the numbers of the picture itself have a size of about 1. In a flow model the picture then counts 1 − σ.",
   path: "A state is a mixture: the numbers of the picture times alpha, plus noise times sigma. Both are here in the scale that the network reads.",
   truth: "How far the run is from the exact path from the same noise, and the error of the next step alone. 0 is no error.",
+  arcs: "The angle between two directions in the space of all numbers of the latent: 0° is the same direction. The distance is a root mean square, where the numbers have a size of about 1.",
   share: "At each place the attention adds up to 100 %: to the words, and to the beginning, the end and the padding of the text; in a transformer also to the other places of the image.",
 };
 

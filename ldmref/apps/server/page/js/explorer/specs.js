@@ -8,17 +8,18 @@
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
 // open (a part of the overview), tour (its stop),
 // word2 (that of the second run, if it is another one),
-// pair, part, fixed, smooth, truth (compute the truth line) and the group atlas (its panel; see atlas.js).
+// pair, part, fixed, smooth, truth (compute the truth line), arcs (the steps of the flow map) and the group atlas (its panel; see atlas.js).
 
 import { explainWeights, weightsOf } from "../adapters.js";
 import { toText } from "../schema.js";
 import { PARTS } from "./parts.js";
 
 const STOPS = 8; // of the tour
+export const ARCS = [1, 2, 4]; // numbers of steps of the flow map
 const RESERVED = new Set(["of", "from", "model"]);
 const LORA = "lora."; // before the name of a LoRA in a group
 const SECOND_PASS = /^upscale/; // parameters of a second pass: what is explored is the first one
-export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false, atlas: null };
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false, arcs: 0, atlas: null };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
@@ -48,6 +49,7 @@ export function readSpecs(state) {
     fixed: state.fixed === "1",
     smooth: state.smooth === "1",
     truth: state.truth === "1",
+    arcs: ARCS.includes(Number(state.arcs)) ? Number(state.arcs) : 0,
     atlas: typeof state.atlas === "object" ? { ...state.atlas } : null,
   };
   if (view.with === view.show) view.with = null;
@@ -60,6 +62,7 @@ export function wrongInView(state) {
   const wrong = [];
   if (view.open && !PARTS.some(({ key }) => key === view.open)) wrong.push(`there is no part “${view.open}”`);
   if (state.tour && !view.tour && state.tour !== "0") wrong.push(`the tour has no stop “${state.tour}”`);
+  if (state.arcs && !view.arcs && state.arcs !== "0") wrong.push(`the map has no arcs of “${state.arcs}” steps`);
   if (state.step && view.step === null) wrong.push(`there is no step “${state.step}”`);
   return wrong;
 }
@@ -99,6 +102,7 @@ export function writeSpecs(specs, view) {
     fixed: view.fixed ? "1" : null,
     smooth: view.smooth ? "1" : null,
     truth: view.truth ? "1" : null,
+    arcs: view.arcs || null,
     atlas: view.atlas,
   };
   if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;

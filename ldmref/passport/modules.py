@@ -1,0 +1,290 @@
+"""Kits of modules of PyTorch that ldmref has no definition of.
+
+A kit holds what a module computes from given inputs. A port of it is compared with the outputs in
+the kit, without PyTorch, or judged by the module itself, layer by layer and with causes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldmref.cases.described_folder import write_into
+from ldmref.cases.trace_cases import write_calls
+from ldmref.cases.trace_runs import RecordedRun
+from ldmref.errors import UsageError
+from ldmref.io.atomic import atomic_folder
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.locate.against import diff_modules, find_networks, record_reference
+from ldmref.locate.findings import DiffReport
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.original import PortOriginal
+from ldmref.locate.points import PointObserver
+from ldmref.locate.unfit import first_line
+from ldmref.passport.kit import (
+    CHECKPOINT,
+    FLOORS,
+    KIT_FOLDER,
+    MANIFEST,
+    TRACE,
+    VERSION,
+    Kit,
+    kit_text,
+    read_kit,
+)
+from ldmref.passport.make import floors_text, tensors_file, write_wrong
+from ldmref.passport.recorded import CODE, FORMATS, WIDE
+from ldmref.passport.wrong import DTYPE, wrong_dumps
+from ldmref.support.version import __version__
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, tensor_name
+
+if TYPE_CHECKING:
+    import torch
+
+NETWORK = "transformer"  # the name of a module that was given without one
+MAKE = "let it return (module, {ARGUMENT: value}), or {NAME: (module, {ARGUMENT: value})}"
+README = """A passport kit of ldmref: a module of PyTorch, and all that a port of it must compute.
+
+kit.json                 what this is, the wrong dumps, the SHA-256 of each file
+checkpoint/              the parameters of each network, under the module's own names
+trace/trace.safetensors  a run in float64: CALL//input.NAME and CALL//output of each network, and
+                         CALL/LAYER/output of every named layer, where large rounded to float32
+trace/trace.json         the layers in their order, and the arguments that are no tensors
+floors.json              the error of each output if the whole run is computed in each of the
+                         formats: the largest difference over the largest value. A port may have
+                         16 times that.
+wrong/FAULT.safetensors  for each known fault, a dump of a port that has it
+
+Give your port the parameters and the inputs of each network. Write what it computes under the names
+of the trace, with the inputs of layers if you can, and let it be judged:
+
+    ldmref passport check DUMP --kit THIS_FOLDER [--against MODULE:FUNCTION]
+
+docs/passport.md of ldmref describes it.
+"""
+
+
+@dataclass(frozen=True)
+class GivenModule:
+    """A module with the arguments of the call that a kit records.
+
+    Attributes:
+        module: The module.
+        arguments: The arguments by name.
+    """
+
+    module: torch.nn.Module
+    arguments: Mapping[str, Any] = field(repr=False)
+
+
+def read_modules(made: Any) -> dict[str, GivenModule]:
+    """Return what a function `make` returned, by the names of networks.
+
+    Raises:
+        UsageError: It is neither (module, arguments) nor a mapping of such pairs.
+        BackendUnavailable: PyTorch is not installed.
+    """
+    named = made if isinstance(made, Mapping) else {NETWORK: made}
+    found = {}
+    for name, pair in named.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping)):
+            message = f"a kit of a module needs its inputs, and {type(pair).__name__} has none"
+            raise UsageError(message, code=CODE, hint=MAKE)
+        found[str(name)] = GivenModule(find_networks(pair[0])[""], dict(pair[1]))
+    return found
+
+
+def make_module_kit(name: str, made: Any, folder: str | Path, *, overwrite: bool = False) -> Kit:
+    """Write the kit of a module of PyTorch to a folder.
+
+    Two runs on one machine write the same bytes, if the module and its inputs are the same.
+
+    Args:
+        name: The name of the kit, such as the `MODULE:FUNCTION` that made the module.
+        made: The module and the arguments of its call by name, `(module, arguments)`; or a mapping
+            of such pairs by the names of networks.
+        folder: The folder to write.
+        overwrite: Whether to replace a folder that holds a kit.
+
+    Returns:
+        The kit that was written.
+
+    Raises:
+        UsageError: `made` is something else, or a module is compiled or cannot run in float64.
+        OutputError: The folder exists (unless it is empty, or a kit and `overwrite`).
+        BackendUnavailable: PyTorch is not installed.
+
+    >>> import tempfile
+    >>> import torch
+    >>> from ldmref.passport import make_module_kit
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+    >>> folder = tempfile.mkdtemp()
+    >>> kit = make_module_kit("mlp", (net, {"input": torch.ones(3, 4)}), folder)
+    >>> kit.networks, "transformer.000/2" in [entry.name for entry in kit.trace.entries]
+    (('transformer',), True)
+    """
+    folder = Path(folder)
+    modules = read_modules(made)
+    KIT_FOLDER.check_writable(folder, overwrite, lambda path: read_kit(path).digests)
+    with atomic_folder(folder) as temporary:
+        kit = _write(temporary, name, modules)
+    return replace(kit, folder=folder)
+
+
+def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
+    digests: dict[str, str] = {}
+    write = write_into(folder, digests)
+    exact = record_modules(modules, "float64")
+    write("README.txt", README.encode())
+    for network, part in modules.items():
+        write(f"{CHECKPOINT}/{network}.safetensors", tensors_file(parameters_of(part.module)))
+    stored = _stored_run(exact)
+    write_calls(write, TRACE, stored)
+    floors = {dtype: _floors(exact, modules, dtype) for dtype in FORMATS}
+    write(FLOORS, floors_text(floors, floors[FORMATS[0]]).encode())
+    original = FollowedModules({network: part.module for network, part in modules.items()})
+    dumps, left_out = wrong_dumps(exact, original)
+    wrong = write_wrong(write, dumps)
+    digests = dict(sorted(digests.items()))
+    kit = Kit(folder, name, VERSION, digests, wrong, networks=tuple(modules))
+    described = {
+        "nodes": sum(bool(entry.outputs) for entry in stored.entries),
+        "faults": len(wrong),
+        "faults_left_out": left_out,
+    }
+    (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
+    return kit
+
+
+def record_modules(modules: Mapping[str, GivenModule], dtype: str) -> Trace:
+    """Return the trace of one call of each module in a number format.
+
+    Raises:
+        UsageError: A module cannot run in it.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    entries = []
+    for name, part in modules.items():
+        try:
+            run = record_reference(part.module, part.arguments, dtype, call=name)
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = f"{name} cannot run in {dtype}: {first_line(error)}"
+            raise UsageError(message, code=CODE, hint="run it alone to see where") from error
+        tensors |= {key: np.asarray(x) for key, x in run.tensors.items()}
+        entries += run.entries
+    return Trace(tensors, tuple(entries))
+
+
+def parameters_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the parameters and buffers of a module by name; bfloat16 as float32."""
+    found = {}
+    for name, x in module.state_dict().items():
+        narrow = x.is_floating_point() and x.element_size() < 4
+        found[name] = (x.float() if narrow else x).detach().cpu().numpy()
+    return found
+
+
+def _stored_run(exact: Trace) -> RecordedRun:
+    """Return what a kit stores: outputs of layers, and inputs and outputs of networks."""
+    entries = [
+        replace(entry, inputs={}, attributes={}) if entry.layer else entry
+        for entry in exact.entries
+    ]
+    whole = {name for entry in entries if not entry.layer for name in _names(entry)}
+    tensors = {}
+    for name in dict.fromkeys(name for entry in entries for name in _names(entry)):
+        x = np.asarray(exact.tensors[name])
+        large = x.dtype == np.float64 and x.size > WIDE and name not in whole
+        tensors[name] = x.astype(np.float32) if large else x
+    manifest = {"model": {}, "backend": {"name": "torch"}, "dtype": "float64", "complete": True}
+    return RecordedRun(tensors, entries, manifest)
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return (*entry.inputs.values(), *entry.outputs.values())
+
+
+def _floors(exact: Trace, modules: Mapping[str, GivenModule], dtype: str) -> dict[str, float]:
+    """Return the error of each output in a format; {} for a format in which the modules fail."""
+    try:
+        low = record_modules(modules, dtype)
+    except UsageError:
+        return {}
+    found = {}
+    for entry in exact.entries:
+        other = low.find(entry.call, entry.layer)
+        for role, stored in () if other is None else other.outputs.items():
+            expected = np.asarray(exact.tensors[entry.outputs[role]])
+            got = np.asarray(low.tensors[stored])
+            if expected.dtype.kind == "f" and got.shape == expected.shape:
+                name = tensor_name(entry.call, entry.layer, "output", role)
+                found[name] = relative_error(got, expected)
+    return found
+
+
+class FollowedModules:
+    """Modules as the original of ports whose right run is followed.
+
+    Args:
+        networks: The modules by name.
+    """
+
+    def __init__(self, networks: Mapping[str, torch.nn.Module]):
+        from ldmref.locate.modules.original import ModuleOriginal
+
+        self.networks = networks
+        self.original = ModuleOriginal(networks)
+
+    def follow(self, port: Trace, call: TraceCall, observer: PointObserver) -> None:
+        """Run a call in float64, and show the observer every recorded array."""
+        self.original.follow(port, call, "float64", observer)
+
+    def judge(self, port: Trace) -> DiffReport:
+        """Judge a dump of a port in `DTYPE`."""
+        return diff_modules(port, self.networks, dtype=DTYPE)
+
+
+def module_original(kit: Kit, made: Any) -> PortOriginal:
+    """Return the modules of a kit, with the kit's parameters, as the original of its ports.
+
+    Args:
+        kit: The kit of modules.
+        made: What `make_module_kit` took; the inputs may be left out. Modules are copied.
+
+    Raises:
+        UsageError: They are other networks, or have other parameters.
+        BackendUnavailable: PyTorch is not installed.
+    """
+    named = made if isinstance(made, Mapping) else {NETWORK: made}
+    modules = {
+        str(name): find_networks(part[0] if isinstance(part, tuple) else part)[""]
+        for name, part in named.items()
+    }
+    if modules.keys() != {*kit.networks}:
+        listed = ", ".join(kit.networks)
+        message = f"the kit has the networks {listed}, and not {', '.join(modules)}"
+        raise UsageError(message, code=CODE, hint=MAKE)
+    from ldmref.locate.modules.original import ModuleOriginal
+
+    return ModuleOriginal({name: _with_parameters(kit, name, x) for name, x in modules.items()})
+
+
+def _with_parameters(kit: Kit, name: str, module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a module with the parameters of a kit."""
+    from ldmref.locate.modules.arrays import to_tensor
+
+    stored = dict(TensorFile(kit.folder / CHECKPOINT / f"{name}.safetensors"))
+    made = copy.deepcopy(module)
+    state = made.state_dict()
+    shapes = {key: tuple(x.shape) for key, x in state.items()}
+    if shapes != {key: np.shape(x) for key, x in stored.items()}:
+        message = f"{name} has other parameters than the kit's checkpoint"
+        raise UsageError(message, code=CODE, hint="give the function that made the kit")
+    made.load_state_dict({key: to_tensor(np.asarray(stored[key]), x) for key, x in state.items()})
+    return made
