@@ -34,7 +34,7 @@ from ldmref.errors import InputError, LdmrefError, OutputError, UsageError
 from ldmref.explore.preview import preview_matrix
 from ldmref.export.networks import NetworkExport, list_networks
 from ldmref.io.atomic import atomic_folder
-from ldmref.models.params import tree_map
+from ldmref.models.params import flatten, tree_map
 from ldmref.prompts.emoji import SELECTOR, named_emoji
 from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.samplers.schedule import sampling_sigmas
@@ -81,12 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--map", help="a flow map of the embedded model, to draw while one types")
     parser.add_argument("--runtime", type=Path, help=f"{PACKAGE}-{VERSION}.tgz of the npm registry")
     options = parser.parse_args(arguments)
     try:
         require_target(options.output)
         package = options.runtime or fetch_runtime(cache_folder())
-        manifest = write_site(ldmref.load(backend="numpy"), options.output, package)
+        flow_map = ldmref.load(options.map, backend="numpy") if options.map else None
+        manifest = write_site(ldmref.load(backend="numpy"), options.output, package, flow_map)
     except LdmrefError as error:
         notes = [f"error: {error}", *getattr(error, "__notes__", ())]
         print("\n".join(notes), file=sys.stderr)
@@ -96,14 +98,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write_site(model: ldmref.LatentDiffusion, folder: Path, package: Path) -> dict[str, Any]:
+def write_site(
+    model: ldmref.LatentDiffusion,
+    folder: Path,
+    package: Path,
+    flow_map: ldmref.LatentDiffusion | None = None,
+) -> dict[str, Any]:
     """Write pages, runtime and model into a folder, and return the model's manifest."""
     require_target(folder)
     require_supported(model)
+    if flow_map is not None:
+        require_map(flow_map, model)
     with atomic_folder(folder) as temporary:
         runtime = unpack_runtime(package, temporary / "runtime")
         copy_pages(temporary)
-        return write_model(model, temporary / "model", runtime)
+        return write_model(model, temporary / "model", runtime, flow_map)
 
 
 def require_target(folder: Path) -> None:
@@ -132,6 +141,33 @@ def require_supported(model: ldmref.LatentDiffusion) -> None:
     if missing:
         message = f"{config.name!r} does not have {missing[0]}, which the browser pages need"
         raise UsageError(message, code="E-EXPORT", hint="ldmref export onnx exports every model")
+
+
+def require_map(flow_map: ldmref.LatentDiffusion, model: ldmref.LatentDiffusion) -> None:
+    """Refuse what is no flow map of the model, or has another encoder, decoder or schedule."""
+    same = (
+        flow_map.config.denoiser.is_flow_map,
+        np.array_equal(
+            sampling_sigmas(flow_map.config.scheduler), sampling_sigmas(model.config.scheduler)
+        ),
+        flow_map.config.scheduler.spacing == "trailing",
+        *(
+            digest_of(flow_map.params[name]) == digest_of(model.params[name])
+            for name in ("text_encoder", "vae")
+        ),
+    )
+    if not all(same):
+        message = f"{flow_map.config.name!r} is no flow map of {model.config.name!r}"
+        hint = "ldmref finetune distill makes one"
+        raise UsageError(message, code="E-EXPORT", hint=hint)
+
+
+def digest_of(params: Any) -> str:
+    """Return the SHA-256 of parameters as float32."""
+    digest = hashlib.sha256()
+    for name, value in sorted(flatten(params).items()):
+        digest.update(name.encode() + np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
 
 
 # -- the runtime --------------------------------------------------------------------------------
@@ -212,7 +248,10 @@ def unpack_runtime(package: Path, folder: Path) -> dict[str, Any]:
 
 
 def write_model(
-    model: ldmref.LatentDiffusion, folder: Path, runtime: Mapping[str, Any]
+    model: ldmref.LatentDiffusion,
+    folder: Path,
+    runtime: Mapping[str, Any],
+    flow_map: ldmref.LatentDiffusion | None = None,
 ) -> dict[str, Any]:
     """Write networks, tokenizer and manifest, and return the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,13 +268,23 @@ def write_model(
         "networks": networks,
         "download_bytes": sum(part["bytes"] for part in parts),
     }
+    if flow_map is not None:
+        manifest["flow_map"] = write_map(flow_map, folder)
     text = json.dumps(manifest, indent=1) + "\n"
     (folder / "manifest.json").write_text(text, "utf-8")
     return manifest
 
 
+def write_map(flow_map: ldmref.LatentDiffusion, folder: Path) -> dict[str, Any]:
+    """Write the U-Net of a flow map, which the pages load when it is asked for."""
+    networks = list_networks(flow_map.config)
+    [unet] = [network for network in networks if network.name == "unet"]
+    network = write_network(flow_map, unet, folder, "flow_map")
+    return {"name": flow_map.config.name, "sha256": flow_map.sha256, "network": network}
+
+
 def write_network(
-    model: ldmref.LatentDiffusion, network: NetworkExport, folder: Path
+    model: ldmref.LatentDiffusion, network: NetworkExport, folder: Path, name: str = ""
 ) -> dict[str, Any]:
     """Write one network with its weights in float16; it computes in float32."""
 
@@ -244,7 +293,7 @@ def write_network(
         return array.astype(np.float16) if array.dtype.kind == "f" else array
 
     graph = network.trace(tree_map(half, model.params[network.params]))
-    path = folder / f"{network.name}.onnx"
+    path = folder / f"{name or network.name}.onnx"
     path.write_bytes(make_model(graph, "embedded").SerializeToString())
     return describe(path)
 

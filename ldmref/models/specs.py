@@ -51,6 +51,17 @@ def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> 
     }
 
 
+def normalized_attention_spec(d: int, head: int) -> Spec:
+    """Return the shapes of attention without biases, whose queries and keys are normalised.
+
+    `head` is the width of a head.
+    """
+    square = linear_spec(d, d, False)
+    projections: Spec = {name: square for name in ("to_q", "to_k", "to_v")}
+    norms: Spec = {name: {"weight": (head,)} for name in ("norm_q", "norm_k")}
+    return {**projections, **norms, "to_out": {"0": square}}
+
+
 def attention_block_spec(c: int) -> Spec:
     """Return the shapes of group_norm, to_q, to_k, to_v and to_out.0, with biases."""
     return {"group_norm": norm_spec(c)} | attention_spec(c, bias=True)

@@ -78,6 +78,21 @@ def tanh_gelu(x: Array) -> Array:
     return half
 
 
+def cut_width(x: Array, count: int) -> list[Array]:
+    """Cut the last axis into equal parts; x: (..., count * d) -> (..., d) each."""
+    d = x.shape[-1] // count
+    return [x[..., i * d : (i + 1) * d] for i in range(count)]
+
+
+def gate_halves(ops: Backend, x: Array) -> Array:
+    """Return silu(a) b of (a, b); x: (..., 2 d) -> (..., d).
+
+    SwiGLU of Shazeer 2020, arXiv:2002.05202, section 2, after its matrices.
+    """
+    gate, value = cut_width(x, 2)
+    return ops.silu(gate) * value
+
+
 def attend_jointly(
     ops: Backend, first: Heads, second: Heads, turn: Callable[[Array], Array] | None = None
 ) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.cases.network_cases import network_case
 from ldmref.cases.shrink import shrink
-from ldmref.export.networks import list_networks
+from ldmref.export.networks import export_network, list_networks
 from ldmref.families.auxiliary import auxiliary_networks, describe_classifier
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
@@ -115,3 +115,13 @@ def test_a_classifier_is_declared_as_well():
     config = ClassifierConfig(block_out_channels=(8, 12), norm_num_groups=4, class_names=("a", "b"))
     case = network_case("", describe_classifier(config))
     assert case.name == "classifier" and [*case.inputs] == ["x", "t"]
+
+
+def test_optional_arrays_are_left_out_of_cases_and_graphs():
+    """A call may have them by name, as that of Qwen-Image 2.1 for the place of its images."""
+    network = ldmref.random_model("qwen-image-2.1-tiny").denoiser
+    found = network.input_of("image_start")
+    assert found is not None and network.role_of("image_start") == found.role
+    assert "image_start" in network.defaults and found not in network.inputs
+    assert "image_start" not in {x.name for x in export_network(network).inputs}
+    assert "image_start" not in network_case("", network).inputs

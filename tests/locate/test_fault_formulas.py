@@ -215,6 +215,9 @@ def test_linear_layers_with_other_parameters():
     (halves,) = faulty(products.swapped_halves, call).values()
     assert np.array_equal(halves, np.concatenate([y[..., 3:], y[..., :3]], axis=-1))
     assert not faulty(products.swapped_halves, of_linear(5))
+    assert not faulty(products.swapped_halves, of_linear(9)) and faulty(
+        products.swapped_halves, of_linear(4)
+    )
 
 
 def test_a_convolution_has_its_channels_exchanged():

@@ -105,3 +105,16 @@ def test_a_port_takes_the_request_of_its_reference():
         assert with_request(port, asked) is port
     port = build_trace({})
     assert with_request(port, None) is port and with_request(port, port) is port
+
+
+def test_each_thing_that_a_recording_lacks_is_a_gap():
+    whole = {"unet.000/a/output": np.zeros(3)}
+    assert not find_gaps(build_trace(whole))
+    for manifest, said in (
+        ({"complete": False}, "stopped"),
+        ({"missing_tensors": ["first", "second"]}, "2 tensors"),
+        ({"left_out": {"vae.decode": "too large"}}, "vae.decode (too large)"),
+        ({"unknown_names": ["third"]}, "third"),
+    ):
+        (gap,) = find_gaps(build_trace(whole, manifest))
+        assert said in gap

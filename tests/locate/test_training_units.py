@@ -81,3 +81,15 @@ def test_losses_of_training():
     assert losses_of(squares, recipe=snr)[0][2] == "the plain squared error"
     assert losses_of(weights * squares)[0][2] == "min-SNR with gamma 5"
     assert losses_of(squares, recipe={"loss": "other"})[0][1] == "not judged"
+
+
+def test_each_training_step_is_judged_or_said_not_to_be():
+    steps = {f"train.{i:03}": {"input.timesteps": T} for i in range(3)}
+    steps["train.001"] = {"input.x0": IMAGES}
+    rows = [*training.judge_training(context_of(steps))]
+    assert [(row.call, row.verdict) for row in rows] == [("train.001", "not judged")]
+    steps["train.002"] |= {"input.x0": IMAGES, "input.noise": NOISE, "input.x_t": IMAGES}
+    rows = [*training.judge_training(context_of(steps))]
+    assert [(row.call, row.verdict) for row in rows] == [
+        ("train.001", "not judged"), ("train.002", "differs"),
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from page_checks import find_serious
+from small_models import save_map
 from static_site import serve_folder
 
 import ldmref
@@ -35,7 +36,9 @@ def site(tmp_path_factory):
     except LdmrefError as error:
         pytest.skip(f"the model in a browser: onnxruntime-web cannot be had ({error})")
     folder = tmp_path_factory.mktemp("export") / "browser"
-    write_site(ldmref.load(backend="numpy"), folder, package)
+    model = ldmref.load(backend="numpy")
+    save_map(folder.parent / "map", model)
+    write_site(model, folder, package, ldmref.load(folder.parent / "map", backend="numpy"))
     with serve_folder(folder) as address:
         yield address, folder
 
@@ -108,6 +111,26 @@ def test_steps_are_shown_and_decoded(site, requests_of):
     for name in ("x", "x0_uncond", "x0_cond", "x0"):
         page.locator(f"[data-image={name}] canvas[data-kind=decoded]").wait_for()
     page.locator(".br-frame canvas[data-kind=decoded]").nth(4).wait_for()
+    assert find_serious(page) == []
+
+
+def test_the_map_draws_what_is_typed(site, requests_of):
+    """In two steps, with the seed of the widget, as Python does; the newest prompt is the last."""
+    address, folder = site
+    page, seen = requests_of(f"{address}/knobs.html")
+    knob = page.locator("[data-knob=model]")
+    prompt = knob.get_by_label("prompt", exact=True)
+    prompt.fill("a dog")
+    assert not any("flow_map" in url for url in seen)
+    knob.get_by_label("draw while I type").check()
+    knob.get_by_role("img", name="Draft: a dog", exact=True).wait_for()
+    prompt.press("End")
+    prompt.press_sequentially(" on blue ")
+    knob.get_by_role("img", name="Draft: a dog on blue", exact=True).wait_for()
+    found = image_of(page, ".knob-draft canvas").astype(int)
+    flow_map = ldmref.load(folder.parent / "map", backend="numpy")
+    expected = modes.txt2img(flow_map, "a dog on blue", seed=1, steps=2)
+    assert np.abs(found - np.asarray(expected.images[0])).max() <= 2
     assert find_serious(page) == []
 
 

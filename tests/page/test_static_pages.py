@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from page_checks import find_serious
+from small_models import save_map
 from static_site import CORE, serve_folder
 
 import ldmref
 from ldmref.errors import InputError, OutputError, UsageError
+from ldmref.models.params import tree_map
 
 PAGES = CORE.parent.parent
 PHONE = {"viewport": {"width": 375, "height": 812}, "has_touch": True}
@@ -257,6 +259,20 @@ def test_other_models_are_refused():
 
     with pytest.raises(UsageError, match="'tiny' does not have trailing timesteps down to 0"):
         require_supported(ldmref.random_model("tiny", backend="numpy"))
+
+
+def test_what_is_no_map_of_the_model_is_refused(tmp_path):
+    from make_browser_model import require_map
+
+    model = ldmref.load(backend="numpy")
+    save_map(tmp_path / "map", model)
+    flow_map = ldmref.load(tmp_path / "map", backend="numpy")
+    require_map(flow_map, model)
+    with pytest.raises(UsageError, match="'emoji-128' is no flow map of 'emoji-128'"):
+        require_map(model, model)
+    vae = tree_map(lambda x: x * 2, flow_map.params["vae"])
+    with pytest.raises(UsageError, match="'emoji-128-flow-map' is no flow map"):
+        require_map(flow_map.with_params({"vae": vae}, flow_map.backend), model)
 
 
 def test_a_folder_of_something_else_is_kept(tmp_path, capsys):

@@ -20,6 +20,16 @@ export class Client {
     return this.call(request, ({ loaded, total }) => onProgress(loaded, total)).promise;
   }
 
+  /** Load the flow map of the loaded model; `onProgress(done, total)` counts bytes. */
+  loadMap(onProgress = () => {}) {
+    return this.call({ action: "map", model: MODEL }, ({ loaded, total }) => onProgress(loaded, total)).promise;
+  }
+
+  /** Draw by the flow map: {prompt, seed, steps}. Returns a promise of {rgba, width, height}. */
+  draw(request) {
+    return this.call({ action: "draw", request }, () => {}).promise;
+  }
+
   /** Generate; `onEvent` gets each event of `Model.generate`. Returns {promise, stop}. */
   generate(request, onEvent) {
     return this.call({ action: "generate", request }, onEvent);

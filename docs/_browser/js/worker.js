@@ -3,7 +3,7 @@
 // Messages to it are {id, action, ...}; answers carry the same id, and the last one of an action has
 // `done` or `error`.
 
-import { loadModel } from "./core/model.js";
+import { loadMap, loadModel } from "./core/model.js";
 
 const stopped = new Set();
 let loading = null;
@@ -30,6 +30,16 @@ const ACTIONS = {
       if (stopped.has(id)) return { cancelled: true };
     }
     return { cancelled: false };
+  },
+
+  async map({ model: folder }, answer) {
+    await loadMap(await loading, folder, (done, total) => answer({ kind: "bytes", loaded: done, total }));
+    return {};
+  },
+
+  async draw({ request }) {
+    const model = await loading;
+    return model.draw(request);
   },
 
   async decode({ id, latents }) {

@@ -23,6 +23,7 @@ from ldmref.models.transformer_layers import (
     Heads,
     attend_jointly,
     count_from_zero,
+    gate_halves,
     join_cells,
     place_cells,
     rms_norm,
@@ -267,12 +268,6 @@ def modulated_norm(ops: Backend, p: Params, x: Array, emb: Array, config: Flux2C
     """
     scale, shift = split_modulation(linear(ops, p.linear, ops.silu(emb)), config.width)
     return standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
-
-
-def gate_halves(ops: Backend, x: Array) -> Array:
-    """Return silu(a) b of (a, b), (n, l, 2 k) -> (n, l, k)."""
-    half = x.shape[2] // 2
-    return ops.silu(x[:, :, :half]) * x[:, :, half:]
 
 
 def take_heads(

@@ -19,9 +19,11 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
+    cut_width,
     find_waves,
+    gate_halves,
     join_cells,
     rms_norm,
     split_cells,
@@ -52,16 +54,8 @@ class ModeTokens(NamedTuple):
 def transformer_spec(config: Flux3Config) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
-    norm: Spec = {"weight": (config.attention_head_dim,)}
     block: Spec = {
-        "attn": {
-            "to_q": linear_spec(d, d, False),
-            "to_k": linear_spec(d, d, False),
-            "to_v": linear_spec(d, d, False),
-            "norm_q": norm,
-            "norm_k": norm,
-            "to_out": {"0": linear_spec(d, d, False)},
-        },
+        "attn": normalized_attention_spec(d, config.attention_head_dim),
         "ff": {
             "linear_in": linear_spec(d, 2 * config.hidden, False),
             "linear_out": linear_spec(config.hidden, d, False),
@@ -296,8 +290,7 @@ def shift_and_scale(ops: Backend, x: Array, modulation: Array) -> tuple[Array, A
 
     `modulation` holds shift, scale and gate, (n, 1, 3 d) or (n, l, 3 d).
     """
-    d = x.shape[2]
-    shift, scale, gate = (modulation[:, :, i * d : (i + 1) * d] for i in range(3))
+    shift, scale, gate = cut_width(modulation, 3)
     return normalize(ops, x) * (1.0 + scale) + shift, gate
 
 
@@ -324,14 +317,11 @@ def attend(
 @layer
 def mix(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_out (silu(a) * b), with a and b the halves of W_in x; x: (n, l, d) -> the same."""
-    h = linear(ops, p.linear_in, x)
-    half = h.shape[2] // 2
-    return linear(ops, p.linear_out, ops.silu(h[:, :, :half]) * h[:, :, half:])
+    return linear(ops, p.linear_out, gate_halves(ops, linear(ops, p.linear_in, x)))
 
 
 @layer
 def norm_out(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
     """Normalise tokens (n, l, d), scale and shift them as a time says; emb: (n, 1 or l, d)."""
-    d = x.shape[2]
-    rows = linear(ops, p.linear, ops.silu(emb))  # scale, then shift, as in diffusers
-    return normalize(ops, x) * (1.0 + rows[:, :, :d]) + rows[:, :, d:]
+    scale, shift = cut_width(linear(ops, p.linear, ops.silu(emb)), 2)  # in diffusers' order
+    return normalize(ops, x) * (1.0 + scale) + shift

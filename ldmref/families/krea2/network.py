@@ -27,8 +27,8 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import gelu_tanh, rms_norm, rotate
+from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.transformer_layers import cut_width, gelu_tanh, rms_norm, rotate
 
 Turn: TypeAlias = Callable[[Array], Array]
 """Turns queries or keys, (n, heads, l, d), by the positions of their tokens."""
@@ -76,13 +76,10 @@ def block_spec(d: int, heads: int, shared: int, hidden: int) -> Spec:
         "norm1": {"weight": (d,)},
         "norm2": {"weight": (d,)},
         "attn": {
-            "to_q": linear_spec(d, d, False),
+            **normalized_attention_spec(d, d // heads),
             "to_k": linear_spec(d, keys, False),
             "to_v": linear_spec(d, keys, False),
             "to_gate": linear_spec(d, d, False),
-            "norm_q": {"weight": (d // heads,)},
-            "norm_k": {"weight": (d // heads,)},
-            "to_out": {"0": linear_spec(d, d, False)},
         },
         "ff": {
             "gate": linear_spec(d, hidden, False),
@@ -203,9 +200,7 @@ def modulated_block(
     """
     d, eps = x.shape[2], config.norm_eps
     rows = modulation + ops.xp.reshape(p.scale_shift_table, (1, 1, 6 * d))
-    scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = (
-        rows[:, :, i * d : (i + 1) * d] for i in range(6)
-    )
+    scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = cut_width(rows, 6)
     heads = config.num_attention_heads, config.num_key_value_heads
     turn = find_turn(ops, positions, config)
     h = (1.0 + scale) * unit_norm(ops, p.norm1, x, eps) + shift

@@ -21,9 +21,10 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
+    cut_width,
     divide_by_rms,
     find_waves,
     gelu_tanh,
@@ -69,16 +70,8 @@ def transformer_spec(config: QwenImage21Config) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
     hidden = config.mlp_ratio * d
-    head: Spec = {"weight": (config.attention_head_dim,)}
     block: Spec = {
-        "attn": {
-            "to_q": linear_spec(d, d, False),
-            "to_k": linear_spec(d, d, False),
-            "to_v": linear_spec(d, d, False),
-            "to_out": {"0": linear_spec(d, d, False)},
-            "norm_q": head,
-            "norm_k": head,
-        },
+        "attn": normalized_attention_spec(d, config.attention_head_dim),
         "img_mlp": {
             "proj": linear_spec(d, hidden, False),
             "out": linear_spec(hidden, d, False),
@@ -232,12 +225,6 @@ def find_cells(ops: Backend, x: Array) -> Array:
     return (cells - half)[None, :, :]
 
 
-def cut(rows: Array, count: int) -> list[Array]:
-    """Cut the last axis of (n, count * d) into equal parts."""
-    d = rows.shape[1] // count
-    return [rows[:, i * d : (i + 1) * d] for i in range(count)]
-
-
 def split_rows(rows: Array) -> TokenRows:
     """Return the rows of the images and that of the text of (n + 1, d), whose last is of time 0."""
     return TokenRows(rows[:-1, None, :], rows[-1:, None, :])
@@ -285,7 +272,7 @@ def add_layers(
     eps: float,
 ) -> Array:
     """Add attention and the feed-forward layer to tokens (n, l, d), of which `length` are text."""
-    scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut(rows, 4))
+    scale, gate, mlp_scale, mlp_gate = (split_rows(part) for part in cut_width(rows, 4))
     h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
     h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
@@ -335,11 +322,11 @@ def project(
     ops: Backend, p: Params, x: Array, waves: Array, config: QwenImage21Config
 ) -> tuple[Array, Array, Array]:
     """Return queries and keys, normalised and turned, and values of tokens (n, l, d)."""
-    heads, half = config.num_attention_heads, config.attention_head_dim // 2
+    heads = config.num_attention_heads
     q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
     q = rms_norm(ops, p.norm_q, q, config.eps)
     k = rms_norm(ops, p.norm_k, k, config.eps)
-    cos, sin = waves[..., :half], waves[..., half:]
+    cos, sin = cut_width(waves, 2)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     return q, k, v
 

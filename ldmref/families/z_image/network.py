@@ -17,7 +17,7 @@ from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, normalized_attention_spec
 
 TIME_WIDTH = 1024  # of the embedded time between its two layers
 FORM = "2-1"  # patches of 2 x 2 cells of one frame
@@ -46,16 +46,8 @@ def transformer_spec(config: ZImageConfig) -> Spec:
     d = config.dim
     hidden = config.hidden_dim
     norm: Spec = {"weight": (d,)}
-    head: Spec = {"weight": (d // config.n_heads,)}
     plain: Spec = {
-        "attention": {
-            "norm_q": head,
-            "norm_k": head,
-            "to_q": linear_spec(d, d, False),
-            "to_k": linear_spec(d, d, False),
-            "to_v": linear_spec(d, d, False),
-            "to_out": {"0": linear_spec(d, d, False)},
-        },
+        "attention": normalized_attention_spec(d, d // config.n_heads),
         "feed_forward": {
             "w1": linear_spec(d, hidden, False),
             "w2": linear_spec(hidden, d, False),
@@ -237,9 +229,8 @@ def block(
         x = x + transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
         h = feed_forward(ops, p.feed_forward, transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps))
         return x + transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
-    d = x.shape[2]
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
-    scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
+    scale_attn, gate_attn, scale_mlp, gate_mlp = transformer_layers.cut_width(rows, 4)
     h = self_attention(ops, p.attention, h * (1.0 + scale_attn), *where)
     x = x + ops.xp.tanh(gate_attn) * transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
     h = transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)

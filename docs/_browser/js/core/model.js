@@ -2,7 +2,7 @@
 
 import { fetchChecked, fetchManifest } from "./files.js";
 import { normalNoise } from "./random.js";
-import { guidedDenoiser, initialState, noiseLevels, sample } from "./sampling.js";
+import { guidedDenoiser, initialState, mapDenoiser, noiseLevels, sample } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const MOST_THREADS = 4;
@@ -28,9 +28,21 @@ export async function loadModel(folder, runtime, onProgress) {
   const sessions = {};
   for (const [name, part] of parts) {
     const bytes = await fetchChecked(folder, part, count);
-    sessions[name] = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    sessions[name] = await openSession(ort, bytes);
   }
   return new Model(manifest, tokenizer, sessions, ort, threads);
+}
+
+function openSession(ort, bytes) {
+  return ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+}
+
+/** Load the flow map of a model from its folder, once; `onProgress(done, total)` counts bytes. */
+export async function loadMap(model, folder, onProgress) {
+  const { network } = model.manifest.flow_map;
+  let done = 0;
+  const bytes = await fetchChecked(folder, network, (size) => onProgress((done += size), network.bytes));
+  model.sessions.flow_map ??= await openSession(model.ort, bytes);
 }
 
 class Model {
@@ -61,6 +73,32 @@ class Model {
       began = performance.now();
     }
     yield { kind: "image", ...(await this.decode(latents)), latents, milliseconds: performance.now() - began };
+  }
+
+  /** Draw an image by the flow map, {rgba, width, height}; `request` is {prompt, seed, steps}. */
+  async draw(request) {
+    const { channels, width, height } = this.manifest.latents;
+    const levels = noiseLevels(this.manifest.schedule.sigmas, request.steps);
+    const noise = normalNoise(request.seed, channels * width * height);
+    const context = await this.encodeText([this.tokenizer.encode(request.prompt).ids]);
+    const network = (xt, timestep, end) => this.jump(xt, timestep, end, context);
+    const denoise = mapDenoiser(network, this.manifest.schedule.prediction_type);
+    let latents = null;
+    for await (const { next } of sample(denoise, initialState(noise, levels.sigmas[0]), levels, "euler")) latents = next;
+    return this.decode(latents);
+  }
+
+  /** Return the flow map's output at one state, for the timestep to which the step leads. */
+  async jump(xt, timestep, end, context) {
+    const { channels, width, height } = this.manifest.latents;
+    const time = (value) => new this.ort.Tensor("float32", Float32Array.of(value), [1]);
+    const feeds = {
+      sample: new this.ort.Tensor("float32", xt, [1, channels, height, width]),
+      timestep: time(timestep),
+      target_timestep: time(end),
+      encoder_hidden_states: context,
+    };
+    return (await this.sessions.flow_map.run(feeds)).out_sample.data;
   }
 
   /** Return the hidden states of rows of token ids, a tensor. */

@@ -56,6 +56,19 @@ export function guidedDenoiser(network, prediction, w) {
   };
 }
 
+/**
+ * Return the denoiser of a flow map: an async function (x, sigma, timestep, end) -> {x0}, with the timestep
+ * to which the step leads. `network(xt, timestep, end)` resolves to its output, whose guidance is its own.
+ */
+export function mapDenoiser(network, prediction) {
+  const toX0 = TO_X0[prediction];
+  return async (x, sigma, timestep, end) => {
+    const a = alphaBar(sigma);
+    const xt = x.map((value) => Math.sqrt(a) * value);
+    return { x0: toX0(xt, await network(xt, timestep, end), a) };
+  };
+}
+
 /** Take Euler's step from sigma to sigma', along x - x0. This is also DDIM. */
 export function eulerStep(x, x0, sigma, next) {
   const ratio = next / sigma;
@@ -84,13 +97,14 @@ export function dpmpp2m() {
 }
 
 /**
- * Take all steps. `denoise(x, sigma, timestep)` resolves to {x0, ...}. Yields {step, x, next, ...} after each
+ * Take all steps. `denoise(x, sigma, timestep, end)` resolves to {x0, ...}; `end` is the timestep of the next
+ * state, 0 for the last one. Yields {step, x, next, ...} after each
  * step, with the state before it, the state after it and everything that the denoiser returned.
  */
 export async function* sample(denoise, x, { sigmas, timesteps }, sampler) {
   const step = SAMPLERS[sampler]();
   for (let i = 0; i + 1 < sigmas.length; i += 1) {
-    const predicted = await denoise(x, sigmas[i], timesteps[i]);
+    const predicted = await denoise(x, sigmas[i], timesteps[i], timesteps[i + 1] ?? 0);
     const next = step(x, predicted.x0, sigmas[i], sigmas[i + 1]);
     yield { step: i, sigma: sigmas[i], x, next, ...predicted };
     x = next;

@@ -5,6 +5,7 @@ import { paint } from "../../shared/js/explorer/preview.js";
 import { Client, modelFolder } from "../client.js";
 import { fetchManifest } from "../core/files.js";
 import { addSlider, createKnob } from "./parts.js";
+import { createDrafts } from "./typing.js";
 
 const KEPT = 6; // images
 const REMEDY = 'In a clone, "make browser" before "make docs" adds the model to the site; "ldmref serve" generates on this machine without it.';
@@ -31,6 +32,7 @@ export async function create(place) {
   knob.controls.append(h("div", { class: "knob-control" }, start, stop));
   knob.body.append(images);
   knob.say(`The first image loads ${(manifest.download_bytes / 1e6).toFixed(1)} MB.`);
+  if (manifest.flow_map) createDrafts({ knob, client, prompt, seed, map: manifest.flow_map, isFree: () => !running });
   prompt.addEventListener("keydown", (event) => event.key === "Enter" && !start.disabled && run());
   let running = null;
 
