@@ -120,6 +120,8 @@ def test_which_half_of_a_batch_is_which():
     theirs = context_of({"sampler.000": {"input.model_output": X}})
     assert theirs.is_diffusers and not own.is_diffusers
     assert theirs.halves() == theirs.model.family.diffusers.halves
+    later = {"sampler.000": {"input.sample": X}, "sampler.001": {"input.model_output": X}}
+    assert context_of(later).is_diffusers  # the first step was not recorded in full
     family = SimpleNamespace(diffusers=SimpleNamespace(halves=("cond", "uncond")))
     for diffusers, right in ((True, ("cond", "uncond")), (False, ("uncond", "cond"))):
         run = SimpleNamespace(model=SimpleNamespace(family=family), is_diffusers=diffusers)

@@ -210,8 +210,7 @@ class PortRun:
     @property
     def is_diffusers(self) -> bool:
         """Whether the steps are those of a scheduler of diffusers."""
-        steps = self.calls("sampler")
-        return bool(steps) and "model_output" in steps[0].inputs
+        return any("model_output" in step.inputs for step in self.calls("sampler"))
 
     @cached_property
     def path(self) -> NoisePath:
