@@ -25,7 +25,6 @@ from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
     cut_width,
-    divide_by_rms,
     find_waves,
     gelu_tanh,
     join_cells,
@@ -163,14 +162,8 @@ def embed_time(ops: Backend, p: Params, t: Array) -> Array:
 @layer
 def embed_text(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     """Normalise hidden states, (n, l, d_text), and project them with an MLP: (n, l, d)."""
-    h = centred_norm(ops, p.text_norm, x, eps)
+    h = rms_norm(ops, p.text_norm, x, eps, base=1.0)
     return linear(ops, p.out_layer, gelu_tanh(ops, linear(ops, p.in_layer, h), "act"))
-
-
-@layer
-def centred_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
-    """Divide by the root mean square of the last axis, and multiply by weight + 1."""
-    return divide_by_rms(x, p.weight, eps, ops.state_dtype, base=1.0)
 
 
 def find_sequence(
