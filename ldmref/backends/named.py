@@ -87,12 +87,22 @@ class NamedBackend(Backend):
         self._trees: list[Mapping[str, Any]] = []  # keeps these ids alive
         self._scope: list[str] = []
         self._seen: Counter[str] = Counter()
+        self._visited = 0  # layers so far
 
     observes_layers = True
 
     def visit(self, call: LayerCall) -> Any:
         """Compute a layer; `call.compute(call.inputs)` does it as the inner backend would."""
         return call.compute(call.inputs)
+
+    def compute_layer(self, call: LayerCall) -> tuple[Any, bool]:
+        """Compute a layer; also return whether layers within it were visited.
+
+        A layer that computes with arrays alone, as a norm may, has none, like an operation.
+        """
+        before = self._visited
+        y = call.compute(call.inputs)
+        return y, self._visited > before
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin one run of a network, with its arguments by name; return those to use."""
@@ -227,6 +237,7 @@ class NamedBackend(Backend):
     def _unique(self, name: str) -> str:
         count = self._seen[name]
         self._seen[name] += 1
+        self._visited += 1
         return f"{name}{AGAIN}{count}" if count else name
 
 

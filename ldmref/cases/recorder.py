@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,27 +60,32 @@ class LayerCollector(NamedBackend):
         super().__init__(NumpyBackend(dtype="float64"))
         self.wanted = wanted
         self.layers: list[RecordedLayer] = []
-        self._bounds: dict[tuple[str, str], np.ndarray | float] = {}
+        self._bounds: dict[tuple[str, str], list[np.ndarray | float]] = {}
         self._alone = False
         self._dtype = DTYPE  # that of the random errors
         self._random: np.random.Generator | None = None
 
     def visit(self, call: LayerCall) -> Any:
         """Compute a layer and record it; within a recorded layer, add random errors if asked."""
-        y = call.compute(call.inputs)
+        y, has_parts = self.compute_layer(call)
         if self._alone:
-            if self._random is None or call.composite:
-                return y
-            y = compute_rounded(call, self._dtype)
-            key = call.name, self._dtype
-            if key not in self._bounds:
-                self._bounds[key] = bound_of(call, y, dtype=self._dtype)
-            return y + self._random.uniform(-1.0, 1.0, y.shape) * self._bounds[key]
+            return y if self._random is None or has_parts else self._disturb(call, self._random)
         if self.wanted is None or call.name in self.wanted:
-            self.layers.append(self._record(call))
+            self.layers.append(self._record(call, has_parts))
         return y
 
-    def _record(self, call: LayerCall) -> RecordedLayer:
+    def _disturb(self, call: LayerCall, stream: np.random.Generator) -> Any:
+        """Compute a layer without parts, and add random errors within its bounds."""
+        y = compute_rounded(call, self._dtype)
+        key = call.name, self._dtype
+        if key not in self._bounds:
+            self._bounds[key] = [
+                bound_of(one, part, dtype=self._dtype) for one, part in split_results(call, y)
+            ]
+        errors = iter(self._bounds[key])
+        return map_results(lambda x: x + stream.uniform(-1.0, 1.0, x.shape) * next(errors), y)
+
+    def _record(self, call: LayerCall, has_parts: bool) -> RecordedLayer:
         inputs = {role: stored(x) for role, x in call.inputs.items()}
         wide = {role: widened(x) for role, x in inputs.items()}
 
@@ -87,13 +93,14 @@ class LayerCollector(NamedBackend):
             return call.compute(wide)
 
         results = self.compute_alone(call.name, compute)
-        if call.composite:
+        if has_parts:
             tolerances = self.propagate(call.name, compute, results)
-            reason = "propagated"
         else:
-            (y,) = results
-            tolerances = ({dtype: tolerance_of(call, y, wide, dtype) for dtype in DTYPES},)
-            reason = basis(call.kind) if call.kind in OPERATIONS else "propagated"
+            tolerances = tuple(
+                {dtype: tolerance_of(one, y, wide, dtype) for dtype in DTYPES}
+                for one, y in split_results(call, results)
+            )
+        reason = basis(call.kind) if call.kind in OPERATIONS else "propagated"
         attributes = {k: v for k, v in call.attributes.items() if not callable(v)}
         return RecordedLayer(call.name, call.kind, inputs, attributes, results, tolerances, reason)
 
@@ -175,7 +182,8 @@ def compute_rounded(
 ) -> np.ndarray:
     """Compute a layer exactly from what a half precision holds of its inputs and parameters.
 
-    A function without operations embeds timesteps, which programs keep in float32.
+    Only operations are: a function without them may embed timesteps, or turn by positions, which
+    programs keep in float32.
     """
     inputs = call.inputs if inputs is None else inputs
     if dtype not in HALF or call.kind not in OPERATIONS:
@@ -200,22 +208,47 @@ def bound_of(
 ) -> np.ndarray | float:
     """Bound the error of one operation in a dtype.
 
-    Timesteps are embedded in float32 (`timestep_bound`). Another function without operations errs
-    by what four roundings of its inputs change, and by four roundings of its result.
+    Timesteps are embedded in float32 (`timestep_bound`). Another function without operations, or a
+    layer that has none, errs by what four roundings of its inputs change, and by four roundings of
+    its result. The roundings of neighbours have independent signs: a common factor would change no
+    norm, and the mean that one subtracts would have no error.
     """
     inputs = call.inputs if inputs is None else inputs
     if call.kind == EMBEDDING:
         rounding = 4.0 * precision(dtype).u * np.max(np.abs(y), initial=0.0)
         return timestep_bound(inputs["input"], y.shape[1]) + rounding
     if call.kind not in OPERATIONS:
-        up = call.compute({role: x * (1.0 + 4.0 * U) for role, x in inputs.items()})
-        down = call.compute({role: x * (1.0 - 4.0 * U) for role, x in inputs.items()})
+        stream = random_stream(f"{call.name}/signs")
+        changes = {
+            role: 4.0 * U * x * stream.choice([-1.0, 1.0], x.shape) if x.dtype.kind == "f" else 0
+            for role, x in inputs.items()
+        }
+        up = call.compute({role: x + changes[role] for role, x in inputs.items()})
+        down = call.compute({role: x - changes[role] for role, x in inputs.items()})
         unit = precision(dtype).u
         return np.abs(up - down) + 4.0 * unit * np.max(np.abs(y), initial=0.0)
     if dtype in HALF:
         rounded, weights = rounded_arrays(call, dtype, inputs)
         return layer_bound(call, rounded, weights, dtype, y)
     return layer_bound(call, inputs, call.parameters, dtype, y)
+
+
+def split_results(call: LayerCall, y: Any) -> Iterator[tuple[LayerCall, np.ndarray]]:
+    """Yield each result of a layer, with the layer as one that returns it alone."""
+
+    def choose(arrays: Mapping[str, Any], at: int) -> np.ndarray:
+        return flat(call.compute(arrays))[at]
+
+    for at, part in enumerate(flat(y)):
+        yield replace(call, compute=partial(choose, at=at)), part
+
+
+def map_results(function: Callable[[np.ndarray], np.ndarray], value: Any) -> Any:
+    """Apply a function to each array in nested tuples, in order; named ones keep their type."""
+    if not isinstance(value, tuple | list):
+        return function(value)
+    parts = [map_results(function, part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def timestep_bound(t: np.ndarray, dim: int) -> np.ndarray:

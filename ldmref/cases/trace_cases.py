@@ -31,7 +31,15 @@ from ldmref.cases.model import TRACES, CaseTensor, GoldenCase
 from ldmref.cases.network_cases import LENGTH
 from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.parameters import random_stream
-from ldmref.cases.recorder import RUNS, SAFETY, U, bound_of, largest_rounding
+from ldmref.cases.recorder import (
+    RUNS,
+    SAFETY,
+    U,
+    bound_of,
+    largest_rounding,
+    map_results,
+    split_results,
+)
 from ldmref.cases.trace_runs import GoldenTrace, RecordedRun, golden_traces, record_run
 from ldmref.cases.values import NamedArrays
 from ldmref.io.tensors.writer import source, write_to
@@ -310,7 +318,7 @@ class DisturbedOperations(NamedBackend):
         super().__init__(inner)
         self.errors = Errors("")
         self.calls = 0
-        self._bounds: dict[tuple[int, str], np.ndarray | float] = {}
+        self._bounds: dict[tuple[int, str], list[np.ndarray | float]] = {}
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Count the calls of networks."""
@@ -318,14 +326,15 @@ class DisturbedOperations(NamedBackend):
         return arrays
 
     def visit(self, call: LayerCall) -> Any:
-        """Compute an operation and add its error."""
-        y = call.compute(call.inputs)
-        if call.composite:
+        """Compute an operation, or a layer that has none, and add its error."""
+        y, has_parts = self.compute_layer(call)
+        if has_parts:
             return y
         key = self.calls, call.name
         if key not in self._bounds:
-            self._bounds[key] = bound_of(call, y)
-        return self.errors.spread(y, self._bounds[key])
+            self._bounds[key] = [bound_of(one, part) for one, part in split_results(call, y)]
+        bounds = iter(self._bounds[key])
+        return map_results(lambda x: self.errors.spread(x, next(bounds)), y)
 
 
 def _with_rounded_schedule(model: LatentDiffusion, errors: Errors) -> LatentDiffusion:
