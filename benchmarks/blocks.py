@@ -497,7 +497,8 @@ def _qwen_image_21_peer(
         rotations = rotate([(1, *sides)], is_image, torch.device("cpu"))
     sizes = config.width, config.num_attention_heads, config.attention_head_dim
     block = theirs.QwenImage21TransformerBlock(*sizes, config.mlp_ratio, config.eps)
-    block.attn.set_processor(theirs.QwenImage21AttnProcessor())
+    processor: Any = theirs.QwenImage21AttnProcessor()  # not in the union of diffusers' types
+    block.attn.set_processor(processor)
     more = {"rotary_emb": rotations, "target_token_mask": is_image, "segments": [(0, tokens, True)]}
     return block, more
 

@@ -81,7 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--map", help="a flow map of the embedded model, to draw while one types")
+    parser.add_argument(
+        "--map",
+        default="emoji-map",
+        help="a flow map of the embedded model, to draw while one types; '' for none",
+    )
     parser.add_argument("--runtime", type=Path, help=f"{PACKAGE}-{VERSION}.tgz of the npm registry")
     options = parser.parse_args(arguments)
     try:

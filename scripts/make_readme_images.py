@@ -26,6 +26,7 @@ NAMES = [
     "sunflower", "police car", "penguin", "crown", "pizza", "full moon face",
     "flag: Japan", "mushroom", "soccer ball", "house", "umbrella", "robot",
 ]  # fmt: skip
+WORDS = ["open", "country flag"]  # that many emoji share, which a flow map blurs
 SCENES = 3  # prompts of each kind, the first that are not in the training data
 # pixels of an image, and of the two lines above it
 CELL = 128
@@ -45,6 +46,19 @@ def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.I
     return page
 
 
+def map_sheet(model: ldmref.LatentDiffusion) -> Image.Image:
+    """Return the first prompt of each kind and two words, with 20 steps and by the flow map."""
+    flow_map = ldmref.load("emoji-map", backend="numpy")
+    prompts = [scenes_and_prompts(kind, 1)[1][0] for kind in SHARES] + WORDS
+    seeds = [1] * len(prompts)
+    images = list(modes.txt2img(model, prompts, seed=seeds).images)
+    titles = prompts[:]
+    for steps, title in ((4, "map, 4 steps"), (2, "map, 2 steps"), (1, "map, 1 step")):
+        images += modes.txt2img(flow_map, prompts, seed=seeds, steps=steps).images
+        titles += [title] * len(prompts)
+    return sheet(images, titles, len(prompts))
+
+
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     model = ldmref.load(backend="numpy")
@@ -54,6 +68,7 @@ def main() -> None:
     prompts = [prompt for row in rows for prompt in row]
     composed = modes.txt2img(model, prompts, seed=[1] * len(prompts))
     sheet(composed.images, prompts, len(SHARES)).save(OUT / "compositions.png", optimize=True)
+    map_sheet(model).save(OUT / "flow-map.webp", quality=90, method=6)
 
     heart = named[0]
     mask = Image.new("L", heart.size, 0)

@@ -13,7 +13,8 @@ among the five nearest), and the mean squared distance of its latents from those
 with the same noise: the default setting of the base, and the converged run of `CONVERGED` steps
 with the guidance of the row. The two seeds of a word give the distance between seeds.
 
-The table has Wilson's intervals, the root mean square of the distances, and the variety of seeds as
+The table has Wilson's intervals, the root mean square of the distances (from the converged run over
+the chunks that were measured without `--no-converged`), and the variety of seeds as
 a share of that of the default setting. For the chunks that a setting has in common with the
 default, it says how many compositions are right in one of the two only, with the probability of the
 sign test. The time is that of the process, per image of a chunk drawn at once, decoder included.
@@ -262,6 +263,7 @@ def print_table(args: argparse.Namespace) -> None:
     print("|" + "---|" * (len(Setting._fields) + len(COLUMNS)))
     for setting, rows in sorted(groups.items()):
         right = verdicts_of(rows, "right")
+        near = [row for row in rows if row["to_converged"] is not None]
         cells = [
             *(f"{value}" for value in setting),
             f"{len(right)}",
@@ -270,9 +272,7 @@ def print_table(args: argparse.Namespace) -> None:
             rate(verdicts_of(rows, "words")),
             f"{rms(rows, 'to_default', slice(count)):.3f}",
             f"{rms(rows, 'to_default', slice(count, None)):.3f}",
-            "-"
-            if None in [row["to_converged"] for row in rows]
-            else f"{rms(rows, 'to_converged'):.3f}",
+            f"{rms(near, 'to_converged'):.3f} ({len(near)} chunks)" if near else "-",
             f"{rms(rows, 'between_seeds') / base:.0%}",
             f"{1000 * np.mean([row['cpu_seconds'] for row in rows]):.0f}",
         ]

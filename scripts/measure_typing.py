@@ -19,9 +19,10 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "page"), str(ROOT / "tests")]
@@ -66,10 +67,17 @@ def serving(arguments: list[str]) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def type_prompts(page: Any, interval: float) -> list[float | None]:
-    """Type all prompts, and return the milliseconds of each word; None without a picture."""
+class DrawnWord(NamedTuple):
+    """A word, and the milliseconds from its last letter to the picture; None without one."""
+
+    text: str
+    time: float | None
+
+
+def type_prompts(page: Any, interval: float) -> list[DrawnWord]:
+    """Type all prompts, and return their words."""
     prompt = page.get_by_label("Prompt", exact=True)
-    times = []
+    drawn = []
     for text in PROMPTS:
         page.evaluate("() => { window.letters = {}; window.pictures = {}; }")
         prompt.press_sequentially(text, delay=interval)
@@ -79,17 +87,18 @@ def type_prompts(page: Any, interval: float) -> list[float | None]:
         for end in range(1, len(words) + 1):
             so_far = " ".join(words[:end])
             shown = pictures.get(so_far)
-            times.append(None if shown is None else shown - letters[so_far])
+            time = None if shown is None else shown - letters[so_far]
+            drawn.append(DrawnWord(words[end - 1], time))
         page.get_by_role("button", name="Download", exact=True).wait_for()
         prompt.fill("")
-    return times
+    return drawn
 
 
-def measure(url: str, interval: float, rounds: int) -> list[float | None]:
+def measure(url: str, interval: float, rounds: int) -> list[DrawnWord]:
     """Type the prompts some times, after one that is not measured."""
     from playwright.sync_api import sync_playwright
 
-    times: list[float | None] = []
+    drawn: list[DrawnWord] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
@@ -101,9 +110,9 @@ def measure(url: str, interval: float, rounds: int) -> list[float | None]:
         page.get_by_role("button", name="Download", exact=True).wait_for(timeout=60_000)
         prompt.fill("")
         for _ in range(rounds):
-            times += type_prompts(page, interval)
+            drawn += type_prompts(page, interval)
         browser.close()
-    return times
+    return drawn
 
 
 def processor_time(process: int) -> float:
@@ -112,16 +121,19 @@ def processor_time(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def describe(times: list[float | None]) -> str:
-    """Return the share of words in time, and quantiles of those that were drawn."""
-    drawn = sorted(time for time in times if time is not None)
-    soon = sum(time <= ALLOWED for time in drawn)
-    if not drawn:
-        return f"none of {len(times)} words has a picture"
-    low, high = statistics.median(drawn), drawn[min(len(drawn) - 1, int(0.95 * len(drawn)))]
+def describe(drawn: list[DrawnWord]) -> str:
+    """Return the share of words in time, quantiles of those that were drawn, and the late ones."""
+    times = sorted(word.time for word in drawn if word.time is not None)
+    if not times:
+        return f"none of {len(drawn)} words has a picture"
+    soon = sum(time <= ALLOWED for time in times)
+    low, high = statistics.median(times), times[min(len(times) - 1, int(0.95 * len(times)))]
+    late = Counter(word.text for word in drawn if word.time is None or word.time > ALLOWED)
+    names = ", ".join(f"{word} {count}x" for word, count in late.most_common())
     return (
-        f"{soon} of {len(times)} words ({100 * soon / len(times):.0f} %) within {ALLOWED} ms, "
-        f"{len(times) - len(drawn)} without a picture; median {low:.0f} ms, 95 % {high:.0f} ms"
+        f"{soon} of {len(drawn)} words ({100 * soon / len(drawn):.0f} %) within {ALLOWED} ms, "
+        f"{len(drawn) - len(times)} without a picture; median {low:.0f} ms, 95 % {high:.0f} ms; "
+        f"late: {names or 'none'}"
     )
 
 
@@ -137,8 +149,8 @@ def main() -> None:
     served += ["--backend", args.backend] if args.backend else []
     with serving(served) as (url, process):
         for interval in args.interval or [200.0]:
-            times = measure(url, interval, args.rounds)
-            print(f"{interval:.0f} ms between keys: {describe(times)}")
+            drawn = measure(url, interval, args.rounds)
+            print(f"{interval:.0f} ms between keys: {describe(drawn)}")
             print(
                 f"load {os.getloadavg()[0]:.1f}, {processor_time(process):.1f} s of the server",
                 flush=True,

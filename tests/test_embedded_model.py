@@ -113,3 +113,15 @@ def test_the_package_says_what_the_model_is():
         assert word in card, word
     weights = files("ldmref") / "assets" / "emoji" / "model.safetensors"
     assert len(weights.read_bytes()) < 28_000_000
+
+
+def test_the_map_is_nearer_to_guided_runs_than_its_base(model):
+    """With equal evaluations: the base without guidance, which is its best use of so few."""
+    flow_map = ldmref.load("emoji-map", backend="numpy")
+    request = {"prompt": ["a blue dog", "two red cats on yellow"], "seed": [1, 2]}
+    guided = modes.txt2img(model, **request).latents
+    for steps in (1, 2, 4):
+        mapped = modes.txt2img(flow_map, **request, steps=steps).latents
+        plain = modes.txt2img(model, **request, steps=steps, cfg_scale=1).latents
+        error, usual = (np.sqrt(np.mean((x - guided) ** 2)) for x in (mapped, plain))
+        assert error < 0.9 * usual, steps

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, NativeFolder, hash_file
+from ldmref.io.native import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    NativeFolder,
+    hash_file,
+    require_file,
+    require_fit,
+)
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.config import ModelConfig
+from ldmref.prompts.tokenizer import PromptTokenizer
 
 PUBLISHED = {
     "emoji": {
         CONFIG: "0c9c747fee72930a9a725c7607d1f4ab099a3e54083a19d99db9c4a3bfbe6fd1",
         WEIGHTS: "1cbc0411324daf2cf833aee939dc20c04dfe32de4b36959c6ca7ff2646d0482f",
         TOKENIZER: "ebf3c744cf19a3510ca30f605917134036f8719e5d2fb6eadc6fd707ef36252a",
-    }
+    },
+    "emoji-map": {
+        CONFIG: "a3f99bef7eff0d67f5c9d10246ba11f26e2a73ec5a265fb3e2880e31e64b25c4",
+        WEIGHTS: "e596a3dd307741baa275dd3dbe8032ae6077846d6dc5cfeeecf2c7a885d498a6",
+    },
 }
 EMBEDDED = tuple(PUBLISHED)
+Value = TypeVar("Value")
+BASES = {"emoji-map": "emoji"}  # whose text encoder, autoencoder and tokenizer a model shares
 
 
 def embedded_folder(name: str) -> Path:
@@ -37,6 +56,45 @@ class EmbeddedFolder(NativeFolder):
         tensors = super().read()
         require_published(self.path, self.digest)
         return tensors
+
+
+class SharingFolder(EmbeddedFolder):
+    """The folder of an embedded model that holds a denoiser alone; a base has the rest."""
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return path in map(embedded_folder, BASES)
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._base = EmbeddedFolder(embedded_folder(BASES[path.name]))
+
+    @cached_property
+    def _file(self) -> TensorFile:
+        require_file(self.path, WEIGHTS)
+        file = TensorFile(self.path / WEIGHTS)
+        require_fit(_complete(file.shapes, self._base.shapes), self.config)
+        return file
+
+    def read(self) -> dict[str, np.ndarray]:
+        return _complete(super().read(), self._base.read())
+
+    def load_tokenizers(
+        self, config: ModelConfig, vocabulary: str | Path | None
+    ) -> list[PromptTokenizer]:
+        return self._base.load_tokenizers(config, vocabulary)
+
+
+def open_embedded(name: str) -> EmbeddedFolder:
+    """Open an embedded model by its name."""
+    folder = SharingFolder if name in BASES else EmbeddedFolder
+    return folder(embedded_folder(name))
+
+
+def _complete(own: Mapping[str, Value], base: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a model's own values by tensor name, and those of the base's other networks."""
+    networks = {name.split(".")[0] for name in own}
+    return {k: x for k, x in base.items() if k.split(".")[0] not in networks} | dict(own)
 
 
 def require_published(folder: Path, weights: str = "") -> None:

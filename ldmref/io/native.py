@@ -72,14 +72,19 @@ class NativeFolder(StoredModel):
     @cached_property
     def _file(self) -> TensorFile:
         for name in FILES:
-            _require_file(self.path, name)
+            require_file(self.path, name)
         file = TensorFile(self.path / WEIGHTS)
-        _require_fit(file.shapes, self.config)
+        require_fit(file.shapes, self.config)
         return file
 
     @cached_property
     def _sha256(self) -> str:
         return self._file.sha256()
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes of the tensors in the file of the weights, by our names."""
+        return self._file.shapes
 
     @property
     def digest(self) -> str:
@@ -129,7 +134,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_file(folder: Path, name: str) -> None:
+def require_file(folder: Path, name: str) -> None:
+    """Refuse a folder that lacks a file of a model."""
     if not (folder / name).is_file():
         message = f"{folder.name!r} is not a model folder: {name} is missing"
         hint = "a model folder holds " + ", ".join(FILES)
@@ -166,7 +172,8 @@ def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     return config_from_dict(data), recorded
 
 
-def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
+def require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
+    """Refuse tensors that are not those of a configuration."""
     compare(shapes, flatten(model_spec(config))).require(
         "the model's tensors do not fit its configuration",
         hint="the file and its config.json must come from the same model",
@@ -238,7 +245,7 @@ def save_folder(
     'tiny'
     """
     flat = flatten(params)
-    _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
+    require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
     texts = dict(zip(TOKENIZERS, (t.tokenizer.to_str() for t in tokenizers), strict=False))
     kind = KINDS[np.dtype(dtype)]
     sources = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError, did_you_mean
 from ldmref.io.diffusers.folder import DiffusersFolder
-from ldmref.io.embedded import EMBEDDED, embedded_folder
+from ldmref.io.embedded import EMBEDDED, open_embedded
 from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, find_matching, fit, list_stored_shapes, to_native
@@ -442,7 +442,8 @@ def find_named_config(
     """
     path = check_input_path(name, "the name of a configuration", "E-CONFIG")
     if name in EMBEDDED:
-        path = embedded_folder(str(name))
+        embedded = open_embedded(str(name))
+        return embedded.config, embedded
     if is_model(path):
         folder = DiffusersFolder(path) if is_diffusers(path) else NativeFolder(path)
         return folder.config, folder

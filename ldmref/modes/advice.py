@@ -11,7 +11,7 @@ from typing import Any
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
-from ldmref.io.embedded import EMBEDDED
+from ldmref.io.embedded import BASES, EMBEDDED
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
@@ -56,7 +56,7 @@ def prompt_notes(config: ModelConfig) -> PromptNotes | None:
 @cache
 def _all_notes() -> tuple[PromptNotes, ...]:
     found = []
-    for name in EMBEDDED:
+    for name in (name for name in EMBEDDED if name not in BASES):
         read: dict[str, Any] = json.loads(read_asset(name, "prompts.json"))
         read["compositions"] = Compositions(**read["compositions"])
         found.append(PromptNotes(**read))

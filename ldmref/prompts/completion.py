@@ -8,28 +8,34 @@ from tokenizers import Tokenizer, models
 
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-SHORTEST = 2  # letters of a word
+SHORTEST = 2  # letters of a word that is worth completing
 INSIDE = "##"  # how WordPiece begins a token that continues a word
 SPACE = "\u2581"  # how SentencePiece begins a token that begins a word
 
 
-def list_words(tokenizer: PromptTokenizer) -> list[str]:
+def list_words(tokenizer: PromptTokenizer, shortest: int = SHORTEST) -> list[str]:
     """Return the words that a tokenizer has as one token, those with the smallest ids first.
 
     Vocabularies of words, of WordPiece and of byte-pair encoding are made so that frequent words
     come first. Words have letters only; of byte-pair encoding, whose tokens are bytes, only those
     of ASCII are read.
 
+    Args:
+        tokenizer: The tokenizer.
+        shortest: The number of letters that a word has at least.
+
     >>> from ldmref.prompts import PromptTokenizer, word_tokenizer
     >>> from ldmref.prompts.completion import list_words
     >>> captions = ["a red cat", "a red hat"]
     >>> list_words(PromptTokenizer(word_tokenizer(captions, 20), length=6))
     ['red', 'cat', 'hat']
+    >>> list_words(PromptTokenizer(word_tokenizer(captions, 20), length=6), shortest=1)
+    ['a', 'red', 'cat', 'hat']
     """
     vocabulary = tokenizer.tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
     words = (read_word(tokenizer.tokenizer, token) for token in tokens)
-    kept = (word.lower() for word in words if len(word) >= SHORTEST and word.isalpha())
+    kept = (word.lower() for word in words if len(word) >= shortest and word.isalpha())
     return list(dict.fromkeys(kept))
 
 

@@ -18,6 +18,7 @@ from small_models import save_flow
 from ldmref.apps.cli import doctor as doctor_module
 from ldmref.apps.cli.file_info import describe_value
 from ldmref.backends import available
+from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
 from ldmref.models.presets import list_presets
 from ldmref.samplers import SAMPLERS
@@ -30,7 +31,8 @@ def rows(ran):
 
 @pytest.mark.parametrize("command", ["backends", "models", "samplers"])
 def test_tables(command, ldm):
-    known = {"backends": available, "models": list_presets, "samplers": lambda: SAMPLERS}
+    models = {*EMBEDDED, *list_presets()}
+    known = {"backends": available, "models": lambda: models, "samplers": lambda: SAMPLERS}
     names = [row["name"] for row in rows(ldm(command, "--json"))]
     assert set(names) == set(known[command]())
     text = ldm(command).out.splitlines()

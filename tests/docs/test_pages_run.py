@@ -194,7 +194,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_the_readme_runs_without_torch(read):
     """The images that it names exist, and Python's are those of the command line."""
     work = read("README.md", everything=False)
-    assert len(list(work.glob("red-heart-[0-9]*.png"))) == 1
+    assert len(list(work.glob("red-heart-[0-9]*.png"))) == 2  # of the map, and of the model
     assert (work / "a-green-cat-and-a-red-apple-on-yellow-1.png").is_file()
     assert (work / "heart.gif").is_file()
     for name in "abcd":

@@ -59,30 +59,34 @@ def test_loaded_by_many_at_once(tiny_folder):
 
 @covers(29, "a flipped byte of the embedded model", PYTHON, COMMAND_LINE, code="E-DIGEST")
 def test_embedded_model_with_a_flipped_byte(tmp_path, monkeypatch):
+    for name in ("emoji", "emoji-map"):
+        folder = tmp_path / "assets" / name
+        shutil.copytree(ROOT / "ldmref" / "assets" / name, folder)
     folder = tmp_path / "assets" / "emoji"
-    shutil.copytree(ROOT / "ldmref" / "assets" / "emoji", folder)
     monkeypatch.setattr("ldmref.io.embedded.files", lambda package: tmp_path)
-    assert doctor.check_embedded_model().ok
+    assert all(model.ok for model in doctor.check_embedded_models())
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-100, 2)
         byte = file.read(1)
         file.seek(-100, 2)
         file.write(bytes([byte[0] ^ 1]))
-    assert not doctor.check_embedded_model().ok
-    with pytest.raises(CorruptModelError) as caught:
-        ldmref.load()
-    assert caught.value.code == "E-DIGEST"
+    assert [model.ok for model in doctor.check_embedded_models()] == [False, True]
+    for name in ("emoji", "emoji-map"):  # the map has the text encoder of the other
+        with pytest.raises(CorruptModelError) as caught:
+            ldmref.load(name)
+        assert caught.value.code == "E-DIGEST" and "'emoji'" in str(caught.value)
 
 
 @covers(29, "the published digest is the file's, in code and documentation", PYTHON)
 def test_published_digest():
     from ldmref.io.embedded import PUBLISHED
 
-    weights = ROOT / "ldmref" / "assets" / "emoji" / "model.safetensors"
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    assert PUBLISHED["emoji"]["model.safetensors"] == digest
-    assert digest in (ROOT / "SECURITY.md").read_text("utf-8")
+    for name, published in PUBLISHED.items():
+        weights = ROOT / "ldmref" / "assets" / name / "model.safetensors"
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        assert published["model.safetensors"] == digest
+        assert digest in (ROOT / "SECURITY.md").read_text("utf-8")
 
 
 # -- numbers and arrays ---------------------------------------------------------------------------

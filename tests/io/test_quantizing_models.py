@@ -7,7 +7,7 @@ import pytest
 
 import ldmref
 from ldmref.errors import CorruptModelError, OutputError, UsageError
-from ldmref.io import quantizing
+from ldmref.io import embedded, quantizing
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.quantized.ggml import GGML_TYPES, WRITABLE
 from ldmref.io.quantizing import (
@@ -75,12 +75,13 @@ def test_other_programs_read_the_file(emoji, denoiser, tmp_path):
     assert list(original) == [160, 160, 3, 3]
 
 
-def test_the_quantised_model_generates_with_the_networks_of_the_whole_one(emoji, tmp_path):
+@pytest.mark.parametrize("name", embedded.EMBEDDED)
+def test_the_quantised_model_generates_with_the_networks_of_the_whole_one(name, tmp_path):
     path = tmp_path / "emoji.gguf"
-    quantize_model(emoji, "Q8_0", path)
+    quantize_model(open_checkpoint(name), "Q8_0", path)
     arguments = {"prompt": "a red heart", "seed": 1, "steps": 4}
-    whole = ldmref.modes.txt2img(ldmref.load("emoji"), **arguments).images[0]
-    other = ldmref.modes.txt2img(ldmref.load(path, config="emoji"), **arguments).images[0]
+    whole = ldmref.modes.txt2img(ldmref.load(name), **arguments).images[0]
+    other = ldmref.modes.txt2img(ldmref.load(path, config=name), **arguments).images[0]
     change = np.abs(np.asarray(whole, float) - np.asarray(other, float)).mean()
     assert 0 < change < 2
 

@@ -17,8 +17,9 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError, UsageError
 from ldmref.io import embedded
+from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.diffusers.folder import open_weight_files
-from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
+from ldmref.io.embedded import EMBEDDED, PUBLISHED, embedded_folder, require_published
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_weights, hash_file, save_folder
 
@@ -117,8 +118,20 @@ def test_a_digest_that_is_known_is_not_computed_again():
     assert caught.value.code == "E-DIGEST" and "model.safetensors" in str(caught.value)
 
 
-def test_the_embedded_model_is_the_published_one():
-    require_published(embedded_folder("emoji"))
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_models_are_the_published_ones(name):
+    require_published(embedded_folder(name))
+
+
+def test_the_embedded_map_has_the_other_networks_of_its_base():
+    base, flow_map = (open_checkpoint(name) for name in ("emoji", "emoji-map"))
+    shared = [name for name in base.tensors if not name.startswith("unet.")]
+    assert shared and {name.split(".")[0] for name in shared} == {"text_encoder", "vae"}
+    assert all(np.array_equal(base.tensors[name], flow_map.tensors[name]) for name in shared)
+    assert base.tensors.keys() < flow_map.tensors.keys()
+    texts = [checkpoint.tokenizers[0].tokenizer.to_str() for checkpoint in (base, flow_map)]
+    assert texts[0] == texts[1]
+    assert flow_map.sha256 == PUBLISHED["emoji-map"]["model.safetensors"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED["emoji"])
@@ -132,8 +145,9 @@ def test_an_altered_embedded_model_is_refused(tmp_path, monkeypatch, name):
         config = json.loads((folder / "config.json").read_text())
         config["sha256"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
         (folder / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(embedded, "embedded_folder", lambda name: folder)
-    monkeypatch.setattr("ldmref.io.locate.embedded_folder", lambda name: folder)
+    folders = {name: embedded_folder(name) for name in EMBEDDED} | {"emoji": folder}
+    monkeypatch.setattr(embedded, "embedded_folder", folders.__getitem__)
+    monkeypatch.setattr("ldmref.io.locate.embedded_folder", folders.__getitem__)
     with pytest.raises(CorruptModelError, match="published") as caught:
         ldmref.load(backend="numpy")
     assert caught.value.code == "E-DIGEST"

@@ -600,5 +600,7 @@ def test_words_of_the_vocabulary_are_completed(server, tiny):
     expected = complete_word(list_words(tiny.tokenizer), "r")
     assert ask("/v1/words", params={"start": "r"}).json() == {"words": expected, "known": False}
     assert ask("/v1/words", params={"start": expected[0].upper()}).json()["known"]
+    assert ask("/v1/words", params={"start": "a"}).json()["known"]
+    assert "a" not in ask("/v1/words", params={"start": "a"}).json()["words"]
     assert ask("/v1/words").json() == {"words": [], "known": False}
     assert ask("/v1/words", params={"start": "r", "model": "x"}).status_code == 404

@@ -19,6 +19,7 @@ from ldmref.apps.cli.serve import load_models
 from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.server import backends
 from ldmref.apps.server.backends import FASTEST, FASTEST_FIRST, ONLY, choose_backend
+from ldmref.apps.server.served import Served
 from ldmref.backends import available
 from ldmref.errors import BackendUnavailable
 
@@ -99,6 +100,9 @@ def test_a_backend_of_the_file_is_kept(monkeypatch, tmp_path):
     (tmp_path / "ldmref.toml").write_text('[backend]\nname = "numpy"\n')
     models, _, told = load_models(CommandSession(FLAGS), ())
     assert models["emoji"].backend.name == "numpy" and told.endswith("ldmref.toml")
+    assert [*models] == ["emoji", "emoji-map"] and Served(models).find_flow_map(
+        "emoji"
+    ) == "emoji-map"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the process is that of Linux' tests")

@@ -50,7 +50,7 @@ def doctor(as_json: bool) -> None:
         *check_backends(),
         *list_plugins(),
         *report_graph_cache(),
-        check_embedded_model(),
+        *check_embedded_models(),
         *run_self_test(),
     ]
     if as_json:
@@ -203,16 +203,22 @@ def report_graph_cache() -> list[Diagnosis]:
     return [Diagnosis("graph cache", f"{find_folder()}, {count} files, {size / 1e6:.0f} MB")]
 
 
-def check_embedded_model() -> Diagnosis:
-    """Compare every file of the bundled model with its published digest."""
+def check_embedded_models() -> list[Diagnosis]:
+    """Compare every file of the bundled models with its published digest."""
+    from ldmref.io.embedded import EMBEDDED
+
+    return [_check_embedded(name) for name in EMBEDDED]
+
+
+def _check_embedded(name: str) -> Diagnosis:
     from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
     from ldmref.io.native import WEIGHTS
 
     try:
-        require_published(embedded_folder("emoji"))
+        require_published(embedded_folder(name))
     except LdmrefError as error:
-        return Diagnosis("model emoji", str(error), False, error.hint)
-    return Diagnosis("model emoji", f"as published, sha256 {PUBLISHED['emoji'][WEIGHTS]}", True)
+        return Diagnosis(f"model {name}", str(error), False, error.hint)
+    return Diagnosis(f"model {name}", f"as published, sha256 {PUBLISHED[name][WEIGHTS]}", True)
 
 
 def run_self_test() -> list[Diagnosis]:

@@ -22,9 +22,9 @@ from ldmref.io.adapters.autoencoder import CLASSES
 from ldmref.io.adapters.lora_file import find_weights, is_adapter_folder
 from ldmref.io.checkpoint import read_model_config
 from ldmref.io.diffusers.checks import read_json
+from ldmref.io.embedded import BASES, EMBEDDED
 from ldmref.io.identify import CONTROL, FOLDER, VAE, get_foreign_class
 from ldmref.io.locate import (
-    EMBEDDED,
     MODEL_ENDINGS,
     NATIVE_INDEX,
     NATIVE_WEIGHTS,
@@ -138,6 +138,7 @@ def models(as_json: bool) -> None:
     for name in EMBEDDED:
         installed = (find_model(name) / NATIVE_WEIGHTS).is_file()
         about = "emoji, and scenes of them"
+        about += f", a flow map of {BASES[name]}" if name in BASES else ""
         rows.append(row(name, read_model_config(name), about, "embedded", installed))
     for name, config in list_presets().items():
         rows.append(

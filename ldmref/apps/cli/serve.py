@@ -11,12 +11,13 @@ import click
 
 from ldmref.apps.cli.options import is_set, option, parameter_options, with_options
 from ldmref.apps.cli.progress import one_line, say
-from ldmref.apps.cli.session import DEFAULT_MODEL, CommandSession
+from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, LIMITS
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.checkpoint import Checkpoint
+from ldmref.io.embedded import BASES, EMBEDDED
 from ldmref.loading_networks import load_controlnet
 from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
@@ -32,8 +33,8 @@ MODELS = option(
     metavar="[NAME=]MODEL",
     multiple=True,
     help="A model to serve: a name from ldmref models, a folder, or a file, and the name that "
-    "clients use for it. May be repeated; the first one is the default. Default: emoji, which "
-    "comes with ldmref.",
+    "clients use for it. May be repeated; the first one is the default. Default: emoji and "
+    "emoji-map, its flow map, which come with ldmref.",
 )
 CONTROLNETS = option(
     "--controlnet",
@@ -135,7 +136,7 @@ def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) ->
 def load_models(
     session: CommandSession, named: tuple[str, ...]
 ) -> tuple[dict[str, LatentDiffusion], dict[str, str], str]:
-    """Load the models by name, all on one backend.
+    """Load the models by name, all on one backend; without names, the default one and its maps.
 
     Returns:
         (the models, the source of each, why they are on this backend).
@@ -148,10 +149,11 @@ def load_models(
     sources: dict[str, str] = {}
     with session.naming():
         reason = open_backend_of(session)
-        for text in named or (session.name,):
+        maps = [name for name, base in BASES.items() if base == session.name]
+        for text in named or (session.name, *maps):
             name, source = split_name("model", text)
             config = session.find(source)
-            name = name or (text if text == DEFAULT_MODEL else config.name)
+            name = name or (text if text in EMBEDDED else config.name)
             require_new("model", name, opened)
             opened[name] = session.checkpoint
             sources[name] = source

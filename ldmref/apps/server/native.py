@@ -111,7 +111,7 @@ def routes(engine: Engine) -> list[Route]:
 
     @cache
     def words_of(model: str) -> list[str]:
-        return list_words(engine.models[model].tokenizer)
+        return list_words(engine.models[model].tokenizer, shortest=1)
 
     async def words(request: Request) -> Response:
         """Complete a word of a prompt by those of a vocabulary: `?start=re&model=NAME`.

@@ -23,7 +23,7 @@ FIRST = "input_blocks.0.0.weight"
 HINT = "input_hint_block.0.weight"  # of a ControlNet, which has the U-Net's first half
 PARTS = (  # of a U-Net of diffusers
     "down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.",
-    "time_embedding.", "class_embedding.", "add_embedding.",
+    "time_embedding.", "step_embedding.", "class_embedding.", "add_embedding.",
 )  # fmt: skip
 # Of two with the same U-Net, the first: sd2-v can only be told by its folder.
 FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-inpainting", "sdxl")
