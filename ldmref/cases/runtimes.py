@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Outputs = dict[str, np.ndarray]
 Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
 ERRORS_ONLY = 3
-NOT_ROUNDED = ("t", "sizes")  # inputs that are embedded, in float32 in every program
 
 Load = Callable[[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]
 
@@ -202,9 +201,15 @@ class LdmrefRuntime:
             yield from answers.found
 
 
-def _input_on(ops: Backend, name: str, x: np.ndarray) -> Any:
-    """Return an input of a network on a backend."""
-    return ops.asarray(x, ops.state_dtype) if name in NOT_ROUNDED else ops.asarray(x)
+def _input_on(ops: Backend, name: str, x: np.ndarray, is_embedded: bool = False) -> Any:
+    """Return an input of a network or layer on a backend.
+
+    What is embedded is in float32 in every program: sizes, and numbers of one axis, which are
+    times and guidance scales.
+    """
+    numbers = x.ndim == 1 and x.dtype.kind == "f"
+    wide = is_embedded or numbers or name == "sizes"
+    return ops.asarray(x, ops.state_dtype) if wide else ops.asarray(x)
 
 
 class LayerAnswers(NamedBackend):
@@ -223,9 +228,9 @@ class LayerAnswers(NamedBackend):
         case = self.cases.get(call.name)
         if case is None or self._alone:
             return y
-        kept = NOT_ROUNDED[0] if call.kind == EMBEDDING else ""
+        embeds = call.kind == EMBEDDING
         stored = self.reader.inputs(case)
-        inputs = {name: _input_on(self.inner, kept or name, x) for name, x in stored.items()}
+        inputs = {name: _input_on(self.inner, name, x, embeds) for name, x in stored.items()}
         for role, x in call.inputs.items():
             if role not in inputs:  # the same as another one, or a constant
                 other = case.attributes.get(role)

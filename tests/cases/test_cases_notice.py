@@ -13,6 +13,7 @@ from ldmref.cases import make_suite, run_cases
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.recorder import (
     EMBEDDING,
+    HALF,
     U,
     compute_network,
     flat,
@@ -20,6 +21,7 @@ from ldmref.cases.recorder import (
     tolerance_of,
 )
 from ldmref.cases.runtimes import LdmrefRuntime
+from ldmref.cases.suite_run import open_runtime
 from ldmref.cases.trace_cases import DisturbedOperations
 from ldmref.cases.verdicts import compare_case
 from ldmref.math.embedding import timestep_embedding
@@ -38,6 +40,14 @@ FLOW_KINDS = {
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     return make_suite(tmp_path_factory.mktemp("cases") / "s", ("layers", "networks"), FAMILIES)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_right_programs_in_half_precision_pass(suite, dtype):
+    """Times, which are embedded in float32 everywhere, are not rounded."""
+    pytest.importorskip("torch")
+    results = list(run_cases(suite, open_runtime("ldmref", "torch", dtype), suite.select()))
+    assert not [str(result) for result in results if not result.passed]
 
 
 @pytest.fixture(scope="module")
