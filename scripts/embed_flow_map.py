@@ -1,6 +1,6 @@
-"""Make the model `emoji-map` of a flow map that `ldmref finetune distill` wrote.
+"""Make the model `emoji-map` of a flow map that `ldmref finetune emoji-map` wrote.
 
-    python scripts/embed_flow_map.py runs/distill/model
+    python scripts/embed_flow_map.py runs/emoji-map/model
 
 The folder ldmref/assets/emoji-map gets the map's configuration and its denoiser alone; text
 encoder, autoencoder and tokenizer must be those of `emoji`, which lends them. The digests that the

@@ -10,6 +10,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.families.flux import FluxConfig
 from ldmref.locate import diff_traces
+from ldmref.locate.replay import REMEDY
 from ldmref.models.transformer_layers import find_angles
 from ldmref.trace import build_trace
 
@@ -126,7 +127,7 @@ def test_a_block_without_its_modulation_is_not_judged_and_says_why():
     del tensors[f"{BLOCK}/input.emb"]
     report = judge("sd3-tiny", tensors)
     assert report.verdict == "nothing compared"
-    assert [row.note for row in report.rows] == ["its input 'emb' was not recorded"]
+    assert [row.note for row in report.rows] == [f"its input 'emb' was not recorded; {REMEDY}"]
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
