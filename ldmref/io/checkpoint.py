@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.diffusers.folder import DiffusersFolder
-from ldmref.io.embedded import EmbeddedFolder, SharingFolder
+from ldmref.io.embedded import EmbeddedFolder
 from ldmref.io.locate import find_model
 from ldmref.io.modifications import (
     AddedTextEncoders,
@@ -26,7 +26,6 @@ from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 LAYOUTS: tuple[type[StoredModel], ...] = (
-    SharingFolder,
     EmbeddedFolder,
     DiffusersFolder,
     NativeFolder,

@@ -20,6 +20,7 @@ from ldmref.io.native import (
     require_file,
     require_fit,
 )
+from ldmref.io.stored_model import OpeningOptions, refuse_choices
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -49,6 +50,11 @@ class EmbeddedFolder(NativeFolder):
     """The folder of an embedded model, whose files are the published ones."""
 
     @classmethod
+    def open(cls, path: Path, options: OpeningOptions) -> EmbeddedFolder:
+        refuse_choices(path, options)
+        return open_embedded(path.name)
+
+    @classmethod
     def is_at(cls, path: Path) -> bool:
         return path in map(embedded_folder, EMBEDDED)
 
@@ -60,10 +66,6 @@ class EmbeddedFolder(NativeFolder):
 
 class SharingFolder(EmbeddedFolder):
     """The folder of an embedded model that holds a denoiser alone; a base has the rest."""
-
-    @classmethod
-    def is_at(cls, path: Path) -> bool:
-        return path in map(embedded_folder, BASES)
 
     def __init__(self, path: Path):
         super().__init__(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,33 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
     >>> kit.version, len(kit.wrong)  # doctest: +SKIP
     ('1.0', 37)
     """
-    folder = Path(folder)
     kit_trace(family)
+    return write_kit(Path(folder), overwrite, partial(_write, family=family))
+
+
+def write_kit(folder: Path, overwrite: bool, write: Callable[[Path], Kit]) -> Kit:
+    """Write a kit, which appears complete or not at all.
+
+    Args:
+        folder: The folder to write.
+        overwrite: Whether to replace a folder that holds a kit.
+        write: Writes the files of the kit to a folder, and returns it.
+
+    Returns:
+        The kit.
+
+    Raises:
+        OutputError: The folder exists (unless it is empty, or a kit and `overwrite`).
+    """
     KIT_FOLDER.check_writable(folder, overwrite, lambda path: read_kit(path).digests)
     with atomic_folder(folder) as temporary:
-        kit = _write(temporary, family)
+        kit = write(temporary)
     return replace(kit, folder=folder)
+
+
+def write_manifest(folder: Path, kit: Kit, described: Mapping[str, Any]) -> None:
+    """Write what a kit is, with what `described` counts, to its folder."""
+    (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
 
 
 def make_kits(folder: str | Path, *, overwrite: bool = False) -> Iterator[Kit]:
@@ -172,8 +194,7 @@ def _write(folder: Path, family: str) -> Kit:
     wrong = write_wrong(write, dumps)
     request = dict(kit_trace(family).params)
     kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)
-    described = _describe(run, wrong, left_out)
-    (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
+    write_manifest(folder, kit, _describe(run, wrong, left_out))
     return kit
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from ldmref.cases.described_folder import write_into
 from ldmref.cases.trace_cases import write_calls
 from ldmref.cases.trace_runs import RecordedRun
 from ldmref.errors import UsageError
-from ldmref.io.atomic import atomic_folder
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.locate.against import diff_modules, find_networks, record_reference
 from ldmref.locate.findings import DiffReport
@@ -29,18 +29,19 @@ from ldmref.locate.unfit import first_line
 from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,
-    KIT_FOLDER,
-    MANIFEST,
     TRACE,
     VERSION,
     Kit,
-    kit_text,
-    read_kit,
 )
-from ldmref.passport.make import floors_text, tensors_file, write_wrong
+from ldmref.passport.make import (
+    floors_text,
+    tensors_file,
+    write_kit,
+    write_manifest,
+    write_wrong,
+)
 from ldmref.passport.recorded import CODE, FORMATS, WIDE
 from ldmref.passport.wrong import DTYPE, wrong_dumps
-from ldmref.support.version import __version__
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, tensor_name
 
@@ -90,14 +91,19 @@ def read_modules(made: Any) -> dict[str, GivenModule]:
         UsageError: It is neither (module, arguments) nor a mapping of such pairs.
         BackendUnavailable: PyTorch is not installed.
     """
-    named = made if isinstance(made, Mapping) else {NETWORK: made}
     found = {}
-    for name, pair in named.items():
+    for name, pair in name_networks(made).items():
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping)):
             message = f"a kit of a module needs its inputs, and {type(pair).__name__} has none"
             raise UsageError(message, code=CODE, hint=MAKE)
-        found[str(name)] = GivenModule(find_networks(pair[0])[""], dict(pair[1]))
+        found[name] = GivenModule(find_networks(pair[0])[""], dict(pair[1]))
     return found
+
+
+def name_networks(made: Any) -> dict[str, Any]:
+    """Return what a function `make` returned by the names of networks: one alone has none."""
+    named = made if isinstance(made, Mapping) else {NETWORK: made}
+    return {str(name): part for name, part in named.items()}
 
 
 def make_module_kit(name: str, made: Any, folder: str | Path, *, overwrite: bool = False) -> Kit:
@@ -129,12 +135,8 @@ def make_module_kit(name: str, made: Any, folder: str | Path, *, overwrite: bool
     >>> kit.networks, "transformer.000/2" in [entry.name for entry in kit.trace.entries]
     (('transformer',), True)
     """
-    folder = Path(folder)
-    modules = read_modules(made)
-    KIT_FOLDER.check_writable(folder, overwrite, lambda path: read_kit(path).digests)
-    with atomic_folder(folder) as temporary:
-        kit = _write(temporary, name, modules)
-    return replace(kit, folder=folder)
+    write = partial(_write, name=name, modules=read_modules(made))
+    return write_kit(Path(folder), overwrite, write)
 
 
 def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
@@ -158,7 +160,7 @@ def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
         "faults": len(wrong),
         "faults_left_out": left_out,
     }
-    (folder / MANIFEST).write_text(kit_text(kit, f"ldmref {__version__}", described), "utf-8")
+    write_manifest(folder, kit, described)
     return kit
 
 
@@ -261,10 +263,9 @@ def module_original(kit: Kit, made: Any) -> PortOriginal:
         UsageError: They are other networks, or have other parameters.
         BackendUnavailable: PyTorch is not installed.
     """
-    named = made if isinstance(made, Mapping) else {NETWORK: made}
     modules = {
-        str(name): find_networks(part[0] if isinstance(part, tuple) else part)[""]
-        for name, part in named.items()
+        name: find_networks(part[0] if isinstance(part, tuple) else part)[""]
+        for name, part in name_networks(made).items()
     }
     if modules.keys() != {*kit.networks}:
         listed = ", ".join(kit.networks)

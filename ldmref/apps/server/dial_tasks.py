@@ -27,9 +27,8 @@ from ldmref.explore.dial import MODE, DialStop, plan_dial
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage
 
-TOLERANCE = (
-    0.01  # of the converged run: its error is then a fifth of the distance of 40 evaluations
-)
+# of the converged run: its error is then a fifth of the distance of 40 evaluations
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
