@@ -148,7 +148,7 @@ def require_supported(model: ldmref.LatentDiffusion) -> None:
 
 
 def require_map(flow_map: ldmref.LatentDiffusion, model: ldmref.LatentDiffusion) -> None:
-    """Refuse what is no flow map of the model, or has another encoder, decoder or schedule."""
+    """Refuse a model that is not a flow map of `model`, with its encoder, decoder and schedule."""
     same = (
         flow_map.config.denoiser.is_flow_map,
         np.array_equal(

@@ -11,7 +11,7 @@
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
 | `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
-| `dial.py`      | the dial of evaluations: a flow map in few steps beside its model in more  |
+| `dial.py`      | the dial of evaluations: a flow map in few steps and its model in more     |
 | `noised.py`    | `noised_image`: what remains of an image that a run starts from            |
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """

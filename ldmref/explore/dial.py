@@ -1,7 +1,7 @@
 """The dial of evaluations: one image by a flow map in few steps, and by its model in more.
 
 A flow map takes 1, 2 or 4 evaluations of its network, and the model two for each guided step. All
-images have the noise of one seed, so that their latents can be compared with those of the converged
+images have the noise of one seed, so their latents can be compared with those of the converged
 run (`ldmref.explore.converged`).
 """
 

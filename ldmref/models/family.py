@@ -161,7 +161,7 @@ class TextPath:
         together: Returns arrays of the denoiser, by argument, of n images, from the backend, n and
             the number of tokens of the longest text of a request: what diffusers' pipelines make
             of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
-            of the tokens. None: every image is that of its text alone there, too.
+            of the tokens. None: every image is that of its text alone.
     """
 
     encode: Callable[..., EncodedText] = encode_tokens

@@ -55,7 +55,7 @@ class KitOriginal(ModelOriginal):
 
 
 def complete_inputs(port: Trace, run: Trace, call: TraceCall) -> Trace | None:
-    """Return a dump with the inputs that a kit has of a call, and the dump has not.
+    """Add the inputs of a call that the kit has and the dump lacks.
 
     Args:
         port: The dump.

@@ -62,7 +62,7 @@ def test_the_maps_are_the_softmax_averaged_by_hand(name, references):
 
 
 def test_tokens_may_have_any_order():
-    """Those of the image may be filled up, and those of the references may be first."""
+    """The image's may be filled up, and the references' may be first."""
     attention = TextAttention((".attn",), ("references", "image", "text"), multiple=32)
     assert attention.find_starts(60, 20, 9) == {"references": 0, "image": 9, "text": 41}
     attention = TextAttention((".attn",), ("text", "references", "image"), multiple=32)

@@ -56,7 +56,7 @@ def over_white(image):
 
 
 def generate(pipe, prompts, seed, scale, steps=3, **options):
-    """Return the images that diffusers makes of prompts in one batch, in [0, 1]."""
+    """Return diffusers' images of prompts in one batch, in [0, 1]."""
     options = {
         "height": 64,
         "width": 96,
@@ -72,7 +72,7 @@ def generate(pipe, prompts, seed, scale, steps=3, **options):
 @pytest.mark.parametrize("backend", ["numpy", "torch", "onnx", "openvino"])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
-    """Of prompts of unequal length, also none, in one batch, and of one prompt alone."""
+    """The prompts have unequal lengths, one is empty; one runs alone as well."""
     pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
     model = ldmref.load(folder, backend=backend)
     options = {"negative_prompt": NEGATIVE} if scale > 1 else {}

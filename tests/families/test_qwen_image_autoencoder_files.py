@@ -60,7 +60,7 @@ def write_makers_file(path, config, theirs):
 
 
 def test_a_file_decodes_as_diffusers_which_renames_its_tensors(tmp_path):
-    """Of the published levels and blocks, which are those that diffusers renames."""
+    """Levels and blocks are the published ones, which diffusers can rename."""
     config, theirs = configure()
     path = tmp_path / "qwen_image_vae.safetensors"
     write_makers_file(path, config, theirs)

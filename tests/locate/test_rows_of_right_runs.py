@@ -1,4 +1,4 @@
-"""What rows of right runs say: that they are equal, by which tolerance, and of which wire."""
+"""Rows of right runs say that they are equal, by which tolerance, and which wire they judge."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMPUTED = {
     "timesteps": 1e-4,
     "tokens": 0.0,
 }
-# What a step computes, by its floor; at least a few roundings, whatever cancels.
+# A step is judged by its floor, and allowed a few roundings at least, whatever cancels.
 OF_STEPS = ("x0", "step", "x_at", "sigma_at")
 
 

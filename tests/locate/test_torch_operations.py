@@ -308,7 +308,7 @@ def test_calls_without_known_faults_are_none(case):
 
 
 def scaled(module):
-    """Return a module whose weight and bias are no ones and zeros, in float64."""
+    """Return a module in float64 whose weight and bias are not ones and zeros."""
     module = module.double()
     for i, p in enumerate(module.parameters()):
         p.data = numbers(*p.shape) + i

@@ -1,4 +1,4 @@
-"""What judges between the networks conclude from runs of which one thing is different."""
+"""Judges between the networks conclude the right thing from runs that differ in one place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ X, Y, Z = (normal(i, *SHAPE) for i in range(3))
 @pytest.mark.parametrize("kind", ["eps", "v", "x0"])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler"])
 def test_each_known_fault_of_steps_has_settings_of_its_own(kind, sampler):
-    """A fault with the right settings would explain what is right; two alike have one name."""
+    """A fault with the right settings would explain what is right; two equal ones have one name."""
     config = replace(model_of("tiny").config.scheduler, prediction_type=kind)
     right = StepSettings(config, SAMPLERS[sampler], True, eta=0.0 if sampler == "ddim" else None)
     found = list(step_faults(right))
@@ -53,7 +53,7 @@ def test_each_known_fault_of_steps_has_settings_of_its_own(kind, sampler):
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
 @pytest.mark.parametrize("rescaled", [True, False])
 def test_schedulers_that_keep_no_signal_at_the_start(name, rescaled):
-    """Those of diffusers with alphas of exactly 0 have no end of the levels; others have one."""
+    """Schedules of diffusers with alphas of exactly 0 have no last level; others have one."""
     calls = {"sampler.000": {"input.model_output": X, "input.sample": X}}
     config = replace(model_of("tiny").config.scheduler, rescale_betas_zero_snr=rescaled)
     largest = NEARLY_ZERO**-0.5
@@ -72,7 +72,7 @@ def test_schedulers_that_keep_no_signal_at_the_start(name, rescaled):
 @pytest.mark.parametrize("on_path", [True, False])
 @pytest.mark.parametrize("name", ["heun", "dpm_solver_2", "dpm_solver_2_a", "pndm", "dpmpp_2m"])
 def test_a_later_evaluation_has_the_derivative_that_was_recorded(name, on_path):
-    """Of samplers that step by derivatives; the others step by x0."""
+    """These samplers step by derivatives, the others by x0."""
     sigma, x = 2.0, normal(3, *SHAPE)
     config = replace(model_of("tiny").config.scheduler, prediction_type="eps")
     settings = StepSettings(config, SAMPLERS[name], True)
