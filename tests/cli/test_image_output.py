@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ldmref.apps.cli import console, session
 from ldmref.apps.cli.file_names import slugify
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import read_parameters
@@ -109,6 +110,21 @@ def test_json_lines(draw):
     assert [row["seed"] for row in rows] == [3, 9] and all(row["seconds"] >= 0 for row in rows)
     assert "unheardof" in rows[0]["warnings"][0]
     assert ran.err.startswith("ldmref: warning: ")
+
+
+def test_the_seconds_of_an_image_do_not_hold_those_of_loading(draw, monkeypatch):
+    """A model that takes an hour to load: the clock moves only there."""
+    hours = [0.0]
+    load = session.load_checkpoint
+
+    def slow(*args, **options):
+        hours[0] += 1.0
+        return load(*args, **options)
+
+    monkeypatch.setattr(session, "load_checkpoint", slow)
+    monkeypatch.setattr(console.time, "monotonic", lambda: 3600.0 * hours[0])
+    row = json.loads(draw("txt2img", "cat", "--json").out)
+    assert hours == [1.0] and row["seconds"] == 0.0
 
 
 def test_quiet(draw, work):

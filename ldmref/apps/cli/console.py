@@ -65,8 +65,9 @@ class Console:
             say(one_line(f"ldmref: {key} = {value!r} from {origin}"))
         say(one_line(f"ldmref: model {model}, {backend!r}"))
 
-    def memory(self, model: LatentDiffusion, job: Job) -> None:
-        """Print an estimate of the memory that the images need, if --verbose was given."""
+    def loaded(self, model: LatentDiffusion, job: Job) -> None:
+        """Start the time of the first image, and with --verbose print the memory of the images."""
+        self._last = time.monotonic()
         if not self.verbose:
             return
         needs = estimate_job_memory(model, job)

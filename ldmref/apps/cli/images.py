@@ -88,7 +88,7 @@ def generate(mode: str, flags: Values, origin: Origin) -> None:
         console = Console(flags, output, total, click.get_current_context().command, preview)
         console.settings(session.configured, session.name, session.backend)
         model = session.load()
-        console.memory(model, tasks[0].plan.passes[-1])
+        console.loaded(model, tasks[0].plan.passes[-1])
         console.warn(origin.compare_model(model))
         try:
             for task in tasks:
