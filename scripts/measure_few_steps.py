@@ -4,6 +4,7 @@
         --cfg 1 1.5 2.5 --sampler ddim dpmpp_2m
     python scripts/measure_few_steps.py measure rows.jsonl --model runs/distill/model --steps 1 2 4
     python scripts/measure_few_steps.py table rows.jsonl
+    python scripts/measure_few_steps.py plot rows.jsonl -o docs/images/few-steps.webp
 
 A row is one setting on one chunk: two held-out compositions of each of the ten kinds, and four
 single words with two seeds each. Rows are appended to a file of JSON lines, and those that it holds
@@ -249,13 +250,24 @@ def compare(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) ->
     return f"+{more} -{less} (p = {p:.2g})"
 
 
+def group_rows(paths: Sequence[Path]) -> dict[Setting, list[dict[str, Any]]]:
+    """Return the rows of files by setting; the first of two rows of the same chunk counts."""
+    groups: dict[Setting, dict[int, dict[str, Any]]] = {}
+    for path in paths:
+        for row in read_rows(path):
+            groups.setdefault(Setting(*row["setting"]), {}).setdefault(row["chunk"], row)
+    return {setting: [*rows.values()] for setting, rows in groups.items()}
+
+
+def rows_of_default(groups: dict[Setting, list[dict[str, Any]]], name: str) -> list[dict[str, Any]]:
+    """Return the rows of the setting that others are compared with, "model,steps,cfg,sampler"."""
+    return groups[{",".join(map(str, setting)): setting for setting in groups}[name]]
+
+
 def print_table(args: argparse.Namespace) -> None:
-    """Print the table of a file of rows, and the rates of each kind below it."""
-    groups: dict[Setting, list[dict[str, Any]]] = {}
-    for row in read_rows(args.rows):
-        groups.setdefault(Setting(*row["setting"]), []).append(row)
-    by_name = {",".join(map(str, setting)): setting for setting in groups}
-    default = groups[by_name[args.default]]
+    """Print the table of files of rows, and the rates of each kind below it."""
+    groups = group_rows(args.rows)
+    default = rows_of_default(groups, args.default)
     base = rms(default, "between_seeds")
     count = PER_KIND * len(SHARES)
     kinds = [kind for kind in SHARES for _ in range(PER_KIND)]
@@ -285,6 +297,63 @@ def print_table(args: argparse.Namespace) -> None:
         print("| " + " | ".join([*(f"{value}" for value in setting), *shares]) + " |")
 
 
+# -- the plot --------------------------------------------------------------------------------------
+
+
+def evaluations(setting: Setting, is_map: bool) -> int:
+    """Return the evaluations of the network for an image; guidance takes two a step."""
+    return setting.steps * (1 if is_map or setting.cfg == 1.0 else 2)
+
+
+def draw_plot(args: argparse.Namespace) -> None:
+    """Draw what each setting gives against the evaluations of the network that it takes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = group_rows(args.rows)
+    default = rows_of_default(groups, args.default)
+    chunks = len(default)
+    groups = {setting: rows for setting, rows in groups.items() if len(rows) >= args.least}
+    base = rms(default, "between_seeds")
+    count = PER_KIND * len(SHARES)
+    lines: dict[str, list[tuple[int, list[dict[str, Any]]]]] = {}
+    for setting, rows in sorted(groups.items()):
+        is_map = setting.model != default[0]["setting"][0]
+        label = "flow map" if is_map else f"guidance {setting.cfg:g}"
+        if not is_map and setting.sampler != default[0]["setting"][3]:
+            label += f", {setting.sampler}"
+        lines.setdefault(label, []).append((evaluations(setting, is_map), rows))
+    panels = [
+        ("compositions right, %", lambda r: 100 * verdicts_of(r, "right").mean()),
+        ("words right, %", lambda r: 100 * verdicts_of(r, "words").mean()),
+        ("distance from the default", lambda r: rms(r, "to_default", slice(count))),
+        ("variety of seeds, %", lambda r: 100 * rms(r, "between_seeds") / base),
+    ]
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    for axis, (title, value) in zip(axes.flat, panels, strict=True):
+        for label, points in lines.items():
+            found = [(n, value(rows)) for n, rows in sorted(points, key=lambda point: point[0])]
+            style = "o-" if "," not in label else "x"
+            axis.plot(*zip(*found, strict=True), style, label=label, markersize=5)
+        axis.set_title(title, fontsize=11)
+        axis.set_xscale("log", base=2)
+        axis.grid(alpha=0.3)
+    for axis, key in zip(axes[0], ("right", "words"), strict=True):
+        found = proportion(verdicts_of(default, key))
+        axis.axhspan(100 * found.low, 100 * found.high, alpha=0.12, color="gray")
+    ticks = [1, 2, 4, 8, 16, 40]
+    for axis in axes[1]:
+        axis.set_xlabel("evaluations of the network")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes[0, 1].legend(fontsize=9, loc="lower right")
+    prompts = chunks * count
+    figure.suptitle(f"{prompts} held-out compositions; gray: the default's interval of 95 %")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -304,9 +373,16 @@ def main() -> None:
     one.add_argument("--no-converged", action="store_true", help="leave that reference out")
     one.set_defaults(function=measure_all)
     two = commands.add_parser("table", help="print the table")
-    two.add_argument("rows", type=Path)
-    two.add_argument("--default", default="emoji-128,20,2.5,dpmpp_2m", help="compared with others")
     two.set_defaults(function=print_table)
+    three = commands.add_parser("plot", help="draw the table")
+    three.add_argument("-o", "--output", type=Path, required=True)
+    three.add_argument("--least", type=int, default=50, help="chunks of a setting that is drawn")
+    three.set_defaults(function=draw_plot)
+    for command in (two, three):
+        command.add_argument("rows", type=Path, nargs="+")
+        command.add_argument(
+            "--default", default="emoji-128,20,2.5,dpmpp_2m", help="compared with others"
+        )
     args = parser.parse_args()
     args.function(args)
 
