@@ -32,8 +32,8 @@ PUBLISHED = {
         TOKENIZER: "ebf3c744cf19a3510ca30f605917134036f8719e5d2fb6eadc6fd707ef36252a",
     },
     "emoji-map": {
-        CONFIG: "a3f99bef7eff0d67f5c9d10246ba11f26e2a73ec5a265fb3e2880e31e64b25c4",
-        WEIGHTS: "e596a3dd307741baa275dd3dbe8032ae6077846d6dc5cfeeecf2c7a885d498a6",
+        CONFIG: "c53be7ed56eb8c058b0980bb17529d28f46b0f3bb80fdfa2c4c079327cb86d45",
+        WEIGHTS: "e6cf38dac035698324f959c3b607049639eba263688997d94459e5cca1a994fd",
     },
 }
 EMBEDDED = tuple(PUBLISHED)
