@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ldmref.io.diffusers import convert_t5_config as convert_t5_config
     from ldmref.io.diffusers import convert_text_config as convert_text_config
     from ldmref.io.diffusers import get_class as get_class
+    from ldmref.io.diffusers import read_denoiser as read_denoiser
     from ldmref.io.diffusers import read_json as read_json
     from ldmref.io.diffusers import require_plain as require_plain
     from ldmref.io.key_table import KeyEntry as KeyEntry

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
 from ldmref.families.flux2.config import Flux2Config, transformer_of
-from ldmref.families.flux2.files import SCALES, STEPS
 from ldmref.families.flux2.text import as_text_encoder, choose_layers
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 
-DEV = Flux2Config(
+STEPS = {True: 4, False: 50}  # distilled, and not
+SCALES = {True: 1.0, False: 4.0}
+DEV = Flux2Config(  # also what diffusers' class has for fields that a file omits
     num_layers=8,
     num_single_layers=48,
     num_attention_heads=48,

@@ -17,18 +17,13 @@ from ldmref.families.transformer_files import (
     list_files,
     remove_prefix,
 )
-from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.denoiser import read_denoiser
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.params import Shape, flatten
 
 PIPELINE = "QwenImage21Pipeline"
 PLAIN: dict[str, tuple[Any, ...]] = {"patch_size": (1,), "causal_condition": (True,)}
-DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
-    "in_channels": 64, "out_channels": 64, "num_layers": 32, "attention_head_dim": 128,
-    "num_attention_heads": 32, "context_in_dim": 4096, "mlp_ratio": 3,
-    "axes_dims_rope": (16, 56, 56), "eps": 1e-6,
-}  # fmt: skip
 
 
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -50,16 +45,8 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> QwenImage21Config:
-    """Convert the configuration of a `QwenImage21Transformer2DModel`.
-
-    Raises:
-        CorruptModelError: It asks for something that is not supported.
-    """
-    require_plain(data, PLAIN, "the transformer's configuration")
-    fields = {name: data.get(name, default) for name, default in DEFAULTS.items()}
-    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
-    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
-    return QwenImage21Config(**fields)
+    """Convert the configuration of a `QwenImage21Transformer2DModel`; see `read_denoiser`."""
+    return read_denoiser(QwenImage21Config(), data, PLAIN)
 
 
 def list_tensors(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:

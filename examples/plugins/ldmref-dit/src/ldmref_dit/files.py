@@ -19,8 +19,8 @@ from ldmref.families import (
     convert_scheduler_config,
     flatten,
     get_class,
+    read_denoiser,
     read_json,
-    require_plain,
 )
 from ldmref_dit.config import DiTConfig
 from ldmref_dit.network import transformer_spec
@@ -33,10 +33,6 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0,),
     "upcast_attention": (False, None),
 }
-FIELDS = (
-    "in_channels", "out_channels", "sample_size", "patch_size", "num_layers",
-    "num_attention_heads", "attention_head_dim", "norm_eps",
-)  # fmt: skip
 ORIGINAL_SCHEDULER = SchedulerConfig(
     beta_schedule="linear", beta_start=0.0001, beta_end=0.02, variance_type="learned_range",
     sampler="ddpm",
@@ -86,13 +82,8 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     frequencies of the time end at 1/10000, and a norm of each block has another epsilon.
     """
     data = read_json(folder / "transformer" / "config.json")
-    require_plain(data, PLAIN, "the transformer's configuration")
-    fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
-    fields.setdefault("norm_eps", 1e-5)
-    fields.setdefault("out_channels", data.get("in_channels", 4))
-    transformer = DiTConfig(
-        **fields, num_classes=data.get("num_embeds_ada_norm", 1000), freq_shift=1
-    )
+    classes = {"num_classes": data.get("num_embeds_ada_norm", 1000)}
+    transformer = read_denoiser(DiTConfig(norm_eps=1e-5, freq_shift=1), {**data, **classes}, PLAIN)
     scheduler = convert_scheduler_config(
         read_json(folder / "scheduler" / "scheduler_config.json"), get_class(index, "scheduler")
     )
