@@ -7,14 +7,14 @@
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |
-| `flux2/` | FLUX.2 klein, and its autoencoder |
+| `flux2/` | FLUX.2 klein |
 | `qwen_image_21/` | Qwen-Image 2.1 |
 | `flux3/` | FLUX.3 Image Klein |
 | `krea2/` | Krea 2 |
-| `qwen_image/` | the autoencoder of Qwen-Image 1 and Krea 2 |
+| `autoencoders/` | the autoencoders of FLUX.2 and 3, and of Qwen-Image and Krea 2 |
 | `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what transformers and their ControlNets share |
-| `transformer_files.py` | single files of a transformer, with a prefix and without |
+| `transformer_files.py` | single files of a transformer: the names of its makers |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |

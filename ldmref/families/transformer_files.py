@@ -1,19 +1,114 @@
-"""Single files of a transformer: other programs put a prefix before the names of its makers."""
+"""Single files of a transformer: the names of its makers as data, with a prefix and without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias
 
-from ldmref.io.key_table import KeyEntry
+from ldmref.io.key_table import KeyEntry, add_prefixes
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.family import SingleFile
-from ldmref.models.params import Shape
+from ldmref.models.params import Shape, Spec, flatten
 
+P = ParamSpec("P")
 PREFIX = "model.diffusion_model."  # in files of several networks, and of other programs
+
+
+class StoredLayer(NamedTuple):
+    """The name of a layer in a file, and how its tensors are stored; see `KeyEntry`."""
+
+    name: str
+    third: int | None = None
+    form: str = ""
+    rows: tuple[int, int] | None = None
+
+
+LayerNames: TypeAlias = Mapping[str, "str | StoredLayer"]
+"""Names in a file by layer, or by tensor. What is not listed has our name."""
+
+BlockNames: TypeAlias = Mapping[str, tuple[str, LayerNames]]
+"""For each row of numbered blocks, its name in a file and the layers of a block."""
+
+
+def stack_layers(name: str, layers: Sequence[str]) -> dict[str, StoredLayer]:
+    """Return the names of queries, keys and values that a file stacks in one tensor.
+
+    >>> stack_layers("attn.qkv", ("to_q", "to_k", "to_v"))["to_k"]
+    StoredLayer(name='attn.qkv', third=1, form='', rows=None)
+    """
+    return {layer: StoredLayer(name, third) for third, layer in enumerate(layers)}
+
+
+def list_entries(
+    spec: Spec, ends: LayerNames, blocks: BlockNames, prefix: str = ""
+) -> dict[str, KeyEntry]:
+    """Return the tensor of a file for each parameter of a transformer.
+
+    Args:
+        spec: The shapes of the parameters.
+        ends: The names of layers outside of the blocks.
+        blocks: The blocks.
+        prefix: What precedes all names.
+    """
+    shapes = flatten(spec)
+    entries = {name: find_entry(name, shape, ends, blocks) for name, shape in shapes.items()}
+    return add_prefixes("", prefix, entries)
+
+
+def find_entry(name: str, shape: Shape, ends: LayerNames, blocks: BlockNames) -> KeyEntry:
+    """Return the tensor of a file for a parameter; see `list_entries`.
+
+    >>> blocks = {"layers": ("blocks", {"ff.up": "mlp.w1"})}
+    >>> find_entry("layers.3.ff.up.weight", (8, 4), {}, blocks).name
+    'blocks.3.mlp.w1.weight'
+    """
+    path, inner, layers = "", name, ends
+    row = find_start(name, blocks)
+    if row:
+        theirs, layers = blocks[row]
+        number, _, inner = name.removeprefix(f"{row}.").partition(".")
+        path = f"{theirs}.{number}."
+    layer = find_start(inner, layers)
+    stored = layers.get(layer, layer)
+    if isinstance(stored, str):
+        stored = StoredLayer(stored)
+    path += stored.name + inner.removeprefix(layer)
+    return KeyEntry(path, shape, stored.third, stored.form, rows=stored.rows)
+
+
+def find_start(name: str, starts: Collection[str]) -> str:
+    """Return the longest path of `starts` that contains a tensor; "" if none does."""
+    containing = (start for start in starts if f"{name}.".startswith(f"{start}."))
+    return max(containing, key=len, default="")
+
+
+def reads_sizes(
+    read: Callable[Concatenate[dict[str, Shape], P], ModelConfig | None],
+) -> Callable[..., ModelConfig | None]:
+    """Make of a function of a transformer's tensors one that recognises files, by any prefix.
+
+    Args:
+        read: Returns the configuration of shapes by name. It may raise the errors of a tensor that
+            is missing or has another number of axes, or of a size of 0: it is another file then.
+
+    Returns:
+        A function of the names and shapes of a file, of the `prefix` of the transformer's and of
+        the other arguments of `read`; None if it is another file.
+    """
+
+    @wraps(read)
+    def recognise(
+        shapes: Mapping[str, Shape], prefix: str = "", *args: P.args, **kwargs: P.kwargs
+    ) -> ModelConfig | None:
+        try:
+            return read(remove_prefix(shapes, prefix), *args, **kwargs)
+        except (KeyError, ValueError, IndexError, ZeroDivisionError):
+            return None
+
+    return recognise
 
 
 def list_files(
@@ -76,3 +171,26 @@ def find_known(
         if replace(network, **unseen) == known:
             return config
     return None
+
+
+def find_model(
+    models: Mapping[str, ModelConfig],
+    network: DenoiserConfig,
+    head: int,
+    nearest: ModelConfig | None,
+    axes: str = "axes_dims_rope",
+) -> ModelConfig | None:
+    """Return the model of a transformer: one with its shapes, or the nearest.
+
+    Args:
+        models: The models by name.
+        network: The configuration that the tensors of a file say.
+        head: The width of a head.
+        nearest: The model whose other networks and settings belong to a transformer of other
+            sizes. None: there is none.
+        axes: The field of the parts of a head, which no tensor says: those of `network` must fit.
+    """
+    known = find_known(models.values(), network, axes)
+    if known is not None or nearest is None or sum(getattr(network, axes)) != head:
+        return known
+    return replace(nearest, denoiser=network)

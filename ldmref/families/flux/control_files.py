@@ -13,8 +13,8 @@ from dataclasses import replace
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, controlnet_spec
 from ldmref.families.flux.network import PATCH
-from ldmref.families.flux.original import ENDS, find_entry
-from ldmref.families.transformer_files import count_blocks
+from ldmref.families.flux.original import ENDS, list_blocks
+from ldmref.families.transformer_files import count_blocks, find_entry
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
 from ldmref.models.params import Shape, flatten
 
@@ -99,4 +99,4 @@ def _entry(name: str, entry: KeyEntry, width: int) -> KeyEntry:
         return replace(entry, name=f"{ORIGINAL[layer]}.{leaf}")
     if layer.startswith("controlnet_"):
         return entry
-    return find_entry(name, entry.shape, "", width)
+    return find_entry(name, entry.shape, ENDS, list_blocks(width))

@@ -4,7 +4,6 @@
 |------------------|------------------------------------------------------------------|
 | `config.py`      | the configuration of the transformer, and what must fit together |
 | `network.py`     | the transformer                                                  |
-| `autoencoder.py` | the autoencoder, whose latents are normalised patches            |
 | `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
 | `references.py`  | reference images as further tokens                               |
 | `pipelines.py`   | how diffusers' pipelines call the networks                       |
@@ -14,7 +13,8 @@
 | `work.py`        | operations and memory                                            |
 
 The levels are shifted by the numbers of image tokens and of steps. A distilled model is one whose
-default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked.
+default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked. The
+autoencoder is `ldmref.families.autoencoders.flux2`.
 
 Black Forest Labs 2025, github.com/black-forest-labs/flux2.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
+from ldmref.families.autoencoders.flux2 import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.text import as_text_encoder, choose_layers
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3

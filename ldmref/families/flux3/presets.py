@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
+from ldmref.families.autoencoders.flux2 import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
 from ldmref.families.flux3.config import WINDOW, Flux3Config, transformer_of
 from ldmref.families.flux3.text import as_text_encoder
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.families.autoencoders.qwen_image import QWEN_IMAGE, QwenAutoencoderConfig
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.text import as_text_encoder
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
-from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
 

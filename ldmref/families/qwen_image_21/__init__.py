@@ -4,8 +4,6 @@
 |--------------------------|-----------------------------------------------------------|
 | `config.py`              | the configuration, and what must fit together             |
 | `network.py`             | the transformer, with a cache of keys and values of text  |
-| `autoencoder.py`         | the autoencoder of images with alpha                      |
-| `autoencoder_config.py`  | its configuration                                         |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |
 | `pipelines.py`           | how diffusers' pipelines call the networks                |
 | `files.py`               | diffusers' folders, and single files                      |
@@ -15,7 +13,7 @@
 The model is defined by one prompt at a time: padding of shorter prompts in a batch moves nothing
 here, where diffusers 0.42 moves the image, which `rng="torch"` reproduces. Guidance is off by
 default and is not renormalised. Images that are edited need Qwen3-VL to see them, which ldmref's
-text encoder does not.
+text encoder does not. The autoencoder is `ldmref.families.autoencoders.qwen_image_21`.
 
 Qwen Team 2026, whose code is QwenImage21Transformer2DModel of diffusers 0.42.
 """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.families.autoencoders.qwen_image_21_config import QwenImage21AutoencoderConfig
+from ldmref.families.autoencoders.qwen_image_21_config import shrink as shrink_autoencoder
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
-from ldmref.families.qwen_image_21.autoencoder_config import QwenImage21AutoencoderConfig
-from ldmref.families.qwen_image_21.autoencoder_config import shrink as shrink_autoencoder
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
 from ldmref.families.qwen_image_21.text import as_text_encoder
 from ldmref.models.config import Defaults, ModelConfig
