@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ldmref.models.params import Spec, numbered
 
 
@@ -60,6 +62,19 @@ def normalized_attention_spec(d: int, head: int) -> Spec:
     projections: Spec = {name: square for name in ("to_q", "to_k", "to_v")}
     norms: Spec = {name: {"weight": (head,)} for name in ("norm_q", "norm_k")}
     return {**projections, **norms, "to_out": {"0": square}}
+
+
+def swiglu_spec(d: int, hidden: int, names: Sequence[str]) -> Spec:
+    """Return the shapes of a feed-forward layer with a gate, without biases.
+
+    Args:
+        d: The width of the tokens.
+        hidden: The width behind the gate.
+        names: Those of gate, up and down, as for `transformer_layers.swiglu`.
+    """
+    gate, up, down = names
+    widen = linear_spec(d, hidden, False)
+    return {gate: widen, up: widen, down: linear_spec(hidden, d, False)}
 
 
 def attention_block_spec(c: int) -> Spec:

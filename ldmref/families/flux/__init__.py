@@ -25,7 +25,7 @@ from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
-from ldmref.families.flux.network import join_patches, transformer, transformer_spec
+from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts, with_text_length
@@ -52,6 +52,7 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
+from ldmref.models.transformer_layers import join_patches
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",

@@ -19,10 +19,7 @@ from ldmref.declare import Range
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.files import PACKED
 from ldmref.families.flux.network import (
-    PATCH,
-    cut_patches,
     double_block,
-    embed_patches,
     find_positions,
     single_block,
     transformer_spec,
@@ -53,6 +50,7 @@ from ldmref.models.denoiser_config import WidthOrZero
 from ldmref.models.layers import linear
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import PATCH, cut_patches, embed_patches
 
 OPTIONAL = ("num_mode", "conditioning_embedding_channels")  # null for none, which is 0 here
 HINT_WIDTHS = (16, 16, 16, 16)  # of the encoder of the image

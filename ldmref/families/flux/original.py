@@ -14,7 +14,7 @@ from functools import partial
 
 from ldmref.families.combined_files import CLIP_L, T5, UNUSED, list_other_networks
 from ldmref.families.flux.config import FluxConfig, transformer_of
-from ldmref.families.flux.network import PATCH, transformer_spec
+from ldmref.families.flux.network import transformer_spec
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.transformer_files import (
     BlockNames,
@@ -30,6 +30,7 @@ from ldmref.families.transformer_files import (
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape, flatten
+from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
 ENDS: LayerNames = {

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from ldmref.families.flux.network import join_patches
 from ldmref.families.joint_transformers import (
     MASK,
     declare_transformer,
@@ -53,6 +52,7 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import Steerable
+from ldmref.models.transformer_layers import join_patches
 
 MULTIPLE = 16  # to which the number of a text's tokens is rounded up
 # the weights of norms are differences from 1; the output and the blocks' gates begin as 0

@@ -14,22 +14,27 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ldmref.backends.base import Backend
-from ldmref.families.flux.network import (
-    PATCH,
-    cut_patches,
-    embed_patches,
-    find_positions,
-    join_patches,
-)
+from ldmref.families.flux.network import find_positions
 from ldmref.families.joint_transformers import find_sines
 from ldmref.families.krea2.config import Krea2Config
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
-from ldmref.models.transformer_layers import cut_width, gelu_tanh, rms_norm, rotate
+from ldmref.models.specs import linear_spec, normalized_attention_spec, swiglu_spec
+from ldmref.models.transformer_layers import (
+    PATCH,
+    cut_patches,
+    cut_width,
+    embed_patches,
+    gelu_tanh,
+    join_patches,
+    rms_norm,
+    swiglu,
+    turn_by,
+)
 
+MLP = ("gate", "up", "down")  # gate, up and down
 Turn: TypeAlias = Callable[[Array], Array]
 """Turns queries or keys, (n, heads, l, d), by the positions of their tokens."""
 
@@ -81,11 +86,7 @@ def block_spec(d: int, heads: int, shared: int, hidden: int) -> Spec:
             "to_v": linear_spec(d, keys, False),
             "to_gate": linear_spec(d, d, False),
         },
-        "ff": {
-            "gate": linear_spec(d, hidden, False),
-            "up": linear_spec(d, hidden, False),
-            "down": linear_spec(hidden, d, False),
-        },
+        "ff": swiglu_spec(d, hidden, MLP),
     }
 
 
@@ -180,7 +181,7 @@ def plain_block(
     heads = config.text_num_attention_heads, config.text_num_key_value_heads
     h = unit_norm(ops, p.norm1, x, eps)
     x = x + gated_attention(ops, p.attn, h, score_bias, heads, eps)
-    return x + feed_forward(ops, p.ff, unit_norm(ops, p.norm2, x, eps))
+    return x + swiglu(ops, p.ff, unit_norm(ops, p.norm2, x, eps), MLP)
 
 
 @layer
@@ -202,17 +203,11 @@ def modulated_block(
     rows = modulation + ops.xp.reshape(p.scale_shift_table, (1, 1, 6 * d))
     scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = cut_width(rows, 6)
     heads = config.num_attention_heads, config.num_key_value_heads
-    turn = find_turn(ops, positions, config)
+    turn = turn_by(ops, positions, config.axes_dims_rope, config.rope_theta)
     h = (1.0 + scale) * unit_norm(ops, p.norm1, x, eps) + shift
     x = x + gate * gated_attention(ops, p.attn, h, score_bias, heads, eps, turn)
     h = (1.0 + scale_mlp) * unit_norm(ops, p.norm2, x, eps) + shift_mlp
-    return x + gate_mlp * feed_forward(ops, p.ff, h)
-
-
-def find_turn(ops: Backend, positions: Array, config: Krea2Config) -> Turn:
-    """Return what turns queries or keys by the positions of their tokens, (l, 3)."""
-    dims, theta = config.axes_dims_rope, config.rope_theta
-    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
+    return x + gate_mlp * swiglu(ops, p.ff, h, MLP)
 
 
 @layer
@@ -243,12 +238,6 @@ def gated_attention(
 def sigmoid(ops: Backend, x: Array) -> Array:
     """Return 1 / (1 + exp(-x)), by tanh, which does not overflow."""
     return 0.5 * ops.xp.tanh(0.5 * x) + 0.5
-
-
-@layer
-def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
-    return linear(ops, p.down, ops.silu(linear(ops, p.gate, x)) * linear(ops, p.up, x))
 
 
 @layer

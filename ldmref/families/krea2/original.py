@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ldmref.families.flux.network import PATCH
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.presets import make_presets
@@ -25,6 +24,7 @@ from ldmref.families.transformer_files import (
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape
+from ldmref.models.transformer_layers import PATCH
 
 ENDS: LayerNames = {
     "img_in": "first",

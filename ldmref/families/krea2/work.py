@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ldmref.families.flux.network import PATCH
 from ldmref.families.krea2.config import transformer_of
 from ldmref.families.krea2.text import CHAT
 from ldmref.models.config import ModelConfig
+from ldmref.models.transformer_layers import PATCH
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from ldmref.families.joint_transformers import FREQUENCIES, as_floating, find_si
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
@@ -29,15 +29,17 @@ from ldmref.models.transformer_layers import (
     gelu_tanh,
     join_cells,
     place_cells,
+    project_heads,
     rms_norm,
     split_cells,
     standardize,
+    swiglu,
     turn_pairs,
 )
 
 THETA = 10000.0  # the base of the frequencies of the positions
 HALF_RANGE = 65504.0  # the largest number of float16, to which blocks clip there
-PROJECTIONS = ("to_q", "to_k", "to_v")
+MLP = ("gate_layer", "proj", "out")  # gate, up and down
 KeysAndValues: TypeAlias = tuple[Array, Array]
 """Keys and values of the text in a block, (n, heads, l, d / heads) each."""
 
@@ -269,7 +271,7 @@ def add_layers(
     h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
     h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
-    x = x + multiply(ops, feed_forward(ops, p.img_mlp, h), bound(ops, mlp_gate), length)
+    x = x + multiply(ops, swiglu(ops, p.img_mlp, h, MLP), bound(ops, mlp_gate), length)
     return ops.xp.clip(x, -HALF_RANGE, HALF_RANGE) if ops.dtype == "float16" else x
 
 
@@ -315,19 +317,10 @@ def project(
     ops: Backend, p: Params, x: Array, waves: Array, config: QwenImage21Config
 ) -> tuple[Array, Array, Array]:
     """Return queries and keys, normalised and turned, and values of tokens (n, l, d)."""
-    heads = config.num_attention_heads
-    q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
-    q = rms_norm(ops, p.norm_q, q, config.eps)
-    k = rms_norm(ops, p.norm_k, k, config.eps)
+    q, k, v = project_heads(ops, p, x, config.num_attention_heads, config.eps)
     cos, sin = cut_width(waves, 2)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     return q, k, v
-
-
-@layer
-def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """Compute W_out (silu(W_gate x) * W_proj x); x: (n, l, d) -> the same."""
-    return linear(ops, p.out, ops.silu(linear(ops, p.gate_layer, x)) * linear(ops, p.proj, x))
 
 
 @layer

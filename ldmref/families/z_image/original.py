@@ -24,13 +24,14 @@ from ldmref.families.transformer_files import (
     reads_sizes,
     stack_layers,
 )
-from ldmref.families.z_image.config import PATCH, ZImageConfig, transformer_of
+from ldmref.families.z_image.config import ZImageConfig, transformer_of
 from ldmref.families.z_image.network import FORM, transformer_spec
 from ldmref.families.z_image.presets import TURBO, make_presets
 from ldmref.io.compvis.keys import autoencoder_table, clip_table
 from ldmref.io.key_table import KeyEntry, add_prefixes
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape
+from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
 TEXT = "text_encoders.qwen3_4b.transformer."

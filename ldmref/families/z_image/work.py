@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ldmref.families.joint_transformers import FREQUENCIES
-from ldmref.families.z_image.config import PATCH, SEGMENT, transformer_of
+from ldmref.families.z_image.config import SEGMENT, transformer_of
 from ldmref.families.z_image.network import TIME_WIDTH
 from ldmref.models.config import ModelConfig
+from ldmref.models.transformer_layers import PATCH
 
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
