@@ -15,6 +15,7 @@
 | `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what transformers and their ControlNets share |
 | `transformer_files.py` | single files of a transformer: the names of its makers |
+| `reference_images.py` | reference images as tokens |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
@@ -34,7 +33,6 @@ from ldmref.families.joint_transformers import (
     LORA_TARGETS,
     SCALE,
     count_two_stream_flops,
-    declare_transformer,
     describe_model,
     list_inputs,
 )
@@ -86,9 +84,9 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     inputs = list_inputs(network)
     if network.guidance_embeds:
         inputs = (*inputs, GUIDANCE)
-    spec = partial(transformer_spec, network)
-    function = declare_transformer(network, transformer, spec, inputs, TEXT_ATTENTION, STEERABLE)
-    return describe_model(config, function)
+    return describe_model(
+        config, transformer, transformer_spec, inputs, TEXT_ATTENTION, steerable=STEERABLE
+    )
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

@@ -21,8 +21,6 @@ Black Forest Labs 2025, github.com/black-forest-labs/flux2.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
 from ldmref.families.flux2.files import PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
@@ -34,7 +32,6 @@ from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     GUIDANCE,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -82,9 +79,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         NetworkInput("reference_tokens", "reference_tokens", (BATCH, REFERENCE_TOKENS, z)),
         NetworkInput("reference_positions", "reference_positions", (BATCH, REFERENCE_TOKENS, 4)),
     )
-    spec = partial(transformer_spec, denoiser)
-    network = declare_transformer(denoiser, transformer, spec, inputs, TEXT_ATTENTION)
-    return describe_model(config, network)
+    return describe_model(config, transformer, transformer_spec, inputs, TEXT_ATTENTION)
 
 
 GOLDEN_RUNS = (

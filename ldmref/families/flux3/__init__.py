@@ -21,8 +21,6 @@ Black Forest Labs 2026; diffusers 0.42.1, `Flux3Transformer2DModel`.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ldmref.families.flux3.config import WINDOW, Flux3Config, broken_rules, transformer_of
 from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
@@ -35,7 +33,6 @@ from ldmref.families.flux3.text import encode_prompts
 from ldmref.families.flux3.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -92,16 +89,14 @@ def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
-    denoiser = transformer_of(config)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
-        list_inputs(denoiser),
+        transformer_spec,
+        list_inputs(transformer_of(config)),
         TEXT_ATTENTION,
         description="transformer of image, references and text",
     )
-    return describe_model(config, network)
 
 
 FLUX3 = Family(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.families.flux3.config import Flux3Config, transformer_of
-from ldmref.families.flux3.presets import DEFAULTS, FLOW
+from ldmref.families.flux3.presets import DEFAULTS, SCHEDULER
 from ldmref.families.flux3.text import LAYERS, as_text_encoder
 from ldmref.families.qwen3.files import read_model
 from ldmref.io.diffusers.checks import read_json
@@ -35,7 +35,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """
     data = read_json(folder / "transformer" / "config.json")
     defaults = DEFAULTS[bool(data.get("flow_map"))]
-    config = read_model(folder, convert_transformer_config, as_text_encoder, FLOW, defaults)
+    config = read_model(folder, convert_transformer_config, as_text_encoder, SCHEDULER, defaults)
     text = config.text_encoder
     if max(LAYERS) <= text.num_hidden_layers:
         return config

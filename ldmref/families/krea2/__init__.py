@@ -24,7 +24,6 @@ from functools import partial
 
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -72,15 +71,14 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     latents = latents_input(denoiser.in_channels, "img", "hidden_states")
     inputs = (latents, time_input(2), text_input(denoiser.context_dim, place=1), MASK)
     attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TextAttention(attended, ("text", "image")),
-        Steerable("transformer_blocks"),
+        steerable=Steerable("transformer_blocks"),
     )
-    return describe_model(config, network)
 
 
 KREA2 = Family(

@@ -20,14 +20,11 @@ Qwen Team 2026, whose code is QwenImage21Transformer2DModel of diffusers 0.42.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -85,16 +82,15 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels, "hidden_states")
     inputs = (latents, time_input(2), text_input(denoiser.context_in_dim, place=1), MASK)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TextAttention((".attn",), ("text", "image")),
         description="transformer of text and image",
         optional=(NetworkInput(IMAGE_START, IMAGE_START, (BATCH,)),),
     )
-    return describe_model(config, network)
 
 
 QWEN_IMAGE_21 = Family(

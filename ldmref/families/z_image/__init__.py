@@ -21,13 +21,10 @@ Z-Image Team 2025, arXiv:2511.22699.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
     as_floating,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -109,15 +106,14 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels)
     inputs = (latents, time_input(), text_input(denoiser.cap_feat_dim, "cap_feats"), MASK)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         predict_velocity,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TEXT_ATTENTION,
         description="transformer of image and caption",
     )
-    return describe_model(config, network)
 
 
 Z_IMAGE = Family(
