@@ -33,7 +33,7 @@ from ldmref.models.family import BLOCK_LAYERS
 from ldmref.models.flops import count_products
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, mlp_spec
 from ldmref.models.steering import Steerable
 from ldmref.models.transformer_layers import gelu_tanh
 from ldmref.samplers.config import SchedulerConfig
@@ -52,14 +52,10 @@ LORA_TARGETS = {  # of both streams
 
 def embedding_spec(width: int, pooled: int, guidance: bool = False) -> Spec:
     """Return the shapes of `embed`, from pooled text (n, pooled) to (n, width)."""
-
-    def embedder(d_in: int) -> Spec:
-        return {"linear_1": linear_spec(d_in, width), "linear_2": linear_spec(width, width)}
-
-    spec: Spec = {"timestep_embedder": embedder(FREQUENCIES)}
+    spec: Spec = {"timestep_embedder": mlp_spec(FREQUENCIES, width)}
     if guidance:
-        spec["guidance_embedder"] = embedder(FREQUENCIES)
-    spec["text_embedder"] = embedder(pooled)
+        spec["guidance_embedder"] = mlp_spec(FREQUENCIES, width)
+    spec["text_embedder"] = mlp_spec(pooled, width)
     return spec
 
 

@@ -64,6 +64,11 @@ def normalized_attention_spec(d: int, head: int) -> Spec:
     return {**projections, **norms, "to_out": {"0": square}}
 
 
+def mlp_spec(d_in: int, d: int, bias: bool = True) -> Spec:
+    """Return the shapes of `layers.mlp`, from width `d_in` to d, and of others with its names."""
+    return {"linear_1": linear_spec(d_in, d, bias), "linear_2": linear_spec(d, d, bias)}
+
+
 def swiglu_spec(d: int, hidden: int, names: Sequence[str]) -> Spec:
     """Return the shapes of a feed-forward layer with a gate, without biases.
 

@@ -16,7 +16,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, mlp_spec
 from ldmref.models.transformer_layers import (
     ADDED,
     QUERY_KEY_VALUE,
@@ -36,12 +36,11 @@ from ldmref.models.transformer_layers import (
 def transformer_spec(config: Flux2Config) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
-    waves = config.timestep_guidance_channels
 
     def square(times: int = 1) -> Spec:
         return linear_spec(d, times * d, False)
 
-    embedder: Spec = {"linear_1": linear_spec(waves, d, False), "linear_2": square()}
+    embedder = mlp_spec(config.timestep_guidance_channels, d, bias=False)
     embedders: Spec = {"timestep_embedder": embedder}
     if config.guidance_embeds:
         embedders["guidance_embedder"] = embedder

@@ -19,7 +19,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     cut_width,
     find_waves,
@@ -61,10 +61,7 @@ def transformer_spec(config: Flux3Config) -> Spec:
             "linear_out": linear_spec(config.hidden, d, False),
         },
     }
-    embedder: Spec = {
-        "linear_1": linear_spec(config.timestep_channels, d, False),
-        "linear_2": linear_spec(d, d, False),
-    }
+    embedder = mlp_spec(config.timestep_channels, d, bias=False)
     modulations: Spec = {
         mode: {"linear": linear_spec(d, 3 * d, False)} for mode in (IMAGE, REFERENCES, TEXT)
     }

@@ -21,7 +21,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec, swiglu_spec
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec, swiglu_spec
 from ldmref.models.transformer_layers import (
     PATCH,
     cut_patches,
@@ -50,21 +50,14 @@ def transformer_spec(config: Krea2Config) -> Spec:
     block["scale_shift_table"] = (6, d)
     return {
         "img_in": linear_spec(patch, d),
-        "time_embed": {
-            "linear_1": linear_spec(config.timestep_embed_dim, d),
-            "linear_2": linear_spec(d, d),
-        },
+        "time_embed": mlp_spec(config.timestep_embed_dim, d),
         "time_mod_proj": linear_spec(d, 6 * d),
         "text_fusion": {
             "layerwise_blocks": numbered([of_text] * config.num_layerwise_text_blocks),
             "projector": linear_spec(config.num_text_layers, 1, False),
             "refiner_blocks": numbered([of_text] * config.num_refiner_text_blocks),
         },
-        "txt_in": {
-            "norm": {"weight": (text,)},
-            "linear_1": linear_spec(text, d),
-            "linear_2": linear_spec(d, d),
-        },
+        "txt_in": {"norm": {"weight": (text,)}, **mlp_spec(text, d)},
         "transformer_blocks": numbered([block] * config.num_layers),
         "final_layer": {
             "scale_shift_table": (2, d),

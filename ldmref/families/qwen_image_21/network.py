@@ -21,7 +21,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
     cut_width,
@@ -81,12 +81,7 @@ def transformer_spec(config: QwenImage21Config) -> Spec:
     }
     text = config.context_in_dim
     return {
-        "time_text_embed": {
-            "timestep_embedder": {
-                "linear_1": linear_spec(FREQUENCIES, d, False),
-                "linear_2": linear_spec(d, d, False),
-            }
-        },
+        "time_text_embed": {"timestep_embedder": mlp_spec(FREQUENCIES, d, bias=False)},
         "txt_in": {
             "text_norm": {"weight": (text,)},
             "in_layer": linear_spec(text, d, False),
