@@ -33,7 +33,7 @@ from ldmref.families.joint_controls import (
 )
 from ldmref.families.joint_transformers import GUIDANCE, SCALE, embed
 from ldmref.io.diffusers.checks import config_error, require_plain
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import ModelConfig

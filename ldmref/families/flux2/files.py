@@ -11,7 +11,7 @@ from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.flux2.presets import DEV, SCALES, STEPS
 from ldmref.families.flux2.text import as_text_encoder
 from ldmref.families.qwen3.files import read_model, read_scheduler
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")

@@ -12,7 +12,7 @@ from ldmref.families.flux3.presets import DEFAULTS, SCHEDULER
 from ldmref.families.flux3.text import LAYERS, as_text_encoder
 from ldmref.families.qwen3.files import read_model
 from ldmref.io.diffusers.checks import read_json
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.models.config import ModelConfig
 
 PIPELINES = ("Flux3ModularPipeline", "Flux3DistilledModularPipeline")

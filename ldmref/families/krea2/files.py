@@ -12,7 +12,7 @@ from ldmref.families.krea2.presets import SCALE, STEPS, as_turbo
 from ldmref.families.krea2.text import LAYERS, as_text_encoder
 from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.io.diffusers.checks import require_plain
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("Krea2Pipeline",)

@@ -19,7 +19,7 @@ from ldmref.families.transformer_files import (
     list_files,
     reads_sizes,
 )
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.params import Shape

@@ -16,7 +16,7 @@ from ldmref.io.diffusers.config import (
     convert_t5_config,
     convert_text_config,
 )
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfig

@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.families.z_image.config import ZImageConfig
 from ldmref.families.z_image.text import as_text_encoder
-from ldmref.io.diffusers.denoiser import read_denoiser
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.models.config import Defaults, ModelConfig
 
 PIPELINES = ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline")

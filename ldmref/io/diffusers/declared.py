@@ -1,8 +1,9 @@
-"""The configuration of a denoiser, whose fields have diffusers' names."""
+"""Configurations as they are declared, from the values of a config.json of diffusers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ldmref.declare import get_fields
@@ -11,15 +12,35 @@ from ldmref.io.diffusers.checks import config_error, require_plain
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.validate import read_fields
 
+Section = TypeVar("Section")
 Denoiser = TypeVar("Denoiser", bound=DenoiserConfig)
 CHANNELS = ("in_channels", "out_channels")
-NOTHING: Mapping[str, tuple] = {}
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def read_declared(
+    omitted: Section, data: Mapping[str, Any], where: str, names: Mapping[str, str] = NOTHING
+) -> Section:
+    """Return a configuration with the fields that a config.json holds; others are left alone.
+
+    Args:
+        omitted: The values of the fields that the file omits: those of diffusers' class.
+        data: The contents of the file.
+        where: The name of the configuration in messages.
+        names: The names of fields there, where they are not ours.
+
+    Raises:
+        CorruptModelError: Names the first field whose value is not as declared.
+    """
+    stored = {name: names.get(name, name) for name in get_fields(type(omitted))}
+    values = {name: data[key] for name, key in stored.items() if key in data}
+    return read_fields(omitted, values, where)
 
 
 def read_denoiser(
     omitted: Denoiser,
     data: Mapping[str, Any],
-    plain: Mapping[str, tuple] = NOTHING,
+    plain: Mapping[str, tuple[Any, ...]] = NOTHING,
     packed: int = 1,
 ) -> Denoiser:
     """Return the configuration of a denoiser in the contents of a config.json of diffusers.
@@ -47,7 +68,7 @@ def read_denoiser(
     """
     network = omitted.network
     require_plain(data, plain, f"the {network}'s configuration")
-    values = {name: data[name] for name in get_fields(type(omitted)) if name in data}
+    values = dict(data)
     for name in CHANNELS:
         value = values.get(name)
         if packed > 1 and value is not None:
@@ -57,4 +78,4 @@ def read_denoiser(
             values[name] = value // packed
     if values.get("out_channels") is None:
         values["out_channels"] = values.get("in_channels", omitted.in_channels)
-    return read_fields(omitted, values, network)
+    return read_declared(omitted, values, network)
