@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from ldmref.declare import Range as Range
     from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder
     from ldmref.families.latent_diffusion import describe_text_encoder as describe_text_encoder
+    from ldmref.families.transformer_files import StoredLayer as StoredLayer
+    from ldmref.families.transformer_files import list_entries as list_entries
+    from ldmref.families.transformer_files import reads_sizes as reads_sizes
+    from ldmref.families.transformer_files import stack_layers as stack_layers
     from ldmref.io.diffusers import convert_autoencoder_config as convert_autoencoder_config
     from ldmref.io.diffusers import convert_scheduler_config as convert_scheduler_config
     from ldmref.io.diffusers import convert_t5_config as convert_t5_config

@@ -18,7 +18,16 @@ PREFIX = "model.diffusion_model."  # in files of several networks, and of other 
 
 
 class StoredLayer(NamedTuple):
-    """The name of a layer in a file, and how its tensors are stored; see `KeyEntry`."""
+    """The name of a layer in a file, and how its tensors are stored.
+
+    Args:
+        name: The name.
+        third, form, rows: Those of `KeyEntry`.
+
+    >>> from ldmref.families import StoredLayer
+    >>> StoredLayer("final_layer.adaLN_modulation.1", form="swapped").third is None
+    True
+    """
 
     name: str
     third: int | None = None
@@ -36,6 +45,11 @@ BlockNames: TypeAlias = Mapping[str, tuple[str, LayerNames]]
 def stack_layers(name: str, layers: Sequence[str]) -> dict[str, StoredLayer]:
     """Return the names of queries, keys and values that a file stacks in one tensor.
 
+    Args:
+        name: The name of the stack.
+        layers: Our names of the three.
+
+    >>> from ldmref.families import stack_layers
     >>> stack_layers("attn.qkv", ("to_q", "to_k", "to_v"))["to_k"]
     StoredLayer(name='attn.qkv', third=1, form='', rows=None)
     """
@@ -49,9 +63,15 @@ def list_entries(
 
     Args:
         spec: The shapes of the parameters.
-        ends: The names of layers outside of the blocks.
+        ends: The names of layers outside of the blocks, or of single layers of a block.
         blocks: The blocks.
         prefix: What precedes all names.
+
+    >>> from ldmref.families import list_entries
+    >>> spec = {"blocks": {"0": {"up": {"weight": (8, 4)}}}, "norm": {"weight": (4,)}}
+    >>> found = list_entries(spec, {"norm": "last"}, {"blocks": ("layers", {"up": "mlp.0"})})
+    >>> [entry.name for entry in found.values()]
+    ['layers.0.mlp.0.weight', 'last.weight']
     """
     shapes = flatten(spec)
     entries = {name: find_entry(name, shape, ends, blocks) for name, shape in shapes.items()}
@@ -66,7 +86,7 @@ def find_entry(name: str, shape: Shape, ends: LayerNames, blocks: BlockNames) ->
     'blocks.3.mlp.w1.weight'
     """
     path, inner, layers = "", name, ends
-    row = find_start(name, blocks)
+    row = "" if find_start(name, ends) else find_start(name, blocks)
     if row:
         theirs, layers = blocks[row]
         number, _, inner = name.removeprefix(f"{row}.").partition(".")
@@ -81,8 +101,9 @@ def find_entry(name: str, shape: Shape, ends: LayerNames, blocks: BlockNames) ->
 
 def find_start(name: str, starts: Collection[str]) -> str:
     """Return the longest path of `starts` that contains a tensor; "" if none does."""
-    containing = (start for start in starts if f"{name}.".startswith(f"{start}."))
-    return max(containing, key=len, default="")
+    while name and name not in starts:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def reads_sizes(
@@ -97,6 +118,15 @@ def reads_sizes(
     Returns:
         A function of the names and shapes of a file, of the `prefix` of the transformer's and of
         the other arguments of `read`; None if it is another file.
+
+    >>> from ldmref.families import reads_sizes
+    >>> from ldmref.models import preset
+    >>> @reads_sizes
+    ... def recognise(own):
+    ...     d, z = own["img_in.weight"]
+    ...     return preset("flux-dev")
+    >>> recognise({"out.weight": (4,)}) is None
+    True
     """
 
     @wraps(read)

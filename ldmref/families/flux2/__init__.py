@@ -37,7 +37,7 @@ from ldmref.families.joint_transformers import (
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
@@ -45,7 +45,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -94,11 +93,7 @@ FLUX2 = Family(
     Work(count_flops, count_activations),
     "FLUX.2 klein: a transformer with streams for image and text, then one for both, after Qwen3",
     broken_rules,
-    text=TextPath(
-        encode_prompts,
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-    ),
+    text=read_chat(CHAT, encode=encode_prompts),
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,

@@ -38,7 +38,7 @@ from ldmref.families.joint_transformers import (
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import CHAT, with_length
+from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
@@ -46,7 +46,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -106,12 +105,7 @@ FLUX3 = Family(
     Work(count_flops, count_activations),
     "FLUX.3: separate blocks for image, references and text, then one stream",
     broken_rules,
-    text=TextPath(
-        encode_prompts,
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=WINDOW,
-    ),
+    text=read_chat(CHAT, encode=encode_prompts, multiple=WINDOW),
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,

@@ -37,7 +37,7 @@ from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale,
 from ldmref.families.krea2.presets import make_presets, shrink
 from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat, with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
@@ -45,7 +45,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -88,11 +87,7 @@ KREA2 = Family(
     Work(count_flops, count_activations),
     "Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL",
     broken_rules,
-    text=TextPath(
-        with_length=partial(with_length, dropped=CHAT.dropped),
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=MULTIPLE,
-    ),
+    text=read_chat(CHAT, with_length=partial(with_length, dropped=CHAT.dropped), multiple=MULTIPLE),
     presets=make_presets(),
     files=ORIGINALS,
     diffusers=PipelineCalls(

@@ -30,7 +30,7 @@ from ldmref.families.joint_transformers import (
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat
 from ldmref.families.qwen_image_21.config import (
     QwenImage21Config,
     broken_rules,
@@ -55,7 +55,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -100,12 +99,7 @@ QWEN_IMAGE_21 = Family(
     Work(count_flops, count_activations),
     "Qwen-Image 2.1: a transformer of one causal sequence of text and image, after Qwen3-VL",
     broken_rules,
-    text=TextPath(
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=1,
-        together=start_behind,
-    ),
+    text=read_chat(CHAT, multiple=1, together=start_behind),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(

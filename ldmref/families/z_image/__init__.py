@@ -30,7 +30,7 @@ from ldmref.families.joint_transformers import (
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import CHAT, with_length
+from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
@@ -47,7 +47,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -123,11 +122,7 @@ Z_IMAGE = Family(
     Work(count_flops, count_activations),
     "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    text=TextPath(
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=SEGMENT,
-    ),
+    text=read_chat(CHAT, multiple=SEGMENT),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(
