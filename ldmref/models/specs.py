@@ -72,10 +72,12 @@ def mlp_spec(d_in: int, d: int, bias: bool = True) -> Spec:
 def swiglu_spec(d: int, hidden: int, names: Sequence[str]) -> Spec:
     """Return the shapes of a feed-forward layer with a gate, without biases.
 
+    SwiGLU of Shazeer 2020, arXiv:2002.05202, section 2: W_down (silu(W_gate x) * W_up x).
+
     Args:
         d: The width of the tokens.
         hidden: The width behind the gate.
-        names: Those of gate, up and down, as for `transformer_layers.swiglu`.
+        names: Those of gate, up and down.
     """
     gate, up, down = names
     widen = linear_spec(d, hidden, False)

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import linear, merge_heads, split_heads
 from ldmref.models.params import Params
 
 Heads: TypeAlias = tuple[Array, Array, Array]
@@ -94,16 +94,6 @@ def gate_halves(ops: Backend, x: Array) -> Array:
     """
     gate, value = cut_width(x, 2)
     return ops.silu(gate) * value
-
-
-@layer
-def swiglu(ops: Backend, p: Params, x: Array, names: tuple[str, str, str]) -> Array:
-    """Compute W_down (silu(W_gate x) * W_up x); x: (..., d) -> the same.
-
-    SwiGLU of Shazeer 2020, arXiv:2002.05202, section 2. `names` are those of gate, up and down.
-    """
-    gate, up, down = (p[name] for name in names)
-    return linear(ops, down, ops.silu(linear(ops, gate, x)) * linear(ops, up, x))
 
 
 def project_heads(
@@ -268,10 +258,13 @@ def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THE
 
 
 def turn_by(
-    ops: Backend, positions: Array, dims: tuple[int, ...], theta: float = THETA
+    ops: Backend, positions: Array, dims: tuple[int, ...], *theta: float
 ) -> Callable[[Array], Array]:
-    """Return what turns queries or keys by the positions of their tokens; see `rotate`."""
-    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
+    """Return what turns queries or keys by the positions of their tokens; see `rotate`.
+
+    Traces record `theta` where it is stated.
+    """
+    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, *theta)
 
 
 def rotate_halves(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:

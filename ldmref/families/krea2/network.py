@@ -30,11 +30,9 @@ from ldmref.models.transformer_layers import (
     gelu_tanh,
     join_patches,
     rms_norm,
-    swiglu,
     turn_by,
 )
 
-MLP = ("gate", "up", "down")  # gate, up and down
 Turn: TypeAlias = Callable[[Array], Array]
 """Turns queries or keys, (n, heads, l, d), by the positions of their tokens."""
 
@@ -79,7 +77,7 @@ def block_spec(d: int, heads: int, shared: int, hidden: int) -> Spec:
             "to_v": linear_spec(d, keys, False),
             "to_gate": linear_spec(d, d, False),
         },
-        "ff": swiglu_spec(d, hidden, MLP),
+        "ff": swiglu_spec(d, hidden, ("gate", "up", "down")),
     }
 
 
@@ -174,7 +172,7 @@ def plain_block(
     heads = config.text_num_attention_heads, config.text_num_key_value_heads
     h = unit_norm(ops, p.norm1, x, eps)
     x = x + gated_attention(ops, p.attn, h, score_bias, heads, eps)
-    return x + swiglu(ops, p.ff, unit_norm(ops, p.norm2, x, eps), MLP)
+    return x + feed_forward(ops, p.ff, unit_norm(ops, p.norm2, x, eps))
 
 
 @layer
@@ -200,7 +198,7 @@ def modulated_block(
     h = (1.0 + scale) * unit_norm(ops, p.norm1, x, eps) + shift
     x = x + gate * gated_attention(ops, p.attn, h, score_bias, heads, eps, turn)
     h = (1.0 + scale_mlp) * unit_norm(ops, p.norm2, x, eps) + shift_mlp
-    return x + gate_mlp * swiglu(ops, p.ff, h, MLP)
+    return x + gate_mlp * feed_forward(ops, p.ff, h)
 
 
 @layer
@@ -231,6 +229,12 @@ def gated_attention(
 def sigmoid(ops: Backend, x: Array) -> Array:
     """Return 1 / (1 + exp(-x)), by tanh, which does not overflow."""
     return 0.5 * ops.xp.tanh(0.5 * x) + 0.5
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
+    return linear(ops, p.down, ops.silu(linear(ops, p.gate, x)) * linear(ops, p.up, x))
 
 
 @layer

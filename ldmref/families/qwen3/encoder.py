@@ -31,8 +31,6 @@ from ldmref.models.specs import linear_spec, swiglu_spec
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import TextEncoder
 
-MLP = ("gate_proj", "up_proj", "down_proj")  # gate, up and down
-
 
 @dataclass(frozen=True)
 class Qwen3Config(TextConfig):
@@ -81,7 +79,7 @@ def qwen3_spec(config: TextConfig) -> Spec:
     head = config.head_dim
     queries = config.num_attention_heads * head
     keys = config.num_key_value_heads * head
-    mlp = swiglu_spec(d, config.intermediate_size, MLP)
+    mlp = swiglu_spec(d, config.intermediate_size, ("gate_proj", "up_proj", "down_proj"))
     block: Spec = {
         "self_attn": {
             "q_proj": linear_spec(d, queries, False),
@@ -182,7 +180,7 @@ def decoder_layer(
     h = transformer_layers.rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
     x = ops.add(x, grouped_attention(ops, p.self_attn, h, positions, score_bias, config))
     h = transformer_layers.rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
-    return ops.add(x, transformer_layers.swiglu(ops, p.mlp, h, MLP))
+    return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
 @layer
@@ -208,6 +206,13 @@ def grouped_attention(
     k, v = (repeat_heads(ops, part, heads) for part in (k, v))
     mixed = ops.attention(q, k, v, causal=True, bias=score_bias)
     return linear(ops, p.o_proj, merge_heads(ops, mixed))
+
+
+@layer
+def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
+    gate = ops.silu(linear(ops, p.gate_proj, x))
+    return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
 
 
 LLAMA = {  # modules of a block in llama.cpp -> in transformers

@@ -33,13 +33,11 @@ from ldmref.models.transformer_layers import (
     rms_norm,
     split_cells,
     standardize,
-    swiglu,
     turn_pairs,
 )
 
 THETA = 10000.0  # the base of the frequencies of the positions
 HALF_RANGE = 65504.0  # the largest number of float16, to which blocks clip there
-MLP = ("gate_layer", "proj", "out")  # gate, up and down
 KeysAndValues: TypeAlias = tuple[Array, Array]
 """Keys and values of the text in a block, (n, heads, l, d / heads) each."""
 
@@ -266,7 +264,7 @@ def add_layers(
     h = multiply(ops, standardize(ops, x, "img_norm1", eps), plus_one(scale), length)
     x = x + multiply(ops, attend(h), bound(ops, gate), length)
     h = multiply(ops, standardize(ops, x, "img_norm2", eps), plus_one(mlp_scale), length)
-    x = x + multiply(ops, swiglu(ops, p.img_mlp, h, MLP), bound(ops, mlp_gate), length)
+    x = x + multiply(ops, feed_forward(ops, p.img_mlp, h), bound(ops, mlp_gate), length)
     return ops.xp.clip(x, -HALF_RANGE, HALF_RANGE) if ops.dtype == "float16" else x
 
 
@@ -316,6 +314,12 @@ def project(
     cos, sin = cut_width(waves, 2)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     return q, k, v
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_out (silu(W_gate x) * W_proj x); x: (n, l, d) -> the same."""
+    return linear(ops, p.out, ops.silu(linear(ops, p.gate_layer, x)) * linear(ops, p.proj, x))
 
 
 @layer

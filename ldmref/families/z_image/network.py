@@ -26,14 +26,12 @@ from ldmref.models.transformer_layers import (
     place_cells,
     project_heads,
     rms_norm,
-    swiglu,
     turn_by,
 )
 
 TIME_WIDTH = 1024  # of the embedded time between its two layers
 FORM = "2-1"  # patches of 2 x 2 cells of one frame
 QK_EPS = 1e-5  # of the norms of queries and keys
-MLP = ("w1", "w3", "w2")  # gate, up and down
 
 
 class TokenStream(NamedTuple):
@@ -233,14 +231,14 @@ def block(
     if emb is None:
         h = self_attention(ops, p.attention, h, *where)
         x = x + rms_norm(ops, p.attention_norm2, h, eps)
-        h = swiglu(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps), MLP)
+        h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
         return x + rms_norm(ops, p.ffn_norm2, h, eps)
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
     scale_attn, gate_attn, scale_mlp, gate_mlp = cut_width(rows, 4)
     h = self_attention(ops, p.attention, h * (1.0 + scale_attn), *where)
     x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
     h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
-    h = swiglu(ops, p.feed_forward, h, MLP)
+    h = feed_forward(ops, p.feed_forward, h)
     return x + ops.xp.tanh(gate_mlp) * rms_norm(ops, p.ffn_norm2, h, eps)
 
 
@@ -263,6 +261,12 @@ def self_attention(
         q, k = q * kept, k * kept
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute W_2 (silu(W_1 x) * W_3 x); x: (n, l, d) -> the same."""
+    return linear(ops, p.w2, ops.silu(linear(ops, p.w1, x)) * linear(ops, p.w3, x))
 
 
 @layer
