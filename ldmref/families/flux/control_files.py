@@ -42,7 +42,7 @@ def list_candidates(
     is_original = "pos_embed_input.weight" in shapes
     names = {
         ours: theirs if is_original else ours
-        for ours, theirs in (ENDS | {"controlnet_x_embedder": "pos_embed_input"}).items()
+        for ours, theirs in {**ENDS, "controlnet_x_embedder": "pos_embed_input"}.items()
     }
     first = (
         "double_blocks.0.img_attn.norm.query_norm.scale"

@@ -28,8 +28,8 @@ def encode_references(
     """Return the tokens of references, (1, k, c), and their positions, (1, k, 4)."""
     ops = model.backend
     tokens, latents = encode_cells(model, images)
-    places = place_references([x.shape[2:] for x in latents])
-    positions = ops.asarray(places, ops.state_dtype)
+    cells = place_references([x.shape[2:] for x in latents])
+    positions = ops.asarray(cells, ops.state_dtype)
     return {"reference_tokens": tokens, "reference_places": positions}
 
 
