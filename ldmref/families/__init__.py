@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ldmref.declare import Range as Range
     from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder
     from ldmref.families.latent_diffusion import describe_text_encoder as describe_text_encoder
-    from ldmref.families.transformer_files import StoredLayer as StoredLayer
+    from ldmref.families.transformer_files import MakersLayer as MakersLayer
     from ldmref.families.transformer_files import list_entries as list_entries
     from ldmref.families.transformer_files import reads_sizes as reads_sizes
     from ldmref.families.transformer_files import stack_layers as stack_layers

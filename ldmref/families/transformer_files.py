@@ -17,15 +17,15 @@ P = ParamSpec("P")
 PREFIX = "model.diffusion_model."  # in files of several networks, and of other programs
 
 
-class StoredLayer(NamedTuple):
+class MakersLayer(NamedTuple):
     """The name of a layer in a file, and how its tensors are stored.
 
     Args:
         name: The name.
         third, form, rows: Those of `KeyEntry`.
 
-    >>> from ldmref.families import StoredLayer
-    >>> StoredLayer("final_layer.adaLN_modulation.1", form="swapped").third is None
+    >>> from ldmref.families import MakersLayer
+    >>> MakersLayer("final_layer.adaLN_modulation.1", form="swapped").third is None
     True
     """
 
@@ -35,14 +35,14 @@ class StoredLayer(NamedTuple):
     rows: tuple[int, int] | None = None
 
 
-LayerNames: TypeAlias = Mapping[str, "str | StoredLayer"]
+MakersNames: TypeAlias = Mapping[str, "str | MakersLayer"]
 """Names in a file by layer, or by tensor. What is not listed has our name."""
 
-BlockNames: TypeAlias = Mapping[str, tuple[str, LayerNames]]
+MakersBlocks: TypeAlias = Mapping[str, tuple[str, MakersNames]]
 """For each row of numbered blocks, its name in a file and the layers of a block."""
 
 
-def stack_layers(name: str, layers: Sequence[str]) -> dict[str, StoredLayer]:
+def stack_layers(name: str, layers: Sequence[str]) -> dict[str, MakersLayer]:
     """Return the names of queries, keys and values that a file stacks in one tensor.
 
     Args:
@@ -51,13 +51,13 @@ def stack_layers(name: str, layers: Sequence[str]) -> dict[str, StoredLayer]:
 
     >>> from ldmref.families import stack_layers
     >>> stack_layers("attn.qkv", ("to_q", "to_k", "to_v"))["to_k"]
-    StoredLayer(name='attn.qkv', third=1, form='', rows=None)
+    MakersLayer(name='attn.qkv', third=1, form='', rows=None)
     """
-    return {layer: StoredLayer(name, third) for third, layer in enumerate(layers)}
+    return {layer: MakersLayer(name, third) for third, layer in enumerate(layers)}
 
 
 def list_entries(
-    spec: Spec, ends: LayerNames, blocks: BlockNames, prefix: str = ""
+    spec: Spec, ends: MakersNames, blocks: MakersBlocks, prefix: str = ""
 ) -> dict[str, KeyEntry]:
     """Return the tensor of a file for each parameter of a transformer.
 
@@ -78,7 +78,7 @@ def list_entries(
     return add_prefixes("", prefix, entries)
 
 
-def find_entry(name: str, shape: Shape, ends: LayerNames, blocks: BlockNames) -> KeyEntry:
+def find_entry(name: str, shape: Shape, ends: MakersNames, blocks: MakersBlocks) -> KeyEntry:
     """Return the tensor of a file for a parameter; see `list_entries`.
 
     >>> blocks = {"layers": ("blocks", {"ff.up": "mlp.w1"})}
@@ -94,7 +94,7 @@ def find_entry(name: str, shape: Shape, ends: LayerNames, blocks: BlockNames) ->
     layer = find_start(inner, layers)
     stored = layers.get(layer, layer)
     if isinstance(stored, str):
-        stored = StoredLayer(stored)
+        stored = MakersLayer(stored)
     path += stored.name + inner.removeprefix(layer)
     return KeyEntry(path, shape, stored.third, stored.form, rows=stored.rows)
 

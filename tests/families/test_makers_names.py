@@ -6,7 +6,7 @@ import pytest
 
 from ldmref.families.transformer_files import (
     PREFIX,
-    StoredLayer,
+    MakersLayer,
     find_entry,
     find_model,
     list_entries,
@@ -16,7 +16,7 @@ from ldmref.families.transformer_files import (
 from ldmref.io.key_table import KeyEntry
 from ldmref.models import preset
 
-ENDS = {"proj_out": StoredLayer("last.linear", form="swapped"), "embedders": "emb"}
+ENDS = {"proj_out": MakersLayer("last.linear", form="swapped"), "embedders": "emb"}
 BLOCK = {
     **stack_layers("attn.qkv", ("attn.to_q", "attn.to_k", "attn.to_v")),
     "attn.norm_q.weight": "attn.query_norm.scale",

@@ -17,9 +17,9 @@ from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.network import transformer_spec
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.transformer_files import (
-    BlockNames,
-    LayerNames,
-    StoredLayer,
+    MakersBlocks,
+    MakersLayer,
+    MakersNames,
     count_blocks,
     find_model,
     list_entries,
@@ -33,7 +33,7 @@ from ldmref.models.params import Shape, flatten
 from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
-ENDS: LayerNames = {
+ENDS: MakersNames = {
     "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
     "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
@@ -43,10 +43,10 @@ ENDS: LayerNames = {
     "context_embedder": "txt_in",
     "x_embedder": "img_in",
     # shift and scale there, in diffusers scale and shift
-    "norm_out.linear": StoredLayer("final_layer.adaLN_modulation.1", form="swapped"),
+    "norm_out.linear": MakersLayer("final_layer.adaLN_modulation.1", form="swapped"),
     "proj_out": "final_layer.linear",
 }
-ATTENTION: dict[str, str | StoredLayer] = {  # of a block of two streams, also of FLUX.2
+ATTENTION: dict[str, str | MakersLayer] = {  # of a block of two streams, also of FLUX.2
     **stack_layers("img_attn.qkv", ("attn.to_q", "attn.to_k", "attn.to_v")),
     **stack_layers("txt_attn.qkv", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
     "attn.to_out.0": "img_attn.proj",
@@ -56,7 +56,7 @@ ATTENTION: dict[str, str | StoredLayer] = {  # of a block of two streams, also o
     "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
     "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
 }
-DOUBLE: LayerNames = ATTENTION | {
+DOUBLE: MakersNames = ATTENTION | {
     "norm1.linear": "img_mod.lin",
     "norm1_context.linear": "txt_mod.lin",
     "ff.net.0.proj": "img_mlp.0",
@@ -64,7 +64,7 @@ DOUBLE: LayerNames = ATTENTION | {
     "ff_context.net.0.proj": "txt_mlp.0",
     "ff_context.net.2": "txt_mlp.2",
 }
-SINGLE: LayerNames = {  # of a block of one stream
+SINGLE: MakersNames = {  # of a block of one stream
     "norm.linear": "modulation.lin",
     "attn.norm_q.weight": "norm.query_norm.scale",
     "attn.norm_k.weight": "norm.key_norm.scale",
@@ -73,10 +73,10 @@ SINGLE: LayerNames = {  # of a block of one stream
 FIRST_LINEAR = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")  # stacked, d rows each but 4 d
 
 
-def list_blocks(width: int) -> BlockNames:
+def list_blocks(width: int) -> MakersBlocks:
     """Return the names of the blocks of a transformer of this width."""
     first = {
-        layer: StoredLayer("linear1", rows=(number * width, 7 * width))
+        layer: MakersLayer("linear1", rows=(number * width, 7 * width))
         for number, layer in enumerate(FIRST_LINEAR)
     }
     return {

@@ -16,8 +16,8 @@ from ldmref.families.flux2.network import transformer_spec
 from ldmref.families.flux2.presets import make_presets
 from ldmref.families.qwen3.encoder import Qwen3Config, qwen3_spec
 from ldmref.families.transformer_files import (
-    LayerNames,
-    StoredLayer,
+    MakersLayer,
+    MakersNames,
     count_blocks,
     find_model,
     list_entries,
@@ -32,7 +32,7 @@ TEXTS = {2560: "text_encoders.qwen3_4b.", 4096: "text_encoders.qwen3_8b."}  # by
 UNUSED = (
     r"text_encoders\.\w+\.(logit_scale|transformer\.lm_head\.weight)|vae\.bn\.num_batches_tracked"
 )
-ENDS: LayerNames = {
+ENDS: MakersNames = {
     "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
     "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
@@ -43,16 +43,16 @@ ENDS: LayerNames = {
     "context_embedder": "txt_in",
     "x_embedder": "img_in",
     # shift and scale there, in diffusers scale and shift
-    "norm_out.linear": StoredLayer("final_layer.adaLN_modulation.1", form="swapped"),
+    "norm_out.linear": MakersLayer("final_layer.adaLN_modulation.1", form="swapped"),
     "proj_out": "final_layer.linear",
 }
-DOUBLE: LayerNames = ATTENTION | {  # of a block of two streams
+DOUBLE: MakersNames = ATTENTION | {  # of a block of two streams
     "ff.linear_in": "img_mlp.0",
     "ff.linear_out": "img_mlp.2",
     "ff_context.linear_in": "txt_mlp.0",
     "ff_context.linear_out": "txt_mlp.2",
 }
-SINGLE: LayerNames = {  # of a block of one stream
+SINGLE: MakersNames = {  # of a block of one stream
     "attn.to_qkv_mlp_proj": "linear1",
     "attn.to_out": "linear2",
     "attn.norm_q.weight": "norm.query_norm.scale",

@@ -14,8 +14,8 @@ from ldmref.families.flux3.config import Flux3Config, transformer_of
 from ldmref.families.flux3.network import IMAGE, REFERENCES, TEXT, transformer_spec
 from ldmref.families.flux3.presets import make_presets
 from ldmref.families.transformer_files import (
-    LayerNames,
-    StoredLayer,
+    MakersLayer,
+    MakersNames,
     count_blocks,
     find_model,
     list_entries,
@@ -32,7 +32,7 @@ MODULATIONS = tuple(
     for blocks in ("early", "single")
     for mode in (IMAGE, REFERENCES, TEXT)
 )
-ENDS: LayerNames = {f"{name}.linear": f"{name}.lin" for name in MODULATIONS} | {
+ENDS: MakersNames = {f"{name}.linear": f"{name}.lin" for name in MODULATIONS} | {
     "timestep_embedder.linear_1": "time_in.in_layer",
     "timestep_embedder.linear_2": "time_in.out_layer",
     "target_timestep_embedder.linear_1": "ref_time_in.in_layer",
@@ -40,10 +40,10 @@ ENDS: LayerNames = {f"{name}.linear": f"{name}.lin" for name in MODULATIONS} | {
     "x_embedders": "emb_in",
     "context_embedder": "txt_in",
     # shift and scale there, in diffusers scale and shift
-    "norm_out.linear": StoredLayer("final_layer.image.adaLN_modulation.1", form="swapped"),
+    "norm_out.linear": MakersLayer("final_layer.image.adaLN_modulation.1", form="swapped"),
     "proj_out": "final_layer.image.linear",
 }
-BLOCK: LayerNames = {
+BLOCK: MakersNames = {
     "attn.to_q": "q_proj",
     "attn.to_k": "k_proj",
     "attn.to_v": "v_proj",

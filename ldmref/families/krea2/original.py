@@ -13,8 +13,8 @@ from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.presets import make_presets
 from ldmref.families.transformer_files import (
-    LayerNames,
-    StoredLayer,
+    MakersLayer,
+    MakersNames,
     count_blocks,
     find_model,
     list_entries,
@@ -26,7 +26,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape
 from ldmref.models.transformer_layers import PATCH
 
-ENDS: LayerNames = {
+ENDS: MakersNames = {
     "img_in": "first",
     "time_embed.linear_1": "tmlp.0",
     "time_embed.linear_2": "tmlp.2",
@@ -39,8 +39,8 @@ ENDS: LayerNames = {
     "final_layer.norm.weight": "last.norm.scale",
     "final_layer.linear": "last.linear",
 }
-BLOCK: LayerNames = {
-    "scale_shift_table": StoredLayer("mod.lin", form="flat"),  # one row there
+BLOCK: MakersNames = {
+    "scale_shift_table": MakersLayer("mod.lin", form="flat"),  # one row there
     "norm1.weight": "prenorm.scale",
     "norm2.weight": "postnorm.scale",
     "attn.to_q": "attn.wq",

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ldmref.families.transformer_files import (
-    LayerNames,
+    MakersNames,
     count_blocks,
     find_model,
     list_entries,
@@ -40,7 +40,7 @@ UNUSED = (
     r"(model\.diffusion_model\.)?norm_final\.weight|text_encoders\..*(logit_scale|lm_head\.weight)"
 )
 ENDS = {f"all_x_embedder.{FORM}": "x_embedder", f"all_final_layer.{FORM}": "final_layer"}
-BLOCK: LayerNames = {
+BLOCK: MakersNames = {
     **stack_layers("attention.qkv", ("attention.to_q", "attention.to_k", "attention.to_v")),
     "attention.to_out.0": "attention.out",
     "attention.norm_q": "attention.q_norm",
