@@ -22,7 +22,9 @@ class MakersLayer(NamedTuple):
 
     Args:
         name: The name.
-        third, form, rows: Those of `KeyEntry`.
+        third: Query (0), key (1) or value (2) of a stack of the three. None: it is not stacked.
+        form: That of `KeyEntry`.
+        rows: The first row and the number of all rows of another stack. None: it is in none.
 
     >>> from ldmref.families import MakersLayer
     >>> MakersLayer("final_layer.adaLN_modulation.1", form="swapped").third is None
@@ -49,6 +51,9 @@ def stack_layers(name: str, layers: Sequence[str]) -> dict[str, MakersLayer]:
         name: The name of the stack.
         layers: Our names of the three.
 
+    Returns:
+        The layer in the file for each of them.
+
     >>> from ldmref.families import stack_layers
     >>> stack_layers("attn.qkv", ("to_q", "to_k", "to_v"))["to_k"]
     MakersLayer(name='attn.qkv', third=1, form='', rows=None)
@@ -66,6 +71,9 @@ def list_entries(
         ends: The names of layers outside of the blocks, or of single layers of a block.
         blocks: The blocks.
         prefix: What precedes all names.
+
+    Returns:
+        A `KeyEntry` by the name of the parameter.
 
     >>> from ldmref.families import list_entries
     >>> spec = {"blocks": {"0": {"up": {"weight": (8, 4)}}}, "norm": {"weight": (4,)}}
