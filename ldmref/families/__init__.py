@@ -7,14 +7,15 @@
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |
-| `flux2/` | FLUX.2 klein, and its autoencoder |
+| `flux2/` | FLUX.2 klein |
 | `qwen_image_21/` | Qwen-Image 2.1 |
 | `flux3/` | FLUX.3 Image Klein |
 | `krea2/` | Krea 2 |
-| `qwen_image/` | the autoencoder of Qwen-Image 1 and Krea 2 |
+| `autoencoders/` | the autoencoders of FLUX.2 and 3, and of Qwen-Image and Krea 2 |
 | `qwen3/` | the text encoder of the families since 2025 |
 | `joint_transformers.py`, `joint_controls.py` | what transformers and their ControlNets share |
-| `transformer_files.py` | single files of a transformer, with a prefix and without |
+| `transformer_files.py` | single files of a transformer: the names of its makers |
+| `reference_images.py` | reference images as tokens |
 | `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
@@ -36,11 +37,16 @@ if TYPE_CHECKING:
     from ldmref.declare import Range as Range
     from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder
     from ldmref.families.latent_diffusion import describe_text_encoder as describe_text_encoder
+    from ldmref.families.transformer_files import MakersLayer as MakersLayer
+    from ldmref.families.transformer_files import list_entries as list_entries
+    from ldmref.families.transformer_files import reads_sizes as reads_sizes
+    from ldmref.families.transformer_files import stack_layers as stack_layers
     from ldmref.io.diffusers import convert_autoencoder_config as convert_autoencoder_config
     from ldmref.io.diffusers import convert_scheduler_config as convert_scheduler_config
     from ldmref.io.diffusers import convert_t5_config as convert_t5_config
     from ldmref.io.diffusers import convert_text_config as convert_text_config
     from ldmref.io.diffusers import get_class as get_class
+    from ldmref.io.diffusers import read_denoiser as read_denoiser
     from ldmref.io.diffusers import read_json as read_json
     from ldmref.io.diffusers import require_plain as require_plain
     from ldmref.io.key_table import KeyEntry as KeyEntry

@@ -6,8 +6,9 @@ arXiv:2212.09748.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ldmref.backends.base import Backend
@@ -16,6 +17,7 @@ from ldmref.families.unet import TOKENS
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import (
     BATCH,
@@ -31,9 +33,10 @@ from ldmref.models.family import BLOCK_LAYERS
 from ldmref.models.flops import count_products
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, mlp_spec
 from ldmref.models.steering import Steerable
 from ldmref.models.transformer_layers import gelu_tanh
+from ldmref.samplers.config import SchedulerConfig
 
 FREQUENCIES = 256  # width of the sines and cosines of the time
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
@@ -49,14 +52,10 @@ LORA_TARGETS = {  # of both streams
 
 def embedding_spec(width: int, pooled: int, guidance: bool = False) -> Spec:
     """Return the shapes of `embed`, from pooled text (n, pooled) to (n, width)."""
-
-    def embedder(d_in: int) -> Spec:
-        return {"linear_1": linear_spec(d_in, width), "linear_2": linear_spec(width, width)}
-
-    spec: Spec = {"timestep_embedder": embedder(FREQUENCIES)}
+    spec: Spec = {"timestep_embedder": mlp_spec(FREQUENCIES, width)}
     if guidance:
-        spec["guidance_embedder"] = embedder(FREQUENCIES)
-    spec["text_embedder"] = embedder(pooled)
+        spec["guidance_embedder"] = mlp_spec(FREQUENCIES, width)
+    spec["text_embedder"] = mlp_spec(pooled, width)
     return spec
 
 
@@ -144,12 +143,28 @@ def project_gelu(ops: Backend, p: Params, x: Array) -> Array:
 # -- declarations ---------------------------------------------------------------------------------
 
 
-def describe_model(config: ModelConfig, transformer: DeclaredNetwork) -> list[DeclaredNetwork]:
-    """Return the networks of a model: text encoders, transformer and autoencoder."""
+def describe_model(
+    config: ModelConfig,
+    function: Callable[..., Any],
+    spec: Callable[[Any], Spec],
+    inputs: Sequence[NetworkInput],
+    text_attention: TextAttention | None = None,
+    **more: Any,
+) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoders, transformer and autoencoder.
+
+    Args:
+        config: The configuration of the model.
+        function: The transformer.
+        spec: Returns the shapes of its parameters, from its configuration.
+        inputs, text_attention, more: As for `declare_transformer`.
+    """
+    network = config.denoiser
+    shapes = partial(spec, network)
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
     return [
         *(describe_text_encoder(name, text) for name, text in encoders),
-        transformer,
+        declare_transformer(network, function, shapes, inputs, text_attention, **more),
         *describe_autoencoder(config.vae),
     ]
 
@@ -243,6 +258,7 @@ def declare_transformer(
 
 # -- configurations -------------------------------------------------------------------------------
 
+FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
 AUTOENCODER = AutoencoderConfig(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
 T5_XXL = TextConfig(
     model_type="t5",
@@ -274,6 +290,24 @@ def broken_axis_rules(
         yield f"transformer.{names[0]} must be even and add up to {names[1]}"
 
 
+def shrink_model(config: ModelConfig, sizes: Mapping[str, Any], **texts: TextConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases: images of 16 x 16 in four steps.
+
+    Args:
+        config: The configuration of the model.
+        sizes: The fields of the transformer that are smaller.
+        texts: The text encoders, by their fields.
+    """
+    shrink = autoencoder_of(config.vae).shrink or shrink_autoencoder
+    return replace(
+        config,
+        denoiser=replace(config.denoiser, **sizes),
+        vae=shrink(config.vae),
+        defaults=replace(config.defaults, steps=4, width=16, height=16),
+        **texts,
+    )
+
+
 def shrink_autoencoder(config: BaseAutoencoderConfig) -> AutoencoderConfig:
     """Return a small version of an autoencoder, for golden cases."""
     assert isinstance(config, AutoencoderConfig)  # the families that share this have KL's
@@ -300,6 +334,19 @@ def shrink_text(text: TextConfig, width: int) -> TextConfig:
         projection_dim=width if text.projection_dim else 0,
         eos_token_id=2,
     )
+
+
+def count_tokens(config: ModelConfig, width: int, height: int, dropped: int = 0) -> tuple[int, int]:
+    """Return the numbers of tokens of an image, and of the longest text.
+
+    Args:
+        config: The configuration of a model with one text encoder.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        dropped: The number of leading tokens of a text whose hidden states are not read.
+    """
+    text = config.text_encoder.max_position_embeddings - dropped
+    return config.count_tokens(width, height), text
 
 
 def count_two_stream_flops(

@@ -23,9 +23,9 @@ GROUP = "ldmref.autoencoders"
 BUILT_IN = {
     "kl": "ldmref.models.autoencoder:KL",
     "vq": "ldmref.models.autoencoder:VQ",
-    "flux2": "ldmref.families.flux2.autoencoder:FLUX2_AUTOENCODER",
-    "qwen-image": "ldmref.families.qwen_image.autoencoder:QWEN_IMAGE",
-    "qwen-image-2.1": "ldmref.families.qwen_image_21.autoencoder:AUTOENCODER",
+    "flux2": "ldmref.families.autoencoders.flux2:FLUX2_AUTOENCODER",
+    "qwen-image": "ldmref.families.autoencoders.qwen_image:QWEN_IMAGE",
+    "qwen-image-2.1": "ldmref.families.autoencoders.qwen_image_21:AUTOENCODER",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -102,6 +103,29 @@ def count_products(spec: Spec, count_rows: Callable[[str], int]) -> int:
     """
     shapes = flatten(spec).items()
     return sum(2 * math.prod(shape) * count_rows(name) for name, shape in shapes if len(shape) > 1)
+
+
+def find_rows(
+    starts: Mapping[str, int], parts: Mapping[str, int] = MappingProxyType({})
+) -> Callable[[str], int]:
+    """Return the `count_rows` of `count_products`, for a network whose parts multiply other rows.
+
+    Args:
+        starts: The numbers of rows by the beginning of a parameter's name.
+        parts: Those of parameters whose names contain something else; they count first.
+
+    >>> count_rows = find_rows({"blocks": 64, "time_embed": 1}, {".modulation.": 1})
+    >>> [count_rows(f"blocks.0.{name}.weight") for name in ("ff.up", "modulation")]
+    [64, 1]
+    """
+
+    def count_rows(name: str) -> int:
+        for part, count in parts.items():
+            if part in name:
+                return count
+        return next(count for start, count in starts.items() if name.startswith(f"{start}."))
+
+    return count_rows
 
 
 def measure_flops_per_second(ops: Backend) -> float:

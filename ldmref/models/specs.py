@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ldmref.models.params import Spec, numbered
 
 
@@ -60,6 +62,26 @@ def normalized_attention_spec(d: int, head: int) -> Spec:
     projections: Spec = {name: square for name in ("to_q", "to_k", "to_v")}
     norms: Spec = {name: {"weight": (head,)} for name in ("norm_q", "norm_k")}
     return {**projections, **norms, "to_out": {"0": square}}
+
+
+def mlp_spec(d_in: int, d: int, bias: bool = True) -> Spec:
+    """Return the shapes of `layers.mlp`, from width `d_in` to d, and of others with its names."""
+    return {"linear_1": linear_spec(d_in, d, bias), "linear_2": linear_spec(d, d, bias)}
+
+
+def swiglu_spec(d: int, hidden: int, names: Sequence[str]) -> Spec:
+    """Return the shapes of a feed-forward layer with a gate, without biases.
+
+    SwiGLU of Shazeer 2020, arXiv:2002.05202, section 2: W_down (silu(W_gate x) * W_up x).
+
+    Args:
+        d: The width of the tokens.
+        hidden: The width behind the gate.
+        names: Those of gate, up and down.
+    """
+    gate, up, down = names
+    widen = linear_spec(d, hidden, False)
+    return {gate: widen, up: widen, down: linear_spec(hidden, d, False)}
 
 
 def attention_block_spec(c: int) -> Spec:

@@ -6,20 +6,23 @@ Norms, activation, joint attention, tokens of images, and rotary positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.layers import merge_heads
+from ldmref.models.layers import linear, merge_heads, split_heads
 from ldmref.models.params import Params
 
 Heads: TypeAlias = tuple[Array, Array, Array]
 """Queries, keys and values of a stream of tokens, (n, heads, l, d) each."""
 
 NO_PARAMETERS = Params()
+QUERY_KEY_VALUE = ("to_q", "to_k", "to_v")
+ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")  # of the text beside an image
+PATCH = 2  # rows and columns of cells in a token that is a patch
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
@@ -93,6 +96,40 @@ def gate_halves(ops: Backend, x: Array) -> Array:
     return ops.silu(gate) * value
 
 
+def project_heads(
+    ops: Backend,
+    p: Params,
+    x: Array,
+    heads: int,
+    eps: float,
+    names: Sequence[str] = QUERY_KEY_VALUE,
+    stream: str = "",
+) -> Heads:
+    """Return the heads of tokens (n, l, d), as `normalize_heads` does, of the layers `names`."""
+    parts = [linear(ops, p[name], x) for name in names]
+    return normalize_heads(ops, p, parts, heads, eps, stream)
+
+
+def normalize_heads(
+    ops: Backend, p: Params, parts: Sequence[Array], heads: int, eps: float, stream: str = ""
+) -> Heads:
+    """Return heads, (n, heads, l, d / heads), of which queries and keys are divided by their RMS.
+
+    Dehghani et al. 2023, arXiv:2302.05442, section 2, with the norm of `rms_norm`.
+
+    Args:
+        ops: The backend.
+        p: The parameters of the attention: `norm_q` and `norm_k`.
+        parts: Queries, keys and values, (n, l, d) each.
+        heads: The number of heads.
+        eps: Number added to the mean squares.
+        stream: What stands before the last letter of the norms' names.
+    """
+    q, k, v = (split_heads(ops, part, heads) for part in parts)
+    norm_q, norm_k = p[f"norm_{stream}q"], p[f"norm_{stream}k"]
+    return rms_norm(ops, norm_q, q, eps), rms_norm(ops, norm_k, k, eps), v
+
+
 def attend_jointly(
     ops: Backend, first: Heads, second: Heads, turn: Callable[[Array], Array] | None = None
 ) -> tuple[Array, Array]:
@@ -150,6 +187,43 @@ def join_cells(x: Array, rows: int, columns: int) -> Array:
     return xp.reshape(cells, (n, z, rows, columns))
 
 
+def cut_patches(ops: Backend, x: Array, channels_last: bool = False) -> Array:
+    """Cut latents (n, c, h, w) into patches (n, h/2, w/2, 4 c).
+
+    The numbers of a patch are ordered by channel, then row and column, or with `channels_last` by
+    row, column and channel.
+    """
+    n, c, h, w = x.shape
+    x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))
+    x = ops.xp.permute_dims(x, (0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
+    return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
+
+
+def flatten_patches(ops: Backend, grid: Array) -> Array:
+    """Return patches (n, rows, columns, c) as tokens (n, rows * columns, c)."""
+    n, rows, columns, width = grid.shape
+    return ops.xp.reshape(grid, (n, rows * columns, width))
+
+
+def embed_patches(ops: Backend, p: Params, grid: Array) -> Array:
+    """Embed patches (n, rows, columns, c) as tokens (n, rows * columns, d)."""
+    return linear(ops, p, flatten_patches(ops, grid))
+
+
+def join_patches(x: Array, rows: int, columns: int, channels_last: bool = False) -> Array:
+    """Join the first rows * columns patches of (n, l, 4 c), ordered as in `cut_patches`.
+
+    Returns latents, (n, c, 2 rows, 2 columns).
+    """
+    xp = array_namespace(x)
+    n, _, width = x.shape
+    c = width // PATCH**2
+    inner = (PATCH, PATCH, c) if channels_last else (c, PATCH, PATCH)
+    x = xp.reshape(x[:, : rows * columns, :], (n, rows, columns, *inner))
+    x = xp.permute_dims(x, (0, 5, 1, 3, 2, 4) if channels_last else (0, 3, 1, 4, 2, 5))
+    return xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
+
+
 def place_cells(ops: Backend, plane: Array) -> Array:
     """Return row and column of each cell of a plane (h, w), from 0, one row after the other.
 
@@ -181,6 +255,16 @@ def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THE
         Like `x`.
     """
     return turn(x, find_angles(positions, dims, theta))
+
+
+def turn_by(
+    ops: Backend, positions: Array, dims: tuple[int, ...], *theta: float
+) -> Callable[[Array], Array]:
+    """Return what turns queries or keys by the positions of their tokens; see `rotate`.
+
+    Traces record `theta` where it is stated.
+    """
+    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, *theta)
 
 
 def rotate_halves(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:

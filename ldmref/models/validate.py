@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from ldmref.declare import Invalid, get_fields, read, verify
 from ldmref.errors import CorruptModelError, UsageError, did_you_mean, short_repr
@@ -17,6 +17,8 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import Family, family_of, find_family
 from ldmref.models.text_kind import config_class, find_text_encoder, kind_of
 from ldmref.samplers.config import LEARNED
+
+Section = TypeVar("Section")
 
 
 def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
@@ -126,6 +128,21 @@ def check_fields(section: object, where: str) -> None:
     """
     with _naming_the_problem():
         verify(section, where)
+
+
+def read_fields(omitted: Section, values: Mapping[str, Any], where: str) -> Section:
+    """Return a dataclass with the values of a file; every value is checked.
+
+    Args:
+        omitted: Supplies the values of the fields that the file omits.
+        values: Values by field.
+        where: The name of the dataclass in messages.
+
+    Raises:
+        CorruptModelError: Names the first field that is not as declared.
+    """
+    with _naming_the_problem():
+        return read(type(omitted), values, where, omitted)
 
 
 def check_network(config: object, name: str) -> None:

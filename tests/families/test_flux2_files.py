@@ -11,7 +11,7 @@ from checkpoint_folders import load_diffusers
 import ldmref
 from ldmref import modes
 from ldmref.errors import KeyMismatchError
-from ldmref.families.flux2.autoencoder import original_autoencoder_table
+from ldmref.families.autoencoders.flux2 import original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.flux2.original import list_other_networks, original_table, recognise
 from ldmref.families.transformer_files import PREFIX

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
-from ldmref.families.flux.network import cut_patches, join_patches, transformer
+from ldmref.families.flux.network import transformer
 from ldmref.models.params import unflatten
+from ldmref.models.transformer_layers import cut_patches, join_patches
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -20,8 +20,8 @@ from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
 from ldmref.families.krea2.network import transformer, transformer_spec
-from ldmref.families.krea2.original import find_name, original_table, recognise
-from ldmref.families.transformer_files import PREFIX
+from ldmref.families.krea2.original import BLOCKS, ENDS, original_table, recognise
+from ldmref.families.transformer_files import PREFIX, find_entry
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset
 from ldmref.models.params import flatten, unflatten
@@ -226,7 +226,7 @@ PEFT, KOHYA = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora
 
 
 def original_name(layer):
-    return find_name(f"{layer}.weight").removesuffix(".weight")
+    return find_entry(f"{layer}.weight", (), ENDS, BLOCKS).name.removesuffix(".weight")
 
 
 PROGRAMS = {

@@ -9,14 +9,14 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError
-from ldmref.families.qwen_image_21.autoencoder import (
+from ldmref.families.autoencoders.qwen_image_21 import (
     autoencoder_spec,
     decode,
     encode,
     enlarge_image,
     shrink_image,
 )
-from ldmref.families.qwen_image_21.autoencoder_config import (
+from ldmref.families.autoencoders.qwen_image_21_config import (
     QwenImage21AutoencoderConfig,
     broken_rules,
     read_config,

@@ -11,7 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError
-from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE, QwenAutoencoderConfig
+from ldmref.families.autoencoders.qwen_image import QWEN_IMAGE, QwenAutoencoderConfig
 from ldmref.io import read_vae
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset

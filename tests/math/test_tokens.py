@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from ldmref import math as lm
 from ldmref.backends import get_backend
-from ldmref.families.flux.network import cut_patches, join_patches
 from ldmref.models.params import Params
-from ldmref.models.transformer_layers import rms_norm, rotate
+from ldmref.models.transformer_layers import cut_patches, join_patches, rms_norm, rotate
 from ldmref.testing import strategies
 
 EPS = np.finfo(np.float64).eps

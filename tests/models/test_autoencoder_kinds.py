@@ -16,8 +16,8 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import describe_autoencoder
-from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER as FLUX2
-from ldmref.families.qwen_image.autoencoder import QWEN_IMAGE
+from ldmref.families.autoencoders.flux2 import FLUX2_AUTOENCODER as FLUX2
+from ldmref.families.autoencoders.qwen_image import QWEN_IMAGE
 from ldmref.io import save_folder
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.locate import diff_traces

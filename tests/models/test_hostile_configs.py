@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import ldmref
 from ldmref.declare import Range, get_fields
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
-from ldmref.families.flux import controlnet as flux_controlnet
-from ldmref.families.sd3 import controlnet as sd3_controlnet
+from ldmref.families.flux.controlnet import FluxControlConfig
+from ldmref.families.sd3.controlnet import MMDiTControlConfig
 from ldmref.io.adapters.autoencoder import CLASSES, read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.diffusers import config as diffusers_config
@@ -250,8 +250,11 @@ def test_every_field_of_a_controlnet(tmp_path, name):
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("SD3ControlNetModel", [*sd3_controlnet.CONTROL_DEFAULTS, "caption_projection_dim"]),
-        ("FluxControlNetModel", [*flux_controlnet.CONTROL_DEFAULTS, "patch_size"]),
+        (
+            "SD3ControlNetModel",
+            [*get_fields(MMDiTControlConfig), "caption_projection_dim"],
+        ),
+        ("FluxControlNetModel", [*get_fields(FluxControlConfig), "patch_size"]),
     ],
 )
 def test_every_field_of_a_transformers_controlnet(tmp_path, kind, names):

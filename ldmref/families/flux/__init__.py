@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
-from ldmref.families.flux.network import join_patches, transformer, transformer_spec
+from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts, with_text_length
@@ -34,7 +33,6 @@ from ldmref.families.joint_transformers import (
     LORA_TARGETS,
     SCALE,
     count_two_stream_flops,
-    declare_transformer,
     describe_model,
     list_inputs,
 )
@@ -52,6 +50,7 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
+from ldmref.models.transformer_layers import join_patches
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
@@ -85,9 +84,9 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     inputs = list_inputs(network)
     if network.guidance_embeds:
         inputs = (*inputs, GUIDANCE)
-    spec = partial(transformer_spec, network)
-    function = declare_transformer(network, transformer, spec, inputs, TEXT_ATTENTION, STEERABLE)
-    return describe_model(config, function)
+    return describe_model(
+        config, transformer, transformer_spec, inputs, TEXT_ATTENTION, steerable=STEERABLE
+    )
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

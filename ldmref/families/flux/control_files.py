@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, controlnet_spec
-from ldmref.families.flux.network import PATCH
-from ldmref.families.flux.original import ENDS, find_entry
-from ldmref.families.transformer_files import count_blocks
+from ldmref.families.flux.original import ENDS, list_blocks
+from ldmref.families.transformer_files import count_blocks, find_entry
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
 from ldmref.models.params import Shape, flatten
+from ldmref.models.transformer_layers import PATCH
 
 ORIGINAL = {  # the layers that the transformer does not have
     "controlnet_x_embedder": "pos_embed_input",
@@ -42,7 +42,7 @@ def list_candidates(
     is_original = "pos_embed_input.weight" in shapes
     names = {
         ours: theirs if is_original else ours
-        for ours, theirs in (ENDS | {"controlnet_x_embedder": "pos_embed_input"}).items()
+        for ours, theirs in {**ENDS, "controlnet_x_embedder": "pos_embed_input"}.items()
     }
     first = (
         "double_blocks.0.img_attn.norm.query_norm.scale"
@@ -99,4 +99,4 @@ def _entry(name: str, entry: KeyEntry, width: int) -> KeyEntry:
         return replace(entry, name=f"{ORIGINAL[layer]}.{leaf}")
     if layer.startswith("controlnet_"):
         return entry
-    return find_entry(name, entry.shape, "", width)
+    return find_entry(name, entry.shape, ENDS, list_blocks(width))

@@ -17,12 +17,9 @@ from typing import Annotated, Any
 from ldmref.backends.base import Backend
 from ldmref.declare import Range
 from ldmref.families.flux.config import FluxConfig, transformer_of
-from ldmref.families.flux.files import TRANSFORMER_DEFAULTS, read_transformer_fields
+from ldmref.families.flux.files import PACKED
 from ldmref.families.flux.network import (
-    PATCH,
-    cut_patches,
     double_block,
-    embed_patches,
     find_positions,
     single_block,
     transformer_spec,
@@ -36,6 +33,7 @@ from ldmref.families.joint_controls import (
 )
 from ldmref.families.joint_transformers import GUIDANCE, SCALE, embed
 from ldmref.io.diffusers.checks import config_error, require_plain
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import ModelConfig
@@ -52,11 +50,9 @@ from ldmref.models.denoiser_config import WidthOrZero
 from ldmref.models.layers import linear
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import PATCH, cut_patches, embed_patches
 
-CONTROL_DEFAULTS = TRANSFORMER_DEFAULTS | {
-    "num_mode": None,
-    "conditioning_embedding_channels": None,
-}
+OPTIONAL = ("num_mode", "conditioning_embedding_channels")  # null for none, which is 0 here
 HINT_WIDTHS = (16, 16, 16, 16)  # of the encoder of the image
 HINT_FACTOR = 2 ** (len(HINT_WIDTHS) - 1)  # from pixels to latents
 
@@ -257,10 +253,8 @@ def place_residuals(
 def convert_controlnet_config(data: Mapping[str, Any]) -> FluxControlConfig:
     """Convert the configuration of a `FluxControlNetModel`."""
     where = "the ControlNet's configuration"
-    found = read_transformer_fields(data, CONTROL_DEFAULTS)
-    for name in ("num_mode", "conditioning_embedding_channels"):
-        found[name] = 0 if found[name] is None else found[name]
-    net = FluxControlConfig(**found)
+    data = {name: x for name, x in data.items() if name not in OPTIONAL or x is not None}
+    net = read_denoiser(FluxControlConfig(), data, packed=PACKED)
     axes = net.axes_dims_rope
     if sum(axes) != net.attention_head_dim or any(dim % 2 for dim in axes):
         raise config_error(f"{where} has axes_dims_rope that do not add up to attention_head_dim")

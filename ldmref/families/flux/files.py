@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import short_repr
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.text import T5_LENGTH
-from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.checks import read_json, require_class
 from ldmref.io.diffusers.config import (
     T5_CLASS,
     convert_autoencoder_config,
     convert_t5_config,
     convert_text_config,
 )
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import Defaults, ModelConfig
@@ -27,11 +27,6 @@ PIPELINES = (
     "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL,
     "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
 )  # fmt: skip
-TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
-    "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
-    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56),
-}  # fmt: skip
 PACKED = 4  # cells of a token, which diffusers counts as channels
 STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
 SCALES = {True: 3.5, False: 1.0}
@@ -96,31 +91,5 @@ def with_control_defaults(defaults: Defaults) -> Defaults:
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:
-    """Convert the configuration of a `FluxTransformer2DModel`, whose tokens are packed.
-
-    Raises:
-        CorruptModelError: Channels are not those of patches of 2 x 2 cells.
-    """
-    require_plain(data, {"patch_size": (1,)}, "the transformer's configuration")
-    return FluxConfig(**read_transformer_fields(data, TRANSFORMER_DEFAULTS))
-
-
-def read_transformer_fields(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a transformer, or of its ControlNet, with our names and values.
-
-    Args:
-        data: The configuration.
-        defaults: The values of the fields that it omits.
-
-    Raises:
-        CorruptModelError: Channels are not those of patches of 2 x 2 cells.
-    """
-    fields = {name: data.get(name, default) for name, default in defaults.items()}
-    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
-    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
-    for name in ("in_channels", "out_channels"):
-        if not isinstance(fields[name], int) or fields[name] % PACKED:
-            value = short_repr(fields[name])
-            raise config_error(f"the transformer has {name} = {value}, no multiple of 4")
-        fields[name] //= PACKED
-    return fields
+    """Convert the configuration of a `FluxTransformer2DModel`; see `read_denoiser`."""
+    return read_denoiser(FluxConfig(), data, {"patch_size": (1,)}, PACKED)

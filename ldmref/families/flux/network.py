@@ -8,10 +8,6 @@ Parameter names of diffusers' FluxTransformer2DModel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from array_api_compat import array_namespace
-
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.joint_controls import BlockResiduals
@@ -26,18 +22,21 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, merge_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
 from ldmref.models.transformer_layers import (
+    ADDED,
+    PATCH,
     attend_jointly,
+    cut_patches,
+    embed_patches,
     gelu_tanh,
+    join_patches,
     place_cells,
-    rms_norm,
-    rotate,
+    project_heads,
+    turn_by,
 )
-
-PATCH = 2  # a token is a patch of 2 x 2 cells
 
 
 def transformer_spec(config: FluxConfig) -> Spec:
@@ -122,30 +121,6 @@ def transformer(
     return join_patches(h, rows, columns)
 
 
-def cut_patches(ops: Backend, x: Array) -> Array:
-    """Cut latents (n, c, h, w) into patches (n, h/2, w/2, 4 c): c, then row and column within."""
-    n, c, h, w = x.shape
-    x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))
-    x = ops.xp.permute_dims(x, (0, 2, 4, 1, 3, 5))
-    return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
-
-
-def embed_patches(ops: Backend, p: Params, grid: Array) -> Array:
-    """Embed patches (n, rows, columns, c) as tokens (n, rows * columns, d)."""
-    n, rows, columns, width = grid.shape
-    return linear(ops, p, ops.xp.reshape(grid, (n, rows * columns, width)))
-
-
-def join_patches(x: Array, rows: int, columns: int) -> Array:
-    """Join patches (n, rows * columns, 4 c) to latents (n, c, 2 rows, 2 columns)."""
-    xp = array_namespace(x)
-    n, _, width = x.shape
-    c = width // PATCH**2
-    x = xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))
-    x = xp.permute_dims(x, (0, 3, 1, 4, 2, 5))
-    return xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
-
-
 def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
     """Return time, row and column of each token, (l + rows * columns, 3), in `ops.state_dtype`.
 
@@ -221,11 +196,9 @@ def joint_attention(
     num_heads: int,
 ) -> tuple[Array, Array]:
     """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
-    added = project(
-        ops, p, context, ("add_q_proj", "add_k_proj", "add_v_proj"), "added_", num_heads
-    )
-    own = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
-    text, image = attend_jointly(ops, added, own, find_turn(ops, positions, dims))
+    added = project_heads(ops, p, context, num_heads, EPS, ADDED, "added_")
+    own = project_heads(ops, p, x, num_heads, EPS)
+    text, image = attend_jointly(ops, added, own, turn_by(ops, positions, dims))
     text = linear(ops, p.to_add_out, text)
     return linear(ops, p.to_out["0"], image), text
 
@@ -235,20 +208,6 @@ def self_attention(
     ops: Backend, p: Params, x: Array, positions: Array, dims: tuple[int, ...], num_heads: int
 ) -> Array:
     """Let all tokens (n, l, d) attend to each other, without a projection of the result."""
-    q, k, v = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
-    turn = find_turn(ops, positions, dims)
+    q, k, v = project_heads(ops, p, x, num_heads, EPS)
+    turn = turn_by(ops, positions, dims)
     return merge_heads(ops, ops.attention(turn(q), turn(k), v))
-
-
-def find_turn(ops: Backend, positions: Array, dims: tuple[int, ...]) -> Callable[[Array], Array]:
-    """Return what turns queries or keys by the positions of their tokens."""
-    return lambda x: ops.call_function("rotate", rotate, x, positions, dims)
-
-
-def project(
-    ops: Backend, p: Params, x: Array, names: tuple[str, str, str], stream: str, num_heads: int
-) -> tuple[Array, Array, Array]:
-    """Return queries and keys, divided by their root mean squares, and values of (n, l, d)."""
-    q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in names)
-    norm_q, norm_k = p[f"norm_{stream}q"], p[f"norm_{stream}k"]
-    return rms_norm(ops, norm_q, q, EPS), rms_norm(ops, norm_k, k, EPS), v

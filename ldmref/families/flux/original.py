@@ -14,20 +14,26 @@ from functools import partial
 
 from ldmref.families.combined_files import CLIP_L, T5, UNUSED, list_other_networks
 from ldmref.families.flux.config import FluxConfig, transformer_of
-from ldmref.families.flux.network import PATCH, transformer_spec
+from ldmref.families.flux.network import transformer_spec
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.transformer_files import (
+    MakersBlocks,
+    MakersLayer,
+    MakersNames,
     count_blocks,
-    find_known,
+    find_model,
+    list_entries,
     list_files,
-    remove_prefix,
+    reads_sizes,
+    stack_layers,
 )
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape, flatten
+from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
-ENDS = {
+ENDS: MakersNames = {
     "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
     "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
@@ -36,67 +42,53 @@ ENDS = {
     "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
     "context_embedder": "txt_in",
     "x_embedder": "img_in",
-    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    # shift and scale there, in diffusers scale and shift
+    "norm_out.linear": MakersLayer("final_layer.adaLN_modulation.1", form="swapped"),
     "proj_out": "final_layer.linear",
 }
-DOUBLE = {  # the layer of a block of two streams -> its layer there
-    "norm1.linear": "img_mod.lin",
-    "norm1_context.linear": "txt_mod.lin",
+ATTENTION: dict[str, str | MakersLayer] = {  # of a block of two streams, also of FLUX.2
+    **stack_layers("img_attn.qkv", ("attn.to_q", "attn.to_k", "attn.to_v")),
+    **stack_layers("txt_attn.qkv", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
     "attn.to_out.0": "img_attn.proj",
     "attn.to_add_out": "txt_attn.proj",
-    "attn.norm_q": "img_attn.norm.query_norm",
-    "attn.norm_k": "img_attn.norm.key_norm",
-    "attn.norm_added_q": "txt_attn.norm.query_norm",
-    "attn.norm_added_k": "txt_attn.norm.key_norm",
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+}
+DOUBLE: MakersNames = ATTENTION | {
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
     "ff.net.0.proj": "img_mlp.0",
     "ff.net.2": "img_mlp.2",
     "ff_context.net.0.proj": "txt_mlp.0",
     "ff_context.net.2": "txt_mlp.2",
 }
-STACKS = {"to_{}": "img_attn.qkv", "add_{}_proj": "txt_attn.qkv"}
-THIRDS = {  # of the stacked queries, keys and values
-    f"attn.{pattern.format(letter)}": (stack, third)
-    for pattern, stack in STACKS.items()
-    for third, letter in enumerate("qkv")
-}
-SINGLE = {  # of a block of one stream
+SINGLE: MakersNames = {  # of a block of one stream
     "norm.linear": "modulation.lin",
-    "attn.norm_q": "norm.query_norm",
-    "attn.norm_k": "norm.key_norm",
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
     "proj_out": "linear2",
 }
 FIRST_LINEAR = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")  # stacked, d rows each but 4 d
 
 
-def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
-    """Return the tensor of the original for each parameter of the transformer.
-
-    The last layer computes shift and scale there, in diffusers scale and shift.
-    """
-    transformer = transformer_of(config)
+def list_blocks(width: int) -> MakersBlocks:
+    """Return the names of the blocks of a transformer of this width."""
+    first = {
+        layer: MakersLayer("linear1", rows=(number * width, 7 * width))
+        for number, layer in enumerate(FIRST_LINEAR)
+    }
     return {
-        name: find_entry(name, shape, prefix, transformer.width)
-        for name, shape in flatten(transformer_spec(transformer)).items()
+        "transformer_blocks": ("double_blocks", DOUBLE),
+        "single_transformer_blocks": ("single_blocks", {**SINGLE, **first}),
     }
 
 
-def find_entry(name: str, shape: Shape, prefix: str, width: int) -> KeyEntry:
-    """Return the tensor of the original for a parameter of a transformer of this width."""
-    layer, _, leaf = name.rpartition(".")
-    if layer in ENDS:
-        form = "swapped" if layer == "norm_out.linear" else ""
-        return KeyEntry(f"{prefix}{ENDS[layer]}.{leaf}", shape, form=form)
-    blocks, number, layer = layer.split(".", 2)
-    if leaf == "weight" and ".norm_" in f".{layer}":
-        leaf = "scale"
-    if blocks == "transformer_blocks":
-        stored, third = THIRDS[layer] if layer in THIRDS else (DOUBLE[layer], None)
-        return KeyEntry(f"{prefix}double_blocks.{number}.{stored}.{leaf}", shape, third)
-    rows = None
-    stored = SINGLE.get(layer, "linear1")
-    if layer in FIRST_LINEAR:
-        rows = (FIRST_LINEAR.index(layer) * width, 7 * width)
-    return KeyEntry(f"{prefix}single_blocks.{number}.{stored}.{leaf}", shape, rows=rows)
+def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor of the original for each parameter of the transformer."""
+    transformer = transformer_of(config)
+    return list_entries(transformer_spec(transformer), ENDS, list_blocks(transformer.width), prefix)
 
 
 XLABS = {  # layers of a block in XLabs' files of LoRAs, which stack queries, keys and values alone
@@ -129,32 +121,23 @@ def xlabs_layers(config: ModelConfig) -> dict[str, KeyEntry]:
     return table
 
 
-def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+@reads_sizes
+def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
-    own = remove_prefix(shapes, prefix)
-    try:
-        d, patch = own["img_in.weight"]
-        joint = own["txt_in.weight"][1]
-        pooled = own["vector_in.in_layer.weight"][1]
-        outputs = own["final_layer.linear.weight"][0]
-        (head,) = own["double_blocks.0.img_attn.norm.query_norm.scale"]
-    except (KeyError, ValueError, IndexError):
-        return None
+    d, patch = own["img_in.weight"]
+    (head,) = own["double_blocks.0.img_attn.norm.query_norm.scale"]
     network = FluxConfig(
         in_channels=patch // PATCH**2,
-        out_channels=outputs // PATCH**2,
+        out_channels=own["final_layer.linear.weight"][0] // PATCH**2,
         num_layers=count_blocks(own, "double_blocks"),
         num_single_layers=count_blocks(own, "single_blocks"),
-        num_attention_heads=max(d // max(head, 1), 1),
+        num_attention_heads=max(d // head, 1),
         attention_head_dim=head,
-        joint_attention_dim=joint,
-        pooled_projection_dim=pooled,
+        joint_attention_dim=own["txt_in.weight"][1],
+        pooled_projection_dim=own["vector_in.in_layer.weight"][1],
         guidance_embeds="guidance_in.in_layer.weight" in own,
     )
     presets = make_presets()
-    known = find_known(presets.values(), network)
-    if known is not None or sum(network.axes_dims_rope) != head:
-        return known
     names = (
         ("flux-dev", "flux-fill-dev", "flux-control-dev")
         if network.guidance_embeds
@@ -163,7 +146,7 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
     extra = network.in_channels - network.out_channels
     alike = (presets[name] for name in names if presets[name].image_channels == extra)
     nearest = next(alike, None)
-    return nearest and replace(nearest, name="flux", denoiser=network)
+    return find_model(presets, network, head, nearest and replace(nearest, name="flux"))
 
 
 ORIGINALS = list_files(

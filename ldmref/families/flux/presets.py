@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.flux.config import FluxConfig, transformer_of
+from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.files import (
     CONTROL_SCALE,
     CONTROL_STEPS,
@@ -16,49 +16,40 @@ from ldmref.families.flux.files import (
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.families.joint_transformers import (
     AUTOENCODER,
+    FLOW,
     T5_XXL,
     shrink_autoencoder,
+    shrink_model,
     shrink_text,
 )
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.presets import PRESETS
-from ldmref.samplers.config import SchedulerConfig
 
-_FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
 SCHNELL = ModelConfig(
     name="flux-schnell",
     denoiser=FluxConfig(),
     vae=replace(AUTOENCODER, scaling_factor=0.3611, shift_factor=0.1159),
     text_encoder=PRESETS["sd15"].text_encoder,
     text_encoder_2=replace(T5_XXL, max_position_embeddings=T5_LENGTH),
-    scheduler=_FLOW,
+    scheduler=FLOW,
     defaults=Defaults(STEPS[False], SCALES[False], width=1024, height=1024),
 )
 
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    vae = shrink_autoencoder(config.vae)
-    small = replace(
-        transformer_of(config),
-        in_channels={"folded_mask": 8 + vae.factor**2, "control": 8}.get(config.concat, 4),
-        out_channels=4,
-        sample_size=8,
-        num_layers=2,
-        num_single_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        joint_attention_dim=20,
-        pooled_projection_dim=16,
-        axes_dims_rope=(2, 4, 6),
-    )
-    return replace(
+    masked = 8 + shrink_autoencoder(config.vae).factor ** 2
+    sizes = {
+        "in_channels": {"folded_mask": masked, "control": 8}.get(config.concat, 4),
+        "out_channels": 4, "sample_size": 8, "num_layers": 2, "num_single_layers": 2,
+        "num_attention_heads": 2, "attention_head_dim": 12, "joint_attention_dim": 20,
+        "pooled_projection_dim": 16, "axes_dims_rope": (2, 4, 6),
+    }  # fmt: skip
+    return shrink_model(
         config,
-        denoiser=small,
-        vae=vae,
+        sizes,
         text_encoder=shrink_text(config.text_encoders[0], 16),
         text_encoder_2=shrink_text(config.text_encoders[1], 20),
-        defaults=replace(config.defaults, steps=4, width=16, height=16),
     )
 
 
@@ -68,7 +59,7 @@ def make_presets() -> dict[str, ModelConfig]:
         SCHNELL,
         name="flux-dev",
         denoiser=FluxConfig(guidance_embeds=True),
-        scheduler=replace(_FLOW, shift=3.0, dynamic_shift=True),
+        scheduler=replace(FLOW, shift=3.0, dynamic_shift=True),
         defaults=Defaults(STEPS[True], SCALES[True], width=1024, height=1024),
     )
     fill = replace(

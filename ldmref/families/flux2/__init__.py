@@ -4,7 +4,6 @@
 |------------------|------------------------------------------------------------------|
 | `config.py`      | the configuration of the transformer, and what must fit together |
 | `network.py`     | the transformer                                                  |
-| `autoencoder.py` | the autoencoder, whose latents are normalised patches            |
 | `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
 | `references.py`  | reference images as further tokens                               |
 | `pipelines.py`   | how diffusers' pipelines call the networks                       |
@@ -14,14 +13,13 @@
 | `work.py`        | operations and memory                                            |
 
 The levels are shifted by the numbers of image tokens and of steps. A distilled model is one whose
-default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked.
+default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked. The
+autoencoder is `ldmref.families.autoencoders.flux2`.
 
 Black Forest Labs 2025, github.com/black-forest-labs/flux2.
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
 from ldmref.families.flux2.files import PIPELINES, read_folder
@@ -34,13 +32,12 @@ from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     GUIDANCE,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
@@ -48,7 +45,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -82,9 +78,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         NetworkInput("reference_tokens", "reference_tokens", (BATCH, REFERENCE_TOKENS, z)),
         NetworkInput("reference_positions", "reference_positions", (BATCH, REFERENCE_TOKENS, 4)),
     )
-    spec = partial(transformer_spec, denoiser)
-    network = declare_transformer(denoiser, transformer, spec, inputs, TEXT_ATTENTION)
-    return describe_model(config, network)
+    return describe_model(config, transformer, transformer_spec, inputs, TEXT_ATTENTION)
 
 
 GOLDEN_RUNS = (
@@ -99,11 +93,7 @@ FLUX2 = Family(
     Work(count_flops, count_activations),
     "FLUX.2 klein: a transformer with streams for image and text, then one for both, after Qwen3",
     broken_rules,
-    text=TextPath(
-        encode_prompts,
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-    ),
+    text=read_chat(CHAT, encode=encode_prompts),
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,

@@ -9,42 +9,38 @@ Shazeer 2020, arXiv:2002.05202. Parameter names of diffusers' Flux2Transformer2D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from ldmref.backends.base import Backend
 from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.joint_transformers import SCALE, embed_numbers
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, merge_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, mlp_spec
 from ldmref.models.transformer_layers import (
-    Heads,
+    ADDED,
+    QUERY_KEY_VALUE,
     attend_jointly,
     count_from_zero,
     gate_halves,
     join_cells,
+    normalize_heads,
     place_cells,
-    rms_norm,
-    rotate,
+    project_heads,
     split_cells,
     standardize,
+    turn_by,
 )
-
-QKV = ("to_q", "to_k", "to_v")
-ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 
 def transformer_spec(config: Flux2Config) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
-    waves = config.timestep_guidance_channels
 
     def square(times: int = 1) -> Spec:
         return linear_spec(d, times * d, False)
 
-    embedder: Spec = {"linear_1": linear_spec(waves, d, False), "linear_2": square()}
+    embedder = mlp_spec(config.timestep_guidance_channels, d, bias=False)
     embedders: Spec = {"timestep_embedder": embedder}
     if config.guidance_embeds:
         embedders["guidance_embedder"] = embedder
@@ -67,7 +63,7 @@ def double_spec(config: Flux2Config) -> Spec:
     d = config.width
     square = linear_spec(d, d, False)
     head: Spec = {"weight": (config.attention_head_dim,)}
-    attention: Spec = {name: square for name in (*QKV, *ADDED, "to_add_out")}
+    attention: Spec = {name: square for name in (*QUERY_KEY_VALUE, *ADDED, "to_add_out")}
     attention["to_out"] = {"0": square}
     attention |= dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), head)
     feed_forward: Spec = {
@@ -226,10 +222,9 @@ def joint_attention(
     ops: Backend, p: Params, x: Array, context: Array, positions: Array, config: Flux2Config
 ) -> tuple[Array, Array]:
     """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
-    projected = [linear(ops, p[name], context) for name in ADDED]
-    added = take_heads(ops, p, projected, "added_", config)
-    own = take_heads(ops, p, [linear(ops, p[name], x) for name in QKV], "", config)
-    turn = find_turn(ops, positions, config)
+    added = project_heads(ops, p, context, config.num_attention_heads, config.eps, ADDED, "added_")
+    own = project_heads(ops, p, x, config.num_attention_heads, config.eps)
+    turn = turn_by(ops, positions, config.axes_dims_rope, config.rope_theta)
     text, image = attend_jointly(ops, added, own, turn)
     text = linear(ops, p.to_add_out, text)
     return linear(ops, p.to_out["0"], image), text
@@ -247,8 +242,8 @@ def parallel_attention(
     d = config.width
     h = linear(ops, p.to_qkv_mlp_proj, x)
     parts = [h[:, :, i * d : (i + 1) * d] for i in range(3)]
-    q, k, v = take_heads(ops, p, parts, "", config)
-    turn = find_turn(ops, positions, config)
+    q, k, v = normalize_heads(ops, p, parts, config.num_attention_heads, config.eps)
+    turn = turn_by(ops, positions, config.axes_dims_rope, config.rope_theta)
     attended = merge_heads(ops, ops.attention(turn(q), turn(k), v))
     both = ops.xp.concat([attended, gate_halves(ops, h[:, :, 3 * d :])], axis=2)
     return linear(ops, p.to_out, both)
@@ -268,21 +263,3 @@ def modulated_norm(ops: Backend, p: Params, x: Array, emb: Array, config: Flux2C
     """
     scale, shift = split_modulation(linear(ops, p.linear, ops.silu(emb)), config.width)
     return standardize(ops, x, "norm", config.eps) * (1.0 + scale) + shift
-
-
-def take_heads(
-    ops: Backend, p: Params, parts: Sequence[Array], stream: str, config: Flux2Config
-) -> Heads:
-    """Return heads, (n, heads, l, d / heads), of which queries and keys are divided by their RMS.
-
-    `parts` are queries, keys and values, (n, l, d) each.
-    """
-    q, k, v = (split_heads(ops, part, config.num_attention_heads) for part in parts)
-    norm_q, norm_k = p[f"norm_{stream}q"], p[f"norm_{stream}k"]
-    return rms_norm(ops, norm_q, q, config.eps), rms_norm(ops, norm_k, k, config.eps), v
-
-
-def find_turn(ops: Backend, positions: Array, config: Flux2Config) -> Callable[[Array], Array]:
-    """Return what turns queries or keys by the positions of their tokens."""
-    dims, theta = config.axes_dims_rope, config.rope_theta
-    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.families.flux2.autoencoder import FLUX2_AUTOENCODER, Flux2AutoencoderConfig
-from ldmref.families.flux2.config import Flux2Config, transformer_of
-from ldmref.families.flux2.files import SCALES, STEPS
+from ldmref.families.autoencoders.flux2 import Flux2AutoencoderConfig
+from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.flux2.text import as_text_encoder, choose_layers
+from ldmref.families.joint_transformers import FLOW, shrink_model
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.models.config import Defaults, ModelConfig
-from ldmref.samplers.config import SchedulerConfig
 
-DEV = Flux2Config(
+STEPS = {True: 4, False: 50}  # distilled, and not
+SCALES = {True: 1.0, False: 4.0}
+DEV = Flux2Config(  # also what diffusers' class has for fields that a file omits
     num_layers=8,
     num_single_layers=48,
     num_attention_heads=48,
@@ -26,15 +27,7 @@ DEV = Flux2Config(
 KLEIN_9B = Flux2Config(
     num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288
 )
-FLOW = SchedulerConfig(
-    prediction_type="flow",
-    sampler="euler",
-    spacing="flow",
-    final_sigma="zero",
-    shift=3.0,
-    dynamic_shift=True,
-    shift_rule="empirical",
-)
+SCHEDULER = replace(FLOW, shift=3.0, dynamic_shift=True, shift_rule="empirical")
 
 
 def make_presets() -> dict[str, ModelConfig]:
@@ -53,7 +46,7 @@ def make_presets() -> dict[str, ModelConfig]:
                 denoiser=transformer,
                 vae=Flux2AutoencoderConfig(),
                 text_encoder=as_text_encoder(QWEN3_SIZES[text]),
-                scheduler=FLOW,
+                scheduler=SCHEDULER,
                 defaults=Defaults(STEPS[distilled], SCALES[distilled], width=1024, height=1024),
             )
     tiny = replace(shrink(found["flux2-klein-base-4b"]), name="flux2-tiny")
@@ -62,25 +55,11 @@ def make_presets() -> dict[str, ModelConfig]:
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    assert FLUX2_AUTOENCODER.shrink is not None
-    small = replace(
-        transformer_of(config),
-        in_channels=16,
-        out_channels=16,
-        sample_size=4,
-        num_layers=2,
-        num_single_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        joint_attention_dim=60,
-        timestep_guidance_channels=32,
-        axes_dims_rope=(4, 4, 4, 4),
-    )
+    sizes = {
+        "in_channels": 16, "out_channels": 16, "sample_size": 4, "num_layers": 2,
+        "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16,
+        "joint_attention_dim": 60, "timestep_guidance_channels": 32,
+        "axes_dims_rope": (4, 4, 4, 4),
+    }  # fmt: skip
     text = shrink_qwen3(config.text_encoder, 32, layers=4)
-    return replace(
-        config,
-        denoiser=small,
-        vae=FLUX2_AUTOENCODER.shrink(config.vae),
-        text_encoder=replace(text, hidden_layers=choose_layers(4)),
-        defaults=replace(config.defaults, steps=4, width=16, height=16),
-    )
+    return shrink_model(config, sizes, text_encoder=replace(text, hidden_layers=choose_layers(4)))

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from ldmref.families.flux2.config import transformer_of
 from ldmref.families.flux2.network import transformer_spec
-from ldmref.families.joint_transformers import count_two_stream_flops
+from ldmref.families.joint_transformers import count_tokens, count_two_stream_flops
 from ldmref.models.config import ModelConfig
 
 ONCE = ("time_guidance_embed", "double_stream_modulation", "single_stream_modulation", "norm_out")
-
-
-def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
-    """Return the number of cells of an image, and that of the tokens of its text."""
-    return config.count_tokens(width, height), config.text_encoder.max_position_embeddings
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

@@ -21,8 +21,6 @@ Black Forest Labs 2026; diffusers 0.42.1, `Flux3Transformer2DModel`.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ldmref.families.flux3.config import WINDOW, Flux3Config, broken_rules, transformer_of
 from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
@@ -35,13 +33,12 @@ from ldmref.families.flux3.text import encode_prompts
 from ldmref.families.flux3.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import CHAT, with_length
+from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
@@ -49,7 +46,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -92,16 +88,14 @@ def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
-    denoiser = transformer_of(config)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
-        list_inputs(denoiser),
+        transformer_spec,
+        list_inputs(transformer_of(config)),
         TEXT_ATTENTION,
         description="transformer of image, references and text",
     )
-    return describe_model(config, network)
 
 
 FLUX3 = Family(
@@ -111,12 +105,7 @@ FLUX3 = Family(
     Work(count_flops, count_activations),
     "FLUX.3: separate blocks for image, references and text, then one stream",
     broken_rules,
-    text=TextPath(
-        encode_prompts,
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=WINDOW,
-    ),
+    text=read_chat(CHAT, encode=encode_prompts, multiple=WINDOW),
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,

@@ -17,15 +17,15 @@ from ldmref.families.flux3.positions import Waves, join_waves, place_image, plac
 from ldmref.families.joint_transformers import EPS, embed_numbers, normalize
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     cut_width,
     find_waves,
     gate_halves,
     join_cells,
-    rms_norm,
+    project_heads,
     split_cells,
     turn_pairs,
 )
@@ -61,10 +61,7 @@ def transformer_spec(config: Flux3Config) -> Spec:
             "linear_out": linear_spec(config.hidden, d, False),
         },
     }
-    embedder: Spec = {
-        "linear_1": linear_spec(config.timestep_channels, d, False),
-        "linear_2": linear_spec(d, d, False),
-    }
+    embedder = mlp_spec(config.timestep_channels, d, bias=False)
     modulations: Spec = {
         mode: {"linear": linear_spec(d, 3 * d, False)} for mode in (IMAGE, REFERENCES, TEXT)
     }
@@ -305,10 +302,7 @@ def attend(
     num_heads: int,
 ) -> Array:
     """Let tokens (n, l, d) read each other."""
-    q, k, v = (
-        split_heads(ops, linear(ops, p[name], x), num_heads) for name in ("to_q", "to_k", "to_v")
-    )
-    q, k = rms_norm(ops, p.norm_q, q, EPS), rms_norm(ops, p.norm_k, k, EPS)
+    q, k, v = project_heads(ops, p, x, num_heads, EPS)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     mixed = ops.attention(q, k, v, bias=score_bias)
     return linear(ops, p.to_out["0"], merge_heads(ops, mixed))

@@ -11,101 +11,81 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ldmref.families.flux3.config import Flux3Config, transformer_of
-from ldmref.families.flux3.network import transformer_spec
+from ldmref.families.flux3.network import IMAGE, REFERENCES, TEXT, transformer_spec
 from ldmref.families.flux3.presets import make_presets
 from ldmref.families.transformer_files import (
+    MakersLayer,
+    MakersNames,
     count_blocks,
-    find_known,
+    find_model,
+    list_entries,
     list_files,
-    remove_prefix,
+    reads_sizes,
 )
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Shape, flatten
+from ldmref.models.params import Shape
 
 HEADS = r"(.*\.)?repa_projectors\..*"  # of the training alone
-STARTS = {
+MODULATIONS = tuple(
+    f"{blocks}_stream_modulations.{mode}"
+    for blocks in ("early", "single")
+    for mode in (IMAGE, REFERENCES, TEXT)
+)
+ENDS: MakersNames = {f"{name}.linear": f"{name}.lin" for name in MODULATIONS} | {
     "timestep_embedder.linear_1": "time_in.in_layer",
     "timestep_embedder.linear_2": "time_in.out_layer",
     "target_timestep_embedder.linear_1": "ref_time_in.in_layer",
     "target_timestep_embedder.linear_2": "ref_time_in.out_layer",
     "x_embedders": "emb_in",
     "context_embedder": "txt_in",
-    "mode_blocks": "content_mode_blocks",
-    "single_transformer_blocks": "single_blocks",
-    "norm_out.linear": "final_layer.image.adaLN_modulation.1",
+    # shift and scale there, in diffusers scale and shift
+    "norm_out.linear": MakersLayer("final_layer.image.adaLN_modulation.1", form="swapped"),
     "proj_out": "final_layer.image.linear",
 }
-BLOCK = {  # the parameter of a block -> its name there
-    "attn.to_q.weight": "q_proj.weight",
-    "attn.to_k.weight": "k_proj.weight",
-    "attn.to_v.weight": "v_proj.weight",
-    "attn.to_out.0.weight": "attn_out.weight",
+BLOCK: MakersNames = {
+    "attn.to_q": "q_proj",
+    "attn.to_k": "k_proj",
+    "attn.to_v": "v_proj",
+    "attn.to_out.0": "attn_out",
     "attn.norm_q.weight": "norm.query_norm.scale",
     "attn.norm_k.weight": "norm.key_norm.scale",
-    "ff.linear_in.weight": "mlp_in.weight",
-    "ff.linear_out.weight": "mlp_out.weight",
+    "ff.linear_in": "mlp_in",
+    "ff.linear_out": "mlp_out",
+}
+BLOCKS = {
+    f"mode_blocks.{IMAGE}": (f"content_mode_blocks.{IMAGE}", BLOCK),
+    f"mode_blocks.{REFERENCES}": (f"content_mode_blocks.{REFERENCES}", BLOCK),
+    "txt_mode_blocks": ("txt_mode_blocks", BLOCK),
+    "single_transformer_blocks": ("single_blocks", BLOCK),
 }
 
 
 def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
-    """Return the tensor of the original for each parameter of the transformer.
-
-    The last layer computes shift and scale there, in diffusers scale and shift.
-    """
-    shapes = flatten(transformer_spec(transformer_of(config)))
-    return {name: find_entry(name, shape, prefix) for name, shape in shapes.items()}
+    """Return the tensor of the original for each parameter of the transformer."""
+    return list_entries(transformer_spec(transformer_of(config)), ENDS, BLOCKS, prefix)
 
 
-def find_entry(name: str, shape: Shape, prefix: str) -> KeyEntry:
-    """Return the tensor of the original for a parameter."""
-    form = "swapped" if name.startswith("norm_out.") else ""
-    stored = name
-    for start, theirs in STARTS.items():
-        if name.startswith(f"{start}."):
-            stored = theirs + name.removeprefix(start)
-    if "modulations." in stored:
-        stored = stored.replace(".linear.", ".lin.")
-    for end, theirs in BLOCK.items():
-        if "blocks." in stored and stored.endswith(f".{end}"):
-            stored = stored.removesuffix(end) + theirs
-    return KeyEntry(prefix + stored, shape, form=form)
-
-
-def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+@reads_sizes
+def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
-    own = remove_prefix(shapes, prefix)
-    try:
-        d, channels = own["emb_in.image.weight"]
-        joint = own["txt_in.weight"][1]
-        waves = own["time_in.in_layer.weight"][1]
-        (head,) = own["single_blocks.0.norm.query_norm.scale"]
-        hidden = own["single_blocks.0.mlp_out.weight"][1]
-    except (KeyError, ValueError, IndexError):
-        return None
+    d, channels = own["emb_in.image.weight"]
+    (head,) = own["single_blocks.0.norm.query_norm.scale"]
     network = Flux3Config(
         in_channels=channels,
         out_channels=channels,
         num_layers=count_blocks(own, "txt_mode_blocks"),
         num_single_layers=count_blocks(own, "single_blocks"),
-        num_attention_heads=max(d // max(head, 1), 1),
+        num_attention_heads=max(d // head, 1),
         attention_head_dim=head,
-        joint_attention_dim=joint,
-        timestep_channels=waves,
-        mlp_ratio=hidden / d,
+        joint_attention_dim=own["txt_in.weight"][1],
+        timestep_channels=own["time_in.in_layer.weight"][1],
+        mlp_ratio=own["single_blocks.0.mlp_out.weight"][1] / d,
         flow_map="ref_time_in.in_layer.weight" in own,
     )
-    return find_model(network)
-
-
-def find_model(network: Flux3Config) -> ModelConfig | None:
-    """Return the model of a transformer; None if its positions are not known."""
     presets = make_presets()
-    known = find_known(presets.values(), network)
-    if known is not None or sum(network.axes_dims_rope) != network.attention_head_dim:
-        return known
     nearest = presets["flux3-klein" if network.flow_map else "flux3-klein-base"]
-    return replace(nearest, name="flux3", denoiser=network)
+    return find_model(presets, network, head, replace(nearest, name="flux3"))
 
 
 ORIGINALS = list_files("the transformer of FLUX.3", recognise, original_table, HEADS)

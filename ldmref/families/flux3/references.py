@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.families.flux2.references import CELL, crop_to_tokens
 from ldmref.families.flux3.positions import place_references
+from ldmref.families.reference_images import CELL, crop_to_tokens, encode_cells
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
-from ldmref.models.transformer_layers import split_cells
 
 MOST = 10
 ALONE_AREA, ALONE_SIDES = 4 * 1024**2, (64, 4096)  # of a single reference
@@ -28,13 +27,10 @@ def encode_references(
 ) -> dict[str, Array]:
     """Return the tokens of references, (1, k, c), and their positions, (1, k, 4)."""
     ops = model.backend
-    tokens, sizes = [], []
-    for image in images:
-        latents = model.encode_image(image)
-        tokens.append(split_cells(latents))
-        sizes.append(latents.shape[2:])
-    positions = ops.asarray(place_references(sizes), ops.state_dtype)
-    return {"reference_tokens": ops.xp.concat(tokens, axis=1), "reference_places": positions}
+    tokens, latents = encode_cells(model, images)
+    cells = place_references([x.shape[2:] for x in latents])
+    positions = ops.asarray(cells, ops.state_dtype)
+    return {"reference_tokens": tokens, "reference_places": positions}
 
 
 def prepare_reference(image: Image.Image, count: int) -> Image.Image:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.network import REFERENCES, transformer_spec
+from ldmref.families.joint_transformers import count_tokens
 from ldmref.models.config import ModelConfig
-from ldmref.models.flops import count_products
-
-
-def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
-    """Return the numbers of cells of an image, and of the tokens of the longest text."""
-    return config.count_tokens(width, height), config.text_encoder.max_position_embeddings
+from ldmref.models.flops import count_products, find_rows
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:
@@ -20,7 +16,7 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     pairs = network.num_layers * (image**2 + text**2)
     pairs += network.num_single_layers * (image + text) ** 2
     total = 4 * network.width * pairs
-    rows = {  # by the beginning of the name
+    rows = {
         "timestep_embedder": 2,
         "target_timestep_embedder": 1,
         "early_stream_modulations": 1,
@@ -33,11 +29,7 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
         "norm_out": 1,
         "proj_out": image,
     }
-
-    def count_rows(name: str) -> int:
-        start, *path = name.split(".")
-        return 0 if path[0] == REFERENCES else rows[start]
-
+    count_rows = find_rows(rows, {f".{REFERENCES}.": 0})
     return total + count_products(transformer_spec(network), count_rows)
 
 

@@ -22,10 +22,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ldmref.families.flux.network import join_patches
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
@@ -39,7 +37,7 @@ from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale,
 from ldmref.families.krea2.presets import make_presets, shrink
 from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat, with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
@@ -47,12 +45,12 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import Steerable
+from ldmref.models.transformer_layers import join_patches
 
 MULTIPLE = 16  # to which the number of a text's tokens is rounded up
 # the weights of norms are differences from 1; the output and the blocks' gates begin as 0
@@ -72,15 +70,14 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     latents = latents_input(denoiser.in_channels, "img", "hidden_states")
     inputs = (latents, time_input(2), text_input(denoiser.context_dim, place=1), MASK)
     attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TextAttention(attended, ("text", "image")),
-        Steerable("transformer_blocks"),
+        steerable=Steerable("transformer_blocks"),
     )
-    return describe_model(config, network)
 
 
 KREA2 = Family(
@@ -90,11 +87,7 @@ KREA2 = Family(
     Work(count_flops, count_activations),
     "Krea 2: a transformer of one stream for image and text, after twelve layers of Qwen3-VL",
     broken_rules,
-    text=TextPath(
-        with_length=partial(with_length, dropped=CHAT.dropped),
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=MULTIPLE,
-    ),
+    text=read_chat(CHAT, with_length=partial(with_length, dropped=CHAT.dropped), multiple=MULTIPLE),
     presets=make_presets(),
     files=ORIGINALS,
     diffusers=PipelineCalls(

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.flux.config import Blocks
-from ldmref.families.flux.network import PATCH
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
+from ldmref.models.transformer_layers import PATCH
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,24 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ldmref.backends.base import Backend
-from ldmref.families.flux.network import (
-    PATCH,
-    cut_patches,
-    embed_patches,
-    find_positions,
-    join_patches,
-)
+from ldmref.families.flux.network import find_positions
 from ldmref.families.joint_transformers import find_sines
 from ldmref.families.krea2.config import Krea2Config
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
-from ldmref.models.transformer_layers import cut_width, gelu_tanh, rms_norm, rotate
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec, swiglu_spec
+from ldmref.models.transformer_layers import (
+    PATCH,
+    cut_patches,
+    cut_width,
+    embed_patches,
+    gelu_tanh,
+    join_patches,
+    rms_norm,
+    turn_by,
+)
 
 Turn: TypeAlias = Callable[[Array], Array]
 """Turns queries or keys, (n, heads, l, d), by the positions of their tokens."""
@@ -45,21 +48,14 @@ def transformer_spec(config: Krea2Config) -> Spec:
     block["scale_shift_table"] = (6, d)
     return {
         "img_in": linear_spec(patch, d),
-        "time_embed": {
-            "linear_1": linear_spec(config.timestep_embed_dim, d),
-            "linear_2": linear_spec(d, d),
-        },
+        "time_embed": mlp_spec(config.timestep_embed_dim, d),
         "time_mod_proj": linear_spec(d, 6 * d),
         "text_fusion": {
             "layerwise_blocks": numbered([of_text] * config.num_layerwise_text_blocks),
             "projector": linear_spec(config.num_text_layers, 1, False),
             "refiner_blocks": numbered([of_text] * config.num_refiner_text_blocks),
         },
-        "txt_in": {
-            "norm": {"weight": (text,)},
-            "linear_1": linear_spec(text, d),
-            "linear_2": linear_spec(d, d),
-        },
+        "txt_in": {"norm": {"weight": (text,)}, **mlp_spec(text, d)},
         "transformer_blocks": numbered([block] * config.num_layers),
         "final_layer": {
             "scale_shift_table": (2, d),
@@ -81,11 +77,7 @@ def block_spec(d: int, heads: int, shared: int, hidden: int) -> Spec:
             "to_v": linear_spec(d, keys, False),
             "to_gate": linear_spec(d, d, False),
         },
-        "ff": {
-            "gate": linear_spec(d, hidden, False),
-            "up": linear_spec(d, hidden, False),
-            "down": linear_spec(hidden, d, False),
-        },
+        "ff": swiglu_spec(d, hidden, ("gate", "up", "down")),
     }
 
 
@@ -202,17 +194,11 @@ def modulated_block(
     rows = modulation + ops.xp.reshape(p.scale_shift_table, (1, 1, 6 * d))
     scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = cut_width(rows, 6)
     heads = config.num_attention_heads, config.num_key_value_heads
-    turn = find_turn(ops, positions, config)
+    turn = turn_by(ops, positions, config.axes_dims_rope, config.rope_theta)
     h = (1.0 + scale) * unit_norm(ops, p.norm1, x, eps) + shift
     x = x + gate * gated_attention(ops, p.attn, h, score_bias, heads, eps, turn)
     h = (1.0 + scale_mlp) * unit_norm(ops, p.norm2, x, eps) + shift_mlp
     return x + gate_mlp * feed_forward(ops, p.ff, h)
-
-
-def find_turn(ops: Backend, positions: Array, config: Krea2Config) -> Turn:
-    """Return what turns queries or keys by the positions of their tokens, (l, 3)."""
-    dims, theta = config.axes_dims_rope, config.rope_theta
-    return lambda x: ops.call_function("rotate", rotate, x, positions, dims, theta)
 
 
 @layer

@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ldmref.families.flux.network import PATCH
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.presets import make_presets
 from ldmref.families.transformer_files import (
+    MakersLayer,
+    MakersNames,
     count_blocks,
-    find_known,
+    find_model,
+    list_entries,
     list_files,
-    remove_prefix,
+    reads_sizes,
 )
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Shape, flatten
+from ldmref.models.params import Shape
+from ldmref.models.transformer_layers import PATCH
 
-NAMES = {  # of a layer or tensor, outside of the blocks
+ENDS: MakersNames = {
     "img_in": "first",
     "time_embed.linear_1": "tmlp.0",
     "time_embed.linear_2": "tmlp.2",
@@ -36,9 +39,8 @@ NAMES = {  # of a layer or tensor, outside of the blocks
     "final_layer.norm.weight": "last.norm.scale",
     "final_layer.linear": "last.linear",
 }
-BLOCKS = {"transformer_blocks.": "blocks.", "text_fusion.": "txtfusion."}
-IN_BLOCKS = {
-    "scale_shift_table": "mod.lin",
+BLOCK: MakersNames = {
+    "scale_shift_table": MakersLayer("mod.lin", form="flat"),  # one row there
     "norm1.weight": "prenorm.scale",
     "norm2.weight": "postnorm.scale",
     "attn.to_q": "attn.wq",
@@ -52,76 +54,47 @@ IN_BLOCKS = {
     "ff.up": "mlp.up",
     "ff.down": "mlp.down",
 }
+BLOCKS = {
+    "transformer_blocks": ("blocks", BLOCK),
+    "text_fusion.layerwise_blocks": ("txtfusion.layerwise_blocks", BLOCK),
+    "text_fusion.refiner_blocks": ("txtfusion.refiner_blocks", BLOCK),
+}
 
 
 def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
-    """Return the tensor of the makers for each parameter of the transformer.
-
-    The table of a block is one row there.
-    """
-    found = {}
-    for name, shape in flatten(transformer_spec(transformer_of(config))).items():
-        stored = find_name(name)
-        form = "flat" if stored.endswith(".mod.lin") else ""
-        found[name] = KeyEntry(prefix + stored, shape, form=form)
-    return found
+    """Return the tensor of the makers for each parameter of the transformer."""
+    return list_entries(transformer_spec(transformer_of(config)), ENDS, BLOCKS, prefix)
 
 
-def find_name(name: str) -> str:
-    """Return the makers' name of a parameter.
-
-    >>> find_name("text_fusion.refiner_blocks.1.attn.to_out.0.weight")
-    'txtfusion.refiner_blocks.1.attn.wo.weight'
-    """
-    for ours, theirs in NAMES.items():
-        if name == ours or name.startswith(f"{ours}."):
-            return theirs + name.removeprefix(ours)
-    ours, theirs = next(pair for pair in BLOCKS.items() if name.startswith(pair[0]))
-    parts = name.removeprefix(ours).split(".")
-    place = next(i for i, part in enumerate(parts) if part.isdigit()) + 1
-    inner = ".".join(parts[place:])
-    renamed = next(x for x in IN_BLOCKS if inner == x or inner.startswith(f"{x}."))
-    block = ".".join(parts[:place])
-    return f"{theirs}{block}.{IN_BLOCKS[renamed]}{inner.removeprefix(renamed)}"
-
-
-def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+@reads_sizes
+def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     """Return the configuration of a file of the makers; None if it is another file.
 
     A file of Turbo has the names and shapes of one of Raw, which is taken.
     """
-    own = remove_prefix(shapes, prefix)
-    try:
-        d, patch = own["first.weight"]
-        ((head,), (text_head,)) = (
-            own[f"{block}.attn.qknorm.qnorm.scale"]
-            for block in ("blocks.0", "txtfusion.refiner_blocks.0")
-        )
-        network = Krea2Config(
-            in_channels=patch // PATCH**2,
-            out_channels=own["last.linear.weight"][0] // PATCH**2,
-            num_layers=count_blocks(own, "blocks"),
-            attention_head_dim=head,
-            num_attention_heads=d // head,
-            num_key_value_heads=own["blocks.0.attn.wk.weight"][0] // head,
-            intermediate_size=own["blocks.0.mlp.gate.weight"][0],
-            timestep_embed_dim=own["tmlp.0.weight"][1],
-            text_hidden_dim=own["txtmlp.0.scale"][0],
-            num_text_layers=own["txtfusion.projector.weight"][1],
-            text_num_attention_heads=own["txtmlp.0.scale"][0] // text_head,
-            text_num_key_value_heads=own["txtfusion.refiner_blocks.0.attn.wk.weight"][0]
-            // text_head,
-            text_intermediate_size=own["txtfusion.refiner_blocks.0.mlp.gate.weight"][0],
-            num_layerwise_text_blocks=count_blocks(own, "txtfusion.layerwise_blocks"),
-            num_refiner_text_blocks=count_blocks(own, "txtfusion.refiner_blocks"),
-        )
-    except (KeyError, ValueError, IndexError, ZeroDivisionError):
-        return None
+    d, patch = own["first.weight"]
+    (head,) = own["blocks.0.attn.qknorm.qnorm.scale"]
+    (text,) = own["txtmlp.0.scale"]
+    (text_head,) = own["txtfusion.refiner_blocks.0.attn.qknorm.qnorm.scale"]
+    network = Krea2Config(
+        in_channels=patch // PATCH**2,
+        out_channels=own["last.linear.weight"][0] // PATCH**2,
+        num_layers=count_blocks(own, "blocks"),
+        attention_head_dim=head,
+        num_attention_heads=d // head,
+        num_key_value_heads=own["blocks.0.attn.wk.weight"][0] // head,
+        intermediate_size=own["blocks.0.mlp.gate.weight"][0],
+        timestep_embed_dim=own["tmlp.0.weight"][1],
+        text_hidden_dim=text,
+        num_text_layers=own["txtfusion.projector.weight"][1],
+        text_num_attention_heads=text // text_head,
+        text_num_key_value_heads=own["txtfusion.refiner_blocks.0.attn.wk.weight"][0] // text_head,
+        text_intermediate_size=own["txtfusion.refiner_blocks.0.mlp.gate.weight"][0],
+        num_layerwise_text_blocks=count_blocks(own, "txtfusion.layerwise_blocks"),
+        num_refiner_text_blocks=count_blocks(own, "txtfusion.refiner_blocks"),
+    )
     presets = make_presets()
-    known = find_known(presets.values(), network)
-    if known is not None or sum(network.axes_dims_rope) != head:
-        return known
-    return replace(presets["krea-2"], name="krea2", denoiser=network)
+    return find_model(presets, network, head, replace(presets["krea-2"], name="krea2"))
 
 
 ORIGINALS = list_files("the transformer of Krea 2", recognise, original_table)

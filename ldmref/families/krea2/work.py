@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from ldmref.families.flux.network import PATCH
+from functools import partial
+
+from ldmref.families import joint_transformers
 from ldmref.families.krea2.config import transformer_of
+from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.text import CHAT
 from ldmref.models.config import ModelConfig
+from ldmref.models.flops import count_products, find_rows
 
-
-def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
-    """Return the numbers of tokens of an image, and of the longest text."""
-    text = config.text_encoder.max_position_embeddings - CHAT.dropped
-    return config.count_tokens(width, height), text
+count_tokens = partial(joint_transformers.count_tokens, dropped=CHAT.dropped)
+"""Return the numbers of tokens of an image, and of the longest text."""
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:
     """Count the operations of one evaluation for one image of `width` x `height` pixels."""
     network = transformer_of(config)
-    d, d_text, k = network.width, network.text_hidden_dim, network.num_text_layers
     image, text = count_tokens(config, width, height)
-
-    def block(tokens: int, read: int, d: int, shared: float, hidden: int) -> int:
-        products = 2 * tokens * d * (3 * d + 2 * round(shared * d) + 3 * hidden)
-        return products + 4 * tokens * read * d
-
-    shared = network.text_num_key_value_heads / network.text_num_attention_heads
-    of_text = d_text, shared, network.text_intermediate_size
-    fusion = network.num_layerwise_text_blocks * block(text * k, k, *of_text)
-    fusion += 2 * text * k * d_text + network.num_refiner_text_blocks * block(text, text, *of_text)
-    both = image + text
-    shared = network.num_key_value_heads / network.num_attention_heads
-    blocks = network.num_layers * block(both, both, d, shared, network.intermediate_size)
-    time = 2 * d * (network.timestep_embed_dim + d + 6 * d)
-    ends = 2 * text * d * (d_text + d) + 4 * image * d * PATCH**2 * network.in_channels
-    return fusion + blocks + time + ends
+    k, both = network.num_text_layers, image + text
+    of_text = network.num_layerwise_text_blocks * text * k**2
+    of_text += network.num_refiner_text_blocks * text**2
+    pairs = network.num_layers * both**2
+    attention = 4 * (network.text_hidden_dim * of_text + network.width * pairs)
+    rows = {
+        "img_in": image,
+        "time_embed": 1,
+        "time_mod_proj": 1,
+        "text_fusion.layerwise_blocks": text * k,
+        "text_fusion.projector": text * network.text_hidden_dim,
+        "text_fusion.refiner_blocks": text,
+        "txt_in": text,
+        "transformer_blocks": both,
+        "final_layer": image,
+    }
+    count_rows = find_rows(rows, {"scale_shift_table": 0})
+    return attention + count_products(transformer_spec(network), count_rows)
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

@@ -27,7 +27,7 @@ from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec
+from ldmref.models.specs import linear_spec, swiglu_spec
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import TextEncoder
 
@@ -79,10 +79,7 @@ def qwen3_spec(config: TextConfig) -> Spec:
     head = config.head_dim
     queries = config.num_attention_heads * head
     keys = config.num_key_value_heads * head
-    mlp: Spec = {
-        name: linear_spec(d, config.intermediate_size, False) for name in ("gate_proj", "up_proj")
-    }
-    mlp["down_proj"] = linear_spec(config.intermediate_size, d, False)
+    mlp = swiglu_spec(d, config.intermediate_size, ("gate_proj", "up_proj", "down_proj"))
     block: Spec = {
         "self_attn": {
             "q_proj": linear_spec(d, queries, False),

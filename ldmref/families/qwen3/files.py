@@ -60,6 +60,24 @@ def read_model(
     )
 
 
+def read_pipeline(
+    folder: Path,
+    index: Mapping[str, Any],
+    convert_transformer: Callable[[Mapping[str, Any]], DenoiserConfig],
+    as_text_encoder: Callable[[Qwen3Config], Qwen3Config],
+    defaults: Defaults,
+) -> ModelConfig:
+    """Read the configuration of a folder of diffusers whose files say all; see `read_model`.
+
+    Args:
+        folder: The folder.
+        index: The contents of its model_index.json.
+        convert_transformer, as_text_encoder, defaults: Those of `read_model`.
+    """
+    scheduler = read_scheduler(folder, index)
+    return read_model(folder, convert_transformer, as_text_encoder, scheduler, defaults)
+
+
 def read_scheduler(folder: Path, index: Mapping[str, Any]) -> SchedulerConfig:
     """Read the configuration of the scheduler of a folder of diffusers.
 

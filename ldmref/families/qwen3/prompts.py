@@ -8,6 +8,7 @@ from typing import Any
 
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import TextPath
 from ldmref.prompts.prompt_template import PromptTemplate
 
 USER = "<|im_start|>user\n"  # before a message
@@ -35,6 +36,17 @@ def with_length(config: ModelConfig, length: int, dropped: int = 0) -> ModelConf
     """
     text = replace(config.text_encoder, max_position_embeddings=length + dropped)
     return replace(config, text_encoder=text)
+
+
+def read_chat(template: PromptTemplate, **more: Any) -> TextPath:
+    """Return the way of a family from prompts to hidden states: a chat that one Qwen3 reads.
+
+    Args:
+        template: The chat.
+        more: Further attributes of `TextPath`, or others in place of these.
+    """
+    chat = TextPath(with_length=with_length, templates=lambda config: {"text_encoder": template})
+    return replace(chat, **more)
 
 
 def join_layers(output: Any, layers: Sequence[int], skip: int) -> Any:

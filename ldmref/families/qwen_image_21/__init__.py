@@ -4,8 +4,6 @@
 |--------------------------|-----------------------------------------------------------|
 | `config.py`              | the configuration, and what must fit together             |
 | `network.py`             | the transformer, with a cache of keys and values of text  |
-| `autoencoder.py`         | the autoencoder of images with alpha                      |
-| `autoencoder_config.py`  | its configuration                                         |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |
 | `pipelines.py`           | how diffusers' pipelines call the networks                |
 | `files.py`               | diffusers' folders, and single files                      |
@@ -15,27 +13,24 @@
 The model is defined by one prompt at a time: padding of shorter prompts in a batch moves nothing
 here, where diffusers 0.42 moves the image, which `rng="torch"` reproduces. Guidance is off by
 default and is not renormalised. Images that are edited need Qwen3-VL to see them, which ldmref's
-text encoder does not.
+text encoder does not. The autoencoder is `ldmref.families.autoencoders.qwen_image_21`.
 
 Qwen Team 2026, whose code is QwenImage21Transformer2DModel of diffusers 0.42.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import with_length
+from ldmref.families.qwen3.prompts import read_chat
 from ldmref.families.qwen_image_21.config import (
     QwenImage21Config,
     broken_rules,
@@ -60,7 +55,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -87,16 +81,15 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels, "hidden_states")
     inputs = (latents, time_input(2), text_input(denoiser.context_in_dim, place=1), MASK)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         transformer,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TextAttention((".attn",), ("text", "image")),
         description="transformer of text and image",
         optional=(NetworkInput(IMAGE_START, IMAGE_START, (BATCH,)),),
     )
-    return describe_model(config, network)
 
 
 QWEN_IMAGE_21 = Family(
@@ -106,12 +99,7 @@ QWEN_IMAGE_21 = Family(
     Work(count_flops, count_activations),
     "Qwen-Image 2.1: a transformer of one causal sequence of text and image, after Qwen3-VL",
     broken_rules,
-    text=TextPath(
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=1,
-        together=start_behind,
-    ),
+    text=read_chat(CHAT, multiple=1, together=start_behind),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(

@@ -14,21 +14,18 @@ from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS
 from ldmref.families.qwen_image_21.text import as_text_encoder
 from ldmref.families.transformer_files import (
     count_blocks,
+    find_model,
+    list_entries,
     list_files,
-    remove_prefix,
+    reads_sizes,
 )
-from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import Defaults, ModelConfig
-from ldmref.models.params import Shape, flatten
+from ldmref.models.params import Shape
 
 PIPELINE = "QwenImage21Pipeline"
 PLAIN: dict[str, tuple[Any, ...]] = {"patch_size": (1,), "causal_condition": (True,)}
-DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
-    "in_channels": 64, "out_channels": 64, "num_layers": 32, "attention_head_dim": 128,
-    "num_attention_heads": 32, "context_in_dim": 4096, "mlp_ratio": 3,
-    "axes_dims_rope": (16, 56, 56), "eps": 1e-6,
-}  # fmt: skip
 
 
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -50,49 +47,31 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> QwenImage21Config:
-    """Convert the configuration of a `QwenImage21Transformer2DModel`.
-
-    Raises:
-        CorruptModelError: It asks for something that is not supported.
-    """
-    require_plain(data, PLAIN, "the transformer's configuration")
-    fields = {name: data.get(name, default) for name, default in DEFAULTS.items()}
-    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
-    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
-    return QwenImage21Config(**fields)
+    """Convert the configuration of a `QwenImage21Transformer2DModel`; see `read_denoiser`."""
+    return read_denoiser(QwenImage21Config(), data, PLAIN)
 
 
 def list_tensors(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
     """Return the tensor of a single file for each parameter of the transformer."""
-    shapes = flatten(transformer_spec(transformer_of(config)))
-    return {name: KeyEntry(prefix + name, shape) for name, shape in shapes.items()}
+    return list_entries(transformer_spec(transformer_of(config)), {}, {}, prefix)
 
 
-def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+@reads_sizes
+def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     """Return the configuration of a single file; None if it is another file."""
-    own = remove_prefix(shapes, prefix)
-    try:
-        d, channels = own["img_in.weight"]
-        (text,) = own["txt_in.text_norm.weight"]
-        (head,) = own["transformer_blocks.0.attn.norm_q.weight"]
-        hidden = own["transformer_blocks.0.img_mlp.gate_layer.weight"][0]
-        outputs = own["proj_out.weight"][0]
-    except (KeyError, ValueError, IndexError):
-        return None
+    d, channels = own["img_in.weight"]
+    (head,) = own["transformer_blocks.0.attn.norm_q.weight"]
+    (text,) = own["txt_in.text_norm.weight"]
     network = QwenImage21Config(
         in_channels=channels,
-        out_channels=outputs,
+        out_channels=own["proj_out.weight"][0],
         num_layers=count_blocks(own, "transformer_blocks"),
         attention_head_dim=head,
-        num_attention_heads=max(d // max(head, 1), 1),
+        num_attention_heads=max(d // head, 1),
         context_in_dim=text,
-        mlp_ratio=max(hidden // max(d, 1), 1),
+        mlp_ratio=max(own["transformer_blocks.0.img_mlp.gate_layer.weight"][0] // d, 1),
     )
-    if network == transformer_of(BASE):
-        return BASE
-    if sum(network.axes_dims_rope) != head:
-        return None
-    return replace(BASE, name="qwen-image", denoiser=network)
+    return find_model({BASE.name: BASE}, network, head, replace(BASE, name="qwen-image"))
 
 
 SINGLE_FILES = list_files("the transformer of Qwen-Image 2.1", recognise, list_tensors)

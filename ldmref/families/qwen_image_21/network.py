@@ -19,9 +19,9 @@ from ldmref.families.joint_transformers import FREQUENCIES, as_floating, find_si
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     count_from_zero,
     cut_width,
@@ -29,6 +29,7 @@ from ldmref.models.transformer_layers import (
     gelu_tanh,
     join_cells,
     place_cells,
+    project_heads,
     rms_norm,
     split_cells,
     standardize,
@@ -37,7 +38,6 @@ from ldmref.models.transformer_layers import (
 
 THETA = 10000.0  # the base of the frequencies of the positions
 HALF_RANGE = 65504.0  # the largest number of float16, to which blocks clip there
-PROJECTIONS = ("to_q", "to_k", "to_v")
 KeysAndValues: TypeAlias = tuple[Array, Array]
 """Keys and values of the text in a block, (n, heads, l, d / heads) each."""
 
@@ -79,12 +79,7 @@ def transformer_spec(config: QwenImage21Config) -> Spec:
     }
     text = config.context_in_dim
     return {
-        "time_text_embed": {
-            "timestep_embedder": {
-                "linear_1": linear_spec(FREQUENCIES, d, False),
-                "linear_2": linear_spec(d, d, False),
-            }
-        },
+        "time_text_embed": {"timestep_embedder": mlp_spec(FREQUENCIES, d, bias=False)},
         "txt_in": {
             "text_norm": {"weight": (text,)},
             "in_layer": linear_spec(text, d, False),
@@ -315,10 +310,7 @@ def project(
     ops: Backend, p: Params, x: Array, waves: Array, config: QwenImage21Config
 ) -> tuple[Array, Array, Array]:
     """Return queries and keys, normalised and turned, and values of tokens (n, l, d)."""
-    heads = config.num_attention_heads
-    q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
-    q = rms_norm(ops, p.norm_q, q, config.eps)
-    k = rms_norm(ops, p.norm_k, k, config.eps)
+    q, k, v = project_heads(ops, p, x, config.num_attention_heads, config.eps)
     cos, sin = cut_width(waves, 2)
     q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
     return q, k, v

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.families.autoencoders.qwen_image_21_config import QwenImage21AutoencoderConfig
+from ldmref.families.joint_transformers import FLOW, shrink_model
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
-from ldmref.families.qwen_image_21.autoencoder_config import QwenImage21AutoencoderConfig
-from ldmref.families.qwen_image_21.autoencoder_config import shrink as shrink_autoencoder
-from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
+from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.qwen_image_21.text import as_text_encoder
 from ldmref.models.config import Defaults, ModelConfig
-from ldmref.samplers.config import SchedulerConfig
 
 BASE_STEPS = 40
 # Qwen/Qwen-Image-2.1-Turbo, model_index.json
 TURBO_TIMES = (1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568)
-FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
 BASE = ModelConfig(
     name="qwen-image-2.1",
     denoiser=QwenImage21Config(),
@@ -42,28 +40,13 @@ TURBO = replace(
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
-    vae = config.vae
-    assert isinstance(vae, QwenImage21AutoencoderConfig)
-    small = replace(
-        transformer_of(config),
-        in_channels=4,
-        out_channels=4,
-        sample_size=8,
-        num_layers=2,
-        attention_head_dim=12,
-        num_attention_heads=2,
-        context_in_dim=20,
-        axes_dims_rope=(4, 4, 4),
-    )
+    sizes = {
+        "in_channels": 4, "out_channels": 4, "sample_size": 8, "num_layers": 2,
+        "attention_head_dim": 12, "num_attention_heads": 2, "context_in_dim": 20,
+        "axes_dims_rope": (4, 4, 4),
+    }  # fmt: skip
     text = shrink_qwen3(config.text_encoder, 160)  # the small vocabulary makes the template long
-    defaults = replace(config.defaults, steps=4, width=16, height=16)
-    return replace(
-        config,
-        denoiser=small,
-        vae=shrink_autoencoder(vae),
-        text_encoder=text,
-        defaults=defaults,
-    )
+    return shrink_model(config, sizes, text_encoder=text)
 
 
 def make_presets() -> dict[str, ModelConfig]:

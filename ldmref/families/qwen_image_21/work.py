@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from ldmref.families import joint_transformers
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.models.config import ModelConfig
-from ldmref.models.flops import count_products
+from ldmref.models.flops import count_products, find_rows
 
-
-def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
-    """Return the number of tokens of an image, and the most of a text."""
-    text = config.text_encoder.max_position_embeddings - CHAT.dropped
-    return config.count_tokens(width, height), text
+count_tokens = partial(joint_transformers.count_tokens, dropped=CHAT.dropped)
+"""Return the numbers of tokens of an image, and of the longest text."""
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:
@@ -24,15 +24,13 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
     image, text = count_tokens(config, width, height)
     pairs = text * text + image * (text + image)
     attention = 4 * network.num_layers * pairs * network.width
-
-    def count_rows(name: str) -> int:
-        if name.startswith(("time_text_embed", "modulation", "norm_out")):
-            return 2  # of this time, and of time 0
-        if name.startswith("txt_in"):
-            return text
-        return image if name.startswith("img_in") else image + text
-
-    return attention + count_products(transformer_spec(network), count_rows)
+    rows = {
+        **dict.fromkeys(("time_text_embed", "modulation", "norm_out"), 2),  # this time, and 0
+        "txt_in": text,
+        "img_in": image,
+        **dict.fromkeys(("transformer_blocks", "proj_out"), image + text),
+    }
+    return attention + count_products(transformer_spec(network), find_rows(rows))
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:

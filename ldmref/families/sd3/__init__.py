@@ -21,7 +21,6 @@ from functools import partial
 
 from ldmref.families.joint_transformers import (
     LORA_TARGETS,
-    declare_transformer,
     describe_model,
     list_inputs,
 )
@@ -72,14 +71,14 @@ __all__ = ["SD3", "MMDiTConfig"]
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
-    spec = partial(transformer_spec, network)
     tokens = ("image", "text")
     attention = TextAttention((".attn",), tokens, (0, 2))  # CLIP's, side by side, and T5's
     if config.text_encoder_3 is None:
         attention = TextAttention((".attn",), tokens, padding=network.empty_tokens)
     inputs = list_inputs(network)
-    function = declare_transformer(network, transformer, spec, inputs, attention, STEERABLE)
-    return describe_model(config, function)
+    return describe_model(
+        config, transformer, transformer_spec, inputs, attention, steerable=STEERABLE
+    )
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

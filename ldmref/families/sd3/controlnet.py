@@ -29,7 +29,7 @@ from ldmref.families.joint_transformers import (
     gated_feed_forward,
 )
 from ldmref.families.sd3.config import MMDiTConfig, transformer_of
-from ldmref.families.sd3.files import TRANSFORMER_DEFAULTS, read_transformer_fields
+from ldmref.families.sd3.files import OMITTED, read_transformer
 from ldmref.families.sd3.network import (
     block_spec,
     embed_patches,
@@ -52,11 +52,6 @@ from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 
 IMAGE_KINDS = ("blur", "canny", "depth")  # by the number in Stability's files for 3.5 large
 CANNY = IMAGE_KINDS.index("canny")
-CONTROL_DEFAULTS = TRANSFORMER_DEFAULTS | {
-    "extra_conditioning_channels": 0,
-    "use_pos_embed": True,
-    "force_zeros_for_pooled_projection": True,
-}
 
 
 @dataclass(frozen=True)
@@ -255,11 +250,11 @@ def read_control_type(
 
 def convert_controlnet_config(data: Mapping[str, Any]) -> MMDiTControlConfig:
     """Convert the configuration of an `SD3ControlNetModel`."""
-    text = data.get("joint_attention_dim", CONTROL_DEFAULTS["joint_attention_dim"]) is not None
-    found = read_transformer_fields(data, CONTROL_DEFAULTS, text)
-    if found["use_pos_embed"]:
+    text = data.get("joint_attention_dim", "omitted") is not None
+    found = read_transformer(MMDiTControlConfig(**OMITTED), data, text)
+    if found.use_pos_embed:
         require_plain(data, {"pos_embed_type": ("sincos",)}, "the ControlNet's configuration")
-    return MMDiTControlConfig(**found)
+    return found
 
 
 CONTROL = DeclaredControl(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ldmref.errors import short_repr
 from ldmref.families.sd3.config import MMDiTConfig
@@ -16,6 +16,7 @@ from ldmref.io.diffusers.config import (
     convert_t5_config,
     convert_text_config,
 )
+from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfig
@@ -24,12 +25,10 @@ PIPELINES = (
     "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
     "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
 )  # fmt: skip
-TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18,
-    "attention_head_dim": 64, "num_attention_heads": 18, "joint_attention_dim": 4096,
-    "pooled_projection_dim": 2048, "out_channels": 16, "pos_embed_max_size": 96,
-    "dual_attention_layers": (), "qk_norm": None,
+OMITTED: dict[str, Any] = {  # of diffusers' class, where it has other values than the published
+    "num_layers": 18, "num_attention_heads": 18, "pos_embed_max_size": 96,
 }  # fmt: skip
+Transformer = TypeVar("Transformer", bound=MMDiTConfig)
 WITHOUT_T5 = (
     f'{COMPLETE}; or, for a model without T5, write [null, null] for "text_encoder_3" and '
     '"tokenizer_3" in model_index.json'
@@ -79,37 +78,33 @@ def convert_encoder_config(data: Mapping[str, Any], kind: str) -> TextConfig:
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> MMDiTConfig:
-    """Convert the configuration of an `SD3Transformer2DModel`.
-
-    Raises:
-        CorruptModelError: The width of the projected text is not that of the image.
-    """
-    return MMDiTConfig(**read_transformer_fields(data, TRANSFORMER_DEFAULTS))
+    """Convert the configuration of an `SD3Transformer2DModel`; see `read_transformer`."""
+    return read_transformer(MMDiTConfig(**OMITTED), data)
 
 
-def read_transformer_fields(
-    data: Mapping[str, Any], defaults: Mapping[str, Any], text: bool = True
-) -> dict[str, Any]:
-    """Return the fields of a transformer, or of its ControlNet, with our names and values.
+def read_transformer(
+    omitted: Transformer, data: Mapping[str, Any], text: bool = True
+) -> Transformer:
+    """Return the configuration of a transformer, or of its ControlNet.
 
     Args:
-        data: The configuration.
-        defaults: The values of the fields that it omits.
+        omitted: The values of the fields that the file omits.
+        data: The contents of the file.
         text: Whether the blocks have a stream for the text.
 
     Raises:
-        CorruptModelError: The width of the projected text is not that of the image.
+        CorruptModelError: The width of the projected text is not that of the image; or as
+            `read_denoiser`.
     """
-    fields = {name: data.get(name, default) for name, default in defaults.items()}
-    fields["dual_attention_layers"] = tuple(fields["dual_attention_layers"])
-    fields["qk_norm"] = fields["qk_norm"] or ""
-    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
-    fields["joint_attention_dim"] = fields["joint_attention_dim"] or 0
-    width = fields["num_attention_heads"] * fields["attention_head_dim"]
+    fields = {
+        "qk_norm": data.get("qk_norm") or "",
+        "joint_attention_dim": data.get("joint_attention_dim", omitted.joint_attention_dim) or 0,
+    }
+    found = read_denoiser(omitted, {**data, **fields})
     text_width = data.get("caption_projection_dim", 1152)
-    if text and text_width != width:
+    if text and text_width != found.width:
         raise config_error(
             f"the transformer has caption_projection_dim = {short_repr(text_width)}, its image "
-            f"tokens {short_repr(width)}: both streams must be as wide"
+            f"tokens {found.width}: both streams must be as wide"
         )
-    return fields
+    return found

@@ -21,19 +21,16 @@ Z-Image Team 2025, arXiv:2511.22699.
 
 from __future__ import annotations
 
-from functools import partial
-
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
     as_floating,
-    declare_transformer,
     describe_model,
     latents_input,
     text_input,
     time_input,
 )
-from ldmref.families.qwen3.prompts import CHAT, with_length
+from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
@@ -50,7 +47,6 @@ from ldmref.models.family import (
     GoldenModels,
     LoraRules,
     PipelineCalls,
-    TextPath,
     TrainingRules,
     Work,
 )
@@ -109,15 +105,14 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels)
     inputs = (latents, time_input(), text_input(denoiser.cap_feat_dim, "cap_feats"), MASK)
-    network = declare_transformer(
-        denoiser,
+    return describe_model(
+        config,
         predict_velocity,
-        partial(transformer_spec, denoiser),
+        transformer_spec,
         inputs,
         TEXT_ATTENTION,
         description="transformer of image and caption",
     )
-    return describe_model(config, network)
 
 
 Z_IMAGE = Family(
@@ -127,11 +122,7 @@ Z_IMAGE = Family(
     Work(count_flops, count_activations),
     "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    text=TextPath(
-        with_length=with_length,
-        templates=lambda config: {"text_encoder": CHAT},
-        multiple=SEGMENT,
-    ),
+    text=read_chat(CHAT, multiple=SEGMENT),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(

@@ -12,8 +12,8 @@ from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.families.qwen3.siblings import THETA, require_theta
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
+from ldmref.models.transformer_layers import PATCH
 
-PATCH = 2  # a token is a patch of 2 x 2 cells
 SEGMENT = 32  # the tokens of an image, and those of a caption, are filled up to multiples of it
 
 

@@ -11,19 +11,27 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ldmref.backends.base import Backend
-from ldmref.families.joint_transformers import FREQUENCIES, find_sines
-from ldmref.families.z_image.config import PATCH, SEGMENT, ZImageConfig
+from ldmref.families.joint_transformers import FREQUENCIES, find_sines, normalize
+from ldmref.families.z_image.config import SEGMENT, ZImageConfig
 from ldmref.math.arrays import Array
-from ldmref.models import transformer_layers
-from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
+from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
+from ldmref.models.transformer_layers import (
+    PATCH,
+    cut_patches,
+    cut_width,
+    flatten_patches,
+    join_patches,
+    place_cells,
+    project_heads,
+    rms_norm,
+    turn_by,
+)
 
 TIME_WIDTH = 1024  # of the embedded time between its two layers
 FORM = "2-1"  # patches of 2 x 2 cells of one frame
 QK_EPS = 1e-5  # of the norms of queries and keys
-FINAL_EPS = 1e-6  # of the last norm
-PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
 class TokenStream(NamedTuple):
@@ -111,7 +119,7 @@ def transformer(
     joined = xp.concat([image.states, caption.states], axis=1)
     joined = refine(ops, p.layers, config, TokenStream(joined, positions, seen), emb)
     h = final_layer(ops, p.all_final_layer[FORM], joined.states, emb)
-    return join_patches(ops, h, x)
+    return join_patches(h, x.shape[2] // PATCH, x.shape[3] // PATCH, channels_last=True)
 
 
 @layer
@@ -149,7 +157,7 @@ def embed_caption(
 @layer
 def embed_states(ops: Backend, p: Params, x: Array, eps: float) -> Array:
     """Normalise hidden states, (n, l, d_text), and project them: (n, l, d)."""
-    return linear(ops, p["1"], transformer_layers.rms_norm(ops, p["0"], x, eps))
+    return linear(ops, p["1"], rms_norm(ops, p["0"], x, eps))
 
 
 def embed_image(
@@ -160,15 +168,11 @@ def embed_image(
     The last segment is filled up with a learned token, which is read like all others, at place 0.
     """
     xp = ops.xp
-    n, c, height, width = x.shape
-    rows, columns = height // PATCH, width // PATCH
-    grid = xp.reshape(x, (n, c, rows, PATCH, columns, PATCH))
-    grid = xp.permute_dims(grid, (0, 2, 4, 3, 5, 1))  # channels last within a patch
-    grid = xp.reshape(grid, (n, rows, columns, PATCH * PATCH * c))
-    patches = xp.reshape(grid, (n, rows * columns, PATCH * PATCH * c))
-    last = rows * columns - 1
+    grid = cut_patches(ops, x, channels_last=True)
+    patches = flatten_patches(ops, grid)
+    last = patches.shape[1] - 1
     patches = fill_segment(ops, patches, patches[:, last:, :])
-    indices = transformer_layers.place_cells(ops, grid[0, :, :, 0])[None, :, :]
+    indices = place_cells(ops, grid[0, :, :, 0])[None, :, :]
     real = xp.ones_like(indices[:, :, :1])
     real = fill_segment(ops, real, 0.0 * real[:, :1, :])
     indices = fill_segment(ops, indices, indices[:, :1, :])
@@ -223,19 +227,19 @@ def block(
     """
     eps = config.norm_eps
     where = positions, seen, score_bias, config
-    h = transformer_layers.rms_norm(ops, p.attention_norm1, x, eps)
+    h = rms_norm(ops, p.attention_norm1, x, eps)
     if emb is None:
         h = self_attention(ops, p.attention, h, *where)
-        x = x + transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
-        h = feed_forward(ops, p.feed_forward, transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps))
-        return x + transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
+        x = x + rms_norm(ops, p.attention_norm2, h, eps)
+        h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
+        return x + rms_norm(ops, p.ffn_norm2, h, eps)
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
-    scale_attn, gate_attn, scale_mlp, gate_mlp = transformer_layers.cut_width(rows, 4)
+    scale_attn, gate_attn, scale_mlp, gate_mlp = cut_width(rows, 4)
     h = self_attention(ops, p.attention, h * (1.0 + scale_attn), *where)
-    x = x + ops.xp.tanh(gate_attn) * transformer_layers.rms_norm(ops, p.attention_norm2, h, eps)
-    h = transformer_layers.rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
+    x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
+    h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
     h = feed_forward(ops, p.feed_forward, h)
-    return x + ops.xp.tanh(gate_mlp) * transformer_layers.rms_norm(ops, p.ffn_norm2, h, eps)
+    return x + ops.xp.tanh(gate_mlp) * rms_norm(ops, p.ffn_norm2, h, eps)
 
 
 @layer
@@ -249,12 +253,9 @@ def self_attention(
     config: ZImageConfig,
 ) -> Array:
     """Let tokens (n, l, d) read each other; queries and keys of those that are not seen are 0."""
-    heads = config.n_heads
-    q, k, v = (split_heads(ops, linear(ops, p[name], x), heads) for name in PROJECTIONS)
-    q = transformer_layers.rms_norm(ops, p.norm_q, q, QK_EPS)
-    k = transformer_layers.rms_norm(ops, p.norm_k, k, QK_EPS)
-    turned = positions, config.axes_dims, config.rope_theta
-    q, k = (ops.call_function("rotate", transformer_layers.rotate, h, *turned) for h in (q, k))
+    turn = turn_by(ops, positions, config.axes_dims, config.rope_theta)
+    q, k, v = project_heads(ops, p, x, config.n_heads, QK_EPS)
+    q, k = turn(q), turn(k)
     if seen is not None:
         kept = ops.xp.astype(seen, q.dtype, copy=False)[:, None, :, None]
         q, k = q * kept, k * kept
@@ -271,16 +272,5 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 @layer
 def final_layer(ops: Backend, p: Params, x: Array, emb: Array) -> Array:
     """Normalise tokens (n, l, d), scale them as the time says, and project: (n, l, 4 z)."""
-    one = ops.xp.ones_like(x[0, 0, :])
     scale = linear(ops, p.adaLN_modulation["1"], ops.silu(emb))[:, None, :]
-    normal = ops.layer_norm(x, one, one - one, FINAL_EPS)
-    return linear(ops, p.linear, normal * (1.0 + scale))
-
-
-def join_patches(ops: Backend, h: Array, like: Array) -> Array:
-    """Join the patches at the start of (n, l, 4 z) to latents of the shape of `like`."""
-    xp = ops.xp
-    n, c, height, width = like.shape
-    rows, columns = height // PATCH, width // PATCH
-    h = xp.reshape(h[:, : rows * columns, :], (n, rows, columns, PATCH, PATCH, c))
-    return xp.reshape(xp.permute_dims(h, (0, 5, 1, 3, 2, 4)), (n, c, height, width))
+    return linear(ops, p.linear, normalize(ops, x) * (1.0 + scale))

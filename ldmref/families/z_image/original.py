@@ -13,22 +13,25 @@ comfy/utils.py (z_image_to_diffusers), comfy/supported_models.py (ZImage).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 from ldmref.families.transformer_files import (
+    MakersNames,
     count_blocks,
-    find_known,
+    find_model,
+    list_entries,
     list_files,
-    remove_prefix,
+    reads_sizes,
+    stack_layers,
 )
-from ldmref.families.z_image.config import PATCH, ZImageConfig, transformer_of
+from ldmref.families.z_image.config import ZImageConfig, transformer_of
 from ldmref.families.z_image.network import FORM, transformer_spec
 from ldmref.families.z_image.presets import TURBO, make_presets
 from ldmref.io.compvis.keys import autoencoder_table, clip_table
 from ldmref.io.key_table import KeyEntry, add_prefixes
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Shape, flatten
+from ldmref.models.params import Shape
+from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
 TEXT = "text_encoders.qwen3_4b.transformer."
@@ -37,66 +40,39 @@ UNUSED = (
     r"(model\.diffusion_model\.)?norm_final\.weight|text_encoders\..*(logit_scale|lm_head\.weight)"
 )
 ENDS = {f"all_x_embedder.{FORM}": "x_embedder", f"all_final_layer.{FORM}": "final_layer"}
-PROJECTIONS = ("attention.to_q", "attention.to_k", "attention.to_v")
-STACK = "attention.qkv"
-LAYERS = {
+BLOCK: MakersNames = {
+    **stack_layers("attention.qkv", ("attention.to_q", "attention.to_k", "attention.to_v")),
     "attention.to_out.0": "attention.out",
     "attention.norm_q": "attention.q_norm",
     "attention.norm_k": "attention.k_norm",
 }
+BLOCKS = {name: (name, BLOCK) for name in ("noise_refiner", "context_refiner", "layers")}
 
 
 def makers_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
     """Return the tensor in the makers' files for each parameter of the transformer: as here."""
-    shapes = flatten(transformer_spec(transformer_of(config)))
-    return {name: KeyEntry(f"{prefix}{name}", shape) for name, shape in shapes.items()}
+    return list_entries(transformer_spec(transformer_of(config)), {}, {}, prefix)
 
 
 def comfyui_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
     """Return the tensor in ComfyUI's files for each parameter of the transformer."""
-    shapes = flatten(transformer_spec(transformer_of(config)))
-    return {name: find_entry(name, shape, prefix) for name, shape in shapes.items()}
+    return list_entries(transformer_spec(transformer_of(config)), ENDS, BLOCKS, prefix)
 
 
-def find_entry(name: str, shape: Shape, prefix: str) -> KeyEntry:
-    """Return the tensor in ComfyUI's files for a parameter."""
-    for ours, theirs in ENDS.items():
-        if name.startswith(f"{ours}."):
-            return KeyEntry(prefix + theirs + name.removeprefix(ours), shape)
-    path, _, leaf = name.rpartition(".")
-    parts = path.split(".", 2)
-    layer = parts[2] if len(parts) > 2 else ""
-    if layer in PROJECTIONS:
-        block = path.removesuffix(layer)
-        third = PROJECTIONS.index(layer)
-        return KeyEntry(f"{prefix}{block}{STACK}.{leaf}", shape, third)
-    if layer in LAYERS:
-        path = path.removesuffix(layer) + LAYERS[layer]
-        return KeyEntry(f"{prefix}{path}.{leaf}", shape)
-    return KeyEntry(prefix + name, shape)
-
-
-def recognise(
-    shapes: Mapping[str, Shape], prefix: str = "", comfyui: bool = False
-) -> ModelConfig | None:
+@reads_sizes
+def recognise(own: Mapping[str, Shape], comfyui: bool = False) -> ModelConfig | None:
     """Return the configuration of a file of these names; None if it is another file.
 
     Args:
-        shapes: Names and shapes of the file.
-        prefix: What precedes the names of the transformer.
+        own: Names and shapes of the transformer.
         comfyui: Whether they are ComfyUI's.
     """
-    own = remove_prefix(shapes, prefix)
     first = "x_embedder" if comfyui else f"all_x_embedder.{FORM}"
     norm = "attention.q_norm" if comfyui else "attention.norm_q"
-    try:
-        d, patch = own[f"{first}.weight"]
-        (text,) = own["cap_embedder.0.weight"]
-        (head,) = own[f"layers.0.{norm}.weight"]
-        (*_, padding) = own["x_pad_token"]
-    except (KeyError, ValueError):
-        return None
-    if padding != d:
+    d, patch = own[f"{first}.weight"]
+    (text,) = own["cap_embedder.0.weight"]
+    (head,) = own[f"layers.0.{norm}.weight"]
+    if own["x_pad_token"][-1] != d:
         return None
     network = ZImageConfig(
         in_channels=patch // PATCH**2,
@@ -104,13 +80,11 @@ def recognise(
         dim=d,
         n_layers=count_blocks(own, "layers"),
         n_refiner_layers=count_blocks(own, "noise_refiner"),
-        n_heads=max(d // max(head, 1), 1),
+        n_heads=max(d // head, 1),
         cap_feat_dim=text,
     )
-    known = find_known((TURBO, *make_presets().values()), network, "axes_dims")
-    if known is None and sum(network.axes_dims) == head:
-        return replace(TURBO, denoiser=network)
-    return known
+    models = {TURBO.name: TURBO} | make_presets()
+    return find_model(models, network, head, TURBO, "axes_dims")
 
 
 def list_others(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldmref.io.diffusers.config import convert_autoencoder_config as convert_autoencoder_config
     from ldmref.io.diffusers.config import convert_t5_config as convert_t5_config
     from ldmref.io.diffusers.config import convert_text_config as convert_text_config
+    from ldmref.io.diffusers.declared import read_denoiser as read_denoiser
     from ldmref.io.diffusers.folder import get_class as get_class
     from ldmref.io.diffusers.scheduler import convert_scheduler_config as convert_scheduler_config
 

@@ -17,10 +17,12 @@ from ldmref.families import (
     TextConfig,
     convert_autoencoder_config,
     convert_scheduler_config,
-    flatten,
     get_class,
+    list_entries,
+    read_denoiser,
     read_json,
-    require_plain,
+    reads_sizes,
+    stack_layers,
 )
 from ldmref_dit.config import DiTConfig
 from ldmref_dit.network import transformer_spec
@@ -33,10 +35,6 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0,),
     "upcast_attention": (False, None),
 }
-FIELDS = (
-    "in_channels", "out_channels", "sample_size", "patch_size", "num_layers",
-    "num_attention_heads", "attention_head_dim", "norm_eps",
-)  # fmt: skip
 ORIGINAL_SCHEDULER = SchedulerConfig(
     beta_schedule="linear", beta_start=0.0001, beta_end=0.02, variance_type="learned_range",
     sampler="ddpm",
@@ -86,13 +84,8 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     frequencies of the time end at 1/10000, and a norm of each block has another epsilon.
     """
     data = read_json(folder / "transformer" / "config.json")
-    require_plain(data, PLAIN, "the transformer's configuration")
-    fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
-    fields.setdefault("norm_eps", 1e-5)
-    fields.setdefault("out_channels", data.get("in_channels", 4))
-    transformer = DiTConfig(
-        **fields, num_classes=data.get("num_embeds_ada_norm", 1000), freq_shift=1
-    )
+    classes = {"num_classes": data.get("num_embeds_ada_norm", 1000)}
+    transformer = read_denoiser(DiTConfig(norm_eps=1e-5, freq_shift=1), {**data, **classes}, PLAIN)
     scheduler = convert_scheduler_config(
         read_json(folder / "scheduler" / "scheduler_config.json"), get_class(index, "scheduler")
     )
@@ -116,6 +109,7 @@ def read_class_names(index: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 # -- the original's files, such as DiT-XL-2-256x256.pt --------------------------------------------
 
 BLOCK = {
+    **stack_layers("attn.qkv", ("attn1.to_q", "attn1.to_k", "attn1.to_v")),
     "norm1.linear": "adaLN_modulation.1",
     "attn1.to_out.0": "attn.proj",
     "ff.net.0.proj": "mlp.fc1",
@@ -131,39 +125,28 @@ ENDS = {
     "proj_out_1": "final_layer.adaLN_modulation.1",
     "proj_out_2": "final_layer.linear",
 }
-THIRDS = {"attn1.to_q": 0, "attn1.to_k": 1, "attn1.to_v": 2}
 
 
 def original_table(config: ModelConfig) -> dict[str, KeyEntry]:
     """Return the tensor of the original for each parameter; all blocks share the embeddings."""
     transformer = config.denoiser
     assert isinstance(transformer, DiTConfig)
-    table = {}
-    for name, shape in flatten(transformer_spec(transformer)).items():
-        layer, _, leaf = name.rpartition(".")
-        if layer in ENDS:
-            table[name] = KeyEntry(f"{ENDS[layer]}.{leaf}", shape)
-            continue
-        _, number, layer = layer.split(".", 2)
-        if layer in SHARED:
-            table[name] = KeyEntry(f"{SHARED[layer]}.{leaf}", shape)
-        elif layer in THIRDS:
-            stored = f"blocks.{number}.attn.qkv.{leaf}"
-            table[name] = KeyEntry(stored, shape, THIRDS[layer])
-        else:
-            table[name] = KeyEntry(f"blocks.{number}.{BLOCK[layer]}.{leaf}", shape)
-    return table
+    shared = {
+        f"transformer_blocks.{number}.{ours}": theirs
+        for number in range(transformer.num_layers)
+        for ours, theirs in SHARED.items()
+    }
+    blocks = {"transformer_blocks": ("blocks", BLOCK)}
+    return list_entries(transformer_spec(transformer), ENDS | shared, blocks)
 
 
+@reads_sizes
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
-    try:
-        d, z, patch, _ = shapes["x_embedder.proj.weight"]
-        rows, _ = shapes["y_embedder.embedding_table.weight"]
-        tokens = shapes["pos_embed"][1]
-        outputs = shapes["final_layer.linear.weight"][0]
-    except (KeyError, ValueError, IndexError):
-        return None
+    d, z, patch, _ = shapes["x_embedder.proj.weight"]
+    rows, _ = shapes["y_embedder.embedding_table.weight"]
+    tokens = shapes["pos_embed"][1]
+    outputs = shapes["final_layer.linear.weight"][0]
     numbers = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
     side = round(tokens**0.5)
     head = 72 if d == 1152 else 64  # DiT-XL, and DiT-S, -B and -L

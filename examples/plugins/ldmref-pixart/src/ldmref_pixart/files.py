@@ -12,17 +12,13 @@ from ldmref.io.diffusers import (
     convert_autoencoder_config,
     convert_scheduler_config,
     get_class,
+    read_denoiser,
     read_json,
-    require_plain,
 )
 from ldmref.models import AutoencoderConfig, Defaults, ModelConfig
 from ldmref.samplers import SchedulerConfig
 from ldmref_pixart.config import PixArtConfig, transformer_of
 
-FIELDS = (
-    "in_channels", "out_channels", "sample_size", "patch_size", "num_layers",
-    "num_attention_heads", "attention_head_dim", "caption_channels",
-)  # fmt: skip
 PLAIN: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu-approximate",),
     "attention_bias": (True,),
@@ -43,10 +39,8 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         CorruptModelError: A configuration asks for something that is not supported.
     """
     data = read_json(folder / "transformer" / "config.json")
-    require_plain(data, PLAIN, "the transformer's configuration")
-    fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
     scale = data.get("interpolation_scale") or max(data["sample_size"] // 64, 1)
-    network = PixArtConfig(**fields, interpolation_scale=float(scale))
+    network = read_denoiser(PixArtConfig(), {**data, "interpolation_scale": scale}, PLAIN)
     vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
     scheduler = convert_scheduler_config(
         read_json(folder / "scheduler" / "scheduler_config.json"),

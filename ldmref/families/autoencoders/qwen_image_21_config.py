@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from ldmref.declare import Length, Range
 from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.declared import read_declared
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.denoiser_config import Flags, Layers, Width
 
@@ -39,12 +40,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "is_residual": (True,),
     "patch_size": (None, 1),
 }
-DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
-    "in_channels": 4, "out_channels": 4, "z_dim": 64, "base_dim": 96, "decoder_base_dim": 144,
-    "dim_mult": (1, 2, 4, 8, 8), "num_res_blocks": 2,
-    "temperal_downsample": (False, True, True, True),
-    "latents_mean": MEAN, "latents_std": DEVIATION,
-}  # fmt: skip
+NAMES = {"latent_channels": "z_dim", "temporal_downsample": "temperal_downsample"}  # in diffusers
 
 
 @dataclass(frozen=True)
@@ -116,12 +112,10 @@ def read_config(data: Mapping[str, Any]) -> QwenImage21AutoencoderConfig:
         CorruptModelError: It asks for something that is not supported.
     """
     require_plain(data, PLAIN, "the autoencoder's configuration")
-    fields = {name: data.get(name, default) for name, default in DEFAULTS.items()}
-    fields["latent_channels"] = fields.pop("z_dim")
-    fields["temporal_downsample"] = fields.pop("temperal_downsample")
-    fields["decoder_base_dim"] = fields["decoder_base_dim"] or fields["base_dim"]
-    lists: dict[str, Any] = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
-    return QwenImage21AutoencoderConfig(**fields | lists)
+    omitted = QwenImage21AutoencoderConfig()
+    if not data.get("decoder_base_dim", True):  # null, for that of the encoder
+        data = {**data, "decoder_base_dim": data.get("base_dim", omitted.base_dim)}
+    return read_declared(omitted, data, "vae", NAMES)
 
 
 def broken_rules(config: QwenImage21AutoencoderConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ldmref.backends.base import Backend
-from ldmref.families.qwen_image.autoencoder import (
+from ldmref.families.autoencoders.qwen_image import (
     block_spec,
     column,
     denormalize,
@@ -24,7 +24,7 @@ from ldmref.families.qwen_image.autoencoder import (
     residual_block,
     upsample,
 )
-from ldmref.families.qwen_image_21.autoencoder_config import (
+from ldmref.families.autoencoders.qwen_image_21_config import (
     QwenImage21AutoencoderConfig,
     broken_rules,
     read_config,

@@ -19,6 +19,7 @@ from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.declared import read_declared
 from ldmref.io.key_table import KeyEntry
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import KL
@@ -28,10 +29,6 @@ from ldmref.models.params import Params, Spec
 
 PATCH = 2  # latents are patches of 2 x 2 cells of z
 PLAIN = {"act_fn": ("silu",), "patch_size": ([2, 2], (2, 2)), "decoder_block_out_channels": (None,)}
-FIELDS = (
-    "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups",
-    "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention", "batch_norm_eps",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,11 +130,8 @@ def denormalize(ops: Backend, p: Params, config: Flux2AutoencoderConfig, latents
 def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
     """Return the configuration of diffusers' AutoencoderKLFlux2."""
     require_plain(data, PLAIN, "the autoencoder's configuration")
-    fields = {name: data[name] for name in FIELDS if name in data}
-    if "block_out_channels" in fields:
-        fields["block_out_channels"] = tuple(fields["block_out_channels"])
-    channels = PATCH**2 * data.get("latent_channels", 32)
-    return Flux2AutoencoderConfig(latent_channels=channels, **fields)
+    channels = {"latent_channels": PATCH**2 * data.get("latent_channels", 32)}
+    return read_declared(Flux2AutoencoderConfig(), {**data, **channels}, "vae")
 
 
 def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyEntry]:

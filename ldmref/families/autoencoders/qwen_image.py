@@ -19,6 +19,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.declare import Length, Range
 from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.declared import read_declared
 from ldmref.io.key_table import KeyEntry, key_table
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
@@ -292,22 +293,17 @@ def denormalize(ops: Backend, p: Params, config: QwenAutoencoderConfig, latents:
 # -- files ----------------------------------------------------------------------------------------
 
 
+NAMES = {  # of fields in diffusers' configuration
+    "in_channels": "input_channels",
+    "out_channels": "input_channels",
+    "latent_channels": "z_dim",
+}
+
+
 def read_config(data: Mapping[str, Any]) -> QwenAutoencoderConfig:
     """Return the configuration of diffusers' AutoencoderKLQwenImage."""
     require_plain(data, PLAIN, "the autoencoder's configuration")
-    tuples = {
-        name: tuple(data[name])
-        for name in ("dim_mult", "latents_mean", "latents_std")
-        if name in data
-    }
-    return QwenAutoencoderConfig(
-        in_channels=data.get("input_channels", 3),
-        out_channels=data.get("input_channels", 3),
-        latent_channels=data.get("z_dim", 16),
-        base_dim=data.get("base_dim", 96),
-        num_res_blocks=data.get("num_res_blocks", 2),
-        **tuples,
-    )
+    return read_declared(QwenAutoencoderConfig(), data, "vae", NAMES)
 
 
 def broken_rules(config: QwenAutoencoderConfig) -> Iterator[str]:

@@ -1,1 +1,0 @@
-"""Qwen-Image: so far its autoencoder, which other families share."""
