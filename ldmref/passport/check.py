@@ -25,6 +25,7 @@ from ldmref.passport.apart import RowsApart, take_apart
 from ldmref.passport.kit import Kit
 from ldmref.passport.original import BATCH, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
+from ldmref.passport.wires import WIRING, wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PASSES = "passes"
@@ -144,7 +145,8 @@ def check_dump(
     floors = kit.floors.get(report.dtype, kit.floors["float32"])
     floors = floors if apart is None else apart.floors(floors, kit.trace)
     alone = bool(kit.networks) and against is None
-    found = replace(report, rows=_judge_runs(report, judged_port, run, floors))
+    inputs = [*wrong_inputs(port, run, floors, report.dtype)] if alone else []
+    found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
     unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
     gaps = [gap for gap in report.gaps if gap not in unneeded]
     notes = [ALONE.format(kit.family)] if alone else [*report.notes]
@@ -170,16 +172,34 @@ def _verdict(kit: Kit, report: DiffReport, seen: Collection[str]) -> Verdict:
 
 
 def _judge_runs(
-    report: DiffReport, port: Trace, run: Trace, floors: Mapping[str, float]
+    report: DiffReport,
+    port: Trace,
+    run: Trace,
+    floors: Mapping[str, float],
+    inputs: Sequence[Row] = (),
 ) -> tuple[Row, ...]:
-    """Return the rows of a report, compared with a kit's run; of those that follow, the first."""
+    """Return the rows of a report, compared with a kit's run; of what follows, the first alone.
+
+    Args:
+        report: The report.
+        port: The port's run.
+        run: The kit's.
+        floors: The kit's floors.
+        inputs: Rows of inputs of layers that are not the kit's.
+    """
     rows, _ = compare_reference(port, run, report.rows)
-    judged = [_judge_run(row, run, floors, report.dtype) for row in rows]
-    apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN]
+    found = [(row, _judge_run(row, run, floors, report.dtype)) for row in rows]
+    if inputs:  # each is before the outputs of its layer
+        order = {(entry.call, entry.layer): i for i, entry in enumerate(port.entries)}
+        found = [*((None, row) for row in inputs), *found]
+        found.sort(key=lambda pair: order.get((pair[1].call, pair[1].layer), len(order)))
+    judged = [row for _, row in found]
+    apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN or row in inputs]
     batches = any(row.kind == BATCH and row.verdict == UNKNOWN for row in judged)
     first = None if report.faults or batches else _first_of(judged, apart)
     later = {*apart} - {first}  # they inherit what came before
-    return tuple(rows[i] if i in later else row for i, row in enumerate(judged))
+    kept = [before if i in later else row for i, (before, row) in enumerate(found)]
+    return tuple(row for row in kept if row is not None)
 
 
 def _original(
@@ -214,11 +234,11 @@ def _original(
 
 
 def _first_of(rows: Sequence[Row], apart: Sequence[int]) -> int | None:
-    """Return the first of some rows: of a layer and those within it, one that is within."""
+    """Return the first of some rows: of a layer's output and those within it, one within."""
     names = [rows[i].name for i in apart]
     for i in apart:
         inside = rows[i].name + ("." if rows[i].layer else "/")
-        if not any(name.startswith(inside) for name in names):
+        if rows[i].kind == WIRING or not any(name.startswith(inside) for name in names):
             return i
     return None
 
