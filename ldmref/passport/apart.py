@@ -97,7 +97,9 @@ class RowsApart:
         for entry in self.kit.entries:
             match = self.matches.get(entry.call)
             source = None if match is None else run.find(match.kit.call, entry.layer)
-            for role, name in {} if source is None else source.outputs.items():
+            if source is None:
+                continue
+            for role, name in source.outputs.items():
                 floor = floors.get(tensor_name(source.call, entry.layer, "output", role))
                 if floor is not None:
                     whole, own = run.tensors[name], self.kit.tensors[entry.outputs[role]]
@@ -128,18 +130,17 @@ def take_apart(
     if all(map(is_as_in_kit, matches.values())):
         return None
     image = config.count_tokens(*size) if config.denoiser.token_side else 0
-    sides = []
+    of_port, of_kit = RowCutter(port, image, True), RowCutter(kit, image, False)
     named: dict[str, RowMatch] = {}
-    for trace, of_port in ((port, True), (kit, False)):
-        cuts = RowCutter(trace, networks, image, of_port)
-        for name, found in matches.items():
-            for call, match in name_rows(found):
-                named[call] = match
-                cuts.add(call, match, networks[name])
-        sides.append(cuts.trace())
+    for name, found in matches.items():
+        for call, match in name_rows(found):
+            named[call] = match
+            for cutter in (of_port, of_kit):
+                cutter.add(call, match, networks[name])
     notes, gaps = _describe(port, matches)
     host = join_rows(port, kit, [m for found in matches.values() for m in found])
-    return RowsApart(*sides, host, named, tuple(notes), tuple(gaps))
+    sides = of_port.trace(), of_kit.trace()
+    return RowsApart(sides[0], sides[1], host, named, tuple(notes), tuple(gaps))
 
 
 def name_rows(matches: Iterable[RowMatch]) -> Iterator[tuple[str, RowMatch]]:
@@ -187,16 +188,12 @@ class RowCutter:
 
     Args:
         trace: The trace with batches.
-        networks: The networks by name.
         image: The number of tokens of an image.
         of_port: Whether it is the port's trace; else the kit's.
     """
 
-    def __init__(
-        self, trace: Trace, networks: Mapping[str, DeclaredNetwork], image: int, of_port: bool
-    ):
+    def __init__(self, trace: Trace, image: int, of_port: bool):
         self.source = trace
-        self.networks = networks
         self.image = image
         self.of_port = of_port
         self.tensors: dict[str, np.ndarray] = {}
@@ -312,7 +309,8 @@ def join_rows(port: Trace, kit: Trace, matches: Sequence[RowMatch]) -> Trace:
         attributes |= {
             k: x for k, x in right.attributes.items() if k in attributes and k in OF_CALLS
         }
-        entries.append(TraceEntry(call, "", *sides, whole.kind, attributes))
+        changed = {"inputs": sides[0], "outputs": sides[1], "attributes": attributes}
+        entries.append(replace(whole, call=call, **changed))
     return Trace(tensors, tuple(entries), port.manifest, kinds, port.source)
 
 

@@ -23,7 +23,8 @@ from ldmref.trace.model import Trace, TraceEntry
 NEAR = 0.01  # mean error of the inputs of a row that is another one's again
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """Tokens of a text that are compared: `count` of all `of`, from `start`."""
 
     start: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,5 +38,5 @@ def wrong_inputs(port: Trace, run: Trace, floors: Mapping[str, float], dtype: st
             allowed = allowed_error(floor)
             if got.size == np.size(expected) and error > allowed:
                 note = NOT_THE_INPUT.format("input" if role == "input" else f"input {role}")
-                values = {"error": error, "allowed": allowed, "floor": floor, "inherited": error}
-                yield Row(entry.call, entry.layer, WIRING, verdict=DIFFERS, note=note, **values)
+                row = Row(entry.call, entry.layer, WIRING, error, allowed, floor, verdict=DIFFERS)
+                yield replace(row, inherited=error, note=note)

@@ -109,6 +109,18 @@ def test_guidance_of_a_batch_is_judged(one, drops):
     assert both == {pair for pair in wrong if pair[1] == "guidance"}
 
 
+STEPS = ("guidance", "sampler")
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("kinds", [("schedule",), ("tokens", "schedule"), ("tokens", *STEPS)])
+def test_right_dumps_of_parts_of_the_host_have_no_fault(kits, together, kinds):
+    kit = kits["flux2-klein-4b"]
+    port = run_port(kit, "numpy", "float32", together=together)
+    kept = tuple(entry for entry in port.entries if entry.call.kind not in kinds)
+    assert not check_dump(replace(port, entries=kept), kit).report.faults
+
+
 # -- padding --------------------------------------------------------------------------------------
 
 
