@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -331,3 +331,23 @@ def first_nonfinite(x: np.ndarray) -> str:
     place = [int(i) for i in np.argwhere(~finite)[0]]
     kind = "NaN" if np.isnan(x[tuple(place)]) else "infinity"
     return f"{kind} at {place}, {int(np.count_nonzero(~finite))} of {x.size} values"
+
+
+def latents_as_tokens(
+    unpack: Callable[..., Any], x: np.ndarray, rows: int, columns: int
+) -> np.ndarray:
+    """Return latents (n, c, h, w) as the tokens (n, l, c) that a pipeline passes.
+
+    Args:
+        unpack: Returns latents of tokens, from these and the numbers of their rows and columns.
+        x: The latents.
+        rows, columns: Of the tokens.
+
+    >>> join = lambda tokens, rows, columns: tokens.transpose(0, 2, 1).reshape(1, -1, rows, columns)
+    >>> latents_as_tokens(join, np.arange(8.0).reshape(1, 2, 2, 2), 2, 2).tolist()
+    [[[0.0, 4.0], [1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]]
+    """
+    cells = np.arange(x.size).reshape(len(x), rows * columns, -1)
+    tokens = np.empty(x.size, x.dtype)
+    tokens[np.asarray(unpack(cells, rows, columns)).ravel()] = x.ravel()
+    return tokens.reshape(cells.shape)

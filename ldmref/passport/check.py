@@ -7,7 +7,7 @@ and whose run is another one is found, and what a dump leaves out is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
+from ldmref.passport.apart import RowsApart, take_apart
 from ldmref.passport.kit import Kit
-from ldmref.passport.original import KitOriginal
+from ldmref.passport.original import BATCH, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
+from ldmref.passport.wires import WIRING, wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PASSES = "passes"
@@ -135,35 +137,77 @@ def check_dump(
     True
     """
     kit.check_files()
-    reference = kit.trace
-    port = with_request(port, reference)
-    report = compare(port, *_original(port, kit, against), dtype=dtype, progress=progress)
-    rows, _ = compare_reference(port, reference, report.rows)
+    run = kit.trace
+    port = with_request(port, run)
+    original, reference, apart = _original(port, kit, against)
+    judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
+    report = compare(judged_port, original, reference, dtype=dtype, progress=progress)
     floors = kit.floors.get(report.dtype, kit.floors["float32"])
-    judged = [_judge_run(row, reference, floors, report.dtype) for row in rows]
-    apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN]
-    first = None if report.faults else _first_of(judged, apart)
-    later = {*apart} - {first}  # they inherit what came before
-    unneeded = set(missing_layers(port))  # a kit has the layers of the first call of a network
+    floors = floors if apart is None else apart.floors(floors, kit.trace)
     alone = bool(kit.networks) and against is None
-    found = replace(
-        report,
-        rows=tuple(rows[i] if i in later else row for i, row in enumerate(judged)),
-        gaps=tuple(gap for gap in report.gaps if gap not in unneeded),
-        notes=(ALONE.format(kit.family),) if alone else report.notes,
-    )
+    inputs = [*wrong_inputs(port, run, floors, report.dtype)] if alone else []
+    found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
+    unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
+    gaps = [gap for gap in report.gaps if gap not in unneeded]
+    notes = [ALONE.format(kit.family)] if alone else [*report.notes]
     if alone:
-        found = replace(found, gaps=(*found.gaps, *_not_of_the_kit(port, reference)))
-    nodes = {entry.name for entry in reference.entries if entry.outputs}
-    seen = {entry.name for entry in port.entries if _has_the_shape(port, entry, reference)}
-    whole = [e for e in reference.entries if not e.layer]
+        gaps += _not_of_the_kit(port, run)
+    if apart is not None:
+        found = replace(found, rows=tuple(map(apart.rename, found.rows)))
+        gaps += apart.gaps
+        notes += apart.notes
+    found = replace(found, gaps=tuple(gaps), notes=tuple(notes))
+    seen = {e.name for e in judged_port.entries if _has_the_shape(judged_port, e, run)}
+    seen = seen if apart is None else apart.whole(seen, kit.trace)
+    return _verdict(kit, found, seen)
+
+
+def _verdict(kit: Kit, report: DiffReport, seen: Collection[str]) -> Verdict:
+    """Return a verdict with what of the kit was seen, and which calls are missing."""
+    nodes = {entry.name for entry in kit.trace.entries if entry.outputs}
+    whole = [entry for entry in kit.trace.entries if not entry.layer]
     calls = [e.name for e in whole if kit.networks or e.call.network not in OPTIONAL]
     missing = tuple(name.rstrip("/") for name in calls if name not in seen)
-    return Verdict(kit.label, kit.digest, found, len(nodes & seen), len(nodes), missing)
+    return Verdict(kit.label, kit.digest, report, len(nodes & {*seen}), len(nodes), missing)
 
 
-def _original(port: Trace, kit: Kit, against: Any) -> tuple[PortOriginal | None, Trace | None]:
-    """Return what computes the layers of a port again, and what its outputs are compared with.
+def _judge_runs(
+    report: DiffReport,
+    port: Trace,
+    run: Trace,
+    floors: Mapping[str, float],
+    inputs: Sequence[Row] = (),
+) -> tuple[Row, ...]:
+    """Return the rows of a report, compared with a kit's run; of what follows, the first alone.
+
+    Args:
+        report: The report.
+        port: The port's run.
+        run: The kit's.
+        floors: The kit's floors.
+        inputs: Rows of inputs of layers that are not the kit's.
+    """
+    rows, _ = compare_reference(port, run, report.rows)
+    found = [(row, _judge_run(row, run, floors, report.dtype)) for row in rows]
+    if inputs:  # each is before the outputs of its layer
+        order = {(entry.call, entry.layer): i for i, entry in enumerate(port.entries)}
+        found = [*((None, row) for row in inputs), *found]
+        found.sort(key=lambda pair: order.get((pair[1].call, pair[1].layer), len(order)))
+    judged = [row for _, row in found]
+    apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN or row in inputs]
+    batches = any(row.kind == BATCH and row.verdict == UNKNOWN for row in judged)
+    first = None if report.faults or batches else _first_of(judged, apart)
+    later = {*apart} - {first}  # they inherit what came before
+    kept = [before if i in later else row for i, (before, row) in enumerate(found)]
+    return tuple(row for row in kept if row is not None)
+
+
+def _original(
+    port: Trace, kit: Kit, against: Any
+) -> tuple[PortOriginal | None, Trace | None, RowsApart | None]:
+    """Return what computes a port's layers again, what its outputs are compared with, and its rows.
+
+    Rows are there of a port with other batches than the kit's.
 
     Raises:
         UsageError: Modules were given that are not the kit's, or the dump has no call of them.
@@ -172,24 +216,29 @@ def _original(port: Trace, kit: Kit, against: Any) -> tuple[PortOriginal | None,
         if against is not None:
             message = f"{kit.family} is a model of ldmref, and its kit is judged by no module"
             raise UsageError(message, code=CODE, hint="leave out the module")
-        return KitOriginal(kit), None
+        model = kit.model()
+        size = kit.request["width"], kit.request["height"]
+        apart = take_apart(port, kit.trace, model.config, size)
+        if apart is None:
+            return KitOriginal(model, kit.trace), None, None
+        return RowsOriginal(model, kit.trace, port, apart), None, apart
     if not {*port.calls} & {*kit.trace.calls}:
         calls = ", ".join(kit.trace.calls)
         message = f"the dump has the calls {abbreviated(port.calls, 3)}, and the kit {calls}"
         raise UsageError(message, code=CODE, hint="name the port's call as the kit's: --names")
     if against is None:
-        return None, kit.trace
+        return None, kit.trace, None
     from ldmref.passport.modules import module_original
 
-    return module_original(kit, against), None
+    return module_original(kit, against), None, None
 
 
 def _first_of(rows: Sequence[Row], apart: Sequence[int]) -> int | None:
-    """Return the first of some rows: of a layer and those within it, one that is within."""
+    """Return the first of some rows: of a layer's output and those within it, one within."""
     names = [rows[i].name for i in apart]
     for i in apart:
         inside = rows[i].name + ("." if rows[i].layer else "/")
-        if not any(name.startswith(inside) for name in names):
+        if rows[i].kind == WIRING or not any(name.startswith(inside) for name in names):
             return i
     return None
 
@@ -227,7 +276,7 @@ def _judge_run(row: Row, reference: Trace, floors: Mapping[str, float], dtype: s
     A run in the port's format inherits at most 16 of the kit's floors, as any layer may have.
     """
     entry = reference.find(row.call, row.layer)
-    if row.inherited is None or entry is None or row.verdict == DIFFERS:
+    if row.inherited is None or entry is None or row.verdict == DIFFERS or row.kind == BATCH:
         return row
     floor = floors.get(tensor_name(row.call, row.layer, "output", next(iter(entry.outputs))))
     if floor is None:

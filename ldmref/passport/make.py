@@ -22,6 +22,7 @@ from ldmref.io.atomic import atomic_folder
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import CONFIG, SCHEMA, TOKENIZERS
 from ldmref.io.tensors.writer import source, write_to
+from ldmref.locate.layouts import latents_as_tokens
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
@@ -244,13 +245,10 @@ def noise_tokens(config: ModelConfig, noise: np.ndarray) -> dict[str, np.ndarray
     unpack = family_of(config).diffusers.unpack
     if unpack is None:
         return {}
-    n, _, height, width = noise.shape
+    height, width = noise.shape[2:]
     side = config.denoiser.token_side
     rows, columns = height // side, width // side
-    cells = np.arange(noise.size).reshape(n, rows * columns, -1)
-    tokens = np.empty(noise.size)
-    tokens[np.asarray(unpack(cells, rows, columns)).ravel()] = noise.ravel()
-    return {f"{NOISE}.tokens": tokens.reshape(cells.shape)}
+    return {f"{NOISE}.tokens": latents_as_tokens(unpack, noise, rows, columns)}
 
 
 def floors_text(floors: Mapping[str, Mapping[str, float]], names: Collection[str]) -> str:

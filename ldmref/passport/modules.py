@@ -30,7 +30,6 @@ from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,
     TRACE,
-    VERSION,
     Kit,
 )
 from ldmref.passport.make import (
@@ -48,6 +47,7 @@ from ldmref.trace.model import Trace, tensor_name
 if TYPE_CHECKING:
     import torch
 
+OF_MODULES = "1.1"  # the version of these kits: 1.1 added the inputs of layers
 NETWORK = "transformer"  # the name of a module that was given without one
 MAKE = "let it return (module, {ARGUMENT: value}), or {NAME: (module, {ARGUMENT: value})}"
 README = """A passport kit of ldmref: a module of PyTorch, and all that a port of it must compute.
@@ -55,9 +55,10 @@ README = """A passport kit of ldmref: a module of PyTorch, and all that a port o
 kit.json                 what this is, the wrong dumps, the SHA-256 of each file
 checkpoint/              the parameters of each network, under the module's own names
 trace/trace.safetensors  a run in float64: CALL//input.NAME and CALL//output of each network, and
-                         CALL/LAYER/output of every named layer, where large rounded to float32
+                         CALL/LAYER/input and /output of every named layer, where large rounded to
+                         float32
 trace/trace.json         the layers in their order, and the arguments that are no tensors
-floors.json              the error of each output if the whole run is computed in each of the
+floors.json              the error of each array if the whole run is computed in each of the
                          formats: the largest difference over the largest value. A port may have
                          16 times that.
 wrong/FAULT.safetensors  for each known fault, a dump of a port that has it
@@ -154,7 +155,7 @@ def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
     dumps, left_out = wrong_dumps(exact, original)
     wrong = write_wrong(write, dumps)
     digests = dict(sorted(digests.items()))
-    kit = Kit(folder, name, VERSION, digests, wrong, networks=tuple(modules))
+    kit = Kit(folder, name, OF_MODULES, digests, wrong, networks=tuple(modules))
     described = {
         "nodes": sum(bool(entry.outputs) for entry in stored.entries),
         "faults": len(wrong),
@@ -193,11 +194,8 @@ def parameters_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def _stored_run(exact: Trace) -> RecordedRun:
-    """Return what a kit stores: outputs of layers, and inputs and outputs of networks."""
-    entries = [
-        replace(entry, inputs={}, attributes={}) if entry.layer else entry
-        for entry in exact.entries
-    ]
+    """Return what a kit stores: inputs and outputs of networks and of layers."""
+    entries = [replace(entry, attributes={}) if entry.layer else entry for entry in exact.entries]
     whole = {name for entry in entries if not entry.layer for name in _names(entry)}
     tensors = {}
     for name in dict.fromkeys(name for entry in entries for name in _names(entry)):
@@ -213,7 +211,7 @@ def _names(entry: Any) -> tuple[str, ...]:
 
 
 def _floors(exact: Trace, modules: Mapping[str, GivenModule], dtype: str) -> dict[str, float]:
-    """Return the error of each output in a format; {} for a format in which the modules fail."""
+    """Return the error of each array in a format; {} for a format in which the modules fail."""
     try:
         low = record_modules(modules, dtype)
     except UsageError:
@@ -221,13 +219,17 @@ def _floors(exact: Trace, modules: Mapping[str, GivenModule], dtype: str) -> dic
     found = {}
     for entry in exact.entries:
         other = low.find(entry.call, entry.layer)
-        for role, stored in () if other is None else other.outputs.items():
-            expected = np.asarray(exact.tensors[entry.outputs[role]])
-            got = np.asarray(low.tensors[stored])
-            if expected.dtype.kind == "f" and got.shape == expected.shape:
-                name = tensor_name(entry.call, entry.layer, "output", role)
-                found[name] = relative_error(got, expected)
-    return found
+        if other is None:
+            continue
+        sides = ("input", entry.inputs, other.inputs), ("output", entry.outputs, other.outputs)
+        for side, roles, others in sides:
+            for role in roles.keys() & others.keys():
+                expected = np.asarray(exact.tensors[roles[role]])
+                got = np.asarray(low.tensors[others[role]])
+                if expected.dtype.kind == "f" and got.shape == expected.shape:
+                    name = tensor_name(entry.call, entry.layer, side, role)
+                    found[name] = relative_error(got, expected)
+    return dict(sorted(found.items()))
 
 
 class FollowedModules:

@@ -8,22 +8,33 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.diff import ModelOriginal
-from ldmref.locate.findings import UNKNOWN, Row
-from ldmref.passport.kit import Kit
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.models.model import LatentDiffusion
+from ldmref.passport.apart import RowsApart, with_schedules
+from ldmref.passport.batches import CallRow, RowMatch, RowReader, batch_of
 from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.model import Trace, TraceEntry, tensor_name
+
+BATCH = "batch"  # the kind of a row that is right in its batch, and not alone
+ROW = "row {} of the port's {}"
+READS_BATCH = (
+    "right for the batch, and another result than the row alone: it reads padding or others"
+)
+AS_DIFFUSERS = "texts of unequal length as diffusers computes them together; the kit has each alone"
 
 
 class KitOriginal(ModelOriginal):
     """The model of a kit, with which the calls of a port of it are compared.
 
     Args:
-        kit: The kit.
+        model: The kit's model.
+        run: The kit's run.
     """
 
-    def __init__(self, kit: Kit):
-        super().__init__(kit.model())
-        self.run = kit.trace
+    def __init__(self, model: LatentDiffusion, run: Trace):
+        super().__init__(model)
+        self.run = run
+        self.whole = run
 
     def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
         """Return the rows of one call.
@@ -49,9 +60,116 @@ class KitOriginal(ModelOriginal):
             kept += again.pop(row.layer) if replaced else [row]
         return kept
 
+    def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
+        """Return the rows of what is computed between the networks.
+
+        Steps without a recorded schedule follow the kit's, which is not judged.
+        """
+        port, added = with_schedules(port, self.whole)
+        return [row for row in super().judge_host(port, dtype, notes) if row.call not in added]
+
     def _has_inputs(self, port: Trace, call: TraceCall, layer: str) -> bool:
         entry = port.find(call, layer) if layer else None
         return entry is not None and bool(entry.inputs)
+
+
+class RowsOriginal(KitOriginal):
+    """The model of a kit, with which the rows of a port's batches are compared.
+
+    A fault of a row that its batch as the port computed it does not have is one of the batch: the
+    layer is right, and reads padding or other rows.
+
+    Args:
+        model: The kit's model.
+        run: The kit's run.
+        port: The port's run, with its batches.
+        apart: The rows.
+    """
+
+    def __init__(self, model: LatentDiffusion, run: Trace, port: Trace, apart: RowsApart):
+        super().__init__(model, run)
+        self.run = apart.kit
+        self.batches = port
+        self.apart = apart
+        self._right: dict[tuple[str, bool], set[str]] = {}
+
+    def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
+        """Return the rows of one row of a call."""
+        match = self.apart.matches[call]
+        where = ROW.format(match.port.row, match.port.call)
+        found = []
+        for row in super().judge_call(port, call, dtype, gaps):
+            if row.verdict == DIFFERS:
+                row = self._of_batch(row, match, dtype)
+            at = "" if row.verdict in (EQUAL, NOISY) else where
+            found.append(replace(row, note="; ".join(filter(None, (row.note, at)))))
+        if self._is_as_diffusers(match):
+            found.append(Row(call, "", BATCH, verdict=UNKNOWN, note=f"{AS_DIFFUSERS}; {where}"))
+        return found
+
+    def _is_as_diffusers(self, match: RowMatch) -> bool:
+        """Return whether a padded row was given the arrays of diffusers' rule for its family."""
+        padded = match.of_port is not None and match.of_port.padding > 0
+        arrays = rule_arrays(self.batches, match.port.call, self.model) if padded else {}
+        entry = self.batches.find(match.port.call)
+        roles = {} if entry is None else entry.inputs
+        return bool(arrays) and all(
+            role in roles and np.array_equal(self.batches.tensors[roles[role]], x)
+            for role, x in arrays.items()
+        )
+
+    def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
+        """Return the rows of what is computed between the networks."""
+        return super().judge_host(self.apart.host, dtype, notes)
+
+    def _of_batch(self, row: Row, match: RowMatch, dtype: str) -> Row:
+        """Return a row that differs; of kind `BATCH` if the whole batch is right."""
+        if row.layer in self._right_in_batch(match.port.call, dtype, False):
+            return replace(row, kind=BATCH, cause="", explained=None, note=READS_BATCH)
+        if row.layer in self._right_in_batch(match.port.call, dtype, True):
+            return replace(row, kind=BATCH, verdict=UNKNOWN, cause="", note=AS_DIFFUSERS)
+        return row
+
+    def _right_in_batch(self, call: TraceCall, dtype: str, together: bool) -> set[str]:
+        """Return the layers of a port's call that are right as the whole batch computed them.
+
+        Args:
+            call: The port's call.
+            dtype: The port's number format.
+            together: Whether texts of unequal length follow diffusers' rule for the family.
+        """
+        key = call, together
+        if key not in self._right:
+            port = _with_together(self.batches, call, self.model) if together else self.batches
+            rows = [] if port is None else ModelOriginal.judge_call(self, port, call, dtype, [])
+            wrong = {row.layer for row in rows if row.verdict not in (EQUAL, NOISY)}
+            self._right[key] = {row.layer for row in rows} - wrong
+        return self._right[key]
+
+
+def rule_arrays(port: Trace, call: TraceCall, model: LatentDiffusion) -> dict[str, np.ndarray]:
+    """Return the arrays of diffusers' rule for texts of unequal length, by role.
+
+    Returns:
+        The arrays; {} if the family has no such rule, or the call is of another network.
+    """
+    rule = model.family.text.together
+    text = RowReader(port, model.denoiser).text(CallRow(call, 0))
+    if rule is None or text is None or call.kind != model.denoiser.name:
+        return {}
+    arrays = rule(model.backend, batch_of(port, call), len(text))
+    return {role: np.asarray(x) for role, x in arrays.items()}
+
+
+def _with_together(port: Trace, call: TraceCall, model: LatentDiffusion) -> Trace | None:
+    """Return a port whose call has the arrays of diffusers' rule; None if there are none."""
+    arrays, entry = rule_arrays(port, call, model), port.find(call)
+    if not arrays or entry is None:
+        return None
+    added = {tensor_name(call, "", "input", role): x for role, x in arrays.items()}
+    inputs = {**entry.inputs, **dict(zip(arrays, added, strict=True))}
+    entries = tuple(replace(e, inputs=inputs) if e is entry else e for e in port.entries)
+    return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
 
 
 def complete_inputs(port: Trace, run: Trace, call: TraceCall) -> Trace | None:

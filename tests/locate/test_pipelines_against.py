@@ -1,5 +1,7 @@
 """Whole pipelines of SD3 and Flux.1 as the original of a port: `ldmref diff --against`."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("diffusers")
@@ -39,15 +41,29 @@ def family(request):
     return request.param
 
 
+SUM = "decoder.mid_block.resnets.0.add"
+
+
 def test_a_right_pipeline_is_judged_layer_by_layer(family, tmp_path):
     report = diff_modules(record(make(family), tmp_path / "run"), make(family))
-    assert not report.faults
-    (gap,) = report.gaps  # the sums at the end of residual blocks, which are the blocks' outputs
-    assert gap.startswith("7 layers were not judged: decoder.mid_block.resnets.0.add")
+    assert not report.faults and not report.gaps
     judged = {row.name for row in report.rows if row.verdict == "equal"}
-    assert {f"transformer.000/{NORM}", f"vae.decode/{LAST}"} < judged
-    assert {row.layer for row in report.rows if row.verdict == "not judged"} == {""}  # whole calls
+    assert {f"transformer.000/{NORM}", f"vae.decode/{LAST}", f"vae.decode/{SUM}"} < judged
+    assert {"transformer.000", "vae.decode", "vae.decode/silu"} < judged
+    left = {row.call.partition("~")[0] for row in report.rows if row.verdict == "not judged"}
+    host = {"tokens", "tokens_2", "initial", "schedule", "guidance.000", "sampler.000"}
+    assert left <= {*host, "text_encoder", "text_encoder_2"}  # their states are no module's result
     assert len(judged) > 200
+
+
+@pytest.mark.parametrize("name", [f"vae.decode/{SUM}/output", "transformer.000//output"])
+def test_a_wrong_sum_and_a_wrong_result_are_named(family, name, tmp_path):
+    run = record(make(family), tmp_path / "run")
+    entry = run.find(*name.split("/")[:2])
+    stored = entry.outputs["output"]
+    wrong = replace(run, tensors={**run.tensors, stored: 1.01 * run.tensors[stored]})
+    report = diff_modules(wrong, make(family))
+    assert entry.name.rstrip("/") in {row.name for row in report.faults}
 
 
 def test_faults_of_two_networks_are_named(family, tmp_path):

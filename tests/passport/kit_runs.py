@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,19 @@ from ldmref.trace import TraceWriter
 from ldmref.trace.model import Trace
 
 
-def run_port(kit: Kit, backend: str, dtype: str, noise: np.ndarray | None = None) -> Trace:
-    """Return what ldmref computes of a kit on a backend, from its checkpoint."""
+def run_port(
+    kit: Kit, backend: str, dtype: str, noise: np.ndarray | None = None, together: bool = False
+) -> Trace:
+    """Return what ldmref computes of a kit on a backend, from its checkpoint.
+
+    Args:
+        kit: The kit.
+        backend, dtype: The backend, and its number format.
+        noise: Other noise than the kit's.
+        together: Whether both images are generated in one batch.
+    """
     run = kit_trace(kit.family)
+    run = replace(run, params=run.params | {"batch_size": 2 if together else 1})
     inputs: Mapping[str, np.ndarray] = run.inputs()
     if noise is not None:
         inputs = {**inputs, "noise": noise}

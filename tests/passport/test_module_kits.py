@@ -1,5 +1,7 @@
 """Kits of modules that ldmref does not know: their ports pass, and wrong ones are named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,22 @@ def test_wrong_dumps_fail_with_their_cause(block_kit):
         causes = {row.name: row.cause for row in verdict.report.faults}
         assert verdict.verdict == "differs", dump.name
         assert causes.get(dump.node, "").startswith(dump.fault), dump.name
+        (alone,) = check_dump(port, block_kit).report.faults
+        assert alone.name == dump.node, dump.name
+
+
+def test_a_wrong_input_alone_is_named(block_kit):
+    """The port computes right outputs, and recorded an input that is not the kit's."""
+    port = block_port()
+    name = port.find("transformer.000", "up").inputs["input"]
+    wrong = {**port.tensors, "wrong": 1.01 * np.asarray(port.tensors[name])}
+    entries = [
+        replace(e, inputs={"input": "wrong"}) if e.layer == "up" else e for e in port.entries
+    ]
+    verdict = check_dump(replace(port, tensors=wrong, entries=tuple(entries)), block_kit)
+    (row,) = verdict.report.faults
+    assert (verdict.verdict, row.layer, row.kind) == ("differs", "up", "wiring")
+    assert "its input is not the kit's" in row.note
 
 
 def test_the_kits_parameters_are_judged_whatever_the_module_has(block_kit):
@@ -180,7 +198,7 @@ def test_the_command_makes_and_judges_a_kit(tmp_path, monkeypatch, capsys):
         "    return net, {'input': torch.arange(12.0).reshape(3, 4)}\n"
     )
     assert main(["passport", "make", "my_kit_model:make", "-o", "kit"]) == 0
-    assert "wrote the kit my_kit_model:make 1.0" in capsys.readouterr().out
+    assert "wrote the kit my_kit_model:make 1.1" in capsys.readouterr().out
     kit = read_kit("kit")
     wrong = next(dump for dump in kit.wrong if dump.name == "group_norm.other_eps")
     check = ["passport", "check", f"kit/{wrong.path}", "--kit", "kit"]

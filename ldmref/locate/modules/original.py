@@ -15,6 +15,7 @@ from ldmref.locate.modules.arrays import read_recorded, to_tensor
 from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay
 from ldmref.locate.modules.watched import WatchedLayer
+from ldmref.locate.modules.whole_calls import in_terms_of_module
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
@@ -65,9 +66,14 @@ class ModuleOriginal:
         """
         if call.is_host:
             return []
-        name, _ = self._find(call)
+        name, method = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
+        whole = port.find(call)
+        if whole is not None:
+            network = self.networks[name]
+            function = getattr(network, method) if method else network.forward
+            port = in_terms_of_module(port, whole, function)
         judge = Judge(call, dtype)
         replay, problem = self.follow(port, call, dtype, judge)
         rows = [*judge.rows, *_rest(replay, port, call)]

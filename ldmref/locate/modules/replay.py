@@ -38,6 +38,7 @@ from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_calls import find_tensors
+from ldmref.trace.torch_names import kind_of
 from ldmref.trace.torch_operations import (
     SUMS,
     identify_operation,
@@ -45,7 +46,7 @@ from ldmref.trace.torch_operations import (
     roles_of,
     roles_of_outputs,
 )
-from ldmref.trace.torch_scopes import is_named_sum, operands_of_sum
+from ldmref.trace.torch_scopes import Scope, is_named_sum, operands_of_sum
 
 MOST_EARLIER = 48  # operations before a part that are changed as well
 LABELS = {"add": "sum"}  # of operations that are not recorded, where others of the name are
@@ -323,11 +324,18 @@ class ModuleReplay(RepeatedModule):
         scope = self.names.scopes[-1] if self.names.scopes else None
         if operation is None or operation.kind != "add":
             return self._see_operation("", operation, lambda: result)
-        named = is_named_sum(scope, args, result)
+        named = is_named_sum(scope, args, result) or self._ends_block(scope, result)
         if named:
             first, second = operands_of_sum(scope, args)
             operation.inputs.update({"input": first, "b": second})
         return self._see_operation("add" if named else "", operation, lambda: result)
+
+    def _ends_block(self, scope: Scope | None, result: Any) -> bool:
+        """Return whether a sum ends a residual block, and the port recorded such a sum."""
+        if scope is None or scope.last_sum is None or scope.last_sum[2] is not result:
+            return False
+        block = kind_of(scope.module) == "resnet_block"
+        return block and self.port.find(self.call, f"{scope.name}.add") is not None
 
     def _see_operation(self, name: str, operation: Operation | None, run: Callable[[], Any]) -> Any:
         """Follow an operation within a layer.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.context import PipelineContext
@@ -299,17 +299,19 @@ def _exchanged(x: np.ndarray, widths: tuple[int, int]) -> np.ndarray:
 def _judge_networks_alone(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the text of a trace that has text encoders and a denoiser, and no steps.
 
-    Nothing says how many images there are, so each row is compared with the nearest prompt.
+    Nothing says how many images there are, so each row is compared with the nearest prompt. It may
+    be that of a prompt whose text is not known, so such a trace has no fault here.
     """
     if context.calls("sampler") or not context.model.config.text_encoders:
         return
     found: list[PromptArrays] = []
+    unknown = ""
     for prompt in known_prompts(context):
         prompts = (prompt,) * len(context.model.config.text_encoders)
         try:
             found.append(arrays_of_prompts(context, context.request, prompts))
         except NotKnown:
-            continue
+            unknown = f"the text of {prompt!r:.40} was not recorded"
     for kind in KINDS if found else ():
         arrays = [getattr(x, KINDS[kind].field) for x in found]
         known = [x for x in arrays if x is not None]
@@ -326,4 +328,6 @@ def _judge_networks_alone(context: PipelineContext) -> Iterator[Row]:
             right = np.stack(nearest)
             segment = f"from the text encoders to the denoiser's {kind}"
             variants = _changed(context, kind, right)
-            yield context.judge(network, kind, got, right, variants=variants, segment=segment)
+            row = context.judge(network, kind, got, right, variants=variants, segment=segment)
+            other = unknown and row.verdict == DIFFERS
+            yield replace(row, verdict=UNKNOWN, cause="", note=unknown) if other else row

@@ -1,0 +1,99 @@
+"""Whole calls of known pipelines in the terms of the modules that ran.
+
+A recorder of pipelines names what goes into a network as ldmref does, with ldmref's timesteps, and
+latents (n, c, h, w) also where the network reads tokens. A module is called by its own arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldmref.locate.layouts import latents_as_tokens
+from ldmref.models.family import PipelineCalls, family_of_pipeline
+from ldmref.trace.model import Trace, TraceEntry, tensor_name
+
+ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
+TIME = "timestep"
+IDS = "img_ids"  # the positions of the tokens, of which the last two are row and column
+
+
+def in_terms_of_module(port: Trace, entry: TraceEntry, function: Callable[..., Any]) -> Trace:
+    """Return a port whose whole call has the names and layouts of a module's arguments.
+
+    A call that was recorded with the module's own arguments is as it was.
+
+    Args:
+        port: The trace.
+        entry: The whole call.
+        function: What computes it.
+    """
+    names = set(inspect.signature(function).parameters)
+    if "arguments" in entry.attributes or {*entry.inputs} <= names:
+        return port
+    inputs = {_argument(role, names): name for role, name in entry.inputs.items()}
+    outputs = dict(entry.outputs)
+    added: dict[str, np.ndarray] = {}
+    calls = _calls_of(port)
+    if calls is not None and calls.unpack is not None and IDS in inputs:
+        ids = np.asarray(port.tensors[inputs[IDS]])[..., -2:].reshape(-1, 2)
+        rows, columns = (int(n) + 1 for n in ids.max(0))
+        if rows * columns != len(ids):
+            return port  # tokens of reference images follow
+        for roles, role in ((inputs, "hidden_states"), (outputs, "output")):
+            x = np.asarray(port.tensors[roles[role]]) if role in roles else np.zeros(0)
+            if x.ndim == 4:
+                key = tensor_name(entry.call, "", "input", f"{role}.tokens")
+                added[key] = latents_as_tokens(calls.unpack, x, rows, columns)
+                roles[role] = key
+    if calls is not None and TIME in inputs and "hidden_states" in inputs:
+        tensors = ChainMap(added, port.tensors)  # type: ignore[arg-type]
+        times = _times_of(calls, {name: np.asarray(tensors[key]) for name, key in inputs.items()})
+        if times is None:
+            return port
+        inputs[TIME] = tensor_name(entry.call, "", "input", "times")
+        added[inputs[TIME]] = times
+    changed = replace(entry, inputs=inputs, outputs=outputs)
+    entries = tuple(changed if e is entry else e for e in port.entries)
+    return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
+
+
+def _times_of(calls: PipelineCalls, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the times that a module was given, of which ldmref's timesteps are a linear function.
+
+    Args:
+        calls: How the family's pipelines call it.
+        arrays: The arguments by name, with ldmref's timesteps.
+
+    Returns:
+        The times; None if the family does not say how they are related.
+    """
+    arguments = {name: torch.as_tensor(np.array(x)) for name, x in arrays.items()}
+    ours = np.asarray(arrays[TIME], np.float64)
+    ends = []
+    for time in (0.0, 1.0):
+        probe = torch.full(ours.shape, time, dtype=torch.float64)
+        try:
+            ends.append(np.asarray(calls.inputs({**arguments, TIME: probe})[TIME], np.float64))
+        except (KeyError, TypeError, IndexError, AttributeError):
+            return None
+    slope = ends[1] - ends[0]
+    return (ours - ends[0]) / slope if np.all(slope) else None
+
+
+def _argument(role: str, names: set[str]) -> str:
+    """Return the argument of a module that ldmref calls by a role."""
+    return next((name for name in ARGUMENTS.get(role, ()) if name in names), role)
+
+
+def _calls_of(port: Trace) -> PipelineCalls | None:
+    """Return how the pipelines of a port's family call its networks; None: no family reads them."""
+    kind = port.manifest.get("pipeline")
+    family = family_of_pipeline(kind) if isinstance(kind, str) else None
+    return None if family is None else family.diffusers
