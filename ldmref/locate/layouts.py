@@ -73,7 +73,11 @@ def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | N
     return None if best is None else best[0]
 
 
-def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
+def find_order(
+    got: np.ndarray,
+    expected: np.ndarray,
+    kept: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> Layout | None:
     """Return an array in the order in memory in which it is nearest to the expected one.
 
     A port may keep its arrays in any order, which is no fault. If the array has the expected shape
@@ -83,6 +87,7 @@ def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
     Args:
         got: The recorded array, of any type, which is kept.
         expected: The array that it should equal.
+        kept: Returns of an array in the expected order what is compared with the expected one.
 
     Returns:
         The nearest order; None if it is the array's own, or if there is none of that shape.
@@ -94,13 +99,13 @@ def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
     """
     nearest = min(
         restore_order(got, expected.shape),
-        key=lambda layout: _distance(layout.array, expected),
+        key=lambda layout: _distance(kept(layout.array), expected),
         default=None,
     )
     if nearest is None or got.shape != expected.shape:
         return nearest
-    own = relative_error(got, expected)
-    closer = own > 0.0 and relative_error(nearest.array, expected) <= own / GAIN
+    own = relative_error(kept(got), expected)
+    closer = own > 0.0 and relative_error(kept(nearest.array), expected) <= own / GAIN
     return nearest if closer else None
 
 
