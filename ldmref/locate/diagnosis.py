@@ -177,8 +177,14 @@ def _find_term(wrong: _Wrong) -> Cause:
 
 def _find_layout(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
-    layout = recognise(wrong.recorded, computed, allowed_error(wrong.floor))
-    return Cause() if layout is None else Cause(layout.text, relative_error(layout.array, computed))
+    close = allowed_error(wrong.floor)
+    layout = recognise(wrong.recorded, computed, close)
+    if layout is None and wrong.point.padding is not None:  # rows of others may be there
+        whole = np.asarray(wrong.point.recorded)
+        layout = recognise(whole, computed, close, wrong.point.kept)
+    if layout is None:
+        return Cause()
+    return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
 
 
 def _try_known_faults(wrong: _Wrong) -> list[Tried]:

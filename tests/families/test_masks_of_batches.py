@@ -17,7 +17,16 @@ import krea2_pipelines
 import qwen_image_21_pipelines
 import torch
 import z_image_pipelines
-from mask_faults import CHANGES, LONG, MIDDLE, SHORT, in_format, made, record_batch
+from mask_faults import (
+    CHANGES,
+    LONG,
+    MIDDLE,
+    SHORT,
+    TRANSFORMERS,
+    in_format,
+    made,
+    record_batch,
+)
 from qwen3_networks import write_vocabulary
 
 QWEN, KREA, Z_IMAGE, FLUX = FAMILIES = ("qwen-image-2.1", "krea2", "z-image", "flux2")
@@ -137,6 +146,42 @@ def test_a_wrong_mask_is_named(subjects, tmp_path, family, place, change, dtype)
     assert any(WORDS[change] in row.cause for row in report.faults), describe(report)
 
 
+@pytest.mark.parametrize("family", [QWEN, KREA])
+def test_texts_of_other_rows_are_named(subjects, tmp_path, family):
+    """With their masks: all is right but whose text it is."""
+    pipe, model = subjects(family)
+    names = ("encoder_hidden_states", TRANSFORMERS[family])
+
+    def hook(module, args, kwargs):
+        return args, kwargs | {name: kwargs[name].flip(0) for name in names}
+
+    handle = pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+    try:
+        trace = record_batch(pipe, family, tmp_path / "trace")
+    finally:
+        handle.remove()
+    causes = {row.kind: row.cause for row in diff_traces(trace, model).faults}
+    assert causes == {
+        "text": "rows of prompts are exchanged",
+        "mask of the text": "rows of the mask are exchanged",
+    }
+
+
+@pytest.mark.parametrize("family", [QWEN, KREA])
+def test_values_of_other_rows_are_named(subjects, tmp_path, family):
+    pipe, model = subjects(family)
+    layer = pipe.transformer.transformer_blocks[1].attn.to_v
+    handle = layer.register_forward_hook(lambda module, args, output: output.flip(0))
+    try:
+        trace = record_batch(pipe, family, tmp_path / "trace")
+    finally:
+        handle.remove()
+    faults = diff_traces(trace, model).faults
+    assert {(row.layer, row.cause) for row in faults} == {
+        ("transformer_blocks.1.attn.to_v", "batch halves swapped")
+    }
+
+
 def test_what_was_not_compared_is_counted(subjects, tmp_path):
     pipe, model = subjects(QWEN)
     batch = diff_traces(record_batch(pipe, QWEN, tmp_path / "batch"), model)
@@ -151,7 +196,7 @@ def test_what_was_not_compared_is_counted(subjects, tmp_path):
     assert by_layer["transformer.000/transformer_blocks.1.img_mlp"] == missing
     assert by_layer["transformer.000/img_in"] == by_layer["transformer.000/norm_out"] == 0
     assert f"rows of padding not compared: {batch.padding}" in summary(batch)
-    assert batch.to_dict()["padding"] == batch.padding == sum(by_layer.values())
+    assert batch.to_dict()["padding"] == batch.padding == sum(row.padding for row in batch.rows)
     assert alone.padding == kept.padding == 0  # FLUX.2 reads the states of padding
     assert "padding" not in summary(alone)
 

@@ -261,11 +261,22 @@ def _arranged(
         if alike is not None and len(expected.roles) > 1:
             yield f"both halves are those of the {words}", alike
     known = [x for side in expected.sides.values() for x in side]
-    rows = [getattr(x, KINDS[kind].field) for x in known]
-    fits = [x for x in rows if x is not None and x.shape == right.shape[1:]]
+    fits = [x for x in known if np.shape(getattr(x, KINDS[kind].field)) == right.shape[1:]]
     if fits:
-        nearest = [fits[int(np.argmin([relative_error(row, x) for x in fits]))] for row in got]
+        tried = [[_row_of(x, kind, row) for x in fits] for row in got]
+        nearest = [
+            rows[int(np.argmin([relative_error(row, x) for x in rows]))]
+            for row, rows in zip(got, tried, strict=True)
+        ]
         yield "rows of prompts are exchanged", np.stack(nearest)
+
+
+def _row_of(prompt: PromptArrays, kind: str, got: np.ndarray) -> np.ndarray:
+    """Return a prompt's array; states of padding, which nobody reads, are those of `got`, (l, d)."""
+    x = np.asarray(getattr(prompt, KINDS[kind].field))
+    if kind != "text" or prompt.mask is None:
+        return x
+    return np.where(prompt.mask[:, None] != 0, x, got)
 
 
 def _changed(
