@@ -272,7 +272,7 @@ def _arranged(
 
 
 def _row_of(prompt: PromptArrays, kind: str, got: np.ndarray) -> np.ndarray:
-    """Return a prompt's array; states of padding, which nobody reads, are those of `got`, (l, d)."""
+    """Return a prompt's array; states of padding, which nobody reads, are those of `got`."""
     x = np.asarray(getattr(prompt, KINDS[kind].field))
     if kind != "text" or prompt.mask is None:
         return x
