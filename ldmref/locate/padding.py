@@ -87,14 +87,14 @@ class PaddingFinder:
         weights = np.ones(sorted_mask.shape, np.float32)
         tokens = Tokens(zeros, weights, sorted_mask, [1] * n, [0] * n, [], dropped)
         ops = exact_backend()
-        text = model.family.text.encode(ops, configs, [tokens], _compile_places)
+        text = model.family.text.encode(ops, configs, [tokens], _compile_indices)
         found = np.zeros(mask.shape, bool)
-        for row, places in enumerate(_read_places(text)):
-            found[row, order[row, places]] = True
+        for row, indices in enumerate(_read_indices(text)):
+            found[row, order[row, indices]] = True
         return found
 
 
-def _compile_places(function: Callable, name: str) -> Callable:
+def _compile_indices(function: Callable, name: str) -> Callable:
     """Stand for `compile_network`: the state of a token is its place, from 1 on, (n, l, 1)."""
 
     def encode(config: object, ids: np.ndarray, *_: object) -> np.ndarray:
@@ -103,7 +103,7 @@ def _compile_places(function: Callable, name: str) -> Callable:
     return encode
 
 
-def _read_places(text: EncodedText) -> list[np.ndarray]:
+def _read_indices(text: EncodedText) -> list[np.ndarray]:
     """Return the places of the tokens of each text whose states are read."""
     states = np.asarray(text.states)[:, :, 0]
     mask = text.more.get(MASK)

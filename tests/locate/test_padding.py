@@ -241,6 +241,6 @@ def test_masks_of_a_batch_in_words():
 
 def test_padding_within_a_text_stays():
     within = pad_in_front(np.array([5, 0, 6]), np.array([1, 0, 1]))
-    assert within.ids.tolist() == [5, 0, 6] and not within.places
+    assert within.ids.tolist() == [5, 0, 6] and not within.shift
     full = pad_in_front(np.array([5, 6]), np.array([1, 1]))
-    assert full.ids.tolist() == [5, 6] and not full.places
+    assert full.ids.tolist() == [5, 6] and not full.shift

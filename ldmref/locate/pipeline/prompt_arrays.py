@@ -278,7 +278,7 @@ def _recorded_row(
         for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
             in_front = np.array_equal(row, moved.ids)
             if i < len(hidden) and (in_front or np.array_equal(row, ids)):
-                states = np.roll(hidden[i], -moved.places if in_front else 0, axis=0)
+                states = np.roll(hidden[i], -moved.shift if in_front else 0, axis=0)
                 return states, None if vectors is None else vectors[i]
     if not known:
         raise NotKnown(f"the ids or the output of a call of {name} were not recorded")

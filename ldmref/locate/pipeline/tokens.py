@@ -253,7 +253,7 @@ class PlacedTokens(NamedTuple):
 
     ids: np.ndarray
     mask: np.ndarray
-    places: int
+    shift: int
 
 
 def pad_in_front(ids: np.ndarray, mask: np.ndarray) -> PlacedTokens:
@@ -265,8 +265,8 @@ def pad_in_front(ids: np.ndarray, mask: np.ndarray) -> PlacedTokens:
     [0, 5, 6]
     """
     count = int(np.count_nonzero(mask))
-    places = len(mask) - count if mask[:count].all() else 0
-    return PlacedTokens(np.roll(ids, places), np.roll(mask, places), places)
+    shift = len(mask) - count if mask[:count].all() else 0
+    return PlacedTokens(np.roll(ids, shift), np.roll(mask, shift), shift)
 
 
 def explain(got: np.ndarray, expected: np.ndarray, prompt: str) -> tuple[str, str]:
