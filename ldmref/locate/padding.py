@@ -22,7 +22,7 @@ from ldmref.locate.points import PaddingRows
 from ldmref.locate.precision import exact_backend
 from ldmref.locate.unfit import UNFIT
 from ldmref.models.config import TEXT_ENCODERS
-from ldmref.models.declared import same_size
+from ldmref.models.declared import CallSize, same_size
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import EncodedText
 from ldmref.prompts.tokens import Tokens
@@ -148,7 +148,7 @@ def _digest(
         rows[key] = x @ np.random.default_rng(SEED).standard_normal(x.shape[-1])
 
 
-def _find(network: RecordedNetwork, hidden: np.ndarray, axis: object) -> PaddingRows:
+def _find(network: RecordedNetwork, hidden: np.ndarray, axis: int | CallSize) -> PaddingRows:
     """Return the rows that change with the numbers of hidden tokens, if no result changes.
 
     Args:
