@@ -130,6 +130,8 @@ TAKE_SECONDS = (
     "tests/families/test_krea2_recording.py::test_a_right_run_of_turbo_has_no_fault",
     "tests/families/test_krea2_recording.py::test_the_schedule_of_raw_is_named",
     "tests/families/test_krea2_training.py::test_a_recipe_trains_it",
+    "tests/families/test_masks_of_batches.py::test_a_right_run_is_silent",
+    "tests/families/test_masks_of_batches.py::test_a_wrong_mask_is_named",
     "tests/faults/test_fault_behaviour.py::test_loaded_by_many_at_once",
     "tests/faults/test_fault_behaviour.py::test_other_processes",
     "tests/faults/test_fault_behaviour.py::test_threads_share_a_model",

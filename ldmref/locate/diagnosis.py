@@ -15,6 +15,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
+from ldmref.locate.faults.masks import with_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
@@ -57,7 +58,7 @@ class _Wrong:
     Attributes:
         replay: The replay that computed the point.
         point: The array, in the expected order in memory.
-        recorded: It, in float64.
+        recorded: It, in float64 and without padding.
         error: Its relative error.
         floor: The noise floor of the part, relative.
     """
@@ -67,6 +68,10 @@ class _Wrong:
     recorded: np.ndarray
     error: float
     floor: float
+
+    def error_of(self, array: np.ndarray) -> float:
+        """Return the error that the recorded array has if it should be another one."""
+        return relative_error(self.recorded, self.point.kept(array))
 
     def is_explained(self, left: float, floor: float = 0.0) -> bool:
         """Return whether an error is rounding, by the floor of the right part or of a wrong one."""
@@ -97,7 +102,8 @@ def diagnose(
         floor: The noise floor of the part, relative.
         certain: Whether the error is a fault even if no cause is found.
     """
-    wrong = _Wrong(replay, point, np.asarray(point.recorded, np.float64), error, floor)
+    recorded = point.kept(np.asarray(point.recorded, np.float64))
+    wrong = _Wrong(replay, point, recorded, error, floor)
     for find in (_find_identity, _find_term):
         found = find(wrong)
         if found.cause:
@@ -118,18 +124,18 @@ def _find_identity(wrong: _Wrong) -> Cause:
     if exchanged.cause:
         return exchanged
     for text, state in hidden_states(wrong.replay, point):
-        left = relative_error(wrong.recorded, state)
+        left = wrong.error_of(state)
         if wrong.is_explained(left):
             return Cause(text, left)
     if len(point.suspects) == 1 and point.role:  # a single operation leads to this input
         (between,) = point.suspects
-        left = relative_error(wrong.recorded, np.asarray(between.inputs["input"]))
+        left = wrong.error_of(np.asarray(between.inputs["input"]))
         if wrong.is_explained(left):
             return Cause(SKIPPED.format(between.name), left)
     for text, array in _nearby(wrong.replay, point):
         if array is point.computed:
             continue
-        left = relative_error(wrong.recorded, array)
+        left = wrong.error_of(array)
         if wrong.is_explained(left):
             itself = text in ("its input", f"the input of {point.call.name}")
             return Cause(SKIPPED.format(point.call.name) if itself else f"equals {text}", left)
@@ -143,11 +149,11 @@ def _find_exchanged_inputs(wrong: _Wrong) -> Cause:
     for role, array in point.call.inputs.items():
         if entry is None or role == point.role or not _usable(array):
             continue
-        left = relative_error(wrong.recorded, array)
+        left = wrong.error_of(array)
         recorded = read_role(port, entry.inputs, role, list(point.call.inputs))
         if recorded is None or not wrong.is_explained(left):
             continue
-        if wrong.is_explained(relative_error(recorded, np.asarray(point.computed))):
+        if wrong.is_explained(relative_error(point.kept(recorded), np.asarray(point.computed))):
             first, second = sorted((point.role, role))
             return Cause(f"{NAMES.get(first, first)} and {second} are swapped", left)
     return Cause()
@@ -163,7 +169,7 @@ def _find_term(wrong: _Wrong) -> Cause:
         if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
             continue
         for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
-            left = relative_error(wrong.recorded, computed + factor * term)
+            left = wrong.error_of(computed + factor * term)
             if wrong.is_explained(left):
                 return Cause(f"{text} {words}", left)
     return Cause()
@@ -171,8 +177,14 @@ def _find_term(wrong: _Wrong) -> Cause:
 
 def _find_layout(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
-    layout = recognise(wrong.recorded, computed, allowed_error(wrong.floor))
-    return Cause() if layout is None else Cause(layout.text, relative_error(layout.array, computed))
+    close = allowed_error(wrong.floor)
+    layout = recognise(wrong.recorded, computed, close)
+    if layout is None and wrong.point.padding is not None:  # rows of others may be there
+        whole = np.asarray(wrong.point.recorded)
+        layout = recognise(whole, computed, close, wrong.point.kept)
+    if layout is None:
+        return Cause()
+    return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
 
 
 def _try_known_faults(wrong: _Wrong) -> list[Tried]:
@@ -299,6 +311,7 @@ def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     mask = replay.arguments.get("mask")
     if call.kind == "attention" and isinstance(mask, np.ndarray):
         yield from with_text_mask(call, mask)
+        yield from with_mask(call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

@@ -11,6 +11,7 @@ from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import try_network
 from ldmref.locate.original import CallProgress, compare
+from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
@@ -101,6 +102,7 @@ class ModelOriginal:
         self.model = model
         self.nets = nets
         self.guide = guide
+        self.padding = PaddingFinder()
 
     @property
     def family(self) -> str:
@@ -120,7 +122,7 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(port, judged, call, dtype, gaps, self.nets)
+            return judge_call(port, judged, call, dtype, gaps, self.nets, self.padding)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -137,9 +139,11 @@ def judge_call(
     dtype: str,
     gaps: list[str],
     controlnets: Sequence[ControlNet] = (),
+    padding: PaddingFinder | None = None,
 ) -> list[Row]:
     """Return the rows of one call of a network."""
-    judge, visited, problem = _replay(port, model, call, dtype, controlnets)
+    padding = padding or PaddingFinder()
+    judge, visited, problem = _replay(port, model, call, dtype, controlnets, padding)
     whole = port.find(call)
     found = {} if whole is None else whole.attributes.get("own_attention")
     of_port: Mapping[str, str] = found if isinstance(found, dict) else {}
@@ -167,6 +171,7 @@ def _replay(
     call: TraceCall,
     dtype: str,
     controlnets: Sequence[ControlNet],
+    padding: PaddingFinder,
 ) -> tuple[Judge, set[str], str]:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
@@ -180,7 +185,8 @@ def _replay(
     for assume in (False, True):
         network, problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
-            problem = replay_network(network, part, call, dtype, judge, visited)
+            rows = padding.find(model, network)
+            problem = replay_network(network, part, call, dtype, judge, visited, rows)
         if not problem or assume:
             break
         whole = port.find(call)

@@ -39,6 +39,8 @@ class Row:
         explained: The error that remains with that fault. None: no known fault explains it.
         note: Layout, first NaN, wrong shape, or the reason why it was not judged.
         segment: For wiring, the part that is wrong: the layer before it and the operations since.
+        padding: The rows of padding of the array, on which nothing depends that is kept: they were
+            not compared.
         reasonable: Why the cause, a change that is right in itself, makes another model, with the
             threads that discuss it; "" for all other causes.
 
@@ -62,6 +64,7 @@ class Row:
     note: str = ""
     segment: str = ""
     reasonable: str = ""
+    padding: int = 0
 
     @property
     def name(self) -> str:
@@ -140,6 +143,11 @@ class DiffReport:
         found = [row.verdict for row in self.rows]
         return {verdict: found.count(verdict) for verdict in (EQUAL, NOISY, DIFFERS, UNKNOWN)}
 
+    @property
+    def padding(self) -> int:
+        """The rows of padding of all arrays, which were not compared."""
+        return sum(row.padding for row in self.rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary of everything."""
         return {
@@ -148,6 +156,7 @@ class DiffReport:
             "verdict": self.verdict,
             "equal": self.equal,
             "counts": self.counts(),
+            "padding": self.padding,
             "notes": list(self.notes),
             "gaps": list(self.gaps),
             "rows": [row.to_dict() for row in self.rows],

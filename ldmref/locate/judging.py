@@ -9,7 +9,8 @@ An error is relative to the largest value of the expected array. It is compared 
 An error of at most `NOISE` floors is rounding (`ldmref.locate.law`), which is what a row says is
 allowed. Above that, the known faults are tried; an error that one of them explains is a fault.
 Otherwise it is a fault if it is above the bound; that of a part of several operations is `CERTAIN`
-floors. A port may keep an array in any order in memory, so it is judged in the nearest one.
+floors. A port may keep an array in any order in memory, so it is judged in the nearest one. Rows of
+padding (`ldmref.locate.padding`) are not compared, only counted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
+ALL_PADDING = "all of its rows are padding"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
 
@@ -61,20 +63,28 @@ class Judge:
 
         That is the recorded array, or the recomputed one if the recording is unusable.
         """
-        computed = np.asarray(point.computed)
-        recorded = np.asarray(point.recorded)
-        bad = first_nonfinite(recorded) if recorded.dtype.kind == "f" else ""
+        whole = np.asarray(point.computed)
+        computed = point.kept(whole)
+        point = replace(point, computed=computed)
+        recorded = _with_finite_padding(point, whole)
+        if point.padding is not None and point.padding.all():
+            self._add(point, self._row(point, verdict=UNKNOWN, note=ALL_PADDING))
+            return recorded
+        bad = first_nonfinite(point.kept(recorded)) if recorded.dtype.kind == "f" else ""
         if bad and np.array_equal(recorded, computed):  # the log-variance of a VQ autoencoder
             self._add(point, self._row(point))
             return recorded
         if bad:
-            return self._judge_nonfinite(point, bad)
+            self._judge_nonfinite(point, bad)
+            return whole
         if not _is_known(computed):
             return self._accept_unknown(point)
         allowed = allowed_error(0.0, self._epsilon(point))
-        row = self._row(point, error=relative_error(recorded, computed), allowed=allowed)
+        error = relative_error(point.kept(recorded), computed)
+        row = self._row(point, error=error, allowed=allowed)
         moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
-        order = find_order(recorded, computed) if row.error > allowed and moved else None
+        found = row.error > allowed and moved
+        order = find_order(recorded, computed, point.kept) if found else None
         if order is None and recorded.shape != computed.shape:
             judged, used = self._explain_shape(replay, point, row)
             self._add(point, judged)
@@ -102,7 +112,7 @@ class Judge:
         """Judge an array in another order in memory; None: in its own."""
         if order is not None:
             point = replace(point, recorded=order.array)
-            error = relative_error(order.array, np.asarray(point.computed))
+            error = relative_error(point.kept(order.array), np.asarray(point.computed))
             row = replace(row, error=error, note=order.text)
         judged = self._judge_error(replay, point, row) if row.error > row.allowed else row
         if judged.verdict == DIFFERS:
@@ -144,13 +154,13 @@ class Judge:
         """Return the error of ldmref in the port's number format; 0 if it cannot be computed."""
         computed = np.asarray(point.computed)
         low = replay.rerun(point, low=True)
-        floor = 0.0 if low is None else relative_error(low, computed)
+        floor = 0.0 if low is None else relative_error(point.kept(low), computed)
         if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor
         x = {**replay.parameters(point.call), **point.inputs}
         wide = "float64" if self.dtype == "float64" else "float32"
         with np.errstate(over="ignore", invalid="ignore"):
-            other = relative_error(one_pass(point.call, x, wide), computed)
+            other = relative_error(point.kept(one_pass(point.call, x, wide)), computed)
         return max(floor, other if np.isfinite(other) else 0.0)
 
     def _bound(self, replay: FollowedRun, point: Point) -> float | None:
@@ -162,7 +172,7 @@ class Judge:
             return None
         parameters = replay.parameters(point.call)
         bound = layer_bound(point.call, point.inputs, parameters, self.dtype, point.computed)
-        largest = float(np.max(bound, initial=0.0)) / scale
+        largest = float(np.max(point.kept(np.asarray(bound)), initial=0.0)) / scale
         return largest if np.isfinite(largest) else None
 
     def _explain_shape(self, replay: FollowedRun, point: Point, row: Row) -> tuple[Row, np.ndarray]:
@@ -181,20 +191,20 @@ class Judge:
         judged = self._blame(replace(row, allowed=limit, note=note), found)
         return judged, computed if resplit is None else resplit
 
-    def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
+    def _judge_nonfinite(self, point: Point, bad: str) -> None:
         """Report the first array that is not finite; the replay continues with finite numbers."""
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):
             kind = "" if point.role else point.call.kind
-            cause = explain_nonfinite(np.asarray(point.recorded), computed, kind)
+            recorded = point.kept(np.asarray(point.recorded))
+            cause = explain_nonfinite(recorded, computed, kind)
             row = self._row(point, error=float("inf"), note=bad, verdict=DIFFERS, cause=cause)
             self._add(point, row)
         else:
             note = f"{bad}, as upstream" if not first else bad
             self._add(point, self._row(point, note=note, verdict=UNKNOWN))
         self.nonfinite = True
-        return computed
 
     def _accept_unknown(self, point: Point) -> np.ndarray:
         """Accept an array that cannot be computed, in the order in memory that is expected."""
@@ -227,6 +237,7 @@ class Judge:
         segment = _describe_segment(point) if point.role or point.call.composite else ""
         which = f"its output {point.part}" if point.part else ""
         notes = "; ".join(note for note in (which, values.pop("note", "")) if note)
+        values["padding"] = _count_padding(point)
         return Row(self.call, layer, kind, segment=segment, note=notes, **values)
 
     def _blame(self, row: Row, found: Cause) -> Row:
@@ -239,6 +250,23 @@ class Judge:
         if point.role and row.verdict == EQUAL and not row.note:
             return  # a wire that is right is not worth a line
         self.rows.append(row)
+
+
+def _with_finite_padding(point: Point, computed: np.ndarray) -> np.ndarray:
+    """Return the recorded array; rows of padding that are not finite are as computed."""
+    recorded = np.asarray(point.recorded)
+    if point.padding is None or recorded.shape != computed.shape or recorded.dtype.kind != "f":
+        return recorded
+    lost = point.padding[..., None] & ~np.isfinite(recorded)
+    return np.where(lost, computed, recorded) if lost.any() else recorded
+
+
+def _count_padding(point: Point) -> int:
+    """Return how many rows were not compared; those of all heads (n, heads, l) count once."""
+    if point.padding is None:
+        return 0
+    rows = point.padding.any(axis=1) if point.padding.ndim == 3 else point.padding
+    return int(np.count_nonzero(rows))
 
 
 def _is_known(x: np.ndarray) -> bool:

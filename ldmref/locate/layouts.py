@@ -50,7 +50,12 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | None:
+def recognise(
+    got: np.ndarray,
+    expected: np.ndarray,
+    close: float,
+    kept: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> Layout | None:
     """Return how `got` is related to `expected`, None if it is not recognised.
 
     The first relation that leaves at most `close`, and a quarter of the error, is returned, or a
@@ -60,20 +65,25 @@ def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | N
         got: The recorded array.
         expected: The array that it should equal, of any shape.
         close: Largest relative error that counts as equal: what the port's number format rounds.
+        kept: Returns of an array in the expected order what is compared with the expected one.
     """
     got = np.asarray(got, np.float64)
     if not got.size or not np.isfinite(got).all():
         return None
     if not np.any(got) and np.any(expected):
         return Layout("all zeros", np.zeros_like(expected))
-    error = relative_error(got, expected)
+    error = relative_error(kept(got), expected)
     layouts = (layout for relation in RELATIONS for layout in relation(got, expected))
-    tried = ((layout, relative_error(layout.array, expected)) for layout in layouts)
+    tried = ((layout, relative_error(kept(layout.array), expected)) for layout in layouts)
     best = choose_cause(tried, error, close)
     return None if best is None else best[0]
 
 
-def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
+def find_order(
+    got: np.ndarray,
+    expected: np.ndarray,
+    kept: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> Layout | None:
     """Return an array in the order in memory in which it is nearest to the expected one.
 
     A port may keep its arrays in any order, which is no fault. If the array has the expected shape
@@ -83,6 +93,7 @@ def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
     Args:
         got: The recorded array, of any type, which is kept.
         expected: The array that it should equal.
+        kept: Returns of an array in the expected order what is compared with the expected one.
 
     Returns:
         The nearest order; None if it is the array's own, or if there is none of that shape.
@@ -94,13 +105,13 @@ def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
     """
     nearest = min(
         restore_order(got, expected.shape),
-        key=lambda layout: _distance(layout.array, expected),
+        key=lambda layout: _distance(kept(layout.array), expected),
         default=None,
     )
     if nearest is None or got.shape != expected.shape:
         return nearest
-    own = relative_error(got, expected)
-    closer = own > 0.0 and relative_error(nearest.array, expected) <= own / GAIN
+    own = relative_error(kept(got), expected)
+    closer = own > 0.0 and relative_error(kept(nearest.array), expected) <= own / GAIN
     return nearest if closer else None
 
 

@@ -52,13 +52,14 @@ class Hypothesis:
             low: Whether to compute in the port's number format.
         """
         if self.array is not None:
-            return self.array
+            return point.kept(self.array)
         try:
-            return replay.rerun(
+            found = replay.rerun(
                 point, self.changes, arguments=self.arguments, low=low, free=self.free
             )
         except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
             return None
+        return None if found is None else point.kept(found)
 
     def joined(self, other: Hypothesis) -> Hypothesis | None:
         """Return both faults at once; None if one of them gives an array, or both an argument."""

@@ -14,6 +14,9 @@ from ldmref.backends.named import LayerCall
 from ldmref.trace.model import Trace
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
+# By layer, role of an input ("" for outputs) and number of the output: the rows (...,) of an array
+# (..., d) that are padding.
+PaddingRows = Mapping[tuple[str, str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Point:
         part: Which of several outputs it is, from 0.
         earlier: Operations of the frame before the suspects that were not recorded either, the last
             one first: what they computed may be read here.
+        padding: The rows (...,) of the array (..., d) that are padding. None: there are none.
     """
 
     call: LayerCall
@@ -73,6 +77,13 @@ class Point:
     unit: float = 0.0
     part: int = 0
     earlier: tuple[LayerCall, ...] = ()
+    padding: np.ndarray | None = None
+
+    def kept(self, x: np.ndarray) -> np.ndarray:
+        """Return an array of the shape of `computed` without its padding, which becomes zero."""
+        if self.padding is None or x.shape[:-1] != self.padding.shape:
+            return x
+        return np.where(self.padding[..., None], 0, x)
 
 
 class PointObserver(Protocol):

@@ -36,7 +36,7 @@ from ldmref.locate.names import (
     read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame, Point, PointObserver, Trial
+from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
@@ -60,11 +60,20 @@ class Replay(RepeatableRun):
         call: The call to follow, "unet.000".
         dtype: The number format of the port, to which its parameters are rounded.
         observer: The judge.
+        padding: The rows that are padding. None: there are none.
     """
 
-    def __init__(self, port: Trace, call: str, dtype: str, observer: PointObserver):
+    def __init__(
+        self,
+        port: Trace,
+        call: str,
+        dtype: str,
+        observer: PointObserver,
+        padding: PaddingRows | None = None,
+    ):
         super().__init__(port, call, dtype)
         self.observer = observer
+        self.padding = padding or {}
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
@@ -112,7 +121,7 @@ class Replay(RepeatableRun):
                 point = Point(
                     whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
                 )
-                self.observer.observe(self, point)
+                self._judge(point)
         return result
 
     def group_norm_silu(
@@ -194,7 +203,7 @@ class Replay(RepeatableRun):
             point = Point(
                 call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
             )
-            used[part] = self.observer.observe(self, point)
+            used[part] = self._judge(point)
             if used[part] is not recorded:
                 self._corrected[entry.layer, part] = used[part]
             if not part:
@@ -328,9 +337,16 @@ class Replay(RepeatableRun):
             frame = self._frames[-1]
             unit = stored_unit(self.port, entry)
             point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
-            used = self.observer.observe(self, point)
+            used = self._judge(point)
             inputs[role] = used.astype(np.float64 if computed.dtype.kind == "f" else np.int64)
         return inputs
+
+    def _judge(self, point: Point) -> np.ndarray:
+        """Let the judge compare a point, and return the array to use downstream."""
+        rows = self.padding.get((point.call.name, point.role, point.part))
+        if rows is not None and rows.shape == np.shape(point.computed)[:-1]:
+            point = replace(point, padding=rows)
+        return self.observer.observe(self, point)
 
     def _last(self) -> tuple[str, ...]:
         """Return the recorded layer just before this point."""
@@ -348,6 +364,7 @@ def replay_network(
     dtype: str,
     observer: PointObserver,
     visited: set[str],
+    padding: PaddingRows | None = None,
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -358,8 +375,9 @@ def replay_network(
         dtype: The port's number format.
         observer: The judge.
         visited: The layers that were computed; more are added.
+        padding: The rows that are padding. None: there are none.
     """
-    replay = Replay(port, call, dtype, observer)
+    replay = Replay(port, call, dtype, observer, padding)
     replay.visited = visited
     try:
         with np.errstate(all="ignore"):

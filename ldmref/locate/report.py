@@ -145,6 +145,8 @@ def summary(report: DiffReport) -> str:
         )
     if counts[UNKNOWN]:
         text += f"; {counts[UNKNOWN]} not judged"
+    if report.padding:
+        text += f"; rows of padding not compared: {report.padding}"
     return "; ".join([text, *report.gaps[:1]]) if not faults else text
 
 

@@ -47,6 +47,16 @@ class CallSize(NamedTuple):
         return sizes[self.of] * self.times // self.over
 
 
+def same_size(one: int | CallSize, two: int | CallSize) -> bool:
+    """Return whether two declared sizes are the same, whatever their names in graphs.
+
+    >>> same_size(CallSize("tokens", label="words"), CallSize("tokens"))
+    True
+    """
+    sizes = [(x.of, x.times, x.over) if isinstance(x, CallSize) else x for x in (one, two)]
+    return sizes[0] == sizes[1]
+
+
 BATCH = CallSize("batch")
 HEIGHT = CallSize("height")
 WIDTH = CallSize("width")

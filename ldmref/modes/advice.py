@@ -99,8 +99,8 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters that a model has no use for, such as weights of words without words.
 
     >>> from ldmref.models import preset
-    >>> unused_parameters(preset("sd15"))
-    ('max_sequence_length', 'control_image', 'references')
+    >>> unused_parameters(preset("qwen-image-2.1"))
+    ('control_image', 'references')
     """
     names = unused_words(config)
     return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
@@ -113,6 +113,8 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     control = () if config.concat == "control" else ("control_image",)
     if family.references is None:
         control = (*control, "references")
+    if family.text.together is None:
+        control = ("longest_prompt", "longest_negative_prompt", *control)
     if family.text.with_length is None:
         control = ("max_sequence_length", *control)
     reads = kind_of(config.text_encoder).reads

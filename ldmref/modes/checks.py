@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.embeddings import check_lengths
@@ -16,6 +17,7 @@ from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.guidance import CODE
+from ldmref.samplers.noise import follows_diffusers
 from ldmref.samplers.own_spacing import SLACK
 from ldmref.samplers.path import PATHS, VE
 from ldmref.samplers.schedule import sampling_sigmas
@@ -198,6 +200,16 @@ def check_latents(config: ModelConfig, job: Job) -> None:
         )
 
 
+def check_longest(config: ModelConfig, job: Job) -> None:
+    """Refuse the length of a call's longest prompt where no image depends on it."""
+    if family_of(config).text.together is None or not follows_diffusers(job.rng):
+        raise UsageError(
+            f"no image of {config.name!r} with rng {job.rng!r} depends on the longest prompt",
+            code="E-LONGEST-PROMPT",
+            hint="Qwen-Image 2.1 with rng='torch' takes longest_prompt",
+        )
+
+
 ASKED: Mapping[str, Callable[[ModelConfig, Job], None]] = {
     "embeddings": check_embeddings,
     "eta": check_eta,
@@ -205,5 +217,7 @@ ASKED: Mapping[str, Callable[[ModelConfig, Job], None]] = {
     "resample": check_resample,
     "tile": check_tile,
     "latents": check_latents,
+    "longest_prompt": check_longest,
+    "longest_negative_prompt": check_longest,
 }
 """The checks of what a job has only if a request or its mode asks for it, by the field."""

@@ -111,6 +111,20 @@ class PromptParameters:
             "256 for SD3, 512 for Flux.1",
         ),
     ] = None
+    longest_prompt: Annotated[
+        int | None,
+        Range(1, 65536),
+        Doc(
+            "Number of tokens of the longest prompt of a call of diffusers, behind which images of "
+            "shorter ones are (Qwen-Image 2.1 with rng=torch). Images of a batch record it.",
+            "that of the prompts",
+        ),
+    ] = None
+    longest_negative_prompt: Annotated[
+        int | None,
+        Range(1, 65536),
+        Doc("The same of the negative prompts.", "that of the negative prompts"),
+    ] = None
     long_prompts: Annotated[
         Literal["truncate", "chunk"],
         Doc("Cut prompts that the text encoder cannot read at once, or read them in chunks."),

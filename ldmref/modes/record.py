@@ -113,6 +113,7 @@ def record_run(
     params["model"] |= copy.deepcopy(model.modifications)
     arrays = {"latents": job.latents} | dict(job.embeddings or {})
     params |= {name: digest_rows(x) for name, x in arrays.items() if x is not None}
+    params |= text.record
     if truncated := text.truncated(n):
         params["truncated"] = truncated
     if controls:

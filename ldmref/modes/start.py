@@ -16,7 +16,7 @@ from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
 from ldmref.modes.references import encode_references
-from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.modes.text import LONGEST, TextConditioning, encode_texts
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import (
     Schedule,
@@ -66,7 +66,9 @@ def encode_job(
     if references is None:
         references = encode_references(model, job.reference_inputs, job.size)
     together = follows_diffusers(job.rng) and not job.embeddings
-    return replace(text, references=references, as_diffusers=together)
+    longest = {name: getattr(job, parameter) for name, parameter in LONGEST.items()}
+    known = {name: tokens for name, tokens in longest.items() if tokens is not None}
+    return replace(text, references=references, as_diffusers=together, longest=known)
 
 
 def start_trajectory(

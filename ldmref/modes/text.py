@@ -24,10 +24,8 @@ from ldmref.models.text import EncodedText, join_rows
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
 
-TOGETHER = (
-    "rng='torch' moves the images of shorter prompts, as diffusers does in a batch; from its "
-    "record each is generated alone, and not moved"
-)
+TOGETHER = "rng='torch' moves the images of shorter prompts, as diffusers does in a batch"
+LONGEST = {"cond": "longest_prompt", "uncond": "longest_negative_prompt"}
 
 
 class Interpolation(NamedTuple):
@@ -61,6 +59,8 @@ class TextConditioning:
             all images and predictions share.
         as_diffusers: Whether all texts are read as in a call of diffusers' pipeline; see
             `TextPath.together`.
+        longest: The number of tokens of the longest text of that call, by the name of the
+            prediction, if others were in it.
     """
 
     model: LatentDiffusion
@@ -73,14 +73,22 @@ class TextConditioning:
     others: Sequence[str] = ()
     references: Mapping[str, Array] = field(default_factory=dict)
     as_diffusers: bool = False
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
         """Warnings of the tokenizer about the prompts, and about those that change others."""
         lines = [line for text in self.encoded.values() for line in text.tokens.warnings]
-        columns = (self.prompts, self.negative_prompts)
-        lengths = [{*self._count_tokens(column)} for column in columns]
-        return [*lines, TOGETHER] if any(len(counts) > 1 for counts in lengths) else lines
+        return [*lines, TOGETHER] if self.record else lines
+
+    @property
+    def record(self) -> dict[str, int]:
+        """The parameters with which an image is generated alone as in its batch."""
+        columns = {"cond": self.prompts, "uncond": self.negative_prompts}
+        counts = {name: self._count_tokens(column) for name, column in columns.items()}
+        longest = {name: max(of_texts, default=0) for name, of_texts in counts.items()}
+        moved = {name: most for name, most in longest.items() if len({*counts[name]}) > 1}
+        return {LONGEST[name]: max(most, self.longest.get(name, 0)) for name, most in moved.items()}
 
     def truncated(self, n: int) -> int | list[int]:
         """Return the number of tokens left out of the prompts of each of the first `n` images.
@@ -135,7 +143,8 @@ class TextConditioning:
         if together is None or not counts:
             return part
         n = get_hidden_states(part.context).shape[0]
-        return add_arrays(part, together(self.model.backend, n, max(counts)))
+        longest = max(*counts, self.longest.get(name, 0))
+        return add_arrays(part, together(self.model.backend, n, longest))
 
     def _count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each prompt; [] if none depends on the others."""

@@ -17,8 +17,10 @@ from ldmref.families.qwen3.prompts import USER
 from ldmref.families.qwen_image_21 import transformer_spec
 from ldmref.families.qwen_image_21.files import convert_transformer_config, list_tensors, recognise
 from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.io.images.metadata import encode_png, read_parameters
 from ldmref.models import flatten, preset
 from ldmref.models.validate import config_from_dict
+from ldmref.modes.record import replay, upgrade_record
 from ldmref.prompts.prompt_words import PromptWord
 from ldmref.samplers import SAMPLERS, make_schedule
 
@@ -88,6 +90,32 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
         found = modes.txt2img(model, [*prompts], **options).images
         for image, want in zip(found, generate(pipe, prompts, 5, scale), strict=True):
             assert np.abs(np.asarray(image).astype(int) - np.round(want * 255)).max() <= 1
+
+
+def test_an_image_of_a_batch_is_replayed_from_its_file(folder, tmp_path):
+    """Bit for bit, although another prompt of the batch moved it."""
+    model = ldmref.load(folder, dtype="float32")
+    options = {"seed": [5, 6, 7], "steps": 2, "cfg_scale": 3.0, "width": 64, "height": 32}
+    options |= {"negative_prompt": [*PROMPTS[::-1]], "rng": "torch"}
+    batch = modes.txt2img(model, [*PROMPTS], **options)
+    moved = modes.txt2img(model, PROMPTS[0], rng="torch", seed=5, steps=2, width=64, height=32)
+    assert "longest_prompt" not in moved.params
+    for i, image in enumerate(batch):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(image, batch.params_of(i)))
+        record = read_parameters(tmp_path / f"{i}.png")["ldmref"]
+        again = modes.txt2img(model, **replay(upgrade_record(record), {}))
+        assert np.array_equal(again.latents, batch.latents[i : i + 1])
+        assert np.array_equal(np.asarray(again.images[0]), np.asarray(image))
+        assert again.params["longest_prompt"] == record["longest_prompt"]
+        shorter = replay(record, {"longest_prompt": None, "longest_negative_prompt": None})
+        other = modes.txt2img(model, **shorter)
+        assert np.array_equal(other.latents, again.latents) == (i == 1)  # it is the longest
+
+
+def test_the_longest_prompt_of_other_models_is_refused(folder):
+    model = ldmref.load(folder, dtype="float32")
+    with pytest.raises(UsageError, match="depends on the longest prompt"):
+        modes.plan("txt2img", model, prompt="a cat", longest_prompt=20)
 
 
 def test_another_prompt_moves_an_image_as_in_diffusers_alone(folder):

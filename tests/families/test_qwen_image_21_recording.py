@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import wraps
 
 import pytest
@@ -61,14 +62,20 @@ def test_a_live_pipeline_has_no_fault(pipe, model, tmp_path, options, least):
 
 
 def test_images_behind_padding_are_where_diffusers_puts_them(pipe, model, tmp_path):
-    """In a batch; all that differs is what padding reads of padding, which is not read."""
+    """In a batch, whose places depend on the longest text."""
     options = {"prompt": [PROMPT, NEGATIVE], "use_kv_cache": False}
-    report = diff_traces(record(pipe, tmp_path / "trace", **options), model)
-    rows = [row for row in report.rows if row.call.startswith("transformer")]
-    assert {row.layer.rpartition(".")[2] for row in rows if row.verdict == "differs"} <= {
-        "attention"
-    }
-    assert sum(row.verdict == "equal" for row in rows) > 100
+    trace = record(pipe, tmp_path / "trace", **options)
+    rows = diff_traces(trace, model).rows
+    assert {row.verdict for row in rows} == {"equal"}
+    assert [row.call for row in rows if row.kind == "image_start"] == [
+        "transformer.000", "transformer.001"
+    ]  # fmt: skip
+    name = next(e for e in trace.entries if e.name == "transformer.000/").inputs["image_start"]
+    mask = next(e for e in trace.entries if e.name == "transformer.000/").inputs
+    alone = trace.tensors[mask["encoder_attention_mask"]].sum(axis=1)
+    moved = replace(trace, tensors={**trace.tensors, name: alone})
+    [row] = [row for row in diff_traces(moved, model).rows if row.kind == "image_start"][:1]
+    assert (row.verdict, row.cause) == ("differs", "each row is that of its text alone")
 
 
 def test_turbo_has_no_fault(tmp_path):

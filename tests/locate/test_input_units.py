@@ -120,16 +120,28 @@ def test_the_recorded_row_of_tokens():
         "text_encoder~5": {"input.ids": ids[:, None], "output": hidden},
     }
     context = context_of(calls)
-    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[0])
+    ones = np.ones(3, np.int64)
+    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[0], ones)
     assert np.array_equal(found, hidden[0]) and np.array_equal(vector, vectors[0])
-    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[1])
+    found, vector = prompt_arrays._recorded_row(context, "text_encoder", ids[1], ones)
     assert np.array_equal(found, hidden[1]) and vector is None
     with pytest.raises(NotKnown, match="were not recorded"):  # of a call that may have read them
-        prompt_arrays._recorded_row(context, "text_encoder", ids[0, ::-1])
+        prompt_arrays._recorded_row(context, "text_encoder", ids[0, ::-1], ones)
     whole = context_of({name: calls[name] for name in [*calls][2:]})
     with pytest.raises(NotRead, match="no call of text_encoder read these tokens"):
-        prompt_arrays._recorded_row(whole, "text_encoder", ids[0, ::-1])
+        prompt_arrays._recorded_row(whole, "text_encoder", ids[0, ::-1], ones)
     assert entry_of(context, "text_encoder~5").outputs
+
+
+def test_states_of_padding_in_front_are_moved_behind_the_tokens():
+    hidden = normal(3, 1, 4, 5)
+    ids = np.array([[0, 0, 7, 8]])
+    context = context_of({"text_encoder": {"input.input_ids": ids, "output": hidden}})
+    text, mask = np.array([7, 8, 0, 0]), np.array([1, 1, 0, 0])
+    found, _ = prompt_arrays._recorded_row(context, "text_encoder", text, mask)
+    assert np.array_equal(found, hidden[0, [2, 3, 0, 1]])
+    assert prompt_arrays._reads(ids, text[None], mask[None])
+    assert not prompt_arrays._reads(ids, text[None], np.ones((1, 4), int))
 
 
 # -- sizes of a call ------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_masks_hide_the_padding():
     changed = float((mask != mask[::-1]).mean())
     assert row_of(mask[::-1]) == (*differs, "rows of the mask are exchanged", changed)
     assert row_of(mask[:, :-1]) == (*differs, "", np.inf)
-    assert row_of(0 * mask) == (*differs, "", 1.0 - share)
+    assert row_of(0 * mask) == (*differs, "everything is masked", 1.0 - share)
     alone, _marked, *_ = judged({"input_ids": ids}, model=model, **both)
     assert alone == [("", "equal", "", 0.0)] and model_of(model).config.text_encoders
 

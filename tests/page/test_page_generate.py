@@ -201,6 +201,8 @@ def test_every_parameter_of_the_schema_has_a_field(page):
     programs = {name for name in schema if name.endswith(("_embeds", "prompt_mask"))}
     assert shown == set(schema) - programs - {
         "control_image",
+        "longest_negative_prompt",
+        "longest_prompt",
         "max_sequence_length",
         "references",
     }  # which the model does not read

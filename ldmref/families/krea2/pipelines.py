@@ -14,19 +14,20 @@ TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
-    The hidden states of a token's layers, (n, l, k, d), are joined side by side.
+    The hidden states of a token's layers, (n, l, k, d), are joined side by side. Times are
+    multiplied in float32, as the transformer does.
     """
     mask = arguments.get("encoder_attention_mask")
     return {
         "sample": arguments["hidden_states"],
-        "timestep": TIMES * arguments["timestep"],
+        "timestep": TIMES * arguments["timestep"].float(),
         "encoder_hidden_states": arguments["encoder_hidden_states"].flatten(2),
     } | ({} if mask is None else {"encoder_attention_mask": mask.long()})
 
 
 def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
     """Return an array of a layer as ours: the layer that embeds the time is given 1000 t."""
-    return TIMES * array if layer == "time_embed" and array.ndim == 1 else array
+    return TIMES * array.float() if layer == "time_embed" and array.ndim == 1 else array
 
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:

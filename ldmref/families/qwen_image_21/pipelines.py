@@ -13,7 +13,8 @@ TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of the transformer as ours.
 
-    Without padding the pipeline passes no mask; with it, images begin behind the padding.
+    Without padding the pipeline passes no mask; with it, images begin behind the padding. Times are
+    multiplied in float32, as the transformer does.
     """
     import torch
 
@@ -24,7 +25,7 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
         mask = torch.ones(states.shape[:2])
     return start | {
         "sample": arguments["hidden_states"],
-        "timestep": STEPS * arguments["timestep"],
+        "timestep": STEPS * arguments["timestep"].float(),
         "encoder_hidden_states": states,
         "encoder_attention_mask": mask.long(),
     }
@@ -40,7 +41,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any | None:
     if layer.startswith(("norm_out", "proj_out")) or not layer:
         return array[:, -cells:] if array.ndim == 3 else array
     if layer in TIMES and array.ndim != 2:  # its second argument only says a data type
-        return STEPS * array if array.ndim == 1 else None
+        return STEPS * array.float() if array.ndim == 1 else None
     if not layer.startswith("transformer_blocks") or array.ndim < 3:
         return array
     text = inputs["encoder_hidden_states"].shape[1]

@@ -111,12 +111,12 @@ def changes_of_bias(
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
     hidden = bias <= HIDDEN
     if hidden.any():
-        changes["the padding mask is missing"] = _unmasked
+        changes["the padding mask is missing"] = without_mask
         changes["the mask is inverted"] = lambda b: _inverted(b, MASKED)
         text = "the mask is inverted, and queries without keys attend to all alike"
         changes[text] = lambda b: _inverted(b, EQUAL)
         text = "the mask is added as 1 and 0, which hides nothing"
-        changes[text] = lambda b: _unmasked(b) + np.where(b <= HIDDEN, 0.0, 1.0)
+        changes[text] = lambda b: without_mask(b) + np.where(b <= HIDDEN, 0.0, 1.0)
     if not np.where(hidden, 0.0, bias).any():
         return changes
     of_positions = bias.shape[1] > 1 and bias.shape[2] == bias.shape[3]
@@ -136,7 +136,7 @@ def _seen(bias: np.ndarray, factor: float) -> np.ndarray:
     return np.where(bias <= HIDDEN, bias, factor * bias)
 
 
-def _unmasked(bias: np.ndarray) -> np.ndarray:
+def without_mask(bias: np.ndarray) -> np.ndarray:
     """Return a bias that hides no key; where `MASKED` was added, the rest remains."""
     within = np.abs(bias - MASKED) < abs(HIDDEN)
     return np.where(bias <= HIDDEN, np.where(within, bias - MASKED, 0.0), bias)
@@ -146,7 +146,7 @@ def _inverted(bias: np.ndarray, masked: float) -> np.ndarray:
     """Hide the keys that a bias does not hide; `masked` is the bias of queries without keys."""
     hidden = bias <= HIDDEN
     lowest = np.where(hidden.any(axis=-1, keepdims=True), MASKED, masked)
-    return np.where(hidden, _unmasked(bias), lowest)
+    return np.where(hidden, without_mask(bias), lowest)
 
 
 def _hidden_queries(x: Inputs) -> np.ndarray:

@@ -17,6 +17,7 @@ from ldmref.locate.faults import (
     between,
     embedding,
     joint,
+    masks,
     modulation,
     norms,
     packing,
@@ -90,6 +91,7 @@ FAULTS = (
     Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
     Fault(("attention",), attention.other_bias, "TensorRT-LLM#1343, diffusers#12294"),
+    Fault(("attention",), masks.other_masks, "masks of a batch of texts"),
     Fault(ROTATIONS, rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
     Fault(ROTATIONS, rotary.other_frequencies, "theta and axes of other models"),
     Fault(

@@ -14,6 +14,7 @@ from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
 from ldmref.locate.pipeline.images import judge_channels
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.text_inputs import judge_text
+from ldmref.locate.pipeline.together import judge_together
 from ldmref.locate.precision import round_to
 from ldmref.samplers import Schedule
 from ldmref.samplers.denoiser import in_own_scale
@@ -32,6 +33,7 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the text, the sizes, the timestep and the latents of the U-Net's calls."""
     networks = context.calls(context.denoiser)
     yield from judge_text(context)
+    yield from judge_together(context)
     yield from _judge_sizes(context, networks)
     yield from _judge_scales(context, networks)
     yield from _judge_positions(context, networks)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.tokens import tokenize
+from ldmref.locate.pipeline.tokens import pad_in_front, tokenize
 from ldmref.locate.precision import exact_backend
 from ldmref.models.conditioning import choose_columns, get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
@@ -216,7 +216,7 @@ def _tokens(
         if length not in tried:
             tried[length] = tokenize(context, number, [prompt], request, length)
         tokens = tried[length]
-        if tokens.ids.shape[-1] == length and _reads(ids, tokens.ids[0]):
+        if tokens.ids.shape[-1] == length and _reads(ids, tokens.ids[0], tokens.mask[0]):
             break
     else:
         length = recorded[0].shape[-1]
@@ -226,18 +226,24 @@ def _tokens(
     return replace(tokens, weights=np.ones(tokens.ids.shape, np.float32))
 
 
-def _reads(ids: np.ndarray, wanted: np.ndarray) -> bool:
+def _reads(ids: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> bool:
     """Return whether a call with these ids reads all chunks of a prompt, (chunks, l)."""
     rows = {tuple(row) for row in ids.reshape(-1, ids.shape[-1]).tolist()}
-    return all(tuple(row) in rows for row in wanted.tolist())
+    moved = (pad_in_front(*pair).ids for pair in zip(wanted, mask, strict=True))
+    pairs = zip(wanted.tolist(), moved, strict=True)
+    return all(tuple(row) in rows or tuple(other.tolist()) in rows for row, other in pairs)
 
 
 def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:
     """Return what stands for `compile_network`: networks that return what was recorded."""
 
     def compile_network(function: Callable, name: str) -> Callable:
-        def encode(config: object, ids: np.ndarray, *_: object) -> Any:
-            rows = [_recorded_row(context, name, row) for row in np.asarray(ids)]
+        def encode(
+            config: object, ids: np.ndarray, skip: int = 0, mask: np.ndarray | None = None
+        ) -> Any:
+            masks = np.ones_like(ids) if mask is None else np.asarray(mask)
+            pairs = zip(np.asarray(ids), masks, strict=True)
+            rows = [_recorded_row(context, name, *pair) for pair in pairs]
             hidden = np.stack([hidden for hidden, _ in rows])
             if function is not text_encoder_pooled:
                 return hidden
@@ -252,10 +258,14 @@ def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Cal
 
 
 def _recorded_row(
-    context: PipelineContext, name: str, ids: np.ndarray
+    context: PipelineContext, name: str, ids: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,)."""
+    """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,).
+
+    States of padding that the program has in front of the tokens are moved behind them.
+    """
     known = True
+    moved = pad_in_front(ids, mask)
     for entry in context.texts(name):
         arrays = context.read(entry, "input_ids", "input", "ids")
         hidden = context.read_output(entry)
@@ -266,8 +276,10 @@ def _recorded_row(
             continue
         vectors = context.read_output(entry, "pooled")
         for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
-            if np.array_equal(row, ids) and i < len(hidden):
-                return hidden[i], None if vectors is None else vectors[i]
+            in_front = np.array_equal(row, moved.ids)
+            if i < len(hidden) and (in_front or np.array_equal(row, ids)):
+                states = np.roll(hidden[i], -moved.shift if in_front else 0, axis=0)
+                return states, None if vectors is None else vectors[i]
     if not known:
         raise NotKnown(f"the ids or the output of a call of {name} were not recorded")
     raise NotRead(f"no call of {name} read these tokens")

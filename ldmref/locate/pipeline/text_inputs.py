@@ -26,7 +26,7 @@ from ldmref.locate.pipeline.prompt_arrays import (
     arrays_of_prompts,
     arrays_of_side,
 )
-from ldmref.locate.pipeline.tokens import known_prompts
+from ldmref.locate.pipeline.tokens import known_prompts, mask_faults
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
@@ -232,7 +232,12 @@ def _judge_rows(
         note = f"shape {got.shape} instead of {right.shape}"
         row = Row(network.call, "", kind, math.inf, verdict=DIFFERS, note=note)
         return replace(row, segment=segment)
-    variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
+    arranged = [*_arranged(kind, got, expected, right)]
+    changed = [*_changed(context, kind, right)]
+    exchanged = [arranged.pop(0)] if len({*expected.roles}) > 1 and arranged else []
+    # rows of a mask have two values, so many are that of some prompt
+    last = [*changed, *arranged] if KINDS[kind].argument == "mask" else [*arranged, *changed]
+    variants = [*exchanged, *last]
     mask = expected.array("mask of the text") if kind == "text" else None
     if mask is not None:  # of padding, nothing is read
         got, right = (np.where(mask[:, :, None] != 0, x, 0.0) for x in (got, right))
@@ -256,11 +261,22 @@ def _arranged(
         if alike is not None and len(expected.roles) > 1:
             yield f"both halves are those of the {words}", alike
     known = [x for side in expected.sides.values() for x in side]
-    rows = [getattr(x, KINDS[kind].field) for x in known]
-    fits = [x for x in rows if x is not None and x.shape == right.shape[1:]]
+    fits = [x for x in known if np.shape(getattr(x, KINDS[kind].field)) == right.shape[1:]]
     if fits:
-        nearest = [fits[int(np.argmin([relative_error(row, x) for x in fits]))] for row in got]
+        tried = [[_row_of(x, kind, row) for x in fits] for row in got]
+        nearest = [
+            rows[int(np.argmin([relative_error(row, x) for x in rows]))]
+            for row, rows in zip(got, tried, strict=True)
+        ]
         yield "rows of prompts are exchanged", np.stack(nearest)
+
+
+def _row_of(prompt: PromptArrays, kind: str, got: np.ndarray) -> np.ndarray:
+    """Return a prompt's array; states of padding, which nobody reads, are those of `got`."""
+    x = np.asarray(getattr(prompt, KINDS[kind].field))
+    if kind != "text" or prompt.mask is None:
+        return x
+    return np.where(prompt.mask[:, None] != 0, x, got)
 
 
 def _changed(
@@ -269,8 +285,7 @@ def _changed(
     """Yield known faults of a text, (n, l, d) or (n, d)."""
     yield f"the {kind} is zero", np.zeros_like(x)
     if KINDS[kind].argument == "mask":
-        yield "the mask is inverted", 1 - x
-        yield "padding is not masked", np.ones_like(x)
+        yield from mask_faults(x)
     if x.ndim == 3:
         yield "the tokens are one place later", np.roll(x, 1, axis=1)
         yield "the tokens are one place earlier", np.roll(x, -1, axis=1)

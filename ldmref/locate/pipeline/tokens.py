@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -174,8 +174,13 @@ def _judge_ids(
     tokens = expected_tokens(context, number, prompts, wanted)
     if tokens is None:
         return
-    known = tokens.ids.reshape(len(prompts), -1)
-    read: list[int] = []  # the prompt of each row
+    known, masks = (x.reshape(len(prompts), -1) for x in (tokens.ids, tokens.mask))
+    masked = context.model.config.text_encoders[number].use_attention_mask
+    if masked:  # padding that nobody reads may be on either side
+        in_front = [*map(pad_in_front, known, masks)]
+        known = np.concatenate([known, *(x.ids[None] for x in in_front)])
+        masks = np.concatenate([masks, *(x.mask[None] for x in in_front)])
+    read: list[int] = []  # the known row of each row
     for got in ids.reshape(-1, length):
         if known.shape[1] != len(got):
             note = f"{len(got)} tokens instead of {known.shape[1]}"
@@ -185,14 +190,14 @@ def _judge_ids(
         nearest = int(np.argmax(equal))
         wrong = np.flatnonzero(known[nearest] != got)
         if wrong.size:
-            cause, note = explain(got, known[nearest], prompts[nearest])
+            cause, note = explain(got, known[nearest], prompts[nearest % len(prompts)])
             error = wrong.size / len(got)
             yield Row(entry.call, "", "tokens", error, verdict=DIFFERS, cause=cause, note=note)
             return
         read.append(nearest)
     yield Row(entry.call, "", "tokens")
-    if context.model.config.text_encoders[number].use_attention_mask:
-        yield from _judge_mask(context, entry, tokens.mask.reshape(len(prompts), -1)[read])
+    if masked:
+        yield from _judge_mask(context, entry, masks[read])
 
 
 def _find_length(context: PipelineContext, number: int, asked: int) -> int:
@@ -210,17 +215,58 @@ def _judge_mask(context: PipelineContext, entry: TraceEntry, wanted: np.ndarray)
         return
     context.compared(entry, MASK)
     got = np.asarray(mask).reshape(-1, np.shape(mask)[-1]) != 0
-    if got.shape == wanted.shape and (got == (wanted != 0)).all():
+    right = wanted != 0
+    if np.array_equal(got, right):
         yield Row(entry.call, MASK, "tokens")
         return
-    causes = {
-        "the mask is inverted": wanted == 0,
-        "padding is not masked": np.ones(wanted.shape, bool),
-        "rows of the mask are exchanged": (wanted != 0)[::-1],
-    }
-    cause = next((c for c, x in causes.items() if np.array_equal(got, x)), "")
-    error = float("inf") if got.shape != wanted.shape else float((got != (wanted != 0)).mean())
+    causes = ((cause, x != 0) for cause, x in mask_faults(right.astype(np.int64)))
+    cause = next((cause for cause, x in causes if np.array_equal(got, x)), "")
+    error = float("inf") if got.shape != right.shape else float((got != right).mean())
     yield Row(entry.call, MASK, "tokens", error, verdict=DIFFERS, cause=cause)
+
+
+def mask_faults(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what ports make of the mask of a batch of texts, (n, l): in words, and the mask.
+
+    >>> [words for words, x in mask_faults(np.array([[1, 1, 0]])) if x.tolist() == [[0, 1, 1]]]
+    ['the mask is one token late', 'the mask is that of padding on the other side']
+    """
+    yield "the mask is inverted", 1 - mask
+    yield "padding is not masked", np.ones_like(mask)
+    yield "everything is masked", np.zeros_like(mask)
+    yield "the mask is one token late", np.roll(mask, 1, axis=1)
+    yield "the mask is one token early", np.roll(mask, -1, axis=1)
+    longer = np.insert(mask[:, :-1], 0, 1, axis=1)
+    yield "the mask has one token too many", longer
+    yield "the mask has one token too few", np.insert(mask[:, 1:], mask.shape[1] - 1, 0, axis=1)
+    if mask.shape[0] > 1:
+        yield "rows of the mask are exchanged", mask[::-1]
+    for shift in range(1, len(mask)):
+        yield "each row has the mask of another row", np.roll(mask, shift, axis=0)
+    for row in range(len(mask) if len(mask) > 1 else 0):
+        yield f"all rows have the mask of row {row}", np.repeat(mask[row : row + 1], len(mask), 0)
+    yield "the mask is that of padding on the other side", mask[:, ::-1]
+
+
+class PlacedTokens(NamedTuple):
+    """The ids and the mask of one text, (l,) each, and how many places its tokens are moved."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    shift: int
+
+
+def pad_in_front(ids: np.ndarray, mask: np.ndarray) -> PlacedTokens:
+    """Return the tokens of a text, (l,), with its padding in front of them instead of behind.
+
+    They stay as they are if padding is within them.
+
+    >>> pad_in_front(np.array([5, 6, 0]), np.array([1, 1, 0])).ids.tolist()
+    [0, 5, 6]
+    """
+    count = int(np.count_nonzero(mask))
+    shift = len(mask) - count if mask[:count].all() else 0
+    return PlacedTokens(np.roll(ids, shift), np.roll(mask, shift), shift)
 
 
 def explain(got: np.ndarray, expected: np.ndarray, prompt: str) -> tuple[str, str]:

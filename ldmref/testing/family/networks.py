@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import CallSize, DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork, same_size
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.testing.family.oracles import Original
 from ldmref.testing.family.report import Findings, shorten
@@ -198,12 +198,6 @@ def check_padding(subject: Subject, found: Findings) -> None:
                         found.problem(f"{what}: {line}")
     if not found.has_compared:
         found.leave_out(f"no network declares an input whose content is {MASK!r}")
-
-
-def same_size(one: int | CallSize, two: int | CallSize) -> bool:
-    """Return whether two declared sizes are the same, whatever their names in graphs."""
-    sizes = [(x.of, x.times, x.over) if isinstance(x, CallSize) else x for x in (one, two)]
-    return sizes[0] == sizes[1]
 
 
 def _compare_padding(

@@ -1,0 +1,100 @@
+"""Known faults of the masks of a batch of texts, in attention, softmax(s q k^T + b) v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.attention import HIDDEN, without_mask
+from ldmref.locate.faults.variants import Inputs, Variant
+
+NO_KEYS = {  # what programs return of queries without keys
+    "return zeros": 0.0,  # PyTorch's kernels
+    "read all alike": 1.0,  # a softmax over equal lowest numbers
+}
+
+
+def changes_of_mask(seen: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what ports make of a mask: in words, and the mask.
+
+    Args:
+        seen: Which keys are seen, (n or 1, heads or 1, l or 1, m) bool.
+
+    >>> [words for words, _ in changes_of_mask(np.array([[[[True, False]]]]))][1]
+    'the mask is one token late'
+    """
+    yield "the mask is inverted", ~seen
+    yield "the mask is one token late", np.roll(seen, 1, axis=-1)
+    yield "the mask is one token early", np.roll(seen, -1, axis=-1)
+    for shift in range(1, len(seen)):
+        yield "each row has the mask of another row", np.roll(seen, shift, axis=0)
+    for row in range(len(seen) if len(seen) > 2 else 0):
+        yield f"all rows have the mask of row {row}", np.repeat(seen[row : row + 1], len(seen), 0)
+
+
+def other_masks(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention with the mask of its bias changed."""
+    bias = call.inputs.get("bias")
+    if bias is None or not (bias <= HIDDEN).any():
+        return
+    rest = without_mask(bias)
+    right = bias > HIDDEN
+    if not _list_visible(call, call.inputs, right).any(axis=-1).all():
+        yield from _with_seen(call, "the mask leaves no key to some", right, rest)
+    for words, seen in changes_of_mask(right):
+        yield from _with_seen(call, words, seen, rest)
+
+
+def with_mask(call: LayerCall, mask: np.ndarray) -> Iterator[Variant]:
+    """Yield attention that hides keys of a text where the padding needs no mask, or hides others.
+
+    In causal attention no token reads padding behind it.
+
+    Args:
+        call: An attention among the tokens of a text.
+        mask: 1 for tokens, and 0 for padding, (n, l).
+    """
+    n, _, keys, _ = call.inputs["k"].shape
+    if "bias" in call.inputs or mask.shape != (n, keys) or not (mask == 0).any():
+        return
+    seen = (mask != 0)[:, None, None, :]
+    rest = np.zeros(())
+    yield from _with_seen(call, "keys of padding are hidden", seen, rest)
+    for words, other in changes_of_mask(seen):
+        yield from _with_seen(call, words, other, rest)
+
+
+def _with_seen(
+    call: LayerCall, words: str, seen: np.ndarray, rest: np.ndarray
+) -> Iterator[Variant]:
+    """Yield attention that sees some keys, for each thing that queries without keys return."""
+    if _list_visible(call, call.inputs, seen).any(axis=-1).all():
+        yield Variant(words, lambda c, x: _attend(c, x, seen, rest, 0.0))
+        return
+    for what, weight in NO_KEYS.items():
+        text = f"{words}, and queries without keys {what}"
+        yield Variant(text, lambda c, x, w=weight: _attend(c, x, seen, rest, w))
+
+
+def _list_visible(call: LayerCall, x: Inputs, seen: np.ndarray) -> np.ndarray:
+    """Return which keys each query sees, (n or 1, heads or 1, l, m)."""
+    pairs = np.ones((x["input"].shape[2], x["k"].shape[2]), bool)
+    return seen & (np.tril(pairs) if call.attributes.get("causal", False) else pairs)
+
+
+def _attend(
+    call: LayerCall, x: Inputs, seen: np.ndarray, rest: np.ndarray, alike: float
+) -> np.ndarray:
+    """Compute attention to the keys that are seen; `alike` is the weight of all for no keys."""
+    q, k, v = x["input"], x["k"], x["v"]
+    scale = float(call.attributes.get("scale", q.shape[-1] ** -0.5))
+    visible = _list_visible(call, x, seen)
+    scores = np.where(visible, scale * (q @ k.swapaxes(-1, -2)) + rest, -np.inf)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0.0))
+    total = weights.sum(axis=-1, keepdims=True)
+    empty = total == 0.0
+    weights = np.where(empty, alike / k.shape[2], weights / np.where(empty, 1.0, total))
+    return weights @ v

@@ -1,0 +1,210 @@
+"""Rows of padding, which are not compared: no number that is kept depends on them.
+
+Tokens that a mask hides have states like all others, and right programs differ in them: attention
+without a key returns zeros, a mean, or NaN. They matter to no image if nothing that is kept reads
+them, which is tried and not assumed. A network is run twice, with other numbers in what the mask
+hides. If its result stays the same, the rows that changed on the way are those of padding.
+
+A text encoder's padding is read by denoisers without a mask, or with a wider one; the family's own
+way from prompts to conditioning says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.locate.networks import RecordedNetwork
+from ldmref.locate.points import PaddingRows
+from ldmref.locate.precision import exact_backend
+from ldmref.locate.unfit import UNFIT
+from ldmref.models.config import TEXT_ENCODERS
+from ldmref.models.declared import CallSize, same_size
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.text import EncodedText
+from ldmref.prompts.tokens import Tokens
+from ldmref.trace.backend import name_outputs
+
+MASK = "mask"  # the content of the input that hides tokens
+CHANGED = 1e-9  # of the largest value: more than rounding changes a row, less than other tokens do
+SEED = 5
+
+
+class PaddingFinder:
+    """Finds the rows of padding of calls; those of calls of one kind are found once.
+
+    >>> import ldmref
+    >>> PaddingFinder().read_later(ldmref.random_model("flux2-tiny"), np.array([[1, 1, 0]]))
+    array([[ True,  True,  True]])
+    >>> PaddingFinder().read_later(ldmref.random_model("z-image-tiny"), np.array([[1, 1, 0]]))
+    array([[ True,  True, False]])
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], PaddingRows] = {}
+
+    def find(self, model: LatentDiffusion, network: RecordedNetwork) -> PaddingRows:
+        """Return the rows of padding of a call; {} if its mask hides nothing, or hides no padding.
+
+        Args:
+            model: The model, which lives as long as this object.
+            network: The network with the recorded arguments.
+        """
+        masked = [x for x in network.network.inputs if x.content == MASK]
+        mask = network.arguments.get(masked[0].argument) if len(masked) == 1 else None
+        if not isinstance(mask, np.ndarray) or mask.ndim != 2:
+            return {}
+        hidden = mask == 0
+        if hidden.any() and network.network.name in TEXT_ENCODERS:
+            hidden &= ~self.read_later(model, mask)
+        if not hidden.any():
+            return {}
+        kinds = map(_kind, network.arguments.items())
+        key = (id(model), network.network.name, hidden.tobytes(), *kinds)
+        if key not in self._found:
+            self._found[key] = _find(network, hidden, masked[0].shape[1])
+        return self._found[key]
+
+    def read_later(self, model: LatentDiffusion, mask: np.ndarray) -> np.ndarray:
+        """Return the tokens of a text encoder whose states the denoiser reads, (n, l) bool.
+
+        Args:
+            model: The model.
+            mask: 1 for tokens, and 0 for padding, (n, l).
+        """
+        configs = model.config.text_encoders
+        if len(configs) != 1:  # nothing says how the others' tokens go with these
+            return np.ones(mask.shape, bool)
+        order = np.argsort(mask == 0, axis=1, kind="stable")  # a family's padding is behind
+        sorted_mask = np.take_along_axis(mask, order, axis=1)[:, None]
+        template = model.family.text.templates(model.config).get(TEXT_ENCODERS[0])
+        n = len(mask)
+        dropped = 0 if template is None else template.dropped
+        zeros = np.zeros(sorted_mask.shape, np.int64)
+        weights = np.ones(sorted_mask.shape, np.float32)
+        tokens = Tokens(zeros, weights, sorted_mask, [1] * n, [0] * n, [], dropped)
+        ops = exact_backend()
+        text = model.family.text.encode(ops, configs, [tokens], _compile_indices)
+        found = np.zeros(mask.shape, bool)
+        for row, indices in enumerate(_read_indices(text)):
+            found[row, order[row, indices]] = True
+        return found
+
+
+def _compile_indices(function: Callable, name: str) -> Callable:
+    """Stand for `compile_network`: the state of a token is its place, from 1 on, (n, l, 1)."""
+
+    def encode(config: object, ids: np.ndarray, *_: object) -> np.ndarray:
+        return np.ones(ids.shape)[..., None] * np.arange(1.0, ids.shape[1] + 1.0)[:, None]
+
+    return encode
+
+
+def _read_indices(text: EncodedText) -> list[np.ndarray]:
+    """Return the places of the tokens of each text whose states are read."""
+    states = np.asarray(text.states)[:, :, 0]
+    mask = text.more.get(MASK)
+    read = states if mask is None else np.where(np.asarray(mask) != 0, states, 0.0)
+    return [np.unique(row[row > 0]).astype(np.int64) - 1 for row in read]
+
+
+def _kind(argument: tuple[str, Any]) -> tuple[str, object]:
+    """Return the name of an argument, and what of it the rows of padding depend on."""
+    name, x = argument
+    return name, (x.shape, x.dtype.kind) if isinstance(x, np.ndarray) else repr(x)
+
+
+class _Digests(NamedTuple):
+    """What a run computed: one number for each row of each array, and its result's."""
+
+    rows: Mapping[tuple[str, str, int], np.ndarray]
+    result: Mapping[tuple[str, str, int], np.ndarray]
+
+
+class _DigestingBackend(NamedBackend):
+    """A float64 backend that keeps a number of each row of each array between layers."""
+
+    def __init__(self) -> None:
+        super().__init__(exact_backend())
+        self.rows: dict[tuple[str, str, int], np.ndarray] = {}
+
+    def visit(self, call: LayerCall) -> Any:
+        for role, x in call.inputs.items():
+            _digest(self.rows, (call.name, role, 0), x)
+        result = call.compute(call.inputs)
+        for part, x in enumerate(result if isinstance(result, tuple) else (result,)):
+            _digest(self.rows, (call.name, "", part), x)
+        return result
+
+
+def _digest(
+    rows: dict[tuple[str, str, int], np.ndarray], key: tuple[str, str, int], x: object
+) -> None:
+    """Keep a number of each row of an array of floats, (..., d): its product with random ones."""
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 1:
+        rows[key] = x @ np.random.default_rng(SEED).standard_normal(x.shape[-1])
+
+
+def _find(network: RecordedNetwork, hidden: np.ndarray, axis: int | CallSize) -> PaddingRows:
+    """Return the rows that change with the numbers of hidden tokens, if no result changes.
+
+    Args:
+        network: The network.
+        hidden: The tokens that are hidden, (n, l).
+        axis: The declared size of the tokens.
+    """
+    arguments = {name: _known(x) for name, x in network.arguments.items()}
+    others = dict(arguments)
+    for x in network.network.inputs:
+        array = arguments.get(x.argument)
+        of_tokens = len(x.shape) > 1 and same_size(x.shape[1], axis) and x.content != MASK
+        if of_tokens and isinstance(array, np.ndarray) and array.shape[:2] == hidden.shape:
+            arguments[x.argument], others[x.argument] = _change(array, hidden)
+    try:
+        first, second = _run(network, arguments), _run(network, others)
+    except UNFIT:  # the replay says why
+        return {}
+    for key, x in first.result.items():
+        changed = _changed(x, second.result[key])
+        if changed.shape == hidden.shape:
+            changed &= ~hidden
+        if changed.any():
+            return {}
+    found = {key: _changed(x, second.rows[key]) for key, x in first.rows.items()}
+    found |= {key: _changed(x, second.result[key]) for key, x in first.result.items()}
+    return {key: changed for key, changed in found.items() if changed.any()}
+
+
+def _known(x: Any) -> Any:
+    """Return an argument with numbers where it was not recorded."""
+    return np.nan_to_num(x, posinf=0.0, neginf=0.0) if isinstance(x, np.ndarray) else x
+
+
+def _change(x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an array twice, (n, l, ...), with two different numbers for each hidden token."""
+    rows = hidden.reshape(*hidden.shape, *[1] * (x.ndim - 2))
+    if x.dtype.kind != "f":
+        return np.where(rows, 0, x), np.where(rows, 1, x)
+    noise = np.random.default_rng(SEED).standard_normal((2, *x.shape))
+    size = max(float(np.sqrt(np.mean(np.square(x)))), 1e-3)
+    return np.where(rows, size * noise[0], x), np.where(rows, size * noise[1], x)
+
+
+def _run(network: RecordedNetwork, arguments: Mapping[str, Any]) -> _Digests:
+    backend = _DigestingBackend()
+    backend.name_parameters(network.params)
+    with np.errstate(all="ignore"), backend.observed(network.function.__name__):
+        result = network.function(backend, network.params, **arguments)
+    found: dict[tuple[str, str, int], np.ndarray] = {}
+    for part, x in enumerate(name_outputs(network.network, result).values()):
+        _digest(found, ("", "", part), x)
+    return _Digests(backend.rows, found)
+
+
+def _changed(x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return which rows of two runs differ; those that are not finite do not count as equal."""
+    apart = np.abs(x - other)
+    return ~(apart <= CHANGED * np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
