@@ -311,6 +311,10 @@ def test_a_reference_in_float64_is_exact():
     assert diff_modules(exact, make()).verdict == "equal"
     with pytest.raises(UsageError, match="not a number format"):
         record_reference(make(), inputs, "float8")
+    few = record_reference(
+        make(), inputs, "float32", call="net", selection=Selection(layers=("first",))
+    )
+    assert {entry.layer for entry in few.entries} == {"", "first"}
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -424,6 +424,14 @@ def test_residuals_of_which_something_is_unknown_have_a_reason():
     }  # fmt: skip
 
 
+def test_residuals_of_another_shape_are_not_added():
+    other = {"output.mid": X[..., :4]}
+    whole = {"output.mid": X}
+    words = {"mid": "no ControlNet that returns it was recorded"}
+    assert residual_of([whole, other], {"mid": X}) == ([], words)
+    assert residual_of([whole], {"mid": X[..., :4]}) == ([], words)
+
+
 def test_gaps_in_the_numbers_of_residuals():
     gaps = residuals._has_gaps
     assert not gaps({}) and not gaps(dict.fromkeys(("mid", "down.1", "down.0", "up.0"), X))
