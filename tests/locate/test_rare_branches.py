@@ -242,6 +242,38 @@ def test_timesteps_are_those_of_the_steps_without_a_schedule():
     assert context.recorded_timesteps == [9.0, 5.0]
 
 
+def test_the_floor_of_a_step_is_that_of_a_table_in_float32():
+    wanted = {"params": {"steps": 4, "sampler": "ddim"}}
+    first, second = context_of({}, **wanted).make_schedule().sigmas[:2]
+    arrays = {
+        "input.x": X, "input.prediction": Y, "input.sigma": np.array(first),
+        "input.sigma_next": np.array(second), "output": X + (second - first) * Y,
+    }  # fmt: skip
+    context = context_of({"sampler.000": arrays}, dtype="float64", **wanted)
+    (row,) = (row for row in steps.judge_steps(context) if row.kind == "step")
+    assert row.verdict == "equal" and 2.0**-40 < row.floor < 2.0**-18
+
+
+def test_steps_of_a_flow_follow_the_recorded_levels():
+    wanted = {"params": {"steps": 4}}
+    step = {"sampler.000": {"input.x": X}}
+    made = context_of(step, "flux-tiny", **wanted).make_schedule()
+    other = {"output.sigmas": made.sigmas**2, "output.timesteps": made.timesteps / 2}
+
+    def used(arrays, model="flux-tiny"):
+        context = context_of({"schedule.000": arrays, **step}, model, **wanted)
+        plain = context.make_schedule() if model == "tiny" else made
+        return plain, steps._as_recorded(context, plain)
+
+    plain, found = used(other)
+    assert np.array_equal(found.sigmas, plain.sigmas**2)
+    assert np.array_equal(found.timesteps, plain.timesteps / 2)
+    shorter = {"output.sigmas": other["output.sigmas"], "output.timesteps": np.ones(2)}
+    assert np.array_equal(used(shorter)[1].timesteps, plain.timesteps)
+    for plain, same in (used({"output.sigmas": made.sigmas[1:]}), used({}), used(other, "tiny")):
+        assert same is plain
+
+
 # -- schedules ------------------------------------------------------------------------------------
 
 
@@ -496,6 +528,30 @@ def test_latents_to_which_noise_is_added_may_be_given():
 
     assert verdicts(X, X) == verdicts(np.concatenate([X, X]), X) == ["equal"]
     assert verdicts(Y, X) == ["differs"] and verdicts(X, X[:, :3]) == []
+
+
+def test_halves_are_found_in_whatever_order_guidance_names_them():
+    calls = {
+        "unet.000": {"output": np.concatenate([X, Y])},
+        "guidance.000": {"input.cond": Y, "input.uncond": X},
+        "sampler.000": {"input.x": Z},
+    }
+    assert [row.verdict for row in wires._judge_halves(context_of(calls))] == ["equal"]
+
+
+def test_a_state_follows_from_a_step_whose_own_state_was_not_recorded():
+    for got, verdict in ((Y, "equal"), (X, "differs")):
+        calls = {"sampler.000": {"output": Y}, "sampler.001": {"input.x": got}}
+        rows = [*wires._judge_states(context_of(calls))]
+        assert [(row.verdict, row.cause) for row in rows] == [(verdict, "")]
+
+
+def test_tokens_whose_reader_was_not_recorded_have_a_reason():
+    calls = {"tokens.000": {"output.ids": np.arange(3)}, "text_encoder.000": {"output": X}}
+    context = context_of(calls)
+    assert not [*tokens._judge_given(context)]
+    words = "the ids of a call of text_encoder were not recorded"
+    assert why_of(context, "tokens.000", "ids", "output") == words
 
 
 # -- reports --------------------------------------------------------------------------------------
