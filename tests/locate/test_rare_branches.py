@@ -26,6 +26,7 @@ from ldmref.locate.pipeline import (
     tokens,
     wires,
 )
+from ldmref.locate.precision import EPSILONS, UNITS
 from ldmref.locate.report import describe, table
 from ldmref.samplers import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -575,3 +576,10 @@ def test_all_rows_may_be_listed_with_the_worst_first():
 def test_a_reasonable_change_is_said_to_be_one():
     row = Row("a.000", "", verdict="differs", cause="c", reasonable="r (x/y#1)", note="n")
     assert describe(row) == "differs: c; reasonable, but not this model: r (x/y#1); n"
+
+
+def test_units_of_rounding_are_those_of_the_formats():
+    for name in ("float16", "float32", "float64"):
+        assert EPSILONS[name] == np.finfo(name).eps
+    assert EPSILONS["bfloat16"] == UNITS["BF16"] == 2.0**-7 and UNITS["F16"] == EPSILONS["float16"]
+    assert (UNITS["F8_E4M3"], UNITS["F8_E5M2"]) == (2.0**-3, 2.0**-2)
