@@ -30,6 +30,7 @@ from ldmref.locate.layouts import (
     Layout,
     find_order,
     first_nonfinite,
+    largest_value,
     recognise,
     relative_error,
     resplit_heads,
@@ -167,12 +168,12 @@ class Judge:
         """Return the bound on an operation's own error, relative; None if there is none."""
         if point.role or point.call.composite or point.call.kind not in OPERATIONS:
             return None
-        scale = float(np.max(np.abs(point.computed), initial=0.0))
+        scale = largest_value(np.asarray(point.computed))
         if not scale:
             return None
         parameters = replay.parameters(point.call)
         bound = layer_bound(point.call, point.inputs, parameters, self.dtype, point.computed)
-        largest = float(np.max(point.kept(np.asarray(bound)), initial=0.0)) / scale
+        largest = largest_value(point.kept(np.asarray(bound))) / scale
         return largest if np.isfinite(largest) else None
 
     def _explain_shape(self, replay: FollowedRun, point: Point, row: Row) -> tuple[Row, np.ndarray]:

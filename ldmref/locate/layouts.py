@@ -33,6 +33,15 @@ class Layout(NamedTuple):
     harmless: bool = False
 
 
+def largest_value(x: np.ndarray) -> float:
+    """Return max |x|; 0 for an array without values.
+
+    >>> largest_value(np.array([1.0, -2.5])), largest_value(np.zeros((0, 4)))
+    (2.5, 0.0)
+    """
+    return float(np.max(np.abs(x), initial=0.0))
+
+
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     """Return max |got - expected| / max |expected|; infinite for other shapes, NaN and infinity.
 
@@ -45,8 +54,8 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     if not got.size:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
-        error = float(np.max(np.abs(np.subtract(got, expected, dtype=np.float64)))) / scale
+        scale = max(largest_value(expected), float(np.finfo(np.float64).tiny))
+        error = largest_value(np.subtract(got, expected, dtype=np.float64)) / scale
     return error if np.isfinite(error) else float("inf")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.locate.layouts import largest_value
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 MOST_PAIRS = 32  # of each kind that are computed
@@ -96,9 +97,9 @@ def likely_pairs(difference: np.ndarray, tried: list[Tried]) -> Iterator[tuple[T
         difference: `sample` of the port's array minus that of the right one.
         tried: Hypotheses with effects of the same size.
     """
-    least = LEAST_EFFECT * float(np.max(np.abs(difference), initial=0.0))
+    least = LEAST_EFFECT * largest_value(difference)
     known = [t for t in tried if t.effect.shape == difference.shape and np.isfinite(t.effect).all()]
-    known = [t for t in known if np.max(np.abs(t.effect), initial=0.0) > least]
+    known = [t for t in known if largest_value(t.effect) > least]
     if len(known) < 2:
         return
     effects = np.stack([t.effect for t in known])

@@ -192,6 +192,29 @@ def test_what_is_recorded_and_not_compared_is_said():
     assert any("blocks.7.norm" in gap for gap in report.gaps)
 
 
+def test_layers_may_be_recorded_in_part():
+    """Of a block its output alone, of the next nothing: the cause is found all the same."""
+    wrong = make()
+    wrong.blocks[0].norm.eps = 1e-2
+    causes = []
+    for network in (make(), wrong):
+        port = record(network)
+        block = port.find("net.000", "blocks.0")
+        kept = [e for e in port.entries if not e.layer.startswith("blocks.")]
+        entries, tensors = [], {}
+        for entry in (*map(vars, kept), {**vars(block), "inputs": {}}):
+            sides = {}
+            for side in ("inputs", "outputs"):
+                sides[side] = {role: f"{len(entries)} {side} {role}" for role in entry[side]}
+                tensors |= {sides[side][r]: port.tensors[x] for r, x in entry[side].items()}
+            entries.append({**entry, **sides})
+        report = diff_modules(build_trace(tensors, {**port.manifest, "entries": entries}), make())
+        judged = {row.layer for row in report.rows if row.verdict != "not judged"}
+        assert judged == {"", "first", "blocks.0", "inner"}
+        causes.append({row.layer: row.cause for row in report.faults})
+    assert causes == [{}, {"blocks.0": "eps 0.01 instead of 1e-05 in blocks.0.norm"}]
+
+
 def test_a_run_that_cannot_be_repeated_is_not_equal():
     """An argument that is an object is not recorded; layers are then judged alone."""
 
@@ -311,6 +334,10 @@ def test_a_reference_in_float64_is_exact():
     assert diff_modules(exact, make()).verdict == "equal"
     with pytest.raises(UsageError, match="not a number format"):
         record_reference(make(), inputs, "float8")
+    few = record_reference(
+        make(), inputs, "float32", call="net", selection=Selection(layers=("first",))
+    )
+    assert {entry.layer for entry in few.entries} == {"", "first"}
 
 
 # -- the command ----------------------------------------------------------------------------------

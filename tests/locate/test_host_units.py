@@ -178,7 +178,7 @@ def test_guidance_may_be_rescaled():
     assert guided(rescaled(0.7, right), params=params).verdict == "equal"
     assert guided(right, params=params).cause == "guidance rescale 0.7 is missing"
     wrong = guided(rescaled(0.3, right), params=params)
-    assert wrong.cause == "guidance rescale 0.3 instead of 0.7"
+    assert (wrong.kind, wrong.cause) == ("guidance", "guidance rescale 0.3 instead of 0.7")
     assert guided(rescaled(0.3, right)).cause == "guidance rescale 0.3 instead of 0"
 
 

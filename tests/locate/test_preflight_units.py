@@ -41,6 +41,13 @@ def test_formats_that_are_narrower_than_the_name_are_refused():
     assert not refused(narrow) and not refused(wide, dtype="float32")
     assert not refused(narrow | {"unet.000/c/output": wide["unet.000/a/output"]}, dtype="float32")
     assert not refused({"unet.000/a/output": narrow["unet.000/a/output"]}, dtype="float32")
+    values = [*narrow.values()]
+    tables = {
+        f"unet.000/{x}/output": y for x, y in zip(("embedding", "a.shared"), values, strict=True)
+    }
+    assert not refused(tables, dtype="float32")  # their format is that of the checkpoint
+    host = {f"sampler.00{i}//output": x for i, x in enumerate(values)}
+    assert not refused(host, dtype="float32")  # as the network may be given it
     few = {name: x[:31] for name, x in narrow.items()}
     assert not refused(few, dtype="float32")
     assert refused({name: x[:32] for name, x in narrow.items()}, dtype="float32")

@@ -89,12 +89,14 @@ def test_branches_have_their_own_requests():
     ]  # fmt: skip
     assert parts.trunk.manifest["params"] == {"prompt": "a", "seed": 1}
     (together,) = parts.samplings
-    assert len(together.entries) == 4
+    entries = [entry.call for entry in together.entries]
+    assert entries == ["schedule.000", "sampler.000", "schedule.001", "sampler.001"]
     for other in (
         branch_of({}), branch_of({}, (9.0, 4.0, 0.0), eta=0.5),
         branch_of({}, (9.0, 4.0, 0.0), sampler="heun"),
     ):  # fmt: skip
-        assert [len(p.entries) for p in other.samplings] == [2, 2]
+        calls = [[entry.call for entry in p.entries] for p in other.samplings]
+        assert calls == [["schedule.000", "sampler.000"], ["schedule.001", "sampler.001"]]
     assert branch_of({}).samplings[1].manifest["params"]["sigmas"] == [4.0, 0.0]
     assert len(branch_of(None).requests) == 1
 

@@ -235,6 +235,9 @@ def test_times_of_steps_follow_the_schedule():
     ]
     assert times_of((900.0, 300.0)) == [("sampler.001", "timestep 300 instead of 600")]
     assert times_of((900.0, 300.0), selection={"steps": [0, 2]}) == []
+    twice = [("sampler.001", "timestep 900 instead of 600")]
+    assert times_of((900.0, 900.0), selection={"steps": [0, 2]}) == twice
+    assert times_of((600.0, 600.0), (600, 600, 300), selection={"steps": [0, 1]}) == []
     assert times_of((600.0, 300.0)) == []  # of an image
     assert times_of((899.0,)) == [("sampler.000", "timestep 899 instead of 900")]
     assert times_of((900.0, 600.0, 900.0, 600.0)) == []  # another image

@@ -87,6 +87,13 @@ def test_attention_with_other_buckets():
         for words, right in expected.items():
             np.testing.assert_allclose(found[words], right, rtol=1e-6, atol=1e-7, err_msg=words)
     assert not [*text.other_bias_of_positions(replay_of(), point)]
+    others = (
+        call_of("attention", attention, q, name="plain"),
+        call_of("linear", linear, {"input": q["input"], "bias": positions}, name="linear"),
+    )
+    assert not [*text.other_bias_of_positions(replay, point_of(suspects=others))]
+    mixed = [*text.other_bias_of_positions(replay, point_of(suspects=(*others, call)))]
+    assert {name for _, changes in mixed for name in changes} == {call.name}
 
 
 def test_tokens_that_are_pooled_instead_of_the_end():

@@ -9,8 +9,8 @@ and the output likewise (own error). So each part is judged alone, by the code o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -101,16 +101,15 @@ class ModuleReplay(RepeatedModule):
         again = self.composite(None, arguments, roles, results.append, run)
         whole = LayerCall("", self.call, inputs, {}, {}, again, composite=True)
         frame = Frame("", again, inputs, Counter(), [])
-        self._begin_frame(frame)
-        self._around.append(frame)
-        with self.running():
-            again(inputs)
-        self._around.pop()
-        entry = self.find("")
-        if entry is not None:
-            self.ledger.mark(entry, *entry.inputs)
-            self._observe_outputs(whole, entry, results[-1], "", inputs, frame)
-        self._end_frame()
+        with self._inside(frame):
+            self._around.append(frame)
+            with self.running():
+                again(inputs)
+            self._around.pop()
+            entry = self.find("")
+            if entry is not None:
+                self.ledger.mark(entry, *entry.inputs)
+                self._observe_outputs(whole, entry, results[-1], "", inputs, frame)
 
     def run_alone(self, layer: WatchedLayer, arguments: Mapping[str, Any]) -> None:
         """Run a layer by itself from its recorded inputs.
@@ -120,11 +119,9 @@ class ModuleReplay(RepeatedModule):
             arguments: Its arguments by name.
         """
         frame = Frame("", lambda inputs: (), {}, Counter(), [])
-        self._begin_frame(frame)
         self._pending, self._led, self._after = [], (), []
-        with self.running():
+        with self._inside(frame), self.running():
             call_with(layer.module.forward, arguments)
-        self._end_frame()
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -193,18 +190,14 @@ class ModuleReplay(RepeatedModule):
             self._led = tuple(self._pending) or self._led
             self._pending = []
         frame = Frame(name, again, used, self._seen.copy(), list(self.names.scopes))
-        if closed:
-            self._begin_frame(frame)
-        self._around.append(frame)
-        again(used)
-        self._around.pop()
-        result = results[-1]
-        if entry is not None:
+        with self._inside(frame) if closed else nullcontext():
+            self._around.append(frame)
+            again(used)
+            self._around.pop()
+            if entry is None:
+                return results[-1]
             start = self._frames[-1]
-            result = self._observe_outputs(call, entry, result, layer.kind, used, start)
-        if closed:
-            self._end_frame()
-        return result
+            return self._observe_outputs(call, entry, results[-1], layer.kind, used, start)
 
     def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> ArraysByRole:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
@@ -279,13 +272,16 @@ class ModuleReplay(RepeatedModule):
             self.observer.skip(point.call, f"it cannot be compared: {why}")
             return point.computed
 
-    def _begin_frame(self, frame: Frame) -> None:
+    @contextmanager
+    def _inside(self, frame: Frame) -> Iterator[None]:
+        """Compute what a frame starts: the operations that follow are its own."""
         self._frames.append(frame)
         self._of_frames.append([])
-
-    def _end_frame(self) -> None:
-        self._frames.pop()
-        self._of_frames.pop()
+        try:
+            yield
+        finally:
+            self._frames.pop()
+            self._of_frames.pop()
 
     def _earlier(self, frame: Frame, suspects: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
         """Return the operations of the frame that runs, before those that are suspects."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.layouts import largest_value
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
@@ -85,16 +86,15 @@ def _judge_added(
     if uncond is not None and scale is not None:
         guided = classifier_free_guidance(uncond, cond, scale)
     expected = guided + added * (cond - third)
-    largest = float(np.max(np.abs(expected), initial=1e-30))
-    arrays = [x for x in (cond, uncond, third) if x is not None]
-    size = float(max(np.max(np.abs(x), initial=0.0) for x in arrays))
-    weight = 1.0 + 2.0 * abs(scale or 0.0) + 2.0 * abs(added)
+    weights = (scale or 0.0, added)
+    floor = _rounding(
+        context, expected, weights, cond, third, *([] if uncond is None else [uncond])
+    )
     changes = {
         f"the {role} prediction is not used": guided,
         "guidance is dropped: the conditional prediction alone": cond,
         f"the sign of the {role} prediction is reversed": guided - added * (cond - third),
     }
-    floor = context.epsilon * size * weight / largest
     phi = context.number(entry, "rescale") or 0.0
     if phi:
         expected = rescale_guidance(expected, cond, phi)
@@ -202,15 +202,13 @@ def _judge_autoguidance(
     if output is None or own is None or guide is None or not isinstance(weight, int | float):
         return context.not_judged(entry, "guidance", "its parts or its result were not recorded")
     expected = classifier_free_guidance(guide, own, weight)
-    largest = float(np.max(np.abs(expected), initial=1e-30))
-    size = float(np.max(np.abs([guide, own]), initial=0.0)) * (1.0 + 2.0 * abs(weight))
+    floor = _rounding(context, expected, (weight,), guide, own)
     changes = {
         "the weaker model is not used": own,
         "the weaker model alone": guide,
         "the two models are exchanged": classifier_free_guidance(own, guide, weight),
         "a weight larger by 1": own + weight * (own - guide),
     }
-    floor = context.epsilon * size / largest
     return context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
 
 
@@ -252,10 +250,7 @@ def compare(
     phi = context.number(entry, "rescale") or float(context.params.get("guidance_rescale") or 0.0)
     guided = classifier_free_guidance(uncond, cond, scale)
     expected = rescale_guidance(guided, cond, phi) if phi else guided
-    # the difference of two predictions is multiplied by the scale, with its rounding
-    largest = float(np.max(np.abs(expected), initial=1e-30))
-    size = float(np.max(np.abs([uncond, cond]), initial=0.0)) * (1.0 + 2.0 * abs(scale))
-    floor = context.epsilon * size / largest
+    floor = _rounding(context, expected, (scale,), uncond, cond)
     larger = cond + scale * (cond - uncond)
     changes = {
         "guidance is dropped: the conditional prediction alone": cond,
@@ -287,6 +282,20 @@ def compare(
         text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"
     fit = classifier_free_guidance(uncond, cond, fitted)
     return context.judge(entry, "guidance", output, expected, floor=floor, variants=[(text, fit)])
+
+
+def _rounding(
+    context: PipelineContext,
+    expected: np.ndarray,
+    scales: tuple[float, ...],
+    *predictions: np.ndarray,
+) -> float:
+    """Return the noise floor of a guidance, relative.
+
+    The difference of two predictions is multiplied by a scale, with the rounding of both.
+    """
+    size = max(map(largest_value, predictions)) * (1.0 + 2.0 * sum(map(abs, scales)))
+    return context.epsilon * size / (largest_value(expected) or 1.0)
 
 
 def _fit(x: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:

@@ -115,7 +115,7 @@ def given_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray |
     x = _given(context, "image", size)
     if x is None:
         return None
-    return x if x.min(initial=0.0) < 0.0 else 2.0 * x - 1.0
+    return x if x.min() < 0.0 else 2.0 * x - 1.0
 
 
 def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
@@ -124,7 +124,7 @@ def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray
     control = _given(context, "image", size) if control is None else control
     if control is None or encoded_latents(context, "prepare_image") is None:
         return control
-    return control if control.min(initial=0.0) < 0.0 else 2.0 * control - 1.0
+    return control if control.min() < 0.0 else 2.0 * control - 1.0
 
 
 def given_mask(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
@@ -307,7 +307,7 @@ def _judge_image(
         ("pixels from 0 to 255 instead of [0, 1]", 255.0 * rows),
         ("pixels from 0 to 255 instead of [-1, 1]", 127.5 * rows + 127.5),
         ("red and blue are exchanged", rows[:, ::-1]),
-        ("the image is inverted", -rows if rows.min(initial=0.0) < 0 else 1.0 - rows),
+        ("the image is inverted", -rows if rows.min() < 0 else 1.0 - rows),
     ]
     yield context.judge(entry, kind, got, rows, least=PIXEL, variants=variants)
     context.ledger.mark(entry, *roles, side=side)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.law import NOISE
+from ldmref.locate.layouts import largest_value
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, evaluated_x0
 from ldmref.locate.pipeline.step_faults import StepSettings
@@ -95,17 +96,17 @@ def judge_inversion(
             return next(answers)
 
         expected = next(sample(denoise, x, (sigma, sigma_next), implicit(iterations))).x
-        sizes = _size(x) + _size(expected)
+        sizes = largest_value(x) + largest_value(expected)
         for x_e, x0, level in seen:
-            sizes += (sigma_next - sigma) / level * (_size(x_e) + _size(x0))
-        units = ROUNDINGS * sizes / (_size(expected) or 1.0)
+            sizes += (sigma_next - sigma) / level * (largest_value(x_e) + largest_value(x0))
+        units = ROUNDINGS * sizes / (largest_value(expected) or 1.0)
         least = context.epsilon * max(NOISE, units)
         yield context.judge(entry, "step", output, expected, least=least)
         yield from _judge_points(context, entry, points, least)
         x0 = context.read(entry, "x0")
         if x0 is not None:
             x_e, right, _ = seen[0]
-            units = ROUNDINGS * (1.0 + _size(x_e) / (_size(right) or 1.0))
+            units = ROUNDINGS * (1.0 + largest_value(x_e) / (largest_value(right) or 1.0))
             context.compared(entry, "x0")
             yield context.judge(entry, "x0", x0, right, least=context.epsilon * max(NOISE, units))
 
@@ -159,7 +160,3 @@ def _evaluations(
 
 def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and 0 <= value <= 10**6
-
-
-def _size(x: np.ndarray) -> float:
-    return float(np.max(np.abs(x), initial=0.0))

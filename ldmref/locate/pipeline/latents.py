@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.layouts import first_nonfinite, relative_error
+from ldmref.locate.layouts import first_nonfinite, largest_value, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_start
 from ldmref.locate.pipeline.noise_tests import judge_normal
@@ -311,10 +311,10 @@ def _first_that_fits(
     variants: list[tuple[str, np.ndarray]], got: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the variants until one explains the array: simple ones come first."""
-    scale = float(np.max(np.abs(got), initial=1e-30))
+    near = 1e-5 * largest_value(got)
     for text, array in variants:
         yield text, array
-        if float(np.max(np.abs(array - got), initial=0.0)) <= 1e-5 * scale:
+        if largest_value(array - got) <= near:
             return
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.law import NOISE, allowed_error
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.layouts import largest_value, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_inversion, rising_levels
 from ldmref.locate.pipeline.noise_tests import judge_normal
@@ -142,8 +142,7 @@ def _judge_within(
         if (side, role) == ("input", "x0"):
             right = _predicted_x0(context, evaluation, right)
         floor = 0.0 if rough is None else relative_error(rough, right)
-        sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (expected.start, right)]
-        shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+        shrinks = _shrinkage(expected.start, right)
         least = context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks)
         context.ledger.mark(entry, role, side=side)
         yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
@@ -176,8 +175,7 @@ def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> It
             continue
         later = replace(evaluation, state=state, prediction=prediction)
         right = to_x0(later, sigma, settings, True, context.path)
-        sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, right)]
-        shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+        shrinks = _shrinkage(state, right)
         least = max(context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks), LEAST)
         context.compared(entry, role)
         yield context.judge(entry, role, got, right, least=least)
@@ -198,12 +196,13 @@ def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator
         if t is not None and listed.size:
             context.compared(entry, "timestep")
             found = set(np.flatnonzero(np.abs(listed - t) <= 1e-5 * max(abs(t), 1.0)).tolist())
-            later = {i for i in found if i - 1 in indices or (partial and i > min(indices or {-1}))}
-            begins = not indices or listed[max(indices)] < t  # another image, or a jump back
+            last = max(indices, default=-1)
+            later = {i for i in found if i - 1 in indices or (partial and i > last)}
+            begins = last < 0 or listed[last] < t  # another image, or a jump back
             if later or (found and begins):
                 indices = later or found
             else:
-                right = listed[min(max(indices or {-1}) + 1, listed.size - 1)]
+                right = listed[min(last + 1, listed.size - 1)]
                 note = f"timestep {t:g} instead of {right:g}"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
                 yield Row(entry.call, "", "step time", **values)
@@ -269,11 +268,15 @@ def _least(
         expected: x'.
         rounded: x' with every x0 rounded. None: it is not known.
     """
-    sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, expected)]
-    shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
-    least = epsilon * max(NOISE, OF_STATE * shrinks + OF_X0)
+    least = epsilon * max(NOISE, OF_STATE * _shrinkage(state, expected) + OF_X0)
     seen = 0.0 if rounded is None else AMPLIFIED * relative_error(rounded, expected)
     return max(least, seen) if np.isfinite(seen) else least
+
+
+def _shrinkage(before: np.ndarray, after: np.ndarray) -> float:
+    """Return max |before| / max |after|; 1 where that is no number."""
+    largest = largest_value(after)
+    return largest_value(before) / largest if largest else 1.0
 
 
 def _predictions(context: PipelineContext) -> tuple[str, ...]:

@@ -1,0 +1,585 @@
+"""Branches of judges that few recorded runs reach, on arrays and calls built by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fault_calls import attention, call_of
+from host_units import context_of, entry_of, normal
+
+from ldmref.errors import LdmrefError
+from ldmref.locate.faults.attention import MASKED, TEXT_SEGMENT, with_text_mask
+from ldmref.locate.findings import DiffReport, Row
+from ldmref.locate.pipeline import (
+    added_noise,
+    hints,
+    images,
+    inputs,
+    latents,
+    prompt_arrays,
+    residuals,
+    schedule,
+    steps,
+    tokens,
+    wires,
+)
+from ldmref.locate.precision import EPSILONS, UNITS
+from ldmref.locate.report import describe, table
+from ldmref.samplers import SchedulerConfig
+from ldmref.samplers.schedule import training_alphas_cumprod
+
+SHAPE = (1, 4, 8, 8)
+X, Y, Z = (normal(i, *SHAPE) for i in range(3))
+UNHEARD = {"class": "UnheardOfScheduler", "config": {}}
+
+
+def why_of(context, call, role, side="input"):
+    return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
+
+
+# -- attention to a text that is filled up --------------------------------------------------------
+
+
+def test_the_tokens_that_fill_up_a_text_are_hidden():
+    """Three tokens of an image, and a text of 18 and 20 tokens in a segment of 32."""
+    keys = 3 + TEXT_SEGMENT
+    shapes = {"input": 4, "k": keys, "v": keys}
+    arrays = {role: normal(i, 2, 1, n, 2) for i, (role, n) in enumerate(shapes.items())}
+    arrays["bias"] = normal(3, 2, 1, 1, keys)
+    call = call_of("attention", attention, arrays)
+    own = (np.arange(20) < np.array([[18], [20]])).astype(int)
+    ((text, change),) = with_text_mask(call, own)
+    assert text == "the tokens that fill up the text are hidden"
+    place = np.arange(keys)
+    hidden = place >= 3 + np.array([[18], [20]])
+    bias = np.where(hidden[:, None, None], -math.inf, arrays["bias"])
+    right = attention(**{**arrays, "bias": bias})
+    np.testing.assert_allclose(change(call, call.inputs), right, rtol=1e-9)
+    assert MASKED < -1e4
+    exactly = {**arrays, "k": arrays["k"][:, :, 3:], "v": arrays["v"][:, :, 3:],
+               "bias": arrays["bias"][..., 3:]}  # fmt: skip
+    assert len([*with_text_mask(call_of("attention", attention, exactly), own)]) == 1
+    bare = call_of("attention", attention, {x: arrays[x] for x in shapes})
+    whole = np.ones((2, TEXT_SEGMENT), int)
+    for other, mask in (
+        (bare, own), (call, own[0]), (call, own[:1]), (call, whole),
+        (call, np.ones((2, TEXT_SEGMENT + 1), int)),
+    ):  # fmt: skip
+        assert not [*with_text_mask(other, mask)]
+
+
+# -- times and latents of the denoiser ------------------------------------------------------------
+
+
+def test_levels_between_those_of_a_schedule():
+    context = context_of({"sampler.000": {"input.x": X}}, params={"steps": 4, "sampler": "euler"})
+    made = context.make_schedule()
+    levels = made.sigmas[made.sigmas > 0]
+    for sigma in (levels[0], math.sqrt(levels[1] * levels[2]), 1.01 * levels[-1]):
+        found = inputs._between(made, made.timestep(sigma))
+        assert found == pytest.approx(sigma, rel=1e-6)
+    for t in (made.timestep(levels[0]) + 1.0, made.timestep(levels[-1]) - 1.0):
+        assert inputs._between(made, t) is None
+
+
+@pytest.mark.parametrize("scheduler", [UNHEARD, None])
+def test_what_a_denoiser_is_given_without_a_known_level_has_a_reason(scheduler):
+    calls = {
+        "unet.000": {"input.timestep": np.array(7.0), "input.sample": X},
+        "sampler.000": {"input.x": X},
+    }
+    more = {} if scheduler is None else {"scheduler": scheduler}
+    context = context_of(calls, params={"steps": 4, "sampler": "euler"}, **more)
+    (evaluation,) = context.evaluations
+    network = evaluation.networks[0]
+    assert not [*inputs._judge_timestep(context, network, evaluation)]
+    assert "its schedule is not known" in why_of(context, "unet.000", "timestep")
+    assert not [*inputs._judge_latents(context, network, evaluation)]
+    words = "UnheardOfScheduler" if scheduler else "the noise level of its step is not known"
+    assert words in why_of(context, "unet.000", "sample")
+    assert not context.ledger.marked
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_further_channels_that_do_not_fit_have_a_reason(fits, monkeypatch):
+    def judge(context, network, further, n):
+        assert further.shape == (1, 2, 8, 8) and n == 1
+        if not fits:
+            raise ValueError("too few")
+        yield Row(network.call, "", "mask", verdict="equal")
+
+    monkeypatch.setattr(inputs, "judge_channels", judge)
+    scale = 1.0 / math.hypot(1.0, 3.0)
+    calls = {
+        "unet.000": {"input.sample": np.concatenate([scale * X, Y[:, :2]], axis=1)},
+        "sampler.000": {"input.x": X, "input.sigma": np.array(3.0)},
+    }
+    context = context_of(calls, params={"steps": 4, "sampler": "euler"})
+    (evaluation,) = context.evaluations
+    rows = [*inputs._judge_latents(context, evaluation.networks[0], evaluation)]
+    assert [row.kind for row in rows] == ["latents", *(["mask"] if fits else [])]
+    assert context.ledger.has(entry_of(context, "unet.000"), "sample") == fits
+    assert why_of(context, "unet.000", "sample") == ("" if fits else "further channels: too few")
+
+
+# -- the first state ------------------------------------------------------------------------------
+
+
+def initial(model="tiny", noise=X, state=X, first=None, encoded=False, **manifest):
+    """Return the verdicts of a run's first state, and why the noise was not compared."""
+    calls = {"vae.encode.000": {"output.mean": Y}} if encoded else {}
+    calls["initial"] = {} if noise is None else {"output": noise}
+    calls["sampler.000"] = {"input.x": state}
+    attributes = {"sampler.000": first or {}}
+    context = context_of(calls, model, attributes=attributes, **manifest)
+    rows = [(x.call, x.kind, x.verdict) for x in latents._judge_initial(context)]
+    reason = why_of(context, "initial", "output", "output")
+    return rows, reason, context.ledger.has(entry_of(context, "initial"), "output", "output")
+
+
+def test_the_noise_of_a_flow_is_judged_without_its_scheduler():
+    kind = ("initial", "initial noise")
+    assert initial("flux-tiny", scheduler=UNHEARD) == ([(*kind, "equal")], "", True)
+    assert initial("flux-tiny", 2 * X, scheduler=UNHEARD) == ([(*kind, "differs")], "", True)
+    for rows, why, known in (
+        initial(scheduler=UNHEARD),  # its noise is multiplied by a level that is not known
+        initial("flux-tiny", encoded=True, scheduler=UNHEARD),  # it may be an image with noise
+    ):
+        assert not rows and "UnheardOfScheduler" in why and not known
+
+
+def test_a_run_that_begins_within_its_schedule_begins_with_an_image(monkeypatch):
+    seen = []
+    monkeypatch.setattr(latents, "_judge_noised", lambda *x: seen.append("noised") or iter(()))
+    monkeypatch.setattr(latents, "judge_start", lambda *x: seen.append("inversion") or iter(()))
+    wanted = {"params": {"steps": 4, "sampler": "euler"}}
+    initial(first={"i": 1}, **wanted)
+    initial(first={"iterations": 0}, **wanted)
+    assert seen == ["noised", "inversion"]
+    initial(first={"i": 0}, **wanted)
+    assert len(seen) == 2
+
+
+def test_the_level_at_which_a_run_ends():
+    def end(numbers, diffusers=False, unknown=""):
+        run = SimpleNamespace(
+            is_diffusers=diffusers,
+            unknown_scheduler=unknown,
+            number=lambda entry, role: numbers.get(role),
+            make_schedule=lambda: SimpleNamespace(sigmas=np.array([3.0, 0.5])),
+        )
+        return latents._end_level(run, None)
+
+    assert end({"sigma": 3.0}) == 0.5
+    assert end({"sigma": 3.0}, unknown="x") == end({}) == end({"sigma_next": 0.0}) == 0.0
+    assert end({"sigma": 3.0, "sigma_next": 2.0}) == end({"sigma_next": 2.0}) == 2.0
+    assert end({"sigma": 3.0, "sigma_next": 2.0}, diffusers=True) == 0.0
+
+
+def test_a_tiny_decoder_alone_is_given_its_latents():
+    context = context_of({"taesd.decode.000": {"input.latents": X}})
+    assert not [*latents._judge_tiny_decoder(context)]
+    assert context.ledger.has(entry_of(context, "taesd.decode.000"), "latents")
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+
+def inverted(iterations=0, **changes):
+    """Return the verdicts of a step of an inversion from sigma 0.5 to 1.5, by kind."""
+    arrays = {
+        "input.x": X, "input.sigma": np.array(0.5), "input.sigma_next": np.array(1.5),
+        "input.prediction": Y, "output": X + Y, "input.x0": X - 0.5 * Y, "input.x_at": X,
+        "input.sigma_at": np.array(0.5),
+    }  # fmt: skip
+    if iterations:  # x' = x + (sigma' - sigma) e(x + (sigma' - sigma) e, sigma')
+        arrays |= {
+            "input.prediction.1": Z, "input.x_at.1": X + Y, "input.sigma_at.1": np.array(1.5),
+            "input.x0.1": X + Y - 1.5 * Z, "output": X + Z,
+        }  # fmt: skip
+    arrays |= changes
+    attributes = {"sampler.000": {"iterations": iterations, "prediction_type": "eps"}}
+    present = {role: x for role, x in arrays.items() if x is not None}
+    context = context_of({"sampler.000": present}, params={"steps": 3}, attributes=attributes)
+    rows = [row for row in steps.judge_steps(context) if not row.kind.startswith("step ")]
+    marked = {role for _, side, role in context.ledger.marked if side == "input"}
+    return {row.kind: row.verdict for row in rows}, marked
+
+
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_every_array_of_a_step_of_an_inversion_is_compared(iterations):
+    kinds = ["step", "x_at", "sigma_at", "x0"]
+    kinds += ["x_at.1", "sigma_at.1", "x0.1"] if iterations else []
+    found, marked = inverted(iterations)
+    assert found == dict.fromkeys(kinds, "equal")
+    assert marked >= set(kinds[1:])
+    for kind in kinds[1:]:
+        wrong = np.array(1.0) if "sigma" in kind else Y - X
+        assert inverted(iterations, **{f"input.{kind}": wrong})[0][kind] == "differs"
+        found, _ = inverted(iterations, **{f"input.{kind}": None})
+        if kind in ("x0", "x0.1", "sigma_at", "x_at"):  # the first evaluation is at x and sigma
+            assert found == dict.fromkeys([x for x in kinds if x != kind], "equal")
+        else:
+            assert found["step"] == "not judged"
+    assert inverted(iterations, output=X - Y)[0]["step"] == "differs"
+    for role in ("output", "input.sigma", "input.sigma_next"):
+        assert inverted(iterations, **{role: None})[0]["step"] == "not judged"
+
+
+def test_times_without_a_schedule_have_a_reason():
+    calls = {"sampler.000": {"input.timestep": np.array(7.0), "input.sigma": np.array(3.0)}}
+    context = context_of(calls, scheduler=UNHEARD)
+    assert not [*steps.judge_times(context, context.calls("sampler"))]
+    for role in ("timestep", "sigma", "sigma_next"):
+        assert why_of(context, "sampler.000", role) == "no schedule was recorded"
+
+
+def test_timesteps_are_those_of_the_steps_without_a_schedule():
+    times = {f"sampler.00{i}": {"input.timestep": np.array(t)} for i, t in enumerate((9, 9, 5))}
+    context = context_of({**times, "sampler.003": {"input.x": X}})
+    assert context.recorded_timesteps == [9.0, 5.0]
+
+
+def test_the_floor_of_a_step_is_that_of_a_table_in_float32():
+    wanted = {"params": {"steps": 4, "sampler": "ddim"}}
+    first, second = context_of({}, **wanted).make_schedule().sigmas[:2]
+    arrays = {
+        "input.x": X, "input.prediction": Y, "input.sigma": np.array(first),
+        "input.sigma_next": np.array(second), "output": X + (second - first) * Y,
+    }  # fmt: skip
+    context = context_of({"sampler.000": arrays}, dtype="float64", **wanted)
+    (row,) = (row for row in steps.judge_steps(context) if row.kind == "step")
+    assert row.verdict == "equal" and 2.0**-40 < row.floor < 2.0**-18
+
+
+def test_steps_of_a_flow_follow_the_recorded_levels():
+    wanted = {"params": {"steps": 4}}
+    step = {"sampler.000": {"input.x": X}}
+    made = context_of(step, "flux-tiny", **wanted).make_schedule()
+    other = {"output.sigmas": made.sigmas**2, "output.timesteps": made.timesteps / 2}
+
+    def used(arrays, model="flux-tiny"):
+        context = context_of({"schedule.000": arrays, **step}, model, **wanted)
+        plain = context.make_schedule() if model == "tiny" else made
+        return plain, steps._as_recorded(context, plain)
+
+    plain, found = used(other)
+    assert np.array_equal(found.sigmas, plain.sigmas**2)
+    assert np.array_equal(found.timesteps, plain.timesteps / 2)
+    shorter = {"output.sigmas": other["output.sigmas"], "output.timesteps": np.ones(2)}
+    assert np.array_equal(used(shorter)[1].timesteps, plain.timesteps)
+    for plain, same in (used({"output.sigmas": made.sigmas[1:]}), used({}), used(other, "tiny")):
+        assert same is plain
+
+
+# -- schedules ------------------------------------------------------------------------------------
+
+
+def test_a_schedule_of_an_unknown_scheduler_is_not_judged():
+    arrays = {"output.timesteps": np.arange(3.0), "output.sigmas": np.arange(3.0)}
+    arrays |= {"input.timesteps": np.arange(3.0), "output.alphas_cumprod": np.ones(4)}
+    context = context_of({"schedule.000": arrays, "sampler.000": {}}, scheduler=UNHEARD)
+    (row,) = schedule.judge_schedule(context)
+    assert (row.kind, row.verdict) == ("schedule", "not judged") and "UnheardOf" in row.note
+    assert not [*context.ledger.rest([entry_of(context, "schedule.000")])]
+
+
+def test_the_last_alpha_bar_of_a_rescaled_table_may_be_zero():
+    config = {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True,
+              "prediction_type": "v_prediction"}  # fmt: skip
+    described = {"class": "DDIMScheduler", "config": config}
+
+    def verdict(change):
+        context = context_of({"sampler.000": {"input.x": X}}, scheduler=described)
+        table = training_alphas_cumprod(context.config)
+        assert 0.0 < table[-1] < 1e-6
+        calls = {"schedule.000": {"output.alphas_cumprod": change(table)}, "sampler.000": {}}
+        context = context_of(calls, scheduler=described)
+        rows = [*schedule.judge_schedule(context)]
+        return [row.verdict for row in rows if row.kind == "alphas_cumprod"]
+
+    assert verdict(lambda x: x) == ["equal"]
+    assert verdict(lambda x: np.append(x[:-1], 0.0)) == ["equal"]
+    assert verdict(lambda x: np.append(x[:-1], 1e-3)) == ["differs"]
+    assert verdict(lambda x: np.append(x[:-2], 0.0)) == ["differs"]
+
+
+def test_other_shifts_of_an_empirical_one():
+    flow = SchedulerConfig(
+        prediction_type="flow", spacing="flow", dynamic_shift=True, shift_rule="empirical"
+    )
+    found = dict(schedule._flow_faults(flow))
+    line = found["a shift linear in the tokens instead of the empirical one"]
+    assert line.shift_rule == "linear" and line.dynamic_shift
+    constant = found["mu 2.02 at every size"]
+    assert constant.base_shift == constant.max_shift == 2.02 and constant.shift_rule == "linear"
+    assert "mu 2.02 at every size" not in dict(
+        schedule._flow_faults(SchedulerConfig(**{**vars(flow), "shift_rule": "linear"}))
+    )
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+def test_the_luminance_of_a_mask_in_colours():
+    rows = [[[1.0, 0.2, 1.0], [0.0, 0.9, 0.0]], [[1.0, 0.0, 1.0], [0.1, 0.6, 0.9]]]
+    context = context_of({"inputs.000": {"input.mask_image": np.array(rows)}})
+    found = images.given_mask(context, (2, 2))
+    assert found.tolist() == [[[[1.0, 1.0], [0.0, 0.0]]]]
+
+
+def test_the_images_of_an_argument():
+    arrays = {"input.image.0": X, "input.image.1": Y, "input.image_reference": Z, "input.other": X}
+    context = context_of({"inputs.000": arrays, "inputs.001": {"input.image": Z}})
+    found = [*images._requested(context, "image")]
+    assert [np.array_equal(x, y) for x, y in zip(found, (X, Y, Z), strict=True)] == [True] * 3
+    assert len([*images._requested(context, "image_reference")]) == 1
+
+
+def test_the_reference_images_of_an_encoder():
+    photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+    def reference(number, model="flux2-tiny", shown=photos, method="prepare_image_latents"):
+        calls = {"inputs.000": {f"input.image.{i}": x for i, x in enumerate(shown)}}
+        attributes = {}
+        for i in range(2):
+            calls |= {f"vae.encode.00{i}": {"output": X}, f"posterior.00{i}": {"output": X}}
+            attributes[f"posterior.00{i}"] = {"encoder": f"vae.encode.00{i}", "for": method}
+        context = context_of(calls, model, attributes=attributes)
+        return images._given_reference(context, f"vae.encode.00{number}")
+
+    for number, photo in enumerate(photos):
+        right = photo.transpose(2, 0, 1)[None] / 127.5 - 1.0
+        np.testing.assert_allclose(reference(number), right, atol=1e-6)
+        np.testing.assert_allclose(reference(number, method=""), right, atol=1e-6)
+    clear = np.concatenate([photos, photos[..., :1]], axis=-1)
+    assert np.array_equal(reference(1, shown=clear), reference(1))
+    assert reference(0, "tiny") is reference(0, method="prepare_latents") is None
+    assert reference(0, shown=photos[:1]) is reference(0, shown=photos / 255.0) is None
+
+
+# -- what was asked for ---------------------------------------------------------------------------
+
+
+def test_the_recipe_of_a_training():
+    def stage(recipe):
+        context = context_of({}, params=recipe)
+        return context.diffusion_stage, context.notes
+
+    tables = {"objective": {"loss": "simple"}}
+    text = "[diffusion]\nsteps = 3\n[diffusion.objective]\nloss = 'simple'"
+    assert stage({"recipe": text}) == stage({"diffusion": {"steps": 3, **tables}}) == (tables, [])
+    assert stage({"diffusion": 3}) == stage({"recipe": "diffusion = 3"}) == stage({}) == ({}, [])
+    found, (note,) = stage({"recipe": "[diffusion"})
+    assert found == {} and note.startswith("the recorded recipe cannot be read: ")
+
+
+def test_a_distilled_model_is_not_guided():
+    def scale(**manifest):
+        context = context_of({"sampler.000": {"input.model_output": X}}, "flux2-tiny", **manifest)
+        return context.asked_scale
+
+    asked = {"request": {"guidance_scale": 4.0}}
+    assert scale(**asked) == scale(**asked, settings={"is_distilled": False}) == 4.0
+    assert scale(**asked, settings={"is_distilled": True}) == 1.0
+
+
+def test_hidden_states_that_were_given():
+    states, pooled = normal(0, 2, 3, 4), normal(1, 2, 6)
+
+    def found(**arrays):
+        roles = {f"input.{name}": x for name, x in arrays.items()}
+        return prompt_arrays._given(context_of({"inputs.000": roles}), "cond")
+
+    for more in ({}, {"pooled_prompt_embeds": pooled}):
+        got = found(prompt_embeds=states, **more)
+        assert [np.array_equal(x.states, y) for x, y in zip(got, states, strict=True)] == [True] * 2
+        right = pooled if more else (None, None)
+        assert all(np.array_equal(x.pooled, y) for x, y in zip(got, right, strict=True))
+    assert found(pooled_prompt_embeds=pooled) is None
+
+
+def test_zeros_stand_for_an_encoder_in_the_length_that_was_asked_for():
+    states = np.concatenate([normal(0, 3, 4), np.zeros((2, 4))])
+
+    def cut(length, asked=3, states=states):
+        return prompt_arrays._without_zeros(states, length, {"max_sequence_length": asked})
+
+    assert np.array_equal(cut(3), states[:3]) and np.array_equal(cut(4), states[:4])
+    assert np.array_equal(cut(7), np.concatenate([states, np.zeros((2, 4))]))
+    for same in (cut(5), cut(0), cut(3, None), cut(2), cut(3, states=normal(1, 5, 4))):
+        assert len(same) == 5
+    assert prompt_arrays._without_zeros(states, 3, {}) is states
+
+
+def test_prompts_that_cannot_be_tokenized_leave_a_note(monkeypatch):
+    def refuse(*values):
+        raise LdmrefError("no vocabulary", code="E-X")
+
+    context = context_of({})
+    monkeypatch.setattr(tokens, "tokenize", refuse)
+    assert tokens.expected_tokens(context, 0, ["a"], 0) is None
+    assert context.notes == ["the prompts cannot be tokenized: no vocabulary"]
+
+
+# -- ControlNets ----------------------------------------------------------------------------------
+
+
+def residual_of(nets, got, model="tiny", **manifest):
+    """Return the rows of residuals, and why they were not compared."""
+    calls = {f"controlnet.00{i}": net for i, net in enumerate(nets)}
+    calls["unet.000"] = {f"input.control.{name}": x for name, x in got.items()}
+    context = context_of(calls, model, **manifest)
+    of = [entry_of(context, f"controlnet.00{i}") for i in range(len(nets))]
+    rows = [*residuals.judge_residuals(context, entry_of(context, "unet.000"), of)]
+    why = {role.removeprefix("control."): x for (_, _, role), x in context.ledger.reasons.items()}
+    return [row.verdict for row in rows], why
+
+
+def test_residuals_of_which_something_is_unknown_have_a_reason():
+    whole = {"output.mid": X, "output.down.0": Y, "output.down.1": Z}
+    got = {"mid": 2 * X, "down.0": 2 * Y, "down.1": 2 * Z}
+    assert residual_of([whole, whole], got) == (["equal"], {})
+    gap = {name: x for name, x in whole.items() if name != "output.down.0"}
+    lost = "an output of a ControlNet was not recorded"
+    assert residual_of([whole, gap], got) == ([], dict.fromkeys(got, lost))
+    short = {name: x for name, x in whole.items() if name != "output.down.1"}
+    verdicts, why = residual_of([whole, short], got)
+    assert verdicts == ["equal"] and why == {"down.1": lost}
+    steered = {"params": {"control": [{"end": 0.5, "weight": 2.0}, {"weight": 1.0}]}}
+    unknown = "the weights of its ControlNets are not known"
+    verdicts, why = residual_of([whole, whole], got, **steered)
+    assert not verdicts and set(why.values()) <= {
+        unknown, "no ControlNet that returns it was recorded"
+    }  # fmt: skip
+
+
+def test_residuals_of_another_shape_are_not_added():
+    other = {"output.mid": X[..., :4]}
+    whole = {"output.mid": X}
+    words = {"mid": "no ControlNet that returns it was recorded"}
+    assert residual_of([whole, other], {"mid": X}) == ([], words)
+    assert residual_of([whole], {"mid": X[..., :4]}) == ([], words)
+
+
+def test_gaps_in_the_numbers_of_residuals():
+    gaps = residuals._has_gaps
+    assert not gaps({}) and not gaps(dict.fromkeys(("mid", "down.1", "down.0", "up.0"), X))
+    assert gaps({"down.1": X}) and gaps({"down.0": X, "down.2": X, "mid": X})
+    assert gaps({"down.0": X, "up.1": X})
+
+
+def test_a_hint_that_was_not_prepared_has_a_reason():
+    calls = {
+        "controlnet.000": {"input.hint": X}, "control.000": {"output": X},
+        "controlnet.hint.000": {"input.image": Y},
+    }  # fmt: skip
+    context = context_of(calls)
+    assert not [*hints.judge_hint(context, entry_of(context, "controlnet.000"))]
+    words = "what was prepared of a control image was not recorded"
+    assert why_of(context, "controlnet.000", "hint") == words
+
+
+# -- guidance and noise ---------------------------------------------------------------------------
+
+
+def test_guidance_alone_is_given_its_predictions():
+    def marked(**more):
+        calls = {"guidance.000": {"input.cond": X, "input.uncond": Y}, **more}
+        context = context_of(calls)
+        assert not [*wires._judge_halves(context)]
+        return {role for _, _, role in context.ledger.marked}
+
+    assert marked() == {"cond", "uncond"}
+    assert not marked(**{"sampler.000": {"input.x": X}})
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("branch", [None, {"step": 1}])
+def test_a_branch_that_begins_within_a_run(equal, branch, monkeypatch):
+    monkeypatch.setattr(wires, "_continues", lambda *x: False)
+    calls = {"sampler.000": {"output": X}, "sampler.001": {"input.x": X if equal else Y}}
+    context = context_of(calls, **({} if branch is None else {"branch": branch}))
+    assert not [*wires._judge_states(context)]
+    marked = context.ledger.has(entry_of(context, "sampler.001"), "x")
+    assert marked == (equal and branch is not None)
+
+
+@pytest.mark.parametrize(("t", "scheduler"), [(math.nan, None), (math.inf, None), (7.0, UNHEARD)])
+def test_noise_that_is_added_at_no_known_time_is_not_judged(t, scheduler):
+    arrays = {"input.x0": X, "input.noise": Y, "input.timestep": np.array(t), "output": Z}
+    more = {} if scheduler is None else {"scheduler": scheduler}
+    context = context_of({"add_noise.000": arrays}, **more)
+    rows = [x for x in added_noise.judge_added_noise(context) if x.kind == "add_noise"]
+    assert [row.verdict for row in rows] == ["not judged"]
+    assert (str(t) if scheduler is None else "UnheardOf") in rows[0].note
+    assert context.ledger.has(entry_of(context, "add_noise.000"), "output", "output")
+
+
+def test_latents_to_which_noise_is_added_may_be_given():
+    def verdicts(x0, image):
+        calls = {"inputs.000": {"input.image": image}, "add_noise.000": {"input.x0": x0}}
+        context = context_of(calls)
+        rows = [*added_noise._judge_sources(context, entry_of(context, "add_noise.000"))]
+        assert context.ledger.has(entry_of(context, "add_noise.000"), "x0")
+        return [row.verdict for row in rows if row.kind == "encoded latents"]
+
+    assert verdicts(X, X) == verdicts(np.concatenate([X, X]), X) == ["equal"]
+    assert verdicts(Y, X) == ["differs"] and verdicts(X, X[:, :3]) == []
+
+
+def test_halves_are_found_in_whatever_order_guidance_names_them():
+    calls = {
+        "unet.000": {"output": np.concatenate([X, Y])},
+        "guidance.000": {"input.cond": Y, "input.uncond": X},
+        "sampler.000": {"input.x": Z},
+    }
+    assert [row.verdict for row in wires._judge_halves(context_of(calls))] == ["equal"]
+
+
+def test_a_state_follows_from_a_step_whose_own_state_was_not_recorded():
+    for got, verdict in ((Y, "equal"), (X, "differs")):
+        calls = {"sampler.000": {"output": Y}, "sampler.001": {"input.x": got}}
+        rows = [*wires._judge_states(context_of(calls))]
+        assert [(row.verdict, row.cause) for row in rows] == [(verdict, "")]
+
+
+def test_tokens_whose_reader_was_not_recorded_have_a_reason():
+    calls = {"tokens.000": {"output.ids": np.arange(3)}, "text_encoder.000": {"output": X}}
+    context = context_of(calls)
+    assert not [*tokens._judge_given(context)]
+    words = "the ids of a call of text_encoder were not recorded"
+    assert why_of(context, "tokens.000", "ids", "output") == words
+
+
+# -- reports --------------------------------------------------------------------------------------
+
+
+def test_all_rows_may_be_listed_with_the_worst_first():
+    rows = [
+        Row(f"unet.00{i}", "conv", error=error, allowed=1.0, verdict="equal")
+        for i, error in enumerate((0.25, 0.75, 0.5))
+    ]
+    report = DiffReport(rows, "float32", [])
+
+    def names(**options):
+        return [line[0][:8] for line in table(report, **options)[1:]]
+
+    assert names(everything=True) == ["unet.000", "unet.001", "unet.002"]
+    assert names(everything=True, worst_first=True) == ["unet.001", "unet.002", "unet.000"]
+    assert names() == []
+
+
+def test_a_reasonable_change_is_said_to_be_one():
+    row = Row("a.000", "", verdict="differs", cause="c", reasonable="r (x/y#1)", note="n")
+    assert describe(row) == "differs: c; reasonable, but not this model: r (x/y#1); n"
+
+
+def test_units_of_rounding_are_those_of_the_formats():
+    for name in ("float16", "float32", "float64"):
+        assert EPSILONS[name] == np.finfo(name).eps
+    assert EPSILONS["bfloat16"] == UNITS["BF16"] == 2.0**-7 and UNITS["F16"] == EPSILONS["float16"]
+    assert (UNITS["F8_E4M3"], UNITS["F8_E5M2"]) == (2.0**-3, 2.0**-2)
