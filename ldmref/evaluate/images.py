@@ -17,7 +17,7 @@ from ldmref.math.evaluation import structural_similarity
 from ldmref.math.flow import flow_time_from_alpha_bar
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.likelihood import directional_derivative
-from ldmref.math.schedules import alphas_cumprod, cosine_betas
+from ldmref.math.schedules import alphas_cumprod, cosine_betas, sigma_from_alpha_bar
 from ldmref.models.autoencoder_kind import add_alpha, autoencoder_of
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
@@ -124,7 +124,7 @@ def likelihood(
         texts = prompts[start : start + batch]
         conditioning = encode_conditioning(model, texts, size)
         columns.append(
-            chain_bound(part, table, predictor(model, conditioning, table), kind, timesteps, rng)
+            chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
         )
     chain = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
     latent = sum(chain.values())
@@ -190,23 +190,28 @@ def predictor(
     Args:
         model: The model.
         conditioning: What it is conditioned on, of as many examples as xt has.
-        table: alpha-bar of the timesteps t, (T,). None: `chain_table`.
+        table: alpha-bar of the timesteps t, (T,), of another chain than `chain_table`: the network
+            is given its own timesteps of the same levels.
     """
     ops = model.backend
     config = model.config
-    table = chain_table(config.scheduler) if table is None else table
+    levels = chain_table(config.scheduler) if table is None else table
+    own = sampling_sigmas(config.scheduler)
     of_flow = config.scheduler.path is FLOW
     convert = TO_X0[config.scheduler.prediction_type]
     z = config.vae.latent_channels
     learned = config.scheduler.variance_type == LEARNED
 
     def predict(xt: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        state, level, times = xt, table[t], t.astype(np.float64)
+        level = levels[t]
+        times = t.astype(np.float64)
+        if of_flow or table is not None:
+            times = timestep_at(own, sigma_from_alpha_bar(level), of_flow)
+        state = xt
         if of_flow:
             factors = np.sqrt(level) + np.sqrt(1.0 - level)
             state = xt / factors.reshape(-1, *(1,) * (xt.ndim - 1))
             level = flow_time_from_alpha_bar(level)
-            times = config.scheduler.num_train_timesteps * level
         timesteps = ops.asarray(times, ops.state_dtype)
         output = model.predict_with_variance(ops.asarray(state), timesteps, conditioning)
         y = ops.to_numpy(output).astype(np.float64)

@@ -63,3 +63,14 @@ def test_a_flow_has_a_bound_and_an_exact_likelihood():
     assert all(math.isfinite(value) for value in values.values())
     assert values["diffusion: prior, L_T"] == pytest.approx(0.0, abs=1e-3)  # noise hides all
     assert "flow, exact -log p(z)" in values
+
+
+def test_another_chain_has_the_networks_own_timesteps(model):
+    """The same levels in another order of numbers: a half of the chain."""
+    table = chain_table(model.config.scheduler)[:800]
+    rng = np.random.default_rng(0)
+    xt = rng.standard_normal((3, *model.latent_shape(16, 16)))
+    condition = encode_conditioning(model, ["a red heart"] * 3, (16, 16))
+    want, _ = predictor(model, condition)(xt, np.array([1, 301, 701]))
+    found, _ = predictor(model, condition, table[1::2])(xt, np.array([0, 150, 350]))
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-10 * np.abs(want).max())
