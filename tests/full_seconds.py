@@ -38,6 +38,11 @@ TAKE_SECONDS = (
     "tests/batch/test_batch_run.py::"
     "test_shards_in_folders_of_their_own_hold_the_images_of_the_whole",
     "tests/batch/test_batch_run.py::test_shards_merge_to_the_whole",
+    "tests/bench/test_compare_targets.py::"
+    "test_a_row_is_trained_measured_and_added_once[mmdit-flow]",
+    "tests/bench/test_compare_targets.py::test_a_row_is_trained_measured_and_added_once[unet-eps]",
+    "tests/bench/test_compare_targets.py::test_targets_are_sampled_from_the_same_states[mmdit]",
+    "tests/bench/test_compare_targets.py::test_targets_are_sampled_from_the_same_states[unet]",
     "tests/check/test_failures.py::test_every_case_can_be_saved_and_read_back",
     "tests/check/test_gradients.py::test_a_library_without_gradients_leaves_them_out",
     "tests/check/test_hard.py::test_a_naive_answer_passes_without_and_fails_with",

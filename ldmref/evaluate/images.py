@@ -14,18 +14,20 @@ from ldmref.math.arrays import Array
 from ldmref.math.autoencoding import psnr
 from ldmref.math.divergence import kl_standard_normal, normal_entropy, reparameterize
 from ldmref.math.evaluation import structural_similarity
+from ldmref.math.flow import flow_time_from_alpha_bar
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.likelihood import directional_derivative
+from ldmref.math.schedules import alphas_cumprod, cosine_betas, sigma_from_alpha_bar
 from ldmref.models.autoencoder_kind import add_alpha, autoencoder_of
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.text import encode_conditioning
-from ldmref.samplers.config import LEARNED
+from ldmref.samplers.config import LEARNED, SchedulerConfig
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.interfaces import Denoiser
-from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
-from ldmref.samplers.spacings import timesteps_at
+from ldmref.samplers.path import FLOW, PURE_NOISE
+from ldmref.samplers.schedule import sampling_sigmas, timestep_at, training_alphas_cumprod
 
 SHORTEST_SIDE = 11  # pixels, the smallest for SSIM
 HALF_BIN = 1.0 / 255.0  # half the distance of two byte values in [-1, 1]
@@ -54,8 +56,8 @@ def encode_images(
     for start in range(0, len(images), batch):
         x = images[start : start + batch].astype(np.float64) / 127.5 - 1.0
         with ops.inference():
-            images = add_alpha(ops, ops.asarray(x), config)
-            posterior = autoencoder_of(config).encode(ops, model.params["vae"], config, images)
+            pixels = add_alpha(ops, ops.asarray(x), config)
+            posterior = autoencoder_of(config).encode(ops, model.params["vae"], config, pixels)
             mean, logvar = (ops.to_numpy(m).astype(np.float64) for m in posterior)
             z = reparameterize(mean, logvar, rng.standard_normal(mean.shape))
             decoded = model.decode(ops.asarray(scale.normalize(z)))
@@ -112,7 +114,7 @@ def likelihood(
     kl_scaled = sum_per_example(kl_standard_normal(scaled_mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
     z = scale.normalize(e.z)
-    table = training_alphas_cumprod(model.config.scheduler)
+    table = chain_table(model.config.scheduler)
     size = model.config.defaults.width, model.config.defaults.height
     kind = model.config.scheduler.variance_type
     columns = []
@@ -141,6 +143,7 @@ def likelihood(
         part = slice(start, min(start + batch, images))
         denoise = host_denoiser(model, encode_conditioning(model, prompts[part], size))
         sigmas = sampling_sigmas(model.config.scheduler)
+        sigmas = sigmas[sigmas < PURE_NOISE]  # at which a flow has no data left
         ends = float(sigmas[0]), float(sigmas[-1])
         x = z[part].astype(model.backend.state_dtype)
         exact.append(flow_nats(x, denoise, ends, steps, 1, rng, directional_derivative))
@@ -165,20 +168,54 @@ def decoder_nats(e: Encoded) -> np.ndarray:
 # -- a model as functions of host arrays -----------------------------------------------------------
 
 
-def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
-    """Return the network as `predict(xt, t) -> (x0, v)`, in float64 on the host."""
+def chain_table(scheduler: SchedulerConfig) -> np.ndarray:
+    """Return alpha-bar of the chain of which a model's bound is, (T,) float64.
+
+    It is the chain of its training. A flow was trained on none: its velocities are read on the
+    chain of the cosine schedule, with as many timesteps.
+    """
+    if scheduler.path is FLOW:
+        return alphas_cumprod(cosine_betas(scheduler.num_train_timesteps))
+    return training_alphas_cumprod(scheduler)
+
+
+def predictor(
+    model: LatentDiffusion, conditioning: Conditioning, table: np.ndarray | None = None
+) -> Predict:
+    """Return the network as `predict(xt, t) -> (x0, v)`, in float64 on the host.
+
+    A network that predicts a velocity is given the same state on its own path: x_t divided by the
+    sum of both factors, at the flow time of the same ratio of noise to data.
+
+    Args:
+        model: The model.
+        conditioning: What it is conditioned on, of as many examples as xt has.
+        table: alpha-bar of the timesteps t, (T,), of another chain than `chain_table`: the network
+            is given its own timesteps of the same levels.
+    """
     ops = model.backend
     config = model.config
-    alphas_cumprod = training_alphas_cumprod(config.scheduler)
+    levels = chain_table(config.scheduler) if table is None else table
+    own = sampling_sigmas(config.scheduler)
+    of_flow = config.scheduler.path is FLOW
     convert = TO_X0[config.scheduler.prediction_type]
     z = config.vae.latent_channels
     learned = config.scheduler.variance_type == LEARNED
 
     def predict(xt: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        timesteps = ops.asarray(t.astype(np.float64), ops.state_dtype)
-        output = model.predict_with_variance(ops.asarray(xt), timesteps, conditioning)
+        level = levels[t]
+        times = t.astype(np.float64)
+        if of_flow or table is not None:
+            times = timestep_at(own, sigma_from_alpha_bar(level), of_flow)
+        state = xt
+        if of_flow:
+            factors = np.sqrt(level) + np.sqrt(1.0 - level)
+            state = xt / factors.reshape(-1, *(1,) * (xt.ndim - 1))
+            level = flow_time_from_alpha_bar(level)
+        timesteps = ops.asarray(times, ops.state_dtype)
+        output = model.predict_with_variance(ops.asarray(state), timesteps, conditioning)
         y = ops.to_numpy(output).astype(np.float64)
-        return convert(xt, y[:, :z], alphas_cumprod[t]), y[:, z:] if learned else None
+        return convert(state, y[:, :z], level), y[:, z:] if learned else None
 
     return predict
 
@@ -187,9 +224,12 @@ def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoise
     """Return the network as `denoise(x, sigma) -> x0` of host arrays, without guidance."""
     ops = model.backend
     table = sampling_sigmas(model.config.scheduler)
-    denoise = model_denoiser(
-        model, lambda sigma, _: float(timesteps_at(table, sigma)), {"cond": conditioning}, 1.0
-    )
+    of_flow = model.config.scheduler.path is FLOW
+
+    def timestep(sigma: float, _: object) -> float:
+        return float(timestep_at(table, sigma, of_flow))
+
+    denoise = model_denoiser(model, timestep, {"cond": conditioning}, 1.0)
 
     def on_host(x: Array, sigma: float) -> Array:
         with ops.inference():

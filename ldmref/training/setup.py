@@ -208,7 +208,7 @@ def _remove_temporaries(folder: Path) -> None:
 # -- resuming --------------------------------------------------------------------------------------
 
 
-ADAPTER = ("method", "lora.", "textual_inversion.", "distill.")
+ADAPTER = ("method", "lora.", "textual_inversion.", "full.", "distill.")
 FIRST = ("seed", "dtype", "data.size", "data.flips", "data.crop", "features.")
 DEPENDS_ON = {
     "features": FIRST,

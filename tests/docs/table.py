@@ -298,6 +298,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "sd3-wrong -m": Reason("exits", "", 4),
     },
     "docs/quantization.md": {"--type all": HOURS},
+    "docs/targets.md": {"compare_targets.py": elsewhere("tests/bench/test_compare_targets.py")},
     "docs/transformers.md": {
         "13 layers and computations": elsewhere("tests/trace/test_port_joint_block.py"),
         "sd3-wrong -m": Reason("exits", "", 4),

@@ -15,9 +15,12 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
+from ldmref.families.sd3 import count_tokens
 from ldmref.families.sd3.files import PIPELINES
 from ldmref.io.diffusers.scheduler import convert_flow_config
-from ldmref.models import config_from_dict, preset
+from ldmref.io.native import save_folder
+from ldmref.models import config_from_dict, init, model_spec, preset
+from ldmref.modes.text import encode_conditioning
 from ldmref.samplers import SAMPLERS, make_schedule
 
 torch = pytest.importorskip("torch")
@@ -176,13 +179,37 @@ def test_a_configuration_is_checked():
         ({"transformer": network | {"dual_attention_layers": [3]}}, "numbers of its blocks"),
         ({"transformer": network | {"pos_embed_max_size": 3}}, "must hold the patches"),
         ({"transformer": network | {"pooled_projection_dim": 25}}, "projection_dim"),
-        ({"transformer": network | {"joint_attention_dim": 20}}, "both CLIP encoders"),
+        ({"transformer": network | {"joint_attention_dim": 20}}, "of CLIP's encoders"),
         ({"transformer": network | {"joint_attention_dim": 41}}, "T5's hidden_size"),
         ({"text_encoder": data["text_encoder"] | {"projection_dim": 0}}, "pooled output"),
         ({"text_encoder_3": data["text_encoder_2"]}, "only these"),
     ):
         with pytest.raises(LdmrefError, match=rule):
             config_from_dict(data | change)
+
+
+def test_one_clip_encoder_is_enough(tmp_path):
+    """Its states alone are the text, with the zeros of a missing T5 only if there are some."""
+    data = preset("sd3-tiny").to_dict()
+    text = data["text_encoder"]
+    width = text["hidden_size"]
+    network = {"joint_attention_dim": width, "pooled_projection_dim": width}
+    alone = data | {"text_encoder_2": None, "text_encoder_3": None}
+    for zeros in (0, 3):
+        alone["transformer"] = data["transformer"] | network | {"empty_tokens": zeros}
+        config = config_from_dict(alone)
+        words = ldmref.random_model("sd3-tiny", backend="numpy").tokenizer
+        folder = tmp_path / str(zeros)
+        save_folder(folder, config, init(model_spec(config), 0), [words], np.float32)
+        model = ldmref.load(folder, backend="numpy")
+        condition = encode_conditioning(model, [PROMPT], (16, 16))
+        length = text["max_position_embeddings"]
+        assert condition.context.shape == (1, length + zeros, width)
+        assert not condition.context[:, length:].any() and condition.context[:, :length].any()
+        assert count_tokens(config, 16, 16)[1] == length + zeros
+        assert modes.txt2img(model, PROMPT, steps=1).latents.any()
+    with pytest.raises(LdmrefError, match="only these"):
+        config_from_dict(alone | {"text_encoder_2": data["text_encoder_3"]})
 
 
 def test_a_folder_that_asks_for_something_else_is_refused(made, tmp_path):

@@ -32,6 +32,7 @@ from ldmref.training.finetune.adapters import make_adapter  # noqa: E402
 from ldmref.training.finetune.finetuning_run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.recipe import (  # noqa: E402
     FineTuneRecipe,
+    FullConfig,
     LoraConfig,
     TextualInversionConfig,
 )
@@ -134,6 +135,16 @@ def test_full_fine_tuning_trains_as_a_whole_training_from_there():
     np.testing.assert_allclose([loss.loss for loss in other.run()], losses, rtol=1e-10)
     for name, tensor in other.state().items():
         torch.testing.assert_close(tensor, trainer.state()[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_full_fine_tuning_can_keep_the_text_encoders(settings, base, tmp_path):
+    folder = fine_tune(settings(method="full", full=FullConfig(text_encoders=False)), tmp_path)
+    old, new = (flatten(dict(ldmref.load(path).params)) for path in (base, folder))
+    assert old.keys() == new.keys()
+    changed = {name for name, x in new.items() if not np.array_equal(x, old[name])}
+    assert {name.partition(".")[0] for name in changed} == {"unet"}
+    with pytest.raises(UsageError, match=r"full\.text_encoders was False, now True"):
+        fine_tune(settings(method="full"), tmp_path)
 
 
 def test_full_fine_tuning_writes_a_model(settings, base, tmp_path):

@@ -12,6 +12,7 @@ import ldmref
 from ldmref.errors import UsageError
 from ldmref.io.adapters.lora_changes import lora_changes
 from ldmref.io.adapters.lora_file import read_loras
+from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import flatten, tree_map
 from ldmref.models.presets import preset
@@ -101,6 +102,17 @@ def test_twenty_steps_lower_the_loss_of_a_batch(name, model):
     unused = {f"{last}.weight"} if name == "sd3-tiny" else set()
     skipped = {n for n in text if "layers.1" in n}  # of CLIP, whose last layer is pooled alone
     assert targets - unused - skipped <= different <= targets
+
+
+def test_muon_leaves_first_and_last_layers_to_adamw(name, model):
+    """Those that the family names, as in a training from the beginning."""
+    settings = replace(recipe(name), method="full")
+    optimizer = replace(settings.diffusion.optimizer, muon_rate=1e-3)
+    settings = replace(settings, diffusion=replace(settings.diffusion, optimizer=optimizer))
+    _, trainer = trainer_of(settings, model)
+    ends = family_of(model.config).training.ends
+    assert {n for n in trainer.parameters if n.endswith(ends)}
+    assert not any(n.endswith(ends) for n in trainer.muon) and trainer.muon
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(name, model):

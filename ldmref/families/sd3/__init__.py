@@ -108,8 +108,9 @@ def count_activations(config: ModelConfig, width: int, height: int) -> int:
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """Return the number of patches of an image, and that of the tokens of its text."""
-    lengths = [text.max_position_embeddings for text in config.text_encoders[1:]]
-    text = lengths[0] + (lengths[1] if len(lengths) > 1 else transformer_of(config).empty_tokens)
+    t5 = config.text_encoder_3
+    more = transformer_of(config).empty_tokens if t5 is None else t5.max_position_embeddings
+    text = config.text_encoders[0].max_position_embeddings + more
     return config.count_tokens(width, height), text
 
 

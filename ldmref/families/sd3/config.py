@@ -50,7 +50,7 @@ class MMDiTConfig(DenoiserConfig):
     pooled_projection_dim: Width = 2048
     pos_embed_max_size: Annotated[int, Range(1, 4096)] = 192
     dual_attention_layers: Annotated[tuple[int, ...], Range(0, 999), Length(0, 1000)] = ()
-    empty_tokens: Annotated[int, Range(1, 512)] = 256
+    empty_tokens: Annotated[int, Range(0, 512)] = 256
     qk_norm: Literal["", "rms_norm"] = ""
 
     @property
@@ -86,13 +86,14 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
         yield "the transformer's width must be a multiple of 4: sines and cosines of two axes"
     if transformer.sample_size > transformer.pos_embed_max_size * transformer.patch_size:
         yield "transformer.pos_embed_max_size must hold the patches of sample_size"
-    if [kind_of(text) for text in texts[:2]] != [CLIP, CLIP] or len(clip) != 2:
-        yield "the first two text encoders, and only these, must be CLIP's"
+    first = [kind_of(text) for text in texts[:2]]
+    if first not in ([CLIP], [CLIP, CLIP]) or len(clip) != len(first):
+        yield "the first two text encoders, or the first, and only these must be CLIP's"
     if not all(text.projection_dim for text in clip):
         yield "CLIP's text encoders need a pooled output: projection_dim"
     if sum(text.projection_dim for text in clip) != transformer.pooled_projection_dim:
         yield "transformer.pooled_projection_dim must equal the text encoders' projection_dim"
     if sum(text.hidden_size for text in clip) > transformer.joint_attention_dim:
-        yield "transformer.joint_attention_dim must hold the hidden states of both CLIP encoders"
+        yield "transformer.joint_attention_dim must hold the hidden states of CLIP's encoders"
     if any(text.hidden_size != transformer.joint_attention_dim for text in texts[2:]):
         yield "transformer.joint_attention_dim must equal T5's hidden_size"

@@ -1,4 +1,7 @@
-"""How text conditions Stable Diffusion 3: two CLIP encoders side by side, and T5 after them."""
+"""How text conditions Stable Diffusion 3: two CLIP encoders side by side, and T5 after them.
+
+A small model may have one CLIP encoder alone.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def condition_on_text(
     """Return the conditioning of the transformer; without T5, zeros stand for its hidden states."""
     network = transformer_of(config)
     states = widen(ops, states, network.joint_attention_dim)
-    if len(config.text_encoders) == 2:
+    if config.text_encoder_3 is None:
         zeros = zeros_like(ops, states, (states.shape[0], network.empty_tokens, states.shape[2]))
         states = ops.xp.concat([states, zeros], axis=1)
     return Conditioning(states, pooled)

@@ -67,16 +67,17 @@ def make_adapter(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Captio
 
 
 class FullAdapter:
-    """All parameters of the denoiser and of the text encoders, written as a model.
+    """All parameters of the denoiser and, unless the recipe keeps them, of the text encoders.
 
-    Those that the family computes stay as they are.
+    They are written as a model. Parameters that the family computes stay as they are.
     """
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
         self.model = model
         self.caption = caption
         self.initial = tree_map(model.backend.to_numpy, Params(model.params))
-        self.vae = self.initial.pop("vae")
+        kept = ["vae"] if recipe.full.text_encoders else ["vae", *TEXT_ENCODERS]
+        self.kept = Params({name: self.initial.pop(name) for name in kept if name in self.initial})
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
         """Return the model with the trained parameters."""
@@ -89,7 +90,7 @@ class FullAdapter:
     def write(self, folder: Path, params: Params) -> None:
         """Write the trained parameters."""
         tokenizers = [t for t in (getattr(self.model, name) for name in TOKENIZERS) if t]
-        networks = Params(params | {"vae": self.vae})
+        networks = Params(params | self.kept)
         save_folder(self.file(folder), self.model.config, networks, tokenizers)
 
 

@@ -7,6 +7,7 @@
     [data]                          source = a folder of images   size = 512
     [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
+    [full]                          text_encoders = true: they are trained with the denoiser
     [distill]                       trajectories = 4000   steps = 20    cfg_scale and sampler
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [checkpoint]                    seconds = 30                    steps = 0
@@ -64,6 +65,13 @@ class TextualInversionConfig:
 
 
 @dataclass(frozen=True)
+class FullConfig:
+    """The table `[full]`: whether the text encoders are trained with the denoiser, or kept."""
+
+    text_encoders: bool = True
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The table `[distill]`: the runs of the teacher that a flow map learns, and its own steps.
 
@@ -101,6 +109,7 @@ class FineTuneRecipe:
         data: The images.
         lora: Rank, alpha and layers of a LoRA.
         textual_inversion: The new word.
+        full: Whether `full` trains the text encoders too.
         distill: The teacher's runs, of a flow map.
         diffusion: Objective, optimizer and budget.
         checkpoint: Intervals between checkpoints.
@@ -121,6 +130,7 @@ class FineTuneRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = LoraConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
+    full: FullConfig = FullConfig()
     distill: DistillConfig = DistillConfig()
     diffusion: DiffusionStage = field(default_factory=lambda: DENOISING)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

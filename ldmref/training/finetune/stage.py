@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from ldmref.backends.torch import TorchBackend
 from ldmref.models.conditioning import add_scale
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
 from ldmref.modes.text import encode_conditioning
@@ -55,6 +56,7 @@ def fine_tune_trainer(
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.predict_with_variance(*inputs))
 
+    training = family_of(config).training
     learned = any(name in TEXT_ENCODERS for name in adapter.initial)
     trainer = Trainer(
         stage.optimizer,
@@ -63,6 +65,7 @@ def fine_tune_trainer(
         loss,
         ops,
         unused=learned and has_unused_layers(config),
+        ends=(*training.ends, *training.fixed(config)),
     )
     trainer.observer = observer
     return trainer
