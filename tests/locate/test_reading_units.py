@@ -547,7 +547,7 @@ def test_a_report_as_a_dictionary():
     assert found == {
         "port": "port", "dtype": "float16", "verdict": "differs", "equal": False,
         "counts": {"equal": 1, "noisy": 0, "differs": 1, "not judged": 0},
-        "notes": ["note"], "gaps": ["gap"],
+        "notes": ["note"], "gaps": ["gap"], "padding": 0,
     }  # fmt: skip
     assert rows[0].to_dict()["error"] is None and rows[1].to_dict()["error"] == 0.0
 
