@@ -144,7 +144,9 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
         else ("flux-schnell",)
     )
     extra = network.in_channels - network.out_channels
-    alike = (presets[name] for name in names if presets[name].image_channels == extra)
+    alike = (
+        model for name, model in presets.items() if name in names and model.image_channels == extra
+    )
     nearest = next(alike, None)
     return find_model(presets, network, head, nearest and replace(nearest, name="flux"))
 
