@@ -295,8 +295,12 @@ def state_after(context: PipelineContext, step: TraceEntry) -> np.ndarray | None
 
 
 def clamp_of(got: np.ndarray, expected: np.ndarray) -> tuple[str, np.ndarray] | None:
-    """Return the clamping that might have changed an array, in words and as it would be."""
-    limits = float(np.min(got)), float(np.max(got))
+    """Return the clamping that might have changed an array, in words and as it would be.
+
+    Its range contains 0, as those of programs do: otherwise it would be the cause of every change
+    of the smallest of positive values.
+    """
+    limits = float(np.min(got, initial=0.0)), float(np.max(got, initial=0.0))
     clamped = np.clip(expected, *limits)
     if not np.isfinite(limits).all() or np.array_equal(clamped, expected):
         return None
