@@ -186,12 +186,12 @@ def _judge_ids(
             note = f"{len(got)} tokens instead of {known.shape[1]}"
             yield Row(entry.call, "", "tokens", float("inf"), verdict=DIFFERS, note=note)
             return
-        equal = (known == got).sum(axis=1)
-        nearest = int(np.argmax(equal))
-        wrong = np.flatnonzero(known[nearest] != got)
-        if wrong.size:
-            cause, note = explain(got, known[nearest], prompts[nearest % len(prompts)])
-            error = wrong.size / len(got)
+        wrong = (known != got).sum(axis=1)
+        nearest, *others = np.argsort(wrong, kind="stable").tolist()
+        if wrong[nearest]:
+            tried = [explain(got, known[i], prompts[i % len(prompts)]) for i in (nearest, *others)]
+            cause, note = next((found for found in tried if found[0]), tried[0])
+            error = float(wrong[nearest] / len(got))
             yield Row(entry.call, "", "tokens", error, verdict=DIFFERS, cause=cause, note=note)
             return
         read.append(nearest)
