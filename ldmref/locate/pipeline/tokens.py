@@ -187,9 +187,10 @@ def _judge_ids(
             yield Row(entry.call, "", "tokens", float("inf"), verdict=DIFFERS, note=note)
             return
         wrong = (known != got).sum(axis=1)
-        nearest, *others = np.argsort(wrong, kind="stable").tolist()
+        order = [int(i) for i in np.argsort(wrong, kind="stable")]
+        nearest = order[0]
         if wrong[nearest]:
-            tried = [explain(got, known[i], prompts[i % len(prompts)]) for i in (nearest, *others)]
+            tried = [explain(got, known[i], prompts[i % len(prompts)]) for i in order]
             cause, note = next((found for found in tried if found[0]), tried[0])
             error = float(wrong[nearest] / len(got))
             yield Row(entry.call, "", "tokens", error, verdict=DIFFERS, cause=cause, note=note)
