@@ -9,23 +9,17 @@ python scripts/make_error_bounds_page.py --check    # exit code 1 if the page is
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from page_tables import fill_tables, table
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "error-bounds.md"
 RESULTS = ROOT / "benchmarks" / "results"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-
-
-def table(heading: str, rows: Iterator[tuple[Any, ...]]) -> str:
-    columns = heading.count("|") - 1
-    lines = [heading, "|---" * columns + "|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return "\n".join(lines)
 
 
 def worst_ratios() -> str:
@@ -98,13 +92,7 @@ TABLES = {
 
 def page() -> str:
     """Return the text of the page with its tables."""
-    text = PAGE.read_text("utf-8")
-    for name, make in TABLES.items():
-        block = f"<!-- table: {name} -->\n{make()}\n<!-- end -->"
-        pattern = rf"<!-- table: {name} -->\n.*?<!-- end -->"
-        text, count = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
-        assert count == 1, f"the page has no table {name}"
-    return text
+    return fill_tables(PAGE.read_text("utf-8"), TABLES)
 
 
 def main() -> int:

@@ -12,14 +12,15 @@ lines of a difference; shares have Wilson's interval over prompts and seeds.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from compare_targets import CHECKS, RESULTS, RowName, read_rows
+from page_tables import fill_tables, table
 
 from ldmref.evaluate.intervals import proportion
 
@@ -105,10 +106,9 @@ def make_table(lines: dict[Line, list[Row]]) -> str:
     """Return the table of a budget."""
     first = ("network", "target", "nats of each seed", "mean", "against U-Net, v", "right", *CHECKS,
              "rms of 20 steps")  # fmt: skip
-    rows = [f"| {' | '.join(first)} |", "|---" * len(first) + "|"]
     reference = lines.get(REFERENCE)
-    for (network, target), found in ordered(lines):
-        cells = (
+    rows = [
+        (
             NAMES[network],
             target,
             *format_nats(found, reference),
@@ -116,8 +116,9 @@ def make_table(lines: dict[Line, list[Row]]) -> str:
             *(format_share(found, check) for check in CHECKS),
             format_rms(found),
         )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        for (network, target), found in ordered(lines)
+    ]
+    return table(f"| {' | '.join(first)} |", rows)
 
 
 def ordered(lines: dict[Line, list[Row]]) -> list[tuple[Line, list[Row]]]:
@@ -137,37 +138,34 @@ def make_results(rows: Sequence[Row]) -> str:
 def make_limits(rows: Sequence[Row]) -> str:
     """Return the shares of the autoencoder's images of the right and of a wrong scene."""
     names = {"ceiling": "of the prompt's scene", "floor": "of another scene of its kind"}
-    lines = [f"| images | right | {' | '.join(CHECKS)} |", "|---" * (2 + len(CHECKS)) + "|"]
-    for row in rows:
-        if "limits" in row:
-            for key, name in names.items():
-                shares = (format_share([row["limits"][key]], c) for c in ("right", *CHECKS))
-                lines.append(f"| {name} | {' | '.join(shares)} |")
-    return "\n".join(lines)
+    cells = [
+        (name, *(format_share([row["limits"][key]], check) for check in ("right", *CHECKS)))
+        for row in rows
+        if "limits" in row
+        for key, name in names.items()
+    ]
+    return table(f"| images | right | {' | '.join(CHECKS)} |", cells)
 
 
 def make_costs(rows: Sequence[Row]) -> str:
     """Return the sizes and times of both networks, over all rows."""
     heading = (
-        "network",
-        "parameters",
-        "an evaluation",
-        "time of an evaluation",
-        "of a training step",
+        "| network | parameters | an evaluation | time of an evaluation | of a training step |"
     )
-    lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
+    cells = []
     for network, name in NAMES.items():
         found = [row for row in rows if "row" in row and RowName(*row["row"]).network == network]
         if found:
-            cells = (
-                name,
-                f"{found[0]['parameters']:,}",
-                f"{1000 * found[0]['gigaflops']:.0f} MFLOP",
-                f"{format_time(found, 'evaluation_ms')} ms",
-                f"{format_time(found, 'step_ms')} ms",
+            cells.append(
+                (
+                    name,
+                    f"{found[0]['parameters']:,}",
+                    f"{1000 * found[0]['gigaflops']:.0f} MFLOP",
+                    f"{format_time(found, 'evaluation_ms')} ms",
+                    f"{format_time(found, 'step_ms')} ms",
+                )
             )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return table(heading, cells)
 
 
 def draw_plot(rows: Sequence[Row]) -> Any:
@@ -199,12 +197,7 @@ TABLES = {"results": make_results, "limits": make_limits, "costs": make_costs}
 
 def fill(text: str, rows: Sequence[Row]) -> str:
     """Return the text of the page with its tables."""
-    for name, make in TABLES.items():
-        block = f"<!-- table: {name} -->\n{make(rows)}\n<!-- end -->"
-        pattern = rf"<!-- table: {name} -->\n.*?<!-- end -->"
-        text, count = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
-        assert count == 1, f"the page has no table {name}"
-    return text
+    return fill_tables(text, {name: partial(make, rows) for name, make in TABLES.items()})
 
 
 def main() -> int:
