@@ -42,6 +42,16 @@ def largest_value(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))
 
 
+def shrinkage(before: np.ndarray, after: np.ndarray) -> float:
+    """Return max |before| / max |after|; 1 where that is no number.
+
+    >>> shrinkage(np.array([1.0, -3.0]), np.array([2.0])), shrinkage(np.ones(2), np.zeros(2))
+    (1.5, 1.0)
+    """
+    largest = largest_value(after)
+    return largest_value(before) / largest if largest else 1.0
+
+
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     """Return max |got - expected| / max |expected|; infinite for other shapes, NaN and infinity.
 

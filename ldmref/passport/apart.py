@@ -14,6 +14,7 @@ import numpy as np
 
 from ldmref.errors import counted
 from ldmref.locate.findings import Row
+from ldmref.locate.layouts import shrinkage
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
@@ -34,9 +35,8 @@ from ldmref.trace.model import Trace, TraceEntry, tensor_name
 APART = "the rows of {} are judged one by one, as the kit has each image and text alone"
 PADDING = "{} of padding in {} not compared"
 SCHEDULE, STEP = "schedule", "sampler"
-OF_KEYS = re.compile(
-    "mask|bias|hidden"
-)  # arrays whose last axis counts tokens, although they are floats
+# arrays whose last axis counts tokens, although they are floats
+OF_KEYS = re.compile("mask|bias|hidden")
 OF_CALLS = ("evaluations", "prompt")  # attributes that name calls, or the text of each row
 NO_ROW = "{} not of the kit's run: {}"
 
@@ -103,10 +103,8 @@ class RowsApart:
                 floor = floors.get(tensor_name(source.call, entry.layer, "output", role))
                 if floor is not None:
                     whole, own = run.tensors[name], self.kit.tensors[entry.outputs[role]]
-                    sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (whole, own)]
-                    larger = sizes[0] / sizes[1] if sizes[1] else 1.0
                     key = tensor_name(entry.call, entry.layer, "output", role)
-                    found[key] = floor * max(larger, 1.0)
+                    found[key] = floor * max(shrinkage(whole, own), 1.0)
         return found
 
 

@@ -26,12 +26,34 @@ def changes_of_mask(seen: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     'the mask is one token late'
     """
     yield "the mask is inverted", ~seen
-    yield "the mask is one token late", np.roll(seen, 1, axis=-1)
-    yield "the mask is one token early", np.roll(seen, -1, axis=-1)
-    for shift in range(1, len(seen)):
-        yield "each row has the mask of another row", np.roll(seen, shift, axis=0)
-    for row in range(len(seen) if len(seen) > 2 else 0):
-        yield f"all rows have the mask of row {row}", np.repeat(seen[row : row + 1], len(seen), 0)
+    yield from moved_masks(seen)
+    yield from masks_of_other_rows(seen, 3)
+
+
+def moved_masks(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a mask, (..., m), a token away in both directions: in words, and the mask.
+
+    >>> [x.tolist() for _, x in moved_masks(np.array([[1, 1, 0]]))]
+    [[[0, 1, 1]], [[1, 0, 1]]]
+    """
+    yield "the mask is one token late", np.roll(mask, 1, axis=-1)
+    yield "the mask is one token early", np.roll(mask, -1, axis=-1)
+
+
+def masks_of_other_rows(mask: np.ndarray, least: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a mask with rows of others, in words, and the mask.
+
+    Args:
+        mask: The mask, (n, ...).
+        least: The number of rows from which one of them may be that of all.
+
+    >>> [x.tolist() for _, x in masks_of_other_rows(np.array([[1, 0], [1, 1]]), 2)]
+    [[[1, 1], [1, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]]]
+    """
+    for shift in range(1, len(mask)):
+        yield "each row has the mask of another row", np.roll(mask, shift, axis=0)
+    for row in range(len(mask) if len(mask) >= least else 0):
+        yield f"all rows have the mask of row {row}", np.repeat(mask[row : row + 1], len(mask), 0)
 
 
 def other_masks(call: LayerCall) -> Iterator[Variant]:

@@ -16,7 +16,7 @@ import numpy as np
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.law import NOISE, allowed_error
-from ldmref.locate.layouts import largest_value, relative_error
+from ldmref.locate.layouts import relative_error, shrinkage
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_inversion, rising_levels
 from ldmref.locate.pipeline.noise_tests import judge_normal
@@ -142,7 +142,7 @@ def _judge_within(
         if (side, role) == ("input", "x0"):
             right = _predicted_x0(context, evaluation, right)
         floor = 0.0 if rough is None else relative_error(rough, right)
-        shrinks = _shrinkage(expected.start, right)
+        shrinks = shrinkage(expected.start, right)
         least = context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks)
         context.ledger.mark(entry, role, side=side)
         yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
@@ -175,7 +175,7 @@ def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> It
             continue
         later = replace(evaluation, state=state, prediction=prediction)
         right = to_x0(later, sigma, settings, True, context.path)
-        shrinks = _shrinkage(state, right)
+        shrinks = shrinkage(state, right)
         least = max(context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks), LEAST)
         context.compared(entry, role)
         yield context.judge(entry, role, got, right, least=least)
@@ -268,15 +268,9 @@ def _least(
         expected: x'.
         rounded: x' with every x0 rounded. None: it is not known.
     """
-    least = epsilon * max(NOISE, OF_STATE * _shrinkage(state, expected) + OF_X0)
+    least = epsilon * max(NOISE, OF_STATE * shrinkage(state, expected) + OF_X0)
     seen = 0.0 if rounded is None else AMPLIFIED * relative_error(rounded, expected)
     return max(least, seen) if np.isfinite(seen) else least
-
-
-def _shrinkage(before: np.ndarray, after: np.ndarray) -> float:
-    """Return max |before| / max |after|; 1 where that is no number."""
-    largest = largest_value(after)
-    return largest_value(before) / largest if largest else 1.0
 
 
 def _predictions(context: PipelineContext) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import LdmrefError
+from ldmref.locate.faults.masks import masks_of_other_rows, moved_masks
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
@@ -235,17 +236,13 @@ def mask_faults(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "the mask is inverted", 1 - mask
     yield "padding is not masked", np.ones_like(mask)
     yield "everything is masked", np.zeros_like(mask)
-    yield "the mask is one token late", np.roll(mask, 1, axis=1)
-    yield "the mask is one token early", np.roll(mask, -1, axis=1)
+    yield from moved_masks(mask)
     longer = np.insert(mask[:, :-1], 0, 1, axis=1)
     yield "the mask has one token too many", longer
     yield "the mask has one token too few", np.insert(mask[:, 1:], mask.shape[1] - 1, 0, axis=1)
     if mask.shape[0] > 1:
         yield "rows of the mask are exchanged", mask[::-1]
-    for shift in range(1, len(mask)):
-        yield "each row has the mask of another row", np.roll(mask, shift, axis=0)
-    for row in range(len(mask) if len(mask) > 1 else 0):
-        yield f"all rows have the mask of row {row}", np.repeat(mask[row : row + 1], len(mask), 0)
+    yield from masks_of_other_rows(mask, 2)
     yield "the mask is that of padding on the other side", mask[:, ::-1]
 
 
