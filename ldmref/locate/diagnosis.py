@@ -15,7 +15,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
-from ldmref.locate.faults.masks import with_mask
+from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
@@ -306,9 +306,11 @@ def _changes(
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
+    mask = replay.arguments.get("mask")
     if call.kind == "attention" and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids, replay.config)
-    mask = replay.arguments.get("mask")
+        if mask is None:
+            yield from with_wrong_padding_mask(call, replay.ids, replay.config)
     if call.kind == "attention" and isinstance(mask, np.ndarray):
         yield from with_text_mask(call, mask)
         yield from with_mask(call, mask)

@@ -13,6 +13,7 @@ from diffusers.models.transformers import (
     transformer_qwenimage21,
     transformer_z_image,
 )
+from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from torch.utils.hooks import RemovableHandle
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_vl import modeling_qwen3_vl
@@ -22,13 +23,14 @@ import ldmref
 SHORT = "a red cat"
 MIDDLE = "the blue house of a dog"
 LONG = "the blue house of a dog on a table, painted by an assistant of a cat"
+LONGER = f"{LONG}, {LONG}, {LONG}"
 BATCHES = {  # whose texts have unequal numbers of the units that a family pads to
-    "z-image": [SHORT, f"{LONG}, {LONG}, {LONG}"]
+    "z-image": [SHORT, LONGER]
 }
 TRANSFORMERS = {"qwen-image-2.1": "encoder_hidden_states_mask", "krea2": "encoder_attention_mask"}
 LANGUAGE_MODELS = {
     "qwen-image-2.1": modeling_qwen3_vl, "krea2": modeling_qwen3_vl,
-    "z-image": modeling_qwen3, "flux2": modeling_qwen3,
+    "z-image": modeling_qwen3, "flux2": modeling_qwen3, "flux3": modeling_qwen3_vl,
 }  # fmt: skip
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "inverted": lambda mask: ~mask,
@@ -80,10 +82,57 @@ def change_language_model(patch: pytest.MonkeyPatch, family: str, name: str) -> 
     module = LANGUAGE_MODELS[family]
     make = module.create_causal_mask
 
-    def causal_mask(*args, attention_mask=None, **kwargs):
+    def causal_mask(*args: Any, attention_mask: Any = None, **kwargs: Any):
         return make(*args, attention_mask=changed(attention_mask, name), **kwargs)
 
     patch.setattr(module, "create_causal_mask", causal_mask)
+
+
+PADDING = 0  # T5's token that pads
+T5 = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
+
+
+def mask_t5(encoder: Any, name: str) -> RemovableHandle:
+    """Let T5, which reads its padding, be given a mask of it: "right", or a change of that."""
+
+    def hook(module: Any, args: tuple, kwargs: dict[str, Any]):
+        mask = (args[0] != PADDING).long()
+        mask = mask if name == "right" else changed(mask, name)
+        return args, kwargs | {"attention_mask": mask}
+
+    return encoder.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+
+
+def exchange_argument(module: Any, *names: str) -> RemovableHandle:
+    """Let a network be given the rows of an argument in another order."""
+
+    def hook(module: Any, args: tuple, kwargs: dict[str, Any]):
+        return args, kwargs | {name: kwargs[name].flip(0) for name in names}
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+
+
+def exchange_ids(encoder: Any) -> RemovableHandle:
+    """Let a text encoder read the prompts in another order."""
+
+    def hook(module: Any, args: tuple):
+        return args[0].flip(0), *args[1:]
+
+    return encoder.register_forward_pre_hook(hook, prepend=True)
+
+
+def pool_the_last(encoder: Any) -> RemovableHandle:
+    """Let CLIP return the state of the last token, which is padding, instead of the end token."""
+
+    def hook(module: Any, args: tuple, output: Any) -> Any:
+        last = output.last_hidden_state[:, -1]
+        if hasattr(module, "text_projection"):
+            output.text_embeds = module.text_projection(last)
+        else:
+            output.pooler_output = last
+        return output
+
+    return encoder.register_forward_hook(hook)
 
 
 PLACES = ("given", "encoder given", "transformer", "encoder")
@@ -111,12 +160,16 @@ def made(pipe: Any, family: str, place: str, name: str) -> Iterator[None]:
 
 def in_format(pipe: Any, path: Any, dtype: torch.dtype) -> Any:
     """Return a pipeline read from its folder in another format, as users read it."""
-    pipe.save_pretrained(path)
-    for name in ("transformer", "vae", "text_encoder"):
-        network = getattr(pipe, name)
-        option = "dtype" if name == "text_encoder" else "torch_dtype"
-        read = type(network).from_pretrained(path, subfolder=name, **{option: dtype})
-        pipe.register_modules(**{name: read.eval()})
+    pipe.save_pretrained(str(path))
+    for name, network in list(pipe.components.items()):
+        if isinstance(network, torch.nn.Module):
+            option = "dtype" if name.startswith("text_encoder") else "torch_dtype"
+            kind: Any = type(network)
+            read = kind.from_pretrained(path, subfolder=name, **{option: dtype})
+            if isinstance(pipe, ModularPipeline):
+                pipe.update_components(**{name: read.eval()})
+            else:
+                pipe.register_modules(**{name: read.eval()})
     return pipe
 
 
@@ -135,6 +188,12 @@ def record_batch(
         options |= {
             "max_sequence_length": 64, "guidance_scale": 1.0, "text_encoder_out_layers": (1, 2, 3)
         }  # fmt: skip
+    if family.startswith("flux3"):  # whose pipeline takes one prompt
+        options |= {"text_encoder_out_layers": (1, 2), "output": "images"}
+        prompts = prompts or SHORT
+        pipe.set_progress_bar_config(disable=True)
+    if family in T5:
+        options |= {"max_sequence_length": 64, "guidance_scale": 1.0}
     prompts = prompts or [*BATCHES.get(family, (SHORT, LONG))]  # pipelines change lists
     with ldmref.recording(pipe, path) as trace:
         pipe(prompt=prompts, generator=torch.Generator().manual_seed(seed), **options | more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,23 +14,34 @@ from ldmref.locate.report import summary
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import flux2_pipelines
+import flux3_pipelines
+import flux_networks
 import krea2_pipelines
 import qwen_image_21_pipelines
+import sd3_networks
 import torch
 import z_image_pipelines
+from diffusers.guiders import ClassifierFreeGuidance
 from mask_faults import (
     CHANGES,
     LONG,
+    LONGER,
     MIDDLE,
     SHORT,
+    T5,
     TRANSFORMERS,
+    exchange_argument,
+    exchange_ids,
     in_format,
     made,
+    mask_t5,
+    pool_the_last,
     record_batch,
 )
 from qwen3_networks import write_vocabulary
 
-QWEN, KREA, Z_IMAGE, FLUX = FAMILIES = ("qwen-image-2.1", "krea2", "z-image", "flux2")
+QWEN, KREA, Z_IMAGE, FLUX = ("qwen-image-2.1", "krea2", "z-image", "flux2")
+SD3, FLUX_1, FLUX_3, FLUX_3_MAP = ("sd3", "flux", "flux3", "flux3 distilled")
 WORDS = {
     "inverted": "the mask is inverted",
     "one late": "the mask is one token late",
@@ -52,20 +64,32 @@ def subjects(tmp_path_factory):
     def make(family, dtype="float32"):
         if (family, dtype) not in found:
             folder = tmp_path_factory.mktemp("tokenizer")
+            flux3 = flux3_pipelines.make_pipeline
             makers = {
                 QWEN: qwen_image_21_pipelines.make_pipeline,
                 KREA: lambda: krea2_pipelines.make_pipeline(folder),
                 Z_IMAGE: lambda: z_image_pipelines.make_pipeline(write_vocabulary(folder)),
                 FLUX: lambda: flux2_pipelines.make_pipeline(write_vocabulary(folder)),
+                SD3: lambda: sd3_networks.make_pipeline("3.5 medium"),
+                FLUX_1: lambda: flux_networks.make_pipeline(True),
+                FLUX_3: lambda: flux3(write_vocabulary(folder)),
+                FLUX_3_MAP: lambda: flux3(write_vocabulary(folder), flow_map=True),
             }
             pipe, path = makers[family](), tmp_path_factory.mktemp("model")
             if dtype != "float32":
                 in_format(pipe, tmp_path_factory.mktemp("wide"), getattr(torch, dtype))
-            pipe.save_pretrained(path)
+            save = (
+                flux3_pipelines.save_pipeline if family in (FLUX_3, FLUX_3_MAP) else save_pipeline
+            )
+            save(pipe, path)
             found[family, dtype] = pipe, ldmref.load(path, dtype="float32")
         return found[family, dtype]
 
     return make
+
+
+def save_pipeline(pipe, path):
+    pipe.save_pretrained(path)
 
 
 def describe(report):
@@ -98,6 +122,16 @@ RIGHT = [
     (FLUX, {}),
     (FLUX, {"prompts": THREE, "guidance_scale": 4.0}),
     (FLUX, {"dtype": "bfloat16"}),
+    (SD3, {}),
+    (SD3, {"prompts": THREE, "guidance_scale": 4.0}),
+    (SD3, {"guidance_scale": 4.0, "negative_prompt": ["", MIDDLE], "dtype": "bfloat16"}),
+    (FLUX_1, {}),
+    (FLUX_1, {"prompts": THREE, "true_cfg_scale": 3.0, "negative_prompt": ["", MIDDLE, LONG]}),
+    (FLUX_1, {"dtype": "bfloat16"}),
+    (FLUX_3, {"negative_prompt": LONGER}),  # of another window
+    (FLUX_3, {"negative_prompt": LONGER, "num_images_per_prompt": 2, "dtype": "bfloat16"}),
+    (FLUX_3_MAP, {"prompts": LONGER}),
+    (FLUX_3_MAP, {"num_inference_steps": 4, "dtype": "bfloat16"}),
 ]
 
 
@@ -125,9 +159,11 @@ FAULTS = [
         KREA: ("given", "encoder given", "transformer", "encoder"),
         Z_IMAGE: ("encoder given", "transformer", "encoder"),
         FLUX: ("encoder given", "encoder"),
+        FLUX_3: ("encoder given", "encoder"),
     }.items()
     for place in places
     for change in CHANGES
+    if family != FLUX_3 or change != "of another row"  # which a call of one prompt does not have
 ]
 
 
@@ -142,29 +178,110 @@ def test_a_wrong_mask_is_named(subjects, tmp_path, family, place, change, dtype)
         assert not report.faults, describe(report)
         return
     first = "text_encoder" if place.startswith("encoder") else "transformer"
-    assert {row.call.partition(".")[0] for row in report.faults} == {first}, describe(report)
+    assert {re.split("[.~]", row.call)[0] for row in report.faults} == {first}, describe(report)
     assert any(WORDS[change] in row.cause for row in report.faults), describe(report)
 
 
-@pytest.mark.parametrize("family", [QWEN, KREA])
-def test_texts_of_other_rows_are_named(subjects, tmp_path, family):
-    """With their masks: all is right but whose text it is."""
-    pipe, model = subjects(family)
-    names = ("encoder_hidden_states", TRANSFORMERS[family])
-
-    def hook(module, args, kwargs):
-        return args, kwargs | {name: kwargs[name].flip(0) for name in names}
-
-    handle = pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("change", ["right", *CHANGES])
+@pytest.mark.parametrize("family", [SD3, FLUX_1])
+def test_a_mask_that_t5_does_not_have_is_named(subjects, tmp_path, family, change, dtype):
+    """T5 reads its padding in these families; a mask that hides nothing is harmless."""
+    pipe, model = subjects(family, dtype)
+    handle = mask_t5(getattr(pipe, T5[family]), change)
     try:
-        trace = record_batch(pipe, family, tmp_path / "trace")
+        trace = record_batch(pipe, family, tmp_path / "trace", num_inference_steps=1)
     finally:
         handle.remove()
-    causes = {row.kind: row.cause for row in diff_traces(trace, model).faults}
-    assert causes == {
-        "text": "rows of prompts are exchanged",
-        "mask of the text": "rows of the mask are exchanged",
-    }
+    report = diff_traces(trace, model)
+    assert report.counts()["not judged"] == 0
+    if change == "left out":
+        assert not report.faults, describe(report)
+        return
+    assert {row.call for row in report.faults} == {T5[family]}, describe(report)
+    assert {row.kind for row in report.faults} == {"own", "tokens"}
+    words = {"right": "that should not be there"} | WORDS
+    causes = [row.cause for row in report.faults]
+    assert all(x.startswith("a padding mask that should not be there") for x in causes), causes
+    assert all(words[change] in x for x in causes), causes
+
+
+def causes_of_text(pipe, model, family, path, handle):
+    """Return the causes of all faults, by kind, of a run with a hook."""
+    try:
+        trace = record_batch(pipe, family, path)
+    finally:
+        handle.remove()
+    return {row.kind: row.cause for row in diff_traces(trace, model).faults}
+
+
+EXCHANGED = "rows of prompts are exchanged"
+
+
+@pytest.mark.parametrize(
+    ("family", "argument", "kind", "cause"),
+    [
+        (QWEN, TRANSFORMERS[QWEN], "mask of the text", "rows of the mask are exchanged"),
+        (KREA, TRANSFORMERS[KREA], "mask of the text", "rows of the mask are exchanged"),
+        (SD3, "pooled_projections", "pooled text", EXCHANGED),
+        (FLUX_1, "pooled_projections", "pooled text", EXCHANGED),
+    ],
+)
+def test_texts_of_other_rows_are_named(subjects, tmp_path, family, argument, kind, cause):
+    """With their masks or pooled texts: all is right but whose text it is."""
+    pipe, model = subjects(family)
+    handle = exchange_argument(pipe.transformer, "encoder_hidden_states", argument)
+    found = causes_of_text(pipe, model, family, tmp_path / "trace", handle)
+    assert found == {"text": EXCHANGED, kind: cause}
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "causes"),
+    [
+        (SD3, "text_encoder", dict.fromkeys(("text", "pooled text"), " in text_encoder")),
+        (
+            SD3,
+            "text_encoder_2",
+            {"text": " in text_encoder_2", "pooled text": " in text_encoder_2"},
+        ),
+        (SD3, "text_encoder_3", {"text": " in text_encoder_3"}),
+        (FLUX_1, "text_encoder", {"pooled text": ""}),  # which one encoder gives alone
+        (FLUX_1, "text_encoder_2", {"text": ""}),
+    ],
+)
+def test_prompts_of_other_rows_in_one_encoder_are_named(
+    subjects, tmp_path, family, encoder, causes
+):
+    pipe, model = subjects(family)
+    handle = exchange_ids(getattr(pipe, encoder))
+    found = causes_of_text(pipe, model, family, tmp_path / "trace", handle)
+    assert found == {kind: EXCHANGED + where for kind, where in causes.items()}
+
+
+@pytest.mark.parametrize(("family", "kind"), [(SD3, "own"), (FLUX_1, "pooled text")])
+def test_a_pooled_row_of_padding_is_named(subjects, tmp_path, family, kind):
+    pipe, model = subjects(family)
+    handle = pool_the_last(pipe.text_encoder)
+    found = causes_of_text(pipe, model, family, tmp_path / "trace", handle)
+    assert found == {kind: "pooled at the last token instead of the first end token"}
+
+
+def test_exchanged_texts_of_guidance_are_named(subjects, tmp_path, monkeypatch):
+    """In families that run both predictions in calls of their own."""
+    pipe, model = subjects(FLUX_3)
+    prepare = ClassifierFreeGuidance.prepare_inputs
+
+    def exchanged(self, data):
+        return prepare(self, {name: pair[::-1] for name, pair in data.items()})
+
+    monkeypatch.setattr(ClassifierFreeGuidance, "prepare_inputs", exchanged)
+    trace = record_batch(pipe, FLUX_3, tmp_path / "trace", negative_prompt=MIDDLE)
+    faults = diff_traces(trace, model).faults
+    assert [(row.call, row.kind) for row in faults] == [
+        ("transformer.000", "text"),
+        ("transformer.001", "text"),
+    ]
+    assert all("of the other half" in row.cause for row in faults), [row.cause for row in faults]
 
 
 @pytest.mark.parametrize("family", [QWEN, KREA])

@@ -13,6 +13,7 @@ from ldmref.models.layers import MASKED
 
 HIDDEN = -1e4  # a bias up to here hides a key; that of BERT's masks is the largest in use
 TEXT_SEGMENT = 32  # tokens to a multiple of which Z-Image fills a text up
+NOT_WANTED = "a padding mask that should not be there"
 EQUAL = -1e30  # the bias of queries without keys, in which the scores of float64 drown also
 
 
@@ -173,7 +174,7 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray, config: object) -> Itera
     if (tail & (ids == end_ids(config, ids)[:, None])).any():  # the end token pads
         masks[", which hides the end token also"] = tail
     for end, padding in masks.items():
-        text = f"a padding mask that should not be there{end}"
+        text = f"{NOT_WANTED}{end}"
         if "bias" in call.inputs:
             hidden = MASKED * padding[:, None, None, :]
             yield Variant(text, lambda c, x, m=hidden: _with_bias(c, x, x["bias"] + m))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults.attention import HIDDEN, without_mask
+from ldmref.locate.faults.attention import HIDDEN, NOT_WANTED, find_padding, without_mask
 from ldmref.locate.faults.variants import Inputs, Variant
 
 NO_KEYS = {  # what programs return of queries without keys
@@ -86,6 +86,24 @@ def with_mask(call: LayerCall, mask: np.ndarray) -> Iterator[Variant]:
     yield from _with_seen(call, "keys of padding are hidden", seen, rest)
     for words, other in changes_of_mask(seen):
         yield from _with_seen(call, words, other, rest)
+
+
+def with_wrong_padding_mask(call: LayerCall, ids: np.ndarray, config: object) -> Iterator[Variant]:
+    """Yield attention with a mask of padding that should not be there, and that is wrong itself.
+
+    Args:
+        call: The attention of a text encoder.
+        ids: The tokens, (n, l).
+        config: The configuration of the text encoder.
+    """
+    if ids.shape != (call.inputs["k"].shape[0], call.inputs["k"].shape[2]):
+        return
+    seen = ~find_padding(ids, config)[:, None, None, :]
+    if seen.all():
+        return
+    rest = without_mask(call.inputs["bias"]) if "bias" in call.inputs else np.zeros(())
+    for words, other in changes_of_mask(seen):
+        yield from _with_seen(call, f"{NOT_WANTED}: {words}", other, rest)
 
 
 def _with_seen(

@@ -167,15 +167,20 @@ def other_pooling(replay: FollowedRun, point: Point) -> Iterator[Given]:
     weight = replay.parameters_of(PROJECTION) if pooled else None
     if not states or not (into or pooled):
         return
-    for text, x in _pooled(replay, ids, states[-1]):
-        if weight is not None:
-            x = x @ weight.T
-        yield f"pooled at {text} instead of the first end token", x
+    for text, x in pool_elsewhere(replay.config, ids, states[-1]):
+        yield text, x if weight is None else x @ weight.T
 
 
-def _pooled(replay: FollowedRun, ids: np.ndarray, states: np.ndarray) -> Iterator[Given]:
+def pool_elsewhere(config: object, ids: np.ndarray, states: np.ndarray) -> Iterator[Given]:
+    """Yield the states of other tokens than the end token: in words, and the states, (n, d).
+
+    Args:
+        config: The configuration of the text encoder.
+        ids: The tokens, (n, l).
+        states: The hidden states, (n, l, d).
+    """
     rows = np.arange(len(ids))
-    is_end = ids == end_ids(replay.config, ids)[:, None]
+    is_end = ids == end_ids(config, ids)[:, None]
     first = np.argmax(is_end, axis=1)
     last_end = ids.shape[1] - 1 - np.argmax(is_end[:, ::-1], axis=1)
     tokens = {
@@ -185,6 +190,7 @@ def _pooled(replay: FollowedRun, ids: np.ndarray, states: np.ndarray) -> Iterato
         "the token before the end token": np.maximum(first - 1, 0),
         "the token after the end token": np.minimum(first + 1, ids.shape[1] - 1),
     }
-    for text, token in tokens.items():
-        yield text, states[rows, token]
-    yield "the mean of all tokens", states.mean(axis=1)
+    found = {text: states[rows, token] for text, token in tokens.items()}
+    found["the mean of all tokens"] = states.mean(axis=1)
+    for text, x in found.items():
+        yield f"pooled at {text} instead of the first end token", x

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.locate.faults.text import pool_elsewhere
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.branches import split_branches
@@ -23,10 +25,13 @@ from ldmref.locate.pipeline.prompt_arrays import (
     NotKnown,
     NotRead,
     PromptArrays,
+    Prompts,
     arrays_of_prompts,
     arrays_of_side,
+    prompts_of,
 )
 from ldmref.locate.pipeline.tokens import known_prompts, mask_faults
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
@@ -61,10 +66,14 @@ class ExpectedText(NamedTuple):
     Attributes:
         roles: "cond" or "uncond" for each part of the batch.
         sides: The arrays of each image, by role.
+        request: The request of the run.
+        prompts: The prompts of each row of the batch; () if they were not recorded.
     """
 
     roles: tuple[str, ...]
     sides: Mapping[str, list[PromptArrays]]
+    request: Mapping[str, Any]
+    prompts: tuple[Prompts, ...]
 
     def array(self, kind: str, roles: tuple[str, ...] | None = None) -> np.ndarray | None:
         """Return hidden states (n, l, d), pooled vectors (n, d) or masks (n, l) of the batch."""
@@ -205,13 +214,14 @@ def _expected(
     sides = {
         side: arrays_of_side(context, request, side, images, length) for side in sorted({*roles})
     }
-    if "uncond" not in sides:  # to recognise it where it does not belong
+    for side in {*SIDES} - {*sides}:  # to recognise it where it does not belong
         try:
-            sides["uncond"] = arrays_of_side(context, request, "uncond", images, length)
+            sides[side] = arrays_of_side(context, request, side, images, length)
         except NotKnown:
-            sides["uncond"] = sides["cond"]
-    sides.setdefault("cond", sides["uncond"])
-    return ExpectedText(roles, sides)
+            sides[side] = sides[roles[0]]
+    given = [prompts_of(context, request, role) or [] for role in roles]
+    rows = [x for side in given for x in side for _ in range(images // len(side))]
+    return ExpectedText(roles, sides, request, (*rows,))
 
 
 # -- comparison -----------------------------------------------------------------------------------
@@ -243,7 +253,57 @@ def _judge_rows(
         got, right = (np.where(mask[:, :, None] != 0, x, 0.0) for x in (got, right))
         fits = ((words, x) for words, x in variants if x.shape == right.shape)
         variants = [(words, np.where(mask[:, :, None] != 0, x, 0.0)) for words, x in fits]
-    return context.judge(network, kind, got, right, variants=variants, segment=segment)
+    rare = chain(_of_other_prompts(context, kind, got, expected), _pooled(context, kind, got))
+    tried = chain(variants, rare)
+    return context.judge(network, kind, got, right, variants=tried, segment=segment)
+
+
+def _of_other_prompts(
+    context: PipelineContext, kind: str, got: np.ndarray, expected: ExpectedText
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield texts of which one of several encoders read the prompts of other rows."""
+    encoders = TEXT_ENCODERS[: len(context.model.config.text_encoders)]
+    if len(encoders) < 2 or len(expected.prompts) != len(got):
+        return
+    length = got.shape[1] if got.ndim == 3 else 0
+    found: dict[Prompts, PromptArrays] = {}
+
+    def array(prompts: Prompts) -> np.ndarray:
+        if prompts not in found:
+            found[prompts] = arrays_of_prompts(context, expected.request, prompts, length)
+        return np.asarray(getattr(found[prompts], KINDS[kind].field))
+
+    for number, name in enumerate(encoders):
+        others = [*dict.fromkeys(prompts[number] for prompts in expected.prompts)]
+        rows = []
+        for row, own in zip(got, expected.prompts, strict=True):
+            try:
+                mixed = [array((*own[:number], other, *own[number + 1 :])) for other in others]
+            except NotKnown:  # a faulty run need not have encoded them
+                return
+            rows.append(min(mixed, key=lambda x, row=row: relative_error(row, x)))
+        if len({x.shape for x in rows}) == 1:
+            yield f"rows of prompts are exchanged in {name}", np.stack(rows)
+
+
+def _pooled(
+    context: PipelineContext, kind: str, got: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the states of other tokens, where a pipeline itself pools those of an encoder."""
+    if KINDS[kind].argument != "pooled":
+        return
+    for name, config in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
+        found: dict[str, list[np.ndarray]] = {}
+        for entry in context.texts(name):
+            ids = context.read(entry, "input_ids", "input", "ids")
+            states = context.read_output(entry)
+            if ids is None or states is None or states.shape[::2] != (len(ids), got.shape[1]):
+                continue
+            for words, x in pool_elsewhere(config, np.asarray(ids), states):
+                found.setdefault(words, []).extend(x)
+        for words, rows in found.items():
+            nearest = [min(rows, key=lambda x, y=y: relative_error(y, x)) for y in got]
+            yield words, np.stack(nearest)
 
 
 def _arranged(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import LdmrefError
+from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.faults.masks import masks_of_other_rows, moved_masks
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
@@ -198,8 +199,7 @@ def _judge_ids(
             return
         read.append(nearest)
     yield Row(entry.call, "", "tokens")
-    if masked:
-        yield from _judge_mask(context, entry, masks[read])
+    yield from _judge_mask(context, entry, masks[read], masked)
 
 
 def _find_length(context: PipelineContext, number: int, asked: int) -> int:
@@ -210,19 +210,30 @@ def _find_length(context: PipelineContext, number: int, asked: int) -> int:
     return change(context.model.config, asked).text_encoders[number].max_position_embeddings
 
 
-def _judge_mask(context: PipelineContext, entry: TraceEntry, wanted: np.ndarray) -> Iterator[Row]:
-    """Yield a row for the mask with which an encoder read its tokens, if it was recorded."""
+def _judge_mask(
+    context: PipelineContext, entry: TraceEntry, tokens: np.ndarray, masked: bool
+) -> Iterator[Row]:
+    """Yield a row for the mask with which an encoder read its tokens, if it was recorded.
+
+    Args:
+        context: The run.
+        entry: The call of the encoder.
+        tokens: 1 for tokens, and 0 for padding, (n, l).
+        masked: Whether the encoder hides padding; if not, a mask must hide nothing.
+    """
     mask = context.read(entry, MASK)
-    if mask is None:
+    if mask is None or (not masked and np.shape(mask) != tokens.shape):
         return
     context.compared(entry, MASK)
     got = np.asarray(mask).reshape(-1, np.shape(mask)[-1]) != 0
-    right = wanted != 0
+    right = tokens != 0 if masked else np.ones_like(tokens, bool)
     if np.array_equal(got, right):
         yield Row(entry.call, MASK, "tokens")
         return
-    causes = ((cause, x != 0) for cause, x in mask_faults(right.astype(np.int64)))
-    cause = next((cause for cause, x in causes if np.array_equal(got, x)), "")
+    causes = [*mask_faults(tokens)]
+    if not masked:
+        causes = [(NOT_WANTED, tokens), *((f"{NOT_WANTED}: {words}", x) for words, x in causes)]
+    cause = next((cause for cause, x in causes if np.array_equal(got, x != 0)), "")
     error = float("inf") if got.shape != right.shape else float((got != right).mean())
     yield Row(entry.call, MASK, "tokens", error, verdict=DIFFERS, cause=cause)
 
