@@ -114,6 +114,17 @@ def find_start(name: str, starts: Collection[str]) -> str:
     return name
 
 
+class MissingTensor(KeyError):
+    """A tensor that a file does not have."""
+
+
+class _Shapes(dict[str, Shape]):
+    """Shapes of the tensors of a file, by name."""
+
+    def __missing__(self, name: str) -> Shape:
+        raise MissingTensor(name)
+
+
 def reads_sizes(
     read: Callable[Concatenate[dict[str, Shape], P], ModelConfig | None],
 ) -> Callable[..., ModelConfig | None]:
@@ -142,8 +153,8 @@ def reads_sizes(
         shapes: Mapping[str, Shape], prefix: str = "", *args: P.args, **kwargs: P.kwargs
     ) -> ModelConfig | None:
         try:
-            return read(remove_prefix(shapes, prefix), *args, **kwargs)
-        except (KeyError, ValueError, IndexError, ZeroDivisionError):
+            return read(_Shapes(remove_prefix(shapes, prefix)), *args, **kwargs)
+        except (MissingTensor, ValueError, IndexError, ZeroDivisionError):
             return None
 
     return recognise

@@ -7,6 +7,7 @@ import pytest
 from ldmref.families.transformer_files import (
     PREFIX,
     MakersLayer,
+    MissingTensor,
     find_entry,
     find_model,
     list_entries,
@@ -63,6 +64,19 @@ def test_other_files_are_none():
     assert recognise({f"{PREFIX}first.weight": (8, 4)}) is None  # the tensor is missing
     assert recognise({"first.weight": (8,)}) is None
     assert recognise({"first.weight": (8, 0)}) is None
+
+
+def test_other_missing_keys_are_raised():
+    """As of a preset that does not exist, which is no sign of another file."""
+
+    @reads_sizes
+    def recognise_by_preset(own):
+        return {"preset": own["first.weight"]}["another preset"]
+
+    with pytest.raises(KeyError, match="another preset") as caught:
+        recognise_by_preset({"first.weight": (8, 4)})
+    assert not isinstance(caught.value, MissingTensor)
+    assert recognise_by_preset({"other.weight": (8, 4)}) is None
 
 
 def test_a_transformer_of_other_sizes_is_the_nearest_model_if_its_axes_fit():
