@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -145,6 +147,35 @@ def test_a_map_that_gets_its_own_time(pipes, tmp_path, monkeypatch):
     report = find(pipes, "distilled", tmp_path / "trace")
     assert list_wrong(report) == [(f"transformer.00{i}", "", "end of the step") for i in range(2)]
     assert list_causes(report) == {"the time to which the step leads is its own"}
+
+
+def test_times_are_recorded_as_they_are_embedded(pipes, tmp_path, kind):
+    """Whatever their format: the transformer multiplies in that of the tokens."""
+    pipe, _ = pipes[kind]
+    transformer = copy.deepcopy(pipe.transformer).to(torch.bfloat16)
+    embedded, right = [], pipe.transformer
+    transformer.time_proj.register_forward_pre_hook(lambda module, args: embedded.append(args[0]))
+
+    def hook(module, args, kwargs):
+        times = {key: x.float() + 1e-3 for key, x in kwargs.items() if key.endswith("timestep")}
+        return args, kwargs | times
+
+    transformer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+    set_scale(pipe, 1.0)
+    pipe.update_components(transformer=transformer)
+    try:
+        with ldmref.recording(pipe, tmp_path / "trace") as trace:
+            run(pipe, "a red cat", 5, num_inference_steps=2, **SIZE)
+    finally:
+        pipe.update_components(transformer=right)
+    step = 3 if kind == "distilled" else 2  # calls of `time_proj` in each step: with 0, and the end
+    for number, first in enumerate(embedded[::step]):
+        recorded = trace.trace.tensors[f"transformer.{number:03}//input.timestep"]
+        assert float(recorded[0]) == float(first[0])
+    ends = embedded[2::step] if kind == "distilled" else []
+    for number, end in enumerate(ends):
+        recorded = trace.trace.tensors[f"transformer.{number:03}//input.target_timestep"]
+        assert float(recorded[0]) == float(end[0])
 
 
 def test_padding_at_another_position(pipes, tmp_path, kind, monkeypatch):

@@ -21,7 +21,10 @@ SHARED = re.compile(  # layers that read or return a row for every token
 
 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of the transformer as ours."""
+    """Return the arguments of a call of the transformer as ours.
+
+    Times are multiplied in the format of the tokens, as the transformer does.
+    """
     found = dict(arguments)
     tokens, positions = found.get("hidden_states"), found.get("img_ids")
     if tokens is not None and positions is not None:
@@ -31,7 +34,8 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
         found.pop(name, None)
     for name in TIMES:
         if found.get(name) is not None:
-            found[name] = STEPS * found[name]
+            time = found[name] if tokens is None else found[name].to(tokens.dtype)
+            found[name] = STEPS * time
     if found.get(PLACES) is not None:
         found[PLACES] = place_as_ours(found[PLACES])
     return found

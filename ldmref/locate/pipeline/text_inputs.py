@@ -219,8 +219,8 @@ def _expected(
             sides[side] = arrays_of_side(context, request, side, images, length)
         except NotKnown:
             sides[side] = sides[roles[0]]
-    given = [prompts_of(context, request, role) or [] for role in roles]
-    rows = [x for side in given for x in side for _ in range(images // len(side))]
+    prompts = [prompts_of(context, request, role) or [] for role in roles]
+    rows = [x for side in prompts for x in side for _ in range(images // len(side))]
     return ExpectedText(roles, sides, request, (*rows,))
 
 
