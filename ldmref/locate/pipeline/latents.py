@@ -15,6 +15,7 @@ from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_start
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
+from ldmref.samplers import Schedule
 from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
@@ -62,11 +63,17 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
         return
     context.compared(steps[0], "sample", "x")
     context.compared_output(initial)
+    yield _judge_deviation(context, schedule, steps[0], state)
+
+
+def _judge_deviation(
+    context: PipelineContext, schedule: Schedule, step: TraceEntry, state: np.ndarray
+) -> Row:
+    """Return a row for the standard deviation of the first state of a run from pure noise."""
     bad = first_nonfinite(state)
     if bad:
         values = {"error": math.inf, "verdict": DIFFERS, "note": bad}
-        yield Row(steps[0].call, "", "initial noise", **values)
-        return
+        return Row(step.call, "", "initial noise", **values)
     on_path = context.states_on_path
     sigma = float(schedule.sigmas[0])
     expected = float(schedule.init_noise_sigma)
@@ -78,10 +85,9 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     ratio = deviation / expected
     allowed = DEVIATIONS / math.sqrt(2.0 * state.size)
     error = abs(ratio - 1.0)
-    row = Row(steps[0].call, "", "initial noise", error, allowed)
+    row = Row(step.call, "", "initial noise", error, allowed)
     if error <= allowed:
-        yield row
-        return
+        return row
     causes = {
         "the scale of the initial noise is missing (init_noise_sigma)": 1.0,
         "scaled by sigma instead of sqrt(1 + sigma^2)": sigma,
@@ -94,7 +100,7 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     best = min(left, key=left.__getitem__)
     note = f"standard deviation {deviation:.5g} instead of {expected:.5g}"
     row = replace(row, verdict=DIFFERS, note=note)
-    yield replace(row, cause=best, explained=left[best]) if left[best] <= allowed else row
+    return replace(row, cause=best, explained=left[best]) if left[best] <= allowed else row
 
 
 def _judge_noised(context: PipelineContext, step: TraceEntry, state: np.ndarray) -> Iterator[Row]:

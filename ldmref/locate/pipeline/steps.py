@@ -75,6 +75,14 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
         for evaluation in known:
             yield from _judge_later(context, evaluation)
         return
+    yield from _judge_states(context, known, right)
+
+
+def _judge_states(
+    context: PipelineContext, known: Sequence[RecordedEvaluation], right: StepSettings
+) -> Iterator[Row]:
+    """Yield rows for the states to which the steps of a run lead, and for what lies within them."""
+    entries = [evaluation.entry for evaluation in known]
     try:
         expected = _follow_all(context, known, right)
     except (NotRecorded, LdmrefError, ValueError) as error:
