@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ldmref.apps.cli.command_table import SUMMARIES
-from ldmref.apps.cli.main import SECTIONS, cli
+from ldmref.apps.cli.main import SECTIONS, SUMMARIES, cli
 
 COUNT = "import sys, {}\n{}\nprint(*sys.modules)"
 
@@ -24,9 +23,8 @@ def test_help_imports_less_than_numpy():
     assert "click" in loaded and len(loaded) < len(modules("numpy"))
     assert not {"numpy", "PIL", "tokenizers", "ldmref.models", "ldmref.modes"} & loaded
     assert {name for name in loaded if name.startswith("ldmref.apps.cli.")} == {
-        "ldmref.apps.cli.command_table", "ldmref.apps.cli.completion", "ldmref.apps.cli.flags",
-        "ldmref.apps.cli.main", "ldmref.apps.cli.messages",
-        "ldmref.apps.cli.progress", "ldmref.apps.cli.standard_streams",
+        "ldmref.apps.cli.completion", "ldmref.apps.cli.flags", "ldmref.apps.cli.main",
+        "ldmref.apps.cli.messages", "ldmref.apps.cli.progress", "ldmref.apps.cli.standard_streams",
     }  # fmt: skip
 
 

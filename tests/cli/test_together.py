@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from ldmref.apps.cli.sheet import GAP, contact_sheet, count_columns
+from ldmref.apps.cli.combined import GAP, contact_sheet, count_columns
 from ldmref.io.images.metadata import read_parameters
 
 

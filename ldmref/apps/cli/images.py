@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import click
 
 from ldmref import modes
-from ldmref.apps.cli.animation import Animation, is_animated
+from ldmref.apps.cli.combined import Animation, Sheet, is_animated
 from ldmref.apps.cli.console import Console
-from ldmref.apps.cli.help import SUMMARIES
 from ldmref.apps.cli.options import ImageCommand, Notation, option, parameter_options, with_options
 from ldmref.apps.cli.origin import Origin
 from ldmref.apps.cli.output import Output
@@ -21,7 +20,6 @@ from ldmref.apps.cli.preview import previewing
 from ldmref.apps.cli.progress import Stop, stopping
 from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
-from ldmref.apps.cli.sheet import Sheet
 from ldmref.apps.cli.sources import is_embedded, read_prompts
 from ldmref.apps.cli.standard_streams import check_stdout
 from ldmref.apps.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
@@ -30,6 +28,48 @@ from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.notation import parse_positions
 from ldmref.modes.registry import MODES
+
+SUMMARIES = {  # the first sentence is also in the list of commands
+    "txt2img": """Generate images from a text prompt.
+
+    Example: ldmref txt2img "red heart" --seed 1
+    """,
+    "img2img": """Change an image to match a prompt.
+
+    Example: ldmref img2img "blue heart" -i heart.png --strength 0.5
+    """,
+    "inpaint": """Repaint the white area of a mask; black pixels are preserved exactly.
+
+    Example: ldmref inpaint "cat face" -i photo.png --mask mask.png
+    """,
+    "interpolate": """Generate images that gradually turn one prompt into another.
+
+    PROMPT is the first prompt, --to the last one. To change only the noise, give two seeds.
+
+    Example: ldmref interpolate "red heart" --to "blue heart" --count 24 --animate
+    """,
+    "invert": """Find the noise that gives an image, then edit the image with another prompt.
+
+    PROMPT describes the image, --edit the new image.
+
+    Example: ldmref invert "red heart" -i heart.png --edit "blue heart"
+    """,
+    "edit": """Edit an image with a flow-matching model; what two prompts share stays as it is.
+
+    PROMPT describes the edited image, --source-prompt the given one. Needs SD3 or Flux.
+
+    Example: ldmref edit "a dog" --source-prompt "a cat" -i cat.png -m sd35-medium
+    """,
+    "superres": """Upscale an image by the model's factor; needs a super-resolution model.
+
+    Example: ldmref superres -m bsr-sr -i small.png
+    """,
+    "seg2img": """Generate an image from a segmentation map; needs a model trained for it.
+
+    Example: ldmref seg2img -m semantic --map map.png
+    """,
+}
+
 
 OWN_OPTIONS = {
     "invert": INVERTING,

@@ -1,22 +1,66 @@
-"""The command `ldmref`: its command group, and the place where errors become exit codes."""
+"""The command `ldmref`: its commands by name, and the place where errors become exit codes.
+
+The modules of the commands import the networks. `ldmref --help` needs none of them, and a command
+only its own. So the sentences of the help are read from `commands.json`, which
+`scripts/make_command_table.py` writes.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cache
+from importlib import import_module
 from itertools import takewhile
+from pathlib import Path
 
 import click
 
 import ldmref
-from ldmref.apps.cli.command_table import SUMMARIES, Lazy
 from ldmref.apps.cli.completion import VARIABLE, complete
+from ldmref.apps.cli.flags import simplify_options
 from ldmref.apps.cli.messages import quote_command
 from ldmref.apps.cli.progress import ending
 from ldmref.apps.cli.standard_streams import finish_streams, prepare_streams
 from ldmref.errors import UsageError, closest
+
+SUMMARIES: dict[str, list[str]] = json.loads(
+    Path(__file__).with_name("commands.json").read_text("utf-8")
+)
+"""Name of a command: [its module in `ldmref.apps.cli`, the first sentence of its help]."""
+
+
+class Lazy(MutableMapping[str, click.Command]):
+    """The commands of `SUMMARIES`, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module, _ = SUMMARIES[name]
+            for command in import_module(f"ldmref.apps.cli.{module}").COMMANDS:
+                simplify_options(command)
+                self._loaded.setdefault(command.name, command)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands cannot be removed")
+
+    def __contains__(self, name: object) -> bool:
+        return name in SUMMARIES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SUMMARIES)
+
+    def __len__(self) -> int:
+        return len(SUMMARIES)
+
 
 OWN_FLAGS = {"-h", "--help", "--version"}
 OWN_NAMES = {flag.lstrip("-") for flag in OWN_FLAGS}
