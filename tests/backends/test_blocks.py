@@ -158,7 +158,7 @@ def test_two_calls_at_once_share_the_threads_that_were_allowed(monkeypatch):
 
 def test_a_compiled_network_sees_the_parameters_that_there_are():
     torch = pytest.importorskip("torch")
-    from ldmref.backends.fast.torch_compile import _ParamsModule
+    from ldmref.backends.fast.torch import _ParamsModule
 
     flat = {"conv.weight": torch.ones(2), "resnets.0.bias": torch.zeros(3), "scale": torch.ones(1)}
     params = unflatten(flat)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.backends.fast import choice, threads
-from ldmref.backends.fast.choice import AGAIN, GAIN, LONG, TRIES, Choice
+from ldmref.backends.fast import threads
+from ldmref.backends.fast.threads import AGAIN, GAIN, LONG, TRIES, Choice
 
 
 def settle(together, alone, calls=4 * TRIES):
@@ -68,20 +68,20 @@ def test_measurements_become_rare():
 
 
 def test_the_choices_are_kept_by_operation_and_bounded(monkeypatch):
-    monkeypatch.setattr(choice, "_choices", {})
-    monkeypatch.setattr(choice, "MOST", 3)
-    first = choice.choice_for("a")
-    assert choice.choice_for("a") is first and choice.choice_for("b") is not first
+    monkeypatch.setattr(threads, "_choices", {})
+    monkeypatch.setattr(threads, "MOST", 3)
+    first = threads.choice_for("a")
+    assert threads.choice_for("a") is first and threads.choice_for("b") is not first
     for name in "cdefgh":
-        choice.choice_for(name)
-    assert len(choice._choices) <= 3
+        threads.choice_for(name)
+    assert len(threads._choices) <= 3
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Two threads, no earlier choices, and a clock that operations set."""
     now = [0.0]
-    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(threads, "_choices", {})
     monkeypatch.setattr(threads, "_available", lambda: 2)
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
     threads._forget_workers()
@@ -128,7 +128,7 @@ def test_operations_with_other_arguments_are_measured_apart(clock):
         counts.clear()
         operation(np.ones(3), size)
         assert counts == [size]  # one thread for size 1, two for size 2
-    assert len(choice._choices) == 2
+    assert len(threads._choices) == 2
 
 
 @pytest.mark.parametrize("way", [True, False])
@@ -147,7 +147,7 @@ def test_an_error_reaches_the_caller_and_leaves_no_trace(clock, monkeypatch, way
         with pytest.raises(ZeroDivisionError):
             operation(np.zeros(2))
         assert threads.count() == 2
-    assert not any(c.tries_together or c.tries_alone for c in choice._choices.values())
+    assert not any(c.tries_together or c.tries_alone for c in threads._choices.values())
 
 
 @pytest.mark.parametrize("take_threads", [True, False])
@@ -242,7 +242,7 @@ def test_a_convolution_does_not_depend_on_the_number_of_threads(monkeypatch, sha
 
 def test_blocks_inside_of_blocks_have_one_thread(monkeypatch):
     monkeypatch.setattr(threads, "_available", lambda: 2)
-    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(threads, "_choices", {})
     counts = []
     threads.parallel(lambda i: counts.append(threads.count()), 2)
     assert counts == [1, 1] and threads.count() == 2

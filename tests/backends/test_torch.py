@@ -208,7 +208,7 @@ def test_how_a_network_is_compiled(monkeypatch, device):
     """With its weights frozen on a CPU; on CUDA as graphs, which overwrite their output."""
     from torch._inductor import config
 
-    from ldmref.backends.fast.torch_compile import compile_network
+    from ldmref.backends.fast.torch import compile_network
 
     compiled = []
     buffer = torch.zeros(3)
