@@ -25,8 +25,8 @@ from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
-from ldmref.training.autoencoder.metrics import measure
 from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
+from ldmref.training.autoencoder.terms import measure
 from ldmref.training.checkpoint import read_headers
 from ldmref.training.classes import class_labels, class_names
 from ldmref.training.diffusion.classifier import classifier_config, classifier_trainer

@@ -25,9 +25,8 @@ from ldmref.models.params import flatten, init, tree_map  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.diffusion.classifier import classifier_trainer  # noqa: E402
-from ldmref.training.diffusion.flow_loss import FlowLoss  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, random_timesteps  # noqa: E402
-from ldmref.training.diffusion.loss import DiffusionLoss  # noqa: E402
+from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.model import for_objective  # noqa: E402

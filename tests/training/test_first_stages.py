@@ -23,11 +23,11 @@ from ldmref.models.params import flatten, tree_map, unflatten  # noqa: E402
 from ldmref.training.autoencoder import stage as stage_module  # noqa: E402
 from ldmref.training.autoencoder.features import feature_trainer  # noqa: E402
 from ldmref.training.autoencoder.forward import Forward, forward, make_noise  # noqa: E402
-from ldmref.training.autoencoder.metrics import measure  # noqa: E402
 from ldmref.training.autoencoder.stage import (  # noqa: E402
     autoencoder_trainer,
     update_codebook,
 )
+from ldmref.training.autoencoder.terms import measure  # noqa: E402
 from ldmref.training.batches import (  # noqa: E402
     Part,
     image_batch,

@@ -20,20 +20,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from ldmref.backends.torch import TorchBackend
+from ldmref.datasets import Dataset
 from ldmref.math.adversarial import feature_distance
 from ldmref.math.autoencoding import kl_sparsity, l1_sparsity, psnr, squared_error
 from ldmref.math.divergence import kl_standard_normal
 from ldmref.math.quantize import code_perplexity, commitment_loss, vq_loss
 from ldmref.math.variational import elbo, gaussian_log_likelihood, normal_log_density
 from ldmref.models.config import AutoencoderConfig
-from ldmref.training.autoencoder.forward import Forward
+from ldmref.models.params import Params
+from ldmref.training.autoencoder.forward import Forward, forward, make_noise
 from ldmref.training.autoencoder.objective import AutoencoderObjective
+from ldmref.training.batches import evenly_spaced, to_unit
 
 Term = Callable[[AutoencoderObjective, Forward], torch.Tensor]
 Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images -> activations by layer
 ACTIVE = 0.1  # a latent of at least this size counts as active
+MOST_IMAGES = 1024  # evenly spaced in the data set, on which the metrics are measured
 
 
 def absolute(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
@@ -135,3 +141,30 @@ def metrics(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tens
 
 def _normalized(z: torch.Tensor) -> torch.Tensor:
     return z / z.square().mean().sqrt()
+
+
+def measure(
+    data: Dataset,
+    params: Params,
+    config: AutoencoderConfig,
+    objective: AutoencoderObjective,
+    seed: int,
+    ops: TorchBackend,
+    batch: int = 64,
+) -> dict[str, float]:
+    """Return the means of the training's `metrics`; with a codebook, also the `codes` in use."""
+    numbers = evenly_spaced(len(data.images), MOST_IMAGES)
+    sums: dict[str, float] = {}
+    indices = []
+    with ops.inference():
+        for step, start in enumerate(range(0, len(numbers), batch)):
+            x = to_unit(data.images[numbers[start : start + batch]], ops)
+            f = forward(ops, params, config, objective, x, make_noise(seed, step, ops))
+            for name, value in metrics(objective, f).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(x) / len(numbers)
+            if f.indices is not None:
+                indices.append(ops.to_numpy(f.indices).ravel())
+    if indices:
+        codes = np.concatenate(indices)
+        sums |= {"perplexity": float(code_perplexity(codes)), "codes": len(np.unique(codes))}
+    return sums

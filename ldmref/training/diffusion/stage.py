@@ -5,7 +5,7 @@ z_0 is sampled from the autoencoder's posterior, and z_t from q(z_t|z_0) in clos
 replaced by the empty prompt or the null class with probability `caption_dropout` (Ho and Salimans
 2022, arXiv:2207.12598, algorithm 1). Denoiser and text encoders, or class embedding, are trained
 jointly; the family of the model says how the encoders condition the denoiser. The losses are in
-`loss.py` and `flow_loss.py`.
+`loss.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatte
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.samplers.path import FLOW
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
-from ldmref.training.diffusion.flow_loss import FlowLoss
 from ldmref.training.diffusion.latents import NoisyLatents
-from ldmref.training.diffusion.loss import DiffusionLoss
+from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
 from ldmref.training.loss import Loss
 from ldmref.training.observe import ObservedBatch, StepObserver
 from ldmref.training.recipes.schema import DiffusionStage
