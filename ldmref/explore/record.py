@@ -24,12 +24,11 @@ from ldmref.models.text_kind import kind_of
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
-from ldmref.modes.observed import TakenStep
 from ldmref.modes.observers import Observers
 from ldmref.modes.plan import plan, require_images
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, TakenStep, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval

@@ -14,14 +14,13 @@ from ldmref.modes.inpaint import inpaint
 from ldmref.modes.interpolate import interpolate
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.invert import invert
-from ldmref.modes.observed import TakenStep
 from ldmref.modes.observers import Observers, PreviewObserver
 from ldmref.modes.plan import plan, schema
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.seg2img import seg2img
 from ldmref.modes.superres import superres
-from ldmref.modes.trajectory import RunObserver
+from ldmref.modes.trajectory import RunObserver, TakenStep
 from ldmref.modes.txt2img import txt2img
 
 __all__ = [

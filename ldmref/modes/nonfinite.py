@@ -13,8 +13,7 @@ from ldmref.backends.finite import NonFinite, check_layers, find_origin
 from ldmref.errors import NumericError
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.observed import TakenStep
-from ldmref.modes.trajectory import RunObserver, Trajectory
+from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.guidance import GUIDE
 

@@ -11,8 +11,7 @@ from PIL import Image
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Decoder, decode_images
-from ldmref.modes.observed import PreparedRun, TakenStep
-from ldmref.modes.trajectory import RunObserver, Trajectory
+from ldmref.modes.trajectory import PreparedRun, RunObserver, TakenStep, Trajectory
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
 

@@ -9,8 +9,7 @@ from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
-from ldmref.modes.observed import PreparedRun, TakenStep
-from ldmref.modes.trajectory import RunObserver, Trajectory
+from ldmref.modes.trajectory import PreparedRun, RunObserver, TakenStep, Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.curve import path_point
 from ldmref.samplers.denoiser import Evaluation

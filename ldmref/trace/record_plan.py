@@ -19,10 +19,9 @@ from ldmref.models.networks import model_spec
 from ldmref.models.params import flatten
 from ldmref.modes.callbacks import check_callbacks
 from ldmref.modes.generate import Callback, CancelFlag
-from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import PreparedRun, TakenStep, Trajectory
 from ldmref.samplers import Interval
 from ldmref.support.version import __version__
 from ldmref.trace.files import SIZE_CODE, TraceWriter

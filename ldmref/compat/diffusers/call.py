@@ -28,10 +28,9 @@ from ldmref.modes import plan
 from ldmref.modes.generate import explaining_memory, on_backend
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.modes.initial import InitialState
-from ldmref.modes.observed import TakenStep
 from ldmref.modes.observers import Observers
 from ldmref.modes.run import Plan
-from ldmref.modes.trajectory import RunObserver, Trajectory
+from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
 from ldmref.samplers import Guidance, get_guidance
 
 CODE = "E-CALLBACK"
