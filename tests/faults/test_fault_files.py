@@ -197,7 +197,7 @@ OWN = {
     ("support/assets.py", "read_asset"), ("support/lazy.py", "_read_imports"),
     ("support/free_memory.py", "_read_sizes"), ("support/free_memory.py", "_read_number"),
     ("check/capstone/questions.py", "config_of"),
-    ("check/capstone/reading.py", "with_bias"),
+    ("check/capstone/autoencoder.py", "with_bias"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}
 

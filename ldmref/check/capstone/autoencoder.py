@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,6 @@ from ldmref.check.capstone.questions import (
     WeightsAt,
     ask,
 )
-from ldmref.check.capstone.reading import with_bias
 from ldmref.check.results import CheckResult
 from ldmref.math.arrays import Array
 from ldmref.models import layers
@@ -110,6 +110,15 @@ def clipped_encoders(student: Student) -> Iterator[CheckResult]:
         path = Path(folder) / WEIGHTS.name
         path.write_bytes(with_bias("vae.quant_conv.bias", bias))
         yield ask(Student(student.module, student.backend, student.seed, path), question)
+
+
+def with_bias(name: str, bias: np.ndarray) -> bytes:
+    """Return the embedded model's file with another bias, in the file's own type."""
+    data = bytearray(WEIGHTS.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    first, last = json.loads(data[8:begin])[name]["data_offsets"]
+    data[begin + first : begin + last] = bias.astype("<f2").tobytes()
+    return bytes(data)
 
 
 def decoders(student: Student) -> Iterator[Question]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,12 +44,3 @@ def readings(student: Student) -> Iterator[CheckResult]:
         yield outcome(question, np.inf, verdict, f"raised{student.where(error)}", call, (HINT,))
         return
     yield outcome(question, 0.0, "ok")
-
-
-def with_bias(name: str, bias: np.ndarray) -> bytes:
-    """Return the embedded model's file with another bias, in the file's own type."""
-    data = bytearray(WEIGHTS.read_bytes())
-    begin = 8 + int.from_bytes(data[:8], "little")
-    first, last = json.loads(data[8:begin])[name]["data_offsets"]
-    data[begin + first : begin + last] = bias.astype("<f2").tobytes()
-    return bytes(data)

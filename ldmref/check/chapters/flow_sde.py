@@ -1,4 +1,7 @@
-"""Stochastic steps of flow models: transitions, densities, and chains on Gaussian data."""
+"""Stochastic steps of flow models: transitions, densities, and chains on Gaussian data.
+
+Also batches of images, and the gradients that reinforcement learning trains through.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import stats
 
+from ldmref.check.batches import NormalImages, PerExample, batch_law
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
 
@@ -217,3 +221,80 @@ def temperature_of_a_langevin_chain(f: Functions, rng: RandomInputs) -> Comparis
     level = rng.number(0.05, 1.0)
     kept = math.cos(level * math.pi / 2)
     return f.tempering_exponent(level), 2 * (1 - kept) / (1 - kept**2), 4.0 / (1 - kept)
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+image = NormalImages()
+time = PerExample(0.5, 0.9)
+next_time = PerExample(0.3, 0.4)
+std = PerExample(0.1, 0.25)
+
+# Roundings: 8 of each term up to 8, twice.
+batch_law(
+    chapter,
+    "flow_sde_transition",
+    40,
+    size=16.0,
+    xs=image,
+    velocity=image,
+    s=time,
+    s_next=next_time,
+    diffusion=PerExample(0.2, 1.0),
+)
+batch_law(
+    chapter,
+    "flow_renoise_transition",
+    40,
+    size=16.0,
+    xs=image,
+    velocity=image,
+    s=time,
+    s_next=next_time,
+    std=std,
+)
+batch_law(
+    chapter, "gaussian_flow_velocity", 40, size=16.0, xs=image, s=time, mean=0.5, variance=2.0
+)
+# Roundings: 10 of each of 16 terms up to 100, twice.
+wide = PerExample(0.5, 1.5)
+batch_law(chapter, "transition_log_density", 64, size=200.0, x_next=image, mean=image, std=wide)
+batch_law(
+    chapter,
+    "transition_kl",
+    64,
+    size=200.0,
+    mean=image,
+    std=wide,
+    other_mean=image,
+    other_std=wide,
+)
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@chapter.gradient("transition_log_density", 24)
+def a_gaussian_step(f: Functions, rng: RandomInputs) -> tuple:
+    x_next, mean = rng.normals(2, 3, 4)
+    std = rng.uniform(0.3, 1.5, 3)
+
+    def formula(x_next, mean, std):
+        z = (x_next - mean) / std[:, None]
+        return (-0.5 * z * z - np.log(std[:, None]) - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+
+    return f.transition_log_density, {"x_next": x_next, "mean": mean, "std": std}, formula, 20.0
+
+
+@chapter.gradient("transition_kl", 24)
+def the_divergence_of_two_steps(f: Functions, rng: RandomInputs) -> tuple:
+    mean, other_mean = rng.normals(2, 3, 4)
+    std, other_std = (rng.uniform(0.5, 1.5, 3) for _ in range(2))
+
+    def formula(mean, std, other_mean, other_std):
+        z = (mean - other_mean) / other_std[:, None]
+        ratio = (std / other_std)[:, None]
+        return (0.5 * z * z + 0.5 * ratio * ratio - 0.5 - np.log(ratio)).sum(axis=1)
+
+    inputs = {"mean": mean, "std": std, "other_mean": other_mean, "other_std": other_std}
+    return f.transition_kl, inputs, formula, 40.0
