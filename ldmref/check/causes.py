@@ -53,12 +53,17 @@ ARGUMENTS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("a factor 1/2 of {} is missing, or a factor 2 is too many", lambda a: 2.0 * a),
     ("a factor 2 of {} is missing, or a factor 1/2 is too many", lambda a: 0.5 * a),
     ("{} stands in place of its root", lambda a: a**2),
-    ("the root of {} is taken once too often", lambda a: a**0.5),
+    ("the root of {} is taken once too often", lambda a: _real_root(a)),
     ("{} stands in place of 1 minus it", lambda a: 1.0 - a),
     ("{} is divided by, where it multiplies, or the other way round", lambda a: 1.0 / a),
     ("1 is added to {}", lambda a: 1.0 + a),
     ("1 is subtracted from {}", lambda a: a - 1.0),
 )
+
+
+def _real_root(a: Any) -> Any:
+    """Return the root of a number or an array of any library; of negative ones NaN."""
+    return math.nan if isinstance(a, int | float) and a < 0 else a**0.5
 
 
 def named(got: Parts, right: Parts, mistakes: Iterable[Mistake], same: float = EXACT) -> str:

@@ -196,6 +196,16 @@ def test_a_term_of_a_sum_is_named():
     assert any("larger by 0.5" in text for text in found), found
 
 
+def test_the_search_for_a_cause_does_not_warn(recwarn):
+    """Of a negative mean it took a complex root, and a student's report had a ComplexWarning."""
+
+    def without_the_derivative_of_the_logit(s, mean=0.0, std=1.0):
+        return public("logit_normal_density")(s, mean, std) * s * (1.0 - s)
+
+    _, failed = hints("logit_normal_density", without_the_derivative_of_the_logit)
+    assert failed and not recwarn.list
+
+
 def test_nothing_is_named_that_is_not_the_cause():
     """Other formulas: an argument's square, two changes at once, random numbers."""
     rng = np.random.default_rng(0)

@@ -138,6 +138,13 @@ def test_an_argument_that_is_left_out_may_have_zeros():
     )
 
 
+def test_a_negative_number_has_no_real_root():
+    """Python's root is complex, and the real part of a result with it was compared."""
+    mistakes = of_arguments(["b"], lambda change: change({"b": -2.0}), {})
+    [root] = [mistake.result() for mistake in mistakes if "the root of b" in mistake.text]
+    assert math.isnan(root["b"])
+
+
 def test_exchanged_arguments_are_named():
     assert name_of(formula(B, A), formula(A, B), argument_mistakes()) == "a and b are exchanged"
 
