@@ -9,22 +9,25 @@ A method of higher order adds a *correction*, a combination of differences of pr
 this form nothing cancels when sigma is large; a combination of slopes would lose the digits of x0
 below sigma times the rounding unit, a full unit of data in float32 at sigma = 2e4.
 
-| file             | methods                                                                    |
-|------------------|----------------------------------------------------------------------------|
-| `steps.py`       | DDPM, DDIM, Euler, Euler-ancestral: one function of eta                    |
-| `runge_kutta.py` | midpoint, Heun, RK4, adaptive Dormand-Prince, from Butcher tableaux        |
-| `multistep.py`   | LMS, PNDM, iPNDM, DEIS: polynomials through the slopes of earlier steps    |
-| `dpm_solver.py`  | DPM-Solver-2 and -3, DPM-Solver++(2S), DPM-Solver++ SDE                    |
-| `singlestep.py`  | DPM-Solver++, singlestep over the schedule's own sigmas                    |
-| `dpmpp.py`       | DPM-Solver++(2M), (2M) SDE, (3M) SDE                                       |
-| `unipc.py`       | UniPC: a predictor and a corrector that share one evaluation               |
-| `churn.py`       | EDM's churn around Euler and Heun                                          |
-| `seeds.py`       | SEEDS-2 and -3, exponential Heun                                           |
-| `er_sde.py`      | ER-SDE                                                                     |
-| `heunpp.py`      | Heun++                                                                     |
-| `ipndm_v.py`     | iPNDM with variable steps                                                  |
-| `lcm.py`         | latent consistency models                                                  |
-| `tcd.py`         | trajectory consistency distillation                                        |
+| file                 | methods                                                                 |
+|----------------------|-------------------------------------------------------------------------|
+| `steps.py`           | DDPM, DDIM, Euler, Euler-ancestral: one function of eta                 |
+| `runge_kutta.py`     | midpoint, Heun, RK4, adaptive Dormand-Prince, from Butcher tableaux     |
+| `multistep.py`       | LMS, PNDM, iPNDM, DEIS: polynomials through the slopes of earlier steps |
+| `dpm_solver.py`      | DPM-Solver-2 and -3, DPM-Solver++(2S), DPM-Solver++ SDE                 |
+| `dpm_multistep.py`   | DPM-Solver, multistep                                                   |
+| `singlestep.py`      | DPM-Solver++, singlestep over the schedule's own sigmas                 |
+| `dpmpp.py`           | DPM-Solver++(2M), (2M) SDE, (3M) SDE                                    |
+| `unipc.py`           | UniPC: a predictor and a corrector that share one evaluation            |
+| `churn.py`           | EDM's churn around Euler and Heun                                       |
+| `seeds.py`           | SEEDS-2 and -3, exponential Heun                                        |
+| `er_sde.py`          | ER-SDE                                                                  |
+| `heunpp.py`          | Heun++                                                                  |
+| `ipndm_v.py`         | iPNDM with variable steps                                               |
+| `lcm.py`             | latent consistency models                                               |
+| `tcd.py`             | trajectory consistency distillation                                     |
+| `cfgpp.py`           | CFG++: guided data, noise of the unconditional prediction               |
+| `rectified_cfgpp.py` | Rectified-CFG++, for flows                                              |
 """
 
 from __future__ import annotations
