@@ -2,6 +2,7 @@
 
     python scripts/mutation_sample.py map SCRATCH modes                 # which test runs which line
     python scripts/mutation_sample.py run SCRATCH modes --mutants 50 --seed 1
+    python scripts/mutation_sample.py run SCRATCH modes --seed 2 --collected --nearest 4 --budget 4
     python scripts/mutation_sample.py again SCRATCH modes --tests tests/modes/test_masks.py
     python scripts/mutation_sample.py report SCRATCH modes
 
@@ -11,7 +12,10 @@ test. It adds to an existing map. `run` samples mutants (mutation_operators.py):
 of the package in the order of files and lines, from a random start, so each file is sampled by its
 size. Each mutant is written into SCRATCH and run against the tests that reach its statement,
 fastest first, then against the other tests of its function and its file, within `--budget` seconds,
-up to the first failure. A run that was stopped continues. `again` runs new tests on the survivors.
+up to the first failure. `--nearest N` takes only the N fastest tests of the statement, so that
+survivors cost little, too. `--collected` collects the tests once and forks for each mutant in a
+function (mutation_in_process.py): minutes for what takes hours otherwise. A run that was stopped
+continues; outcomes are kept by seed. `again` runs new tests on the survivors.
 A mutant in mutation_equivalent.toml cannot be killed by any test, for the reason given there, and
 does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 """
@@ -34,12 +38,14 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
+from mutation_in_process import CollectedTests, functions_of
 from mutation_operators import Mutant, count_mutants, mutants
 
 HERE = Path(__file__).resolve().parent.parent
@@ -99,6 +105,14 @@ AT_IMPORT = {
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
 
 
+LOG = "killer.txt"  # the name of the test that failed
+
+
+def outcomes_of(a: argparse.Namespace) -> Path:
+    """The file of the outcomes of a sample."""
+    return a.scratch / f"mutants-{a.package}-{a.seed}.jsonl"
+
+
 def files_of(package: str, root: Path) -> list[str]:
     globs = PACKAGES[package][0]
     return sorted({str(p.relative_to(root)) for g in globs for p in (root / "ldmref").glob(g)})
@@ -115,7 +129,7 @@ def copy_tree(scratch: Path) -> None:
 
 
 class Recorder:
-    """A pytest plug-in: a coverage context for each test, and its seconds if it passed."""
+    """A pytest plug-in: a coverage context for each test, and its seconds of processor time."""
 
     def __init__(self, coverage) -> None:
         self.coverage = coverage
@@ -125,10 +139,12 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
         self.coverage.switch_context(item.nodeid)
-        return (yield)
+        start = sum(os.times()[:4])
+        result = yield
+        self.seconds[item.nodeid] += sum(os.times()[:4]) - start
+        return result
 
     def pytest_runtest_logreport(self, report):
-        self.seconds[report.nodeid] += report.duration
         if not report.passed:
             self.failed.add(report.nodeid)
 
@@ -180,14 +196,20 @@ def record(scratch: Path, package: str, tests: Sequence[str], options: Sequence[
     print(f"{package}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
 
 
-def tests_of(mutant: Mutant, test_map: dict, budget: float) -> list[str]:
-    """The tests of its statement, then of its function and its file, the fastest of each first."""
+def tests_of(mutant: Mutant, test_map: dict, budget: float, nearest: int = 0) -> list[str]:
+    """The tests of its statement, then of its function and its file, the fastest of each first.
+
+    nearest: how many tests of the statement, if none of the function and the file are wanted.
+    """
     seconds = test_map["seconds"]
     lines = test_map["lines"][mutant.file]
     ordered: dict[str, None] = {}
     for first, last in (mutant.lines, mutant.function, (1, 10**6)):
         reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
         ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
+        if nearest and ordered:
+            ordered = dict.fromkeys([*ordered][:nearest])
+            break
     spent = 0.0
     selected = []
     first, last = mutant.lines
@@ -201,14 +223,20 @@ def tests_of(mutant: Mutant, test_map: dict, budget: float) -> list[str]:
     return selected
 
 
-def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
-    """("killed", the test), ("timeout", "") or ("survived", ""), from a forked process.
+def run_tests(scratch: Path, tests: list[str]) -> int:
+    """Collect and run tests, in a forked process, up to the first that fails; the exit code."""
+    modules = dict.fromkeys(x.partition("::")[0] for x in tests)
+    plugins = [Selection(tests, scratch / LOG)]
+    return int(pytest.main([*QUIET, "--tb=no", *modules], plugins=plugins))
 
-    limit: seconds of processor time; ten times as much may pass, since others use the machine too.
+
+def forked(scratch: Path, work: Callable[[], int], limit: float) -> tuple[str, str]:
+    """("killed", the test), ("timeout", "") or ("survived", ""), from `work` in a forked process.
+
+    work: runs tests and returns the exit code.
+    limit: seconds of processor time; thirty times as much may pass, since others use the machine.
     """
-    if not tests:
-        return "survived", ""
-    log = scratch / "killer.txt"
+    log = scratch / LOG
     log.unlink(missing_ok=True)
     sys.stdout.flush()
     child = os.fork()
@@ -220,16 +248,11 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
             output = os.open(scratch / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.chdir(scratch)
-            sys.path.insert(0, str(scratch))
-            os.environ["PYTHONPATH"] = str(scratch)
-            os.environ["HYPOTHESIS_PROFILE"] = "mutants"  # which tests/conftest.py loads
-            modules = dict.fromkeys(x.partition("::")[0] for x in tests)
-            plugins = [Selection(tests, log)]
-            code = int(pytest.main([*QUIET, "--tb=no", *modules], plugins=plugins))
+            enter(scratch)
+            code = work()
         finally:
             os._exit(code)
-    end = time.monotonic() + 10.0 * limit
+    end = time.monotonic() + 30.0 * limit
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -244,14 +267,22 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
     return "timeout", ""
 
 
-def tried(scratch: Path, mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
-    """Return the outcome of `tests` with the mutant instead of its file."""
+def enter(scratch: Path) -> None:
+    """Import the package and run tests from `scratch`, here and in processes that tests start."""
+    os.chdir(scratch)
+    sys.path.insert(0, str(scratch))
+    os.environ["PYTHONPATH"] = str(scratch)
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"  # which tests/conftest.py loads
+
+
+def tried(scratch: Path, mutant: Mutant, work: Callable[[], int], limit: float) -> tuple[str, str]:
+    """Return the outcome of `work`, which runs tests, with the mutant instead of its file."""
     target = scratch / mutant.file
     original = target.read_bytes()
     try:
         target.write_text(mutant.source)
         os.utime(target, (time.time() + next(TICKS),) * 2)  # no stale bytecode
-        return run_tests(scratch, tests, limit)
+        return forked(scratch, work, limit)
     finally:
         target.write_bytes(original)
         os.utime(target, (time.time() + next(TICKS),) * 2)
@@ -298,47 +329,72 @@ def preload(scratch: Path, tests: Sequence[str]) -> None:
     gc.freeze()
 
 
-def run(scratch: Path, package: str, n: int, seed: int, budget: float) -> None:
-    test_map = json.loads((scratch / f"map-{package}.json").read_text())
-    preload(scratch, PACKAGES[package][1])
-    outcomes = scratch / f"mutants-{package}.jsonl"
+def run(a: argparse.Namespace) -> None:
+    """Try a sample of mutants: those of imports each in a new process, first."""
+    scratch = a.scratch
+    test_map = json.loads((scratch / f"map-{a.package}.json").read_text())
+    found = sampled(a.package, scratch, a.mutants, a.seed)
+    if a.collected:
+        new = [x for x in found if functions_of(x, scratch) is None]
+        collected = [x for x in found if x not in new]
+    else:
+        new, collected = found, []
+    if new:
+        preload(scratch, PACKAGES[a.package][1])
+    outcomes = outcomes_of(a)
     done = len(outcomes.read_text().splitlines()) if outcomes.exists() else 0
-    with outcomes.open("a") as file:
-        for i, mutant in enumerate(sampled(package, scratch, n, seed)):
-            if i < done:
+    numbers = iter(range(1, len(found) + 1))
+
+    def try_all(mutants: Sequence[Mutant], tests_in: CollectedTests | None) -> None:
+        for mutant in mutants:
+            number = next(numbers)
+            if number <= done:
                 continue
-            tests = tests_of(mutant, test_map, budget)
-            expected = sum(test_map["seconds"].get(x, 5.0) for x in tests)
+            tests = tests_of(mutant, test_map, a.budget, a.nearest)
+            limit = 60.0 + 6.0 * sum(test_map["seconds"].get(x, 5.0) for x in tests)
             start = time.monotonic()
-            outcome, killer = tried(scratch, mutant, tests, 60.0 + 6.0 * expected)
+            if tests_in is None:
+                work = partial(run_tests, scratch, tests)
+            else:
+                work = partial(tests_in.run, functions_of(mutant, scratch) or [], tests)
+            outcome, killer = tried(scratch, mutant, work, limit) if tests else ("survived", "")
             row = {"outcome": outcome, "killer": killer, "tests": len(tests), **mutant._asdict()}
             row["seconds"] = round(time.monotonic() - start, 1)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            with outcomes.open("a") as file:
+                file.write(json.dumps(row) + "\n")
             print(
-                f"{i + 1:3} {outcome:8} {row['seconds']:5} s {len(tests):3} tests  "
+                f"{number:3} {outcome:8} {row['seconds']:5} s {len(tests):3} tests  "
                 f"{mutant.file}:{mutant.lines[0]} {mutant.operator}",
                 flush=True,
             )
-    report(scratch, package)
+
+    try_all(new, None)
+    if collected:
+        enter(scratch)
+        modules = sorted({x.partition("::")[0] for x in test_map["seconds"]})
+        files = files_of(a.package, scratch)
+        plugin = CollectedTests(files, partial(try_all, collected), scratch / LOG)
+        pytest.main([*QUIET, "-s", "--tb=no", *modules], plugins=[plugin])
+    report(a)
 
 
-def again(scratch: Path, package: str, tests: list[str], only: str) -> None:
+def again(a: argparse.Namespace) -> None:
     """The survivors, against further or new tests of the working tree: modules, or single ones."""
+    scratch = a.scratch
     new = set()
-    for name in {x.partition("::")[0] for x in tests}:
+    for name in {x.partition("::")[0] for x in a.tests}:
         source = HERE / name
         target = scratch / name
         if not target.exists() or target.read_bytes() != source.read_bytes():
             new.add(name)
         shutil.copy2(source, target)
-    preload(scratch, tests)
-    outcomes = scratch / f"mutants-{package}.jsonl"
+    preload(scratch, a.tests)
+    outcomes = outcomes_of(a)
     rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
     for row in rows:
-        if row["outcome"] == "survived" and only in row["file"] and not equivalent(row):
+        if row["outcome"] == "survived" and a.only in row["file"] and not equivalent(row):
             mutant = Mutant(*(row[x] for x in Mutant._fields))
-            outcome, killer = tried(scratch, mutant, tests, 300.0)
+            outcome, killer = tried(scratch, mutant, partial(run_tests, scratch, a.tests), 300.0)
             if outcome != "survived":
                 row |= {
                     "outcome": outcome,
@@ -347,7 +403,7 @@ def again(scratch: Path, package: str, tests: list[str], only: str) -> None:
                 }
             print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
             outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report(scratch, package)
+    report(a)
 
 
 def equivalent(row: dict) -> str:
@@ -367,9 +423,8 @@ def wilson(killed: int, n: int) -> tuple[float, float, float]:
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 
-def report(scratch: Path, package: str) -> None:
-    lines = (scratch / f"mutants-{package}.jsonl").read_text().splitlines()
-    rows = [json.loads(x) for x in lines]
+def report(a: argparse.Namespace) -> None:
+    rows = [json.loads(x) for x in outcomes_of(a).read_text().splitlines()]
     counted = [row for row in rows if row["outcome"] != "survived" or not equivalent(row)]
     survivors = [row for row in counted if row["outcome"] == "survived"]
     before = [row for row in counted if row["outcome"] != "survived" and not row.get("late")]
@@ -379,7 +434,7 @@ def report(scratch: Path, package: str) -> None:
             label = f"equivalent: {reason}" if reason else f"survived ({row['tests']} tests)"
             print(f"\n{row['file']}:{row['lines'][0]} {label}")
             print(f"  - {row['old']}\n  + {row['new']}")
-    print(f"\n{package}: {len(rows)} mutants, {len(rows) - len(counted)} of them equivalent")
+    print(f"\n{a.package}: {len(rows)} mutants, {len(rows) - len(counted)} of them equivalent")
     for label, killed in (("before", len(before)), ("now", len(counted) - len(survivors))):
         share, low, high = wilson(killed, len(counted))
         print(f"{label:6} killed {killed} of {len(counted)}: {share:.1%} ({low:.1%} to {high:.1%})")
@@ -396,17 +451,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=float, default=40.0)
     parser.add_argument("--tests", nargs="*", default=[])
+    parser.add_argument("--nearest", type=int, default=0)
+    parser.add_argument("--collected", action="store_true")
     parser.add_argument("--only", default="", help="part of the file's name, for `again`")
     a, options = parser.parse_known_args()
     a.scratch.mkdir(parents=True, exist_ok=True)
     if a.command == "map":
         record(a.scratch, a.package, a.tests, options)
-    elif a.command == "run":
-        run(a.scratch, a.package, a.mutants, a.seed, a.budget)
-    elif a.command == "again":
-        again(a.scratch, a.package, a.tests, a.only)
     else:
-        report(a.scratch, a.package)
+        {"run": run, "again": again, "report": report}[a.command](a)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,14 @@ def begins(state, arrays=None, model="tiny", **params):
     return found[0][1:] if found else None, context
 
 
+def first_state(context):
+    """Return whether a state was compared, and has a reason why not, by either of its names."""
+    entry = entry_of(context, "sampler.000")
+    ledger, roles = context.ledger, ("sample", "x")
+    reasons = (bool(ledger.reasons.get((entry.name, "input", role))) for role in roles)
+    return *(ledger.has(entry, role) for role in roles), *reasons
+
+
 def test_a_first_state_is_an_image_with_noise():
     context = context_of({})
     clean = context.normalize(Y)
@@ -121,7 +129,8 @@ def test_a_first_state_is_an_image_with_noise():
     assert begins(wide, logvar, rng="torch")[0] == ("equal", "")
     assert begins(wide, logvar)[0][0] == "differs"
     found, context = begins(clean[..., :4])
-    assert found is None and not context.ledger.has(entry_of(context, "sampler.000"), "x")
+    assert found is None and first_state(context) == (False, False, True, True)
+    assert first_state(begins(clean + 3.0 * noise)[1]) == (True, True, False, False)
 
 
 def test_a_first_state_of_a_flow_keeps_less_of_the_image():
@@ -153,7 +162,9 @@ def test_a_first_state_is_the_recorded_mixture():
     }
     context = context_of(calls)
     step = entry_of(context, "sampler.000")
+    assert first_state(context) == (False, False, False, False)
     assert verdicts(latents._judge_noised(context, step, X))[0][1] == "equal"
+    assert first_state(context) == (True, True, False, False)
     assert verdicts(latents._judge_noised(context, step, X + 1.0))[0][1] == "differs"
 
 
@@ -259,6 +270,10 @@ def test_known_parts_have_no_noise_at_the_end():
     right = np.where(WHITE, clean, X)
     assert constrained(right, 0.0)[1] == ("equal", "")
     assert constrained(right + 1e-3 * WHITE, 0.0)[1] == ("differs", "")
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        moved = right.copy()
+        moved[0, 0, 7, 7] += apart * np.abs(right).max()
+        assert constrained(moved, 0.0)[1] == (verdict, "")
     before = X.copy()  # one channel of one pixel has the value that is put there already
     before[0, 2, 6, 6] = clean[0, 2, 6, 6]
     rows = constrained(right, 0.0, before=before)

@@ -133,6 +133,19 @@ def test_calls_of_a_single_step_are_found():
     assert row.note == "the denoiser's calls of this step were not recorded"
 
 
+def test_gradients_beside_a_controlnet_are_not_recomputed():
+    """Its residuals, "down" and "mid", would be parts of the function that is differentiated."""
+    recorded = unet_calls()["unet.000"]
+    residual = {"input.control.down.0": np.zeros((2, 4)), "input.control.mid": np.zeros((2, 4))}
+    for more, reason in (
+        (residual, "gradients of a run with ControlNets are not recomputed"),
+        ({}, ""),
+    ):
+        context = step(**{"unet.000": recorded | more})
+        found = gradients._evaluations(context, entry_of(context, "train.000"))
+        assert (found if isinstance(found, str) else "") == reason
+
+
 def test_layers_of_other_networks_are_not_judged():
     norms = {LAYERS[0]: norm_of(LAYERS[0]), "vae.x": 1.0, "vae.y": 2.0, "unet.z": 3.0}
     first, second = rows_of(step(norms))

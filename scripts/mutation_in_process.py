@@ -1,0 +1,141 @@
+"""Try mutants in a process that has collected the tests: a fraction of a second for each.
+
+A new process spends seconds on imports and on collecting tests before it runs one. Here pytest
+collects once; for each mutant the process is forked, and in the fork the functions that the mutant
+changes are given their new code, wherever they are: in modules, classes and behind decorators. What
+modules compute while they are imported stays as it is: constants, tables, defaults and fields.
+`changed_functions` tells which mutants change only what is inside of functions.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import inspect
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+from mutation_operators import Mutant
+
+AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # run where they are written
+
+
+class ChangesImport(Exception):
+    """A mutant changes what a module computes when it is imported."""
+
+
+def changed_functions(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """Yield the functions of a module that differ, as (old code, new code), from the outside in.
+
+    Args:
+        old: The code of the module.
+        new: The code of a mutant of it.
+
+    Raises:
+        ChangesImport: A module or the body of a class differs, or a function of other closures.
+
+    >>> codes = (compile(f"x = 1\\ndef f(): return {i}", "f.py", "exec") for i in (1, 2))
+    >>> [(a.co_name, b.co_consts) for a, b in changed_functions(*codes)]
+    [('f', (None, 2))]
+    """
+    if _content(old, deep=True) == _content(new, deep=True):
+        return
+    inside = [x for x in old.co_consts if isinstance(x, CodeType)]
+    inside_new = [x for x in new.co_consts if isinstance(x, CodeType)]
+    if old.co_flags & inspect.CO_OPTIMIZED:  # a function: not the body of a module or class
+        if old.co_freevars != new.co_freevars:
+            raise ChangesImport
+        yield old, new
+        if len(inside) != len(inside_new):
+            return
+    elif _content(old, deep=False) != _content(new, deep=False):
+        raise ChangesImport
+    for a, b in zip(inside, inside_new, strict=True):
+        for pair in changed_functions(a, b):
+            if a.co_name in AT_ONCE and not old.co_flags & inspect.CO_OPTIMIZED:
+                raise ChangesImport
+            yield pair
+
+
+def _content(code: CodeType, *, deep: bool) -> tuple[Any, ...]:
+    """Return what a code does, without its lines; `deep` includes the functions inside of it."""
+    constants = []
+    for x in code.co_consts:
+        if isinstance(x, CodeType):
+            constants.append(_content(x, deep=True) if deep else None)
+        else:
+            constants.append((type(x), x))
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    return code.co_code, code.co_exceptiontable, names, tuple(constants)
+
+
+def functions_of(mutant: Mutant, root: Path) -> list[tuple[CodeType, CodeType]] | None:
+    """Return the functions that a mutant changes, or None if it changes what an import computes."""
+    path = str(root / mutant.file)
+    codes = (compile(x, path, "exec") for x in (Path(path).read_text(), mutant.source))
+    try:
+        return list(changed_functions(*codes))
+    except ChangesImport:
+        return None
+
+
+class CollectedTests:
+    """A pytest plug-in that collects tests and, instead of running them all, calls `work`.
+
+    Args:
+        files: The files whose functions are changed, relative to the folder of the package.
+        work: Called with this object when everything is collected.
+        log: The file for the name of a test that failed.
+    """
+
+    def __init__(
+        self, files: Sequence[str], work: Callable[[CollectedTests], None], log: Path
+    ) -> None:
+        self.files = files
+        self.work = work
+        self.log = log
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.items = {item.nodeid: item for item in session.items}
+        for file in self.files:
+            importlib.import_module(".".join(Path(file).with_suffix("").parts))
+        self.functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        for x in gc.get_objects():
+            if isinstance(x, FunctionType):
+                self.functions[_place(x.__code__)].append(x)
+        gc.freeze()
+        self.work(self)
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:  # in the fork
+            self.log.write_text(report.nodeid)
+            os._exit(int(pytest.ExitCode.TESTS_FAILED))
+
+    def run(self, changed: Sequence[tuple[CodeType, CodeType]], tests: Sequence[str]) -> int:
+        """Run tests with changed functions, in a fork, up to the first that fails.
+
+        Args:
+            changed: The old and the new code of each function.
+            tests: Names of tests, or of modules: all of their tests.
+
+        Returns:
+            The exit code.
+        """
+        for old, new in changed:
+            for function in self.functions[_place(old)]:
+                function.__code__ = new
+        items = [x for name in tests for x in self.items if x == name or x.startswith(f"{name}::")]
+        items = [self.items[name] for name in dict.fromkeys(items)]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        return int(pytest.ExitCode.OK)
+
+
+def _place(code: CodeType) -> tuple[str, str, int]:
+    return code.co_filename, code.co_qualname, code.co_firstlineno
