@@ -72,6 +72,12 @@ PACKAGES = {  # package: (files, tests)
     "atlas": (("atlas/*.py",), ("tests/atlas",)),
     "locate": (("locate/**/*.py",), ("tests/locate",)),
     "families": (("families/**/*.py",), ("tests/families",)),
+    "edit": (
+        ("modes/edit*.py",),
+        ("tests/modes/test_edit_requests.py", "tests/families/test_flow_editing.py",
+         "tests/families/test_flow_edits.py"),
+    ),
+    "passport": (("passport/*.py",), ("tests/passport",)),
     "check": (
         ("check/agreement.py", "check/causes.py", "check/flow_step_calls.py", "check/watching.py"),
         ("tests/check",),
