@@ -9,6 +9,7 @@ modules compute while they are imported stays as it is: constants, tables, defau
 
 from __future__ import annotations
 
+import ast
 import gc
 import importlib
 import inspect
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 from mutation_operators import Mutant
 
+Change = tuple[CodeType, CodeType]  # of a function: the old and the new code
 AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # run where they are written
 
 
@@ -29,37 +31,38 @@ class ChangesImport(Exception):
     """A mutant changes what a module computes when it is imported."""
 
 
-def changed_functions(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+def changed_functions(old: CodeType, same: CodeType, new: CodeType) -> Iterator[Change]:
     """Yield the functions of a module that differ, as (old code, new code), from the outside in.
 
     Args:
         old: The code of the module.
-        new: The code of a mutant of it.
+        same: The code of the same statements, in the lines of the mutant.
+        new: The code of a mutant.
 
     Raises:
         ChangesImport: A module or the body of a class differs, or a function of other closures.
 
-    >>> codes = (compile(f"x = 1\\ndef f(): return {i}", "f.py", "exec") for i in (1, 2))
-    >>> [(a.co_name, b.co_consts) for a, b in changed_functions(*codes)]
-    [('f', (None, 2))]
+    >>> codes = (compile(f"f = lambda: {i}", "f.py", "exec") for i in (1, 1, 2))
+    >>> [(a.co_name, b.co_consts[-1]) for a, b in changed_functions(*codes)]
+    [('<lambda>', 2)]
     """
-    if _content(old, deep=True) == _content(new, deep=True):
+    if _content(same, deep=True) == _content(new, deep=True):
         return
-    inside = [x for x in old.co_consts if isinstance(x, CodeType)]
-    inside_new = [x for x in new.co_consts if isinstance(x, CodeType)]
-    if old.co_flags & inspect.CO_OPTIMIZED:  # a function: not the body of a module or class
+    inside = [[x for x in code.co_consts if isinstance(x, CodeType)] for code in (old, same, new)]
+    is_function = bool(old.co_flags & inspect.CO_OPTIMIZED)  # not the body of a module or class
+    if is_function:
         if old.co_freevars != new.co_freevars:
             raise ChangesImport
         yield old, new
-        if len(inside) != len(inside_new):
+        if len(inside[1]) != len(inside[2]):
             return
-    elif _content(old, deep=False) != _content(new, deep=False):
+    elif _content(same, deep=False) != _content(new, deep=False):
         raise ChangesImport
-    for a, b in zip(inside, inside_new, strict=True):
-        for pair in changed_functions(a, b):
-            if a.co_name in AT_ONCE and not old.co_flags & inspect.CO_OPTIMIZED:
+    for codes in zip(*inside, strict=True):
+        for change in changed_functions(*codes):
+            if not is_function and codes[0].co_name in AT_ONCE:
                 raise ChangesImport
-            yield pair
+            yield change
 
 
 def _content(code: CodeType, *, deep: bool) -> tuple[Any, ...]:
@@ -74,12 +77,13 @@ def _content(code: CodeType, *, deep: bool) -> tuple[Any, ...]:
     return code.co_code, code.co_exceptiontable, names, tuple(constants)
 
 
-def functions_of(mutant: Mutant, root: Path) -> list[tuple[CodeType, CodeType]] | None:
+def functions_of(mutant: Mutant, root: Path) -> list[Change] | None:
     """Return the functions that a mutant changes, or None if it changes what an import computes."""
     path = str(root / mutant.file)
-    codes = (compile(x, path, "exec") for x in (Path(path).read_text(), mutant.source))
+    text = Path(path).read_text()
+    texts = (text, ast.unparse(ast.parse(text)), mutant.source)
     try:
-        return list(changed_functions(*codes))
+        return list(changed_functions(*(compile(x, path, "exec") for x in texts)))
     except ChangesImport:
         return None
 
@@ -105,6 +109,7 @@ class CollectedTests:
         for file in self.files:
             importlib.import_module(".".join(Path(file).with_suffix("").parts))
         self.functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        gc.unfreeze()  # what tests/conftest.py has frozen is not among the objects
         for x in gc.get_objects():
             if isinstance(x, FunctionType):
                 self.functions[_place(x.__code__)].append(x)
@@ -117,7 +122,7 @@ class CollectedTests:
             self.log.write_text(report.nodeid)
             os._exit(int(pytest.ExitCode.TESTS_FAILED))
 
-    def run(self, changed: Sequence[tuple[CodeType, CodeType]], tests: Sequence[str]) -> int:
+    def run(self, changed: Sequence[Change], tests: Sequence[str]) -> int:
         """Run tests with changed functions, in a fork, up to the first that fails.
 
         Args:
