@@ -324,3 +324,4 @@ def test_parts_of_a_training_step_that_are_wrong():
     _, _, rows = judged_step()
     assert [row.segment for row in rows] == ["", "", "", "the mean over the examples"]
     assert {row.allowed for row in rows} == {max(training.LEAST, 16 * 2.0**-23)}
+    assert {row.note for row in rows} == {""}  # each array has the shape that was expected

@@ -1,5 +1,7 @@
 """Functions of torch with a known fault: each variant against torch's own result of the fault."""
 
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +12,12 @@ pytest.importorskip("torch")
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import tensors
 from ldmref.locate.faults.table import faults_of
 from ldmref.locate.modules.operations import describe_function
 from ldmref.locate.modules.repeated import RECENT, NetworkCopies, RepeatedModule
+from ldmref.locate.points import Frame, Point
 from ldmref.trace import build_trace
 
 X = torch.linspace(-1.0, 2.0, 48, dtype=torch.float64).reshape(2, 4, 6)
@@ -240,6 +244,17 @@ def test_pairs_along_another_axis_have_no_halves(run):
     ((_, changes),) = tensors.other_pairs(None, SimpleNamespace(suspects=(call,)))
     with pytest.raises(ValueError, match="last axis"):
         changes[call.name](call, dict(call.inputs))
+
+
+def test_a_layer_has_no_more_parts_than_it_returned():
+    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    parts = np.ones(3), np.full(2, 2.0), "no array"
+    frame = Frame("", lambda inputs: parts, {}, Counter(), [])
+    layer = LayerCall("", "", {}, {}, {}, frame.compute, composite=True)
+    point = Point(layer, "", np.zeros(0), np.zeros(0), {}, frame, (), ())
+    for part, right in enumerate([[1.0, 1.0, 1.0], [2.0, 2.0], None, None]):
+        found = run.rerun(replace(point, part=part))
+        assert (found if found is None else found.tolist()) == right
 
 
 def test_the_last_outputs_are_those_an_array_is_compared_with():

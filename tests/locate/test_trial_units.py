@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from fault_calls import call_of, linear, normal
 from numpy_ports import make_model, run_port
 
-from ldmref.backends.named import AGAIN
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate import replay as replay_module
 from ldmref.locate.networks import open_network
 from ldmref.locate.precision import stored_unit
 from ldmref.locate.replay import RECENT, SKIPS, Replay, replay_network
@@ -166,3 +168,35 @@ def test_outputs_that_a_skip_connection_carries_are_kept_as_recorded():
     for name, x in recorded.items():
         assert np.array_equal(found[name], x)
     assert len(seen[-1].recent) == RECENT  # the last ones, which an array may be compared with
+
+
+@pytest.mark.parametrize(
+    ("reads", "recorded", "found", "given"),
+    [
+        (["x", "positions"], {"x": 1}, 7, {"x": 1, "positions": 7}),
+        (["x", "positions"], {"x": 1, "positions": 2}, 7, {"x": 1, "positions": 2}),
+        (["x", "positions"], {"x": 1}, None, "positions"),
+        (["x"], {"x": 1}, 7, {"x": 1}),
+        (["x"], {}, 7, "x"),
+    ],
+)
+def test_a_layer_of_other_shapes_reads_what_was_recorded(
+    reads, recorded, found, given, monkeypatch
+):
+    """Positions may be those that an earlier layer of the port read; nothing else is assumed."""
+    monkeypatch.setattr(replay_module, "read_inputs", lambda port, entry, call: dict(recorded))
+    monkeypatch.setattr(replay_module, "read_positions", lambda port, entry, dims: found)
+    observed, skipped = [], []
+    run = SimpleNamespace(
+        visited=set(), _seen=Counter(), _pending=[], _after=[], _trial=None, port=None,
+        _finish=lambda x: x, parameters=lambda call: {}, _follow_inside=lambda call: None,
+        observer=SimpleNamespace(skip=lambda call, why: skipped.append(why)),
+        _observe_apart=lambda call, entry, inputs: observed.append(inputs),
+    )  # fmt: skip
+    call = LayerCall("a", "rotary", dict.fromkeys(reads, 0), {}, {}, lambda inputs: "assumed")
+    entry = SimpleNamespace(layer="a", outputs={"output": "a/output"})
+    assert Replay._visit_apart(run, call, entry) == "assumed" and run.visited == {"a"}
+    if isinstance(given, str):
+        assert observed == [] and skipped[0].startswith(f"its input {given!r} was not recorded")
+    else:
+        assert observed == [given] and skipped == []

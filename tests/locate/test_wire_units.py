@@ -95,6 +95,23 @@ def test_calls_of_controlnets_before_a_denoiser():
     assert before("unet.001") == ["controlnet.001", "controlnet_2.000"]
 
 
+@pytest.mark.parametrize(
+    ("others", "given"),
+    [
+        (["unet.000", "sampler.000"], False),
+        (["sampler.000"], True),
+        (["unet.000"], True),
+        ([], True),
+    ],
+)
+def test_a_controlnet_alone_is_given_what_it_reads(others, given):
+    """Only a run with its denoiser and its steps says what a ControlNet should be given."""
+    calls = {"controlnet.000": {"input.sample": X}} | {x: {"output": X} for x in others}
+    context = context_of(calls)
+    assert [*controls.judge_controls(context)] == []
+    assert context.ledger.has(entry_of(context, "controlnet.000"), "sample") == given
+
+
 def test_a_weaker_model_is_given_the_positive_half():
     pair = np.concatenate([X, Y])
 
@@ -548,11 +565,11 @@ def test_clip_skip_leaves_a_layer(asked, recorded, skip):
     assert _clip_skip(SimpleNamespace(port=port, call="text_encoder.000"), 6) == skip
 
 
-def inverted(output, sigma=0.5, sigma_next=1.5, iterations=0):
+def inverted(output, sigma=0.5, sigma_next=1.5, iterations=0, **more):
     arrays = {
         "input.x": X, "input.prediction": Y, "input.sigma": np.array(sigma),
         "input.sigma_next": np.array(sigma_next), "output": output,
-    }  # fmt: skip
+    } | {f"input.{name}": x for name, x in more.items()}  # fmt: skip
     attributes = {"sampler.000": {"iterations": iterations, "prediction_type": "eps"}}
     context = context_of({"sampler.000": arrays}, params={"steps": 3}, attributes=attributes)
     settings = StepSettings(context.config, SAMPLERS["ddim"], True, prediction_type="eps")
@@ -567,6 +584,15 @@ def test_a_step_of_an_inversion_follows_the_noise():
     assert inverted(X, 0.5, 0.5) == inverted(X - 0.25 * Y, 0.5, 0.25) == ["not judged"]
     assert inverted(X, -0.5, 0.5) == inverted(X, 0.5, math.inf) == ["not judged"]
     assert inverted(X + Y, iterations=1) == ["not judged"]
+
+
+def test_an_evaluation_without_noise_has_no_slope():
+    """The slope (x - x0)/sigma of an iteration has no value at level 0."""
+    second = {"prediction.1": Z, "x_at.1": X + Y}
+    judged = [
+        inverted(X, iterations=1, **second, **{"sigma_at.1": np.array(x)}) for x in (1.5, 0.0)
+    ]
+    assert judged[0][0] == "differs" and judged[1] == ["not judged"]
 
 
 def test_a_hint_of_no_known_controlnet_has_a_reason():
