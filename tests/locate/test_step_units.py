@@ -454,3 +454,47 @@ def test_a_run_with_one_schedule_reads_it():
         {"sampler.000": {"input.sigma": np.array(3.0)}}, attributes={"sampler.000": {"i": 2}}
     )
     assert steps._first_step(named, entry_of(named, "sampler.000"), np.arange(3), sigmas) == 2
+
+
+# -- what is read of a step -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("sample", "model_output"), ("x", "prediction"), ("x", "x0")])
+def test_a_step_is_read_with_its_noises_in_their_order(names):
+    """A step has up to four noises; those that were not recorded are left out."""
+    state, predicted, *noises = (normal(i, *SHAPE) for i in range(7))
+    arrays = dict(zip((f"input.{name}" for name in names), (state, predicted), strict=True))
+    calls = {"input.noise": noises[0]} | {f"input.noise.{i}": noises[i] for i in (1, 3, 4)}
+    context = context_of({"sampler.000": {**arrays, **calls}})
+    found = steps._read(context, entry_of(context, "sampler.000"))
+    assert np.array_equal(found.state, state) and np.array_equal(found.prediction, predicted)
+    for got, right in zip(found.noise, (noises[0], noises[1], noises[3]), strict=True):
+        assert np.array_equal(got, right)
+    for lacking in arrays:
+        part = {name: x for name, x in arrays.items() if name != lacking}
+        context = context_of({"sampler.000": {**part, **calls}})
+        assert steps._read(context, entry_of(context, "sampler.000")) is None
+
+
+def test_x0_is_a_prediction_where_no_step_has_another():
+    arrays = {"input.x": normal(0, *SHAPE), "input.x0": normal(1, *SHAPE)}
+    alone = context_of({"sampler.000": arrays})
+    assert steps._predictions(alone) == steps.X0
+    other = {"input.x": arrays["input.x"], "input.prediction": normal(2, *SHAPE)}
+    both = context_of({"sampler.000": arrays, "sampler.001": other})
+    assert steps._predictions(both) == steps.PREDICTIONS
+    assert steps._read(both, entry_of(both, "sampler.000")) is None
+
+
+def test_steps_follow_each_other_so_one_without_its_arrays_leaves_all():
+    whole = {"input.sample": normal(0, *SHAPE), "input.model_output": normal(2, *SHAPE)}
+    calls = {
+        "sampler.000": {**whole, "output": whole["input.sample"]},
+        "sampler.001": {"input.x": normal(1, *SHAPE)},
+    }
+    context = context_of(calls, params={"steps": 2})
+    rows = [row for row in steps.judge_steps(context) if row.kind == "step"]
+    assert [(row.call, row.verdict, row.note) for row in rows] == [
+        ("sampler.000", "not judged", "another step's state or prediction was not recorded"),
+        ("sampler.001", "not judged", "its state or prediction was not recorded"),
+    ]
