@@ -96,8 +96,9 @@ def test_tables_of_narrow_formats_round(dtype):
 # -- states that begin with an image --------------------------------------------------------------
 
 
-def begins(state, arrays=None, model="tiny", **params):
+def begins(state, arrays=None, model="tiny", mixture=None, **params):
     calls = {
+        **({} if mixture is None else {"add_noise.000": mixture}),
         "vae.encode.000": {"output.mean": Y, **(arrays or {})},
         "sampler.000": {"input.x": state, "input.sigma": np.array(3.0)},
     }
@@ -131,6 +132,8 @@ def test_a_first_state_is_an_image_with_noise():
     found, context = begins(clean[..., :4])
     assert found is None and first_state(context) == (False, False, True, True)
     assert first_state(begins(clean + 3.0 * noise)[1]) == (True, True, False, False)
+    mixture = {"output": clean[..., :4]}  # of another size, as that of a mask
+    assert begins(clean + 3.0 * noise, mixture=mixture)[0] == ("equal", "")
 
 
 def test_a_first_state_of_a_flow_keeps_less_of_the_image():

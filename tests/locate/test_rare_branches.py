@@ -443,10 +443,14 @@ def test_residuals_of_which_something_is_unknown_have_a_reason():
     whole = {"output.mid": X, "output.down.0": Y, "output.down.1": Z}
     got = {"mid": 2 * X, "down.0": 2 * Y, "down.1": 2 * Z}
     assert residual_of([whole, whole], got) == (["equal"], {})
+    unheard = "no ControlNet that returns it was recorded"
+    assert residual_of([whole, whole], {"up.0": X, **got}) == (["equal"], {"up.0": unheard})
     gap = {name: x for name, x in whole.items() if name != "output.down.0"}
     lost = "an output of a ControlNet was not recorded"
     assert residual_of([whole, gap], got) == ([], dict.fromkeys(got, lost))
     short = {name: x for name, x in whole.items() if name != "output.down.1"}
+    first = {"down.1": got["down.1"], **got}  # those after it are compared
+    assert residual_of([whole, short], first) == (["equal"], {"down.1": lost})
     verdicts, why = residual_of([whole, short], got)
     assert verdicts == ["equal"] and why == {"down.1": lost}
     steered = {"params": {"control": [{"end": 0.5, "weight": 2.0}, {"weight": 1.0}]}}

@@ -476,6 +476,22 @@ def test_a_step_is_read_with_its_noises_in_their_order(names):
         assert steps._read(context, entry_of(context, "sampler.000")) is None
 
 
+@pytest.mark.parametrize(
+    ("attributes", "params", "eta", "kind"),
+    [
+        ({}, {}, None, ""),
+        ({"prediction_type": "v", "eta": 0.25}, {"eta": 0.5}, 0.25, "v"),
+        ({}, {"eta": 0.5}, 0.5, ""),
+    ],
+)
+def test_settings_of_steps_are_those_of_the_first_one(attributes, params, eta, kind):
+    calls = {f"sampler.00{i}": {"input.x": X0, "input.prediction": X0} for i in (0, 1)}
+    named = {"sampler.000": attributes, "sampler.001": {"prediction_type": "eps", "eta": 0.75}}
+    given = {"steps": 2, "sampler": "ddim"} | params
+    found = steps._settings(context_of(calls, attributes=named, params=given))
+    assert (found.eta, found.prediction_type) == (eta, kind)
+
+
 def test_x0_is_a_prediction_where_no_step_has_another():
     arrays = {"input.x": normal(0, *SHAPE), "input.x0": normal(1, *SHAPE)}
     alone = context_of({"sampler.000": arrays})

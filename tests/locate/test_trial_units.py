@@ -146,6 +146,15 @@ def test_the_unit_of_a_layer_is_that_of_its_narrowest_array():
     assert unit == 0.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("F16", 10), ("BF16", 7), ("F8_E4M3", 3), ("F8_E5M2", 2), ("F32", None)]
+)
+def test_the_unit_of_a_stored_format_follows_from_its_mantissa(kind, bits):
+    port = build_trace({"unet.000/a/output": np.ones(2)}, kinds={"unet.000/a/output": kind})
+    wanted = 0.0 if bits is None else 2.0**-bits
+    assert stored_unit(port, port.find("unet.000", "a")) == wanted
+
+
 def test_outputs_that_a_skip_connection_carries_are_kept_as_recorded():
     model = make_model("tiny")
     port = build_trace(run_port(model, {}))

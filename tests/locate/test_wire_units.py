@@ -20,7 +20,7 @@ from ldmref.locate.pipeline import (
     wires,
 )
 from ldmref.locate.pipeline.classes import judge_class_labels
-from ldmref.locate.pipeline.hints import judge_hint
+from ldmref.locate.pipeline.hints import _encoded, judge_hint
 from ldmref.locate.pipeline.inversion_steps import _is_count, judge_inversion, rising_levels
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays, _zeros
@@ -93,6 +93,10 @@ def test_calls_of_controlnets_before_a_denoiser():
 
     assert before("unet.000") == ["controlnet.000"]
     assert before("unet.001") == ["controlnet.001", "controlnet_2.000"]
+    late = ("unet.000", "controlnet.000", "sampler.000", "controlnet.001", "unet.001")
+    context = context_of(dict.fromkeys(late, arrays))
+    entries = [*context.port.entries]
+    assert before("unet.001") == ["controlnet.001"]  # the other belongs to the step before
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ def timestep_row(got, attributes=None, **params):
 
 def test_timesteps_of_the_denoiser():
     row, schedule = timestep_row(600.0)
-    assert row.verdict == "equal"
+    assert row.verdict == "equal" and row.segment.startswith("from the sampler to")
     index = int(np.argmin(np.abs(schedule.timesteps - 600.0)))
     causes = {
         "the timestep is scaled by 1000": 600000.0,
@@ -593,6 +597,21 @@ def test_an_evaluation_without_noise_has_no_slope():
         inverted(X, iterations=1, **second, **{"sigma_at.1": np.array(x)}) for x in (1.5, 0.0)
     ]
     assert judged[0][0] == "differs" and judged[1] == ["not judged"]
+
+
+def test_latents_of_a_control_image_are_those_that_were_encoded_for_it():
+    """Other images of a run are encoded, too: the one to begin with, and that of a mask."""
+    of = {"posterior.000": {"for": "prepare_latents"}, "posterior.001": {"for": "prepare_image"}}
+    calls = {"posterior.000": {"output": X}, "posterior.001": {"output": Y}}
+    found = _encoded(context_of(calls, attributes=of))
+    assert [(np.array_equal(z, Y), logvar) for z, logvar in found] == [(True, None)]
+    means = {f"vae.encode.00{i}": {"output.mean": x, "output.logvar": -x}
+             for i, x in enumerate((X, Y, Z))}  # fmt: skip
+    for asked, right in ((1, [Z]), (2, [Y, Z]), (4, [])):  # control images are encoded last
+        found = _encoded(context_of(means, params={"control": [{}] * asked}))
+        assert len(found) == len(right)
+        for (mean, logvar), x in zip(found, right, strict=True):
+            assert np.array_equal(mean, x) and np.array_equal(logvar, -x)
 
 
 def test_a_hint_of_no_known_controlnet_has_a_reason():
