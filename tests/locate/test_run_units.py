@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -412,6 +413,39 @@ def test_texts_that_are_changed():
     assert text_row(right[:, :2]) == ("differs", "")
     x = np.arange(7.0)[None]
     assert text_inputs._exchanged(x, (2, 3)).tolist() == [[2, 3, 4, 0, 1, 5, 6]]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_text_is_judged_once_for_all_calls(given, monkeypatch):
+    """Calls that were given the same need one row; states that a request gave need none."""
+    alone = ExpectedText(("cond",), {"cond": ROWS[:1], "uncond": ROWS[1:2]})
+    monkeypatch.setattr(text_inputs, "_expected", lambda *values: alone)
+    right = ROWS[0].states[None]
+    calls = {}
+    for i, text in enumerate((right, right, -right)):
+        calls[f"unet.00{i}"] = {"input.sample": X, "input.encoder_hidden_states": text}
+        calls[f"sampler.00{i}"] = {"input.x": X}
+    context = context_of(calls, params={"prompt_embeds": "file"} if given else {"prompt": "a"})
+    rows = [(row.call, row.verdict) for row in text_inputs.judge_text(context)]
+    assert rows == ([] if given else [("unet.000", "equal"), ("unet.002", "differs")])
+    for call in context.calls("unet"):
+        assert context.ledger.has(call, "encoder_hidden_states")
+
+
+def test_text_encoders_side_by_side_are_exchanged_by_their_widths():
+    clip = model_of("sd3-tiny").config.text_encoders[:2]
+    wide = [replace(text, projection_dim=text.hidden_size + 3) for text in clip]
+
+    def widths_of(*encoders):
+        context = SimpleNamespace(
+            model=SimpleNamespace(config=SimpleNamespace(text_encoders=encoders))
+        )
+        kinds = ("text", "pooled text", "mask of the text")
+        return [[*text_inputs._widths(context, kind)] for kind in kinds]
+
+    first, second = (text.hidden_size for text in clip)
+    assert widths_of(*wide) == [[(first, second)], [(first + 3, second + 3)], []]
+    assert widths_of(wide[0]) == [[], [], []]
 
 
 def test_padding_is_not_compared():

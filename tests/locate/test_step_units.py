@@ -497,6 +497,7 @@ def test_x0_is_a_prediction_where_no_step_has_another():
     alone = context_of({"sampler.000": arrays})
     assert steps._predictions(alone) == steps.X0
     other = {"input.x": arrays["input.x"], "input.prediction": normal(2, *SHAPE)}
+    assert steps._settings(alone).prediction_type == "x0"
     both = context_of({"sampler.000": arrays, "sampler.001": other})
     assert steps._predictions(both) == steps.PREDICTIONS
     assert steps._read(both, entry_of(both, "sampler.000")) is None
