@@ -5,9 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.atlas import find_flow_schedule
+from ldmref.atlas import (
+    find_flow_schedule,
+    make_flow_sigmas,
+    name_sigmas,
+    read_flow_schedules,
+)
 from ldmref.atlas.intervals import TOKENS, Printed, _distance, fit_mu, fit_tokens
 from ldmref.atlas.making import shift_mu, shifted
+from ldmref.atlas.naming import SigmaMatch, _likeliest
+from ldmref.atlas.positions import UNSHIFTED, _strided
 from ldmref.atlas.reading import name_numbers
 
 FLUX = find_flow_schedule("FLUX.1", "BFL")
@@ -46,6 +53,45 @@ def test_the_nearest_number_of_tokens_is_nearer_than_the_next_ones(seed):
     near = range(max(best - 2, TOKENS[0]), min(best + 2, TOKENS[1]) + 1)
     distances = {n: _distance(FLUX, 6, n, changed) for n in near}
     assert distances[best] == min(distances.values())
+
+
+KINDS = {(row.positions, row.shift): row for row in read_flow_schedules()}
+
+
+@pytest.mark.parametrize("row", KINDS.values(), ids=lambda row: row.name)
+def test_only_rows_with_a_shift_are_tried_a_second_time(row):
+    """A second shift by 1 is none, and some positions are never shifted."""
+    sigmas = make_flow_sigmas(row, len(row.sigmas) or 12, 4096)
+    again = {match.row.name for match in name_sigmas(sigmas.tolist()) if match.shifted_again}
+    unmoved = {
+        row.name
+        for row in read_flow_schedules()
+        if row.shift == "none" or row.positions in UNSHIFTED or row.shift == "constant 1"
+    }
+    assert not again & unmoved
+
+
+def test_matches_are_in_the_order_of_how_usual_their_sizes_are():
+    row = find_flow_schedule("FLUX.1", "BFL")
+    for side, odd in ((64, 4155), (32, 1023)):
+        square, unusual = (
+            SigmaMatch(row, tokens, distance, True)
+            for tokens, distance in ((side * side, 1e-6), (odd, 0.0))
+        )
+        constant = SigmaMatch(row, 0, 1e-6, True)
+        again = SigmaMatch(row, side * side, 0.0, True, shifted_again=True)
+        far = SigmaMatch(row, side * side, 1e-9, False)
+        order = [again, far, unusual, square]
+        assert sorted(order, key=_likeliest) == [square, unusual, again, far]
+        assert _likeliest(constant)[:3] == _likeliest(square)[:3] < _likeliest(unusual)[:3]
+
+
+@pytest.mark.parametrize(("steps", "stride"), [(1, 1000), (4, 250), (28, 35), (999, 1), (1000, 1)])
+def test_strides_of_a_table_have_a_whole_number_of_entries(steps, stride):
+    (row, *_) = (row for row in read_flow_schedules() if row.positions == "strides")
+    found = _strided(row, steps)
+    right = [(k + 1) / row.table for k in range(1, row.table, row.table // 1000 * stride)]
+    assert found.tolist() == right[::-1]
 
 
 @pytest.mark.parametrize(("shift", "stated"), [(1.8, True), (1.777, False)])
