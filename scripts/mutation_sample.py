@@ -37,7 +37,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -139,7 +139,7 @@ class Recorder:
 
     def __init__(self, coverage) -> None:
         self.coverage = coverage
-        self.seconds = Counter[str]()
+        self.seconds = defaultdict[str, float](float)
         self.failed = set[str]()
 
     @pytest.hookimpl(wrapper=True)
@@ -165,10 +165,9 @@ class Selection:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
         """By name; where a module is named, all of it."""
-        place = {
-            x: self.order.get(x.nodeid, self.order.get(x.nodeid.split("::")[0])) for x in items
-        }
-        items[:] = sorted((x for x in items if place[x] is not None), key=lambda x: place[x])
+        places = [self.order.get(x.nodeid, self.order.get(x.nodeid.split("::")[0])) for x in items]
+        found = [(place, i) for i, place in enumerate(places) if place is not None]
+        items[:] = [items[i] for _, i in sorted(found)]
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
@@ -287,14 +286,20 @@ def tried(scratch: Path, mutant: Mutant, work: Callable[[], int], limit: float) 
     original = target.read_bytes()
     try:
         target.write_text(mutant.source)
-        os.utime(target, (time.time() + next(TICKS),) * 2)  # no stale bytecode
+        date(target)  # no stale bytecode
         return forked(scratch, work, limit)
     finally:
         target.write_bytes(original)
-        os.utime(target, (time.time() + next(TICKS),) * 2)
+        date(target)
 
 
 TICKS = iter(range(1, 10**9, 2))
+
+
+def date(file: Path) -> None:
+    """Give a file a date that it never had."""
+    seconds = time.time() + next(TICKS)
+    os.utime(file, (seconds, seconds))
 
 
 def sampled(package: str, scratch: Path, n: int, seed: int) -> list[Mutant]:

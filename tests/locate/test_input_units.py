@@ -420,3 +420,38 @@ def test_times_of_steps_may_follow_from_levels_or_be_unknown():
     assert end_of_step(right, 1, sampler="heun") == (None, why)
     assert end_of_step(None, 1) == (None, why)
     assert end_of_step(right, 1, model=model_of("sd3-tiny")) == (None, "")
+
+
+# -- the scale of guidance that a network reads ---------------------------------------------------
+
+
+def test_the_scale_of_each_call_that_reads_one_is_judged_once():
+    """Calls without it, and calls with the same one, do not end the list."""
+    scales = [None, 2.0, 2.0, 3.0]
+    calls = {
+        f"transformer.{i:03}": {"input.sample": X}
+        | ({} if x is None else {"input.guidance": np.array([x])})
+        for i, x in enumerate(scales)
+    }
+    context = context_of(calls, "flux-tiny", params={"cfg_scale": 2.0})
+    networks = context.calls("transformer")
+    rows = [(row.call, row.verdict) for row in inputs._judge_scales(context, networks)]
+    assert rows == [("transformer.001", "equal"), ("transformer.003", "differs")]
+    marked = [context.ledger.has(network, "guidance") for network in networks]
+    assert marked == [False, True, True, True]
+    unasked = context_of(calls, "flux-tiny")
+    assert [*inputs._judge_scales(unasked, unasked.calls("transformer"))] == []
+    reasons = {name.rstrip("/") for name, _, role in unasked.ledger.reasons if role == "guidance"}
+    assert reasons == {"transformer.001", "transformer.002", "transformer.003"}
+
+
+def test_states_that_are_scaled_already_have_no_factor(monkeypatch):
+    """The network of eps reads x / sqrt(1 + sigma^2); states of diffusers' DDIM are these."""
+    found = []
+    for on_path in (True, False):
+        monkeypatch.setattr(inputs.PipelineContext, "states_on_path", on_path)
+        step = {"input.x": X, "input.sigma": np.array(3.0)}
+        context = context_of({"unet.000": {"input.sample": X}, "sampler.000": step})
+        (evaluation,) = context.evaluations
+        found.append(inputs._scales_of(context, evaluation)[0])
+    assert found == [pytest.approx(1.0 / math.sqrt(10.0)), 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import permutations
 
 import numpy as np
@@ -187,3 +188,20 @@ def test_a_norm_whose_variance_is_found_in_one_pass_is_right():
         }
         report = diff_traces(build_trace(tensors), model)
         assert [row.cause for row in report.faults] == causes
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_the_epsilon_of_a_format_is_that_of_its_numbers(dtype):
+    """1 + epsilon is the next number after 1, and half as much is rounded away."""
+    e = EPSILONS[dtype]
+    assert round_to(np.array([1.0 + e]), dtype) == 1.0 + e
+    assert dtype == "float64" or round_to(np.array([1.0 + e / 2.0]), dtype) == 1.0
+    assert 1.0 + e / 2.0 == 1.0 or dtype != "float64"
+
+
+def test_numbers_that_are_not_finite_are_compared_without_a_warning():
+    largest = np.finfo(np.float64).max
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for got, right in ((np.inf, np.inf), (np.nan, 1.0), (largest, -largest)):
+            assert relative_error(np.array([got]), np.array([right])) == np.inf

@@ -14,7 +14,7 @@ from ldmref.locate.faults.masks import changes_of_mask, other_masks, with_mask
 from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.padding import PaddingFinder
+from ldmref.locate.padding import PaddingFinder, _changed
 from ldmref.locate.pipeline.tokens import mask_faults, pad_in_front
 from ldmref.locate.points import Frame, Point
 from ldmref.models.layers import MASKED
@@ -244,3 +244,11 @@ def test_padding_within_a_text_stays():
     assert within.ids.tolist() == [5, 0, 6] and not within.shift
     full = pad_in_front(np.array([5, 6]), np.array([1, 1]))
     assert full.ids.tolist() == [5, 6] and not full.shift
+
+
+def test_rows_are_compared_beside_numbers_that_are_not_finite():
+    """An infinity does not make every difference small, and is equal to nothing."""
+    x = np.array([1.0, 2.0, np.inf, np.nan])
+    other = np.array([1.0, 2.5, np.inf, np.nan])
+    assert _changed(x, other).tolist() == [False, True, True, True]
+    assert _changed(x[:2], x[:2] * (1.0 + 1e-3 * np.arange(2))).tolist() == [False, True]

@@ -34,9 +34,12 @@ def changed(arrays, function=transformer, pipeline="FluxPipeline", attributes=No
     context = context_of({CALL: arrays}, attributes={CALL: attributes or {}}, pipeline=pipeline)
     port = whole_calls.in_terms_of_module(context.port, entry_of(context, CALL), function)
     entry = port.find(CALL)
-    read = [{role: np.asarray(port.tensors[name]) for role, name in side.items()}
-            for side in (entry.inputs, entry.outputs)]  # fmt: skip
-    return (*read, port is context.port)
+    assert entry is not None
+    inputs, outputs = (
+        {role: np.asarray(port.tensors[name]) for role, name in side.items()}
+        for side in (entry.inputs, entry.outputs)
+    )
+    return inputs, outputs, port is context.port
 
 
 def as_tokens(x):
