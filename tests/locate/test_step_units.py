@@ -503,6 +503,16 @@ def test_x0_is_a_prediction_where_no_step_has_another():
     assert steps._read(both, entry_of(both, "sampler.000")) is None
 
 
+def test_each_noise_of_a_step_is_judged():
+    arrays = {"input.noise": normal(0, 1, 4, 32, 32), "input.noise.1": 2 * normal(1, 1, 4, 32, 32)}
+    context = context_of({"sampler.000": {**arrays, "input.noisy": normal(2, *SHAPE)}})
+    entry = entry_of(context, "sampler.000")
+    found = [(row.kind, row.verdict) for row in steps._judge_noise(context, entry)]
+    assert found == [("noise", "equal"), ("noise", "differs")]
+    marked = [context.ledger.has(entry, role) for role in ("noise", "noise.1", "noisy")]
+    assert marked == [True, True, False]
+
+
 def test_steps_follow_each_other_so_one_without_its_arrays_leaves_all():
     whole = {"input.sample": normal(0, *SHAPE), "input.model_output": normal(2, *SHAPE)}
     calls = {

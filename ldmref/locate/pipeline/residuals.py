@@ -27,6 +27,10 @@ def judge_residuals(
     sums: list[np.ndarray] = []
     for role, name in names.items():
         got = context.read(network, role)
+        if None in terms:
+            why = "the weights of its ControlNets are not known"
+            context.ledger.explain(network, why, role)
+            continue
         known = [term[name] for term in terms if term is not None and name in term]
         lacking = any(term is not None and _lacks(context, term, name) for term in terms)
         if got is None or not known or any(x.shape[1:] != got.shape[1:] for x in known):
@@ -34,10 +38,6 @@ def judge_residuals(
             continue
         if lacking:
             why = "an output of a ControlNet was not recorded"
-            context.ledger.explain(network, why, role)
-            continue
-        if None in terms:
-            why = "the weights of its ControlNets are not known"
             context.ledger.explain(network, why, role)
             continue
         total = np.sum([_padded(x, len(got)) for x in known], axis=0)
