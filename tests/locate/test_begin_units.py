@@ -268,6 +268,16 @@ def test_known_parts_are_the_image_with_noise():
     assert constrained(np.where(few, 99.0, X)) == [step, ("differs", noisy)]
 
 
+def test_steps_without_known_parts_do_not_end_the_list():
+    """A part of the steps may leave the image as it is, or lack a state."""
+    calls = {"vae.encode.000": {"output.mean": Y}}
+    for i, state in enumerate((None, {"input": X}, {"input": X, "output": X})):
+        calls[f"sampler.00{i}"] = {"input.x": X, "input.sigma_next": np.array(3.0), "output": X}
+        calls |= {} if state is None else {f"sampler.00{i}/constrain": state}
+    rows = [(row.call, row.verdict) for row in judge_known_parts(context_of(calls))]
+    assert rows == [("sampler.001", "equal"), ("sampler.002", "equal")]
+
+
 def test_known_parts_have_no_noise_at_the_end():
     clean = context_of({}).normalize(Y)
     right = np.where(WHITE, clean, X)
