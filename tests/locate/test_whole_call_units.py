@@ -29,7 +29,7 @@ def autoencoder(z):
     """The argument of diffusers' decoders."""
 
 
-def changed(arrays, function=transformer, pipeline="FluxPipeline", attributes=None):
+def changed(arrays, function=transformer, pipeline: str | None = "FluxPipeline", attributes=None):
     """Return the arrays of a call in the terms of a function: inputs, outputs, both by role."""
     context = context_of({CALL: arrays}, attributes={CALL: attributes or {}}, pipeline=pipeline)
     port = whole_calls.in_terms_of_module(context.port, entry_of(context, CALL), function)
@@ -55,7 +55,9 @@ def test_latents_are_the_tokens_that_the_network_reads():
     np.testing.assert_array_equal(inputs["hidden_states"], as_tokens(LATENTS))
     np.testing.assert_array_equal(outputs["output"], as_tokens(OUTPUT))
     np.testing.assert_allclose(inputs["timestep"], TIMES / 1000.0)  # Flux's own time
-    np.testing.assert_array_equal(FLUX.diffusers.unpack(as_tokens(LATENTS), 2, 3), LATENTS)
+    unpack = FLUX.diffusers.unpack
+    assert unpack is not None
+    np.testing.assert_array_equal(unpack(as_tokens(LATENTS), 2, 3), LATENTS)
     tokens = {**KNOWN, "input.sample": as_tokens(LATENTS)}
     np.testing.assert_array_equal(changed(tokens)[0]["hidden_states"], as_tokens(LATENTS))
     batched = {**KNOWN, "input.img_ids": np.stack([IDS[:, 1:]])}
