@@ -85,7 +85,8 @@ PACKAGES = {  # package: (files, tests)
     "quantized": (
         ("io/quantized/*.py",),
         ("tests/io/test_quantized_ggml.py", "tests/io/test_quantized_layers.py",
-         "tests/io/test_quantized_limits.py", "tests/io/test_gguf.py"),
+         "tests/io/test_quantized_limits.py", "tests/io/test_gguf.py",
+         "tests/io/test_quantizing_blocks.py", "tests/io/test_quantizing_models.py"),
     ),
     "lora": (
         ("io/adapters/lora*.py", "io/adapters/formulas.py"),
