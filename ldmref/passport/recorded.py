@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.cases.golden_models import golden_config, golden_model, golden_runs
+from ldmref.cases.golden_models import (
+    golden_config,
+    golden_model,
+    golden_runs,
+    make_tokenizers,
+    vocabularies_of,
+)
 from ldmref.cases.parameters import random_array
 from ldmref.cases.trace_runs import (
     NEGATIVE,
@@ -28,7 +34,7 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.precision import round_to
 from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.family import family_of
+from ldmref.models.family import family_of, with_text_length
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.samplers.registry import SAMPLERS
@@ -36,11 +42,14 @@ from ldmref.trace.backend import LayerRecordingBackend
 from ldmref.trace.model import TraceEntry
 
 CODE = "E-PASSPORT"
-PROMPTS = ("a red heart", "table")
+# Of unequal length for each tokenizer, and neither is NEGATIVE. In this order, no latent of the
+# quantised autoencoder is so near the middle of two codes that bfloat16 chooses the other one.
+PROMPTS = ("red", "red heart")
 STEPS = 2
 CELLS = (3, 5)  # rows and columns of the smallest image: odd, and not square
 TOKENS = (2, 3)  # the same, for transformers, which compute much more for each
-LONGEST = 144  # tokens of a text, where a template brings many
+TEXT_MULTIPLE = 16  # of the number of tokens that a text with its template is filled up to
+MANY = 512  # tokens, more than any prompt and template has
 FORMATS = ("float32", "bfloat16", "float16")
 WIDE = 256  # numbers of a layer's output up to which they are stored in float64
 POSITIONS = "positions"  # the input of a layer that no other node gives
@@ -94,10 +103,22 @@ def kit_trace(family: str) -> GoldenTrace:
     params = {"prompt": list(PROMPTS), "negative_prompt": NEGATIVE, "cfg_scale": 5.0}
     params |= {"sampler": runs[0].sampler, "seed": [0, 1], "width": width, "height": height}
     params |= {k: x for k, x in runs[0].params.items() if k != "prompt"}
-    text = family_of(config).text
-    if any(template.dropped for template in text.templates(config).values()):
-        params["max_sequence_length"] = LONGEST
+    if any(template.surrounds for template in family_of(config).text.templates(config).values()):
+        params["max_sequence_length"] = _text_length(family)
     return GoldenTrace(f"{family}.passport", family, "txt2img", params | {"steps": STEPS})
+
+
+@cache
+def _text_length(family: str) -> int:
+    """Return the number of tokens that hold each prompt of a kit with its whole template.
+
+    The encoders of golden runs read fewer, in which a template leaves no room for a prompt.
+    """
+    config = with_text_length(golden_config(family), MANY)
+    texts = make_tokenizers(config, vocabularies_of(family))[0].tokenize([*PROMPTS, NEGATIVE])
+    uncounted = config.text_encoder.max_position_embeddings - MANY  # tokens of the template
+    longest = int(np.sum(texts.mask, axis=(1, 2)).max()) - uncounted
+    return -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE
 
 
 def record_kit(family: str) -> KitRun:

@@ -9,16 +9,21 @@ from kit_runs import run_port, without
 
 import ldmref
 from ldmref import modes
-from ldmref.cases.golden_models import golden_config, golden_model
+from ldmref.cases.golden_models import (
+    golden_config,
+    golden_model,
+    make_tokenizers,
+    vocabularies_of,
+)
 from ldmref.errors import CorruptModelError, InputError, OutputError, UsageError
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.models.family import family_of
+from ldmref.models.family import family_of, with_text_length
 from ldmref.models.params import flatten
 from ldmref.passport import check_dump, kit_families, make_kit, read_kit, write_badge
 from ldmref.passport.cached import cached_step
 from ldmref.passport.check import OTHER_RUN
 from ldmref.passport.make import distinct_families
-from ldmref.passport.recorded import record_kit
+from ldmref.passport.recorded import kit_trace, record_kit
 from ldmref.trace import load_trace
 
 ROUNDINGS = 512 * 2.0**-52  # of sums in another order, through two blocks
@@ -226,3 +231,18 @@ def test_each_family_has_a_kit():
     families = {family_of(golden_config(name)).name for name in distinct_families()}
     assert families == {family_of(golden_config(name)).name for name in kit_families()}
     assert len(distinct_families()) == 14
+
+
+@pytest.mark.parametrize("family", distinct_families())
+def test_prompts_of_a_kit_differ_from_each_other_and_from_the_negative_one(family):
+    """They do so as tokens, behind their template, of which nothing is cut."""
+    run = kit_trace(family)
+    length = run.params.get("max_sequence_length")
+    config = golden_config(family)
+    config = config if length is None else with_text_length(config, length)
+    texts = [*run.params["prompt"], run.params["negative_prompt"]]
+    for tokenizer in make_tokenizers(config, vocabularies_of(family)):
+        tokens = tokenizer.tokenize(texts)
+        rows = [tuple(x[x_mask != 0]) for x, x_mask in zip(tokens.ids, tokens.mask, strict=True)]
+        assert len(set(rows)) == 3 and len(rows[0]) != len(rows[1]), rows
+        assert tokens.truncated == [0, 0, 0]
