@@ -22,6 +22,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 MAX_LISTED = 5
+NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 ALONE = "ldmref computes none of its layers by itself"
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
@@ -156,7 +157,7 @@ def judge_call(
     unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
     if unknown:
         listed = abbreviated(unknown, MAX_LISTED)
-        text = f"{len(unknown)} layers are not in ldmref's definition of {call.network}: {listed}"
+        text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
         unused = all(map(UNUSED.fullmatch, known))

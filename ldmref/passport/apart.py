@@ -264,8 +264,9 @@ def _cut(
         x, first = x[[row, batch]], 1
     axes = [axis for axis in range(first, x.ndim) if x.shape[axis] in windows]
     last = x.ndim - 1
-    if x.dtype.kind == "f" and axes == [last] and not OF_KEYS.search(role):
-        return x  # channels, of which there are as many as tokens
+    in_rows = first == 1 and x.ndim == 3  # (1, l, c)
+    if x.dtype.kind == "f" and (axes == [last] or in_rows) and not OF_KEYS.search(role):
+        axes = [axis for axis in axes if axis != last]  # channels, as many as tokens
     for axis in axes:
         x = np.take(x, windows[x.shape[axis]], axis)
     return x

@@ -7,13 +7,15 @@ and whose run is another one is found, and what a dump leaves out is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
+from ldmref.locate.diff import NOT_DEFINED
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.original import PortOriginal, compare
@@ -23,8 +25,9 @@ from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.passport.apart import RowsApart, take_apart
 from ldmref.passport.kit import Kit
-from ldmref.passport.original import BATCH, KitOriginal, RowsOriginal
+from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
+from ldmref.passport.request import other_request
 from ldmref.passport.wires import WIRING, wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
@@ -35,7 +38,9 @@ ALONE = (
     "the outputs are compared with those of the kit; its module, --against {}, would judge each "
     "layer by itself and name causes"
 )
+NOT_READ = "{}; not compared"
 NOT_THE_KITS = "not the kit's output, and not judged by itself: {}"
+OTHER_REQUEST = "the pipeline was asked for another run than the kit's"
 INHERITED = "every layer before is right, and the run is another one than the kit's"
 
 
@@ -147,9 +152,16 @@ def check_dump(
     alone = bool(kit.networks) and against is None
     inputs = [*wrong_inputs(port, run, floors, report.dtype)] if alone else []
     found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
+    if not kit.networks and PIPELINE in port.manifest:
+        asked = other_request(port, kit.request, kit.model().config)
+        found = replace(found, rows=tuple(_with_request(found.rows, judged_port, asked)))
     unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
     gaps = [gap for gap in report.gaps if gap not in unneeded]
     notes = [ALONE.format(kit.family)] if alone else [*report.notes]
+    if PIPELINE in port.manifest:  # whose modules are known by name, and all seen by hooks
+        beyond = [gap for gap in gaps if NOT_DEFINED in gap]
+        gaps = [gap for gap in gaps if gap not in beyond]
+        notes += [NOT_READ.format(gap) for gap in beyond]
     if alone:
         gaps += _not_of_the_kit(port, run)
     if apart is not None:
@@ -193,6 +205,11 @@ def _judge_runs(
         order = {(entry.call, entry.layer): i for i, entry in enumerate(port.entries)}
         found = [*((None, row) for row in inputs), *found]
         found.sort(key=lambda pair: order.get((pair[1].call, pair[1].layer), len(order)))
+    settled = _settled_calls(row for _, row in found)
+    found = [
+        (before, before if before and _has_no_effect(row, settled) else row)
+        for before, row in found
+    ]
     judged = [row for _, row in found]
     apart = [i for i, row in enumerate(judged) if row.kind == OTHER_RUN or row in inputs]
     batches = any(row.kind == BATCH and row.verdict == UNKNOWN for row in judged)
@@ -200,6 +217,34 @@ def _judge_runs(
     later = {*apart} - {first}  # they inherit what came before
     kept = [before if i in later else row for i, (before, row) in enumerate(found)]
     return tuple(row for row in kept if row is not None)
+
+
+def _with_request(rows: Sequence[Row], port: Trace, asked: str) -> Iterator[Row]:
+    """Yield rows, the one of another run with what was asked for other than the kit asks.
+
+    In a narrow format, another request may lead to numbers within the floors, and is a row of its
+    own.
+    """
+    for row in rows:
+        yield replace(row, cause=asked) if row.kind == OTHER_RUN and not row.cause else row
+    if asked and not any(row.kind == OTHER_RUN for row in rows):
+        values = {"error": math.inf, "verdict": DIFFERS, "cause": asked, "note": OTHER_REQUEST}
+        yield Row(port.calls[0], "", OTHER_RUN, **values)
+
+
+def _settled_calls(rows: Iterable[Row]) -> set[str]:
+    """Return the calls of networks whose whole output is the kit's."""
+    whole = [row for row in rows if not row.layer and row.inherited is not None]
+    other = {row.call for row in whole if row.kind == OTHER_RUN or row.verdict != EQUAL}
+    return {row.call for row in whole} - other
+
+
+def _has_no_effect(row: Row, settled: Collection[str]) -> bool:
+    """Return whether a layer has other numbers than the kit's, and the output of its call has not.
+
+    They are padding, which each program fills in its own way and no result depends on.
+    """
+    return row.kind == OTHER_RUN and bool(row.layer) and row.call in settled
 
 
 def _original(

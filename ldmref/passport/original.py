@@ -15,6 +15,7 @@ from ldmref.passport.batches import CallRow, RowMatch, RowReader, batch_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
+PIPELINE = "pipeline"  # of a manifest: the class of diffusers that was recorded
 BATCH = "batch"  # the kind of a row that is right in its batch, and not alone
 ROW = "row {} of the port's {}"
 READS_BATCH = (
@@ -119,8 +120,12 @@ class RowsOriginal(KitOriginal):
         )
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
-        """Return the rows of what is computed between the networks."""
-        return super().judge_host(self.apart.host, dtype, notes)
+        """Return the rows of what is computed between the networks.
+
+        A pipeline of diffusers recorded its own request, which its batches follow.
+        """
+        whole = self.batches if PIPELINE in self.batches.manifest else self.apart.host
+        return super().judge_host(whole, dtype, notes)
 
     def _of_batch(self, row: Row, match: RowMatch, dtype: str) -> Row:
         """Return a row that differs; of kind `BATCH` if the whole batch is right."""

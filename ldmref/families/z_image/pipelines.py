@@ -33,12 +33,14 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_layer(inputs: Mapping[str, Any], layer: str, array: Array) -> Array:
-    """Return an array of a layer with a row for each caption.
+    """Return an array of a layer with a row for each caption or image.
 
-    Captions are embedded in one row, of their segments one after the other.
+    Captions are embedded in one row, of their segments one after the other, and images likewise.
     """
     import torch
 
+    if layer.startswith("all_x_embedder") and array.ndim == 2:
+        return array.reshape(len(inputs["sample"]), -1, array.shape[-1])
     if not layer.startswith("cap_embedder") or array.ndim != 2:
         return array
     mask = inputs["encoder_attention_mask"]

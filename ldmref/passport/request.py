@@ -1,0 +1,59 @@
+"""What a recorded pipeline was asked for, beside what a kit asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ldmref.errors import short_repr
+from ldmref.models.config import ModelConfig
+from ldmref.trace.model import Trace
+
+NAMES = {"width": "width", "height": "height", "num_inference_steps": "steps"}
+SHIFTS = {"shift": "shift", "use_dynamic_shifting": "dynamic_shift"}
+
+
+def other_request(port: Trace, asked: Mapping[str, Any], config: ModelConfig) -> str:
+    """Return in words what a pipeline was asked for other than a kit asks; "": nothing.
+
+    Args:
+        port: The recording of a pipeline of diffusers.
+        asked: The request of the kit.
+        config: The configuration of the kit's model.
+
+    >>> from ldmref.models import preset
+    >>> port = Trace({}, (), {"params": {"guidance_scale": 7.0}})
+    >>> other_request(port, {"cfg_scale": 5.0}, preset("sd3-medium"))
+    'guidance scale 7 instead of 5'
+    """
+    return "; ".join(_differences(port.manifest, asked, config))
+
+
+def _differences(
+    manifest: Mapping[str, Any], asked: Mapping[str, Any], config: ModelConfig
+) -> Iterator[str]:
+    params, request = (manifest.get(name) or {} for name in ("params", "request"))
+    scale, expected = params.get("guidance_scale"), asked.get("cfg_scale")
+    if scale is not None and expected is not None and float(scale) != float(expected):
+        yield f"guidance scale {scale:g} instead of {expected:g}"
+    for theirs, ours in NAMES.items():
+        if request.get(theirs, asked.get(ours)) != asked.get(ours):
+            yield f"{ours} {request[theirs]} instead of {asked[ours]}"
+    prompts = _texts(request.get("prompt"), 1)
+    if prompts and prompts != _texts(asked.get("prompt"), 1):
+        yield f"prompts {short_repr(prompts)} instead of {short_repr(asked['prompt'])}"
+    negative = _texts(request.get("negative_prompt"), len(prompts))
+    if negative and negative != _texts(asked.get("negative_prompt"), len(prompts)):
+        yield f"negative prompts {short_repr(negative)} instead of {asked['negative_prompt']!r}"
+    scheduler = (manifest.get("scheduler") or {}).get("config") or {}
+    for theirs, ours in SHIFTS.items():
+        right = getattr(config.scheduler, ours)
+        if scheduler.get(theirs, right) != right:
+            yield f"{theirs} {scheduler[theirs]} instead of {right}"
+
+
+def _texts(value: object, count: int) -> list[Any]:
+    """Return prompts as a list; one prompt as often as it is needed."""
+    if isinstance(value, str):
+        return [value] * count
+    return list(value) if isinstance(value, list | tuple) else []
