@@ -283,6 +283,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/passport.md": {
+        "run_pipeline(pipe, kit)": TORCH,
         "wrong/attention.other_scale": Reason("exits", "", 4),
     },
     "docs/port-a-layer.md": {
