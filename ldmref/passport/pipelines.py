@@ -22,7 +22,7 @@ from ldmref.passport.recorded import CODE
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-WAYS = (("Down", "Encoder"), ("Up", "Decoder"))
+SIDES = (("Down", "Encoder"), ("Up", "Decoder"))
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings",
@@ -114,12 +114,16 @@ def kit_pipeline(kit: Kit) -> Any:
     try:
         import diffusers
         import transformers  # noqa: F401
-        from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+            FlowMatchEulerDiscreteScheduler,
+        )
     except ImportError as error:
         message = "the pipeline of a kit needs PyTorch, diffusers and transformers"
         raise BackendUnavailable(message, code=CODE, hint=LIBRARIES) from error
     levels = len(vars(config.vae)["block_out_channels"])
-    blocks = {f"{way.lower()}_block_types": [f"{way}{kind}Block2D"] * levels for way, kind in WAYS}
+    blocks = {
+        f"{side.lower()}_block_types": [f"{side}{kind}Block2D"] * levels for side, kind in SIDES
+    }
     made: dict[str, Any] = {
         "transformer": _construct(
             getattr(diffusers, parts.transformer), config.denoiser, parts.network(config)
