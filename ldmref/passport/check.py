@@ -207,7 +207,7 @@ def _judge_runs(
         found.sort(key=lambda pair: order.get((pair[1].call, pair[1].layer), len(order)))
     settled = _settled_calls(row for _, row in found)
     found = [
-        (before, before if before and _has_no_effect(row, settled) else row)
+        (before, before if before and _has_no_effect(before, row, settled) else row)
         for before, row in found
     ]
     judged = [row for _, row in found]
@@ -239,12 +239,14 @@ def _settled_calls(rows: Iterable[Row]) -> set[str]:
     return {row.call for row in whole} - other
 
 
-def _has_no_effect(row: Row, settled: Collection[str]) -> bool:
+def _has_no_effect(before: Row, row: Row, settled: Collection[str]) -> bool:
     """Return whether a layer has other numbers than the kit's, and the output of its call has not.
 
-    They are padding, which each program fills in its own way and no result depends on.
+    They are padding, which each program fills in its own way and no result depends on. That is
+    known only of a layer that was judged by itself, and is right.
     """
-    return row.kind == OTHER_RUN and bool(row.layer) and row.call in settled
+    is_other = row.kind == OTHER_RUN and bool(row.layer)
+    return is_other and before.verdict == EQUAL and row.call in settled
 
 
 def _original(
