@@ -27,6 +27,7 @@ class FolderKind:
         version: The version that is written; those with the same first number are read.
         code: The code of errors.
         most: The largest file, in bytes.
+        older: The first numbers of older versions that are read as well.
     """
 
     name: str
@@ -35,6 +36,7 @@ class FolderKind:
     version: str
     code: str
     most: int
+    older: tuple[str, ...] = ()
 
     def read(
         self, folder: str | Path, hint: str, parse: Callable[[Path, Mapping[str, Any]], Described]
@@ -63,7 +65,8 @@ class FolderKind:
             raise CorruptModelError(message, code=self.code)
         version = str(data.get("version"))
         again = f"make the {self.name} again"
-        if version.partition(".")[0] != self.version.partition(".")[0]:
+        known = {self.version.partition(".")[0], *self.older}
+        if version.partition(".")[0] not in known:
             message = (
                 f"the {self.name} has version {version}, and this program reads {self.version}"
             )

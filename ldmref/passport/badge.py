@@ -71,7 +71,7 @@ def write_badge(verdict: Verdict, path: Path, overwrite: bool = False) -> list[P
     >>> import tempfile
     >>> from ldmref.locate import DiffReport, Row
     >>> report = DiffReport((Row("vae.decode", "decoder.conv_in"),))
-    >>> verdict = Verdict("sd15 1.0 (0f3a)", "0f3a", report, 1, 1, ())
+    >>> verdict = Verdict("sd15 2.0 (0f3a)", "0f3a", report, 1, 1, ())
     >>> [file.suffix for file in write_badge(verdict, Path(tempfile.mkdtemp()) / "badge")]
     ['.json', '.svg']
     """

@@ -58,7 +58,7 @@ class Verdict:
             the encoder of images.
 
     >>> report = DiffReport((Row("vae.decode", "decoder.conv_in"),))
-    >>> verdict = Verdict("sd15 1.0 (0f3a)", "0f3a", report, 1, 2, ("unet.000",))
+    >>> verdict = Verdict("sd15 2.0 (0f3a)", "0f3a", report, 1, 2, ("unet.000",))
     >>> verdict.passed, verdict.message
     (False, 'incomplete: 1 of 2 nodes in float32')
     """

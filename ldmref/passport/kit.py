@@ -29,14 +29,14 @@ from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 
 FORMAT = "ldmref-passport"
-VERSION = "1.0"
+VERSION = "2.0"
 """The version of the kits that `make_kit` writes."""
 MANIFEST = "kit.json"
 FLOORS = "floors.json"
 TRACE = "trace"
 CHECKPOINT = "checkpoint"
 MAX_BYTES = 2**26
-KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES)
+KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES, older=("1",))
 SHOWN = 12  # digits of a digest in a label
 
 
@@ -81,8 +81,8 @@ class Kit:
         request: The parameters of the run: prompts, steps, sampler, size.
         networks: The names of its modules, of a kit of modules that ldmref has no definition of.
 
-    >>> Kit(Path("kit"), "sd15", "1.0", {"README.txt": "00"}, ()).label
-    'sd15 1.0 (5e0e0c8b6eca)'
+    >>> Kit(Path("kit"), "sd15", "2.0", {"README.txt": "00"}, ()).label
+    'sd15 2.0 (5e0e0c8b6eca)'
     """
 
     folder: Path
@@ -100,7 +100,7 @@ class Kit:
 
     @property
     def label(self) -> str:
-        """Return family, version and the first digits of the digest: "sd15 1.0 (0f3a...)"."""
+        """Return family, version and the first digits of the digest: "sd15 2.0 (0f3a...)"."""
         return f"{self.family} {self.version} ({self.digest[:SHOWN]})"
 
     @cached_property

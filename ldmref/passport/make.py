@@ -112,7 +112,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
 
     >>> kit = make_kit("z-image", "kits/z-image")  # doctest: +SKIP
     >>> kit.version, len(kit.wrong)  # doctest: +SKIP
-    ('1.0', 37)
+    ('2.0', 37)
     """
     kit_trace(family)
     return write_kit(Path(folder), overwrite, partial(_write, family=family))

@@ -36,7 +36,7 @@ def port(kit):
 
 def test_a_kit_is_read_as_it_was_written(kit):
     found = read_kit(kit.folder)
-    assert (found.family, found.version, found.digest) == ("flux-dev", "1.0", kit.digest)
+    assert (found.family, found.version, found.digest) == ("flux-dev", "2.0", kit.digest)
     assert found.wrong == kit.wrong
     found.check_files()
 
@@ -203,7 +203,7 @@ def test_damaged_manifests_are_refused(kit, tmp_path):
     manifest = json.loads((kit.folder / "kit.json").read_text())
     for change, message in (
         ({"format": "other"}, "is not a manifest"),
-        ({"version": "2.0"}, "has version 2.0"),
+        ({"version": "3.0"}, "has version 3.0"),
         ({"digests": {"../x": "0"}}, "is damaged"),
         ({"wrong": [{"name": "x"}]}, "is damaged"),
         ({"digests": None}, "is damaged"),
@@ -211,6 +211,12 @@ def test_damaged_manifests_are_refused(kit, tmp_path):
         (tmp_path / "kit.json").write_text(json.dumps(manifest | change))
         with pytest.raises(CorruptModelError, match=message):
             read_kit(tmp_path)
+
+
+def test_kits_of_the_first_version_are_read(kit, tmp_path):
+    manifest = json.loads((kit.folder / "kit.json").read_text())
+    (tmp_path / "kit.json").write_text(json.dumps(manifest | {"version": "1.0"}))
+    assert read_kit(tmp_path).version == "1.0"
 
 
 def test_other_folders_are_not_replaced(kit, tmp_path):
