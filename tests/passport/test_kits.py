@@ -170,7 +170,7 @@ def test_the_badge_names_version_and_hash(kit, port, tmp_path):
     assert [file.name for file in files] == ["badge.json", "badge.svg"]
     row = json.loads(files[0].read_text())
     assert row.keys() == {"schemaVersion", "label", "message", "color"}  # all that shields.io takes
-    assert row["label"] == f"ldmref passport flux-dev 1.0 ({kit.digest[:12]})"
+    assert row["label"] == f"ldmref passport flux-dev 2.0 ({kit.digest[:12]})"
     assert row["message"].startswith("passes: ")
     assert kit.digest in files[1].read_text()
     with pytest.raises(OutputError, match="exists"):

@@ -23,7 +23,7 @@ def test_a_right_port_gets_a_badge(kit, dump, tmp_path, capsys):
     badge = str(tmp_path / "badge")
     arguments = ["passport", "check", str(dump / "right"), "--kit", str(kit.folder)]
     assert main([*arguments, "--badge", badge]) == 0
-    assert f"flux-dev 1.0 ({kit.digest[:12]}): passes: " in capsys.readouterr().out
+    assert f"flux-dev 2.0 ({kit.digest[:12]}): passes: " in capsys.readouterr().out
     assert json.loads((tmp_path / "badge.json").read_text())["message"].startswith("passes")
     assert (tmp_path / "badge.svg").read_text().startswith("<svg")
     assert main([*arguments, "--badge", badge]) == 8
