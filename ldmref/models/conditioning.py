@@ -120,6 +120,20 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))
 
 
+def select_rows(conditioning: Conditioning, rows: Any) -> Conditioning:
+    """Return some rows of a conditioning without what it caches; `rows` indexes a first axis."""
+
+    def select(x: Array | None) -> Array | None:
+        return None if x is None else x[rows]
+
+    return Conditioning(
+        select(get_hidden_states(conditioning.context)),
+        select(conditioning.pooled),
+        select(conditioning.sizes),
+        {name: x[rows] for name, x in conditioning.more.items()},
+    )
+
+
 def interpolate(
     start: Conditioning,
     end: Conditioning,

@@ -31,9 +31,13 @@ from ldmref.training.distill.regression import (  # noqa: E402
     HALVES,
     QUARTERS,
     WHOLE,
+    StepBatch,
+    arrive,
+    choose_own_states,
     choose_steps,
     distillation_trainer,
     mean_prediction,
+    reach_own_states,
 )
 from ldmref.training.distill.student import (  # noqa: E402
     DistillAdapter,
@@ -138,6 +142,29 @@ def test_shares_of_the_steps():
         found = ((first == i) & (last == j)).mean()
         assert abs(found - share) < 5 * math.sqrt(share / n), (i, j)  # five standard errors
     assert len({*zip(first.tolist(), last.tolist(), strict=True)}) == steps * (steps + 1) // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prediction_leads_back_to_the_end(kind):
+    rng = np.random.default_rng(0)
+    x, end = rng.standard_normal((2, 5, 3))
+    start, to = (tuple(np.asarray(s) for s in zip(*(scales(kind, p) for p in angles), strict=True))
+                 for angles in (np.linspace(0.9, 1.5, 5), np.linspace(0.0, 0.8, 5)))  # fmt: skip
+    y, _, _ = mean_prediction(kind, x, end, start, to)
+    assert arrive(kind, x, y, start, to) == pytest.approx(end, abs=1e-13)
+
+
+def test_own_states_are_reached_in_steps_as_long_as_the_next():
+    n = 100_000
+    first, last = choose_steps(np.random.default_rng(0), n, 20)
+    jumps = choose_own_states(np.random.default_rng(1), first, last, 0.6)
+    length = last - first
+    own = jumps > 0
+    assert (first[own] == jumps[own] * length[own]).all() and jumps.max() == 3
+    possible = (first > 0) & (first % length == 0) & (first // length <= 3)
+    share = own.sum() / possible.sum()
+    assert not own[~possible].any() and abs(share - 0.6) < 5 * math.sqrt(0.24 / possible.sum())
+    assert not choose_own_states(np.random.default_rng(1), first, last, 0.0).any()
 
 
 # -- the student -----------------------------------------------------------------------------------
@@ -340,6 +367,51 @@ def test_equal_seeds_give_equal_bytes_and_resumed_equals_uninterrupted(
     assert len(weights) == 1
     other = fine_tune(settings(seed=1), tmp_path / "other")
     assert (other / "model.safetensors").read_bytes() not in weights
+
+
+def test_own_states_are_those_of_sampling(settings, tmp_path, kind):
+    """Of a student that has learned something, in two and in four steps from the same noise."""
+    recipe = settings(kind)
+    teacher, runs = make_runs(recipe, tmp_path / "runs")
+    adapter = DistillAdapter(recipe, teacher, lambda i, rng: "")
+    params = init({name: x.shape for name, x in flatten(adapter.initial).items()}, 3)
+    student = adapter.adapted(teacher.backend, tree_map(teacher.backend.asarray, params))
+    numbers, jumps = np.asarray([1, 4, 2, 5]), np.asarray([1, 3, 0, 2])
+    first, last = np.asarray([2, 3, 2, 2]), np.asarray([4, 4, 4, 3])
+    prompts = [runs.prompts[i] for i in numbers]
+    x = teacher.backend.asarray(runs.read(numbers, np.where(jumps, 0, first)))
+    batch = StepBatch(numbers, prompts, x, x, first, last, jumps)
+    condition = modes.text.encode_conditioning(student, prompts, (16, 16))
+    with torch.no_grad():
+        found = reach_own_states(student, runs, batch, condition).x
+    assert (found[2] == x[2]).all()
+    for row in (0, 1, 3):
+        steps = 4 // (last - first)[row]
+        plan = modes.plan(
+            "txt2img", student, prompt=prompts[row], steps=int(steps),
+            seed=trajectories.FIRST_SEED + int(numbers[row]),
+        )  # fmt: skip
+        states = trajectories.list_states(plan.prepare(student).trajectory(slice(0, 1)))
+        want = states[0, jumps[row]].astype(np.float64)
+        limit = 2.0**-10 * np.abs(want).max()  # the first and this state are rounded to float16
+        assert np.abs(found[row].numpy() - want).max() < 4 * limit
+
+
+def test_a_student_may_begin_with_a_map(settings, tmp_path):
+    first = fine_tune(settings(), tmp_path / "first")
+    table = {"trajectories": 6, "steps": 4, "initial": str(first)}
+    recipe = settings(distill=table)
+    teacher = ldmref.load(recipe.base, backend="numpy")
+    adapter = DistillAdapter(recipe, teacher, lambda i, rng: "")
+    network = adapter.config.denoiser.network
+    begun = flatten(adapter.initial[network])
+    written = flatten(ldmref.load(first, backend="numpy").params[network])
+    assert begun.keys() == written.keys()
+    assert all((begun[name] == x).all() for name, x in written.items())
+    for other in (recipe.base, "emoji-map"):
+        refused = replace(recipe, distill=replace(recipe.distill, initial=other))
+        with pytest.raises(UsageError, match="is not a flow map of the same base"):
+            DistillAdapter(refused, teacher, lambda i, rng: "")
 
 
 def test_accumulated_parts_are_the_whole_batch(settings, tmp_path):

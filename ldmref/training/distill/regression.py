@@ -31,8 +31,9 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.arrays import Array, along
-from ldmref.models.conditioning import add_next_time
+from ldmref.models.conditioning import Conditioning, add_next_time, select_rows
 from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
 from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part, step_generator
@@ -55,6 +56,7 @@ COEFFICIENTS: dict[str, Callable[[Array, Array, Array, Array], tuple[Array, Arra
 # the shares of the steps of a batch: the whole run, its halves and its quarters in their order; the
 # rest lead from any level to any later one
 WHOLE, HALVES, QUARTERS = 0.25, (0.17, 0.09), (0.16, 0.06, 0.06, 0.06)
+JUMPS = 3  # at most so many steps lead the student to a state of its own
 
 
 def mean_prediction(
@@ -84,6 +86,23 @@ def mean_prediction(
     return along(c / d, x) * x - along(k / d, x) * end, k, d
 
 
+def arrive(
+    kind: str, x: Array, y: Array, level: tuple[Array, Array], to: tuple[Array, Array]
+) -> Array:
+    """Return the state to which a prediction y leads, x' = (c x - d y) / k, shape of `x`.
+
+    It is the inverse of `mean_prediction`, whose arguments these are.
+
+    >>> import numpy as np
+    >>> arrive("flow", np.asarray([[2.0]]), np.asarray([[4.0]]), (0.25, 0.75), (0.5, 0.5))
+    array([[1.]])
+    """
+    (alpha, sigma), (alpha_end, sigma_end) = level, to
+    c, k = COEFFICIENTS[kind](alpha, sigma, alpha_end, sigma_end)
+    d = alpha_end * sigma - alpha * sigma_end
+    return along(c / k, x) * x - along(d / k, x) * y
+
+
 def choose_steps(rng: np.random.Generator, n: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and the last level of n steps within runs of `steps` steps, (n,) int64."""
     half, quarter = steps // 2, steps // 4
@@ -98,8 +117,25 @@ def choose_steps(rng: np.random.Generator, n: int, steps: int) -> tuple[np.ndarr
     return np.where(is_random, first, known[:, 0]), np.where(is_random, last, known[:, 1])
 
 
+def choose_own_states(
+    rng: np.random.Generator, first: np.ndarray, last: np.ndarray, share: float
+) -> np.ndarray:
+    """Return by how many of its own steps the student reaches the start of each step, (n,) int64.
+
+    A share of the steps that begin one to `JUMPS` times their own length after the first level
+    begins at the student's own states; all others, with 0, at those of the teacher.
+    """
+    jumps, rest = np.divmod(first, last - first)
+    possible = (rest == 0) & (jumps <= JUMPS)
+    return np.where(possible & (rng.random(len(first)) < share), jumps, 0)
+
+
 class StepBatch(NamedTuple):
-    """The steps of a batch: tensors on the device, (n, ...)."""
+    """The steps of a batch: tensors on the device, (n, ...).
+
+    Where `jumps` is not 0, `x` is the first state of the run, from which the student jumps as often
+    until it is at the level `first`.
+    """
 
     runs: np.ndarray
     prompts: list[str]
@@ -107,6 +143,7 @@ class StepBatch(NamedTuple):
     end: torch.Tensor
     first: np.ndarray
     last: np.ndarray
+    jumps: np.ndarray
 
 
 class StepBatches:
@@ -121,10 +158,14 @@ class StepBatches:
         n = self.recipe.diffusion.optimizer.batch_size
         rng = step_generator(self.recipe.seed, step, "distill")
         numbers = part.slice(rng.integers(0, len(self.runs.prompts), n))
-        first, last = (part.slice(x) for x in choose_steps(rng, n, self.recipe.distill.steps))
-        x, end = (self.ops.asarray(self.runs.read(numbers, at)) for at in (first, last))
+        distill = self.recipe.distill
+        chosen = choose_steps(rng, n, distill.steps)
+        jumps = part.slice(choose_own_states(rng, *chosen, distill.own_states))
+        first, last = (part.slice(x) for x in chosen)
+        start = np.where(jumps > 0, 0, first)
+        x, end = (self.ops.asarray(self.runs.read(numbers, at)) for at in (start, last))
         prompts = [self.runs.prompts[i] for i in numbers]
-        return StepBatch(numbers, prompts, x, end, first, last)
+        return StepBatch(numbers, prompts, x, end, first, last, jumps)
 
 
 def distillation_trainer(
@@ -158,6 +199,8 @@ def distillation_trainer(
             condition = encode_conditioning(student, batch.prompts, size)
         t, t_next = (ops.asarray(runs.levels.t[i]) for i in (batch.first, batch.last))
         with torch.autocast(batch.x.device.type, torch.bfloat16, rounds):
+            with torch.no_grad():
+                batch = reach_own_states(student, runs, batch, condition)
             output = student.predict(batch.x, t, add_next_time(condition, t_next))
         losses = step_losses(config, runs, batch, output)
         index = (t * (BINS / config.scheduler.num_train_timesteps)).long().clamp(0, BINS - 1)
@@ -166,6 +209,32 @@ def distillation_trainer(
     trainer = Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
     trainer.observer = observer
     return trainer
+
+
+def reach_own_states(
+    student: LatentDiffusion, runs: Trajectories, batch: StepBatch, condition: Conditioning
+) -> StepBatch:
+    """Return a batch that begins at the student's own states, where it is to do so.
+
+    Each jump is as long as the step that follows it, as in sampling with equal steps; what the step
+    must reach stays the state of the teacher's run.
+    """
+    ops = student.backend
+    kind = student.config.scheduler.prediction_type
+    alpha, sigma = (
+        torch.as_tensor(x, device=batch.x.device) for x in (runs.levels.alpha, runs.levels.sigma)
+    )
+    length = batch.last - batch.first
+    x = batch.x.double()
+    for jump in range(batch.jumps.max(initial=0)):
+        rows = np.flatnonzero(batch.jumps > jump)
+        start, end = length[rows] * jump, length[rows] * (jump + 1)
+        t, t_next = (ops.asarray(runs.levels.t[i]) for i in (start, end))
+        there = add_next_time(select_rows(condition, rows), t_next)
+        y = student.predict(x[rows].to(batch.x.dtype), t, there).double()
+        level, to = (alpha[start], sigma[start]), (alpha[end], sigma[end])
+        x[rows] = arrive(kind, x[rows], y, level, to)
+    return batch._replace(x=x.to(batch.x.dtype))
 
 
 def step_losses(

@@ -16,6 +16,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.native import save_folder
+from ldmref.loading import load
 from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
@@ -85,6 +86,25 @@ def initial_student(config: ModelConfig, teacher: Params, seed: int) -> Params:
     return unflatten(known | flat)
 
 
+def read_initial(name: str, config: ModelConfig) -> Params:
+    """Return the denoiser of the flow map with which a student begins, NumPy's arrays.
+
+    Args:
+        name: Any name, file or folder of `ldmref.load`.
+        config: The configuration of the student.
+
+    Raises:
+        UsageError: The model is no flow map of the student's kind.
+        InputError: It cannot be read.
+    """
+    found = load(name, backend="numpy")
+    if (found.config.denoiser, found.config.scheduler) != (config.denoiser, config.scheduler):
+        message = f"recipe: distill.initial: {name!r} is not a flow map of the same base"
+        hint = "choose a map that `ldmref finetune distill` made from this base, or leave it out"
+        raise UsageError(message, code="E-RECIPE", hint=hint)
+    return tree_map(np.asarray, found.params[config.denoiser.network])
+
+
 class DistillAdapter:
     """The parameters of the student's denoiser, written as a model with the teacher's others."""
 
@@ -97,8 +117,12 @@ class DistillAdapter:
         self.caption = caption
         self.config = make_student(model.config, recipe.distill)
         name = self.config.denoiser.network
-        teacher = tree_map(model.backend.to_numpy, model.params[name])
-        self.initial = Params({name: initial_student(self.config, teacher, recipe.seed)})
+        if recipe.distill.initial:
+            initial = read_initial(recipe.distill.initial, self.config)
+        else:
+            teacher = tree_map(model.backend.to_numpy, model.params[name])
+            initial = initial_student(self.config, teacher, recipe.seed)
+        self.initial = Params({name: initial})
         self.model = model.with_params({}, model.backend)
         self.model.config = self.config
 

@@ -83,6 +83,11 @@ class DistillConfig:
         schedule: The spacing of their levels, and of the map's: of few steps that begin at the
             same level as many.
         default_steps: The number of steps by which the map generates unless asked otherwise.
+        own_states: The share of the later halves and quarters, and of other steps that begin one to
+            three times their length after the first level, whose start is not the stored state but
+            the one that the student itself reaches there in steps of this length.
+        initial: A flow map of the same base with which the student begins: a name, file or folder
+            of `ldmref.load`. "": the base.
     """
 
     trajectories: Annotated[int, Range(1, 10_000_000)] = 4000
@@ -91,6 +96,8 @@ class DistillConfig:
     sampler: str = "ddim"
     schedule: str = "trailing"
     default_steps: Annotated[int, Range(1, 1000)] = 4
+    own_states: Annotated[float, Range(0, 1)] = 0.0
+    initial: str = ""
 
 
 @dataclass(frozen=True)
