@@ -284,6 +284,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/passport.md": {
         "run_pipeline(pipe, kit)": TORCH,
+        "import PixArtTransformer2DModel": TORCH,
+        "my_model:make": elsewhere("tests/passport/test_module_kits.py"),
+        "port_in_c": elsewhere("tests/passport/test_port_in_c.py"),
         "wrong/attention.other_scale": Reason("exits", "", 4),
     },
     "docs/port-a-layer.md": {
