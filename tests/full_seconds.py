@@ -112,7 +112,6 @@ TAKE_SECONDS = (
     "tests/datasets/test_small_emoji.py::test_train_tiny_runs_without_the_font",
     "tests/docs/test_card_seeds.py",
     "tests/docs/test_contributing.py::test_the_test_of_a_backend",
-    "tests/docs/test_shown_outputs.py::test_a_page_shows_what_its_blocks_print",
     "tests/evaluate/test_estimate.py::test_the_variance_of_the_mean_is_estimated_without_bias",
     "tests/evaluate/test_latent_likelihood.py::"
     "test_the_exact_likelihood_is_the_truth_within_one_percent",

@@ -15,33 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blocks import ROOT, SHELL, Block, blocks, pages
+from blocks import SHELL, Block, blocks
 from materials import Materials
 from PIL import Image
-from table import EXCEPTIONS, PAGES, Page, Reason
+from table import ALL, EXCEPTIONS, PAGES, Page, Reason, reason_of
 
 HERE = Path(__file__).parent
 TIMEOUT = 3600  # seconds for a page
 posix = pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
-
-
-def rows_of(page: str, text: str) -> list[str]:
-    """Return the rows of the table about a command or block; the first one counts."""
-    return [fragment for fragment in EXCEPTIONS.get(page, {}) if fragment in text]
-
-
-def reason_of(page: str, text: str) -> Reason | None:
-    rows = rows_of(page, text)
-    return EXCEPTIONS[page][rows[0]] if rows else None
-
-
-def units(page: str) -> list[tuple[Block, str]]:
-    """Return (block, command) for shell blocks and (block, text) for others."""
-    found = []
-    for block in blocks(page):
-        parts = block.commands if block.language in SHELL else [block.text]
-        found += [(block, part) for part in parts]
-    return found
 
 
 def needed(reason: Reason | None) -> str:
@@ -155,9 +136,6 @@ def of_torch(material: str) -> bool:
     return material.startswith("pickle")
 
 
-ALL = [page for page in pages() if units(page)]
-
-
 def runs(page: str, met: set[str]) -> bool:
     return bool(steps_of(page, met))
 
@@ -233,50 +211,6 @@ def test_the_core_environment_has_no_torch(environment):
     subprocess.run([python, "-c", "import ldmref.modes"], check=True, env={})
 
 
-@pytest.mark.parametrize("page", sorted(EXCEPTIONS))
-def test_every_row_of_the_table_is_about_something(page):
-    texts = [text for _, text in units(page)]
-    used = {rows_of(page, text)[0] for text in texts if rows_of(page, text)}
-    assert used == {*EXCEPTIONS[page]}
-    for reason in EXCEPTIONS[page].values():
-        if reason.kind == "elsewhere":
-            assert (ROOT / reason.detail).is_file()
-
-
-@pytest.mark.parametrize("page", sorted(PAGES))
-def test_every_page_of_the_table_has_blocks(page):
-    assert page in ALL
-
-
-@pytest.mark.parametrize("page", ALL)
-def test_languages(page):
-    """A block that does not hold commands names its language; outputs have a row in the table."""
-    for block in blocks(page):
-        if block.language not in SHELL:
-            known = ("python", "toml", "console", "json", "text")
-            assert block.language in known, f"{block}: {block.language} is none of {known}"
-            if block.language in ("console", "json", "text"):
-                assert reason_of(page, block.text), f"{block}: table.py has no row for this output"
-            continue
-        for command in block.commands:
-            program = command.split()[0]
-            programs = (
-                ".",
-                "cc",
-                "curl",
-                "ldmref",
-                "make",
-                "mkdir",
-                "pip",
-                "printf",
-                "pytest",
-                "python",
-                "torchrun",
-            )
-            ok = program in programs or program.startswith("LDMREF_")
-            assert ok, f"{block}: {command!r} is no command: write ```text or ```python"
-
-
 NOT_RUN = [
     (page, fragment, reason)
     for page, rows in EXCEPTIONS.items()
@@ -291,16 +225,6 @@ def test_what_is_not_run_is_named(page, fragment, reason):
     if reason.kind == "gpu" and "gpu" in allowed(True, False):
         return
     pytest.skip(f"{page}: {' '.join(fragment.split())}: {reason.detail or 'needs a GPU'}")
-
-
-def test_blocks_of_a_page():
-    text = (
-        "a\n```\nx \\\n  y  # c\n# z\n\n```\n```math\nx\n```\n"
-        "- b\n\n  ```python\n  if x:\n    y\n  ```\n"
-    )
-    first, second = blocks("p.md", text)
-    assert first.commands == ["x    y  # c"] and (first.line, first.language) == (3, "")
-    assert second == Block("p.md", 14, "python", "if x:\n  y\n")
 
 
 @posix

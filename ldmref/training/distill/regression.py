@@ -159,9 +159,9 @@ class StepBatches:
         rng = step_generator(self.recipe.seed, step, "distill")
         numbers = part.slice(rng.integers(0, len(self.runs.prompts), n))
         distill = self.recipe.distill
-        chosen = choose_steps(rng, n, distill.steps)
-        jumps = part.slice(choose_own_states(rng, *chosen, distill.own_states))
-        first, last = (part.slice(x) for x in chosen)
+        steps = choose_steps(rng, n, distill.steps)
+        jumps = part.slice(choose_own_states(rng, *steps, distill.own_states))
+        first, last = (part.slice(x) for x in steps)
         start = np.where(jumps > 0, 0, first)
         x, end = (self.ops.asarray(self.runs.read(numbers, at)) for at in (start, last))
         prompts = [self.runs.prompts[i] for i in numbers]
