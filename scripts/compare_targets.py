@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from composition_oracle import Verdict, judge
 from evaluate_compositions import CHECKS, scenes_and_prompts
+from measure_few_steps import read_rows
 from PIL import Image
 
 import ldmref
@@ -363,11 +364,6 @@ def fixed_names(config: ModelConfig) -> set[str]:
 
 
 # -- the rows --------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def make_row(args: argparse.Namespace) -> None:

@@ -114,19 +114,7 @@ def likelihood(
     kl_scaled = sum_per_example(kl_standard_normal(scaled_mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
     z = scale.normalize(e.z)
-    table = chain_table(model.config.scheduler)
-    size = model.config.defaults.width, model.config.defaults.height
-    kind = model.config.scheduler.variance_type
-    columns = []
-    exact = []
-    for start in range(0, len(z), batch):
-        part = z[start : start + batch]
-        texts = prompts[start : start + batch]
-        conditioning = encode_conditioning(model, texts, size)
-        columns.append(
-            chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
-        )
-    chain = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    chain = chain_nats(model, z, prompts, rng, timesteps, batch)
     latent = sum(chain.values())
     add("decoder, E[-log p(x|z)]", decoder)
     add("KL(q(z|x) || N(0, 1))", kl)
@@ -138,21 +126,77 @@ def likelihood(
     add("diffusion: first step, L_0", chain["first step"])
     add("latent diffusion bound: decoder + posterior + diffusion", decoder - entropy + latent)
     images = min(flow[0], len(z))
-    steps = flow[1]
-    for start in range(0, images, batch):
-        part = slice(start, min(start + batch, images))
-        denoise = host_denoiser(model, encode_conditioning(model, prompts[part], size))
-        sigmas = sampling_sigmas(model.config.scheduler)
-        sigmas = sigmas[sigmas < PURE_NOISE]  # at which a flow has no data left
-        ends = float(sigmas[0]), float(sigmas[-1])
-        x = z[part].astype(model.backend.state_dtype)
-        exact.append(flow_nats(x, denoise, ends, steps, 1, rng, directional_derivative))
-    if exact:
-        nats = np.concatenate(exact)
+    if images:
+        nats = exact_nats(model, z[:images], prompts, rng, flow[1], batch)
         add("flow, exact -log p(z)", nats)
         add("the bound with the flow's p(z)", (decoder - entropy)[:images] + nats)
         add("the chain's bound on the same images", (decoder - entropy + latent)[:images])
     return section
+
+
+def chain_nats(
+    model: LatentDiffusion,
+    z: np.ndarray,
+    prompts: list[str],
+    rng: np.random.Generator,
+    timesteps: int,
+    batch: int,
+) -> dict[str, np.ndarray]:
+    """Return the terms of the chain's bound on -log p(z), (n,) each, by name.
+
+    Args:
+        model: The model.
+        z: Scaled latents, (n, z, h, w) float64.
+        prompts: A prompt for each image.
+        rng: Generator of timesteps and noise.
+        timesteps: Timesteps per image at which the terms are computed.
+        batch: Images that are computed at once.
+    """
+    table = chain_table(model.config.scheduler)
+    kind = model.config.scheduler.variance_type
+    found = []
+    for start in range(0, len(z), batch):
+        part = slice(start, start + batch)
+        predict = predictor(model, encode_conditioning(model, prompts[part], trained_size(model)))
+        found.append(chain_bound(z[part], table, predict, kind, timesteps, rng))
+    return {name: np.concatenate([terms[name] for terms in found]) for name in found[0]}
+
+
+def exact_nats(
+    model: LatentDiffusion,
+    z: np.ndarray,
+    prompts: list[str],
+    rng: np.random.Generator,
+    steps: int,
+    batch: int,
+) -> np.ndarray:
+    """Return -log p(z) of scaled latents by the probability flow, (n,).
+
+    Args:
+        model: The model.
+        z: Scaled latents, (n, z, h, w) float64.
+        prompts: A prompt for each image.
+        rng: Generator of probes.
+        steps: Number of integration steps.
+        batch: Images that are computed at once.
+    """
+    sigmas = sampling_sigmas(model.config.scheduler)
+    sigmas = sigmas[sigmas < PURE_NOISE]  # at which a flow has no data left
+    ends = float(sigmas[0]), float(sigmas[-1])
+    found = []
+    for start in range(0, len(z), batch):
+        part = slice(start, min(start + batch, len(z)))
+        denoise = host_denoiser(
+            model, encode_conditioning(model, prompts[part], trained_size(model))
+        )
+        x = z[part].astype(model.backend.state_dtype)
+        found.append(flow_nats(x, denoise, ends, steps, 1, rng, directional_derivative))
+    return np.concatenate(found)
+
+
+def trained_size(model: LatentDiffusion) -> tuple[int, int]:
+    """Return the width and the height for which a model was trained, in pixels."""
+    return model.config.defaults.width, model.config.defaults.height
 
 
 def decoder_nats(e: Encoded) -> np.ndarray:
