@@ -24,7 +24,6 @@ from ldmref.modes.generate import GeneratedImage as GeneratedImage
 from ldmref.modes.generate import Progress as Progress
 from ldmref.modes.inversion import Inversion as Inversion
 from ldmref.modes.inversion import InversionPlan as InversionPlan
-from ldmref.modes.observed import TakenStep as TakenStep
 from ldmref.modes.observers import Observers as Observers
 from ldmref.modes.observers import PreviewObserver as PreviewObserver
 from ldmref.modes.plan import plan as plan
@@ -33,6 +32,7 @@ from ldmref.modes.result import Result as Result
 from ldmref.modes.run import Plan as Plan
 from ldmref.modes.run import Run as Run
 from ldmref.modes.trajectory import RunObserver as RunObserver
+from ldmref.modes.trajectory import TakenStep as TakenStep
 
 __all__ = [
     "Control",

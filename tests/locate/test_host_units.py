@@ -320,10 +320,10 @@ def test_the_causes_of_wrong_ids():
 def test_masks_of_tokens():
     wanted = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
 
-    def row_of(mask):
+    def row_of(mask, masked=True):
         context = context_of({"text_encoder.000": {"input.attention_mask": mask}})
         entry = entry_of(context, "text_encoder.000")
-        (row,) = tokens._judge_mask(context, entry, wanted)
+        (row,) = tokens._judge_mask(context, entry, wanted, masked)
         assert context.ledger.has(entry, "attention_mask")
         return row.verdict, row.cause, row.error
 
@@ -334,8 +334,17 @@ def test_masks_of_tokens():
     assert row_of(wanted[::-1]) == ("differs", "rows of the mask are exchanged", 0.25)
     assert row_of(wanted[:1]) == ("differs", "", math.inf)
     assert row_of(np.array([[1, 1, 1, 0], [0, 1, 0, 0]])) == ("differs", "", 0.125)
+    unwanted = "a padding mask that should not be there"
+    assert row_of(np.ones((2, 4), int), masked=False) == ("equal", "", 0.0)
+    assert row_of(wanted, masked=False) == ("differs", unwanted, 0.375)
+    inverted = f"{unwanted}: the mask is inverted"
+    assert row_of(1 - wanted, masked=False) == ("differs", inverted, 0.625)
     context = context_of({"text_encoder.000": {"input.ids": wanted}})
-    assert not [*tokens._judge_mask(context, entry_of(context, "text_encoder.000"), wanted)]
+    entry = entry_of(context, "text_encoder.000")
+    assert not [*tokens._judge_mask(context, entry, wanted, True)]
+    context = context_of({"text_encoder.000": {"input.attention_mask": np.ones((2, 1, 4, 4))}})
+    entry = entry_of(context, "text_encoder.000")
+    assert not [*tokens._judge_mask(context, entry, wanted, False)]  # a mask of the network's own
 
 
 def test_ids_that_no_encoder_read():
@@ -450,8 +459,10 @@ def test_sides_that_a_batch_does_not_hold_are_known(monkeypatch):
     def sides_of(*roles):
         return text_inputs._expected(context, network, roles, 1, 2).sides
 
-    assert sides_of("cond") == sides_of("cond", "uncond") == arrays
+    assert sides_of("cond") == sides_of("cond", "uncond") == sides_of("uncond") == arrays
+    known.remove("cond")
     assert sides_of("uncond") == dict.fromkeys(SIDES, arrays["uncond"])
+    known.add("cond")
     known.remove("uncond")
     assert sides_of("cond") == dict.fromkeys(SIDES, arrays["cond"])
     with pytest.raises(NotKnown):

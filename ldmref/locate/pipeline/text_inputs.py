@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,14 +67,14 @@ class ExpectedText(NamedTuple):
     Attributes:
         roles: "cond" or "uncond" for each part of the batch.
         sides: The arrays of each image, by role.
-        request: The request of the run.
+        request: The request of the run; empty if it is not known.
         prompts: The prompts of each row of the batch; () if they were not recorded.
     """
 
     roles: tuple[str, ...]
     sides: Mapping[str, list[PromptArrays]]
-    request: Mapping[str, Any]
-    prompts: tuple[Prompts, ...]
+    request: Mapping[str, Any] = MappingProxyType({})
+    prompts: tuple[Prompts, ...] = ()
 
     def array(self, kind: str, roles: tuple[str, ...] | None = None) -> np.ndarray | None:
         """Return hidden states (n, l, d), pooled vectors (n, d) or masks (n, l) of the batch."""
