@@ -3,7 +3,8 @@
 What counts is processor time, of this process and of the processes that a test started and waited
 for. The clock on the wall is recorded, but decides nothing: on a busy machine it runs ten times as
 long, and processor time at most twice. A test over the limit runs once more, and the faster run
-counts: the first use of a library pays for its import.
+counts: the first use of a library pays for its import. Tests are to take less than three seconds.
+The limit is higher because all of them took 436 s on one processor and 724 s on another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from tiers import reason_to_take_long
 
-LIMIT = 3.0  # seconds of processor time in the call of a test; fixtures are not counted
+LIMIT = 5.0  # seconds of processor time in the call of a test; fixtures are not counted
 recorded: dict[str, dict[str, float]] = {}
 
 

@@ -200,7 +200,7 @@ COMBINATIONS: tuple[dict[str, str], ...] = (
     {"ops": "torch", "dtype": "float64"},
 )
 
-# Tests of `make test` that may take more than three seconds of processor time -> why.
+# Tests of `make test` that may take more than five seconds of processor time -> why.
 LONG: dict[str, str] = {
     **{
         f"{CONFORM}[{check}-{family}]": "runs each kind of model in diffusers"

@@ -55,7 +55,7 @@ def find(table: dict[str, Row], name: str) -> Row | None:
 
 
 def reason_to_take_long(name: str) -> str | None:
-    """Return why a test of `make test` may take more than three seconds, or None."""
+    """Return why a test of `make test` may take more than five seconds, or None."""
     return find(LONG, name)
 
 
