@@ -304,7 +304,10 @@ POSITIONS = Fault(
 VALUE = Fault(gelu_of_value, (f"unet/{MID}.ff.net.0",), "GELU is applied to the value")
 MASKED = Fault(
     padding_mask,
-    tuple(f"text_encoder/text_model.encoder.layers.{i}.self_attn" for i in range(3)),
+    (
+        "text_encoder tokens",
+        *(f"text_encoder/text_model.encoder.layers.{i}.self_attn" for i in range(3)),
+    ),
     "a padding mask that should not be there",
 )
 GATE = Fault(swapped_gate, (f"unet/{MID}.ff.net.0.proj",), "halves of the output are swapped")
