@@ -127,7 +127,7 @@ def likelihood(
     add("latent diffusion bound: decoder + posterior + diffusion", decoder - entropy + latent)
     images = min(flow[0], len(z))
     if images:
-        nats = exact_nats(model, z[:images], prompts, rng, flow[1], batch)
+        nats = exact_nats(model, z[:images], prompts[:images], rng, flow[1], batch)
         add("flow, exact -log p(z)", nats)
         add("the bound with the flow's p(z)", (decoder - entropy)[:images] + nats)
         add("the chain's bound on the same images", (decoder - entropy + latent)[:images])
@@ -185,7 +185,7 @@ def exact_nats(
     ends = float(sigmas[0]), float(sigmas[-1])
     found = []
     for start in range(0, len(z), batch):
-        part = slice(start, min(start + batch, len(z)))
+        part = slice(start, start + batch)
         denoise = host_denoiser(
             model, encode_conditioning(model, prompts[part], trained_size(model))
         )

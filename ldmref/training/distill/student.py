@@ -16,7 +16,6 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.native import save_folder
-from ldmref.loading import load
 from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
@@ -97,6 +96,8 @@ def read_initial(name: str, config: ModelConfig) -> Params:
         UsageError: The model is no flow map of the student's kind.
         InputError: It cannot be read.
     """
+    from ldmref.loading import load  # not when a recipe is only checked
+
     found = load(name, backend="numpy")
     if (found.config.denoiser, found.config.scheduler) != (config.denoiser, config.scheduler):
         message = f"recipe: distill.initial: {name!r} is not a flow map of the same base"
