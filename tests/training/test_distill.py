@@ -411,7 +411,7 @@ def test_a_student_may_begin_with_a_map(settings, tmp_path):
     for other in (recipe.base, "emoji-map"):
         refused = replace(recipe, distill=replace(recipe.distill, initial=other))
         with pytest.raises(UsageError, match="is not a flow map of the same base"):
-            DistillAdapter(refused, teacher, lambda i, rng: "")
+            check_base(teacher.config, refused)
 
 
 def test_accumulated_parts_are_the_whole_batch(settings, tmp_path):

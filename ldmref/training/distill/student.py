@@ -15,6 +15,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.native import save_folder
 from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -34,8 +35,10 @@ def check_teacher(config: ModelConfig, distill: DistillConfig) -> None:
     """Refuse a model from which no flow map can be made, or runs that it could not learn.
 
     Raises:
-        UsageError: Its denoiser has no second time, is a flow map or learns variances; or the
-            sampler adds noise or is adaptive, or the number of steps is not a multiple of 4.
+        UsageError: Its denoiser has no second time, is a flow map or learns variances; the sampler
+            adds noise or is adaptive, or the number of steps is not a multiple of 4; or the model
+            with which the student is to begin is no flow map of the student's kind.
+        InputError: There is no such model.
     """
     problem, hint = "", "choose another base"
     sampler = get_sampler(distill.sampler)
@@ -54,6 +57,17 @@ def check_teacher(config: ModelConfig, distill: DistillConfig) -> None:
     if problem:
         message = f"recipe: {config.name!r} cannot be distilled: {problem}"
         raise UsageError(message, code="E-RECIPE", hint=hint)
+    if distill.initial:
+        student = make_student(config, distill)
+        found = read_model_config(distill.initial)
+        if (found.denoiser, found.scheduler) != (student.denoiser, student.scheduler):
+            message = (
+                f"recipe: distill.initial: {distill.initial!r} is not a flow map of the same base"
+            )
+            hint = (
+                "choose a map that `ldmref finetune distill` made from this base, or leave it out"
+            )
+            raise UsageError(message, code="E-RECIPE", hint=hint)
 
 
 def make_student(teacher: ModelConfig, distill: DistillConfig) -> ModelConfig:
@@ -85,25 +99,19 @@ def initial_student(config: ModelConfig, teacher: Params, seed: int) -> Params:
     return unflatten(known | flat)
 
 
-def read_initial(name: str, config: ModelConfig) -> Params:
+def read_initial(name: str, network: str) -> Params:
     """Return the denoiser of the flow map with which a student begins, NumPy's arrays.
 
     Args:
-        name: Any name, file or folder of `ldmref.load`.
-        config: The configuration of the student.
+        name: Any name, file or folder of `ldmref.load`; `check_teacher` has compared it.
+        network: The name of the denoiser.
 
     Raises:
-        UsageError: The model is no flow map of the student's kind.
-        InputError: It cannot be read.
+        InputError: The model cannot be read.
     """
     from ldmref.loading import load  # not when a recipe is only checked
 
-    found = load(name, backend="numpy")
-    if (found.config.denoiser, found.config.scheduler) != (config.denoiser, config.scheduler):
-        message = f"recipe: distill.initial: {name!r} is not a flow map of the same base"
-        hint = "choose a map that `ldmref finetune distill` made from this base, or leave it out"
-        raise UsageError(message, code="E-RECIPE", hint=hint)
-    return tree_map(np.asarray, found.params[config.denoiser.network])
+    return tree_map(np.asarray, load(name, backend="numpy").params[network])
 
 
 class DistillAdapter:
@@ -119,7 +127,7 @@ class DistillAdapter:
         self.config = make_student(model.config, recipe.distill)
         name = self.config.denoiser.network
         if recipe.distill.initial:
-            initial = read_initial(recipe.distill.initial, self.config)
+            initial = read_initial(recipe.distill.initial, name)
         else:
             teacher = tree_map(model.backend.to_numpy, model.params[name])
             initial = initial_student(self.config, teacher, recipe.seed)
