@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def make_page() -> str:
         parts.append(f"| {' | '.join(map(escape, cells))} |\n")
     parts.append(DIFFERENCES)
     for row in read_differences():
-        cells = (", ".join(row.programs), row.difference, row.number)
+        # Links of the table lead from docs/math, where its own page is.
+        linked = re.sub(r"\]\((?=[\w-]+\.md)", "](math/", row.difference)
+        cells = (", ".join(row.programs), linked, row.number)
         parts.append(f"| {' | '.join(cells)} |\n")
     return "".join(parts)
 

@@ -6,7 +6,8 @@ MathJax unchanged. An inline formula must not touch a letter, a digit or a hyphe
 letter or a digit on its right, and is not rendered in the text of a link (github/markup#1742).
 
 A row of a table that has more cells than its header loses the last ones, and a bar inside code ends
-a cell too. GitHub makes no links of citations such as arXiv:2006.11239.
+a cell too. GitHub makes no links of citations such as arXiv:2006.11239. Links lead to files that
+exist, from the folder of their page.
 """
 
 import re
@@ -149,6 +150,28 @@ def citation_errors(text: str) -> list[str]:
         if re.search(r"arXiv:\S*\d", re.sub(r"\[[^\]]*\]\([^)]*\)", "", line)):
             errors.append(f"{number}: a citation without a link: run scripts/make_math_pages.py")
     return errors
+
+
+def link_errors(page: Path) -> list[str]:
+    """`line: error` for every link to a file that does not exist, relative to the page."""
+    errors = []
+    for number, line in enumerate(prose(page.read_text()), 1):
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"(`+)(?!`).+?\1", "", line)):
+            path = target.partition("#")[0]
+            if path and "://" not in target and not (page.parent / path).exists():
+                errors.append(f"{number}: {target} does not exist")
+    return errors
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page):
+    assert link_errors(page) == []
+
+
+def test_a_link_to_nothing_is_an_error(tmp_path):
+    page = tmp_path / "text.md"
+    page.write_text("[here](text.md#part), [there](other.md#part), `[code](none.md)`")
+    assert link_errors(page) == ["1: other.md#part does not exist"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
