@@ -23,6 +23,7 @@ does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 from __future__ import annotations
 
 import argparse
+import ast
 import gc
 import importlib
 import json
@@ -202,31 +203,73 @@ def record(scratch: Path, package: str, tests: Sequence[str], options: Sequence[
     print(f"{package}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
 
 
-def tests_of(mutant: Mutant, test_map: dict, budget: float, nearest: int = 0) -> list[str]:
+def tests_of(
+    mutant: Mutant, test_map: dict, root: Path, budget: float, nearest: int = 0
+) -> list[str]:
     """The tests of its statement, then of its function and its file, the fastest of each first.
+
+    What a module computes when it is imported has the tests that reach a use of it.
 
     nearest: how many tests of the statement, if none of the function and the file are wanted.
     """
     seconds = test_map["seconds"]
     lines = test_map["lines"][mutant.file]
+    selected = []
+    found = [tests_between(lines, mutant.lines)]
+    if not found[0]:
+        selected += AT_IMPORT.get(mutant.file, ())
+        found.append(tests_of_uses(mutant, test_map, root))
+    found += [tests_between(lines, mutant.function), tests_between(lines, (1, 10**6))]
     ordered: dict[str, None] = {}
-    for first, last in (mutant.lines, mutant.function, (1, 10**6)):
-        reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
+    for reached in found:
         ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
         if nearest and ordered:
             ordered = dict.fromkeys([*ordered][:nearest])
             break
     spent = 0.0
-    selected = []
-    first, last = mutant.lines
-    if not any(tests for n, tests in lines.items() if first <= int(n) <= last):
-        selected += AT_IMPORT.get(mutant.file, ())
     for name in ordered:
         spent += seconds[name]
         if spent > budget and selected:
             break
         selected.append(name)
     return selected
+
+
+def tests_between(lines: dict[str, list[str]], ends: tuple[int, int]) -> set[str]:
+    """The tests that reach a line from the first to the last of `ends`."""
+    return {x for n, tests in lines.items() if ends[0] <= int(n) <= ends[1] for x in tests}
+
+
+def tests_of_uses(mutant: Mutant, test_map: dict, root: Path) -> set[str]:
+    """The tests that reach a line of the package with a name that the mutant's statement defines.
+
+    The names are those of constants and tables of a module, and of fields of a class.
+    """
+    names = defined_names((root / mutant.file).read_text(), mutant.lines[0])
+    if not names:
+        return set()
+    use = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    found = set()
+    for file, lines in test_map["lines"].items():
+        for number, text in enumerate((root / file).read_text().splitlines(), 1):
+            if use.search(text):
+                found |= {*lines.get(str(number), ())}
+    return found
+
+
+def defined_names(source: str, line: int) -> list[str]:
+    """The names that an assignment defines that begins in a line.
+
+    >>> defined_names("A = 1\\nclass B:\\n    c: int = 2", 3)
+    ['c']
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno == line:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            named = [x for target in targets for x in ast.walk(target)]
+            found += [x.id for x in named if isinstance(x, ast.Name)]
+    return found
 
 
 def run_tests(scratch: Path, tests: list[str]) -> int:
@@ -362,7 +405,7 @@ def run(a: argparse.Namespace) -> None:
             number = next(numbers)
             if number <= done:
                 continue
-            tests = tests_of(mutant, test_map, a.budget, a.nearest)
+            tests = tests_of(mutant, test_map, scratch, a.budget, a.nearest)
             limit = 60.0 + 6.0 * sum(test_map["seconds"].get(x, 5.0) for x in tests)
             start = time.monotonic()
             if tests_in is None:
@@ -421,9 +464,21 @@ def again(a: argparse.Namespace) -> None:
 def equivalent(row: dict) -> str:
     """Why no test can kill a mutant, if that is known."""
     path = Path(__file__).with_name("mutation_equivalent.toml")
-    listed = tomllib.loads(path.read_text())["mutant"] if path.exists() else []
-    same = (x for x in listed if all(x[key] == row[key] for key in ("file", "old", "new")))
-    return next((x["reason"] for x in same), "")
+    listed = tomllib.loads(path.read_text())
+    same = (
+        x for x in listed["mutant"] if all(x[key] == row[key] for key in ("file", "old", "new"))
+    )
+    of_kind = (x for x in listed["kind"] if is_of_kind(row, x))
+    return next((x["reason"] for x in (*same, *of_kind)), "")
+
+
+def is_of_kind(row: dict, kind: dict) -> bool:
+    """Whether a mutant is one replacement of `kind["old"]`, a regular expression."""
+    for match in re.finditer(kind["old"], row["old"]):
+        changed = match.expand(kind["new"])
+        if row["old"][: match.start()] + changed + row["old"][match.end() :] == row["new"]:
+            return True
+    return False
 
 
 def wilson(killed: int, n: int) -> tuple[float, float, float]:
