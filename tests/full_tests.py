@@ -25,6 +25,10 @@ CLIENT = "needs another project's client"
 PLOTS = "needs matplotlib"
 SECONDS = "takes seconds"
 SITE = "needs Sphinx"
+KITS = (  # the files that make a kit or run one
+    "all_kits", "kit_by_diffusers", "kits", "module_kits", "passport_command", "pipelines_of_kits",
+    "port_in_c", "prompts_in_batches",
+)  # fmt: skip
 CONFORM = "tests/families/test_families_conform.py::test_our_families_conform"
 
 FULL: dict[str, str] = {
@@ -38,7 +42,6 @@ FULL: dict[str, str] = {
     "tests/docs/test_add_a_formula.py": PAGES,
     "tests/docs/test_examples_run.py": PAGES,
     "tests/plugins": PACKAGES,
-    "tests/passport": SECONDS,
     "tests/trace/test_dumps_of_torch.py::test_the_folder_of_transformers_debugger_is_read": SECONDS,
     "tests/trace/test_dumps_of_torch.py::test_printed_arrays_are_refused": SECONDS,
     "tests/test_package_built.py": PACKAGES,
@@ -165,6 +168,7 @@ FULL: dict[str, str] = {
 }
 
 FULL |= dict.fromkeys(TAKE_SECONDS, SECONDS)
+FULL |= {f"tests/passport/test_{name}.py": SECONDS for name in KITS}
 
 # Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
 # in it. These are combinations of the same rules; tables of different cases run as a whole.

@@ -39,11 +39,11 @@ def _differences(
     for theirs, ours in NAMES.items():
         if request.get(theirs, asked.get(ours)) != asked.get(ours):
             yield f"{ours} {request[theirs]} instead of {asked[ours]}"
-    prompts = _texts(request.get("prompt"), 1)
-    if prompts and prompts != _texts(asked.get("prompt"), 1):
+    prompts = _texts(request.get("prompt"))
+    if prompts and prompts != _texts(asked.get("prompt")):
         yield f"prompts {short_repr(prompts)} instead of {short_repr(asked['prompt'])}"
-    negative = _texts(request.get("negative_prompt"), len(prompts))
-    if negative and negative != _texts(asked.get("negative_prompt"), len(prompts)):
+    negative, right = (_texts(x.get("negative_prompt")) for x in (request, asked))
+    if any(text not in right for text in negative):  # one for all prompts, or one for each
         yield f"negative prompts {short_repr(negative)} instead of {asked['negative_prompt']!r}"
     scheduler = (manifest.get("scheduler") or {}).get("config") or {}
     for theirs, ours in SHIFTS.items():
@@ -52,8 +52,8 @@ def _differences(
             yield f"{theirs} {scheduler[theirs]} instead of {right}"
 
 
-def _texts(value: object, count: int) -> list[Any]:
-    """Return prompts as a list; one prompt as often as it is needed."""
+def _texts(value: object) -> list[Any]:
+    """Return prompts as a list."""
     if isinstance(value, str):
-        return [value] * count
+        return [value]
     return list(value) if isinstance(value, list | tuple) else []
