@@ -11,6 +11,7 @@ from test_quantized_layers import codes, in_file, nf4, nvfp4, of_text, read, til
 from ldmref.errors import CorruptModelError
 from ldmref.io.quantized.float8 import E4M3FN, E5M2, scale_blocks, scale_rows
 from ldmref.io.quantized.layers import is_quantized, list_layers, list_unused
+from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorFile
 
 STATE = ".quant_state.bitsandbytes__nf4"
@@ -18,7 +19,9 @@ ONE = np.ones(1, np.float32)
 
 
 def state(**changes):
-    return of_text({"shape": [3, 40], "blocksize": 64} | changes)
+    """Settings of bitsandbytes; what is `...` is left out."""
+    settings = {"shape": [3, 40], "blocksize": 64} | changes
+    return of_text({name: value for name, value in settings.items() if value is not ...})
 
 
 def refused(path):
@@ -41,6 +44,8 @@ def refused(path):
         ({"shape": [True, 120]}, False),
         ({"blocksize": 64.0}, False),
         ({"blocksize": None}, False),
+        ({"blocksize": ...}, False),
+        ({"shape": ...}, False),
         ({"shape": [2**31, 1]}, False),
         ({"shape": [0, 40]}, False),
     ],
@@ -188,6 +193,39 @@ def test_nvfp4_has_a_scale_for_16_weights_and_one_for_all(change, fits, tmp_path
 
 
 # -- names ----------------------------------------------------------------------------------------
+
+
+def comfy(kind, weight, scale, **more):
+    """Tensors of a layer that Comfy wrote, by the ends of their names."""
+    marked = {"comfy_quant": of_text({"format": kind})} if kind else {}
+    return {"weight": weight, "weight_scale": scale, **marked, **more}
+
+
+FORMATS = {  # what the file says -> its tensors, by the ends of their names
+    "float8_e4m3fn": comfy("float8_e4m3fn", ("F8_E4M3", codes(4, 32)), ONE),
+    "float8_e5m2": comfy("", ("F8_E5M2", codes(4, 32) & 0x7B), ONE),
+    "int8_tensorwise": comfy("", codes(4, 32).view(np.int8), ONE),
+    "mxfp8": comfy("mxfp8", ("F8_E4M3", codes(4, 32)), tile(codes(4, 1))),
+    "nvfp4": {end[1:]: x for end, x in nvfp4("low")[0].items()},
+    "nf4": {f"weight{end}": x for end, x in nf4().items()},
+    "fp4": {f"weight{end}".replace("__nf4", "__fp4"): x for end, x in nf4(False).items()},
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("stored", ["BF16", "F32"])
+def test_a_tensor_has_the_name_of_its_format_and_hides_its_parts(kind, stored, tmp_path):
+    """Tensors beside it keep theirs, and each is read as the one that it is."""
+    plain = np.arange(4, dtype=np.float32) if stored == "F32" else np.zeros(4, np.uint16)
+    tensors = {f"a.{end}": x for end, x in FORMATS[kind].items()} | {"b.bias": (stored, plain)}
+    file = open_model_file(write(tmp_path / "a.safetensors", tensors))
+    assert dict(file.kinds) == {"a.weight": kind, "b.bias": stored}
+    assert {name: np.asarray(file[name]).shape for name in file} == dict(file.shapes)
+    layer = list_layers(TensorFile(file.path))["a.weight"]
+    used = {name for name in tensors if not name.endswith((".comfy_quant", ".input_scale", "bias"))}
+    assert {*layer.parts} == used and len(layer.parts) == len(used)
+    assert layer.read().shape == layer.shape == file.shapes["a.weight"]
+    assert layer.read().dtype == np.float32
 
 
 def test_what_is_no_weight_is_left_out():

@@ -214,3 +214,5 @@ def test_every_type_has_its_bits_and_is_listed():
     for name in TYPES:
         kind = GGML_TYPES[WRITABLE[name]]
         assert bits_of_type(name) == 8 * kind.nbytes / kind.values
+    # a byte for each number; half of one, and a float32 for 64 of them
+    assert (bits_of_type("FP8"), bits_of_type("NF4")) == (8.0, 4.5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError
 from ldmref.models import preset
@@ -128,3 +130,45 @@ def test_levels_and_visits_of_rf_inversion():
     assert (method.source_calls, method.target_calls, method.leaves_noise) == (4, 4, True)
     assert method.levels(schedule([1.0, 0.5, 0.0], 0.4))[0] == 0.25
     assert method.levels(schedule([1.0, 0.5, 0.1], 0.4)) == [0.1, 0.5, 1.0, 0.5, 0.1]
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+def refusal(name, **request):
+    """Return the code of the error of a request."""
+    with pytest.raises(LdmrefError) as caught:
+        plan(name, **request)
+    return caught.value.code
+
+
+def test_a_flow_map_goes_down_alone_and_is_not_guided():
+    """Of a distilled model; its base is edited by both methods, with guidance."""
+    assert refusal("flux3-klein", method="rf_inversion") == "E-MODE"
+    for scale in (0.0, 0.5, 2.0):
+        assert refusal("flux3-klein", source_cfg_scale=scale) == "E-CFG-SCALE"
+    for scale in (None, 1.0):
+        params = plan("flux3-klein", source_cfg_scale=scale, n_max=2).params
+        assert (params["source_cfg_scale"], params["n_max"]) == (1.0, 2)
+    assert plan("flux3-klein-base", method="rf_inversion").calls == 8
+    assert plan("flux3-klein-base", source_cfg_scale=2.0).params["source_cfg_scale"] == 2.0
+
+
+def test_an_edit_takes_eulers_steps_whatever_sampler_the_model_prefers():
+    config = preset("sd3-tiny")
+    config = replace(config, scheduler=replace(config.scheduler, sampler="heun"))
+    request = {"prompt": "a dog", "image": PHOTO, "seed": 1, "steps": 8}
+    assert modes.plan("img2img", config, **request).job.sampler.name == "heun"
+    assert modes.plan("edit", config, **request).job.sampler.name == "euler"
+
+
+def test_that_a_model_cannot_be_edited_is_said_before_anything_else():
+    for wrong in ({}, {"gamma": 0.5}, {"n_max": 9}, {"image": Image.new("RGB", (1, 1))}):
+        assert refusal("tiny", **wrong) == "E-MODE"
+
+
+def test_a_trajectory_is_shown_without_its_arrays():
+    model = ldmref.random_model("flux-tiny", backend="numpy")
+    request = {"prompt": "a dog", "image": PHOTO, "seed": 1, "steps": 2}
+    run = modes.plan("edit", model, **request).prepare(model)
+    assert "array(" not in repr(run.trajectory(slice(0, 1)))

@@ -292,15 +292,15 @@ def open_bitsandbytes(file: TensorFile, weight: str, state: str) -> StoredLayer:
 def _read_state(file: TensorFile, name: str) -> FourBitState:
     """Read the settings of bitsandbytes, JSON in the bytes of a tensor."""
     data = parse_json(file[name].tobytes(), f"{name[:80]!r} of {shown(file.path)}", CODE)
-    settings = data if isinstance(data, dict) else {}
+    settings: dict[str, Any] = data if isinstance(data, dict) else {}
     shape = settings.get("shape")
     sizes = shape if isinstance(shape, list) and len(shape) <= MOST_AXES else [0]
-    block, nested = settings.get("blocksize"), settings.get("nested_blocksize", 256)
+    block, nested = settings.get("blocksize", 0), settings.get("nested_blocksize", 256)
     offset = settings.get("nested_offset", 0.0)
     if all(type(n) is int and 0 < n < 2**31 for n in (block, nested, *sizes)) and (
         type(offset) in (int, float) and abs(offset) < MAX_OFFSET
     ):
-        return FourBitState(tuple(sizes), int(block or 0), nested, float(offset))
+        return FourBitState(tuple(sizes), block, nested, float(offset))
     raise make_damage_error(file, f"{name[:80]!r} does not say shape and size of blocks")
 
 
