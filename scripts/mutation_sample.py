@@ -370,7 +370,8 @@ settings.register_profile(  # failures need not be shrunk
 
 def preload(scratch: Path, tests: Sequence[str]) -> None:
     """Import once what the tests' folders import of other libraries; each mutant runs in a fork."""
-    own = {x.stem for x in (scratch / "tests").rglob("*.py")} | {"ldmref", "pytest"}
+    own = {x.stem for x in (scratch / "tests").rglob("*.py")} | {"pytest"}
+    own |= {x.stem for x in scratch.iterdir()}  # which would import ldmref before it is changed
     folders = {x if x.is_dir() else x.parent for x in (scratch / test for test in tests)}
     for path in {path for folder in folders for path in folder.glob("*.py")}:
         text = path.read_text()
