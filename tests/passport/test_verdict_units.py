@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldmref.errors import OutputError
+from ldmref.errors import OutputError, UsageError
 from ldmref.locate import DiffReport, Row
 from ldmref.locate.law import NOISE
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.rows import REFERENCE_ALONE
 from ldmref.models import preset
 from ldmref.passport.badge import badge_files, badge_json, badge_svg, write_badge
-from ldmref.passport.check import Verdict, _judge_runs
+from ldmref.passport.check import Verdict, _judge_runs, check_dump
+from ldmref.passport.kit import Kit
 from ldmref.passport.original import BATCH
 from ldmref.passport.request import other_request
 from ldmref.passport.wires import wrong_inputs
@@ -272,3 +273,84 @@ def test_a_badge_is_two_files_beside_each_other(tmp_path):
         write_badge(verdict, tmp_path / "badge")
     assert write_badge(verdict_of(), tmp_path / "badge", overwrite=True) == files
     assert "nothing" in files[0].read_text()
+
+
+# -- dumps ----------------------------------------------------------------------------------------
+
+NODES = {
+    "net/a/input": 1.0,
+    "net/a/output": 2.0,
+    "net/b/output": 3.0,
+    "net//output": 4.0,
+    "net~1//output": 5.0,
+}
+
+
+def module_kit():
+    """Return a kit of a module, whose run has two calls; nothing is read from files."""
+    kit = Kit(Path("kit"), "mine", "2.0", {}, (), {}, ("net",))
+    run = build_trace({name: np.full((1, 4), x) for name, x in NODES.items()})
+    floors = {dtype: dict.fromkeys(NODES, 1e-6) for dtype in ("float32", "bfloat16")}
+    kit.__dict__.update(trace=run, floors=floors)
+    return kit
+
+
+def dump(manifest=None, **changes):
+    """Return a port's dump: the kit's, with other values, or without those that are None."""
+    values = {name: np.full((1, 4), x, np.float32) for name, x in NODES.items()}
+    values |= {name.replace("__", "/"): x for name, x in changes.items()}
+    return build_trace({name: x for name, x in values.items() if x is not None}, manifest)
+
+
+def test_a_dump_of_all_that_a_kit_has_passes():
+    verdict = check_dump(dump(), module_kit())
+    assert verdict.passed and (verdict.seen, verdict.nodes) == (4, 4)
+    assert verdict.report.dtype == "float32" and not verdict.report.gaps
+    assert verdict.kit == module_kit().label and verdict.digest == module_kit().digest
+
+
+def test_each_node_is_compared():
+    for name in NODES:
+        wrong = {name.replace("/", "__"): np.full((1, 4), 9.0, np.float32)}
+        verdict = check_dump(dump(**wrong), module_kit())
+        [row] = verdict.report.faults
+        assert verdict.verdict == "differs" and name.startswith(row.name)
+        assert row.kind == ("wiring" if "input" in name else "run")
+
+
+def test_a_call_that_is_missing_is_named_and_a_layer_is_not_needed():
+    verdict = check_dump(dump(**{"net~1____output": None}), module_kit())
+    assert (verdict.verdict, verdict.missing, verdict.seen) == ("incomplete", ("net~1",), 3)
+    verdict = check_dump(dump(net__a__output=None), module_kit())
+    assert (verdict.verdict, verdict.missing, verdict.seen) == ("passes", (), 3)
+
+
+def test_what_the_kit_does_not_have_is_a_gap():
+    ones = np.ones((1, 4), np.float32)
+    verdict = check_dump(dump(net__own__output=ones), module_kit())
+    assert verdict.verdict == "incomplete" and "net/own" in "; ".join(verdict.report.gaps)
+    verdict = check_dump(dump(net__a__output=np.ones((1, 5), np.float32)), module_kit())
+    assert verdict.verdict == "incomplete" and verdict.seen == 3
+    [gap] = verdict.report.gaps
+    assert "net/a" in gap and "1 layer of other sizes" in gap
+
+
+def test_floors_are_those_of_the_ports_format():
+    off = {"net____output": np.full((1, 4), 4.0 * (1 + 2.0**-7), np.float32)}
+    assert check_dump(dump(**off), module_kit()).verdict == "differs"
+    assert check_dump(dump(**off), module_kit(), dtype="bfloat16").passed
+    # a format without floors has those of float32
+    kit = module_kit()
+    assert check_dump(dump(), kit, dtype="float64").passed
+
+
+def test_dumps_and_modules_that_are_not_the_kits_are_refused():
+    other = build_trace({"unet.000//output": np.ones((1, 4))})
+    for port, kit, against in (
+        (other, module_kit(), None),
+        (dump(), replace(module_kit(), networks=()), object()),
+    ):
+        kit.__dict__.update(module_kit().__dict__ | {"networks": kit.networks})
+        with pytest.raises(UsageError) as caught:
+            check_dump(port, kit, against=against)
+        assert caught.value.code == "E-PASSPORT" and caught.value.hint
