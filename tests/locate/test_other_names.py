@@ -81,3 +81,26 @@ def test_a_wrong_array_has_the_same_rows_under_other_names(name):
         assert "differs" in {verdict for *_, verdict in found}, role
         for other in names:
             assert judged(renamed(wrong, kinds, role, other), model, nets) == found, other
+
+
+@pytest.mark.parametrize("name", ["noise", "multistep"])
+def test_what_a_step_also_returns_is_compared(name):
+    """Some programs return the prediction of x0 beside the next state."""
+    trace, model, nets = RUNS[name]()
+    steps = [e for e in trace.entries if e.call.kind == "sampler" and "x0" in e.inputs]
+    assert steps
+
+    def returning(factor: float) -> Counter:
+        more = {f"{e.call}//output.x0": factor * trace.tensors[e.inputs["x0"]] for e in steps}
+        entries = tuple(
+            replace(e, outputs={**e.outputs, "x0": f"{e.call}//output.x0"}) if e in steps else e
+            for e in trace.entries
+        )
+        run = replace(trace, tensors={**trace.tensors, **more}, entries=entries)
+        return judged(run, model, nets)
+
+    own = judged(trace, model, nets)
+    also = {(e.call, "", "x0", "equal"): 1 for e in steps}
+    assert returning(1.0) == own + Counter(also)
+    wrong = {(e.call, "", "x0", "differs"): 1 for e in steps}
+    assert returning(1.1) == own + Counter(wrong)

@@ -85,6 +85,18 @@ def test_references_that_prove_nothing_are_refused():
         require_comparable(ours, build_trace(port))
 
 
+def test_of_a_reference_only_what_networks_return_must_be_finite():
+    """Layers and the host may hold infinities, such as those of a mask."""
+    port = {"unet.000/a/output": normal(0, 8)}
+    right = {"unet.000/a/output": normal(1, 8), "unet.000//output": normal(2, 8)}
+    bad = np.array([1.0, np.inf, 2.0])
+    assert not refused(port, (right,))
+    for name in ("unet.000/b/output", "guidance.000//output", "schedule//output.sigmas"):
+        assert not refused(port, (right | {name: bad},)), name
+    for name in ("unet.001//output", "vae.decode//output", "text_encoder//output"):
+        assert name.partition("/")[0] in refused(port, (right | {name: bad},))
+
+
 def test_layers_that_later_calls_lack():
     tensors = {f"unet.000/{x}/output": np.zeros(1) for x in "abc"}
     tensors |= {"unet.001/a/output": np.zeros(1), "unet.001/b/output": np.zeros(1)}

@@ -52,6 +52,15 @@ def test_what_follows_from_a_nan_is_one_line():
     assert len(table(report_with_nan(69), everything=True)) == 72
 
 
+@pytest.mark.parametrize("count", range(5))
+def test_several_layers_after_a_nan_are_one_line_and_one_is_itself(count):
+    shown = table(report_with_nan(count))
+    assert len(shown) == 3 + min(count, 1)
+    assert [cells[0] for cells in shown[1:]][-1].endswith("last")
+    named = [cells for cells in shown if "layer0" in cells[0] and "--all" not in cells[-1]]
+    assert len(named) == (count == 1)
+
+
 def test_diff_has_the_flag_that_hints_name():
     """An internal error says "add -v", so every command must have it."""
     assert main(["diff", "--help"]) == 0

@@ -78,7 +78,7 @@ def _judge_scales(context: PipelineContext, networks: list[TraceEntry]) -> Itera
             "guidance scale",
             np.asarray(got, np.float64),
             right,
-            least=max(1e-6, 2.0 * context.epsilon),
+            least=1e-6,
             variants=variants,
             segment="from the request to the denoiser's guidance",
         )
@@ -211,7 +211,7 @@ def _judge_timestep(
                 words = f"the timestep of {near.get(i, f'step {i}')}"
                 variants.append((words, np.full(np.shape(got), other)))
         variants.append(("the number of the step", np.full(np.shape(got), float(index))))
-    least = max(1e-5, 2 * context.epsilon)
+    least = 1e-5
     segment = "from the sampler to the U-Net's timestep"
     yield context.judge(
         network, "timestep", got, expected, least=least, variants=variants, segment=segment
@@ -257,7 +257,7 @@ def _judge_end(
         "end of the step",
         np.asarray(got, np.float64),
         right,
-        least=max(1e-5, 2 * context.epsilon),
+        least=1e-5,
         variants=variants,
         segment="from the sampler to the second time of the denoiser",
     )
@@ -295,7 +295,7 @@ def _judge_latents(
         "latents",
         got,
         repeated * scale,
-        least=max(1e-4, 2.0 * context.epsilon),
+        least=1e-4,
         variants=chain(variants, ((text, repeated * x) for text, x in others)),
         segment="from the sampler's state to the U-Net's sample",
     )
