@@ -254,3 +254,14 @@ def test_blocks_are_those_of_ggml(name):
     kind = KINDS[name]
     got = write_ggml(GOLDEN["weights"], kind).reshape(-1, kind.nbytes)
     assert np.array_equal(kind.dequantize(got), kind.dequantize(GOLDEN[name]))
+
+
+def test_of_two_scales_of_nvfp4_that_are_equally_near_ggml_takes_the_larger():
+    """From 2^-6 on, where scales are normal numbers; the largest is 448."""
+    codes = np.arange(8, 126)
+    middle = (E4M3FN[codes].astype(np.float64) + E4M3FN[codes + 1]) / 2
+    rows = np.zeros((len(codes), 64), np.float32)
+    rows[:, ::16] = 6.0 * middle[:, None]  # the largest weight of each group of 16
+    kind = KINDS["NVFP4"]
+    scales = write_ggml(rows, kind).reshape(-1, kind.nbytes)[:, :4]
+    assert np.array_equal(scales, np.repeat(codes[:, None] + 1, 4, axis=1))
