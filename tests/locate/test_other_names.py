@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from changed_runs import RUNS
 
+from ldmref.locate.names import is_apart
 from ldmref.locate.pipeline import judge_host
-from ldmref.trace import Trace
+from ldmref.locate.pipeline.prompt_arrays import _as_list
+from ldmref.locate.pipeline.wires import _nearer
+from ldmref.trace import Trace, build_trace
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISERS = ("unet", "transformer")
@@ -104,3 +108,64 @@ def test_what_a_step_also_returns_is_compared(name):
     assert returning(1.0) == own + Counter(also)
     wrong = {(e.call, "", "x0", "differs"): 1 for e in steps}
     assert returning(1.1) == own + Counter(wrong)
+
+
+def test_the_order_in_which_arrays_were_recorded_does_not_matter():
+    """Of the inputs of each call; guidance's halves are known by their names."""
+    for name in ("two-prompts", "controlled", "flux2, two references"):
+        trace, model, nets = RUNS[name]()
+        entries = tuple(
+            replace(e, inputs=dict(reversed(e.inputs.items()))) if not e.layer else e
+            for e in trace.entries
+        )
+        assert judged(replace(trace, entries=entries), model, nets) == judged(trace, model, nets)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 3), (3, 2), (8,)])
+@pytest.mark.parametrize("values", ["known", "unknown", "ids"])
+def test_a_layer_is_apart_only_if_its_sizes_were_guesses(shape, values):
+    """NaN stands for what nothing upstream says; then no other layout of the array may fit."""
+    assumed = np.ones((2, 4), np.int64 if values == "ids" else np.float64)
+    if values == "unknown":
+        assumed[0, 0] = np.nan
+    run = build_trace(
+        {"unet.000/a/input": np.arange(np.prod(shape), dtype=np.float64).reshape(shape)}
+    )
+    layer = SimpleNamespace(name="a", inputs={"input": assumed})
+    fits = np.prod(shape) == assumed.size
+    assert is_apart(run, run.entries[0], layer) == (values == "unknown" and not fits)
+
+
+@pytest.mark.parametrize(
+    ("value", "prompts"),
+    [
+        ("red", ["red"]), (["red"], ["red"]), (("red", "blue"), ["red", "blue"]), ("", [""]),
+        ([], None), (None, None), (3, None), (["red", 3], None), ([None, "red"], None),
+    ],
+)  # fmt: skip
+def test_prompts_of_a_request_are_texts(value, prompts):
+    assert _as_list(value) == prompts
+
+
+def test_of_two_arrays_each_value_is_the_nearer_one():
+    known, expected = np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])
+    got = np.array([[0.9, 3.1]])
+    assert np.array_equal(_nearer(known, got, expected), [[1.0, 4.0]])
+    assert np.array_equal(_nearer(known, np.array([[0.5, 3.0]]), expected), expected)  # of equals
+    for arrays in ((known, got[:, :1], expected), (known[:, :1], got, expected)):
+        assert _nearer(*arrays) is None
+    assert _nearer(known, got, expected[:, :1]) is None
+
+
+@pytest.mark.parametrize("role", ["sigma", "sigma_next"])
+@pytest.mark.parametrize("name", ["noise", "sd3"])
+def test_a_level_may_differ_by_the_rounding_of_a_table(name, role):
+    """Relative and, as the last one is 0, as much in absolute terms."""
+    trace, model, nets = RUNS[name]()
+    last = [e for e in trace.entries if e.call.kind == "sampler"][-1]
+    level = np.asarray(trace.tensors[last.inputs[role]], np.float64)
+    allowed = 1e-5 * (1.0 + abs(level))
+    for factor, wrong in ((0.8, False), (1.2, True)):
+        changed = {**trace.tensors, last.inputs[role]: level + factor * allowed}
+        rows = judge_host(replace(trace, tensors=changed), model, "float32", [], controlnets=nets)
+        assert any(row.kind == "step level" for row in rows) == wrong
