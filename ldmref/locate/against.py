@@ -69,11 +69,13 @@ def diff_modules(
     [('net.000/1', 'eps 0.001 instead of 1e-05')]
     """
     networks = find_networks(original)
-    from ldmref.locate.modules.original import ModuleOriginal, require_one_network
+    from ldmref.locate.modules.given import PipelineOriginal
+    from ldmref.locate.modules.original import require_one_network
 
     if "" in networks:
         require_one_network(port)
-    return compare(port, ModuleOriginal(networks), reference, dtype, progress)
+    pipe = original if callable(original) and hasattr(original, "components") else None
+    return compare(port, PipelineOriginal(networks, pipe), reference, dtype, progress)
 
 
 def find_networks(original: Any) -> dict[str, torch.nn.Module]:

@@ -1,8 +1,8 @@
 """Record the networks of a pipeline that no family reads, each under the name of its component.
 
 What such a pipeline computes between its networks (tokens, schedule, guidance, steps) has no names,
-so it is left out, and the trace says so. The networks are judged by modules of PyTorch
-(`ldmref.locate.diff_modules`).
+so it is left out, and the trace says so; the request is in the manifest. The networks are judged by
+modules of PyTorch (`ldmref.locate.diff_modules`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from ldmref.trace.selection import Selection
 from ldmref.trace.torch_arguments import describe_named
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters, find_tensors
 from ldmref.trace.torch_hooks import LayerRecorder
+from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import name_arguments, named_outputs
+from ldmref.trace.torch_request import RequestRecorder
 
 METHODS = ("encode", "decode")  # of autoencoders, which pipelines call
 BETWEEN = "between the networks"
@@ -45,7 +47,7 @@ def record_networks(
         overwrite: Whether an existing trace is replaced.
 
     Yields:
-        The writer, whose `manifest` may be extended.
+        The writer, whose `manifest` may be extended; it has what the pipeline was asked for.
 
     Raises:
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
@@ -54,7 +56,9 @@ def record_networks(
     writer.manifest |= describe_parameters(networks.values())
     writer.manifest["pipeline"] = type(pipe).__name__
     recorder = LayerRecorder(writer)
+    request = RequestRecorder(writer, LatentLayout(None))
     replaced: list[tuple[torch.nn.Module, str]] = []
+    end_calls = request.observe_calls(pipe) if callable(pipe) else None
     try:
         for name, network in networks.items():
             recorder.attach(network, make_renamer(network))
@@ -70,6 +74,10 @@ def record_networks(
         recorder.detach()
         for network, method in replaced:
             vars(network).pop(method, None)
+        if end_calls is not None:
+            end_calls()
+    if request.requests:
+        writer.manifest |= {"request": request.asked, "requests": request.requests}
     writer.left_out.note(BETWEEN, f"no family of ldmref reads a {type(pipe).__name__}")
     writer.close()
 

@@ -266,7 +266,8 @@ class _PipelineRecorder:
             states = self._family.diffusers.states(output, skip, self._pipe)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
-            call.add("", outputs=outputs, attributes={"clip_skip": skip})
+            attributes = {"clip_skip": skip, "hidden_states": bool(hidden)}
+            call.add("", outputs=outputs, attributes=attributes)
 
         return begin, end
 

@@ -12,6 +12,8 @@ from unknown_faults import SEVERAL, SINGLE
 from ldmref.locate import diff_modules
 
 CASES = {**SINGLE, **SEVERAL}
+MASKED = {"pixart", "sana", "lumina2", "ltx"}  # which are given a mask that no module computes
+MASK = "mask of the text"
 # What bfloat16 rounds more than these faults change: at most 16 of its units of 2^-8.
 FAINT = {
     "pixart: eps of norm2", "pixart: exact GELU", "sana: eps of the caption's norm",
@@ -30,7 +32,7 @@ def test_a_fault_is_named_where_it_is_and_nothing_else(name, dtype):
     rows = report.faults
     named = {row.layer for row in rows}
     assert layers <= named <= layers | alike
-    assert not [row for row in report.rows if row.verdict == "not judged"]
+    assert {row.kind for row in report.rows if row.verdict == "not judged"} <= {MASK}
     causes = {layer: text for part in seen for layer, text in part.causes.items()}
     for layer, text in causes.items():
         assert any(re.search(text, row.cause) for row in rows if row.layer == layer), layer
@@ -48,7 +50,9 @@ def pieces(name):
 def test_a_right_run_is_equal(family, dtype, seed):
     port = networks.port_of(family, dtype=dtype, seed=seed)
     report = diff_modules(port, networks.make(family, seed))
-    assert report.verdict == "equal", report.to_dict()
+    left = [(row.layer, row.kind) for row in report.rows if row.verdict == "not judged"]
+    assert left == ([("", MASK)] if family in MASKED else []), report.to_dict()
+    assert report.verdict == ("incomplete" if left else "equal"), report.to_dict()
     assert report.counts()["equal"] > 50
 
 

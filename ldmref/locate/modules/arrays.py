@@ -51,6 +51,18 @@ def read_recorded(port: Trace, name: str) -> np.ndarray:
     return np.asarray(x, np.float64 if x.dtype.kind == "f" else np.int64)
 
 
+def with_frame(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a recorded array in a shape that has one frame more, (n, c, 1, h, w); others as is.
+
+    Recordings have the one frame of a decoder of videos as an image.
+
+    >>> with_frame(np.zeros((2, 3, 8, 8)), (2, 3, 1, 8, 8)).shape
+    (2, 3, 1, 8, 8)
+    """
+    alike = len(shape) == 5 and shape[2] == 1 and x.shape == (*shape[:2], *shape[3:])
+    return x[:, :, None] if alike else x
+
+
 def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:
     """Return the tensors of an argument or a result by role, as arrays."""
     return {name: to_array(x) for name, x in find_tensors(value, role)}

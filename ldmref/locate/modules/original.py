@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,12 +16,13 @@ from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.modules.arrays import read_recorded, to_tensor
 from ldmref.locate.modules.repeated import NetworkCopies
-from ldmref.locate.modules.replay import ModuleReplay
+from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import in_terms_of_module
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.models.family import family_of_pipeline
 from ldmref.trace import torch_names as known
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -29,8 +33,39 @@ MAX_LISTED = 5
 FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
 TIME = "temb"  # what residual blocks read of the time, unless their projection of it is None
 TIME_PROJECTION = "time_emb_proj"
+DECODE = ".decode"  # the method of autoencoders
 HOST = "no module computes it"
+SKIP = "clip_skip"  # an attribute of text encoders of known pipelines
+HIDDEN_STATES = "hidden_states"  # whether the result had those of all layers
 UNUSED = "no argument or result of the module has this name"
+
+
+@dataclass(frozen=True)
+class WholeCall:
+    """What is known of a whole call beside the arrays that were recorded.
+
+    Attributes:
+        more: Other arguments by name.
+        read: Returns of the network's result what was recorded of it. None: it was recorded.
+        hooks: What runs after layers, by their paths.
+        settings: The arguments of layers that are no tensors, by their paths.
+    """
+
+    more: Mapping[str, Any] = field(default_factory=dict)
+    read: ReadResult | None = None
+    hooks: tuple[tuple[str, Callable[..., Any]], ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @contextmanager
+    def hooked(self, copies: NetworkCopies) -> Iterator[None]:
+        """Let the hooks run in the copies of a network that a replay uses."""
+        networks = [copies.exact, copies.narrow(copies.dtype)] if self.hooks else []
+        with ExitStack() as stack:
+            for made in networks:
+                for path, hook in self.hooks:
+                    handle = made.network.get_submodule(path).register_forward_hook(hook)
+                    stack.callback(handle.remove)
+            yield
 
 
 class ModuleOriginal:
@@ -39,10 +74,16 @@ class ModuleOriginal:
     Args:
         networks: Modules by the names of calls, such as "transformer"; "" for a module that is the
             network of all calls.
+        pipe: The pipeline that they are the parts of. None: there is none.
+
+    Attributes:
+        alone: The layers that were judged from their recorded inputs, which nothing computed.
     """
 
-    def __init__(self, networks: Mapping[str, torch.nn.Module]):
+    def __init__(self, networks: Mapping[str, torch.nn.Module], pipe: Any = None):
         self.networks = networks
+        self.pipe = pipe
+        self.alone: list[TraceEntry] = []
         self._copies: dict[tuple[str, str], NetworkCopies] = {}
 
     @property
@@ -66,19 +107,18 @@ class ModuleOriginal:
         """
         if call.is_host:
             return []
-        name, method = self._find(call)
+        name, _ = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
-        whole = port.find(call)
-        if whole is not None:
-            network = self.networks[name]
-            function = getattr(network, method) if method else network.forward
-            port = in_terms_of_module(port, whole, function)
-        judge = Judge(call, dtype)
-        replay, problem = self.follow(port, call, dtype, judge)
+        recorded = port
+        port, judge, replay, problem = self._judge_whole(recorded, call, dtype, False)
+        if problem and call.kind.endswith(DECODE):
+            again = self._judge_whole(recorded, call, dtype, True)
+            if not again[-1]:
+                port, judge, replay, problem = again
         rows = [*judge.rows, *_rest(replay, port, call)]
-        recorded = {entry.layer for entry in port.of_call(call) if entry.layer}
-        unknown = sorted(recorded - replay.visited)
+        layers = {entry.layer for entry in port.of_call(call) if entry.layer}
+        unknown = sorted(layers - replay.visited)
         if unknown:
             listed = abbreviated(unknown, MAX_LISTED)
             kind = type(replay.copies.module).__name__
@@ -89,6 +129,19 @@ class ModuleOriginal:
         elif not rows:
             rows.append(Row(call, "", verdict=UNKNOWN, note="nothing of it was recorded"))
         return rows
+
+    def _judge_whole(
+        self, port: Trace, call: TraceCall, dtype: str, frames: bool
+    ) -> tuple[Trace, Judge, ModuleReplay, str]:
+        """Return a port in terms of the module of a call, and what became of judging the call."""
+        whole = port.find(call)
+        if whole is not None:
+            name, method = self._find(call)
+            network = self.networks[name]
+            function = getattr(network, method) if method else network.forward
+            port = in_terms_of_module(port, whole, function, frames)
+        judge = Judge(call, dtype)
+        return port, judge, *self.follow(port, call, dtype, judge)
 
     def follow(
         self, port: Trace, call: TraceCall, dtype: str, observer: PointObserver
@@ -105,11 +158,54 @@ class ModuleOriginal:
             The run, and why it could not be completed; "": it was.
         """
         name, method = self._find(call)
+        replay = ModuleReplay(self.copies(name, dtype), port, call, observer)
+        alone: list[TraceEntry] = []
+        whole = self.whole_call(port, call, dtype)
+        with whole.hooked(replay.copies):
+            problem = _replay(replay, port, call, method, whole, alone)
+        self.alone += [entry for entry in alone if entry not in self.alone]
+        return replay, problem
+
+    def copies(self, name: str, dtype: str) -> NetworkCopies:
+        """Return the copies of a network, which are made once."""
         copies = self._copies.get((name, dtype))
         if copies is None:
             copies = self._copies[name, dtype] = NetworkCopies(self.networks[name], dtype)
-        replay = ModuleReplay(copies, port, call, observer)
-        return replay, _replay(replay, port, call, method)
+        return copies
+
+    def whole_call(self, port: Trace, call: TraceCall, dtype: str) -> WholeCall:
+        """Return what is known of a whole call beside the arrays that were recorded.
+
+        Args:
+            port: The trace.
+            call: The call.
+            dtype: The number format of the port.
+        """
+        entry = port.find(call)
+        more: dict[str, Any] = {}
+        if entry is not None and entry.attributes.get(HIDDEN_STATES):
+            more["output_hidden_states"] = True
+        return WholeCall(more, self._reader(port, call))
+
+    def _reader(self, port: Trace, call: TraceCall) -> ReadResult | None:
+        """Return what a known pipeline's recording has of a text encoder's result.
+
+        That is the states which the family reads, and the pooled ones. None: it has the result.
+        """
+        entry = port.find(call)
+        kind = port.manifest.get("pipeline")
+        family = family_of_pipeline(kind) if isinstance(kind, str) else None
+        if family is None or entry is None or not {SKIP, HIDDEN_STATES} <= {*entry.attributes}:
+            return None
+        pipe = SimpleNamespace(**self.networks) if self.pipe is None else self.pipe
+        skip = int(entry.attributes[SKIP])
+
+        def read(result: Any) -> dict[str, Any]:
+            states = family.diffusers.states(result, skip, pipe)
+            pooled = getattr(result, "text_embeds", None)
+            return {"output": states} | ({} if pooled is None else {"pooled": pooled})
+
+        return read
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""
@@ -139,32 +235,56 @@ def require_one_network(port: Trace) -> None:
         raise UsageError(message, code=CODE, hint="return {NAME: module} with these names")
 
 
-def _replay(replay: ModuleReplay, port: Trace, call: TraceCall, method: str) -> str:
-    """Follow a call; layers alone where the whole was not recorded. Return why it failed, or ""."""
+def _replay(
+    replay: ModuleReplay,
+    port: Trace,
+    call: TraceCall,
+    method: str,
+    whole: WholeCall,
+    alone: list[TraceEntry],
+) -> str:
+    """Follow a call; layers alone where the whole was not recorded. Return why it failed, or "".
+
+    Args:
+        replay: The run.
+        port: The trace.
+        call: The call.
+        method: The method of the network; "" for its call.
+        whole: What is known of the call beside the recorded arrays.
+        alone: Layers that are judged alone are added here.
+    """
     entry = port.find(call)
     if entry is not None and entry.inputs:
         network = replay.copies.exact.network
         function = getattr(network, method) if method else network.forward
         try:
             arguments = _arguments(replay, port, entry, function)
-            replay.run(method, arguments)
+            replay.run(method, {**whole.more, **arguments}, whole.read)
             return ""
         except (UnknownArgument, *FAILURES) as error:
             problem = first_line(error)
     else:
         problem = ""
-    failed = [
-        _replay_alone(replay, port, layer, entry) for layer, entry in _outermost(replay, port)
-    ]
+    failed = []
+    for layer, entry in _outermost(replay, port):
+        settings = whole.settings.get(layer.path, {})
+        failed.append(_replay_alone(replay, port, layer, entry, settings))
+        alone.append(entry)
     return problem or next(filter(None, failed), "")
 
 
-def _replay_alone(replay: ModuleReplay, port: Trace, layer: WatchedLayer, entry: TraceEntry) -> str:
+def _replay_alone(
+    replay: ModuleReplay,
+    port: Trace,
+    layer: WatchedLayer,
+    entry: TraceEntry,
+    settings: Mapping[str, Any],
+) -> str:
     """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
     unread = {TIME} if getattr(layer.module, TIME_PROJECTION, layer) is None else set()
     try:
         arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind, unread)
-        replay.run_alone(layer, arguments)
+        replay.run_alone(layer, {**settings, **arguments})
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
     return ""

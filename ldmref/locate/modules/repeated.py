@@ -22,6 +22,7 @@ from ldmref.locate.modules.arrays import (
     to_array,
     to_tensor,
     with_arrays,
+    with_frame,
 )
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
@@ -468,7 +469,11 @@ class RepeatedModule:
         found = [raw for raw, _ in find_tensors(result, "output")]
         roles = roles_of_outputs(kind, found)
         names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
-        recorded = {raw: read_recorded(self.port, name) for raw, name in names.items()}
+        shapes = {raw: tuple(x.shape) for raw, x in find_tensors(result, "output")}
+        recorded = {
+            raw: with_frame(read_recorded(self.port, name), shapes[raw])
+            for raw, name in names.items()
+        }
         return with_arrays(result, "output", recorded)
 
     def _forced(self, name: str, kind: str) -> Any:
@@ -490,7 +495,8 @@ class RepeatedModule:
             kept[role] = corrected
 
         def change(raw: str, x: torch.Tensor) -> torch.Tensor:
-            return self.cast(to_tensor(kept[roles[raw]], self._empty(x.dtype)))
+            array = with_frame(kept[roles[raw]], tuple(x.shape))
+            return self.cast(to_tensor(array, self._empty(x.dtype)))
 
         return replace_tensors(result, "output", change)
 

@@ -27,6 +27,7 @@ from ldmref.locate.modules.arrays import (
     read_recorded,
     to_array,
     with_arrays,
+    with_frame,
 )
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
 from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with, numbered
@@ -49,6 +50,7 @@ from ldmref.trace.torch_operations import (
 from ldmref.trace.torch_scopes import Scope, is_named_sum, operands_of_sum
 
 MOST_EARLIER = 48  # operations before a part that are changed as well
+ReadResult = Callable[[Any], Any]
 LABELS = {"add": "sum"}  # of operations that are not recorded, where others of the name are
 
 
@@ -81,12 +83,15 @@ class ModuleReplay(RepeatedModule):
 
     # -- runs -------------------------------------------------------------------------------------
 
-    def run(self, method: str, arguments: Mapping[str, Any]) -> None:
+    def run(
+        self, method: str, arguments: Mapping[str, Any], read: ReadResult | None = None
+    ) -> None:
         """Run the whole network, and observe its recorded output.
 
         Args:
             method: The method that computes it; "" for its call.
             arguments: Its arguments by name.
+            read: Returns of its result what a recording has of it. None: it has the result.
         """
         tensors = [raw for name, x in arguments.items() for raw, _ in find_tensors(x, name)]
         inputs = {k: a for name, x in arguments.items() for k, a in arrays_in(x, name).items()}
@@ -95,7 +100,8 @@ class ModuleReplay(RepeatedModule):
 
         def run(**replaced: Any) -> Any:
             network = self.network.network
-            return call_with(getattr(network, method) if method else network, replaced)
+            result = call_with(getattr(network, method) if method else network, replaced)
+            return result if read is None else read(result)
 
         roles = {raw: raw for raw in tensors}
         again = self.composite(None, arguments, roles, results.append, run)
@@ -209,6 +215,7 @@ class ModuleReplay(RepeatedModule):
             if name is None:
                 continue
             recorded = read_recorded(self.port, entry.inputs[name])
+            recorded = with_frame(recorded, computed.shape)
             frame = self._frames[-1]
             earlier = self._earlier(frame, suspects)
             point = Point(
@@ -242,8 +249,9 @@ class ModuleReplay(RepeatedModule):
             name = first_of(entry.outputs, role, raw, str(part), f"output.{part}")
             if name is None:
                 continue
-            recorded = read_recorded(self.port, entry.outputs[name])
             computed = to_array(found[raw])
+            recorded = read_recorded(self.port, entry.outputs[name])
+            recorded = with_frame(recorded, computed.shape)
             last = self._last()
             point = Point(
                 call, "", computed, recorded, inputs, frame, suspects, last, unit, part, earlier
@@ -392,7 +400,7 @@ class ModuleReplay(RepeatedModule):
             return False
         unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
         return any(
-            relative_error(read_recorded(self.port, entry.inputs[role]), x)
+            relative_error(with_frame(read_recorded(self.port, entry.inputs[role]), x.shape), x)
             > allowed_error(0.0, unit)
             for role, x in call.inputs.items()
             if role in entry.inputs

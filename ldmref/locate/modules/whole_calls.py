@@ -21,10 +21,13 @@ from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
 TIME = "timestep"
+LATENTS = "z"  # what decoders read
 IDS = "img_ids"  # the positions of the tokens, of which the last two are row and column
 
 
-def in_terms_of_module(port: Trace, entry: TraceEntry, function: Callable[..., Any]) -> Trace:
+def in_terms_of_module(
+    port: Trace, entry: TraceEntry, function: Callable[..., Any], frames: bool = False
+) -> Trace:
     """Return a port whose whole call has the names and layouts of a module's arguments.
 
     A call that was recorded with the module's own arguments is as it was.
@@ -33,6 +36,7 @@ def in_terms_of_module(port: Trace, entry: TraceEntry, function: Callable[..., A
         port: The trace.
         entry: The whole call.
         function: What computes it.
+        frames: Whether it decodes videos: recordings have latents of one frame, (n, c, h, w).
     """
     names = set(inspect.signature(function).parameters)
     if "arguments" in entry.attributes or {*entry.inputs} <= names:
@@ -40,6 +44,10 @@ def in_terms_of_module(port: Trace, entry: TraceEntry, function: Callable[..., A
     inputs = {_argument(role, names): name for role, name in entry.inputs.items()}
     outputs = dict(entry.outputs)
     added: dict[str, np.ndarray] = {}
+    if frames and LATENTS in inputs:
+        key = tensor_name(entry.call, "", "input", "frames")
+        added[key] = np.asarray(port.tensors[inputs[LATENTS]])[:, :, None]
+        inputs[LATENTS] = key
     calls = _calls_of(port)
     if calls is not None and calls.unpack is not None and IDS in inputs:
         ids = np.asarray(port.tensors[inputs[IDS]])[..., -2:].reshape(-1, 2)
