@@ -123,7 +123,9 @@ def take_apart(
     networks = {network.name: network for network in family.networks(config)}
     matches: dict[str, list[RowMatch]] = {}
     for name, network in networks.items():
-        multiple = 1 if network.reads_tokens else family.text.multiple
+        # padding to a fixed length is read by the denoiser, so an encoder's states of it count
+        of_encoder = min(family.text.multiple, 1)
+        multiple = of_encoder if network.reads_tokens else family.text.multiple
         matches[name] = match_rows(kit, port, network, multiple)
     if all(map(is_as_in_kit, matches.values())):
         return None

@@ -125,14 +125,37 @@ def test_states_after_the_final_norm_are_named(kits, dtype):
     assert causes(verdict, "own") == {"clip skip: 1 layer more, with the final norm"}
 
 
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_one_of_joined_states_after_the_final_norm_is_named(kits, dtype):
+    """FLUX.2 reads three states side by side."""
+    verdict = judge(kits["flux2-klein-4b"], dtype, read_after_the_norm)
+    assert causes(verdict, "own") == {"part 3 of 3 is the state after the final norm"}
+
+
 @pytest.mark.parametrize("family", ["z-image", "sd3-medium"])
 def test_a_missing_shift_of_latents_is_named(kits, family):
     verdict = judge(kits[family], change=leave_out_the_shift_factor)
     assert causes(verdict, "latents") == {"the shift factor is missing"}
 
 
-def test_an_ignored_mask_is_another_run(kits):
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_mask_that_is_not_given_is_named(kits, dtype):
     """FLUX.2 reads the states of padding, which the text encoder's mask changes."""
-    verdict = judge(kits["flux2-klein-4b"], change=ignore_the_mask)
+    verdict = judge(kits["flux2-klein-4b"], dtype, change=ignore_the_mask)
+    assert causes(verdict, "tokens") == {"padding is not masked"}
+
+
+def ignore_the_mask_within(pipe):
+    """Let the text encoder be given its mask, and not use it."""
+    model = pipe.text_encoder.model
+    forward = model.forward
+    model.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None})
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_mask_that_is_not_used_is_named(kits, dtype):
+    """In rows that are judged alone too: the states of padding are read, so they are compared."""
+    verdict = judge(kits["flux2-klein-4b"], dtype, ignore_the_mask_within)
     assert verdict.verdict == "differs"
-    assert verdict.report.faults
+    assert {row.layer.rpartition(".")[2] for row in verdict.report.faults} == {"attention"}
+    assert causes(verdict, "own") == {"the padding mask is missing"}

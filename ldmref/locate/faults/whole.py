@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.locate.faults.variants import Given
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.config import TextConfig
@@ -19,6 +20,8 @@ BLOCK = re.compile(
     r"(text_model\.)?"
     r"(embeddings|shared|embed_tokens|(encoder\.)?(layers|block)\.(?P<block>\d+))"
 )
+FINAL_NORMS = ("norm", "text_model.final_layer_norm", "final_layer_norm")
+OTHER_STATE = 0.5  # of the error of a part, below which it is another state
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
 
 
@@ -51,16 +54,46 @@ def hidden_states(replay: FollowedRun, point: Point) -> Iterator[Given]:
     if point.call.name or point.role or not isinstance(config, TextConfig):
         return
     right = config.num_hidden_layers - config.later_layers
+    parts: list[Given] = []
     for entry in replay.port.of_call(replay.call):
         found = BLOCK.fullmatch(entry.layer)
-        if found is None:
+        if found is None and entry.layer not in FINAL_NORMS:
             continue
-        number = int(found["block"]) + 1 if found["block"] else 0
         state = read_output(replay.port, entry)
-        if state is not None and state.shape == np.shape(point.computed):
+        if state is None:
+            continue
+        number = "" if found is None else str(int(found["block"]) + 1 if found["block"] else 0)
+        name = f"hidden state {number}" if number else "the state after the final norm"
+        parts.append((name, state))
+        if number and state.shape == np.shape(point.computed):
             wanted = f"{right}{' after the final norm' if config.final_norm else ''}"
-            text = f"equals hidden state {number} instead of {wanted}: the output of {entry.layer}"
-            yield text, state
+            yield f"equals {name} instead of {wanted}: the output of {entry.layer}", state
+    yield from _joined_states(point, parts)
+
+
+def _joined_states(point: Point, states: Sequence[Given]) -> Iterator[Given]:
+    """Yield states side by side, (n, l, k d), some of which are other states than they should be.
+
+    Args:
+        point: The output of a text encoder that joins the states of k layers.
+        states: Those of all layers, (n, l, d), in words.
+    """
+    right, got = np.asarray(point.computed), point.recorded
+    fits = [(words, x) for words, x in states if x.shape[:-1] == right.shape[:-1]]
+    width = fits[0][1].shape[-1] if fits else 0
+    count = right.shape[-1] // width if width else 0
+    if count < 2 or right.shape[-1] != count * width or got.shape != right.shape:
+        return
+    changed, named = right.copy(), []
+    for part in range(count):
+        at = slice(part * width, (part + 1) * width)
+        words, nearest = min(fits, key=lambda x, at=at: relative_error(got[..., at], x[1]))
+        left = relative_error(got[..., at], nearest)
+        if left < relative_error(got[..., at], right[..., at]) * OTHER_STATE:
+            changed[..., at] = nearest
+            named.append(f"part {part + 1} of {count} is {words}")
+    if named:
+        yield "; ".join(named), changed
 
 
 def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:
