@@ -23,6 +23,7 @@ import numpy as np
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
+from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
@@ -40,6 +41,7 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
+NARROW_UNIT = 2.0**-11  # of float16, from which on small faults drown in rounding
 ALL_PADDING = "all of its rows are padding"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
@@ -115,7 +117,10 @@ class Judge:
             point = replace(point, recorded=order.array)
             error = relative_error(point.kept(order.array), np.asarray(point.computed))
             row = replace(row, error=error, note=order.text)
-        judged = self._judge_error(replay, point, row) if row.error > row.allowed else row
+        if row.error > row.allowed:
+            judged = self._judge_error(replay, point, row)
+        else:
+            judged = self._judge_small(replay, point, row)
         if judged.verdict == DIFFERS:
             judged = replace(judged, note=judged.note.replace("equal after", "after"))
         return judged
@@ -139,6 +144,13 @@ class Judge:
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):
             return replace(judged, verdict=NOISY)
         return self._blame(judged, found)
+
+    def _judge_small(self, replay: FollowedRun, point: Point, row: Row) -> Row:
+        """Judge an error that may be rounding by its size, and not always by its pattern."""
+        if self.epsilon < NARROW_UNIT or not row.error:
+            return row
+        found = find_faint_mask(point, replay.parameters(point.call), self.epsilon)
+        return row if found is None else self._blame(row, found)
 
     def _is_single(self, replay: FollowedRun, point: Point, error: float) -> bool:
         """Return whether an error of a port in float64 is rounding of float32.

@@ -49,11 +49,8 @@ WORDS = {
     "left out": "mask",  # padding is not masked, the padding mask is missing
     "of another row": "mask",  # rows are exchanged, each row has the mask of another row
 }
-# Texts pad on the right, so causal attention needs no mask; 6 % of a value is rounding in bfloat16.
-HARMLESS = {
-    (Z_IMAGE, "encoder", "left out"),
-    (Z_IMAGE, "transformer", "one early", "bfloat16"),
-}
+# Texts pad on the right, so causal attention needs no mask.
+HARMLESS = {(Z_IMAGE, "encoder", "left out")}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +171,7 @@ def test_a_wrong_mask_is_named(subjects, tmp_path, family, place, change, dtype)
     with made(pipe, family, place, change):
         trace = record_batch(pipe, family, tmp_path / "trace", seed=len(place) + len(change))
     report = diff_traces(trace, model)
-    if HARMLESS & {(family, place, change), (family, place, change, dtype)}:
+    if (family, place, change) in HARMLESS:
         assert not report.faults, describe(report)
         return
     first = "text_encoder" if place.startswith("encoder") else "transformer"
