@@ -99,9 +99,9 @@ class PipelineOriginal(ModuleOriginal):
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return rows for what networks are given, and for each call between them."""
-        given = [*list_given(port, self.alone)]
-        judged, rows, why = self._judge_given(port, dtype, given)
-        for x in given:
+        arrays = [*list_given(port, self.alone)]
+        judged, rows, why = self._judge_given(port, dtype, arrays)
+        for x in arrays:
             if x.key not in judged and x.kind == MASKS:
                 note = GIVEN.format(x.role) + (f": {why}" if why else "")
                 rows.append(Row(x.entry.call, x.entry.layer, MASKS, verdict=UNKNOWN, note=note))
@@ -110,17 +110,17 @@ class PipelineOriginal(ModuleOriginal):
         return [*rows, *(row for row in host if row.call not in seen)]
 
     def _judge_given(
-        self, port: Trace, dtype: str, given: Iterable[GivenArray]
+        self, port: Trace, dtype: str, arrays: Iterable[GivenArray]
     ) -> tuple[set[tuple[str, str, str]], list[Row], str]:
         """Return which arrays were judged, their rows, and why others were not."""
         made = self._run(port, dtype)
         if isinstance(made, str):
             return set(), [], made
         run, own = made
-        layers = {x.entry.layer for x in given if x.entry.layer}
+        layers = {x.entry.layer for x in arrays if x.entry.layer}
         own = run.record(layers=layers) if layers else own
         judge = _GivenJudge(port, own, run, dtype)
-        rows = [row for x in given for row in judge.judge(x)]
+        rows = [row for x in arrays for row in judge.judge(x)]
         rows += [row for entry in port.entries for row in judge.judge_tokens(entry)]
         return judge.judged, rows, "the original's pipeline gave it none in its first step"
 

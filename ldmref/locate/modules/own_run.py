@@ -212,12 +212,12 @@ class OwnRun:
                 return x
             return to_tensor(recorded, x)
 
-        given = {role: replace_tensors(x, role, change) for role, x in arguments.items()}
+        passed = {role: replace_tensors(x, role, change) for role, x in arguments.items()}
         mask = [role for role, _ in find_tensors(arguments, "") if "mask" in role]
         if any(role not in roles for role in mask):  # the port's encoder was given none
-            given |= dict.fromkeys((r for r in mask if r not in roles and r in given), None)
+            passed |= dict.fromkeys((r for r in mask if r not in roles and r in passed), None)
         hooks = tuple(pair for pair in _hooks_of(network) if pair not in self._hooks)
-        self.encoders[call] = EncoderCall(given, hooks)
+        self.encoders[call] = EncoderCall(passed, hooks)
         results: list[Any] = []
 
         def keep(*args: object, **kwargs: object) -> Any:
@@ -228,7 +228,7 @@ class OwnRun:
         self._inside = True
         try:
             # by its method, so that the hooks of the recording do not see it
-            ModuleReplay(copies, self.port, call, _Accepted()).run("forward", given)
+            ModuleReplay(copies, self.port, call, _Accepted()).run("forward", passed)
         finally:
             self._inside = False
             network.forward = wrapper

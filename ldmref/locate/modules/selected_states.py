@@ -16,11 +16,11 @@ FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm")  # last parts of t
 MOST_TOKENS = 128  # that a template may drop
 LAYERS = (1, -1, 2, -2)  # by which another layer may be selected
 
-Reader = Callable[[Trace], np.ndarray | None]
+ReadText = Callable[[Trace], np.ndarray | None]
 
 
 def states_of_others(
-    run: OwnRun, read: Reader, got: np.ndarray, right: np.ndarray
+    run: OwnRun, read: ReadText, got: np.ndarray, right: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the states that a wrong selection gives, in words, the likeliest first.
 
