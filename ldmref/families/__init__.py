@@ -80,10 +80,12 @@ if TYPE_CHECKING:
     from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
     from ldmref.models.golden_run import GoldenRun as GoldenRun
+    from ldmref.models.library_object import LibraryObject as LibraryObject
     from ldmref.models.params import Params as Params
     from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten
     from ldmref.models.params import numbered as numbered
+    from ldmref.models.pipeline_parts import PipelineParts as PipelineParts
     from ldmref.models.steering import AttentionGuidance as AttentionGuidance
     from ldmref.models.steering import Steerable as Steerable
     from ldmref.models.text import EncodedText as EncodedText

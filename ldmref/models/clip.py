@@ -13,12 +13,18 @@ from array_api_compat import device
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.layers import layer, layer_norm, linear, self_attention
+from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
 from ldmref.models.text_kind import TextEncoder, kind_of
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
+
+CLIP_FIELDS = (  # that transformers has under the same names
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
+)  # fmt: skip
 
 
 def clip_spec(config: TextConfig) -> Spec:
@@ -138,6 +144,18 @@ def rename_tensor(name: str) -> str:
     return name if known else f"text_model.{name}"
 
 
+def describe_clip(config: TextConfig) -> LibraryObject:
+    """Return transformers' `CLIPTextModel` of a configuration, or the one with a projection.
+
+    >>> describe_clip(TextConfig(projection_dim=1280)).path
+    'transformers:CLIPTextModelWithProjection'
+    """
+    kind = "CLIPTextModel" + "WithProjection" * bool(config.projection_dim)
+    settings = {name: getattr(config, name) for name in CLIP_FIELDS}
+    width = config.projection_dim or config.hidden_size
+    return LibraryObject(f"transformers:{kind}", {**settings, "projection_dim": width})
+
+
 def select_hidden_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that diffusers' pipelines take from an output of transformers.
 
@@ -176,6 +194,7 @@ CLIP = TextEncoder(
     vocabulary="clip",
     activations=("gelu", "quick_gelu"),
     classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
+    module=describe_clip,
     rename=rename_tensor,
     padding=lambda config: 0 if is_openclip(config) else None,
 )

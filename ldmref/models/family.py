@@ -25,6 +25,7 @@ from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
+from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.support.plugins import find_declared, list_plugins
@@ -218,11 +219,12 @@ class PipelineCalls:
             different lengths in one row. "" is the denoiser, whose prediction may come with other
             tokens. It returns None for what no layer of ours has. None: their layers have our
             arrays.
-        scale: Returns our guidance scale of theirs.
+        scale: Returns our guidance scale of theirs, which differs by a number where it guides.
         draws_images: Whether they sample the latents of a given image from the encoder's posterior.
             False: they take its mean.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
+        parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
 
     >>> find_family("sd3").diffusers.halves
     ('uncond', 'cond')
@@ -241,6 +243,25 @@ class PipelineCalls:
     scale: Callable[[float], float] = lambda scale: scale
     draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
+    parts: PipelineParts | None = None
+
+    def ask_scale(self, scale: float) -> float:
+        """Return their guidance scale of ours; the inverse of `scale`.
+
+        Args:
+            scale: Our guidance scale.
+
+        Raises:
+            UsageError: No scale of theirs is this one.
+
+        >>> find_family("z-image").diffusers.ask_scale(5.0)
+        4.0
+        """
+        asked = scale - (self.scale(scale) - scale)
+        if self.scale(asked) != scale:
+            message = f"the pipelines of diffusers have no guidance scale that is {scale:g} here"
+            raise UsageError(message, code="E-FAMILY", hint="choose one of at least 1")
+        return asked
 
 
 @dataclass(frozen=True)

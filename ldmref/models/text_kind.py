@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ldmref.math.arrays import Array
+from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Spec
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -60,6 +61,8 @@ class TextEncoder:
         padding: Returns the id that fills up prompts where no file names one. None: the
             tokenizer's own.
         classes: The classes of transformers that compute it.
+        module: Returns the network of transformers of a configuration. None: no pipeline of
+            diffusers is made from a kit with such an encoder.
         rename: Returns our name of a tensor, or of a layer, in files and classes of transformers.
         ignored: A pattern of the tensors in such files that it does not use.
         table: Our name of a tensor by which a file is recognised, which no other kind has. "":
@@ -95,6 +98,7 @@ class TextEncoder:
     activations: tuple[str, ...] = ()
     padding: Callable[[TextConfig], int | None] = lambda config: None
     classes: tuple[str, ...] = ()
+    module: Callable[[Any], LibraryObject] | None = None
     rename: Callable[[str], str] = lambda name: name
     ignored: str = r".*\.position_ids"
     table: str = ""

@@ -153,7 +153,7 @@ def check_dump(
     inputs = [*wrong_inputs(port, run, floors, report.dtype)] if alone else []
     found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
     if not kit.networks and PIPELINE in port.manifest:
-        asked = other_request(port, kit.request, kit.model().config)
+        asked = other_request(port, kit.request, kit.config)
         found = replace(found, rows=tuple(_with_request(found.rows, judged_port, asked)))
     unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
     gaps = [gap for gap in report.gaps if gap not in unneeded]

@@ -121,6 +121,16 @@ class Kit:
         except (LookupError, TypeError, AttributeError) as error:
             raise CorruptModelError(f"{FLOORS} holds no floors", code=CODE) from error
 
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The configuration of the kit's model, which is read without its parameters.
+
+        Raises:
+            UsageError: It is the kit of a module that ldmref has no definition of.
+        """
+        self._require_definition()
+        return NativeFolder(self.folder / CHECKPOINT).config
+
     def model(self, backend: Backend | None = None) -> LatentDiffusion:
         """Return the kit's model, read from its checkpoint.
 
@@ -130,10 +140,18 @@ class Kit:
         Raises:
             UsageError: It is the kit of a module that ldmref has no definition of.
         """
+        self._require_definition()
+        return read_model(self.folder / CHECKPOINT, backend or NumpyBackend(dtype="float32"))
+
+    def _require_definition(self) -> None:
+        """Refuse the kit of a module.
+
+        Raises:
+            UsageError: It is the kit of a module that ldmref has no definition of.
+        """
         if self.networks:
             message = f"{self.label} is the kit of a PyTorch module, and holds its parameters alone"
             raise UsageError(message, code=CODE, hint="load them into the module")
-        return read_model(self.folder / CHECKPOINT, backend or NumpyBackend(dtype="float32"))
 
     def check_files(self) -> None:
         """Compare the digest of every file with the manifest.

@@ -2,163 +2,86 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ldmref.cases.trace_runs import NOISE
-from ldmref.errors import BackendUnavailable, UsageError
+from ldmref.errors import BackendUnavailable, UsageError, abbreviated
+from ldmref.io.diffusers.folder import diffusers_autoencoder_table
+from ldmref.io.key_table import find_matching, to_compvis
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
-from ldmref.models.family import family_of
+from ldmref.models.family import family_of, list_families
+from ldmref.models.library_object import LibraryObject
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import flatten
+from ldmref.models.params import Params, flatten
+from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_config import TextConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.passport.kit import Kit
 from ldmref.passport.recorded import CODE
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-SIDES = (("Down", "Encoder"), ("Up", "Decoder"))
-SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "max_position_embeddings",
-)  # fmt: skip
 LIBRARIES = "pip install torch diffusers transformers"
-
-
-@dataclass(frozen=True)
-class PipelineParts:
-    """The classes of diffusers of a family, and what their arguments are called.
-
-    Attributes:
-        pipeline, transformer, vae: The names of the classes.
-        network: Further arguments of the transformer, of the configuration.
-        autoencoder: Further arguments of the autoencoder.
-        request: Further arguments of a call of the pipeline.
-        scale: Returns the pipeline's guidance scale of ours.
-    """
-
-    pipeline: str
-    transformer: str
-    vae: str = "AutoencoderKL"
-    network: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
-    autoencoder: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
-    request: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
-    scale: Callable[[float], float] = field(default=lambda scale: scale, repr=False)
-
-
-def _of_z_image(config: ModelConfig) -> dict[str, Any]:
-    heads = vars(config.denoiser)["n_heads"]
-    return {"n_kv_heads": heads, "axes_lens": [1024, 64, 64]}
-
-
-def _of_sd3(config: ModelConfig) -> dict[str, Any]:
-    network = vars(config.denoiser)
-    return {
-        "caption_projection_dim": network["num_attention_heads"] * network["attention_head_dim"]
-    }
-
-
-PARTS = {
-    "z-image": PipelineParts(
-        "ZImagePipeline",
-        "ZImageTransformer2DModel",
-        network=_of_z_image,
-        scale=lambda scale: scale - 1.0,
-    ),
-    "flux2": PipelineParts(
-        "Flux2KleinPipeline",
-        "Flux2Transformer2DModel",
-        "AutoencoderKLFlux2",
-        autoencoder=lambda config: {"latent_channels": config.vae.latent_channels // 4},
-        request=lambda config: {
-            "text_encoder_out_layers": vars(config.text_encoder)["hidden_layers"]
-        },
-    ),
-    "sd3": PipelineParts(
-        "StableDiffusion3Pipeline",
-        "SD3Transformer2DModel",
-        network=_of_sd3,
-        request=lambda config: {
-            "max_sequence_length": config.text_encoders[-1].max_position_embeddings
-        },
-    ),
-}
-"""The families whose kits diffusers opens."""
+TRIED = "kits were tried with diffusers 0.42 and transformers 5"
 
 
 def kit_pipeline(kit: Kit) -> Any:
     """Return the pipeline of diffusers with the parameters of a kit, in float32 on the CPU.
 
     Args:
-        kit: The kit of a family in `PARTS`.
+        kit: The kit of a family that declares the parts of its pipeline, `PipelineCalls.parts`.
 
     Returns:
         The pipeline; `.to(dtype)` changes its format.
 
     Raises:
-        UsageError: diffusers' pipeline of the family is not known here.
+        UsageError: diffusers' pipeline of the family is not declared.
         BackendUnavailable: PyTorch, diffusers or transformers is not installed.
 
     >>> from ldmref.passport import read_kit
     >>> type(kit_pipeline(read_kit("kits/z-image"))).__name__  # doctest: +SKIP
     'ZImagePipeline'
     """
-    model = kit.model()
-    config = model.config
+    config = kit.config
     parts = parts_of(config)
     try:
-        import diffusers
+        import diffusers  # noqa: F401
         import transformers  # noqa: F401
-        from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-            FlowMatchEulerDiscreteScheduler,
-        )
     except ImportError as error:
         message = "the pipeline of a kit needs PyTorch, diffusers and transformers"
         raise BackendUnavailable(message, code=CODE, hint=LIBRARIES) from error
-    levels = len(vars(config.vae)["block_out_channels"])
-    blocks = {
-        f"{side.lower()}_block_types": [f"{side}{kind}Block2D"] * levels for side, kind in SIDES
-    }
-    made: dict[str, Any] = {
-        "transformer": _construct(
-            getattr(diffusers, parts.transformer), config.denoiser, parts.network(config)
-        ),
-        "vae": _construct(
-            getattr(diffusers, parts.vae), config.vae, {**blocks, **parts.autoencoder(config)}
-        ),
-    }
+    model = kit.model()
+    made = {config.denoiser.network: make_object(parts.denoiser(config))}
+    load_parameters(made[config.denoiser.network], model.params[config.denoiser.network])
+    made["vae"] = _autoencoder(model)
     for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False):
-        made[name] = _text_encoder(text)
-    for name, network in made.items():
-        _load(network, model, name)
-    scheduler = config.scheduler
-    shifts: dict[str, Any] = {
-        "shift": scheduler.shift,
-        "use_dynamic_shifting": scheduler.dynamic_shift,
-    }
-    made["scheduler"] = FlowMatchEulerDiscreteScheduler(**shifts)
+        made[name] = make_text_encoder(text, model.params[name], parts)
+    made["scheduler"] = make_object(parts.scheduler(config, kit.request["sampler"]))
     made |= dict(_tokenizers(model))
-    pipe = getattr(diffusers, parts.pipeline)(**made)
+    pipe = make_object(parts.pipeline(config), **made)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def parts_of(config: ModelConfig) -> PipelineParts:
-    """Return the classes of diffusers of a model.
+    """Return how the pipeline of diffusers of a model is made.
 
     Raises:
-        UsageError: They are not known here.
+        UsageError: Its family does not declare it.
     """
-    name = family_of(config).name
-    if name not in PARTS:
-        message = f"diffusers' pipeline of {name} is not built from a kit"
-        raise UsageError(message, code=CODE, hint=f"kits of {', '.join(PARTS)} have one")
-    return PARTS[name]
+    family = family_of(config)
+    if family.diffusers.parts is None:
+        known = ", ".join(each.name for each in list_families() if each.diffusers.parts)
+        message = f"diffusers' pipeline of {family.name} is not built from a kit"
+        raise UsageError(message, code=CODE, hint=f"kits of {known} have one")
+    return family.diffusers.parts
 
 
 def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
@@ -168,14 +91,14 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
 
     Args:
         pipe: A pipeline with the kit's parameters, such as `kit_pipeline(kit)`, in any format.
-        kit: The kit of a family in `PARTS`.
+        kit: The kit of a family that declares the parts of its pipeline, `PipelineCalls.parts`.
         **changes: Arguments of the pipeline in place of those of the kit's run.
 
     Returns:
         What the pipeline returns.
 
     Raises:
-        UsageError: diffusers' pipeline of the family is not known here.
+        UsageError: diffusers' pipeline of the family is not declared.
 
     >>> import ldmref
     >>> kit = read_kit("kits/z-image")  # doctest: +SKIP
@@ -185,91 +108,138 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     """
     import torch
 
-    config = kit.model().config
+    config = kit.config
     parts = parts_of(config)
     asked = kit.request
     prompts = [*asked["prompt"]]
-    noise = torch.from_numpy(np.array(kit.trace.tensors[NOISE], np.float32))
+    noise = kit.trace.tensors[f"{NOISE}.tokens" if parts.takes_tokens else NOISE]
+    network = getattr(pipe, config.denoiser.network)
     found: dict[str, Any] = {
         "prompt": prompts,
         "num_inference_steps": asked["steps"],
-        "guidance_scale": parts.scale(asked["cfg_scale"]),
         "width": asked["width"],
         "height": asked["height"],
-        "latents": noise.to(pipe.transformer.dtype),
-        **parts.request(config),
-        **changes,
+        "latents": torch.from_numpy(np.array(noise, np.float32)).to(network.dtype),
     }
     if "max_sequence_length" in asked:
         found["max_sequence_length"] = asked["max_sequence_length"]
+    found |= parts.request(config, asked)
+    if "guidance_scale" not in found:
+        found["guidance_scale"] = family_of(config).diffusers.ask_scale(asked["cfg_scale"])
+    found = {k: x for k, x in (found | changes).items() if x is not None}
     negative = [asked["negative_prompt"]] * len(prompts)
     with torch.inference_mode():
         if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
-            return pipe(**found, negative_prompt=negative)
+            return pipe(**{"negative_prompt": negative, **found})
         known = inspect.signature(pipe.encode_prompt).parameters
         lengths = {k: x for k, x in found.items() if k in known and k != "prompt"}
         states = pipe.encode_prompt(prompt=negative, **lengths)[0]
         return pipe(**found, negative_prompt_embeds=states)
 
 
-def _construct(kind: Callable[..., Any], config: object, more: Mapping[str, Any]) -> Any:
-    """Call a class with the fields of a configuration that it has under the same name."""
-    known = inspect.signature(kind).parameters
-    shared = {k: x for k, x in vars(config).items() if k in known and x != ""}
-    return kind(**shared | {k: x for k, x in more.items() if k in known})
+# -- networks -------------------------------------------------------------------------------------
 
 
-def _text_encoder(text: TextConfig) -> Any:
-    """Return the network of transformers of a text encoder."""
-    import transformers
+def make_object(described: LibraryObject, **more: Any) -> Any:
+    """Return an object of diffusers or transformers; networks have random parameters.
 
-    same: dict[str, Any] = {k: x for k, x in vars(text).items() if k in SHARED}
-    more: dict[str, Any] = {}
-    if text.model_type == "t5":
-        config = transformers.T5Config(
-            vocab_size=text.vocab_size,
-            d_model=text.hidden_size,
-            d_kv=text.head_dim,
-            d_ff=text.intermediate_size,
-            num_layers=text.num_hidden_layers,
-            num_heads=text.num_attention_heads,
-            feed_forward_proj="gated-gelu",
-            layer_norm_epsilon=text.layer_norm_eps,
-        )
-        return transformers.T5EncoderModel(config)
-    if text.model_type == "clip":
-        more |= {"projection_dim": text.projection_dim, "eos_token_id": text.eos_token_id}
-        more |= {"hidden_act": text.hidden_act, "layer_norm_eps": text.layer_norm_eps}
-        return transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**same, **more))
-    rope = {"rope_type": "default", "rope_theta": vars(text)["rope_theta"]}
-    more |= {"num_key_value_heads": vars(text)["num_key_value_heads"], "head_dim": text.head_dim}
-    more |= {"rms_norm_eps": text.layer_norm_eps, "rope_parameters": rope}
-    same["max_position_embeddings"] = 512
-    return transformers.Qwen3ForCausalLM(
-        transformers.Qwen3Config(**same, **more, tie_word_embeddings=True)
-    )
+    Args:
+        described: The object.
+        **more: Further arguments of its class.
+
+    Raises:
+        UsageError: The installed libraries have no such class.
+
+    >>> make_object(LibraryObject("fractions:Fraction", {"numerator": 1}), denominator=2)
+    Fraction(1, 2)
+    """
+    module, _, name = described.path.partition(":")
+    kind = getattr(importlib.import_module(module), name, None)
+    if kind is None:
+        message = f"the installed version of {module} has no {name}"
+        raise UsageError(message, code=CODE, hint=TRIED)
+    settings = {**described.settings, **more}
+    if described.like is not None:
+        known = inspect.signature(kind).parameters
+        same = {k: x for k, x in vars(described.like).items() if k in known and x != ""}
+        settings = same | settings
+    config = getattr(kind, "config_class", None)  # of networks of transformers
+    return kind(**settings) if config is None else kind(config(**settings))
 
 
-def _load(network: Any, model: LatentDiffusion, name: str) -> None:
-    """Give a network the parameters of a kit, and no others.
+def make_text_encoder(text: TextConfig, params: Params, parts: PipelineParts | None = None) -> Any:
+    """Return the network of transformers of a text encoder, with its parameters.
+
+    Args:
+        text: The configuration.
+        params: The parameters, under our names.
+        parts: Those of a pipeline that may take another network. None: the one of its kind.
+
+    Raises:
+        UsageError: The kind declares no network, or the installed libraries have other parameters.
+    """
+    kind = kind_of(text)
+    describe = (parts and parts.text_encoder) or kind.module
+    if describe is None:
+        message = f"no network of transformers is declared for the text encoder {kind.name!r}"
+        raise UsageError(message, code=CODE, hint="its kind has no `module`")
+    network = make_object(describe(text))
+    names = {kind.rename(name): name for name in _tensors_of(network)}
+    flat = {names.get(k, k): x for k, x in flatten(params).items()}
+    return load_parameters(network, flat, kind.ignored)
+
+
+def _autoencoder(model: LatentDiffusion) -> Any:
+    """Return the network of diffusers of a model's autoencoder, with its parameters.
+
+    Raises:
+        UsageError: The kind declares no network, or the installed libraries have other parameters.
+    """
+    vae = model.config.vae
+    kind = autoencoder_of(vae)
+    if kind.module is None:
+        message = f"no network of diffusers is declared for the {kind.title}"
+        raise UsageError(message, code=CODE, hint="its kind has no `module`")
+    flat = {k: np.asarray(x) for k, x in flatten(model.params["vae"]).items()}
+    stored = to_compvis(flat, diffusers_autoencoder_table(vae))
+    return load_parameters(make_object(kind.module(vae)), stored, kind.ignored)
+
+
+def load_parameters(network: Any, params: Mapping[str, Any], ignored: str = "") -> Any:
+    """Give a network of PyTorch all of its parameters, in float32, and return it.
+
+    Args:
+        network: The network.
+        params: The parameters, a tree or flat, under the network's names.
+        ignored: A pattern of the names that the network may have and `params` not.
 
     Raises:
         UsageError: The installed libraries have other parameters.
     """
     import torch
 
-    flat = {k: np.array(x, np.float32) for k, x in flatten(model.params[name]).items()}
-    own = dict(network.named_parameters()) | dict(network.named_buffers())
-    state = {}
+    flat = {k: np.array(x, np.float32) for k, x in flatten(params).items()}
+    own = _tensors_of(network)
     for key, x in flat.items():
-        names = (key, f"model.{key}", key.removeprefix("text_model."))
-        found = next((n for n in names if n in own), None)
-        if found is None or own[found].shape != x.shape:
-            message = f"the installed libraries have no parameter {name}.{key} of {x.shape}"
-            raise UsageError(message, code=CODE, hint="kits were tried with diffusers 0.42")
-        state[found] = torch.from_numpy(x)
-    network.load_state_dict(state, strict=False)
-    network.eval().requires_grad_(False)
+        if key not in own or own[key].shape != x.shape:
+            name = type(network).__name__
+            message = f"the installed {name} has no parameter {key} of {x.shape}"
+            raise UsageError(message, code=CODE, hint=TRIED)
+    missing = {name for name, _ in network.named_parameters()} - {*flat}
+    missing -= find_matching(ignored, missing)
+    if missing:
+        message = f"the installed {type(network).__name__} has more parameters than the kit"
+        raise UsageError(f"{message}: {abbreviated(sorted(missing), 3)}", code=CODE, hint=TRIED)
+    network.load_state_dict({k: torch.from_numpy(x) for k, x in flat.items()}, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def _tensors_of(network: Any) -> dict[str, Any]:
+    """Return the parameters and buffers of a network of PyTorch by name."""
+    return dict(network.named_parameters()) | dict(network.named_buffers())
+
+
+# -- tokenizers -----------------------------------------------------------------------------------
 
 
 def _tokenizers(model: LatentDiffusion) -> Iterator[tuple[str, Any]]:

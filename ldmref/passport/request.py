@@ -34,6 +34,11 @@ def _differences(
 ) -> Iterator[str]:
     params, request = (manifest.get(name) or {} for name in ("params", "request"))
     scale, expected = params.get("guidance_scale"), asked.get("cfg_scale")
+    true_scale = request.get("true_cfg_scale")  # of pipelines whose networks may read the other one
+    if true_scale is not None and not config.denoiser.reads_guidance:
+        scale = true_scale
+    elif true_scale is not None and true_scale > 1:
+        yield f"true guidance scale {true_scale:g} instead of none"
     if scale is not None and expected is not None and float(scale) != float(expected):
         yield f"guidance scale {scale:g} instead of {expected:g}"
     for theirs, ours in NAMES.items():

@@ -7,6 +7,7 @@
 | `controlnet.py` | its ControlNets                      |
 | `control_files.py` | their single files                |
 | `text.py`       | how two text encoders condition it   |
+| `pipelines.py`  | how diffusers' pipeline is made      |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
 | `presets.py`    | the published sizes                  |
@@ -26,6 +27,7 @@ from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
+from ldmref.families.flux.pipelines import PARTS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
@@ -144,6 +146,7 @@ FLUX = Family(
         unpack=join_patches,
         inputs=scale_time,
         states=select_hidden_states,
+        parts=PARTS,
     ),
     lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

@@ -6,7 +6,7 @@
 | `network.py`     | the transformer                                                  |
 | `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
 | `references.py`  | reference images as further tokens                               |
-| `pipelines.py`   | how diffusers' pipelines call the networks                       |
+| `pipelines.py`   | how diffusers' pipelines are made and call the networks          |
 | `files.py`       | diffusers' folders                                               |
 | `original.py`    | the makers' single files                                         |
 | `presets.py`     | the published sizes                                              |
@@ -25,7 +25,7 @@ from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_
 from ldmref.families.flux2.files import PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
-from ldmref.families.flux2.pipelines import read_inputs, read_scale, read_states
+from ldmref.families.flux2.pipelines import PARTS, read_inputs, read_scale, read_states
 from ldmref.families.flux2.presets import make_presets, shrink
 from ldmref.families.flux2.references import REFERENCES
 from ldmref.families.flux2.text import CHAT, encode_prompts
@@ -107,6 +107,7 @@ FLUX2 = Family(
         scale=read_scale,
         draws_images=False,
         unguided=lambda settings: settings.get("is_distilled") is True,
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

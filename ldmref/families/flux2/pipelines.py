@@ -1,17 +1,41 @@
-"""Calls of the networks of FLUX.2 by diffusers' pipelines."""
+"""diffusers' pipelines of FLUX.2: how they are made, and how they call the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.families.flux2.config import transformer_of
 from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import choose_layers
 from ldmref.families.joint_transformers import SCALE
+from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.prompts import join_layers
 from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
 
 KEPT = ("encoder_hidden_states", "guidance")
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration."""
+    return LibraryObject("diffusers:Flux2Transformer2DModel", like=transformer_of(config))
+
+
+def list_layers(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument of a call that names the layers of the text encoder that are read."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    return {"text_encoder_out_layers": text.hidden_layers}
+
+
+PARTS = PipelineParts(
+    lambda config: LibraryObject("diffusers:Flux2KleinPipeline"),
+    describe_denoiser,
+    request=list_layers,
+)
 
 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:

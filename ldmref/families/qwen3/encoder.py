@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,10 +26,17 @@ from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
+from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, swiglu_spec
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import TextEncoder
+
+QWEN3_FIELDS = (  # that transformers has under the same names
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim",
+)  # fmt: skip
+CONTEXT = 40960  # tokens of the published language model, more than any text of a family
 
 
 @dataclass(frozen=True)
@@ -262,6 +269,26 @@ def broken_rules(config: TextConfig) -> Iterator[str]:
         yield f"hidden_layers must be from {-layers - 1} to {layers}"
 
 
+def describe_qwen3(config: Qwen3Config) -> LibraryObject:
+    """Return transformers' `Qwen3ForCausalLM` of a configuration.
+
+    >>> describe_qwen3(Qwen3Config()).path
+    'transformers:Qwen3ForCausalLM'
+    """
+    return LibraryObject("transformers:Qwen3ForCausalLM", describe_settings(config))
+
+
+def describe_settings(config: Qwen3Config) -> dict[str, Any]:
+    """Return the fields of the configuration of transformers."""
+    return {
+        **{name: getattr(config, name) for name in QWEN3_FIELDS},
+        "rms_norm_eps": config.layer_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+    }
+
+
 QWEN3 = TextEncoder(
     name="qwen3",
     title="Qwen3",
@@ -295,6 +322,7 @@ QWEN3 = TextEncoder(
         "Qwen3VLModel",
         "Qwen3VLForConditionalGeneration",
     ),
+    module=describe_qwen3,
     rename=rename_tensor,
     ignored=r"lm_head\.weight|(model\.)?visual\..*",
     table="layers.0.self_attn.q_norm.weight",

@@ -7,6 +7,7 @@
 | `controlnet.py` | its ControlNets                      |
 | `control_files.py` | their single files                |
 | `text.py`       | how three text encoders condition it |
+| `pipelines.py`  | how diffusers' pipeline is made      |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
 | `presets.py`    | the published sizes                  |
@@ -30,6 +31,7 @@ from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
+from ldmref.families.sd3.pipelines import PARTS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import condition_on_text, encode_prompts, with_text_length
 from ldmref.models.clip import select_hidden_states
@@ -135,6 +137,7 @@ SD3 = Family(
         dict.fromkeys(PIPELINES, read_folder),
         ("SD3Transformer2DModel",),
         states=select_hidden_states,
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")}),
     training=TrainingRules(

@@ -5,7 +5,7 @@
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
 | `text.py`      | the hidden states that are read                                         |
-| `pipelines.py` | how diffusers' pipelines call the transformer                           |
+| `pipelines.py` | how diffusers' pipelines are made and call the transformer              |
 | `files.py`     | diffusers' folders                                                      |
 | `original.py`  | single files, of the makers and of ComfyUI                              |
 | `presets.py`   | the published sizes                                                     |
@@ -35,7 +35,13 @@ from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, 
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.families.z_image.original import SINGLE_FILES
-from ldmref.families.z_image.pipelines import read_inputs, read_layer, read_prediction, read_states
+from ldmref.families.z_image.pipelines import (
+    PARTS,
+    read_inputs,
+    read_layer,
+    read_prediction,
+    read_states,
+)
 from ldmref.families.z_image.presets import make_presets, shrink
 from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
@@ -134,6 +140,7 @@ Z_IMAGE = Family(
         states=read_states,
         layer=read_layer,
         scale=lambda scale: scale + 1.0,
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

@@ -1,14 +1,28 @@
-"""Calls of the networks of Z-Image by diffusers' pipelines."""
+"""diffusers' pipelines of Z-Image: how they are made, and how they call the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.families.z_image.config import SEGMENT
+from ldmref.families.z_image.config import SEGMENT, transformer_of
 from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
 
 LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer
+PLACES = (1024, 64, 64)  # places of each axis in diffusers' table of positions
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration; all its heads have keys of their own."""
+    network = transformer_of(config)
+    settings = {"n_kv_heads": network.n_heads, "axes_lens": PLACES}
+    return LibraryObject("diffusers:ZImageTransformer2DModel", settings, network)
+
+
+PARTS = PipelineParts(lambda config: LibraryObject("diffusers:ZImagePipeline"), describe_denoiser)
 
 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from reprlib import repr as shorten
 from typing import Any
 
 from ldmref.errors import short_repr
-from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import config_error, require_class, require_lists, require_plain
+from ldmref.models.autoencoder import SIGMOID
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import list_autoencoders
 from ldmref.models.config import TextConfig

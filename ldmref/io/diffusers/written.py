@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldmref.models.clip import describe_clip
 from ldmref.models.config import TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.taesd import TinyConfig
@@ -14,10 +15,6 @@ UNET_FIELDS = (
     "use_linear_projection",
 )  # fmt: skip
 SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # of SDXL
-TEXT_FIELDS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
-)  # fmt: skip
 
 
 def write_unet_config(config: UNetConfig) -> dict[str, Any]:
@@ -49,13 +46,9 @@ def write_text_config(config: TextConfig) -> dict[str, Any]:
     >>> convert_text_config(write_text_config(TextConfig())) == TextConfig()
     True
     """
-    projected = bool(config.projection_dim)
-    return {
-        "architectures": ["CLIPTextModel" + "WithProjection" * projected],
-        "model_type": "clip_text_model",
-        **{name: getattr(config, name) for name in TEXT_FIELDS},
-        "projection_dim": config.projection_dim or config.hidden_size,
-    }
+    made = describe_clip(config)
+    architecture = made.path.partition(":")[2]
+    return {"architectures": [architecture], "model_type": "clip_text_model", **made.settings}
 
 
 def write_tiny_config(config: TinyConfig) -> dict[str, Any]:

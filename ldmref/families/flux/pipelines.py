@@ -1,0 +1,38 @@
+"""diffusers' pipeline of Flux.1: how it is made, and asked for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.families.flux.config import transformer_of
+from ldmref.families.flux.files import PACKED
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration, whose channels are those of tokens."""
+    network = transformer_of(config)
+    channels = {name: PACKED * getattr(network, name) for name in ("in_channels", "out_channels")}
+    return LibraryObject("diffusers:FluxTransformer2DModel", channels, network)
+
+
+def choose_scale(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call for the number of tokens of T5, and for the guidance scale.
+
+    A transformer that reads the scale gets it; another one is guided by a second prediction, whose
+    scale is `true_cfg_scale`.
+    """
+    t5 = config.text_encoders[1]
+    name = "guidance_scale" if transformer_of(config).guidance_embeds else "true_cfg_scale"
+    return {"max_sequence_length": t5.max_position_embeddings, name: asked["cfg_scale"]}
+
+
+PARTS = PipelineParts(
+    lambda config: LibraryObject("diffusers:FluxPipeline"),
+    describe_denoiser,
+    request=choose_scale,
+    takes_tokens=True,
+)

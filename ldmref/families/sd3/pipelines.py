@@ -1,0 +1,31 @@
+"""diffusers' pipeline of Stable Diffusion 3: how it is made, and asked for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.families.sd3.config import transformer_of
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration, which projects text to its own width."""
+    network = transformer_of(config)
+    settings = {"caption_projection_dim": network.width}
+    return LibraryObject("diffusers:SD3Transformer2DModel", settings, network)
+
+
+def limit_text(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument of a call for the number of tokens of T5."""
+    t5 = config.text_encoder_3
+    return {} if t5 is None else {"max_sequence_length": t5.max_position_embeddings}
+
+
+PARTS = PipelineParts(
+    lambda config: LibraryObject("diffusers:StableDiffusion3Pipeline"),
+    describe_denoiser,
+    request=limit_text,
+)
