@@ -4,6 +4,7 @@
 |---|---|
 | `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
 | `unet.py` | the U-Net and its ControlNets |
+| `unet_pipelines.py` | how diffusers' pipelines of a U-Net are made |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |

@@ -11,6 +11,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.unet import UNET_CONTROL, describe_unet
+from ldmref.families.unet_pipelines import PARTS
 from ldmref.io.compvis.unet_file import UNET_FILES
 from ldmref.io.compvis.whole_file import WHOLE_FILE
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
@@ -281,7 +282,9 @@ LATENT_DIFFUSION = Family(
     control=UNET_CONTROL,
     presets=PRESETS,
     files=(*UNET_FILES, WHOLE_FILE),
-    diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states),
+    diffusers=PipelineCalls(
+        PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states, parts=PARTS
+    ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=list_zeros),
     golden=GoldenModels(runs=GOLDEN_RUNS),

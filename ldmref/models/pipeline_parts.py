@@ -69,6 +69,8 @@ class PipelineParts:
             None is left out.
         takes_tokens: Whether a call takes latents as tokens, (n, l, c), as `PipelineCalls.unpack`
             reads them.
+        adapt: Changes what a pipeline takes for given of the published model, such as the number of
+            tokens of its chat.
 
     >>> from ldmref.models import preset
     >>> from ldmref.models.family import find_family
@@ -83,3 +85,4 @@ class PipelineParts:
     text_encoder: Callable[[TextConfig], LibraryObject] | None = None
     request: MakeRequest = lambda config, asked: {}
     takes_tokens: bool = False
+    adapt: Callable[[Any], None] = lambda pipe: None

@@ -6,6 +6,7 @@ itself. Rows of `transformer.000` are the calls `transformer.000` and `transform
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -211,6 +212,8 @@ class RowCutter:
         at, window = (match.port, match.of_port) if self.of_port else (match.kit, match.of_kit)
         batch = batch_of(self.source, at.call)
         windows = {} if window is None else self._windows(window, network)
+        counts = {math.prod(x.shape[1:]) for x in network.inputs if x.content == "sizes"}
+        counts |= set() if window is None else {window.of}
         for entry in self.source.of_call(at.call):
             sides = []
             for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
@@ -218,7 +221,10 @@ class RowCutter:
                 for role, name in roles.items():
                     key = tensor_name(call, entry.layer, side, role)
                     array = np.asarray(self.source.tensors[name])
-                    self.tensors[key] = _cut(array, at.row, batch, windows, role)
+                    if array.ndim and len(array) > batch and len(array) / batch in counts:
+                        self.tensors[key] = _cut_flat(array, at.row, batch, windows)
+                    else:
+                        self.tensors[key] = _cut(array, at.row, batch, windows, role)
                     if name in self.source.kinds:
                         self.kinds[key] = self.source.kinds[name]
                     found[role] = key
@@ -248,6 +254,17 @@ class RowCutter:
         """Return the trace of the rows."""
         manifest = self.source.manifest
         return Trace(self.tensors, tuple(self.entries), manifest, self.kinds, self.source.source)
+
+
+def _cut_flat(x: np.ndarray, row: int, batch: int, windows: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return a row of an array (n k, ...), in which k parts of each row follow each other.
+
+    SDXL's U-Net embeds the six sizes of all images of a batch as one list, and Krea 2 fuses the
+    layers of all tokens of all texts as if each was a text.
+    """
+    count = len(x) // batch
+    x = x[row * count : (row + 1) * count]
+    return np.take(x, windows[count], 0) if count in windows else x
 
 
 def _cut(

@@ -23,6 +23,7 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.passport.apart import RowsApart, take_apart
 from ldmref.passport.kit import Kit
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
@@ -179,8 +180,22 @@ def _verdict(kit: Kit, report: DiffReport, seen: Collection[str]) -> Verdict:
     nodes = {entry.name for entry in kit.trace.entries if entry.outputs}
     whole = [entry for entry in kit.trace.entries if not entry.layer]
     calls = [e.name for e in whole if kit.networks or e.call.network not in OPTIONAL]
+    calls = [name for name in calls if name not in _zeroed_calls(kit)]
     missing = tuple(name.rstrip("/") for name in calls if name not in seen)
     return Verdict(kit.label, kit.digest, report, len(nodes & {*seen}), len(nodes), missing)
+
+
+def _zeroed_calls(kit: Kit) -> set[str]:
+    """Return the calls of a kit's text encoders that its images do not depend on.
+
+    Where the states of an empty negative prompt are zeros, whatever the encoders return for it, a
+    port need not call them. The prompts come first.
+    """
+    if kit.networks or kit.request["negative_prompt"] or not kit.config.zero_empty_negative:
+        return set()
+    first = len(kit.request["prompt"])
+    of_text = [e for e in kit.trace.entries if e.call.network in TEXT_ENCODERS]
+    return {e.name for e in of_text if e.call.number >= first}
 
 
 def _judge_runs(

@@ -66,6 +66,7 @@ def kit_pipeline(kit: Kit) -> Any:
     made["scheduler"] = make_object(parts.scheduler(config, kit.request["sampler"]))
     made |= dict(_tokenizers(model))
     pipe = make_object(parts.pipeline(config), **made)
+    parts.adapt(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -126,11 +127,12 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     found |= parts.request(config, asked)
     if "guidance_scale" not in found:
         found["guidance_scale"] = family_of(config).diffusers.ask_scale(asked["cfg_scale"])
-    found = {k: x for k, x in (found | changes).items() if x is not None}
     negative = [asked["negative_prompt"]] * len(prompts)
     with torch.inference_mode():
         if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
-            return pipe(**{"negative_prompt": negative, **found})
+            found = {"negative_prompt": negative, **found, **changes}
+            return pipe(**{k: x for k, x in found.items() if x is not None})
+        found = {k: x for k, x in (found | changes).items() if x is not None}
         known = inspect.signature(pipe.encode_prompt).parameters
         lengths = {k: x for k, x in found.items() if k in known and k != "prompt"}
         states = pipe.encode_prompt(prompt=negative, **lengths)[0]

@@ -33,7 +33,7 @@ from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_
 from ldmref.families.krea2.files import PIPELINES, read_folder
 from ldmref.families.krea2.network import transformer, transformer_spec
 from ldmref.families.krea2.original import ORIGINALS
-from ldmref.families.krea2.pipelines import read_inputs, read_layer, read_scale, read_states
+from ldmref.families.krea2.pipelines import PARTS, read_inputs, read_layer, read_scale, read_states
 from ldmref.families.krea2.presets import make_presets, shrink
 from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
@@ -99,6 +99,7 @@ KREA2 = Family(
         states=read_states,
         layer=read_layer,
         scale=read_scale,
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

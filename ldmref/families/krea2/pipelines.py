@@ -1,14 +1,60 @@
-"""Calls of the networks of Krea 2 by diffusers' pipeline."""
+"""diffusers' pipeline of Krea 2: how it is made, and how it calls the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.families.krea2.config import transformer_of
 from ldmref.families.krea2.text import LAYERS
+from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
 from ldmref.families.qwen3.prompts import join_layers
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.text_config import TextConfig
+from ldmref.models.transformer_layers import PATCH
 
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
+
+
+def describe_pipeline(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' pipeline of a configuration, which is distilled if its shift is constant."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    settings = {
+        "text_encoder_select_layers": text.hidden_layers,
+        "is_distilled": config.scheduler.shift_rule == "constant",
+    }
+    return LibraryObject("diffusers:Krea2Pipeline", settings)
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration, whose channels are those of tokens."""
+    network = transformer_of(config)
+    settings = {"in_channels": network.in_channels * PATCH**2}
+    return LibraryObject("diffusers:Krea2Transformer2DModel", settings, network)
+
+
+def describe_text_encoder(text: TextConfig) -> LibraryObject:
+    """Return transformers' network of a text encoder."""
+    assert isinstance(text, Qwen3Config)
+    return describe_qwen3_vl(text, "Qwen3VLModel")
+
+
+def count_suffix(pipe: Any) -> None:
+    """Let a pipeline count the tokens after the prompt, of which the published model has 5."""
+    suffix = pipe.tokenizer(pipe.prompt_template_encode_suffix)
+    pipe.prompt_template_encode_num_suffix_tokens = len(suffix.input_ids)
+
+
+PARTS = PipelineParts(
+    describe_pipeline,
+    describe_denoiser,
+    text_encoder=describe_text_encoder,
+    takes_tokens=True,
+    adapt=count_suffix,
+)
 
 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         "text_intermediate_size": 32, "num_layerwise_text_blocks": 1,
         "num_refiner_text_blocks": 1, "axes_dims_rope": (4, 4, 4),
     }  # fmt: skip
-    text = shrink_qwen3(config.text_encoder, 256, layers=4)  # 256 letters of a small vocabulary
+    # 256 letters of a small vocabulary; the last layer is not read, as in the published model
+    text = shrink_qwen3(config.text_encoder, 256, layers=5)
     return shrink_model(config, sizes, text_encoder=replace(text, hidden_layers=(1, 2, 4)))
 
 

@@ -36,6 +36,10 @@ QWEN3_FIELDS = (  # that transformers has under the same names
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim",
 )  # fmt: skip
+VISION = {  # of which no prompt reads anything
+    "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
+    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+}  # fmt: skip
 CONTEXT = 40960  # tokens of the published language model, more than any text of a family
 
 
@@ -276,6 +280,23 @@ def describe_qwen3(config: Qwen3Config) -> LibraryObject:
     'transformers:Qwen3ForCausalLM'
     """
     return LibraryObject("transformers:Qwen3ForCausalLM", describe_settings(config))
+
+
+def describe_qwen3_vl(config: Qwen3Config, kind: str) -> LibraryObject:
+    """Return a class of transformers for Qwen3-VL, with the smallest network that sees images.
+
+    Args:
+        config: The configuration of the text part.
+        kind: The class.
+
+    >>> describe_qwen3_vl(Qwen3Config(), "Qwen3VLModel").settings["vision_config"]["depth"]
+    1
+    """
+    half = config.head_dim // 2  # angles of a head, shared by time, row and column
+    text = describe_settings(config)
+    text["rope_parameters"] |= {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+    vision = VISION | {"out_hidden_size": config.hidden_size}
+    return LibraryObject(f"transformers:{kind}", {"text_config": text, "vision_config": vision})
 
 
 def describe_settings(config: Qwen3Config) -> dict[str, Any]:

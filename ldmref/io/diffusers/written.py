@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldmref.io.diffusers.scheduler import FIELDS, PREDICTIONS, SAMPLERS, SCHEDULES
 from ldmref.models.clip import describe_clip
 from ldmref.models.config import TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.taesd import TinyConfig
+from ldmref.samplers.config import SchedulerConfig
 
 UNET_FIELDS = (
     "in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block",
@@ -15,6 +17,7 @@ UNET_FIELDS = (
     "use_linear_projection",
 )  # fmt: skip
 SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # of SDXL
+SCHEDULERS = {sampler: kind for kind, sampler in reversed(SAMPLERS.items())}
 
 
 def write_unet_config(config: UNetConfig) -> dict[str, Any]:
@@ -37,6 +40,42 @@ def write_unet_config(config: UNetConfig) -> dict[str, Any]:
         **{name: getattr(config, name) if added else None for name in SIZES},
         "time_cond_proj_dim": None,
     }
+
+
+def write_scheduler_config(config: SchedulerConfig, sampler: str) -> dict[str, Any]:
+    """Return the configuration of diffusers' scheduler for a sampler, on the grid of a model.
+
+    Args:
+        config: The forward process and the grid.
+        sampler: A sampler that a class of diffusers has alone, a name in `SCHEDULERS`.
+
+    >>> from ldmref.io.diffusers.scheduler import convert_scheduler_config
+    >>> pndm = SchedulerConfig(sampler="pndm", convention="diffusers", final_sigma="zero")
+    >>> convert_scheduler_config(write_scheduler_config(pndm, "pndm")) == pndm
+    True
+    """
+    kind = SCHEDULERS[sampler]
+    values = {
+        "num_train_timesteps": config.num_train_timesteps,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": {ours: name for name, ours in SCHEDULES.items()}[config.beta_schedule],
+        "trained_betas": list(config.trained_betas) or None,
+        "prediction_type": {x: name for name, x in PREDICTIONS.items()}[config.prediction_type],
+        "steps_offset": config.steps_offset,
+        "timestep_spacing": config.timestep_spacing,
+        "rescale_betas_zero_snr": config.rescale_betas_zero_snr,
+        "clip_sample": config.clip_sample_range > 0,
+        "clip_sample_range": config.clip_sample_range or 1.0,
+        "thresholding": config.thresholding_ratio > 0,
+        "dynamic_thresholding_ratio": config.thresholding_ratio or 0.995,
+        "sample_max_value": config.sample_max_value,
+        "set_alpha_to_one": config.final_alpha == "zero",
+        "final_sigmas_type": config.final_sigma,
+        "skip_prk_steps": True,
+    }
+    known = FIELDS[kind]
+    return {"_class_name": kind, **{name: x for name, x in values.items() if name in known}}
 
 
 def write_text_config(config: TextConfig) -> dict[str, Any]:

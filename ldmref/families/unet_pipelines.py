@@ -1,0 +1,76 @@
+"""diffusers' pipelines of models with a U-Net: how they are made, and asked for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.io.diffusers.written import SCHEDULERS, write_scheduler_config, write_unet_config
+from ldmref.models.clip import CLIP
+from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.text_kind import kind_of
+
+CODE = "E-PASSPORT"
+NAMES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # with one text encoder, with two
+UNUSED = ("safety_checker", "feature_extractor")  # parts of Stable Diffusion 1 that see images
+
+
+def describe_pipeline(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' pipeline of a configuration.
+
+    Raises:
+        UsageError: diffusers has none, or none that can run a kit.
+    """
+    kinds = [kind_of(text) for text in config.text_encoders]
+    if kinds not in ([CLIP], [CLIP, CLIP]):
+        message = f"diffusers' pipeline of {config.name} cannot run a kit: LDMTextToImagePipeline"
+        rest = "reads 77 tokens, more than the kit's text encoder has places for"
+        hint = "it has no negative prompt, too; compare the networks with the kit's trace"
+        raise UsageError(f"{message} {rest}", code=CODE, hint=hint)
+    if len(kinds) == 2:
+        settings = {"force_zeros_for_empty_prompt": config.zero_empty_negative}
+        return LibraryObject(f"diffusers:{NAMES[1]}", settings | {"add_watermarker": False})
+    settings = dict.fromkeys(UNUSED) | {"requires_safety_checker": False}
+    return LibraryObject(f"diffusers:{NAMES[0]}", settings)
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' U-Net of a configuration."""
+    settings = write_unet_config(config.unet)
+    return LibraryObject(f"diffusers:{settings.pop('_class_name')}", settings)
+
+
+def describe_scheduler(config: ModelConfig, sampler: str) -> LibraryObject:
+    """Return diffusers' scheduler of a configuration for a sampler.
+
+    Raises:
+        UsageError: No class of diffusers has this sampler alone.
+    """
+    if sampler not in SCHEDULERS:
+        message = f"diffusers has no scheduler of its own for the sampler {sampler!r}"
+        raise UsageError(message, code=CODE, hint=f"it has those of {', '.join(SCHEDULERS)}")
+    settings = write_scheduler_config(config.scheduler, sampler)
+    return LibraryObject(f"diffusers:{settings.pop('_class_name')}", settings)
+
+
+def leave_size(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call for the size, which the given latents decide.
+
+    The pipelines refuse sides that are no multiples of 8, also where a cell has fewer pixels. SDXL
+    reads the size apart from that, and has zeros for no negative prompt, not for an empty one.
+    """
+    assert isinstance(config.denoiser, UNetConfig)
+    found: dict[str, Any] = {"width": None, "height": None}
+    if config.denoiser.addition_embed_type:
+        sides = (asked["height"], asked["width"])
+        found |= {"original_size": sides, "target_size": sides}
+    if config.zero_empty_negative and not asked["negative_prompt"]:
+        found["negative_prompt"] = None
+    return found
+
+
+PARTS = PipelineParts(describe_pipeline, describe_denoiser, describe_scheduler, request=leave_size)
