@@ -202,7 +202,7 @@ def broken_rules(config: AutoencoderConfig) -> Iterator[str]:
 def describe_kl_or_vq(config: AutoencoderConfig) -> LibraryObject:
     """Return diffusers' `AutoencoderKL` or `VQModel` of a configuration.
 
-    diffusers has no class for latents in (0, 1), and none is there under the name that this returns.
+    diffusers has no class for latents in (0, 1): none is there under the name that this returns.
 
     >>> describe_kl_or_vq(AutoencoderConfig(codebook_size=256)).settings["num_vq_embeddings"]
     256

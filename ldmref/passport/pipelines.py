@@ -49,7 +49,22 @@ def kit_pipeline(kit: Kit) -> Any:
     >>> type(kit_pipeline(read_kit("kits/z-image"))).__name__  # doctest: +SKIP
     'ZImagePipeline'
     """
-    config = kit.config
+    parts_of(kit.config)  # before the parameters are read
+    return make_pipeline(kit.model(), kit.request["sampler"])
+
+
+def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
+    """Return the pipeline of diffusers with the parameters of a model, in float32 on the CPU.
+
+    Args:
+        model: A model of a family that declares the parts of its pipeline.
+        sampler: The sampler that its scheduler computes.
+
+    Raises:
+        UsageError: diffusers' pipeline of the family is not declared, or has no such sampler.
+        BackendUnavailable: PyTorch, diffusers or transformers is not installed.
+    """
+    config = model.config
     parts = parts_of(config)
     try:
         import diffusers  # noqa: F401
@@ -57,13 +72,12 @@ def kit_pipeline(kit: Kit) -> Any:
     except ImportError as error:
         message = "the pipeline of a kit needs PyTorch, diffusers and transformers"
         raise BackendUnavailable(message, code=CODE, hint=LIBRARIES) from error
-    model = kit.model()
-    made = {config.denoiser.network: make_object(parts.denoiser(config))}
-    load_parameters(made[config.denoiser.network], model.params[config.denoiser.network])
+    network = config.denoiser.network
+    made = {network: load_parameters(make_object(parts.denoiser(config)), model.params[network])}
     made["vae"] = _autoencoder(model)
     for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False):
         made[name] = make_text_encoder(text, model.params[name], parts)
-    made["scheduler"] = make_object(parts.scheduler(config, kit.request["sampler"]))
+    made["scheduler"] = make_object(parts.scheduler(config, sampler))
     made |= dict(_tokenizers(model))
     pipe = make_object(parts.pipeline(config), **made)
     parts.adapt(pipe)

@@ -17,18 +17,12 @@ pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 import flux_networks  # noqa: E402
 import sd3_networks  # noqa: E402
-from diffusers import (  # noqa: E402
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
+from diffusers import FluxPipeline  # noqa: E402
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.io.tensors.safetensors import TensorFile  # noqa: E402
 from ldmref.models.params import Params, flatten, unflatten  # noqa: E402
+from ldmref.passport.pipelines import make_pipeline  # noqa: E402
 from ldmref.training.diffusion.latents import Latents  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
@@ -59,118 +53,26 @@ def trained(request, tmp_path_factory):
     return ldmref.load(folder), folder / "tokenizer.json"
 
 
-def clip(text, kind):
-    config = transformers.CLIPTextConfig(
-        vocab_size=text.vocab_size,
-        hidden_size=text.hidden_size,
-        intermediate_size=text.intermediate_size,
-        num_hidden_layers=text.num_hidden_layers,
-        num_attention_heads=text.num_attention_heads,
-        max_position_embeddings=text.max_position_embeddings,
-        hidden_act=text.hidden_act,
-        projection_dim=text.projection_dim or 1,
-        bos_token_id=1,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=0,
-    )
-    return kind(config)
-
-
-def t5(text):
-    config = transformers.T5Config(
-        vocab_size=text.vocab_size,
-        d_model=text.hidden_size,
-        d_kv=text.head_dim,
-        d_ff=text.intermediate_size,
-        num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
-        feed_forward_proj="gated-gelu",
-    )
-    return transformers.T5EncoderModel(config)
-
-
 def rename(module, name):
-    """Return a name in transformers, some versions of which leave out `text_model.`."""
+    """Return a name in transformers, some versions of which leave out `text_model.`"""
     bare = name.removeprefix("text_model.")
     return bare if bare in module.state_dict() else name
 
 
-def with_weights(module, params):
-    """Load our weights; only what the class keeps besides may be missing."""
-    named = {name: torch.tensor(np.asarray(x)) for name, x in flatten(params).items()}
-    state = {rename(module, name): x for name, x in named.items()}
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    assert not unexpected and not [n for n in missing if "embed_tokens" not in n]
-    return module.eval()
-
-
-def autoencoder(config):
-    vae = config.vae
-    levels = len(vae.block_out_channels)
-    return AutoencoderKL(
-        block_out_channels=vae.block_out_channels,
-        layers_per_block=vae.layers_per_block,
-        norm_num_groups=vae.norm_num_groups,
-        latent_channels=vae.latent_channels,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        scaling_factor=vae.scaling_factor,
-        shift_factor=vae.shift_factor,
-        use_quant_conv=vae.use_quant_conv,
-        use_post_quant_conv=vae.use_post_quant_conv,
-    )
-
-
 def pipeline(model, words):
-    """Return diffusers' pipeline with the weights of a model and its words."""
-    config = model.config
-    net = config.denoiser
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    shared = dict(
-        num_layers=net.num_layers,
-        attention_head_dim=net.attention_head_dim,
-        num_attention_heads=net.num_attention_heads,
-        joint_attention_dim=net.joint_attention_dim,
-        pooled_projection_dim=net.pooled_projection_dim,
-    )
-    if net.family == "sd3":
-        kind, clip_kind = StableDiffusion3Pipeline, transformers.CLIPTextModelWithProjection
-        transformer = SD3Transformer2DModel(
-            sample_size=net.sample_size,
-            patch_size=net.patch_size,
-            in_channels=net.in_channels,
-            out_channels=net.out_channels,
-            caption_projection_dim=net.width,
-            pos_embed_max_size=net.pos_embed_max_size,
-            dual_attention_layers=net.dual_attention_layers,
-            qk_norm=net.qk_norm,
-            **shared,
-        )
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=config.scheduler.shift)
-    else:
-        kind, clip_kind = FluxPipeline, transformers.CLIPTextModel
-        transformer = FluxTransformer2DModel(
-            in_channels=4 * net.in_channels,
-            out_channels=4 * net.out_channels,
-            num_single_layers=net.num_single_layers,
-            guidance_embeds=net.guidance_embeds,
-            axes_dims_rope=net.axes_dims_rope,
-            **shared,
-        )
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    parts = {"transformer": with_weights(transformer, model.params["transformer"])}
-    for i, (name, text) in enumerate(zip(names, config.text_encoders, strict=False)):
-        encoder = clip(text, clip_kind) if text.model_type == "clip" else t5(text)
-        parts[name] = with_weights(encoder, model.params[name])
-        parts[f"tokenizer_{i + 1}" if i else "tokenizer"] = transformers.PreTrainedTokenizerFast(
+    """Return diffusers' pipeline with the weights of a model, as it splits the words of a file."""
+    made = make_pipeline(model, "euler")
+    for i, text in enumerate(model.config.text_encoders):
+        tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_file=str(words),
             model_max_length=text.max_position_embeddings,
             pad_token="<pad>",
             unk_token="<unknown>",
         )
-    vae = with_weights(autoencoder(config), model.params["vae"])
-    made = kind(scheduler=scheduler, vae=vae, **parts)
-    made.set_progress_bar_config(disable=True)
+        setattr(made, f"tokenizer_{i + 1}" if i else "tokenizer", tokenizer)
+    for part in made.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(True)
     return made
 
 

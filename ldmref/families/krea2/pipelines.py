@@ -19,7 +19,7 @@ TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 
 
 def describe_pipeline(config: ModelConfig) -> LibraryObject:
-    """Return diffusers' pipeline of a configuration, which is distilled if its shift is constant."""
+    """Return diffusers' pipeline of a configuration; a distilled one has a constant shift."""
     text = config.text_encoder
     assert isinstance(text, Qwen3Config)
     settings = {
