@@ -16,6 +16,7 @@ from ldmref.models.text_kind import kind_of
 
 CODE = "E-PASSPORT"
 NAMES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # with one text encoder, with two
+OTHERWISE = "record its networks, and compare them with the kit's trace"
 UNUSED = ("safety_checker", "feature_extractor")  # parts of Stable Diffusion 1 that see images
 
 
@@ -28,9 +29,11 @@ def describe_pipeline(config: ModelConfig) -> LibraryObject:
     kinds = [kind_of(text) for text in config.text_encoders]
     if kinds not in ([CLIP], [CLIP, CLIP]):
         message = f"diffusers' pipeline of {config.name} cannot run a kit: LDMTextToImagePipeline"
-        rest = "reads 77 tokens, more than the kit's text encoder has places for"
-        hint = "it has no negative prompt, too; compare the networks with the kit's trace"
-        raise UsageError(f"{message} {rest}", code=CODE, hint=hint)
+        rest = "reads 77 tokens, for which the kit has no places, and no negative prompt"
+        raise UsageError(f"{message} {rest}", code=CODE, hint=OTHERWISE)
+    if config.unet.class_embed_type:
+        message = f"diffusers has no pipeline of {config.name}: its U-Net adds the text to the time"
+        raise UsageError(message, code=CODE, hint=OTHERWISE)
     if len(kinds) == 2:
         settings = {"force_zeros_for_empty_prompt": config.zero_empty_negative}
         return LibraryObject(f"diffusers:{NAMES[1]}", settings | {"add_watermarker": False})

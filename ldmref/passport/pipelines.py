@@ -72,6 +72,7 @@ def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
     except ImportError as error:
         message = "the pipeline of a kit needs PyTorch, diffusers and transformers"
         raise BackendUnavailable(message, code=CODE, hint=LIBRARIES) from error
+    described = parts.pipeline(config)  # which refuses models that it cannot run
     network = config.denoiser.network
     made = {network: load_parameters(make_object(parts.denoiser(config)), model.params[network])}
     made["vae"] = _autoencoder(model)
@@ -79,7 +80,7 @@ def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
         made[name] = make_text_encoder(text, model.params[name], parts)
     made["scheduler"] = make_object(parts.scheduler(config, sampler))
     made |= dict(_tokenizers(model))
-    pipe = make_object(parts.pipeline(config), **made)
+    pipe = make_object(described, **made)
     parts.adapt(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -10,18 +10,31 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-FAMILIES = ("z-image", "flux2-klein-4b", "sd3-medium")
+FAMILIES = (
+    "z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "sd15", "sdxl", "krea-2",
+)  # fmt: skip
+SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo")  # of the same pipelines
+FLOWS = ("z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "krea-2")
 FORMATS = ("float32", "bfloat16")
 ANOTHER_RUN = "run"
+# the scale of a call, and ours: some pipelines of diffusers have a number that is less by one
+SCALES = {"z-image": (9.0, 10), "krea-2": (9.0, 10)}
+EITHER_FORMAT = [(family, FORMATS[i % 2]) for i, family in enumerate(FAMILIES)]
+NOT_BUILT = {
+    "ldm-text2img256": "LDMTextToImagePipeline reads 77 tokens",
+    "emoji-128": "its U-Net adds the text to the time",
+    "qwen-image-2.1": "pipeline of qwen-image-2.1 is not built",
+}
 
 
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory):
-    """Return kits of three families, without wrong dumps, which take long to find."""
+    """Return kits, without wrong dumps, which take long to find."""
     folder = tmp_path_factory.mktemp("kits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "wrong_dumps", lambda trace, original: ([], {}))
-        return {name: make_kit(name, folder / name) for name in (*FAMILIES, "flux-dev")}
+        names = (*FAMILIES, *SIBLINGS, *NOT_BUILT)
+        return {name: make_kit(name, folder / name) for name in names}
 
 
 def judge(kit, dtype="float32", change=lambda pipe: None, **asked):
@@ -38,27 +51,33 @@ def causes(verdict, kind):
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", (*FAMILIES, *SIBLINGS))
 def test_a_right_pipeline_passes(kits, family, dtype):
     verdict = judge(kits[family], dtype)
     assert verdict.passed, (str(verdict), verdict.report.gaps)
     assert verdict.report.dtype == dtype and verdict.seen > 0.7 * verdict.nodes
     notes = "; ".join(verdict.report.notes)
-    if family != "sd3-medium":  # whose encoders have no layer behind the states that are read
-        assert "layers are not in ldmref's definition of text_encoder" in notes
+    later = family.startswith(("z-image", "flux2", "krea-2"))  # layers behind the states
+    assert ("layers are not in ldmref's definition of text_encoder" in notes) is later
 
 
-def test_kits_of_other_families_are_refused(kits):
-    with pytest.raises(UsageError, match="pipeline of flux is not built"):
-        kit_pipeline(kits["flux-dev"])
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_pipelines_that_cannot_run_a_kit_are_refused(kits, name):
+    with pytest.raises(UsageError, match=NOT_BUILT[name]):
+        kit_pipeline(kits[name])
 
 
 # -- faults ---------------------------------------------------------------------------------------
 
 
+def denoiser_of(pipe):
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
 def scale_weight(pipe):
-    names = [name for name, _ in pipe.transformer.named_parameters() if "to_q.weight" in name]
-    pipe.transformer.get_parameter(names[0]).mul_(1.25)
+    network = denoiser_of(pipe)
+    names = [name for name, _ in network.named_parameters() if "to_q.weight" in name]
+    network.get_parameter(names[0]).mul_(1.25)
 
 
 def read_after_the_norm(pipe):
@@ -89,8 +108,40 @@ def leave_out_the_shift_factor(pipe):
     pipe.vae.register_to_config(shift_factor=0.0)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+def leave_out_the_scaling_factor(pipe):
+    pipe.vae.register_to_config(scaling_factor=1.0)
+
+
+def return_the_input(layer):
+    """Let a layer return what it gets: a norm that is left out, or a block."""
+    layer.register_forward_hook(lambda module, args, output: args[0])
+
+
+def leave_out_a_block(pipe):
+    def change(module, args, kwargs, output):
+        return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
+
+    pipe.transformer.transformer_blocks[1].register_forward_hook(change, with_kwargs=True)
+
+
+def change_the_schedule(pipe):
+    pipe.register_to_config(is_distilled=not pipe.config.is_distilled)
+
+
+def read_all_tokens(pipe):
+    def change(module, args, kwargs):
+        mask = kwargs["encoder_attention_mask"]
+        return args, {**kwargs, "encoder_attention_mask": torch.ones_like(mask)}
+
+    pipe.transformer.register_forward_pre_hook(change, with_kwargs=True)
+
+
+def predict_velocity(pipe):
+    changed = {"prediction_type": "v_prediction"}
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changed)
+
+
+@pytest.mark.parametrize(("family", "dtype"), EITHER_FORMAT)
 def test_a_scaled_weight_is_named(kits, family, dtype):
     """In bfloat16 the number is as exact as the format."""
     faults = judge(kits[family], dtype, scale_weight).report.faults
@@ -98,15 +149,27 @@ def test_a_scaled_weight_is_named(kits, family, dtype):
     assert all("scaled by 1.25" in row.cause or "scaled by 1.24" in row.cause for row in faults)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "dtype"), EITHER_FORMAT)
 def test_another_guidance_scale_is_named(kits, family, dtype):
-    verdict = judge(kits[family], dtype, guidance_scale=9.0)
-    scale = 10 if family == "z-image" else 9  # diffusers' number is less by one
-    assert causes(verdict, ANOTHER_RUN) == {f"guidance scale {scale} instead of 5"}
+    asked, found = SCALES.get(family, (9.0, 9))
+    verdict = judge(kits[family], dtype, guidance_scale=asked)
+    expected = 4 if family == "flux-dev" else 5  # 1000 times it is a number of bfloat16
+    assert causes(verdict, ANOTHER_RUN) == {f"guidance scale {found} instead of {expected}"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "cause"),
+    [
+        ("flux-schnell", "guidance scale 9 instead of 5"),
+        ("flux-dev", "true guidance scale 9 instead of none"),
+    ],
+)
+def test_another_true_guidance_scale_is_named(kits, family, cause):
+    """[schnell] is guided by two predictions; [dev] reads the scale, and a kit has one."""
+    assert causes(judge(kits[family], true_cfg_scale=9.0), ANOTHER_RUN) == {cause}
+
+
+@pytest.mark.parametrize("family", FLOWS)
 def test_another_shift_is_named(kits, family):
     (cause,) = causes(judge(kits[family], change=shift_otherwise), ANOTHER_RUN)
     assert cause.startswith("shift 1.5 instead of ")
@@ -132,7 +195,7 @@ def test_one_of_joined_states_after_the_final_norm_is_named(kits, dtype):
     assert causes(verdict, "own") == {"part 3 of 3 is the state after the final norm"}
 
 
-@pytest.mark.parametrize("family", ["z-image", "sd3-medium"])
+@pytest.mark.parametrize("family", ["z-image", "sd3-medium", "flux-dev"])
 def test_a_missing_shift_of_latents_is_named(kits, family):
     verdict = judge(kits[family], change=leave_out_the_shift_factor)
     assert causes(verdict, "latents") == {"the shift factor is missing"}
@@ -159,3 +222,65 @@ def test_a_mask_that_is_not_used_is_named(kits, dtype):
     assert verdict.verdict == "differs"
     assert {row.layer.rpartition(".")[2] for row in verdict.report.faults} == {"attention"}
     assert causes(verdict, "own") == {"the padding mask is missing"}
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_missing_scale_of_latents_is_named(kits, family):
+    verdict = judge(kits[family], change=leave_out_the_scaling_factor)
+    assert causes(verdict, "latents") == {"the scaling factor is missing"}
+
+
+def test_a_norm_that_is_left_out_is_named(kits):
+    """The last of CLIP, which Stable Diffusion 1 reads, and of T5; SDXL reads the states before."""
+    for family, part, norm in (
+        ("sd15", "text_encoder", "final_layer_norm"),
+        ("flux-dev", "text_encoder_2", "encoder.final_layer_norm"),
+    ):
+
+        def change(pipe, part=part, norm=norm):
+            return_the_input(getattr(pipe, part).get_submodule(norm))
+
+        faults = judge(kits[family], change=change).report.faults
+        found = {(row.call.partition("~")[0], row.layer.endswith(norm)) for row in faults}
+        assert found == {(part, True)}
+        assert all(row.cause.startswith("equals the output of") for row in faults)
+    verdict = judge(
+        kits["sdxl"],
+        change=lambda pipe: return_the_input(pipe.text_encoder.get_submodule("final_layer_norm")),
+    )
+    assert verdict.passed
+
+
+def test_a_block_that_is_left_out_is_named(kits):
+    faults = judge(kits["flux-dev"], change=leave_out_a_block).report.faults
+    assert {row.layer for row in faults} == {"transformer_blocks.1"}
+    assert {row.cause for row in faults} == {
+        "equals its input 'context'",
+        "equals its input 'input'",
+    }
+
+
+def test_padding_that_is_read_is_named(kits):
+    verdict = judge(kits["krea-2"], change=read_all_tokens)
+    assert causes(verdict, "mask of the text") == {"padding is not masked"}
+
+
+@pytest.mark.parametrize("family", ["krea-2", "krea-2-turbo"])
+def test_the_levels_of_the_other_model_are_named(kits, family):
+    """The shift of a distilled model is the same for all sizes."""
+    verdict = judge(kits[family], change=change_the_schedule)
+    (cause,) = causes(verdict, "sigmas") - {""}
+    levels = ["1.6057", "3.1582"] if family == "krea-2-turbo" else ["3.1582", "1.6057"]
+    assert cause == "shift {} instead of {}".format(*levels)
+
+
+def test_another_prediction_type_is_named(kits):
+    for family in ("sd15", "sdxl"):
+        verdict = judge(kits[family], change=predict_velocity)
+        assert causes(verdict, "step") == {"the prediction is read as v instead of eps"}
+
+
+def test_another_size_that_the_network_reads_is_named(kits):
+    """SDXL reads the original size apart from that of the latents."""
+    (fault,) = judge(kits["sdxl"], original_size=(6, 12)).report.faults
+    assert (fault.call, fault.layer, fault.kind) == ("unet.000", "add_time_proj", ANOTHER_RUN)
