@@ -14,7 +14,13 @@ from ldmref.io.diffusers.config import (
     convert_text_config,
     convert_unet_config,
 )
-from ldmref.io.diffusers.written import write_text_config, write_unet_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.diffusers.written import (
+    SCHEDULERS,
+    write_scheduler_config,
+    write_text_config,
+    write_unet_config,
+)
 from ldmref.models import preset
 
 onnx = pytest.importorskip("onnx")
@@ -79,3 +85,12 @@ def test_configurations_of_presets_are_read_back(name):
     assert convert_unet_config(write_unet_config(config.unet)) == config.unet
     for text in config.text_encoders:
         assert convert_text_config(write_text_config(text), xl=name == "sdxl") == text
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_schedulers_are_read_as_they_were_written(sampler):
+    data = {"_class_name": SCHEDULERS[sampler], "steps_offset": 1, "beta_end": 0.012}
+    data |= {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    data |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample_range": 2.0}
+    config = convert_scheduler_config(data)
+    assert convert_scheduler_config(write_scheduler_config(config, sampler)) == config

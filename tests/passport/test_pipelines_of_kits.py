@@ -1,10 +1,13 @@
 """Live pipelines of diffusers with the parameters of a kit: right runs pass, faults are named."""
 
+import numpy as np
 import pytest
 
 import ldmref
 from ldmref.errors import UsageError
+from ldmref.models.library_object import LibraryObject
 from ldmref.passport import check_dump, kit_pipeline, make, make_kit, run_pipeline
+from ldmref.passport.pipelines import load_parameters, make_object
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -65,6 +68,18 @@ def test_a_right_pipeline_passes(kits, family, dtype):
 def test_pipelines_that_cannot_run_a_kit_are_refused(kits, name):
     with pytest.raises(UsageError, match=NOT_BUILT[name]):
         kit_pipeline(kits[name])
+
+
+def test_libraries_with_other_classes_or_parameters_are_refused():
+    linear = torch.nn.Linear(2, 3)
+    weight, bias = np.zeros((3, 2)), np.zeros(3)
+    with pytest.raises(UsageError, match="the installed version of torch has no Nothing"):
+        make_object(LibraryObject("torch:Nothing"))
+    with pytest.raises(UsageError, match="Linear has no parameter weight of"):
+        load_parameters(linear, {"weight": weight.T, "bias": bias})
+    with pytest.raises(UsageError, match="Linear has more parameters than the kit: bias"):
+        load_parameters(linear, {"weight": weight})
+    assert load_parameters(linear, {"weight": weight}, "bias").weight.abs().max() == 0
 
 
 # -- faults ---------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def write_scheduler_config(config: SchedulerConfig, sampler: str) -> dict[str, A
         sampler: A sampler that a class of diffusers has alone, a name in `SCHEDULERS`.
 
     >>> from ldmref.io.diffusers.scheduler import convert_scheduler_config
-    >>> pndm = SchedulerConfig(sampler="pndm", convention="diffusers", final_sigma="zero")
+    >>> pndm = convert_scheduler_config({"_class_name": "PNDMScheduler", "skip_prk_steps": True})
     >>> convert_scheduler_config(write_scheduler_config(pndm, "pndm")) == pndm
     True
     """
