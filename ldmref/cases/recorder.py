@@ -233,7 +233,7 @@ def bound_of(
     return layer_bound(call, inputs, call.parameters, dtype, y)
 
 
-def split_results(call: LayerCall, y: Any) -> Iterator[tuple[LayerCall, np.ndarray]]:
+def split_results(call: LayerCall, y: object) -> Iterator[tuple[LayerCall, np.ndarray]]:
     """Yield each result of a layer, with the layer as one that returns it alone."""
 
     def choose(arrays: Mapping[str, Any], at: int) -> np.ndarray:

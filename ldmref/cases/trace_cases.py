@@ -287,7 +287,7 @@ class Errors:
         largest = sum(float(np.max(np.abs(x), initial=0.0)) for x in (y, *operands))
         return self.spread(y, ROUNDINGS * U * largest)
 
-    def spread(self, y: Array, bound: Any) -> Array:
+    def spread(self, y: Array, bound: Array) -> Array:
         """Add a bound times uniform random numbers in [-1, 1]."""
         return y + self.stream.uniform(-1.0, 1.0, np.shape(y)) * bound
 

@@ -169,7 +169,7 @@ def _difference(of: str, theirs: np.ndarray, ours: np.ndarray, where: np.ndarray
     return f"{of}: got {got}, ldmref has {expected}{f', at {list(index)}' if index else ''}"
 
 
-def with_negative_noise(name: str, function: Any) -> Any:
+def with_negative_noise(name: str, function: Callable[..., Any]) -> Any:
     """Return one of ldmref's functions as if all noise that it gets had the opposite sign."""
     if isinstance(function, type):
         return function

@@ -27,7 +27,7 @@ LAW = "a batch of images is its examples"
 class Constant(NamedTuple):
     """The same value for the batch and for each example; numbers become an array."""
 
-    value: Any
+    value: object
 
     def draw(self, rng: RandomInputs) -> Any:
         """Return the value, or an array of its numbers."""

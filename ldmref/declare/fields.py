@@ -277,7 +277,7 @@ def get_fields(cls: type) -> Mapping[str, Field]:
     return fields
 
 
-def _field(name: str, hint: Any, default: Any) -> Field:
+def _field(name: str, hint: object, default: object) -> Field:
     marks: dict[type, Any] = {}
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)

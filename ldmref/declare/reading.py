@@ -42,7 +42,7 @@ class Invalid(ValueError):
         self.hint = hint
 
 
-def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
+def read(cls: type[T], data: object, path: str = "", base: T | None = None) -> T:
     """Return an instance of a dataclass with the values of a mapping.
 
     Args:
@@ -111,7 +111,7 @@ def _current_names(
     return {renamed.get(key, key): value for key, value in data.items()}
 
 
-def verify(instance: Any, path: str = "") -> None:
+def verify(instance: object, path: str = "") -> None:
     """Check an instance of a dataclass that was built without `read`.
 
     Args:
@@ -137,7 +137,7 @@ def verify(instance: Any, path: str = "") -> None:
         _check(field, getattr(instance, name), prefix + name)
 
 
-def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
+def _check(field: Field, value: object, path: str, base: object = None) -> Any:
     """Return the value in its declared type."""
     if value is None and field.optional:
         value = None if field.required else field.default
@@ -180,7 +180,7 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
     return value
 
 
-def _check_tuple(field: Field, value: Any, path: str) -> tuple[Any, ...]:
+def _check_tuple(field: Field, value: object, path: str) -> tuple[Any, ...]:
     names = field.get(Names)
     length = field.get(Length)
     entries = {bool: "booleans", int: "whole numbers", float: "numbers", str: "texts"}
@@ -196,7 +196,7 @@ def _check_tuple(field: Field, value: Any, path: str) -> tuple[Any, ...]:
     return tuple(_check(entry, x, f"{path}[{i}]") for i, x in enumerate(value))
 
 
-def write(instance: Any) -> Any:
+def write(instance: object) -> Any:
     """Return an instance as nested dictionaries that JSON and TOML can hold, without None.
 
     Args:

@@ -191,7 +191,7 @@ def mean_weights(
     because the weights of all take heads * l * m numbers.
     """
     of_words = ops.asarray(columns, ops.state_dtype)
-    total: Any = 0.0
+    total: Array | float = 0.0
     for head in range(q.shape[0]):
         queries, keys = (ops.cast(x[head], ops.state_dtype) for x in (q, k))
         if bias is None and scale is None:

@@ -218,7 +218,7 @@ def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
 
 
 def declare_transformer(
-    config: Any,
+    config: object,
     function: Callable[..., Any],
     spec: Callable[[], Spec],
     inputs: Sequence[NetworkInput],

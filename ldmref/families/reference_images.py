@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ldmref.math.arrays import Array
 from ldmref.models.transformer_layers import split_cells
 
+if TYPE_CHECKING:
+    from ldmref.models.model import LatentDiffusion
+
 AREA = 1024**2  # pixels that a reference has at most
 CELL = 16  # pixels of a token
 
 
-def encode_cells(model: Any, images: Sequence[Array]) -> tuple[Array, list[Array]]:
+def encode_cells(model: LatentDiffusion, images: Sequence[Array]) -> tuple[Array, list[Array]]:
     """Return the cells of the latents of all images as tokens, (1, k, z), and the latents of each.
 
     Args:

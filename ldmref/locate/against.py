@@ -21,7 +21,7 @@ SKIPPED = ("safety_checker", "image_encoder")
 
 def diff_modules(
     port: Trace,
-    original: Any,
+    original: object,
     reference: Trace | None = None,
     *,
     dtype: str | None = None,
@@ -78,7 +78,7 @@ def diff_modules(
     return compare(port, PipelineOriginal(networks, pipe), reference, dtype, progress)
 
 
-def find_networks(original: Any) -> dict[str, torch.nn.Module]:
+def find_networks(original: object) -> dict[str, torch.nn.Module]:
     """Return the modules of an original by name; "" for a module by itself.
 
     Raises:

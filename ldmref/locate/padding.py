@@ -178,7 +178,7 @@ def _find(network: RecordedNetwork, hidden: np.ndarray, axis: int | CallSize) ->
     return {key: changed for key, changed in found.items() if changed.any()}
 
 
-def _known(x: Any) -> Any:
+def _known(x: object) -> Any:
     """Return an argument with numbers where it was not recorded."""
     return np.nan_to_num(x, posinf=0.0, neginf=0.0) if isinstance(x, np.ndarray) else x
 

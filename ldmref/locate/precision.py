@@ -8,7 +8,7 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import DTYPES, Backend
-from ldmref.backends.named import NamedBackend
+from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.support.bfloat16 import round_to_bfloat16
 from ldmref.trace.model import Trace, TraceEntry
@@ -45,7 +45,7 @@ class Rounding(NamedBackend):
         self.rounded = dtype
         super().__init__(get_backend("numpy", dtype="float64" if dtype == "float64" else "float32"))
 
-    def visit(self, call: Any) -> Any:
+    def visit(self, call: LayerCall) -> Any:
         return round_to(call.compute(call.inputs), self.rounded)
 
 

@@ -120,7 +120,7 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))
 
 
-def select_rows(conditioning: Conditioning, rows: Any) -> Conditioning:
+def select_rows(conditioning: Conditioning, rows: object) -> Conditioning:
     """Return some rows of a conditioning without what it caches; `rows` indexes a first axis."""
 
     def select(x: Array | None) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError, did_you_mean
@@ -21,6 +21,9 @@ from ldmref.samplers.path import PURE_NOISE, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.spacings import timesteps_at
 
+if TYPE_CHECKING:
+    from ldmref.models.model import LatentDiffusion
+
 
 @dataclass(frozen=True)
 class LatentClassifier:
@@ -32,7 +35,7 @@ class LatentClassifier:
     model: ModelConfig
 
     @classmethod
-    def load(cls, folder: str | Path, model: Any) -> LatentClassifier:
+    def load(cls, folder: str | Path, model: LatentDiffusion) -> LatentClassifier:
         """Load the classifier in a model's folder, for that loaded model.
 
         Raises:

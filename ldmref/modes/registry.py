@@ -134,7 +134,7 @@ def name_arguments(
     return {**values, **kwargs}
 
 
-def make_signature(arguments: Any, returned: Any) -> inspect.Signature:
+def make_signature(arguments: Any, returned: object) -> inspect.Signature:
     """Return the signature of a mode: the model, then the constructor's arguments."""
     hints = strip_marks(read_hints(arguments))
     positional_only = inspect.Parameter.POSITIONAL_ONLY
@@ -210,7 +210,7 @@ def naming_parameters(fields: Mapping[str, Field]) -> Iterator[None]:
         raise
 
 
-def _refuse(error: Invalid, field: Field, value: Any) -> UsageError:
+def _refuse(error: Invalid, field: Field, value: object) -> UsageError:
     """Return the error of a value in the words of the modes."""
     limits = field.get(Range)
     try:
@@ -223,7 +223,7 @@ def _refuse(error: Invalid, field: Field, value: Any) -> UsageError:
     return UsageError(str(error), code=validation.code_for(field.name), hint=error.hint)
 
 
-def require_config(what: str, model: Any) -> ModelConfig:
+def require_config(what: str, model: object) -> ModelConfig:
     """Return the configuration of a model.
 
     Args:

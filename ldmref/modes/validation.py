@@ -60,7 +60,7 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def check_noise_level(name: str, value: Any, most: float = MAX_SIGMA) -> float:
+def check_noise_level(name: str, value: object, most: float = MAX_SIGMA) -> float:
     """Return a sigma: a number from 0 to `most`, or an array of one such number."""
     if is_array(value) and getattr(value, "ndim", 1) == 0:
         value = host_array(value).item()
@@ -202,7 +202,7 @@ def is_whole(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
 
 
-def check_sigmas(name: str, value: Any) -> tuple[float, ...]:
+def check_sigmas(name: str, value: object) -> tuple[float, ...]:
     """Return numbers that strictly decrease to 0 or more, as floats."""
     if is_array(value):
         value = host_array(value)
@@ -224,7 +224,7 @@ def check_sigmas(name: str, value: Any) -> tuple[float, ...]:
     return levels
 
 
-def check_noise(name: str, value: Any) -> np.ndarray:
+def check_noise(name: str, value: object) -> np.ndarray:
     """Return finite numbers (n, c, h, w) of any library as float32."""
     try:
         array = np.asarray(host_array(value) if is_array(value) else value)

@@ -114,7 +114,7 @@ def check_dump(
     port: Trace,
     kit: Kit,
     *,
-    against: Any = None,
+    against: object = None,
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
@@ -265,7 +265,7 @@ def _has_no_effect(before: Row, row: Row, settled: Collection[str]) -> bool:
 
 
 def _original(
-    port: Trace, kit: Kit, against: Any
+    port: Trace, kit: Kit, against: object
 ) -> tuple[PortOriginal | None, Trace | None, RowsApart | None]:
     """Return what computes a port's layers again, what its outputs are compared with, and its rows.
 

@@ -42,7 +42,7 @@ from ldmref.passport.make import (
 from ldmref.passport.recorded import CODE, FORMATS, WIDE
 from ldmref.passport.wrong import DTYPE, wrong_dumps
 from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace, tensor_name
+from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ class GivenModule:
     arguments: Mapping[str, Any] = field(repr=False)
 
 
-def read_modules(made: Any) -> dict[str, GivenModule]:
+def read_modules(made: object) -> dict[str, GivenModule]:
     """Return what a function `make` returned, by the names of networks.
 
     Raises:
@@ -101,13 +101,13 @@ def read_modules(made: Any) -> dict[str, GivenModule]:
     return found
 
 
-def name_networks(made: Any) -> dict[str, Any]:
+def name_networks(made: object) -> dict[str, Any]:
     """Return what a function `make` returned by the names of networks: one alone has none."""
     named = made if isinstance(made, Mapping) else {NETWORK: made}
     return {str(name): part for name, part in named.items()}
 
 
-def make_module_kit(name: str, made: Any, folder: str | Path, *, overwrite: bool = False) -> Kit:
+def make_module_kit(name: str, made: object, folder: str | Path, *, overwrite: bool = False) -> Kit:
     """Write the kit of a module of PyTorch to a folder.
 
     Two runs on one machine write the same bytes, if the module and its inputs are the same.
@@ -206,7 +206,7 @@ def _stored_run(exact: Trace) -> RecordedRun:
     return RecordedRun(tensors, entries, manifest)
 
 
-def _names(entry: Any) -> tuple[str, ...]:
+def _names(entry: TraceEntry) -> tuple[str, ...]:
     return (*entry.inputs.values(), *entry.outputs.values())
 
 
@@ -254,7 +254,7 @@ class FollowedModules:
         return diff_modules(port, self.networks, dtype=DTYPE)
 
 
-def module_original(kit: Kit, made: Any) -> PortOriginal:
+def module_original(kit: Kit, made: object) -> PortOriginal:
     """Return the modules of a kit, with the kit's parameters, as the original of its ports.
 
     Args:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ldmref.errors import OutputError, UsageError
 from ldmref.io.atomic import atomic_write
 from ldmref.plots.axes import require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -33,7 +36,7 @@ def check_plot(name: str, overwrite: bool) -> Path:
     return path
 
 
-def save_plot(figure: Any, path: Path, overwrite: bool, dpi: int = 150) -> None:
+def save_plot(figure: Figure, path: Path, overwrite: bool, dpi: int = 150) -> None:
     """Write a figure in the format of the file's ending."""
     with atomic_write(path, overwrite=overwrite) as file:
         figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=dpi)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ldmref.explore import RunRecord
 from ldmref.explore.preview import PreviewMatrix, find_preview, preview_pixels
 from ldmref.modes.generate import Progress
 from ldmref.plots.axes import choose_parts, finish, make_axes, one_or_all
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PARTS = ("images", "norms", "distances")
 MOST_IMAGES = 10
@@ -190,7 +193,7 @@ def spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, n - 1, min(n, most))).astype(int))
 
 
-def plot_images(axes: Any, states: States, most: int) -> None:
+def plot_images(axes: Axes, states: States, most: int) -> None:
     """Plot previews of predictions side by side, with the step and its noise level below."""
     shown = spread(len(states.x0), most)
     tiles = preview_tiles(states.x0[shown], states.preview)
@@ -218,7 +221,7 @@ def preview_tiles(x0: np.ndarray, preview: PreviewMatrix | None) -> np.ndarray:
     return np.repeat(scaled[..., None], 3, axis=-1)
 
 
-def plot_norms(axes: Any, numbers: TrajectoryNumbers) -> None:
+def plot_norms(axes: Axes, numbers: TrajectoryNumbers) -> None:
     """Plot the norms of states and predictions."""
     steps = np.arange(1, len(numbers.x0) + 1)
     axes.plot(steps, numbers.x0, marker="o", markersize=3, label="predicted $x_0$")
@@ -227,7 +230,7 @@ def plot_norms(axes: Any, numbers: TrajectoryNumbers) -> None:
     finish(axes, "steps taken", "root mean square (latents)")
 
 
-def plot_distances(axes: Any, numbers: TrajectoryNumbers) -> None:
+def plot_distances(axes: Axes, numbers: TrajectoryNumbers) -> None:
     """Plot how far predictions move, and how far the states are from the converged ones."""
     steps = np.arange(1, len(numbers.x0) + 1)
     axes.plot(steps, numbers.to_last, marker="o", markersize=3, label="to the last prediction")

@@ -13,9 +13,9 @@ which equals the usual form because every row of the tableau sums to its node.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction as F
-from typing import Any
 
 from array_api_compat import array_namespace
 
@@ -75,7 +75,7 @@ DORMAND_PRINCE = Tableau(
 )  # fmt: skip
 
 
-def combine(weights: Any, differences: list[Array]) -> Array:
+def combine(weights: Sequence[F | float], differences: list[Array]) -> Array:
     """Return the sum of weight times difference, 0.0 if the sum is empty."""
     total: Array = 0.0
     for w, d in zip(weights, differences, strict=True):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class DeferredArray:
@@ -27,7 +30,7 @@ class DeferredArray:
     """
 
     def __init__(
-        self, read: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: Any = np.float32
+        self, read: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: DTypeLike = np.float32
     ):
         self._read = read
         self.shape = shape
@@ -51,11 +54,11 @@ class DeferredArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self._read()
         return np.array(array, dtype) if copy else np.asarray(array, dtype)
 
-    def astype(self, dtype: Any) -> np.ndarray:
+    def astype(self, dtype: DTypeLike) -> np.ndarray:
         """Return the array in another type."""
         return np.array(self, dtype)
 

@@ -93,7 +93,7 @@ def restore_arguments(
     return found
 
 
-def _restore(value: Any, name: str, read: Callable[[str], torch.Tensor | None]) -> Any:
+def _restore(value: object, name: str, read: Callable[[str], torch.Tensor | None]) -> Any:
     if isinstance(value, list):
         return [_restore(part, name, read) for part in value]
     if not isinstance(value, dict):

@@ -71,7 +71,7 @@ def _find_tensors(
 
 
 def replace_tensors(
-    value: Any, role: str, change: Callable[[str, torch.Tensor], torch.Tensor]
+    value: object, role: str, change: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> Any:
     """Return an argument or a result with other tensors; what holds none stays the same object.
 

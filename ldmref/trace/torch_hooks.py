@@ -211,7 +211,11 @@ class LayerRecorder(TorchFunctionMode):
         self._muted -= 1
 
     def __torch_function__(
-        self, func: Any, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)

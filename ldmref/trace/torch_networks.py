@@ -88,7 +88,9 @@ def _hooks(recorder: LayerRecorder, name: str) -> tuple[Callable, Callable]:
     def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         _begin(recorder, module, name, True, name_arguments(module, args, kwargs))
 
-    def end(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def end(
+        module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
+    ) -> None:
         if recorder.call is not None:
             recorder.call.add("", outputs=named_outputs(output))
 

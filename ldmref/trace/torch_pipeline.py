@@ -239,7 +239,7 @@ class _PipelineRecorder:
                 self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
 
-    def _convert_prediction(self, prediction: Any, as_ours: Callable | None) -> Any:
+    def _convert_prediction(self, prediction: object, as_ours: Callable | None) -> Any:
         """Return a prediction as latents: of the tokens of a network, those of the image."""
         own = prediction if as_ours is None else as_ours("", prediction)
         return self._layout.convert(own)
@@ -336,7 +336,7 @@ class _PipelineRecorder:
 
         return self._writer.left_out.observed(method, "vae.decode", before, after)
 
-    def _begin_decode(self, z: Any) -> None:
+    def _begin_decode(self, z: object) -> None:
         self._begin_images("vae.decode").add("", "decode", {"latents": drop_frame("", z)})
 
     def _begin_images(self, name: str) -> CallRecord:

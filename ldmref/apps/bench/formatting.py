@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldmref.apps.bench.machine import machine_info
 from ldmref.errors import BackendUnavailable, OutputError, UsageError
 from ldmref.io.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class OutputFiles:
@@ -171,7 +174,7 @@ def bar_chart(
     return figure, axes
 
 
-def save_figure(figure: Any, path: Path, overwrite: bool) -> None:
+def save_figure(figure: Figure, path: Path, overwrite: bool) -> None:
     """Write a figure in the format that the name of the file says."""
     with atomic_write(path, overwrite=overwrite) as file:
         figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=120)

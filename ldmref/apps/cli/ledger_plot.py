@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.ledger import LedgerRow, QuantizationLedger
 from ldmref.plots.axes import require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LABELLED = 5  # layers with a name in the plot
 SMALLEST = 1e-9  # an error of 0 is shown here
@@ -45,7 +48,7 @@ def plot_ledger(ledger: QuantizationLedger) -> Any:
     return axes[-1, 0]
 
 
-def _plot_outputs(ax: Any, rows: Sequence[LedgerRow]) -> None:
+def _plot_outputs(ax: Axes, rows: Sequence[LedgerRow]) -> None:
     place = np.arange(len(rows))
     ax.semilogy(place, _clip([r.weights for r in rows]), "-", lw=1, color="0.7", label="weights")
     ax.semilogy(place, _clip([r.outputs for r in rows]), ".", color="tab:blue", label="outputs")
@@ -57,7 +60,7 @@ def _plot_outputs(ax: Any, rows: Sequence[LedgerRow]) -> None:
     ax.legend(fontsize=8, ncols=4, loc="center right")
 
 
-def _plot_images(ax: Any, rows: Sequence[LedgerRow], ledger: QuantizationLedger) -> None:
+def _plot_images(ax: Axes, rows: Sequence[LedgerRow], ledger: QuantizationLedger) -> None:
     place = np.arange(len(rows))
     error = _clip([row.image for row in rows])
     low = _clip([min(row.image_control) for row in rows])

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -185,7 +185,7 @@ def require_formula(name: str) -> None:
         raise UsageError(message, code="E-FORMULA", hint=did_you_mean(name, known))
 
 
-def import_code(code: str, load_implementation: Any) -> ModuleType:
+def import_code(code: str, load_implementation: Callable[[str], ModuleType]) -> ModuleType:
     """Import source code as a module.
 
     Raises:
@@ -207,7 +207,7 @@ MAX_VALUES = 10_000  # numbers of an answer
 
 
 def compare_values(
-    name: str, function: Any, arguments: Mapping[str, Any], result: object
+    name: str, function: Callable[..., Any], arguments: Mapping[str, Any], result: object
 ) -> dict[str, Any]:
     """Return the value of a formula and, if `result` is given, the largest difference from it.
 

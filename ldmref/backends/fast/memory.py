@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 MOST_VIEWS = 1024  # shapes and operations of a thread whose views are remembered
 
 _local = threading.local()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Return an uninitialised array that reuses this thread's memory of the same name."""
     return remember_views((name, shape, dtype), lambda: _reuse_memory(name, shape, np.dtype(dtype)))
 

@@ -8,19 +8,22 @@ program lets a single reference have 2024^2 pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ldmref.families.reference_images import crop_to_tokens, encode_cells
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.transformer_layers import place_cells
 
+if TYPE_CHECKING:
+    from ldmref.models.model import LatentDiffusion
+
 TIME = 10.0  # between one reference and the next; the generated image is at time 0
 MOST = 10
 
 
 def encode_references(
-    model: Any, images: Sequence[Array], size: tuple[int, int]
+    model: LatentDiffusion, images: Sequence[Array], size: tuple[int, int]
 ) -> dict[str, Array]:
     """Return the tokens of references, (1, k, z), and their positions, (1, k, 4).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -17,13 +17,16 @@ from ldmref.families.reference_images import CELL, crop_to_tokens, encode_cells
 from ldmref.math.arrays import Array
 from ldmref.models.declared_references import DeclaredReferences
 
+if TYPE_CHECKING:
+    from ldmref.models.model import LatentDiffusion
+
 MOST = 10
 ALONE_AREA, ALONE_SIDES = 4 * 1024**2, (64, 4096)  # of a single reference
 SHRINK = 0.995  # until the canvas fits, too
 
 
 def encode_references(
-    model: Any, images: Sequence[Array], size: tuple[int, int]
+    model: LatentDiffusion, images: Sequence[Array], size: tuple[int, int]
 ) -> dict[str, Array]:
     """Return the tokens of references, (1, k, c), and their positions, (1, k, 4)."""
     ops = model.backend

@@ -76,7 +76,7 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
     return TIMES * array.float() if layer == "time_embed" and array.ndim == 1 else array
 
 
-def read_states(output: Any, skip: int, pipe: object) -> Any:
+def read_states(output: object, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, side by side."""
     return join_layers(output, getattr(pipe, "text_encoder_select_layers", LAYERS), skip)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from PIL import ImageFont
 
 
-def fit_text(text: str, font: Any, width: int) -> str:
+def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Return the text, truncated with dots if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -68,7 +68,7 @@ def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:
     return {name: to_array(x) for name, x in find_tensors(value, role)}
 
 
-def with_arrays(value: Any, role: str, arrays: ArraysByRole) -> Any:
+def with_arrays(value: object, role: str, arrays: ArraysByRole) -> Any:
     """Return an argument or a result in which arrays replace the tensors of their roles."""
 
     def change(name: str, x: torch.Tensor) -> torch.Tensor:

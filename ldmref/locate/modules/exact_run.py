@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ class Widened(TorchFunctionMode):
         self.dtype = dtype
 
     def __torch_function__(
-        self, func: Any, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         func, args, kwargs = widen_call(func, args, kwargs or {}, self.dtype)
         return func(*args, **kwargs)

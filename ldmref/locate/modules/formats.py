@@ -9,7 +9,7 @@ modules are widened with the parameters.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,7 +93,7 @@ def _widen_in(value: Any, depth: int) -> Any:
 
 
 def widen_call(
-    func: Any, args: tuple, kwargs: Mapping[str, Any], dtype: str
+    func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], dtype: str
 ) -> tuple[Any, tuple, dict[str, Any]]:
     """Return a call of a function of torch, with casts to float64 instead of narrower ones.
 

@@ -43,7 +43,9 @@ class Operation:
 Describe = Callable[[Any, tuple, Mapping[str, Any]], Operation | None]
 
 
-def describe_function(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Operation | None:
+def describe_function(
+    func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+) -> Operation | None:
     """Return the operation that a call of a function of torch is; None if it is not listed."""
     describe = _FUNCTIONS.get(func)
     return None if describe is None else describe(func, args, kwargs)
@@ -94,7 +96,7 @@ def _of_module(module: Any, kind: str, x: Tensor) -> Operation | None:
     return None
 
 
-def _is_usual_embedding(module: Any) -> bool:
+def _is_usual_embedding(module: object) -> bool:
     """Return whether an embedding of timesteps is that of the table: cosines first, no shift."""
     cosine_first = getattr(module, "flip_sin_to_cos", False) is True
     scale = getattr(module, "scale", 1)
@@ -109,7 +111,7 @@ def _is_plain(module: Any) -> bool:
     return square and plain and module.dilation[0] == 1
 
 
-def _affine(parameters: dict[str, Tensor], shape: Any, x: Tensor) -> dict[str, Tensor]:
+def _affine(parameters: dict[str, Tensor], shape: tuple[int, ...], x: Tensor) -> dict[str, Tensor]:
     """Return weight and bias of a norm, which are 1 and 0 if it has none."""
     return {"weight": x.new_ones(shape), "bias": x.new_zeros(shape)} | parameters
 
@@ -152,13 +154,15 @@ def _named(names: tuple[str, ...], args: tuple, kwargs: OperationValues) -> dict
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
-def _linear_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
+def _linear_function(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation:
     named = _named(("input", "weight", "bias"), args, kwargs)
     parameters = {n: named[n] for n in ("weight", "bias") if named.get(n) is not None}
     return Operation("linear", {"input": named["input"]}, _linear, parameters)
 
 
-def _layer_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _layer_norm_function(
+    func: Callable[..., Any], args: tuple, kwargs: OperationValues
+) -> Operation | None:
     named = _named(("input", "normalized_shape", "weight", "bias", "eps"), args, kwargs)
     shape = tuple(named["normalized_shape"])
     if len(shape) != 1:
@@ -169,7 +173,9 @@ def _layer_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Ope
     return Operation("layer_norm", {"input": named["input"]}, _layer_norm, parameters, eps)
 
 
-def _root_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _root_norm_function(
+    func: Callable[..., Any], args: tuple, kwargs: OperationValues
+) -> Operation | None:
     named = _named(("input", "normalized_shape", "weight", "eps"), args, kwargs)
     if len(named["normalized_shape"]) != 1 or named.get("eps") is None:
         return None
@@ -185,7 +191,7 @@ def _root_norm_function(func: Any, args: tuple, kwargs: OperationValues) -> Oper
     )
 
 
-def _attention(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
+def _attention(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
     named = _named(names, args, kwargs)
     q, k, v = (named[name] for name in names[:3])
@@ -216,7 +222,7 @@ def _is_truth(x: Tensor) -> bool:
 
 
 def _activation(kind: str) -> Describe:
-    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
+    def describe(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation:
         named = _named(("input",), args, kwargs)
         tanh = named.get("approximate") == "tanh"
         rest = {name: x for name, x in named.items() if name not in ("input", "inplace")}
@@ -226,7 +232,7 @@ def _activation(kind: str) -> Describe:
     return describe
 
 
-def _convolution(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
+def _convolution(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation:
     """Return a convolution in groups, or of another number of axes than 2."""
     named = _named(("input", "weight", "bias"), args, kwargs)
     parameters = {n: named[n] for n in ("weight", "bias") if named.get(n) is not None}
@@ -240,12 +246,14 @@ def _convolution(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
     return Operation(kind, {"input": named["input"]}, compute, parameters)
 
 
-def _embedding_function(func: Any, args: tuple, kwargs: OperationValues) -> Operation:
+def _embedding_function(
+    func: Callable[..., Any], args: tuple, kwargs: OperationValues
+) -> Operation:
     named = _named(("input", "weight"), args, kwargs)
     return Operation("embedding", {"input": named["input"]}, _embedding, {"table": named["weight"]})
 
 
-def _resampling(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _resampling(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "size", "scale_factor", "mode"), args, kwargs)
     if not str(named.get("mode", "nearest")).startswith("nearest") or named["input"].ndim != 4:
         return None
@@ -253,7 +261,7 @@ def _resampling(func: Any, args: tuple, kwargs: OperationValues) -> Operation | 
     return Operation("upsample2x", {"input": named["input"]}, lambda v: func(v["input"], **rest))
 
 
-def _padding(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _padding(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "pad", "mode", "value"), args, kwargs)
     if list(named["pad"]) != [0, 1, 0, 1] or named.get("value") or named["input"].ndim != 4:
         return None
@@ -271,7 +279,9 @@ def _arithmetic(kind: str, apply: Callable[[Any, Any], Any], turned: bool = Fals
         turned: Whether the function takes its terms in the other order.
     """
 
-    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+    def describe(
+        func: Callable[..., Any], args: tuple, kwargs: OperationValues
+    ) -> Operation | None:
         if len(args) != 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode"):
             return None
         a, b = reversed(args) if turned else args
@@ -300,7 +310,7 @@ def _is_number(x: object) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def _power(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _power(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     """Return a power of a number: the frequencies of rotations and of timesteps."""
     if len(args) != 2:
         return None
@@ -315,7 +325,7 @@ def _power(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     )
 
 
-def _parts(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _parts(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     unbound = func in _UNBIND
     named = _named(("input", "dim") if unbound else ("input", "size", "dim"), args, kwargs)
     x = named["input"]
@@ -326,7 +336,7 @@ def _parts(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
     )
 
 
-def _joined(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _joined(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("tensors", "dim"), args, kwargs)
     parts = list(named["tensors"])
     axis = named.get("dim", 0)
@@ -341,7 +351,9 @@ def _joined(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None
 def _one(kind: str) -> Describe:
     """Return a description of a function of one tensor."""
 
-    def describe(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+    def describe(
+        func: Callable[..., Any], args: tuple, kwargs: OperationValues
+    ) -> Operation | None:
         if func is torch.einsum and len(args) == 2 and isinstance(args[1], Tensor):
             return Operation(kind, {"input": args[1]}, lambda v: func(args[0], v["input"]))
         if not args or not isinstance(args[0], Tensor):
@@ -352,13 +364,13 @@ def _one(kind: str) -> Describe:
     return describe
 
 
-def _polar(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _polar(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("abs", "angle"), args, kwargs)
     length, angle = named["abs"], named["angle"]
     return Operation("polar", {"input": angle}, lambda v: torch.polar(length, v["input"]))
 
 
-def _softmax(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _softmax(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "dim"), args, kwargs)
     if named.get("dim") is None:
         return None
@@ -367,7 +379,7 @@ def _softmax(func: Any, args: tuple, kwargs: OperationValues) -> Operation | Non
     return Operation("softmax", x, lambda v: torch.softmax(v["input"], v["axis"]), {}, axis)
 
 
-def _masked(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _masked(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     if len(args) != 3 or not isinstance(args[1], Tensor) or not _is_truth(args[1]):
         return None
     value = args[2]
@@ -375,7 +387,7 @@ def _masked(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None
     return Operation("masked", inputs, lambda v: v["input"].masked_fill(v["mask"].bool(), value))
 
 
-def _repeated(func: Any, args: tuple, kwargs: OperationValues) -> Operation | None:
+def _repeated(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation | None:
     named = _named(("input", "repeats", "dim"), args, kwargs)
     count, axis = named.get("repeats"), named.get("dim")
     if not isinstance(count, int) or axis is None:

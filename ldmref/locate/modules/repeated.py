@@ -151,7 +151,9 @@ class RepeatedModule:
             return x.to(torch.complex128 if x.is_complex() else kind) if _is_real(x) else x
         return narrow(x, kind)
 
-    def compute_function(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def compute_function(
+        self, func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
         """Compute a function of torch as the format that is computed demands."""
         if self.is_exact and not self._plain:
             func, args, kwargs = widen_call(func, args, kwargs, self.copies.dtype)
@@ -374,7 +376,7 @@ class RepeatedModule:
             name, operation.kind, inputs, parameters, operation.attributes, run, layer=layer
         )
 
-    def _as_tensor(self, x: Any, like: torch.Tensor | None) -> Any:
+    def _as_tensor(self, x: object, like: torch.Tensor | None) -> Any:
         if not isinstance(x, np.ndarray):
             return x
         like = self._empty(self.network.dtype) if like is None else like
@@ -461,7 +463,7 @@ class RepeatedModule:
             return tuple(self.cast(to_tensor(x, like)) for x in changed)
         return self.cast(to_tensor(changed, like))
 
-    def _as_recorded(self, name: str, kind: str, result: Any) -> Any:
+    def _as_recorded(self, name: str, kind: str, result: object) -> Any:
         """Return a result in which the arrays that the port recorded replace the computed ones."""
         entry = self.find(name)
         if entry is None:

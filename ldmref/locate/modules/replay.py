@@ -233,7 +233,7 @@ class ModuleReplay(RepeatedModule):
         self,
         call: LayerCall,
         entry: TraceEntry,
-        result: Any,
+        result: object,
         kind: str,
         inputs: ArraysByRole,
         frame: Frame,
@@ -305,7 +305,7 @@ class ModuleReplay(RepeatedModule):
 
     # -- operations -------------------------------------------------------------------------------
 
-    def see_function(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def see_function(self, func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> Any:
         """Follow a function of torch, and return its recorded output if it is one."""
 
         def run() -> Any:
@@ -334,7 +334,7 @@ class ModuleReplay(RepeatedModule):
             operation.inputs.update({"input": first, "b": second})
         return self._see_operation("add" if named else "", operation, lambda: result)
 
-    def _ends_block(self, scope: Scope | None, result: Any) -> bool:
+    def _ends_block(self, scope: Scope | None, result: object) -> bool:
         """Return whether a sum ends a residual block, and the port recorded such a sum."""
         if scope is None or scope.last_sum is None or scope.last_sum[2] is not result:
             return False
@@ -434,7 +434,7 @@ class ModuleReplay(RepeatedModule):
 
         return hidden
 
-    def _keep_modulation(self, call: LayerCall, result: Any) -> Any:
+    def _keep_modulation(self, call: LayerCall, result: object) -> Any:
         parts = count_modulations(call)
         if parts:
             self.modulations[call.name] = parts

@@ -45,7 +45,7 @@ class Follower(Protocol):
         """Return the result of a layer that is called for a part of the tokens at a time."""
         ...
 
-    def see_function(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def see_function(self, func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> Any:
         """Return the result of a function of torch."""
         ...
 
@@ -109,7 +109,11 @@ class SeenFunctions(TorchFunctionMode):
                 self._active = False
 
     def __torch_function__(
-        self, func: Any, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         self._active = False  # torch does not call this for what it calls itself
         try:

@@ -209,7 +209,7 @@ def _walk(node: Mapping[str, Any], top: str) -> Iterator[tuple[str, str, str, st
         yield from _walk(child, top)
 
 
-def _arrays(layer: str, side: str, role: str, value: Any) -> Iterator[tuple[str, str, str, str]]:
+def _arrays(layer: str, side: str, role: str, value: object) -> Iterator[tuple[str, str, str, str]]:
     """Yield the arrays of an argument or a result, which may hold several."""
     if isinstance(value, list):
         alone = len(value) == 1

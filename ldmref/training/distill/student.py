@@ -103,7 +103,7 @@ def read_initial(name: str, network: str) -> Params:
     """Return the denoiser of the flow map with which a student begins, NumPy's arrays.
 
     Args:
-        name: Any name, file or folder of `ldmref.load`; `check_teacher` has compared it.
+        name: A name, file or folder of `ldmref.load`; `check_teacher` has compared it.
         network: The name of the denoiser.
 
     Raises:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RAW = "#a9c6dd"
 SMOOTH = "#1f5f8b"
@@ -24,7 +28,7 @@ def figure_class() -> Any:
 
 
 def loss_curves(
-    figure_class: Any, lines: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+    figure_class: type[Figure], lines: Sequence[Mapping[str, Any]], units: Mapping[str, str]
 ) -> bytes:
     """Plot the loss over steps, a panel per stage: every line of the metrics, and a running mean.
 
@@ -46,7 +50,7 @@ def loss_curves(
     return _png(figure)
 
 
-def timestep_curve(figure_class: Any, sums: np.ndarray, title: str, unit: str) -> bytes:
+def timestep_curve(figure_class: type[Figure], sums: np.ndarray, title: str, unit: str) -> bytes:
     """Plot the mean loss in bins of t / T; `sums` (2, bins): losses, and numbers of examples."""
     figure = figure_class(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -72,7 +76,7 @@ def running_mean(y: np.ndarray, width: int) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _style(axes: Any, x: str, unit: str, values: np.ndarray) -> None:
+def _style(axes: Axes, x: str, unit: str, values: np.ndarray) -> None:
     """Set labels, and a logarithmic axis if positive values span a factor of `SPAN`."""
     axes.set_xlabel(x)
     axes.set_ylabel(f"loss, {unit}" if unit else "loss")
@@ -86,7 +90,7 @@ def _style(axes: Any, x: str, unit: str, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
