@@ -8,6 +8,7 @@ A package adds a family with an entry point that names a `Family`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -258,7 +259,7 @@ class PipelineCalls:
         4.0
         """
         asked = scale - (self.scale(scale) - scale)
-        if self.scale(asked) != scale:
+        if not math.isclose(self.scale(asked), scale):  # their sum may be rounded
             message = f"the pipelines of diffusers have no guidance scale that is {scale:g} here"
             raise UsageError(message, code="E-FAMILY", hint="choose one of at least 1")
         return asked

@@ -18,7 +18,7 @@ from ldmref.families.sd3.network import crop_positions
 from ldmref.families.sd3.original import recognise as recognise_sd3
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset
-from ldmref.models.family import BLOCK_LAYERS, family_of
+from ldmref.models.family import BLOCK_LAYERS, family_of, list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten
 
@@ -244,3 +244,11 @@ def test_networks_are_found_by_their_configuration():
     assert find_network(networks, "no_network", first.settings) is None
     names = known_networks()
     assert {network.name for network in networks} <= names and "transformer" in names
+
+
+@pytest.mark.parametrize("family", list_families(), ids=lambda family: family.name)
+def test_the_guidance_that_is_asked_of_a_pipeline_is_read_as_ours(family):
+    """In tenths, whose sums with 1 are rounded."""
+    calls = family.diffusers
+    for scale in np.arange(15, 120) / 10:
+        assert calls.scale(calls.ask_scale(float(scale))) == pytest.approx(scale, rel=1e-15)
