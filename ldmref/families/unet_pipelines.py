@@ -63,7 +63,7 @@ def describe_scheduler(config: ModelConfig, sampler: str) -> LibraryObject:
 def leave_size(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call for the size, which the given latents decide.
 
-    The pipelines refuse sides that are no multiples of 8, also where a cell has fewer pixels. SDXL
+    The pipelines refuse sides that are not multiples of 8, also where a cell has fewer pixels. SDXL
     reads the size apart from that, and has zeros for no negative prompt, not for an empty one.
     """
     assert isinstance(config.denoiser, UNetConfig)

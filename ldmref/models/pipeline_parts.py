@@ -59,12 +59,12 @@ class PipelineParts:
     Autoencoders and text encoders are made as their kinds say.
 
     Attributes:
-        pipeline: Returns the pipeline of a configuration, with the arguments that are no networks.
+        pipeline: Returns the pipeline of a configuration, with the arguments that are not networks.
         denoiser: Returns the denoiser of a configuration.
         scheduler: Returns the scheduler of a configuration and of a sampler, by its name.
         text_encoder: Returns a text encoder of a configuration, of a pipeline that does not take
             the one that its kind names. None: it does.
-        request: Returns further arguments of a call, or others in place of those that all pipelines
+        request: Returns further arguments of a call, or others instead of those that all pipelines
             have, from the configuration and a request of `txt2img` by the names of its parameters.
             None is left out.
         takes_tokens: Whether a call takes latents as tokens, (n, l, c), as `PipelineCalls.unpack`

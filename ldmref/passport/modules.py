@@ -57,7 +57,7 @@ checkpoint/              the parameters of each network, under the module's own 
 trace/trace.safetensors  a run in float64: CALL//input.NAME and CALL//output of each network, and
                          CALL/LAYER/input and /output of every named layer, where large rounded to
                          float32
-trace/trace.json         the layers in their order, and the arguments that are no tensors
+trace/trace.json         the layers in their order, and the arguments that are not tensors
 floors.json              the error of each array if the whole run is computed in each of the
                          formats: the largest difference over the largest value. A port may have
                          16 times that.

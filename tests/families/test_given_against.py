@@ -94,7 +94,7 @@ def subjects(tmp_path_factory):
 
 
 def copy_of(pipe):
-    """Return a copy of a pipeline with networks of its own."""
+    """Return a copy of a pipeline and of its networks."""
     made = copy.copy(pipe)
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
@@ -194,7 +194,7 @@ def test_the_command_names_a_wrong_mask(subjects, tmp_path, monkeypatch, capsys)
 
 
 def select(pipe, index):
-    """Let a pipeline read the states of another place in place of the last but one."""
+    """Let a pipeline read the states of another layer than the last but one."""
 
     def change(module, args, kwargs, output):
         states = list(output.hidden_states)

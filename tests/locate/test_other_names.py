@@ -89,7 +89,7 @@ def test_a_wrong_array_has_the_same_rows_under_other_names(name):
 
 @pytest.mark.parametrize("name", ["noise", "multistep"])
 def test_what_a_step_also_returns_is_compared(name):
-    """Some programs return the prediction of x0 beside the next state."""
+    """Some programs return the prediction of x0 together with the next state."""
     trace, model, nets = RUNS[name]()
     steps = [e for e in trace.entries if e.call.kind == "sampler" and "x0" in e.inputs]
     assert steps

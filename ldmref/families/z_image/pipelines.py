@@ -16,7 +16,7 @@ PLACES = (1024, 64, 64)  # places of each axis in diffusers' table of positions
 
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
-    """Return diffusers' transformer of a configuration; all its heads have keys of their own."""
+    """Return diffusers' transformer of a configuration; each of its heads has its keys."""
     network = transformer_of(config)
     settings = {"n_kv_heads": network.n_heads, "axes_lens": PLACES}
     return LibraryObject("diffusers:ZImageTransformer2DModel", settings, network)

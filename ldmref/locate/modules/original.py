@@ -42,13 +42,13 @@ UNUSED = "no argument or result of the module has this name"
 
 @dataclass(frozen=True)
 class WholeCall:
-    """What is known of a whole call beside the arrays that were recorded.
+    """What is known of a whole call in addition to the arrays that were recorded.
 
     Attributes:
         more: Other arguments by name.
         read: Returns of the network's result what was recorded of it. None: it was recorded.
         hooks: What runs after layers, by their paths.
-        settings: The arguments of layers that are no tensors, by their paths.
+        settings: The arguments of layers that are not tensors, by their paths.
     """
 
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class ModuleOriginal:
         return copies
 
     def whole_call(self, port: Trace, call: TraceCall, dtype: str) -> WholeCall:
-        """Return what is known of a whole call beside the arrays that were recorded.
+        """Return what is known of a whole call in addition to the recorded arrays.
 
         Args:
             port: The trace.
@@ -250,7 +250,7 @@ def _replay(
         port: The trace.
         call: The call.
         method: The method of the network; "" for its call.
-        whole: What is known of the call beside the recorded arrays.
+        whole: What is known of the call in addition to the recorded arrays.
         alone: Layers that are judged alone are added here.
     """
     entry = port.find(call)

@@ -67,7 +67,7 @@ class OwnRun:
 
     Attributes:
         encoders: The calls of text encoders by the names of the port's calls.
-        settings: By name and number of a call: the arguments of each layer that are no tensors.
+        settings: By name and number of a call: the arguments of each layer that are not tensors.
         foreign: The encoders that did not answer with the port's states.
     """
 
@@ -96,7 +96,7 @@ class OwnRun:
 
         Args:
             change: Returns another output of a text encoder. None: nothing is changed.
-            layers: The layers to record, beside what whole networks are given.
+            layers: The layers to record, in addition to what whole networks are given.
         """
         self._change = change or (lambda output: output)
         self._calls.clear()
@@ -168,7 +168,7 @@ class OwnRun:
 
     @contextmanager
     def _noting(self, key: tuple[str, int], network: torch.nn.Module) -> Iterator[None]:
-        """Note the arguments of layers that are no tensors, which recordings do not have."""
+        """Note the arguments of layers that are not tensors, which recordings do not have."""
         found = self.settings[key] = {}
 
         def note(path: str) -> Callable[..., None]:

@@ -37,7 +37,7 @@ def check_teacher(config: ModelConfig, distill: DistillConfig) -> None:
     Raises:
         UsageError: Its denoiser has no second time, is a flow map or learns variances; the sampler
             adds noise or is adaptive, or the number of steps is not a multiple of 4; or the model
-            with which the student is to begin is no flow map of the student's kind.
+            with which the student is to begin is not a flow map of the student's kind.
         InputError: There is no such model.
     """
     problem, hint = "", "choose another base"
