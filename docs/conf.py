@@ -17,6 +17,9 @@ extensions = ["myst_parser", "mathml", "names", "sources", "formats", "browser",
 # Pages are Markdown as GitHub reads it.
 root_doc = "index"
 source_suffix = {".md": "markdown"}
+# Several packages export the same class (`ldmref.families` what a family needs of others), so a
+# type in a signature leads to one of its entries. Sphinx warns of that in this category alone.
+suppress_warnings = ["ref.python"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 6

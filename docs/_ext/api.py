@@ -49,7 +49,8 @@ def public_modules() -> list[ModuleType]:
         for value in (getattr(module, name) for name in exported(module))
         if inspect.ismodule(value)
     ]
-    return sorted([*exporting, *inner], key=lambda module: module.__name__)
+    # A package may export a module that is public by itself: `ldmref.families.layers`.
+    return sorted({*exporting, *inner}, key=lambda module: module.__name__)
 
 
 def exported(module: ModuleType) -> list[str]:
