@@ -9,27 +9,23 @@ N^(-1/2), so it is never much smaller than |e|^2. A port with that mask leaves i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ldmref.locate.diagnosis import Cause
 from ldmref.locate.faults.masks import other_masks
 from ldmref.locate.law import GAIN
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.points import Point
+from ldmref.locate.points import FollowedRun, Point
 
 LEAST = 256  # numbers, of which independent errors are alike with a cosine of about 1/16
 
 
-def find_faint_mask(
-    point: Point, parameters: Mapping[str, np.ndarray], epsilon: float
-) -> Cause | None:
+def find_faint_mask(replay: FollowedRun, point: Point, epsilon: float) -> Cause | None:
     """Return the wrong mask that explains an error which is small enough to be rounding.
 
     Args:
-        point: The output of an attention.
-        parameters: Its parameters.
+        replay: The run.
+        point: The output of a layer; None is returned for others than attentions with a mask.
         epsilon: The unit of rounding of the port's format, of 1.
 
     Returns:
@@ -46,7 +42,7 @@ def find_faint_mask(
     mean = _root_mean(error)
     if mean <= epsilon * _root_mean(right):
         return None
-    inputs = {**parameters, **point.inputs}
+    inputs = {**replay.parameters(call), **point.inputs}
     for words, change in other_masks(call):
         changed = np.asarray(change(call, inputs))
         if changed.shape != right.shape or not np.isfinite(changed).all():

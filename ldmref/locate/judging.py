@@ -41,7 +41,6 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
-NARROW_UNIT = 2.0**-11  # of float16, from which on small faults drown in rounding
 ALL_PADDING = "all of its rows are padding"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
@@ -146,10 +145,10 @@ class Judge:
         return self._blame(judged, found)
 
     def _judge_small(self, replay: FollowedRun, point: Point, row: Row) -> Row:
-        """Judge an error that may be rounding by its size, and not always by its pattern."""
-        if self.epsilon < NARROW_UNIT or not row.error:
+        """Judge an error that has the size of rounding by its pattern, in the narrow formats."""
+        if self.epsilon < EPSILONS["float16"] or not row.error:
             return row
-        found = find_faint_mask(point, replay.parameters(point.call), self.epsilon)
+        found = find_faint_mask(replay, point, self.epsilon)
         return row if found is None else self._blame(row, found)
 
     def _is_single(self, replay: FollowedRun, point: Point, error: float) -> bool:
