@@ -246,6 +246,18 @@ class PipelineCalls:
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
 
+    def read_text(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
+        """Return what is read of a text encoder's result: "output", and "pooled" if it has one.
+
+        Args:
+            result: The result of a network of transformers.
+            skip: The number of final layers to leave out.
+            pipe: The pipeline.
+        """
+        pooled = getattr(result, "text_embeds", None)
+        states = {"output": self.states(result, skip, pipe)}
+        return states if pooled is None else {**states, "pooled": pooled}
+
     def ask_scale(self, scale: float) -> float:
         """Return their guidance scale of ours; the inverse of `scale`.
 

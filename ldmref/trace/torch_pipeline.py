@@ -263,9 +263,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            states = self._family.diffusers.states(output, skip, self._pipe)
-            pooled = getattr(output, "text_embeds", None)
-            outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
+            outputs = self._family.diffusers.read_text(output, skip, self._pipe)
             attributes = {"clip_skip": skip, "hidden_states": bool(hidden)}
             call.add("", outputs=outputs, attributes=attributes)
 

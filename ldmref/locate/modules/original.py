@@ -199,13 +199,7 @@ class ModuleOriginal:
             return None
         pipe = SimpleNamespace(**self.networks) if self.pipe is None else self.pipe
         skip = int(entry.attributes[SKIP])
-
-        def read(result: Any) -> dict[str, Any]:
-            states = family.diffusers.states(result, skip, pipe)
-            pooled = getattr(result, "text_embeds", None)
-            return {"output": states} | ({} if pooled is None else {"pooled": pooled})
-
-        return read
+        return lambda result: family.diffusers.read_text(result, skip, pipe)
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""
