@@ -43,12 +43,19 @@ def to_tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return made.to(device=like.device, dtype=like.dtype)
 
 
-def read_recorded(port: Trace, name: str) -> np.ndarray:
-    """Return a recorded array as judges compare it."""
+def read_recorded(port: Trace, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return a recorded array as judges compare it.
+
+    Args:
+        port: The trace.
+        name: The name of the array.
+        shape: The shape of the array that it is compared with; see `with_frame`. None: any.
+    """
     x: Any = np.asarray(port.tensors[name])
     if x.dtype.kind == "c":
         x = np.stack([x.real, x.imag], axis=-1)
-    return np.asarray(x, np.float64 if x.dtype.kind == "f" else np.int64)
+    x = np.asarray(x, np.float64 if x.dtype.kind == "f" else np.int64)
+    return x if shape is None else with_frame(x, shape)
 
 
 def with_frame(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -468,14 +468,10 @@ class RepeatedModule:
         entry = self.find(name)
         if entry is None:
             return result
-        found = [raw for raw, _ in find_tensors(result, "output")]
-        roles = roles_of_outputs(kind, found)
-        names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
         shapes = {raw: tuple(x.shape) for raw, x in find_tensors(result, "output")}
-        recorded = {
-            raw: with_frame(read_recorded(self.port, name), shapes[raw])
-            for raw, name in names.items()
-        }
+        roles = roles_of_outputs(kind, [*shapes])
+        names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
+        recorded = {raw: read_recorded(self.port, name, shapes[raw]) for raw, name in names.items()}
         return with_arrays(result, "output", recorded)
 
     def _forced(self, name: str, kind: str) -> Any:

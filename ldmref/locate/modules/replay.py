@@ -27,7 +27,6 @@ from ldmref.locate.modules.arrays import (
     read_recorded,
     to_array,
     with_arrays,
-    with_frame,
 )
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
 from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with, numbered
@@ -214,8 +213,7 @@ class ModuleReplay(RepeatedModule):
             name = first_of(entry.inputs, role, str(number), *(["input"] if not number else []))
             if name is None:
                 continue
-            recorded = read_recorded(self.port, entry.inputs[name])
-            recorded = with_frame(recorded, computed.shape)
+            recorded = read_recorded(self.port, entry.inputs[name], computed.shape)
             frame = self._frames[-1]
             earlier = self._earlier(frame, suspects)
             point = Point(
@@ -250,8 +248,7 @@ class ModuleReplay(RepeatedModule):
             if name is None:
                 continue
             computed = to_array(found[raw])
-            recorded = read_recorded(self.port, entry.outputs[name])
-            recorded = with_frame(recorded, computed.shape)
+            recorded = read_recorded(self.port, entry.outputs[name], computed.shape)
             last = self._last()
             point = Point(
                 call, "", computed, recorded, inputs, frame, suspects, last, unit, part, earlier
@@ -400,7 +397,7 @@ class ModuleReplay(RepeatedModule):
             return False
         unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
         return any(
-            relative_error(with_frame(read_recorded(self.port, entry.inputs[role]), x.shape), x)
+            relative_error(read_recorded(self.port, entry.inputs[role], x.shape), x)
             > allowed_error(0.0, unit)
             for role, x in call.inputs.items()
             if role in entry.inputs
