@@ -86,9 +86,11 @@ class PipelineOriginal(ModuleOriginal):
         return self._runs[dtype]
 
     def _make_run(self, port: Trace, dtype: str) -> tuple[OwnRun, Trace] | str:
-        why = "" if self.pipe is None else find_obstacle(port, self.pipe)
-        if why or self.pipe is None:
-            return why
+        if self.pipe is None:
+            return ""
+        obstacle = find_obstacle(port, self.pipe)
+        if obstacle:
+            return obstacle
         networks = {name: self.copies(name, dtype) for name in self.networks if name != "vae"}
         run = OwnRun(self.pipe, networks, port, port.manifest["request"])
         try:
@@ -215,8 +217,7 @@ class _GivenJudge:
         elif x.kind == MASKS:
             yield self._judge_mask(row, got, right)
         elif x.kind == TOKENS:
-            same = np.array_equal(got, right)
-            yield row if same else replace(row, error=_share(got, right), verdict=DIFFERS)
+            yield _judge_tokens(row, got, right)
         else:
             yield self._judge_text(row, x, got, right)
 
@@ -230,9 +231,7 @@ class _GivenJudge:
             read_recorded(trace, e.outputs["ids"])
             for trace, e in ((self.port, entry), (self.own, own))
         )
-        same = np.array_equal(got, right)
-        row = Row(entry.call, "", TOKENS)
-        yield row if same else replace(row, error=_share(got, right), verdict=DIFFERS)
+        yield _judge_tokens(Row(entry.call, "", TOKENS), got, right)
 
     def _find_own(self, entry: TraceEntry) -> TraceEntry | None:
         """Return the original's call of the same place in the first step; None: there is none."""
@@ -277,6 +276,13 @@ class _GivenJudge:
             return read_recorded(other, entry.inputs[x.role]) if known else None  # type: ignore
 
         return read
+
+
+def _judge_tokens(row: Row, got: np.ndarray, right: np.ndarray) -> Row:
+    """Return the row of tokens, all of which are right or not."""
+    if np.array_equal(got, right):
+        return row
+    return replace(row, error=_share(got, right), verdict=DIFFERS)
 
 
 def _seen_by(x: np.ndarray) -> np.ndarray:
