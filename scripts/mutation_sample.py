@@ -208,7 +208,7 @@ def tests_of(
 ) -> list[str]:
     """The tests of its statement, then of its function and its file, the fastest of each first.
 
-    What a module computes when it is imported has the tests that reach a use of it.
+    A statement that runs when its module is imported has the tests that reach a use of its names.
 
     nearest: how many tests of the statement, if none of the function and the file are wanted.
     """

@@ -54,7 +54,7 @@ def describe_scheduler(config: ModelConfig, sampler: str) -> LibraryObject:
         UsageError: No class of diffusers has this sampler alone.
     """
     if sampler not in SCHEDULERS:
-        message = f"diffusers has no scheduler of its own for the sampler {sampler!r}"
+        message = f"no scheduler of diffusers has the sampler {sampler!r} alone"
         raise UsageError(message, code=CODE, hint=f"it has those of {', '.join(SCHEDULERS)}")
     settings = write_scheduler_config(config.scheduler, sampler)
     return LibraryObject(f"diffusers:{settings.pop('_class_name')}", settings)

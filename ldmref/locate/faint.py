@@ -17,7 +17,7 @@ from ldmref.locate.law import GAIN
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.points import FollowedRun, Point
 
-LEAST = 256  # numbers, of which independent errors are alike with a cosine of about 1/16
+LEAST = 256  # numbers; the cosine between independent errors of so many is about 1/16
 
 
 def find_faint_mask(replay: FollowedRun, point: Point, epsilon: float) -> Cause | None:

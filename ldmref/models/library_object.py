@@ -16,7 +16,7 @@ class LibraryObject:
         settings: The arguments of the class. A network of transformers is made of its
             configuration, whose fields they are.
         like: A configuration of ours, whose fields are further arguments where the class has some
-            of the same name, unless they are "". None: there are no further ones.
+            of the same name, unless they are "". None: `settings` are all.
 
     >>> LibraryObject("diffusers:AutoencoderKL", {"latent_channels": 16}).path
     'diffusers:AutoencoderKL'

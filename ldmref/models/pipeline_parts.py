@@ -1,4 +1,4 @@
-"""How diffusers makes a pipeline of a model and is asked for an image, as data of families."""
+"""Describe, as data of families, how to build a pipeline of diffusers and ask it for an image."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MakeRequest(Protocol):
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """How diffusers' pipeline of a model is made, and how it is asked for an image.
+    """Describe how to build diffusers' pipeline of a model, and how to ask it for an image.
 
     Autoencoders and text encoders are made as their kinds say.
 

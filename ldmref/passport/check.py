@@ -188,8 +188,8 @@ def _verdict(kit: Kit, report: DiffReport, seen: Collection[str]) -> Verdict:
 def _zeroed_calls(kit: Kit) -> set[str]:
     """Return the calls of a kit's text encoders that its images do not depend on.
 
-    Where the states of an empty negative prompt are zeros, whatever the encoders return for it, a
-    port need not call them. The prompts come first.
+    A model may read zeros for an empty negative prompt, whatever the encoders return for it; a port
+    need not call them then. The prompts come first.
     """
     if kit.networks or kit.request["negative_prompt"] or not kit.config.zero_empty_negative:
         return set()

@@ -47,8 +47,8 @@ CODE = "E-PASSPORT"
 PROMPTS = ("red", "red heart")
 STEPS = 2
 SCALE = 5.0
-# Networks that read the scale read it times 1000, and sines of it: 4000 is a number of bfloat16,
-# and 5000 is not, so that a right port in bfloat16 would run another image.
+# Networks that read the scale read it times 1000, and sines of it: 4000 is a number of bfloat16.
+# 5000 is not: a right port in bfloat16 would generate another image.
 EXACT_SCALE = 4.0
 CELLS = (3, 5)  # rows and columns of the smallest image: odd, and not square
 TOKENS = (2, 3)  # the same, for transformers, which compute much more for each

@@ -215,7 +215,7 @@ FORMATS = {  # what the file says -> its tensors, by the ends of their names
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("stored", ["BF16", "F32"])
 def test_a_tensor_has_the_name_of_its_format_and_hides_its_parts(kind, stored, tmp_path):
-    """Tensors beside it keep theirs, and each is read as the one that it is."""
+    """The other tensors keep their names and formats."""
     plain = np.arange(4, dtype=np.float32) if stored == "F32" else np.zeros(4, np.uint16)
     tensors = {f"a.{end}": x for end, x in FORMATS[kind].items()} | {"b.bias": (stored, plain)}
     file = open_model_file(write(tmp_path / "a.safetensors", tensors))

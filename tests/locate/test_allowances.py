@@ -1,4 +1,4 @@
-"""What each wire allows in each number format: errors on both sides of the border."""
+"""Errors on both sides of what each wire allows, in each number format."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_what_a_step_also_returns_is_compared(name):
 
 
 def test_the_order_in_which_arrays_were_recorded_does_not_matter():
-    """Of the inputs of each call; guidance's halves are known by their names."""
+    """The inputs of each call may come in any order; names tell the halves of guidance."""
     for name in ("two-prompts", "controlled", "flux2, two references"):
         trace, model, nets = RUNS[name]()
         entries = tuple(

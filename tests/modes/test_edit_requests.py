@@ -143,7 +143,7 @@ def refusal(name, **request):
 
 
 def test_a_flow_map_goes_down_alone_and_is_not_guided():
-    """Of a distilled model; its base is edited by both methods, with guidance."""
+    """The distilled model allows one method, without guidance; its base both, with guidance."""
     assert refusal("flux3-klein", method="rf_inversion") == "E-MODE"
     for scale in (0.0, 0.5, 2.0):
         assert refusal("flux3-klein", source_cfg_scale=scale) == "E-CFG-SCALE"

@@ -98,7 +98,7 @@ def test_tokens_of_the_text_are_those_that_are_compared():
     ],
 )
 def test_tokens_of_text_and_image_keep_those_of_the_image(attention, tokens):
-    """Those that fill the image up to a multiple belong to it."""
+    """The tokens that fill the image up to a multiple belong to it."""
     x = numbered(2, 13 if attention is FILLED else 11, 8)
     got = cut(x, attention=attention)
     assert np.array_equal(got, x[1:] if tokens is None else x[1:, tokens])

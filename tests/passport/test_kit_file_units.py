@@ -1,4 +1,4 @@
-"""What a kit's files hold and how they are read, without the run of a model."""
+"""The files of a kit and their readers, without the run of a model."""
 
 from __future__ import annotations
 

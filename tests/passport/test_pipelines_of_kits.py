@@ -224,7 +224,7 @@ def test_a_mask_that_is_not_given_is_named(kits, dtype):
 
 
 def ignore_the_mask_within(pipe):
-    """Let the text encoder be given its mask, and not use it."""
+    """Let the text encoder ignore the mask that it is given."""
     model = pipe.text_encoder.model
     forward = model.forward
     model.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None})

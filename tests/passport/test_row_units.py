@@ -153,7 +153,7 @@ def windows(ours, theirs, multiple, mask=None, seen=None):
 )
 @pytest.mark.parametrize(("before", "after"), [(0, 3), (2, 1), (3, 0)])
 def test_the_same_tokens_are_found_at_any_place(mask, multiple, start, count, before, after):
-    """What the kit's mask hides is left out, up to a multiple; the port may pad on both sides."""
+    """Hidden tokens of the kit are left out, up to a multiple; the port may pad on both sides."""
     ours, *padding = texts(6, before, after)
     kept = ours[start : start + count]
     theirs = np.concatenate([padding[0], kept, padding[1]])
@@ -268,7 +268,7 @@ def test_a_port_that_recorded_results_alone_is_matched_by_them():
 
 @pytest.mark.parametrize(("others", "exchanged"), [(0, False), (9, False), (10, True), (12, True)])
 def test_calls_keep_their_places_unless_another_order_is_clearly_nearer(others, exchanged):
-    """Of 12 ids of each row so many are those of the other row: 9 are not 4 times as many as 3."""
+    """Each row of 12 ids has some of the other row: 9 are not 4 times as many as 3."""
     rows = np.repeat([[1], [2]], 12, axis=1)
     mixed = rows.copy()
     mixed[:, :others] = rows[::-1, :others]

@@ -70,7 +70,7 @@ LAYERS = ("a", "b", "")  # the last one is the whole call
 
 
 def judged(errors, *, floor=1e-3, dtype="float32", verdicts=(), inputs=(), call=CALL):
-    """Return the rows of right layers whose outputs have these errors beside a kit of ones."""
+    """Return the rows of right layers whose outputs differ by these errors from a kit of ones."""
     ones = np.ones((1, 4))
     names = [f"{call}/{layer}/output" for layer in LAYERS[: len(errors)]]
     kit = build_trace(dict.fromkeys(names, ones))
@@ -103,7 +103,7 @@ def test_of_another_run_the_first_layer_alone_is_named():
 
 
 def test_another_run_is_not_named_beside_a_fault():
-    """What follows a fault inherits it."""
+    """Layers that follow a fault inherit it."""
     rows = judged([0.5, 0.6, 0.7], verdicts=("differs",))
     assert [row.kind for row in rows] == ["own"] * 3
     assert [row.verdict for row in rows] == ["differs", "equal", "equal"]

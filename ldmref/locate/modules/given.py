@@ -1,4 +1,4 @@
-"""What the networks of a port are given: tokens, masks, and the states of the text.
+"""Judge what the networks of a port are given: tokens, masks, and the states of the text.
 
 A network is judged from the inputs that the port recorded, so its own rows say nothing of these.
 If the original is a pipeline, its own run of the same request says what they should be

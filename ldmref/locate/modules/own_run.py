@@ -1,7 +1,7 @@
-"""The first step of the original's own pipeline, whose text encoders answer with the port's states.
+"""Run the first step of the original's pipeline, with the port's states from its text encoders.
 
-The pipeline is asked for what the port was asked for, in float64. What it gives to its networks is
-what the port's networks should have been given: tokens, masks, and the hidden states that it
+The pipeline is asked for what the port was asked for, in float64. The port's networks should have
+been given what this pipeline gives to its networks: tokens, masks, and the hidden states that it
 selects. A text encoder returns what the port's encoder made of the tokens and the mask that the
 port gave it, so a wrong mask, or a wrong layer of the encoder, does not change what follows it.
 """
@@ -227,7 +227,7 @@ class OwnRun:
         wrapper, network.forward = network.forward, keep
         self._inside = True
         try:
-            # by its method, so that the hooks of the recording do not see it
+            # called as a method: the hooks of the recording do not see it
             ModuleReplay(copies, self.port, call, _Accepted()).run("forward", passed)
         finally:
             self._inside = False
