@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from changed_runs import RUNS
 
+from ldmref.families.lookup import networks_of_run
 from ldmref.locate.names import is_apart
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.pipeline.prompt_arrays import _as_list
@@ -85,6 +86,58 @@ def test_a_wrong_array_has_the_same_rows_under_other_names(name):
         assert "differs" in {verdict for *_, verdict in found}, role
         for other in names:
             assert judged(renamed(wrong, kinds, role, other), model, nets) == found, other
+
+
+def with_declared_names(trace: Trace, model) -> Iterator[tuple[int, Trace]]:
+    """Yield a run in which all networks' inputs have their first declared name, their second, ...
+
+    Inputs that declare fewer names keep their role.
+    """
+    declared = {
+        network.name: {x.role: x.also for x in (*network.inputs, *network.optional)}
+        for network in networks_of_run(model.config)
+    }
+    used = [declared.get(e.call.kind, {}) for e in trace.entries if not e.layer]
+    for number in range(max(len(names) for roles in used for names in roles.values())):
+
+        def change(entry, number=number):
+            also = {} if entry.layer else declared.get(entry.call.kind, {})
+            names = {k: also[k][number] for k in entry.inputs if len(also.get(k, ())) > number}
+            inputs = {names.get(k, k): x for k, x in entry.inputs.items()}
+            assert len(inputs) == len(entry.inputs)
+            return replace(entry, inputs=inputs)
+
+        yield number, replace(trace, entries=tuple(map(change, trace.entries)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_right_run_has_the_same_rows_under_declared_names(name):
+    trace, model, nets = RUNS[name]()
+    right = judged(trace, model, nets)
+    runs = [*with_declared_names(trace, model)]
+    assert runs
+    for number, run in runs:
+        assert run.entries != trace.entries
+        assert judged(run, model, nets) == right, number
+
+
+@pytest.mark.parametrize("name", ["from-an-image", "controlled", "sd3", "z-image"])
+def test_a_wrong_array_has_the_same_rows_under_declared_names(name):
+    trace, model, nets = RUNS[name]()
+    networks = {network.name: network for network in networks_of_run(model.config)}
+    for kind, network in networks.items():
+        entries = [e for e in trace.entries if not e.layer and e.call.kind == kind]
+        for x in network.inputs:
+            arrays = {e.inputs[x.role] for e in entries if x.role in e.inputs}
+            if not arrays or not x.also:
+                continue
+            changed = {k: trace.tensors[k] + np.ones((), trace.tensors[k].dtype) for k in arrays}
+            wrong = replace(trace, tensors={**trace.tensors, **changed})
+            found = judged(wrong, model, nets)
+            given = x.content in ("image", "hint")  # by the request, so nothing says what it is
+            assert given != ("differs" in {verdict for *_, verdict in found}), (kind, x.role)
+            for number, run in with_declared_names(wrong, model):
+                assert judged(run, model, nets) == found, (kind, x.role, number)
 
 
 @pytest.mark.parametrize("name", ["noise", "multistep"])

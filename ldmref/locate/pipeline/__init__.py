@@ -20,6 +20,7 @@
 | `hints`       | the control image of ControlNets, or its latents, and its kind        |
 | `residuals`   | the sum of the outputs of ControlNets, as the denoiser adds it        |
 | `ledger`      | what of all this was compared: the rest is "not judged"               |
+| `roles`       | the names under which the inputs of networks are recorded             |
 | `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
 """

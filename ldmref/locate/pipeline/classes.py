@@ -12,6 +12,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import state_of
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, Prompts, prompts_of
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.text_inputs import parts_of_batch, request_at
 from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.locate.precision import exact_backend
@@ -29,10 +30,10 @@ def judge_class_labels(context: PipelineContext) -> Iterator[Row]:
         for network, roles in zip(evaluation.networks, parts, strict=False):
             request = request_at(context, network)
             for x in inputs:
-                got = context.read(network, x.role, *x.also)
+                names = roles_of(context, x.argument)
+                got = context.read(network, *names)
                 if got is None or state is None:
                     continue
-                names = (x.role, *x.also)
                 try:
                     known = {side: _labels(context, request, side, x, len(state)) for side in roles}
                 except (NotKnown, LdmrefError) as error:

@@ -10,6 +10,7 @@ from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import largest_value
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
@@ -161,7 +162,8 @@ def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
 def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for steps without guidance, though it was asked for."""
     networks = context.calls(context.denoiser)[:1]
-    reads_scale = any({"guidance", "timestep_cond"} & {*e.inputs} for e in networks)
+    names = {*roles_of(context, "guidance"), "timestep_cond"}
+    reads_scale = any(names & {*e.inputs} for e in networks)
     changed = any(name.startswith("callback") for name in context.request)
     asked = context.asked_scale or 0.0
     negative = context.request.get("negative_prompt")

@@ -12,10 +12,9 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.hints import definition_of, judge_hint, judge_mode
-from ldmref.locate.pipeline.inputs import SAMPLES, TIMES
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, arrays_of_side
 from ldmref.locate.pipeline.residuals import judge_residuals
-from ldmref.locate.pipeline.text_inputs import roles_of
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import TraceEntry
 
@@ -52,10 +51,10 @@ def _nets_before(
 
 def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -> Iterator[Row]:
     """Yield rows for what a ControlNet is given: as the denoiser, and the control image."""
-    named = {kind: roles_of(context, kind) for kind in ("context", "pooled", "sizes")}
     definition = definition_of(context, net)
     zeroed = () if definition is None else definition.declared.zeroed(definition.config)
-    for roles in (SAMPLES, TIMES, *named.values(), ("guidance",), ("img_ids",), ("txt_ids",)):
+    for argument in ("x", "t", "context", "pooled", "sizes", "guidance", "img_ids", "txt_ids"):
+        roles = roles_of(context, argument)
         got, right = context.read(net, *roles), context.read(network, *roles)
         if got is None or right is None:
             continue
@@ -66,7 +65,7 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
         if got.shape != right.shape:
             context.ledger.explain(net, "it has another shape than the denoiser's", *roles)
             continue
-        if any(roles == named.get(name) for name in zeroed) and not got.any():
+        if argument in zeroed and not got.any():
             right = np.zeros_like(right)
         context.compared(net, *roles)
         yield context.judge(net, kind, got, right, segment=f"what {network.call} is given too")
@@ -84,7 +83,8 @@ def _judge_guides(context: PipelineContext) -> Iterator[Row]:
     for i, guide in enumerate(guides):
         network = networks[i * each]
         yield from _judge_guide_text(context, guide)
-        for roles in (SAMPLES, TIMES, roles_of(context, "sizes"), ("guidance",)):
+        for argument in ("x", "t", "sizes", "guidance"):
+            roles = roles_of(context, argument)
             got, right = context.read(guide, *roles), context.read(network, *roles)
             if got is None or right is None or got.shape[1:] != right.shape[1:]:
                 continue

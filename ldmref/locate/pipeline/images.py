@@ -24,6 +24,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 
@@ -235,7 +236,7 @@ def _control_before(context: PipelineContext, encoder: TraceEntry) -> TraceEntry
 def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the encoder was given."""
     for entry in context.calls("vae.encode"):
-        got = context.read(entry, "image", "input", "sample", "x")
+        got = context.read(entry, *first_roles_of(context, "vae.encode"))
         if got is None:
             continue
         kind = IN_METHOD.get(method_of(context, entry.call), "image")

@@ -12,6 +12,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
 from ldmref.locate.pipeline.images import judge_channels
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.text_inputs import judge_text
 from ldmref.locate.pipeline.together import judge_together
@@ -21,11 +22,8 @@ from ldmref.samplers.denoiser import in_own_scale
 from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
-TIMES = ("timestep", "t")
 TO_NEXT = ("euler", "ddim")  # samplers whose steps lead to the next level; others add noise
-SAMPLES = ("sample", "input", "x")
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
-SIZE_ROLES = ("time_ids", "added_cond_kwargs.time_ids", "sizes")
 OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 
@@ -54,16 +52,17 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
 def _judge_scales(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
     """Yield a row for the guidance scale that the network reads, once for each that it reads."""
     asked = context.asked_scale
+    names = roles_of(context, "guidance")
     seen: list[np.ndarray] = []
     for network in networks:
-        got = context.read(network, "guidance")
+        got = context.read(network, *names)
         if got is None:
             continue
         if asked is None:
             why = "the scale that was asked for was not recorded"
-            context.ledger.explain(network, why, "guidance")
+            context.ledger.explain(network, why, *names)
             continue
-        context.compared(network, "guidance")
+        context.compared(network, *names)
         if any(np.array_equal(got, x) for x in seen):
             continue
         seen.append(got)
@@ -91,7 +90,7 @@ def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> It
     """Yield a row for the positions that are passed with the tokens of Flux.1, once for all."""
     seen: list[np.ndarray] = []
     for network in networks:
-        sample = context.read(network, "sample")
+        sample = context.read(network, *roles_of(context, "x"))
         for role in ("img_ids", "txt_ids"):
             got = context.read(network, role)
             if got is None or got.ndim != 2 or got.shape[1] != 3 or sample is None:
@@ -131,17 +130,18 @@ def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> It
 
 def _judge_sizes(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
     """Yield a row for the sizes, once for all calls that were given the same."""
+    names = roles_of(context, "sizes")
     seen: list[np.ndarray] = []
     for network in networks:
-        sizes = context.read(network, *SIZE_ROLES)
-        sample = context.read(network, "sample", "input", "x")
+        sizes = context.read(network, *names)
+        sample = context.read(network, *roles_of(context, "x"))
         if sizes is None or sample is None or sizes.ndim != 2 or sizes.shape[1] != 6:
             continue
         if any(context.params.get(name) is not None for name in OWN_SIZES):
             why = "the sizes of another program's request are not computed"
-            context.ledger.explain(network, why, *SIZE_ROLES)
+            context.ledger.explain(network, why, *names)
             continue
-        context.compared(network, *SIZE_ROLES)
+        context.compared(network, *names)
         if any(np.array_equal(sizes, x) for x in seen):
             continue
         seen.append(sizes)
@@ -177,7 +177,8 @@ def _asked_sizes(context: PipelineContext, usual: np.ndarray, prefix: str = "") 
 def _judge_timestep(
     context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
 ) -> Iterator[Row]:
-    got = context.read(network, *TIMES)
+    names = roles_of(context, "t")
+    got = context.read(network, *names)
     if got is None:
         return
     step = evaluation.step
@@ -187,10 +188,10 @@ def _judge_timestep(
         sigma = sigma_of(context, evaluation)
         if sigma is None or schedule is None:
             why = "the time of its step was not recorded, or its schedule is not known"
-            context.ledger.explain(network, why, *TIMES)
+            context.ledger.explain(network, why, *names)
             return
         t = schedule.timestep(sigma)
-    context.compared(network, *TIMES)
+    context.compared(network, *names)
     expected = np.full(np.shape(got), t)
     got = np.asarray(got, np.float64)
     variants = [
@@ -225,7 +226,7 @@ def _judge_end(
     declared = [x for x in context.model.denoiser.inputs if x.content == "ends"]
     if not declared:
         return
-    names = (declared[0].role, *declared[0].also)
+    names = roles_of(context, declared[0].argument)
     got = context.read(network, *names)
     schedule = None if context.unknown_scheduler else context.make_schedule()
     t = context.number(evaluation.step, "timestep")
@@ -266,21 +267,22 @@ def _judge_end(
 def _judge_latents(
     context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
 ) -> Iterator[Row]:
-    got = context.read(network, *SAMPLES)
+    names = roles_of(context, "x")
+    got = context.read(network, *names)
     state = state_of(context, evaluation)
     if got is None or state is None:
         return
     fits = got.ndim == 4 and state.ndim == 4 and got.shape[2:] == state.shape[2:]
     if not fits or got.shape[1] < state.shape[1] or got.shape[0] % state.shape[0]:
         note = f"shape {got.shape} does not follow from that of the state, {state.shape}"
-        context.ledger.explain(network, note, *SAMPLES)
+        context.ledger.explain(network, note, *names)
         return
     further = got[:, state.shape[1] :]  # of masks, known images, control images
     got = got[:, : state.shape[1]]
     scale, others = _scales_of(context, evaluation)
     if scale is None:
         why = context.unknown_scheduler or "the noise level of its step is not known"
-        context.ledger.explain(network, why, *SAMPLES)
+        context.ledger.explain(network, why, *names)
         return
     repeated = np.concatenate([state] * (got.shape[0] // state.shape[0]))
     sigma = _sigma_of(context, evaluation.step) or sigma_of(context, evaluation) or 0.0
@@ -300,13 +302,13 @@ def _judge_latents(
         segment="from the sampler's state to the U-Net's sample",
     )
     if not further.shape[1]:
-        context.compared(network, *SAMPLES)
+        context.compared(network, *names)
         return
     try:
         yield from judge_channels(context, network, further, len(state))
-        context.compared(network, *SAMPLES)
+        context.compared(network, *names)
     except ValueError as error:
-        context.ledger.explain(network, f"further channels: {error}", *SAMPLES)
+        context.ledger.explain(network, f"further channels: {error}", *names)
 
 
 def _judge_scaling(
@@ -317,7 +319,8 @@ def _judge_scaling(
     before = calls[: calls.index(network.call)][::-1]
     between = takewhile(lambda call: not call.startswith(("sampler.", context.denoiser)), before)
     named = {entry.call: entry for entry in context.calls("scale_input")}
-    state, sample = state_of(context, evaluation), context.read(network, *SAMPLES)
+    state = state_of(context, evaluation)
+    sample = context.read(network, *roles_of(context, "x"))
     if state is None or sample is None:
         return
     for entry in [named[call] for call in between if call in named]:

@@ -13,6 +13,7 @@ from ldmref.locate.layouts import first_nonfinite, largest_value, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_start
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
 from ldmref.samplers import Schedule
@@ -21,7 +22,6 @@ from ldmref.trace.model import TraceEntry
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 LEAST = 2e-6  # latents are handed over in float32
-LATENTS = ("latents", "input", "z", "sample")
 KNOWN_SCALES = (0.18215, 0.13025, 0.3611, 1.5305, 1.0)
 
 
@@ -155,12 +155,13 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the scale and shift of the latents between sampler and decoder."""
     steps = context.calls("sampler")
     entries = context.calls("vae.decode")
-    decoded = [context.read(entry, *LATENTS) for entry in entries]
+    names = first_roles_of(context, "vae.decode")
+    decoded = [context.read(entry, *names) for entry in entries]
     sizes = [0 if got is None else len(got) for got in decoded]
     for i, (entry, got) in enumerate(zip(entries, decoded, strict=True)):
         last = state_after(context, steps[-1]) if steps else None
         if got is not None and not steps:
-            context.compared(entry, *LATENTS)  # a decoder alone: its latents are given
+            context.compared(entry, *names)  # a decoder alone: its latents are given
         if got is None or last is None:
             continue
         if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
@@ -168,7 +169,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
         scale = context.latent_scale
         last = last / context.path.spread(_end_level(context, steps[-1]))  # in that of the decoder
         expected = context.denormalize(last)
-        context.compared(entry, *LATENTS)
+        context.compared(entry, *names)
         if expected is None or got.shape != expected.shape:
             note = "decoded in another batch than the last step"
             yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
@@ -272,15 +273,16 @@ def _denormalization_faults(
 def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the latents of a tiny autoencoder, which reads them as they are."""
     steps = context.calls("sampler")
+    names = first_roles_of(context, "taesd.decode")
     for entry in context.calls("taesd.decode"):
-        got = context.read(entry, *LATENTS)
+        got = context.read(entry, *names)
         last = state_after(context, steps[-1]) if steps else None
         if not steps:
-            context.compared(entry, *LATENTS)
+            context.compared(entry, *names)
         if got is None or last is None or got.shape != last.shape:
             continue
         expected = last / context.path.spread(_end_level(context, steps[-1]))
-        context.compared(entry, *LATENTS)
+        context.compared(entry, *names)
         least = max(LEAST, context.rounding)
         segment = "from the last step to the tiny decoder"
         yield context.judge(entry, "latents", got, expected, least=least, segment=segment)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.tokens import pad_in_front, tokenize
 from ldmref.locate.precision import exact_backend
 from ldmref.models.conditioning import choose_columns, get_hidden_states
@@ -206,7 +207,8 @@ def _tokens(
     tokens are as many as in the first one.
     """
     name = TEXT_ENCODERS[number]
-    found = [context.read(entry, "input_ids", "input", "ids") for entry in context.texts(name)]
+    names = roles_of(context, "ids", name)
+    found = [context.read(entry, *names) for entry in context.texts(name)]
     recorded = [np.asarray(ids) for ids in found if ids is not None]
     if not recorded:
         raise NotKnown(f"the ids of {name} were not recorded")
@@ -266,8 +268,9 @@ def _recorded_row(
     """
     known = True
     moved = pad_in_front(ids, mask)
+    names = roles_of(context, "ids", name)
     for entry in context.texts(name):
-        arrays = context.read(entry, "input_ids", "input", "ids")
+        arrays = context.read(entry, *names)
         hidden = context.read_output(entry)
         if arrays is None or hidden is None:
             known = False

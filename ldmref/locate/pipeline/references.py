@@ -10,6 +10,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import REFERENCES, method_of, repeat_rows
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.models.config import ModelConfig
 from ldmref.trace.model import TraceEntry
 
@@ -23,7 +24,8 @@ def judge_references(context: PipelineContext) -> Iterator[Row]:
     expected: list[tuple[str, ReferenceArrays]] | None = None
     for network in context.calls(context.denoiser):
         for known in inputs:
-            got = context.read(network, known.role)
+            names = roles_of(context, known.argument)
+            got = context.read(network, *names)
             if got is None:
                 continue
             expected = list(_expected(context)) if expected is None else expected
@@ -31,9 +33,9 @@ def judge_references(context: PipelineContext) -> Iterator[Row]:
             fitting = [(text, x) for text, x in arrays if x.shape[1:] == got.shape[1:]]
             if not fitting or fitting[0][0]:
                 why = "the encoder's calls for the reference images are not known"
-                context.ledger.explain(network, why, known.role)
+                context.ledger.explain(network, why, *names)
                 continue
-            context.compared(network, known.role)
+            context.compared(network, *names)
             if any(np.array_equal(got, x) for x in seen.setdefault(known.role, [])):
                 continue
             seen[known.role].append(got)

@@ -31,6 +31,7 @@ from ldmref.locate.pipeline.prompt_arrays import (
     arrays_of_side,
     prompts_of,
 )
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.tokens import known_prompts, mask_faults
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
@@ -136,12 +137,6 @@ def _gave_states(context: PipelineContext) -> bool:
     return not context.is_diffusers and any(context.params.get(name) is not None for name in names)
 
 
-def roles_of(context: PipelineContext, argument: str) -> tuple[str, ...]:
-    """Return the names under which an argument of the denoiser may be recorded."""
-    inputs = [x for x in context.model.denoiser.inputs if x.argument == argument]
-    return (*(name for x in inputs for name in (x.role, *x.also)), argument)
-
-
 # -- which prompt each row is of ------------------------------------------------------------------
 
 
@@ -152,7 +147,7 @@ def parts_of_batch(
     sizes = []
     found: list[tuple[str, ...]] = []
     for network in evaluation.networks:
-        sample = context.read(network, "sample", "input", "x")
+        sample = context.read(network, *roles_of(context, "x"))
         if sample is None or len(sample) % images:
             return []
         sizes.append(len(sample) // images)
@@ -296,7 +291,7 @@ def _pooled(
     for name, config in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
         found: dict[str, list[np.ndarray]] = {}
         for entry in context.texts(name):
-            ids = context.read(entry, "input_ids", "input", "ids")
+            ids = context.read(entry, *roles_of(context, "ids", name))
             states = context.read_output(entry)
             if ids is None or states is None or states.shape[::2] != (len(ids), got.shape[1]):
                 continue

@@ -11,7 +11,8 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import state_of
 from ldmref.locate.pipeline.prompt_arrays import prompts_of
-from ldmref.locate.pipeline.text_inputs import parts_of_batch, request_at, roles_of
+from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.pipeline.text_inputs import parts_of_batch, request_at
 from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.locate.precision import exact_backend
 from ldmref.trace.model import TraceEntry
@@ -33,14 +34,15 @@ def judge_together(context: PipelineContext) -> Iterator[Row]:
             lengths = [_find_longest(context, network, role) for role in roles]
             known = [length for length in lengths if length is not None]
             for name in names if len(known) == len(lengths) else ():
-                got = context.read(network, name)
+                recorded = roles_of(context, name)
+                got = context.read(network, *recorded)
                 if got is None:
                     continue
                 made = [together(ops, len(state), length)[name] for length in known]
                 right = np.concatenate([np.asarray(x) for x in made])
                 variants = _list_variants(context, network, name, right)
                 segment = f"from the texts to the denoiser's {name}"
-                context.compared(network, name)
+                context.compared(network, *recorded)
                 yield context.judge(network, name, got, right, variants=variants, segment=segment)
 
 

@@ -13,6 +13,7 @@ from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.faults.masks import masks_of_other_rows, moved_masks
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptOptions
@@ -23,7 +24,6 @@ from ldmref.trace.model import TraceEntry
 PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
 )  # fmt: skip
-IDS = ("input_ids", "input", "ids")
 MASK = "attention_mask"
 
 
@@ -32,20 +32,21 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
     prompts = known_prompts(context)
     for number, name in enumerate(TEXT_ENCODERS[: len(context.model.config.text_encoders)]):
         for entry in context.calls(name):
-            ids = context.read(entry, *IDS)
+            names = roles_of(context, "ids", name)
+            ids = context.read(entry, *names)
             if ids is None:
                 continue
             if not prompts:  # the tokens are what was given
-                context.compared(entry, *IDS)
+                context.compared(entry, *names)
                 continue
             rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
             yield from rows
             if any(row.verdict == DIFFERS for row in rows):
                 context.ledger.wrong_tokens = True
             if rows:
-                context.compared(entry, *IDS)
+                context.compared(entry, *names)
             else:
-                context.ledger.explain(entry, "the prompts cannot be tokenized", *IDS)
+                context.ledger.explain(entry, "the prompts cannot be tokenized", *names)
         for entry in context.calls(GUIDE_CALLS + name):
             yield from _judge_guide(context, entry, number, prompts)
     yield from _judge_given(context)
@@ -55,14 +56,15 @@ def _judge_guide(
     context: PipelineContext, entry: TraceEntry, number: int, prompts: Sequence[str]
 ) -> Iterator[Row]:
     """Yield a row for the ids of a weaker model's encoder, if its tokenizer is the model's."""
-    ids = context.read(entry, *IDS)
+    names = roles_of(context, "ids", entry.call.kind)
+    ids = context.read(entry, *names)
     rows = [] if ids is None else [*_judge_ids(context, entry, number, np.asarray(ids), prompts)]
     if rows and not any(row.verdict == DIFFERS for row in rows):
-        context.compared(entry, *IDS)
+        context.compared(entry, *names)
         yield from rows
     else:
         why = "the weaker model may have a tokenizer of its own"
-        context.ledger.explain(entry, why, *IDS)
+        context.ledger.explain(entry, why, *names)
 
 
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
@@ -82,7 +84,7 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
                 continue
             of_any = isinstance(entry.attributes.get("prompt"), str)
             encoders = [e for n in (TEXT_ENCODERS if of_any else [name]) for e in context.calls(n)]
-            requested = [context.read(e, *IDS) for e in encoders]
+            requested = [context.read(e, *roles_of(context, "ids", e.call.kind)) for e in encoders]
             known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
             rows = ids.reshape(-1, ids.shape[-1])
             alike = [x for x in known if x.shape[1] == rows.shape[1]]
@@ -221,10 +223,11 @@ def _judge_mask(
         tokens: 1 for tokens, and 0 for padding, (n, l).
         masked: Whether the encoder hides padding; if not, a mask must hide nothing.
     """
-    mask = context.read(entry, MASK)
+    names = (MASK, *roles_of(context, "mask", entry.call.kind))
+    mask = context.read(entry, *names)
     if mask is None or (not masked and np.shape(mask) != tokens.shape):
         return
-    context.compared(entry, MASK)
+    context.compared(entry, *names)
     got = np.asarray(mask).reshape(-1, np.shape(mask)[-1]) != 0
     right = tokens != 0 if masked else np.ones_like(tokens, bool)
     if np.array_equal(got, right):

@@ -22,6 +22,7 @@ from ldmref.locate.pipeline.added_noise import NOISED
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
 from ldmref.locate.pipeline.images import Variants
+from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.trace.model import TraceEntry
@@ -362,7 +363,7 @@ def _with_known(
         return None
     mask = recorded_mask(context, expected)
     if mask is None:
-        got = context.read(entry, "sample", "x", "latents", "input", "z")
+        got = context.read(entry, "sample", "x", *first_roles_of(context, "vae.decode"))
         found = None if got is None else _nearer(known, got, expected)
         return None if found is None else (found, [])
     blended = (1.0 - mask) * known + mask * expected
