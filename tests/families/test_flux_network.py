@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
-from ldmref.families.flux.network import transformer
+from ldmref.families.flux.network import double_block, transformer
 from ldmref.models.params import unflatten
 from ldmref.models.transformer_layers import cut_patches, join_patches
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
-from flux_networks import config_of, make_transformer  # noqa: E402
+from flux_networks import config_of, in_float64, make_transformer  # noqa: E402
 
 PACK = diffusers.FluxPipeline._pack_latents
 PIXELS = 8  # of a cell
@@ -42,6 +42,27 @@ def test_patches_are_those_of_diffusers():
     patches = cut_patches(ops, x)
     assert (patches.reshape(2, 15, 16) == PACK(torch.tensor(x), 2, 4, 6, 10).numpy()).all()
     assert (join_patches(patches.reshape(2, 15, 16), 3, 5) == x).all()
+
+
+def test_both_streams_of_a_block_are_those_of_diffusers(monkeypatch):
+    """The text's, too: after the last of these blocks the image depends on it by attention alone.
+
+    In float64, both sum fewer than 1,000 products of numbers of size 1 in another order.
+    """
+    ops, config = get_backend("numpy", dtype="float64"), config_of(True)
+    theirs = in_float64(make_transformer(True), monkeypatch)
+    block, width = theirs.transformer_blocks[0], theirs.inner_dim
+    rng = np.random.default_rng(1)
+    x, text, emb = (rng.standard_normal(s) for s in ((2, 6, width), (2, 5, width), (2, width)))
+    positions = np.concatenate([np.zeros((5, 3)), np.indices((1, 2, 3)).reshape(3, -1).T])
+    with torch.no_grad():
+        turns = theirs.pos_embed(torch.tensor(positions))
+        want = block(*map(torch.tensor, (x, text, emb)), image_rotary_emb=turns)
+    params = {name: array.numpy() for name, array in block.state_dict().items()}
+    heads, dims = config.num_attention_heads, config.axes_dims_rope
+    got = double_block(ops, unflatten(params), x, text, emb, positions, dims, heads)
+    for own, other in zip(got, want, strict=True):
+        assert np.abs(own - other.numpy()).max() < 1e-12 * np.abs(other.numpy()).max()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

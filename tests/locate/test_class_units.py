@@ -36,7 +36,7 @@ class Labelled:
         text = SimpleNamespace(encode=encode, condition_text=condition_text)
         self.family = SimpleNamespace(text=text)
         inputs = (*self.own.denoiser.inputs, LABELS)
-        self.denoiser = SimpleNamespace(name="unet", inputs=inputs)
+        self.denoiser = replace(self.own.denoiser, inputs=inputs)
 
     def ids(self, prompt):
         return np.ravel(self.own.tokenizer.tokenize([prompt]).ids)

@@ -356,7 +356,7 @@ class FlowMap:
         self.own = model_of("sd3-tiny")
         ends = NetworkInput("end", "timestep_end", (BATCH,), "ends", also=("r",))
         inputs_ = (*self.own.denoiser.inputs, ends)
-        self.denoiser = SimpleNamespace(name="transformer", inputs=inputs_)
+        self.denoiser = replace(self.own.denoiser, inputs=inputs_)
 
     def __getattr__(self, name):
         return getattr(self.own, name)

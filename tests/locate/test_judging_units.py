@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,6 +200,26 @@ def test_arrays_nearby_that_the_port_passed_on():
     assert cause_of(before, call=own, suspects=[own]) == "a.x is skipped: its output is its input"
     assert cause_of(after, call=own, suspects=[own]) == "equals its input (emb)"
     assert cause_of(after, frame={"x": after}) == "equals the input of the network (x)"
+
+
+@pytest.mark.parametrize("role", ["", "input", "emb"])
+@pytest.mark.parametrize("frame", ["", "m"])
+def test_which_arrays_are_nearby(role, frame):
+    """Of the input that is judged, its value is none; that of its block is, if it is inside one."""
+    arrays = iter(normal(0, 5, 2, 3))
+    whole = {"input": next(arrays), "x": next(arrays), "ids": np.arange(3)}
+    call = call_of("m.a", inputs={"input": next(arrays), "emb": next(arrays), "n": 3})
+    point = point_of(RIGHT, role=role, call=call)
+    point = replace(point, frame=replace(point.frame, name=frame, inputs=whole))
+    replay = replay_of(recent=[("m.b", next(arrays)), ("m.c", RIGHT * np.nan)])
+    known = {
+        "the output of m.b": replay.recent[0][1],
+        **{f"its input {name!r}": call.inputs[name] for name in ("input", "emb") if name != role},
+    }
+    if not role or frame:
+        of = f"the input of {frame or 'the network'}"
+        known |= {of: whole["input"], f"{of} (x)": whole["x"]}
+    assert dict(diagnosis._nearby(replay, point)) == known
 
 
 def test_terms_that_were_not_added():

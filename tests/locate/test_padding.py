@@ -14,7 +14,7 @@ from ldmref.locate.faults.masks import changes_of_mask, other_masks, with_mask
 from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.padding import PaddingFinder, _changed
+from ldmref.locate.padding import PaddingFinder, _changed, _digest
 from ldmref.locate.pipeline.tokens import mask_faults, pad_in_front
 from ldmref.locate.points import Frame, Point
 from ldmref.models.layers import MASKED
@@ -43,6 +43,21 @@ def record_of(preset, mask=MASK, network="transformer", **more):
         else:
             arguments[x.argument] = normal(i, *x.shape_at(sizes))
     return model, RecordedNetwork(declared, model.params[declared.params], arguments | more, True)
+
+
+def test_rows_are_told_apart_by_their_numbers():
+    """Only rows of floats: other arrays are ids and positions, or have one row."""
+    rows = {}
+    x = normal(0, 2, 3, 4)
+    arrays = {"x": x, "y": x[0], "v": x[0, 0], "ids": np.ones((2, 3), int), "n": 3}
+    for role, array in arrays.items():
+        _digest(rows, ("a", role, 0), array)
+    assert {role for _, role, _ in rows} == {"x", "y"}
+    of_x, of_y = (rows["a", role, 0] for role in ("x", "y"))
+    assert of_x.shape == (2, 3) and np.allclose(of_y, of_x[0], rtol=1e-12)
+    assert len(np.unique(of_x)) == 6
+    _digest(rows, ("a", "z", 0), np.flip(x, -1))
+    assert not np.isclose(rows["a", "z", 0], of_x).any()  # the order of numbers counts
 
 
 @pytest.mark.parametrize("preset", ["qwen-image-2.1-tiny", "krea-2-tiny"])

@@ -438,6 +438,21 @@ def test_a_jump_back_adds_noise():
     assert rows_of(following=right + 1.0)["state"][0] == "differs"
 
 
+@pytest.mark.parametrize("first", range(5))
+def test_where_a_list_of_pndm_was_cut(first):
+    """Its second timestep is there twice, so a time alone does not say it."""
+    times = np.array([900.0, 600.0, 300.0, 0.0])
+    calls = [0, 1, 1, 2, 3][first:]
+    recorded = {f"sampler.{i:03}": {"input.timestep": times[k]} for i, k in enumerate(calls)}
+    context = context_of(recorded)
+    evaluations = [SimpleNamespace(entry=entry_of(context, name)) for name in recorded]
+    assert steps._first_of_pndm(context, evaluations, times) == first
+    before = {name: {"input.timestep": x["input.timestep"] - 1.0} for name, x in recorded.items()}
+    near = context_of(before)
+    moved = [SimpleNamespace(entry=entry_of(near, name)) for name in recorded]
+    assert steps._first_of_pndm(near, moved, times) == first
+
+
 def test_a_run_with_one_schedule_reads_it():
     calls = {"sampler.000": {"input.x": X0, "output": X0}}
     context = context_of(calls, params={"steps": 3})

@@ -46,6 +46,30 @@ def test_ids_are_those_of_the_prompts():
     assert row[3] == 1 / ids.shape[1] and marked == {"input_ids"} and wrong
 
 
+@pytest.mark.parametrize("encoder", ["text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("prompt", ["a cat", None])
+def test_recorded_tokens_are_those_of_a_call(encoder, prompt):
+    """Of any encoder, if a prompt has one call for all of them; otherwise of the first."""
+    ids, _ = ids_of("a cat", "a dog")
+    attributes = {} if prompt is None else {"tokens.000": {"prompt": prompt}}
+
+    def judged_of(own, read, role="input_ids"):
+        calls = {"tokens.000": {"output.ids": own}, f"{encoder}.000": {f"input.{role}": read}}
+        context = context_of(calls, "sd3-tiny", attributes=attributes)
+        rows = [row.verdict for row in tokens._judge_given(context)]
+        reasons = [why for (name, *_), why in context.ledger.reasons.items() if "tokens" in name]
+        return rows, context.ledger.has(entry_of(context, "tokens.000"), "ids", "output"), reasons
+
+    equal = ([], True, [])
+    assert judged_of(ids[:1], ids) == judged_of(ids[::-1], ids) == equal
+    if encoder != "text_encoder" and prompt is None:  # nothing reads them
+        assert judged_of(ids + 1, ids) == equal
+        return
+    assert judged_of(ids + 1, ids) == judged_of(ids[:, 1:], ids) == (["differs"], True, [])
+    why = "the ids of a call of text_encoder were not recorded"
+    assert judged_of(ids, ids, "hidden") == ([], False, [why])
+
+
 def test_without_prompts_the_ids_are_given():
     ids, _ = ids_of("a cat")
     assert judged({"input_ids": ids + 1}, prompt=None) == ([], {"input_ids"}, {}, False)
