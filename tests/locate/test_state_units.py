@@ -10,6 +10,7 @@ from changed_runs import record
 from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import added_noise, judge_host, latents, schedule, steps, wires
+from ldmref.samplers.path import PATHS
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -261,3 +262,20 @@ def test_images_of_added_noise_may_be_given():
     assert rows_of(X, Y[:, :3]) == ([], True, "")
     why = "what was drawn from the encoder's distribution was not recorded"
     assert rows_of(X, X, encoded=True) == ([], False, why)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "path"),
+    [
+        ("ve", "flow", "ve"), (None, "ve", "ve"), ("other", "ve", "ve"), (None, None, ""),
+        (3, "other", ""),
+    ],
+)  # fmt: skip
+def test_the_path_is_the_recorded_one(schedule, step, path):
+    """That of the schedule, else of the first step; without a known one, the model's."""
+    names = {"schedule.000": schedule, "sampler.000": step, "sampler.001": "flow"}
+    context = context_of(
+        {call: {"output": np.zeros(1)} for call in names},
+        attributes={call: {} if name is None else {"path": name} for call, name in names.items()},
+    )
+    assert context.path is (PATHS[path] if path else context.config.path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, model_of
+from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.pipeline import text_inputs, tokens
+from ldmref.locate.pipeline import prompt_arrays, text_inputs, tokens
 from ldmref.locate.pipeline.ledger import Ledger
+from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.selected import mark_selected
+from ldmref.locate.pipeline.text_inputs import ExpectedText
 
 WHY = "the weaker model may have a tokenizer of its own"
 
@@ -183,3 +187,33 @@ def test_inputs_are_given_if_what_leads_to_them_was_left_out(kind):
             left = {role for role, sources in roles.items() if source in (sources or ())}
             assert given([source], selection=selection) == known - left
     assert given(selection={"layers": [""]}) == given() == set()
+
+
+def test_an_encoder_of_two_that_read_the_prompts_of_other_rows(monkeypatch):
+    """Each row is the nearest of those that the prompts of all rows give, for each encoder."""
+    texts = [("a", "a"), ("b", "b"), ("c", "c")]
+    states = {name: normal(i, 3, 4) for i, name in enumerate("abc")}
+
+    def arrays(context, request, prompts, length):
+        if "?" in prompts:
+            raise prompt_arrays.NotKnown("it was not recorded")
+        return PromptArrays(np.concatenate([states[name] for name in prompts], axis=-1), None)
+
+    monkeypatch.setattr(text_inputs, "arrays_of_prompts", arrays)
+    config = SimpleNamespace(text_encoders=("first", "second"))
+    context = SimpleNamespace(model=SimpleNamespace(config=config))
+    read = [("a", "c"), ("b", "a"), ("c", "b")]
+    got = np.stack([arrays(None, {}, prompts, 3).states for prompts in read])
+    got += 1e-3 * normal(9, *got.shape)
+
+    def found(*prompts):
+        expected = ExpectedText(("cond",), {}, {}, prompts)
+        return dict(text_inputs._of_other_prompts(context, "text", got, expected))
+
+    [first, second] = found(*texts).items()
+    right = [arrays(None, {}, prompts, 3).states for prompts in read]
+    assert second[0] == "rows of prompts are exchanged in text_encoder_2"
+    assert np.array_equal(second[1], np.stack(right))
+    assert first[0] == "rows of prompts are exchanged in text_encoder"
+    assert not np.array_equal(first[1], np.stack(right))
+    assert not found(*texts[:2]) and not found(*texts[:2], ("?", "?"))
