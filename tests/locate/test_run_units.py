@@ -15,6 +15,7 @@ from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.text_inputs import ExpectedText
+from ldmref.models.declared import CallSize, NetworkInput
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -557,6 +558,18 @@ def test_positions_that_a_network_reads():
     assert cause(right[:, :2]) is None
 
 
+class Sized:
+    """A model whose denoiser reads sizes."""
+
+    def __init__(self):
+        self.own = model_of("tiny")
+        sizes = NetworkInput("sizes", "time_ids", (CallSize("batch"), 6), "sizes")
+        self.denoiser = replace(self.own.denoiser, inputs=(*self.own.denoiser.inputs, sizes))
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+
 def test_sizes_that_a_network_reads():
     factor = model_of("tiny").config.vae.factor
     h, w = 8.0 * factor, 4.0 * factor
@@ -565,7 +578,7 @@ def test_sizes_that_a_network_reads():
         calls = {
             "unet.000": {"input.sample": np.zeros((2, 4, 8, 4)), "input.time_ids": np.array(got)}
         }
-        context = context_of(calls, params=params)
+        context = replace(context_of(calls, params=params), model=Sized())
         found = verdicts(inputs._judge_sizes(context, context.calls("unet")))
         return found[0][1:] if found else None
 
