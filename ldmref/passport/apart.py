@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ldmref.errors import counted
-from ldmref.locate.findings import Row
+from ldmref.locate.findings import EQUAL, NOISY, Row
 from ldmref.locate.layouts import shrinkage
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
@@ -40,6 +40,8 @@ SCHEDULE, STEP = "schedule", "sampler"
 OF_KEYS = re.compile("mask|bias|hidden")
 OF_CALLS = ("evaluations", "prompt")  # attributes that name calls, or the text of each row
 NO_ROW = "{} not of the kit's run: {}"
+ROW = "row {} of the port's {}"
+CutArray = Callable[[TraceEntry, str, str, np.ndarray], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class RowsApart:
         matches: The rows by the name of their call.
         notes: What was taken apart, and left out.
         gaps: Rows that are not compared.
+        renamed: The port's names of layers that have other ones in the kit, by its call and these.
     """
 
     port: Trace = field(repr=False)
@@ -61,11 +64,17 @@ class RowsApart:
     matches: Mapping[str, RowMatch] = field(repr=False)
     notes: tuple[str, ...]
     gaps: tuple[str, ...]
+    renamed: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
 
     def rename(self, row: Row) -> Row:
-        """Return a row of a report under the name of the kit's call."""
+        """Return a row of a report under the name of the kit's call, with the port's if wrong."""
         match = self.matches.get(row.call)
-        return row if match is None else replace(row, call=str(match.kit.call))
+        if match is None:
+            return row
+        where = ROW.format(match.port.row, match.port.call)
+        if row.verdict not in (EQUAL, NOISY) and where not in row.note:
+            row = replace(row, note="; ".join(filter(None, (row.note, where))))
+        return replace(row, call=str(match.kit.call))
 
     def whole(self, names: Collection[str], run: Trace) -> set[str]:
         """Return the nodes of a kit of which all rows are named, `CALL/LAYER`.
@@ -80,6 +89,8 @@ class RowsApart:
                 found = rows.setdefault(f"{match.kit.call}/{entry.layer}", set())
                 found |= {match.kit.row} if entry.name in names else set()
         host = {entry.name for entry in self.host.entries if entry.call.is_host}
+        kept = [e.name for e in self.kit.entries if e.call not in self.matches]
+        host |= {name for name in kept if name in names}
         whole = {
             entry.name
             for entry in run.entries
@@ -97,15 +108,17 @@ class RowsApart:
         found = {}
         for entry in self.kit.entries:
             match = self.matches.get(entry.call)
-            source = None if match is None else run.find(match.kit.call, entry.layer)
+            source = run.find(entry.call if match is None else match.kit.call, entry.layer)
             if source is None:
                 continue
-            for role, name in source.outputs.items():
-                floor = floors.get(tensor_name(source.call, entry.layer, "output", role))
-                if floor is not None:
-                    whole, own = run.tensors[name], self.kit.tensors[entry.outputs[role]]
-                    key = tensor_name(entry.call, entry.layer, "output", role)
-                    found[key] = floor * max(shrinkage(whole, own), 1.0)
+            sides = ("input", source.inputs, entry.inputs), ("output", source.outputs, entry.outputs)
+            for side, of_run, of_row in sides:
+                for role, name in of_run.items():
+                    floor = floors.get(tensor_name(source.call, entry.layer, side, role))
+                    if floor is not None:
+                        whole, own = run.tensors[name], self.kit.tensors[of_row[role]]
+                        key = tensor_name(entry.call, entry.layer, side, role)
+                        found[key] = floor * max(shrinkage(whole, own), 1.0)
         return found
 
 
@@ -138,7 +151,7 @@ def take_apart(
             named[call] = match
             for cutter in (of_port, of_kit):
                 cutter.add(call, match, networks[name])
-    notes, gaps = _describe(port, matches)
+    notes, gaps = describe_rows(port, matches)
     host = join_rows(port, kit, [m for found in matches.values() for m in found])
     sides = of_port.trace(), of_kit.trace()
     return RowsApart(sides[0], sides[1], host, named, tuple(notes), tuple(gaps))
@@ -163,7 +176,7 @@ def name_rows(matches: Iterable[RowMatch]) -> Iterator[tuple[str, RowMatch]]:
         yield (f"{call}.{number}" if number else call), match
 
 
-def _describe(
+def describe_rows(
     port: Trace, matches: Mapping[str, Sequence[RowMatch]]
 ) -> tuple[list[str], list[str]]:
     """Return what was taken apart and left out in words, and which rows are not compared."""
@@ -214,24 +227,45 @@ class RowCutter:
         windows = {} if window is None else self._windows(window, network)
         counts = {math.prod(x.shape[1:]) for x in network.inputs if x.content == "sizes"}
         counts |= set() if window is None else {window.of}
-        for entry in self.source.of_call(at.call):
-            sides = []
+
+        def cut(entry: TraceEntry, side: str, role: str, array: np.ndarray) -> np.ndarray:
+            if array.ndim and len(array) > batch and len(array) / batch in counts:
+                return _cut_flat(array, at.row, batch, windows)
+            return _cut(array, at.row, batch, windows, role)
+
+        self.add_cut(call, at.call, cut)
+
+    def add_cut(self, call: str, source: TraceCall, cut: CutArray) -> list[TraceEntry]:
+        """Add what is cut of a call as a call.
+
+        Args:
+            call: The name of the call.
+            source: The call of the trace.
+            cut: Returns of an entry, "input" or "output", a role and its array what is kept; None
+                if that is not known, which leaves out the entry.
+
+        Returns:
+            The entries that were left out.
+        """
+        left_out = []
+        for entry in self.source.of_call(source):
+            sides: dict[str, dict[str, str]] = {}
+            arrays: dict[str, np.ndarray | None] = {}
             for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
-                found = {}
+                found = sides.setdefault(side, {})
                 for role, name in roles.items():
-                    key = tensor_name(call, entry.layer, side, role)
-                    array = np.asarray(self.source.tensors[name])
-                    if array.ndim and len(array) > batch and len(array) / batch in counts:
-                        self.tensors[key] = _cut_flat(array, at.row, batch, windows)
-                    else:
-                        self.tensors[key] = _cut(array, at.row, batch, windows, role)
+                    key = found[role] = tensor_name(call, entry.layer, side, role)
+                    arrays[key] = cut(entry, side, role, np.asarray(self.source.tensors[name]))
                     if name in self.source.kinds:
                         self.kinds[key] = self.source.kinds[name]
-                    found[role] = key
-                sides.append(found)
-            self.entries.append(
-                replace(entry, call=TraceCall(call), inputs=sides[0], outputs=sides[1])
-            )
+            kept = {key: x for key, x in arrays.items() if x is not None}
+            if len(kept) < len(arrays):
+                left_out.append(entry)
+                continue
+            self.tensors |= kept
+            changed = {"inputs": sides["input"], "outputs": sides["output"]}
+            self.entries.append(replace(entry, call=TraceCall(call), **changed))
+        return left_out
 
     def _windows(self, window: Window, network: DeclaredNetwork) -> dict[int, np.ndarray]:
         """Return by the size of an axis which of its tokens are kept.

@@ -9,18 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ldmref.locate.law import GAIN
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_role
-from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
+from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 NEAR = 0.01  # mean error of the inputs of a row that is another one's again
+
+
+class RowNetwork(Protocol):
+    """A network whose inputs are declared: a declared one, or a module of a kit."""
+
+    @property
+    def name(self) -> str:
+        """The name of its calls."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[NetworkInput, ...]:
+        """The arrays of its calls that have a row for each image or text."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ class RowReader:
         network: The network.
     """
 
-    def __init__(self, trace: Trace, network: DeclaredNetwork):
+    def __init__(self, trace: Trace, network: RowNetwork):
         self.trace = trace
         self.network = network
 
@@ -175,7 +189,7 @@ def find_windows(
 # -- the rows -------------------------------------------------------------------------------------
 
 
-def match_rows(kit: Trace, port: Trace, network: DeclaredNetwork, multiple: int) -> list[RowMatch]:
+def match_rows(kit: Trace, port: Trace, network: RowNetwork, multiple: int) -> list[RowMatch]:
     """Return the rows of a port's calls of a network that are rows of a kit's.
 
     A row is the one whose inputs are nearest; each row of the kit has at least one, and more of

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
-from ldmref.locate.diff import NOT_DEFINED
+from ldmref.locate.diff import NOT_DEFINED, ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.original import PortOriginal, compare
@@ -26,6 +26,7 @@ from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.passport.apart import RowsApart, take_apart
 from ldmref.passport.kit import Kit
+from ldmref.passport.module_rows import take_modules_apart, undeclared_rows
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
 from ldmref.passport.request import other_request
@@ -151,7 +152,7 @@ def check_dump(
     floors = kit.floors.get(report.dtype, kit.floors["float32"])
     floors = floors if apart is None else apart.floors(floors, kit.trace)
     alone = bool(kit.networks) and against is None
-    inputs = [*wrong_inputs(port, run, floors, report.dtype)] if alone else []
+    inputs = [*wrong_inputs(judged_port, run, floors, report.dtype)] if alone else []
     found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
     if not kit.networks and PIPELINE in port.manifest:
         asked = other_request(port, kit.request, kit.config)
@@ -164,7 +165,9 @@ def check_dump(
         gaps = [gap for gap in gaps if gap not in beyond]
         notes += [NOT_READ.format(gap) for gap in beyond]
     if alone:
-        gaps += _not_of_the_kit(port, run)
+        gaps += _not_of_the_kit(judged_port, run)
+    if kit.networks and apart is None:
+        gaps += undeclared_rows(port, kit)
     if apart is not None:
         found = replace(found, rows=tuple(map(apart.rename, found.rows)))
         gaps += apart.gaps
@@ -283,16 +286,21 @@ def _original(
         apart = take_apart(port, kit.trace, model.config, size)
         if apart is None:
             return KitOriginal(model, kit.trace), None, None
-        return RowsOriginal(model, kit.trace, port, apart), None, apart
+        of_rows = KitOriginal(model, apart.kit, kit.trace)
+        return RowsOriginal(of_rows, ModelOriginal(model), port, apart, model), None, apart
     if not {*port.calls} & {*kit.trace.calls}:
         calls = ", ".join(kit.trace.calls)
         message = f"the dump has the calls {abbreviated(port.calls, 3)}, and the kit {calls}"
         raise UsageError(message, code=CODE, hint="name the port's call as the kit's: --names")
+    apart = take_modules_apart(port, kit)
     if against is None:
-        return None, kit.trace, None
+        return None, kit.trace if apart is None else apart.kit, apart
     from ldmref.passport.modules import module_original
 
-    return module_original(kit, against), None, None
+    original = module_original(kit, against)
+    if apart is None:
+        return original, None, None
+    return RowsOriginal(original, original, port, apart), None, apart
 
 
 def _first_of(rows: Sequence[Row], apart: Sequence[int]) -> int | None:

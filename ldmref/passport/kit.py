@@ -80,6 +80,7 @@ class Kit:
         wrong: The dumps with a known fault.
         request: The parameters of the run: prompts, steps, sampler, size.
         networks: The names of its modules, of a kit of modules that ldmref has no definition of.
+        rows: What each argument of a module holds for a row, by network and argument.
 
     >>> Kit(Path("kit"), "sd15", "2.0", {"README.txt": "00"}, ()).label
     'sd15 2.0 (5e0e0c8b6eca)'
@@ -92,6 +93,7 @@ class Kit:
     wrong: Sequence[WrongDump] = field(repr=False)
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     networks: tuple[str, ...] = ()
+    rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -173,6 +175,7 @@ def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
     """
     head = {"format": FORMAT, "version": kit.version, "family": kit.family, "program": program}
     head |= {"networks": list(kit.networks)} if kit.networks else {}
+    head |= {"rows": {k: dict(x) for k, x in kit.rows.items()}} if kit.rows else {}
     head |= {"digest": kit.digest, "request": dict(kit.request), **described}
     head["digests"] = dict(kit.digests)
     rows = [json.dumps(asdict(dump), ensure_ascii=False) for dump in kit.wrong]
@@ -207,7 +210,8 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Kit:
     request = dict(data["request"])
     networks = tuple(_inside(str(name)) for name in data.get("networks", ()))
     name = str(data["family"])
-    return Kit(folder, name, str(data["version"]), digests, wrong, request, networks)
+    rows = {str(k): {str(a): str(b) for a, b in x.items()} for k, x in data.get("rows", {}).items()}
+    return Kit(folder, name, str(data["version"]), digests, wrong, request, networks, rows)
 
 
 def _inside(path: str) -> str:

@@ -39,6 +39,7 @@ from ldmref.passport.make import (
     write_manifest,
     write_wrong,
 )
+from ldmref.passport.module_rows import check_rows
 from ldmref.passport.recorded import CODE, FORMATS, WIDE
 from ldmref.passport.wrong import DTYPE, wrong_dumps
 from ldmref.trace.calls import TraceCall
@@ -47,9 +48,10 @@ from ldmref.trace.model import Trace, TraceEntry, tensor_name
 if TYPE_CHECKING:
     import torch
 
-OF_MODULES = "1.1"  # the version of these kits: 1.1 added the inputs of layers
+OF_MODULES = "1.2"  # of these kits: 1.1 added the inputs of layers, 1.2 several calls and rows
 NETWORK = "transformer"  # the name of a module that was given without one
 MAKE = "let it return (module, {ARGUMENT: value}), or {NAME: (module, {ARGUMENT: value})}"
+PAIR, WITH_ROWS = 2, 3  # parts of what is returned for a module: the third are its rows
 README = """A passport kit of ldmref: a module of PyTorch, and all that a port of it must compute.
 
 kit.json                 what this is, the wrong dumps, the SHA-256 of each file
@@ -74,30 +76,38 @@ docs/passport.md of ldmref describes it.
 
 @dataclass(frozen=True)
 class GivenModule:
-    """A module with the arguments of the call that a kit records.
+    """A module with the arguments of the calls that a kit records.
 
     Attributes:
         module: The module.
-        arguments: The arguments by name.
+        calls: The arguments of each call by name.
+        rows: What each argument holds for a row of a batch, see `check_rows`. {}: it is not known.
     """
 
     module: torch.nn.Module
-    arguments: Mapping[str, Any] = field(repr=False)
+    calls: tuple[Mapping[str, Any], ...] = field(repr=False)
+    rows: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_modules(made: object) -> dict[str, GivenModule]:
     """Return what a function `make` returned, by the names of networks.
 
     Raises:
-        UsageError: It is neither (module, arguments) nor a mapping of such pairs.
+        UsageError: It is neither (module, arguments) or (module, arguments, rows) nor a mapping of
+            some, or the rows are not those of the arguments.
         BackendUnavailable: PyTorch is not installed.
     """
     found = {}
-    for name, pair in name_networks(made).items():
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping)):
-            message = f"a kit of a module needs its inputs, and {type(pair).__name__} has none"
+    for name, parts in name_networks(made).items():
+        given = parts[1] if isinstance(parts, tuple) and len(parts) in (PAIR, WITH_ROWS) else None
+        calls = [given] if isinstance(given, Mapping) else given
+        listed = isinstance(calls, (list, tuple)) and len(calls) > 0
+        if not (listed and all(isinstance(call, Mapping) for call in calls)):
+            message = f"a kit of a module needs its inputs, and {type(parts).__name__} has none"
             raise UsageError(message, code=CODE, hint=MAKE)
-        found[name] = GivenModule(find_networks(pair[0])[""], dict(pair[1]))
+        rows = check_rows(name, calls, parts[2]) if len(parts) == WITH_ROWS else {}
+        module = find_networks(parts[0])[""]
+        found[name] = GivenModule(module, tuple(dict(call) for call in calls), rows)
     return found
 
 
@@ -114,8 +124,11 @@ def make_module_kit(name: str, made: object, folder: str | Path, *, overwrite: b
 
     Args:
         name: The name of the kit, such as the `MODULE:FUNCTION` that made the module.
-        made: The module and the arguments of its call by name, `(module, arguments)`; or a mapping
-            of such pairs by the names of networks.
+        made: The module and the arguments of its call by name, `(module, arguments)`, or a list of
+            the arguments of several calls; or a mapping of such pairs by the names of networks. A
+            third part, `(module, arguments, rows)`, declares the arguments that have a row for each
+            image or text, so that ports may run the calls, of one row each, in batches: "rows",
+            "tokens" (a text of its own length in each row, (n, l, ...)) or "mask" (n, l).
         folder: The folder to write.
         overwrite: Whether to replace a folder that holds a kit.
 
@@ -155,7 +168,8 @@ def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
     dumps, left_out = wrong_dumps(exact, original)
     wrong = write_wrong(write, dumps)
     digests = dict(sorted(digests.items()))
-    kit = Kit(folder, name, OF_MODULES, digests, wrong, networks=tuple(modules))
+    rows = {network: part.rows for network, part in modules.items() if part.rows}
+    kit = Kit(folder, name, OF_MODULES, digests, wrong, networks=tuple(modules), rows=rows)
     described = {
         "nodes": sum(bool(entry.outputs) for entry in stored.entries),
         "faults": len(wrong),
@@ -166,21 +180,37 @@ def _write(folder: Path, name: str, modules: Mapping[str, GivenModule]) -> Kit:
 
 
 def record_modules(modules: Mapping[str, GivenModule], dtype: str) -> Trace:
-    """Return the trace of one call of each module in a number format.
+    """Return the trace of the calls of each module in a number format.
 
     Raises:
         UsageError: A module cannot run in it.
     """
     tensors: dict[str, np.ndarray] = {}
     entries = []
-    for name, part in modules.items():
+    given = ((name, part, i) for name, part in modules.items() for i in range(len(part.calls)))
+    for name, part, number in given:
         try:
-            run = record_reference(part.module, part.arguments, dtype, call=name)
+            run = record_reference(part.module, part.calls[number], dtype, call=name)
         except (RuntimeError, TypeError, ValueError) as error:
             message = f"{name} cannot run in {dtype}: {first_line(error)}"
             raise UsageError(message, code=CODE, hint="run it alone to see where") from error
+        run = _numbered(run, TraceCall(f"{name}.{number:03d}")) if number else run
         tensors |= {key: np.asarray(x) for key, x in run.tensors.items()}
         entries += run.entries
+    return Trace(tensors, tuple(entries))
+
+
+def _numbered(run: Trace, call: TraceCall) -> Trace:
+    """Return the trace of one call under another name."""
+    tensors = {}
+    entries = []
+    for entry in run.entries:
+        sides = []
+        for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
+            found = {role: tensor_name(call, entry.layer, side, role) for role in roles}
+            tensors |= {found[role]: run.tensors[name] for role, name in roles.items()}
+            sides.append(found)
+        entries.append(replace(entry, call=call, inputs=sides[0], outputs=sides[1]))
     return Trace(tensors, tuple(entries))
 
 

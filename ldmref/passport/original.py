@@ -9,15 +9,15 @@ import numpy as np
 
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.locate.original import PortOriginal
 from ldmref.models.model import LatentDiffusion
-from ldmref.passport.apart import RowsApart, with_schedules
+from ldmref.passport.apart import ROW, RowsApart, with_schedules
 from ldmref.passport.batches import CallRow, RowMatch, RowReader, batch_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PIPELINE = "pipeline"  # of a manifest: the class of diffusers that was recorded
 BATCH = "batch"  # the kind of a row that is right in its batch, and not alone
-ROW = "row {} of the port's {}"
 READS_BATCH = (
     "right for the batch, and another result than the row alone: it reads padding or others"
 )
@@ -29,13 +29,14 @@ class KitOriginal(ModelOriginal):
 
     Args:
         model: The kit's model.
-        run: The kit's run.
+        run: The kit's run, or its rows that the port has.
+        whole: The kit's run. None: `run`.
     """
 
-    def __init__(self, model: LatentDiffusion, run: Trace):
+    def __init__(self, model: LatentDiffusion, run: Trace, whole: Trace | None = None):
         super().__init__(model)
         self.run = run
-        self.whole = run
+        self.whole = run if whole is None else whole
 
     def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
         """Return the rows of one call.
@@ -74,32 +75,54 @@ class KitOriginal(ModelOriginal):
         return entry is not None and bool(entry.inputs)
 
 
-class RowsOriginal(KitOriginal):
-    """The model of a kit, with which the rows of a port's batches are compared.
+class RowsOriginal:
+    """The original of a kit, with which the rows of a port's batches are compared.
 
     A fault of a row that its batch as the port computed it does not have is one of the batch: the
     layer is right, and reads padding or other rows.
 
     Args:
-        model: The kit's model.
-        run: The kit's run.
+        original: What judges a row: the kit's model, or its modules.
+        in_batch: What judges a call of the port as it is.
         port: The port's run, with its batches.
         apart: The rows.
+        model: The kit's model, whose family may have a rule for texts of unequal length. None: a
+            kit of modules, which have none.
     """
 
-    def __init__(self, model: LatentDiffusion, run: Trace, port: Trace, apart: RowsApart):
-        super().__init__(model, run)
-        self.run = apart.kit
+    def __init__(
+        self,
+        original: PortOriginal,
+        in_batch: PortOriginal,
+        port: Trace,
+        apart: RowsApart,
+        model: LatentDiffusion | None = None,
+    ):
+        self.original = original
+        self.in_batch = in_batch
         self.batches = port
         self.apart = apart
+        self.model = model
         self._right: dict[tuple[str, bool], set[str]] = {}
+
+    @property
+    def family(self) -> str:
+        """The family of the model, "" for one that ldmref does not know."""
+        return self.original.family
+
+    @property
+    def controlnets(self) -> int:
+        """Number of ControlNets of the run."""
+        return self.original.controlnets
 
     def judge_call(self, port: Trace, call: TraceCall, dtype: str, gaps: list[str]) -> list[Row]:
         """Return the rows of one row of a call."""
-        match = self.apart.matches[call]
+        match = self.apart.matches.get(call)
+        if match is None:  # of a network whose rows are not known
+            return self.original.judge_call(port, call, dtype, gaps)
         where = ROW.format(match.port.row, match.port.call)
         found = []
-        for row in super().judge_call(port, call, dtype, gaps):
+        for row in self.original.judge_call(port, call, dtype, gaps):
             if row.verdict == DIFFERS:
                 row = self._of_batch(row, match, dtype)
             at = "" if row.verdict in (EQUAL, NOISY) else where
@@ -111,7 +134,8 @@ class RowsOriginal(KitOriginal):
     def _is_as_diffusers(self, match: RowMatch) -> bool:
         """Return whether a padded row was given the arrays of diffusers' rule for its family."""
         padded = match.of_port is not None and match.of_port.padding > 0
-        arrays = rule_arrays(self.batches, match.port.call, self.model) if padded else {}
+        model = self.model if padded else None
+        arrays = {} if model is None else rule_arrays(self.batches, match.port.call, model)
         entry = self.batches.find(match.port.call)
         roles = {} if entry is None else entry.inputs
         return bool(arrays) and all(
@@ -125,13 +149,14 @@ class RowsOriginal(KitOriginal):
         A pipeline of diffusers recorded its own request, which its batches follow.
         """
         whole = self.batches if PIPELINE in self.batches.manifest else self.apart.host
-        return super().judge_host(whole, dtype, notes)
+        return self.original.judge_host(whole, dtype, notes)
 
     def _of_batch(self, row: Row, match: RowMatch, dtype: str) -> Row:
         """Return a row that differs; of kind `BATCH` if the whole batch is right."""
-        if row.layer in self._right_in_batch(match.port.call, dtype, False):
+        layer = self.apart.renamed.get((str(match.port.call), row.layer), row.layer)
+        if layer in self._right_in_batch(match.port.call, dtype, False):
             return replace(row, kind=BATCH, cause="", explained=None, note=READS_BATCH)
-        if row.layer in self._right_in_batch(match.port.call, dtype, True):
+        if layer in self._right_in_batch(match.port.call, dtype, True):
             return replace(row, kind=BATCH, verdict=UNKNOWN, cause="", note=AS_DIFFUSERS)
         return row
 
@@ -146,7 +171,7 @@ class RowsOriginal(KitOriginal):
         key = call, together
         if key not in self._right:
             port = _with_together(self.batches, call, self.model) if together else self.batches
-            rows = [] if port is None else ModelOriginal.judge_call(self, port, call, dtype, [])
+            rows = [] if port is None else self.in_batch.judge_call(port, call, dtype, [])
             wrong = {row.layer for row in rows if row.verdict not in (EQUAL, NOISY)}
             self._right[key] = {row.layer for row in rows} - wrong
         return self._right[key]
@@ -166,9 +191,9 @@ def rule_arrays(port: Trace, call: TraceCall, model: LatentDiffusion) -> dict[st
     return {role: np.asarray(x) for role, x in arrays.items()}
 
 
-def _with_together(port: Trace, call: TraceCall, model: LatentDiffusion) -> Trace | None:
+def _with_together(port: Trace, call: TraceCall, model: LatentDiffusion | None) -> Trace | None:
     """Return a port whose call has the arrays of diffusers' rule; None if there are none."""
-    arrays, entry = rule_arrays(port, call, model), port.find(call)
+    arrays, entry = {} if model is None else rule_arrays(port, call, model), port.find(call)
     if not arrays or entry is None:
         return None
     added = {tensor_name(call, "", "input", role): x for role, x in arrays.items()}
