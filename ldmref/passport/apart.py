@@ -111,7 +111,10 @@ class RowsApart:
             source = run.find(entry.call if match is None else match.kit.call, entry.layer)
             if source is None:
                 continue
-            sides = ("input", source.inputs, entry.inputs), ("output", source.outputs, entry.outputs)
+            sides = (
+                ("input", source.inputs, entry.inputs),
+                ("output", source.outputs, entry.outputs),
+            )
             for side, of_run, of_row in sides:
                 for role, name in of_run.items():
                     floor = floors.get(tensor_name(source.call, entry.layer, side, role))
@@ -214,8 +217,8 @@ class RowCutter:
         self.kinds: dict[str, str] = {}
         self.entries: list[TraceEntry] = []
 
-    def add(self, call: str, match: RowMatch, network: DeclaredNetwork) -> None:
-        """Add a row as a call.
+    def add(self, call: str, match: RowMatch, network: DeclaredNetwork) -> list[TraceEntry]:
+        """Add a row as a call, and return the entries of which the row is not known: none.
 
         Args:
             call: The name of the call.
@@ -233,7 +236,7 @@ class RowCutter:
                 return _cut_flat(array, at.row, batch, windows)
             return _cut(array, at.row, batch, windows, role)
 
-        self.add_cut(call, at.call, cut)
+        return self.add_cut(call, at.call, cut)
 
     def add_cut(self, call: str, source: TraceCall, cut: CutArray) -> list[TraceEntry]:
         """Add what is cut of a call as a call.
@@ -251,11 +254,17 @@ class RowCutter:
         for entry in self.source.of_call(source):
             sides: dict[str, dict[str, str]] = {}
             arrays: dict[str, np.ndarray | None] = {}
+            keys: dict[str, str] = {}  # of arrays that have several roles, as what is read twice
             for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
                 found = sides.setdefault(side, {})
                 for role, name in roles.items():
-                    key = found[role] = tensor_name(call, entry.layer, side, role)
-                    arrays[key] = cut(entry, side, role, np.asarray(self.source.tensors[name]))
+                    x = cut(entry, side, role, np.asarray(self.source.tensors[name]))
+                    other = arrays.get(keys.get(name, ""))
+                    if x is not None and other is not None and np.array_equal(x, other):
+                        found[role] = keys[name]
+                        continue
+                    key = found[role] = keys[name] = tensor_name(call, entry.layer, side, role)
+                    arrays[key] = x
                     if name in self.source.kinds:
                         self.kinds[key] = self.source.kinds[name]
             kept = {key: x for key, x in arrays.items() if x is not None}
@@ -263,8 +272,10 @@ class RowCutter:
                 left_out.append(entry)
                 continue
             self.tensors |= kept
-            changed = {"inputs": sides["input"], "outputs": sides["output"]}
-            self.entries.append(replace(entry, call=TraceCall(call), **changed))
+            inputs, outputs = sides["input"], sides["output"]
+            self.entries.append(
+                replace(entry, call=TraceCall(call), inputs=inputs, outputs=outputs)
+            )
         return left_out
 
     def _windows(self, window: Window, network: DeclaredNetwork) -> dict[int, np.ndarray]:

@@ -173,7 +173,12 @@ def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
         program: The program that made it, with its version.
         described: What the files hold, in words.
     """
-    head = {"format": FORMAT, "version": kit.version, "family": kit.family, "program": program}
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "version": kit.version,
+        "family": kit.family,
+        "program": program,
+    }
     head |= {"networks": list(kit.networks)} if kit.networks else {}
     head |= {"rows": {k: dict(x) for k, x in kit.rows.items()}} if kit.rows else {}
     head |= {"digest": kit.digest, "request": dict(kit.request), **described}

@@ -66,7 +66,7 @@ def check_rows(network: str, calls: Sequence[Mapping[str, Any]], rows: object) -
     for arguments in calls:
         lengths = set()
         for name, content in found.items():
-            shape = tuple(getattr(arguments.get(name), "shape", ()))
+            shape = list(getattr(arguments.get(name), "shape", ()))
             axes = 1 if content == ROWS else WITH_TOKENS
             wrong = len(shape) < axes or shape[0] != 1
             if wrong or (content == MASK and len(shape) > WITH_TOKENS):

@@ -99,10 +99,10 @@ def read_modules(made: object) -> dict[str, GivenModule]:
     """
     found = {}
     for name, parts in name_networks(made).items():
-        given = parts[1] if isinstance(parts, tuple) and len(parts) in (PAIR, WITH_ROWS) else None
-        calls = [given] if isinstance(given, Mapping) else given
-        listed = isinstance(calls, (list, tuple)) and len(calls) > 0
-        if not (listed and all(isinstance(call, Mapping) for call in calls)):
+        given = parts[1] if isinstance(parts, tuple) and len(parts) in (PAIR, WITH_ROWS) else ()
+        calls: list[Any] = [given] if isinstance(given, Mapping) else []
+        calls += given if isinstance(given, (list, tuple)) else []
+        if not calls or not all(isinstance(call, Mapping) for call in calls):
             message = f"a kit of a module needs its inputs, and {type(parts).__name__} has none"
             raise UsageError(message, code=CODE, hint=MAKE)
         rows = check_rows(name, calls, parts[2]) if len(parts) == WITH_ROWS else {}

@@ -198,7 +198,7 @@ def test_the_command_makes_and_judges_a_kit(tmp_path, monkeypatch, capsys):
         "    return net, {'input': torch.arange(12.0).reshape(3, 4)}\n"
     )
     assert main(["passport", "make", "my_kit_model:make", "-o", "kit"]) == 0
-    assert "wrote the kit my_kit_model:make 1.1" in capsys.readouterr().out
+    assert "wrote the kit my_kit_model:make 1.2" in capsys.readouterr().out
     kit = read_kit("kit")
     wrong = next(dump for dump in kit.wrong if dump.name == "group_norm.other_eps")
     check = ["passport", "check", f"kit/{wrong.path}", "--kit", "kit"]
