@@ -99,9 +99,9 @@ def read_modules(made: object) -> dict[str, GivenModule]:
     """
     found = {}
     for name, parts in name_networks(made).items():
-        given = parts[1] if isinstance(parts, tuple) and len(parts) in (PAIR, WITH_ROWS) else ()
-        calls: list[Any] = [given] if isinstance(given, Mapping) else []
-        calls += given if isinstance(given, (list, tuple)) else []
+        values = parts[1] if isinstance(parts, tuple) and len(parts) in (PAIR, WITH_ROWS) else ()
+        calls: list[Any] = [values] if isinstance(values, Mapping) else []
+        calls += values if isinstance(values, (list, tuple)) else []
         if not calls or not all(isinstance(call, Mapping) for call in calls):
             message = f"a kit of a module needs its inputs, and {type(parts).__name__} has none"
             raise UsageError(message, code=CODE, hint=MAKE)
@@ -187,8 +187,8 @@ def record_modules(modules: Mapping[str, GivenModule], dtype: str) -> Trace:
     """
     tensors: dict[str, np.ndarray] = {}
     entries = []
-    given = ((name, part, i) for name, part in modules.items() for i in range(len(part.calls)))
-    for name, part, number in given:
+    listed = ((name, part, i) for name, part in modules.items() for i in range(len(part.calls)))
+    for name, part, number in listed:
         try:
             run = record_reference(part.module, part.calls[number], dtype, call=name)
         except (RuntimeError, TypeError, ValueError) as error:
