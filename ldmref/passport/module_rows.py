@@ -146,6 +146,7 @@ def _with_sums(
         The port, the port's own names by call and new name, and the entries that are left out.
     """
     renamed: dict[tuple[str, str], str] = {}
+    tensors = port.tensors  # which the new names of layers leave as they are
     left_out: list[TraceEntry] = []
     calls = {m.port.call: m for found in matches.values() for m in reversed(found)}
     for call, match in calls.items():
@@ -154,7 +155,7 @@ def _with_sums(
         def is_like(
             own: TraceEntry, entry: TraceEntry, match: RowMatch = match, batch: int = batch
         ) -> bool:
-            x = np.asarray(port.tensors[next(iter(own.outputs.values()))])
+            x = np.asarray(tensors[next(iter(own.outputs.values()))])
             like = np.shape(run.tensors[next(iter(entry.outputs.values()))])
             return cut_like(x, match, batch, like) is not None
 

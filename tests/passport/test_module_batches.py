@@ -78,7 +78,10 @@ def batch_of_rows(name, order=(0, 1), more=0):
         if content != "rows":
             lengths = [max(LENGTHS) + more - part.shape[1] for part in parts]
             value = 0.0 if content == "mask" else 0.5
-            sizes = [(0, n) if part.ndim == 2 else (0, 0, 0, n) for n, part in zip(lengths, parts)]
+            sizes = [
+                (0, n) if part.ndim == 2 else (0, 0, 0, n)
+                for n, part in zip(lengths, parts, strict=True)
+            ]
             parts = [pad(x, size, value=value) for x, size in zip(parts, sizes, strict=True)]
         made[key] = torch.cat(parts)
     return made
