@@ -226,6 +226,7 @@ class PipelineCalls:
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
         parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
+        without_parts: Why it is not, in words that follow a colon.
 
     >>> find_family("sd3").diffusers.halves
     ('uncond', 'cond')
@@ -245,6 +246,7 @@ class PipelineCalls:
     draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
+    without_parts: str = ""
 
     def read_text(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
         """Return what is read of a text encoder's result: "output", and "pooled" if it has one.

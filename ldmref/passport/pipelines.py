@@ -79,7 +79,7 @@ def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
     for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False):
         made[name] = make_text_encoder(text, model.params[name], parts)
     made["scheduler"] = make_object(parts.scheduler(config, sampler))
-    made |= dict(_tokenizers(model))
+    made |= parts.tokenizers(dict(_tokenizers(model)))
     pipe = make_object(described, **made)
     parts.adapt(pipe)
     pipe.set_progress_bar_config(disable=True)
@@ -96,6 +96,8 @@ def parts_of(config: ModelConfig) -> PipelineParts:
     if family.diffusers.parts is None:
         known = ", ".join(each.name for each in list_families() if each.diffusers.parts)
         message = f"diffusers' pipeline of {family.name} is not built from a kit"
+        reason = family.diffusers.without_parts
+        message = f"{message}: {reason}" if reason else message
         raise UsageError(message, code=CODE, hint=f"kits of {known} have one")
     return family.diffusers.parts
 
@@ -103,7 +105,8 @@ def parts_of(config: ModelConfig) -> PipelineParts:
 def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     """Generate the images of a kit with a pipeline of diffusers.
 
-    Both prompts are in one batch, from the kit's noise.
+    Both prompts are in one batch, from the kit's noise; or one after the other, where the family
+    says that the pipeline computes texts of unequal length otherwise together than alone.
 
     Args:
         pipe: A pipeline with the kit's parameters, such as `kit_pipeline(kit)`, in any format.
@@ -111,7 +114,7 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
         **changes: Arguments of the pipeline in place of those of the kit's run.
 
     Returns:
-        What the pipeline returns.
+        What the pipeline returns; a list of it for prompts one after the other.
 
     Raises:
         UsageError: diffusers' pipeline of the family is not declared.
@@ -127,11 +130,10 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     config = kit.config
     parts = parts_of(config)
     asked = kit.request
-    prompts = [*asked["prompt"]]
     noise = kit.trace.tensors[f"{NOISE}.tokens" if parts.takes_tokens else NOISE]
     network = getattr(pipe, config.denoiser.network)
     found: dict[str, Any] = {
-        "prompt": prompts,
+        "prompt": [*asked["prompt"]],
         "num_inference_steps": asked["steps"],
         "width": asked["width"],
         "height": asked["height"],
@@ -142,12 +144,35 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     found |= parts.request(config, asked)
     if "guidance_scale" not in found:
         found["guidance_scale"] = family_of(config).diffusers.ask_scale(asked["cfg_scale"])
-    negative = [asked["negative_prompt"]] * len(prompts)
+    negative = [asked["negative_prompt"]] * len(found["prompt"])
+    if not parts.alone:
+        return _call(pipe, negative, found, changes)
+    found |= {name: changes.pop(name) for name in ("prompt", "latents") if name in changes}
+    rows = zip(found["prompt"], found["latents"].split(1), strict=True)
+    each = [found | {"prompt": [prompt], "latents": latents} for prompt, latents in rows]
+    # The longest text of a kit is the last. It comes first: cut to the length of a shorter one that
+    # was recorded before it, it would be taken for that one.
+    return [_call(pipe, negative[:1], request, changes) for request in each[::-1]][::-1]
+
+
+def _call(
+    pipe: Any, negative: list[str], request: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Any:
+    """Call a pipeline; one that takes no negative prompts gets their hidden states.
+
+    Args:
+        pipe: The pipeline.
+        negative: The negative prompts.
+        request: The arguments of the kit's run; None is left out.
+        changes: Arguments in place of them.
+    """
+    import torch
+
     with torch.inference_mode():
         if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
-            found = {"negative_prompt": negative, **found, **changes}
+            found = {"negative_prompt": negative, **request, **changes}
             return pipe(**{k: x for k, x in found.items() if x is not None})
-        found = {k: x for k, x in (found | changes).items() if x is not None}
+        found = {k: x for k, x in {**request, **changes}.items() if x is not None}
         known = inspect.signature(pipe.encode_prompt).parameters
         lengths = {k: x for k, x in found.items() if k in known and k != "prompt"}
         states = pipe.encode_prompt(prompt=negative, **lengths)[0]

@@ -26,13 +26,36 @@ def other_request(port: Trace, asked: Mapping[str, Any], config: ModelConfig) ->
     >>> other_request(port, {"cfg_scale": 5.0}, preset("sd3-medium"))
     'guidance scale 7 instead of 5'
     """
-    return "; ".join(_differences(port.manifest, asked, config))
+    return "; ".join(dict.fromkeys(_differences(port.manifest, asked, config)))
 
 
 def _differences(
     manifest: Mapping[str, Any], asked: Mapping[str, Any], config: ModelConfig
 ) -> Iterator[str]:
-    params, request = (manifest.get(name) or {} for name in ("params", "request"))
+    params, last = (manifest.get(name) or {} for name in ("params", "request"))
+    requests = manifest.get("requests") or [last]
+    for request in requests:
+        yield from _differences_of_call(request, params, asked, config)
+    prompts = [text for request in requests for text in _texts(request.get("prompt"))]
+    right = _texts(asked.get("prompt"))
+    if len(requests) > 1:  # in any order: which noise each has shows in the latents
+        prompts, right = sorted(map(str, prompts)), sorted(map(str, right))
+    if prompts and prompts != right:
+        yield f"prompts {short_repr(prompts)} instead of {short_repr(asked['prompt'])}"
+    scheduler = (manifest.get("scheduler") or {}).get("config") or {}
+    for theirs, ours in SHIFTS.items():
+        right = getattr(config.scheduler, ours)
+        if scheduler.get(theirs, right) != right:
+            yield f"{theirs} {scheduler[theirs]} instead of {right}"
+
+
+def _differences_of_call(
+    request: Mapping[str, Any],
+    params: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    config: ModelConfig,
+) -> Iterator[str]:
+    """Yield what a call of a pipeline was asked for other than a kit asks, but for its prompts."""
     scale, expected = params.get("guidance_scale"), asked.get("cfg_scale")
     true_scale = request.get("true_cfg_scale")  # of pipelines whose networks may read the other one
     if true_scale is not None and not config.denoiser.reads_guidance:
@@ -44,17 +67,9 @@ def _differences(
     for theirs, ours in NAMES.items():
         if request.get(theirs, asked.get(ours)) != asked.get(ours):
             yield f"{ours} {request[theirs]} instead of {asked[ours]}"
-    prompts = _texts(request.get("prompt"))
-    if prompts and prompts != _texts(asked.get("prompt")):
-        yield f"prompts {short_repr(prompts)} instead of {short_repr(asked['prompt'])}"
     negative, right = (_texts(x.get("negative_prompt")) for x in (request, asked))
     if any(text not in right for text in negative):  # one for all prompts, or one for each
         yield f"negative prompts {short_repr(negative)} instead of {asked['negative_prompt']!r}"
-    scheduler = (manifest.get("scheduler") or {}).get("config") or {}
-    for theirs, ours in SHIFTS.items():
-        right = getattr(config.scheduler, ours)
-        if scheduler.get(theirs, right) != right:
-            yield f"{theirs} {scheduler[theirs]} instead of {right}"
 
 
 def _texts(value: object) -> list[Any]:

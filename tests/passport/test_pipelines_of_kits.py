@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 FAMILIES = (
     "z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "sd15", "sdxl", "krea-2",
 )  # fmt: skip
-SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo")  # of the same pipelines
+SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo", "sd35-medium")  # of the same pipelines
+ALONE = ("qwen-image-2.1", "qwen-image-2.1-turbo")  # each prompt by a call of its own
 FLOWS = ("z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "krea-2")
 FORMATS = ("float32", "bfloat16")
 ANOTHER_RUN = "run"
@@ -24,9 +25,9 @@ ANOTHER_RUN = "run"
 SCALES = {"z-image": (9.0, 10), "krea-2": (9.0, 10)}
 EITHER_FORMAT = [(family, FORMATS[i % 2]) for i, family in enumerate(FAMILIES)]
 NOT_BUILT = {
-    "ldm-text2img256": "LDMTextToImagePipeline reads 77 tokens",
-    "emoji-128": "its U-Net adds the text to the time",
-    "qwen-image-2.1": "pipeline of qwen-image-2.1 is not built",
+    "ldm-text2img256": "LDMTextToImagePipeline reads 77 tokens, .* and no negative prompt",
+    "emoji-128": "diffusers has no pipeline of emoji-128: its U-Net adds the text to the time",
+    "flux3-klein": "flux3 is not built from a kit: diffusers has modular pipelines of it alone",
 }
 
 
@@ -36,7 +37,7 @@ def kits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "wrong_dumps", lambda trace, original: ([], {}))
-        names = (*FAMILIES, *SIBLINGS, *NOT_BUILT)
+        names = (*FAMILIES, *SIBLINGS, *ALONE, *NOT_BUILT)
         return {name: make_kit(name, folder / name) for name in names}
 
 
@@ -62,6 +63,16 @@ def test_a_right_pipeline_passes(kits, family, dtype):
     notes = "; ".join(verdict.report.notes)
     later = family.startswith(("z-image", "flux2", "krea-2"))  # layers behind the states
     assert ("layers are not in ldmref's definition of text_encoder" in notes) is later
+
+
+@pytest.mark.parametrize(("family", "dtype"), [*zip(ALONE, FORMATS[::-1], strict=True)])
+def test_prompts_one_after_the_other_are_right(kits, family, dtype):
+    """Of the second call, nothing says what the first state is; everything else is compared."""
+    verdict = judge(kits[family], dtype)
+    rows = [row for row in verdict.report.rows if row.verdict not in ("equal", "noisy")]
+    assert not verdict.report.faults and not verdict.report.gaps and not verdict.missing
+    assert {(row.call, row.kind) for row in rows} <= {("sampler.002", "recorded")}
+    assert verdict.report.dtype == dtype and verdict.seen > 0.6 * verdict.nodes
 
 
 @pytest.mark.parametrize("name", NOT_BUILT)
@@ -299,3 +310,46 @@ def test_another_size_that_the_network_reads_is_named(kits):
     """SDXL reads the original size apart from that of the latents."""
     (fault,) = judge(kits["sdxl"], original_size=(6, 12)).report.faults
     assert (fault.call, fault.layer, fault.kind) == ("unet.000", "add_time_proj", ANOTHER_RUN)
+
+
+# -- Qwen-Image 2.1 -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "dtype"), [*zip(ALONE, FORMATS, strict=True)])
+def test_faults_of_single_calls_are_named(kits, family, dtype):
+    faults = judge(kits[family], dtype, scale_weight).report.faults
+    assert {row.layer.rpartition(".")[2] for row in faults} == {"to_q"}
+    assert all("scaled by 1.25" in row.cause or "scaled by 1.24" in row.cause for row in faults)
+    verdict = judge(kits[family], dtype, true_cfg_scale=9.0)
+    assert causes(verdict, ANOTHER_RUN) == {"guidance scale 9 instead of 5"}
+
+
+def test_another_prompt_of_a_single_call_is_named(kits):
+    verdict = judge(kits["qwen-image-2.1"], prompt=["red", "table"])
+    (cause,) = causes(verdict, ANOTHER_RUN) - {""}
+    assert cause == "prompts ['red', 'table'] instead of ['red', 'red heart']"
+
+
+def round_frequencies(pipe):
+    times = pipe.transformer.time_text_embed.time_proj
+    times.freqs = times.freqs.to(torch.bfloat16)
+
+
+def test_rounded_frequencies_of_times_are_named(kits):
+    """As `to(bfloat16)` rounds them in a pipeline that was not made from a kit."""
+    verdict = judge(kits["qwen-image-2.1"], "bfloat16", round_frequencies)
+    assert {row.layer for row in verdict.report.faults} == {"time_text_embed.time_proj"}
+
+
+# -- Heun's steps ---------------------------------------------------------------------------------
+
+
+def take_eulers_steps(pipe):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipe.scheduler.config.shift)
+
+
+def test_another_sampler_is_named(kits):
+    verdict = judge(kits["sd35-medium"], change=take_eulers_steps)
+    assert verdict.verdict == "differs"

@@ -27,6 +27,7 @@ from ldmref.families.autoencoders.qwen_image import (
 from ldmref.families.autoencoders.qwen_image_21_config import (
     QwenImage21AutoencoderConfig,
     broken_rules,
+    describe_qwen_image_21,
     read_config,
     shrink,
 )
@@ -194,6 +195,7 @@ AUTOENCODER = Autoencoder(
     denormalize,
     find_spread,
     classes={"AutoencoderKLQwenImage21": read_config},
+    module=describe_qwen_image_21,
     ignored=r".*\.time_conv\.(weight|bias)",
     shrink=shrink,
     broken_rules=broken_rules,

@@ -117,6 +117,7 @@ FLUX3 = Family(
         inputs=read_inputs,
         states=read_states,
         layer=read_layer,
+        without_parts="diffusers has modular pipelines of it alone",
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

@@ -5,7 +5,7 @@
 | `config.py`              | the configuration, and what must fit together             |
 | `network.py`             | the transformer, with a cache of keys and values of text  |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |
-| `pipelines.py`           | how diffusers' pipelines call the networks                |
+| `pipelines.py`           | how diffusers' pipeline is made and calls the networks    |
 | `files.py`               | diffusers' folders, and single files                      |
 | `presets.py`             | the published models                                      |
 | `work.py`                | operations and memory                                     |
@@ -40,6 +40,7 @@ from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_fol
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
 from ldmref.families.qwen_image_21.pipelines import (
     IMAGE_START,
+    PARTS,
     read_inputs,
     read_layer,
     read_states,
@@ -109,6 +110,7 @@ QWEN_IMAGE_21 = Family(
         inputs=read_inputs,
         states=read_states,
         layer=read_layer,
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

@@ -1,13 +1,104 @@
-"""Calls of the networks of Qwen-Image 2.1 by diffusers' pipelines."""
+"""diffusers' pipeline of Qwen-Image 2.1: how it is made, and how it calls the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
+from ldmref.families.qwen_image_21.config import transformer_of
+from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.text_config import TextConfig
+from ldmref.samplers.flow_spacings import listed_levels
+
 IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
+
+
+class TextProcessor:
+    """The texts of Qwen3-VL's processor, whose images need more libraries.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __call__(self, text: list[str], **options: Any) -> Any:
+        """Return the ids and the mask of texts."""
+        return self.tokenizer(text, **options)
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> list[list[int]]:
+        """Return the ids of a system message, of which the pipeline drops as many; see `adapt`."""
+        text = f"<|im_start|>system\n{messages[0]['content'][0]['text']}<|im_end|>\n"
+        return [self.tokenizer(text).input_ids]
+
+
+def describe_pipeline(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' pipeline of a configuration; Turbo has flow times of its own."""
+    times = config.scheduler.flow_times
+    return LibraryObject(
+        "diffusers:QwenImage21Pipeline", {"sample_sigmas": list(times)} if times else {}
+    )
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration."""
+    return LibraryObject("diffusers:QwenImage21Transformer2DModel", like=transformer_of(config))
+
+
+def describe_text_encoder(text: TextConfig) -> LibraryObject:
+    """Return transformers' network of a text encoder."""
+    assert isinstance(text, Qwen3Config)
+    return describe_qwen3_vl(text, "Qwen3VLForConditionalGeneration")
+
+
+def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call: the scale, and the levels of Turbo for a number of steps.
+
+    A call has no argument for the length of texts, and does not read the number of steps if the
+    pipeline has levels of its own.
+    """
+    times = config.scheduler.flow_times
+    levels = listed_levels(times, asked["steps"])[:-1].tolist() if times else None
+    return {
+        "true_cfg_scale": asked["cfg_scale"],
+        "sigmas": levels,
+        "guidance_scale": None,
+        "max_sequence_length": None,
+    }
+
+
+def adapt(pipe: Any) -> None:
+    """Let a pipeline read what the published model has fixed, and keep exact frequencies.
+
+    That is the number of pixels per cell, and that of the tokens of the system message. The
+    frequencies of the times are float32 in a model that diffusers reads in bfloat16, but
+    `pipe.to(dtype)` rounds buffers, which changes the embeddings of times by more than their size.
+    """
+    pipe.vae_scale_factor = 2 ** (len(pipe.vae.config.dim_mult) - 1)
+    pipe._drop_idx = CHAT.dropped  # of a small vocabulary the system message has more
+    times = pipe.transformer.time_text_embed.time_proj
+    frequencies = times.freqs
+    del times.freqs
+    times.freqs = frequencies  # an attribute, and no buffer
+
+
+PARTS = PipelineParts(
+    describe_pipeline,
+    describe_denoiser,
+    text_encoder=describe_text_encoder,
+    request=make_request,
+    takes_tokens=True,
+    adapt=adapt,
+    tokenizers=lambda tokenizers: {"processor": TextProcessor(tokenizers["tokenizer"])},
+    alone=True,  # an image begins behind the longest text of a batch
+)
 
 
 def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from ldmref.errors import CorruptModelError
@@ -185,6 +186,7 @@ SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+FLOW_HEUN = "FlowMatchHeunDiscreteScheduler"
 FLOW_FIELDS: dict[str, Any] = {  # with their defaults, diffusers 0.42.1
     "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False, "base_shift": 0.5,
     "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096,
@@ -192,6 +194,7 @@ FLOW_FIELDS: dict[str, Any] = {  # with their defaults, diffusers 0.42.1
     "use_exponential_sigmas": False, "use_beta_sigmas": False, "time_shift_type": "exponential",
     "stochastic_sampling": False,
 }  # fmt: skip
+FLOW_HEUN_FIELDS = ("num_train_timesteps", "shift")  # all that it has; others it ignores
 FLOW_PLAIN: dict[str, tuple[Any, ...]] = {
     "invert_sigmas": (False,),
     "use_karras_sigmas": (False,),
@@ -228,9 +231,11 @@ def convert_scheduler_config(
     """
     kind = class_name or str(data.get("_class_name"))
     known = FIELDS | FORWARD_ONLY
-    require_class(kind, [*known, FLOW_EULER], "the scheduler is", "E-SCHEDULER")
+    require_class(kind, [*known, FLOW_EULER, FLOW_HEUN], "the scheduler is", "E-SCHEDULER")
     if kind == FLOW_EULER:
         return convert_flow_config(data, pipeline)
+    if kind == FLOW_HEUN:
+        return convert_flow_heun_config(data)
     values = {**known[kind], **data, **CORRECTED.get(pipeline, {})}
     fields = {name: values[name] for name in known[kind]} | FIXED.get(kind, {})
     require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")
@@ -398,3 +403,19 @@ def convert_flow_config(data: Mapping[str, Any], pipeline: str = "") -> Schedule
         max_image_seq_len=values["max_image_seq_len"],
         shift_terminal=float(values["shift_terminal"] or 0.0),
     )
+
+
+def convert_flow_heun_config(data: Mapping[str, Any]) -> SchedulerConfig:
+    """Convert the scheduler_config.json of a `FlowMatchHeunDiscreteScheduler`.
+
+    It takes no levels from pipelines, so its own are those of the table of training in all of them.
+
+    Args:
+        data: The contents of the file; fields that the class does not have are ignored, as it does.
+
+    >>> config = convert_flow_heun_config({"shift": 3.0, "use_dynamic_shifting": True})
+    >>> config.shift, config.spacing, config.sampler, config.dynamic_shift
+    (3.0, 'flow_table', 'heun', False)
+    """
+    own = {name: data[name] for name in FLOW_HEUN_FIELDS if name in data}
+    return replace(convert_flow_config(own), sampler="heun", spacing="flow_table")
