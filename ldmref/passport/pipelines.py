@@ -150,9 +150,7 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
     found |= {name: changes.pop(name) for name in ("prompt", "latents") if name in changes}
     rows = zip(found["prompt"], found["latents"].split(1), strict=True)
     each = [found | {"prompt": [prompt], "latents": latents} for prompt, latents in rows]
-    # The longest text of a kit is the last. It comes first: cut to the length of a shorter one that
-    # was recorded before it, it would be taken for that one.
-    return [_call(pipe, negative[:1], request, changes) for request in each[::-1]][::-1]
+    return [_call(pipe, negative[:1], request, changes) for request in each]
 
 
 def _call(

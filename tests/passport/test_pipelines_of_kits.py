@@ -67,11 +67,9 @@ def test_a_right_pipeline_passes(kits, family, dtype):
 
 @pytest.mark.parametrize(("family", "dtype"), [*zip(ALONE, FORMATS[::-1], strict=True)])
 def test_prompts_one_after_the_other_are_right(kits, family, dtype):
-    """Of the second call, nothing says what the first state is; everything else is compared."""
+    """The second call begins with its own latents, and reads its own text."""
     verdict = judge(kits[family], dtype)
-    rows = [row for row in verdict.report.rows if row.verdict not in ("equal", "noisy")]
-    assert not verdict.report.faults and not verdict.report.gaps and not verdict.missing
-    assert {(row.call, row.kind) for row in rows} <= {("sampler.002", "recorded")}
+    assert verdict.passed, [row for row in verdict.report.rows if row.verdict != "equal"][:3]
     assert verdict.report.dtype == dtype and verdict.seen > 0.6 * verdict.nodes
 
 
@@ -350,6 +348,6 @@ def take_eulers_steps(pipe):
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipe.scheduler.config.shift)
 
 
-def test_another_sampler_is_named(kits):
+def test_the_steps_of_another_sampler_differ(kits):
     verdict = judge(kits["sd35-medium"], change=take_eulers_steps)
     assert verdict.verdict == "differs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -91,7 +90,7 @@ def _prepared_once(context: PipelineContext, kind: str) -> list[TraceEntry]:
     """Return the calls of a kind, which ldmref makes once for all batches of a run."""
     if context.whole is None or context.is_diffusers:
         return context.calls(kind)
-    return replace(context, port=context.whole, whole=None).calls(kind)
+    return context.calls_of_all(kind)
 
 
 def _judge_latents(

@@ -134,8 +134,12 @@ class PortRun:
 
     def texts(self, encoder: str) -> list[TraceEntry]:
         """Return the calls of a text encoder, also those of other parts of the trace."""
+        return self.calls_of_all(self.prefix + encoder)
+
+    def calls_of_all(self, kind: str) -> list[TraceEntry]:
+        """Return the whole-call entries of a kind of call of all parts of the trace, in order."""
         run = self if self.whole is None else replace(self, port=self.whole, whole=None)
-        return run.calls(self.prefix + encoder)
+        return run.calls(kind)
 
     def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded input of these roles."""

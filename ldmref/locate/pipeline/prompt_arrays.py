@@ -203,7 +203,8 @@ def _tokens(
 ) -> Tokens:
     """Return the tokens of a prompt for one encoder, as many as the call that read them has.
 
-    Pipelines may fill up prompt and negative prompt to different lengths. Without such a call, the
+    Pipelines may fill up prompt and negative prompt to different lengths. The longest that fits is
+    taken, because a text that is cut to fewer tokens may be another one. Without such a call, the
     tokens are as many as in the first one.
     """
     name = TEXT_ENCODERS[number]
@@ -213,7 +214,7 @@ def _tokens(
     if not recorded:
         raise NotKnown(f"the ids of {name} were not recorded")
     tried: dict[int, Tokens] = {}
-    for ids in recorded:
+    for ids in sorted(recorded, key=lambda ids: -ids.shape[-1]):
         length = ids.shape[-1]
         if length not in tried:
             tried[length] = tokenize(context, number, [prompt], request, length)
