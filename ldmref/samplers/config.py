@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
+
+import numpy as np
 
 from ldmref.declare import Length, Range
 from ldmref.samplers.path import FLOW, VE, NoisePath
@@ -115,3 +118,17 @@ class SchedulerConfig:
     def path(self) -> NoisePath:
         """The path on which the model is sampled if a request names no other."""
         return FLOW if self.prediction_type == "flow" else VE
+
+
+def listed_levels(flow_times: Sequence[float], steps: int) -> np.ndarray:
+    """Return given flow times and 0, interpolated linearly for another number of steps.
+
+    >>> listed_levels((1.0, 0.9, 0.6), 3)
+    array([1. , 0.9, 0.6, 0. ])
+    >>> listed_levels((1.0, 0.8), 4)
+    array([1. , 0.9, 0.8, 0.4, 0. ])
+    """
+    whole = np.append(np.asarray(flow_times, np.float64), 0.0)
+    if len(flow_times) == steps:
+        return whole
+    return np.interp(np.linspace(0.0, len(flow_times), steps + 1), np.arange(len(whole)), whole)

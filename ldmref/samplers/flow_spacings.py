@@ -17,7 +17,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.math.flow import shift_flow_time
-from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.config import SchedulerConfig, listed_levels
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, check_steps, unknown_name
 
 
@@ -67,20 +67,6 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     if spacing == "flow_table":
         end = float(shift_flow_time(1.0 / total, 1.0 if config.dynamic_shift else config.shift))
     return np.append(shift_levels(config, np.linspace(1.0, end, steps), tokens), 0.0)
-
-
-def listed_levels(flow_times: Sequence[float], steps: int) -> np.ndarray:
-    """Return given flow times and 0, interpolated linearly for another number of steps.
-
-    >>> listed_levels((1.0, 0.9, 0.6), 3)
-    array([1. , 0.9, 0.6, 0. ])
-    >>> listed_levels((1.0, 0.8), 4)
-    array([1. , 0.9, 0.8, 0.4, 0. ])
-    """
-    whole = np.append(np.asarray(flow_times, np.float64), 0.0)
-    if len(flow_times) == steps:
-        return whole
-    return np.interp(np.linspace(0.0, len(flow_times), steps + 1), np.arange(len(whole)), whole)
 
 
 def shift_levels(config: SchedulerConfig, levels: np.ndarray, tokens: int = 0) -> np.ndarray:

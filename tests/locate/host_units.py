@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 import ldmref
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace
 
 model_of = cache(ldmref.random_model)
@@ -50,3 +52,15 @@ def entry_of(context, call):
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+class Sized:
+    """A model whose denoiser reads sizes."""
+
+    def __init__(self):
+        self.own = model_of("tiny")
+        sizes = NetworkInput("sizes", "time_ids", (CallSize("batch"), 6), "sizes")
+        self.denoiser = replace(self.own.denoiser, inputs=(*self.own.denoiser.inputs, sizes))
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import Sized, context_of, entry_of, normal
 
 from ldmref.locate.pipeline import added_noise, classes, controls, inputs, latents
 from ldmref.locate.pipeline.inversion_steps import judge_start
@@ -308,12 +309,12 @@ def test_each_call_without_known_sizes_is_passed_over():
         "unet.003": {"input.sample": X, "input.time_ids": sizes},
         "unet.004": {"input.sample": X, "input.time_ids": 2 * sizes},
     }
-    context = context_of(calls)
+    context = replace(context_of(calls), model=Sized())
     rows = [*inputs._judge_sizes(context, context.calls("unet"))]
     assert [row.call for row in rows] == ["unet.002", "unet.004"]
     marked = [c for c in calls if context.ledger.has(entry_of(context, c), "time_ids")]
     assert marked == ["unet.002", "unet.003", "unet.004"]
-    ours = context_of(calls, params={"original_width": 3})
+    ours = replace(context_of(calls, params={"original_width": 3}), model=Sized())
     assert not [*inputs._judge_sizes(ours, ours.calls("unet"))]
     explained = {name for name, _, role in ours.ledger.reasons if role == "time_ids"}
     assert explained == {"unet.002/", "unet.003/", "unet.004/"}

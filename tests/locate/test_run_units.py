@@ -8,14 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, model_of, normal
+from host_units import Sized, context_of, entry_of, model_of, normal
 
 from ldmref.locate.pipeline import hints, inputs, latents, text_inputs, wires
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.text_inputs import ExpectedText
-from ldmref.models.declared import CallSize, NetworkInput
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -556,18 +555,6 @@ def test_positions_that_a_network_reads():
         assert cause(got) == ("differs", words)
     assert cause(down)[0] == "differs"
     assert cause(right[:, :2]) is None
-
-
-class Sized:
-    """A model whose denoiser reads sizes."""
-
-    def __init__(self):
-        self.own = model_of("tiny")
-        sizes = NetworkInput("sizes", "time_ids", (CallSize("batch"), 6), "sizes")
-        self.denoiser = replace(self.own.denoiser, inputs=(*self.own.denoiser.inputs, sizes))
-
-    def __getattr__(self, name):
-        return getattr(self.own, name)
 
 
 def test_sizes_that_a_network_reads():

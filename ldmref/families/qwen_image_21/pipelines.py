@@ -12,7 +12,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_config import TextConfig
-from ldmref.samplers.flow_spacings import listed_levels
+from ldmref.samplers.config import listed_levels
 
 IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
