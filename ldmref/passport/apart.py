@@ -200,43 +200,18 @@ def describe_rows(
     return notes, gaps
 
 
-class RowCutter:
-    """Builds a trace of single rows.
+class CallCutter:
+    """Builds a trace of what is cut of the calls of another.
 
     Args:
-        trace: The trace with batches.
-        image: The number of tokens of an image.
-        of_port: Whether it is the port's trace; else the kit's.
+        source: The trace that is cut.
     """
 
-    def __init__(self, trace: Trace, image: int, of_port: bool):
-        self.source = trace
-        self.image = image
-        self.of_port = of_port
+    def __init__(self, source: Trace):
+        self.source = source
         self.tensors: dict[str, np.ndarray] = {}
         self.kinds: dict[str, str] = {}
         self.entries: list[TraceEntry] = []
-
-    def add(self, call: str, match: RowMatch, network: DeclaredNetwork) -> list[TraceEntry]:
-        """Add a row as a call, and return the entries of which the row is not known: none.
-
-        Args:
-            call: The name of the call.
-            match: The row.
-            network: The network that computes it.
-        """
-        at, window = (match.port, match.of_port) if self.of_port else (match.kit, match.of_kit)
-        batch = batch_of(self.source, at.call)
-        windows = {} if window is None else self._windows(window, network)
-        counts = {math.prod(x.shape[1:]) for x in network.inputs if x.content == "sizes"}
-        counts |= set() if window is None else {window.of}
-
-        def cut(entry: TraceEntry, side: str, role: str, array: np.ndarray) -> np.ndarray:
-            if array.ndim and len(array) > batch and len(array) / batch in counts:
-                return _cut_flat(array, at.row, batch, windows)
-            return _cut(array, at.row, batch, windows, role)
-
-        return self.add_cut(call, at.call, cut)
 
     def add_cut(self, call: str, source: TraceCall, cut: CutArray) -> list[TraceEntry]:
         """Add what is cut of a call as a call.
@@ -278,6 +253,47 @@ class RowCutter:
             )
         return left_out
 
+    def trace(self) -> Trace:
+        """Return the trace of the rows."""
+        manifest = self.source.manifest
+        return Trace(self.tensors, tuple(self.entries), manifest, self.kinds, self.source.source)
+
+
+class RowCutter(CallCutter):
+    """Builds a trace of single rows.
+
+    Args:
+        trace: The trace with batches.
+        image: The number of tokens of an image.
+        of_port: Whether it is the port's trace; else the kit's.
+    """
+
+    def __init__(self, trace: Trace, image: int, of_port: bool):
+        super().__init__(trace)
+        self.image = image
+        self.of_port = of_port
+
+    def add(self, call: str, match: RowMatch, network: DeclaredNetwork) -> None:
+        """Add a row as a call.
+
+        Args:
+            call: The name of the call.
+            match: The row.
+            network: The network that computes it.
+        """
+        at, window = (match.port, match.of_port) if self.of_port else (match.kit, match.of_kit)
+        batch = batch_of(self.source, at.call)
+        windows = {} if window is None else self._windows(window, network)
+        counts = {math.prod(x.shape[1:]) for x in network.inputs if x.content == "sizes"}
+        counts |= set() if window is None else {window.of}
+
+        def cut(entry: TraceEntry, side: str, role: str, array: np.ndarray) -> np.ndarray:
+            if array.ndim and len(array) > batch and len(array) / batch in counts:
+                return _cut_flat(array, at.row, batch, windows)
+            return _cut(array, at.row, batch, windows, role)
+
+        self.add_cut(call, at.call, cut)
+
     def _windows(self, window: Window, network: DeclaredNetwork) -> dict[int, np.ndarray]:
         """Return by the size of an axis which of its tokens are kept.
 
@@ -294,11 +310,6 @@ class RowCutter:
             kept[start + text] = True
             found[len(kept)] = np.flatnonzero(kept)
         return found
-
-    def trace(self) -> Trace:
-        """Return the trace of the rows."""
-        manifest = self.source.manifest
-        return Trace(self.tensors, tuple(self.entries), manifest, self.kinds, self.source.source)
 
 
 def _cut_flat(x: np.ndarray, row: int, batch: int, windows: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.models.declared import BATCH, CallSize, NetworkInput
 from ldmref.passport.aligned_sums import align_sums
-from ldmref.passport.apart import CutArray, RowCutter, RowsApart, describe_rows, name_rows
+from ldmref.passport.apart import CallCutter, CutArray, RowsApart, describe_rows, name_rows
 from ldmref.passport.batches import RowMatch, batch_of, is_as_in_kit, match_rows
 from ldmref.passport.kit import Kit
 from ldmref.passport.recorded import CODE
@@ -165,7 +165,7 @@ def _with_sums(
     return port, renamed, left_out
 
 
-class ModuleRowCutter(RowCutter):
+class ModuleRowCutter(CallCutter):
     """Builds a trace of single rows of modules, whose arrays are compared with the kit's.
 
     An axis is one of rows or of tokens if its size says so beside the kit's: `n` rows where the kit
@@ -179,10 +179,11 @@ class ModuleRowCutter(RowCutter):
     """
 
     def __init__(self, trace: Trace, run: Trace, of_port: bool):
-        super().__init__(trace, 0, of_port)
+        super().__init__(trace)
         self.run = run
+        self.of_port = of_port
 
-    def add(self, call: str, match: RowMatch, network: Any) -> list[TraceEntry]:
+    def add(self, call: str, match: RowMatch, network: ModuleRows) -> list[TraceEntry]:
         """Add a row as a call, and return the entries of which the row is not known.
 
         Args:

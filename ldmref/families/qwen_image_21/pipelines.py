@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
@@ -26,14 +26,16 @@ class TextProcessor:
         tokenizer: A tokenizer of transformers.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Callable[..., Any]):
         self.tokenizer = tokenizer
 
     def __call__(self, text: list[str], **options: Any) -> Any:
         """Return the ids and the mask of texts."""
         return self.tokenizer(text, **options)
 
-    def apply_chat_template(self, messages: Any, **options: Any) -> list[list[int]]:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], **options: Any
+    ) -> list[list[int]]:
         """Return the ids of a system message, of which the pipeline drops as many; see `adapt`."""
         text = f"<|im_start|>system\n{messages[0]['content'][0]['text']}<|im_end|>\n"
         return [self.tokenizer(text).input_ids]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class PipelineOriginal(ModuleOriginal):
         pipe: As of `ModuleOriginal`.
     """
 
-    def __init__(self, networks: Mapping[str, torch.nn.Module], pipe: Any = None):
+    def __init__(self, networks: Mapping[str, torch.nn.Module], pipe: object = None):
         super().__init__(networks, pipe)
         self._runs: dict[str, tuple[OwnRun, Trace] | str] = {}
 

@@ -103,7 +103,7 @@ def _is_usual_embedding(module: object) -> bool:
     return cosine_first and getattr(module, "downscale_freq_shift", None) == 0 and scale == 1
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain(module: torch.nn.Conv2d) -> bool:
     """Return whether a convolution has one group, one stride, zeros around it, and no dilation."""
     sizes = (module.stride, module.padding, module.dilation)
     square = all(isinstance(size, tuple) and len(set(size)) == 1 for size in sizes)

@@ -136,7 +136,7 @@ def _decode_all(tensors: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]
     return {name: _decode(value, f"{shown(path)}: {name[:80]}") for name, value in tensors.items()}
 
 
-def _decode(value: Any, label: str) -> np.ndarray:
+def _decode(value: Mapping[str, Any], label: str) -> np.ndarray:
     """Return an array from base64 of a `.npy` file; Python objects are refused."""
     text = value["values"]["array"] if "values" in value else value["array"]
     try:
