@@ -12,6 +12,7 @@ EQUAL = "equal"
 NOISY = "noisy"
 DIFFERS = "differs"
 UNKNOWN = "not judged"
+WIRING = "wiring"  # the kind of a row for what leads to the input of a layer
 INCOMPLETE = "incomplete"
 NOTHING = "nothing compared"
 OVERFLOW = "ldmref itself overflows in {} here, so it does not know which errors are rounding"

@@ -25,7 +25,7 @@ from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
-from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
@@ -244,7 +244,7 @@ class Judge:
     # -- rows -------------------------------------------------------------------------------------
 
     def _row(self, point: Point, **values) -> Row:
-        kind = "wiring" if point.role else "own"
+        kind = WIRING if point.role else "own"
         layer = point.call.name
         segment = _describe_segment(point) if point.role or point.call.composite else ""
         which = f"its output {point.part}" if point.part else ""

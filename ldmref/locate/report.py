@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ldmref.errors import counted
-from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, DiffReport, Row
+from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, WIRING, DiffReport, Row
 
-WIRES = ("wiring", "prediction", "state", "initial latents")  # what leads from one to another
+WIRES = (WIRING, "prediction", "state", "initial latents")  # what leads from one to another
 UPSTREAM = "as upstream"  # the end of notes on what follows from an earlier NaN
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import counted
-from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, WIRING, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
 from ldmref.trace.model import Trace
@@ -110,7 +110,7 @@ def compare_reference(
     """
     differences = dict(_differences(port, reference))
     found = [
-        row if row.kind == "wiring" else _inherit(row, differences.get((row.call, row.layer)))
+        row if row.kind == WIRING else _inherit(row, differences.get((row.call, row.layer)))
         for row in rows
     ]
     found += _not_judged(found, differences)
@@ -136,7 +136,7 @@ def _differences(port: Trace, reference: Trace) -> Iterator[tuple[tuple[str, str
 
 def _not_judged(rows: Sequence[Row], differences: Mapping[tuple[str, str], float]) -> Iterator[Row]:
     """Yield a row for each layer that only the reference can be compared with."""
-    judged = {(row.call, row.layer) for row in rows if row.kind != "wiring"}
+    judged = {(row.call, row.layer) for row in rows if row.kind != WIRING}
     judged |= {(row.call, row.kind) for row in rows if not row.layer}  # a part of a step
     for (call, layer), difference in differences.items():
         if (call, layer) not in judged:

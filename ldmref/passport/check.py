@@ -16,7 +16,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.diff import NOT_DEFINED, ModelOriginal
-from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, DiffReport, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
@@ -30,7 +30,7 @@ from ldmref.passport.module_rows import take_modules_apart, undeclared_rows
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
 from ldmref.passport.request import other_request
-from ldmref.passport.wires import WIRING, wrong_inputs
+from ldmref.passport.wires import wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 PASSES = "passes"

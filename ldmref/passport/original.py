@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.diff import ModelOriginal
-from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.locate.faults.table import ROTATIONS
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, WIRING, Row
 from ldmref.locate.original import PortOriginal
 from ldmref.models.model import LatentDiffusion
 from ldmref.passport.apart import ROW, RowsApart, with_schedules
@@ -123,6 +124,8 @@ class RowsOriginal:
         where = ROW.format(match.port.row, match.port.call)
         found = []
         for row in self.original.judge_call(port, call, dtype, gaps):
+            if self._is_turned(row, match, dtype):
+                continue  # as any right wire
             if row.verdict == DIFFERS:
                 row = self._of_batch(row, match, dtype)
             at = "" if row.verdict in (EQUAL, NOISY) else where
@@ -150,6 +153,18 @@ class RowsOriginal:
         """
         whole = self.batches if PIPELINE in self.batches.manifest else self.apart.host
         return self.original.judge_host(whole, dtype, notes)
+
+    def _is_turned(self, row: Row, match: RowMatch, dtype: str) -> bool:
+        """Return whether a wire differs by the angle of the row's place in its batch alone.
+
+        Behind padding in front, queries and keys are rotated by other angles than those of the row
+        alone. Attention reads the differences of angles, which are the same.
+        """
+        behind = match.of_port is not None and match.of_port.start > 0
+        rotated = row.kind == WIRING and any(name in row.segment for name in ROTATIONS)
+        return (
+            behind and rotated and row.layer in self._right_in_batch(match.port.call, dtype, False)
+        )
 
     def _of_batch(self, row: Row, match: RowMatch, dtype: str) -> Row:
         """Return a row that differs; of kind `BATCH` if the whole batch is right."""

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, WIRING, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.precision import EPSILONS
 from ldmref.trace.model import Trace, tensor_name
 
-WIRING = "wiring"
 NOT_THE_INPUT = "its {} is not the kit's: what leads to the layer is wrong, or what came before"
 
 

@@ -1,12 +1,15 @@
 """Live pipelines of diffusers with the parameters of a kit: right runs pass, faults are named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import ldmref
 from ldmref.errors import UsageError
 from ldmref.models.library_object import LibraryObject
-from ldmref.passport import check_dump, kit_pipeline, make, make_kit, run_pipeline
+from ldmref.passport import check_dump, kit_pipeline, make, make_kit, pipelines, run_pipeline
+from ldmref.passport.original import AS_DIFFUSERS
 from ldmref.passport.pipelines import load_parameters, make_object
 
 torch = pytest.importorskip("torch")
@@ -326,6 +329,39 @@ def test_another_prompt_of_a_single_call_is_named(kits):
     verdict = judge(kits["qwen-image-2.1"], prompt=["red", "table"])
     (cause,) = causes(verdict, ANOTHER_RUN) - {""}
     assert cause == "prompts ['red', 'table'] instead of ['red', 'red heart']"
+
+
+def judge_together(kit, monkeypatch, change=lambda pipe: None):
+    """Return the verdict on both prompts in one batch, with padding in front of the shorter."""
+    parts = pipelines.parts_of
+    monkeypatch.setattr(pipelines, "parts_of", lambda config: replace(parts(config), alone=False))
+    return judge(kit, change=change)
+
+
+def test_padding_in_front_turns_queries_and_keys_alike(kits, monkeypatch):
+    verdict = judge_together(kits["qwen-image-2.1"], monkeypatch)
+    assert not verdict.report.faults and not verdict.passed
+    unknown = [row for row in verdict.report.rows if row.verdict == "not judged"]
+    assert unknown and all(row.note.startswith(AS_DIFFUSERS) for row in unknown)
+
+
+def turn_first_row(pipe):
+    """Rotate the shorter prompt's queries and keys by the angles of other places."""
+    rotary = pipe.text_encoder.model.language_model.rotary_emb
+    forward = rotary.forward
+
+    def with_longer_steps(x, position_ids):
+        places = position_ids.clone()
+        places[..., :1, :] *= 2
+        return forward(x, places)
+
+    rotary.forward = with_longer_steps
+
+
+def test_angles_of_other_places_behind_padding_are_named(kits, monkeypatch):
+    verdict = judge_together(kits["qwen-image-2.1"], monkeypatch, turn_first_row)
+    wrong = {row.layer for row in verdict.report.faults}
+    assert "layers.0.self_attn.attention" in wrong
 
 
 def round_frequencies(pipe):
