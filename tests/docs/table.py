@@ -287,6 +287,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/passport.md": {
         "run_pipeline(pipe, kit)": TORCH,
         "import PixArtTransformer2DModel": TORCH,
+        "from my_model import": elsewhere("tests/passport/test_module_batches.py"),
         "my_model:make": elsewhere("tests/passport/test_module_kits.py"),
         "port_in_c": elsewhere("tests/passport/test_port_in_c.py"),
         "wrong/attention.other_scale": Reason("exits", "", 4),

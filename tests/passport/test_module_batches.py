@@ -1,6 +1,9 @@
 """Ports that run the calls of a kit of modules in one batch are judged row by row."""
 
 import copy
+import importlib
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ OF_PIXART = {
     "encoder_hidden_states": "tokens",
     "encoder_attention_mask": "mask",
 }
+PAGE = Path(__file__).parents[2] / "docs" / "passport.md"
 LENGTHS = (5, 3)
 WIDTH = 8
 
@@ -111,6 +115,28 @@ def kits(tmp_path_factory):
         calls = [arguments("attention", row) for row in (0, 1)]
         made["undeclared"] = make_module_kit("undeclared", (make_net(), calls), folder / "none")
         return made
+
+
+def test_the_example_of_the_page_makes_a_kit_with_rows(tmp_path, monkeypatch):
+    """Its port computes both texts in one batch, the shorter with two tokens of padding."""
+    for name in ("my_model.py", "my_rows.py"):
+        (block,) = re.findall(rf"```python\n(# {name}\n.*?)```", PAGE.read_text(), re.S)
+        (tmp_path / name).write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(modules, "wrong_dumps", lambda trace, original: ([], {}))
+    made = importlib.import_module("my_rows").make()
+    kit = make_module_kit("my_rows:make", made, tmp_path / "kit")
+    net, (first, second), rows = made
+    given = {**first, **{key: [first[key], second[key]] for key in rows}}
+    for key in ("encoder_hidden_states", "encoder_attention_mask"):
+        long, short = given[key]
+        given[key] = [long, torch.cat([short, 0 * long[:, short.shape[1] :]], 1)]
+    given |= {key: torch.cat(given[key]) for key in rows}
+    with ldmref.recording(net, call="transformer") as run, torch.no_grad():
+        net(**given)
+    verdict = check_dump(run.trace, kit)
+    assert verdict.passed, str(verdict)
+    assert "2 tokens of padding in transformer.000 not compared" in verdict.report.notes
 
 
 def check(kits, port, name="attention", by_module=True):
