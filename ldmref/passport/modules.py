@@ -54,7 +54,8 @@ MAKE = "let it return (module, {ARGUMENT: value}), or {NAME: (module, {ARGUMENT:
 PAIR, WITH_ROWS = 2, 3  # parts of what is returned for a module: the third are its rows
 README = """A passport kit of ldmref: a module of PyTorch, and all that a port of it must compute.
 
-kit.json                 what this is, the wrong dumps, the SHA-256 of each file
+kit.json                 what this is, which arguments have rows, the wrong dumps, the SHA-256 of
+                         each file
 checkpoint/              the parameters of each network, under the module's own names
 trace/trace.safetensors  a run in float64: CALL//input.NAME and CALL//output of each network, and
                          CALL/LAYER/input and /output of every named layer, where large rounded to
