@@ -160,6 +160,7 @@ class TextPath:
             tokenizer's start and end token alone surround a prompt.
         multiple: Hidden states that are padding in all prompts of a run are cut, down to a multiple
             of this number, where the conditioning has the `mask` of the tokens. 0: they are not.
+        reads_padding: Whether the denoiser reads the hidden states of padding up to the multiple.
         together: Returns arrays of the denoiser, by argument, of n images, from the backend, n and
             the number of tokens of the longest text of a request: what diffusers' pipelines make
             of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
@@ -174,6 +175,7 @@ class TextPath:
     with_length: Callable[[ModelConfig, int], ModelConfig] | None = None
     templates: Callable[[ModelConfig], Mapping[str, PromptTemplate]] = lambda config: {}
     multiple: int = 0
+    reads_padding: bool = False
     together: Callable[[Backend, int, int], Mapping[str, Array]] | None = None
 
     def condition_text(
@@ -226,7 +228,6 @@ class PipelineCalls:
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
         parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
-        without_parts: Why it is not, in words that follow a colon.
 
     >>> find_family("sd3").diffusers.halves
     ('uncond', 'cond')
@@ -246,7 +247,6 @@ class PipelineCalls:
     draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
-    without_parts: str = ""
 
     def read_text(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
         """Return what is read of a text encoder's result: "output", and "pooled" if it has one.

@@ -141,7 +141,7 @@ def take_apart(
     matches: dict[str, list[RowMatch]] = {}
     for name, network in networks.items():
         # padding to a fixed length is read by the denoiser, so an encoder's states of it count
-        of_encoder = min(family.text.multiple, 1)
+        of_encoder = 0 if family.text.reads_padding else min(family.text.multiple, 1)
         multiple = of_encoder if network.reads_tokens else family.text.multiple
         matches[name] = match_rows(kit, port, network, multiple)
     if all(map(is_as_in_kit, matches.values())):

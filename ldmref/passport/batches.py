@@ -172,6 +172,7 @@ def find_windows(
     if mask is not None and mask.any():
         start, real = int(np.argmax(mask)), int(mask.sum())
         count = min(-(-real // max(multiple, 1)) * max(multiple, 1), len(ours))
+        count = max(min(count, len(theirs)), real)  # the port may cut what the mask hides
         whole = Window(min(start, len(ours) - count), count, len(ours))
     expected = ours[whole.start : whole.start + whole.count]
     starts = range(len(theirs) - whole.count + 1)

@@ -50,15 +50,15 @@ def kit_pipeline(kit: Kit) -> Any:
     'ZImagePipeline'
     """
     parts_of(kit.config)  # before the parameters are read
-    return make_pipeline(kit.model(), kit.request["sampler"])
+    return make_pipeline(kit.model(), kit.request)
 
 
-def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
+def make_pipeline(model: LatentDiffusion, asked: Mapping[str, Any]) -> Any:
     """Return the pipeline of diffusers with the parameters of a model, in float32 on the CPU.
 
     Args:
         model: A model of a family that declares the parts of its pipeline.
-        sampler: The sampler that its scheduler computes.
+        asked: A request of `txt2img`, of which the sampler and the guidance are read.
 
     Raises:
         UsageError: diffusers' pipeline of the family is not declared, or has no such sampler.
@@ -78,8 +78,9 @@ def make_pipeline(model: LatentDiffusion, sampler: str) -> Any:
     made["vae"] = _autoencoder(model)
     for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False):
         made[name] = make_text_encoder(text, model.params[name], parts)
-    made["scheduler"] = make_object(parts.scheduler(config, sampler))
+    made["scheduler"] = make_object(parts.scheduler(config, asked["sampler"]))
     made |= parts.tokenizers(dict(_tokenizers(model)))
+    made |= {name: make_object(part) for name, part in parts.more(config, asked).items()}
     pipe = make_object(described, **made)
     parts.adapt(pipe)
     pipe.set_progress_bar_config(disable=True)
@@ -96,8 +97,6 @@ def parts_of(config: ModelConfig) -> PipelineParts:
     if family.diffusers.parts is None:
         known = ", ".join(each.name for each in list_families() if each.diffusers.parts)
         message = f"diffusers' pipeline of {family.name} is not built from a kit"
-        reason = family.diffusers.without_parts
-        message = f"{message}: {reason}" if reason else message
         raise UsageError(message, code=CODE, hint=f"kits of {known} have one")
     return family.diffusers.parts
 
@@ -158,6 +157,8 @@ def _call(
 ) -> Any:
     """Call a pipeline; one that takes no negative prompts gets their hidden states.
 
+    A modular pipeline takes any arguments by name, and its blocks say which of them they read.
+
     Args:
         pipe: The pipeline.
         negative: The negative prompts.
@@ -170,6 +171,11 @@ def _call(
         if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
             found = {"negative_prompt": negative, **request, **changes}
             return pipe(**{k: x for k, x in found.items() if x is not None})
+        if hasattr(pipe, "blocks"):
+            [prompt], [text] = request["prompt"], negative
+            found = {**request, "negative_prompt": text, "prompt": prompt, **changes}
+            known = {*pipe.blocks.input_names}
+            return pipe(**{k: x for k, x in found.items() if x is not None and k in known})
         found = {k: x for k, x in {**request, **changes}.items() if x is not None}
         known = inspect.signature(pipe.encode_prompt).parameters
         lengths = {k: x for k, x in found.items() if k in known and k != "prompt"}

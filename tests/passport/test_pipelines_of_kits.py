@@ -21,6 +21,7 @@ FAMILIES = (
 )  # fmt: skip
 SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo", "sd35-medium")  # of the same pipelines
 ALONE = ("qwen-image-2.1", "qwen-image-2.1-turbo")  # each prompt by a call of its own
+MODULAR = ("flux3-klein-base", "flux3-klein")  # the same, by modular pipelines
 FLOWS = ("z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "krea-2")
 FORMATS = ("float32", "bfloat16")
 ANOTHER_RUN = "run"
@@ -30,7 +31,6 @@ EITHER_FORMAT = [(family, FORMATS[i % 2]) for i, family in enumerate(FAMILIES)]
 NOT_BUILT = {
     "ldm-text2img256": "LDMTextToImagePipeline reads 77 tokens, .* and no negative prompt",
     "emoji-128": "diffusers has no pipeline of emoji-128: its U-Net adds the text to the time",
-    "flux3-klein": "flux3 is not built from a kit: diffusers has modular pipelines of it alone",
 }
 
 
@@ -40,7 +40,7 @@ def kits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "wrong_dumps", lambda trace, original: ([], {}))
-        names = (*FAMILIES, *SIBLINGS, *ALONE, *NOT_BUILT)
+        names = (*FAMILIES, *SIBLINGS, *ALONE, *MODULAR, *NOT_BUILT)
         return {name: make_kit(name, folder / name) for name in names}
 
 
@@ -68,7 +68,10 @@ def test_a_right_pipeline_passes(kits, family, dtype):
     assert ("layers are not in ldmref's definition of text_encoder" in notes) is later
 
 
-@pytest.mark.parametrize(("family", "dtype"), [*zip(ALONE, FORMATS[::-1], strict=True)])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*zip(ALONE, FORMATS[::-1], strict=True), *((name, "float32") for name in MODULAR)],
+)
 def test_prompts_one_after_the_other_are_right(kits, family, dtype):
     """The second call begins with its own latents, and reads its own text."""
     verdict = judge(kits[family], dtype)
@@ -373,6 +376,60 @@ def test_rounded_frequencies_of_times_are_named(kits):
     """As `to(bfloat16)` rounds them in a pipeline that was not made from a kit."""
     verdict = judge(kits["qwen-image-2.1"], "bfloat16", round_frequencies)
     assert {row.layer for row in verdict.report.faults} == {"time_text_embed.time_proj"}
+
+
+# -- FLUX.3 ---------------------------------------------------------------------------------------
+
+
+def call_encoder_with(**changes):
+    """Return a change of a pipeline: its text encoder is given other arguments."""
+
+    def change(pipe):
+        forward = pipe.text_encoder.forward
+
+        def call(*args, **given):
+            return forward(*args, **given | {k: f(given) for k, f in changes.items()})
+
+        pipe.text_encoder.forward = call
+
+    return change
+
+
+@pytest.mark.parametrize("family", MODULAR)
+def test_faults_of_modular_pipelines_are_named(kits, family):
+    faults = judge(kits[family], change=scale_weight).report.faults
+    assert {row.layer.rpartition(".")[2] for row in faults} == {"to_q"}
+    assert {row.cause for row in faults} == {"scaled by 1.25"}
+    unmasked = call_encoder_with(attention_mask=lambda given: 0 * given["attention_mask"] + 1)
+    verdict = judge(kits[family], change=unmasked)
+    assert causes(verdict, "own") == {"the padding mask is missing"}
+
+
+def test_another_place_of_padding_is_named(kits):
+    """transformers 5 gives padding position 0; FLUX.3 reads it, and was trained with 1."""
+    at_zero = call_encoder_with(position_ids=lambda x: x["position_ids"] * x["attention_mask"])
+    faults = judge(kits[MODULAR[0]], change=at_zero).report.faults
+    assert {row.kind for row in faults} == {"wiring"}
+    assert {row.layer.partition(".")[2] for row in faults} == {
+        f"{number}.self_attn.attention" for number in (0, 1)
+    }
+
+
+def test_another_guidance_of_a_modular_pipeline_is_named(kits):
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    def guide(pipe):
+        pipe.update_components(guider=ClassifierFreeGuidance(guidance_scale=9.0))
+
+    verdict = judge(kits[MODULAR[0]], change=guide)
+    assert causes(verdict, ANOTHER_RUN) == {"guidance scale 9 instead of 5"}
+
+
+@pytest.mark.parametrize("family", MODULAR)
+def test_times_that_bfloat16_rounds_are_another_run(kits, family):
+    """The second time, 0.8738, becomes 0.875, and waves of 1000 times it turn by a radian."""
+    (fault,) = judge(kits[family], "bfloat16").report.faults
+    assert fault.kind == ANOTHER_RUN and not fault.cause
 
 
 # -- Heun's steps ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
 from ldmref.families.flux3.network import REFERENCES as REF
 from ldmref.families.flux3.original import ORIGINALS
-from ldmref.families.flux3.pipelines import read_inputs, read_layer, read_states
+from ldmref.families.flux3.pipelines import PARTS, read_inputs, read_layer, read_states
 from ldmref.families.flux3.presets import make_presets, shrink
 from ldmref.families.flux3.references import REFERENCES
 from ldmref.families.flux3.text import encode_prompts
@@ -105,7 +105,7 @@ FLUX3 = Family(
     Work(count_flops, count_activations),
     "FLUX.3: separate blocks for image, references and text, then one stream",
     broken_rules,
-    text=read_chat(CHAT, encode=encode_prompts, multiple=WINDOW),
+    text=read_chat(CHAT, encode=encode_prompts, multiple=WINDOW, reads_padding=True),
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,
@@ -117,7 +117,7 @@ FLUX3 = Family(
         inputs=read_inputs,
         states=read_states,
         layer=read_layer,
-        without_parts="diffusers has modular pipelines of it alone",
+        parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

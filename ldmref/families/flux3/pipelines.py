@@ -1,14 +1,20 @@
-"""Calls of the networks of FLUX.3 by diffusers' pipelines."""
+"""diffusers' modular pipelines of FLUX.3: how they are made, and how they call the networks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.text import LAYERS
+from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
 from ldmref.families.qwen3.prompts import join_layers
+from ldmref.models.config import ModelConfig
+from ldmref.models.library_object import LibraryObject
+from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.text_config import TextConfig
 from ldmref.models.transformer_layers import join_cells
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
@@ -17,6 +23,85 @@ PLACES = "image_cond_ids"
 POSITIONS = ("img_ids", "txt_ids")
 SHARED = re.compile(  # layers that read or return a row for every token
     r"silu.*|\w+_stream_modulations\..*|norm_out.*|(mode_blocks\.\w+|\w+_blocks)\.\d+"
+)
+GUIDER = "diffusers.guiders:ClassifierFreeGuidance"
+PROCESSOR = "diffusers.modular_pipelines.flux3.image_processor:Flux3ImageProcessor"
+UPSAMPLER = "prompt_upsampler"  # a language model of 9 billion parameters, which writes prompts
+
+
+class ChatProcessor:
+    """The texts of Qwen3-VL's processor, whose images need more libraries.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
+        """Return messages with what stands before and after them."""
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+
+def join_parts(flow_map: bool, **parts: Any) -> Any:
+    """Return the modular pipeline of diffusers that has some parts.
+
+    Args:
+        flow_map: Whether it is that of the distilled model.
+        **parts: The networks and what else it reads, by name.
+    """
+    import diffusers
+
+    kind = "Flux3DistilledAutoBlocks" if flow_map else "Flux3AutoBlocks"
+    blocks = getattr(diffusers, kind)()
+    blocks.sub_blocks.pop(UPSAMPLER)
+    pipe = blocks.init_pipeline()
+    pipe.update_components(**parts)
+    return pipe
+
+
+def describe_pipeline(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' pipeline of a configuration, without the model that rewrites prompts."""
+    return LibraryObject(f"{__name__}:join_parts", {"flow_map": config.denoiser.is_flow_map})
+
+
+def describe_denoiser(config: ModelConfig) -> LibraryObject:
+    """Return diffusers' transformer of a configuration."""
+    network = transformer_of(config)
+    channels = {"cond_in_channels": network.in_channels}  # of references, which are latents too
+    return LibraryObject("diffusers:Flux3Transformer2DModel", channels, network)
+
+
+def describe_text_encoder(text: TextConfig) -> LibraryObject:
+    """Return transformers' network of a text encoder."""
+    assert isinstance(text, Qwen3Config)
+    return describe_qwen3_vl(text, "Qwen3VLForConditionalGeneration")
+
+
+def describe_more(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, LibraryObject]:
+    """Return what reads images and, of a model that is not distilled, the guidance."""
+    found = {"image_processor": LibraryObject(PROCESSOR)}
+    if not config.denoiser.is_flow_map:
+        found["guider"] = LibraryObject(GUIDER, {"guidance_scale": asked["cfg_scale"]})
+    return found
+
+
+def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call: the layers of the text encoder; guidance is a part."""
+    text = config.text_encoder
+    assert isinstance(text, Qwen3Config)
+    return {"text_encoder_out_layers": text.hidden_layers, "guidance_scale": None}
+
+
+PARTS = PipelineParts(
+    describe_pipeline,
+    describe_denoiser,
+    text_encoder=describe_text_encoder,
+    request=make_request,
+    tokenizers=lambda tokenizers: {"tokenizer": ChatProcessor(tokenizers["tokenizer"])},
+    more=describe_more,
+    alone=True,  # a call takes one prompt
 )
 
 
