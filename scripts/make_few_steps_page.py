@@ -6,11 +6,11 @@ python scripts/make_few_steps_page.py --check    # exit code 1 if the tables are
 
 The rows are those of benchmarks/results/few-steps.jsonl. Rates have Wilson's interval of 95 %. The
 distances are the root mean square of those of the images: from the default setting with the same
-noise, and from the converged trajectory over the chunks whose rows have it. The variety of seeds is
-a share of that of the default setting. For the chunks that a setting has in common with the
-default, "in one only" says how many compositions are right by it alone, and how many by the default
-alone. The time is that of the process, per image of a chunk drawn at once, decoder included. A
-setting without all chunks is left out.
+noise, and from the converged trajectory with the same guidance, over the chunks whose rows have it,
+if they are enough. The variety of seeds is a share of that of the default setting. "In one only"
+says how many compositions are right by a setting alone, and how many by the default alone. The time
+is that of the process, per image of a chunk drawn at once, decoder included. A setting without all
+chunks is left out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ PLOT = ROOT / "docs" / "images" / "few-steps.webp"
 DEFAULT = Setting(BASE, 20, 2.5, "dpmpp_2m")
 SAMPLERS = {"ddim": "DDIM", "unipc": "UniPC"}
 SCENES = PER_KIND * len(SHARES)  # of a chunk; its words follow
+CONVERGED_CHUNKS = 10  # least number of chunks for the distance from the converged trajectory
 LEAST_EVALUATIONS = 4  # of the map's largest setting: what the map is compared with has no more
 COLUMNS = (
     "| | evaluations | compositions | in one only | words | distance | of words "
@@ -118,7 +119,7 @@ def cells_of(setting: Setting, groups: Groups) -> tuple[object, ...]:
         rate(verdicts_of(rows, "words")),
         f"{rms(rows, 'to_default', slice(SCENES)):.3f}",
         f"{rms(rows, 'to_default', slice(SCENES, None)):.3f}",
-        f"{rms(near, 'to_converged', slice(SCENES)):.3f}" if near else "",
+        f"{rms(near, 'to_converged', slice(SCENES)):.3f}" if len(near) >= CONVERGED_CHUNKS else "",
         f"{variety:.0%}",
         f"{1000 * np.mean([row['cpu_seconds'] for row in rows]):.0f} ms",
     )
@@ -199,7 +200,8 @@ def draw_plot(groups: Groups) -> Any:
     for axis in axes[1]:
         axis.set_xlabel("evaluations of the network")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes[0, 1].legend(fontsize=9, loc="lower right")
+    shown = axes[0, 1].get_legend_handles_labels()
+    figure.legend(*shown, fontsize=9, loc="outside lower center", ncols=5)
     scenes = f"{len(default) * SCENES:,} held-out compositions"
     figure.suptitle(f"{scenes}; gray: the default's interval of 95 %")
     return figure
