@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
+
 import numpy as np
 import pytest
 
+import ldmref
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import sd3
@@ -21,6 +25,7 @@ from ldmref.models import preset
 from ldmref.models.family import BLOCK_LAYERS, family_of, list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten
+from ldmref.prompts.tokenizer import PromptOptions
 
 OPS = get_backend("numpy", dtype="float64")
 SD3 = ("sd3-medium", "sd35-medium", "sd35-large")
@@ -77,6 +82,76 @@ def test_transformers_have_their_published_sizes():
         assert (net.num_layers, net.num_single_layers, net.num_attention_heads) == (19, 38, 24)
         assert (net.attention_head_dim, tuple(net.axes_dims_rope)) == (128, (16, 56, 56))
         assert net.guidance_embeds == (name != "flux-schnell")
+
+
+OF_CHATS = {  # steps, guidance, most tokens and layers that are read; the makers' repositories
+    "z-image": (50, 6.0, 512, (-2,)),
+    "z-image-turbo": (8, 1.0, 512, (-2,)),
+    "flux2-klein-4b": (4, 1.0, 512, (9, 18, 27)),
+    "flux2-klein-9b": (4, 1.0, 512, (9, 18, 27)),
+    "flux2-klein-base-4b": (50, 4.0, 512, (9, 18, 27)),
+    "flux3-klein": (16, 1.0, 4096, tuple(range(4, 36, 4))),
+    "flux3-klein-base": (50, 3.5, 4096, tuple(range(4, 36, 4))),
+    "qwen-image-2.1": (40, 1.0, 512, (-1,)),
+    "qwen-image-2.1-turbo": (8, 1.0, 512, (-1,)),
+    "krea-2": (28, 5.5, 512 + 34, tuple(range(2, 36, 3))),  # 34 tokens of the chat are dropped
+    "krea-2-turbo": (8, 1.0, 512 + 34, tuple(range(2, 36, 3))),
+}
+LINES = {  # of the shift: its smallest and largest number, and the tokens of these
+    "qwen-image-2.1": (0.5, 0.9, 256, 8192),
+    "krea-2": (0.5, 1.15, 256, 6400),
+}
+SHIFTS = {"z-image": 6.0, "z-image-turbo": 3.0, "flux3-klein": 6.93, "flux3-klein-base": 6.93}
+
+
+@pytest.mark.parametrize("name", OF_CHATS)
+def test_usual_requests_and_schedules_of_models_with_chats(name):
+    config = preset(name)
+    text, usual, scheduler = config.text_encoder, config.defaults, config.scheduler
+    found = usual.steps, usual.cfg_scale, text.max_position_embeddings, text.hidden_layers
+    assert found == OF_CHATS[name] and not text.final_norm
+    assert (usual.width, usual.height) == (1024, 1024)
+    assert scheduler.shift == SHIFTS.get(name, scheduler.shift)
+    assert scheduler.dynamic_shift == (name not in SHIFTS and name != "qwen-image-2.1-turbo")
+    if name in LINES:
+        line = scheduler.base_shift, scheduler.max_shift
+        line += scheduler.base_image_seq_len, scheduler.max_image_seq_len
+        assert line == LINES[name]
+    assert scheduler.shift_terminal == (0.02 if name == "qwen-image-2.1" else 0.0)
+
+
+def test_latents_of_qwen_image_have_the_published_means_and_deviations():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = inspect.signature(diffusers.AutoencoderKLQwenImage21.__init__).parameters
+    vae = preset("qwen-image-2.1").vae
+    assert vae.latents_mean == tuple(theirs["latents_mean"].default)
+    assert vae.latents_std == tuple(theirs["latents_std"].default)
+
+
+# -- texts ----------------------------------------------------------------------------------------
+
+
+def test_weights_of_words_change_the_states_of_t5_alone():
+    model = ldmref.random_model("flux-tiny", backend="numpy", dtype="float64")
+    config, ops = model.config, model.backend
+    assert ops is not None
+    options = PromptOptions(prompt_weights="a1111")
+    tokens = [t.tokenize(["a (red:2) cat"], options) for t in model.tokenizers]
+
+    def compile_network(function, name):
+        return partial(function, ops, Params(model.params[name]))
+
+    def encode(weighted):
+        encode = family_of(config).text.encode
+        return encode(ops, config.text_encoders, tokens, compile_network, weighted=weighted)
+
+    plain, weighted = encode(False), encode(True)
+    assert np.array_equal(plain.pooled, weighted.pooled)
+    weights = tokens[1].weights.reshape(1, -1, 1)
+    assert {*np.unique(weights)} == {1.0, 2.0}
+    scaled = plain.states * weights
+    want = scaled * (plain.states.mean() / scaled.mean())
+    np.testing.assert_allclose(weighted.states, want, rtol=1e-9)
 
 
 # -- positions ------------------------------------------------------------------------------------
