@@ -22,6 +22,7 @@ from ldmref.trace.model import Trace, TraceEntry
 
 ROWS, TOKENS, MASK = "rows", "tokens", "mask"
 CONTENTS = (ROWS, TOKENS, MASK)
+SHAPES = {ROWS: "(1, ...)", TOKENS: "(1, l, ...)", MASK: "(1, l)"}  # in a call of a kit
 WITH_TOKENS = 2  # axes of an array that counts tokens
 HINT = "docs/passport.md describes the third part of what make returns"
 UNDECLARED = (
@@ -59,18 +60,24 @@ def check_rows(network: str, calls: Sequence[Mapping[str, Any]], rows: object) -
     """
     found = dict(rows) if isinstance(rows, Mapping) else {}
     if not found or not all(content in CONTENTS for content in found.values()):
-        message = f"the rows of {network} are no {{ARGUMENT: {' or '.join(map(repr, CONTENTS))}}}"
+        message = f"the rows of {network} are not {{ARGUMENT: {' or '.join(map(repr, CONTENTS))}}}"
         raise UsageError(message, code=CODE, hint=HINT)
     if MASK in found.values() and TOKENS not in found.values():
         raise UsageError(f"{network} has a mask of no tokens", code=CODE, hint=HINT)
     for arguments in calls:
         lengths = set()
         for name, content in found.items():
-            shape = list(getattr(arguments.get(name), "shape", ()))
+            if name not in arguments:
+                message = (
+                    f"a call of {network} has no argument {name}, which is declared to have rows"
+                )
+                raise UsageError(message, code=CODE, hint=f"it has {', '.join(arguments)}")
+            shape = list(getattr(arguments[name], "shape", ()))
             axes = 1 if content == ROWS else WITH_TOKENS
             wrong = len(shape) < axes or shape[0] != 1
             if wrong or (content == MASK and len(shape) > WITH_TOKENS):
-                message = f"argument {name} of {network} is no array of one row with {content}"
+                message = f"{name} of {network} has the shape {tuple(shape)}; as {content!r} "
+                message += f"it must have {SHAPES[content]}"
                 hint = "give a list with the arguments of each row, in calls of their own"
                 raise UsageError(message, code=CODE, hint=hint)
             lengths |= set() if content == ROWS else {shape[1]}
@@ -168,9 +175,9 @@ def _with_sums(
 class ModuleRowCutter(CallCutter):
     """Builds a trace of single rows of modules, whose arrays are compared with the kit's.
 
-    An axis is one of rows or of tokens if its size says so beside the kit's: `n` rows where the kit
-    has one, all tokens of the padded batch where the kit has those of the row. So heads or channels
-    that are as many as tokens are kept.
+    An axis is one of rows or of tokens if its size says so, compared with the kit's: `n` rows where
+    the kit has one, all tokens of the padded batch where the kit has those of the row. So heads or
+    channels that are as many as tokens are kept.
 
     Args:
         trace: The trace with batches.

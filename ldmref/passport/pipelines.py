@@ -163,7 +163,7 @@ def _call(
         pipe: The pipeline.
         negative: The negative prompts.
         request: The arguments of the kit's run; None is left out.
-        changes: Arguments in place of them.
+        changes: Arguments instead of them.
     """
     import torch
 

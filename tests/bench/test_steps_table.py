@@ -17,7 +17,7 @@ MAP = Setting("emoji-map", 2, 2.5, "ddim")
 
 
 def row_of(setting, chunk, wrong=(), distance=0.0, between=0.04):
-    """A row whose compositions are right but for some, in the order of the kinds."""
+    """A row whose compositions are right except for some, in the order of the kinds."""
     right = [int(i not in wrong) for i in range(page.SCENES)]
     numbers = [distance] * (page.SCENES + 8)
     return {

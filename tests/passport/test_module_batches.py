@@ -31,7 +31,7 @@ WIDTH = 8
 
 
 class Attention(torch.nn.Module):
-    """Attention over tokens, with a mask of those that are no padding."""
+    """Attention over tokens, with a mask that hides padding."""
 
     def __init__(self):
         super().__init__()
@@ -245,8 +245,14 @@ def test_layers_of_unknown_sizes_are_not_judged(kits):
         ({}, "rows of transformer are no"),
         ({"hidden": "batch"}, "rows of transformer are no"),
         ({"time": "rows", "mask": "mask"}, "a mask of no tokens"),
-        ({"hidden": "tokens", "other": "rows"}, "other of transformer is no array of one row"),
-        ({"hidden": "tokens", "time": "tokens"}, "time of transformer is no array of one row"),
+        (
+            {"hidden": "tokens", "other": "rows"},
+            "transformer has no argument other",
+        ),
+        (
+            {"hidden": "tokens", "time": "tokens"},
+            r"shape \(1,\); as 'tokens' it must have \(1, l, ...\)",
+        ),
         ({"hidden": "tokens", "table": "tokens"}, r"have \[1, 5\] tokens in one call"),
     ],
 )
@@ -258,6 +264,9 @@ def test_wrong_declarations_are_refused(rows, words, tmp_path):
 def test_calls_of_several_rows_or_padding_are_refused(tmp_path):
     several = batch_of_rows("attention")
     padded = {k: x[1:] if k in ROWS else x for k, x in several.items()}
-    for given, words in ((several, "no array of one row"), (padded, "hides tokens")):
+    for given, words in (
+        (several, r"as 'tokens' it must have \(1, l, ...\)"),
+        (padded, "hides tokens"),
+    ):
         with pytest.raises(UsageError, match=words):
             make_module_kit("x", (make_net(), [given], ROWS), tmp_path / "kit")

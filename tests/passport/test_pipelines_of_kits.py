@@ -20,7 +20,7 @@ FAMILIES = (
     "z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "sd15", "sdxl", "krea-2",
 )  # fmt: skip
 SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo", "sd35-medium")  # of the same pipelines
-ALONE = ("qwen-image-2.1", "qwen-image-2.1-turbo")  # each prompt by a call of its own
+ALONE = ("qwen-image-2.1", "qwen-image-2.1-turbo")  # a call for each prompt
 MODULAR = ("flux3-klein-base", "flux3-klein")  # the same, by modular pipelines
 FLOWS = ("z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "krea-2")
 FORMATS = ("float32", "bfloat16")

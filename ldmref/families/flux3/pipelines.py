@@ -40,7 +40,7 @@ class ChatProcessor:
         self.tokenizer = tokenizer
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
-        """Return messages with what stands before and after them."""
+        """Return messages with the text before and after them."""
         return self.tokenizer.apply_chat_template(messages, **options)
 
 

@@ -42,7 +42,7 @@ class TextProcessor:
 
 
 def describe_pipeline(config: ModelConfig) -> LibraryObject:
-    """Return diffusers' pipeline of a configuration; Turbo has flow times of its own."""
+    """Return diffusers' pipeline of a configuration; Turbo has its own flow times."""
     times = config.scheduler.flow_times
     return LibraryObject(
         "diffusers:QwenImage21Pipeline", {"sample_sigmas": list(times)} if times else {}
@@ -64,7 +64,7 @@ def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any
     """Return the arguments of a call: the scale, and the levels of Turbo for a number of steps.
 
     A call has no argument for the length of texts, and does not read the number of steps if the
-    pipeline has levels of its own.
+    pipeline has its own levels.
     """
     times = config.scheduler.flow_times
     levels = listed_levels(times, asked["steps"])[:-1].tolist() if times else None
