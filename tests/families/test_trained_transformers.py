@@ -61,7 +61,7 @@ def rename(module, name):
 
 def pipeline(model, words):
     """Return diffusers' pipeline with the weights of a model, as it splits the words of a file."""
-    made = make_pipeline(model, "euler")
+    made = make_pipeline(model, {"sampler": "euler"})
     for i, text in enumerate(model.config.text_encoders):
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_file=str(words),
