@@ -169,7 +169,7 @@ def describe_model(
     ]
 
 
-GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
+GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance")
 MASK = NetworkInput("mask", "encoder_attention_mask", (BATCH, TOKENS), "mask")
 
 
@@ -179,26 +179,24 @@ def latents_input(channels: int, *also: str) -> NetworkInput:
     return NetworkInput("x", "sample", shape, also=("input", "0", "x", *also))
 
 
-def time_input(place: int = 1) -> NetworkInput:
-    """Return the input of times, an argument at that place of the makers' network."""
-    times = (CallSize("timesteps"),)
-    return NetworkInput("t", "timestep", times, "timesteps", also=(str(place), "t"))
+def time_input() -> NetworkInput:
+    """Return the input of times."""
+    return NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("t",))
 
 
-def text_input(width: int, *also: str, place: int = 2, embedder: str = "") -> NetworkInput:
+def text_input(width: int, *also: str, embedder: str = "") -> NetworkInput:
     """Return the input of the text's hidden states.
 
     Args:
         width: Their width.
         also: More names that ports give it.
-        place: The place of this argument of the makers' network.
         embedder: The layer that reads it first. "": none reads it unchanged.
     """
     return NetworkInput(
         "context",
         "encoder_hidden_states",
         (BATCH, TOKENS, width),
-        also=(str(place), "context", *also),
+        also=("context", *also),
         layers=((embedder, "input"),) if embedder else (),
     )
 
@@ -209,7 +207,7 @@ def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
         "pooled",
         "pooled_projections",
         (BATCH, config.pooled_projection_dim),
-        also=("3", "y", "pooled"),
+        also=("y", "pooled"),
         layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
     )
     latents = latents_input(config.in_channels, "hidden_states")

@@ -100,7 +100,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         "attention_mask",
         (BATCH, config.max_position_embeddings),
         "mask",
-        also=("1", "mask"),
+        also=("mask",),
     )
     states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
     return DeclaredNetwork(

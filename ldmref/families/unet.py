@@ -83,7 +83,7 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
     inputs = [
         NetworkInput("x", "sample", sample, also=("input", "0", "x")),
         NetworkInput(
-            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t", "timesteps")
+            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("t", "timesteps")
         ),
     ]
     if config.cross_attention_dim:
@@ -92,7 +92,7 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
                 "context",
                 "encoder_hidden_states",
                 (BATCH, TOKENS, config.cross_attention_dim),
-                also=("2", "context"),
+                also=("context",),
                 layers=(("attn2.to_k", "input"),),
             )
         )

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ldmref.errors import abbreviated
+from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.networks import try_network
+from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
@@ -82,6 +84,8 @@ def diff_traces(
     [('unet.000/conv_in', 'differs')]
     """
     original = None if model is None else ModelOriginal(model, controlnets, guide)
+    if model is not None:
+        port = name_numbered(port, networks_of_run(model.config))
     return compare(port, original, reference, dtype, progress)
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
+from ldmref.families.lookup import networks_of_run
 from ldmref.locate.diff import NOT_DEFINED, ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
+from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
@@ -146,6 +148,8 @@ def check_dump(
     kit.check_files()
     run = kit.trace
     port = with_request(port, run)
+    if not kit.networks and against is None:  # which is refused
+        port = name_numbered(port, networks_of_run(kit.config))
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
     report = compare(judged_port, original, reference, dtype=dtype, progress=progress)

@@ -190,7 +190,7 @@ RIGHT = (
     HostRun("sd3 without T5, 77", "sd3 without T5", "", {"max_sequence_length": 77}),
     HostRun("sd3 img2img", "sd3", "img2img", FROM_IMAGE),
     HostRun("sd3 img2img at 1", "sd3", "img2img", {**FROM_IMAGE, "strength": 1.0}),
-    HostRun("flow Heun", "sd3", "", {}, "FlowMatchHeunDiscreteScheduler", reason=UNSUPPORTED),
+    HostRun("flow Heun", "sd3", "", {}, "FlowMatchHeunDiscreteScheduler"),
     HostRun("flow LCM", "sd3", "", {}, "FlowMatchLCMScheduler", reason=UNSUPPORTED),
     HostRun("flow UniPC", "sd3", "", {}, "UniPCMultistepScheduler", FLOW, reason=UNSUPPORTED),
     HostRun("flow DPM++", "sd3", "", {}, "DPMSolverMultistepScheduler", FLOW, reason=UNSUPPORTED),

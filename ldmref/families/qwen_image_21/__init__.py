@@ -81,7 +81,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels, "hidden_states")
-    inputs = (latents, time_input(2), text_input(denoiser.context_in_dim, place=1), MASK)
+    inputs = (latents, time_input(), text_input(denoiser.context_in_dim), MASK)
     return describe_model(
         config,
         transformer,

@@ -1,0 +1,86 @@
+"""Names for the arguments of whole networks that a port numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.model import Trace, TraceEntry
+
+
+def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
+    """Return a port whose numbered arguments of networks have the names of their roles.
+
+    Programs that record arguments by their places number them in the order of the network that ran:
+    diffusers' transformers take the text before the time, and others after it. So a number names
+    the first declared input that has no name yet and may have the sizes of the array. The first
+    argument is what the network changes in all programs, and keeps its number.
+
+    Args:
+        port: The trace.
+        networks: The networks of the run.
+
+    Returns:
+        The trace; what fits no input keeps its number.
+
+    >>> import numpy as np
+    >>> from ldmref.families.lookup import networks_of_run
+    >>> from ldmref.models import preset
+    >>> from ldmref.trace import build_trace
+    >>> arrays = {"input": np.ones((1, 16, 2, 2)), "1": np.ones((1, 3, 60)), "2": np.ones(1)}
+    >>> trace = build_trace({f"transformer.000//input.{k}": x for k, x in arrays.items()})
+    >>> named = name_numbered(trace, networks_of_run(preset("flux2-tiny")))
+    >>> [*named.entries[0].inputs]
+    ['input', 'encoder_hidden_states', 'timestep']
+    """
+    inputs = {network.name: network.inputs for network in networks}
+    entries = []
+    for entry in port.entries:
+        known = inputs.get(entry.call.kind.removeprefix(GUIDE_CALLS), ())
+        numbers = sorted((role for role in entry.inputs if _is_later(role)), key=int)
+        if not entry.layer and known and numbers:
+            entry = replace(entry, inputs=_name(port, entry, numbers, known))
+        entries.append(entry)
+    return replace(port, entries=tuple(entries))
+
+
+def _is_later(role: str) -> bool:
+    """Return whether a name is the number of an argument after the first."""
+    return role.isdecimal() and role != "0"
+
+
+def _name(
+    port: Trace, entry: TraceEntry, numbers: Iterable[str], inputs: Iterable[NetworkInput]
+) -> Mapping[str, str]:
+    """Return the inputs of a call with names in place of numbers."""
+    free = [
+        x
+        for x in [*inputs][1:]
+        if not x.of_references and not {x.role, x.argument, *x.also} & {*entry.inputs}
+    ]
+    found: dict[str, str] = {}
+    for number in numbers:
+        array = port.tensors[entry.inputs[number]]
+        x = next((x for x in free if _may_be(x, array)), None)
+        if x is not None:
+            free.remove(x)
+            found[number] = x.role
+    return {found.get(role, role): name for role, name in entry.inputs.items()}
+
+
+def _may_be(x: NetworkInput, array: np.ndarray) -> bool:
+    """Return whether an array has the sizes and the numbers of an input."""
+    if len(x.shape) == 1:  # a number for each image, or one for all
+        return array.ndim <= 1
+    if array.ndim != len(x.shape):
+        return False
+    if x.content == "mask":
+        return bool(np.isin(array, (0, 1)).all())
+    if x.content in ("ids", "labels"):
+        return array.dtype.kind in "iu"
+    known = (size == n for size, n in zip(x.shape, array.shape, strict=True) if type(size) is int)
+    return array.dtype.kind == "f" and all(known)
