@@ -39,12 +39,12 @@ class ChatProcessor:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **options: object) -> Any:
         """Return messages with the text before and after them."""
         return self.tokenizer.apply_chat_template(messages, **options)
 
 
-def join_parts(flow_map: bool, **parts: Any) -> Any:
+def join_parts(flow_map: bool, **parts: object) -> Any:
     """Return the modular pipeline of diffusers that has some parts.
 
     Args:

@@ -29,12 +29,12 @@ class TextProcessor:
     def __init__(self, tokenizer: Callable[..., Any]):
         self.tokenizer = tokenizer
 
-    def __call__(self, text: list[str], **options: Any) -> Any:
+    def __call__(self, text: list[str], **options: object) -> Any:
         """Return the ids and the mask of texts."""
         return self.tokenizer(text, **options)
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], **options: Any
+        self, messages: Sequence[Mapping[str, Any]], **options: object
     ) -> list[list[int]]:
         """Return the ids of a system message, of which the pipeline drops as many; see `adapt`."""
         text = f"<|im_start|>system\n{messages[0]['content'][0]['text']}<|im_end|>\n"
