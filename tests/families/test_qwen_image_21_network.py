@@ -8,6 +8,7 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.qwen_image_21.network import (
+    add_layers,
     find_cells,
     transformer,
     transformer_spec,
@@ -233,3 +234,16 @@ def test_a_graph_takes_every_size(theirs, name):
         arrays = (part.astype(np.float32) for part in (x, t, context))
         got = ops.to_numpy(compiled(*arrays, mask))
         assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_tokens_are_clipped_to_the_largest_number_of_float16_there_alone(dtype):
+    """As diffusers' block does, whose sums of gated layers may pass it."""
+    ops = get_backend("torch", dtype=dtype)
+    mlp = {"proj": (8, 4), "gate_layer": (8, 4), "out": (4, 8)}
+    p = unflatten({f"img_mlp.{k}.weight": ops.asarray(4 * np.eye(*x)) for k, x in mlp.items()})
+    x = ops.asarray(np.tile([60000.0, 0.0, 60000.0, 0.0], (1, 3, 1)))
+    rows = ops.asarray(np.full((2, 16), 5.0))  # gates are 1, of which tanh is taken
+    made = ops.to_numpy(add_layers(ops, p, x, rows, 1, lambda h: 0 * h + 5000.0, 1e-6))
+    largest = made[..., ::2]
+    assert np.all(largest == 65504.0 if dtype == "float16" else largest > 66000.0), made

@@ -1,0 +1,99 @@
+"""What families say of the networks and pipelines of diffusers holds for the installed ones."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ldmref.cases.shrink import shrink
+from ldmref.families import flux, sd3
+from ldmref.families.autoencoders import flux2 as flux2_vae
+from ldmref.families.autoencoders import qwen_image, qwen_image_21_config
+from ldmref.families.combined_files import PROJECTION, list_other_networks
+from ldmref.families.qwen_image_21 import files as qwen_image_21_files
+from ldmref.families.z_image import files as z_image_files
+from ldmref.models import preset
+from ldmref.models.autoencoder_kind import autoencoder_of
+from ldmref.models.family import family_of
+from ldmref.passport import kit_families
+
+pytest.importorskip("diffusers")
+
+import diffusers
+import sd3_networks
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ASKED = {"steps": 4, "cfg_scale": 5.0, "sampler": "euler"}
+TRANSFORMERS = [
+    name
+    for name in kit_families()
+    if preset(name).denoiser.network == "transformer" and family_of(preset(name)).diffusers.parts
+]
+RULES = [  # of arguments that a class has and ldmref reads with one value alone
+    (z_image_files.PLAIN, "ZImageTransformer2DModel"),
+    (qwen_image_21_files.PLAIN, "QwenImage21Transformer2DModel"),
+    (flux2_vae.PLAIN, "AutoencoderKLFlux2"),
+    (qwen_image.PLAIN, "AutoencoderKLQwenImage"),
+    (qwen_image_21_config.PLAIN, "AutoencoderKLQwenImage21"),
+]
+
+
+def parameters_of(path):
+    """Return the names of the arguments of a class or function."""
+    module, _, name = path.partition(":")
+    return {*inspect.signature(getattr(importlib.import_module(module), name)).parameters}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_described_objects_have_the_arguments_that_are_set(name):
+    config = preset(name)
+    parts = family_of(config).diffusers.parts
+    described = [parts.pipeline(config), parts.denoiser(config), parts.scheduler(config, "euler")]
+    described += [autoencoder_of(config.vae).module(config.vae)]
+    described += parts.more(config, ASKED).values()
+    for made in described:
+        assert {*made.settings} <= parameters_of(made.path), made.path
+
+
+@pytest.mark.parametrize(("rules", "kind"), RULES, ids=[kind for _, kind in RULES])
+def test_arguments_with_one_value_are_those_of_the_class(rules, kind):
+    known = inspect.signature(getattr(diffusers, kind)).parameters
+    assert {*rules} <= {*known}
+
+
+def test_requests_have_the_number_of_tokens_of_t5():
+    config = preset("sd35-medium")
+    request = family_of(config).diffusers.parts.request
+    assert request(config, ASKED) == {"max_sequence_length": 256}
+    assert request(replace(config, text_encoder_3=None), ASKED) == {}
+    dev = preset("flux-dev")
+    assert flux.FLUX.diffusers.parts.request(dev, ASKED)["max_sequence_length"] == 512
+
+
+def test_operations_of_sd3_are_those_that_torch_counts():
+    """Without the attention, which torch does not count on a CPU."""
+    config = replace(shrink(preset("sd35-medium")), denoiser=sd3_networks.config_of("3.5 medium"))
+    net, (image, text) = config.denoiser, sd3.count_tokens(config, 24, 16)
+    side = config.vae.factor
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        sd3_networks.make_transformer("3.5 medium").float()(
+            hidden_states=torch.zeros(1, net.in_channels, 16 // side, 24 // side),
+            encoder_hidden_states=torch.zeros(1, text, net.joint_attention_dim),
+            pooled_projections=torch.zeros(1, net.pooled_projection_dim),
+            timestep=torch.tensor([500.0]),
+        )
+    attention = 4 * net.num_layers * (image + text) ** 2 * net.width
+    attention += 4 * len(net.dual_attention_layers) * image**2 * net.width
+    assert counter.get_total_flops() == sd3.count_flops(config, 24, 16) - attention
+
+
+def test_the_projection_of_clip_is_the_identity_in_the_format_of_files():
+    tables = list_other_networks(preset("sd3-medium"), ("clip_l", "clip_g", "t5xxl"), "vae.")
+    identity = tables["text_encoder"][PROJECTION]
+    assert isinstance(identity, np.ndarray) and identity.dtype == np.float32
+    assert np.array_equal(identity, np.eye(768))
