@@ -67,7 +67,7 @@ def benchmarks(
     if list_rows:
         for case in cases:
             goals = formatting.format_goals(case.target, case.aim)
-            click.echo(f"{case.name:<24}{case.backend} against {case.peer_title}, {goals}")
+            click.echo(f"{case.name:<27} {case.backend} against {case.peer_title}, {goals}")
             click.echo(f"  {case.title}")
         return
     files = OutputFiles(json_file, plot_file, overwrite)
