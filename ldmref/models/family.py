@@ -248,7 +248,7 @@ class PipelineCalls:
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
 
-    def read_text(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
+    def read_encoded(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
         """Return what is read of a text encoder's result: "output", and "pooled" if it has one.
 
         Args:

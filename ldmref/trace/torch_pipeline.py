@@ -263,7 +263,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            outputs = self._family.diffusers.read_text(output, skip, self._pipe)
+            outputs = self._family.diffusers.read_encoded(output, skip, self._pipe)
             attributes = {"clip_skip": skip, "hidden_states": bool(hidden)}
             call.add("", outputs=outputs, attributes=attributes)
 

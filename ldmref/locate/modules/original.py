@@ -199,7 +199,7 @@ class ModuleOriginal:
             return None
         pipe = SimpleNamespace(**self.networks) if self.pipe is None else self.pipe
         skip = int(entry.attributes[SKIP])
-        return lambda result: family.diffusers.read_text(result, skip, pipe)
+        return lambda result: family.diffusers.read_encoded(result, skip, pipe)
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""
