@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.text import LAYERS
 from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
-from ldmref.families.qwen3.prompts import join_layers
+from ldmref.families.qwen3.prompts import TextProcessor, join_layers
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
-from ldmref.models.text_config import TextConfig
 from ldmref.models.transformer_layers import join_cells
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
@@ -27,21 +27,6 @@ SHARED = re.compile(  # layers that read or return a row for every token
 GUIDER = "diffusers.guiders:ClassifierFreeGuidance"
 PROCESSOR = "diffusers.modular_pipelines.flux3.image_processor:Flux3ImageProcessor"
 UPSAMPLER = "prompt_upsampler"  # a language model of 9 billion parameters, which writes prompts
-
-
-class ChatProcessor:
-    """The texts of Qwen3-VL's processor, whose images need more libraries.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-    """
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **options: object) -> Any:
-        """Return messages with the text before and after them."""
-        return self.tokenizer.apply_chat_template(messages, **options)
 
 
 def join_parts(flow_map: bool, **parts: object) -> Any:
@@ -73,12 +58,6 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
     return LibraryObject("diffusers:Flux3Transformer2DModel", channels, network)
 
 
-def describe_text_encoder(text: TextConfig) -> LibraryObject:
-    """Return transformers' network of a text encoder."""
-    assert isinstance(text, Qwen3Config)
-    return describe_qwen3_vl(text, "Qwen3VLForConditionalGeneration")
-
-
 def describe_more(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, LibraryObject]:
     """Return what reads images and, of a model that is not distilled, the guidance."""
     found = {"image_processor": LibraryObject(PROCESSOR)}
@@ -97,9 +76,9 @@ def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any
 PARTS = PipelineParts(
     describe_pipeline,
     describe_denoiser,
-    text_encoder=describe_text_encoder,
+    text_encoder=partial(describe_qwen3_vl, kind="Qwen3VLForConditionalGeneration"),
     request=make_request,
-    tokenizers=lambda tokenizers: {"tokenizer": ChatProcessor(tokenizers["tokenizer"])},
+    tokenizers=lambda tokenizers: {"tokenizer": TextProcessor(tokenizers["tokenizer"])},
     more=describe_more,
     alone=True,  # a call takes one prompt
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ldmref.families.krea2.config import transformer_of
@@ -12,7 +13,6 @@ from ldmref.families.qwen3.prompts import join_layers
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
-from ldmref.models.text_config import TextConfig
 from ldmref.models.transformer_layers import PATCH
 
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
@@ -36,12 +36,6 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
     return LibraryObject("diffusers:Krea2Transformer2DModel", settings, network)
 
 
-def describe_text_encoder(text: TextConfig) -> LibraryObject:
-    """Return transformers' network of a text encoder."""
-    assert isinstance(text, Qwen3Config)
-    return describe_qwen3_vl(text, "Qwen3VLModel")
-
-
 def count_suffix(pipe: Any) -> None:
     """Let a pipeline count the tokens after the prompt, of which the published model has 5."""
     suffix = pipe.tokenizer(pipe.prompt_template_encode_suffix)
@@ -51,7 +45,7 @@ def count_suffix(pipe: Any) -> None:
 PARTS = PipelineParts(
     describe_pipeline,
     describe_denoiser,
-    text_encoder=describe_text_encoder,
+    text_encoder=partial(describe_qwen3_vl, kind="Qwen3VLModel"),
     takes_tokens=True,
     adapt=count_suffix,
 )

@@ -282,7 +282,7 @@ def describe_qwen3(config: Qwen3Config) -> LibraryObject:
     return LibraryObject("transformers:Qwen3ForCausalLM", describe_settings(config))
 
 
-def describe_qwen3_vl(config: Qwen3Config, kind: str) -> LibraryObject:
+def describe_qwen3_vl(config: TextConfig, kind: str) -> LibraryObject:
     """Return a class of transformers for Qwen3-VL, with the smallest network that sees images.
 
     Args:
@@ -292,6 +292,7 @@ def describe_qwen3_vl(config: Qwen3Config, kind: str) -> LibraryObject:
     >>> describe_qwen3_vl(Qwen3Config(), "Qwen3VLModel").settings["vision_config"]["depth"]
     1
     """
+    assert isinstance(config, Qwen3Config)
     half = config.head_dim // 2  # angles of a head, shared by time, row and column
     text = describe_settings(config)
     text["rope_parameters"] |= {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}

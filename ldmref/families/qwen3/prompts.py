@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,25 @@ def read_chat(template: PromptTemplate, **more: Any) -> TextPath:
     """
     chat = TextPath(with_length=with_length, templates=lambda config: {"text_encoder": template})
     return replace(chat, **more)
+
+
+class TextProcessor:
+    """The texts of Qwen3-VL's processor, whose images need more libraries.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __call__(self, text: list[str], **options: object) -> Any:
+        """Return the ids and the mask of texts."""
+        return self.tokenizer(text, **options)
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: object) -> Any:
+        """Return messages with the text before and after them."""
+        return self.tokenizer.apply_chat_template(messages, **options)
 
 
 def join_layers(output: Any, layers: Sequence[int], skip: int) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
+from ldmref.families.qwen3.encoder import describe_qwen3_vl
+from ldmref.families.qwen3.prompts import TextProcessor
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
-from ldmref.models.text_config import TextConfig
 from ldmref.samplers.config import listed_levels
 
 IMAGE_START = "image_start"  # the place of images on the first axis
@@ -19,19 +20,8 @@ STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
 
 
-class TextProcessor:
-    """The texts of Qwen3-VL's processor, whose images need more libraries.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-    """
-
-    def __init__(self, tokenizer: Callable[..., Any]):
-        self.tokenizer = tokenizer
-
-    def __call__(self, text: list[str], **options: object) -> Any:
-        """Return the ids and the mask of texts."""
-        return self.tokenizer(text, **options)
+class SystemProcessor(TextProcessor):
+    """The processor of a pipeline that asks for the tokens of its system message."""
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], **options: object
@@ -52,12 +42,6 @@ def describe_pipeline(config: ModelConfig) -> LibraryObject:
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration."""
     return LibraryObject("diffusers:QwenImage21Transformer2DModel", like=transformer_of(config))
-
-
-def describe_text_encoder(text: TextConfig) -> LibraryObject:
-    """Return transformers' network of a text encoder."""
-    assert isinstance(text, Qwen3Config)
-    return describe_qwen3_vl(text, "Qwen3VLForConditionalGeneration")
 
 
 def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,11 +78,11 @@ def adapt(pipe: Any) -> None:
 PARTS = PipelineParts(
     describe_pipeline,
     describe_denoiser,
-    text_encoder=describe_text_encoder,
+    text_encoder=partial(describe_qwen3_vl, kind="Qwen3VLForConditionalGeneration"),
     request=make_request,
     takes_tokens=True,
     adapt=adapt,
-    tokenizers=lambda tokenizers: {"processor": TextProcessor(tokenizers["tokenizer"])},
+    tokenizers=lambda tokenizers: {"processor": SystemProcessor(tokenizers["tokenizer"])},
     alone=True,  # an image begins behind the longest text of a batch
 )
 
