@@ -72,7 +72,7 @@ class RowsApart:
         if match is None:
             return row
         where = ROW.format(match.port.row, match.port.call)
-        if row.verdict not in (EQUAL, NOISY) and where not in row.note:
+        if row.verdict not in (EQUAL, NOISY):
             row = replace(row, note="; ".join(filter(None, (row.note, where))))
         return replace(row, call=str(match.kit.call))
 

@@ -12,7 +12,7 @@ from ldmref.locate.faults.table import ROTATIONS
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, WIRING, Row
 from ldmref.locate.original import PortOriginal
 from ldmref.models.model import LatentDiffusion
-from ldmref.passport.apart import ROW, RowsApart, with_schedules
+from ldmref.passport.apart import RowsApart, with_schedules
 from ldmref.passport.batches import CallRow, RowMatch, RowReader, batch_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
@@ -121,17 +121,13 @@ class RowsOriginal:
         match = self.apart.matches.get(call)
         if match is None:  # of a network whose rows are not known
             return self.original.judge_call(port, call, dtype, gaps)
-        where = ROW.format(match.port.row, match.port.call)
         found = []
         for row in self.original.judge_call(port, call, dtype, gaps):
             if self._is_turned(row, match, dtype):
                 continue  # as any right wire
-            if row.verdict == DIFFERS:
-                row = self._of_batch(row, match, dtype)
-            at = "" if row.verdict in (EQUAL, NOISY) else where
-            found.append(replace(row, note="; ".join(filter(None, (row.note, at)))))
+            found.append(self._of_batch(row, match, dtype) if row.verdict == DIFFERS else row)
         if self._is_as_diffusers(match):
-            found.append(Row(call, "", BATCH, verdict=UNKNOWN, note=f"{AS_DIFFUSERS}; {where}"))
+            found.append(Row(call, "", BATCH, verdict=UNKNOWN, note=AS_DIFFUSERS))
         return found
 
     def _is_as_diffusers(self, match: RowMatch) -> bool:
