@@ -10,6 +10,7 @@ modules compute while they are imported stays as it is: constants, tables, defau
 from __future__ import annotations
 
 import ast
+import functools
 import gc
 import importlib
 import inspect
@@ -24,6 +25,7 @@ import pytest
 from mutation_operators import Mutant
 
 Change = tuple[CodeType, CodeType]  # of a function: the old and the new code
+CACHED = type(functools.cache(len))
 AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # run where they are written
 
 
@@ -109,10 +111,13 @@ class CollectedTests:
         for file in self.files:
             importlib.import_module(".".join(Path(file).with_suffix("").parts))
         self.functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        self.caches = []
         gc.unfreeze()  # what tests/conftest.py has frozen is not among the objects
         for x in gc.get_objects():
             if isinstance(x, FunctionType):
                 self.functions[_place(x.__code__)].append(x)
+            elif isinstance(x, CACHED) and x.__module__.startswith("ldmref."):
+                self.caches.append(x)
         gc.freeze()
         self.work(self)
         return True
@@ -135,6 +140,8 @@ class CollectedTests:
         for old, new in changed:
             for function in self.functions[_place(old)]:
                 function.__code__ = new
+        for cache in self.caches:  # what the unchanged code has computed while tests were collected
+            cache.cache_clear()
         items = [x for name in tests for x in self.items if x == name or x.startswith(f"{name}::")]
         items = [self.items[name] for name in dict.fromkeys(items)]
         for item, following in zip(items, [*items[1:], None], strict=True):

@@ -39,7 +39,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -96,18 +96,17 @@ PACKAGES = {  # package: (files, tests)
          "tests/io/test_adapters.py"),
     ),
 }  # fmt: skip
-# No test reaches a line that runs when its module is imported: the tests of what it defines.
+# No test reaches a line that runs when its module is imported: the tests of what it defines are
+# those that reach a use, those of files that are named after it, and these, by the beginning of
+# the module's name.
 AT_IMPORT = {
-    "ldmref/models/presets.py": ("tests/models/test_published.py", "tests/models/test_presets.py"),
-    "ldmref/models/presets_ldm.py": ("tests/models/test_published.py",
-                                     "tests/models/test_presets.py"),
-    "ldmref/models/config.py": ("tests/models/test_published.py",),
-    "ldmref/models/validate.py": ("tests/models/test_limits.py",),
-    "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py",
-                                          "tests/io/test_gguf.py"),
-    "ldmref/families/sd3/presets.py": ("tests/families/test_published_values.py",),
-    "ldmref/families/flux/presets.py": ("tests/families/test_published_values.py",),
-    "ldmref/families/joint_transformers.py": ("tests/families/test_published_values.py",),
+    "ldmref/atlas/": ("tests/atlas/test_making.py",),
+    "ldmref/models/": ("tests/models/test_published.py", "tests/models/test_limits.py"),
+    "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py", "tests/io/test_gguf.py"),
+    "ldmref/families/": (
+        "tests/families/test_published_values.py", "tests/families/test_declared_tables.py",
+        "tests/families/test_described_objects.py", "tests/families/test_families_conform.py",
+    ),
     "ldmref/check/flow_step_calls.py": ("tests/check/test_flow_step_units.py",),
 }  # fmt: skip
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
@@ -214,15 +213,15 @@ def tests_of(
     """
     seconds = test_map["seconds"]
     lines = test_map["lines"][mutant.file]
-    selected = []
+    selected: list[str] = []
     found = [tests_between(lines, mutant.lines)]
     if not found[0]:
-        selected += AT_IMPORT.get(mutant.file, ())
-        found.append(tests_of_uses(mutant, test_map, root))
+        named = tests_named_after(mutant.file, seconds)
+        found.append(named | tests_of_uses(mutant, test_map, root))
     found += [tests_between(lines, mutant.function), tests_between(lines, (1, 10**6))]
     ordered: dict[str, None] = {}
     for reached in found:
-        ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
+        ordered |= dict.fromkeys(by_function(reached, seconds))
         if nearest and ordered:
             ordered = dict.fromkeys([*ordered][:nearest])
             break
@@ -235,9 +234,42 @@ def tests_of(
     return selected
 
 
+def by_function(tests: Collection[str], seconds: Mapping[str, float]) -> list[str]:
+    """Order tests: the fastest of each test function, then the second of each, and so on.
+
+    The cases of one function notice much the same, so that the fastest tests of all would be many
+    of one kind.
+
+    >>> by_function(["t.py::a[1]", "t.py::a[2]", "t.py::b"], {
+    ...     "t.py::a[1]": 0.1, "t.py::a[2]": 0.2, "t.py::b": 3.0})
+    ['t.py::a[1]', 't.py::b', 't.py::a[2]']
+    """
+    cases: dict[str, int] = defaultdict(int)
+    places = {}
+    for name in sorted(tests, key=lambda x: (seconds[x], x)):
+        function = name.partition("[")[0]
+        places[name] = cases[function], seconds[name], name
+        cases[function] += 1
+    return sorted(places, key=places.__getitem__)
+
+
 def tests_between(lines: dict[str, list[str]], ends: tuple[int, int]) -> set[str]:
     """The tests that reach a line from the first to the last of `ends`."""
     return {x for n, tests in lines.items() if ends[0] <= int(n) <= ends[1] for x in tests}
+
+
+def tests_named_after(file: str, tests: Collection[str]) -> set[str]:
+    """The tests of files that are named after a module or a folder of it, and those of AT_IMPORT.
+
+    >>> sorted(tests_named_after("ldmref/families/sd3/presets.py", [
+    ...     "tests/families/test_sd3_sizes.py::a", "tests/families/test_flux_sizes.py::b"]))
+    ['tests/families/test_sd3_sizes.py::a']
+    """
+    names = tuple(f"test_{name}" for name in Path(file).with_suffix("").parts[1:])
+    listed = {x for begin in AT_IMPORT if file.startswith(begin) for x in AT_IMPORT[begin]}
+    files = {name.partition("::")[0] for name in tests}
+    listed |= {name for name in files if Path(name).name.startswith(names)}
+    return {name for name in tests if name.partition("::")[0] in listed}
 
 
 def tests_of_uses(mutant: Mutant, test_map: dict, root: Path) -> set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.atlas.intervals import Printed, depends_on_tokens, fit_mu, fit_tokens, oddness
 from ldmref.atlas.making import make_flow_sigmas, shift_mu
-from ldmref.atlas.positions import UNSHIFTED, count_steps
+from ldmref.atlas.positions import count_steps, takes_shift
 from ldmref.atlas.table import FlowSchedule, read_flow_schedules
 from ldmref.errors import InputError
 from ldmref.math import shift_flow_time
@@ -155,10 +155,10 @@ def fit_shifts(
     for reading in _readings(values, precision):
         times = reading.times
         if np.count_nonzero((times > 0) & (times < 1)) < INFORMATIVE:
-            continue
+            return []  # the other reading has the same numbers between 0 and 1
         for row in read_flow_schedules():
             key = row.spacing, row.terminal, len(times)
-            if key in tried or row.shift == "none" or row.positions in UNSHIFTED:
+            if key in tried or not takes_shift(row):
                 continue
             tried.add(key)
             for steps in count_steps(row, len(times)):
@@ -231,7 +231,7 @@ def _compare(printed: Printed) -> Iterator[SigmaMatch]:
                 continue  # two quantiles of a beta law round to one
             yield _match(row, tokens, ours, printed, agreeing=(low, high))
             factor = math.exp(shift_mu(row, steps, tokens or 4096))
-            if row.shift != "none" and row.positions not in UNSHIFTED and factor != 1.0:
+            if takes_shift(row) and factor != 1.0:
                 again = shift_flow_time(ours, factor)
                 yield _match(row, tokens, again, printed, again=True)
 

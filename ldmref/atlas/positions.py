@@ -52,6 +52,15 @@ def place(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
     return shift_flow_time(_unshifted(row, steps, shift), shift)
 
 
+def takes_shift(row: FlowSchedule) -> bool:
+    """Return whether a row shifts its flow times.
+
+    Lists and logit-normal laws have no shift. ComfyUI's schedulers that begin with the shifted
+    table, and its linear-quadratic one, ignore the shift of the family.
+    """
+    return row.shift != "none" and row.positions not in (*UNSHIFTED, "linear-quadratic")
+
+
 def count_steps(row: FlowSchedule, count: int) -> Iterator[int]:
     """Yield the numbers of steps for which a row has this many flow times."""
     if row.positions == "strides":

@@ -11,11 +11,22 @@ from ldmref.atlas import (
     name_sigmas,
     read_flow_schedules,
 )
-from ldmref.atlas.intervals import TOKENS, Printed, _distance, fit_mu, fit_tokens
+from ldmref.atlas.intervals import (
+    TOKENS,
+    Printed,
+    _candidates,
+    _distance,
+    depends_on_tokens,
+    fit_mu,
+    fit_tokens,
+    oddness,
+)
 from ldmref.atlas.making import shift_mu, shifted
 from ldmref.atlas.naming import SigmaMatch, _likeliest
-from ldmref.atlas.positions import UNSHIFTED, _strided
+from ldmref.atlas.positions import _strided
 from ldmref.atlas.reading import name_numbers
+from ldmref.atlas.table import FlowSchedule
+from ldmref.math import shift_flow_time
 
 FLUX = find_flow_schedule("FLUX.1", "BFL")
 
@@ -63,12 +74,34 @@ def test_only_rows_with_a_shift_are_tried_a_second_time(row):
     """A second shift by 1 is none, and some positions are never shifted."""
     sigmas = make_flow_sigmas(row, len(row.sigmas) or 12, 4096)
     again = {match.row.name for match in name_sigmas(sigmas.tolist()) if match.shifted_again}
-    unmoved = {
-        row.name
-        for row in read_flow_schedules()
-        if row.shift == "none" or row.positions in UNSHIFTED or row.shift == "constant 1"
-    }
-    assert not again & unmoved
+    constant = [row for row in read_flow_schedules() if row.shift in ("linear", "exponential")]
+    own = {"karras", "exponential", "arctan", "linear-quadratic"}  # which ignore the shift
+    moved = {row for row in constant if row.positions not in own and shift_mu(row, 1, 1) != 0}
+    by_tokens = {row for row in read_flow_schedules() if row.shift.startswith("tokens")}
+    assert again <= {row.name for row in moved | by_tokens}
+    count = len(sigmas) - 1
+    as_long = {row.name for row in moved if len(make_flow_sigmas(row, count)) == len(sigmas)}
+    assert as_long <= again
+
+
+@pytest.mark.parametrize("tokens", [1024, 7000])
+def test_a_shift_by_tokens_is_found_a_second_time(tokens):
+    times = make_flow_sigmas(FLUX, 12, tokens)[:-1]
+    again = shift_flow_time(times, math.exp(shift_mu(FLUX, 12, tokens)))
+    matches = [m for m in name_sigmas(times) if m.row == FLUX and m.shifted_again]
+    (twice,) = matches
+    assert twice.distance == pytest.approx(float(abs(again - times).max()), abs=1e-5)
+    assert twice.agreeing == (0, 0) and not twice.matches
+
+
+@pytest.mark.parametrize(("units", "matches"), [(0.9, True), (1.5, False)])
+def test_a_list_matches_if_no_number_is_further_than_its_precision(units, matches):
+    row = find_flow_schedule("Wan")
+    times = make_flow_sigmas(row, 8)[:-1]
+    changed = times - 1e-3 * units * (np.arange(8) == 3)
+    (found,) = (m for m in name_sigmas(changed, 1e-3) if m.row == row and not m.shifted_again)
+    assert found.matches == matches and found.agreeing == (0, 0)
+    assert found.distance == pytest.approx(1e-3 * units, rel=1e-6)
 
 
 def test_matches_are_in_the_order_of_how_usual_their_sizes_are():
@@ -101,3 +134,88 @@ def test_a_shift_of_few_decimals_is_stated_beside_an_unusual_size(shift, stated)
     answer = name_numbers(" ".join(f"{x:.5f}" for x in times))
     assert all("tokens" in rule for rule in answer.same) and answer.same
     assert any(f"k = {shift:g} " in fit for fit in answer.fitted) == stated
+
+
+# -- the ends of what is searched -----------------------------------------------------------------
+
+
+def test_tokens_are_searched_from_64_to_4096_pixels():
+    assert ((64 // 16) ** 2, (4096 // 16) ** 2) == TOKENS
+    for tokens in TOKENS:
+        found = named_by_flux(make_flow_sigmas(FLUX, 8, tokens)[:-1])
+        assert found.matches and found.tokens == tokens and tokens in found.agreeing
+    for tokens in (15, 80000):
+        found = named_by_flux(make_flow_sigmas(FLUX, 8, tokens)[:-1])
+        assert not found.matches and found.agreeing == (0, 0)
+
+
+def named_by_flux(sigmas):
+    (found,) = (
+        match
+        for match in name_sigmas(sigmas.tolist(), 1e-9)
+        if match.row == FLUX and not match.shifted_again
+    )
+    return found
+
+
+def test_a_shift_beyond_the_ends_is_nearest_to_an_end_and_agrees_with_none():
+    times = shifted(FLUX, 8, -9.0)
+    best, *interval = fit_mu(FLUX, 8, Printed(times, 0.01 * times[1:].min() * np.ones(8)))
+    assert best == -8.0 and all(map(math.isnan, interval))
+
+
+@pytest.mark.parametrize(("units", "agrees"), [(0.9, True), (1.1, False), (1.9, False)])
+def test_a_shift_agrees_if_no_number_is_more_than_half_a_digit_away(units, agrees):
+    times = shifted(FLUX, 8, 1.0)
+    changed = times + 1e-4 * units * np.array([0, 1, -1, 1, -1, 1, -1, 1])
+    _, low, high = fit_mu(FLUX, 8, Printed(changed, np.full(8, 1e-4)))
+    assert math.isnan(low) == math.isnan(high) == (not agrees)
+
+
+@pytest.mark.parametrize("row", read_flow_schedules(), ids=lambda row: row.name)
+def test_rows_depend_on_tokens_if_their_flow_times_do(row):
+    steps = len(row.sigmas) or 12
+    few, many = (make_flow_sigmas(row, steps, tokens) for tokens in (256, 16384))
+    assert depends_on_tokens(row) == (not np.array_equal(few, many))
+
+
+@pytest.mark.parametrize("tokens", [1500, 4299, 4300, 4301, 4302, 9000])
+def test_both_pieces_of_the_rule_of_flux2_are_searched(tokens):
+    """Its mu is another function of the tokens above 4300, and lists of both have a nearest one."""
+    row = find_flow_schedule("FLUX.2")
+    times = shifted(row, 12, shift_mu(row, 12, tokens))
+    exact = Printed(times, np.full(12, 1e-10))
+    assert fit_tokens(row, 12, exact, fit_mu(row, 12, exact)) == (tokens, tokens, tokens)
+    noise = 1e-6 * np.array([0, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 0])
+    changed = Printed(times + noise, np.full(12, 1e-8))
+    found, *agreeing = fit_tokens(row, 12, changed, fit_mu(row, 12, changed))
+    assert agreeing == [0, 0] and found == tokens
+
+
+@pytest.mark.parametrize("tokens", [250, 1031, 2050, 3990, 4097, 7000])
+@pytest.mark.parametrize("decimals", [3, 4, 5])
+def test_the_likeliest_of_the_tokens_that_agree_is_the_most_usual(tokens, decimals):
+    """Of equally usual ones the nearest to the mu that fits best, then the smaller."""
+    rounded = printed(FLUX, 8, shift_mu(FLUX, 8, tokens), decimals)
+    fit = fit_mu(FLUX, 8, rounded)
+    found, low, high = fit_tokens(FLUX, 8, rounded, fit)
+    middle = min(range(low, high + 1), key=lambda n: abs(shift_mu(FLUX, 8, n) - fit[0]))
+    near = [n for n in range(low, high + 1) if abs(n - middle) <= 256 or oddness(n) == 0]
+    assert found == min(near, key=lambda n: (oddness(n), abs(n - middle), n))
+
+
+def test_candidates_are_squares_and_what_is_near_the_middle():
+    squares = [side * side for side in range(32, 95)]
+    assert [*_candidates(1000, 9000, 4000)] == [*squares, *range(3744, 4257)]
+    assert [*_candidates(1025, 1089, 1060)] == [1089, *range(1025, 1090)]
+
+
+def test_a_row_has_a_square_image_of_1024_pixels_if_nothing_is_said():
+    default, usual = make_flow_sigmas(FLUX, 8), make_flow_sigmas(FLUX, 8, 4096)
+    assert np.array_equal(default, usual)
+    row = FlowSchedule("A", "b", "linspace", "none", 4, "there", "flow time")
+    assert (row.end, row.count, row.factor, row.mu, row.std) == ("1/n", "n", 1.0, 0.0, 1.0)
+    assert (row.table, row.pixels, row.terminal, row.sigmas) == (0, 0, 0.0, ())
+    assert np.array_equal(make_flow_sigmas(row, 4), [1.0, 0.75, 0.5, 0.25, 0.0])
+    match = SigmaMatch(FLUX, 4096, 0.0, True)
+    assert match.agreeing == (0, 0) and not match.shifted_again

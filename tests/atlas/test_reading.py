@@ -16,7 +16,16 @@ from ldmref.atlas import (
     read_numbers,
 )
 from ldmref.atlas.intervals import oddness
-from ldmref.atlas.naming import SigmaMatch, _read, _shift_fit
+from ldmref.atlas.naming import (
+    ShiftFit,
+    SigmaMatch,
+    _decimals,
+    _joined,
+    _read,
+    _readings,
+    _shift_fit,
+    _simplest,
+)
 from ldmref.atlas.positions import UNSHIFTED
 from ldmref.atlas.reading import find_numbers
 from ldmref.errors import InputError
@@ -47,6 +56,7 @@ def test_unusual_sizes_are_ranked(tokens, expected):
 def test_a_text_has_a_limited_number_of_characters_and_numbers():
     assert len(find_numbers("0.5 " * 2000)) == 2000
     assert find_numbers("0.5" + " " * (2**18 - 3)) == ["0.5"]
+    assert find_numbers(" " * (2**18 - 4) + "0.25") == ["0.25"]
     for text in ("0.5 " * 2001, "0.5" + " " * (2**18 - 2)):
         with pytest.raises(InputError) as caught:
             find_numbers(text)
@@ -103,6 +113,23 @@ def test_flow_times_are_at_most_1_within_their_precision():
         name_sigmas([1.0, -1e-9])
 
 
+def test_each_number_has_its_own_precision():
+    """The first may be as far above 1 as it is printed, whatever the second is."""
+    assert name_sigmas([1.005, 0.5], [0.01, 0.0]) and name_sigmas([1.0 + 2e-6, 0.5], 0.0)
+    for precision in ([0.0, 0.01], 1e-3):
+        with pytest.raises(InputError, match=r"1.005 to 0.5 are no flow times"):
+            name_sigmas([1.005, 0.5], precision)
+    with pytest.raises(InputError, match="no flow times"):
+        name_sigmas([0.5, 0.3, -0.1])
+
+
+def test_a_zero_at_the_end_is_left_out_first():
+    for values, lengths in (([1.0, 0.5, 0.0], [2, 3]), ([1.0, 0.0], [2]), ([1.0, 0.5, 0.2], [3])):
+        readings = [*_readings(values, 1e-3)]
+        assert [len(x.times) for x in readings] == lengths
+        assert [len(x.precision) for x in readings] == lengths
+
+
 def test_equal_flow_times_may_follow_each_other():
     assert name_sigmas([1.0, 0.5, 0.5])
     with pytest.raises(InputError):
@@ -143,10 +170,68 @@ def test_a_row_of_another_scheduler_names_it():
     assert "scheduler karras" not in own.remark
 
 
+@pytest.mark.parametrize("row", read_flow_schedules(), ids=lambda row: row.name)
+def test_words_of_a_row_have_its_numbers(row):
+    """Of another scheduler of ComfyUI's, those of its rule and not of the family's."""
+    if row.positions in ("list", "logit-normal"):
+        assert row.spacing == row.positions
+        words = "an explicit list" if row.sigmas else f"std {row.std:g}"
+        assert words in row.rule and (f"mean {row.mu:g}" in row.rule) == (row.mu != 0.0)
+        return
+    assert row.spacing != row.positions and "shifted," not in row.spacing
+    if row.positions == "linear-quadratic":
+        assert row.rule == "no shift" and "parabola" in row.spacing
+        return
+    if row.table:
+        assert str(row.table) in row.spacing
+    if row.shift in ("linear", "exponential"):
+        assert f"{row.factor if row.shift == 'linear' else row.mu:g}" in row.rule
+    assert ("stretched" in row.rule) == (row.terminal != 0.0)
+
+
+def test_the_nearest_two_families_are_told_with_a_fit():
+    """With their mu at 4096 tokens; two spacings that make the same numbers have one fit."""
+    row = find_flow_schedule("FLUX.1", "BFL")
+    fit = _shift_fit(row, 4, 1.1599, 1.1601)
+    assert len(fit.others) == 2
+    assert dict(fit.others)["FLUX.1"] == pytest.approx(1.15, abs=1e-12)
+    one = replace(fit, mu=1.1, others=(("A", 1.0), ("B", 3.0)))
+    other = replace(fit, mu=1.1, others=(("C", 1.25), ("D", -1.1), ("A", 9.0)))
+    assert _joined(one, other).others == (("A", 1.0), ("C", 1.25))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "number"),
+    [
+        (0.0, 0.9, 0.0),
+        (0.1, 1.0, 1.0),
+        (0.25, 0.36, 0.3),
+        (0.1234567890116, 0.1234567890121, 0.12345678901185),
+    ],
+)
+def test_the_simplest_number_of_an_interval_may_be_its_end_or_its_middle(low, high, number):
+    assert _simplest(low, high) == pytest.approx(number, abs=1e-15)
+
+
+def test_decimals_are_counted_up_to_twelve():
+    numbers = (0.0, 3.0, 1.75, 1e-11, np.pi * 1e-6)
+    assert [_decimals(number) for number in numbers] == [0, 0, 2, 11, 12]
+    row = find_flow_schedule("Wan")
+    assert "with k = 1 (mu 0) " in str(ShiftFit(row, 0.0, 1.0, 0.0, 0.0))  # as simple as mu
+
+
 def test_fits_are_simplest_first():
     s = np.linspace(1, 1 / 9, 9)
     fits = fit_shifts((1.75 * s / (1 + 0.75 * s)).round(3), 5e-4)
     assert [fit.decimals for fit in fits] == sorted(fit.decimals for fit in fits)
+
+
+@pytest.mark.parametrize("k", ["1.87", "2.57", "3.08"])
+def test_a_shift_of_two_decimals_is_stated_beside_sides_of_32_pixels(k):
+    """Tokens of 50 x 20, or 84 x 53, make it as well, and are less usual than the number."""
+    s = np.linspace(1, 1 / 8, 8)
+    answer = name_numbers(" ".join(f"{x:.5f}" for x in float(k) * s / (1 + (float(k) - 1) * s)))
+    assert answer.same and any(f"k = {k} " in fit for fit in answer.fitted)
 
 
 def match(row, distance, matches=False, again=False):
