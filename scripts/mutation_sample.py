@@ -100,7 +100,7 @@ PACKAGES = {  # package: (files, tests)
 # those that reach a use, those of files that are named after it, and these, by the beginning of
 # the module's name.
 AT_IMPORT = {
-    "ldmref/atlas/": ("tests/atlas/test_making.py",),
+    "ldmref/atlas/": ("tests/atlas/test_making.py", "tests/atlas/test_intervals.py"),
     "ldmref/models/": ("tests/models/test_published.py", "tests/models/test_limits.py"),
     "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py", "tests/io/test_gguf.py"),
     "ldmref/families/": (

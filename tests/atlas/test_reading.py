@@ -116,9 +116,9 @@ def test_flow_times_are_at_most_1_within_their_precision():
 def test_each_number_has_its_own_precision():
     """The first may be as far above 1 as it is printed, whatever the second is."""
     assert name_sigmas([1.005, 0.5], [0.01, 0.0]) and name_sigmas([1.0 + 2e-6, 0.5], 0.0)
-    for precision in ([0.0, 0.01], 1e-3):
+    for precision in ([0.0, 0.01, 0.01], 1e-3):
         with pytest.raises(InputError, match=r"1.005 to 0.5 are no flow times"):
-            name_sigmas([1.005, 0.5], precision)
+            name_sigmas([1.005, 0.7, 0.5], precision)
     with pytest.raises(InputError, match="no flow times"):
         name_sigmas([0.5, 0.3, -0.1])
 
