@@ -10,12 +10,14 @@
 tests once there (or those of `--tests`, with options for pytest) under coverage with a context per
 test. It adds to an existing map. `run` samples mutants (mutation_operators.py): every k-th mutant
 of the package in the order of files and lines, from a random start, so each file is sampled by its
-size. Each mutant is written into SCRATCH and run against the tests that reach its statement,
-fastest first, then against the other tests of its function and its file, within `--budget` seconds,
-up to the first failure. `--nearest N` takes only the N fastest tests of the statement, so that
-survivors cost little, too. `--collected` collects the tests once and forks for each mutant in a
-function (mutation_in_process.py): minutes for what takes hours otherwise. A run that was stopped
-continues; outcomes are kept by seed. `again` runs new tests on the survivors.
+size. Each mutant is written into SCRATCH and run against the tests that reach its statement, then
+against the other tests of its function and its file, within `--budget` seconds, up to the first
+failure. Fast tests come first, and of each test function one case before the others. `--nearest N`
+takes only the first N tests of the statement, so that survivors cost little, too. `--collected`
+collects the tests once and forks for each mutant in a function (mutation_in_process.py): minutes
+for what takes hours otherwise. `--only PART` takes the mutants of files with PART in their names,
+all with `--mutants 100000`. A run that was stopped continues; outcomes are kept by seed. `again`
+runs new tests on the survivors.
 A mutant in mutation_equivalent.toml cannot be killed by any test, for the reason given there, and
 does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 """
@@ -235,21 +237,21 @@ def tests_of(
 
 
 def by_function(tests: Collection[str], seconds: Mapping[str, float]) -> list[str]:
-    """Order tests: the fastest of each test function, then the second of each, and so on.
+    """Order tests by their seconds, times k for the k-th fastest case of one test function.
 
     The cases of one function notice much the same, so that the fastest tests of all would be many
     of one kind.
 
-    >>> by_function(["t.py::a[1]", "t.py::a[2]", "t.py::b"], {
-    ...     "t.py::a[1]": 0.1, "t.py::a[2]": 0.2, "t.py::b": 3.0})
-    ['t.py::a[1]', 't.py::b', 't.py::a[2]']
+    >>> by_function(["t.py::a[1]", "t.py::a[2]", "t.py::a[3]", "t.py::b"], {
+    ...     "t.py::a[1]": 0.1, "t.py::a[2]": 0.1, "t.py::a[3]": 0.1, "t.py::b": 0.25})
+    ['t.py::a[1]', 't.py::a[2]', 't.py::b', 't.py::a[3]']
     """
     cases: dict[str, int] = defaultdict(int)
     places = {}
     for name in sorted(tests, key=lambda x: (seconds[x], x)):
         function = name.partition("[")[0]
-        places[name] = cases[function], seconds[name], name
         cases[function] += 1
+        places[name] = cases[function] * max(seconds[name], 1e-3), name
     return sorted(places, key=places.__getitem__)
 
 
@@ -378,9 +380,10 @@ def date(file: Path) -> None:
     os.utime(file, (seconds, seconds))
 
 
-def sampled(package: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
-    """Every k-th mutant of the package, from a random start."""
-    sources = {name: (scratch / name).read_text() for name in files_of(package, scratch)}
+def sampled(package: str, scratch: Path, n: int, seed: int, only: str = "") -> list[Mutant]:
+    """Every k-th mutant of the package's files with `only` in their names, from a random start."""
+    names = [name for name in files_of(package, scratch) if only in name]
+    sources = {name: (scratch / name).read_text() for name in names}
     counts = {name: count_mutants(source) for name, source in sources.items()}
     total = sum(counts.values())
     start = random.Random(seed).random()
@@ -421,7 +424,7 @@ def run(a: argparse.Namespace) -> None:
     """Try a sample of mutants: those of imports each in a new process, first."""
     scratch = a.scratch
     test_map = json.loads((scratch / f"map-{a.package}.json").read_text())
-    found = sampled(a.package, scratch, a.mutants, a.seed)
+    found = sampled(a.package, scratch, a.mutants, a.seed, a.only)
     if a.collected:
         new = [x for x in found if functions_of(x, scratch) is None]
         collected = [x for x in found if x not in new]
@@ -553,7 +556,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="*", default=[])
     parser.add_argument("--nearest", type=int, default=0)
     parser.add_argument("--collected", action="store_true")
-    parser.add_argument("--only", default="", help="part of the file's name, for `again`")
+    parser.add_argument("--only", default="", help="part of the file's name")
     a, options = parser.parse_known_args()
     a.scratch.mkdir(parents=True, exist_ok=True)
     if a.command == "map":
