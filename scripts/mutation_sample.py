@@ -106,6 +106,7 @@ AT_IMPORT = {
     "ldmref/models/": ("tests/models/test_published.py", "tests/models/test_limits.py"),
     "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py", "tests/io/test_gguf.py"),
     "ldmref/families/": (
+        "tests/families/test_declared_values.py",
         "tests/families/test_published_values.py", "tests/families/test_declared_tables.py",
         "tests/families/test_described_objects.py", "tests/families/test_families_conform.py",
     ),

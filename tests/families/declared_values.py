@@ -1,0 +1,256 @@
+"""What families declare, as plain values: `tests/families/declared/NAME.json`.
+
+Names of arrays in traces and graphs, names of tensors in files, sizes of presets and the settings
+of diffusers' classes are read by other programs and by files that exist. Here they are computed
+from the declarations; `test_declared_values.py` compares them with the stored ones, so that none
+changes unseen. After a change on purpose, write them again, and read the difference:
+
+    python tests/families/declared_values.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.families.auxiliary import auxiliary_networks
+from ldmref.io.key_table import KeyEntry
+from ldmref.models.autoencoder_kind import autoencoder_of, list_autoencoders
+from ldmref.models.config import Defaults, ModelConfig, TextConfig
+from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.models.family import BUILT_IN, Family, find_family
+from ldmref.models.text_kind import kind_of, list_text_encoders
+from ldmref.samplers.config import SchedulerConfig
+
+BLOCK = re.compile(r"\.\d+\.")
+FOLDER = Path(__file__).with_name("declared")
+PROSE = {"description", "title", "help", "hint"}  # sentences, which may be improved at any time
+ASKED = {
+    "steps": 4,
+    "cfg_scale": 5.0,
+    "sampler": "euler",
+    "width": 64,
+    "height": 32,
+    "prompt": "a cat",
+    "negative_prompt": "",
+}
+LAYOUT = ("third", "form", "heads", "rows", "frames")  # of a tensor in a file
+SIZES = ((64, 32), (1024, 1024))  # pixels
+
+
+def plain(x: Any) -> Any:
+    """Return a value as JSON has it: functions and classes are their names.
+
+    Of the fields of a dataclass those that are not the default; `describe_defaults` has the others.
+    """
+    if x is None or isinstance(x, str | int | float | bool):
+        return x
+    if isinstance(x, DeclaredNetwork):
+        return describe_network(x)
+    if isinstance(x, KeyEntry):
+        layout = {
+            name: plain(getattr(x, name))
+            for name in LAYOUT
+            if getattr(x, name) != getattr(KeyEntry, name)
+        }
+        return x.name + (f" {layout}" if layout else "")
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        fields = [(field.name, getattr(x, field.name), default_of(field)) for field in fields_of(x)]
+        values = {name: plain(value) for name, value, default in fields if value != default}
+        if any(isinstance(value, dict) for value in values.values()):
+            return {"class": type(x).__name__} | values
+        return f"{type(x).__name__}({', '.join(f'{k}={v!r}' for k, v in values.items())})"
+    if isinstance(x, Mapping):
+        return {key if isinstance(key, str) else repr(key): plain(v) for key, v in x.items()}
+    if isinstance(x, np.ndarray):
+        return f"{x.dtype} {x.shape} {float(np.abs(x).sum()):.6g}"
+    if isinstance(x, partial):
+        return [x.func.__name__, plain(x.args), plain(x.keywords)]
+    if isinstance(x, re.Pattern):
+        return x.pattern
+    if isinstance(x, set | frozenset):
+        return sorted(map(str, x))
+    if isinstance(x, Collection):
+        return [plain(value) for value in x]
+    return getattr(x, "__name__", type(x).__name__)
+
+
+def fields_of(x: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass without its sentences."""
+    return [field for field in dataclasses.fields(x) if field.name not in PROSE]
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return the default of a field, or MISSING."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def describe_defaults(x: Any) -> Any:
+    """Return the defaults of a class's fields that have some."""
+    defaults = {field.name: default_of(field) for field in fields_of(x)}
+    return {k: plain(v) for k, v in defaults.items() if v is not dataclasses.MISSING}
+
+
+def describe_network(network: DeclaredNetwork) -> dict[str, Any]:
+    """Return a network's fields, without its parameters and the values of its settings."""
+    fields = [field.name for field in fields_of(network) if field.name not in ("settings", "spec")]
+    found = {name: plain(getattr(network, name)) for name in fields}
+    return found | {"settings": sorted(network.settings)}
+
+
+def describe_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table of names in a file, one line for the same layer of all blocks."""
+    found: dict[str, Any] = {}
+    for name, entry in table.items():
+        text = plain(entry)
+        if BLOCK.search(name):
+            text = BLOCK.sub(".#.", text)
+        found.setdefault(BLOCK.sub(".#.", name), text)
+    return found
+
+
+def describe_files(family: Family, config: ModelConfig) -> list[dict[str, Any]]:
+    """Return the names of tensors in each kind of single file.
+
+    Of a network with the names of an earlier file behind other letters, these letters alone.
+    """
+    found: list[dict[str, Any]] = []
+    first: dict[str, dict[str, Any]] = {}
+    for layout in family.files:
+        others = layout.others(config) if layout.others is not None else {}
+        tables: dict[str, Any] = {}
+        for network, table in ({"denoiser": layout.table(config)} | dict(others)).items():
+            described = describe_table(table)
+            known = first.setdefault(network, described)
+            added = added_letters(known, described) if known is not described else None
+            tables[network] = described if added is None else f"{added}..."
+        found.append(tables)
+    return found
+
+
+def added_letters(known: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """Return what stands before every name of another table; None if it is another one."""
+    name, end = next(iter(known.items()))
+    added = other.get(name, "").removesuffix(end)
+    return added if other == {key: added + value for key, value in known.items()} else None
+
+
+def describe_pipeline(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """Return the objects of diffusers that are made for a model, and their arguments."""
+    parts = family.diffusers.parts
+    if parts is None:
+        return {}
+    try:
+        pipeline = parts.pipeline(config)
+    except UsageError as error:  # diffusers has none
+        return {"refused": error.code}
+    vae = autoencoder_of(config.vae)
+    texts = [parts.text_encoder or kind_of(text).module for text in config.text_encoders]
+    return {
+        "pipeline": plain(pipeline),
+        "denoiser": plain(parts.denoiser(config)),
+        "scheduler": plain(parts.scheduler(config, "euler")),
+        "request": plain(parts.request(config, ASKED)),
+        "more": plain(parts.more(config, ASKED)),
+        "autoencoder": plain(vae.module(config.vae)) if vae.module else None,
+        "text_encoders": [
+            plain(make(text)) if make else None
+            for make, text in zip(texts, config.text_encoders, strict=True)
+        ],
+    }
+
+
+def describe_model(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """Return what a family computes from a small configuration."""
+    networks = [*family.networks(config), *auxiliary_networks(config)]
+    networks = [x for x in networks if not x.name.startswith("taesd.")]  # the same in all
+    return {
+        "networks": [describe_network(network) for network in networks],
+        "files": describe_files(family, config),
+        "zeros": plain(family.training.zeros(config)),
+        "fixed": sorted(family.training.fixed(config)),
+        "lora_layers": describe_table(family.lora.layers(config)),
+        "templates": plain(family.text.templates(config)),
+    }
+
+
+def describe_family(name: str) -> dict[str, Any]:
+    """Return what a family declares, and what follows from it for its presets."""
+    family = find_family(name)
+    calls = family.diffusers
+    work = {}
+    for preset, config in family.presets.items():
+        work[preset] = [
+            [function(config, *size) for size in SIZES]
+            for function in (family.work.flops, family.work.activations)
+        ]
+    return {
+        "family": plain(family),
+        "denoiser": describe_defaults(family.denoiser),
+        "scale": [calls.scale(5.0), calls.unguided({}), calls.unguided({"is_distilled": True})],
+        "work": work,
+        "models": {
+            preset: describe_model(family, config)
+            for preset, config in family.presets.items()
+            if "tiny" in preset
+        },
+        "pipelines": {
+            preset: describe_pipeline(family, config)
+            for preset, config in family.presets.items()
+            if config.text_encoders
+        },
+    }
+
+
+def describe_kinds() -> dict[str, Any]:
+    """Return what autoencoders and text encoders declare, without what plug-ins add."""
+    autoencoders = {}
+    for kind in list_autoencoders():
+        config = kind.config()
+        autoencoders[kind.name] = {
+            "kind": plain(kind),
+            "preview": plain(kind.preview(config)),
+            "makers_names": describe_table(kind.original(config)) if kind.original else None,
+            "defaults": describe_defaults(kind.config),
+        }
+    texts = {kind.name: plain(kind) for kind in list_text_encoders()}
+    classes = (TextConfig, SchedulerConfig, Defaults, ModelConfig, NetworkInput, KeyEntry)
+    defaults = {kind.__name__: describe_defaults(kind) for kind in classes}
+    return {"autoencoders": autoencoders, "text_encoders": texts, "defaults": defaults}
+
+
+NAMES = (*BUILT_IN, "kinds")
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return the values of a family, or of the kinds, as they are stored."""
+    found = describe_kinds() if name == "kinds" else describe_family(name)
+    return json.loads(json.dumps(found))
+
+
+def join_lines(match: re.Match[str]) -> str:
+    """Return a list in one line."""
+    return f"[{' '.join(match[1].split())}]"
+
+
+def main() -> None:
+    """Write the values of all families."""
+    FOLDER.mkdir(exist_ok=True)
+    for name in NAMES:
+        text = json.dumps(describe(name), indent=1)
+        # a list without lists in one line
+        text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", join_lines, text)
+        (FOLDER / f"{name}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
