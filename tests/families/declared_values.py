@@ -23,11 +23,12 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.io.key_table import KeyEntry
-from ldmref.models.autoencoder_kind import autoencoder_of, list_autoencoders
+from ldmref.models import autoencoder_kind, text_kind
+from ldmref.models.autoencoder_kind import autoencoder_of, find_autoencoder
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import BUILT_IN, Family, find_family
-from ldmref.models.text_kind import kind_of, list_text_encoders
+from ldmref.models.text_kind import find_text_encoder, kind_of
 from ldmref.samplers.config import SchedulerConfig
 
 BLOCK = re.compile(r"\.\d+\.")
@@ -214,7 +215,8 @@ def describe_family(name: str) -> dict[str, Any]:
 def describe_kinds() -> dict[str, Any]:
     """Return what autoencoders and text encoders declare, without what plug-ins add."""
     autoencoders = {}
-    for kind in list_autoencoders():
+    for name in autoencoder_kind.BUILT_IN:
+        kind = find_autoencoder(name)
         config = kind.config()
         autoencoders[kind.name] = {
             "kind": plain(kind),
@@ -222,7 +224,7 @@ def describe_kinds() -> dict[str, Any]:
             "makers_names": describe_table(kind.original(config)) if kind.original else None,
             "defaults": describe_defaults(kind.config),
         }
-    texts = {kind.name: plain(kind) for kind in list_text_encoders()}
+    texts = {kind.name: plain(kind) for kind in map(find_text_encoder, text_kind.BUILT_IN)}
     classes = (TextConfig, SchedulerConfig, Defaults, ModelConfig, NetworkInput, KeyEntry)
     defaults = {kind.__name__: describe_defaults(kind) for kind in classes}
     return {"autoencoders": autoencoders, "text_encoders": texts, "defaults": defaults}
