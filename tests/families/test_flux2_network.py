@@ -91,6 +91,14 @@ def test_the_transformer_is_that_of_diffusers(theirs, backend, n, length, height
     assert np.abs(got - want).max() < 1e-10 * np.abs(want).max()
 
 
+def test_a_network_without_guidance_ignores_the_scale():
+    """As diffusers' does, which passes a scale to every model."""
+    theirs = make_transformer(guidance_embeds=False).double()
+    x, t, context = draw(1, 3, 2, 2)
+    found = [compute(theirs, x, t, context, scale) for scale in (None, np.array([4.0]))]
+    assert np.array_equal(*found)
+
+
 def test_rotary_angles_of_the_makers_are_float32():
     """Their frequencies are computed in the type of the positions."""
     steps = torch.arange(0, 32, 2)
