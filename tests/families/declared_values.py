@@ -14,12 +14,14 @@ import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ldmref.cases.shrink import shrink
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.io.key_table import KeyEntry
@@ -172,16 +174,30 @@ def describe_pipeline(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 def describe_model(family: Family, config: ModelConfig) -> dict[str, Any]:
     """Return what a family computes from a small configuration."""
-    networks = [*family.networks(config), *auxiliary_networks(config)]
-    networks = [x for x in networks if not x.name.startswith("taesd.")]  # the same in all
     return {
-        "networks": [describe_network(network) for network in networks],
         "files": describe_files(family, config),
         "zeros": plain(family.training.zeros(config)),
         "fixed": sorted(family.training.fixed(config)),
         "lora_layers": describe_table(family.lora.layers(config)),
         "templates": plain(family.text.templates(config)),
     }
+
+
+def describe_networks(family: Family) -> dict[str, Any]:
+    """Return the networks of all presets, made small: of each preset those that are new."""
+    configs = dict(family.presets)
+    if "emoji" in configs:
+        flow_map = replace(configs["emoji"].unet, flow_map=True)
+        configs["emoji as a flow map"] = replace(configs["emoji"], denoiser=flow_map)
+    found: dict[str, list[Any]] = {}
+    known: list[Any] = []
+    for preset, config in configs.items():
+        small = config if "tiny" in preset else shrink(config)
+        made = [*map(describe_network, [*family.networks(small), *auxiliary_networks(small)])]
+        new = [x for x in made if x not in known and not x["name"].startswith("taesd.")]
+        known += new
+        found[preset] = new
+    return {preset: new for preset, new in found.items() if new}
 
 
 def describe_family(name: str) -> dict[str, Any]:
@@ -199,6 +215,7 @@ def describe_family(name: str) -> dict[str, Any]:
         "denoiser": describe_defaults(family.denoiser),
         "scale": [calls.scale(5.0), calls.unguided({}), calls.unguided({"is_distilled": True})],
         "work": work,
+        "networks": describe_networks(family),
         "models": {
             preset: describe_model(family, config)
             for preset, config in family.presets.items()

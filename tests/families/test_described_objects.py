@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ldmref.cases.shrink import shrink
-from ldmref.families import flux, sd3
+from ldmref.families import flux, flux2, sd3
 from ldmref.families.autoencoders import flux2 as flux2_vae
 from ldmref.families.autoencoders import qwen_image, qwen_image_21_config
 from ldmref.families.combined_files import PROJECTION, list_other_networks
@@ -73,6 +74,25 @@ def test_requests_have_the_number_of_tokens_of_t5():
     assert request(replace(config, text_encoder_3=None), ASKED) == {}
     dev = preset("flux-dev")
     assert flux.FLUX.diffusers.parts.request(dev, ASKED)["max_sequence_length"] == 512
+
+
+def test_calls_of_flux2_may_lack_tokens_or_their_positions():
+    read = flux2.FLUX2.diffusers.inputs
+    tokens, ids = torch.ones(1, 4, 16), torch.zeros(4, 4)
+    for given in ({"hidden_states": tokens}, {"img_ids": ids}, {}):
+        found = read({**given, "timestep": torch.tensor([0.5])})
+        assert found.keys() == {*given, "timestep"} and found["timestep"].item() == 500.0
+
+
+def test_pipelines_of_qwen_image_have_the_sizes_of_the_model():
+    config = preset("qwen-image-2.1")
+    times = SimpleNamespace(freqs=torch.ones(3))
+    embed = SimpleNamespace(time_text_embed=SimpleNamespace(time_proj=times))
+    pipe = SimpleNamespace(vae=SimpleNamespace(config=config.vae), transformer=embed)
+    family_of(config).diffusers.parts.adapt(pipe)
+    assert pipe.vae_scale_factor == config.vae.factor == 16
+    assert pipe._drop_idx == family_of(config).text.templates(config)["text_encoder"].dropped
+    assert torch.equal(times.freqs, torch.ones(3))
 
 
 def test_operations_of_sd3_are_those_that_torch_counts():

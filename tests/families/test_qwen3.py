@@ -10,7 +10,7 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.backends.graph import disk_cache
-from ldmref.errors import UsageError
+from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families.qwen3.encoder import QWEN3, Qwen3Config, find_layers, qwen3, qwen3_spec
 from ldmref.families.qwen3.files import convert_text_config
 from ldmref.families.qwen3.presets import QWEN3_SIZES
@@ -203,3 +203,13 @@ def test_a_graph_that_was_kept_is_the_one_that_was_compiled(theirs, ids, monkeyp
     first, *others = found
     for other in others:
         assert np.abs(other - first).max() < 1e-4 * np.abs(first).max()
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_other_rotary_positions_are_refused(key):
+    """Whichever name a version of transformers gives them; "default" is the one that is read."""
+    data = {"model_type": "qwen3", **SMALL}
+    assert convert_text_config({**data, key: {"rope_type": "default", "rope_theta": 5e6}})
+    for kind in ("linear", "yarn"):
+        with pytest.raises(CorruptModelError, match=kind):
+            convert_text_config({**data, key: {"rope_type": kind, "factor": 2.0}})

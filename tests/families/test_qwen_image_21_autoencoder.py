@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
+from ldmref.cases.shrink import shrink as shrink_model
 from ldmref.errors import CorruptModelError
 from ldmref.families.autoencoders.qwen_image_21 import (
     autoencoder_spec,
@@ -155,3 +156,20 @@ def test_what_does_not_fit_is_refused(changes, words):
 def test_other_forms_are_refused(name):
     with pytest.raises(CorruptModelError, match=name):
         read_config({name: 2})
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux2-klein-4b", "krea-2", "qwen-image-2.1"])
+@pytest.mark.parametrize(("bias", "clipped"), [(1000.0, 20.0), (-1000.0, -30.0), (20.5, 20.0)])
+def test_log_variances_of_every_kind_are_from_minus_30_to_20(name, bias, clipped):
+    """As diffusers' DiagonalGaussianDistribution clips them."""
+    config = shrink_model(preset(name)).vae
+    kind = find_autoencoder(config.kind)
+    params = {
+        path: np.full(shape, bias if path == "quant_conv.bias" else 0.0)
+        for path, shape in flatten(kind.spec(config)).items()
+    }
+    ops = get_backend("numpy", dtype="float64")
+    _, logvar = kind.encode(
+        ops, unflatten(params), config, np.zeros((1, config.in_channels, 16, 16))
+    )
+    assert np.unique(logvar).tolist() == [clipped]

@@ -30,7 +30,7 @@ from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, flatten, numbered
 from ldmref.models.specs import conv_spec
 
-PLAIN = {"attn_scales": ([], ()), "dropout": (0.0, 0)}
+PLAIN = {"attn_scales": ([], ()), "dropout": (0.0,)}
 MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,

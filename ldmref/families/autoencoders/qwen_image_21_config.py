@@ -37,7 +37,7 @@ DEVIATION = (
 )  # fmt: skip
 PLAIN: dict[str, tuple[Any, ...]] = {
     "attn_scales": ([], ()),
-    "dropout": (0.0, 0),
+    "dropout": (0.0,),
     "is_residual": (True,),
     "patch_size": (None, 1),
 }

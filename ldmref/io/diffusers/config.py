@@ -52,7 +52,7 @@ UNET_PLAIN: dict[str, tuple[Any, ...]] = {
     "encoder_hid_dim_type": (None,),
     "num_attention_heads": (None,),
     "reverse_transformer_layers_per_block": (None,),
-    "dropout": (0.0, 0),
+    "dropout": (0.0,),
 }
 OWN_AUTOENCODERS = ("AutoencoderKL", "VQModel", SIGMOID)
 VAE_PLAIN: dict[str, tuple[Any, ...]] = {
