@@ -99,8 +99,8 @@ PACKAGES = {  # package: (files, tests)
     ),
 }  # fmt: skip
 # No test reaches a line that runs when its module is imported: the tests of what it defines are
-# those that reach a use, those of files that are named after it, and these, by the beginning of
-# the module's name.
+# these, by the beginning of the module's name, then those of files that are named after it, and
+# those that reach a use.
 AT_IMPORT = {
     "ldmref/atlas/": ("tests/atlas/test_making.py", "tests/atlas/test_intervals.py"),
     "ldmref/models/": ("tests/models/test_published.py", "tests/models/test_limits.py"),
@@ -108,7 +108,7 @@ AT_IMPORT = {
     "ldmref/families/": (
         "tests/families/test_declared_values.py",
         "tests/families/test_published_values.py", "tests/families/test_declared_tables.py",
-        "tests/families/test_described_objects.py", "tests/families/test_families_conform.py",
+        "tests/families/test_described_objects.py",
     ),
     "ldmref/check/flow_step_calls.py": ("tests/check/test_flow_step_units.py",),
 }  # fmt: skip
@@ -217,14 +217,16 @@ def tests_of(
     seconds = test_map["seconds"]
     lines = test_map["lines"][mutant.file]
     selected: list[str] = []
-    found = [tests_between(lines, mutant.lines)]
+    found = [by_function(tests_between(lines, mutant.lines), seconds)]
     if not found[0]:
-        named = tests_named_after(mutant.file, seconds)
-        found.append(named | tests_of_uses(mutant, test_map, root))
-    found += [tests_between(lines, mutant.function), tests_between(lines, (1, 10**6))]
+        listed = tests_listed(mutant.file, seconds)
+        others = tests_named_after(mutant.file, seconds) | tests_of_uses(mutant, test_map, root)
+        found.append(by_function(listed, seconds) + by_function(others - listed, seconds))
+    for ends in (mutant.function, (1, 10**6)):
+        found.append(by_function(tests_between(lines, ends), seconds))
     ordered: dict[str, None] = {}
     for reached in found:
-        ordered |= dict.fromkeys(by_function(reached, seconds))
+        ordered |= dict.fromkeys(reached)
         if nearest and ordered:
             ordered = dict.fromkeys([*ordered][:nearest])
             break
@@ -261,18 +263,21 @@ def tests_between(lines: dict[str, list[str]], ends: tuple[int, int]) -> set[str
     return {x for n, tests in lines.items() if ends[0] <= int(n) <= ends[1] for x in tests}
 
 
+def tests_listed(file: str, tests: Collection[str]) -> set[str]:
+    """The tests of a module's tables: those of AT_IMPORT."""
+    listed = {x for begin in AT_IMPORT if file.startswith(begin) for x in AT_IMPORT[begin]}
+    return {name for name in tests if name.partition("::")[0] in listed}
+
+
 def tests_named_after(file: str, tests: Collection[str]) -> set[str]:
-    """The tests of files that are named after a module or a folder of it, and those of AT_IMPORT.
+    """The tests of files that are named after a module or a folder of it.
 
     >>> sorted(tests_named_after("ldmref/families/sd3/presets.py", [
     ...     "tests/families/test_sd3_sizes.py::a", "tests/families/test_flux_sizes.py::b"]))
     ['tests/families/test_sd3_sizes.py::a']
     """
     names = tuple(f"test_{name}" for name in Path(file).with_suffix("").parts[1:])
-    listed = {x for begin in AT_IMPORT if file.startswith(begin) for x in AT_IMPORT[begin]}
-    files = {name.partition("::")[0] for name in tests}
-    listed |= {name for name in files if Path(name).name.startswith(names)}
-    return {name for name in tests if name.partition("::")[0] in listed}
+    return {name for name in tests if Path(name.partition("::")[0]).name.startswith(names)}
 
 
 def tests_of_uses(mutant: Mutant, test_map: dict, root: Path) -> set[str]:
