@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from dataclasses import replace
@@ -15,11 +16,12 @@ from ldmref.families import flux, flux2, sd3
 from ldmref.families.autoencoders import flux2 as flux2_vae
 from ldmref.families.autoencoders import qwen_image, qwen_image_21_config
 from ldmref.families.combined_files import PROJECTION, list_other_networks
+from ldmref.families.qwen3 import files as qwen3_files
 from ldmref.families.qwen_image_21 import files as qwen_image_21_files
 from ldmref.families.z_image import files as z_image_files
 from ldmref.models import preset
 from ldmref.models.autoencoder_kind import autoencoder_of
-from ldmref.models.family import family_of
+from ldmref.models.family import BUILT_IN, family_of, find_family
 from ldmref.passport import kit_families
 
 pytest.importorskip("diffusers")
@@ -27,8 +29,10 @@ pytest.importorskip("diffusers")
 import diffusers
 import sd3_networks
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+FAMILIES = {name: find_family(name) for name in BUILT_IN}
 ASKED = {"steps": 4, "cfg_scale": 5.0, "sampler": "euler"}
 TRANSFORMERS = [
     name
@@ -42,6 +46,33 @@ RULES = [  # of arguments that a class has and ldmref reads with one value alone
     (qwen_image.PLAIN, "AutoencoderKLQwenImage"),
     (qwen_image_21_config.PLAIN, "AutoencoderKLQwenImage21"),
 ]
+
+
+OTHER_DEFAULTS = {  # ours, which are those of a published model, where a class has others or none
+    "latent-diffusion": {  # of Stable Diffusion 1
+        "sample_size": 64, "transformer_layers_per_block": (1, 1, 1, 1),
+        "cross_attention_dim": 768, "class_embed_type": "", "addition_embed_type": "",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    },
+    "sd3": {"num_layers": 24, "num_attention_heads": 24, "pos_embed_max_size": 192, "qk_norm": ""},
+    "flux": {"in_channels": 16, "out_channels": 16},  # of the latents, without the patches
+    "flux2": {  # of klein 4B
+        "out_channels": 128, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+        "joint_attention_dim": 7680, "guidance_embeds": False,
+    },
+    "krea2": {"in_channels": 16},
+    "AutoencoderKLFlux2": {"latent_channels": 128},  # of four cells
+    "AutoencoderKL": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
+                      "shift_factor": 0.0},
+}  # fmt: skip
+UNKNOWN_TO_DIFFUSERS = {  # with the values of the published models
+    "latent-diffusion": {"num_heads": (8, 8, 8, 8), "resnet_updown": False,
+                         "attention": "cross", "flow_map": False},
+    "sd3": {"empty_tokens": 256},
+    "flux": {"sample_size": 128}, "z-image": {"out_channels": 16, "sample_size": 128},
+    "flux2": {"sample_size": 64}, "flux3": {"out_channels": 128, "sample_size": 64},
+    "krea2": {"out_channels": 16, "sample_size": 128}, "qwen-image-2.1": {"sample_size": 64},
+}  # fmt: skip
 
 
 def parameters_of(path):
@@ -117,3 +148,50 @@ def test_the_projection_of_clip_is_the_identity_in_the_format_of_files():
     identity = tables["text_encoder"][PROJECTION]
     assert isinstance(identity, np.ndarray) and identity.dtype == np.float32
     assert np.array_equal(identity, np.eye(768))
+
+
+# -- defaults -------------------------------------------------------------------------------------
+
+
+def differing_defaults(ours, theirs):
+    """Return the defaults of a configuration that a class of diffusers does not have."""
+    arguments = inspect.signature(theirs.__init__).parameters
+    found = {}
+    for field in dataclasses.fields(ours):
+        if field.name in arguments:
+            other = arguments[field.name].default
+            if field.default != (tuple(other) if isinstance(other, list) else other):
+                found[field.name] = field.default
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_defaults_of_denoisers_are_those_of_diffusers_classes(name):
+    family = FAMILIES[name]
+    for kind in family.diffusers.modules:
+        found = differing_defaults(family.denoiser, getattr(diffusers, kind))
+        assert found == OTHER_DEFAULTS.get(name, {})
+    fields = {field.name: field.default for field in dataclasses.fields(family.denoiser)}
+    assert {key: fields[key] for key in UNKNOWN_TO_DIFFUSERS[name]} == UNKNOWN_TO_DIFFUSERS[name]
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux2-klein-4b", "krea-2", "qwen-image-2.1"])
+def test_defaults_of_autoencoders_are_those_of_diffusers_classes(name):
+    vae = preset(name).vae
+    made = autoencoder_of(vae).module(vae)
+    kind = made.path.partition(":")[2]
+    found = differing_defaults(type(vae), getattr(diffusers, kind))
+    assert found == OTHER_DEFAULTS.get(kind, {})
+
+
+def test_defaults_of_qwen3_are_those_of_transformers():
+    """Of fields that a file of a text encoder omits."""
+    theirs = transformers.Qwen3Config()
+    assert {name: getattr(theirs, name) for name in qwen3_files.DEFAULTS} == qwen3_files.DEFAULTS
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pipelines_and_networks_are_classes_of_diffusers(name):
+    calls = FAMILIES[name].diffusers
+    assert calls.pipelines and calls.modules
+    assert {*calls.pipelines, *calls.modules} <= {*dir(diffusers)}
