@@ -23,13 +23,19 @@ import numpy as np
 
 from ldmref.cases.shrink import shrink
 from ldmref.errors import UsageError
-from ldmref.families.auxiliary import auxiliary_networks
+from ldmref.families.auxiliary import (
+    auxiliary_networks,
+    describe_classifier,
+    describe_tiny,
+)
 from ldmref.io.key_table import KeyEntry
 from ldmref.models import autoencoder_kind, text_kind
 from ldmref.models.autoencoder_kind import autoencoder_of, find_autoencoder
+from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import BUILT_IN, Family, find_family
+from ldmref.models.taesd import TinyConfig
 from ldmref.models.text_kind import find_text_encoder, kind_of
 from ldmref.samplers.config import SchedulerConfig
 
@@ -244,7 +250,16 @@ def describe_kinds() -> dict[str, Any]:
     texts = {kind.name: plain(kind) for kind in map(find_text_encoder, text_kind.BUILT_IN)}
     classes = (TextConfig, SchedulerConfig, Defaults, ModelConfig, NetworkInput, KeyEntry)
     defaults = {kind.__name__: describe_defaults(kind) for kind in classes}
-    return {"autoencoders": autoencoders, "text_encoders": texts, "defaults": defaults}
+    auxiliary = [
+        *describe_tiny(TinyConfig()),
+        describe_classifier(ClassifierConfig(class_names=("a", "b"))),
+    ]
+    return {
+        "autoencoders": autoencoders,
+        "text_encoders": texts,
+        "defaults": defaults,
+        "auxiliary": [describe_network(network) for network in auxiliary],
+    }
 
 
 NAMES = (*BUILT_IN, "kinds")

@@ -16,6 +16,7 @@ from ldmref.families import flux, flux2, sd3
 from ldmref.families.autoencoders import flux2 as flux2_vae
 from ldmref.families.autoencoders import qwen_image, qwen_image_21_config
 from ldmref.families.combined_files import PROJECTION, list_other_networks
+from ldmref.families.flux3 import pipelines as flux3_pipelines
 from ldmref.families.qwen3 import files as qwen3_files
 from ldmref.families.qwen_image_21 import files as qwen_image_21_files
 from ldmref.families.z_image import files as z_image_files
@@ -113,6 +114,25 @@ def test_calls_of_flux2_may_lack_tokens_or_their_positions():
     for given in ({"hidden_states": tokens}, {"img_ids": ids}, {}):
         found = read({**given, "timestep": torch.tensor([0.5])})
         assert found.keys() == {*given, "timestep"} and found["timestep"].item() == 500.0
+
+
+STATES = {  # the layers that a transformer reads, of eight and the embeddings
+    "z-image": (7,),
+    "qwen-image-2.1": (8,),
+    "krea-2": (2, 5),
+    "flux3-klein": (2, 4, 7),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_hidden_states_of_pipelines_are_earlier_by_what_is_skipped(name, skip, monkeypatch):
+    monkeypatch.setattr(flux3_pipelines, "LAYERS", STATES["flux3-klein"])
+    states = [torch.full((1, 2, 3), float(i)) for i in range(9)]
+    pipe = SimpleNamespace(text_encoder_select_layers=STATES["krea-2"])
+    read = family_of(preset(name)).diffusers.states
+    found = read(SimpleNamespace(hidden_states=states), skip, pipe)
+    assert found[0, 0, ::3].tolist() == [layer - skip for layer in STATES[name]]
 
 
 def test_pipelines_of_qwen_image_have_the_sizes_of_the_model():

@@ -13,13 +13,11 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import sd3
 from ldmref.families.combined_files import lacks_t5, list_other_networks
-from ldmref.families.flux.original import recognise as recognise_flux
 from ldmref.families.joint_controls import block_inputs, compare, compare_depth, name_sample
 from ldmref.families.joint_transformers import adaptive_norm, embedding_spec, normalize
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
 from ldmref.families.sd3.controlnet import convert_controlnet_config
 from ldmref.families.sd3.network import crop_positions
-from ldmref.families.sd3.original import recognise as recognise_sd3
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset
 from ldmref.models.family import BLOCK_LAYERS, family_of, list_families
@@ -268,7 +266,7 @@ def test_a_controlnet_of_the_image_alone_has_no_width_of_text():
 # -- files and names ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SD3, *FLUX])
+@pytest.mark.parametrize("name", [*SD3, *FLUX, *OF_CHATS])
 def test_a_single_file_is_recognised_by_its_shapes(name):
     config = preset(name)
     every = [list_stored_shapes(layout.table(config)) for layout in family_of(config).files]
@@ -276,9 +274,9 @@ def test_a_single_file_is_recognised_by_its_shapes(name):
     known = [other for other in found if other is not None]
     assert known and all(other.denoiser == config.denoiser for other in known)
     assert {repr(other.denoiser) for other in known} == {repr(config.denoiser)}  # whole numbers
-    recognise = recognise_sd3 if name in SD3 else recognise_flux
-    assert recognise({}) is None
-    assert recognise({"x_embedder.proj.weight": (1, 2, 3)}) is None
+    for layout in family_of(config).files:
+        assert layout.recognise({}) is None
+        assert layout.recognise({"x_embedder.proj.weight": (1, 2, 3)}) is None
 
 
 def test_a_file_with_text_encoders_may_lack_t5():
