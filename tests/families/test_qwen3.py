@@ -108,7 +108,7 @@ def test_skipped_layers_count_from_the_selected_ones(theirs, ids):
     earlier = compute(theirs, ids, hidden_layers=(2,), final_norm=False)
     assert np.array_equal(compute(theirs, ids, skip=1, **fields), earlier)
     with pytest.raises(UsageError, match="3 layers come before"):
-        find_layers(configure(**fields), 4)
+        find_layers(configure(hidden_layers=(4, -2), final_norm=False), 4)
 
 
 def test_shapes_are_those_of_transformers(theirs):
