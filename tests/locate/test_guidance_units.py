@@ -18,11 +18,11 @@ def mix(scale, start=UNCOND, end=COND):
     return start + scale * (end - start)
 
 
-def judged(arrays, attributes=None, **manifest):
+def judged(arrays, attributes=None, params=None):
     """Return the rows of a run of one guidance, and its context."""
-    manifest = {"params": {"cfg_scale": SCALE}} | manifest
+    asked = {"cfg_scale": SCALE} if params is None else params
     named = {"guidance.000": attributes or {}}
-    context = context_of({"guidance.000": arrays}, attributes=named, **manifest)
+    context = context_of({"guidance.000": arrays}, attributes=named, params=asked)
     return [*combination.judge_guidance(context)], context
 
 
@@ -250,7 +250,7 @@ def test_the_level_of_a_guidance_is_that_of_its_evaluation(got, right, rows, mar
 # -- runs without recorded guidance ---------------------------------------------------------------
 
 
-def run_of(recorded, diffusers, scale=SCALE):
+def run_of(recorded, diffusers, scale: float | None = SCALE):
     """Return the rows of a run of two images a step, of which the halves of outputs are known."""
     names = ("model_output", "sample") if diffusers else ("prediction", "x")
     uncond, cond = (np.concatenate([x, 2.0 * x]) for x in (UNCOND, COND))
