@@ -380,6 +380,13 @@ def test_mixtures_are_fitted_by_channel():
     assert text_of(right[cut], X0[cut], NOISE[cut], right[cut]) is not None
 
 
+def test_a_mixture_without_image_or_noise_has_no_ratios():
+    """Nothing is a multiple of zero."""
+    for zero in (X0 * 0.0, NOISE * 0.0):
+        with np.errstate(all="raise"):
+            assert [*added_noise._fitted(X0, X0, NOISE, zero)] == ["image and noise are mixed"]
+
+
 def noise_rows(calls):
     context = context_of(calls)
     entries = context.calls("add_noise")
