@@ -303,7 +303,7 @@ def test_a_state_of_a_standard_deviation(share, near, scale):
     assert latents._is_close(size * state, scale) == near
 
 
-@pytest.mark.parametrize(("logvar", "used"), [(19.5, 19.5), (25.0, 20.0), (-29.0, -29.0)])
+@pytest.mark.parametrize(("logvar", "used"), [(19.5, 19.5), (25.0, 20.0), (-35.0, -30.0)])
 def test_the_variance_of_an_encoder_has_limits(logvar, used):
     """As in diffusers: ln of the variance is from -30 to 20."""
     mean = normal(0, 1, 4, 32, 32)
@@ -356,3 +356,23 @@ def test_further_channels_of_other_modes(call, name):
     context = context_of({f"{call}.000": {"output": 2.0 * x}, f"{call}.001": {"output": x}})
     ((found, channels),) = images.further_channels(context)
     assert found == name and np.array_equal(channels, x)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 2e-6), ("float16", 16.0 * 2.0**-10)])
+def test_a_tiny_decoder_reads_the_last_state(dtype, allowed):
+    last = normal(0, *SHAPE)
+    (role, *_) = latents.first_roles_of(context_of({}), "taesd.decode") or ("latents",)
+
+    def rows_of(*states):
+        calls = {"sampler.000": {"output": last}}
+        calls |= {f"taesd.decode.00{i}": {f"input.{role}": x} for i, x in enumerate(states)}
+        return [*latents._judge_tiny_decoder(context_of(calls, dtype=dtype))]
+
+    moved = last.copy()
+    for factor, verdict in ((0.99, "equal"), (1.01, "differs")):
+        moved.flat[0] = last.flat[0] + factor * allowed * np.abs(last).max()
+        rows = rows_of(last[..., :4], moved)
+        assert [(row.call, row.kind, row.verdict) for row in rows] == [
+            ("taesd.decode.001", "latents", verdict)
+        ]
+        assert rows[0].segment == "from the last step to the tiny decoder"
