@@ -280,3 +280,99 @@ def test_posteriors_belong_to_the_methods_that_drew_them():
         of = {"posterior.000": {"encoder": "vae.encode.000", "for": method}}
         rows = [*images._judge_encoded_images(context_of(calls, attributes=of))]
         assert [(row.kind, row.verdict) for row in rows] == [(kind, "equal")]
+
+
+@pytest.mark.parametrize("factor", [0.18215, 0.13025, 0.3611, 1.5305])
+def test_factors_of_published_autoencoders_are_named(factor):
+    """Of Stable Diffusion 1, XL and 3, and of Flux; the model's own is another one."""
+    kind = SimpleNamespace(scales=lambda config: (0.5, 0.0))
+    model = SimpleNamespace(config=SimpleNamespace(vae=None))
+    context = SimpleNamespace(latent_scale=SimpleNamespace(kind=kind), model=model)
+    x = normal(0, *SHAPE)
+    found = dict(latents._scale_faults(context, x, x))
+    np.testing.assert_allclose(found[f"scaling factor {factor:g} instead of 0.5"], x / factor)
+    np.testing.assert_allclose(found["scaling factor 1 instead of 0.5"], x)
+
+
+@pytest.mark.parametrize(("share", "near"), [(-0.99, True), (0.99, True), (1.01, False)])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_state_of_a_standard_deviation(share, near, scale):
+    """That of n normal numbers has itself a standard deviation of 1 / sqrt(2 n)."""
+    state = np.resize([1.0, -1.0], SHAPE)
+    size = scale * (1.0 + share * latents.DEVIATIONS / math.sqrt(2.0 * state.size))
+    assert latents._is_close(size * state, scale) == near
+
+
+@pytest.mark.parametrize(("logvar", "used"), [(19.5, 19.5), (25.0, 20.0), (-35.0, -30.0)])
+def test_the_variance_of_an_encoder_has_limits(logvar, used):
+    """As in diffusers: ln of the variance is from -30 to 20."""
+    mean = normal(0, 1, 4, 32, 32)
+    context = context_of({})
+    factor = context.normalize(np.ones(mean.shape)) - context.normalize(np.zeros(mean.shape))
+    sigma = 1e-9
+    deviation = np.hypot(sigma, factor * math.exp(0.5 * used))
+    for wrong, verdict in ((1.0, "equal"), (1.3, "differs")):
+        calls = {
+            "vae.encode.000": {"output.mean": mean, "output.logvar": np.full(mean.shape, logvar)},
+            "sampler.000": {
+                "input.x": context.normalize(mean) + wrong * deviation * normal(1, *mean.shape),
+                "input.sigma": np.array(sigma),
+            },
+        }
+        run = context_of(calls, params={"rng": "torch"})
+        entry = entry_of(run, "sampler.000")
+        (row,) = latents._judge_noised(run, entry, run.read(entry, "x"))
+        assert (row.kind, row.verdict) == ("initial noise", verdict)
+
+
+def test_a_decoder_that_lacks_its_latents_leaves_the_others():
+    """Images of a batch may be decoded one by one, each from its part of the last state."""
+    last = normal(0, 2, 4, 8, 8)
+    own = context_of({})
+    right = own.denormalize(last)
+
+    def rows_of(*decoded, state=last):
+        calls = {"sampler.000": {"output": state}}
+        for i, x in enumerate(decoded):
+            calls[f"vae.decode.00{i}"] = {"output": last} if x is None else {"input.latents": x}
+        rows = [*latents._judge_decoder(context_of(calls))]
+        assert all(row.kind == "latents" for row in rows)
+        return [(row.call, row.verdict) for row in rows]
+
+    first, second = "vae.decode.000", "vae.decode.001"
+    assert rows_of(right[:1], right[1:]) == [(first, "equal"), (second, "equal")]
+    assert rows_of(None, right) == [(second, "equal")]
+    assert rows_of(right[:1], None, right[1:]) == [(first, "equal"), ("vae.decode.002", "equal")]
+    assert rows_of(right[1:], right[:1]) == [(first, "differs"), (second, "differs")]
+    assert rows_of(right[..., :4], right) == [(first, "not judged"), (second, "equal")]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("low_resolution", "image to enlarge"), ("cond_stage", "segmentation")]
+)
+def test_further_channels_of_other_modes(call, name):
+    """Those of the last call, which the denoiser reads beside the latents."""
+    x = normal(0, 1, 3, 8, 8)
+    context = context_of({f"{call}.000": {"output": 2.0 * x}, f"{call}.001": {"output": x}})
+    ((found, channels),) = images.further_channels(context)
+    assert found == name and np.array_equal(channels, x)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 2e-6), ("float16", 16.0 * 2.0**-10)])
+def test_a_tiny_decoder_reads_the_last_state(dtype, allowed):
+    last = normal(0, *SHAPE)
+    (role, *_) = latents.first_roles_of(context_of({}), "taesd.decode") or ("latents",)
+
+    def rows_of(*states):
+        calls = {"sampler.000": {"output": last}}
+        calls |= {f"taesd.decode.00{i}": {f"input.{role}": x} for i, x in enumerate(states)}
+        return [*latents._judge_tiny_decoder(context_of(calls, dtype=dtype))]
+
+    moved = last.copy()
+    for factor, verdict in ((0.99, "equal"), (1.01, "differs")):
+        moved.flat[0] = last.flat[0] + factor * allowed * np.abs(last).max()
+        rows = rows_of(last[..., :4], moved)
+        assert [(row.call, row.kind, row.verdict) for row in rows] == [
+            ("taesd.decode.001", "latents", verdict)
+        ]
+        assert rows[0].segment == "from the last step to the tiny decoder"

@@ -380,6 +380,36 @@ def test_mixtures_are_fitted_by_channel():
     assert text_of(right[cut], X0[cut], NOISE[cut], right[cut]) is not None
 
 
+def test_a_mixture_without_image_or_noise_has_no_ratios():
+    """Nothing is a multiple of zero."""
+    for zero in (X0 * 0.0, NOISE * 0.0):
+        with np.errstate(all="raise"):
+            assert [*added_noise._fitted(X0, X0, NOISE, zero)] == ["image and noise are mixed"]
+
+
+@pytest.mark.parametrize("change", ["input.x0", "input.noise", "input.timestep", "output", "time"])
+@pytest.mark.parametrize("place", range(3))
+def test_noise_that_lacks_an_array_leaves_the_other_calls(place, change):
+    """A time that is no number is not judged; what has no array has no row."""
+    table = training_alphas_cumprod(context_of({}).config)
+    right = math.sqrt(table[400]) * X0 + math.sqrt(1.0 - table[400]) * NOISE
+    whole = {"input.x0": X0, "input.noise": NOISE, "input.timestep": np.array(400.0)}
+    calls = {f"add_noise.00{i}": {**whole, "output": right} for i in range(3)}
+    name = f"add_noise.00{place}"
+    if change == "time":
+        calls[name]["input.timestep"] = np.array(np.inf)
+    else:
+        del calls[name][change]
+    context = context_of(calls, params={"steps": 4, "sampler": "ddim"})
+    rows = [row for row in added_noise.judge_added_noise(context) if row.kind == "add_noise"]
+    expected = dict.fromkeys(calls, "equal")
+    if change == "time":
+        expected[name] = "not judged"
+    else:
+        del expected[name]
+    assert {row.call: row.verdict for row in rows} == expected
+
+
 def noise_rows(calls):
     context = context_of(calls)
     entries = context.calls("add_noise")

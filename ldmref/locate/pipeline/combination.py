@@ -163,9 +163,9 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for steps without guidance, though it was asked for."""
     networks = context.calls(context.denoiser)[:1]
     names = {*roles_of(context, "guidance"), "timestep_cond"}
-    reads_scale = any(names & {*e.inputs} for e in networks)
+    reads_scale = any(role in names for e in networks for role in e.inputs)
     changed = any(name.startswith("callback") for name in context.request)
-    asked = context.asked_scale or 0.0
+    asked = context.asked_scale
     negative = context.request.get("negative_prompt")
     embeds = context.requested("negative_prompt_embeds")
     true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
@@ -179,7 +179,7 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
         if state is None or raw is None or len(raw) != len(state):
             continue
         may = "guided" in step.attributes and not reads_scale and not changed
-        if second or (may and asked > 1.0):
+        if second or (may and asked is not None and asked > 1.0):
             scale = true_cfg if second else asked
             cause = "guidance is dropped: the network is not asked for the negative prompt"
             note = f"guidance scale {scale:g} was asked for"
@@ -262,7 +262,7 @@ def compare(
         "the sum uncond + scale cond": uncond + scale * cond,
         "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
-    if before and before[0].shape == uncond.shape:
+    if before and all(x.shape == uncond.shape for x in before):
         earlier = classifier_free_guidance(before[0], before[1], scale)
         changes["the prediction of the step before"] = earlier
     row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())

@@ -33,12 +33,10 @@ def in_format(config: SchedulerConfig, dtype: str) -> SchedulerConfig:
         return config  # which has no table
     alphas = training_alphas_cumprod(config)
     steps = np.divide(alphas, np.append(1.0, alphas[:-1])).astype(np.float32)
-    table = round_to(np.cumprod(steps, dtype=np.float32).astype(np.float64), dtype)
+    table = round_to(np.cumprod(steps).astype(np.float64), dtype)
     table = np.maximum(table, 2.0**-24)
     betas = 1.0 - table / np.append(1.0, table[:-1])
-    return replace(
-        config, trained_betas=tuple(np.clip(betas, 0.0, 1.0)), rescale_betas_zero_snr=False
-    )
+    return replace(config, trained_betas=tuple(betas), rescale_betas_zero_snr=False)
 
 
 def config_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig]]:
@@ -128,9 +126,7 @@ def _other_counts(
     """Yield the levels with the shift of four times as many tokens, and of a quarter of them."""
     total, steps = config.num_train_timesteps, len(schedule.timesteps)
     own = shift_factor(config, tokens, steps)
-    for other in (4 * tokens, tokens // 4):
-        if other < 1:
-            continue
+    for other in filter(None, (4 * tokens, tokens // 4)):
         sigmas = _shifted(schedule.sigmas, shift_factor(config, other, steps) / own)
         text = f"the shift of {other} image tokens instead of {tokens}"
         yield text, schedule._replace(sigmas=sigmas, timesteps=total * sigmas[:steps])
@@ -241,7 +237,7 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
 def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
     """Return the n levels at the ends of steps, of a list that has those between steps twice."""
     ends = np.r_[0:1, 1 : len(sigmas) : 2]
-    doubled = len(sigmas) in (2 * n - 2, 2 * n) and np.array_equal(sigmas[1:-1:2], sigmas[2::2])
+    doubled = len(sigmas) == 2 * n and not np.diff(sigmas[1:-1].reshape(-1, 2)).any()
     return sigmas[ends][:n] if doubled or len(sigmas) == 2 * n - 2 else sigmas
 
 
@@ -289,9 +285,8 @@ def _judge_small(context: PipelineContext, got: np.ndarray, expected: np.ndarray
 
 
 def _other_spacing(context: PipelineContext, spacing: str):
-    config = replace(context.config, timestep_spacing=spacing, spacing=spacing)
     kept = len(context.notes)
-    schedule = context.make_schedule(config, spacing)
+    schedule = context.make_schedule(spacing=spacing)
     del context.notes[kept:]
     return schedule
 

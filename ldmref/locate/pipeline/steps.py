@@ -103,24 +103,23 @@ def _judge_states(
             )
             continue
         right_state = expected[i].state
-        floor = relative_error(low[i].state, right_state) if i in low else 0.0
+        floor = relative_error(low[i].state, right_state)
         if others is None and relative_error(output, right_state) > max(
             allowed_error(floor), LEAST
         ):
             others = _all_faults(context, known, right)
         variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
-        rounded_state = rounded[i].state if i in rounded else None
         row = context.judge(
             evaluation.entry,
             "step",
             output,
             right_state,
             floor=floor,
-            least=_least(context.epsilon, evaluation.state, right_state, rounded_state),
+            least=_least(context.epsilon, evaluation.state, right_state, rounded[i].state),
             variants=[(text, x) for text, x in variants if x is not None],
         )
         yield row
-        within = [*_judge_within(context, evaluation, expected[i], low.get(i))]
+        within = [*_judge_within(context, evaluation, expected[i], low[i])]
         yield from within if row.verdict != DIFFERS else ()  # which follow from the same fault
 
 
