@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,8 @@ def judged(kind, got, right, role="x", layer="", dtype="float32", run=None, own_
     port = trace_of({f"{call}/{layer}/input.{role}": got})
     tensors = {} if right is None else {f"{call}/{layer}/input.{own_role or role}": right}
     own = trace_of(tensors)
-    judge = _GivenJudge(port, own, run or Run(), dtype)
+    made: Any = run or Run()
+    judge = _GivenJudge(port, own, made, dtype)
     array = GivenArray(port.find(call, layer), role, kind)
     rows = [*judge.judge(array)]
     assert judge.judged == ({array.key} if rows else set())
@@ -337,7 +339,8 @@ def test_recorded_tokens_are_those_of_the_pipeline(call, ours, theirs, verdict):
         trace_of({f"{call}//output.{role}": x for role, x in (arrays or {}).items()})
         for arrays in (ours, theirs)
     )
-    judge = _GivenJudge(port, own, Run(), "float32")
+    run: Any = Run()
+    judge = _GivenJudge(port, own, run, "float32")
     entry = port.find(call)
     assert isinstance(entry, TraceEntry)
     rows = [*judge.judge_tokens(entry)]
