@@ -308,6 +308,21 @@ def test_convolutions_with_asymmetric_padding(size, padding):
     assert not faulty(products.other_edges, of_convolution(1, 0))
 
 
+def test_a_convolution_without_arguments_has_no_padding_and_may_have_any_kernel():
+    x = of_convolution().inputs
+    for size in ((3, 3), (1, 3)):
+        parameters = {"weight": normal(1, 5, 3, *size)}
+        call = call_of("conv2d", convolve, x, parameters)
+        text = "symmetric padding instead of asymmetric"
+        edges = faulty(products.other_edges, call)
+        assert set(edges) == {text, f"{text}, of the padded image"}
+        np.testing.assert_allclose(edges[text], convolve(**x, **parameters, padding=1))
+        turned = parameters["weight"][:, :, ::-1, ::-1]
+        words = "the kernel is flipped (convolution instead of cross-correlation)"
+        flipped = faulty(products.flipped_kernel, call)[words]
+        np.testing.assert_allclose(flipped, convolve(x["input"], turned))
+
+
 def test_kernels_that_are_turned():
     call = of_convolution()
     x, weight, bias = call.inputs["input"], call.parameters["weight"], call.parameters["bias"]

@@ -205,6 +205,7 @@ def test_other_conditioning():
     assert not arguments_of(within="block", sizes=sizes)
     context = normal(0, 4, 3, 2)
     found = arguments_of(context=context, pooled=context[:, 0])
+    assert not any(free for _, free in found.values())
     assert not found["the pooled text is zero"][0]["pooled"].any()
     assert not found["the text is zero"][0]["context"].any()
     halves = found["the halves of the batch of texts are swapped"][0]["context"]
@@ -293,6 +294,30 @@ def test_other_hidden_states_of_a_text_encoder():
     assert "equals hidden state 0 instead of 1: the output of text_model.embeddings" in other
     assert not found(config, "x") and not found(config, "", "input") and not found(None)
     assert not found(config, computed=x["1"][:, :2])
+
+
+@pytest.mark.parametrize("norm", ["norm", "text_model.final_layer_norm", "final_layer_norm"])
+@pytest.mark.parametrize("block", ["text_model.encoder.layers", "encoder.block", "layers", "block"])
+def test_joined_states_may_be_those_of_any_layer_that_was_recorded(norm, block):
+    """Other layers, and those without an output, stand between them."""
+    states = [normal(i, 1, 3, 4) for i in range(4)]
+    call = "text_encoder.000"
+    tensors = {
+        f"{call}/{block}.0.mlp/output": states[0],
+        f"{call}/shared/output": states[0],
+        f"{call}/{block}.9/input": states[0],
+        f"{call}/{block}.0/output": states[1],
+        f"{call}/{block}.1/output": states[2],
+        f"{call}/{norm}/output": states[3],
+    }
+    replay = replay_of(port=build_trace(tensors), call=call)
+    names = ["hidden state 0", "hidden state 1", "hidden state 2", "the state after the final norm"]
+    right = np.concatenate(states[1:3], axis=-1)
+    for i in (0, 3):
+        got = np.concatenate([states[1], states[i]], axis=-1)
+        point = point_of(role="", computed=right, recorded=got, frame={"config": CLIP})
+        expected = {f"part 2 of 2 is {names[i]}": got}
+        assert_same(dict(hidden_states(replay, point)), expected)
 
 
 def joined(states, picked):
