@@ -165,7 +165,7 @@ def _swapped_halves(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape != expected.shape or got.ndim < 2:
         return
     n = got.shape[0]
-    if n > 1 and n % 2 == 0:
+    if n % 2 == 0:
         yield Layout("batch halves swapped", np.roll(got, n // 2, axis=0))
 
 

@@ -14,6 +14,7 @@ from ldmref.locate.faults.whole import _joined_states, argument_changes, hidden_
 from ldmref.models.config import TextConfig
 from ldmref.models.presets import preset
 from ldmref.models.t5 import find_buckets
+from ldmref.models.text_kind import kind_of
 from ldmref.trace import build_trace
 
 # -- text encoders --------------------------------------------------------------------------------
@@ -249,11 +250,22 @@ def test_other_arguments_of_a_text_encoder():
     assert not arguments_of(ids=np.zeros((1, 3), int))
 
 
+def test_all_other_activations_of_a_text_encoder_are_tried():
+    known = [*kind_of(CLIP).activations]
+    assert len(known) > 1
+    for name in known:
+        config = replace(CLIP, hidden_act=name)
+        found = arguments_of(ids=np.zeros((1, 3), int), config=config)
+        names = [words.split()[1] for words in found if words.startswith("activation")]
+        assert names == [other for other in known if other != name]
+
+
 def test_the_token_that_a_text_encoder_pools():
     config = replace(CLIP, projection_dim=4, eos_token_id=2)
 
     def ends(config):
         found = arguments_of(ids=np.zeros((1, 3), int), config=config)
+        assert all(free for _, free in found.values())
         return {
             words: change["config"].eos_token_id
             for words, (change, _) in found.items()
@@ -342,6 +354,14 @@ def test_states_side_by_side_of_other_layers(length, right, got):
     assert_same(dict(_joined_states(point, states)), expected)
     others = [("short", normal(8, 2, length + 1, 4)), ("flat", normal(9, 2, 4)), *states]
     assert_same(dict(_joined_states(point, others)), expected)
+
+
+def test_one_state_may_stand_for_several():
+    states = [("state 0", normal(0, 2, 3, 4))]
+    right = np.concatenate([states[0][1], normal(1, 2, 3, 4)], axis=-1)
+    got = joined(states, (0, 0))
+    found = dict(_joined_states(point_of(computed=right, recorded=got), states))
+    assert_same(found, {"part 2 of 2 is state 0": got})
 
 
 def test_states_that_are_not_side_by_side():
