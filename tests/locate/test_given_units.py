@@ -347,3 +347,105 @@ def test_recorded_tokens_are_those_of_the_pipeline(call, ours, theirs, verdict):
     assert [row.verdict for row in rows] == ([] if verdict is None else [verdict])
     assert judge.judged == ({(call, "", "ids")} if rows else set())
     assert all((row.call, row.layer, row.kind) == (call, "", "tokens") for row in rows)
+
+
+# -- a pipeline as the original -------------------------------------------------------------------
+
+
+def original_of(made=None, pipe: Any = None, dtype="float32"):
+    original = given.PipelineOriginal({}, pipe)
+    if made is not None:
+        original._runs[dtype] = made
+    return original
+
+
+@pytest.mark.parametrize(
+    ("pipe", "why"), [(None, ""), (Pipeline(), ": the request of the run was not recorded")]
+)
+def test_masks_that_nothing_computes_are_not_judged(pipe, why):
+    tensors = {
+        f"{NET}//input.attention_mask": MASK,
+        f"{NET}//input.context": STATES,
+        f"{NET}/block/input.mask": MASK,
+    }
+    port = trace_of(tensors, pipeline="Pipeline")
+    original = original_of(pipe=pipe)
+    original.alone.append(port.find(NET, "block"))
+    rows = [row for row in original.judge_host(port, "float32", []) if row.kind == given.MASKS]
+    found = [(row.call, row.layer, row.verdict, row.note) for row in rows]
+    assert found == [
+        (NET, layer, "not judged", given.GIVEN.format(role) + why)
+        for layer, role in (("", "attention_mask"), ("block", "mask"))
+    ]
+
+
+class Recorded(Run):
+    """A pipeline's run whose further recordings have the layers that were asked for."""
+
+    def record(self, change=None, layers=()):
+        known = {f"{NET}/{layer}/input.mask": MASK for layer in layers}
+        return trace_of(self.tensors | known)
+
+
+def test_what_a_pipeline_gives_is_judged_with_the_layers_alone():
+    tensors = {
+        f"{NET}//input.context": STATES,
+        f"{NET}//input.other_mask": MASK,
+        f"{NET}/block/input.mask": MASK,
+        "tokens.000//output.ids": IDS,
+    }
+    port = trace_of(tensors)
+    run = Recorded()
+    run.tensors = {f"{NET}//input.context": STATES, "tokens.000//output.ids": IDS}
+    for alone in (False, True):
+        original = original_of((run, trace_of(run.tensors)))
+        if alone:
+            original.alone.append(port.find(NET, "block"))
+        rows = original.judge_host(port, "float32", [])
+        found = [(row.call, row.layer, row.kind, row.verdict) for row in rows]
+        expected = [(NET, "", given.TEXT, "equal"), (NET, "", given.MASKS, "equal")]
+        expected += [(NET, "block", given.MASKS, "equal")] * alone
+        assert found == [*expected, ("tokens.000", "", given.TOKENS, "equal")]
+
+
+def test_calls_are_known_by_the_run_of_the_pipeline(monkeypatch):
+    monkeypatch.setattr(given.ModuleOriginal, "whole_call", lambda *args: given.WholeCall())
+    port = trace_of({f"{call}//input.x": STATES for call in (ENCODER, NET, "transformer.001")})
+    encoder, first, second = port.calls
+    run: Any = Run()
+    hooks = (("norm", print),)
+    run.encoders = {encoder: type("Call", (), {"arguments": {"a": 1}, "hooks": hooks})}
+    run.settings = {("transformer", 0): {"block": {"scale": 2}}}
+    own = trace_of({f"{NET}//input.x": STATES})
+    original = original_of((run, own))
+    whole = original.whole_call(port, encoder, "float32")
+    assert whole.more == {"a": 1} and whole.hooks == hooks and whole.settings == {}
+    for call in (first, second):
+        assert original.whole_call(port, call, "float32").settings == {"block": {"scale": 2}}
+    run.settings = {}
+    assert original.whole_call(port, first, "float32").settings == {}
+    assert original_of("no run").whole_call(port, encoder, "float32") == given.WholeCall()
+
+
+def test_a_pipeline_runs_once_for_each_format_without_its_decoder(monkeypatch):
+    made = []
+
+    def run_of(pipe, networks, port, request):
+        made.append((sorted(networks), request))
+        return Recorded()
+
+    monkeypatch.setattr(given, "OwnRun", run_of)
+    monkeypatch.setattr(given.PipelineOriginal, "copies", lambda self, name, dtype: name)
+    networks: Any = dict.fromkeys(("transformer", "text_encoder", "vae"))
+    original = given.PipelineOriginal(networks, Pipeline())
+    port = trace_of({f"{NET}//input.context": STATES}, **ASKED)
+    for dtype in ("float32", "float32", "bfloat16"):
+        assert not isinstance(original._run(port, dtype), str)
+    assert made == [(["text_encoder", "transformer"], {"prompt": "a"})] * 2
+
+    def fails(self, *args, **kwargs):
+        raise RuntimeError("no such size\nmore")
+
+    monkeypatch.setattr(Recorded, "record", fails)
+    why = original._run(port, "float16")
+    assert isinstance(why, str) and why.endswith("does not run: RuntimeError: no such size")
