@@ -152,7 +152,7 @@ def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
         yield Layout(f"equal after reshape from {got.shape}", got.reshape(shape), True)
         if len(shape) == 4:
             n, c, h, w = shape
-            if got.shape in ((n, h * w, c), (n * h * w, c), (h * w, c)):
+            if got.shape in ((n, h * w, c), (n * h * w, c)):
                 moved = got.reshape(n, h, w, c).transpose(0, 3, 1, 2)
                 yield Layout("equal after transpose 0,2,3,1 and flattening", moved, True)
 

@@ -291,6 +291,27 @@ def test_orders_of_a_shape(rng):
     assert not [*restore_order(x, (1, 3, 2, 6))] and find_order(x, x[..., :4]) is None
 
 
+def test_another_order_of_the_same_shape_leaves_a_quarter_of_the_error():
+    right = np.array([[0.0, 3.0], [0.0, 8.0]])
+    for left, nearer in ((1.0, True), (1.0 + 1e-9, False), (0.0, True)):
+        moved = right + np.array([[0.0, left], [0.0, 0.0]])
+        got = moved.T
+        assert relative_error(got, right) < 1.0
+        found = find_order(got, right)
+        assert (found is not None) == nearer
+    assert find_order(np.eye(3), np.eye(3)) is None
+
+
+def test_the_nearest_order_of_whole_numbers(rng):
+    """Differences of bytes do not wrap around."""
+    right = rng.integers(0, 256, (4, 4, 4)).astype(np.uint8)
+    for axes in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
+        found = find_order(right.transpose(axes), right.astype(np.int64))
+        assert found is not None and np.array_equal(found.array, right)
+        found = find_order(right.transpose(axes), right)
+        assert found is not None and np.array_equal(found.array, right)
+
+
 def test_the_first_value_that_is_not_finite():
     x = np.zeros((2, 3))
     assert first_nonfinite(x) == ""
