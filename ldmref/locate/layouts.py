@@ -201,7 +201,7 @@ def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     used = [np.flatnonzero(expected[:, i].any(axis=0)) for i in range(expected.shape[1])]
     ends = [int(filled[-1]) + 1 if filled.size else 0 for filled in used]
     width = expected.shape[2]
-    moved = np.stack([np.roll(got[:, i], end - width, axis=1) for i, end in enumerate(ends)], 1)
+    moved = np.stack([np.roll(got[:, i], end, axis=1) for i, end in enumerate(ends)], 1)
     padded = [i for i, end in enumerate(ends) if 0 < end < width]
     if padded:
         tokens = f"[{padded[0]}:{padded[-1] + 1}]"

@@ -9,9 +9,12 @@ from ldmref.locate.layouts import (
     CLOSE,
     LEAST_OF_CHANNEL,
     _by_channel,
+    _constant,
+    _flipped,
     _other_part_first,
     _ranges,
     _scaled,
+    _shifted,
     _swapped_channels,
     _swapped_halves,
     _zeros_in_front,
@@ -310,6 +313,38 @@ def test_the_nearest_order_of_whole_numbers(rng):
         assert found is not None and np.array_equal(found.array, right)
         found = find_order(right.transpose(axes), right)
         assert found is not None and np.array_equal(found.array, right)
+
+
+def test_tokens_end_with_their_last_number_of_any_row(rng):
+    right, got = rng.standard_normal((2, 2, 3, 4))
+    right[0, 1, 3:] = right[1, 1, 2:] = right[:, 2, 1:] = 0.0
+    (layout,) = _zeros_in_front(got, right)
+    assert "tokens [1:3]" in layout.text
+    for token, by in ((0, 0), (1, 3), (2, 1)):
+        assert np.array_equal(layout.array[:, token], np.roll(got[:, token], by, axis=1))
+
+
+def test_axes_of_one_number_are_not_reversed(rng):
+    x = rng.standard_normal((1, 2, 3, 1))
+    found = {layout.text: layout.array for layout in _flipped(x, x)}
+    assert set(found) == {"axis 1 reversed", "axis 2 reversed"}
+    assert np.array_equal(found["axis 1 reversed"], x[:, ::-1])
+    assert [*_flipped(x, x[:, :1])] == []
+
+
+def test_one_number_is_not_shifted_and_two_are():
+    x = np.array([1.0, 3.0])
+    assert [layout.text for layout in _shifted(x + 0.5, x)] == ["shifted by 0.5"]
+    assert [*_shifted(x[:1] + 0.5, x[:1])] == [*_shifted(x, x)] == [*_shifted(x, x[:1])] == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(0.5, "0.5"), (0.25, "0.25 = 1/4"), (0.125, "0.125 = 1/8"), (4.0, "4"), (0.1, "0.1"),
+     (1.0 / 3.0, "0.33333 = 1/3"), (1.0 / 0.13025, "7.6775")],
+)  # fmt: skip
+def test_a_factor_is_the_rounder_of_two_numbers(factor, text):
+    assert _constant(factor) == text
 
 
 def test_the_first_value_that_is_not_finite():
