@@ -152,7 +152,7 @@ def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
         yield Layout(f"equal after reshape from {got.shape}", got.reshape(shape), True)
         if len(shape) == 4:
             n, c, h, w = shape
-            if got.shape in ((n, h * w, c), (n * h * w, c), (h * w, c)):
+            if got.shape in ((n, h * w, c), (n * h * w, c)):
                 moved = got.reshape(n, h, w, c).transpose(0, 3, 1, 2)
                 yield Layout("equal after transpose 0,2,3,1 and flattening", moved, True)
 
@@ -165,7 +165,7 @@ def _swapped_halves(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape != expected.shape or got.ndim < 2:
         return
     n = got.shape[0]
-    if n > 1 and n % 2 == 0:
+    if n % 2 == 0:
         yield Layout("batch halves swapped", np.roll(got, n // 2, axis=0))
 
 
@@ -201,7 +201,7 @@ def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     used = [np.flatnonzero(expected[:, i].any(axis=0)) for i in range(expected.shape[1])]
     ends = [int(filled[-1]) + 1 if filled.size else 0 for filled in used]
     width = expected.shape[2]
-    moved = np.stack([np.roll(got[:, i], end - width, axis=1) for i, end in enumerate(ends)], 1)
+    moved = np.stack([np.roll(got[:, i], end, axis=1) for i, end in enumerate(ends)], 1)
     padded = [i for i, end in enumerate(ends) if 0 < end < width]
     if padded:
         tokens = f"[{padded[0]}:{padded[-1] + 1}]"

@@ -9,15 +9,23 @@ from ldmref.locate.layouts import (
     CLOSE,
     LEAST_OF_CHANNEL,
     _by_channel,
+    _constant,
+    _flipped,
+    _other_part_first,
     _ranges,
     _scaled,
+    _shifted,
+    _swapped_channels,
+    _swapped_halves,
     _zeros_in_front,
     find_order,
     first_nonfinite,
+    largest_value,
     recognise,
     relative_error,
     resplit_heads,
     restore_order,
+    shrinkage,
 )
 
 TINY = 1e-9
@@ -40,6 +48,94 @@ def test_relative_errors():
     assert relative_error(np.zeros(0), np.zeros(0)) == 0.0
     assert relative_error(np.zeros(2), np.zeros(2)) == 0.0
     assert relative_error(np.array([3], np.uint8), np.array([4], np.uint8)) == 0.25
+
+
+def test_errors_of_any_numbers_raise_no_warning():
+    far = np.array([1e308, 1.0])
+    with np.errstate(all="raise"):
+        assert relative_error(far, -far) == np.inf
+        for value in (np.inf, -np.inf, np.nan):
+            x = np.array([value, 1.0])
+            assert relative_error(x, np.ones(2)) == relative_error(x, x) == np.inf
+        narrow = np.array([6e4, 1.0], np.float16)
+        np.testing.assert_allclose(relative_error(narrow, -narrow), 2.0)
+    assert relative_error(np.array([250], np.uint8), np.array([4], np.uint8)) == 246 / 4
+    assert relative_error(np.array([True]), np.array([False])) > 0.0
+
+
+def test_largest_values_and_what_shrinks():
+    assert largest_value(np.zeros((0, 3))) == 0.0 and largest_value(np.array([-3.0, 2.0])) == 3.0
+    assert largest_value(np.array([0.25])) == 0.25
+    assert shrinkage(np.array([6.0, 1.0]), np.array([-2.0])) == 3.0
+    assert shrinkage(np.ones(2), np.zeros(2)) == 1.0
+    assert shrinkage(np.zeros(2), np.ones(2)) == 0.0
+
+
+def swaps(x):
+    return [layout.array.tolist() for layout in _swapped_halves(x, x)]
+
+
+def test_only_an_even_batch_has_halves(rng):
+    assert swaps(np.array([[1.0, 2.0], [3.0, 4.0]])) == [[[3.0, 4.0], [1.0, 2.0]]]
+    four = np.arange(8.0).reshape(4, 2)
+    assert swaps(four) == [four[[2, 3, 0, 1]].tolist()]
+    assert swaps(four[:1]) == swaps(four[:3]) == swaps(four[:, 0]) == []
+    assert [*_swapped_halves(four, four[:, :1])] == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_number_that_is_not_finite_hides_any_relation(value, rng):
+    right = rng.standard_normal((2, 3, 4))
+    got = right[::-1].copy()
+    assert words(got, right) == "batch halves swapped"
+    got[1, 2, 3] = value
+    assert recognise(got, right, TINY) is None
+
+
+def test_zeros_for_an_array_that_is_partly_zero(rng):
+    right = rng.standard_normal((2, 3, 4))
+    right[0] = 0.0
+    assert words(0.0 * right, right) == "all zeros"
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 5), (2, 3, 2, 5), (2, 4, 3, 3), (3, 6, 1, 2)])
+def test_pixels_in_a_row_with_their_channels_last(shape, rng):
+    x = rng.standard_normal(shape)
+    n, c, h, w = shape
+    for flat in ((n, h * w, c), (n * h * w, c)):
+        last = x.transpose(0, 2, 3, 1).reshape(flat)
+        found = [layout for layout in restore_order(last, shape) if "0,2,3,1 and" in layout.text]
+        assert [layout.harmless for layout in found] == [True]
+        assert np.array_equal(found[0].array, x)
+    other = x.reshape(n, c, h * w)
+    if (h * w, c) != (c, h * w):
+        assert not any("0,2,3,1 and" in layout.text for layout in restore_order(other, shape))
+
+
+def rolled(relation, x, by, axis):
+    return [layout.text.partition("order ")[2] for layout in relation(np.roll(x, by, axis), x)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((2, 5), 1), ((2, 3, 5), 2), ((1, 5, 2, 3), 1), ((2, 2, 2, 2, 5), 4)]
+)
+def test_the_axis_of_channels(shape, axis, rng):
+    x = rng.standard_normal(shape)
+    for k in (1, 2, 3, 4):
+        assert rolled(_swapped_channels, x, -k, axis) == [f"[{k}:, :{k}]"]
+    assert rolled(_swapped_channels, x, 0, axis) == []
+    assert [*_swapped_channels(x, x[:1, :1])] == []
+    assert [*_swapped_channels(x[0, :1].ravel(), x[0, :1].ravel()[::-1])] == []
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_tokens_of_the_other_part_first(length, rng):
+    x = rng.standard_normal((2, length, 3))
+    for k in range(length):
+        expected = [f"[{k}:, :{k}]"] if k else []
+        assert rolled(_other_part_first, x, -k, 1) == expected
+    assert rolled(_other_part_first, x[..., None], -1, 1) == []
+    assert rolled(_other_part_first, x[..., 0], -1, 1) == []
 
 
 def test_what_is_recognised_restores_the_array(rng):
@@ -196,6 +292,59 @@ def test_orders_of_a_shape(rng):
         assert nearest is not None and np.array_equal(nearest.array, x)
     assert not [*restore_order(x, x.shape)]
     assert not [*restore_order(x, (1, 3, 2, 6))] and find_order(x, x[..., :4]) is None
+
+
+def test_another_order_of_the_same_shape_leaves_a_quarter_of_the_error():
+    right = np.array([[0.0, 3.0], [0.0, 8.0]])
+    for left, nearer in ((1.0, True), (1.0 + 1e-9, False), (0.0, True)):
+        moved = right + np.array([[0.0, left], [0.0, 0.0]])
+        got = moved.T
+        assert relative_error(got, right) < 1.0
+        found = find_order(got, right)
+        assert (found is not None) == nearer
+    assert find_order(np.eye(3), np.eye(3)) is None
+
+
+def test_the_nearest_order_of_whole_numbers(rng):
+    """Differences of bytes do not wrap around."""
+    right = rng.integers(0, 256, (4, 4, 4)).astype(np.uint8)
+    for axes in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
+        found = find_order(right.transpose(axes), right.astype(np.int64))
+        assert found is not None and np.array_equal(found.array, right)
+        found = find_order(right.transpose(axes), right)
+        assert found is not None and np.array_equal(found.array, right)
+
+
+def test_tokens_end_with_their_last_number_of_any_row(rng):
+    right, got = rng.standard_normal((2, 2, 3, 4))
+    right[0, 1, 3:] = right[1, 1, 2:] = right[:, 2, 1:] = 0.0
+    (layout,) = _zeros_in_front(got, right)
+    assert "tokens [1:3]" in layout.text
+    for token, by in ((0, 0), (1, 3), (2, 1)):
+        assert np.array_equal(layout.array[:, token], np.roll(got[:, token], by, axis=1))
+
+
+def test_axes_of_one_number_are_not_reversed(rng):
+    x = rng.standard_normal((1, 2, 3, 1))
+    found = {layout.text: layout.array for layout in _flipped(x, x)}
+    assert set(found) == {"axis 1 reversed", "axis 2 reversed"}
+    assert np.array_equal(found["axis 1 reversed"], x[:, ::-1])
+    assert [*_flipped(x, x[:, :1])] == []
+
+
+def test_one_number_is_not_shifted_and_two_are():
+    x = np.array([1.0, 3.0])
+    assert [layout.text for layout in _shifted(x + 0.5, x)] == ["shifted by 0.5"]
+    assert [*_shifted(x[:1] + 0.5, x[:1])] == [*_shifted(x, x)] == [*_shifted(x, x[:1])] == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(0.5, "0.5"), (0.25, "0.25 = 1/4"), (0.125, "0.125 = 1/8"), (4.0, "4"), (0.1, "0.1"),
+     (1.0 / 3.0, "0.33333 = 1/3"), (1.0 / 0.13025, "7.6775")],
+)  # fmt: skip
+def test_a_factor_is_the_rounder_of_two_numbers(factor, text):
+    assert _constant(factor) == text
 
 
 def test_the_first_value_that_is_not_finite():

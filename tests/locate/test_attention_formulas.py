@@ -58,6 +58,15 @@ def test_softmax_along_each_axis(causal, biased):
         np.testing.assert_allclose(found[one], right, rtol=1e-11)
 
 
+def test_a_softmax_of_large_scores_is_that_of_their_differences():
+    """The scores of a query may lie far above those of another, and far above what exp holds."""
+    q, k, v = of_attention().inputs.values()
+    far = 2000.0 * np.array([-1.0, 0.0, 1.0, 2.0, -2.0])[:, None]
+    found = faults.attend(q, k, v, 0.3, bias=normal(3, 1, 1, LENGTH, LENGTH) + far)
+    near = faults.attend(q, k, v, 0.3, bias=normal(3, 1, 1, LENGTH, LENGTH))
+    np.testing.assert_allclose(found, near, rtol=1e-9)
+
+
 def test_inputs_that_are_exchanged():
     call = of_attention()
     q, k, v = call.inputs.values()
@@ -145,6 +154,24 @@ def test_other_numbers_of_heads():
     assert {int(text.split()[0]) for text in found} == {2, 4, 8, 16, 32, 64}
 
 
+@pytest.mark.parametrize(
+    ("heads", "queries", "any_number"),
+    [(1, LENGTH, True), (1, 1, True), (2, 1, False), (2, LENGTH, False)],
+)
+def test_heads_with_a_bias_of_their_own_have_their_number(heads, queries, any_number):
+    x = {name: normal(i, N, 2, LENGTH, D) for i, name in enumerate(("input", "k", "v"))}
+    call = call_of("attention", attention, {**x, "bias": normal(3, 1, heads, queries, LENGTH)})
+    assert bool(faulty(faults.other_heads, call)) == any_number
+
+
+@pytest.mark.parametrize("width", [63, 64, 128, 130])
+def test_up_to_64_heads_are_tried(width):
+    x = {name: normal(i, 1, 1, 2, width) for i, name in enumerate(("input", "k", "v"))}
+    found = faulty(faults.other_heads, call_of("attention", attention, x))
+    numbers = {int(text.split()[0]) for text in found}
+    assert numbers == {n for n in range(2, 65) if width % n == 0}
+
+
 def test_heads_that_are_permuted():
     call = of_attention()
     parts = [merge(x) for x in call.inputs.values()]
@@ -223,6 +250,25 @@ def test_masks_that_hide_keys():
     np.testing.assert_allclose(found[twice], zeroed, rtol=1e-11)
     other = of_attention(keys=7, bias=np.where(np.arange(7) > 4, MASKED, 0.0)[None, None, None])
     assert twice not in faulty(faults.other_bias, other)
+
+
+def test_masks_of_each_query_and_head_are_inverted():
+    """Queries of which every key was seen see none, or all alike."""
+    hidden = np.random.default_rng(4).random((1, HEADS, LENGTH, LENGTH)) < 0.4
+    hidden[0, 1, 2] = False
+    call = of_attention(bias=np.where(hidden, MASKED, 0.0))
+    q, k, v = (call.inputs[x] for x in ("input", "k", "v"))
+    found = faulty(faults.other_bias, call)
+    for n, h, i in np.ndindex(N, HEADS, LENGTH):
+        seen = hidden[0, h, i]
+        keys = seen if seen.any() else ~seen
+        scores = np.exp(k[n, h, keys] @ q[n, h, i] / math.sqrt(D))
+        right = scores @ v[n, h, keys] / scores.sum()
+        alike = right if seen.any() else v[n, h].mean(axis=0)
+        text = "the mask is inverted"
+        np.testing.assert_allclose(found[text][n, h, i], right, rtol=1e-6)
+        text += ", and queries without keys attend to all alike"
+        np.testing.assert_allclose(found[text][n, h, i], alike, rtol=1e-11)
 
 
 def test_what_remains_of_a_bias_without_its_mask():

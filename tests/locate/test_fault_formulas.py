@@ -114,6 +114,23 @@ def test_other_groups():
     np.testing.assert_allclose(found, affine(call, mixed[:, np.argsort(order)]), rtol=1e-11)
 
 
+@pytest.mark.parametrize(("channels", "right"), [(128, 16), (64, 4), (12, 3), (36, 9)])
+def test_groups_are_powers_of_two_or_all_channels(channels, right):
+    found = faulty(norms.other_groups, of_group_norm(channels, right, 2))
+    numbers = {2**i for i in range(7) if channels % 2**i == 0} | {channels}
+    assert {int(text.split()[0]) for text in found} == numbers - {right}
+    assert all(text.endswith(f"groups instead of {right}") for text in found)
+
+
+def test_layer_norm_along_the_tokens_of_one_text():
+    x, parameters = normal(0, 3, 8), of_layer_norm().parameters
+    call = call_of("layer_norm", layer_norm, {"input": x}, parameters, eps=EPS)
+    (found,) = faulty(norms.other_axis, call).values()
+    np.testing.assert_allclose(
+        found, affine(call, layer_norm(x.T, 1.0, 0.0, EPS).T), rtol=1e-11, atol=1e-12
+    )
+
+
 def test_layer_norm_along_the_tokens():
     call = of_layer_norm()
     x = call.inputs["input"].swapaxes(-1, -2)
@@ -145,6 +162,27 @@ def test_root_mean_squares_of_other_numbers():
     assert set(faulty(norms.missing_affine, call)) == {
         "weight is missing", "weight + 1 instead of weight",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("base", [0.0, 1.0])
+@pytest.mark.parametrize("width", [2, 9, 12, 48])
+def test_root_mean_squares_of_each_head_of_a_token(width, base):
+    x, weight, eps = normal(0, 2, 5, width) + 0.5, normal(1, width), 0.25
+    more = {"base": base} if base else {}
+    call = call_of(
+        "divide_by_rms", divide_by_rms, {"input": x}, {"weight": weight}, eps=eps, **more
+    )
+    words = "the mean square is that of each of {} heads instead of all"
+    tried = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+    expected = {}
+    for heads in (n for n in tried if width % n == 0 and n < width):
+        parts = np.split(x, heads, axis=-1)
+        y = [part / np.sqrt((part**2).mean(axis=-1, keepdims=True) + eps) for part in parts]
+        expected[words.format(heads)] = np.concatenate(y, axis=-1) * (base + weight)
+    found = faulty(norms.other_mean_square, call)
+    assert_same({text: y for text, y in found.items() if "each of" in text}, expected)
+    image = call_of("divide_by_rms", divide_by_rms, {"input": x[0]}, {"weight": weight}, eps=eps)
+    assert not any("heads" in text for text in faulty(norms.other_mean_square, image))
 
 
 def test_root_mean_squares_whose_weight_is_a_difference_from_one():
@@ -268,6 +306,21 @@ def test_convolutions_with_asymmetric_padding(size, padding):
     }
     assert_same(faulty(products.other_edges, plain), both)
     assert not faulty(products.other_edges, of_convolution(1, 0))
+
+
+def test_a_convolution_without_arguments_has_no_padding_and_may_have_any_kernel():
+    x = of_convolution().inputs
+    for size in ((3, 3), (1, 3)):
+        parameters = {"weight": normal(1, 5, 3, *size)}
+        call = call_of("conv2d", convolve, x, parameters)
+        text = "symmetric padding instead of asymmetric"
+        edges = faulty(products.other_edges, call)
+        assert set(edges) == {text, f"{text}, of the padded image"}
+        np.testing.assert_allclose(edges[text], convolve(**x, **parameters, padding=1))
+        turned = parameters["weight"][:, :, ::-1, ::-1]
+        words = "the kernel is flipped (convolution instead of cross-correlation)"
+        flipped = faulty(products.flipped_kernel, call)[words]
+        np.testing.assert_allclose(flipped, convolve(x["input"], turned))
 
 
 def test_kernels_that_are_turned():

@@ -222,6 +222,16 @@ def test_which_arrays_are_nearby(role, frame):
     assert dict(diagnosis._nearby(replay, point)) == known
 
 
+def test_arrays_that_are_no_terms_do_not_hide_those_that_are():
+    """The nearest arrays come first: of other axes, or of sizes that do not broadcast."""
+    term = normal(1, 2, 3, 4)
+    others = [normal(2, 2, 3), normal(3, 2, 3, 5), normal(4, 1, 2, 3, 4), normal(5, 3, 3, 4)]
+    for other in others:
+        recent = [("m.a", term), ("m.b", other)]
+        assert cause_of(RIGHT - term, recent) == "the output of m.a is not added"
+        assert cause_of(RIGHT + term, recent) == "the output of m.a is added twice"
+
+
 def test_terms_that_were_not_added():
     term = normal(1, 2, 3, 4)
     recent = [("m.a", term)]

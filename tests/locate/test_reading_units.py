@@ -19,7 +19,13 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.precision import EPSILONS, UNITS, port_dtype, round_to
 from ldmref.locate.rotations import TABLES, read_positions
-from ldmref.locate.rows import compare_reference, identical_dumps, is_within, less_strict
+from ldmref.locate.rows import (
+    REFERENCE_ALONE,
+    compare_reference,
+    identical_dumps,
+    is_within,
+    less_strict,
+)
 from ldmref.trace import build_trace
 
 
@@ -422,7 +428,11 @@ def test_differences_from_a_reference():
     assert [(row.layer, row.kind, row.inherited, row.verdict) for row in rows] == [
         ("a", "own", 0.5, "equal"), ("a", "wiring", None, "equal"), ("b", "own", 0.0, "not judged"),
     ]  # fmt: skip
+    assert [row.note for row in rows] == ["", "", REFERENCE_ALONE]
     assert len(doubts) == 1 and doubts[0].startswith("1 layer ")
+    parts = [Row("u.000", "", "a"), Row("u.000", "b", "wiring")]  # a part of a step is judged
+    rest = compare_reference(port, other, parts)[0][2:]
+    assert [(row.layer, row.verdict, row.inherited) for row in rest] == [("b", "not judged", 0.0)]
     wrong = Row("u.000", "a", verdict="differs")
     assert compare_reference(port, other, [wrong])[1] == []
     near = build_trace({"u.000/a/output": np.array([1.0, 2.0 * 1.0101])})
@@ -516,6 +526,42 @@ def test_excess_and_verdicts():
         alone.verdict == "incomplete"
         and "the largest difference is 0.5, of u/a" in report.summary(alone)
     )
+
+
+def test_the_largest_difference_from_a_reference_is_named():
+    rows = [
+        Row("u", name, verdict="not judged", inherited=x)
+        for name, x in (("a", 0.0), ("b", 0.25), ("c", 0.5), ("d", 0.125), ("e", None))
+    ]
+    for order in (rows, rows[::-1], [*rows[2:], *rows[:2]]):
+        text = report.summary(DiffReport(tuple(order)))
+        assert text.startswith("4 layers compared with the reference alone")
+        assert "the largest difference is 0.5, of u/c" in text
+    assert report.summary(DiffReport(())).startswith("nothing was compared")
+
+
+def test_what_was_not_judged_has_no_errors_in_the_table():
+    numbers = {"error": 1.0, "allowed": 2.0, "bound": 3.0, "inherited": 4.0}
+    for verdict, shown in (("differs", ["1", "2", "3", "4"]), ("not judged", ["", "", "", "4"])):
+        row = Row("u", "a", "wiring", verdict=verdict, **numbers)
+        cells = report.table(DiffReport((row,)))[1]
+        assert cells[0] == "u/a (wiring)" and cells[1:5] == shown
+    assert report.table(DiffReport((Row("u", "", verdict="differs"),)))[1][0] == "u"
+
+
+def test_what_a_summary_adds():
+    equal, unknown = Row("u", "a"), Row("u", "b", verdict="not judged")
+    said = report.summary(DiffReport((equal, equal), dtype="float16"))
+    assert said == "2 layers and computations agree within the rounding of float16"
+    said = report.summary(DiffReport((equal, equal, unknown, unknown)))
+    assert "2 layers and computations agree" in said and said.endswith("; 2 not judged")
+    assert said.startswith("not everything could be compared")
+    padded = Row("u", "a", padding=3)
+    said = report.summary(DiffReport((padded, padded), gaps=("first", "second")))
+    assert said.endswith("rows of padding not compared: 6; first")
+    wrong = Row("u", "c", verdict="differs")
+    said = report.summary(DiffReport((equal, wrong, unknown), gaps=("first",)))
+    assert said == "1 fault in 2 layers and computations, 0 explained; 1 not judged"
 
 
 def test_findings_in_words():

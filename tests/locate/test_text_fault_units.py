@@ -10,10 +10,11 @@ import pytest
 from fault_calls import assert_same, attention, call_of, linear, normal, point_of, replay_of
 
 from ldmref.locate.faults import text
-from ldmref.locate.faults.whole import argument_changes, hidden_states
+from ldmref.locate.faults.whole import _joined_states, argument_changes, hidden_states
 from ldmref.models.config import TextConfig
 from ldmref.models.presets import preset
 from ldmref.models.t5 import find_buckets
+from ldmref.models.text_kind import kind_of
 from ldmref.trace import build_trace
 
 # -- text encoders --------------------------------------------------------------------------------
@@ -205,6 +206,7 @@ def test_other_conditioning():
     assert not arguments_of(within="block", sizes=sizes)
     context = normal(0, 4, 3, 2)
     found = arguments_of(context=context, pooled=context[:, 0])
+    assert not any(free for _, free in found.values())
     assert not found["the pooled text is zero"][0]["pooled"].any()
     assert not found["the text is zero"][0]["context"].any()
     halves = found["the halves of the batch of texts are swapped"][0]["context"]
@@ -248,11 +250,22 @@ def test_other_arguments_of_a_text_encoder():
     assert not arguments_of(ids=np.zeros((1, 3), int))
 
 
+def test_all_other_activations_of_a_text_encoder_are_tried():
+    known = [*kind_of(CLIP).activations]
+    assert len(known) > 1
+    for name in known:
+        config = replace(CLIP, hidden_act=name)
+        found = arguments_of(ids=np.zeros((1, 3), int), config=config)
+        names = [words.split()[1] for words in found if words.startswith("activation")]
+        assert names == [other for other in known if other != name]
+
+
 def test_the_token_that_a_text_encoder_pools():
     config = replace(CLIP, projection_dim=4, eos_token_id=2)
 
     def ends(config):
         found = arguments_of(ids=np.zeros((1, 3), int), config=config)
+        assert all(free for _, free in found.values())
         return {
             words: change["config"].eos_token_id
             for words, (change, _) in found.items()
@@ -293,3 +306,90 @@ def test_other_hidden_states_of_a_text_encoder():
     assert "equals hidden state 0 instead of 1: the output of text_model.embeddings" in other
     assert not found(config, "x") and not found(config, "", "input") and not found(None)
     assert not found(config, computed=x["1"][:, :2])
+
+
+@pytest.mark.parametrize("norm", ["norm", "text_model.final_layer_norm", "final_layer_norm"])
+@pytest.mark.parametrize("block", ["text_model.encoder.layers", "encoder.block", "layers", "block"])
+def test_joined_states_may_be_those_of_any_layer_that_was_recorded(norm, block):
+    """Other layers, and those without an output, stand between them."""
+    states = [normal(i, 1, 3, 4) for i in range(4)]
+    call = "text_encoder.000"
+    tensors = {
+        f"{call}/{block}.0.mlp/output": states[0],
+        f"{call}/shared/output": states[0],
+        f"{call}/{block}.9/input": states[0],
+        f"{call}/{block}.0/output": states[1],
+        f"{call}/{block}.1/output": states[2],
+        f"{call}/{norm}/output": states[3],
+    }
+    replay = replay_of(port=build_trace(tensors), call=call)
+    names = ["hidden state 0", "hidden state 1", "hidden state 2", "the state after the final norm"]
+    right = np.concatenate(states[1:3], axis=-1)
+    for i in (0, 3):
+        got = np.concatenate([states[1], states[i]], axis=-1)
+        point = point_of(role="", computed=right, recorded=got, frame={"config": CLIP})
+        expected = {f"part 2 of 2 is {names[i]}": got}
+        assert_same(dict(hidden_states(replay, point)), expected)
+
+
+def joined(states, picked):
+    return np.concatenate([states[i][1] for i in picked], axis=-1)
+
+
+@pytest.mark.parametrize("length", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("right", "got"),
+    [((0, 1, 2), (0, 1, 3)), ((0, 1, 2), (3, 1, 0)), ((0, 2), (1, 2)), ((2, 0), (0, 2)),
+     ((0, 1, 2), (0, 1, 2))],
+)  # fmt: skip
+def test_states_side_by_side_of_other_layers(length, right, got):
+    states = [(f"state {i}", normal(i, 2, length, 4)) for i in range(4)]
+    point = point_of(computed=joined(states, right), recorded=joined(states, got))
+    named = [
+        f"part {i + 1} of {len(right)} is state {new}"
+        for i, (old, new) in enumerate(zip(right, got, strict=True))
+        if old != new
+    ]
+    expected = {"; ".join(named): joined(states, got)} if named else {}
+    assert_same(dict(_joined_states(point, states)), expected)
+    others = [("short", normal(8, 2, length + 1, 4)), ("flat", normal(9, 2, 4)), *states]
+    assert_same(dict(_joined_states(point, others)), expected)
+
+
+def test_one_state_may_stand_for_several():
+    states = [("state 0", normal(0, 2, 3, 4))]
+    right = np.concatenate([states[0][1], normal(1, 2, 3, 4)], axis=-1)
+    got = joined(states, (0, 0))
+    found = dict(_joined_states(point_of(computed=right, recorded=got), states))
+    assert_same(found, {"part 2 of 2 is state 0": got})
+
+
+def test_states_that_are_not_side_by_side():
+    states = [(f"state {i}", normal(i, 2, 3, 4)) for i in range(3)]
+    right, got = joined(states, (0, 1)), joined(states, (0, 2))
+    cases = [
+        (right[..., :4], got[..., 4:]),  # one state
+        (right[..., :7], got[..., :7]),
+        (right, got[:, :2]),
+        (right, got[..., :7]),
+    ]
+    for computed, recorded in cases:
+        assert not [*_joined_states(point_of(computed=computed, recorded=recorded), states)]
+    assert not [*_joined_states(point_of(computed=right, recorded=got), [])]
+
+
+@pytest.mark.parametrize(("by", "seen"), [(0.45, True), (0.55, False)])
+def test_another_state_leaves_less_than_half_of_the_error(by, seen):
+    """Both errors are relative to the largest value of their own state, which is 1 for both."""
+    first, other = np.zeros((2, 1, 2, 4))
+    first[..., 0] = other[..., 0] = 1.0
+    got, first[0, 0, 1], other[0, 0, 1] = first.copy(), 0.0, 0.0
+    got[0, 0, 1], other[0, 0, 1] = 0.4, 0.4 * (1.0 - by)
+    states = [("first", first), ("other", other)]
+    point = point_of(
+        computed=np.concatenate([first, first], axis=-1),
+        recorded=np.concatenate([first, got], axis=-1),
+    )
+    found = dict(_joined_states(point, states))
+    assert bool(found) == seen
+    assert set(found) <= {"part 2 of 2 is other"}

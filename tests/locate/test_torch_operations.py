@@ -86,6 +86,10 @@ CALLS = [
     call(SDPA, HEADS[0], HEADS[0].flip(1), HEADS[0] + 1, kind="attention of one head", places=QKV),
     call(SDPA, HEADS, HEADS.flip(2), HEADS + 1, numbers(1, 2, 3, 3), kind="attention",
          places={**QKV, "bias": 3}),
+    call(SDPA, kind="attention", query=HEADS, key=HEADS.flip(2), value=HEADS + 1,
+         attn_mask=numbers(1, 2, 3, 3), scale=0.7,
+         places={"input": "query", "k": "key", "v": "value", "bias": "attn_mask",
+                 "scale": "scale"}),
     call(F.embedding, IDS, TABLE, kind="embedding", places={"input": 0, "table": 1}),
     call(F.embedding, kind="embedding", input=IDS, weight=TABLE,
          places={"input": "input", "table": "weight"}),
@@ -100,7 +104,14 @@ CALLS = [
          places={"input": 0, "weight": 1}),
     call(F.interpolate, IMAGE, None, 2.0, kind="upsample2x"),
     call(F.interpolate, IMAGE, kind="upsample2x", size=(8, 8), mode="nearest-exact"),
+    call(F.interpolate, IMAGE, (8, 6), None, "nearest-exact", kind="upsample2x"),
+    call(F.interpolate, kind="upsample2x", places={"input": "input"}, input=IMAGE,
+         scale_factor=2.0),
     call(F.pad, IMAGE, (0, 1, 0, 1), kind="pad_bottom_right"),
+    call(F.pad, IMAGE, (0, 1, 0, 1), "constant", 0.0, kind="pad_bottom_right"),
+    call(F.pad, IMAGE, (0, 1, 0, 1), "replicate", kind="pad_bottom_right"),
+    call(F.pad, kind="pad_bottom_right", places={"input": "input"}, input=IMAGE,
+         pad=(0, 1, 0, 1)),
     call(F.pad, IMAGE, kind="pad_bottom_right", pad=[0, 1, 0, 1], mode="constant", value=0.0),
     call(F.silu, X, kind="silu"),
     call(F.silu, X, kind="silu", inplace=False),
@@ -254,6 +265,23 @@ def test_a_mask_is_a_bias_of_the_scores(name):
     later = torch.ones(3, 3, dtype=torch.bool).tril()
     both = SDPA(*args, attn_mask=bias.masked_fill(~later, -torch.inf))
     assert_same(operation.compute({**values, "causal": True}), both)
+
+
+def test_a_mask_and_the_order_of_the_text_hide_keys_of_one_head_also():
+    q, k, v = HEADS[0], numbers(2, 5, 4).flip(1), numbers(2, 5, 4) + 1
+    bias = numbers(3, 5)
+    operation = describe_function(SDPA, (q, k, v, bias), {})
+    values = {**operation.inputs, **operation.attributes, "causal": True}
+    later = ~torch.ones(3, 5, dtype=torch.bool).tril()
+    assert_same(operation.compute(values), SDPA(q, k, v, bias.masked_fill(later, -torch.inf)))
+
+
+@pytest.mark.parametrize("func", [F.silu, F.relu])
+def test_an_activation_in_place_is_computed_beside_its_input(func):
+    operation = describe_function(func, (X,), {"inplace": True})
+    x = X.clone()
+    assert_same(operation.compute({"input": x}), func(X))
+    assert torch.equal(x, X)
 
 
 def test_a_head_of_keys_serves_several_of_queries():

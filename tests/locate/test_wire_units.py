@@ -548,6 +548,50 @@ def test_images_with_their_channels_last_are_turned():
     assert np.array_equal(read(other)[0], other)
 
 
+@pytest.mark.parametrize("content", ["normal", "ids", "mask", "labels", "guidance", "timesteps"])
+@pytest.mark.parametrize("optional", [False, True])
+def test_inputs_that_were_not_recorded_are_missing_or_none(content, optional):
+    declared = NetworkInput("a", "a", (CallSize("batch"), 4), content)
+    found = SimpleNamespace(
+        read=lambda *names: None,
+        model=model_of("tiny"),
+        missing=lambda shape: np.full(shape, np.nan),
+        text_shape=lambda: (2, 7),
+        length=lambda *layers: 3,
+    )
+    sizes = _CallSizes(SimpleNamespace(settings={}), found)
+    sizes.known["batch"] = 2
+    got = sizes.read(declared, optional=optional)
+    if optional:
+        assert got is None
+    elif content == "mask":
+        assert got.tolist() == [[1] * 4] * 2 and got.dtype == np.int64
+    else:
+        assert np.isnan(got).all() and got.shape == (2, 7 if content == "ids" else 4)
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_inputs_that_were_recorded_are_read_whether_they_are_optional_or_not(optional):
+    x = np.arange(8.0).reshape(2, 4)
+    for content, dtype in (("normal", float), ("sizes", float), ("ids", np.int64)):
+        declared = NetworkInput("a", "a", (CallSize("batch"), 4), content)
+        found = SimpleNamespace(read=lambda *names: x, model=model_of("tiny"))
+        got = _CallSizes(SimpleNamespace(settings={}), found).read(declared, optional=optional)
+        assert np.array_equal(got, x) and got.dtype == dtype
+
+
+@pytest.mark.parametrize(("value", "content", "right"), [
+    ([3.0], "timesteps", [3.0, 3.0]), ([[1.0], [2.0]], "timesteps", [1.0, 2.0]),
+    (5.0, "guidance", [5.0, 5.0]), ([1.0, 2.0, 3.0, 4.0], "guidance", [1.0, 2.0, 3.0, 4.0]),
+])  # fmt: skip
+def test_numbers_of_each_image_or_of_all(value, content, right):
+    found = SimpleNamespace(read=lambda *names: np.asarray(value), model=model_of("tiny"))
+    sizes = _CallSizes(SimpleNamespace(settings={}), found)
+    sizes.known["batch"] = 2
+    got = sizes.read(NetworkInput("t", "t", (CallSize("batch"),), content))
+    assert got.tolist() == right and got.dtype == float
+
+
 @pytest.mark.parametrize(
     ("asked", "recorded", "skip"),
     [

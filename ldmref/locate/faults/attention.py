@@ -31,11 +31,11 @@ def attend(
 
     No query attends to keys of the `padding`, (n, l).
     """
-    scores = scale * (q @ k.swapaxes(-1, -2))
+    scores = scale * (q @ k.swapaxes(2, 3))
     if bias is not None:
         scores = scores + bias
     if causal:
-        future = np.triu(np.ones(scores.shape[-2:], bool), 1)
+        future = np.triu(np.ones(scores.shape[2:], bool), 1)
         scores = np.where(future, -np.inf, scores)
     if padding is not None:
         scores = np.where(padding[:, None, None, :], -np.inf, scores)
@@ -128,7 +128,7 @@ def changes_of_bias(
     if scale != 1.0:
         changes[f"{name} is scaled as the scores are"] = lambda b: _seen(b, scale)
     if of_positions:
-        changes[f"{name} is that of the query from the key"] = lambda b: b.swapaxes(-1, -2)
+        changes[f"{name} is that of the query from the key"] = lambda b: b.swapaxes(2, 3)
     return changes
 
 
@@ -144,15 +144,13 @@ def without_mask(bias: np.ndarray) -> np.ndarray:
 
 
 def _inverted(bias: np.ndarray, masked: float) -> np.ndarray:
-    """Hide the keys that a bias does not hide; `masked` is the bias of queries without keys."""
-    hidden = bias <= HIDDEN
-    lowest = np.where(hidden.any(axis=-1, keepdims=True), MASKED, masked)
-    return np.where(hidden, without_mask(bias), lowest)
+    """Give the keys that a bias does not hide the bias `masked`, and show the others."""
+    return np.where(bias <= HIDDEN, without_mask(bias), masked)
 
 
 def _hidden_queries(x: Inputs) -> np.ndarray:
     """Return which queries, (n or 1, 1, l, 1), are hidden as keys."""
-    return x["bias"].swapaxes(-1, -2) <= HIDDEN
+    return x["bias"].swapaxes(2, 3) <= HIDDEN
 
 
 def _with_bias(call: LayerCall, x: Inputs, bias: np.ndarray) -> np.ndarray:
@@ -224,8 +222,8 @@ def find_padding(ids: np.ndarray, config: object) -> np.ndarray:
     """
     tail = _equal_tail(ids)
     ends = ids[:, -1:] == end_ids(config, ids)[:, None]
-    after_end = tail & np.roll(tail, 1, axis=1)
-    after_end[:, 0] = False
+    after_end = np.zeros_like(tail)
+    after_end[:, 1:] = tail[:, 1:] & tail[:, :-1]
     return np.where(ends, after_end, tail)
 
 
@@ -242,7 +240,7 @@ def _masked(call: LayerCall, x: Inputs, padding: np.ndarray, causal: bool) -> np
 def other_softmax(call: LayerCall) -> Iterator[Variant]:
     """Yield the softmax over queries, over heads, and none."""
 
-    yield Variant("softmax over the queries", lambda c, x: _attend(c, x, axis=-2))
+    yield Variant("softmax over the queries", lambda c, x: _attend(c, x, axis=2))
     yield Variant("softmax over the heads", lambda c, x: _attend(c, x, axis=1))
 
 

@@ -134,9 +134,9 @@ def _resize(x: np.ndarray, corners: bool) -> np.ndarray:
     for axis in (2, 3):
         n = x.shape[axis]
         if corners:
-            place = np.arange(2 * n) * ((n - 1) / max(2 * n - 1, 1))
+            place = np.arange(2 * n) * ((n - 1) / (2 * n - 1))
         else:
-            place = np.clip((np.arange(2 * n) + 0.5) / 2.0 - 0.5, 0.0, n - 1.0)
+            place = np.maximum((np.arange(2 * n) + 0.5) / 2.0 - 0.5, 0.0)
         low = np.floor(place).astype(int)
         high = np.minimum(low + 1, n - 1)
         weight = (place - low).reshape([-1 if i == axis else 1 for i in range(4)])

@@ -80,9 +80,11 @@ def _joined_states(point: Point, states: Sequence[Given]) -> Iterator[Given]:
     """
     right, got = np.asarray(point.computed), point.recorded
     fits = [(words, x) for words, x in states if x.shape[:-1] == right.shape[:-1]]
-    width = fits[0][1].shape[-1] if fits else 0
-    count = right.shape[-1] // width if width else 0
-    if count < 2 or right.shape[-1] != count * width or got.shape != right.shape:
+    if not fits:
+        return
+    width = fits[0][1].shape[-1]
+    count, rest = divmod(right.shape[-1], width)
+    if count < 2 or rest or got.shape != right.shape:
         return
     changed, named = right.copy(), []
     for part in range(count):

@@ -35,8 +35,8 @@ class Operation:
 
     kind: str
     inputs: dict[str, Tensor]
-    compute: Callable[[OperationValues], Any] = field(repr=False)
-    parameters: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    compute: Callable[[OperationValues], Any]
+    parameters: dict[str, Tensor] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +108,7 @@ def _is_plain(module: torch.nn.Conv2d) -> bool:
     sizes = (module.stride, module.padding, module.dilation)
     square = all(isinstance(size, tuple) and len(set(size)) == 1 for size in sizes)
     plain = module.groups == 1 and module.padding_mode == "zeros"
-    return square and plain and module.dilation[0] == 1
+    return square and plain and module.dilation == (1, 1)
 
 
 def _affine(parameters: dict[str, Tensor], shape: tuple[int, ...], x: Tensor) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ def _root_norm_function(
 
 
 def _attention(func: Callable[..., Any], args: tuple, kwargs: OperationValues) -> Operation:
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     named = _named(names, args, kwargs)
     q, k, v = (named[name] for name in names[:3])
     if named.get("enable_gqa"):  # a head of keys and values for several of queries
