@@ -103,7 +103,10 @@ PACKAGES = {  # package: (files, tests)
 # those that reach a use.
 AT_IMPORT = {
     "ldmref/atlas/": ("tests/atlas/test_making.py", "tests/atlas/test_intervals.py"),
-    "ldmref/models/": ("tests/models/test_published.py", "tests/models/test_limits.py"),
+    "ldmref/models/": (
+        "tests/models/test_published.py", "tests/models/test_presets.py",
+        "tests/models/test_limits.py",
+    ),
     "ldmref/io/quantized/ggml.py": ("tests/io/test_quantized_ggml.py", "tests/io/test_gguf.py"),
     "ldmref/families/": (
         "tests/families/test_declared_values.py",
@@ -208,9 +211,10 @@ def record(scratch: Path, package: str, tests: Sequence[str], options: Sequence[
 def tests_of(
     mutant: Mutant, test_map: dict, root: Path, budget: float, nearest: int = 0
 ) -> list[str]:
-    """The tests of its statement, then of its function and its file, the fastest of each first.
+    """The tests of its statement, then of its function and its file, each in `by_function`'s order.
 
-    A statement that runs when its module is imported has the tests that reach a use of its names.
+    A statement that runs when its module is imported has the tests of tables instead: those of
+    AT_IMPORT, then those of files named after the module and those that reach a use of its names.
 
     nearest: how many tests of the statement, if none of the function and the file are wanted.
     """

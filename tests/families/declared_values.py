@@ -1,9 +1,9 @@
-"""What families declare, as plain values: `tests/families/declared/NAME.json`.
+"""Describe what families declare, as plain values: `tests/families/declared/NAME.json`.
 
 Names of arrays in traces and graphs, names of tensors in files, sizes of presets and the settings
 of diffusers' classes are read by other programs and by files that exist. Here they are computed
-from the declarations; `test_declared_values.py` compares them with the stored ones, so that none
-changes unseen. After a change on purpose, write them again, and read the difference:
+from the declarations; `test_declared_values.py` compares them with the stored ones, and names each
+value that changed. After a change on purpose, write them again and read the difference:
 
     python tests/families/declared_values.py
 """
@@ -41,7 +41,7 @@ from ldmref.samplers.config import SchedulerConfig
 
 BLOCK = re.compile(r"\.\d+\.")
 FOLDER = Path(__file__).with_name("declared")
-PROSE = {"description", "title", "help", "hint"}  # sentences, which may be improved at any time
+PROSE = {"description", "title"}  # sentences, which may be improved at any time
 ASKED = {
     "steps": 4,
     "cfg_scale": 5.0,
@@ -56,9 +56,10 @@ SIZES = ((64, 32), (1024, 1024))  # pixels
 
 
 def plain(x: Any) -> Any:
-    """Return a value as JSON has it: functions and classes are their names.
+    """Return a value as JSON has it, with the names of functions and classes.
 
-    Of the fields of a dataclass those that are not the default; `describe_defaults` has the others.
+    A dataclass is described by the fields that differ from the default, which `describe_defaults`
+    returns.
     """
     if x is None or isinstance(x, str | int | float | bool):
         return x
@@ -130,7 +131,7 @@ def describe_table(table: Mapping[str, Any]) -> dict[str, Any]:
 def describe_files(family: Family, config: ModelConfig) -> list[dict[str, Any]]:
     """Return the names of tensors in each kind of single file.
 
-    Of a network with the names of an earlier file behind other letters, these letters alone.
+    A network that has the names of an earlier file behind a prefix is described by the prefix.
     """
     found: list[dict[str, Any]] = []
     first: dict[str, dict[str, Any]] = {}
@@ -140,17 +141,17 @@ def describe_files(family: Family, config: ModelConfig) -> list[dict[str, Any]]:
         for network, table in ({"denoiser": layout.table(config)} | dict(others)).items():
             described = describe_table(table)
             known = first.setdefault(network, described)
-            added = added_letters(known, described) if known is not described else None
-            tables[network] = described if added is None else f"{added}..."
+            prefix = find_prefix(known, described) if known is not described else None
+            tables[network] = described if prefix is None else f"{prefix}..."
         found.append(tables)
     return found
 
 
-def added_letters(known: Mapping[str, str], other: Mapping[str, str]) -> str | None:
-    """Return what stands before every name of another table; None if it is another one."""
+def find_prefix(known: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """Return the prefix that makes the names of `other` from known ones; None if none does."""
     name, end = next(iter(known.items()))
-    added = other.get(name, "").removesuffix(end)
-    return added if other == {key: added + value for key, value in known.items()} else None
+    prefix = other.get(name, "").removesuffix(end)
+    return prefix if other == {key: prefix + value for key, value in known.items()} else None
 
 
 def describe_pipeline(family: Family, config: ModelConfig) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def describe_model(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 
 def describe_networks(family: Family) -> dict[str, Any]:
-    """Return the networks of all presets, made small: of each preset those that are new."""
+    """Return the networks of all presets, made small, without those that an earlier one has."""
     configs = dict(family.presets)
     if "emoji" in configs:
         flow_map = replace(configs["emoji"].unet, flow_map=True)

@@ -1,4 +1,4 @@
-"""What families declare is what is stored: see `declared_values.py`."""
+"""The declarations of families are the stored ones: see `declared_values.py`."""
 
 from __future__ import annotations
 

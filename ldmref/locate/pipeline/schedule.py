@@ -126,7 +126,9 @@ def _other_counts(
     """Yield the levels with the shift of four times as many tokens, and of a quarter of them."""
     total, steps = config.num_train_timesteps, len(schedule.timesteps)
     own = shift_factor(config, tokens, steps)
-    for other in filter(None, (4 * tokens, tokens // 4)):
+    for other in (4 * tokens, tokens // 4):
+        if other == 0:
+            continue
         sigmas = _shifted(schedule.sigmas, shift_factor(config, other, steps) / own)
         text = f"the shift of {other} image tokens instead of {tokens}"
         yield text, schedule._replace(sigmas=sigmas, timesteps=total * sigmas[:steps])
