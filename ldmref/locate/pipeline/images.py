@@ -40,6 +40,7 @@ OF_MODES = {  # the calls that return further channels of superres and seg2img
     "low_resolution": "image to enlarge",
     "cond_stage": "segmentation",
 }
+CHANNELS = (1, 3, 4)  # of an image of bytes
 REFERENCES = "prepare_image_latents"  # in which pipelines of diffusers encode references
 OF_REFERENCES = ("image_reference", "image")  # arguments; the second is another image elsewhere
 Variants = list[tuple[str, np.ndarray]]
@@ -69,7 +70,8 @@ def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     """Return a given image as (n, c, h, w), from 0 to 1, or as it is if it has negative values.
 
     Pipelines of diffusers take bytes (h, w, c), which they resize as Pillow does (Lanczos), and
-    arrays (n, h, w, c) and tensors (n, c, h, w), of which they take the nearest values.
+    arrays (n, h, w, c) and tensors (n, c, h, w), of which they take the nearest values. Other
+    programs may record bytes (c, h, w).
 
     Args:
         image: The image.
@@ -79,6 +81,11 @@ def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     if x.ndim not in (2, 3, 4):
         return None
     if x.dtype == np.uint8 and x.ndim < 4:
+        if x.ndim == 3 and x.shape[2] not in CHANNELS:
+            if x.shape[0] not in CHANNELS:
+                return None
+            x = x.transpose(1, 2, 0)
+        x = x[:, :, 0] if x.shape[2:] == (1,) else x  # as Pillow takes it
         if x.shape[:2] != size:
             x = np.asarray(Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.LANCZOS))
         x = x[:, :, None] if x.ndim == 2 else x
@@ -297,8 +304,8 @@ def _judge_image(
         return
     n = len(got)
     rows = repeat_rows(expected, n) if n >= len(expected) else expected[:n]
-    if kind == "control image" and n > 2 and len(expected) > 1:
-        rows = np.concatenate([np.repeat(expected, n // len(expected), axis=0)])[:n]
+    if kind == "control image" and n > len(expected) > 1:
+        rows = _control_rows(context, expected, got)
     if rows.shape != got.shape:
         context.ledger.explain(entry, "the number of images is another one", *roles, side=side)
         return
@@ -312,6 +319,20 @@ def _judge_image(
     ]
     yield context.judge(entry, kind, got, rows, least=PIXEL, variants=variants)
     context.ledger.mark(entry, *roles, side=side)
+
+
+def _control_rows(context: PipelineContext, images: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Return the control images of several prompts as a batch of more rows.
+
+    Pipelines of diffusers repeat each image for the images of its prompt, and all rows for the
+    negative half. If it is not known how often, it is what comes nearest to the batch.
+    """
+    each = context.request.get("num_images_per_prompt")
+    if isinstance(each, int):
+        return repeat_rows(np.repeat(images, each, axis=0), len(got))
+    times = len(got) // len(images)
+    tried = [repeat_rows(np.repeat(images, times // halves, axis=0), len(got)) for halves in (1, 2)]
+    return min(tried, key=lambda rows: relative_error(got, rows))
 
 
 def _judge_posteriors(context: PipelineContext) -> Iterator[Row]:
