@@ -58,6 +58,7 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
         got, right = context.read(net, *roles), context.read(network, *roles)
         if got is None or right is None:
             continue
+        got, right = np.atleast_1d(got, right)  # a time may be one for all images
         right = right[:, : got.shape[1]] if got.ndim == 4 == right.ndim else right
         if got.shape != right.shape and len(right) == 2 * len(got):
             right = right[len(got) :]  # without the negative half
@@ -88,6 +89,7 @@ def _judge_guides(context: PipelineContext) -> Iterator[Row]:
             got, right = context.read(guide, *roles), context.read(network, *roles)
             if got is None or right is None or got.shape[1:] != right.shape[1:]:
                 continue
+            got, right = np.atleast_1d(got, right)
             right = right[-len(got) :]
             context.compared(guide, *roles)
             kind = f"weaker model's {roles[0]}"

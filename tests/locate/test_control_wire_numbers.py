@@ -1,0 +1,308 @@
+"""Wires to ControlNets and to weaker models: every argument, in batches of several kinds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, normal
+
+from ldmref.locate.pipeline import controls
+from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
+
+SHAPE = (1, 4, 8, 8)
+X, Y, Z = (normal(i, *SHAPE) for i in range(3))
+NET, UNET, GUIDE = "controlnet.000", "unet.000", "guide.unet.000"
+VALUES = {
+    "x": np.concatenate([X, Y]),
+    "t": np.array([7.0, 8.0]),
+    "context": normal(3, 2, 5, 6),
+    "pooled": normal(4, 2, 7),
+    "sizes": normal(5, 2, 6),
+    "guidance": np.array([3.0, 4.0]),
+    "img_ids": normal(6, 2, 3),
+    "txt_ids": normal(7, 2, 3),
+}
+
+
+def why_of(context, role, call=NET):
+    return context.ledger.reasons.get((entry_of(context, call).name, "input", role), "")
+
+
+# -- a ControlNet is given what the denoiser is given ---------------------------------------------
+
+
+def net_rows(argument, got, right, nets=()):
+    """Return the rows of an argument of a ControlNet, and the context."""
+    calls = {NET: {f"input.{argument}": got}, UNET: {f"input.{argument}": right}}
+    context = replace(context_of(calls), controlnets=tuple(nets))
+    net, network = (entry_of(context, call) for call in calls)
+    rows = [*controls._judge_net(context, net, network)]
+    assert context.ledger.has(net, argument) == bool(rows)
+    return rows, context
+
+
+@pytest.mark.parametrize("argument", VALUES)
+def test_each_argument_of_a_controlnet_is_that_of_the_denoiser(argument):
+    right = VALUES[argument]
+    for got, verdict in (
+        (right, "equal"),
+        (right[1:], "equal"),  # without the negative half
+        (right[:1], "differs"),
+        (right[::-1], "differs"),
+        (2.0 * right, "differs"),
+    ):
+        (row,), _ = net_rows(argument, got, right)
+        assert (row.call, row.verdict) == (NET, verdict)
+        assert row.kind.startswith("ControlNet's ") and UNET in row.segment
+
+
+def test_arguments_of_other_names_are_not_compared():
+    rows, context = net_rows("other", X, X)
+    assert rows == [] and not context.ledger.reasons
+
+
+def test_the_denoiser_may_read_further_channels():
+    wide = np.concatenate([X, Z[:, :1], Y], axis=1)
+    assert net_rows("x", X, wide)[0][0].verdict == "equal"
+    assert net_rows("x", X, wide[:, ::-1])[0][0].verdict == "differs"
+    both = np.concatenate([wide, wide[:, ::-1]])
+    assert net_rows("x", wide[:, ::-1][:, :4], both)[0][0].verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("argument", "got", "right"),
+    [
+        ("x", X, X[:, :3]),
+        ("x", X[..., :4], X),
+        ("x", X[0], X),
+        ("context", VALUES["context"][:, :4], VALUES["context"]),
+        ("context", VALUES["context"][:1], np.concatenate([VALUES["context"]] * 2)),
+        ("context", VALUES["context"], VALUES["context"][:1]),
+        ("pooled", VALUES["pooled"][:, :4], VALUES["pooled"]),
+        ("x", X, np.concatenate([X, Y, Z])),
+    ],
+)
+def test_arguments_of_another_shape_have_a_reason(argument, got, right):
+    rows, context = net_rows(argument, got, right)
+    assert rows == [] and "shape" in why_of(context, argument)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+@pytest.mark.parametrize("own", [(), (1,)])
+def test_a_time_may_be_one_of_all_images(shape, own):
+    for time, verdict in ((7.0, "equal"), (8.0, "differs")):
+        (row,), _ = net_rows("t", np.full(own, time), np.full(shape, 7.0))
+        assert row.verdict == verdict
+
+
+def zeroing(*names):
+    declared = SimpleNamespace(zeroed=lambda config: config)
+    return SimpleNamespace(config=names, declared=declared)
+
+
+def test_what_a_controlnet_replaces_by_zeros():
+    right = VALUES["pooled"]
+    for names, got, verdict in (
+        (("pooled",), 0.0 * right, "equal"),
+        (("pooled",), right, "equal"),
+        (("pooled",), -right, "differs"),
+        (("context",), 0.0 * right, "differs"),
+        ((), 0.0 * right, "differs"),
+        ((), right, "equal"),
+    ):
+        (row,), _ = net_rows("pooled", got, right, [zeroing(*names)])
+        assert row.verdict == verdict
+    assert net_rows("pooled", 0.0 * right, right)[0][0].verdict == "differs"
+
+
+def test_a_controlnet_has_rows_for_its_image_and_its_kind():
+    calls = {
+        "control.000": {"output": Z},
+        NET: {"input.x": X, "input.hint": Z, "input.mode": np.array([3.0])},
+        UNET: {"input.x": X},
+    }
+    context = context_of(calls, params={"control": [{"mode": 3}]})
+    rows = [*controls._judge_net(context, entry_of(context, NET), entry_of(context, UNET))]
+    kinds = ["ControlNet's sample", "control image", "kind of control image"]
+    assert [row.kind for row in rows] == kinds
+    assert [row.verdict for row in rows] == ["equal"] * 3
+
+
+# -- whole runs -----------------------------------------------------------------------------------
+
+
+def test_each_step_has_the_rows_of_its_controlnets():
+    """Layers of the networks, which were recorded too, are no calls of their own."""
+    step = {"sampler.000": {"output": X}}
+    residual = {"output.mid": Y}
+    calls = {
+        "controlnet.hint.000": {"input.image": Z, "output": Z},
+        f"{NET}/conv_in": {"input": X, "output": X},
+        NET: {"input.x": X, **residual},
+        "controlnet_2.000": {"input.x": Y, **residual},
+        f"{UNET}/conv_in": {"input": X, "output": X},
+        UNET: {"input.x": X, "input.control.mid": 2.0 * Y},
+        **step,
+        "controlnet.001": {"input.x": Z, **residual},
+        "unet.001": {"input.x": Z, "input.control.mid": 2.0 * Y},
+    }
+    context = context_of(calls)
+    rows = [(x.call, x.kind, x.verdict) for x in controls.judge_controls(context)]
+    own = "ControlNet's sample"
+    assert rows == [
+        (NET, own, "equal"),
+        ("controlnet_2.000", own, "differs"),
+        (UNET, "residuals", "equal"),
+        ("controlnet.001", own, "equal"),
+        ("unet.001", "residuals", "differs"),
+    ]
+    assert context.ledger.has(entry_of(context, "controlnet.hint.000"), "image")
+
+
+def test_controlnets_between_calls_of_one_step_belong_to_the_later_call():
+    names = [NET, UNET, "controlnet.001", "controlnet~2", "unet_other.000", "unet.001"]
+    context = context_of({name: {"output": X} for name in names})
+    entries = [*context.port.entries]
+    found = controls._nets_before(context, entries, entry_of(context, "unet.001"))
+    assert [x.call for x in found] == ["controlnet.001", "controlnet~2"]
+
+
+@pytest.mark.parametrize(
+    ("call", "known"),
+    [
+        ("controlnet.000", True),
+        ("controlnet_2.000", True),
+        ("controlnet_12.003", True),
+        ("controlnet~1", True),
+        ("controlnet.000~1", True),
+        ("controlnet", False),
+        ("controlnet.hints.000", False),
+        ("my.controlnet.000", False),
+        ("controlnet_a.000", False),
+    ],
+)
+def test_the_names_of_calls_of_controlnets(call, known):
+    context = context_of({call: {"input.sample": X}})
+    assert [*controls.judge_controls(context)] == []
+    assert context.ledger.has(entry_of(context, call), "sample") == known
+
+
+# -- weaker models --------------------------------------------------------------------------------
+
+
+def guide_rows(guides, networks):
+    """Return the rows of calls of a weaker model among those of the denoiser."""
+    calls = {f"unet.{i:03}": {f"input.{k}": x for k, x in n.items()}
+             for i, n in enumerate(networks)}  # fmt: skip
+    calls |= {f"guide.unet.{i:03}": {f"input.{k}": x for k, x in g.items()}
+              for i, g in enumerate(guides)}  # fmt: skip
+    context = context_of(calls)
+    rows = [*controls.judge_controls(context)]
+    for row in rows:
+        role = row.kind.removeprefix("weaker model's ")
+        found = entry_of(context, row.call)
+        assert context.ledger.has(found, next(x for x in found.inputs if x in (role, *ROLES[role])))
+    return rows
+
+
+ROLES = {"sample": ["x"], "timestep": ["t"], "sizes": [], "guidance": []}
+
+
+@pytest.mark.parametrize("argument", ["x", "t", "sizes", "guidance"])
+def test_a_weaker_model_is_given_the_positive_half_of_each_argument(argument):
+    right = VALUES[argument]
+    for got, verdict in (
+        (right, "equal"),
+        (right[1:], "equal"),
+        (right[:1], "differs"),
+        (-right[1:], "differs"),
+    ):
+        (row,) = guide_rows([{argument: got}], [{argument: right}])
+        assert (row.call, row.verdict) == (GUIDE, verdict)
+        assert row.kind.startswith("weaker model's ") and UNET in row.segment
+
+
+def test_arguments_of_a_weaker_model_that_cannot_be_compared():
+    assert guide_rows([{"x": X}], [{"t": np.ones(1)}]) == []
+    assert guide_rows([{"t": np.ones(1)}], [{"x": X}]) == []
+    assert guide_rows([{"x": X[..., :4]}], [{"x": X}]) == []
+    (row,) = guide_rows([{"x": X[..., :4], "t": np.ones(1)}], [{"x": X, "t": np.ones(1)}])
+    assert row.kind.endswith("timestep")
+    for time, verdict in ((7.0, "equal"), (8.0, "differs")):
+        (row,) = guide_rows([{"t": np.array(time)}], [{"t": np.array(7.0)}])
+        assert row.verdict == verdict
+
+
+def test_each_call_of_a_weaker_model_follows_calls_of_the_denoiser():
+    """Two calls of the denoiser in each step, one for each prediction."""
+    networks = [{"x": x} for x in (X, Y, Z, -X)]
+    rows = guide_rows([{"x": X}, {"x": Z}], networks)
+    assert [(row.call, row.verdict) for row in rows] == [
+        (GUIDE, "equal"),
+        ("guide.unet.001", "equal"),
+    ]
+    rows = guide_rows([{"x": X}, {"x": Y}], networks)
+    assert [row.verdict for row in rows] == ["equal", "differs"]
+    assert len(guide_rows([{"x": x} for x in (X, Y, Z, -X)], networks)) == 4
+    assert guide_rows([{"x": X}] * 3, networks) == []  # it is not known which belong together
+    assert guide_rows([], networks) == []
+
+
+def text_rows(got, arrays, monkeypatch):
+    """Return the rows of the text of a weaker model, what was asked for, and the context."""
+    asked = []
+
+    def find(context, request, side, images, length):
+        asked.append((context.prefix, request.get("prompt"), side, images, length))
+        if arrays is None:
+            raise NotKnown("no encoder")
+        return arrays
+
+    monkeypatch.setattr(controls, "arrays_of_side", find)
+    calls = {GUIDE: {f"input.{k}": x for k, x in got.items()}, UNET: {"output": X}}
+    context = context_of(calls, params={"prompt": "a cat"})
+    return [*controls._judge_guides(context)], asked, context
+
+
+STATES, POOLED = VALUES["context"], VALUES["pooled"]
+OWN = [PromptArrays(STATES[i], POOLED[i]) for i in range(2)]
+
+
+def test_the_text_of_a_weaker_model_is_that_of_its_encoders(monkeypatch):
+    for got, verdicts in (
+        ({"context": STATES, "pooled": POOLED}, ["equal", "equal"]),
+        ({"context": STATES[::-1], "pooled": POOLED}, ["differs", "equal"]),
+        ({"context": STATES, "pooled": -POOLED}, ["equal", "differs"]),
+        ({"pooled": POOLED}, ["equal"]),
+    ):
+        rows, asked, context = text_rows(got, OWN, monkeypatch)
+        assert [row.verdict for row in rows] == verdicts
+        assert {row.call for row in rows} == {GUIDE}
+        assert all("encoders" in row.segment and "text" in row.kind for row in rows)
+        assert all(context.ledger.has(entry_of(context, GUIDE), role) for role in got)
+        lengths = [5 if role == "context" else 0 for role in got]
+        assert asked == [("guide.", "a cat", "cond", 2, n) for n in lengths]
+
+
+def test_texts_of_a_weaker_model_that_are_not_known_have_a_reason(monkeypatch):
+    both = {"context": STATES, "pooled": POOLED}
+    rows, _, context = text_rows(both, None, monkeypatch)
+    assert rows == []
+    assert all("no encoder" in why_of(context, role, GUIDE) for role in both)
+    lacking = [PromptArrays(STATES[0], POOLED[0]), PromptArrays(STATES[1], None)]
+    short = [PromptArrays(x.states[:4], x.pooled) for x in OWN]
+    for arrays, role, left in (
+        (lacking, "pooled", "context"),
+        (short, "context", "pooled"),
+        (OWN[:1], None, None),
+    ):
+        rows, _, context = text_rows(both, arrays, monkeypatch)
+        assert len(rows) == (0 if role is None else 1)
+        for name in (role,) if role else both:
+            assert "shape" in why_of(context, name, GUIDE)
+        if left:
+            assert context.ledger.has(entry_of(context, GUIDE), left)
+            assert not why_of(context, left, GUIDE)
