@@ -405,6 +405,11 @@ def test_the_time_to_which_a_step_leads(number):
         assert row.segment == "from the sampler to the second time of the denoiser"
 
 
+def test_the_time_to_which_a_later_step_leads():
+    row, _ = end_of_step(lambda t, i: t[i + 2], 1)
+    assert row.verdict == "differs" and row.cause.endswith("step 3")
+
+
 def test_times_of_steps_may_follow_from_levels_or_be_unknown():
     def right(times, i):
         return times[i + 1]
