@@ -339,6 +339,17 @@ def test_the_variance_of_a_hint_has_limits(logvar, used):
         assert row.verdict == verdict
 
 
+def test_a_mean_with_an_error_of_one_unit_is_not_drawn():
+    nets = (net_of(np.ones_like, draws=True),)
+    got = np.ones(LATENTS[0].shape)
+    got.flat[3] += 2.0**-23
+    row, _ = latents_of(got, nets, logvar=np.zeros(got.shape), rng="torch")
+    assert row.verdict == "equal"
+    got.flat[3] += 2.0**-23
+    row, _ = latents_of(got, nets, logvar=np.zeros(got.shape), rng="torch")
+    assert row.verdict == "differs" and "deviation" in row.cause
+
+
 def test_one_image_is_drawn_for_several_rows():
     scale = context_of({}, MODEL).model.config.vae.scaling_factor
     shape = (4, *MEANS[0].shape[1:])
