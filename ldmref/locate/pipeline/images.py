@@ -142,7 +142,7 @@ def given_mask(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | 
         return None
     if x.shape[1] == 3:  # the luminance, as Pillow rounds it
         x = np.einsum("nchw,c->nhw", x, [0.299, 0.587, 0.114])[:, None]
-    return (x >= HALF).astype(np.float64)
+    return (x >= HALF).astype(np.float64) if x.shape[1] == 1 else None
 
 
 def _size_of(x: np.ndarray) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def _judge_masks(context: PipelineContext) -> Iterator[Row]:
     for entry in context.calls("mask"):
         mask = context.read(entry, "mask")
         requested = None if mask is None else given_mask(context, _size_of(mask))
-        if mask is not None and requested is not None and mask.shape[2:] == requested.shape[2:]:
+        if mask is not None and requested is not None and not len(mask) % len(requested):
             expected = np.broadcast_to(repeat_rows(requested, len(mask)), mask.shape)
             yield context.judge(
                 entry, "mask", mask, expected, variants=[("the mask is inverted", 1.0 - expected)]
@@ -183,7 +183,7 @@ def _judge_masked_image(
         yield context.judge(entry, "masked image", masked, latents)
         context.compared(entry, "masked_image")
         return
-    if masked is None or mask is None or image is None or image.shape[2:] != masked.shape[2:]:
+    if masked is None or mask is None or image is None or image.shape[1:] != masked.shape[1:]:
         if masked is not None:
             why = "no image of the request is known"
             context.ledger.explain(entry, why, "masked_image")

@@ -1,0 +1,452 @@
+"""Images, masks and draws of encoders: every kind of array, cause and reason."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, normal
+
+from ldmref.locate.pipeline import images
+
+SIZE = (4, 6)
+PHOTO = 0.1 + 0.8 * (np.abs(normal(2, 1, 3, *SIZE)) % 1.0)
+SIGNED = 2.0 * PHOTO - 1.0
+OTHER = 0.1 + 0.8 * (np.abs(normal(3, 1, 3, *SIZE)) % 1.0)
+WHITE = np.zeros((1, 1, *SIZE))
+WHITE[..., :2, 1:] = 1.0
+
+
+def moved(x, by):
+    """Return an array of which one number is wrong, by a share of the largest."""
+    found = x.copy()
+    found.flat[np.argmin(np.abs(x))] += by * np.abs(x).max()
+    return found
+
+
+def why_of(context, call, role, side="input"):
+    return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
+
+
+# -- pixels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((4, 6), (None, None, 0, 1)),
+        ((4, 6, 3), (None, 2, 0, 1)),
+        ((4, 6, 1), (None, 2, 0, 1)),
+        ((3, 4, 6), (None, 0, 1, 2)),
+        ((1, 4, 6), (None, 0, 1, 2)),
+        ((5, 4, 6), (0, None, 1, 2)),  # of one channel each
+        ((2, 4, 6), (0, None, 1, 2)),
+        ((2, 3, 4, 6), (0, 1, 2, 3)),
+        ((2, 1, 4, 6), (0, 1, 2, 3)),
+        ((2, 4, 6, 3), (0, 3, 1, 2)),
+        ((2, 4, 6, 1), (0, 3, 1, 2)),
+        ((2, 5, 4, 6), (0, 1, 2, 3)),  # latents
+    ],
+)
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (8, 6)])
+def test_axes_of_images(shape, axes, size):
+    """Arrays that have no axis for images or channels have one of each."""
+    x = normal(0, *shape)
+    right = x.transpose([axis for axis in axes if axis is not None])
+    for place, axis in enumerate(axes):
+        right = np.expand_dims(right, place) if axis is None else right
+    rows = np.arange(size[0]) * 4 // size[0]
+    columns = np.arange(size[1]) * 6 // size[1]
+    read = images.read_pixels(x, size)
+    assert np.array_equal(read, right[:, :, rows][:, :, :, columns])
+
+
+def test_narrow_images_keep_their_channels():
+    first = normal(0, 2, 3, 4, 3)
+    assert np.array_equal(images.read_pixels(first, (4, 3)), first)
+    grey = normal(0, 2, 1, 4, 1)
+    assert np.array_equal(images.read_pixels(grey, (4, 1)), grey)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (1, 1, 3, 4, 6)])
+def test_arrays_of_other_axes_are_no_images(shape):
+    assert images.read_pixels(np.ones(shape), SIZE) is None
+    assert images.read_pixels(np.ones(shape, np.uint8), SIZE) is None
+
+
+def test_bytes_of_a_batch_are_numbers():
+    """As pipelines of diffusers read an array of images."""
+    x = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
+    read = images.read_pixels(x, SIZE)
+    assert read.dtype == np.float64 and np.array_equal(read, x.transpose(0, 3, 1, 2))
+
+
+def given(size=SIZE, **arrays):
+    calls = {"inputs.000": {f"input.{name}": x for name, x in arrays.items()}}
+    return context_of(calls), size
+
+
+def test_images_of_one_argument_are_in_the_order_of_their_numbers():
+    parts = {f"image.{i}": PHOTO + i for i in (1, 0, 2)}
+    context, size = given(**parts)
+    found = images._given(context, "image", size)
+    assert np.array_equal(found, np.concatenate([PHOTO, PHOTO + 1, PHOTO + 2]))
+    context, size = given(image=OTHER, **parts)
+    assert np.array_equal(images._given(context, "image", size)[:1], OTHER)
+    assert images._given(context, "mask_image", size) is None
+    for lost in (np.zeros(3), PHOTO[:, :1]):
+        context, size = given(**parts, **{"image.3": lost})
+        assert images._given(context, "image", size) is None
+
+
+@pytest.mark.parametrize(("least", "signed"), [(-0.01, True), (0.0, False), (0.2, False)])
+def test_images_with_negative_numbers_stay_as_they_are(least, signed):
+    x = PHOTO.copy()
+    x.flat[3] = least
+    context, size = given(image=x)
+    right = x if signed else 2.0 * x - 1.0
+    assert np.array_equal(images.given_image(context, size), right)
+
+
+@pytest.mark.parametrize(("least", "signed"), [(-0.01, True), (0.0, False), (0.2, False)])
+def test_control_images_with_negative_numbers_stay_as_they_are(least, signed):
+    x = PHOTO.copy()
+    x.flat[3] = least
+    calls = {"inputs.000": {"input.control_image": x, "input.image": OTHER}}
+    context = context_of(calls)
+    assert np.array_equal(images.control_image(context, SIZE), x)
+    calls["posterior.000"] = {"output": normal(0, 1, 4, 2, 2)}
+    of = {"posterior.000": {"for": "prepare_image"}}
+    right = x if signed else 2.0 * x - 1.0
+    assert np.array_equal(images.control_image(context_of(calls, attributes=of), SIZE), right)
+    assert images.control_image(context_of({}), SIZE) is None
+
+
+# -- masks ----------------------------------------------------------------------------------------
+
+
+def masked(arrays, **request):
+    """Return the rows of a mask by its kinds, and the context."""
+    calls = {"inputs.000": {f"input.{k}": x for k, x in request.items()}} if request else {}
+    calls["mask.000"] = arrays
+    context = context_of(calls)
+    rows = [*images._judge_masks(context)]
+    assert {row.call for row in rows} <= {"mask.000"}
+    return rows, context
+
+
+def test_masks_of_batches():
+    two = np.concatenate([WHITE, 1.0 - WHITE])
+    for mask, asked, verdict in (
+        (WHITE, {"mask_image": WHITE}, "equal"),
+        (two, {"mask_image": two}, "equal"),
+        (np.concatenate([two, two]), {"mask_image": two}, "equal"),
+        (two[::-1], {"mask_image": two}, "differs"),
+        (0.5 * WHITE, {"mask_image": WHITE}, "differs"),
+        (np.repeat(WHITE, 3, axis=1), {"mask_image": WHITE}, "equal"),
+    ):
+        (row,), context = masked({"input.mask": mask}, **asked)
+        assert (row.kind, row.verdict) == ("mask", verdict)
+        assert context.ledger.has(entry_of(context, "mask.000"), "mask")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        np.zeros((2, 1, *SIZE)),
+        np.zeros((1, 2, *SIZE)),
+        np.zeros((*SIZE, 4)),
+        np.zeros((1, 4, *SIZE)),
+    ],
+)
+def test_masks_of_another_number_or_of_other_channels_have_a_reason(asked):
+    rows, context = masked({"input.mask": WHITE}, mask_image=asked)
+    assert rows == [] and why_of(context, "mask.000", "mask")
+
+
+def test_a_mask_that_was_not_recorded_has_no_reason():
+    rows, context = masked({"input.other": WHITE}, mask_image=WHITE)
+    assert rows == [] and not context.ledger.reasons
+    rows, context = masked({"input.masked_image": SIGNED}, image=PHOTO)
+    assert rows == [] and why_of(context, "mask.000", "masked_image")
+
+
+BARE = np.where(WHITE > 0.5, 0.0, SIGNED)
+
+
+@pytest.mark.parametrize(("by", "verdict"), [(0.9e-5, "equal"), (1.1e-5, "differs")])
+def test_masked_images_may_round(by, verdict):
+    arrays = {"input.mask": WHITE, "input.masked_image": moved(BARE, by)}
+    (_, row), _ = masked(arrays, image=PHOTO, mask_image=WHITE)
+    assert (row.kind, row.verdict, row.allowed) == ("masked image", verdict, 1e-5)
+
+
+@pytest.mark.parametrize(("grey", "kept"), [(0.49, True), (0.5, False)])
+def test_half_of_a_mask_is_white(grey, kept):
+    mask = grey * WHITE
+    right = SIGNED if kept else BARE
+    (row,), context = masked({"input.mask": mask, "input.masked_image": right}, image=PHOTO)
+    assert (row.kind, row.verdict) == ("masked image", "equal")
+    assert why_of(context, "mask.000", "mask")
+
+
+def test_masked_images_of_batches():
+    for rows in (1, 2):
+        arrays = {
+            "input.mask": np.concatenate([WHITE] * rows),
+            "input.masked_image": np.concatenate([BARE, BARE]),
+        }
+        (row,), context = masked(arrays, image=PHOTO)
+        assert (row.kind, row.verdict) == ("masked image", "equal")
+        assert context.ledger.has(entry_of(context, "mask.000"), "masked_image")
+    for image in (PHOTO[:, :1], None):
+        asked = {"prompt": np.ones(1)} if image is None else {"image": image}
+        rows, context = masked({"input.mask": WHITE, "input.masked_image": BARE}, **asked)
+        assert rows == [] and why_of(context, "mask.000", "masked_image")
+
+
+def test_latents_of_a_masked_image_are_those_of_the_request():
+    latents = normal(0, 1, 4, 2, 3)
+    for asked, got, kinds in (
+        (latents, latents, ["equal"]),
+        (latents, -latents, ["differs"]),
+        (latents[..., :2], latents, []),
+    ):
+        rows, context = masked({"input.masked_image": got}, masked_image_latents=asked)
+        assert [row.verdict for row in rows] == kinds
+        seen = context.ledger.has(entry_of(context, "mask.000"), "masked_image")
+        assert seen == bool(kinds) and bool(why_of(context, "mask.000", "masked_image")) != seen
+
+
+@pytest.mark.parametrize(
+    ("shape", "small", "place", "right"),
+    [
+        ((4, 6), (1, 2, 3), (2, 4), (0, 1, 2)),  # the first of its cell of 2 x 2
+        ((4, 6), (4, 2, 3), (2, 5), (1, 1, 2)),  # a channel for each pixel
+        ((4, 6), (4, 2, 3), (3, 0), (2, 1, 0)),
+        ((4, 6), (6, 2, 2), (1, 4), (4, 0, 1)),  # of 2 x 3
+        ((2, 8), (1, 2, 2), (1, 4), (0, 1, 1)),
+        ((6, 4), (6, 2, 2), (5, 1), (5, 1, 0)),  # of 3 x 2
+        ((4, 6), (1, 4, 6), (3, 5), (0, 3, 5)),
+    ],
+)
+def test_a_small_mask_has_the_pixels_of_its_cells(shape, small, place, right):
+    mask = np.zeros((1, 1, *shape))
+    mask[(0, 0, *place)] = 1.0
+    got = np.zeros((1, *small))
+    got[(0, *right)] = 1.0
+    for n in (1, 2):
+        arrays = {"input.mask": mask, "output.mask": np.concatenate([got] * n)}
+        (row,), context = masked(arrays)
+        assert (row.kind, row.verdict) == ("mask", "equal")
+        assert context.ledger.has(entry_of(context, "mask.000"), "mask", "output")
+    (row,), _ = masked({"input.mask": mask, "output.mask": 1.0 - got})
+    assert row.verdict == "differs" and "inverted" in row.cause
+    (row,), _ = masked({"input.mask": mask, "output.mask": np.roll(got, 1, axis=-1)})
+    assert row.verdict == ("differs" if small[-1] > 1 else "equal")
+
+
+def test_one_row_of_pixels_is_no_cell_of_channels():
+    mask = np.zeros((1, 1, 2, 8))
+    mask[0, 0, 1, 4] = 1.0
+    got = np.zeros((1, 4, 2, 2))
+    got[0, :, 1, 1] = 1.0
+    (row,), _ = masked({"input.mask": mask, "output.mask": got})
+    assert row.verdict == "equal"
+
+
+# -- what an encoder is given ---------------------------------------------------------------------
+
+
+def encoded(got, image):
+    """Return the rows of what an encoder was given of an image, and the context."""
+    calls = {"inputs.000": {"input.image": image}, "vae.encode.000": {"input.image": got}}
+    context = context_of(calls)
+    return [*images._judge_encoded_images(context)], context
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x: 0.5 * x + 0.5, "[0, 1] instead"),
+        (lambda x: 127.5 * x + 127.5, "255"),
+        (lambda x: x[:, ::-1], "red and blue"),
+        (lambda x: -x, "inverted"),
+    ],
+)
+def test_images_of_both_signs_that_are_prepared_otherwise(change, word):
+    (row,), _ = encoded(change(SIGNED), PHOTO)
+    assert (row.call, row.kind, row.verdict) == ("vae.encode.000", "image", "differs")
+    assert word in row.cause and row.explained < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x: 2.0 * x - 1.0, "[-1, 1] instead"),
+        (lambda x: 255.0 * x, "255"),
+        (lambda x: x[:, ::-1], "red and blue"),
+        (lambda x: 1.0 - x, "inverted"),
+    ],
+)
+@pytest.mark.parametrize("least", [0.0, 0.1])
+def test_control_images_that_are_prepared_otherwise(change, word, least):
+    photo = PHOTO.copy()
+    photo.flat[7] = least
+    calls = {"inputs.000": {"input.image": photo}, "control.000": {"output": change(photo)}}
+    (row,) = images.judge_images(context_of(calls))
+    assert (row.call, row.kind, row.verdict) == ("control.000", "control image", "differs")
+    assert word in row.cause and row.explained < 1e-12
+
+
+@pytest.mark.parametrize(("by", "verdict"), [(0.9e-5, "equal"), (1.1e-5, "differs")])
+def test_images_may_round(by, verdict):
+    (row,), context = encoded(moved(SIGNED, by), PHOTO)
+    assert (row.verdict, row.allowed) == (verdict, 1e-5)
+    entry = entry_of(context, "vae.encode.000")
+    assert context.ledger.has(entry, "image") and not context.ledger.has(entry, "image", "output")
+
+
+def test_images_of_batches():
+    two = np.concatenate([PHOTO, OTHER])
+    signed = 2.0 * two - 1.0
+    for got, verdict in (
+        (signed, "equal"),
+        (signed[::-1], "differs"),
+        (np.concatenate([signed, signed]), "equal"),
+        (np.repeat(signed, 2, axis=0), "differs"),  # which is the order of control images
+        (signed[:1], "equal"),
+    ):
+        (row,), _ = encoded(got, two)
+        assert row.verdict == verdict
+    rows, context = encoded(signed[[0, 1, 0]], two)
+    assert rows == [] and "number" in why_of(context, "vae.encode.000", "image")
+    rows, context = encoded(signed[:, :1], two)
+    assert rows == [] and "known" in why_of(context, "vae.encode.000", "image")
+
+
+def test_the_image_of_the_last_mask_is_encoded():
+    calls = {"inputs.000": {"input.image": PHOTO}}
+    calls |= {f"mask.00{i}": {"input.masked_image": x} for i, x in enumerate((OTHER, SIGNED))}
+    calls |= {"vae.encode.000": {"input.image": SIGNED}, "posterior.000": {"output": np.zeros(1)}}
+    of = {"posterior.000": {"encoder": "vae.encode.000", "for": "prepare_mask_latents"}}
+    (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
+    assert (row.kind, row.verdict) == ("masked image", "equal")
+    del calls["mask.000"], calls["mask.001"]  # then it is the image itself
+    (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
+    assert (row.kind, row.verdict) == ("masked image", "equal")
+    del calls["inputs.000"]
+    context = context_of(calls, attributes=of)
+    assert [*images._judge_encoded_images(context)] == []
+    assert context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+
+
+def test_methods_of_encoders():
+    calls = {"posterior.000": {"output": PHOTO}, "posterior.001": {"output": PHOTO}}
+    of = {"posterior.000": {"encoder": "a", "for": "first"}, "posterior.001": {"encoder": "b"}}
+    context = context_of(calls, attributes=of)
+    assert [images.method_of(context, name) for name in "abc"] == ["first", "", ""]
+
+
+# -- control images -------------------------------------------------------------------------------
+
+
+def test_outputs_of_control_images_that_were_not_recorded_do_not_hide_the_others():
+    calls = {
+        "inputs.000": {"input.image.0": PHOTO, "input.image.1": OTHER},
+        "control.000": {"input.image": PHOTO},
+        "control.001": {"output": OTHER},
+    }
+    context = context_of(calls)
+    (row,) = images.judge_images(context)
+    assert (row.call, row.verdict) == ("control.001", "equal")
+    assert context.ledger.has(entry_of(context, "control.001"), "output", "output")
+    calls["control.001"] = {"output": PHOTO}
+    (row,) = images.judge_images(context_of(calls))
+    assert row.verdict == "differs"
+
+
+def test_a_map_of_classes_is_what_was_given():
+    context = context_of({"cond_stage.000": {"input.map": WHITE, "output": PHOTO}})
+    assert [*images.judge_images(context)] == []
+    assert context.ledger.has(entry_of(context, "cond_stage.000"), "map")
+
+
+def test_all_images_of_a_run_are_judged():
+    mean = normal(0, 1, 4, 2, 3)
+    calls = {
+        "inputs.000": {"input.image": PHOTO, "input.mask_image": WHITE},
+        "mask.000": {"input.mask": WHITE},
+        "vae.encode.000": {"input.image": SIGNED, "output.mean": mean},
+        "posterior.000": {"output": mean},
+        "control.000": {"output": PHOTO},
+    }
+    of = {"posterior.000": {"encoder": "vae.encode.000", "for": "prepare_latents"}}
+    rows = [*images.judge_images(context_of(calls, attributes=of))]
+    assert [(row.call, row.kind, row.verdict) for row in rows] == [
+        ("mask.000", "mask", "equal"),
+        ("vae.encode.000", "image", "equal"),
+        ("posterior.000", "posterior", "equal"),
+        ("control.000", "control image", "equal"),
+    ]
+
+
+# -- draws ----------------------------------------------------------------------------------------
+
+MEAN = normal(5, 1, 4, 16, 16)
+NOISE = normal(6, *MEAN.shape)
+NOISE = (NOISE - NOISE.mean()) / np.std(NOISE)
+
+
+def posterior(drawn, logvar=0.0, **outputs):
+    found = {"output.mean": MEAN}
+    found |= {} if logvar is None else {"output.logvar": np.full(MEAN.shape, logvar)}
+    calls = {"vae.encode.000": found | outputs, "posterior.000": {"output": drawn}}
+    context = context_of(calls, attributes={"posterior.000": {"encoder": "vae.encode.000"}})
+    rows = [*images._judge_posteriors(context)]
+    seen = context.ledger.has(entry_of(context, "posterior.000"), "output", "output")
+    return [(row.kind, row.call, row.verdict) for row in rows], seen
+
+
+EQUAL = [("posterior", "posterior.000", "equal")]
+DIFFERS = [("posterior", "posterior.000", "differs")]
+
+
+@pytest.mark.parametrize(
+    ("logvar", "used"), [(0.0, 0.0), (-2.0, -2.0), (-29.0, -29.0), (-35.0, -30.0), (25.0, 20.0)]
+)
+def test_draws_have_the_variance_of_their_encoder(logvar, used):
+    """As in diffusers: ln of the variance is from -30 to 20."""
+    spread = math.exp(0.5 * used)
+    for factor, found in ((1.0, EQUAL), (1.3, DIFFERS), (0.7, DIFFERS)):
+        assert posterior(MEAN + factor * spread * NOISE, logvar) == (found, True)
+    assert posterior(MEAN, logvar) == (EQUAL, True)
+
+
+def test_draws_of_no_known_variance():
+    assert posterior(MEAN + NOISE, None) == ([], True)
+    assert posterior(MEAN, None) == (EQUAL, True)
+    assert posterior(MEAN[:, :3]) == ([], False)
+    context = context_of({"posterior.000": {"output": MEAN}, "posterior.001": {"input.x": MEAN}})
+    assert [*images._judge_posteriors(context)] == []
+
+
+def test_a_draw_may_be_the_mean_of_one_unit_of_rounding():
+    mean = np.ones(MEAN.shape)
+    for units, found in ((1, EQUAL), (2, DIFFERS)):
+        drawn = mean.copy()
+        drawn.flat[3] += units * 2.0**-23
+        assert posterior(drawn, **{"output.mean": mean}) == (found, True)
+
+
+def test_draws_that_were_not_recorded_do_not_hide_the_others():
+    calls = {
+        "vae.encode.000": {"output.mean": MEAN},
+        "posterior.000": {"input.x": MEAN},
+        "posterior.001": {"output": MEAN[:, :3]},
+        "posterior.002": {"output": MEAN},
+    }
+    of = {f"posterior.00{i}": {"encoder": "vae.encode.000"} for i in range(3)}
+    rows = [*images._judge_posteriors(context_of(calls, attributes=of))]
+    assert [row.call for row in rows] == ["posterior.002"]
