@@ -47,6 +47,33 @@ def test_bytes_with_no_axis_of_channels_are_no_image():
         assert images.read_pixels(np.zeros(shape, np.uint8), SIZE) is None
 
 
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        (lambda x: x, lambda x: x),
+        (lambda x: x.transpose(2, 0, 1), lambda x: x),
+        (lambda x: np.concatenate([x, x[..., :1]], axis=2), lambda x: x),
+        (lambda x: x[..., :1], lambda x: x[..., [0, 0, 0]]),
+        (lambda x: x[None, ..., 0], lambda x: x[..., [0, 0, 0]]),
+    ],
+)
+def test_reference_images_of_bytes_may_have_any_channels(change, right):
+    photo = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    calls = {"inputs.000": {"input.image": change(photo)}, "vae.encode.000": {"output": np.ones(1)}}
+    found = images._given_reference(context_of(calls, "flux2-tiny"), "vae.encode.000")
+    assert found is not None
+    expected = right(photo).transpose(2, 0, 1)[None] / 127.5 - 1.0
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_reference_images_with_other_channels_are_not_known():
+    calls = {
+        "inputs.000": {"input.image": np.zeros((32, 32, 2), np.uint8)},
+        "vae.encode.000": {"output": np.ones(1)},
+    }
+    assert images._given_reference(context_of(calls, "flux2-tiny"), "vae.encode.000") is None
+
+
 # -- control images of several prompts ------------------------------------------------------------
 
 A, B = (np.full((1, 3, 4, 4), x) + np.linspace(0.0, 0.2, 16).reshape(4, 4) for x in (0.1, 0.6))

@@ -81,13 +81,13 @@ def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     if x.ndim not in (2, 3, 4):
         return None
     if x.dtype == np.uint8 and x.ndim < 4:
-        if x.ndim == 3 and x.shape[2] not in CHANNELS:
-            if x.shape[0] not in CHANNELS:
-                return None
-            x = x.transpose(1, 2, 0)
-        x = x[:, :, 0] if x.shape[2:] == (1,) else x  # as Pillow takes it
-        if x.shape[:2] != size:
-            x = np.asarray(Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+        photo = _as_pillow(x)
+        if photo is None:
+            return None
+        height, width = size
+        if photo.size != (width, height):
+            photo = photo.resize((width, height), Image.Resampling.LANCZOS)
+        x = np.asarray(photo)
         x = x[:, :, None] if x.ndim == 2 else x
         return x.transpose(2, 0, 1)[None, :3].astype(np.float64) / 255.0
     x = x.astype(np.float64)
@@ -98,6 +98,15 @@ def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     if x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     return nearest_pixels(x, size)
+
+
+def _as_pillow(x: np.ndarray) -> Image.Image | None:
+    """Return an image of bytes, (h, w), (h, w, c) or (c, h, w); None if it has other channels."""
+    if x.ndim == 3 and x.shape[2] not in CHANNELS:
+        if x.shape[0] not in CHANNELS:
+            return None
+        x = x.transpose(1, 2, 0)
+    return Image.fromarray(x[:, :, 0] if x.shape[2:] == (1,) else x)
 
 
 def nearest_pixels(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -273,9 +282,10 @@ def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | Non
     number = mine.index(encoder)
     for name in OF_REFERENCES:
         images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
-        if len(images) == len(mine):
-            image = Image.fromarray(images[number][:, :, :3])
-            prepared = declared.prepared(image, len(images), partial(resize_image, how="crop"))
+        image = _as_pillow(images[number]) if len(images) == len(mine) else None
+        if image is not None:
+            crop = partial(resize_image, how="crop")
+            prepared = declared.prepared(image.convert("RGB"), len(images), crop)
             return np.asarray(to_array([prepared]), np.float64)
     return None
 
