@@ -328,18 +328,28 @@ def test_images_of_batches():
 
 def test_the_image_of_the_last_mask_is_encoded():
     calls = {"inputs.000": {"input.image": PHOTO}}
-    calls |= {f"mask.00{i}": {"input.masked_image": x} for i, x in enumerate((OTHER, SIGNED))}
+    of_masks = (OTHER, -OTHER, SIGNED)
+    calls |= {f"mask.00{i}": {"input.masked_image": x} for i, x in enumerate(of_masks)}
     calls |= {"vae.encode.000": {"input.image": SIGNED}, "posterior.000": {"output": np.zeros(1)}}
     of = {"posterior.000": {"encoder": "vae.encode.000", "for": "prepare_mask_latents"}}
     (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
     assert (row.kind, row.verdict) == ("masked image", "equal")
-    del calls["mask.000"], calls["mask.001"]  # then it is the image itself
+    calls = {
+        name: x for name, x in calls.items() if not name.startswith("mask")
+    }  # then it is the image itself
     (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
     assert (row.kind, row.verdict) == ("masked image", "equal")
     del calls["inputs.000"]
     context = context_of(calls, attributes=of)
     assert [*images._judge_encoded_images(context)] == []
     assert context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+
+
+def test_images_of_which_nothing_is_known_are_what_was_given():
+    calls = {f"vae.encode.00{i}": {"input.image": SIGNED, "input.other": MEAN} for i in range(2)}
+    context = context_of(calls)
+    assert [*images._judge_encoded_images(context)] == []
+    assert len(context.ledger.marked) == 4
 
 
 def test_methods_of_encoders():
@@ -450,3 +460,32 @@ def test_draws_that_were_not_recorded_do_not_hide_the_others():
     of = {f"posterior.00{i}": {"encoder": "vae.encode.000"} for i in range(3)}
     rows = [*images._judge_posteriors(context_of(calls, attributes=of))]
     assert [row.call for row in rows] == ["posterior.002"]
+
+
+# -- further channels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["low_resolution", "cond_stage"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_further_channels_are_those_of_the_last_call(call, count):
+    calls = {f"{call}.00{i}": {"output": i * MEAN} for i in range(count)}
+    ((_, found),) = images.further_channels(context_of(calls))
+    assert np.array_equal(found, (count - 1) * MEAN)
+    calls[f"{call}.00{count}"] = {"input.x": MEAN}
+    assert [*images.further_channels(context_of(calls))] == []
+
+
+def test_further_channels_are_those_of_the_last_of_three_masks():
+    calls = {f"mask.00{i}": {"output.mask": WHITE, "output.latents": i * MEAN} for i in range(3)}
+    (_, (_, found)) = images.further_channels(context_of(calls))
+    assert np.array_equal(found, 2.0 * MEAN)
+
+
+def test_latents_of_each_mask_are_those_of_the_request():
+    calls = {"inputs.000": {"input.masked_image_latents": MEAN}}
+    calls |= {f"mask.00{i}": {"output.latents": x} for i, x in enumerate((MEAN, -MEAN, MEAN))}
+    context = context_of(calls)
+    rows = [(row.call, row.verdict) for row in images.judge_prepared(context)]
+    verdicts = ("equal", "differs", "equal")
+    assert rows == [(f"mask.00{i}", verdict) for i, verdict in enumerate(verdicts)]
+    assert len(context.ledger.marked) == 3
