@@ -47,14 +47,17 @@ def net_rows(argument, got, right, nets=()):
 @pytest.mark.parametrize("argument", VALUES)
 def test_each_argument_of_a_controlnet_is_that_of_the_denoiser(argument):
     right = VALUES[argument]
-    for got, verdict in (
-        (right, "equal"),
-        (right[1:], "equal"),  # without the negative half
-        (right[:1], "differs"),
-        (right[::-1], "differs"),
-        (2.0 * right, "differs"),
+    four = np.concatenate([-right, right])
+    for got, whole, verdict in (
+        (right, right, "equal"),
+        (right[1:], right, "equal"),  # without the negative half
+        (right, four, "equal"),
+        (-right, four, "differs"),
+        (right[:1], right, "differs"),
+        (right[::-1], right, "differs"),
+        (2.0 * right, right, "differs"),
     ):
-        (row,), _ = net_rows(argument, got, right)
+        (row,), _ = net_rows(argument, got, whole)
         assert (row.call, row.verdict) == (NET, verdict)
         assert row.kind.startswith("ControlNet's ") and UNET in row.segment
 

@@ -60,7 +60,7 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
             continue
         got, right = np.atleast_1d(got, right)  # a time may be one for all images
         right = right[:, : got.shape[1]] if got.ndim == 4 == right.ndim else right
-        if got.shape != right.shape and len(right) == 2 * len(got):
+        if len(right) == 2 * len(got):
             right = right[len(got) :]  # without the negative half
         kind = f"ControlNet's {roles[0]}"
         if got.shape != right.shape:
