@@ -62,6 +62,16 @@ def test_each_argument_of_a_controlnet_is_that_of_the_denoiser(argument):
         assert row.kind.startswith("ControlNet's ") and UNET in row.segment
 
 
+@pytest.mark.parametrize("argument", VALUES)
+@pytest.mark.parametrize("missing", [NET, UNET])
+def test_arguments_that_one_side_lacks_are_passed_over(argument, missing):
+    calls = {call: {f"input.{argument}": VALUES[argument]} for call in (NET, UNET)}
+    calls[missing] = {"output": X}
+    context = context_of(calls)
+    assert [*controls._judge_net(context, *(entry_of(context, call) for call in calls))] == []
+    assert not context.ledger.reasons and not context.ledger.marked
+
+
 def test_arguments_of_other_names_are_not_compared():
     rows, context = net_rows("other", X, X)
     assert rows == [] and not context.ledger.reasons
@@ -119,6 +129,8 @@ def test_what_a_controlnet_replaces_by_zeros():
         (row,), _ = net_rows("pooled", got, right, [zeroing(*names)])
         assert row.verdict == verdict
     assert net_rows("pooled", 0.0 * right, right)[0][0].verdict == "differs"
+    some = np.where(right > 0, right, 0.0)
+    assert net_rows("pooled", some, some, [zeroing("pooled")])[0][0].verdict == "equal"
 
 
 def test_a_controlnet_has_rows_for_its_image_and_its_kind():
