@@ -66,6 +66,17 @@ def test_reference_images_of_bytes_may_have_any_channels(change, right):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_reference_images_may_be_another_argument():
+    """A pipeline that also edits an image has a name of its own for them."""
+    photos = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    arrays = {"input.image": photos[0], "input.image_reference": photos[1]}
+    calls = {"inputs.000": arrays, "vae.encode.000": {"output": np.ones(1)}}
+    found = images._given_reference(context_of(calls, "flux2-tiny"), "vae.encode.000")
+    assert found is not None
+    expected = photos[1].transpose(2, 0, 1)[None] / 127.5 - 1.0
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_reference_images_with_other_channels_are_not_known():
     calls = {
         "inputs.000": {"input.image": np.zeros((32, 32, 2), np.uint8)},
@@ -110,6 +121,7 @@ def prepared(rows, given=(A, B), each=None, kind="control", name="control_image"
         ([A, B, B, A], None, "differs"),
         ([A, B], None, "equal"),
         ([A, B], 1, "equal"),
+        ([A, B], 2, "equal"),
         ([B, A], 1, "differs"),
         ([A], 1, "equal"),
     ],
