@@ -302,6 +302,12 @@ def test_the_text_of_a_weaker_model_is_that_of_its_encoders(monkeypatch):
         assert asked == [("guide.", "a cat", "cond", 2, n) for n in lengths]
 
 
+def test_the_text_of_a_weaker_model_may_be_one(monkeypatch):
+    for got, verdict in ((STATES[:1], "equal"), (STATES[1:], "differs")):
+        (row,), asked, _ = text_rows({"context": got}, OWN[:1], monkeypatch)
+        assert row.verdict == verdict and asked[0][3] == 1
+
+
 def test_texts_of_a_weaker_model_that_are_not_known_have_a_reason(monkeypatch):
     both = {"context": STATES, "pooled": POOLED}
     rows, _, context = text_rows(both, None, monkeypatch)
