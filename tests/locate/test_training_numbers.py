@@ -21,7 +21,7 @@ FOLDED = "latents without the scaling factor"
 def step_of(model="tiny", dtype="float32", params=None, **arrays):
     """Return the rows of a training step, and the names of what was compared of it."""
     given = {"input.timesteps": T, "input.x0": IMAGES, "input.noise": NOISE}
-    given |= {name.replace("_of", "put."): x for name, x in arrays.items()}
+    given |= arrays
     given = {name: x for name, x in given.items() if x is not None}
     context = context_of({"train.000": given}, model, dtype, params=params or {})
     entry = entry_of(context, "train.000")
