@@ -38,26 +38,26 @@ def test_arguments_of_a_call_come_before_the_request():
     assert empty.params == {} and empty.request == {}
 
 
-@pytest.mark.parametrize(
-    ("model", "calls", "manifest", "scale"),
-    [
-        ("tiny", THEIRS, {"request": {"guidance_scale": 2}}, 2.0),
-        ("tiny", THEIRS, {"params": {"guidance_scale": 2}}, 2.0),
-        ("tiny", OWN, {"params": {"cfg_scale": 3.5, "guidance_scale": "2"}}, 3.5),
-        ("tiny", OWN, {"params": {"cfg_scale": 3.5, "guidance_scale": 2}}, 2.0),
-        ("tiny", OWN, {"params": {"cfg_scale": None}}, None),
-        ("z-image-tiny", THEIRS, {"request": {"guidance_scale": 2}}, 3.0),
-        ("z-image-tiny", THEIRS, {"params": {"guidance_scale": 2}}, 2.0),
-        ("z-image-tiny", OWN, {"request": {"guidance_scale": 2}}, 2.0),
-        ("z-image-tiny", THEIRS, {"request": {"cfg_scale": 2}}, 3.0),
-        ("flux2-tiny", THEIRS, {"settings": {"is_distilled": True}, "params": {"cfg_scale": 2}}, 1),
-        ("flux2-tiny", OWN, {"settings": {"is_distilled": True}, "params": {"cfg_scale": 2}}, 2),
-        ("flux2-tiny", THEIRS, {"settings": None, "params": {"cfg_scale": 2}}, 2),
-    ],
-)
-def test_the_scale_that_was_asked_for(model, calls, manifest, scale):
+SCALES = [
+    ("tiny", THEIRS, {"request": {"guidance_scale": 2}}, 2.0),
+    ("tiny", THEIRS, {"params": {"guidance_scale": 2}}, 2.0),
+    ("tiny", OWN, {"params": {"cfg_scale": 3.5, "guidance_scale": "2"}}, 3.5),
+    ("tiny", OWN, {"params": {"cfg_scale": 3.5, "guidance_scale": 2}}, 2.0),
+    ("tiny", OWN, {"params": {"cfg_scale": None}}, None),
+    ("z-image-tiny", THEIRS, {"request": {"guidance_scale": 2}}, 3.0),
+    ("z-image-tiny", THEIRS, {"params": {"guidance_scale": 2}}, 2.0),
+    ("z-image-tiny", OWN, {"request": {"guidance_scale": 2}}, 2.0),
+    ("z-image-tiny", THEIRS, {"request": {"cfg_scale": 2}}, 3.0),
+    ("flux2-tiny", THEIRS, {"settings": {"is_distilled": True}, "params": {"cfg_scale": 2}}, 1),
+    ("flux2-tiny", OWN, {"settings": {"is_distilled": True}, "params": {"cfg_scale": 2}}, 2),
+    ("flux2-tiny", THEIRS, {"settings": None, "params": {"cfg_scale": 2}}, 2),
+]
+
+
+def test_the_scale_that_was_asked_for():
     """In diffusers, Z-Image's scale of a call is one less than ours."""
-    assert run_of({"sampler.000": calls}, model, **manifest).asked_scale == scale
+    for model, calls, manifest, scale in SCALES:
+        assert run_of({"sampler.000": calls}, model, **manifest).asked_scale == scale
 
 
 def test_arrays_of_a_request():
@@ -222,42 +222,46 @@ def test_schedulers_on_another_path():
 # -- the path -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("attributes", "path"),
-    [
-        ({}, VE),
-        ({"schedule.000": {"path": "flow"}}, FLOW),
-        ({"sampler.000": {"path": "flow"}}, FLOW),
-        ({"sampler.001": {"path": "flow"}}, VE),
-        ({"schedule.000": {"path": "ve"}, "sampler.000": {"path": "flow"}}, VE),
-        ({"schedule.000": {"path": "other"}, "sampler.000": {"path": "flow"}}, FLOW),
-        ({"schedule.000": {"path": 3}}, VE),
-    ],
-)
-def test_the_path_of_the_states(attributes, path):
-    calls = {"schedule.000": {"output.sigmas": np.ones(3)}, "sampler.000": OWN, "sampler.001": OWN}
-    assert run_of(calls, attributes=attributes).path is path
-    without = {name: x for name, x in attributes.items() if name != "schedule.000"}
-    assert run_of({}, attributes={}).path is VE
-    del calls["schedule.000"]
-    expected = FLOW if without.get("sampler.000") else VE
-    assert run_of(calls, attributes=without).path is expected
+PATHS = [
+    ({}, VE),
+    ({"schedule.000": {"path": "flow"}}, FLOW),
+    ({"sampler.000": {"path": "flow"}}, FLOW),
+    ({"sampler.001": {"path": "flow"}}, VE),
+    ({"schedule.000": {"path": "ve"}, "sampler.000": {"path": "flow"}}, VE),
+    ({"schedule.000": {"path": "other"}, "sampler.000": {"path": "flow"}}, FLOW),
+    ({"schedule.000": {"path": 3}}, VE),
+]
 
 
-@pytest.mark.parametrize(
-    ("model", "calls", "scheduler", "on_path"),
-    [
-        ("tiny", OWN, None, True),
-        ("tiny", THEIRS, None, False),
-        ("tiny", THEIRS, DDIM, False),
-        ("tiny", THEIRS, EULER, True),
-        ("tiny", THEIRS, HEUN, True),
-        ("tiny", OWN, DDIM, True),
-        ("flux-tiny", THEIRS, FLOWS, True),
-    ],
-)
-def test_states_of_some_schedulers_are_not_on_the_path(model, calls, scheduler, on_path):
-    assert run_of({"sampler.000": calls}, model, scheduler).states_on_path is on_path
+def test_the_path_of_the_states():
+    for attributes, path in PATHS:
+        calls = {
+            "schedule.000": {"output.sigmas": np.ones(3)},
+            "sampler.000": OWN,
+            "sampler.001": OWN,
+        }
+        assert run_of(calls, attributes=attributes).path is path
+        without = {name: x for name, x in attributes.items() if name != "schedule.000"}
+        assert run_of({}, attributes={}).path is VE
+        del calls["schedule.000"]
+        expected = FLOW if without.get("sampler.000") else VE
+        assert run_of(calls, attributes=without).path is expected
+
+
+STATES = [
+    ("tiny", OWN, None, True),
+    ("tiny", THEIRS, None, False),
+    ("tiny", THEIRS, DDIM, False),
+    ("tiny", THEIRS, EULER, True),
+    ("tiny", THEIRS, HEUN, True),
+    ("tiny", OWN, DDIM, True),
+    ("flux-tiny", THEIRS, FLOWS, True),
+]
+
+
+def test_states_of_some_schedulers_are_not_on_the_path():
+    for model, calls, scheduler, on_path in STATES:
+        assert run_of({"sampler.000": calls}, model, scheduler).states_on_path is on_path
 
 
 def test_a_flow_is_on_its_path_whichever_sampler_is_named():
@@ -484,19 +488,31 @@ def test_a_scheduler_of_a_flow_shifts_the_levels_that_it_is_given():
     assert run._own_sigmas(run.config) == [3.0, 2.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("t", "sigma"),
-    [(500.0, 2.0), (500.4, 2.0), (499.6, 2.0), (500.6, None), (499.4, None), (900.0, 3.0),
-     (0.5, 1.0), (0.5009, 1.0), (0.4991, 1.0), (0.5011, None), (0.4989, None), (-1.0, None)],
-)  # fmt: skip
-def test_levels_of_times_near_those_of_a_schedule(t, sigma):
-    schedule = SimpleNamespace(
-        timesteps=np.array([900.0, 500.0, 0.5]), sigmas=np.array([3.0, 2.0, 1.0, 0.0])
-    )
-    found = PortRun.sigma_at(SimpleNamespace(), t, schedule)
-    assert found == sigma and (found is None or isinstance(found, float))
-    own = SimpleNamespace(make_schedule=lambda: schedule)
-    assert PortRun.sigma_at(own, t) == sigma
+LEVELS = [
+    (500.0, 2.0),
+    (500.4, 2.0),
+    (499.6, 2.0),
+    (500.6, None),
+    (499.4, None),
+    (900.0, 3.0),
+    (0.5, 1.0),
+    (0.5009, 1.0),
+    (0.4991, 1.0),
+    (0.5011, None),
+    (0.4989, None),
+    (-1.0, None),
+]
+
+
+def test_levels_of_times_near_those_of_a_schedule():
+    for t, sigma in LEVELS:
+        schedule = SimpleNamespace(
+            timesteps=np.array([900.0, 500.0, 0.5]), sigmas=np.array([3.0, 2.0, 1.0, 0.0])
+        )
+        found = PortRun.sigma_at(SimpleNamespace(), t, schedule)
+        assert found == sigma and (found is None or isinstance(found, float))
+        own = SimpleNamespace(make_schedule=lambda made=schedule: made)
+        assert PortRun.sigma_at(own, t) == sigma
 
 
 def test_recipes_of_a_training():

@@ -177,18 +177,27 @@ def test_what_a_family_is_asked_for():
         arrays(context, "a cat", "a red dog")
 
 
-@pytest.mark.parametrize(
-    ("length", "asked", "rows"),
-    [(3, 3, 3), (4, 3, 4), (6, 9, 6), (5, 9, 5), (0, 3, 5), (2, 3, 5), (3, None, 5), (3, "3", 5)],
-)
-def test_zeros_of_an_encoder_that_a_model_does_not_have(length, asked, rows):
-    states = np.concatenate([np.ones((3, 4)), np.zeros((2, 4))])
-    found = prompt_arrays._without_zeros(states, length, {"max_sequence_length": asked})
-    right = states[:rows] if rows <= 5 else np.concatenate([states, np.zeros((rows - 5, 4))])
-    assert np.array_equal(found, right)
-    text = np.ones((5, 4))  # whose end is no zeros
-    same = prompt_arrays._without_zeros(text, length, {"max_sequence_length": asked})
-    assert same is text or np.array_equal(same, np.pad(text, ((0, 1), (0, 0))))
+LENGTHS = [
+    (3, 3, 3),
+    (4, 3, 4),
+    (6, 9, 6),
+    (5, 9, 5),
+    (0, 3, 5),
+    (2, 3, 5),
+    (3, None, 5),
+    (3, "3", 5),
+]
+
+
+def test_zeros_of_an_encoder_that_a_model_does_not_have():
+    for length, asked, rows in LENGTHS:
+        states = np.concatenate([np.ones((3, 4)), np.zeros((2, 4))])
+        found = prompt_arrays._without_zeros(states, length, {"max_sequence_length": asked})
+        right = states[:rows] if rows <= 5 else np.concatenate([states, np.zeros((rows - 5, 4))])
+        assert np.array_equal(found, right)
+        text = np.ones((5, 4))  # whose end is no zeros
+        same = prompt_arrays._without_zeros(text, length, {"max_sequence_length": asked})
+        assert same is text or np.array_equal(same, np.pad(text, ((0, 1), (0, 0))))
 
 
 def test_a_model_without_an_encoder_gives_as_many_zeros_as_were_asked_for():
@@ -333,28 +342,28 @@ def test_a_call_without_an_array_leaves_the_next_calls():
 # -- the prompts of a side ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("request_of", "side", "prompts"),
-    [
-        ({"prompt": "a", "prompt_3": "c"}, "cond", [("a", "a", "c")]),
-        ({"prompt": "a", "prompt_2": ["b"]}, "cond", [("a", "b", "a")]),
-        (
-            {"prompt": ("a", "b"), "prompt_2": ("c", "d")},
-            "cond",
-            [("a", "c", "a"), ("b", "d", "b")],
-        ),
-        ({"prompt": "a", "prompt_2": ["b", "c"]}, "cond", [("a", "b", "a"), ("a", "c", "a")]),
-        ({"prompt": "a", "negative_prompt_2": "b"}, "uncond", [("", "b", "")]),
-        ({"prompt": "a", "negative_prompt": "b"}, "uncond", [("b", "b", "b")]),
-        ({"prompt": ["a", "b"], "negative_prompt_3": "c"}, "uncond", [("", "", "c")] * 2),
-        ({"prompt": "a", "negative_prompt": ["b", "c"]}, "uncond", [("b",) * 3, ("c",) * 3]),
-        ({"prompt": ["a", "b", "c"], "negative_prompt": ["b", "c"]}, "uncond", None),
-        ({"prompt": ["a", "b", "c"], "prompt_2": ["b", "c"]}, "cond", None),
-        ({"prompt": ["a", 2]}, "cond", None),
-    ],
-)
-def test_prompts_of_three_encoders(request_of, side, prompts):
-    assert prompts_of(context_of({}, "sd3-tiny"), request_of, side) == prompts
+TEXTS = [
+    ({"prompt": "a", "prompt_3": "c"}, "cond", [("a", "a", "c")]),
+    ({"prompt": "a", "prompt_2": ["b"]}, "cond", [("a", "b", "a")]),
+    (
+        {"prompt": ("a", "b"), "prompt_2": ("c", "d")},
+        "cond",
+        [("a", "c", "a"), ("b", "d", "b")],
+    ),
+    ({"prompt": "a", "prompt_2": ["b", "c"]}, "cond", [("a", "b", "a"), ("a", "c", "a")]),
+    ({"prompt": "a", "negative_prompt_2": "b"}, "uncond", [("", "b", "")]),
+    ({"prompt": "a", "negative_prompt": "b"}, "uncond", [("b", "b", "b")]),
+    ({"prompt": ["a", "b"], "negative_prompt_3": "c"}, "uncond", [("", "", "c")] * 2),
+    ({"prompt": "a", "negative_prompt": ["b", "c"]}, "uncond", [("b",) * 3, ("c",) * 3]),
+    ({"prompt": ["a", "b", "c"], "negative_prompt": ["b", "c"]}, "uncond", None),
+    ({"prompt": ["a", "b", "c"], "prompt_2": ["b", "c"]}, "cond", None),
+    ({"prompt": ["a", 2]}, "cond", None),
+]
+
+
+def test_prompts_of_three_encoders():
+    for request_of, side, prompts in TEXTS:
+        assert prompts_of(context_of({}, "sd3-tiny"), request_of, side) == prompts
 
 
 def side_of(context, request, side, images=1, length=0):

@@ -210,34 +210,34 @@ def parts_of(sizes, roles=(), diffusers=False, images=2, halves=None):
     return text_inputs.parts_of_batch(context, evaluation, images)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "roles", "diffusers", "parts"),
-    [
-        ([2], (), False, [("cond",)]),
-        ([2], ("uncond",), False, [("uncond",)]),
-        ([2], ("uncond", *text_inputs.SETTINGS), False, [("uncond",)]),
-        ([4], ("cond", "uncond", *text_inputs.SETTINGS), False, [BOTH]),
-        ([4], ("cond", "skipped_7"), False, [("cond", "cond")]),
-        ([4], ("cond",), False, [BOTH]),
-        ([4], ("uncond", "skipped_7"), False, [BOTH]),
-        ([2, 2], (), True, [("cond",), ("uncond",)]),
-        ([2, 2], ("uncond", "cond"), False, [("uncond",), ("cond",)]),
-        ([2, 2], (), False, []),
-        ([4, 2], (), False, [BOTH, ("cond",)]),
-        ([6], ("cond", "uncond", "perturbed"), False, [(*BOTH, "cond")]),
-        ([6], ("uncond", "cond", "skipped_7"), False, [("uncond", "cond", "cond")]),
-        ([6], ("cond",), False, []),
-        ([2, 4], ("cond", "uncond", "skipped_7"), False, [("cond",), ("uncond", "cond")]),
-        ([2, 2, 2], ("uncond", "cond", "skipped_7"), False, [("uncond",), ("cond",), ("cond",)]),
-        ([4, 4], ("uncond", "cond", "skipped_7", "perturbed"), False, [BOTH, ("cond", "cond")]),
-        ([3], ("cond",), False, []),
-        ([2, 5], ("cond", "uncond"), False, []),
-        ([None, 2], ("cond", "uncond"), False, []),
-        ([2, 2, 2], ("uncond", "cond"), False, []),
-    ],
-)
-def test_the_parts_of_batches(sizes, roles, diffusers, parts):
-    assert parts_of(sizes, roles, diffusers) == parts
+BATCHES = [
+    ([2], (), False, [("cond",)]),
+    ([2], ("uncond",), False, [("uncond",)]),
+    ([2], ("uncond", *text_inputs.SETTINGS), False, [("uncond",)]),
+    ([4], ("cond", "uncond", *text_inputs.SETTINGS), False, [BOTH]),
+    ([4], ("cond", "skipped_7"), False, [("cond", "cond")]),
+    ([4], ("cond",), False, [BOTH]),
+    ([4], ("uncond", "skipped_7"), False, [BOTH]),
+    ([2, 2], (), True, [("cond",), ("uncond",)]),
+    ([2, 2], ("uncond", "cond"), False, [("uncond",), ("cond",)]),
+    ([2, 2], (), False, []),
+    ([4, 2], (), False, [BOTH, ("cond",)]),
+    ([6], ("cond", "uncond", "perturbed"), False, [(*BOTH, "cond")]),
+    ([6], ("uncond", "cond", "skipped_7"), False, [("uncond", "cond", "cond")]),
+    ([6], ("cond",), False, []),
+    ([2, 4], ("cond", "uncond", "skipped_7"), False, [("cond",), ("uncond", "cond")]),
+    ([2, 2, 2], ("uncond", "cond", "skipped_7"), False, [("uncond",), ("cond",), ("cond",)]),
+    ([4, 4], ("uncond", "cond", "skipped_7", "perturbed"), False, [BOTH, ("cond", "cond")]),
+    ([3], ("cond",), False, []),
+    ([2, 5], ("cond", "uncond"), False, []),
+    ([None, 2], ("cond", "uncond"), False, []),
+    ([2, 2, 2], ("uncond", "cond"), False, []),
+]
+
+
+def test_the_parts_of_batches():
+    for sizes, roles, diffusers, parts in BATCHES:
+        assert parts_of(sizes, roles, diffusers) == parts
 
 
 def test_the_order_of_halves_that_was_recorded():
