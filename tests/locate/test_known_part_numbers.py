@@ -181,6 +181,7 @@ def test_a_step_that_leads_to_the_last_level_of_the_schedule_ends_it():
     for apart, ends in ((0.9e-3, True), (1.1e-3, False)):
         assert last(2.0, (3.0, 2.0 * (1.0 + apart))) is ends
         assert last(2.0, (3.0, 2.0 * (1.0 - apart))) is ends
+    assert last(0.5, (3.0, 1.0, 0.5)) and not last(1.0, (3.0, 1.0, 0.5))
     assert not last(0.5, None) and not last(0.5, unknown="another scheduler")
     assert last(1000.0, (3000.0, 1001.0)) and not last(1000.0, (3000.0, 1001.1))
     assert last(0.001, (3.0, 0.0010009)) and not last(0.001, (3.0, 0.00105))

@@ -196,6 +196,9 @@ def test_a_callback_may_change_a_text(monkeypatch):
 # -- the parts of a batch -------------------------------------------------------------------------
 
 
+NUMBERS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")  # of guidance
+
+
 def parts_of(sizes, roles=(), diffusers=False, images=2, halves=None):
     state = np.zeros((images, 4, 8, 8))
     calls = {
@@ -213,8 +216,8 @@ def parts_of(sizes, roles=(), diffusers=False, images=2, halves=None):
 BATCHES = [
     ([2], (), False, [("cond",)]),
     ([2], ("uncond",), False, [("uncond",)]),
-    ([2], ("uncond", *text_inputs.SETTINGS), False, [("uncond",)]),
-    ([4], ("cond", "uncond", *text_inputs.SETTINGS), False, [BOTH]),
+    ([2], ("uncond", *NUMBERS), False, [("uncond",)]),
+    ([4], ("cond", "uncond", *NUMBERS), False, [BOTH]),
     ([4], ("cond", "skipped_7"), False, [("cond", "cond")]),
     ([4], ("cond",), False, [BOTH]),
     ([4], ("uncond", "skipped_7"), False, [BOTH]),
