@@ -153,6 +153,14 @@ def test_a_run_without_a_scheduler_has_that_of_the_model():
     assert "Other" in run_of(scheduler="Other").unknown_scheduler
 
 
+def test_a_scheduler_with_a_setting_that_nobody_knows():
+    config = {"interpolation_type": "log_linear"}
+    run = run_of(scheduler=EULER, config=config)
+    assert "log_linear" in run.unknown_scheduler
+    assert run.config == run.model.config.scheduler and run.notes == []
+    assert run_of(scheduler=EULER).unknown_scheduler == ""
+
+
 def test_the_forward_process_is_that_of_the_checkpoint():
     config = {
         "num_train_timesteps": 500, "beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2,
