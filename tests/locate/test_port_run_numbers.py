@@ -523,6 +523,12 @@ def test_levels_of_times_near_those_of_a_schedule():
         assert PortRun.sigma_at(own, t) == sigma
 
 
+def test_a_time_at_the_limit_is_another_one():
+    schedule = SimpleNamespace(timesteps=np.array([1e-3]), sigmas=np.array([2.0, 0.0]))
+    assert PortRun.sigma_at(SimpleNamespace(), 0.0, schedule) is None
+    assert PortRun.sigma_at(SimpleNamespace(), 1e-6, schedule) == 2.0
+
+
 def test_recipes_of_a_training():
     def stage(**params):
         run = context_of({}, params=params)

@@ -208,6 +208,9 @@ def test_a_model_without_an_encoder_gives_as_many_zeros_as_were_asked_for():
     context = replace(context_of(encoder_calls()), model=Changed("tiny", text))
     assert arrays(context, "a cat", length=4, max_sequence_length=1).states.shape == (4, 4)
     assert arrays(context, "a cat", length=4).states.shape == (5, 4)
+    zeros[:, 1:] = 0.0
+    any_length = arrays_of_prompts(context, {"max_sequence_length": 1}, ("a cat",))
+    assert any_length.states.shape == (5, 4)
 
 
 # -- the tokens that an encoder read --------------------------------------------------------------
