@@ -230,6 +230,8 @@ def test_the_longest_call_that_reads_a_prompt_has_its_tokens():
     assert tokens_of([short, long, other]).ids.shape == (1, 1, 20)
     assert tokens_of([other, long, short]).ids.shape == (1, 1, 20)
     assert tokens_of([short, other]).ids.shape == (1, 1, 8)
+    folded = [x[:, None] for x in (short, long, other)]  # with an axis of chunks
+    assert tokens_of(folded).ids.shape == (1, 1, 20)
     assert tokens_of([other, other[:, :9]]).ids.shape == (1, 1, 24)  # that of the first call
     assert tokens_of([other[:, :9], other]).ids.shape == (1, 1, 9)
     found = tokens_of([long])
@@ -309,11 +311,11 @@ def test_recorded_encoders_return_what_was_recorded():
 
 
 def test_a_mask_says_which_padding_may_be_in_front():
-    ids, mask = np.array([[7, 8, 0, 0]]), np.array([[1, 1, 0, 0]])
+    ids, mask = np.array([[7, 8, 9, 0]]), np.array([[1, 1, 1, 0]])
     hidden = normal(0, 1, 4, 5)
-    calls = {"text_encoder": {"input.input_ids": np.roll(ids, 2, axis=1), "output": hidden}}
+    calls = {"text_encoder": {"input.input_ids": np.array([[0, 7, 8, 9]]), "output": hidden}}
     encode = prompt_arrays._recorded_encoder(context_of(calls))(text_encoder, "text_encoder")
-    assert np.array_equal(encode(None, ids, 0, mask), np.roll(hidden, -2, axis=1))
+    assert np.array_equal(encode(None, ids, 0, mask), hidden[:, [1, 2, 3, 0]])
     with pytest.raises(NotRead):
         encode(None, ids)
 
