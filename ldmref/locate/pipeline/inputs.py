@@ -88,7 +88,7 @@ def _judge_scales(context: PipelineContext, networks: list[TraceEntry]) -> Itera
 
 def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
     """Yield a row for the positions that are passed with the tokens of Flux.1, once for all."""
-    seen: list[np.ndarray] = []
+    seen: list[tuple[str, np.ndarray]] = []
     for network in networks:
         sample = context.read(network, *roles_of(context, "x"))
         for role in ("img_ids", "txt_ids"):
@@ -98,9 +98,9 @@ def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> It
             if sample.ndim != 4:
                 continue
             context.compared(network, role)
-            if any(np.array_equal(got, x) for x in seen):
+            if any(role == other and np.array_equal(got, x) for other, x in seen):
                 continue
-            seen.append(got)
+            seen.append((role, got))
             rows, columns = (size // 2 for size in sample.shape[2:])
             right = np.zeros_like(got)
             variants: list[tuple[str, np.ndarray]] = []

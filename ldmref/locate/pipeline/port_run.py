@@ -29,7 +29,6 @@ from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
 MOST_SETTINGS = 8  # that are listed
-STATES = ("float64", "float32")  # types in which samplers keep their states
 OF_THE_CHECKPOINT = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
     "prediction_type", "shift_rule",
