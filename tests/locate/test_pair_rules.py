@@ -141,6 +141,9 @@ def test_pairs_that_are_as_good_keep_the_order_of_their_hypotheses():
     found = numbers(np.ones(4), tried_of(effects, 49))
     assert found[:32] == [(49, j) for j in range(32)]
     assert found[32:] == [(0, j) for j in range(1, 33)]
+    kinds = np.eye(4)[np.arange(50) % 2]
+    found = numbers(np.array([1.0, 1.0, 0.0, 0.0]), tried_of([*kinds, np.full(4, 9.0)], 50))
+    assert found[32:] == [(0, j) for j in range(1, 50, 2)] + [(1, j) for j in range(2, 15, 2)]
 
 
 def test_hypotheses_without_an_effect_are_in_no_pair():
@@ -151,8 +154,8 @@ def test_hypotheses_without_an_effect_are_in_no_pair():
     seen = tried_of([large, 1.001 * small, other])
     assert numbers(difference, seen) == [(0, 2), (0, 1), (1, 2)]
     assert numbers(difference, tried_of([large, small])) == []
-    partly = np.array([np.nan, 2.0, 0.0])
-    assert numbers(difference, tried_of([large, partly, other])) == [(0, 2)]
+    for partly in ([np.nan, 2.0, 0.0], [np.inf, 2.0, 0.0]):
+        assert numbers(difference, tried_of([large, np.array(partly), other])) == [(0, 2)]
     assert numbers(difference, tried_of([large, large[:2], other])) == [(0, 2)]
     assert numbers(difference, tried_of([large, other])) == [(0, 1)]
     assert numbers(difference, []) == []
