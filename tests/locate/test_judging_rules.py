@@ -161,6 +161,7 @@ def test_a_bound_below_what_is_allowed_does_not_count(diagnosed, monkeypatch):
 def test_padding_has_no_bound(diagnosed, monkeypatch):
     computed = np.array(RIGHT[:, [0, 0, 1, 2]])
     padding = np.array([[True, False, False, False]])
+    computed[0, 0] = 1e6
     bound = np.full(computed.shape, 400.0 * UNIT)
     bound[0, 0] = 1e9
     monkeypatch.setattr(judging, "layer_bound", lambda *values: bound)
@@ -168,6 +169,7 @@ def test_padding_has_no_bound(diagnosed, monkeypatch):
     recorded[0, 1, 1] += 200.0 * UNIT * 4.0
     row, _ = judged(recorded, computed, call=call_of(kind="linear"), padding=padding)
     assert row.bound == 100.0 * UNIT and row.verdict == "differs" and row.padding == 1
+    assert not diagnosed.asked[0][1].computed[0, 0].any()
 
 
 def test_reruns_that_give_nothing_have_no_floor(diagnosed):
@@ -285,6 +287,26 @@ def test_another_order_without_a_cause_may_be_other_heads(diagnosed):
     assert diagnosed.asked[1][1].recorded is recorded and diagnosed.asked[1][2] == math.inf
 
 
+def test_square_arrays_may_be_in_another_order():
+    square = np.array([[4.0, 1.0], [3.0, 2.0]])
+    row, used = judged(square.T, square)
+    assert (row.verdict, row.error) == ("equal", 0.0) and "1,0" in row.note
+    assert np.array_equal(used, square)
+    for units, note in ((32, ""), (36, "equal after transpose 1,0")):  # of 4: 8 and 9 units
+        nearly = np.array([[4.0, 1.0], [1.0 + units * UNIT, 2.0]])
+        row, _ = judged(nearly.T, nearly)
+        assert (row.verdict, row.note) == ("equal", note)
+
+
+def test_other_heads_are_diagnosed_in_the_expected_shape(diagnosed):
+    right = np.arange(1.0, 145.0).reshape(1, 4, 6, 6)
+    recorded = right[..., ::-1].transpose(0, 2, 1, 3).reshape(1, 6, 2, 12).transpose(0, 2, 1, 3)
+    judged(recorded, right, role="input")
+    assert len(diagnosed.asked) == 2
+    point = diagnosed.asked[1][1]
+    assert np.array_equal(point.recorded, right[..., ::-1])
+
+
 def test_right_wires_in_another_order_have_a_row():
     row, _ = judged(RIGHT.transpose(0, 2, 1), role="input")
     assert (row.verdict, row.kind) == ("equal", "wiring") and "0,2,1" in row.note
@@ -384,6 +406,7 @@ def test_padding_that_is_not_finite_is_as_computed(diagnosed):
     assert judged(fine, padding=padding)[1] is fine
     row, used = judged(fine, padding=np.ones((1, 3), bool))
     assert row.note == judging.ALL_PADDING and used is fine and row.padding == 3
+    assert row.verdict == "not judged"
 
 
 def test_what_is_not_known():
