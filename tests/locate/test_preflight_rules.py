@@ -23,6 +23,7 @@ def refused(port, reference=None, dtype="float64"):
     try:
         require_comparable(*traces, dtype)
     except UsageError as error:
+        assert error.code == "E-TRACE-RUN"
         return str(error).splitlines()[0]
     return ""
 
