@@ -44,6 +44,8 @@ def test_outputs_of_several_numbers_are_counted():
     assert refused(FLAT | {"sampler.000//output": np.arange(4.0)})
     assert not refused(FLAT | {"unet.000//output": np.array([1.0, 1.0, 2.0])})
     assert not refused(FLAT | {"unet.000//output": np.array([2.0, 1.0, 1.0])})
+    assert not refused(FLAT | {"unet.000//output": np.array([2.0, 1.0])})
+    assert refused(FLAT | {"unet.000//output": np.array([np.nan])})
 
 
 def test_a_reference_has_results_too():
