@@ -44,34 +44,37 @@ def entry_of(port):
 # -- names of layers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "others"),
-    [
-        ("conv_in", ["text_model.conv_in"]),
-        ("unet.conv_in", ["text_model.unet.conv_in", "conv_in"]),
-        ("vae.x", ["text_model.vae.x", "x"]),
-        ("model.x", ["text_model.model.x", "x"]),
-        ("text_model.x", ["x"]),
-        ("act_mlp", ["gelu", "text_model.act_mlp"]),
-        ("b.act", ["b.gelu", "text_model.b.act"]),
-        (
-            "b.layer_norm~1",
-            ["b.norm2_context", "b.norm~1", "b.norm2~1", "text_model.b.layer_norm~1"],
-        ),
-        ("layer_norm~1", ["norm2_context", "norm~1", "norm2~1", "text_model.layer_norm~1"]),
-        ("layer_norm~2", ["norm~2", "norm2~2", "text_model.layer_norm~2"]),
-        (
-            "m.silu~1",
-            [
-                "m.nonlinearity~1", "m.act~1", "m.conv_act~1", "m.activation~1",
-                "text_model.m.silu~1",
-            ],
-        ),
-        ("text_model.gelu", ["text_model.activation_fn", "text_model.act_fn", "gelu"]),
-    ],
-)  # fmt: skip
-def test_names_that_are_tried_in_their_order(name, others):
-    assert _possible_names(name) == [name, *others]
+TRIED = [
+    ("conv_in", ["text_model.conv_in"]),
+    ("unet.conv_in", ["text_model.unet.conv_in", "conv_in"]),
+    ("vae.x", ["text_model.vae.x", "x"]),
+    ("model.x", ["text_model.model.x", "x"]),
+    ("text_model.x", ["x"]),
+    ("act_mlp", ["gelu", "text_model.act_mlp"]),
+    ("b.act", ["b.gelu", "text_model.b.act"]),
+    (
+        "b.layer_norm~1",
+        ["b.norm2_context", "b.norm~1", "b.norm2~1", "text_model.b.layer_norm~1"],
+    ),
+    ("layer_norm~1", ["norm2_context", "norm~1", "norm2~1", "text_model.layer_norm~1"]),
+    ("layer_norm~2", ["norm~2", "norm2~2", "text_model.layer_norm~2"]),
+    (
+        "m.silu~1",
+        [
+            "m.nonlinearity~1",
+            "m.act~1",
+            "m.conv_act~1",
+            "m.activation~1",
+            "text_model.m.silu~1",
+        ],
+    ),
+    ("text_model.gelu", ["text_model.activation_fn", "text_model.act_fn", "gelu"]),
+]
+
+
+def test_names_that_are_tried_in_their_order():
+    for name, others in TRIED:
+        assert _possible_names(name) == [name, *others]
 
 
 def test_the_first_name_that_was_recorded_is_found():
@@ -210,37 +213,37 @@ def test_arrays_of_other_kinds():
 # -- sizes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("layer", "scale"),
-    [
-        ("conv_in", 1.0),
-        ("down_blocks.1.resnets.0", 2.0),
-        ("down_blocks.10.resnets.0", 1024.0),
-        ("down_blocks.1.upsamplers.0", 2.0),
-        ("mid_block", 8.0),
-        ("mid_block.attentions.0", 8.0),
-        ("up_blocks.0.resnets.0", 8.0),
-        ("up_blocks.1.resnets.0", 4.0),
-        ("up_blocks.1.upsamplers.0", 4.0),
-        ("up_blocks.1.upsamplers.10.conv", 2.0),
-        ("encoder.conv_in", 0.125),
-        ("encoder.conv_norm_out", 1.0),
-        ("encoder.down_blocks.1.resnets.0", 0.25),
-        ("encoder.mid_block.x", 1.0),
-        ("decoder.conv_norm_out", 0.125),
-        ("decoder.mid_block.x", 1.0),
-        ("decoder.up_blocks.1.resnets.0", 0.5),
-        ("decoder.up_blocks.1.upsamplers.0.conv", 0.25),
-        ("time_proj", None),
-        ("add_x", None),
-        ("class_x", None),
-        ("text_x", None),
-        ("x.time_emb_proj.y", None),
-        ("x.time_", 1.0),
-    ],
-)
-def test_pixels_of_four_levels(layer, scale):
-    assert latent_scale(layer, 4) == scale
+SCALES = [
+    ("conv_in", 1.0),
+    ("down_blocks.1.resnets.0", 2.0),
+    ("down_blocks.10.resnets.0", 1024.0),
+    ("down_blocks.1.upsamplers.0", 2.0),
+    ("mid_block", 8.0),
+    ("mid_block.attentions.0", 8.0),
+    ("up_blocks.0.resnets.0", 8.0),
+    ("up_blocks.1.resnets.0", 4.0),
+    ("up_blocks.1.upsamplers.0", 4.0),
+    ("up_blocks.1.upsamplers.10.conv", 2.0),
+    ("encoder.conv_in", 0.125),
+    ("encoder.conv_norm_out", 1.0),
+    ("encoder.down_blocks.1.resnets.0", 0.25),
+    ("encoder.mid_block.x", 1.0),
+    ("decoder.conv_norm_out", 0.125),
+    ("decoder.mid_block.x", 1.0),
+    ("decoder.up_blocks.1.resnets.0", 0.5),
+    ("decoder.up_blocks.1.upsamplers.0.conv", 0.25),
+    ("time_proj", None),
+    ("add_x", None),
+    ("class_x", None),
+    ("text_x", None),
+    ("x.time_emb_proj.y", None),
+    ("x.time_", 1.0),
+]
+
+
+def test_pixels_of_four_levels():
+    for layer, scale in SCALES:
+        assert latent_scale(layer, 4) == scale
 
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -254,64 +257,88 @@ def test_trees_are_read_from_the_outside_to_the_inside():
     assert [name for name, _ in layers_of(tree, "")] == ["", "b", "b.x"]
 
 
-@pytest.mark.parametrize("times", range(1, 12))
-def test_parts_of_a_modulation(times):
-    call = call_of("b.norm1.linear", "linear", parameters={"weight": np.zeros((4 * times, 4))})
-    assert count_modulations(call) == (times if times in (2, 3, 6, 9) else 0)
+def test_parts_of_a_modulation():
+    for times in range(1, 12):
+        call = call_of("b.norm1.linear", "linear", parameters={"weight": np.zeros((4 * times, 4))})
+        assert count_modulations(call) == (times if times in (2, 3, 6, 9) else 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "counts"),
-    [
-        ("norm.linear", "linear", True),
-        ("a.b.norm_out.linear", "linear", True),
-        ("norm.linear", "conv2d", False),
-        ("norm.linear.x", "linear", False),
-        ("xnorm.linear", "linear", False),
-        ("a.norm.x", "linear", False),
-        ("a.linear", "linear", False),
-    ],
-)
-def test_names_of_modulations(name, kind, counts):
-    weight = np.zeros((13, 6))
-    assert count_modulations(call_of(name, kind, parameters={"weight": weight})) == 0
-    call = call_of(name, kind, parameters={"weight": weight[:12]})
-    assert count_modulations(call) == (2 if counts else 0)
+MODULATIONS = [
+    ("norm.linear", "linear", True),
+    ("a.b.norm_out.linear", "linear", True),
+    ("norm.linear", "conv2d", False),
+    ("norm.linear.x", "linear", False),
+    ("xnorm.linear", "linear", False),
+    ("a.norm.x", "linear", False),
+    ("a.linear", "linear", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "beside"),
-    [
-        ("b.1.attn.to_out.0", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.1"]),
-        ("b.1.attn.to_out.0.x", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0",
-                                 "b.1.attn.to_out.1"]),
-        ("b.1.attn.to_q", ["b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1"]),
-        ("b.1.x", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1",
-                   "b.2.to_q"]),
-        ("b.1.2.x", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1",
-                     "b.2.to_q"]),
-        ("c", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1",
-               "b.2.to_q"]),
-        ("0.c", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1",
-                 "b.2.to_q", "c"]),
-        ("to_out.c", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0",
-                      "b.1.attn.to_out.1", "b.2.to_q", "c"]),
-        ("d.e", []),
-    ],
-)  # fmt: skip
-def test_neighbours_of_layers(name, beside):
-    weights = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
-    names = (
-        "b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q", "c",
-    )  # fmt: skip
-    layers = [(other, weights) for other in names]
-    layers.append(("b.1.attn.narrow", {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}))
-    layers.append(("b.1.attn.without", {"weight": np.zeros((2, 3))}))
-    found = [*neighbours_of(call_of(name, "linear", parameters=weights), layers)]
-    assert [other for other, _ in found] == beside
-    assert all(leaves is weights for _, leaves in found)
-    layers.append(("b.1.attn.empty", {}))
-    assert [*neighbours_of(call_of(name, "silu"), layers)] == []
+def test_names_of_modulations():
+    for name, kind, counts in MODULATIONS:
+        weight = np.zeros((13, 6))
+        assert count_modulations(call_of(name, kind, parameters={"weight": weight})) == 0
+        call = call_of(name, kind, parameters={"weight": weight[:12]})
+        assert count_modulations(call) == (2 if counts else 0)
+
+
+NEIGHBOURS = [
+    ("b.1.attn.to_out.0", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.1"]),
+    (
+        "b.1.attn.to_out.0.x",
+        ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1"],
+    ),
+    ("b.1.attn.to_q", ["b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1"]),
+    (
+        "b.1.x",
+        ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q"],
+    ),
+    (
+        "b.1.2.x",
+        ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q"],
+    ),
+    ("c", ["b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q"]),
+    (
+        "0.c",
+        [
+            "b.1.attn.to_q",
+            "b.1.attn.to_k",
+            "b.1.attn.to_out.0",
+            "b.1.attn.to_out.1",
+            "b.2.to_q",
+            "c",
+        ],
+    ),
+    (
+        "to_out.c",
+        [
+            "b.1.attn.to_q",
+            "b.1.attn.to_k",
+            "b.1.attn.to_out.0",
+            "b.1.attn.to_out.1",
+            "b.2.to_q",
+            "c",
+        ],
+    ),
+    ("d.e", []),
+]
+
+
+def test_neighbours_of_layers():
+    for name, beside in NEIGHBOURS:
+        weights = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
+        names = (
+            "b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q",
+            "c",
+        )  # fmt: skip
+        layers = [(other, weights) for other in names]
+        layers.append(("b.1.attn.narrow", {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}))
+        layers.append(("b.1.attn.without", {"weight": np.zeros((2, 3))}))
+        found = [*neighbours_of(call_of(name, "linear", parameters=weights), layers)]
+        assert [other for other, _ in found] == beside
+        assert all(leaves is weights for _, leaves in found)
+        layers.append(("b.1.attn.empty", {}))
+        assert [*neighbours_of(call_of(name, "silu"), layers)] == []
 
 
 def test_results_are_one_array_or_several():
