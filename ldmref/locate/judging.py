@@ -282,7 +282,7 @@ def _count_padding(point: Point) -> int:
 
 
 def _is_known(x: np.ndarray) -> bool:
-    return x.dtype.kind != "f" or not x.size or not bool(np.isnan(x).any())
+    return x.dtype.kind != "f" or not bool(np.isnan(x).any())
 
 
 def _describe_segment(point: Point) -> str:

@@ -129,20 +129,20 @@ def summary(report: DiffReport) -> str:
     """Return the report in one sentence."""
     counts = report.counts()
     judged = sum(counts.values()) - counts[UNKNOWN]
+    several = judged != 1
+    what = f"{judged} layers and computations" if several else "1 layer or computation"
+    agree = f"{what} agree{'' if several else 's'} within the rounding of {report.dtype}"
     faults = group_rows(report.faults)
     if faults:
         named = counted(len(faults), "fault")
         explained = sum(bool(group.worst.cause) for group in faults)
-        text = f"{named} in {judged} layers and computations, {explained} explained"
+        text = f"{named} in {what}, {explained} explained"
     elif not judged:
         text = _compare_with_reference(report)
     elif report.equal:
-        text = f"{judged} layers and computations agree within the rounding of {report.dtype}"
+        text = agree
     else:
-        text = (
-            f"not everything could be compared; {judged} layers and computations agree within the "
-            f"rounding of {report.dtype}"
-        )
+        text = f"not everything could be compared; {agree}"
     if counts[UNKNOWN]:
         text += f"; {counts[UNKNOWN]} not judged"
     if report.padding:

@@ -127,6 +127,9 @@ class RepeatableRun(NamedBackend):
                     )
         except _Reached as reached:
             result = reached.array
+        else:
+            if not itself:
+                return None
         finally:
             self._seen, self._scope, self.inner, self._trial = saved
         part = parts_of(result)[point.part]

@@ -122,6 +122,15 @@ def test_normal_numbers_are_within_six_deviations():
     assert nan.verdict == "differs" and nan.error == math.inf
 
 
+@pytest.mark.filterwarnings("error")
+def test_noise_without_elements_does_not_differ():
+    context = context_of({"add_noise.000": {"input.noise": np.zeros(2)}})
+    entry = entry_of(context, "add_noise.000")
+    row = judge_normal(context, entry, "noise", np.zeros((0, 4)), "a part")
+    assert (row.verdict, row.error, row.cause) == ("equal", 0.0, "")
+    assert (row.kind, row.segment) == ("noise", "a part")
+
+
 # -- guidance -------------------------------------------------------------------------------------
 
 UNCOND, COND = normal(0, *SHAPE), normal(1, *SHAPE)
