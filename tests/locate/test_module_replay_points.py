@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 
 from module_runs import CALL, Net, Noted, X, followed, made, recorded, replayed, wide  # noqa: E402
 
-from ldmref.locate.modules import replay as module  # noqa: E402
 from ldmref.locate.modules.arrays import to_array  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
@@ -418,12 +417,6 @@ def test_operations_of_which_there_are_as_many_are_not_aligned():
 
 
 # -- odd parts ------------------------------------------------------------------------------------
-
-
-def test_the_first_of_some_names():
-    roles = {"a": "1", "b": "2"}
-    assert module.first_of(roles, "c", "b", "a") == "b"
-    assert module.first_of(roles, "c") is None and module.first_of(roles) is None
 
 
 def test_linear_layers_of_adaptive_norms_have_parts():
