@@ -77,7 +77,7 @@ def test_the_end_of_a_run_is_no_error_that_code_catches():
 def test_a_run_is_followed_while_its_block_runs(net):
     replay, _ = replayed(net, build_trace({}))
     exact, before = replay.copies.exact, torch.get_default_dtype()
-    assert replay.is_exact and replay.dtype_of_port == "float32"
+    assert replay.is_exact and replay.dtype_of_port == "float32" and not replay._plain
     for network, wide_, is_exact in (
         (exact, torch.float64, True), (replay.copies.narrow("bfloat16"), torch.float32, False),
     ):  # fmt: skip
@@ -244,6 +244,18 @@ def test_recorded_layers_are_not_computed_again_unless_the_run_is_free(net, run)
     np.testing.assert_allclose(replay.rerun(whole, inside), np.tanh(7.5), rtol=1e-12)
     around = {"first.sine": lambda call, x: 0.5 + 0.0 * x["input"]}
     assert np.array_equal(replay.rerun(whole, around), whole.computed)  # second was recorded
+
+
+def test_an_output_without_inputs_follows_from_what_leads_to_its_layer(net):
+    whole = recorded(net, "first", "second", x=X)
+    entries = [vars(e) | ({"inputs": {}} if e.layer == "second" else {}) for e in whole.entries]
+    kept = {name: x for name, x in whole.tensors.items() if name != f"{CALL}/second/input"}
+    replay, observer = followed(net, build_trace(kept, {"entries": entries}), x=X)
+    point = observer.find("second")
+    assert np.array_equal(replay.rerun(point), point.computed)
+    got = replay.rerun(point, {"cosine": lambda call, x: x["input"]})
+    first = torch.tensor(observer.find("first").recorded).float()
+    np.testing.assert_allclose(got, array(net.second(first)), rtol=1e-4, atol=1e-6)
 
 
 def test_points_follow_from_other_inputs(net, run):
