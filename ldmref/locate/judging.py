@@ -115,7 +115,7 @@ class Judge:
         if order is not None:
             point = replace(point, recorded=order.array)
             error = relative_error(point.kept(order.array), np.asarray(point.computed))
-            row = replace(row, error=error, note=order.text)
+            row = replace(row, error=error, note=_join(row.note, order.text))
         if row.error > row.allowed:
             judged = self._judge_error(replay, point, row)
         else:
@@ -199,7 +199,7 @@ class Judge:
         found = diagnose(replay, tried, row.error, floor)
         if layout is not None and not found.cause:
             found = Cause(layout.text, relative_error(layout.array, computed))
-        note = f"shape {point.recorded.shape} instead of {computed.shape}"
+        note = _join(row.note, f"shape {point.recorded.shape} instead of {computed.shape}")
         judged = self._blame(replace(row, allowed=limit, note=note), found)
         return judged, computed if resplit is None else resplit
 
@@ -248,20 +248,25 @@ class Judge:
         layer = point.call.name
         segment = _describe_segment(point) if point.role or point.call.composite else ""
         which = f"its output {point.part}" if point.part else ""
-        notes = "; ".join(note for note in (which, values.pop("note", "")) if note)
+        note = _join(which, values.pop("note", ""))
         values["padding"] = _count_padding(point)
-        return Row(self.call, layer, kind, segment=segment, note=notes, **values)
+        return Row(self.call, layer, kind, segment=segment, note=note, **values)
 
     def _blame(self, row: Row, found: Cause) -> Row:
-        notes = "; ".join(note for note in (row.note, found.note) if note)
+        note = _join(row.note, found.note)
         return replace(
-            row, verdict=DIFFERS, cause=found.cause, explained=found.explained, note=notes
+            row, verdict=DIFFERS, cause=found.cause, explained=found.explained, note=note
         )
 
     def _add(self, point: Point, row: Row) -> None:
         if point.role and row.verdict == EQUAL and not row.note:
             return  # a wire that is right is not worth a line
         self.rows.append(row)
+
+
+def _join(*notes: str) -> str:
+    """Return notes as one, without those that say nothing."""
+    return "; ".join(note for note in notes if note)
 
 
 def _with_finite_padding(point: Point, computed: np.ndarray) -> np.ndarray:

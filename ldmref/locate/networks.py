@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -147,8 +148,8 @@ def find_definition(
         owner = {"controlnet": net.params}
     elif tiny is not None:
         networks += auxiliary_networks(config, tiny.config)
-        owner = {**{network.params: None for network in networks}, **model.params}
-        owner["tiny"] = tiny.params
+        without = {network.params: None for network in networks}
+        owner = ChainMap({"tiny": tiny.params}, model.params, without)  # type: ignore[arg-type]
     for network in networks:
         if network.name == kind and network.params in owner:
             return network, owner[network.params]

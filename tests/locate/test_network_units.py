@@ -17,6 +17,8 @@ from ldmref.locate.unfit import first_line, try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import init
+from ldmref.models.taesd import TinyConfig
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace import build_trace
 
 SHAPE = (2, 4, 8, 8)
@@ -162,6 +164,51 @@ def test_arrays_that_do_not_fit_are_a_reason():
     good = context_of({"unet.000": WHOLE})
     found, why = networks.try_network(good.model, good.port, call)
     assert found is not None and why == ""
+
+
+class NotedParams(LazyMapping):
+    """Parameters of networks, which notes those that are read."""
+
+    def __init__(self, params):
+        self.params = params
+        self.read = []
+
+    @property
+    def names(self):
+        return tuple(self.params)
+
+    def __getitem__(self, name):
+        found = self.params[name]
+        self.read.append(name)
+        return found
+
+
+def beside_taesd(kind, params):
+    """Return the network of a call of a model with TAESD, its parameters, and those of TAESD."""
+    own, tiny = model_of("tiny"), SimpleNamespace(config=TinyConfig(), params={"a": 1})
+    model = SimpleNamespace(
+        config=own.config, family=own.family, params=params, tiny_autoencoder=tiny
+    )
+    context = context_of({f"{kind}.000": {"input.latents": X}})
+    (call,) = context.port.calls
+    return *networks.find_definition(model, context.port, call, ()), tiny.params
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"), [("taesd.decode", []), ("taesd.encode", []), ("vae.decode", ["vae"])]
+)
+def test_no_other_weights_are_read_to_find_a_network_beside_taesd(kind, read):
+    params = NotedParams(model_of("tiny").params)
+    network, found, tiny = beside_taesd(kind, params)
+    assert network.name == kind and params.read == read
+    assert found is (model_of("tiny").params["vae"] if read else tiny)
+
+
+def test_networks_beside_taesd_may_have_no_parameters():
+    network, found, _ = beside_taesd("vae.decode", {})
+    assert network.name == "vae.decode" and found is None
+    with pytest.raises(UsageError, match="has no transformer"):
+        beside_taesd("transformer", {})
 
 
 def controlnet_calls(*names):

@@ -469,9 +469,11 @@ class RepeatedModule:
         if entry is None:
             return result
         shapes = {raw: tuple(x.shape) for raw, x in find_tensors(result, "output")}
-        roles = roles_of_outputs(kind, [*shapes])
-        names = {raw: entry.outputs[role] for raw, role in roles.items() if role in entry.outputs}
-        recorded = {raw: read_recorded(self.port, name, shapes[raw]) for raw, name in names.items()}
+        recorded: dict[str, np.ndarray] = {}
+        for part, (raw, role) in enumerate(roles_of_outputs(kind, [*shapes]).items()):
+            found = name_of_output(entry.outputs, part, raw, role)
+            if found is not None:
+                recorded[raw] = read_recorded(self.port, entry.outputs[found], shapes[raw])
         return with_arrays(result, "output", recorded)
 
     def _forced(self, name: str, kind: str) -> Any:
@@ -484,12 +486,13 @@ class RepeatedModule:
         result, roles = template
         if len(roles) < len(list(find_tensors(result, "output"))):
             return None
-        for role in roles.values():
+        for part, (raw, role) in enumerate(roles.items()):
             corrected = self._corrected.get((name, role))
             if corrected is None:
-                if role not in entry.outputs:
+                found = name_of_output(entry.outputs, part, raw, role)
+                if found is None:
                     return None
-                corrected = read_recorded(self.port, entry.outputs[role])
+                corrected = read_recorded(self.port, entry.outputs[found])
             kept[role] = corrected
 
         def change(raw: str, x: torch.Tensor) -> torch.Tensor:
@@ -509,6 +512,16 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
     extra = [x for name, x in arguments.items() if name.startswith("input.")]
     named = {name: x for name, x in arguments.items() if not name.startswith("input.")}
     return function(*named.values(), *extra) if extra else function(**named)
+
+
+def first_of(roles: Mapping[str, str], *names: str) -> str | None:
+    """Return the first of some names of a role that a layer was recorded with; None if none was."""
+    return next((name for name in names if name in roles), None)
+
+
+def name_of_output(outputs: Mapping[str, str], part: int, raw: str, role: str) -> str | None:
+    """Return the name of a part of a result among recorded outputs, which may have numbers."""
+    return first_of(outputs, role, raw, str(part), f"output.{part}")
 
 
 def numbered(base: str, number: int) -> str:

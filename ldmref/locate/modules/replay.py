@@ -29,7 +29,14 @@ from ldmref.locate.modules.arrays import (
     with_arrays,
 )
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
-from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with, numbered
+from ldmref.locate.modules.repeated import (
+    NetworkCopies,
+    RepeatedModule,
+    call_with,
+    first_of,
+    name_of_output,
+    numbered,
+)
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.names import count_modulations, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
@@ -244,7 +251,7 @@ class ModuleReplay(RepeatedModule):
         earlier = self._earlier(frame, suspects)
         used: dict[str, np.ndarray] = {}
         for part, (raw, role) in enumerate(roles.items()):
-            name = first_of(entry.outputs, role, raw, str(part), f"output.{part}")
+            name = name_of_output(entry.outputs, part, raw, role)
             if name is None:
                 continue
             computed = to_array(found[raw])
@@ -436,8 +443,3 @@ class ModuleReplay(RepeatedModule):
         if parts:
             self.modulations[call.name] = parts
         return result
-
-
-def first_of(roles: Mapping[str, str], *names: str) -> str | None:
-    """Return the first of some names of a role that a layer was recorded with; None if none was."""
-    return next((name for name in names if name in roles), None)

@@ -1,0 +1,150 @@
+"""Rows of wrong outputs that equal those of other layers, and rows beside a reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmref.locate import Row, rows
+from ldmref.locate.rows import compare_reference, identical_dumps, less_strict
+from ldmref.trace import build_trace
+
+CALL = "u.000"
+SAME = np.arange(3.0)
+
+
+def wrong(layer, **more):
+    return Row(CALL, layer, verdict="differs", **more)
+
+
+def shared(layer, *equal, other=(), found=None):
+    """Return the cause of a wrong layer whose output equals that of other layers."""
+    tensors = {f"{CALL}/{name}/output": SAME for name in (layer, *equal)}
+    tensors |= {f"{CALL}/{name}/output": SAME + 1.0 for name in other}
+    (row,) = identical_dumps(build_trace(tensors), [wrong(layer)] if found is None else found)
+    return row.cause
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (("a", "b"), "b"), (("a", "b", "c"), "b and 1 more"),
+        (("a", "b", "c", "d"), "b and 2 more"),
+        (("a",), None), (("a", "a.b"), None), (("a.b", "a"), None), (("a", "ab"), "ab"),
+        (("ab", "a"), "a"), (("a.b", "a.c"), "a.c"), (("a.b.c", "a"), None), (("a", ""), None),
+        (("", "a"), None), (("a", "a.b", "c"), "c"),
+    ],
+)  # fmt: skip
+def test_a_wrong_layer_has_the_numbers_of_those_that_it_does_not_contain(layers, said):
+    cause = shared(*layers, other=["z"])
+    assert cause == ("" if said is None else f"identical dumps: the same numbers as {said}")
+
+
+def test_only_wrong_outputs_without_a_cause_are_said_to_be_another_buffer():
+    assert shared("a", "b", found=[Row(CALL, "a")]) == ""
+    assert shared("a", "b", found=[Row(CALL, "a", verdict="not judged")]) == ""
+    assert shared("a", "b", found=[wrong("a", cause="x")]) == "x"
+    assert shared("a", "b", found=[wrong("a", kind="wiring")]) == ""
+    tensors = {f"{CALL}/{name}/output": SAME for name in "ab"}
+    right = [wrong("a"), Row(CALL, "b"), Row("v.000", "b", verdict="noisy")]
+    found = identical_dumps(build_trace(tensors), right)
+    assert [row is other for row, other in zip(found, right, strict=True)] == [False, True, True]
+
+
+def test_numbers_of_other_calls_and_of_further_outputs_are_not_compared():
+    calls = {"u.000/a/output": SAME, "u.001/b/output": SAME}
+    assert identical_dumps(build_trace(calls), [wrong("a")])[0].cause == ""
+    both = [wrong("a"), Row("u.001", "b", verdict="differs")]
+    assert [row.cause for row in identical_dumps(build_trace(calls), both)] == ["", ""]
+    second = {"x": SAME, "y": SAME + 1.0, "z": SAME}
+    entries = [
+        {"call": CALL, "layer": "a", "outputs": {"output": "x"}},
+        {"call": CALL, "layer": "b", "outputs": {"0": "y", "1": "z"}},
+    ]
+    trace = build_trace(second, {"entries": entries})
+    assert identical_dumps(trace, [wrong("a")])[0].cause == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "equal"),
+    [
+        (SAME, SAME.copy(), True), (SAME, SAME[None], False), (SAME, SAME + 1.0, False),
+        (np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(3, 2).T.copy().T, False),
+        (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), True),
+    ],
+)  # fmt: skip
+def test_arrays_are_the_same_by_shape_and_numbers(one, two, equal):
+    assert (rows._digest(one) == rows._digest(two)) == equal
+
+
+# -- a reference ----------------------------------------------------------------------------------
+
+
+def of_kinds(kinds, shift=0.0):
+    """Return a trace of layers of these kinds, whose outputs are shifted."""
+    tensors = {name: SAME + 1.0 + shift for name in kinds}
+    entries = [
+        {"call": CALL, "layer": name, "kind": kind, "outputs": {"output": name}}
+        for name, kind in kinds.items()
+    ]
+    return build_trace(tensors, {"entries": entries})
+
+
+PAIRS = [
+    ("group_norm_silu", "group_norm", False), ("group_norm", "group_norm_silu", False),
+    ("geglu", "linear", False), ("linear", "geglu", False), ("geglu", "geglu", True),
+    ("group_norm_silu", "group_norm_silu", True), ("linear", "linear", True),
+    ("linear", "other", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "theirs", "compared"), PAIRS)
+def test_layers_of_which_one_has_an_activation_are_not_compared(ours, theirs, compared):
+    port = of_kinds({"a": ours, "b": "linear"})
+    reference = of_kinds({"a": theirs, "b": "linear"}, shift=0.5)
+    found, _ = compare_reference(port, reference, [])
+    assert [row.layer for row in found] == ["a", "b"][not compared :]
+    assert all(row.inherited == pytest.approx(0.5 / 3.5) for row in found)
+    assert all((row.call, row.verdict) == (CALL, "not judged") for row in found)
+
+
+def test_layers_without_outputs_are_not_compared():
+    def trace(**outputs):
+        tensors = {f"{CALL}/a/input": SAME} | {f"{CALL}/{k}/output": x for k, x in outputs.items()}
+        return build_trace(tensors)
+
+    full = {"a": SAME, "b": SAME}
+    for port, reference, layers in (
+        (trace(**full), trace(**full), ["a", "b"]), (trace(b=SAME), trace(**full), ["b"]),
+        (trace(**full), trace(b=SAME), ["b"]), (trace(a=SAME), trace(b=SAME), []),
+    ):  # fmt: skip
+        assert [row.layer for row in compare_reference(port, reference, [])[0]] == layers
+    entry = {"call": CALL, "layer": "a", "outputs": {"unheard": "x"}}
+    odd = build_trace({"x": SAME}, {"entries": [entry]})
+    assert compare_reference(odd, trace(**full), [])[0] == []
+    assert compare_reference(trace(**full), odd, [])[0] == []
+
+
+def test_differences_above_a_hundredth_are_doubts_of_the_reference():
+    def doubts(*inherited, verdict="equal"):
+        found = [Row(CALL, str(i), inherited=x) for i, x in enumerate(inherited)]
+        return [*rows._doubts([*found, Row(CALL, "z", verdict=verdict)])]
+
+    assert doubts(0.01) == [] == doubts(None) == doubts()
+    assert len(doubts(0.0101)) == 1
+    assert [text[0] for text in doubts(0.5, 0.005, 0.02)] == ["2"]
+    assert doubts(0.5, verdict="differs") == [] and len(doubts(0.5, verdict="noisy")) == 1
+
+
+def test_rows_are_taken_again_by_call_layer_and_kind():
+    found = [
+        wrong("a"),
+        wrong("a", kind="wiring"),
+        Row("u.001", "a", verdict="differs"),
+        wrong("b"),
+    ]
+    again = [Row(CALL, "a", error=0.5), Row("u.001", "b")]
+    made = less_strict(found, lambda: again, "float64")
+    assert [row.verdict for row in made] == ["noisy", "differs", "differs", "differs"]
+    assert made[0].error == 0.5 and "float32" in made[0].note
+    assert [row is other for row, other in zip(made[1:], found[1:], strict=True)] == [True] * 3
