@@ -48,6 +48,8 @@ def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
         return
     side = math.isqrt(table.shape[1])
     patch = math.isqrt(latents.shape[2] * latents.shape[3] // computed.shape[1])
+    if not patch:
+        return
     rows, columns = latents.shape[2] // patch, latents.shape[3] // patch
     if rows * columns != computed.shape[1] or max(rows, columns) > side:
         return
