@@ -167,6 +167,8 @@ def other_pooling(replay: FollowedRun, point: Point) -> Iterator[Given]:
     weight = replay.parameters_of(PROJECTION) if pooled else None
     if not states or not (into or pooled):
         return
+    if weight is not None and weight.shape[1] != states[-1].shape[2]:
+        return
     for text, x in pool_elsewhere(replay.config, ids, states[-1]):
         yield text, x if weight is None else x @ weight.T
 
