@@ -219,6 +219,11 @@ def test_tokens_that_are_pooled():
     assert_same(pooled(name="text_projection", role="input", part=0), expected)
 
 
+def test_the_last_states_of_the_text_are_pooled():
+    recent = [(name, i * STATES) for i, name in enumerate(("a", "b", "c", "norm"), -2)]
+    assert_same(pooled(recent=[*recent, ("flat", STATES[:, 0])]), pooled())
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 7])
 def test_pooled_tokens_are_projected(rows):
     weight = normal(4, rows, 4)
