@@ -198,6 +198,7 @@ def test_the_input_of_a_gelu_is_one_of_the_halves(near):
     {"recent": (("ff.proj", PROJECTED), ("late.proj", VALUE))},
     {"computed": PROJECTED},
     {"computed": np.float64(2.0)},
+    {"computed": np.float64(2.0), "recent": (("ff.proj", PROJECTED[:, :2]),)},
 ])  # fmt: skip
 def test_other_layers_have_no_halves(change):
     assert halved()
