@@ -13,7 +13,6 @@ from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
-TABLE = "pos_embed.pos_embed"
 EMBEDDING = "pos_embed"
 
 
