@@ -170,6 +170,19 @@ def test_gelu_of_the_other_projection(last):
         assert not [*text.exchanged_gate(recorded(**one), point_of(f"b.{last}"))]
 
 
+@pytest.mark.parametrize("width", [2, 4])
+def test_projections_of_other_sizes_are_not_exchanged(width):
+    """A port may have recorded one of them in another shape."""
+    other = normal(2, 2, width)
+    for first, second in ((GATE, other), (other, GATE)):
+        gated = recorded(wi_0=first, wi_1=second)
+        silu = recorded(w1=first, w3=second)
+        for last in ("act", "wo"):
+            assert not [*text.exchanged_gate(gated, point_of(f"b.{last}"))]
+        for last in ("silu", "w2"):
+            assert not [*text.exchanged_silu(silu, point_of(f"b.{last}"))]
+
+
 def test_projections_that_are_exchanged_with_their_parameters():
     x = {"input": normal(2, 2, 4)}
 

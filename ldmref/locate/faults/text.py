@@ -119,7 +119,7 @@ def exchanged_gate(replay: FollowedRun, point: Point) -> Iterator[Given]:
         return
     found = [_read(replay, f"{parent}.{name}") for name in ("wi_0", "wi_1")]
     value, gate = found
-    if value is None or gate is None:
+    if value is None or gate is None or value.shape != gate.shape:
         return
     yield EXCHANGED, gate if last == "act" else tanh_gelu(gate) * value
 
@@ -131,7 +131,7 @@ def exchanged_silu(replay: FollowedRun, point: Point) -> Iterator[Given]:
         if point.role != "input" or last not in ends:
             continue
         gate, value = (_read(replay, f"{parent}.{name}") for name in names)
-        if gate is not None and value is not None:
+        if gate is not None and value is not None and gate.shape == value.shape:
             exchanged = value if last == "silu" else value / (1.0 + np.exp(-value)) * gate
             yield SWAPPED.format(names[1]), exchanged
 
