@@ -78,6 +78,10 @@ def test_wide_parts_are_cut_along_the_last_axis():
     found = dict(modulation.other_modulation(replay_of(modulations={"a": 2}), point_of()))
     exchanged = found["scale and shift are exchanged in a"]["a"](call, {})
     assert np.array_equal(exchanged, y[..., [3, 4, 5, 0, 1, 2]])
+    without = found["the shift is missing in a"]["a"](call, {})
+    assert np.array_equal(without, y * [1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    lower = found["1 is not added to the scale in a"]["a"](call, {})
+    assert np.array_equal(lower, y - [1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     assert np.array_equal(y, np.arange(24.0).reshape(2, 2, 6))
 
 
