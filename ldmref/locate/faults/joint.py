@@ -13,7 +13,6 @@ from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
-TABLE = "pos_embed.pos_embed"
 EMBEDDING = "pos_embed"
 
 
@@ -48,6 +47,8 @@ def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
         return
     side = math.isqrt(table.shape[1])
     patch = math.isqrt(latents.shape[2] * latents.shape[3] // computed.shape[1])
+    if not patch:
+        return
     rows, columns = latents.shape[2] // patch, latents.shape[3] // patch
     if rows * columns != computed.shape[1] or max(rows, columns) > side:
         return

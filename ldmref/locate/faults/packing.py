@@ -21,11 +21,11 @@ def other_packing(replay: FollowedRun, point: Point) -> Iterator[Given]:
     latents = point.frame.inputs.get("x")
     computed = np.asarray(point.computed)
     whole = point.call.name in PATCHES and point.role == "input" and point.frame.name == ""
-    if not whole or not isinstance(latents, np.ndarray) or computed.ndim != 3:
+    if not whole or not isinstance(latents, np.ndarray) or latents.ndim != 4 or computed.ndim != 3:
         return
     n, c, h, w = latents.shape
-    side = math.isqrt(computed.shape[2] // c)
-    if side < 2 or computed.shape[1] * side**2 != h * w:
+    side = _side(latents.shape, computed.shape)
+    if side < 2:
         return
     axes = latents.reshape(n, c, h // side, side, w // side, side).transpose(0, 2, 4, 1, 3, 5)
     for order in permutations(range(3)):
@@ -44,8 +44,8 @@ def other_unpacking(replay: FollowedRun, point: Point) -> Iterator[Given]:
     if point.call.name or last is None or computed.ndim != 4 or last.ndim != 3:
         return
     n, c, h, w = computed.shape
-    side = math.isqrt(last.shape[2] // c)
-    if side < 2 or last.size != computed.size:
+    side = _side(computed.shape, last.shape)
+    if side < 2:
         return
     sizes = {"channel": c, "row": side, "column": side}
     for order in permutations(range(3)):
@@ -60,3 +60,15 @@ def other_unpacking(replay: FollowedRun, point: Point) -> Iterator[Given]:
             joined = grid.transpose(axes).reshape(computed.shape)
             if not np.array_equal(joined, computed):
                 yield f"a patch is read as {', '.join(names)}{lines}", joined
+
+
+def _side(latents: tuple[int, ...], tokens: tuple[int, ...]) -> int:
+    """Return the side of the patches of which tokens, (n, l, d), are; 0: they are not of patches.
+
+    >>> _side((1, 3, 4, 6), (1, 6, 12)), _side((1, 3, 4, 6), (1, 6, 13))
+    (2, 0)
+    """
+    n, c, h, w = latents
+    side = math.isqrt(tokens[2] // c)
+    fits = side and not (h % side or w % side)
+    return side if fits and tokens == (n, h * w // side**2, c * side**2) else 0

@@ -104,8 +104,8 @@ def other_base(call: LayerCall) -> Iterator[Variant]:
 
 def other_angles(call: LayerCall) -> Iterator[Variant]:
     """Yield functions of angles that are negated, rounded, or those of the other function."""
-    right, other = ("cosine", np.sin) if call.kind == "cosine" else ("sine", np.cos)
-    if right == "sine":
+    other = np.sin if call.kind == "cosine" else np.cos
+    if call.kind == "sine":
         yield Variant("the rotation has the other direction", lambda c, x: -c.compute(x))
     for form in ("bfloat16", "float16"):
         text = f"the angles are rounded to {form}"

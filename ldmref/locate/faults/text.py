@@ -119,7 +119,7 @@ def exchanged_gate(replay: FollowedRun, point: Point) -> Iterator[Given]:
         return
     found = [_read(replay, f"{parent}.{name}") for name in ("wi_0", "wi_1")]
     value, gate = found
-    if value is None or gate is None:
+    if value is None or gate is None or value.shape != gate.shape:
         return
     yield EXCHANGED, gate if last == "act" else tanh_gelu(gate) * value
 
@@ -131,7 +131,7 @@ def exchanged_silu(replay: FollowedRun, point: Point) -> Iterator[Given]:
         if point.role != "input" or last not in ends:
             continue
         gate, value = (_read(replay, f"{parent}.{name}") for name in names)
-        if gate is not None and value is not None:
+        if gate is not None and value is not None and gate.shape == value.shape:
             exchanged = value if last == "silu" else value / (1.0 + np.exp(-value)) * gate
             yield SWAPPED.format(names[1]), exchanged
 
@@ -166,6 +166,8 @@ def other_pooling(replay: FollowedRun, point: Point) -> Iterator[Given]:
     pooled = not point.call.name and point.part == 1
     weight = replay.parameters_of(PROJECTION) if pooled else None
     if not states or not (into or pooled):
+        return
+    if weight is not None and weight.shape[1] != states[-1].shape[2]:
         return
     for text, x in pool_elsewhere(replay.config, ids, states[-1]):
         yield text, x if weight is None else x @ weight.T

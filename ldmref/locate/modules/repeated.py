@@ -455,7 +455,8 @@ class RepeatedModule:
     def _like(self, changed: Any, operation: Operation) -> Any:
         """Return changed arrays as tensors of the kind that an operation returns."""
         like = next(iter(operation.inputs.values()))
-        if operation.kind in ("pair", "polar") or operation.attributes.get("complex"):
+        turned = any(x.is_complex() for x in operation.inputs.values())
+        if operation.kind in ("pair", "polar") or (turned and operation.kind != "unpair"):
             like = self._empty(torch.complex128)
         elif operation.kind in ("unpair", "embedding") or not _is_real(like):
             like = self._empty(self.network.dtype)
