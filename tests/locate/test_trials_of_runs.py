@@ -276,6 +276,19 @@ def test_results_are_in_float64_unless_they_are_in_the_format(low):
     assert run._finish("text") == "text"
 
 
+def test_rows_of_a_table_are_a_layer_of_the_kind_of_other_runs():
+    run = Run()
+    seen = []
+    run.visit = lambda call: seen.append(call) or call.compute(call.inputs)
+    table, ids = PARAMS["a"]["weight"], np.array([1.0, np.nan])
+    found = run.embedding(table, ids)
+    assert [(call.kind, call.name, [*call.inputs]) for call in seen] == [
+        ("embedding", "a", ["input"])
+    ]
+    assert np.array_equal(found[0], table[1])
+    assert np.isnan(found[1]).all()
+
+
 # -- points ---------------------------------------------------------------------------------------
 
 
