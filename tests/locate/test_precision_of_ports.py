@@ -256,3 +256,16 @@ def test_tables_may_be_a_little_apart(table, apart, known):
     tables = tables_of([0.0, 3.0])
     tables[table][1, 0] += apart * 2.0**-6
     assert (positions(tables, (4,)) is not None) == known
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_the_last_channel_of_an_axis_tells_its_position(table):
+    tables = tables_of([60.0])
+    tables[table][0, 2] += 0.98 * 2.0**-6  # the one before it, which is as slow
+    assert positions(tables, (4,)).tolist() == [[60.0]]
+
+
+def test_tables_may_be_as_far_apart_as_bfloat16_rounds():
+    tables = tables_of([0.0])
+    tables[1][0, 0] = 2.0**-6
+    assert positions(tables, (4,)).tolist() == [[0.0]]
