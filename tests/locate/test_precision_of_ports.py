@@ -182,6 +182,7 @@ def test_too_many_alignments_are_not_tried():
     assert exact == alignment.MOST
     wide = [{"input": np.full(1, float(i + 1))} for i in range(40)] + [arrays[99]] * 4960
     assert align(wide, [wide[7]])[7] == 0
+    assert align([*wide, arrays[99]], [wide[7]]) == (0, *[None] * 5000)
 
 
 # -- arrays that are not finite -------------------------------------------------------------------

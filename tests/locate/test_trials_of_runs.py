@@ -298,6 +298,11 @@ def test_a_point_has_no_padding_by_default():
     assert (point.unit, point.part, point.earlier, point.padding) == (0.0, 0, (), None)
 
 
+def test_a_frame_is_shown_by_its_name():
+    """Its arrays are those of a whole network."""
+    assert repr(Frame("a", print, {"x": X}, Counter("ab"), ["b"])) == "Frame(name='a')"
+
+
 def test_padding_becomes_zero():
     point = Point(None, "", X, X, {}, None, (), (), padding=np.array([True, False]))
     assert point.kept(X).tolist() == [[0.0] * 3, X[1].tolist()]
