@@ -308,6 +308,9 @@ def test_padding_becomes_zero():
     assert point.kept(X).tolist() == [[0.0] * 3, X[1].tolist()]
     other = np.ones((3, 3))
     assert point.kept(other) is other
+    rows = np.array([[True, False], [False, False]])
+    deep = Point(None, "", X, X, {}, None, (), (), padding=rows).kept(np.ones((2, 2, 3)))
+    assert deep.sum(axis=2).tolist() == [[0.0, 3.0], [3.0, 3.0]]
 
 
 # -- faint masks ----------------------------------------------------------------------------------
@@ -391,3 +394,17 @@ def test_padding_is_not_compared(monkeypatch):
     got = np.where(padding[:, None], 100.0, WRONG)
     assert faint_of(monkeypatch, [("a", WRONG)], got, padding=padding) == ("a", 0.0)
     assert faint_of(monkeypatch, [("a", WRONG)], got) is None
+    nan = np.where(padding[:, None], np.nan, WRONG)  # a mask without keys for some
+    assert faint_of(monkeypatch, [("a", nan)], got, padding=padding) is None
+
+
+def test_errors_at_the_bounds(monkeypatch):
+    """Powers of two, whose means are exact."""
+    one = np.ones((16, 16))
+    unit, large = one + EPSILON, one + 4.0 * EPSILON
+    assert faint_of(monkeypatch, [("a", unit)], unit, right=one) is None
+    left = large - EPSILON
+    cause = faint_of(monkeypatch, [("a", left)], large, right=one)
+    assert cause == ("a", EPSILON / left[0, 0])
+    row = [("a", large[:1])]  # of another shape, and otherwise the same
+    assert faint_of(monkeypatch, row, large, right=one) is None
