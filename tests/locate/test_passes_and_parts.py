@@ -131,6 +131,19 @@ def test_requests_of_another_number_are_not_those_of_the_passes(asked):
     assert [manifest["params"] for _, manifest in found] == [{"n": 1}] * 2
 
 
+@pytest.mark.parametrize("asked", [[1, 2], ["a", "b"], [None, {}]])
+def test_requests_that_are_no_tables_are_not_those_of_the_passes(asked):
+    found = split({**run_of(0), **run_of(1)}, params={"n": 1}, requests=asked)
+    assert [manifest["params"] for _, manifest in found] == [{"n": 1}] * 2
+    assert all("request" not in manifest for _, manifest in found)
+
+
+def test_a_state_that_is_a_single_number_is_one_image():
+    calls = {**run_of(0), "schedule.001": ONE, "sampler.001": {"input.x": np.array(3.0)}}
+    found = split(calls, params={"prompt": ["a", "b"]})
+    assert [manifest["params"]["prompt"] for _, manifest in found] == [["a"], ["b"]]
+
+
 # -- branches -------------------------------------------------------------------------------------
 
 
