@@ -178,12 +178,20 @@ def test_mixtures_of_other_shapes_are_not_fitted(which):
         ([[2.0, 1.0, 0.0], [1.0, 1.0, 0.0]], "the image is multiplied by 1 to 2 by channel"),
         ([[1.0, 1.0, 0.0], [1.0, 0.5, 0.0]], "the noise is multiplied by 0.5 to 1 by channel"),
         ([[-9.0, 1.0, 0.0], [-9.008, 1.0, 0.0]], "the image is multiplied by -9"),
+        ([[-9.0, 1.0, 0.0], [-9.009, 1.0, 0.0]], "the image is multiplied by -9"),
+        ([[4.0, 1.0, 0.0], [4.005, 1.0, 0.0]], "the image is multiplied by 4 to 4.005 by channel"),
         ([[3.0, 3.0, 1.0]], "the image is multiplied by 3; the noise is multiplied by 3; "
                             "1 to 1 is added"),
     ],
 )  # fmt: skip
 def test_ratios_in_words(ratios, words):
     assert added_noise._describe(np.array(ratios)) == words
+
+
+def test_mixtures_that_are_not_finite_are_not_fitted():
+    output = RIGHT.copy()
+    output[0, 2, 3, 4] = np.nan
+    assert added_noise._fitted(output, X, NOISE, RIGHT) == {}
 
 
 # -- tables of narrow formats ---------------------------------------------------------------------
@@ -205,3 +213,36 @@ def test_a_table_of_a_narrow_format_rounds_the_factors(monkeypatch):
     for dtype in ("float32", "float64"):
         context.dtype = dtype
         assert added_noise._table_error(context, 0.0, x0, noise) == 0.0
+
+
+@pytest.mark.parametrize(("t", "index"), [(-1.0, 0), (0.0, 0), (1.0, 1), (2.0, 2), (9.0, 2)])
+def test_times_beyond_the_table_are_those_of_its_ends(t, index, monkeypatch):
+    table = np.array([0.9, 0.5, 0.1])
+    monkeypatch.setattr(added_noise, "training_alphas_cumprod", lambda config: table)
+    context = SimpleNamespace(
+        config=None,
+        sigma_at=lambda t: None,
+        choose_sampler=lambda config: (SimpleNamespace(family="ddim"), ""),
+    )
+    right, changes = added_noise._mix_of_diffusion(context, t, X, NOISE)
+    near = {"next": min(index + 1, 2), "previous": max(index - 1, 0)}
+    found = [right, *(changes[f"noise of the {name} training timestep"] for name in near)]
+    for x, i in zip(found, (index, *near.values()), strict=True):
+        np.testing.assert_allclose(x, math.sqrt(table[i]) * X + math.sqrt(1 - table[i]) * NOISE)
+
+
+def test_calls_that_cannot_be_judged_do_not_hide_others():
+    good = {"input.x0": X, "input.noise": NOISE, "input.timestep": 400.0, "output": RIGHT}
+    for bad in ({"output": None}, {"input.timestep": math.nan}):
+        first = {name: x for name, x in (good | bad).items() if x is not None}
+        context = context_of({"add_noise.000": first, "add_noise.001": good})
+        rows = [row for row in added_noise.judge_added_noise(context) if row.kind == "add_noise"]
+        assert (rows[-1].call, rows[-1].verdict) == ("add_noise.001", "equal")
+
+
+def test_each_call_says_that_the_scheduler_is_not_known():
+    good = {"input.x0": X, "input.noise": NOISE, "input.timestep": 400.0, "output": RIGHT}
+    calls = {"add_noise.000": good, "add_noise.001": good}
+    context = context_of(calls, scheduler={"class": "UnheardOfScheduler", "config": {}})
+    rows = [row for row in added_noise.judge_added_noise(context) if row.kind == "add_noise"]
+    assert [(row.call, row.verdict) for row in rows] == [(call, "not judged") for call in calls]
