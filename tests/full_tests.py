@@ -191,6 +191,22 @@ SAMPLED: dict[str, int] = {
     "tests/locate/test_twenty_faults.py": 30,
     "tests/locate/test_right_runs.py": 60,
     "tests/locate/test_unknown_networks.py": 15,
+    **{  # tables whose rows take milliseconds
+        f"tests/locate/test_{name}.py": 30
+        for name in (
+            "added_noise_rows",
+            "findings_of_diffs",
+            "gradients_of_layers",
+            "inversion_steps",
+            "numbered_inputs",
+            "passes_and_parts",
+            "pipeline_judges",
+            "precision_of_ports",
+            "selected_and_settings",
+            "trials_of_runs",
+            "unusual_runs",
+        )
+    },
     "tests/parity": 8,
     "tests/trace": 6,
     "tests/training": 3,

@@ -78,7 +78,7 @@ def _judge_guides(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the inputs of a weaker model: the state and the time of the denoiser."""
     networks = context.calls(context.denoiser)
     guides = context.calls(GUIDE_CALLS + context.denoiser)
-    if not guides or len(networks) % len(guides):
+    if not guides or not networks or len(networks) % len(guides):
         return
     each = len(networks) // len(guides)
     for i, guide in enumerate(guides):

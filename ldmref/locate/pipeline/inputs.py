@@ -285,7 +285,7 @@ def _judge_latents(
         context.ledger.explain(network, why, *names)
         return
     repeated = np.concatenate([state] * (got.shape[0] // state.shape[0]))
-    sigma = _sigma_of(context, evaluation.step) or sigma_of(context, evaluation) or 0.0
+    sigma = sigma_of(context, evaluation) or _sigma_of(context, evaluation.step) or 0.0
     variants = [
         ("the scaling of the input is missing (scale_model_input)", repeated),
         ("the input is scaled twice", repeated * scale**2),

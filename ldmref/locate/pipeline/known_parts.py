@@ -98,12 +98,15 @@ def _judge_jump(context: PipelineContext, jump: TraceEntry) -> Iterator[Row]:
     context.compared(jump, "noise", "sigma")
     context.compared_output(jump)
     context.compared(after[0], "x")
-    keep, up = context.path.forward(start, begun)
-    least = max(1e-5, context.rounding)
     yield judge_normal(context, jump, "noise", noise)
     yield context.judge(jump, "jump level", np.array([end]), np.array([begun]), least=1e-6)
-    variants = [("the state before the jump", state), ("only the noise", up * noise)]
-    yield context.judge(
-        jump, "jump", got, keep * state + up * noise, least=least, variants=variants
-    )
+    if 0.0 <= start <= begun and context.path.alpha(start) > 0.0:
+        keep, up = context.path.forward(start, begun)
+        least = max(1e-5, context.rounding)
+        variants = [("the state before the jump", state), ("only the noise", up * noise)]
+        yield context.judge(
+            jump, "jump", got, keep * state + up * noise, least=least, variants=variants
+        )
+    else:
+        yield context.not_judged(jump, "jump", "it leads to no more noise")
     yield context.judge(after[0], "state", following, got, segment=f"from {jump.call}")

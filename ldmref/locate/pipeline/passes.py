@@ -47,7 +47,8 @@ def _ends(entry: TraceEntry) -> bool:
 def _requests(port: Trace, pieces: list[list[TraceEntry]]) -> list[Mapping[str, Any]]:
     """Return what changes in the manifest for each pass."""
     recorded = port.manifest.get("requests")
-    if isinstance(recorded, list) and len(recorded) == len(pieces):
+    known = isinstance(recorded, list) and all(isinstance(r, dict) for r in recorded)
+    if known and len(recorded) == len(pieces):
         params = port.manifest.get("params") or {}
         kept = {k: x for k, x in params.items() if not any(k in r for r in recorded)}
         return [{"request": r, "params": kept} for r in recorded]
@@ -78,5 +79,5 @@ def _images(port: Trace, piece: list[TraceEntry]) -> int:
     for entry in piece:
         if entry.call.startswith("sampler") and not entry.layer:
             name = entry.inputs.get("x", entry.inputs.get("sample"))
-            return 0 if name is None else len(port.tensors[name])
+            return 0 if name is None else len(np.atleast_1d(port.tensors[name]))
     return 0

@@ -27,9 +27,9 @@ def judge_together(context: PipelineContext) -> Iterator[Row]:
     names = [*together(ops, 1, 1)]
     for evaluation in context.evaluations:
         state = state_of(context, evaluation)
-        parts = [] if state is None else parts_of_batch(context, evaluation, len(state))
-        if state is None or not parts:
+        if state is None:
             continue
+        parts = parts_of_batch(context, evaluation, len(state))
         for network, roles in zip(evaluation.networks, parts, strict=False):
             lengths = [_find_longest(context, network, role) for role in roles]
             known = [length for length in lengths if length is not None]

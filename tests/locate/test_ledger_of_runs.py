@@ -1,0 +1,225 @@
+"""What a ledger keeps of a run, how evaluations are found, and when noise is normal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from host_units import context_of, entry_of, model_of, normal
+
+from ldmref.locate.pipeline import together
+from ldmref.locate.pipeline.evaluations import sigma_of, state_of
+from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
+from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.trace import TraceEntry
+
+X, Y = normal(0, 1, 4, 8, 8), normal(1, 1, 4, 8, 8)
+ENTRY = TraceEntry("a.000", "", {"input": "1", "x": "2", "y": "3"}, {"output": "4", "z": "5"})
+
+
+def left(ledger, *entries, **more):
+    return [(roles, why) for _, roles, why in ledger.rest(list(entries or (ENTRY,)), **more)]
+
+
+# -- the ledger -----------------------------------------------------------------------------------
+
+
+def test_arrays_that_were_not_compared_are_listed_by_side_and_role():
+    everything = ["input", "input.x", "input.y", "output", "output.z"]
+    assert left(Ledger()) == [(everything, "")]
+    assert left(Ledger(), outputs=False) == [(everything[:3], "")]
+    ledger = Ledger()
+    ledger.mark(ENTRY, "x", "z")
+    assert left(ledger) == [(["input", "input.y", "output", "output.z"], "")]
+    ledger.mark(ENTRY, "z", side="output")
+    assert left(ledger) == [(["input", "input.y", "output"], "")]
+    ledger.mark(ENTRY, "input", "y")
+    ledger.mark(ENTRY, "output", side="output")
+    assert left(ledger) == []
+    assert not ledger.wrong_tokens
+
+
+def test_marks_are_those_of_an_entry_and_a_side():
+    ledger = Ledger()
+    ledger.mark(ENTRY, "x")
+    ledger.mark(None, "y")
+    layer = replace(ENTRY, layer="b")
+    assert ledger.has(ENTRY, "x")
+    assert not ledger.has(ENTRY, "x", "output")
+    assert not ledger.has(ENTRY, "y")
+    assert not ledger.has(layer, "x")
+    assert Ledger().marked == set()
+
+
+def test_arrays_with_one_reason_are_together_and_the_first_reason_stays():
+    ledger = Ledger()
+    ledger.explain(ENTRY, "one", "y", "input")
+    ledger.explain(ENTRY, "two", "y", "x")
+    ledger.explain(ENTRY, "one", "z", side="output")
+    assert left(ledger) == [
+        (["input", "input.y", "output.z"], "one"),
+        (["input.x"], "two"),
+        (["output"], ""),
+    ]
+    ledger.mark(ENTRY, "x")
+    assert left(ledger) == [(["input", "input.y", "output.z"], "one"), (["output"], "")]
+
+
+def test_rows_of_what_is_left_are_in_the_order_of_the_run():
+    calls = {name: {"input.x": X, "output": Y} for name in ("s.000", "unet.000", "s.001")}
+    context = context_of({**calls, "unet.000/a": {"output": X}})
+    host = [entry_of(context, "s.001"), entry_of(context, "s.000")]
+    networks = [entry_of(context, "unet.000")]
+    stray = TraceEntry("other.000", "", {"q": "1"})
+    ledger = Ledger()
+    ledger.explain(networks[0], "why", "x")
+    rows = [*rows_of_rest(context.port, ledger, [stray, *host], networks)]
+    assert [row.call for row in rows] == ["s.000", "unet.000", "s.001", "other.000"]
+    assert {(row.kind, row.layer, row.verdict) for row in rows} == {("recorded", "", "not judged")}
+    assert rows[0].note.startswith("input.x, output not compared: ")
+    assert rows[1].note == "input.x not compared: why"
+    assert rows[0].note.partition(": ")[2]
+
+
+# -- evaluations ----------------------------------------------------------------------------------
+
+
+def found_evaluations(*calls):
+    context = context_of({call: {"output": X} for call in calls})
+    return [
+        (*(e.call for e in found.networks), found.step.call, found.number, found.suffix)
+        for found in context.evaluations
+    ]
+
+
+def test_calls_in_another_order_are_paired_if_they_are_as_many():
+    u, s = "unet.{:03}".format, "sampler.{:03}".format
+    paired = [(u(0), s(0), 0, ""), (u(1), s(1), 0, "")]
+    assert found_evaluations(s(0), u(0), u(1), s(1)) == paired
+    assert found_evaluations(u(0), s(0), s(1), u(1)) == paired
+    assert found_evaluations(s(0), u(0), u(1), u(2), s(1)) == [(u(0), u(1), u(2), s(1), 0, "")]
+    assert found_evaluations(u(0), u(1), s(0)) == [(u(0), u(1), s(0), 0, "")]
+
+
+def test_layers_of_calls_are_no_evaluations():
+    calls = {
+        "unet.000/a": {"output": X},
+        "unet.000": {"output": X},
+        "sampler.000/constrain": {"output": X},
+        "sampler.000": {"output": X},
+    }
+    (found,) = context_of(calls).evaluations
+    assert [entry.layer for entry in (*found.networks, found.step)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("number", "arrays", "state", "sigma"),
+    [
+        (0, {"sample": X}, X, None),
+        (0, {"x": X, "sigma": 2.0}, X, 2.0),
+        (0, {"x": Y, "x_at": X, "sigma": 2.0, "sigma_at": 3.0}, X, 3.0),
+        (1, {"x": X, "sample": X, "sigma": 2.0}, None, None),
+        (1, {"x": Y, "x_at.1": X, "x_at": Y, "sigma_at.1": 4.0, "sigma_at": 3.0}, X, 4.0),
+        (0, {"x_at.1": X, "sigma_at.1": 4.0}, None, None),
+    ],
+)
+def test_the_state_and_the_level_of_an_evaluation(number, arrays, state, sigma):
+    step = {f"input.{name}": x for name, x in arrays.items()}
+    context = context_of({"sampler.000": step})
+    evaluation = SimpleNamespace(step=entry_of(context, "sampler.000"), number=number)
+    evaluation.suffix = f".{number}" if number else ""
+    found = state_of(context, evaluation)
+    assert found is None if state is None else np.array_equal(found, state)
+    assert sigma_of(context, evaluation) == sigma
+
+
+# -- texts of one call ----------------------------------------------------------------------------
+
+
+class Together:
+    """A model whose denoiser reads two numbers of the longest text."""
+
+    def __init__(self):
+        self.own = model_of("tiny")
+        text = SimpleNamespace(together=self.read)
+        family = self.own.family
+        self.family = SimpleNamespace(text=text, diffusers=family.diffusers, name=family.name)
+
+    def read(self, ops, images, length):
+        return {"first": np.full(images, length), "second": np.full(images, -length)}
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+
+def test_each_number_of_each_call_is_judged(monkeypatch):
+    monkeypatch.setattr(together, "_find_longest", lambda context, network, role: 7)
+    seven, less = np.array([7]), np.array([-7])
+    calls = {
+        "unet.000": {"input.sample": X, "input.second": less, "output": X},
+        "sampler.000": {"output": X},
+        "unet.001": {"input.sample": X, "input.second": less, "output": X},
+        "sampler.001": {"input.x": X},
+        "unet.002": {"input.sample": X, "input.first": less, "input.second": seven, "output": X},
+        "sampler.002": {"input.x": X},
+    }
+    context = replace(context_of(calls), model=Together())
+    rows = [(row.call, row.kind, row.verdict) for row in together.judge_together(context)]
+    assert rows == [
+        ("unet.001", "second", "equal"),
+        ("unet.002", "first", "differs"),
+        ("unet.002", "second", "differs"),
+    ]
+
+
+# -- normal noise ---------------------------------------------------------------------------------
+
+
+def noise_row(z, **more):
+    context = context_of({"initial.000": {"output": z}})
+    return judge_normal(context, entry_of(context, "initial.000"), "noise", z, **more)
+
+
+def noise(mean, deviation, n=200):
+    """Return numbers with this mean and this root of the mean square."""
+    z = normal(0, n)
+    z = (z - z.mean()) / z.std()
+    return mean + z * math.sqrt(deviation**2 - mean**2)
+
+
+def test_a_row_of_noise_says_what_was_judged():
+    row = noise_row(noise(0.0, 1.0), segment="there")
+    assert (row.call, row.layer, row.kind, row.segment) == ("initial.000", "", "noise", "there")
+    assert row.verdict == "equal"
+    assert row.error == pytest.approx(0.0, abs=1e-12)
+    assert row.allowed == 6.0 / math.sqrt(400.0)
+    bad = noise_row(np.array([1.0, np.inf]), segment="there")
+    assert (bad.call, bad.layer, bad.kind, bad.segment) == ("initial.000", "", "noise", "there")
+    assert bad.error == math.inf
+    assert bad.note
+
+
+def test_the_larger_of_two_errors_counts():
+    allowed = 6.0 / math.sqrt(400.0)
+    for mean, deviation, word in (
+        (0.0, 1.0 + 1.1 * allowed, "deviation"),
+        (0.0, 1.0 - 1.1 * allowed, "deviation"),
+        (0.6, 1.0, "mean"),
+        (-0.6, 1.0, "mean"),
+        (0.6, 1.0 + 1.1 * allowed, "deviation"),
+        (0.6, 1.0 + 0.9 * allowed, "mean"),
+    ):
+        row = noise_row(noise(mean, deviation))
+        assert row.verdict == "differs"
+        assert word in row.cause
+        right = max(abs(deviation - 1.0), abs(mean) / math.sqrt(2.0))
+        assert row.error == pytest.approx(right)
+    assert noise_row(noise(0.3, 1.0 - 0.9 * allowed)).verdict == "equal"
+
+
+def test_a_single_number_may_be_anything_usual():
+    assert noise_row(np.array([3.0])).allowed == 6.0 / math.sqrt(2.0)
+    assert noise_row(np.array([3.0])).verdict == "equal"
