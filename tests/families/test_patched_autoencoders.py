@@ -320,8 +320,7 @@ FRAMES = {  # of kernels, whose first axis after the channels is time
 def test_kernels_have_frames_except_those_of_two_dimensions():
     shapes = flatten(qwen_image.spec(SMALL))
     ours = {name: KeyEntry(name, shape) for name, shape in shapes.items()}
-    none = KeyEntry.frames if hasattr(KeyEntry, "frames") else 0
-    want = {name: count or none for name, count in FRAMES.items()}
+    want = {name: count or 0 for name, count in FRAMES.items()}
     for table in (QWEN_IMAGE.stored(SMALL, ours), QWEN_IMAGE.original(SMALL)):
         assert {name: table[name].frames for name in FRAMES} == want
     assert [*QWEN_IMAGE.stored(SMALL, ours)] == [*ours]
