@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ldmref.families.qwen3.prompts import join_layers
 from ldmref.families.qwen_image_21 import pipelines as qwen
 from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.families.z_image import Z_IMAGE
@@ -20,6 +21,16 @@ torch = pytest.importorskip("torch")
 def count(*shape, start=0):
     """Return an array of counted numbers."""
     return torch.arange(start, start + int(np.prod(shape)), dtype=torch.float32).reshape(shape)
+
+
+# -- layers of a text encoder ---------------------------------------------------------------------
+
+
+def test_states_of_layers_are_joined():
+    states = [torch.full((1, 2, 3), float(i)) for i in range(5)]
+    found = join_layers(SimpleNamespace(hidden_states=states), (4, 2), 1)
+    assert found.shape == (1, 2, 6)
+    assert found[0, 0].tolist() == [3.0] * 3 + [1.0] * 3
 
 
 # -- Z-Image --------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from ldmref.families.qwen3 import encoder, files, presets, prompts, siblings
 from ldmref.families.qwen3.encoder import QWEN3, Qwen3Config
 from ldmref.models import preset
 from ldmref.models.config import Defaults
-from ldmref.models.params import flatten
+from ldmref.models.params import flatten, unflatten
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.samplers.config import SchedulerConfig
@@ -167,11 +166,103 @@ def test_positions_count_tokens_or_all():
     assert before[..., 0].tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]] and before.shape == (2, 4, 1)
 
 
+# -- the network ----------------------------------------------------------------------------------
+
+
+def rms(x, weight, eps=1e-6):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+
+def turn_halves(x, positions, theta):
+    """Turn pairs of channels that are half a head apart; x: (n, heads, l, d)."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None, :, None] * theta ** (-np.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    parts = first * np.cos(angles) - second * np.sin(angles)
+    return np.concatenate([parts, second * np.cos(angles) + first * np.sin(angles)], axis=-1)
+
+
+def hidden_states(flat, config, ids, mask, positions):
+    """Return the hidden states of all layers, the embeddings first."""
+    n, length = ids.shape
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    x = flat["embed_tokens.weight"][ids]
+    found = [x]
+    hidden = (np.arange(length)[:, None] < np.arange(length)) | (mask == 0)[:, None, None, :]
+    for i in range(config.num_hidden_layers):
+        p = {
+            name.removeprefix(f"layers.{i}.").removesuffix(".weight"): value
+            for name, value in flat.items()
+        }
+        h = rms(x, p["input_layernorm"])
+        q, k, v = (
+            (h @ p[f"self_attn.{name}_proj"].T).reshape(n, length, count, -1).swapaxes(1, 2)
+            for name, count in (("q", heads), ("k", shared), ("v", shared))
+        )
+        q, k = rms(q, p["self_attn.q_norm"]), rms(k, p["self_attn.k_norm"])
+        q, k = (turn_halves(part, positions, config.rope_theta) for part in (q, k))
+        k, v = (np.repeat(part, heads // shared, axis=1) for part in (k, v))
+        scores = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1])
+        weights = np.exp(np.where(hidden, -np.inf, scores))
+        mixed = weights / weights.sum(-1, keepdims=True) @ v
+        x = x + mixed.swapaxes(1, 2).reshape(n, length, -1) @ p["self_attn.o_proj"].T
+        h = rms(x, p["post_attention_layernorm"])
+        gate = h @ p["mlp.gate_proj"].T
+        h = gate / (1.0 + np.exp(-gate)) * (h @ p["mlp.up_proj"].T)
+        x = x + h @ p["mlp.down_proj"].T
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("layers", [(-1,), (1,), (0, 3, 2), (-2, 1)])
+@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize("counted", [None, -1])
+def test_hidden_states_by_hand(layers, final_norm, counted):
+    config = replace(
+        SMALL, hidden_layers=layers, final_norm=final_norm, padding_position=counted,
+        rope_theta=50.0,
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    flat = {
+        name: generator.standard_normal(shape)
+        for name, shape in flatten(encoder.qwen3_spec(config)).items()
+    }
+    ids = generator.integers(0, 11, (2, 5))
+    mask = np.array([[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]])
+    positions = np.tile(np.arange(5.0), (2, 1))
+    if counted:
+        positions = mask.cumsum(axis=1) - 1.0
+    states = hidden_states(flat, config, ids, mask, positions)
+    parts = [states[i] for i in encoder.find_layers(config)]
+    if final_norm:
+        parts = [rms(part, flat["norm.weight"]) for part in parts]
+    found = encoder.qwen3(OPS, unflatten(flat), config, ids, mask=mask)
+    np.testing.assert_allclose(found, np.concatenate(parts, axis=2), rtol=1e-8, atol=1e-9)
+
+
+def test_functions_without_parameters_are_called_by_name(monkeypatch):
+    """Traces show them under these names."""
+    ops = get_backend("numpy", dtype="float64")
+    called = []
+    call = ops.call_function
+
+    def record(name, function, *args, **options):
+        called.append(name)
+        return call(name, function, *args, **options)
+
+    monkeypatch.setattr(ops, "call_function", record)
+    shapes = flatten(encoder.qwen3_spec(replace(SMALL, num_hidden_layers=1)))
+    p = unflatten({name: np.ones(shape) for name, shape in shapes.items()})
+    encoder.qwen3(ops, p, replace(SMALL, num_hidden_layers=1), np.zeros((1, 2), np.int64))
+    assert called == ["rms_norm"] * 3 + ["rotate"] * 2 + ["rms_norm"] * 2
+
+
 # -- classes of transformers ----------------------------------------------------------------------
 
 
 def test_the_class_of_transformers_has_all_sizes():
     made = encoder.describe_qwen3(replace(SMALL, layer_norm_eps=0.25, rope_theta=7.0))
+    assert made.path == "transformers:Qwen3ForCausalLM"
     assert made.settings == {
         "vocab_size": 11, "hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 0.25,
@@ -187,7 +278,8 @@ def test_the_class_that_sees_images_is_the_smallest(head, parts):
     assert made.settings["text_config"]["rope_parameters"] == {
         "rope_type": "default", "rope_theta": 1e6, "mrope_section": parts,
     }  # fmt: skip
-    assert sum(parts) == head // 2
+    found = made.settings["text_config"]["rope_parameters"]["mrope_section"]
+    assert sum(parts) == head // 2 and all(isinstance(part, int) for part in found)
     assert made.settings["vision_config"] == {
         "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0], "out_hidden_size": 6,
@@ -284,6 +376,15 @@ def test_a_folder_is_read_part_by_part(tmp_path):
     scheduler = SchedulerConfig(shift=9.0)
     other = files.read_model(tmp_path, convert, as_text_encoder, scheduler, Defaults(7, 3.0))
     assert other == replace(found, scheduler=scheduler)
+
+
+def test_the_class_of_the_scheduler_is_that_of_the_index(tmp_path, monkeypatch):
+    index = write_folder(tmp_path)
+    asked = []
+    monkeypatch.setattr(files, "convert_scheduler_config", lambda *given: asked.append(given))
+    files.read_scheduler(tmp_path, index)
+    ((data, kind),) = asked
+    assert data["shift"] == 2.5 and kind == "FlowMatchEulerDiscreteScheduler"
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "scheduler"])
@@ -409,14 +510,6 @@ def test_a_processor_of_texts_passes_options_on():
     assert processor.apply_chat_template(messages, tokenize=False) == [
         messages, {"tokenize": False},
     ]  # fmt: skip
-
-
-def test_states_of_layers_are_joined():
-    torch = pytest.importorskip("torch")
-    states = [torch.full((1, 2, 3), float(i)) for i in range(5)]
-    found = prompts.join_layers(SimpleNamespace(hidden_states=states), (4, 2), 1)
-    assert found.shape == (1, 2, 6)
-    assert found[0, 0].tolist() == [3.0] * 3 + [1.0] * 3
 
 
 @pytest.mark.parametrize(
