@@ -81,24 +81,26 @@ def test_shapes_of_qwen_image():
 
 
 def test_shapes_of_qwen_image_21():
-    want = ends(4, 3, 3, 2, 4) | middle("decoder.mid_block", 6)
-    want |= conv("decoder.conv_in", 3, 6) | {"decoder.norm_out.gamma": (3, 1, 1, 1)}
+    config = replace(SMALL_21, dim_mult=(3, 2, 5))
+    want = ends(10, 3, 9, 2, 4) | middle("decoder.mid_block", 15)
+    want |= conv("decoder.conv_in", 3, 15) | {"decoder.norm_out.gamma": (9, 1, 1, 1)}
     down, up = "encoder.down_blocks", "decoder.up_blocks"
-    for level, (c_in, c_out) in enumerate(((2, 2), (2, 4), (4, 4))):
+    for level, (c_in, c_out) in enumerate(((2, 6), (6, 4), (4, 10))):
         want |= residual(f"{down}.{level}.resnets.0", c_in, c_out)
         if level < 2:
             want |= conv(f"{down}.{level}.downsampler.resample.1", c_out, c_out)
-    for level, (c_in, c_out) in enumerate(((6, 6), (6, 6), (6, 3))):
+    for level, (c_in, c_out) in enumerate(((15, 15), (15, 6), (6, 9))):
         want |= residual(f"{up}.{level}.resnets.0", c_in, c_out)
         want |= residual(f"{up}.{level}.resnets.1", c_out, c_out)
         if level < 2:
             want |= conv(f"{up}.{level}.upsampler.resample.1", c_out, c_out)
-    assert flatten(qwen_image_21.autoencoder_spec(SMALL_21)) == want
+    assert flatten(qwen_image_21.autoencoder_spec(config)) == want
 
 
 def test_sizes_of_configurations():
     assert (SMALL.kind, SMALL.factor, SMALL.decoder_width) == ("qwen-image", 4, 4)
     assert replace(SMALL, dim_mult=(3, 2)).decoder_width == 12
+    assert QwenAutoencoderConfig().factor == 8
     assert (SMALL_21.kind, SMALL_21.factor, SMALL_21.decoder_width) == ("qwen-image-2.1", 4, 6)
     assert SMALL_21.encoder_dims == (2, 2, 4, 4) and SMALL_21.decoder_dims == (6, 6, 6, 3)
     assert SMALL_21.frames == (1, 2, 1)
@@ -116,6 +118,7 @@ def test_the_kl_within_flux2_has_its_fields(name):
     config = replace(SMALL_2, in_channels=5, out_channels=6)
     want = (5, 6, 2, (4, 8), 1, 2)
     kl = config.kl
+    assert isinstance(kl.latent_channels, int)
     assert want == (
         kl.in_channels, kl.out_channels, kl.latent_channels, kl.block_out_channels,
         kl.layers_per_block, kl.norm_num_groups,
@@ -355,6 +358,7 @@ def test_configurations_of_flux2_are_read():
     assert found == SMALL_2
     made = FLUX2_AUTOENCODER.module(SMALL_2)
     assert made.path == "diffusers:AutoencoderKLFlux2" and made.like == SMALL_2
+    assert isinstance(made.settings["latent_channels"], int)
     assert made.settings == {
         "latent_channels": 2, "down_block_types": ["DownEncoderBlock2D"] * 2,
         "up_block_types": ["UpDecoderBlock2D"] * 2, "patch_size": (2, 2),
@@ -384,6 +388,19 @@ def test_other_autoencoders_are_refused(read, name, value):
     with pytest.raises(CorruptModelError, match=name) as caught:
         read({name: value})
     assert "autoencoder" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (flux2.read_config, "layers_per_block"),
+        (qwen_image.read_config, "num_res_blocks"),
+        (of_21.read_config, "num_res_blocks"),
+    ],
+)
+def test_a_field_of_another_type_is_named(read, name):
+    with pytest.raises(CorruptModelError, match=rf"vae\.{name}"):
+        read({name: "two"})
 
 
 def test_configurations_of_qwen_image_are_read():
