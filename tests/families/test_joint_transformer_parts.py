@@ -85,6 +85,20 @@ def test_whole_times_become_floating_numbers():
     )
 
 
+def test_sines_are_computed_under_the_name_of_diffusers(monkeypatch):
+    ops = get_backend("numpy", dtype="float64")
+    called = []
+    call = ops.call_function
+
+    def record(name, *given, **options):
+        called.append(name)
+        return call(name, *given, **options)
+
+    monkeypatch.setattr(ops, "call_function", record)
+    joint_transformers.find_sines(ops, np.array([3.0]), 8)
+    assert called == ["time_proj"]
+
+
 def test_sines_are_rounded_to_the_type_of_the_text():
     flat = draw(flatten({"time": {"linear_1": linear_spec(4, 3), "linear_2": linear_spec(3, 3)}}))
     p = unflatten({name.removeprefix("time."): x.astype("f2") for name, x in flat.items()})
@@ -101,6 +115,8 @@ def test_a_norm_without_weights_has_a_small_number_below_the_root():
     centred = x - x.mean(-1, keepdims=True)
     want = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(joint_transformers.normalize(OPS, x), want, rtol=1e-9)
+    one = joint_transformers.normalize(OPS, x[:1, :1])
+    np.testing.assert_allclose(one, want[:1, :1], rtol=1e-9)
 
 
 def test_the_feed_forward_layer_is_scaled_shifted_and_gated():
