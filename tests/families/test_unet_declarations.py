@@ -61,7 +61,7 @@ def test_inputs_of_a_unet_that_reads_sizes():
 def test_a_unet_is_declared():
     made = unet.describe_unet(SMALL)
     assert (made.name, made.params, made.exported, made.numbered) == ("unet", "unet", "unet", True)
-    assert made.settings == {"config": SMALL}
+    assert made.settings == {"config": SMALL} and made.description == "U-Net"
     assert [tuple(x) for x in made.outputs] == [("", "out_sample")]
     assert made.inputs == tuple(unet.unet_inputs(SMALL))
     assert made.text_attention.layers == (".attn2",)
@@ -104,6 +104,8 @@ def test_residuals_follow_every_skip_connection():
         assert x.shape == (BATCH, channels, *sides)
         assert (x.argument, x.role) == ("control", f"control.down.{i}")
         assert x.exported == f"down_block_additional_residuals.{i}"
+    lowest = unet.unet_residuals(SD15.unet).mid
+    assert lowest.shape[2] == CallSize("height", over=8, label="height_8")
     assert found.mid.role == "control.mid" and found.mid.shape == found.down[-1].shape
     assert found.mid.exported == "mid_block_additional_residual"
 
@@ -127,6 +129,9 @@ def test_a_controlnet_of_a_unet_is_declared():
     added = replace(SMALL, addition_embed_type="text_time")
     made = unet.describe_controlnet(ControlNetConfig(added))
     assert [x.argument for x in made.inputs] == ["x", "t", "context", "hint", "pooled", "sizes"]
+    made = unet.describe_controlnet(ControlNetConfig(replace(added, cross_attention_dim=0)))
+    assert [x.argument for x in made.inputs] == ["x", "t", "hint", "pooled", "sizes"]
+    assert made.description == "ControlNet"
 
 
 def test_the_encoder_of_hints_is_declared():
