@@ -12,6 +12,7 @@ from ldmref.errors import UsageError
 from ldmref.families import latent_diffusion, unet, unet_pipelines
 from ldmref.io.diffusers.folder import diffusers_table
 from ldmref.models import preset
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.declared import BATCH, HEIGHT, WIDTH, CallSize
 from ldmref.models.denoiser_config import UNetConfig
@@ -256,6 +257,11 @@ def test_coders_have_latents_and_images():
         assert (made.name, made.params) == (f"vae.{name}", "vae")
         assert made.settings == {"config": vae} and made.exported == f"vae_{name}r"
         assert made.description.startswith(f"{name}r of a ")
+    kind = autoencoder_of(vae)
+    assert decoder.function is kind.decode and encoder.function is kind.encode
+    assert isinstance(decoder.inputs[0].shape[1], int)
+    small, _ = latent_diffusion.describe_autoencoder(SD15.vae)
+    assert small.inputs[0].shape == (BATCH, 4, HEIGHT, WIDTH)
     assert decoder.layers == ("decoder", "post_quant_conv")
     assert encoder.layers == ("encoder", "quant_conv")
     (z,), (image,) = decoder.inputs, encoder.inputs
