@@ -348,6 +348,7 @@ def test_names_of_the_makers_of_flux2():
 
 def test_configurations_of_flux2_are_read():
     assert flux2.read_config({}) == Flux2AutoencoderConfig()
+    assert flux2.read_config({"patch_size": (2, 2)}) == Flux2AutoencoderConfig()
     found = flux2.read_config(
         {
             "latent_channels": 2, "block_out_channels": [4, 8], "layers_per_block": 1,

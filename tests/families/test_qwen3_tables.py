@@ -465,6 +465,16 @@ def test_published_sizes_of_siblings():
     assert replace(PLAIN, rope_theta=5e6) == VL and PLAIN.rope_theta == 1e6 == small.rope_theta
 
 
+def test_a_published_model_reads_its_last_state():
+    fields = {
+        "model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 512,
+        "layer_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_layers": (-1,), "final_norm": True,
+        "use_attention_mask": True, "padding_position": None,
+    }  # fmt: skip
+    for config in (Qwen3Config(), PLAIN):
+        assert {name: getattr(config, name) for name in fields} == fields
+
+
 def test_a_small_version_for_golden_cases():
     text = replace(VL, hidden_layers=(-2,), final_norm=False)
     want = replace(
