@@ -104,6 +104,8 @@ def test_sizes_of_configurations():
     assert (SMALL_21.kind, SMALL_21.factor, SMALL_21.decoder_width) == ("qwen-image-2.1", 4, 6)
     assert SMALL_21.encoder_dims == (2, 2, 4, 4) and SMALL_21.decoder_dims == (6, 6, 6, 3)
     assert SMALL_21.frames == (1, 2, 1)
+    deep = replace(SMALL_21, dim_mult=(1, 2, 4, 4))
+    assert (deep.factor, deep.decoder_width) == (8, 6)
     assert (SMALL_2.kind, SMALL_2.factor, SMALL_2.patch) == ("flux2", 4, 2)
     assert SMALL_2.decoder_width == SMALL_2.kl.decoder_width
     assert flatten(flux2.spec(SMALL_2))["bn.running_mean"] == (8,)
@@ -200,6 +202,84 @@ def test_a_shortcut_is_a_convolution_where_the_width_changes():
             want = np.einsum("oc,nchw->nohw", matrix[:, :, 0, 0], x)
         found = qwen_image.residual_block(OPS, unflatten(flat), x)
         np.testing.assert_allclose(found, want + flat["conv2.bias"].reshape(-1, 1, 1), rtol=1e-12)
+
+
+def shrink_by_hand(x, width, frames):
+    """Average groups of the numbers of 2 x 2 pixels; frames before the only one are zeros."""
+    n, c, height, columns = x.shape
+    found = np.zeros((n, width, height // 2, columns // 2))
+    for i in range(height // 2):
+        for j in range(columns // 2):
+            numbers = np.zeros((n, c, frames, 2, 2))
+            numbers[:, :, -1] = x[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+            found[:, :, i, j] = numbers.reshape(n, width, -1).mean(axis=2)
+    return found
+
+
+def enlarge_by_hand(x, width, frames):
+    """Repeat channels to the numbers of 2 x 2 pixels of all frames, and keep the last frame."""
+    n, c, h, w = x.shape
+    found = np.zeros((n, width, 2 * h, 2 * w))
+    for i in range(h):
+        for j in range(w):
+            numbers = np.repeat(x[:, :, i, j], 4 * frames * width // c, axis=1)
+            pixels = numbers.reshape(n, width, frames, 2, 2)[:, :, -1]
+            found[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = pixels
+    return found
+
+
+@pytest.mark.parametrize(("width", "frames"), [(3, 1), (3, 2), (6, 1), (12, 2), (24, 1), (48, 2)])
+def test_shortcuts_that_halve_an_image(width, frames):
+    x = np.random.default_rng(5).standard_normal((2, 6, 4, 6))
+    want = shrink_by_hand(x, width, frames)
+    np.testing.assert_allclose(qwen_image_21.shrink_image(OPS, x, width, frames), want, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("width", "frames"), [(8, 1), (8, 2), (4, 1), (4, 2), (2, 1), (2, 2), (1, 2), (8, 4)]
+)
+def test_shortcuts_that_double_an_image(width, frames):
+    x = np.random.default_rng(6).standard_normal((2, 8, 3, 2))
+    want = enlarge_by_hand(x, width, frames)
+    assert np.array_equal(qwen_image_21.enlarge_image(OPS, x, width, frames), want)
+
+
+def test_levels_add_their_shortcuts():
+    """Of residual blocks that add nothing."""
+    x = np.random.default_rng(7).standard_normal((1, 2, 4, 4))
+    spec = qwen_image_21.residual_blocks_spec(2, 2, 2)
+    assert [*spec["resnets"]] == ["0", "1"]
+    flat = {name: np.zeros(shape) for name, shape in flatten(spec).items()}
+    same = {"resample.1.weight": np.zeros((2, 2, 3, 3)), "resample.1.bias": np.array([0.5, 2.0])}
+    bias = np.array([0.5, 2.0]).reshape(2, 1, 1)
+    plain = unflatten(flat)
+    np.testing.assert_allclose(qwen_image_21.down_block(OPS, plain, x, 1), 2 * x)
+    np.testing.assert_allclose(qwen_image_21.up_block(OPS, plain, x, 1), x)
+    down = unflatten(flat | {f"downsampler.{name}": value for name, value in same.items()})
+    up = unflatten(flat | {f"upsampler.{name}": value for name, value in same.items()})
+    for frames in (1, 2):
+        want = bias + shrink_by_hand(x, 2, frames)
+        np.testing.assert_allclose(qwen_image_21.down_block(OPS, down, x, frames), want)
+        want = bias + enlarge_by_hand(x, 2, frames)
+        np.testing.assert_allclose(qwen_image_21.up_block(OPS, up, x, frames), want)
+
+
+def test_levels_join_frames_in_the_order_of_the_configuration(monkeypatch):
+    config = replace(SMALL_21, dim_mult=(1, 2, 2, 2), temporal_downsample=(False, True, True))
+    spec = qwen_image_21.autoencoder_spec(config)
+    p = unflatten({name: np.zeros(shape) for name, shape in flatten(spec).items()})
+    found = {"down_block": [], "up_block": []}
+    for name, seen in found.items():
+        function = getattr(qwen_image_21, name)
+
+        def record(ops, p, x, frames, function=function, seen=seen):
+            seen.append(frames)
+            return function(ops, p, x, frames)
+
+        monkeypatch.setattr(qwen_image_21, name, record)
+    qwen_image_21.encode(OPS, p, config, np.zeros((1, 4, 8, 8)))
+    qwen_image_21.decode(OPS, p, config, np.zeros((1, 3, 1, 1)))
+    assert found == {"down_block": [1, 2, 2, 1], "up_block": [2, 2, 1, 1]}
 
 
 @pytest.mark.parametrize(
