@@ -190,6 +190,22 @@ def test_the_constants_of_such_files():
 # -- reference images -----------------------------------------------------------------------------
 
 
+class Sized:
+    """An image without pixels, which says how it was scaled and cropped."""
+
+    def __init__(self, *size, scaled=()):
+        self.size = size
+        self.scaled = scaled
+
+    def resize(self, size, resample):
+        return Sized(*size, scaled=(size, resample))
+
+    def crop(self, box):
+        left, top, right, bottom = box
+        assert 0 <= left <= right <= self.size[0] and 0 <= top <= bottom <= self.size[1]
+        return Sized(right - left, bottom - top, scaled=self.scaled)
+
+
 @pytest.mark.parametrize(
     ("size", "want"),
     [
@@ -206,7 +222,10 @@ def test_the_constants_of_such_files():
 def test_references_are_cropped_to_whole_tokens(size, want):
     """After they were scaled to 1024^2 pixels, of which no side is less than a token's."""
     for count in (1, 3):
-        assert reference_images.crop_to_tokens(Image.new("L", size), count).size == want
+        found = reference_images.crop_to_tokens(Sized(*size), count)
+        assert found.size == want and all(isinstance(side, int) for side in found.size)
+        assert bool(found.scaled) == (size[0] * size[1] > 1024**2)
+        assert not found.scaled or found.scaled[1] == Image.Resampling.LANCZOS
 
 
 def test_the_middle_of_a_reference_is_kept():
