@@ -203,7 +203,7 @@ def count_blocks(names: Collection[str], kind: str) -> int:
 
 
 def find_known(
-    models: Iterable[ModelConfig], network: DenoiserConfig, axes: str = "axes_dims_rope"
+    models: Iterable[ModelConfig], network: DenoiserConfig, axes: str
 ) -> ModelConfig | None:
     """Return the first model whose transformer has the shapes of another one; None if none has.
 
