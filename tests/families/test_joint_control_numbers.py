@@ -221,6 +221,16 @@ def test_a_damaged_file_of_sd3_has_a_head_and_a_block():
     assert found.attention_head_dim == 8 and found.dual_attention_layers == ()
 
 
+@pytest.mark.parametrize("shape", [(), (8, 8)])
+def test_a_norm_of_a_head_has_one_axis(shape):
+    """Otherwise it is no file of a ControlNet, and no error of the program."""
+    norm = {"transformer_blocks.0.attn.norm_q.weight": shape}
+    table = sd3_files.diffusers_table(SD3_NET)
+    assert recognised(sd3_files, SD3_NET, SD3_MODEL, table, **norm) == []
+    table = flux_files.make_table(FLUX_NET, False)
+    assert recognised(flux_files, FLUX_NET, FLUX_MODEL, table, **norm) == []
+
+
 @pytest.mark.parametrize(
     "name", ["pos_embed_input.proj.weight", "time_text_embed.text_embedder.linear_1.weight"]
 )
