@@ -162,7 +162,7 @@ class Blocks:
     """Stands for diffusers' blocks of a modular pipeline."""
 
     def __init__(self):
-        self.sub_blocks = {flux3_pipelines.UPSAMPLER: 1, "denoise": 2}
+        self.sub_blocks = {"prompt_upsampler": 1, "denoise": 2}
 
     def init_pipeline(self):
         pipe = SimpleNamespace(blocks=[*self.sub_blocks], kind=type(self), components={})

@@ -87,17 +87,34 @@ def test_the_last_layer_says_the_channels_of_the_output(file, last):
         assert (found.denoiser.in_channels, found.denoiser.out_channels) == (6, 5)
 
 
-@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: file.__name__.split(".")[2])
-def test_a_head_may_be_wider_than_the_tokens(file):
-    """A damaged file has at least one head."""
-    names = {
-        flux: ["img_in.weight"], flux3: ["emb_in.image.weight"],
-        sd3: ["x_embedder.proj.weight"], krea2: [],
-    }  # fmt: skip
+FIRST = {  # the tensor whose rows are the width of the tokens
+    flux: "img_in.weight", flux3: "emb_in.image.weight", sd3: "x_embedder.proj.weight",
+    krea2: "first.weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FIRST, ids=lambda file: file.__name__.split(".")[2])
+def test_a_damaged_file_has_whole_heads(file):
+    """One at least, but in Krea 2."""
     shapes = shapes_of(file, NETWORKS[file])
-    for name in names[file]:
-        found = file.recognise(shapes | {name: (50, *shapes[name][1:])}, prefix="")
-        assert found.denoiser.num_attention_heads == 1
+    head = NETWORKS[file].attention_head_dim
+    for width, heads in ((head - 1, 0 if file is krea2 else 1), (2 * head + 1, 2)):
+        damaged = shapes | {FIRST[file]: (width, *shapes[FIRST[file]][1:])}
+        found = file.recognise(damaged, prefix="").denoiser
+        assert (found.num_attention_heads, found.attention_head_dim) == (heads, head)
+
+
+def test_a_damaged_file_of_krea2_has_whole_heads_of_the_text():
+    shapes = shapes_of(krea2, NETWORKS[krea2])
+    for rows in (17, 23):
+        changed = {
+            "txtmlp.0.scale": (rows,),
+            "txtfusion.refiner_blocks.0.attn.wk.weight": (rows, 48),
+            "blocks.0.attn.wk.weight": (128 + rows, 512),
+        }
+        found = krea2.recognise(shapes | changed, prefix="").denoiser
+        assert (found.text_hidden_dim, found.text_num_attention_heads) == (rows, 2)
+        assert (found.text_num_key_value_heads, found.num_key_value_heads) == (2, 1)
 
 
 @pytest.mark.parametrize("name", FILES)
