@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from ldmref.backends import get_backend
+from ldmref.families.flux import network as flux_network
 from ldmref.families.flux import text as flux
+from ldmref.families.flux2 import network as flux2_network
 from ldmref.families.flux2 import references as flux2
 from ldmref.families.flux2 import text as flux2_text
 from ldmref.families.flux3 import positions, references
@@ -356,3 +358,28 @@ def test_a_large_reference_is_scaled_before_it_is_mirrored():
 @pytest.mark.parametrize(("count", "size"), [(1, (80, 64)), (2, (64, 48)), (3, (64, 48))])
 def test_only_a_single_reference_is_kept_whole(count, size):
     assert references.prepare_reference(gradient(70, 50), count).size == size
+
+
+# -- positions of Flux.1 and FLUX.2 ---------------------------------------------------------------
+
+
+def test_positions_of_flux1_are_those_of_patches_behind_the_text():
+    """Of latents with one channel and text of three, in the format of the state."""
+    grid, text = np.zeros((1, 2, 3, 1), np.float32), np.ones((1, 2, 3), np.float32)
+    found = flux_network.find_positions(OPS, grid, text)
+    cells = [[0, r, c] for r in range(2) for c in range(3)]
+    assert found.tolist() == [[0, 0, 0], [0, 0, 0], *cells]
+    assert found.dtype == np.float64
+
+
+def test_positions_of_flux2_have_a_place_in_the_text():
+    found = flux2_network.find_positions(OPS, np.ones((1, 1, 2, 3)), np.ones((1, 2, 1)))
+    cells = [[0, r, c, 0] for r in range(2) for c in range(3)]
+    assert found.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], *cells]
+
+
+def test_positions_of_flux3_need_one_channel_and_one_row():
+    assert positions.place_image(OPS, np.ones((1, 1, 1, 2))).tolist() == [
+        [[0, 0, 0, 0], [0, 0, 0.5, 0]]
+    ]
+    assert positions.place_text(OPS, np.ones((1, 1, 1))).tolist() == [[[0, 0, 0, 0]]]
