@@ -16,6 +16,7 @@ from ldmref.families.flux2 import references as flux2
 from ldmref.families.flux2 import text as flux2_text
 from ldmref.families.flux3 import positions, references
 from ldmref.families.flux3 import text as flux3_text
+from ldmref.families.sd3 import network as sd3_network
 from ldmref.families.sd3 import text as sd3
 from ldmref.models import preset
 from ldmref.models.text import text_encoder, text_encoder_pooled
@@ -383,3 +384,9 @@ def test_positions_of_flux3_need_one_channel_and_one_row():
         [[0, 0, 0, 0], [0, 0, 0.5, 0]]
     ]
     assert positions.place_text(OPS, np.ones((1, 1, 1))).tolist() == [[[0, 0, 0, 0]]]
+
+
+def test_positions_of_sd3_need_one_channel_and_one_row():
+    table = np.arange(18.0).reshape(1, 9, 2)
+    found = sd3_network.crop_positions(OPS, table, np.zeros((1, 1, 1, 2)))
+    assert found.tolist() == [[[6, 7], [8, 9]]]
