@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -584,3 +585,27 @@ def test_configurations_of_nets_of_sd3(change, is_known):
     net = sd3.convert_controlnet_config(sizes | change)
     assert (net.num_layers, net.pos_embed_max_size) == (18, 96)
     assert net.joint_attention_dim == (20 if "joint_attention_dim" not in change else 0)
+
+
+# -- defaults -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "others"),
+    [
+        (MMDiTControlConfig(), "SD3ControlNetModel", {"control_type": -1}),
+        (FluxControlConfig(), "FluxControlNetModel", {}),
+    ],
+    ids=["sd3", "flux"],
+)
+def test_defaults_of_controlnets_are_those_of_diffusers(config, kind, others):
+    """Null is 0 here."""
+    diffusers = pytest.importorskip("diffusers")
+    theirs = inspect.signature(getattr(diffusers, kind)).parameters
+    own = {f.name for f in dataclasses.fields(config)}
+    own -= {f.name for f in dataclasses.fields(type(config).__mro__[1])}
+    if kind.startswith("SD3"):
+        own.add("joint_attention_dim")
+    found = {name: getattr(config, name) for name in own}
+    want = {name: theirs[name].default or 0 for name in own - {*others}} | others
+    assert found == want and len(found) >= 2

@@ -390,3 +390,14 @@ def test_positions_of_sd3_need_one_channel_and_one_row():
     table = np.arange(18.0).reshape(1, 9, 2)
     found = sd3_network.crop_positions(OPS, table, np.zeros((1, 1, 1, 2)))
     assert found.tolist() == [[[6, 7], [8, 9]]]
+
+
+@pytest.mark.parametrize("family", [flux, sd3], ids=["flux", "sd3"])
+def test_by_default_no_layer_is_skipped_and_no_word_is_weighted(family):
+    config = preset("flux-tiny" if family is flux else "sd3-tiny")
+    encoders = Encoders()
+    heavy = [[[1.0, 9.0, 9.0]]]
+    parts = [tokens_of([[[5, 6, 7]]], heavy) for _ in config.text_encoders]
+    found = family.encode_prompts(OPS, config.text_encoders, parts, encoders.compile)
+    assert [skip for *_, skip, _ in encoders.calls] == [0] * len(parts)
+    assert found.states[0, :3, 0].tolist() == [5, 6, 7]
