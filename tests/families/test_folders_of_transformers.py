@@ -251,7 +251,12 @@ def test_a_folder_of_flux2(tmp_path, distilled, usual):
 
 
 def test_transformers_of_flux2_have_tokens_of_one_cell():
-    assert flux2.convert_transformer_config({"patch_size": 1}).guidance_embeds
+    """And the sizes of [dev], where their file says none."""
+    for data in ({"patch_size": 1}, {}):
+        found = flux2.convert_transformer_config(data)
+        sizes = found.num_layers, found.num_single_layers, found.num_attention_heads
+        assert sizes == (8, 48, 48)
+        assert found.joint_attention_dim == 15360 and found.guidance_embeds
     with pytest.raises(CorruptModelError):
         flux2.convert_transformer_config({"patch_size": 2})
 
