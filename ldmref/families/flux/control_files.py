@@ -73,7 +73,7 @@ def list_candidates(
         out_channels=packed // PATCH**2,
         num_layers=double,
         num_single_layers=one,
-        num_attention_heads=max(d // max(head, 1), 1),
+        num_attention_heads=max(d // head, 1),
         attention_head_dim=head,
         joint_attention_dim=joint,
         pooled_projection_dim=pooled,

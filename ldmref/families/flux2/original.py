@@ -106,7 +106,7 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
         out_channels=z,
         num_layers=count_blocks(own, "double_blocks"),
         num_single_layers=count_blocks(own, "single_blocks"),
-        num_attention_heads=max(d // head, 1),
+        num_attention_heads=d // head,
         attention_head_dim=head,
         joint_attention_dim=own["txt_in.weight"][1],
         timestep_guidance_channels=own["time_in.in_layer.weight"][1],

@@ -40,9 +40,9 @@ def list_candidates(
         _, joint = shapes.get("context_embedder.weight", (d, 0))
         table = shapes.get("pos_embed.pos_embed", (1, 0))[1]
         _, z, *_ = shapes.get("pos_embed.proj.weight", (d, model.in_channels if model else hint))
+        (head,) = shapes.get(f"{BLOCKS}0.attn.norm_q.weight", (0,))
     except (KeyError, ValueError, IndexError):
         return
-    (head,) = shapes.get(f"{BLOCKS}0.attn.norm_q.weight", (0,)) or (0,)
     head = head or (model.attention_head_dim if model and model.width == d else HEAD)
     numbers = {name.split(".")[1] for name in shapes if name.startswith(BLOCKS)}
     dual = {name.split(".")[1] for name in shapes if ".attn2." in name}
