@@ -117,7 +117,7 @@ def test_rows_of_further_outputs_say_which_in_any_order_and_shape(part):
         assert row.note.startswith("its output 2") == (part == 2)
         assert ("transpose" in row.note) == (recorded.shape == (2, 4, 3))
         assert ("(2, 2, 4)" in row.note) == (recorded.shape == (2, 2, 4))
-    row, used = judged(3.0 * RIGHT.transpose(0, 2, 1))
+    row, _ = judged(3.0 * RIGHT.transpose(0, 2, 1))
     assert row.verdict == "differs" and row.cause == "scaled by 3"
     assert row.note == "after transpose 0,2,1"
 

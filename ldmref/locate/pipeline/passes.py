@@ -47,8 +47,8 @@ def _ends(entry: TraceEntry) -> bool:
 def _requests(port: Trace, pieces: list[list[TraceEntry]]) -> list[Mapping[str, Any]]:
     """Return what changes in the manifest for each pass."""
     recorded = port.manifest.get("requests")
-    known = isinstance(recorded, list) and all(isinstance(r, dict) for r in recorded)
-    if known and len(recorded) == len(pieces):
+    recorded = recorded if isinstance(recorded, list) else []
+    if len(recorded) == len(pieces) and all(isinstance(r, dict) for r in recorded):
         params = port.manifest.get("params") or {}
         kept = {k: x for k, x in params.items() if not any(k in r for r in recorded)}
         return [{"request": r, "params": kept} for r in recorded]
