@@ -171,6 +171,9 @@ def test_mixtures_of_other_shapes_are_not_fitted(which):
     [
         ([[1.0, 1.0, 0.0]], "image and noise are mixed"),
         ([[1.0009, 0.9991, 0.0009]], "image and noise are mixed"),
+        ([[1.0, 1.0, 0.001]], "image and noise are mixed"),
+        ([[1000.0, 1.0, 0.0], [999.0, 1.0, 0.0]],
+         "the image is multiplied by 999 to 1000 by channel"),
         ([[0.5, 1.0, 0.0]], "the image is multiplied by 0.5"),
         ([[1.0, -2.0, 0.0]], "the noise is multiplied by -2"),
         ([[1.0, 1.0, -0.25], [1.0, 1.0, 0.5]], "-0.25 to 0.5 is added"),
@@ -186,6 +189,11 @@ def test_mixtures_of_other_shapes_are_not_fitted(which):
 )  # fmt: skip
 def test_ratios_in_words(ratios, words):
     assert added_noise._describe(np.array(ratios)) == words
+
+
+def test_a_mixture_of_one_channel_is_fitted():
+    (words,) = added_noise._fitted(2.0 * RIGHT[:, :1], X[:, :1], NOISE[:, :1], RIGHT[:, :1])
+    assert words == "the image is multiplied by 2; the noise is multiplied by 2"
 
 
 def test_mixtures_that_are_not_finite_are_not_fitted():

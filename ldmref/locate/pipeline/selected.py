@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ldmref.locate.pipeline.ledger import INPUT, Ledger
+from ldmref.locate.pipeline.ledger import Ledger
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.trace.model import Trace
 
@@ -45,4 +45,4 @@ def mark_selected(port: Trace, ledger: Ledger, denoiser: str) -> None:
                 continue
             for role in entry.inputs:
                 if re.fullmatch(roles, role):
-                    ledger.mark(entry, role, side=INPUT)
+                    ledger.mark(entry, role)
