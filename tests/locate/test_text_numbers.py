@@ -144,20 +144,20 @@ def recorded(**arrays):
 GATE, VALUE = normal(0, 2, 3), normal(1, 2, 3)
 
 
-@pytest.mark.parametrize(("last", "first", "second"), [
-    ("w2", "w1", "w3"), ("down_proj", "gate_proj", "up_proj"),
-])  # fmt: skip
-@pytest.mark.parametrize("at", ["silu", "last"])
-def test_silu_of_the_other_projection(at, last, first, second):
-    replay = recorded(**{first: GATE, second: VALUE})
-    name = f"b.{last if at == 'last' else 'silu'}"
-    ((words, found),) = text.exchanged_silu(replay, point_of(name))
-    assert words.endswith(f" {second}")
-    right = VALUE if at == "silu" else GATE * VALUE / (1.0 + np.exp(-VALUE))
-    np.testing.assert_allclose(found, right, rtol=1e-12)
-    assert not [*text.exchanged_silu(replay, point_of(name, ""))]
-    for one in ({first: GATE}, {second: VALUE}, {}):
-        assert not [*text.exchanged_silu(recorded(**one), point_of(name))]
+SILU_LAYERS = [("w2", "w1", "w3"), ("down_proj", "gate_proj", "up_proj")]
+
+
+def test_silu_of_the_other_projection():
+    for last, first, second in SILU_LAYERS:
+        for end in ("silu", last):
+            replay = recorded(**{first: GATE, second: VALUE})
+            ((words, found),) = text.exchanged_silu(replay, point_of(f"b.{end}"))
+            assert words.endswith(f" {second}")
+            right = VALUE if end == "silu" else GATE * VALUE / (1.0 + np.exp(-VALUE))
+            np.testing.assert_allclose(found, right, rtol=1e-12)
+            assert not [*text.exchanged_silu(replay, point_of(f"b.{end}", ""))]
+            for one in ({first: GATE}, {second: VALUE}, {}):
+                assert not [*text.exchanged_silu(recorded(**one), point_of(f"b.{end}"))]
 
 
 @pytest.mark.parametrize("last", ["act", "wo"])
