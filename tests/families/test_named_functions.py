@@ -50,3 +50,20 @@ def test_every_function_has_its_name(name, monkeypatch):
     monkeypatch.setattr(type(OPS), "call_function", count)
     network.function(OPS, unflatten(flat), config.denoiser, **small_arrays(network))
     assert dict(called) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", ["flux2-tiny", "flux3-tiny"])
+def test_references_without_positions_or_tokens_are_none(name):
+    config = preset(name)
+    [network] = [x for x in family_of(config).networks(config) if x.name == "transformer"]
+    draw = np.random.default_rng(0).standard_normal
+    flat = {path: draw(shape) for path, shape in flatten(model_spec(config)["transformer"]).items()}
+    given = small_arrays(network)
+    more = {x.argument: given.pop(x.argument) for x in network.inputs if x.of_references}
+    params = unflatten(flat)
+    want = network.function(OPS, params, config.denoiser, **given)
+    for argument, array in more.items():
+        one = {argument: array}
+        assert np.array_equal(network.function(OPS, params, config.denoiser, **given, **one), want)
+    both = network.function(OPS, params, config.denoiser, **given, **more)
+    assert not np.array_equal(both, want)
