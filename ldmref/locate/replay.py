@@ -115,9 +115,9 @@ class Replay(RepeatableRun):
         for part, (output, array) in enumerate(name_outputs(network, result).items()):
             role = output or "output"
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
-            if recorded is not None:
+            if entry is not None and recorded is not None:
                 suspects = tuple(self._pending)
-                unit = 0.0 if entry is None else stored_unit(self.port, entry)
+                unit = stored_unit(self.port, entry)
                 point = Point(
                     whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
                 )

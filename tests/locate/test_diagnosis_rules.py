@@ -169,7 +169,7 @@ def test_arrays_nearby_have_names_in_their_order():
     inner = call_of("m.silu", "silu", {"input": normal(3, 3), "emb": normal(4, 3), "ids": 1})
     own = {"input": normal(5, 3), "k": normal(6, 3)}
     call = call_of("a.x", "attention", own)
-    frame = {"input": normal(7, 3), "context": normal(8, 3), "bad": np.full(3, np.nan)}
+    frame = {"input": normal(7, 3), "context": normal(8, 3), "bad": np.array([1.0, np.nan, 2.0])}
     more = {"call": call, "suspects": [inner, call], "frame": frame, "of": "a"}
 
     def texts(**changes):
@@ -383,6 +383,7 @@ def test_pairs_that_explain_more_than_each_of_their_faults(monkeypatch):
 
     assert cause(pair("a", 0.01)) == ("a", pytest.approx(0.01))
     assert cause(pair("a", 0.02)) == ("", None)
+    assert cause(pair("a", 0.02), pair("b", 0.01))[0] == "b"
     assert cause(pair("a", 0.01), pair("b", 0.005), pair("c", 0.005))[0] == "b"
     assert cause(pair("a", 0.005), pair("b", 0.01))[0] == "a"
     assert cause(pair("", None), pair("b", 0.01))[0] == "b"

@@ -165,6 +165,7 @@ def test_a_mask_of_the_states_hides_them():
     assert indices() == [[0, 1, 2]]
     assert indices(mask=np.array([[0, 1, 1, 1, 1]])) == [[0, 1]]
     assert indices(mask=np.array([[1, 0, 0, 0, 7]])) == [[0, 2]]
+    assert indices(mask=np.array([[1, 0, 1, 0, 0]])) == [[1, 2]]
     assert indices(other=np.zeros((1, 5))) == [[0, 1, 2]]
     found = padding._compile_indices(max, "text_encoder")("config", np.zeros((2, 3)), 1, 2)
     assert found.tolist() == [[[1.0], [2.0], [3.0]]] * 2

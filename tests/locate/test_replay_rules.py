@@ -173,6 +173,7 @@ def test_points_of_a_run_of_which_everything_was_recorded():
     for name, x in run.recent:
         assert np.array_equal(x, build_trace(recorded()).tensors[f"{CALL}/{name}/output"])
     assert run._corrected == {}
+    assert run.recent.maxlen == 8
 
 
 def test_what_a_point_is_computed_from():
@@ -417,6 +418,20 @@ def test_a_port_may_leave_out_the_first_operation_of_a_name():
     assert places(found)[-4:] == [("b", ""), ("out", "input"), ("out", ""), ("", "")]
     for point in found.points:
         np.testing.assert_allclose(point.computed, point.recorded, rtol=1e-5, atol=1e-5)
+
+
+def test_operations_outside_of_all_modules_may_be_left_out():
+    def twice(ops, params, x, emb):
+        x = block(ops, params["b"], x, emb)
+        h = ops.linear(ops.silu(x), params["conv_in"]["weight"])
+        return ops.linear(ops.silu(h), params["out"]["weight"]) + emb
+
+    tensors = without(recorded(twice), "conv_in", "/b.", "/b/")
+    for side in ("input.input", "output"):
+        tensors[f"{CALL}/silu/{side}"] = tensors.pop(f"{CALL}/silu~1/{side}")
+    found = replayed(tensors, function=twice)
+    assert found.replay._aligned == {"silu": (None, 0)}
+    assert places(found)[:2] == [("silu~1", "input"), ("silu~1", "")]
 
 
 def test_operations_that_are_all_recorded_keep_their_numbers():
