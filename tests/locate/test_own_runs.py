@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ class Encoder(torch.nn.Module):
         self.table = torch.nn.Embedding(4, 2)
         self.layer = torch.nn.Linear(2, 2)
 
-    def forward(self, input_ids, attention_mask=None, scale=1.0):
+    def forward(self, input_ids, attention_mask=None, scale=1.0, other_mask=None):
         x = self.layer(self.table(input_ids))
         x = x if attention_mask is None else x * attention_mask[..., None]
         return SimpleNamespaceOutput(states=x * scale)
@@ -106,6 +107,7 @@ def recordings(monkeypatch):
         run = SimpleNamespace(trace=f"trace {len(seen)}")
         seen.append((made_, selection))
         yield run
+        warnings.warn("not recorded to its end", stacklevel=1)
 
     monkeypatch.setattr(own_run, "recording", recording)
     return seen
@@ -117,7 +119,8 @@ def recordings(monkeypatch):
 def test_a_pipeline_runs_until_its_first_step_ends(recordings):
     run = run_of(request={"prompt": ["a"]})
     pipe, scheduler = run.pipe, run.pipe.scheduler
-    assert run.record() == "trace 0" and run.record() == "trace 1"
+    with warnings.catch_warnings(action="error"):
+        assert run.record() == "trace 0" and run.record() == "trace 1"
     copied, selection = recordings[0]
     assert copied is not pipe and pipe.text_encoder == "own encoder"
     assert copied.text_encoder is run.networks["text_encoder"].exact.network
@@ -249,11 +252,11 @@ def test_plain_arguments(x, plain):
 # -- states of the port ---------------------------------------------------------------------------
 
 
-def port_of(ids=IDS, mask=MASK, states=None, layer=None, number=0):
+def port_of(ids=IDS, mask=MASK, states=None, layer=None, number=0, other=None):
     """Return the trace of a port's encoder."""
     call = f"text_encoder.{number:03}"
     tensors = {}
-    for role, x in (("input_ids", ids), ("attention_mask", mask)):
+    for role, x in (("input_ids", ids), ("attention_mask", mask), ("other_mask", other)):
         if x is not None:
             tensors[f"{call}//input.{role}"] = np.asarray(x)
     if states is not None:
@@ -292,6 +295,12 @@ def test_an_encoder_reads_what_the_port_gave_to_its_own():
     run, states = answered(port_of(mask=None))
     assert torch.allclose(states, encoded(mask=None))
     assert next(iter(run.encoders.values())).arguments["attention_mask"] is None
+    run, states = answered(port_of(mask=None), attention_mask=MASK, other_mask=MASK, scale=2.0)
+    assert torch.allclose(states, encoded(mask=None, scale=2.0))
+    some = port_of(mask=None, other=MASK)
+    run, states = answered(some, attention_mask=MASK, other_mask=1 - MASK)
+    given = next(iter(run.encoders.values())).arguments
+    assert given["attention_mask"] is None and torch.equal(given["other_mask"], MASK)
     run, states = answered(port_of(ids=None))
     assert torch.allclose(states, encoded()) and run.foreign == set()
     run, states = answered(port_of(), attention_mask=MASK, scale=3.0)

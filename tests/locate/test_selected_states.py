@@ -133,12 +133,13 @@ def of_tokens(got, right):
     return [*selected_states._of_tokens(got, right)]
 
 
-def test_tokens_too_many_are_as_the_port_has_them():
-    got = np.concatenate([STATES[:, :2] + 9.0, STATES], axis=1)
+@pytest.mark.parametrize(("count", "tokens"), [(1, "1 token"), (2, "2 tokens")])
+def test_tokens_too_many_are_as_the_port_has_them(count, tokens):
+    got = np.concatenate([STATES[:, :count] + 9.0, STATES], axis=1)
     (first, at_start), (second, at_end) = of_tokens(got, STATES)
-    assert first == "2 tokens at the start not dropped" and np.array_equal(at_start, got)
-    assert second == "2 tokens more at the end"
-    assert np.array_equal(at_end, np.concatenate([STATES, got[:, -2:]], axis=1))
+    assert first == f"{tokens} at the start not dropped" and np.array_equal(at_start, got)
+    assert second == f"{tokens} more at the end"
+    assert np.array_equal(at_end, np.concatenate([STATES, got[:, -count:]], axis=1))
 
 
 def test_tokens_too_few_are_those_that_are_left():

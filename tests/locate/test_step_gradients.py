@@ -16,7 +16,7 @@ from ldmref.locate.law import NOISE  # noqa: E402
 X = np.arange(12.0).reshape(3, 1, 2, 2) / 10.0
 CONTEXT = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
 POOLED = np.array([[0.5], [0.25], [-1.0]])
-TARGET = np.full((3, 1, 2, 2), 0.25)
+TARGET = np.sin(np.arange(12.0)).reshape(3, 1, 2, 2)
 WEIGHTS = np.array([0.5, 0.25, 2.0])
 W, V = 1.5, -0.5
 

@@ -55,6 +55,9 @@ def test_decoders_of_videos_read_one_frame():
         wanted = LATENTS[:, :, None] if frames else LATENTS
         assert not same and np.array_equal(found["z"], wanted) and found["z"].shape == wanted.shape
         assert np.array_equal(found["output.output"], LATENTS + 1.0) and len(found) == 2
+    port = build_trace({f"{CALL}//input.latents": LATENTS})
+    plain = whole_calls.in_terms_of_module(port, port.find(CALL), decoder).find(CALL)
+    assert plain.inputs == {"z": f"{CALL}//input.latents"}  # one frame is not the default
     found, _ = inputs_of({"input.noise": LATENTS}, decoder, frames=True)
     assert found.keys() == {"noise"} and found["noise"].shape == LATENTS.shape
 
