@@ -194,7 +194,9 @@ def test_ids_have_the_length_that_was_asked_for(asked):
 def given(calls, model="sd3-tiny", attributes=None):
     """Return the verdicts of recorded tokens by call, and the context."""
     context = context_of(calls, model, attributes=attributes)
-    return {row.call: (row.verdict, row.error) for row in tokens._judge_given(context)}, context
+    rows = [*tokens._judge_given(context)]
+    assert all(row.kind == "tokens" for row in rows)
+    return {row.call: (row.verdict, row.error) for row in rows}, context
 
 
 READ = np.array([[1, 5, 2], [1, 6, 2]])
