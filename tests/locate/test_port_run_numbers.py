@@ -301,7 +301,14 @@ def test_latents_in_patches():
     z = normal(0, 1, channels // 4, 4, 6)
     x = run.normalize(z)
     assert x.shape == (1, channels, 2, 3)
-    np.testing.assert_allclose(run.denormalize(x), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.denormalize(x), z, rtol=1e-12, atol=1e-12)  # in float64
+    statistics = run.model.params["vae"].bn
+    mean, variance = (
+        np.asarray(y, np.float64)[:, None, None]
+        for y in (statistics.running_mean, statistics.running_var)
+    )
+    by_hand = np.sqrt(variance + run.latent_scale.config.batch_norm_eps) * x + mean
+    np.testing.assert_allclose(run.latent_scale.unfold(by_hand), z, rtol=1e-12, atol=1e-12)
     assert run.normalize(x) is None and run.denormalize(z) is None
     for wrong in (z[:, :, :3], z[..., :5], z[0], z[:, 1:]):
         assert run.normalize(wrong) is None
