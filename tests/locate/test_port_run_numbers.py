@@ -159,6 +159,10 @@ def test_a_scheduler_with_a_setting_that_nobody_knows():
     assert "log_linear" in run.unknown_scheduler
     assert run.config == run.model.config.scheduler and run.notes == []
     assert run_of(scheduler=EULER).unknown_scheduler == ""
+    prk = {"scheduler": "PNDMScheduler", "config": {"skip_prk_steps": False}}
+    assert "PNDM" in run_of(**prk).unknown_scheduler
+    corrected = run_of(**prk, pipeline="StableDiffusionInpaintPipeline")
+    assert corrected.unknown_scheduler == ""
 
 
 def test_the_forward_process_is_that_of_the_checkpoint():

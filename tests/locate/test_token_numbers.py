@@ -184,6 +184,7 @@ def test_ids_have_the_length_that_was_asked_for(asked):
     (row,) = tokens.judge_tokens(context)
     right = asked != 16
     assert row.verdict == ("equal" if right else "differs")
+    assert row.kind == "tokens"
     assert row.error == (0.0 if right else math.inf)
     assert right or ("20" in row.note and "16" in row.note)
 
