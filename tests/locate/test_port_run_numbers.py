@@ -159,6 +159,10 @@ def test_a_scheduler_with_a_setting_that_nobody_knows():
     assert "log_linear" in run.unknown_scheduler
     assert run.config == run.model.config.scheduler and run.notes == []
     assert run_of(scheduler=EULER).unknown_scheduler == ""
+    prk = {"scheduler": "PNDMScheduler", "config": {"skip_prk_steps": False}}
+    assert "PNDM" in run_of(**prk).unknown_scheduler
+    corrected = run_of(**prk, pipeline="StableDiffusionInpaintPipeline")
+    assert corrected.unknown_scheduler == ""
 
 
 def test_the_forward_process_is_that_of_the_checkpoint():
@@ -301,7 +305,14 @@ def test_latents_in_patches():
     z = normal(0, 1, channels // 4, 4, 6)
     x = run.normalize(z)
     assert x.shape == (1, channels, 2, 3)
-    np.testing.assert_allclose(run.denormalize(x), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.denormalize(x), z, rtol=1e-12, atol=1e-12)  # in float64
+    statistics = run.model.params["vae"].bn
+    mean, variance = (
+        np.asarray(y, np.float64)[:, None, None]
+        for y in (statistics.running_mean, statistics.running_var)
+    )
+    by_hand = np.sqrt(variance + run.latent_scale.config.batch_norm_eps) * x + mean
+    np.testing.assert_allclose(run.latent_scale.unfold(by_hand), z, rtol=1e-12, atol=1e-12)
     assert run.normalize(x) is None and run.denormalize(z) is None
     for wrong in (z[:, :, :3], z[..., :5], z[0], z[:, 1:]):
         assert run.normalize(wrong) is None

@@ -184,6 +184,7 @@ def test_ids_have_the_length_that_was_asked_for(asked):
     (row,) = tokens.judge_tokens(context)
     right = asked != 16
     assert row.verdict == ("equal" if right else "differs")
+    assert row.kind == "tokens"
     assert row.error == (0.0 if right else math.inf)
     assert right or ("20" in row.note and "16" in row.note)
 
@@ -194,7 +195,9 @@ def test_ids_have_the_length_that_was_asked_for(asked):
 def given(calls, model="sd3-tiny", attributes=None):
     """Return the verdicts of recorded tokens by call, and the context."""
     context = context_of(calls, model, attributes=attributes)
-    return {row.call: (row.verdict, row.error) for row in tokens._judge_given(context)}, context
+    rows = [*tokens._judge_given(context)]
+    assert all(row.kind == "tokens" for row in rows)
+    return {row.call: (row.verdict, row.error) for row in rows}, context
 
 
 READ = np.array([[1, 5, 2], [1, 6, 2]])
