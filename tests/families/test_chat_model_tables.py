@@ -27,6 +27,7 @@ from ldmref.families.qwen_image_21.network import transformer_spec as qwen_spec
 from ldmref.families.z_image import config as z_config
 from ldmref.families.z_image import files as z_files
 from ldmref.families.z_image import original, presets
+from ldmref.families.z_image import text as z_text
 from ldmref.families.z_image import work as z_work
 from ldmref.families.z_image.config import ZImageConfig
 from ldmref.families.z_image.network import transformer_spec as z_spec
@@ -230,6 +231,7 @@ def test_files_of_qwen_image_say_their_sizes(prefix):
         found = qwen_files.recognise(shapes_of_qwen(prefix, **{name: value}), prefix)
         want = change(base, "denoiser", **{name: value})
         assert found == replace(want, name="qwen-image")
+        assert isinstance(found.denoiser.num_attention_heads, int)
     head = {"attention_head_dim": 64, "axes_dims_rope": (8, 28, 28)}
     assert qwen_files.recognise(shapes_of_qwen(prefix, **head), prefix) is None
 
@@ -325,7 +327,10 @@ def test_files_of_z_image_say_their_sizes(comfyui):
         {"in_channels": 5, "out_channels": 5}, {"n_layers": 3}, {"n_refiner_layers": 3},
         {"cap_feat_dim": 9}, {"dim": 256, "n_heads": 2}, {"dim": 128, "n_heads": 1},
     ):  # fmt: skip
-        assert recognise(**changes) == change(turbo, "denoiser", **changes)
+        found = recognise(**changes)
+        assert found == change(turbo, "denoiser", **changes)
+        for name in ("in_channels", "out_channels", "n_heads"):
+            assert isinstance(getattr(found.denoiser, name), int)
     assert recognise(n_heads=60, axes_dims=(16, 24, 24)) is None
     shapes = list_stored_shapes(table(turbo))
     assert original.recognise(shapes | {"x_pad_token": (3840, 1)}, comfyui=comfyui) is None
@@ -397,6 +402,23 @@ def test_published_models_of_qwen_image():
     assert chat.after == "<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_states_that_are_read_and_their_length():
+    text = replace(QWEN3_SIZES["qwen3-4b"], hidden_layers=(9,), max_position_embeddings=40)
+    assert z_text.as_text_encoder(text) == replace(
+        text, max_position_embeddings=512, hidden_layers=(-2,), final_norm=False
+    )
+    assert qwen_text.as_text_encoder(text) == replace(
+        text, max_position_embeddings=512, hidden_layers=(-1,), final_norm=False
+    )
+
+
+def test_presets_are_made_anew():
+    made = presets.make_presets()
+    assert made == {name: preset(name) for name in made}
+    made = qwen_presets.make_presets()
+    assert made == {name: preset(name) for name in made}
+
+
 def test_a_small_qwen_image():
     base = preset("qwen-image-2.1")
     network = QwenImage21Config(
@@ -406,6 +428,7 @@ def test_a_small_qwen_image():
     assert QWEN.denoiser == network and QWEN.name == "qwen-image-2.1-tiny"
     assert QWEN.text_encoder == shrink_qwen3(base.text_encoder, 160)
     assert QWEN.vae == shrink_vae(base.vae)
+    assert qwen_presets.shrink(base) == replace(QWEN, name=base.name)
     assert QWEN.defaults == replace(base.defaults, steps=4, width=16, height=16)
 
 

@@ -111,6 +111,7 @@ def test_tokens_that_are_not_seen_begin_as_zero():
 def test_time_0_follows_the_times():
     found = qwen.add_clean_time(OPS, np.array([500, 20]))
     assert found.tolist() == [500.0, 20.0, 0.0] and found.dtype == np.float64
+    assert qwen.add_clean_time(OPS, np.array([0.0])).tolist() == [0.0, 0.0]
 
 
 def test_rows_belong_to_images_and_text():
@@ -136,13 +137,13 @@ def test_tokens_are_multiplied_by_the_rows_of_their_kind(length):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("start", [None, np.array([9, 2])])
+@pytest.mark.parametrize("start", [None, np.array([9, 2]), np.array([0, 2])])
 def test_images_stand_behind_the_tokens_of_the_text(masked, start):
     config = QwenImage21Config(attention_head_dim=6, axes_dims_rope=(2, 2, 2))
     x, states = np.zeros((2, 4, 2, 4)), np.zeros((2, 5, 3))
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]) if masked else None
     found = qwen.find_sequence(OPS, config, x, states, mask, False, start)
-    frames = [9.0, 2.0] if start is not None else [5.0, 2.0] if masked else [5.0]
+    frames = start if start is not None else [5.0, 2.0] if masked else [5.0]
     frames = np.array(frames)
     angles = np.zeros((len(frames), 8, 3))
     angles[..., 0] = frames[:, None]
@@ -161,3 +162,40 @@ def test_images_stand_behind_the_tokens_of_the_text(masked, start):
         assert (found.hidden[0] == 0).all()
     alone = qwen.find_sequence(OPS, config, x, states, mask, True, start)
     assert alone.text_waves is None and np.array_equal(alone.waves, found.waves)
+
+
+def test_functions_without_parameters_are_called_by_name(monkeypatch):
+    """Traces show them under these names."""
+    ops = get_backend("numpy", dtype="float64")
+    config = QwenImage21Config(
+        in_channels=2, out_channels=2, num_layers=1, attention_head_dim=6, num_attention_heads=1,
+        context_in_dim=3, mlp_ratio=1, axes_dims_rope=(2, 2, 2),
+    )  # fmt: skip
+    called = []
+    call = ops.call_function
+
+    def record(name, *given, **options):
+        called.append(name)
+        return call(name, *given, **options)
+
+    monkeypatch.setattr(ops, "call_function", record)
+    shapes = flatten(qwen.transformer_spec(config))
+    p = unflatten({name: np.ones(shape) for name, shape in shapes.items()})
+    qwen.transformer(ops, p, config, np.ones((1, 2, 2, 2)), np.array([5.0]), np.ones((1, 2, 3)))
+    block = ["img_norm1", "rms_norm", "rms_norm", "rotate", "rotate", "img_norm2"]
+    assert called == ["time_proj", "rms_norm", "act", *block, "norm"]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_blocks_of_half_precision_end_at_its_largest_number(sign):
+    ops = get_backend("numpy", dtype="float16")
+    square = 4 * np.eye(4, dtype=np.float16)
+    matrices = {"proj": square, "gate_layer": sign * square, "out": square}
+    p = unflatten({f"img_mlp.{name}.weight": x.astype("f2") for name, x in matrices.items()})
+    x = np.tile(np.array([60000.0, 0.0, 60000.0, 0.0], np.float16) * sign, (1, 2, 1))
+    rows = np.full((2, 16), 5.0, np.float16)  # of which the gates are nearly 1
+    with np.errstate(over="ignore"):
+        found = qwen.add_layers(
+            ops, p, x.astype("f2"), rows, 1, lambda h: 0 * h + 5000 * sign, 1e-6
+        )
+    assert (found[..., ::2] == sign * 65504.0).all()

@@ -153,7 +153,7 @@ def test_the_encoder_of_hints_is_declared():
 def test_the_control_of_a_unet():
     control = unet.UNET_CONTROL
     assert [*control.classes] == ["ControlNetModel"]
-    assert control.default(SD15) == ControlNetConfig(SD15.unet)
+    assert control.default(SDXL) == ControlNetConfig(SDXL.unet)
     assert control.hole(ControlNetConfig(SMALL)) == -1.0
     assert control.inputs(SD15) == unet.unet_residuals(SD15.unet)
 
