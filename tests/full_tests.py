@@ -6,6 +6,8 @@ test ...". Tests whose key is gone are noticed by `test_tiers.py`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from full_seconds import TAKE_SECONDS
 
 # Parameters that name a library which is installed for `make full` alone -> its name.
@@ -170,6 +172,17 @@ FULL: dict[str, str] = {
 FULL |= dict.fromkeys(TAKE_SECONDS, SECONDS)
 FULL |= {f"tests/passport/test_{name}.py": SECONDS for name in KITS}
 
+# Files of tests/locate with tables whose rows take milliseconds.
+QUICK_TABLES = (
+    "added_noise_rows", "call_sizes", "changed_complex_products", "findings_of_diffs",
+    "gradients_of_layers", "inversion_steps", "module_copies", "module_originals",
+    "module_repeats", "module_results", "numbered_inputs", "originals", "own_runs",
+    "passes_and_parts", "pipeline_judges", "precision_of_ports", "prepared_images",
+    "recorded_arguments", "selected_and_settings", "selected_states", "shared_buffers",
+    "table_of_faults", "trials_of_runs", "unusual_runs",
+    *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_numbers.py")),
+)  # fmt: skip
+
 # Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
 # in it. These are combinations of the same rules; tables of different cases run as a whole.
 SAMPLED: dict[str, int] = {
@@ -191,22 +204,7 @@ SAMPLED: dict[str, int] = {
     "tests/locate/test_twenty_faults.py": 30,
     "tests/locate/test_right_runs.py": 60,
     "tests/locate/test_unknown_networks.py": 15,
-    **{  # tables whose rows take milliseconds
-        f"tests/locate/test_{name}.py": 30
-        for name in (
-            "added_noise_rows",
-            "findings_of_diffs",
-            "gradients_of_layers",
-            "inversion_steps",
-            "numbered_inputs",
-            "passes_and_parts",
-            "pipeline_judges",
-            "precision_of_ports",
-            "selected_and_settings",
-            "trials_of_runs",
-            "unusual_runs",
-        )
-    },
+    **{f"tests/locate/test_{name}.py": 60 for name in QUICK_TABLES},
     "tests/parity": 8,
     "tests/trace": 6,
     "tests/training": 3,
