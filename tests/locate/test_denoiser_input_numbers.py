@@ -116,6 +116,7 @@ def test_positions_are_judged_once_for_all_calls():
         ("0", "equal"),
         ("0", "equal"),
         ("2", "differs"),
+        ("2", "differs"),
     ]
     assert len(context.ledger.marked) == 6
 

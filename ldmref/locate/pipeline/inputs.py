@@ -285,7 +285,7 @@ def _judge_latents(
         context.ledger.explain(network, why, *names)
         return
     repeated = np.concatenate([state] * (got.shape[0] // state.shape[0]))
-    sigma = sigma_of(context, evaluation) or _sigma_of(context, evaluation.step) or 0.0
+    sigma = _level_of(context, evaluation) or sigma_of(context, evaluation) or 0.0
     variants = [
         ("the scaling of the input is missing (scale_model_input)", repeated),
         ("the input is scaled twice", repeated * scale**2),
@@ -371,10 +371,7 @@ def _scales_of(
     def factor(sigma: float) -> float:
         return float(in_own_scale(kind, np.float64(1.0), sigma, context.path)[0])
 
-    # A step may evaluate at another level than its own, as the first one of an inversion does.
-    sigma = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
-    if sigma is None and (context.is_diffusers or not evaluation.number):
-        sigma = _sigma_of(context, evaluation.step)
+    sigma = _level_of(context, evaluation)
     if sigma is None:
         return None, []
     if not context.states_on_path:
@@ -387,6 +384,17 @@ def _scales_of(
                 yield text, factor(other)
 
     return factor(sigma), others()
+
+
+def _level_of(context: PipelineContext, evaluation: RunEvaluation) -> float | None:
+    """Return the noise level at which a step evaluates its denoiser; None: it is not known.
+
+    It may be another one than that of the step, as the first one of an inversion is.
+    """
+    sigma = context.number(evaluation.step, f"sigma_at{evaluation.suffix}")
+    if sigma is None and (context.is_diffusers or not evaluation.number):
+        return _sigma_of(context, evaluation.step)
+    return sigma
 
 
 def _sigma_of(
