@@ -289,3 +289,18 @@ def test_a_jump_follows_the_last_step_before_it():
     rows = [*known_parts.judge_known_parts(context_of(calls, "flux-tiny"))]
     found = [(row.call, row.verdict) for row in rows]
     assert found == [("jump.000", "equal")] * 3 + [("sampler.002", "equal")]
+
+
+@pytest.mark.parametrize(
+    ("start", "begun", "why"),
+    [(1.0, 0.5, "holds no image"), (0.6, 0.5, "no more noise"), (-0.1, 0.5, "no more noise")],
+)
+def test_jumps_that_no_formula_holds_for_are_not_judged(start, begun, why):
+    calls = {
+        "sampler.000": {"input.sigma_next": np.array(start), "output": STATE},
+        "jump.000": {"input.noise": FRESH, "input.sigma": np.array(begun), "output": X},
+        "sampler.001": {"input.sigma": np.array(begun), "input.x": X},
+    }
+    rows = {row.kind: row for row in known_parts.judge_known_parts(context_of(calls, "flux-tiny"))}
+    assert rows["jump"].verdict == "not judged" and why in rows["jump"].note
+    assert rows["jump level"].verdict == rows["state"].verdict == "equal"

@@ -117,6 +117,9 @@ def prepared(rows, given=(A, B), each=None, kind="control", name="control_image"
         ([A, B, A, B], None, "equal"),
         ([A, A, B, B, A, A, B, B], None, "equal"),
         ([A, A, A, B, B, B], None, "equal"),
+        ([A, B, A, B], -1, "equal"),
+        ([A, A, B, B], 0, "equal"),
+        ([A, A, B, B], True, "equal"),
         ([B, A, B, A], None, "differs"),
         ([A, B, B, A], None, "differs"),
         ([A, B], None, "equal"),
@@ -130,7 +133,9 @@ def test_each_control_image_is_repeated_for_the_images_of_its_prompt(rows, each,
     assert prepared(rows, each=each) == ([verdict], "")
 
 
-@pytest.mark.parametrize(("rows", "each"), [([A, B, A], None), ([A, B, A, B], 3), ([A] * 5, 2)])
+@pytest.mark.parametrize(
+    ("rows", "each"), [([A, B, A], None), ([A, B, A, B], 3), ([A] * 5, 2), ([A, B, A, B], 10**9)]
+)
 def test_batches_of_another_number_are_not_compared(rows, each):
     found, why = prepared(rows, each=each)
     assert found == []

@@ -335,11 +335,13 @@ def _control_rows(context: PipelineContext, images: np.ndarray, got: np.ndarray)
     """Return the control images of several prompts as a batch of more rows.
 
     Pipelines of diffusers repeat each image for the images of its prompt, and all rows for the
-    negative half. If it is not known how often, it is what comes nearest to the batch.
+    negative half. If no positive number of images is recorded, it is what comes nearest to the
+    batch.
     """
     each = context.request.get("num_images_per_prompt")
-    if isinstance(each, int):
-        return repeat_rows(np.repeat(images, each, axis=0), len(got))
+    if type(each) is int and each > 0:
+        most = min(each, len(got))  # more rows than the batch has are another number anyway
+        return repeat_rows(np.repeat(images, most, axis=0), len(got))
     times = len(got) // len(images)
     tried = [repeat_rows(np.repeat(images, times // halves, axis=0), len(got)) for halves in (1, 2)]
     return min(tried, key=lambda rows: relative_error(got, rows))

@@ -100,7 +100,9 @@ def _judge_jump(context: PipelineContext, jump: TraceEntry) -> Iterator[Row]:
     context.compared(after[0], "x")
     yield judge_normal(context, jump, "noise", noise)
     yield context.judge(jump, "jump level", np.array([end]), np.array([begun]), least=1e-6)
-    if 0.0 <= start <= begun and context.path.alpha(start) > 0.0:
+    if context.path.alpha(start) <= 0.0:
+        yield context.not_judged(jump, "jump", "it starts from a level that holds no image")
+    elif 0.0 <= start <= begun:
         keep, up = context.path.forward(start, begun)
         least = max(1e-5, context.rounding)
         variants = [("the state before the jump", state), ("only the noise", up * noise)]
