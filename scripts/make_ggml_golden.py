@@ -24,6 +24,15 @@ from ldmref.io.quantized.ggml import GGML_TYPES, WRITABLE
 GOLDEN = Path(__file__).resolve().parents[1] / "tests/io/golden_ggml_blocks.npz"
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4",
          "NVFP4")  # fmt: skip
+# Blocks of random weights, (distribution, seed): rows. One grid more or less of a search, one pass
+# more or less over the weights, or a tie decides there; found by changing the searches.
+RARE = {
+    ("normal", 1): [0, 1, 4, 6, 7, 116, 134, 194, 199, 394, 488, 570, 726, 1380],
+    ("normal", 3): [503],
+    ("cubed", 1): [2779],
+    ("cubed", 3): [1068],
+    ("sparse", 1): [0, 64, 181, 248, 1241, 1661],
+}
 # What ggml-quants.c links with and the functions used here do not call.
 UNUSED = "void ggml_abort(void) {} long ggml_row_size(void) { return 0; } "
 UNUSED += "const char *ggml_type_name(void) { return 0; } long ggml_type_size(void) { return 0; }"
@@ -40,6 +49,14 @@ def make_weights() -> np.ndarray:
         scale * stream.random(shape),
         -scale * stream.random(shape),
     ]
+    for (kind, seed), chosen in RARE.items():
+        stream = np.random.default_rng(seed)
+        x = stream.standard_normal((4000, 256))
+        if kind == "cubed":
+            x = x**3
+        if kind == "sparse":
+            x = np.where(stream.random(x.shape) < 0.2, x, 0.0)
+        rows.append(x[chosen])
     return np.concatenate(rows).astype(np.float32)
 
 

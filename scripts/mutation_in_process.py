@@ -4,7 +4,8 @@ A new process spends seconds on imports and on collecting tests before it runs o
 collects once; for each mutant the process is forked, and in the fork the functions that the mutant
 changes are given their new code, wherever they are: in modules, classes and behind decorators. What
 modules compute while they are imported stays as it is: constants, tables, defaults and fields.
-`changed_functions` tells which mutants change only what is inside of functions.
+`changed_functions` tells which mutants change only what is inside of functions, and
+`find_import_calls` which of these functions an import calls, as one that makes a table.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import gc
 import importlib
 import inspect
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
 from mutation_operators import Mutant
 
 Change = tuple[CodeType, CodeType]  # of a function: the old and the new code
+Place = tuple[str, str, int]  # of a function: its file, its name in the file, its first line
 CACHED = type(functools.cache(len))
 AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # run where they are written
 
@@ -110,12 +113,12 @@ class CollectedTests:
         self.items = {item.nodeid: item for item in session.items}
         for file in self.files:
             importlib.import_module(".".join(Path(file).with_suffix("").parts))
-        self.functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        self.functions: dict[Place, list[FunctionType]] = defaultdict(list)
         self.caches = []
         gc.unfreeze()  # what tests/conftest.py has frozen is not among the objects
         for x in gc.get_objects():
             if isinstance(x, FunctionType):
-                self.functions[_place(x.__code__)].append(x)
+                self.functions[place_of(x.__code__)].append(x)
             elif isinstance(x, CACHED) and x.__module__.startswith("ldmref."):
                 self.caches.append(x)
         gc.freeze()
@@ -138,7 +141,7 @@ class CollectedTests:
             The exit code.
         """
         for old, new in changed:
-            for function in self.functions[_place(old)]:
+            for function in self.functions[place_of(old)]:
                 function.__code__ = new
         for cache in self.caches:  # what the unchanged code has computed while tests were collected
             cache.cache_clear()
@@ -149,5 +152,27 @@ class CollectedTests:
         return int(pytest.ExitCode.OK)
 
 
-def _place(code: CodeType) -> tuple[str, str, int]:
+def place_of(code: CodeType) -> Place:
+    """Return where a function stands, which a changed function has in common with it."""
     return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def find_import_calls(files: Sequence[str], root: Path) -> set[Place]:
+    """Return the functions that importing files calls. Run it in a process of its own.
+
+    Args:
+        files: The files of modules, relative to `root`.
+        root: The folder of the package.
+    """
+    sys.path.insert(0, str(root))
+    called: set[Place] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            called.add(place_of(frame.f_code))
+
+    sys.setprofile(note)
+    for file in files:
+        importlib.import_module(".".join(Path(file).with_suffix("").parts))
+    sys.setprofile(None)
+    return called

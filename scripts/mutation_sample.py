@@ -14,10 +14,10 @@ size. Each mutant is written into SCRATCH and run against the tests that reach i
 against the other tests of its function and its file, within `--budget` seconds, up to the first
 failure. Fast tests come first, and of each test function one case before the others. `--nearest N`
 takes only the first N tests of the statement, so that survivors cost little, too. `--collected`
-collects the tests once and forks for each mutant in a function (mutation_in_process.py): minutes
-for what takes hours otherwise. `--only PART` takes the mutants of files with PART in their names,
-all with `--mutants 100000`. A run that was stopped continues; outcomes are kept by seed. `again`
-runs new tests on the survivors.
+collects the tests once and forks for each mutant in a function that no import calls: minutes for
+what takes hours otherwise (mutation_in_process.py). `--only PART` takes the mutants of files with
+PART in their names, all with `--mutants 100000`. A run that was stopped continues; outcomes are
+kept by seed. `again` runs new tests on the survivors.
 A mutant in mutation_equivalent.toml cannot be killed by any test, for the reason given there, and
 does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 """
@@ -26,10 +26,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import gc
 import importlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -42,13 +44,20 @@ import time
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
-from mutation_in_process import CollectedTests, functions_of
+from mutation_in_process import (
+    CollectedTests,
+    Place,
+    find_import_calls,
+    functions_of,
+    place_of,
+)
 from mutation_operators import Mutant, count_mutants, mutants
 
 HERE = Path(__file__).resolve().parent.parent
@@ -435,11 +444,8 @@ def run(a: argparse.Namespace) -> None:
     scratch = a.scratch
     test_map = json.loads((scratch / f"map-{a.package}.json").read_text())
     found = sampled(a.package, scratch, a.mutants, a.seed, a.only)
-    if a.collected:
-        new = [x for x in found if functions_of(x, scratch) is None]
-        collected = [x for x in found if x not in new]
-    else:
-        new, collected = found, []
+    new = [x for x in found if not a.collected or changes_import(x, scratch, a.package)]
+    collected = [x for x in found if x not in new]
     if new:
         preload(scratch, PACKAGES[a.package][1])
     outcomes = outcomes_of(a)
@@ -477,6 +483,21 @@ def run(a: argparse.Namespace) -> None:
         plugin = CollectedTests(files, partial(try_all, collected), scratch / LOG)
         pytest.main([*QUIET, "-s", "--tb=no", *modules], plugins=[plugin])
     report(a)
+
+
+def changes_import(mutant: Mutant, scratch: Path, package: str) -> bool:
+    """Return whether a mutant changes what importing the package computes."""
+    changed = functions_of(mutant, scratch)
+    if changed is None:
+        return True
+    return any(place_of(old) in import_calls(scratch, package) for old, _ in changed)
+
+
+@functools.cache
+def import_calls(scratch: Path, package: str) -> set[Place]:
+    """Return the functions of a package that its import calls, found in another process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(find_import_calls, files_of(package, scratch), scratch).result()
 
 
 def again(a: argparse.Namespace) -> None:

@@ -66,6 +66,14 @@ def test_plain_types_are_those_of_gguf(name):
     assert np.array_equal(got.astype(np.float32), want, equal_nan=True)
 
 
+def test_plain_numbers_are_read_as_their_names_say():
+    """F and I with the number of bits, with the lowest byte first."""
+    plain = {kind.name: kind.dtype for kind in GGML_TYPES.values() if kind.dtype}
+    assert {*plain} == {"F16", "F32", "F64", "I8", "I16", "I32", "I64"}
+    for name, dtype in plain.items():
+        assert np.dtype(dtype) == np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}")
+
+
 def test_every_size_is_that_of_gguf():
     for number, kind in GGML_TYPES.items():
         theirs = gguf.GGMLQuantizationType(number)

@@ -10,7 +10,7 @@ import pytest
 
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.quantized.float4 import E2M1
-from ldmref.io.quantized.float8 import E4M3FN, count_in_tiles, read_tiles
+from ldmref.io.quantized.float8 import E4M3FN, E5M2, E8M0, count_in_tiles, read_tiles
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, write_tensors
@@ -122,6 +122,15 @@ def test_e5m2_with_a_scale_and_int8(tmp_path):
 # -- NVFP4 and MXFP8 ------------------------------------------------------------------------------
 
 
+def test_tables_have_a_number_for_each_byte():
+    for table in (E4M3FN, E5M2, E8M0):
+        assert table.shape == (256,) and table.dtype == np.float32
+
+
+def test_zero_of_four_bits_has_a_sign():
+    assert not np.signbit(E2M1[:8]).any() and np.signbit(E2M1[8:]).all()
+
+
 def tile(scale):
     """Order scales as cuBLAS says: tiles of 128 x 4, one byte after the other."""
     rows, columns = scale.shape
@@ -134,7 +143,7 @@ def tile(scale):
     return tiles
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (16, 2), (128, 4), (130, 5), (300, 9)])
+@pytest.mark.parametrize("shape", [(1, 1), (16, 2), (128, 4), (129, 4), (130, 5), (300, 9)])
 def test_tiles(shape):
     scale = codes(*shape)
     assert np.array_equal(read_tiles(tile(scale), *shape), scale)

@@ -97,11 +97,46 @@ def test_blocks_of_scales_have_256_by_default(tmp_path):
     assert np.array_equal(got, [table[code] * absmax[i // 64] for i, code in enumerate(q)])
 
 
+def test_the_first_256_scales_have_one_scale_by_default(tmp_path):
+    """Of 257 scales the last one has the second, so that 257 cannot have one."""
+    half = 64 * 257 // 2
+    packed = np.full((half, 1), 0x11, np.uint8)  # the second number of the table
+    tensors = nf4() | {"": packed, ".absmax": np.zeros(257, np.uint8)}
+    tensors |= {".nested_absmax": np.float32([4, 8]), STATE: state(shape=[2 * half])}
+    tensors[".nested_quant_map"] = np.ones(256, np.float32)
+    got = read(in_file(tmp_path / "a.safetensors", tensors))["a.weight"]
+    value = tensors[".quant_map"][1]
+    assert np.array_equal(got[::64], value * np.float32([4] * 256 + [8]))
+
+
 def test_an_odd_number_of_weights_has_half_a_byte_more(tmp_path):
     for count, fits in ((119, True), (120, True), (121, False), (118, False)):
         tensors = nf4(False) | {STATE: state(shape=[count])}
         path = in_file(tmp_path / "a.safetensors", tensors)
         assert (read(path)["a.weight"].size == count) if fits else refused(path)
+
+
+def test_blocks_are_shorter_than_2_to_the_31(tmp_path):
+    for block, fits in ((2**31 - 1, True), (2**31, False), (2**32 - 1, False)):
+        tensors = nf4(False) | {STATE: state(blocksize=block), ".absmax": ONE}
+        path = in_file(tmp_path / "a.safetensors", tensors)
+        assert (read(path)["a.weight"].shape == (3, 40)) if fits else refused(path)
+
+
+def test_the_size_of_a_block_is_never_guessed(tmp_path):
+    tensors = nf4(False) | {STATE: state(blocksize=...), ".absmax": np.ones(120, np.float32)}
+    assert refused(in_file(tmp_path / "a.safetensors", tensors))
+
+
+def test_packed_numbers_may_be_stored_as_any_type(tmp_path):
+    """`bnb_4bit_quant_storage`, which sharded training sets."""
+    tensors = nf4()
+    want = read(in_file(tmp_path / "a.safetensors", tensors))["a.weight"]
+    packed = tensors[""].reshape(-1)
+    for dtype in (np.float32, np.float16):
+        tensors[""] = packed.view(dtype)
+        got = read(in_file(tmp_path / "b.safetensors", tensors))["a.weight"]
+        assert np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -163,6 +198,7 @@ def test_rows_and_runs_are_scaled():
         ({"a.weight_scale": ("F8_E4M3", tile(codes(6, 1)))}, False),
         ({"a.weight_scale": codes(6, 1)}, False),
         ({"a.weight": ("F8_E5M2", codes(6, 32))}, False),
+        ({"a.weight": ("F8_E4M3", codes(0, 32)), "a.weight_scale": codes(0)}, False),
     ],
 )
 def test_mxfp8_is_e4m3_with_powers_in_tiles(change, fits, tmp_path):

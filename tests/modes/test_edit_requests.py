@@ -171,4 +171,23 @@ def test_a_trajectory_is_shown_without_its_arrays():
     model = ldmref.random_model("flux-tiny", backend="numpy")
     request = {"prompt": "a dog", "image": PHOTO, "seed": 1, "steps": 2}
     run = modes.plan("edit", model, **request).prepare(model)
-    assert "array(" not in repr(run.trajectory(slice(0, 1)))
+    shown = repr(run.trajectory(slice(0, 1)))
+    assert "method=FlowEdit" in shown
+    for name in ("image", "source", "step"):
+        assert f" {name}=" not in shown
+
+
+def test_the_image_itself_is_where_an_edit_begins():
+    model = ldmref.random_model("flux-tiny", backend="numpy")
+    request = {"prompt": "a dog", "image": PHOTO, "seed": 1, "steps": 2}
+    initial = modes.plan("edit", model, **request).start(model)
+    assert not initial.from_noise and initial.image is not None
+
+
+def test_how_an_image_is_resized_is_among_the_parameters():
+    """At its own size, whose sides are rounded down, an image is stretched."""
+    assert plan(resize="fill").params["resize"] == "fill"
+    given = plan(resize="crop", image=PHOTO.resize((1, 17)))
+    assert given.params["resize"] == "crop" and "resized (crop)" in given.warnings[0]
+    given = plan(resize="crop", image=PHOTO.resize((33, 17)))
+    assert given.params["resize"] == "stretch" and "resized (stretch)" in given.warnings[0]

@@ -15,7 +15,7 @@ equations. Without (`fit_scale`, `fit_three_bits`), with weights w = x^2:
     greatest over q of  (sum w x q)^2 / sum w q^2,  s = sum w x q / sum w q^2
 
 Sums are taken in float32, one number after the other, as the reference does: the same bytes come
-out.
+out, except for the q of groups whose scale is rounded to 0.
 
 Source: ggml-org/ggml, ggml-quants.c (quantize_row_q4_K_ref, make_qkx2_quants, make_qx_quants,
 make_q3_quants), the reference that makes files deterministic; without an importance matrix.
@@ -152,7 +152,7 @@ def fit_affine(
         best = np.where(better, error, best)
         scale = np.where(better, new_scale, scale)
         minimum = np.where(better, new_minimum, minimum)
-    return np.where(flat, np.float32(0), scale), -minimum
+    return np.where(flat, np.float32(0), scale), np.float32(0) - minimum  # no -0
 
 
 def fit_scale(x: np.ndarray, largest: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def fit_scale(x: np.ndarray, largest: int) -> np.ndarray:
         q = np.clip(np.rint(ratio(factor, extreme) * x), -largest, largest - 1)
         sum_xq = total(w * x * q)
         sum_qq = total(w * q * q)
-        better = (sum_qq > 0) & ((sum_xq * sum_xq > best * sum_qq) | (i == 0))
+        better = (sum_xq * sum_xq > best * sum_qq) | (i == 0)
         scale = np.where(better, ratio(sum_xq, sum_qq), scale)
         best = np.where(better, scale * sum_xq, best)
     return np.where(empty, np.float32(0), scale)
@@ -194,7 +194,7 @@ def fit_three_bits(x: np.ndarray) -> np.ndarray:
     """
     extreme, empty = _find_extreme(x)
     w = x * x
-    q = np.clip(np.rint(ratio(np.float32(-4), extreme) * x), -4, 3)
+    q = np.minimum(np.rint(ratio(np.float32(-4), extreme) * x), np.float32(3))
     sum_xq = total(w * x * q)
     sum_qq = total(w * q * q)
     for _ in range(5):

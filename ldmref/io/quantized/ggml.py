@@ -37,8 +37,6 @@ from ldmref.support.bfloat16 import decode_bfloat16
 VALUES_AT_ONCE = 1 << 20  # so that a large tensor needs little more memory than its result
 VALUES_IN_SEARCH = 1 << 15  # so that the arrays of a search stay in the processor's cache
 
-WEIGHTS = 32  # of a block
-
 SUPERBLOCK = 256  # of a block
 
 
