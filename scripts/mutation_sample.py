@@ -296,7 +296,8 @@ def tests_named_after(file: str, tests: Collection[str]) -> set[str]:
 def tests_of_uses(mutant: Mutant, test_map: dict, root: Path) -> set[str]:
     """The tests that reach a line of the package with a name that the mutant's statement defines.
 
-    The names are those of constants and tables of a module, and of fields of a class.
+    The names are those of constants and tables of a module, and of fields of a class. Files of
+    tests with such a name are tests of it, too.
     """
     names = defined_names((root / mutant.file).read_text(), mutant.lines[0])
     if not names:
@@ -307,7 +308,9 @@ def tests_of_uses(mutant: Mutant, test_map: dict, root: Path) -> set[str]:
         for number, text in enumerate((root / file).read_text().splitlines(), 1):
             if use.search(text):
                 found |= {*lines.get(str(number), ())}
-    return found
+    modules = {x.partition("::")[0] for x in test_map["seconds"]}
+    named = {x for x in modules if use.search((root / x).read_text())}
+    return found | {x for x in test_map["seconds"] if x.partition("::")[0] in named}
 
 
 def defined_names(source: str, line: int) -> list[str]:

@@ -191,3 +191,15 @@ def test_how_an_image_is_resized_is_among_the_parameters():
     assert given.params["resize"] == "crop" and "resized (crop)" in given.warnings[0]
     given = plan(resize="crop", image=PHOTO.resize((33, 17)))
     assert given.params["resize"] == "stretch" and "resized (stretch)" in given.warnings[0]
+
+
+@pytest.mark.parametrize(("n_min", "noisy"), [(0, False), (1, True)])
+def test_only_an_edit_that_leaves_noise_divides_its_last_state(n_min, noisy):
+    """On a schedule that ends above 0; the divisor is the deviation of x, hypot(1 - s, s)."""
+    model = ldmref.random_model("flux-tiny", backend="numpy")
+    request = {"prompt": "a dog", "image": PHOTO, "seed": 1, "steps": 4, "n_max": 3}
+    run = modes.plan("edit", model, n_min=n_min, **request).prepare(model)
+    trajectory = run.trajectory(slice(0, 1))
+    levels = np.append(trajectory.schedule.sigmas[:-1], 0.25)
+    trajectory = replace(trajectory, schedule=trajectory.schedule._replace(sigmas=levels))
+    assert trajectory.scale == (np.hypot(0.75, 0.25) if noisy else 1.0)
