@@ -127,8 +127,9 @@ def test_tables_have_a_number_for_each_byte():
         assert table.shape == (256,) and table.dtype == np.float32
 
 
-def test_zero_of_four_bits_has_a_sign():
+def test_the_first_bit_is_the_sign_of_zero_too():
     assert not np.signbit(E2M1[:8]).any() and np.signbit(E2M1[8:]).all()
+    assert not np.signbit(E4M3FN[:127]).any() and np.signbit(E4M3FN[128:255]).all()
 
 
 def tile(scale):

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from ldmref.io.quantized.bits import pack, read_halves, split, spread, unpack, write_halves
 from ldmref.io.quantized.encode import nearest_e4m3, ratio
-from ldmref.io.quantized.encode_k import fit_scale, fit_three_bits, pack_scales
+from ldmref.io.quantized.encode_k import (
+    SEARCHES,
+    fit_affine,
+    fit_scale,
+    fit_three_bits,
+    pack_scales,
+)
 from ldmref.io.quantized.float8 import E4M3FN
 from ldmref.io.quantized.ggml import (
     GGML_TYPES,
@@ -359,6 +365,14 @@ def test_negligible_groups_have_no_scale():
         assert (fit_scale(x, 32)[0] == 0) == (fit_three_bits(x)[0] == 0) == empty
 
 
+def test_where_the_equations_of_a_grid_are_singular_the_first_grid_stays():
+    """With one weight beside zeros, s and m are not determined; s = x / n of the first grid is."""
+    x = np.zeros((16, 1), np.float32)
+    x[0] = 0.6654345989227295
+    scale, minimum = fit_affine(x, np.abs(x), SEARCHES["Q5_K"])
+    assert scale == np.float32(1) / (np.float32(31) / x[0]) and minimum == 0
+
+
 def test_a_step_of_one_keeps_whole_numbers():
     x = np.tile(np.arange(-32, 32), 4).reshape(1, 256).astype(np.float32)
     x[0, ::16] = -32.0  # each group reaches the end of its grid
@@ -372,6 +386,7 @@ def test_zeros_and_weights_too_large_for_a_scale_warn_nobody(name):
     rows = np.zeros((3, kind.values), np.float32)
     rows[1, ::2] = 1e9
     rows[2] = 0.25
+    rows[2, :16] = 1e-9  # whose scale is rounded to 0
     squares = "ignore" if name in ("Q3_K", "Q6_K") else "raise"  # of sums, in their searches
     with np.errstate(divide="raise", invalid="raise", over=squares):
         read_ggml(write_ggml(rows, kind), kind, "w")
