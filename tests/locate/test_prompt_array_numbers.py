@@ -221,7 +221,7 @@ def tokens_of(recorded, prompt="a cat", number=1, model="flux-tiny", **request):
     name = ENCODERS[number]
     calls = {f"{name}.{i:03}": {"input.input_ids": ids} for i, ids in enumerate(recorded)}
     context = context_of(calls, model)
-    return prompt_arrays._tokens(context, request, number, prompt, 2)
+    return prompt_arrays._tokens(context, request, number, prompt)
 
 
 def test_the_longest_call_that_reads_a_prompt_has_its_tokens():
@@ -271,7 +271,7 @@ def test_weights_of_tokens_are_left_out():
 def test_calls_without_ids_have_no_tokens():
     calls = {"text_encoder": {"output": np.ones((1, 16, 32))}}
     with pytest.raises(NotKnown, match="text_encoder were not recorded"):
-        prompt_arrays._tokens(context_of(calls), {}, 0, "a cat", 1)
+        prompt_arrays._tokens(context_of(calls), {}, 0, "a cat")
 
 
 def test_an_encoder_of_one_length_alone_did_not_read_another():

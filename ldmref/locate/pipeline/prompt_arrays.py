@@ -169,9 +169,7 @@ def arrays_of_prompts(
     if request.get("prompt_weights", "none") != "none":
         raise NotKnown("weights of prompts are not recomputed")
     try:
-        tokens = [
-            _tokens(context, request, i, prompt, len(configs)) for i, prompt in enumerate(prompts)
-        ]
+        tokens = [_tokens(context, request, i, prompt) for i, prompt in enumerate(prompts)]
         ops = exact_backend()
         encoded = model.family.text.encode(ops, configs, tokens, _recorded_encoder(context))
         condition = model.family.text.condition_text(ops, model.config, encoded, (0, 0))
@@ -199,7 +197,7 @@ def _without_zeros(states: np.ndarray, length: int, request: Mapping[str, Any]) 
 
 
 def _tokens(
-    context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str, encoders: int
+    context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str
 ) -> Tokens:
     """Return the tokens of a prompt for one encoder, as many as the call that read them has.
 
