@@ -397,3 +397,14 @@ def test_a_ratio_is_zero_where_the_divisor_is():
         np.full(8, 7.0, np.float32)  # memory that a new array may get
         got = ratio(np.float32(2), np.float32([0, 4, 0, 0, 0, 0, 0, 0]))
         assert got.tolist() == [0.0, 0.5] + [0.0] * 6
+
+
+def test_weights_beyond_float32_are_infinite_without_a_warning():
+    """6 x 2^127, which a block of MXFP4 can say; 0 x infinity, of a scale that is infinite."""
+    kind = KINDS["MXFP4"]
+    infinite = np.array([0x00, 0x7C, *[1] * 32], np.uint8)
+    with np.errstate(all="raise"):
+        assert np.isinf(read_ggml(np.array([254, *[0x77] * 16], np.uint8), kind, "w")).all()
+        assert np.isinf(read_ggml(infinite, KINDS["Q8_0"], "w")).all()
+        infinite[2:] = 0
+        assert np.isnan(read_ggml(infinite, KINDS["Q8_0"], "w")).all()
