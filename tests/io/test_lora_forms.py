@@ -442,6 +442,13 @@ def test_incomplete_layers_are_refused(case):
     with pytest.raises(KeyMismatchError) as caught:
         lora_changes(preset("tiny"), Lora("x", tensors))
     assert words in str(caught.value)
+    assert "it is incomplete" in caught.value.hint and "family" not in caught.value.hint
+
+
+def test_an_incomplete_file_is_not_compared_with_other_models(monkeypatch):
+    """Listing the names of every preset takes a second."""
+    monkeypatch.setattr("ldmref.io.adapters.lora_changes.find_families", None)
+    test_incomplete_layers_are_refused("half a LoKr")
 
 
 def test_factors_that_do_not_divide_the_layer_are_refused():

@@ -100,7 +100,7 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     if not report.fits:
         report.require(
             f"the LoRA {lora.name!r} does not fit {config.name!r}",
-            _explain_misfit(config, lora, len(report.used)),
+            _explain_misfit(config, lora, report),
         )
     return named
 
@@ -149,8 +149,11 @@ def find_families(lora: Lora, most: int = 100) -> list[str]:
     return fitting
 
 
-def _explain_misfit(config: ModelConfig, lora: Lora, used: int) -> str:
+def _explain_misfit(config: ModelConfig, lora: Lora, report: KeyReport) -> str:
     """Return the hint for a file that does not fit a model: what it fits, if that is known."""
+    used = len(report.used)
+    if report.missing and not report.unexpected:
+        return "all of its names are those of layers of this model: it is incomplete"
     families = find_families(lora, 1)
     if families and config.name not in families:
         return f"it is made for another family: give a model such as {families[0]}"
