@@ -127,6 +127,33 @@ TAKE_SECONDS = (
     "tests/explore/test_truth.py::test_a_branch_has_the_flow_of_its_trunk_up_to_its_step",
     "tests/explore/test_truth.py::test_more_steps_come_closer_in_every_mode",
     "tests/explore/test_truth.py::test_the_cache_knows_what_counts",
+    "tests/families/test_families_conform.py::test_our_families_conform[pipeline images-flux]",
+    "tests/families/test_families_conform.py::"
+    "test_our_families_conform[pipeline images-latent-diffusion]",
+    "tests/families/test_families_conform.py::test_our_families_conform[pipeline images-sd3]",
+    "tests/families/test_flow_editing.py::test_flow_edit_is_that_of_the_paper[schnell-3-0-2]",
+    "tests/families/test_flow_editing.py::test_flow_edit_is_that_of_the_paper[schnell-5-2-1]",
+    "tests/families/test_flow_editing.py::test_flow_edit_is_that_of_the_paper[schnell-6-0-1]",
+    "tests/families/test_flow_editing.py::"
+    "test_rf_inversion_is_that_of_the_paper[schnell-0.0-0.0-0-0]",
+    "tests/families/test_flow_editing.py::"
+    "test_rf_inversion_is_that_of_the_paper[schnell-0.5-0.9-0-2]",
+    "tests/families/test_flow_editing.py::"
+    "test_rf_inversion_is_that_of_the_paper[schnell-0.8-0.4-1-6]",
+    "tests/families/test_flow_pipeline_faults.py::"
+    "test_a_fault_between_the_networks_is_named[diffusers-13445-hidden-state]",
+    "tests/families/test_flow_pipeline_faults.py::"
+    "test_a_fault_between_the_networks_is_named[divided-by-1000]",
+    "tests/families/test_flow_pipeline_faults.py::"
+    "test_a_fault_between_the_networks_is_named[no-pooled-text]",
+    "tests/families/test_flow_pipeline_faults.py::"
+    "test_a_fault_between_the_networks_is_named[taesd-35-outside-of-the-autoencoder]",
+    "tests/families/test_flux2_recording.py::test_a_fault_is_named[references_in_the_image]",
+    "tests/families/test_flux2_recording.py::test_a_fault_is_named[scale_first]",
+    "tests/families/test_flux2_recording.py::test_a_fault_is_named[text_in_one_place]",
+    "tests/families/test_flux2_recording.py::test_a_fault_is_named[theta_of_flux1]",
+    "tests/families/test_flux2_recording.py::"
+    "test_a_run_of_ldmref_with_references_has_no_fault[img2img]",
     "tests/families/test_given_against.py::test_a_norm_of_the_selected_states_is_named",
     "tests/families/test_given_against.py::test_a_pipeline_that_fails_leaves_masks_not_judged",
     "tests/families/test_given_against.py::test_a_request_with_arrays_is_not_judged",
@@ -142,6 +169,7 @@ TAKE_SECONDS = (
     "tests/families/test_given_against.py::test_states_of_another_layer_are_named",
     "tests/families/test_given_against.py::test_the_command_names_a_wrong_mask",
     "tests/families/test_given_against.py::test_the_original_is_as_before",
+    "tests/families/test_joint_controlnets.py::test_wires_of_two_controlnets",
     "tests/families/test_krea2_conforms.py::test_the_family_conforms",
     "tests/families/test_krea2_original.py::test_a_lora_of_every_program_changes_every_layer",
     "tests/families/test_krea2_recording.py::test_a_public_fault_is_named",
@@ -156,6 +184,11 @@ TAKE_SECONDS = (
     "tests/families/test_masks_of_batches.py::test_exchanged_texts_of_guidance_are_named",
     "tests/families/test_masks_of_batches.py::test_prompts_of_other_rows_in_one_encoder_are_named",
     "tests/families/test_masks_of_batches.py::test_texts_of_other_rows_are_named",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[axes-exchanged]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[key-norm-of-the-text-missing]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[places-from-0]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[theta-of-the-sibling]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[theta]",
     "tests/faults/test_fault_behaviour.py::test_loaded_by_many_at_once",
     "tests/faults/test_fault_behaviour.py::test_other_processes",
     "tests/faults/test_fault_behaviour.py::test_threads_share_a_model",
@@ -182,24 +215,45 @@ TAKE_SECONDS = (
     "tests/io/test_weights.py::test_a_full_disk_leaves_what_was_there",
     "tests/io/test_weights.py::test_a_model_in_another_process",
     "tests/ledger/test_quantization_ledger.py",
-    "tests/families/test_flux2_recording.py::test_a_fault_is_named[references_in_the_image]",
-    "tests/locate/test_unknown_networks.py::test_other_weights_differ_everywhere",
     "tests/locate/test_changed_arrays.py::test_changes_of_a_run_are_noticed_and_named",
     "tests/locate/test_changed_arrays.py::test_changes_of_layers_are_noticed_and_named",
     "tests/locate/test_changed_pipelines.py::test_changes_of_a_pipelines_run_are_noticed_and_named",
     "tests/locate/test_every_layer_alone.py::test_every_output_of_a_layer_alone_is_judged",
+    "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[dev-float64]",
+    "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[schnell-float64]",
     "tests/locate/test_gradient_units.py::test_gradients_of_encoders_are_judged",
-    "tests/locate/test_gradient_units.py::test_gradients_of_encoders_need_the_prompts_of_the_context",
+    "tests/locate/test_gradient_units.py::"
+    "test_gradients_of_encoders_need_the_prompts_of_the_context",
     "tests/locate/test_gradient_units.py::test_norms_of_layers_are_those_of_the_batch",
     "tests/locate/test_incomplete.py::test_a_complete_trace_agrees",
     "tests/locate/test_incomplete.py::test_a_stopped_run_is_a_gap",
     "tests/locate/test_incomplete.py::test_tensors_that_the_manifest_names_in_vain_are_a_gap",
     "tests/locate/test_locate_host.py",
     "tests/locate/test_locate_layers.py::test_most_known_faults_can_be_made_here",
+    "tests/locate/test_pairs.py::test_one_fault_is_named_alone",
+    "tests/locate/test_pairs.py::test_two_faults_of_a_block_are_named",
+    "tests/locate/test_pipelines_against.py::"
+    "test_a_wrong_sum_and_a_wrong_result_are_named[flux-transformer.000//output]",
+    "tests/locate/test_pipelines_against.py::"
+    "test_a_wrong_sum_and_a_wrong_result_are_named[flux-vae.decode/decoder.mid_block.resnets.0."
+    "add/output]",
+    "tests/locate/test_pipelines_against.py::"
+    "test_a_wrong_sum_and_a_wrong_result_are_named[sd3-transformer.000//output]",
+    "tests/locate/test_pipelines_against.py::"
+    "test_a_wrong_sum_and_a_wrong_result_are_named[sd3-vae.decode/decoder.mid_block.resnets.0.a"
+    "dd/output]",
     "tests/locate/test_preflight.py::test_an_inaccurate_reference_does_not_make_a_port_wrong",
     "tests/locate/test_right_runs.py::test_a_right_run_raises_no_alarm",
+    "tests/locate/test_transformer_inputs.py::test_guidance_that_is_not_used_is_named[blocks]",
+    "tests/locate/test_transformer_inputs.py::"
+    "test_pooled_text_that_is_not_used_is_named[flux-tiny-blocks]",
+    "tests/locate/test_transformer_inputs.py::"
+    "test_pooled_text_that_is_not_used_is_named[schnell-blocks]",
+    "tests/locate/test_transformer_inputs.py::"
+    "test_pooled_text_that_is_not_used_is_named[sd3-tiny-blocks]",
     "tests/locate/test_transformer_inputs.py::test_positions_that_a_port_does_not_hold_are_named",
     "tests/locate/test_twenty_faults.py",
+    "tests/locate/test_unknown_networks.py::test_other_weights_differ_everywhere",
     "tests/math/test_checked.py::test_no_identity_is_refused",
     "tests/math/test_evaluation.py::test_kernel_distance_is_unbiased",
     "tests/math/test_likelihood.py::test_likelihood_under_the_prior_is_that_of_the_data",
@@ -217,12 +271,20 @@ TAKE_SECONDS = (
     "tests/models/test_memory.py::test_the_estimate_is_not_below_what_is_measured",
     "tests/models/test_presets.py::"
     "test_the_memory_to_decode_is_that_of_the_largest_images_channels",
+    "tests/modes/test_autoguidance.py::"
+    "test_a_trace_holds_both_networks_and_is_judged[numpy-sd3-tiny]",
+    "tests/modes/test_autoguidance.py::test_a_trace_holds_both_networks_and_is_judged[numpy-tiny]",
+    "tests/modes/test_autoguidance.py::"
+    "test_a_trace_holds_both_networks_and_is_judged[torch-flux-tiny]",
+    "tests/modes/test_autoguidance.py::"
+    "test_a_trace_holds_both_networks_and_is_judged[torch-sd3-tiny]",
+    "tests/modes/test_autoguidance.py::test_a_trace_holds_both_networks_and_is_judged[torch-tiny]",
+    "tests/modes/test_batches.py::"
+    "test_several_at_a_time_are_alone_within_rounding[numpy-inpaint-float64]",
     "tests/modes/test_batches.py::"
     "test_several_at_a_time_are_alone_within_rounding[torch-inpaint-float32]",
     "tests/modes/test_batches.py::"
     "test_several_at_a_time_are_alone_within_rounding[torch-txt2img-float32]",
-    "tests/modes/test_batches.py::"
-    "test_several_at_a_time_are_alone_within_rounding[numpy-inpaint-float64]",
     "tests/modes/test_compositions.py::test_no_caption_of_training_is_warned_about",
     "tests/modes/test_compositions.py::test_the_embedded_model_warns_and_others_do_not",
     "tests/modes/test_junk.py::test_threads_that_share_a_model_draw_what_it_draws_alone",
@@ -230,6 +292,7 @@ TAKE_SECONDS = (
     "tests/modes/test_modes.py::test_another_size_is_resized_and_said_so",
     "tests/modes/test_modes.py::test_keys_and_values_of_the_prompt_are_made_once",
     "tests/modes/test_modes.py::test_params_replay_to_the_same_bytes[heun]",
+    "tests/modes/test_numpy_values.py::test_every_parameter_that_takes_a_number_takes_numpys[edit]",
     "tests/modes/test_one_loop.py::test_a_step_is_called_in_one_place",
     "tests/modes/test_one_loop.py::"
     "test_no_file_is_opened_between_the_first_step_and_the_last_image",
@@ -240,7 +303,8 @@ TAKE_SECONDS = (
     "tests/parity/test_fine_tuning.py::test_a_lora_draws_in_diffusers_as_here",
     "tests/parity/test_fine_tuning.py::test_a_word_draws_in_diffusers_as_here",
     "tests/parity/test_folder_other_schedulers.py::"
-    "test_a_sampler_of_ours_is_diffusers_scheduler_with_that_configuration[EulerDiscreteScheduler-kdpm2-KDPM2DiscreteScheduler-sd1]",
+    "test_a_sampler_of_ours_is_diffusers_scheduler_with_that_configuration[EulerDiscreteSchedul"
+    "er-kdpm2-KDPM2DiscreteScheduler-sd1]",
     "tests/parity/test_folder_schedulers.py::test_inpainting_across_latent_cells[sd1-kdpm2 a-1.0]",
     "tests/parity/test_folder_schedulers.py::test_inpainting_across_latent_cells[sd1-kdpm2-0.9]",
     "tests/parity/test_folder_schedulers.py::test_inpainting_across_latent_cells[sd1-kdpm2-1.0]",
@@ -263,12 +327,12 @@ TAKE_SECONDS = (
     "test_methods_that_lower_their_orders_are_no_worse_than_euler[leading]",
     "tests/samplers/test_few_steps.py::test_no_sampler_is_far_worse_than_euler",
     "tests/samplers/test_orders.py::test_the_published_sums_of_er_sde_are_of_first_order",
-    "tests/samplers/test_plugins.py::test_a_listing_imports_no_plug_in[doctor-ldmref.samplers]",
     "tests/samplers/test_plugins.py::test_a_listing_imports_no_plug_in[doctor-ldmref.backends]",
+    "tests/samplers/test_plugins.py::test_a_listing_imports_no_plug_in[doctor-ldmref.samplers]",
     "tests/samplers/test_rng_torch.py::test_the_plain_path_of_torch",
+    "tests/samplers/test_stochastic.py::test_final_moments_are_in_the_confidence_region[dpmpp_sde]",
     "tests/samplers/test_stochastic.py::"
     "test_final_moments_are_in_the_confidence_region[euler_churn]",
-    "tests/samplers/test_stochastic.py::test_final_moments_are_in_the_confidence_region[dpmpp_sde]",
     "tests/server/test_a1111_translate.py::test_odd_values_of_every_field_are_accepted_or_refused",
     "tests/server/test_engine.py::test_a_hundred_parallel_jobs_have_their_own_images_and_seeds",
     "tests/server/test_exploring.py::test_the_truth_line_is_that_of_truth_line",
@@ -287,17 +351,18 @@ TAKE_SECONDS = (
     "tests/server/test_server_page.py::test_the_page_runs_as_it_is_read",
     "tests/test_embedded_model.py::test_colours_follow_the_words",
     "tests/test_embedded_model.py::test_img2img_and_inpaint_of_the_heart",
+    "tests/test_embedded_model.py::test_the_map_is_nearer_to_guided_runs_than_its_base",
     "tests/test_embedded_model.py::test_torch_draws_the_same_image",
     "tests/test_not_tested.py::test_a_missing_library_fails_a_strict_run",
     "tests/test_not_tested.py::test_everything_that_did_not_run_is_named",
-    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.ledger.making]",
-    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.truth]",
-    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.grid]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.compat.diffusers.pipelines]",
-    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.testing.conformance]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.converged]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.distance]",
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.grid]",
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.explore.truth]",
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.ledger.making]",
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.modes.inversion]",
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.testing.conformance]",
     "tests/test_tiers.py::test_a_test_that_takes_long_fails_unless_it_is_listed",
     "tests/test_tiers.py::test_the_two_parts_are_the_whole",
     "tests/testing/test_conformance_order.py::"
@@ -305,6 +370,7 @@ TAKE_SECONDS = (
     "tests/trace/test_left_out.py::"
     "test_whatever_fails_within_the_call_it_ends_as_without_a_recording",
     "tests/trace/test_torch_recording.py::test_clip_skip_of_sdxl",
+    "tests/trace/test_torch_recording.py::test_compiled_modules_and_other_things_are_refused",
     "tests/trace/test_torch_recording.py::test_controlnet",
     "tests/trace/test_torch_recording.py::test_image_to_image_and_inpainting",
     "tests/trace/test_trace_gradients.py",

@@ -205,6 +205,7 @@ SAMPLED: dict[str, int] = {
     "tests/locate/test_right_runs.py": 60,
     "tests/locate/test_unknown_networks.py": 15,
     **{f"tests/locate/test_{name}.py": 60 for name in QUICK_TABLES},
+    "tests/models/test_hostile_configs.py": 40,
     "tests/parity": 8,
     "tests/trace": 6,
     "tests/training": 3,
