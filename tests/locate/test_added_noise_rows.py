@@ -191,6 +191,16 @@ def test_ratios_in_words(ratios, words):
     assert added_noise._describe(np.array(ratios)) == words
 
 
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_mixtures_of_what_is_not_finite_are_not_fitted(which, value, capfd):
+    """LAPACK prints on standard error that an argument is illegal."""
+    arrays = [np.array(x, np.float64) for x in (2.0 * RIGHT, X, NOISE, RIGHT)]
+    arrays[which][0, 0, 0, 0] = value
+    assert added_noise._fitted(*arrays) == {}
+    assert capfd.readouterr().err == ""
+
+
 def test_a_mixture_of_one_channel_is_fitted():
     (words,) = added_noise._fitted(2.0 * RIGHT[:, :1], X[:, :1], NOISE[:, :1], RIGHT[:, :1])
     assert words == "the image is multiplied by 2; the noise is multiplied by 2"

@@ -187,7 +187,8 @@ def _fitted(output: np.ndarray, x0: np.ndarray, noise: np.ndarray, expected: np.
     """Return the mixture a x0 + b noise + c with factors of each channel that is nearest."""
     if output.ndim != 4 or not output.shape == x0.shape == noise.shape == expected.shape:
         return {}
-    if output[:, 0].size < LEAST_OF_CHANNEL or not np.isfinite(output).all():
+    finite = all(np.isfinite(x).all() for x in (output, x0, noise, expected))
+    if output[:, 0].size < LEAST_OF_CHANNEL or not finite:
         return {}
     nearest = np.empty_like(expected)
     ratios = []  # of the fitted factors to the right ones, by channel
