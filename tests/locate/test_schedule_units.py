@@ -353,3 +353,53 @@ def test_schedules_that_are_made_again():
     assert rows == [("schedule.001", "timesteps", "differs")] and marked == [True, False]
     assert why == {("output", "sigmas"): "another schedule than the first"}
     assert rows_of(branch="b") == ([], [True, True], {})
+
+
+# -- levels of second evaluations -----------------------------------------------------------------
+
+
+def second_levels(change, sampler="heun"):
+    """Return the rows of a list that has each level between steps twice, and is changed."""
+    params = {"steps": 4, "sampler": sampler}
+    levels = schedule_of(context_of({"sampler.000": {"input.x": X}}, params=params)).sigmas
+    listed = np.concatenate([levels[:1], np.repeat(levels[1:-1], 2), levels[-1:]])
+    calls = {"schedule.000": {"output.sigmas": change(listed)}, "sampler.000": {"input.x": X}}
+    rows = [*schedule.judge_schedule(context_of(calls, params=params))]
+    return [(row.kind, row.verdict) for row in rows]
+
+
+def with_number(place, factor):
+    def change(levels):
+        changed = levels.copy()
+        changed[place] *= factor
+        return changed
+
+    return change
+
+
+RIGHT_LEVELS = ("sigmas", "equal")
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm2"])
+def test_levels_that_are_listed_twice_are_those_of_the_steps_ends(sampler):
+    assert second_levels(np.copy, sampler) == [RIGHT_LEVELS]
+    assert second_levels(lambda x: np.pad(x, (0, 2), mode="edge"), sampler) == [RIGHT_LEVELS]
+
+
+@pytest.mark.parametrize("place", [2, 4, 6])
+@pytest.mark.parametrize("factor", [0.9, np.inf, np.nan])
+def test_a_level_of_heuns_second_evaluation_is_judged(place, factor):
+    found = second_levels(with_number(place, factor))
+    assert found[0] == RIGHT_LEVELS
+    assert found[1][0] == "sigmas of second evaluations" and found[1][1] != "equal"
+    assert second_levels(with_number(place, 1.0 + 1e-6)) == [
+        RIGHT_LEVELS, ("sigmas of second evaluations", "equal")
+    ]  # fmt: skip
+
+
+def test_other_levels_between_steps_are_not_judged():
+    assert second_levels(with_number(4, 0.9), "dpm2") == [RIGHT_LEVELS, ("sigmas", "not judged")]
+
+
+def test_a_wrong_level_at_the_end_of_a_step_is_named_once():
+    assert second_levels(with_number(3, 0.9)) == [("sigmas", "differs")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.precision import round_to
 from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
@@ -216,24 +216,60 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
         yield context.judge(
             entry, "timesteps", got, schedule.timesteps, least=1e-4, variants=variants
         )
+    yield from _judge_sigmas(context, entry, schedule, [(text, x.sigmas) for text, x in others])
+
+
+def _judge_sigmas(
+    context: PipelineContext,
+    entry: TraceEntry,
+    schedule: Schedule,
+    variants: list[tuple[str, np.ndarray]],
+) -> Iterator[Row]:
+    """Yield rows for the recorded noise levels."""
+    config = context.config
     sigmas = context.read_output(entry, "sigmas")
-    if sigmas is not None and context.choose_sampler(config)[0].nfe == 2:
-        sigmas = _without_repeats(sigmas, len(schedule.sigmas))
-    if sigmas is not None and sigmas.ndim == 1 and len(sigmas) <= len(schedule.sigmas):
-        context.compared_output(entry, "sigmas")
-        shift = _fit_shift(sigmas, schedule.sigmas)
-        variants = [(text, other.sigmas) for text, other in others]
-        words = f"sigma shift {shift:.5g}"
-        if config.path is FLOW:
-            factor = shift_factor(config, context.tokens, len(schedule.timesteps))
-            words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
-        variants += [(words, _shifted(schedule.sigmas, shift))]
-        variants += [("the last sigma is missing", schedule.sigmas[:-1])]
-        if sigmas.shape == schedule.sigmas.shape:
-            ended = np.append(schedule.sigmas[:-1], sigmas[-1])
-            words = f"the last sigma is {sigmas[-1]:.4g} instead of {schedule.sigmas[-1]:.4g}"
-            variants += [(words, ended)]
-        yield context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
+    if sigmas is None or sigmas.ndim != 1:
+        return
+    recorded = sigmas
+    if context.choose_sampler(config)[0].nfe == 2:
+        sigmas = _without_repeats(recorded, len(schedule.sigmas))
+    if len(sigmas) > len(schedule.sigmas):
+        return
+    context.compared_output(entry, "sigmas")
+    shift = _fit_shift(sigmas, schedule.sigmas)
+    words = f"sigma shift {shift:.5g}"
+    if config.path is FLOW:
+        factor = shift_factor(config, context.tokens, len(schedule.timesteps))
+        words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
+    variants = [*variants, (words, _shifted(schedule.sigmas, shift))]
+    variants += [("the last sigma is missing", schedule.sigmas[:-1])]
+    if sigmas.shape == schedule.sigmas.shape:
+        ended = np.append(schedule.sigmas[:-1], sigmas[-1])
+        words = f"the last sigma is {sigmas[-1]:.4g} instead of {schedule.sigmas[-1]:.4g}"
+        variants += [(words, ended)]
+    row = context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
+    yield row
+    if row.verdict == EQUAL and sigmas is not recorded:
+        yield from _judge_repeats(context, entry, recorded, sigmas)
+
+
+def _judge_repeats(
+    context: PipelineContext, entry: TraceEntry, sigmas: np.ndarray, ends: np.ndarray
+) -> Iterator[Row]:
+    """Yield a row for recorded levels of second evaluations that are not those of the steps' ends.
+
+    A list has each level between steps twice, and may have its last one again. Heun's second
+    evaluation is at the end of its step; other samplers may list levels between.
+    """
+    right = np.concatenate([ends[:1], np.repeat(ends[1:-1], 2), ends[-1:]])
+    right = np.pad(right, (0, len(sigmas) - len(right)), mode="edge")
+    if np.array_equal(sigmas, right):
+        return
+    if context.choose_sampler(context.config)[0].name == "heun":
+        yield context.judge(entry, "sigmas of second evaluations", sigmas, right, least=1e-4)
+    else:
+        why = "the levels of second evaluations are not those at the ends of steps"
+        yield context.not_judged(entry, "sigmas", why)
 
 
 def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
