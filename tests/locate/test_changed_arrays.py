@@ -5,9 +5,19 @@ from __future__ import annotations
 import changed_layers
 import numpy as np
 import pytest
-from changed_arrays import describe_changes, differences, is_alike, is_same, stored_lines
+from changed_arrays import (
+    change_array,
+    describe_changes,
+    differences,
+    is_alike,
+    is_same,
+    stored_lines,
+)
 from changed_layers import CLEAR, PROCESSORS, judge_changes, lines_of, rows_of
 from changed_runs import KINDS, RUNS
+
+from ldmref.locate import DiffReport
+from ldmref.locate.pipeline import judge_host
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -17,6 +27,38 @@ def test_changes_of_a_run_are_noticed_and_named(name):
     found = describe_changes(trace, model, nets, KINDS.get(name, ()))
     assert found[0] == "unchanged: equal"
     assert not differences(name, found)[:5]
+
+
+NETWORKS = ("controlnet", "text_encoder", "transformer", "unet", "vae")  # judged by their layers
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+@pytest.mark.parametrize("name", RUNS)
+def test_one_number_that_is_not_finite_is_noticed(name, value):
+    """In the first array of each kind: infinite, no number, or too large for its square."""
+
+    def change(x):
+        changed = np.array(x)
+        changed.flat[x.size // 2 : x.size // 2 + 1] = value
+        return changed
+
+    trace, model, nets = RUNS[name]()
+    seen = set()
+    for entry in trace.entries:
+        for side in ("inputs", "outputs"):
+            for role in getattr(entry, side):
+                kind = (entry.call.kind, side, role)
+                given = side == "outputs" or role in ("image", "hint")
+                of_network = given and entry.call.startswith(NETWORKS)
+                x = np.asarray(trace.tensors[getattr(entry, side)[role]])
+                if entry.layer or of_network or kind in seen or x.dtype.kind != "f" or not x.size:
+                    continue
+                seen.add(kind)
+                run = change_array(trace, entry, side, role, "one number", change)
+                with np.errstate(all="ignore"):
+                    rows = judge_host(run, model, "float32", [], nets)
+                assert not DiffReport(tuple(rows)).equal, kind
+    assert len(seen) > 5
 
 
 @pytest.mark.parametrize("name", changed_layers.RUNS)
