@@ -27,6 +27,7 @@ from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.passport.apart import RowsApart, take_apart
+from ldmref.passport.contents import check_contents
 from ldmref.passport.kit import Kit
 from ldmref.passport.module_rows import take_modules_apart, undeclared_rows
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
@@ -136,7 +137,8 @@ def check_dump(
         The verdict.
 
     Raises:
-        CorruptModelError: A file of the kit is not the one that it describes.
+        CorruptModelError: A file of the kit is not the one that it describes, or its files do not
+            agree with each other.
         UsageError: The dump has no call of a network of the kit, or the modules are not the kit's.
 
     >>> from ldmref.passport import read_kit
@@ -146,6 +148,7 @@ def check_dump(
     True
     """
     kit.check_files()
+    check_contents(kit)
     run = kit.trace
     port = with_request(port, run)
     if not kit.networks and against is None:  # which is refused

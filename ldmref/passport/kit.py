@@ -16,13 +16,15 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.described_folder import FolderKind
 from ldmref.cases.model import digest_of
 from ldmref.errors import CorruptModelError, UsageError
+from ldmref.io.key_report import compare
 from ldmref.io.key_table import KeyEntry, KeyTable, to_native
-from ldmref.io.native import NativeFolder
+from ldmref.io.native import NativeFolder, require_fit
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten, unflatten
+from ldmref.passport.form import read_floors, read_manifest
 from ldmref.passport.recorded import CODE
 from ldmref.support.files import MAX_TABLE_VALUES, parse_json, read_file
 from ldmref.trace.files import read_trace
@@ -35,6 +37,7 @@ MANIFEST = "kit.json"
 FLOORS = "floors.json"
 TRACE = "trace"
 CHECKPOINT = "checkpoint"
+WRONG = "wrong"
 MAX_BYTES = 2**26
 KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES, older=("1",))
 SHOWN = 12  # digits of a digest in a label
@@ -65,7 +68,7 @@ class WrongDump:
     @property
     def path(self) -> str:
         """The file, relative to the kit."""
-        return f"wrong/{self.name}.safetensors"
+        return f"{WRONG}/{self.name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Kit:
         request: The parameters of the run: prompts, steps, sampler, size.
         networks: The names of its modules, of a kit of modules that ldmref has no definition of.
         rows: What each argument of a module holds for a row, by network and argument.
+        nodes: The number of nodes of its run that have outputs, as its manifest counts them; 0: it
+            does not say it.
 
     >>> Kit(Path("kit"), "sd15", "2.0", {"README.txt": "00"}, ()).label
     'sd15 2.0 (5e0e0c8b6eca)'
@@ -94,6 +99,7 @@ class Kit:
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     networks: tuple[str, ...] = ()
     rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    nodes: int = field(default=0, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -116,12 +122,9 @@ class Kit:
         data = read_file(self.folder / FLOORS, MAX_BYTES, CODE)
         found = parse_json(data, FLOORS, CODE, most=MAX_TABLE_VALUES)
         try:
-            return {
-                dtype: {name: row[i] for name, row in found["floors"].items() if row[i] is not None}
-                for i, dtype in enumerate(found["formats"])
-            }
-        except (LookupError, TypeError, AttributeError) as error:
-            raise CorruptModelError(f"{FLOORS} holds no floors", code=CODE) from error
+            return read_floors(found)
+        except ValueError as error:
+            raise CorruptModelError(f"{FLOORS} holds no floors: {error}", code=CODE) from error
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -159,10 +162,22 @@ class Kit:
         """Compare the digest of every file with the manifest.
 
         Raises:
-            CorruptModelError: A file is missing or was changed.
+            CorruptModelError: A file is missing or was changed, or one that a check reads has no
+                digest.
         """
         for path, digest in self.digests.items():
             KIT_FOLDER.check_file(self.folder, path, digest)
+        for path in self._files_that_are_read():
+            if path not in self.digests:
+                message = f"{path} has no digest in {MANIFEST}"
+                raise CorruptModelError(message, code=CODE, hint="make the kit again")
+
+    def _files_that_are_read(self) -> list[str]:
+        """Return the files of the kit that a check may read, relative to it."""
+        found = [self.folder / FLOORS]
+        for part in (TRACE, CHECKPOINT, WRONG):
+            found += sorted((self.folder / part).glob("*"))
+        return [path.relative_to(self.folder).as_posix() for path in found if path.is_file()]
 
 
 def kit_text(kit: Kit, program: str, described: Mapping[str, Any]) -> str:
@@ -210,34 +225,52 @@ def read_kit(folder: str | Path) -> Kit:
 
 
 def _parse(folder: Path, data: Mapping[str, Any]) -> Kit:
-    digests = {_inside(str(k)): str(v) for k, v in data["digests"].items()}
-    wrong = [WrongDump(**{k: str(v) for k, v in row.items()}) for row in data["wrong"]]
-    request = dict(data["request"])
-    networks = tuple(_inside(str(name)) for name in data.get("networks", ()))
-    name = str(data["family"])
-    rows = {str(k): {str(a): str(b) for a, b in x.items()} for k, x in data.get("rows", {}).items()}
-    return Kit(folder, name, str(data["version"]), digests, wrong, request, networks, rows)
-
-
-def _inside(path: str) -> str:
-    """Return a path relative to a kit, unless it leads out of it."""
-    parts = path.replace("\\", "/").split("/")
-    if "" in parts or ".." in parts or ":" in path:
-        raise ValueError(f"path {path[:80]!r}")
-    return path
+    found = read_manifest(data)
+    wrong = [WrongDump(**row) for row in found.wrong]
+    missing = [dump.path for dump in wrong if dump.path not in found.digests]
+    if missing:
+        raise ValueError(f"{missing[0]} has no digest")
+    return Kit(
+        folder,
+        found.family,
+        found.version,
+        found.digests,
+        wrong,
+        found.request,
+        found.networks,
+        found.rows or {},
+        found.nodes,
+    )
 
 
 # -- the checkpoint -------------------------------------------------------------------------------
 
 
 def read_model(folder: Path, backend: Backend) -> LatentDiffusion:
-    """Return the model of a kit's checkpoint on a backend."""
+    """Return the model of a kit's checkpoint on a backend.
+
+    Raises:
+        CorruptModelError: Its tensors are not those of its configuration.
+    """
     native = NativeFolder(folder)
     config = native.config
     files = {path.stem: dict(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))}
     tables = makers_tables(config)
-    stored = files.pop(config.denoiser.network)
+    network = config.denoiser.network
+    stored = files.pop(network, {})
+    names = {
+        entry.name: entry.stored_shape for table in tables.values() for entry in table.values()
+    }
+    shapes = {name: np.shape(x) for name, x in stored.items()}
+    compare(shapes, names).require(
+        f"{CHECKPOINT}/{network}.safetensors does not fit the kit's configuration",
+        hint="make the kit again",
+    )
     flat = {network: to_native(stored, table) for network, table in tables.items()} | files
+    require_fit(
+        {f"{name}.{key}": np.shape(x) for name, part in flat.items() for key, x in part.items()},
+        config,
+    )
     params = {
         network: unflatten({name: np.asarray(x) for name, x in tensors.items()})
         for network, tensors in flat.items()

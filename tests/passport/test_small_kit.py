@@ -10,21 +10,18 @@ from batched_ports import all_together, one_by_one, run_batches
 
 from ldmref.cases.golden_models import golden_model
 from ldmref.models.params import flatten
-from ldmref.passport import make, make_kit, read_kit
+from ldmref.passport import read_kit
 from ldmref.passport.apart import take_apart
 from ldmref.trace.model import tensor_name
 
-FAMILY = "z-image"
 TEXT = "text_encoder"
 CLOSE = 1e-4  # relative, of float32 through a few blocks
 
 
 @pytest.fixture(scope="module")
-def kit(tmp_path_factory):
-    """Return a kit without wrong dumps, which take long to find."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make, "wrong_dumps", lambda trace, original: ([], {"a": "not tried"}))
-        return make_kit(FAMILY, tmp_path_factory.mktemp("kits") / FAMILY)
+def kit(small_kit):
+    """Return the small kit."""
+    return small_kit
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def test_the_manifest_counts_what_is_there(kit):
 
 def test_the_checkpoint_is_the_model_of_the_run(kit):
     model = kit.model()
-    for network, params in golden_model(FAMILY).params.items():
+    for network, params in golden_model(kit.family).params.items():
         read = flatten(model.params[network])
         assert read.keys() == flatten(params).keys()
         assert all(np.array_equal(read[name], x) for name, x in flatten(params).items())
