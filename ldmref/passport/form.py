@@ -160,5 +160,6 @@ def _is_floor(value: object) -> bool:
     """Return whether a value is a relative error, or null."""
     if value is None:
         return True
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0

@@ -90,8 +90,8 @@ class FormulaOrCodeRequest(FormulaRequest):
         str | None,
         Doc(
             "Python source that defines the function under its name here. It is run on this "
-            "machine, as `ldmref check --against FILE` does, and replaces ldmref's function in "
-            "all identities."
+            "machine, in a process of its own that ends after two minutes, and replaces ldmref's "
+            "function in all identities."
         ),
     ] = None
 

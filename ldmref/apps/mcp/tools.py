@@ -20,6 +20,7 @@ from ldmref.apps.mcp.pitfalls import PitfallsRequest, answer_pitfalls
 from ldmref.apps.mcp.protocol import Content, Tool, ToolCall, make_text
 from ldmref.apps.mcp.schedules import DESCRIPTION as SCHEDULE_DESCRIPTION
 from ldmref.apps.mcp.schedules import ScheduleRequest, answer_schedule
+from ldmref.apps.mcp.sent_code import check_sent_formula
 from ldmref.apps.mcp.traces import DESCRIPTION as DIFF_DESCRIPTION
 from ldmref.apps.mcp.traces import DiffRequest
 from ldmref.declare import Doc
@@ -80,7 +81,7 @@ def make_tools(
             "check_formula",
             DESCRIPTION,
             declare.schema(formula),
-            lambda arguments, call: answer_formula(read_arguments(formula, arguments)),
+            lambda arguments, call: answer_formula(read_arguments(formula, arguments), call),
         ),
         Tool(
             "where_implementations_differ",
@@ -167,9 +168,14 @@ def show_images(images: list[Generated]) -> Content:
     return content
 
 
-def answer_formula(request: FormulaRequest) -> Content:
-    """Return the answer of `check_formula` as JSON."""
-    return [make_text(json.dumps(check_formula(**vars(request)), ensure_ascii=False))]
+def answer_formula(request: FormulaRequest, call: ToolCall) -> Content:
+    """Return the answer of `check_formula` as JSON; code is run in a process of its own."""
+    arguments = vars(request)
+    if arguments.get("code") is None:
+        answer = check_formula(**arguments)
+    else:
+        answer = check_sent_formula(arguments, call.cancel)
+    return [make_text(json.dumps(answer, ensure_ascii=False))]
 
 
 def answer_differences(request: DifferencesRequest) -> Content:
