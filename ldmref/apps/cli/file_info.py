@@ -58,7 +58,7 @@ def print_image_info(path: str, as_json: bool) -> None:
         lines += describe_images(exact)
     elif "ldmref" in recorded:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
-    lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
+    lines += text.split("\n") if text and "parameters" not in others else []
     lines += describe_other_programs(image.info, text)
     if not recorded and not others:
         lines.append("no record of how it was made")
