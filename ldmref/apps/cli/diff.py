@@ -266,10 +266,8 @@ def print_report(report: DiffReport, everything: bool, worst_first: bool = False
     from ldmref.locate.report import table
 
     cells = table(report, everything=everything, worst_first=worst_first)
-    heading, *lines = align_columns(cells)
-    print_line("", heading)
-    for line in lines:
-        print_line(line)
+    for i, line in enumerate(align_columns(cells)):
+        print_line("" if i == 0 else line, heading=line if i == 0 else "")
     for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
 
