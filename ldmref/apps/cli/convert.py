@@ -109,10 +109,10 @@ def convert(
     if checkpoint.ema is not None:
         say(f"ldmref: read {name_weights(checkpoint.ema)}")
     if needs_config:
-        given = quote_command(["--model-config", model_config or path])
+        flag = quote_command(["--model-config", model_config or path])
         say(
             f"ldmref: warning: {out} does not say which model it is, and nothing else does: it is "
-            f"opened with {given}; a folder (OUT without {ENDING}) holds its configuration"
+            f"opened with {flag}; a folder (OUT without {ENDING}) holds its configuration"
         )
     report_written(out, checkpoint.source.unused, as_json)
 
