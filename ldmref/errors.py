@@ -68,6 +68,10 @@ class CorruptModelError(InputError):
     """A file that is damaged or does not hold a model."""
 
 
+class UnsupportedModelError(CorruptModelError):
+    """A whole file that asks for what ldmref does not compute, such as a setting that is newer."""
+
+
 class KeyMismatchError(InputError):
     """A model file whose tensors do not fit the configuration."""
 

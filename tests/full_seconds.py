@@ -390,7 +390,7 @@ TAKE_SECONDS = (
     "tests/trace/test_left_out.py::"
     "test_whatever_fails_within_the_call_it_ends_as_without_a_recording",
     "tests/trace/test_torch_recording.py::test_clip_skip_of_sdxl",
-    "tests/trace/test_torch_recording.py::test_compiled_modules_and_other_things_are_refused",
+    "tests/trace/test_torch_recording.py::test_compiled_modules_are_refused",
     "tests/trace/test_torch_recording.py::test_controlnet",
     "tests/trace/test_torch_recording.py::test_image_to_image_and_inpainting",
     "tests/trace/test_trace_gradients.py",

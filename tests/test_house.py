@@ -263,6 +263,32 @@ def test_files_are_one_subject_and_do_not_print():
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_command_line_prints_escaped_lines():
+    """Text of files and users goes through `say`, `print_line` or `one_line`."""
+    own = {"progress.py", "main.py", "completion.py"}  # `say` itself, the help, and a script
+    wrong = []
+    for path in FILES:
+        if part_of(path) == "apps.cli" and path.name not in own:
+            tree = ast.parse(path.read_text())
+            wrong += [f"{path.relative_to(PACKAGE)}:{line}" for line in prints_as_it_is(tree)]
+    assert not wrong, "use print_line instead of click.echo:\n" + "\n".join(wrong)
+
+
+def prints_as_it_is(tree):
+    """Yield the lines that print anything but JSON and escaped texts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "click.secho"):
+            argument = node.args[0] if node.args else None
+            called = ast.unparse(argument.func) if isinstance(argument, ast.Call) else ""
+            if called not in ("json.dumps", "one_line"):
+                yield node.lineno
+
+
+def test_lines_that_are_printed_as_they_are_are_found():
+    text = "click.echo(f'{name}')\nclick.echo(json.dumps(row))\nclick.echo(one_line(name))\n"
+    assert [*prints_as_it_is(ast.parse(text))] == [1]
+
+
 def prints(tree):
     """Yield the lines in which `print` is called."""
     for node in ast.walk(tree):

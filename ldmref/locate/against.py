@@ -94,7 +94,7 @@ def find_networks(original: object) -> dict[str, torch.nn.Module]:
     from ldmref.trace.torch_hooks import refuse_compiled
 
     if isinstance(original, torch.nn.Module):
-        refuse_compiled("the original", original)
+        refuse_compiled("the original", original, copied=True)
         return {"": original}
     parts = original if isinstance(original, Mapping) else getattr(original, "components", None)
     if not isinstance(parts, Mapping):
@@ -109,7 +109,7 @@ def find_networks(original: object) -> dict[str, torch.nn.Module]:
         message = f"a {type(original).__name__} without a torch.nn.Module is no original"
         raise UsageError(message, code=CODE, hint="return a module, a pipeline or {NAME: module}")
     for name, network in networks.items():
-        refuse_compiled(name, network)
+        refuse_compiled(name, network, copied=True)
     return networks
 
 

@@ -279,8 +279,16 @@ def _as_it_is(name: str) -> str:
     return name
 
 
-def refuse_compiled(name: str, module: object) -> None:
-    """Refuse what is not a module, or was compiled: hooks do not see the layers of either.
+def refuse_compiled(name: str, module: object, *, copied: bool = False) -> None:
+    """Refuse what is not a module, or was compiled, whole or in parts: hooks do not see its layers.
+
+    `torch.compile(module)` returns another module, which holds the original; `module.compile()`
+    is forgotten by a copy.
+
+    Args:
+        name: What the message calls it.
+        module: The module.
+        copied: Whether copies of it are watched.
 
     Raises:
         UsageError: It is one of these.
@@ -288,9 +296,13 @@ def refuse_compiled(name: str, module: object) -> None:
     if not isinstance(module, torch.nn.Module):
         message = f"{name} must be a torch.nn.Module, not {type(module).__name__}"
         raise UsageError(message, code="E-TRACE")
-    if hasattr(module, "_orig_mod"):
-        message = f"{name} was compiled with torch.compile, which hides its layers"
-        raise UsageError(message, code="E-TRACE", hint="record it without torch.compile")
+    for path, part in module.named_modules():
+        in_place = not copied and getattr(part, "_compiled_call_impl", None) is not None
+        if in_place or hasattr(part, "_orig_mod"):
+            how = "module.compile()" if in_place else "torch.compile"
+            what = f"{path} of {name}" if path else name
+            message = f"{what} was compiled with {how}, which hides its layers"
+            raise UsageError(message, code="E-TRACE", hint="use it without compiling it")
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -103,7 +105,8 @@ def test_refusals_name_convert(ldm, checkpoint, work):
 
 def test_native_to_compvis_and_back(ldm, model_folder, work):
     """The same numbers, and the same image."""
-    assert ldm("convert", model_folder, "one.safetensors").code == 0
+    ran = ldm("convert", model_folder, "one.safetensors")
+    assert ran.code == 0
     names = set(TensorFile(work / "one.safetensors"))
     assert "model.diffusion_model.input_blocks.0.0.weight" in names
     tokenizer = model_folder / "tokenizer.json"
@@ -127,6 +130,24 @@ def test_native_to_compvis_and_back(ldm, model_folder, work):
     from PIL import Image
 
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
+
+
+def test_a_file_that_does_not_say_which_model_it_is_is_named(ldm, model_folder, work):
+    """The command that opens it is part of the warning, also where a folder's name has a space."""
+    odd = work / "a model"
+    shutil.copytree(model_folder, odd)
+    ran = ldm("convert", odd, "one.safetensors")
+    assert ran.code == 0 and "warning: one.safetensors does not say which model it is" in ran.err
+    alone = ldm("txt2img", "a", "-m", "one.safetensors", "--steps", "1")
+    assert alone.code == 3, alone.err
+    [given] = re.findall(r"opened with (.*?);", ran.err)
+    words = shlex.split(given)
+    assert words == ["--model-config", str(odd)]
+    tokenizer = ("--tokenizer", odd / "tokenizer.json")
+    drawn = ldm("txt2img", "a", "-m", "one.safetensors", *words, *tokenizer, "--steps", "1")
+    assert drawn.code == 0, drawn.err
+    folder = ldm("convert", odd, "two")
+    assert folder.code == 0 and "does not say" not in folder.err
 
 
 def test_what_compvis_cannot_name(ldm, work):

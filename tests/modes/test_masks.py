@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,3 +95,49 @@ def test_without_blur_nothing_is_mixed(tiny, image):
     got = pixels(r[0])
     assert (got[:, :16] == drawn_alone(tiny, r)[:, :16]).all()
     assert (got[:, 16:] == pixels(image)[:, 16:]).all()
+
+
+# -- colours --------------------------------------------------------------------------------------
+
+
+def photo(mode="RGB"):
+    stream = np.random.default_rng(1)
+    return Image.fromarray(stream.integers(0, 256, (32, 32, 3), np.uint8)).convert(mode)
+
+
+def painted(colour, mode="RGB"):
+    mask = Image.new(mode, (32, 32))
+    mask.paste(colour, (8, 8, 24, 24))
+    return mask
+
+
+def compressed(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+MASKS = {  # name -> (mask, whether its colours are named)
+    "photo": (photo(), True),
+    "photo of a palette": (photo("P"), True),
+    "photo, opaque": (photo("RGBA"), True),
+    "photo of a camera": (compressed(photo()), True),
+    "red selection": (painted((255, 0, 0)), True),
+    "grey photo": (photo("L"), False),
+    "grey photo in three channels": (photo("L").convert("RGB"), False),
+    "grey photo of a camera": (compressed(photo("L").convert("RGB")), False),
+    "white on black": (painted((255, 255, 255)), False),
+    "black on transparency": (painted((0, 0, 0, 255), "RGBA"), False),
+    "dark red on transparency": (painted((90, 0, 0, 255), "RGBA"), False),
+    "array": (np.asarray(photo()), True),
+    "grey array": (np.asarray(photo("L"), np.float32) / 255, False),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_with_colours_is_named(name, tiny, image):
+    mask, coloured = MASKS[name]
+    plan = modes.plan("inpaint", tiny.config, prompt="a", image=image, mask=mask, steps=1)
+    said = [line for line in plan.warnings if "has colours" in line]
+    assert len(said) == coloured
+    assert all("white where the image is repainted" in line for line in said)

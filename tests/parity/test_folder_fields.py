@@ -27,7 +27,7 @@ from scheduled_folder import (
 )
 
 from ldmref import modes
-from ldmref.errors import CorruptModelError
+from ldmref.errors import UnsupportedModelError
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.diffusers.scheduler import FIELDS, convert_scheduler_config
 from ldmref.samplers import get_sampler, make_schedule
@@ -160,7 +160,7 @@ def test_fields_are_those_of_the_class(kind):
     ],
 )
 def test_refused(kind, options):
-    with pytest.raises(CorruptModelError, match="which is not supported") as caught:
+    with pytest.raises(UnsupportedModelError, match="which is not supported") as caught:
         convert_scheduler_config({"_class_name": kind} | SD | options)
     assert "\n" not in str(caught.value) and caught.value.hint
 

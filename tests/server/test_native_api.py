@@ -484,7 +484,8 @@ def test_what_another_program_recorded_is_told(server):
     from PIL.PngImagePlugin import PngInfo
 
     node = {"class_type": "KSampler", "inputs": {"seed": 8, "steps": 20, "model": ["4", 0]}}
-    shown = {json.dumps({"3": node}): ["KSampler: seed 8, steps 20"], "[" * 100_000: []}
+    lines = ["KSampler: seed 8, steps 20", "the graph of ComfyUI is not repeated by ldmref"]
+    shown = {json.dumps({"3": node}): lines, "[" * 100_000: []}
     for graph, lines in shown.items():
         info = PngInfo()
         info.add_text("prompt", graph)

@@ -12,6 +12,7 @@ from recorded import own_layers, record  # noqa: E402
 from small_pipelines import SD_SCHEDULE, pipeline, unet  # noqa: E402
 
 from ldmref.errors import OutputError, UsageError  # noqa: E402
+from ldmref.locate import diff_modules  # noqa: E402
 from ldmref.trace import Selection, read_trace, record_module, record_pipeline  # noqa: E402
 
 ROUNDING = 2e-5  # relative to the largest value of a layer, in float32
@@ -286,11 +287,55 @@ def test_wrong_names_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-def test_compiled_modules_and_other_things_are_refused(tmp_path):
-    compiled = torch.compile(torch.nn.Linear(2, 2))
-    with pytest.raises(UsageError, match=r"compiled with torch\.compile"):
-        with record_module(compiled, tmp_path / "t"):
+def compile_by_function(net):
+    return torch.compile(net, backend="eager")
+
+
+def compile_in_place(net):
+    net.compile(backend="eager")
+    return net
+
+
+def compile_a_part_by_function(net):
+    net[0][1] = torch.compile(net[0][1], backend="eager")
+    return net
+
+
+def compile_a_part_in_place(net):  # as `compile_repeated_blocks` of diffusers
+    net[0][1].compile(backend="eager")
+    return net
+
+
+@pytest.mark.parametrize(
+    ("compiled", "message"),
+    [
+        (compile_by_function, r"was compiled with torch\.compile, which hides"),
+        (compile_in_place, r"was compiled with module\.compile\(\), which hides"),
+        (compile_a_part_by_function, r"0.1 of .* was compiled with torch\.compile, which"),
+        (compile_a_part_in_place, r"0.1 of .* was compiled with module\.compile\(\), which"),
+    ],
+)
+def test_compiled_modules_are_refused(compiled, message, tmp_path):
+    """When they are recorded, and as the original of a port."""
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    plain = torch.nn.Sequential(inner)
+    with torch.no_grad(), record_module(plain, tmp_path / "port"):
+        plain(torch.zeros(1, 2))
+    net = compiled(plain)
+    with pytest.raises(UsageError, match=message):
+        with record_module(net, tmp_path / "t"):
             pass
+    assert not (tmp_path / "t").exists()
+    port = read_trace(tmp_path / "port")
+    if "torch" in message:
+        for original in (net, {"unet": net}):
+            with pytest.raises(UsageError, match=message):
+                diff_modules(port, original)
+    else:  # its copies are not compiled
+        assert diff_modules(port, net).verdict == "equal"
+
+
+def test_things_that_are_no_modules_are_refused(tmp_path):
     with pytest.raises(UsageError, match="a pipeline of diffusers is needed, not Linear"):
         with record_pipeline(torch.nn.Linear(2, 2), tmp_path / "t"):
             pass

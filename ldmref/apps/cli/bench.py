@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.progress import one_line, print_line, say
 from ldmref.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _measure(pieces: list[MeasuredWork], rounds: int) -> dict[str, list[dict]]:
     times = []
     for piece in pieces:
         found = measure_work(piece, model, rounds, peak)
-        click.echo(format_time(found))
+        _print_lines(format_time(found))
         times.append(found)
     return {"work": times}
 
@@ -112,7 +112,7 @@ def _profile(work: MeasuredWork) -> dict[str, dict]:
     from ldmref.apps.bench.profile import profile_work
 
     found = profile_work(work)
-    click.echo("\n".join(format_profile(found)))
+    _print_lines("\n".join(format_profile(found)))
     return {"profile": found}
 
 
@@ -126,12 +126,17 @@ def _grow(work: MeasuredWork, variable: str, rounds: int) -> dict[str, list[dict
     large = preset(work.model).defaults.width >= 256
     values = (SCALING_VALUES if large else SMALL_SCALING_VALUES)[variable]
     title = TITLES["image" if variable == "steps" else work.work]
-    click.echo(f"{work.model} on {work.backend}: {title}")
+    print_line(f"{work.model} on {work.backend}: {title}")
     points = []
     for point in measure_scaling(work, variable, values, rounds):
-        click.echo(format_scaling_point(point))
+        _print_lines(format_scaling_point(point))
         points.append(point)
     return {"grow": points}
+
+
+def _print_lines(text: str) -> None:
+    for line in text.split("\n"):
+        print_line(line)
 
 
 COMMANDS = (bench,)

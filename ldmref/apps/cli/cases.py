@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ldmref.apps.cli.progress import say
+from ldmref.apps.cli.progress import print_line, say
 from ldmref.errors import UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def make(
         click.echo(json.dumps(row | {"digest": suite.digest}))
         return
     counts = describe_counts(suite.cases.values())
-    click.echo(f"wrote {suite.label} to {output}: {len(suite.cases)} cases")
-    click.echo(f"  {counts}")
-    click.echo(f"  digest {suite.digest}")
+    print_line(f"wrote {suite.label} to {output}: {len(suite.cases)} cases")
+    print_line(f"  {counts}")
+    print_line(f"  digest {suite.digest}")
 
 
 @cases.command()
@@ -146,7 +146,7 @@ def run(
             if as_json:
                 click.echo(json.dumps(result.to_dict()))
             elif show_all:
-                click.echo(str(result))
+                print_line(str(result))
     if not results:
         raise UsageError(
             f"{judge.program()} computes none of these cases",
@@ -163,13 +163,13 @@ def run(
         click.echo(json.dumps({"summary": row | {"verdict": verdict}}))
     elif not show_all:
         for result in failed[:FAILURES]:
-            click.echo(str(result))
+            print_line(str(result))
         if len(failed) > FAILURES:
-            click.echo(f"and {len(failed) - FAILURES} more; --all prints every case")
+            print_line(f"and {len(failed) - FAILURES} more; --all prints every case")
     if failed:
         raise VerifyError(verdict, code="E-CASES")
     if not as_json:
-        click.echo(verdict)
+        print_line(verdict)
         _print_worst(results)
 
 
@@ -283,13 +283,13 @@ def _print_cases(selected: list[GoldenCase], as_json: bool) -> None:
             row = {"name": case.name, "part": case.part, "kind": case.kind, "path": case.path}
             click.echo(json.dumps(row))
         else:
-            click.echo(case.name)
+            print_line(case.name)
 
 
 def _print_worst(results: list[CaseVerdict]) -> None:
     """Print the case that is nearest to its tolerance."""
     worst = max(results, key=lambda result: result.ratio)
-    click.echo(
+    print_line(
         f"  largest error: {100.0 * worst.ratio:.0f} % of the tolerance, in {worst.case} "
         f"({worst.error:.1e} of {worst.tolerance:.1e})"
     )

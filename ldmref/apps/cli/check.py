@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from ldmref.apps.cli.options import with_options
-from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.progress import one_line, print_line, say
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG
 from ldmref.errors import InputError, OutputError, UsageError, VerifyError, closest, did_you_mean
 
@@ -138,10 +138,11 @@ def check(
             continue
         if result.function != heading:
             heading = result.function
-            click.echo(f"{click.style(heading, bold=True)}  [{result.source}]")
+            print_line(f"  [{result.source}]", heading)
             if formulas and result.formula:
-                click.echo(f"  {result.formula}")
-        click.echo(_format_result(result))
+                print_line(f"  {result.formula}")
+        for line in _format_result(result):
+            print_line(line)
     if not piece:
         _report_unchecked_gradients(backend, module, flags["only"])
     if not count:
@@ -159,7 +160,7 @@ def check(
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
         which = f"the {noun[0]} holds" if count == 1 else f"all {count} {noun[1]} hold"
-        click.echo(f"{which} on {backend!r}, {cases}{' each' * (count > 1)}")
+        print_line(f"{which} on {backend!r}, {cases}{' each' * (count > 1)}")
 
 
 def _refuse_flags(ctx: click.Context) -> None:
@@ -228,8 +229,8 @@ def _report_unchecked_gradients(backend: Backend, module: ModuleType | None, onl
         )
 
 
-def _format_result(result: CheckResult) -> str:
-    """Format a result in one line, followed by the details of a failure."""
+def _format_result(result: CheckResult) -> list[str]:
+    """Return a result in one line, followed by the details of a failure."""
     law = result.identity.removeprefix(f"{result.function}: ")
     line = (
         f"  {law:<52} {result.oracle:<38} {result.cases:>5} cases  "
@@ -238,7 +239,8 @@ def _format_result(result: CheckResult) -> str:
     )
     more = ["..."] if len(result.calls) > MAX_CALLS else []
     calls = [*result.calls[:MAX_CALLS], *more]
-    return "\n      ".join([line, *filter(None, [result.detail]), *calls, *result.notes])
+    details = [*filter(None, [result.detail]), *calls, *result.notes]
+    return [line, *(f"      {line}" for detail in details for line in detail.split("\n"))]
 
 
 def _report_unknown_functions(module: ModuleType) -> None:
@@ -318,12 +320,12 @@ def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
-        click.echo(f"{function_name} of {module_name}: {click.style(_name(report), bold=True)}")
+        print_line(f"{function_name} of {module_name}: {_name(report)}")
         if report.guard:
-            click.echo(f"  guard at s = 1: {report.guard}")
-        click.echo(f"  log-density: {report.density}")
+            print_line(f"  guard at s = 1: {report.guard}")
+        print_line(f"  log-density: {report.density}")
         for sentence in report.missing:
-            click.echo(f"  missing: {sentence}")
+            print_line(f"  missing: {sentence}")
     if not report.is_whole:
         what = report.missing[0] if report.missing else "its transition is not known"
         raise VerifyError(f"{function_name}: {what}", code="E-CHECK")
@@ -381,7 +383,7 @@ def operations(cases: int, seed: int, only: str | None, as_json: bool, **flags: 
     )
     failed = []
     for row in measure_errors(backend, [only] if only else OPERATIONS, cases, seed):
-        click.echo(json.dumps(row.to_dict()) if as_json else _format_operation(row))
+        print_line(json.dumps(row.to_dict()) if as_json else _format_operation(row))
         if not row.ok:
             failed.append(row.operation)
     checks = [c for c in check_backend(backend) if only in (None, c.operation)]
@@ -392,13 +394,13 @@ def operations(cases: int, seed: int, only: str | None, as_json: bool, **flags: 
         counts = {"conformance": len(checks), "ok": len(checks) - len(defects)}
         click.echo(json.dumps(counts | {"failed": [str(check) for check in defects]}))
     else:
-        click.echo(f"conformance: {len(checks) - len(defects)} of {len(checks)} comparisons hold")
+        print_line(f"conformance: {len(checks) - len(defects)} of {len(checks)} comparisons hold")
     failed += [check.operation for check in defects]
     if failed:
         names = ", ".join(dict.fromkeys(failed))
         raise VerifyError(f"errors exceed their bounds: {names}", code="E-CHECK")
     if not as_json:
-        click.echo(f"all errors are within their bounds on {backend!r}, {cases} inputs each")
+        print_line(f"all errors are within their bounds on {backend!r}, {cases} inputs each")
 
 
 def _format_operation(row: MeasuredOperation) -> str:
@@ -447,7 +449,7 @@ def images(prompt: str, as_json: bool, steps: int | None, seed: int, **flags: An
         model=flags["model"],
     )
     if not as_json:
-        click.echo(f"{'backend':10} {'dtype':9} {'speed':8} {'sampler':20} largest     mean  PSNR")
+        print_line(f"{'backend':10} {'dtype':9} {'speed':8} {'sampler':20} largest     mean  PSNR")
     for row in rows:
         if as_json:
             click.echo(json.dumps(row.to_dict()))
@@ -455,7 +457,7 @@ def images(prompt: str, as_json: bool, steps: int | None, seed: int, **flags: An
             name = " ".join(filter(None, (row.backend, row.dtype, row.speed)))
             say(one_line(f"note: {name} is left out: {row.reason}"))
         else:
-            click.echo(_format_image(row))
+            print_line(_format_image(row))
 
 
 def _format_image(row: ImageComparison) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ldmref.apps.cli.options import is_set, parameter_options, with_options
+from ldmref.apps.cli.progress import print_line
 from ldmref.apps.cli.settings import naming_settings, with_settings
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
 from ldmref.io.checkpoint import read_model_config
@@ -46,11 +47,11 @@ def show(origin: bool, as_json: bool, **flags: Any) -> None:
         click.echo(json.dumps(rows))
         return
     for table in dict.fromkeys(key.partition(".")[0] for key in values):
-        click.echo(f"[{table}]")
+        print_line(f"[{table}]")
         for key, value in values.items():
             if key.startswith(f"{table}."):
                 line = f"{key.removeprefix(table + '.')} = {json.dumps(value, ensure_ascii=False)}"
-                click.echo(f"{line:34}  # {sources[key]}" if origin else line)
+                print_line(f"{line:34}  # {sources[key]}" if origin else line)
 
 
 COMMANDS = (config,)

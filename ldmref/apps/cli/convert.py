@@ -11,15 +11,17 @@ import click
 import numpy as np
 
 from ldmref.apps.cli.file_info import name_weights
+from ldmref.apps.cli.messages import quote_command
 from ldmref.apps.cli.progress import one_line, say
 from ldmref.apps.cli.tables import join_first
-from ldmref.errors import InputError, OutputError, UsageError
+from ldmref.errors import InputError, LdmrefError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.whole_file import make_scale_tensor
 from ldmref.io.key_table import to_compvis
 from ldmref.io.native import save_folder
+from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
@@ -98,12 +100,20 @@ def convert(
     tensors = checkpoint.tensors
     for warning in checkpoint.check_weights(allow_nonfinite=True):
         say(one_line(f"ldmref: warning: {warning}"))
+    needs_config = False
     if single:
         write_compvis(config, tensors, out, overwrite)
+        needs_config = not is_recognised(out)
     else:
         write_folder(config, tensors, checkpoint.tokenizers, out)
     if checkpoint.ema is not None:
         say(f"ldmref: read {name_weights(checkpoint.ema)}")
+    if needs_config:
+        flag = quote_command(["--model-config", model_config or path])
+        say(
+            f"ldmref: warning: {out} does not say which model it is, and nothing else does: it is "
+            f"opened with {flag}; a folder (OUT without {ENDING}) holds its configuration"
+        )
     report_written(out, checkpoint.source.unused, as_json)
 
 
@@ -191,6 +201,15 @@ def write_compvis(
     metadata = METADATA | ({"modelspec.prediction_type": prediction} if prediction else {})
     sources = {name: source(tensor) for name, tensor in tensors.items()}
     write_tensors(out, sources, metadata, overwrite=overwrite)
+
+
+def is_recognised(path: Path) -> bool:
+    """Return whether a single file determines its configuration by its names and shapes."""
+    try:
+        recognise_file(open_model_file(path))
+    except LdmrefError:
+        return False
+    return True
 
 
 def write_folder(

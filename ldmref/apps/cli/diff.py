@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ldmref.apps.cli.options import PATH, LoraFile
-from ldmref.apps.cli.progress import ProgressBar, one_line, say
+from ldmref.apps.cli.progress import ProgressBar, one_line, print_line, say
 from ldmref.errors import (
     InputError,
     NotCompared,
@@ -124,7 +124,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     else:
         print_report(report, flags["everything"], flags["worst"])
         if report.equal:
-            click.echo(summary(report))
+            print_line(summary(report))
     _require_equal(report)
 
 
@@ -266,8 +266,8 @@ def print_report(report: DiffReport, everything: bool, worst_first: bool = False
     from ldmref.locate.report import table
 
     cells = table(report, everything=everything, worst_first=worst_first)
-    for i, line in enumerate(map(one_line, align_columns(cells))):
-        click.echo(click.style(line, bold=True) if i == 0 else line)
+    for i, line in enumerate(align_columns(cells)):
+        print_line("" if i == 0 else line, heading=line if i == 0 else "")
     for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
 

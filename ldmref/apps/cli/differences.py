@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from ldmref.apps.cli.info import as_json
+from ldmref.apps.cli.progress import print_line
 from ldmref.differences import find_differences, list_programs
 
 
@@ -30,11 +31,11 @@ def differences(programs: tuple[str, ...], sampler: str | None, as_json: bool) -
     for row in rows:
         if row.section != heading:
             heading = row.section
-            click.echo(click.style(heading, bold=True))
-        click.echo(f"  {', '.join(row.programs)}: {row.difference}")
-        click.echo(f"      {row.number}  [{row.test}]")
+            print_line("", heading)
+        print_line(f"  {', '.join(row.programs)}: {row.difference}")
+        print_line(f"      {row.number}  [{row.test}]")
     if not rows:
-        click.echo(f"no difference is known; programs: {', '.join(list_programs())}")
+        print_line(f"no difference is known; programs: {', '.join(list_programs())}")
 
 
 COMMANDS = (differences,)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.progress import one_line, print_line, say
 from ldmref.apps.cli.train import DATA_HELP, font_option, source
 
 option = click.option
@@ -98,7 +98,7 @@ def evaluate(
         loaded, images, EvaluationSettings(**settings), path, lambda s: say(one_line(s))
     )
     for line in [json.dumps(to_dict(sections))] if as_json else to_lines(sections):
-        click.echo(line)
+        print_line(line)
 
 
 COMMANDS = (evaluate,)

@@ -36,8 +36,8 @@ def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> i
     """Print an error in one line, with its hint, and return the exit code."""
     known = to_ldmref_error(error)
     if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
-        with contextlib.suppress(OSError):
-            traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
+            say(line)
     message = rewrite_as_flags(str(known), command)
     hint = rewrite_as_flags(known.hint, command)
     say(f"ldmref: error[{known.code}]: {shorten(one_line(message))}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ldmref.apps.cli.combined import describe_images
-from ldmref.apps.cli.progress import one_line
+from ldmref.apps.cli.progress import one_line, print_line
 from ldmref.apps.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.adapters.describe import describe_adapter
@@ -58,7 +58,7 @@ def print_image_info(path: str, as_json: bool) -> None:
         lines += describe_images(exact)
     elif "ldmref" in recorded:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
-    lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
+    lines += text.split("\n") if text and "parameters" not in others else []
     lines += describe_other_programs(image.info, text)
     if not recorded and not others:
         lines.append("no record of how it was made")
@@ -136,12 +136,12 @@ def print_model_info(
     if listed:
         print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:
-        click.echo(f"reads {name_weights(averaged)}")
+        print_line(f"reads {name_weights(averaged)}")
     if unused:
         click.echo(one_line(f"{len(unused)} tensors are not read: {join_first(unused)}"))
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
-    click.echo(total if listed else f"{total}; --tensors lists them")
+    print_line(total if listed else f"{total}; --tensors lists them")
 
 
 def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:
@@ -166,7 +166,7 @@ def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:
         rows: list[TableRow] = [{"name": name, "shape": x} for name, x in sorted(shapes.items())]
         print_rows(rows, False, lambda r: (r["name"], "x".join(map(str, r["shape"]))))
     numbers = sum(prod(shape) for shape in shapes.values())
-    click.echo(f"{len(shapes)} tensors, {numbers:,} numbers")
+    print_line(f"{len(shapes)} tensors, {numbers:,} numbers")
 
 
 def describe_value(value: object) -> str:

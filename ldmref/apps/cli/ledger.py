@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ldmref.apps.cli.options import with_options
-from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.progress import one_line, print_line, say
 from ldmref.apps.cli.quantize import RULE
 from ldmref.apps.cli.shared_options import BACKEND, CHANGING, FINDING, TOKENIZER
 from ldmref.errors import UsageError
@@ -112,7 +112,7 @@ def ledger(
     else:
         lines = to_lines(made[0]) if len(made) == 1 else to_summary(made)
     for line in lines:
-        click.echo(line)
+        print_line(line)
     if file is not None:
         _write_plot(file, made, overwrite)
 

@@ -10,7 +10,7 @@ import click
 
 from ldmref.apps.cli.diff import print_report
 from ldmref.apps.cli.options import PATH
-from ldmref.apps.cli.progress import ProgressBar, say
+from ldmref.apps.cli.progress import ProgressBar, print_line, say
 from ldmref.errors import NotCompared, UsageError, VerifyError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def list_families(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"family": family, "in_all": family in distinct}))
         else:
-            click.echo(family)
+            print_line(family)
 
 
 @passport.command()
@@ -162,8 +162,8 @@ def _print_kit(kit: Kit, as_json: bool) -> None:
         row = {"folder": str(kit.folder), "family": kit.family, "version": kit.version}
         click.echo(json.dumps(row | {"digest": kit.digest, "faults": len(kit.wrong)}))
         return
-    click.echo(f"wrote the kit {kit.label} to {kit.folder}: {len(kit.wrong)} wrong dumps")
-    click.echo(f"  digest {kit.digest}")
+    print_line(f"wrote the kit {kit.label} to {kit.folder}: {len(kit.wrong)} wrong dumps")
+    print_line(f"  digest {kit.digest}")
 
 
 def _conclude(verdict: Verdict, as_json: bool) -> None:
@@ -177,4 +177,4 @@ def _conclude(verdict: Verdict, as_json: bool) -> None:
         hint = "the kit's trace.json lists every call; a port passes that has all of them"
         raise NotCompared(text, code=CODE, hint=hint)
     if not as_json:
-        click.echo(text)
+        print_line(text)

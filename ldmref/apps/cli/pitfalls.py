@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from ldmref.apps.cli.info import as_json
+from ldmref.apps.cli.progress import print_line
 from ldmref.locate.pitfalls import find_pitfalls
 
 
@@ -28,13 +29,13 @@ def pitfalls(words: tuple[str, ...], as_json: bool) -> None:
     for row in rows:
         if row.subject != heading:
             heading = row.subject
-            click.echo(click.style(heading, bold=True))
-        click.echo(f"  {row.symptom}: {row.hypothesis}")
+            print_line("", heading)
+        print_line(f"  {row.symptom}: {row.hypothesis}")
         number = f"  {row.number}" if row.number else ""
         threads = f"  [{', '.join(row.threads)}]" if row.threads else ""
-        click.echo(f"      test: {row.test}{number}{threads}")
+        print_line(f"      test: {row.test}{number}{threads}")
     if not rows:
-        click.echo("no pitfall is known with these words; ldmref pitfalls lists all")
+        print_line("no pitfall is known with these words; ldmref pitfalls lists all")
 
 
 COMMANDS = (pitfalls,)

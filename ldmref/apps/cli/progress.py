@@ -20,10 +20,22 @@ STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
 
 
-def say(text: str, end: str = "\n") -> None:
-    """Print one line on stderr; ignore it if it cannot be written."""
+def say(text: str) -> None:
+    """Print one line on stderr; ignore it if it cannot be written.
+
+    Text of a file, a user or a package may hold characters that a terminal obeys: they are escaped.
+    """
+    _write(one_line(text) + "\n")
+
+
+def print_line(text: str, heading: str = "") -> None:
+    """Print one line on standard output, escaped as by `say`, behind a heading in bold letters."""
+    click.echo((click.style(one_line(heading), bold=True) if heading else "") + one_line(text))
+
+
+def _write(text: str) -> None:
     with suppress(OSError):
-        click.echo(text + end, err=True, nl=False)
+        click.echo(text, err=True, nl=False)
 
 
 class Stopped(KeyboardInterrupt):
@@ -109,7 +121,7 @@ class ProgressBar:
         if images > 1:
             text = f"image {image + 1}/{images}, {text}"
         if what:
-            text = f"{what}, {text}"
+            text = f"{one_line(what)}, {text}"
         if self.style == "bar":
             full = round(_WIDTH * done)
             self._write(f"\r[{'#' * full}{'.' * (_WIDTH - full)}] {text}\x1b[K")
@@ -124,4 +136,4 @@ class ProgressBar:
 
     def _write(self, text: str) -> None:
         self.shown = True
-        say(text, end="")
+        _write(text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ldmref.apps.cli.info import as_json
+from ldmref.apps.cli.progress import print_line
 from ldmref.apps.cli.tables import print_rows
 from ldmref.errors import UsageError, short_repr
 
@@ -108,21 +109,21 @@ def _print_columns(
 ) -> None:
     steps = len(columns[0]) - 1
     for row in rows:
-        click.echo(f"{click.style(row.name, bold=True)}: {row.spacing}, {row.rule}")
+        print_line(f": {row.spacing}, {row.rule}", row.name)
         remark = f"; {row.remark}" if row.remark else ""
-        click.echo(f"  t: {row.time}{remark}  [{row.source}]")
-    click.echo(f"{steps} steps, {size}, {tokens} tokens")
+        print_line(f"  t: {row.time}{remark}  [{row.source}]")
+    print_line(f"{steps} steps, {size}, {tokens} tokens")
     two = len(rows) == 2
     heads = [row.program for row in rows] + ["difference"] * two
     widths = [max(10, len(head)) for head in heads]
-    click.echo("  ".join(["step", *(h.rjust(w) for h, w in zip(heads, widths, strict=True))]))
+    print_line("  ".join(["step", *(h.rjust(w) for h, w in zip(heads, widths, strict=True))]))
     for i in range(steps + 1):
         values = [float(column[i]) for column in columns]
         texts = [f"{value:.6f}" for value in values]
         if two:
             texts.append(f"{values[1] - values[0]:+.6f}")
         cells = (text.rjust(width) for text, width in zip(texts, widths, strict=True))
-        click.echo("  ".join([f"{i:4d}", *cells]))
+        print_line("  ".join([f"{i:4d}", *cells]))
 
 
 def _write_plot(
@@ -157,17 +158,17 @@ def _name_numbers(text: str, as_json: bool) -> None:
         return
     same, nearest, fitted = name_numbers(text)
     if same:
-        click.echo(click.style(same[0], bold=True))
+        print_line("", same[0])
         for other in same[1:]:
-            click.echo(f"  the same numbers: {other}")
+            print_line(f"  the same numbers: {other}")
     else:
-        click.echo(click.style("unknown", bold=True))
+        print_line("", "unknown")
     for fit in fitted:
-        click.echo(f"  {fit}")
+        print_line(f"  {fit}")
     if nearest:
-        click.echo(f"  nearest{' others' if same else ''}: {'; '.join(nearest)}")
+        print_line(f"  nearest{' others' if same else ''}: {'; '.join(nearest)}")
     elif not same:
-        click.echo("  no schedule is near")
+        print_line("  no schedule is near")
 
 
 COMMANDS = (schedule,)

@@ -84,7 +84,8 @@ def serve(
     Example: ldmref serve --port 8000
     """
     try:
-        from ldmref.apps.server.running import address_of, open_socket, run_server
+        from ldmref.apps.server.running import address_of, open_socket, prepare_server
+        from ldmref.apps.server.templates import PromptTemplates
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -96,8 +97,10 @@ def serve(
     session = CommandSession(flags)
     wanted = read_settings(session.configured, flags, no_page)
     with open_socket(wanted) as listening:
+        PromptTemplates(wanted)  # what is wrong with them is said before weights are read
         served, sources, reason = load_models(session, models)
         nets = load_controlnets(controlnets, served)
+        server = prepare_server(served, wanted, sources, reason, warn, nets)
         address = address_of(listening)
         backend = next(iter(served.values())).backend
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
@@ -107,9 +110,9 @@ def serve(
                 json.dumps({"url": address, "models": list(served), "backend": backend.name})
             )
             sys.stdout.flush()
-        signal = run_server(served, wanted, listening, sources, reason, warn, nets)
+        server.run(sockets=[listening])
     say("ldmref: stopped")
-    click.get_current_context().exit(128 + signal if signal else 0)
+    click.get_current_context().exit(128 + server.signal if server.signal else 0)
 
 
 COMMANDS = (serve,)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ldmref.apps.cli.progress import one_line
+from ldmref.apps.cli.progress import one_line, print_line
 from ldmref.support.columns import align_columns
 
 TableRow = dict[str, Any]
@@ -24,7 +24,7 @@ def print_rows(
         return
     table = [[one_line(str(cell)) for cell in cells(row)] for row in rows]
     for line in align_columns(table):
-        click.echo(line)
+        print_line(line)
 
 
 def join_first(names: Sequence[str], most: int = 5) -> str:

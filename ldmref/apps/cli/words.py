@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ldmref.apps.cli.messages import quote_command
+from ldmref.apps.cli.progress import print_line
 from ldmref.apps.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
 from ldmref.io.checkpoint import open_checkpoint
@@ -47,7 +48,7 @@ def words(word: str | None, model: str | None, as_json: bool) -> None:
         click.echo(json.dumps(row))
         return
     for line in format_words(row):
-        click.echo(line)
+        print_line(line)
 
 
 COMMANDS = (words,)

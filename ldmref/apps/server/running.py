@@ -95,36 +95,35 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_server(
+def prepare_server(
     models: Mapping[str, LatentDiffusion],
     settings: ServerSettings,
-    listening: socket.socket,
     sources: Mapping[str, str] | None = None,
     reason: str = "",
     warn: Callable[[str], None] = lambda line: None,
     controlnets: Mapping[str, ControlNet] | None = None,
-) -> int:
-    """Serve models until the process is asked to stop, and return the number of that signal.
+) -> OrderlyServer:
+    """Return a server of models that can be run on a socket of `open_socket`.
+
+    Everything that the settings name is read here, so its address is announced only if it starts.
 
     Args:
         models: By name; the first is the default.
         settings: Access and limits.
-        listening: From `open_socket`.
         sources: The name or path from which each model was loaded.
         reason: Why the models are on their backend.
-        warn: Called with each warning before the server listens.
+        warn: Called with each warning.
         controlnets: The ControlNets that requests may name.
 
     Raises:
-        InputError: The folder of LoRAs or embeddings does not exist.
+        InputError: The folder of LoRAs or embeddings does not exist, or the styles or wildcards
+            cannot be used.
     """
     raise_file_limit(settings.max_connections)
     engine = Engine(models, settings, sources, reason, controlnets)
     for line in engine.adapters.warnings:
         warn(line)
-    server = make_server(engine, settings)
-    server.run(sockets=[listening])
-    return server.signal
+    return make_server(engine, settings)
 
 
 def raise_file_limit(connections: int) -> None:

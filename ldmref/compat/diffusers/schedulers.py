@@ -192,7 +192,7 @@ class Scheduler:
         """The same as a configuration of ldmref.
 
         Raises:
-            CorruptModelError: A value that ldmref does not support.
+            UnsupportedModelError: A value that ldmref does not support.
         """
         if self._native is None:
             self._native = convert_scheduler_config(self.config, self.kind)

@@ -8,7 +8,7 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
-from ldmref.errors import CorruptModelError, InputError, LdmrefError
+from ldmref.errors import CorruptModelError, InputError, LdmrefError, UnsupportedModelError
 from ldmref.support import files
 
 COMPLETE = "download the whole folder"  # if a file of it is missing
@@ -44,8 +44,13 @@ def read_json(path: Path, hint: str = COMPLETE) -> dict[str, Any]:
 
 
 def config_error(message: str, hint: str = "") -> CorruptModelError:
-    """Make the error for a configuration that is damaged or not supported."""
+    """Make the error for a configuration that is damaged."""
     return CorruptModelError(message, code="E-CONFIG", hint=hint)
+
+
+def unsupported(message: str, hint: str = "") -> UnsupportedModelError:
+    """Make the error for a configuration that is whole, and asks for what is not supported."""
+    return UnsupportedModelError(message, code="E-CONFIG", hint=hint)
 
 
 def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: str) -> None:
@@ -57,7 +62,7 @@ def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: st
         where: What is configured, for the message.
 
     Raises:
-        CorruptModelError: A field has another value.
+        UnsupportedModelError: A field has another value.
 
     >>> from ldmref.io.diffusers import require_plain
     >>> require_plain({"act_fn": "silu"}, {"act_fn": ("silu", "swish")}, "the U-Net")
@@ -65,7 +70,7 @@ def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: st
     for name, values in plain.items():
         if name in data and data[name] not in values:
             message = f"{where} has {name} = {shorten(data[name])}, which is not supported"
-            raise config_error(message, hint=f"supported: {', '.join(map(str, values))}")
+            raise unsupported(message, hint=f"supported: {', '.join(map(str, values))}")
 
 
 def require_lists(data: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
@@ -96,6 +101,6 @@ def require_class(kind: object, supported: Collection[str], where: str, code: st
     """Refuse a class of diffusers that is not supported; `where` begins the message."""
     if not isinstance(kind, str) or kind not in supported:
         hint = "supported: " + ", ".join(sorted(supported))
-        raise CorruptModelError(
+        raise UnsupportedModelError(
             f"{where} a {str(kind)[:80]}, which is not supported", code=code, hint=hint
         )

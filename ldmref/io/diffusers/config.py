@@ -13,7 +13,13 @@ from reprlib import repr as shorten
 from typing import Any
 
 from ldmref.errors import short_repr
-from ldmref.io.diffusers.checks import config_error, require_class, require_lists, require_plain
+from ldmref.io.diffusers.checks import (
+    config_error,
+    require_class,
+    require_lists,
+    require_plain,
+    unsupported,
+)
 from ldmref.models.autoencoder import SIGMOID
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import list_autoencoders
@@ -159,7 +165,7 @@ def find_attention_levels(
     mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
     if not {*down} <= {plain, attention} or up != mirrored:
         kinds = f"{shorten(down)} and {shorten(up)}"
-        raise config_error(f"{where} has blocks {kinds}, which are not supported")
+        raise unsupported(f"{where} has blocks {kinds}, which are not supported")
     return tuple(kind == attention for kind in down)
 
 
@@ -192,7 +198,7 @@ def convert_unet_config(data: Mapping[str, Any]) -> UNetConfig:
     require_plain(data, UNET_PLAIN, where)
     require_lists(data, UNET_DEFAULTS, where)
     if not isinstance(data["layers_per_block"], int):
-        raise config_error("the U-Net's layers_per_block must be one number")
+        raise unsupported("the U-Net's layers_per_block must be one number")
     blocks = data["down_block_types"], data["up_block_types"]
     levels = len(data["block_out_channels"])
     return UNetConfig(

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.io.diffusers import config as diffusers_config
-from ldmref.io.diffusers.checks import config_error, read_json, require_lists, require_plain
+from ldmref.io.diffusers.checks import (
+    read_json,
+    require_lists,
+    require_plain,
+    unsupported,
+)
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
@@ -92,9 +97,9 @@ def convert_unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     require_plain(data, UNET2D_PLAIN, where)
     require_lists(data, UNET2D_DEFAULTS, where)
     if data["downsample_type"] != data["upsample_type"]:
-        raise config_error(f"{where} has a downsample_type that differs from its upsample_type")
+        raise unsupported(f"{where} has a downsample_type that differs from its upsample_type")
     if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):
-        raise config_error("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
+        raise unsupported("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
     resnet = data["downsample_type"] == "resnet"
     head_dim = data["attention_head_dim"]
     down = data["down_block_types"]

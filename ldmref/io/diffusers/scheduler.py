@@ -13,8 +13,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from ldmref.errors import CorruptModelError
-from ldmref.io.diffusers.checks import config_error, require_class, require_plain
+from ldmref.errors import UnsupportedModelError
+from ldmref.io.diffusers.checks import (
+    config_error,
+    damage_as_config_error,
+    require_class,
+    require_plain,
+    unsupported,
+)
 from ldmref.samplers.config import SchedulerConfig
 
 DPM = "DPMSolverMultistepScheduler"
@@ -223,12 +229,19 @@ def convert_scheduler_config(
         The configuration in the terms of ldmref.
 
     Raises:
-        CorruptModelError: The scheduler or its configuration is not supported.
+        UnsupportedModelError: The scheduler, or a value of its configuration, is not known; the
+            message names it.
+        CorruptModelError: A field has a value of another type.
 
     >>> from ldmref.io.diffusers import convert_scheduler_config
     >>> convert_scheduler_config({"_class_name": "DDIMScheduler"}).sampler
     'ddim'
     """
+    with damage_as_config_error("scheduler_config.json"):
+        return _convert(data, class_name, pipeline)
+
+
+def _convert(data: Mapping[str, Any], class_name: str, pipeline: str) -> SchedulerConfig:
     kind = class_name or str(data.get("_class_name"))
     known = FIELDS | FORWARD_ONLY
     require_class(kind, [*known, FLOW_EULER, FLOW_HEUN], "the scheduler is", "E-SCHEDULER")
@@ -276,8 +289,8 @@ def convert_scheduler_config(
     )
 
 
-def _not_supported(what: str, hint: str) -> CorruptModelError:
-    return config_error(f"the scheduler's configuration has {what}, which is not supported", hint)
+def _not_supported(what: str, hint: str) -> UnsupportedModelError:
+    return unsupported(f"the scheduler's configuration has {what}, which is not supported", hint)
 
 
 def _trained_betas(fields: Mapping[str, Any]) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ import codecs
 import io
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,10 +162,7 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
     """
     image = open_image(source)
     parameters = {}
-    ifd = {}
-    with suppress(Exception):  # Pillow raises many kinds for damaged EXIF, which is as good as none
-        exif = image.getexif()
-        ifd = {**exif, **exif.get_ifd(EXIF_IFD)}  # some write the comment outside of its folder
+    ifd = read_exif(image.getexif)
     note = ifd.get(MAKER_NOTE)
     comment = ifd.get(USER_COMMENT)
     exact = image.info.get("ldmref")
@@ -179,6 +177,19 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
     elif isinstance(comment, bytes | str) and (words := decode_user_comment(comment)):
         parameters["parameters"] = words
     return parameters
+
+
+def read_exif(load: Callable[[], Image.Exif]) -> dict[int, Any]:
+    """Return the fields of EXIF, {} if it is damaged; some write the comment outside its folder.
+
+    Args:
+        load: Returns the EXIF. Pillow raises many kinds of errors if it is damaged, and warns.
+    """
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exif = load()
+        return {**exif, **exif.get_ifd(EXIF_IFD)}
+    return {}
 
 
 def decode_user_comment(comment: bytes | str) -> str:

@@ -22,6 +22,13 @@ ALPHA_DECIDES = (
     "and opaque pixels count as white"
 )
 TRANSPARENT_KEEPS = "is partly transparent: transparent pixels count as black"
+COLOURED = "ldmref coloured"  # in `Image.info` of a mask: how its colours are read
+COLOURS_ARE_GREY = (
+    "has colours, of which only the brightness counts: a mask is white where the image is "
+    "repainted, and black where it is kept"
+)
+COLOUR = 48  # difference of a pixel's channels, of 255, that is more than the noise of a JPEG
+SAMPLE = 1000  # pixels of a side, of those that are looked at
 FORMATS = ("PNG", "JPEG", "WEBP")
 ANIMATED = ("PNG", "WEBP", "GIF")  # the second image of a JPEG is a preview
 # GIF, BMP and TIFF are refused by name: they are never needed, and each decoder is one more risk.
@@ -175,8 +182,7 @@ def image_warnings(what: str, image: Image.Image) -> list[str]:
     profile = image.info.get("icc_profile") or b"sRGB"
     if not any("sRGB".encode(encoding) in profile for encoding in ("ascii", "utf-16-be")):
         lines.append(f"{what} has a colour profile other than sRGB, which is ignored")
-    if ALPHA in image.info:
-        lines.append(f"{what} {image.info[ALPHA]}")
+    lines += [f"{what} {image.info[key]}" for key in (ALPHA, COLOURED) if key in image.info]
     return lines
 
 
@@ -184,7 +190,8 @@ def read_mask(source: Source) -> Image.Image:
     """Read a mask as 8-bit grey: its luminance on black, so a transparent pixel keeps.
 
     A mask that is painted on transparency in dark colours only has a luminance that says nothing:
-    its alpha decides then. `image_warnings` tells both from the returned image.
+    its alpha decides then. `image_warnings` tells both from the returned image, and whether it has
+    colours, as a photograph has that was taken for a mask.
 
     Args:
         source: A path or open file (PNG, JPEG or WebP; the first frame of an animation), a Pillow
@@ -205,7 +212,10 @@ def read_mask(source: Source) -> Image.Image:
     """
     image = open_image(source)
     if not has_alpha(image) or image.mode.startswith(("I", "F")):
-        return to_rgb(image).convert("L")
+        plain = to_rgb(image)
+        mask = plain.convert("L")
+        mask.info |= {COLOURED: COLOURS_ARE_GREY} if has_colours(plain) else {}
+        return mask
     colours = image.convert("RGBA")
     luminance = np.asarray(colours.convert("L"), np.uint16)
     alpha = np.asarray(colours.getchannel("A"), np.uint16)
@@ -217,7 +227,20 @@ def read_mask(source: Source) -> Image.Image:
     mask.info.pop("transparency", None)
     if (alpha < 255).any():
         mask.info[ALPHA] = ALPHA_DECIDES if silent else TRANSPARENT_KEEPS
+    if not silent and has_colours(to_rgb(image)):
+        mask.info[COLOURED] = COLOURS_ARE_GREY
     return mask
+
+
+def has_colours(image: Image.Image) -> bool:
+    """Return whether one pixel in a thousand of an RGB image is clearly no grey.
+
+    >>> has_colours(Image.new("RGB", (8, 8), (200, 30, 30)))
+    True
+    """
+    step = max(image.size) // SAMPLE + 1
+    pixels = np.asarray(image)[::step, ::step]
+    return bool((np.ptp(pixels, axis=-1) > COLOUR).mean() >= 0.001)
 
 
 def to_array(images: list[Image.Image]) -> np.ndarray:

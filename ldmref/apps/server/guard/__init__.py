@@ -69,9 +69,11 @@ def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> d
     >>> uvicorn_options(ServerSettings())["proxy_headers"]
     False
     """
+    from ldmref.apps.server.guard.heads import make_protocol
+
     limits = limits or Limits()
     return {
-        "http": "h11",
+        "http": make_protocol(limits),
         "ws": "none",
         "access_log": False,
         "log_config": None,
@@ -81,6 +83,6 @@ def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> d
         "timeout_keep_alive": limits.keep_alive,
         # uvicorn answers 503 to a request on as many connections as this, its own included.
         "limit_concurrency": connections_allowed(settings.max_connections) + 1,
-        # A head that is larger than its limit, but complete within this, gets the guard's 431.
+        # A head that is larger than its limit, but complete within this, is answered by the guard.
         "h11_max_incomplete_event_size": 4 * limits.head_size,
     }

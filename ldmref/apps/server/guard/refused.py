@@ -37,6 +37,16 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
+def too_large(path: bool, largest: int) -> Refused:
+    """Return the answer to a head that is larger than `largest` bytes: 414 or 431."""
+    return Refused(
+        414 if path else 431,
+        f"the {'target' if path else 'head'} of the request is larger than {largest} bytes",
+        code="E-HEAD",
+        hint="send less in the path" if path else "send less in the path and in the headers",
+    )
+
+
 def values_of(scope: Scope, name: bytes) -> list[str]:
     """Return all values of a header; `name` is in lower case."""
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == name]

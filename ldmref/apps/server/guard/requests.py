@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ldmref.apps.server.guard.limits import Limits
-from ldmref.apps.server.guard.refused import Refused, has_body, values_of
+from ldmref.apps.server.guard.refused import Refused, has_body, too_large, values_of
 from ldmref.errors import short_repr
 
 if TYPE_CHECKING:
@@ -39,15 +39,10 @@ def check_head(scope: Scope, largest: int) -> None:
 
 def check_size(scope: Scope, largest: int) -> None:
     """Refuse a head of more than `largest` bytes; uvicorn refuses only much larger ones."""
-    size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
-    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    if size > largest:
-        raise Refused(
-            431,
-            f"the head of the request is larger than {largest} bytes",
-            code="E-HEAD",
-            hint="send less in the path and in the headers",
-        )
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if target + headers > largest:
+        raise too_large(target > largest, largest)
 
 
 def check_target(scope: Scope) -> None:
