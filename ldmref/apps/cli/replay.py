@@ -23,6 +23,8 @@ from ldmref.io.images.other_programs import find_programs
 from ldmref.io.images.pil import open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.aliases import ForeignValue
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.record import (
     REFERENCES,
     SOURCES,
@@ -135,6 +137,10 @@ class A1111Replay(ImageReplay):
         self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
     ) -> dict[str, Any]:
         """Return the flags with what A1111 adds for this model, and with the settings."""
+        strength = flags.get("strength")
+        if isinstance(strength, ForeignValue) and strength.name == "denoising_strength":
+            flags = flags | {"strength": strength.value}  # A1111's, as that of its text
+        flags = read_foreign(config, flags)
         values, notes = replay_request(mode, config, flags, self.record["a1111"], self.own)
         self.notes += notes
         return super().complete(mode, config, values, configured)
