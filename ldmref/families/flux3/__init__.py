@@ -119,6 +119,7 @@ FLUX3 = Family(
         states=read_states,
         layer=read_layer,
         scale=guide_always,
+        reads_scale=lambda config: not config.denoiser.is_flow_map,
         parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),
