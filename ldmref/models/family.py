@@ -300,7 +300,11 @@ class PipelineCalls:
             return float(scale if config.denoiser.reads_guidance else self.scale(scale))
         if self.scale(scale) > 1.0:
             message = f"diffusers' guidance_scale {scale:g} has no effect on {config.name!r} there"
-            then = "" if config.denoiser.is_flow_map else f"; cfg_scale {scale:g} guides the model here"
+            then = (
+                ""
+                if config.denoiser.is_flow_map
+                else f"; cfg_scale {scale:g} guides the model here"
+            )
             hint = f"leave it out{then}"
             raise UsageError(message, code="E-CFG-SCALE", hint=hint)
         return 1.0
