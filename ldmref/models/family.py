@@ -161,6 +161,8 @@ class TextPath:
         multiple: Hidden states that are padding in all prompts of a run are cut, down to a multiple
             of this number, where the conditioning has the `mask` of the tokens. 0: they are not.
         reads_padding: Whether the denoiser reads the hidden states of padding up to the multiple.
+        feels_weights: Whether the denoiser feels the weights of a prompt, which scale the hidden
+            state of a token. False: a norm of each token divides its length out.
         together: Returns arrays of the denoiser, by argument, of n images, from the backend, n and
             the number of tokens of the longest text of a request: what diffusers' pipelines make
             of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
@@ -176,6 +178,7 @@ class TextPath:
     templates: Callable[[ModelConfig], Mapping[str, PromptTemplate]] = lambda config: {}
     multiple: int = 0
     reads_padding: bool = False
+    feels_weights: bool = True
     together: Callable[[Backend, int, int], Mapping[str, Array]] | None = None
 
     def condition_text(
@@ -300,12 +303,8 @@ class PipelineCalls:
             return float(scale if config.denoiser.reads_guidance else self.scale(scale))
         if self.scale(scale) > 1.0:
             message = f"diffusers' guidance_scale {scale:g} has no effect on {config.name!r} there"
-            then = (
-                ""
-                if config.denoiser.is_flow_map
-                else f"; cfg_scale {scale:g} guides the model here"
-            )
-            hint = f"leave it out{then}"
+            here = f"; cfg_scale {scale:g} guides the model here"
+            hint = "leave it out" + ("" if config.denoiser.is_flow_map else here)
             raise UsageError(message, code="E-CFG-SCALE", hint=hint)
         return 1.0
 

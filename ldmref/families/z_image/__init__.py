@@ -128,7 +128,7 @@ Z_IMAGE = Family(
     Work(count_flops, count_activations),
     "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    text=read_chat(CHAT, multiple=SEGMENT),
+    text=read_chat(CHAT, multiple=SEGMENT, feels_weights=False),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(
