@@ -207,6 +207,12 @@ class TextPath:
 def guide_above_one(scale: float) -> float:
     """Return our guidance scale of that of most of diffusers' pipelines: up to 1, none guides.
 
+    Args:
+        scale: Their guidance scale.
+
+    Returns:
+        Ours, at least 1.
+
     >>> guide_above_one(0.0), guide_above_one(7.5)
     (1.0, 7.5)
     """
@@ -215,6 +221,12 @@ def guide_above_one(scale: float) -> float:
 
 def guide_always(scale: float) -> float:
     """Return our guidance scale of that of pipelines that guide by any number except 1: the same.
+
+    Args:
+        scale: Their guidance scale.
+
+    Returns:
+        The same number.
 
     >>> guide_always(0.0)
     0.0

@@ -39,11 +39,11 @@ MOST_DENOISED = 0.999  # of A1111's denoising strength
 WHOLE_DENOISE = 0.9999  # above it, ComfyUI takes its whole schedule
 MOST_SCALE = 1000.0
 
-Values = Mapping[str, Any]
-Reader = Callable[[ModelConfig, Any, Values], dict[str, Any]]
+GivenValues = Mapping[str, Any]
+ReadMeaning = Callable[[ModelConfig, Any, GivenValues], dict[str, Any]]
 
 
-def read_foreign(config: ModelConfig, values: Values) -> dict[str, Any]:
+def read_foreign(config: ModelConfig, values: GivenValues) -> dict[str, Any]:
     """Return the values of a request with those of other programs in our terms.
 
     Args:
@@ -93,13 +93,13 @@ def _is_number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def _read_guidance_scale(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+def _read_guidance_scale(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
     if not _is_number(value, -MOST_SCALE, MOST_SCALE):
         return {"cfg_scale": value}
     return {"cfg_scale": family_of(config).diffusers.read_scale(config, value)}
 
 
-def _count_steps(config: ModelConfig, values: Values) -> int | None:
+def _count_steps(config: ModelConfig, values: GivenValues) -> int | None:
     """Return the number of steps of a request's schedule; None if it is wrong."""
     if isinstance(sigmas := values.get("sigmas"), list | tuple):
         return len(sigmas) - 1 if len(sigmas) > 1 else None
@@ -107,7 +107,7 @@ def _count_steps(config: ModelConfig, values: Values) -> int | None:
     return int(steps) if _is_number(steps, 1, MAX_STEPS) else None
 
 
-def _read_denoise(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+def _read_denoise(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
     steps = _count_steps(config, values)
     if steps is None or not _is_number(value, 0.0, 1.0) or value == 0 or values.get("sigmas"):
         return {"strength": value}
@@ -122,7 +122,9 @@ def _read_denoise(config: ModelConfig, value: Any, values: Values) -> dict[str, 
     return {"steps": total, "strength": strength_of_steps(config, total, steps)}
 
 
-def _read_denoising_strength(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+def _read_denoising_strength(
+    config: ModelConfig, value: Any, values: GivenValues
+) -> dict[str, Any]:
     steps = _count_steps(config, values)
     if steps is None or not _is_number(value, 0.0, 1.0):
         return {"strength": value}
@@ -142,35 +144,35 @@ def noised_strength(config: ModelConfig, steps: int, strength: float) -> float:
     return strength_of_steps(config, steps, min(taken, steps))
 
 
-def _read_second_steps(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+def _read_second_steps(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
     return {"upscale_steps": None if value == 0 and not isinstance(value, bool) else value}
 
 
-def _read_mask_crop(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+def _read_mask_crop(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
     return {} if value is None else {"padding": value, "only_masked": True}
 
 
-def _named(parameter: str, names: tuple[str, ...]) -> Reader:
+def _named(parameter: str, names: tuple[str, ...]) -> ReadMeaning:
     """Return the reader of a name that A1111 gives by its number."""
     numbers = {str(number): name for number, name in enumerate(names)}
 
-    def read(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+    def read(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
         known = isinstance(value, int | str) and not isinstance(value, bool)
         return {parameter: numbers.get(str(value), value) if known else value}
 
     return read
 
 
-def _flag(parameter: str) -> Reader:
+def _flag(parameter: str) -> ReadMeaning:
     """Return the reader of a flag that A1111 gives as 0 or 1."""
 
-    def read(config: ModelConfig, value: Any, values: Values) -> dict[str, Any]:
+    def read(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
         return {parameter: bool(value) if value in (0, 1) else value}
 
     return read
 
 
-MEANINGS: dict[str, Reader] = {
+MEANINGS: dict[str, ReadMeaning] = {
     "guidance_scale": _read_guidance_scale,
     "denoise": _read_denoise,
     "denoising_strength": _read_denoising_strength,
