@@ -111,7 +111,7 @@ class ImageReplay(Origin):
         made = self.record.get("model")
         checkpoint = session.checkpoint
         name = checkpoint.config.name
-        if session.flags.get("model") is not None:
+        if session.flags.get("model") is not None or not isinstance(made, dict):
             return
         if not is_other_model(made, name, lambda: checkpoint.sha256):
             return
