@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from ldmref.models.family import TextPath as TextPath
     from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
+    from ldmref.models.family import guide_always as guide_always
     from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.library_object import LibraryObject as LibraryObject
     from ldmref.models.params import Params as Params

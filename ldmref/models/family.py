@@ -161,6 +161,8 @@ class TextPath:
         multiple: Hidden states that are padding in all prompts of a run are cut, down to a multiple
             of this number, where the conditioning has the `mask` of the tokens. 0: they are not.
         reads_padding: Whether the denoiser reads the hidden states of padding up to the multiple.
+        feels_weights: Whether the denoiser feels the weights of a prompt, which scale the hidden
+            state of a token. False: a norm of each token divides its length out.
         together: Returns arrays of the denoiser, by argument, of n images, from the backend, n and
             the number of tokens of the longest text of a request: what diffusers' pipelines make
             of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
@@ -176,6 +178,7 @@ class TextPath:
     templates: Callable[[ModelConfig], Mapping[str, PromptTemplate]] = lambda config: {}
     multiple: int = 0
     reads_padding: bool = False
+    feels_weights: bool = True
     together: Callable[[Backend, int, int], Mapping[str, Array]] | None = None
 
     def condition_text(
@@ -201,6 +204,36 @@ class TextPath:
         return add_arrays(self.condition(ops, config, states, pooled, size), text.more)
 
 
+def guide_above_one(scale: float) -> float:
+    """Return our guidance scale of that of most of diffusers' pipelines: up to 1, none guides.
+
+    Args:
+        scale: Their guidance scale.
+
+    Returns:
+        Ours, at least 1.
+
+    >>> guide_above_one(0.0), guide_above_one(7.5)
+    (1.0, 7.5)
+    """
+    return max(scale, 1.0)
+
+
+def guide_always(scale: float) -> float:
+    """Return our guidance scale of that of pipelines that guide by any number except 1: the same.
+
+    Args:
+        scale: Their guidance scale.
+
+    Returns:
+        The same number.
+
+    >>> guide_always(0.0)
+    0.0
+    """
+    return scale
+
+
 @dataclass(frozen=True)
 class PipelineCalls:
     """The files and calls of diffusers' pipelines of a family.
@@ -222,11 +255,13 @@ class PipelineCalls:
             different lengths in one row. "" is the denoiser, whose prediction may come with other
             tokens. It returns None for what no layer of ours has. None: their layers have our
             arrays.
-        scale: Returns our guidance scale of theirs, which differs by a number where it guides.
+        scale: Returns our guidance scale of theirs, 1 where it does not guide; see `read_scale`.
         draws_images: Whether they sample the latents of a given image from the encoder's posterior.
             False: they take its mean.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
+        reads_scale: Whether their pipeline of a model guides by its scale. False: it ignores it, as
+            distilled models need none.
         parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
 
     >>> find_family("sd3").diffusers.halves
@@ -243,9 +278,10 @@ class PipelineCalls:
     prediction: Callable[[Any], Any] = lambda output: output
     states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
-    scale: Callable[[float], float] = lambda scale: scale
+    scale: Callable[[float], float] = guide_above_one
     draws_images: bool = True
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
+    reads_scale: Callable[[ModelConfig], bool] = lambda config: True
     parts: PipelineParts | None = None
 
     def read_encoded(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
@@ -259,6 +295,30 @@ class PipelineCalls:
         pooled = getattr(result, "text_embeds", None)
         states = {"output": self.states(result, skip, pipe)}
         return states if pooled is None else {**states, "pooled": pooled}
+
+    def read_scale(self, config: ModelConfig, scale: float) -> float:
+        """Return our guidance scale of the `guidance_scale` of a call.
+
+        Args:
+            config: The configuration of the model.
+            scale: Their guidance scale.
+
+        Raises:
+            UsageError: Their pipeline of this model ignores a scale that asks for guidance.
+
+        >>> from ldmref.models.presets import preset
+        >>> [family_of(preset(name)).diffusers.read_scale(preset(name), 0.0)
+        ...  for name in ("sd15", "z-image-turbo", "flux-dev")]
+        [1.0, 1.0, 0.0]
+        """
+        if self.reads_scale(config):
+            return float(scale if config.denoiser.reads_guidance else self.scale(scale))
+        if self.scale(scale) > 1.0:
+            message = f"diffusers' guidance_scale {scale:g} has no effect on {config.name!r} there"
+            here = f"; cfg_scale {scale:g} guides the model here"
+            hint = "leave it out" + ("" if config.denoiser.is_flow_map else here)
+            raise UsageError(message, code="E-CFG-SCALE", hint=hint)
+        return 1.0
 
     def ask_scale(self, scale: float) -> float:
         """Return their guidance scale of ours; the inverse of `scale`.

@@ -142,6 +142,7 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"
         )
+    lines.append(undrawn_prompt(config, job))
     if any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {}):
         lines.append(unread_negative(config, job, scales))
     if job.strength == 0.0:
@@ -155,6 +156,17 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
     if notes is not None and not job.embeddings:
         lines += [notes.compositions.unseen(prompt) for prompt in dict.fromkeys(job.prompts)]
     return [line for line in lines if line]
+
+
+def undrawn_prompt(config: ModelConfig, job: Job) -> str:
+    """Return a line about a guidance scale of 0, at which nothing is left of the prompt, or ""."""
+    guides = job.sampler.unconditional or config.denoiser.reads_guidance  # 0 is usual for CFG++
+    without = {"uncond", "empty"} & {*job.guidance.texts(0.0)}
+    reads = kind_of(config.text_encoder).reads
+    if job.cfg_scale != 0.0 or guides or not without or reads == "nothing":
+        return ""
+    what = "the negative prompt" if any(job.negative_prompts) else "the empty (negative) prompt"
+    return f"cfg_scale 0 draws {what}; 1 means without guidance"
 
 
 def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> str:

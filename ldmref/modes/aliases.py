@@ -1,12 +1,14 @@
 """Parameters by the names that other programs give them, for suggestions and for flags.
 
 diffusers says `num_inference_steps`, A1111's web interface and API `cfg_scale`, `sampler_name` and
-`n_iter`, the scripts of CompVis `ddim_steps`.
+`n_iter`, the scripts of CompVis `ddim_steps`. Some of them mean something else by a value: `NOTES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ldmref.declare import Field, flag_names, long_flag
 from ldmref.errors import did_you_mean
@@ -53,12 +55,47 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "sampling_steps": "steps",
     "scheduler": "schedule",
 }
-NOTES = {  # where the value also differs
+NOTES = {  # where the value also differs; `meanings.py` reads those of the command line and server
     "controlnet": "control=[modes.Control(net, image)]",
     "conditioning_scale": "control=[modes.Control(net, image, weight)]",
     "control_mode": "control=[modes.Control(net, image, mode=0)]",
+    "denoise": "ComfyUI's takes all steps, of a schedule of steps / denoise; strength takes "
+    "steps * strength",
+    "denoising_strength": "A1111's takes int(steps * denoising_strength) + 1 steps, strength "
+    "takes steps * strength",
     "generator": "an integer; rng='torch' gives the noise of torch's generator",
+    "guidance_scale": "diffusers' up to 1 is no guidance, which is cfg_scale=1; cfg_scale=0 draws "
+    "the negative prompt. Z-Image's and Krea 2's is one less than cfg_scale",
+    "hr_second_pass_steps": "A1111's 0 is as many as in the first pass, which is None here",
+    "inpaint_full_res": "A1111's 0 and 1 are False and True",
+    "inpainting_fill": "A1111's 0 to 3 are fill, original, noise, nothing",
+    "inpainting_mask_invert": "A1111's 0 and 1 are False and True",
+    "padding_mask_crop": "diffusers' also generates the region around the mask alone: "
+    "only_masked=True",
+    "resize_mode": "A1111's 0 to 2 are stretch, crop, fill",
     "scheduler": "the spacing of the noise levels; the method is sampler=",
+}
+FOREIGN = (  # of these, `meanings.py` reads what the value means
+    "guidance_scale",
+    "denoise",
+    "denoising_strength",
+    "hr_second_pass_steps",
+    "padding_mask_crop",
+    "inpainting_fill",
+    "resize_mode",
+    "inpaint_full_res",
+    "inpainting_mask_invert",
+)
+OF_PYTHON = ("conditioning_scale", "control_mode")  # numbers, which no flag takes
+UNLIKE = {  # names of other programs that are no parameter here, and what is nearest to each
+    "clip_stop_at_last_layers": "clip_skip is one less: it counts the layers that are left out",
+    "controlnet_conditioning_scale": "it is the weight of a control",
+    "distilled_cfg_scale": "cfg_scale is what a model reads that reads its guidance scale",
+    "guidance_rescale": "it is phi of the guidance 'rescale'; diffusers' 0 is without it",
+    "image_cfg_scale": "no model is guided by its image here",
+    "image_guidance_scale": "no model is guided by its image here",
+    "true_cfg_scale": "diffusers guides by it above 1, if there is a negative prompt; cfg_scale is "
+    "guidance by any number except 1, without a negative prompt by the empty one",
 }
 RUNNING = {  # arguments of functions that are not parameters of an image
     "callback": "plan(...).run(model, callback=...)",
@@ -68,6 +105,29 @@ RUNNING = {  # arguments of functions that are not parameters of an image
     "output_type": "a Result has images and latents",
     "return_dict": "a Result has images and latents",
 }
+
+
+@dataclass(frozen=True)
+class ForeignValue:
+    """A value that was given under another program's name.
+
+    Args:
+        name: That name, one of `FOREIGN`.
+        value: The value, not yet checked.
+    """
+
+    name: str
+    value: Any
+
+
+def foreign_value(name: str, value: Any) -> Any:
+    """Return a value as it was given under a name: a `ForeignValue` if it may mean something else.
+
+    >>> foreign_value("--guidance-scale", 0.0), foreign_value("num_inference_steps", 20)
+    (ForeignValue(name='guidance_scale', value=0.0), 20)
+    """
+    name = name.lstrip("-").replace("-", "_")
+    return ForeignValue(name, value) if name in FOREIGN else value
 
 
 def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]) -> str:
@@ -82,6 +142,8 @@ def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]
     lower = name.lower()
     if lower in RUNNING:
         return RUNNING[lower]
+    if lower in UNLIKE:
+        return UNLIKE[lower]
     meant = ALIASES.get(lower, lower)
     if meant in own:
         note = f" ({NOTES[lower]})" if lower in NOTES else ""
@@ -95,16 +157,33 @@ def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]
 def flag_aliases(parameters: Mapping[str, Field]) -> dict[str, str]:
     """Return the flags by their names elsewhere and in Python, all without leading hyphens.
 
+    Names whose value may mean something else are flags of their own: see `foreign_names`.
+
     >>> from ldmref.modes.registry import MODES
     >>> aliases = flag_aliases(MODES["img2img"].parameters)
-    >>> aliases["guidance-scale"], aliases["cfg-scale"], aliases["init-image"]
-    ('cfg', 'cfg', 'image')
+    >>> aliases["num-inference-steps"], aliases["cfg-scale"], aliases["init-image"]
+    ('steps', 'cfg', 'image')
     """
     own = {flag for field in parameters.values() for flag in flag_names(field)}
+    apart = {name for field in parameters.values() for name in foreign_names(field)}
     aliases = {}
     for alias, meant in ({name: name for name in parameters} | ALIASES).items():
+        if alias in apart or alias in OF_PYTHON:
+            continue
         flag = long_flag(parameters[meant]) if meant in parameters else ""
         spelled = alias.replace("_", "-")
         if flag and f"--{spelled}" not in own:
             aliases[spelled] = flag
     return aliases
+
+
+def foreign_names(field: Field) -> tuple[str, ...]:
+    """Return the names in `FOREIGN` of a parameter; none if its flag has no value.
+
+    >>> from ldmref.modes.registry import MODES
+    >>> foreign_names(MODES["img2img"].parameters["strength"])
+    ('denoise', 'denoising_strength')
+    """
+    if field.kind is bool:
+        return ()
+    return tuple(name for name in FOREIGN if ALIASES[name] == field.name)

@@ -25,6 +25,10 @@ from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
 
 TOGETHER = "rng='torch' moves the images of shorter prompts, as diffusers does in a batch"
+UNFELT = (
+    "prompt weights above 0 do nothing in {!r}: its network brings the hidden state of each token "
+    "to one length"
+)
 LONGEST = {"cond": "longest_prompt", "uncond": "longest_negative_prompt"}
 
 
@@ -77,8 +81,11 @@ class TextConditioning:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of the tokenizer about the prompts, and about those that change others."""
+        """Warnings of the tokenizer about the prompts, and about what does not act as asked."""
         lines = [line for text in self.encoded.values() for line in text.tokens.warnings]
+        weighted = any(map(has_weights, self.encoded.values()))
+        if weighted and not self.model.family.text.feels_weights:
+            lines.append(UNFELT.format(self.model.config.name))
         return [*lines, TOGETHER] if self.record else lines
 
     @property
@@ -198,6 +205,12 @@ class TextConditioning:
         if not missing:
             return text
         return text.followed_by(self.model.backend, [self.encoded[""]] * missing)
+
+
+def has_weights(text: EncodedText) -> bool:
+    """Return whether a text has tokens with a positive weight other than 1."""
+    weights = text.tokens.weights
+    return bool(((weights > 0.0) & (weights != 1.0)).any())
 
 
 def encode_texts(

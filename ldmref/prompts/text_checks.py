@@ -15,6 +15,11 @@ MAX_PIECE = 1000  # characters of one; a trie of the library takes a stack frame
 MAX_VALUES = 2**20  # of a vocabulary in JSON, in which a piece takes up to three
 
 _WEIGHTED = re.compile(r"\([^()]{1,80}:\s{0,9}[+-]?[0-9.]{1,9}\)")
+_BY_SIGNS = re.compile(r"((?<!\w)\w{2,40}|\([^()]{1,80}\))(\+\++|--+|(?<=\))[+-])(?=[\s,.;)]|$)")
+_STEPS = re.compile(
+    r"\[[^\[\]]{0,80}\|[^\[\]]{0,80}\]|\[(?:[^\[\]:]{0,80}:){1,2}\s{0,3}[0-9.]{1,9}\s{0,3}\]"
+)
+_CHOICE = re.compile(r"\{[^{}]{0,80}\|[^{}]{0,80}\}")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
 
 
@@ -89,7 +94,15 @@ def is_text(text: str) -> bool:
 
 
 def find_unread_notation(prompt: str, prompt_weights: str) -> list[str]:
-    """Return warnings about A1111's notations in a prompt that are read as text."""
+    """Return warnings about other programs' notations in a prompt that are read as text.
+
+    Args:
+        prompt: The prompt.
+        prompt_weights: How its weights are written: `none` or `a1111`.
+
+    >>> find_unread_notation("a red++ cat", "none")
+    ["red++ is read as text: compel's + and - are (red:1.21) with prompt_weights=a1111"]
+    """
     warnings = []
     if extra := _EXTRA_NETWORK.search(prompt):
         warnings.append(
@@ -97,4 +110,18 @@ def find_unread_notation(prompt: str, prompt_weights: str) -> list[str]:
         )
     if prompt_weights == "none" and (weighted := _WEIGHTED.search(prompt)):
         warnings.append(f"{weighted[0]} is read as text: prompt_weights=a1111 reads weights")
+    if signs := _BY_SIGNS.search(prompt):
+        words, sign = signs[1].strip("()"), signs[2]
+        weight = (1.1 if sign[0] == "+" else 0.9) ** len(sign)
+        meant = f"({words}:{weight:.3g}) with prompt_weights=a1111"
+        warnings.append(f"{signs[0]} is read as text: compel's + and - are {meant}")
+    if steps := _STEPS.search(prompt):
+        how = "text" if prompt_weights == "none" else "text of weight 0.91"
+        warnings.append(
+            f"{steps[0]} is read as {how}: A1111 changes the prompt from step to step by it"
+        )
+    if choice := _CHOICE.search(prompt):
+        warnings.append(
+            f"{choice[0]} is read as text: other programs choose one of these at random"
+        )
     return warnings

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ldmref.apps.cli.grid import read_axis_flag
 from ldmref.errors import UsageError
+from ldmref.modes.aliases import ForeignValue
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from ldmref.errors import UsageError
         ("steps=3:5", "steps", [3, 4, 5]),
         ("steps=8,16", "steps", [8, 16]),
         ("cfg=1:2:0.25", "cfg_scale", [1.0, 1.25, 1.5, 1.75, 2.0]),
-        ("guidance_scale=3", "cfg_scale", [3.0]),
+        ("guidance_scale=3", "cfg_scale", [ForeignValue("guidance_scale", 3.0)]),
         ("seed=1,2", "seed", [1, 2]),
         ("prompt=a cat|a dog, asleep", "prompt", ["a cat", "a dog, asleep"]),
         ("rng=philox,torch", "rng", ["philox", "torch"]),

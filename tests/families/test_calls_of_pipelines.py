@@ -15,6 +15,7 @@ from ldmref.families.flux3 import pipelines as flux3_pipelines
 from ldmref.families.krea2 import pipelines as krea2_pipelines
 from ldmref.families.sd3 import pipelines as sd3_pipelines
 from ldmref.models import preset
+from ldmref.models.family import find_family
 
 torch = pytest.importorskip("torch")
 
@@ -152,7 +153,7 @@ def test_flux2_reads_quarters_of_the_layers(skip, layers):
 
 @pytest.mark.parametrize(("scale", "ours"), [(0.5, 1.0), (1.0, 1.0), (1.5, 1.5), (4.0, 4.0)])
 def test_scales_of_flux2_up_to_1_guide_nothing(scale, ours):
-    assert flux2_pipelines.read_scale(scale) == ours
+    assert find_family("flux2").diffusers.scale(scale) == ours
 
 
 # -- FLUX.3 ---------------------------------------------------------------------------------------

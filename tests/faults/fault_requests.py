@@ -97,7 +97,7 @@ NUMBERS: list[Case] = [
     python_only(44, "cfg_scale as text", UsageError, "E-CFG-SCALE", cfg_scale="7"),
     python_only(44, "cfg_scale True", UsageError, "E-CFG-SCALE", cfg_scale=True),
     case(44, "cfg_scale 51", warns=True, cfg_scale=51),
-    case(44, "cfg_scale 0", cfg_scale=0),
+    case(44, "cfg_scale 0", warns=True, cfg_scale=0),
     case(44, "cfg_scale 1", cfg_scale=1),
     case(44, "cfg_scale -1", cfg_scale=-1),
     *refused(45, "seed", "E-SEED", {"-2": -2, "2^64": BIG, "1.5": 1.5, "text": "x"}),

@@ -30,6 +30,35 @@ def test_a_large_guidance_scale_is_warned_about(tiny, scale, warned):
     assert ("cfg_scale" in warnings(tiny, cfg_scale=scale)) is warned
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"cfg_scale": 0},
+            "cfg_scale 0 draws the empty (negative) prompt; 1 means without guidance",
+        ),
+        (
+            {"cfg_scale": 0, "negative_prompt": "b"},
+            "cfg_scale 0 draws the negative prompt; 1 means",
+        ),
+        ({"cfg_scale": 0, "guidance": "rescale"}, "cfg_scale 0 draws the empty (negative) prompt"),
+        ({"cfg_scale": 0, "guidance": "perp_neg"}, "cfg_scale 0 draws the empty (negative) prompt"),
+        ({"cfg_scale": 0, "sampler": "euler_cfgpp"}, ""),  # whose usual scales are 0 to 1
+        ({"cfg_scale": 1}, ""),
+        ({"cfg_scale": 0.1}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_guidance_scale_of_zero_is_said_to_leave_nothing_of_the_prompt(tiny, arguments, said):
+    found = warnings(tiny, **arguments)
+    assert said in found and ("draws" in found) is bool(said)
+
+
+def test_a_network_that_reads_a_guidance_scale_of_zero_reads_the_prompt_too():
+    model = ldmref.random_model("flux-tiny")
+    assert "draws" not in warnings(model, cfg_scale=0, width=32, height=32)
+
+
 def test_strength_zero_is_warned_about_and_gives_the_image_back(tiny):
     r = modes.img2img(tiny, "a", IMAGE, strength=0, **SEEDED)
     assert "strength 0" in " ".join(r.warnings) and r[0].tobytes() == IMAGE.tobytes()

@@ -263,12 +263,14 @@ def test_neutral_values():
 def test_resize_modes(mode, how):
     translated = img2img(resize_mode=mode, width=512, height=256, denoising_strength=0.5)
     (values,) = translated.batches
-    assert translated.mode == "img2img" and values["strength"] == 0.5
+    assert translated.mode == "img2img" and values["strength"] == 0.52  # 26 of 50 steps
     assert (values["resize"], values["width"], values["height"]) == (how, 512, 256)
 
 
 def test_strength_defaults_to_that_of_a1111():
-    assert img2img().batches[0]["strength"] == 0.75
+    (values,) = img2img(steps=20).batches
+    job = modes.plan("img2img", SD15, **values).job
+    assert job.steps - job.first_step == 16  # int(0.75 * 20) + 1
 
 
 def test_mask_of_the_whole_image():

@@ -143,6 +143,7 @@ def _as_a1111(
         "drops_level": program.drops_level,
         "padded": _flag(pairs, "Pad conds"),
         "scaled": _flag(pairs, "SGM noise multiplier"),
+        "diffusers": program is SD_NEXT,
         "distilled": None if distilled is None else _converted(DISTILLED, distilled, float),
     }
 

@@ -12,6 +12,7 @@ from ldmref.apps.a1111.second_pass import STRENGTH, second_pass_levels
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
@@ -118,8 +119,13 @@ def _read_guidance(
 ) -> dict[str, Any]:
     """Return the guidance of a network that reads it: the distilled one of the text, if recorded.
 
-    Such a text also has the scale of classifier-free guidance, which other models follow.
+    Such a text also has the scale of classifier-free guidance, which other models follow. SD.Next
+    hands its scale to diffusers' pipelines, where up to 1 most are without guidance.
     """
+    asked = values.get("cfg_scale")
+    if made["diffusers"] and asked is not None and "cfg_scale" not in own:
+        calls = family_of(config).diffusers
+        return {"cfg_scale": calls.read_scale(config, asked) if calls.reads_scale(config) else 1.0}
     distilled = made["distilled"]
     flow = config.scheduler.path is FLOW
     if distilled is None or "cfg_scale" in own or not (flow and config.denoiser.reads_guidance):

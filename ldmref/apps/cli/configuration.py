@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from ldmref.apps.cli.options import is_set, parameter_options, with_options
+from ldmref.apps.cli.options import ParameterCommand, is_set, parameter_options, with_options
 from ldmref.apps.cli.progress import print_line
 from ldmref.apps.cli.settings import naming_settings, with_settings
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
 from ldmref.io.checkpoint import read_model_config
 from ldmref.loading import open_backend
 from ldmref.modes.checks import MODE_OF
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES, read_request
 from ldmref.modes.resolve import resolve
 from ldmref.modes.run import Plan
@@ -28,7 +29,7 @@ def config() -> None:
     """Show the settings: of ldmref.toml, LDMREF_* variables, and defaults."""
 
 
-@config.command()
+@config.command(cls=ParameterCommand)
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @with_options(parameter_options(PARAMETERS), (MODEL_NAME, OUTPUT), BACKEND, (CONFIG,))
@@ -64,7 +65,7 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
         model_settings = read_model_config(model)
         mode = MODE_OF.get(model_settings.concat, "txt2img")
         takes = [name for name in MODES[mode].parameters if name in DEFAULT_KEYS]
-        asked = with_settings(mode, flags, configured)
+        asked = read_foreign(model_settings, with_settings(mode, flags, configured))
         values = {name: asked[name] for name in takes if is_set(asked[name])}
         request = read_request("txt2img", {"prompt": ""} | values)
         params = Plan(request, resolve(model_settings, mode, request)).params

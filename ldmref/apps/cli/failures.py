@@ -24,7 +24,9 @@ from ldmref.errors import (
     UsageError,
     closest,
 )
+from ldmref.modes.aliases import OF_PYTHON, UNLIKE
 from ldmref.modes.cost import is_out_of_memory
+from ldmref.modes.registry import MODES
 
 OUT_OF_RANGE = " is not in the range "  # of click's message
 MODEL_FLAGS = ("-m", "--model")
@@ -140,6 +142,11 @@ def _suggest_option(
         return f"{command.name} does not have it, unlike {', '.join(others)}"
     flags = list_flags(command)
     known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
+    unlike = name.strip("-").replace("-", "_").lower()
+    if command.name in MODES and unlike in UNLIKE:
+        return UNLIKE[unlike]
+    if command.name in MODES and unlike in OF_PYTHON:
+        return "it is a part of --control, as ldmref txt2img --help says"
     close = closest(name.strip("-"), [flag[2:] for flag in known if flag.startswith("--")])
     return f"did you mean {f'--{close}'!r}?" if close else ""
 

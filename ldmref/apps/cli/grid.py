@@ -29,6 +29,9 @@ from ldmref.apps.cli.standard_streams import check_stdout
 from ldmref.declare import Field
 from ldmref.errors import LdmrefError, UsageError, short_repr
 from ldmref.io.atomic import atomic_write, check_writable
+from ldmref.models.config import ModelConfig
+from ldmref.modes.aliases import NOTES, ForeignValue, foreign_value
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES
 from ldmref.support.config import read_number
 
@@ -140,6 +143,8 @@ def grid(
         flags = with_settings(mode, flags, session.configured)
         values = read_parameters(mode, flags)
         values = {n: v for n, v in values.items() if n not in names or n in explicit}
+        values = read_foreign(config, values)
+        axes = {key: read_axis(config, *axis, values) for key, axis in axes.items()}
         x, y, z = (axes.get(key) for key in "xyz")
         assert x is not None
         planned = plan_grid(config, x, y, mode, z=z, distance=flags["distance"], **values)
@@ -240,7 +245,28 @@ def read_axis_flag(mode: str, text: str, flag: str) -> tuple[str, list[Any]]:
     if len(read) > MAX_VALUES:
         message = f"an axis may have {MAX_VALUES} values, not {len(read)}"
         raise UsageError(message, code=CODE)
-    return field.name, read
+    return field.name, [foreign_value(name.strip(), value) for value in read]
+
+
+def read_axis(
+    config: ModelConfig, name: str, values: list[Any], others: dict[str, Any]
+) -> tuple[str, list[Any]]:
+    """Return an axis with its values in our terms, if another program's name was given.
+
+    Raises:
+        UsageError: A value is one of several parameters here.
+    """
+    read = []
+    for value in values:
+        ours = read_foreign(config, others | {name: value})
+        if isinstance(value, ForeignValue) and any(
+            ours[key] is not others.get(key) for key in ours if key != name
+        ):
+            message = f"{value.name} stands for several parameters, and cannot be an axis"
+            hint = f"take {name}: {NOTES[value.name]}"
+            raise UsageError(message, code=CODE, hint=hint)
+        read.append(ours[name])
+    return name, read
 
 
 def read_values(field: Field, text: str) -> list[Any]:

@@ -111,6 +111,7 @@ def generate(mode: str, flags: Values, origin: Origin) -> None:
     """Check everything, load the model, generate and save."""
     session = CommandSession(flags)
     with session.planning() as config:
+        origin.check_model(session)
         flags = origin.complete(mode, config, flags, session.configured)
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
+from ldmref.modes.aliases import ALIASES, FOREIGN, NOTES, foreign_names, foreign_value
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 from ldmref.samplers.noise import STREAMS
 from ldmref.support.config import read_number
@@ -143,12 +144,48 @@ def describe_flag(field: Field) -> str:
     return text if default == "" else f"{text} Default: {default}."
 
 
+def foreign_option(field: Field, name: str) -> Option:
+    """Return the hidden flag of another program's name, whose value may mean something else."""
+    kind: Any = {int: WholeNumber(), float: Number()}.get(field.kind, str)
+    return option(f"--{name.replace('_', '-')}", name, type=kind, hidden=True)
+
+
 def parameter_options(fields: Iterable[Field]) -> tuple[Option, ...]:
-    """Return the flags of parameters, except for those that a command declares itself."""
-    return tuple(parameter_option(field) for field in fields if flag_names(field))
+    """Return the flags of parameters, except for those that a command declares itself.
+
+    The command must be a `ParameterCommand`.
+    """
+    options: list[Option] = []
+    for field in fields:
+        if flag_names(field):
+            options.append(parameter_option(field))
+            options += [foreign_option(field, name) for name in foreign_names(field)]
+    return tuple(options)
 
 
-class ImageCommand(click.Command):
+class ParameterCommand(click.Command):
+    """A command whose flags are parameters, also by the names of other programs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what was given under another program's name becomes ours.
+
+        Raises:
+            UsageError: A parameter has two names.
+        """
+        rest = super().parse_args(ctx, args)
+        for name in FOREIGN:
+            value = ctx.params.pop(name, None)
+            if value is None:
+                continue
+            meant = ALIASES[name]
+            if is_set(ctx.params.get(meant)):
+                message = f"{meant} is given twice, also as --{name.replace('_', '-')}"
+                raise UsageError(message, code="E-USAGE", hint=f"leave one out: {NOTES[name]}")
+            ctx.params[meant] = foreign_value(name, value)
+        return rest
+
+
+class ImageCommand(ParameterCommand):
     """A command with its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -158,7 +195,8 @@ class ImageCommand(click.Command):
         for param in self.get_params(ctx):
             title = SECTIONS.get(param.name or "", title)
             if isinstance(param, click.Option):
-                rows.setdefault(title, []).append(param.get_help_record(ctx))
+                record = param.get_help_record(ctx)
+                rows.setdefault(title, []).extend([record] if record else [])
         for title, records in rows.items():
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.settings import with_settings
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -14,6 +15,16 @@ from ldmref.support.config import Settings
 
 class Origin:
     """A request of flags alone; a replay overrides what a record adds to it."""
+
+    def check_model(self, session: CommandSession) -> None:
+        """Refuse a model of which nobody said that it shall generate.
+
+        Args:
+            session: That of the command, which has found its model.
+
+        Raises:
+            UsageError: A record names another one.
+        """
 
     def complete(
         self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings

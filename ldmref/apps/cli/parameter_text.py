@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ldmref.declare import Field, Flag, flag_names
-from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.modes.aliases import flag_aliases
+from ldmref.errors import UsageError, short_repr
+from ldmref.modes.aliases import flag_aliases, foreign_names, suggest_parameter
 from ldmref.modes.registry import MODES
 from ldmref.support.config import read_number
 
@@ -22,10 +22,12 @@ def find_field(mode: str, name: str, code: str) -> Field:
     spelled = flag_aliases(fields).get(spelled, spelled)
     for field in fields.values():
         flags = {flag.lstrip("-") for flag in flag_names(field)}
+        flags |= {foreign.replace("_", "-") for foreign in foreign_names(field)}
         if name == field.name or spelled in flags:
             return field
     message = f"{mode} has no parameter {short_repr(name)}"
-    raise UsageError(message, code=code, hint=did_you_mean(name, fields))
+    hint = suggest_parameter(name, mode, {other: MODES[other].parameters for other in MODES})
+    raise UsageError(message, code=code, hint=hint)
 
 
 def number_type(field: Field) -> type[int] | type[float] | None:

@@ -19,6 +19,8 @@ from ldmref.apps.cli.sources import read_prompts
 from ldmref.apps.cli.tasks import Values, plan_tasks
 from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
+from ldmref.modes.aliases import foreign_value
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
@@ -74,7 +76,9 @@ def record(
     with session.planning() as config:
         own = flags | {"prompt": texts, "output": None}
         [task] = plan_tasks(MODE, config, with_settings(MODE, own, session.configured))
-    branches = read_branches(flags["branches"])
+    branches = [
+        (step, read_foreign(config, changes)) for step, changes in read_branches(flags["branches"])
+    ]
     plan = require_one(task.plan)
     job = plan.job
     target = find_target(flags["output"], job.prompts[0], job.seeds[0])
@@ -118,7 +122,8 @@ def read_branches(branches: tuple[tuple[int, str], ...]) -> list[tuple[int, Valu
                 f"cannot read the change {text!r}", code="E-USAGE", hint="--branch 5 cfg_scale=6"
             )
         field = find_field(MODE, name.strip(), "E-USAGE")
-        changes.setdefault(step, {})[field.name] = read_value(field, value, "E-USAGE")
+        read = read_value(field, value, "E-USAGE")
+        changes.setdefault(step, {})[field.name] = foreign_value(name.strip(), read)
     return sorted(changes.items())
 
 

@@ -18,6 +18,7 @@ from ldmref.apps.cli.sources import STDIN, resolve_image_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES
 from ldmref.modes.run import Plan
 from ldmref.modes.validation import MAX_COUNT, assign_seeds
@@ -53,6 +54,7 @@ def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
     Raises:
         UsageError: A flag that the mode takes once was repeated, or numbers of values do not match.
     """
+    flags = read_foreign(config, flags)
     inputs = pair_inputs(flags)
     if len(inputs) == 1:
         return [plan_task(mode, config, flags | inputs[0])]

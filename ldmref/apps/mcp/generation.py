@@ -7,12 +7,13 @@ from typing import Any
 
 from ldmref.apps.mcp.protocol import ToolCall
 from ldmref.apps.mcp.tools import Generated
-from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan, schema
 from ldmref.modes.advice import prompt_notes
+from ldmref.modes.aliases import suggest_parameter
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.plan import find_mode
 
@@ -84,7 +85,8 @@ def check_names(
     for name in arguments:
         if name not in known:
             message = f"generate_image has no argument {short_repr(name)}"
-            raise UsageError(message, code="E-USAGE", hint=did_you_mean(name, known))
+            hint = suggest_parameter(name, MODE, {MODE: known})
+            raise UsageError(message, code="E-USAGE", hint=hint)
     count = arguments.get("count", 1)
     if isinstance(count, int) and count > MAX_IMAGES:
         raise UsageError(f"count must be at most {MAX_IMAGES}, not {count}", code="E-COUNT")

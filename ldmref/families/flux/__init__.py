@@ -49,6 +49,7 @@ from ldmref.models.family import (
     TextPath,
     TrainingRules,
     Work,
+    guide_always,
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
@@ -146,6 +147,8 @@ FLUX = Family(
         unpack=join_patches,
         inputs=scale_time,
         states=select_hidden_states,
+        scale=guide_always,
+        reads_scale=lambda config: transformer_of(config).guidance_embeds,
         parts=PARTS,
     ),
     lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),

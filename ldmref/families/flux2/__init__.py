@@ -25,8 +25,8 @@ from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_
 from ldmref.families.flux2.files import PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
-from ldmref.families.flux2.pipelines import PARTS, read_inputs, read_scale, read_states
-from ldmref.families.flux2.presets import make_presets, shrink
+from ldmref.families.flux2.pipelines import PARTS, read_inputs, read_states
+from ldmref.families.flux2.presets import SCALES, make_presets, shrink
 from ldmref.families.flux2.references import REFERENCES
 from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
@@ -104,9 +104,9 @@ FLUX2 = Family(
         unpack=join_cells,
         inputs=read_inputs,
         states=read_states,
-        scale=read_scale,
         draws_images=False,
         unguided=lambda settings: settings.get("is_distilled") is True,
+        reads_scale=lambda config: config.defaults.cfg_scale != SCALES[True],
         parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),

@@ -69,8 +69,3 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
     return join_layers(output, choose_layers(len(output.hidden_states) - 1), skip)
-
-
-def read_scale(scale: float) -> float:
-    """Return our guidance scale of theirs: up to 1, nothing is guided."""
-    return max(scale, 1.0)

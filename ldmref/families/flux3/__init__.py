@@ -48,6 +48,7 @@ from ldmref.models.family import (
     PipelineCalls,
     TrainingRules,
     Work,
+    guide_always,
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.transformer_layers import join_cells
@@ -117,6 +118,8 @@ FLUX3 = Family(
         inputs=read_inputs,
         states=read_states,
         layer=read_layer,
+        scale=guide_always,
+        reads_scale=lambda config: not config.denoiser.is_flow_map,
         parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),

@@ -128,7 +128,7 @@ Z_IMAGE = Family(
     Work(count_flops, count_activations),
     "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    text=read_chat(CHAT, multiple=SEGMENT),
+    text=read_chat(CHAT, multiple=SEGMENT, feels_weights=False),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(
@@ -139,7 +139,7 @@ Z_IMAGE = Family(
         prediction=read_prediction,
         states=read_states,
         layer=read_layer,
-        scale=lambda scale: scale + 1.0,
+        scale=lambda scale: 1.0 + max(scale, 0.0),  # c + g (c - u), and none if g <= 0
         parts=PARTS,
     ),
     lora=LoraRules(LORA_TARGETS),

@@ -26,13 +26,13 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask
 from ldmref.models.config import ModelConfig
+from ldmref.modes.aliases import ForeignValue
+from ldmref.modes.meanings import FILLS, RESIZES, read_foreign
 from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.path import FLOW
 
-FILLS = ("fill", "original", "noise", "nothing")  # by `inpainting_fill`
-RESIZES = ("stretch", "crop", "fill", "stretch")  # by `resize_mode`; 3 enlarges latents
 MASK_BLUR = 4.0  # A1111's default
 STRENGTH = 0.75
 MAX_SEED = 2**64
@@ -144,6 +144,9 @@ def read_sampling(
         values["rng"] = RNGS[source]
     if method.levels:
         values |= find_levels(config, method, values, notes)
+    if noised and "sigmas" not in values:
+        asked = {"strength": ForeignValue("denoising_strength", values["strength"])}
+        values |= read_foreign(config, values | asked)
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from ldmref.apps.server.bodies import read_json
 from ldmref.apps.server.errors import BadRequest
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.modes.aliases import ALIASES
+from ldmref.modes.aliases import ALIASES, foreign_value, suggest_parameter
 from ldmref.modes.registry import MODES
 
 FORMATS = ("png", "jpeg", "webp")
@@ -152,13 +152,15 @@ def read_extra(body: Mapping[str, Any], mode: str) -> dict[str, Any]:
             continue
         meant = name if name in known else ALIASES.get(name, name)
         if meant not in known or meant == "prompt":
-            hint = did_you_mean(name, known)
+            others = {mode: known}
+            hint = did_you_mean(name, known) if meant == "prompt" else ""
+            hint = hint or suggest_parameter(name, mode, others)
             raise make_field_error(
                 name, f"Unknown parameter: {short_repr(name)}. {hint}", code="unknown_parameter"
             )
         if meant in extra or (meant == "count" and "n" in body):
             raise make_field_error(name, f"{meant} is given twice, also as {short_repr(name)}")
-        extra[meant] = value
+        extra[meant] = value if name in known else foreign_value(name, value)
     return extra
 
 

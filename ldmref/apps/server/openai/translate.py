@@ -24,6 +24,7 @@ from ldmref.errors import LdmrefError, short_repr
 from ldmref.io.images.pil import open_image, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
+from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES, name_parameter, naming_parameters
 from ldmref.modes.sizing import MAX_AREA, round_size
 
@@ -85,6 +86,7 @@ def translate_generation(body: Mapping[str, Any], config: ModelConfig) -> Asked:
     size = choose_size(config, read_sides(body, values))
     values |= {"width": size.width, "height": size.height}
     values.setdefault("count", read_count(body))
+    values = read_foreign(config, values)
     return Asked("txt2img", values, read_output(body), [size.note] if size.note else [])
 
 
@@ -102,6 +104,7 @@ def translate_edit(
     mode: str = "img2img" if mask is None else "inpaint"
     values: dict[str, Any] = {"prompt": read_prompt(body), **read_extra(body, mode)}
     values.setdefault("count", read_count(body))
+    values = read_foreign(config, values)
     output = read_output(body)
     asked = read_sides(body, values)
     image = read_image(image)
