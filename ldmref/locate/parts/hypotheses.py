@@ -18,7 +18,9 @@ from ldmref.locate.parts.visit import Visit
 
 PossibleCause = tuple[str, Callable[[], np.ndarray | None]]
 WORDS = {"cond": "conditional", "uncond": "unconditional"}
-FIELDS = {("rescale", "phi"): "guidance rescale"}  # what causes call them
+FIELDS = {
+    (name, "phi"): "guidance rescale" for name in ("rescale", "rescaled")
+}  # what causes call them
 ROUNDS, SLOPE = 12, 1e-5  # of the fit of a number, and its relative difference
 
 

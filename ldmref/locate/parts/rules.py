@@ -68,7 +68,10 @@ class Rescaled(Guidance):
 
     name = "rescaled"
     inner: Any = None
-    phi: Any = 0.0
+    phi: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Take both as they were recorded."""
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return self.inner.needs(sigma, cfg_scale)
@@ -117,6 +120,8 @@ def guidance_rule(
     try:
         known = get_fields(guidance_class(str(name)))
         values = {key: x for key, x in attributes.items() if key in known}
+        if known and not values:
+            return "its parameters were not recorded"
         found = get_guidance({"name": name, **values})
     except LdmrefError:
         return f"guidance {name!r} is not recomputed"
