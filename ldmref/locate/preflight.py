@@ -19,6 +19,7 @@ from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.networks import number_controlnet
 from ldmref.locate.precision import round_to
+from ldmref.models.steering import STEERING
 from ldmref.trace.left_out import LEFT_OUT
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry
 
@@ -100,20 +101,26 @@ def find_gaps(port: Trace, controlnets: int = 0) -> list[str]:
 def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
     """Yield in words which calls lack layers that an earlier call of the same network has.
 
-    Hooks do not run again within captured graphs, so modules of later calls are missing.
+    Hooks do not run again within captured graphs, so modules of later calls are missing. A call
+    that guidance steers, in which it skips layers or replaces attention, has other layers than one
+    of the network as it is.
 
     Args:
         port: The trace.
         controlnets: Number of ControlNets, each of which has its own layers.
     """
-    seen: dict[tuple[str, int], tuple[str, set[str]]] = {}
+    seen: dict[tuple[str, int, str], tuple[str, set[str]]] = {}
     for call in port.calls:
         network = call.network and call.kind
-        layers = {entry.layer for entry in port.of_call(call)}
+        entries = [*port.of_call(call)]
+        layers = {entry.layer for entry in entries}
         if not network:
             continue
         number = number_controlnet(port, call) if network == "controlnet" else 0
-        first, known = seen.setdefault((network, number % max(controlnets, 1)), (call, layers))
+        whole = next((entry.attributes for entry in entries if not entry.layer), {})
+        steering = repr([whole.get(name) for name in STEERING])
+        key = (network, number % max(controlnets, 1), steering)
+        first, known = seen.setdefault(key, (call, layers))
         lost = sorted(known - layers)
         if lost and layers:
             listed = abbreviated(lost, MAX_LISTED)

@@ -23,7 +23,7 @@ from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.samplers import Guidance, GuidedDenoiser, Interval, guided_denoiser
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import GUIDE, TEXTS, steering_of, texts_of
+from ldmref.samplers.guidance import GUIDE, TEXTS, calls_of, steering_of, texts_of
 from ldmref.samplers.path import VE, NoisePath
 
 
@@ -105,17 +105,12 @@ def model_denoiser(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
     ) -> list[Array]:
         n = xt.shape[0]
-        plain = tuple(name for name in names if name in TEXTS)
         predictions = {}
-        if plain:
-            together = predict(xt, sigma, interval, plain)
-            predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
-        for name in names:
-            if name == GUIDE:
-                predictions[GUIDE] = predict(xt, sigma, interval, (GUIDE,))
-            elif name not in TEXTS:
-                steering = steering_of(name)
-                predictions[name] = predict(xt, sigma, interval, texts_of(name), **steering)
+        for call in calls_of(names):
+            alone = call[0] if call[0] not in TEXTS else ""
+            texts = texts_of(alone) if alone and alone != GUIDE else call
+            together = predict(xt, sigma, interval, texts, **steering_of(alone))
+            predictions |= {name: together[i * n : i * n + n, ...] for i, name in enumerate(call)}
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type

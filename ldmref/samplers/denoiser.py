@@ -7,7 +7,6 @@ matching for one that predicts a velocity. x is scaled to them at the same ratio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from ldmref.errors import UsageError
@@ -18,6 +17,7 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance, skipped, steering_of
 from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
+from ldmref.samplers.parts import combine
 from ldmref.samplers.path import FLOW, VE, NoisePath
 
 # (xt, prediction, level): the level is alpha-bar, or the flow time of a velocity
@@ -58,6 +58,8 @@ class Evaluation(NamedTuple):
         outputs: What the guidance combined, by name: the network's outputs, or what they were
             converted to (`Guidance.combines`).
         guided: The result of the guidance, of the same kind.
+        scale: The guidance scale of this evaluation; a step that guides itself asks for another
+            one than the request.
     """
 
     x: Array
@@ -67,6 +69,7 @@ class Evaluation(NamedTuple):
     x0: Array
     outputs: Mapping[str, Array]
     guided: Array
+    scale: float
 
 
 Observer = Callable[[Evaluation], None]
@@ -79,6 +82,7 @@ def guided_denoiser(
     cfg_scale: float,
     observe: Observer | None = None,
     path: NoisePath = VE,
+    combine: Callable[..., tuple[Array, History]] = combine,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
@@ -93,6 +97,7 @@ def guided_denoiser(
             called.
         path: The path of x and sigma. The guidance gets the ratio sigma / alpha, which is the
             same noise level on every path.
+        combine: The function of the part `COMBINE`, or one that sees its visits.
 
     Returns:
         The denoiser: `denoise(x, sigma)` returns x0 in the shape of x, (n, ...), and
@@ -112,7 +117,6 @@ def guided_denoiser(
     >>> denoise(np.zeros((1, 2)), 1.0)
     array([[3., 3.]])
     """
-    to_x0 = TO_X0[prediction_type]
     combined = guidance.combines(prediction_type)
     from_combined = TO_X0[combined]
 
@@ -125,9 +129,8 @@ def guided_denoiser(
         scale: float | None,
     ) -> Guided:
         scale = cfg_scale if scale is None else scale
-        ratio = path.ratio(sigma)
         xt, level = in_own_scale(prediction_type, x, sigma, path)
-        needed = {*guidance.needs(ratio, scale)}
+        needed = {*guidance.needs(path.ratio(sigma), scale)}
         if unconditional:
             require_second(guidance)
             needed.add("uncond")
@@ -136,20 +139,52 @@ def guided_denoiser(
             names = _with_others(names, needed, guidance)
         predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
         if combined != prediction_type:
-            predictions = {name: to_x0(xt, y, level) for name, y in predictions.items()}
+            named = guidance.name
+            predictions = convert(predictions, prediction_type, combined, x, sigma, path, named)
             if combined == "flow":
                 xt, level = in_own_scale("flow", x, sigma, path)
-                velocity = partial(velocity_from_x0, guidance, xt, level)
-                predictions = {name: velocity(x0) for name, x0 in predictions.items()}
-        y, memory = guidance(predictions, ratio, scale, memory)
+        y, memory = combine(guidance, predictions, sigma, scale, memory, path)
         x0 = from_combined(xt, y, level)
         if observe is not None:
             clean = {name: from_combined(xt, y, level) for name, y in predictions.items()}
-            observe(Evaluation(x, sigma, interval, clean, x0, predictions, y))
+            observe(Evaluation(x, sigma, interval, clean, x0, predictions, y, scale))
         uncond = from_combined(xt, predictions["uncond"], level) if unconditional else None
         return Guided(x0, uncond, memory, cfg_scale)
 
     return GuidedDenoiser(predict, guidance.remembers)
+
+
+def convert(
+    predictions: Mapping[str, Array],
+    prediction_type: str,
+    combined: str,
+    x: Array,
+    sigma: float,
+    path: NoisePath = VE,
+    guidance: str = "",
+) -> dict[str, Array]:
+    """Return predictions of a network as those that a guidance combines: of x0, or velocities.
+
+    Args:
+        predictions: By name, each (n, ...).
+        prediction_type: What the network predicts.
+        combined: What the guidance combines.
+        x: The state on the path, (n, ...).
+        sigma: Its level.
+        path: The path.
+        guidance: Its name, for messages.
+
+    Raises:
+        UsageError: It combines velocities, and sigma is 0.
+    """
+    if combined == prediction_type:
+        return dict(predictions)
+    xt, level = in_own_scale(prediction_type, x, sigma, path)
+    converted = {name: TO_X0[prediction_type](xt, y, level) for name, y in predictions.items()}
+    if combined != "flow":
+        return converted
+    xs, s = in_own_scale("flow", x, sigma, path)
+    return {name: velocity_from_x0(guidance, xs, s, x0) for name, x0 in converted.items()}
 
 
 def in_own_scale(
@@ -188,14 +223,14 @@ def require_second(guidance: Guidance) -> None:
         raise UsageError(message, code=CODE, hint="take the step of euler or ddim")
 
 
-def velocity_from_x0(guidance: Guidance, xs: Array, s: float, x0: Array) -> Array:
+def velocity_from_x0(guidance: str, xs: Array, s: float, x0: Array) -> Array:
     """Return the velocity eps - x0 of a prediction of x0, for x_s at flow time s.
 
     Raises:
         UsageError: s is 0, where x0 says nothing about the velocity.
     """
     if s == 0.0:
-        message = f"guidance {guidance.name!r} combines velocities, which do not exist at sigma 0"
+        message = f"guidance {guidance!r} combines velocities, which do not exist at sigma 0"
         raise UsageError(message, code=CODE, hint="sigma above 0")
     return (xs - x0) / s
 

@@ -76,6 +76,19 @@ def texts_of(name: str) -> tuple[str, ...]:
     return ("uncond", "cond") if name.startswith(ATTENDED) else ("cond",)
 
 
+def calls_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return which predictions a network computes in each of its calls, in their order.
+
+    Those of the network as it is are one batch, in the order of `names`; each other has a call.
+
+    >>> calls_of(("uncond", "cond", "perturbed_mid", "guide"))
+    [('uncond', 'cond'), ('perturbed_mid',), ('guide',)]
+    """
+    plain = tuple(name for name in names if name in TEXTS)
+    alone = [(name,) for name in names if name not in TEXTS]
+    return [plain, *alone] if plain else alone
+
+
 def read_texts(names: Sequence[str]) -> tuple[str, ...]:
     """Return the texts that predictions of these names read, in the order of `TEXTS`.
 

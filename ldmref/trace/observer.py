@@ -13,6 +13,7 @@ from ldmref.modes.trajectory import PreparedRun, RunObserver, TakenStep, Traject
 from ldmref.samplers import Interval
 from ldmref.samplers.curve import path_point
 from ldmref.samplers.denoiser import Evaluation
+from ldmref.samplers.parts import COMBINE
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
@@ -127,12 +128,12 @@ class TraceObserver(RunObserver):
         name = ""
         job = self.job
         attributes = {**job.guidance.record, "prediction_type": self._kind_of_outputs()}
-        scale = {"scale": float(job.cfg_scale), "sigma": float(evaluation.sigma)}
-        with self.recorder.call("guidance", self.model.backend) as call:
+        values = {"scale": evaluation.scale, "sigma": evaluation.sigma}
+        inputs = COMBINE.record({"predictions": evaluation.outputs} | values)
+        with self.recorder.call(COMBINE.call, self.model.backend) as call:
             if call is not None:
                 name = call.name
-                inputs = {**evaluation.outputs, **scale}
-                call.add("", "guidance", inputs, attributes, {"": evaluation.guided})
+                call.add("", COMBINE.call, inputs, attributes, {"": evaluation.guided})
         self.evaluations.append((evaluation, name))
 
     def stepped(self, step: TakenStep) -> Array:

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
+from ldmref.locate.parts.hypotheses import fit
+from ldmref.locate.parts.visit import Visit
 from ldmref.locate.pipeline import combination
+from ldmref.samplers.guidance_registry import get_guidance
+from ldmref.samplers.parts import COMBINE
 
 SHAPE = (1, 4, 8, 8)
 UNCOND, COND, THIRD = (normal(i, *SHAPE) for i in range(3))
@@ -70,8 +74,7 @@ def test_predictions_of_another_shape_are_not_those_of_the_step_before(number):
     before = {"input.uncond": small[0], "input.cond": small[1], "output": THIRD}
     calls = {"guidance.000": before, "guidance.001": parts_of(mix(3.0))}
     context = context_of(calls, params={"cfg_scale": SCALE})
-    first, second = (entry_of(context, name) for name in calls)
-    row = combination._judge(context, second, first)
+    row = next(r for r in combination.judge_guidance(context) if r.call == "guidance.001")
     assert row.cause == "guidance scale 3 instead of 7.5"
 
 
@@ -100,7 +103,13 @@ def test_a_scale_that_the_network_reads_combines_nothing(got):
     assert (row.kind, row.verdict) == ("guidance", "equal" if got is COND else "differs")
 
 
-@pytest.mark.parametrize(("name", "roles"), combination.MORE.items())
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    {
+        "skip_layers": ("skipped", "skip_scale"),
+        "perturbed": ("perturbed", "perturbed_scale"),
+    }.items(),
+)
 @pytest.mark.parametrize("scale", [None, 3.0])
 def test_a_third_prediction_and_the_conditional_one_alone(name, roles, scale):
     """The scale of an unconditional prediction is unused without one."""
@@ -142,19 +151,26 @@ def test_settings_of_a_guidance_that_is_not_judged_need_no_row_of_their_own(role
 # -- what is allowed ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scales", [(), (3.0,), (-3.0, 2.0)])
-def test_rounding_of_a_guidance_is_relative_to_its_result(scales):
-    context = context_of({})
-    size = 4.0 * (1.0 + 2.0 * sum(map(abs, scales)))
-    predictions = np.array([1.0, -4.0]), np.array([3.0, 2.0])
-    for expected, largest in ((np.array([0.5, -8.0]), 8.0), (np.zeros(2), 1.0)):
-        found = combination._rounding(context, expected, scales, *predictions)
-        assert found == pytest.approx(EPSILON * size / largest)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -3.0])
+def test_rounding_of_a_guidance_is_relative_to_its_result(scale):
+    """Each prediction is rounded by a unit, and enters with the weights 1 - s and s."""
+    predictions = {"uncond": np.array([1.0, -4.0]), "cond": np.array([3.0, 2.0])}
+    inputs = {"predictions": predictions, "sigma": 1.0, "scale": scale}
+    visit = Visit(COMBINE, get_guidance("cfg"), inputs)
+    expected = visit.output()
+    size = 4.0 * abs(1.0 - scale) + 3.0 * abs(scale)
+    assert visit.noise(expected, EPSILON) == pytest.approx(
+        EPSILON * size / np.abs(expected).max(), rel=1e-6
+    )
 
 
-def test_the_nearest_point_of_a_line():
-    assert combination._fit(mix(0.3), UNCOND, COND) == pytest.approx(0.3)
-    assert combination._fit(mix(0.3) + 0.0, COND, COND) == 0.0
+@pytest.mark.parametrize("scale", [0.3, -2.0, 7.5])
+def test_a_scale_is_fitted_and_one_without_effect_is_not(scale):
+    def at(value):
+        return mix(value)
+
+    assert fit(at, 1.0, mix(scale)) == pytest.approx(scale)
+    assert fit(lambda value: COND, 1.0, mix(scale)) is None
 
 
 def with_noise(x, floors):

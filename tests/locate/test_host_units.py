@@ -191,11 +191,17 @@ def test_guidance_may_be_rescaled():
     assert guided(rescaled(0.3, right)).cause == "guidance rescale 0.3 instead of 0"
 
 
+def weighted(weights):
+    """Return the sum of the largest values of predictions, each times its weight."""
+    predictions = {"uncond": UNCOND, "cond": COND, "third": THIRD}
+    return sum(abs(weight) * np.abs(predictions[name]).max() for name, weight in weights.items())
+
+
 def test_rounding_of_guidance_grows_with_its_scale():
-    """uncond + s (cond - uncond) rounds each prediction, and s times their difference."""
+    """(1 - s) uncond + s cond, of which each prediction is rounded."""
     right = mix(SCALE)
     largest = np.abs(right).max()
-    size = max(np.abs(UNCOND).max(), np.abs(COND).max()) * (1.0 + 2.0 * SCALE)
+    size = weighted({"uncond": 1.0 - SCALE, "cond": SCALE})
     allowed = 16.0 * EPSILON * size / largest
     for factor, verdict in ((0.99, "equal"), (1.01, "differs")):
         got = right.copy()
@@ -231,9 +237,9 @@ def test_guidance_with_a_third_prediction(name, roles, both):
     right = base + 2.5 * (COND - THIRD)
     row = guided(right, arrays, {"name": name})
     assert row.verdict == "equal"
-    size = max(np.abs(x).max() for x in (COND, THIRD, *([UNCOND] if both else ())))
-    weight = 1.0 + 2.0 * (SCALE if both else 0.0) + 5.0
-    assert row.floor == pytest.approx(EPSILON * size * weight / np.abs(right).max())
+    scale = SCALE if both else 1.0
+    size = weighted({"uncond": 1.0 - scale, "cond": scale + 2.5, "third": 2.5})
+    assert row.floor == pytest.approx(EPSILON * size / np.abs(right).max())
     changes = {
         f"the {role} prediction is not used": base,
         f"the sign of the {role} prediction is reversed": base - 2.5 * (COND - THIRD),
@@ -260,7 +266,8 @@ def test_guidance_by_a_weaker_model(both):
     right = mix(1.75, THIRD, own)
     row = guided(right, arrays, named)
     assert row.verdict == "equal"
-    size = max(np.abs(THIRD).max(), np.abs(own).max()) * 4.5
+    scale = SCALE if both else 1.0
+    size = weighted({"uncond": 1.75 * (1.0 - scale), "cond": 1.75 * scale, "third": 0.75})
     assert row.floor == pytest.approx(EPSILON * size / np.abs(right).max())
     for cause, wrong in {
         "the weaker model is not used": own,

@@ -297,7 +297,7 @@ def test_a_step_that_one_call_holds_reads_its_later_x0():
     step = ReplayedStep(context, [evaluation], settings, on_path=True, own=True)
     np.testing.assert_allclose(step.denoise(Z, 0.5), X - 0.5 * Y)
     assert np.array_equal(step.denoise(Z, 0.25), W)
-    assert len(step.predicted) == 1
+    assert len(step.predicted) == 2
     with pytest.raises(NotRecorded):
         step.denoise(Z, 0.25)
     assert [sigma for _, sigma in step.seen] == [0.5, 0.25, 0.25]

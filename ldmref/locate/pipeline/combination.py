@@ -1,38 +1,51 @@
-"""Judge the combination of predictions by guidance."""
+"""Judge the combination of predictions by guidance: each visit of the part `COMBINE`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.layouts import largest_value
+from ldmref.locate.parts.hypotheses import PossibleCause, hypotheses
+from ldmref.locate.parts.rules import (
+    NUMBERS,
+    PLAIN,
+    RecordedRule,
+    changed,
+    depends_on_level,
+    guidance_rule,
+    other_guidances,
+)
+from ldmref.locate.parts.visit import Visit
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
-from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
+from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
+from ldmref.samplers.guidances import ClassifierFree
+from ldmref.samplers.interfaces import History
+from ldmref.samplers.parts import COMBINE
 from ldmref.trace.model import TraceEntry
 
-EMBEDDED = "embedded"  # the network reads the scale
-AUTO = "autoguidance"
-MORE = {  # guidances with a third prediction: its role, and that of its scale
-    "skip_layers": ("skipped", "skip_scale"),
-    "perturbed": ("perturbed", "perturbed_scale"),
-}
-PLAIN = (None, "", "cfg", "classifier_free", "none")
-SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
+PARTS_LACK = "its parts or its result were not recorded"
+HALVES_LACK = "its halves or its result were not recorded"
+NOT_REMEMBERED = "what the steps before it leave was not recorded"
 
 
 def judge_guidance(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every recorded guidance; without any, for what each step was given."""
     recorded = context.calls("guidance")
-    for before, entry in zip([None, *recorded], recorded, strict=False):
-        row = _judge(context, entry, before)
+    visits = [*_visits(context, recorded)]
+    around = zip([None, *visits], visits, [*visits[1:], None], strict=False)
+    for entry, (before, visit, after) in zip(recorded, around, strict=True):
+        row = _judge(context, entry, visit, before, after)
         if row.verdict == UNKNOWN:
             context.compared(entry, *SETTINGS)  # the row says that they were not
         else:
+            context.compared(entry, *(role for role in NUMBERS if role != "rescale"))
             yield from _judge_level(context, entry)
         context.compared_output(entry)  # the row says whether it was compared
         yield row
@@ -43,65 +56,163 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
         yield from _judge_missing(context)
 
 
-def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | None) -> Row:
-    uncond = context.read(entry, "uncond")
-    cond = context.read(entry, "cond", "text")
-    output = context.read_output(entry)
-    name = entry.attributes.get("name", entry.attributes.get("guidance"))
-    if name == AUTO:
-        return _judge_autoguidance(context, entry, output, cond, uncond)
-    if name in MORE:
-        return _judge_added(context, entry, str(name), output, cond, uncond)
-    if name not in (*PLAIN, EMBEDDED):
-        return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
-    scale = context.asked_scale
-    recorded = context.number(entry, "scale")
-    scale = recorded if recorded is not None else scale
-    alone = name == EMBEDDED or (scale == 1.0 and uncond is None)
-    if output is not None and cond is not None and alone:
-        return context.judge(entry, "guidance", output, cond)
-    if output is None or cond is None or uncond is None:
-        return context.not_judged(entry, "guidance", "its halves or its result were not recorded")
+def _visits(context: PipelineContext, recorded: list[TraceEntry]) -> Iterator[Visit | str]:
+    """Yield the visits of recorded calls, or why there is none.
+
+    What the first evaluation of a step leaves is the memory of the next step, unless that jumps
+    back or was not recorded.
+    """
+    evaluations = {e.guidance.call: e for e in context.evaluations if e.guidance is not None}
+    begin = _first(context)
+    memory: History | None = ()  # of the step; None: not known
+    left: History | None = ()
+    number = -1
+    for entry in recorded:
+        evaluation = evaluations.get(entry.call)
+        first = evaluation is None or evaluation.number == 0
+        if evaluation is not None and first:
+            step = evaluation.step
+            starts = number < 0 if begin is None else step.attributes.get("i") == begin
+            follows = step.call.number == number + 1
+            memory = () if starts else left if follows and number >= 0 else None
+            number = step.call.number
+        elif evaluation is None:
+            memory = left
+        sigma = None if evaluation is None else sigma_of(context, evaluation)
+        visit = _visit(context, entry, memory, sigma)
+        if first:
+            left = visit.memory() if isinstance(visit, Visit) else None
+        yield visit
+
+
+def _first(context: PipelineContext) -> int | None:
+    """Return the index of the level at which the run begins, if it was recorded."""
+    entry = context.schedule_entry
+    visits = None if entry is None else entry.attributes.get("visits")
+    return int(visits[0]) if isinstance(visits, list) and visits else None
+
+
+def _visit(
+    context: PipelineContext, entry: TraceEntry, memory: History | None, sigma: float | None
+) -> Visit | str:
+    """Return the visit of a recorded call, or why it cannot be computed."""
+    numbers = {role: context.number(entry, role) for role in NUMBERS}
+    if entry.attributes.get("name") is None and numbers["rescale"] is None:
+        numbers["rescale"] = float(context.params.get("guidance_rescale") or 0.0)
+    rule = guidance_rule(entry.attributes, entry.inputs, numbers)
+    if not isinstance(rule, RecordedRule):
+        return rule
+    scale = context.number(entry, "scale")
+    scale = context.asked_scale if scale is None else scale
+    arrays = {}
+    for slot, role in COMBINE.roles_of(entry.inputs):
+        if slot.several and role not in NUMBERS:
+            arrays[rule.arrays.get(role, role)] = context.read(entry, role)
+    if "uncond" not in arrays and (rule.foreign or scale is None):
+        scale = 1.0
     if scale is None:
-        return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
-    return compare(context, entry, uncond, cond, scale, output, _halves(context, before))
+        return PARTS_LACK if rule.foreign else "the guidance scale was not recorded"
+    recorded = context.number(entry, "sigma")
+    level = sigma if recorded is None else recorded
+    known = {name: np.asarray(x, np.float64) for name, x in arrays.items() if x is not None}
+    guidance = rule.guidance
+    needed = {*guidance.needs(context.path.ratio(1.0 if level is None else level), scale)}
+    alone = _is_one(known, scale) and not rule.foreign
+    if not known or (needed - {*known} and not alone):
+        return _lacking(entry)
+    if level is None and depends_on_level(guidance, known, scale):
+        return "its level was not recorded"
+    level = 1.0 if level is None else level
+    if guidance.remembers and memory is None:
+        return NOT_REMEMBERED
+    inputs = {"predictions": known, "sigma": level, "scale": scale, "memory": memory or ()}
+    return Visit(COMBINE, guidance, {**inputs, "path": context.path})
 
 
-def _judge_added(
+def _lacking(entry: TraceEntry) -> str:
+    name = entry.attributes.get("name", entry.attributes.get("guidance"))
+    return HALVES_LACK if name in (*PLAIN, "embedded") else PARTS_LACK
+
+
+def _is_one(predictions: Mapping[str, np.ndarray], scale: float) -> bool:
+    return {*predictions} == {"cond"} and scale == 1.0
+
+
+def _judge(
     context: PipelineContext,
     entry: TraceEntry,
-    name: str,
-    output: np.ndarray | None,
-    cond: np.ndarray | None,
-    uncond: np.ndarray | None,
+    visit: Visit | str,
+    before: Visit | str | None = None,
+    after: Visit | str | None = None,
 ) -> Row:
-    """Return the row of a guidance that adds scale (cond - y), for a third prediction y."""
-    role, scale_role = MORE[name]
-    third, added = context.read(entry, role), context.number(entry, scale_role)
-    scale = context.number(entry, "scale")
-    parts = (output, cond, third, added)
-    if any(x is None for x in parts) or (uncond is not None and scale is None):
-        return context.not_judged(entry, "guidance", "its parts or its result were not recorded")
-    assert output is not None and cond is not None and third is not None and added is not None
-    guided = cond
-    if uncond is not None and scale is not None:
-        guided = classifier_free_guidance(uncond, cond, scale)
-    expected = guided + added * (cond - third)
-    weights = (scale or 0.0, added)
-    floor = _rounding(
-        context, expected, weights, cond, third, *([] if uncond is None else [uncond])
-    )
-    changes = {
-        f"the {role} prediction is not used": guided,
-        "guidance is dropped: the conditional prediction alone": cond,
-        f"the sign of the {role} prediction is reversed": guided - added * (cond - third),
-    }
-    phi = context.number(entry, "rescale") or 0.0
+    output = context.read_output(entry)
+    if not isinstance(visit, Visit):
+        return context.not_judged(entry, "guidance", visit)
+    if output is None:
+        return context.not_judged(entry, "guidance", _lacking(entry))
+    return judge_visit(context, entry, visit, output, before, after)
+
+
+def judge_visit(
+    context: PipelineContext,
+    entry: TraceEntry,
+    visit: Visit,
+    output: np.ndarray,
+    before: Visit | str | None = None,
+    after: Visit | str | None = None,
+) -> Row:
+    """Return the row of one visit; those before and after it may have been taken in its place."""
+    expected = visit.output()
+    if expected is None:
+        return context.not_judged(entry, "guidance", PARTS_LACK)
+    floor = visit.noise(expected, context.epsilon)
+    near = [x if isinstance(x, Visit) else None for x in (before, after)]
+    rules = other_guidances(visit.rule)
+    got = np.asarray(output, np.float64)
+    causes = chain(_known(visit), hypotheses(visit, got, *near, rules=rules))
+    return context.judge(entry, "guidance", output, expected, floor=floor, variants=causes)
+
+
+def _known(visit: Visit) -> Iterator[PossibleCause]:
+    """Yield causes that are another formula, or have words of their own."""
+    rule, arrays, scale = visit.rule, visit.arrays, visit.inputs["scale"]
+    cond, uncond = arrays.get("cond"), arrays.get("uncond")
+    yield from _known_of_two_models(visit)
+    for name in rule.perturbed:
+        words = name.partition("_")[0]
+        weight = getattr(rule, "inner", rule)
+        for text, value in (
+            (f"the {words} prediction is not used", 0.0),
+            (f"the sign of the {words} prediction is reversed", -weight.scale),
+        ):
+            yield text, replace(visit, rule=changed(weight, scale=value)).output
+    if cond is None or uncond is None:
+        return
+    phi = getattr(rule, "phi", 0.0)
     if phi:
-        expected = rescale_guidance(expected, cond, phi)
-    row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
-    context.compared(entry, scale_role)
-    return row
+        plain = ClassifierFree()(arrays, 1.0, scale, ())[0]
+        yield f"guidance rescale {phi:g} is missing", lambda: plain
+    yield "the sum uncond + scale cond", lambda: uncond + scale * cond
+    larger = cond + scale * (cond - uncond)
+    yield "cond + scale (cond - uncond), which is a scale larger by 1", lambda: larger
+
+
+def _known_of_two_models(visit: Visit) -> Iterator[PossibleCause]:
+    """Yield causes of a wrong guidance by a weaker model."""
+    rule, arrays = visit.rule, visit.arrays
+    if not isinstance(rule, Autoguidance | EmbeddedScaleAutoguidance):
+        return
+    weights = {
+        "the weaker model is not used": 1.0,
+        "the weaker model alone": 0.0,
+        "a weight larger by 1": rule.weight + 1.0,
+    }
+    for text, weight in weights.items():
+        yield text, replace(visit, rule=changed(rule, weight=weight)).output
+    exchanged = replace(visit, rule=changed(rule, weight=1.0 - rule.weight))
+    if "uncond" not in arrays:
+        exchanged = visit.with_arrays(cond=arrays["guide"], guide=arrays["cond"])
+    yield "the two models are exchanged", exchanged.output
 
 
 def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
@@ -111,8 +222,10 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     """
     true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
     second = true_cfg is not None and _is_second(context, entry)
+    scale = true_cfg if second else context.asked_scale
+    guides = not context.unknown_scheduler and context.choose_sampler(context.config)[0].guides
     asked = {
-        "scale": true_cfg if second else context.asked_scale,
+        "scale": 1.0 if guides else scale,  # its step combines the predictions itself
         "rescale": context.request.get("guidance_rescale", 0.0),
     }
     for role, value in asked.items():
@@ -187,40 +300,6 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
             yield Row(step.call, "", "guidance", **values)
 
 
-def _judge_autoguidance(
-    context: PipelineContext,
-    entry: TraceEntry,
-    output: np.ndarray | None,
-    cond: np.ndarray | None,
-    uncond: np.ndarray | None,
-) -> Row:
-    """Return the row of a guidance by a weaker model, with or without a classifier-free one."""
-    guide = context.read(entry, "guide")
-    weight = entry.attributes.get("weight")
-    scale = context.number(entry, "scale")
-    own = cond
-    if cond is not None and uncond is not None and scale is not None:
-        own = classifier_free_guidance(uncond, cond, scale)
-    if output is None or own is None or guide is None or not isinstance(weight, int | float):
-        return context.not_judged(entry, "guidance", "its parts or its result were not recorded")
-    expected = classifier_free_guidance(guide, own, weight)
-    floor = _rounding(context, expected, (weight,), guide, own)
-    changes = {
-        "the weaker model is not used": own,
-        "the weaker model alone": guide,
-        "the two models are exchanged": classifier_free_guidance(own, guide, weight),
-        "a weight larger by 1": own + weight * (own - guide),
-    }
-    return context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
-
-
-def _halves(context: PipelineContext, entry: TraceEntry | None) -> tuple[np.ndarray, ...]:
-    """Return the predictions that a guidance was given, () if they were not recorded."""
-    parts = context.read(entry, "uncond"), context.read(entry, "cond", "text")
-    found = tuple(x for x in parts if x is not None)
-    return found if len(found) == 2 else ()
-
-
 def _judge_steps(context: PipelineContext) -> Iterator[Row]:
     """Yield rows from the halves of the U-Net's output, and what the steps were given."""
     scale = context.asked_scale
@@ -228,79 +307,16 @@ def _judge_steps(context: PipelineContext) -> Iterator[Row]:
     steps = context.calls("sampler")
     if scale is None or len(networks) != len(steps):
         return
-    before: tuple[np.ndarray, ...] = ()
+    before: Visit | str | None = None
+    rule = guidance_rule({}, {}, {"rescale": float(context.params.get("guidance_rescale") or 0.0)})
     for network, step in zip(networks, steps, strict=True):
         raw = context.read_output(network)
         recorded = context.read(step, "model_output")
         if raw is None or recorded is None or raw.shape[0] != 2 * recorded.shape[0]:
             continue
-        uncond, cond = np.split(raw, 2)
-        yield compare(context, step, uncond, cond, scale, recorded, before)
-        before = (uncond, cond)
-
-
-def compare(
-    context: PipelineContext,
-    entry: TraceEntry,
-    uncond: np.ndarray,
-    cond: np.ndarray,
-    scale: float,
-    output: np.ndarray,
-    before: tuple[np.ndarray, ...] = (),
-) -> Row:
-    """Return the row of one guidance; `before` are the predictions of the step before."""
-    phi = context.number(entry, "rescale") or float(context.params.get("guidance_rescale") or 0.0)
-    guided = classifier_free_guidance(uncond, cond, scale)
-    expected = rescale_guidance(guided, cond, phi) if phi else guided
-    floor = _rounding(context, expected, (scale,), uncond, cond)
-    larger = cond + scale * (cond - uncond)
-    changes = {
-        "guidance is dropped: the conditional prediction alone": cond,
-        "guidance is dropped: the unconditional prediction alone": uncond,
-        "cond and uncond are swapped": classifier_free_guidance(cond, uncond, scale),
-        f"guidance rescale {phi:g} is missing": guided,
-        "the sum uncond + scale cond": uncond + scale * cond,
-        "cond + scale (cond - uncond), which is a scale larger by 1": larger,
-    }
-    if before and all(x.shape == uncond.shape for x in before):
-        earlier = classifier_free_guidance(before[0], before[1], scale)
-        changes["the prediction of the step before"] = earlier
-    row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
-    if row.verdict == DIFFERS and not row.note and not row.cause.startswith(SURE):
-        rescaled = rescale_guidance(guided, cond, 1.0)
-        fitted = _fit(output, guided, rescaled)
-        other = guided + fitted * (rescaled - guided)
-        text = f"guidance rescale {fitted:.3g} instead of {phi:g}"
-        found = context.judge(
-            entry, "guidance", output, expected, floor=floor, variants=[(text, other)]
-        )
-        if found.cause == text:
-            return found
-    if row.verdict != DIFFERS or row.note or row.cause.startswith(SURE):
-        return row
-    fitted = _fit(output, uncond, cond)
-    text = f"guidance scale {fitted:.5g} instead of {scale:g}"
-    if scale and abs(fitted / scale - 1000.0) < 1.0:
-        text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"
-    fit = classifier_free_guidance(uncond, cond, fitted)
-    return context.judge(entry, "guidance", output, expected, floor=floor, variants=[(text, fit)])
-
-
-def _rounding(
-    context: PipelineContext,
-    expected: np.ndarray,
-    scales: tuple[float, ...],
-    *predictions: np.ndarray,
-) -> float:
-    """Return the noise floor of a guidance, relative.
-
-    The difference of two predictions is multiplied by a scale, with the rounding of both.
-    """
-    size = max(map(largest_value, predictions)) * (1.0 + 2.0 * sum(map(abs, scales)))
-    return context.epsilon * size / (largest_value(expected) or 1.0)
-
-
-def _fit(x: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-    """Return s of start + s (end - start) that is nearest to x."""
-    difference = end - start
-    return float(np.vdot(difference, x - start) / max(np.vdot(difference, difference), 1e-300))
+        halves = dict(zip(context.halves(), np.split(raw, 2), strict=True))
+        assert isinstance(rule, RecordedRule)
+        inputs = {"predictions": halves, "sigma": 1.0, "scale": scale}
+        visit = Visit(COMBINE, rule.guidance, inputs)
+        yield judge_visit(context, step, visit, recorded, before)
+        before = visit

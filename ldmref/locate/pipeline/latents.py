@@ -164,6 +164,11 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             context.compared(entry, *names)  # a decoder alone: its latents are given
         if got is None or last is None:
             continue
+        if not _is_last(context, steps[-1]):
+            note = "the last step was not recorded"
+            yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
+            context.compared(entry, *names)
+            continue
         if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
             last = last[sum(sizes[:i]) : sum(sizes[: i + 1])]
         scale = context.latent_scale
@@ -206,6 +211,14 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             segment="from the last step to the decoder",
         )
         yield context.unless_changed(row, "latents")
+
+
+def _is_last(context: PipelineContext, step: TraceEntry) -> bool:
+    """Return whether a step ends at the last level of its run, as far as that was recorded."""
+    entry = context.schedule_entry
+    visits = None if entry is None else entry.attributes.get("visits")
+    end = step.attributes.get("i_next")
+    return not isinstance(visits, list) or not visits or end is None or end == visits[-1]
 
 
 def _end_level(context: PipelineContext, step: TraceEntry) -> float:

@@ -23,6 +23,7 @@ from ldmref.models.text import text_encoder_pooled
 from ldmref.prompts.tokens import Tokens
 
 SIDES = {"cond": "", "uncond": "negative_"}
+EMPTY = "empty"  # the side of the empty prompt, whatever was asked for
 GIVEN = {"cond": ("prompt_embeds", "pooled_prompt_embeds"),
          "uncond": ("negative_prompt_embeds", "negative_pooled_prompt_embeds")}  # fmt: skip
 Prompts = tuple[str, ...]  # one for each text encoder
@@ -71,6 +72,9 @@ def prompts_of(
         request: Its request.
         side: "cond" or "uncond".
     """
+    if side == EMPTY:
+        asked = prompts_of(context, request, "cond")
+        return None if asked is None else [("",) * len(prompts) for prompts in asked]
     prefix = SIDES[side]
     encoders = len(context.model.config.text_encoders)
     names = [f"{prefix}prompt" + (f"_{i + 1}" if i else "") for i in range(encoders)]
@@ -139,7 +143,7 @@ def _spread(found: list[PromptArrays], images: int) -> list[PromptArrays]:
 
 def _given(context: PipelineContext, side: str) -> list[PromptArrays] | None:
     """Return hidden states that the request gave in place of a prompt."""
-    states, pooled = (context.requested(name) for name in GIVEN[side])
+    states, pooled = (context.requested(name) for name in GIVEN.get(side, ("", "")))
     if states is None:
         return None
     return [PromptArrays(x, None if pooled is None else pooled[i]) for i, x in enumerate(states)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.locate.precision import round_to
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
+from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
 from ldmref.samplers.path import VE, NoisePath
 from ldmref.trace.model import TraceEntry
 
@@ -31,16 +32,18 @@ class RecordedEvaluation:
         state: The recorded state, in the port's coordinates.
         prediction: eps, v, x0 or a velocity, guided.
         noise: The fresh noise of the step.
+        kind: What the prediction is of. "": as the settings say.
     """
 
     entry: TraceEntry
     state: np.ndarray
     prediction: np.ndarray
     noise: Sequence[np.ndarray]
+    kind: str = ""
 
 
 class ReplayedStep:
-    """The network and the noise of one step, as they were recorded.
+    """The visits within one step, as they were recorded: of the denoiser, and of the noise.
 
     Args:
         evaluations: Those from the first of the step on.
@@ -68,22 +71,80 @@ class ReplayedStep:
         calls = 1 if own else settings.sampler.nfe  # which a step has
         self._drawn = iter([x for evaluation in evaluations[:calls] for x in evaluation.noise])
 
-    def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """Return x0 of the next recorded evaluation."""
+    @property
+    def denoise(self) -> GuidedDenoiser:
+        """The denoiser of the step: each visit returns what the next recorded evaluation did."""
+        return GuidedDenoiser(self._visit)
+
+    def _visit(
+        self,
+        x: np.ndarray,
+        sigma: float,
+        memory: History,
+        unconditional: bool,
+        interval: Interval | None,
+        scale: float | None,
+    ) -> Guided:
         number = len(self.seen)
         self.seen.append((x, sigma))
-        if self._own and number:
-            return _own_evaluation(self._context, self._evaluations[0], number)
-        if number >= len(self._evaluations):
-            raise NotRecorded("the last evaluations were not recorded")
-        evaluation = self._evaluations[number]
-        x0 = to_x0(evaluation, sigma, self._settings, self._on_path, self._path)
+        evaluation, level = self._evaluation(number, x, sigma, number > 0 and not unconditional)
+        x0 = self._to_x0(evaluation, level)
         self.predicted.append(x0)
-        if number and self._settings.sampler.name in BY_DERIVATIVE:
+        if number and not self._own and self._settings.sampler.name in BY_DERIVATIVE:
             # The derivative (x - x0)/sigma is the recorded one. That of the recorded x0 and the
             # computed x would multiply the rounding of x by 1/sigma.
             x0 = x0 + x - to_path(evaluation.state, sigma, self._on_path)
-        return x0
+        if self._settings.backwards:
+            x0 = 2.0 * x - x0
+        if not unconditional:
+            return Guided(x0, None, ())
+        uncond = self._unconditional(evaluation, number, level)
+        return Guided(x0, uncond, (), self._context.asked_scale or 1.0)
+
+    def _to_x0(self, evaluation: RecordedEvaluation, sigma: float) -> np.ndarray:
+        return to_x0(evaluation, sigma, self._settings, self._on_path, self._path)
+
+    def _evaluation(
+        self, number: int, x: np.ndarray, sigma: float, as_x0: bool
+    ) -> tuple[RecordedEvaluation, float]:
+        """Return a recorded evaluation, with its x0 if that is asked for, and its level."""
+        if not self._own:
+            if number >= len(self._evaluations):
+                raise NotRecorded("the last evaluations were not recorded")
+            return self._evaluations[number], sigma
+        first, suffix = self._evaluations[0], f".{number}" if number else ""
+        read = self._context.read
+        prediction = read(first.entry, f"prediction{suffix}") if number else first.prediction
+        x0 = read(first.entry, f"x0{suffix}")
+        state = read(first.entry, f"x_at{suffix}")
+        level = self._context.number(first.entry, f"sigma_at{suffix}")
+        if prediction is None and x0 is None:
+            raise NotRecorded("the later evaluations of a step were not recorded")
+        at = x if number else first.state  # where it was not recorded, the one that was computed
+        at = at if state is None else state
+        level = sigma if level is None else level
+        if x0 is not None and (prediction is None or (as_x0 and self._is_read_right(first))):
+            return replace(first, state=at, prediction=x0, kind="x0"), level
+        assert prediction is not None
+        return replace(first, state=at, prediction=prediction), level
+
+    def _is_read_right(self, first: RecordedEvaluation) -> bool:
+        """Return whether the recorded x0 are those of the settings: no other sign or kind."""
+        settings = self._settings
+        kind = first.entry.attributes.get("prediction_type", settings.prediction_type)
+        return settings.sign == 1.0 and settings.prediction_type in ("", kind)
+
+    def _unconditional(
+        self, evaluation: RecordedEvaluation, number: int, sigma: float
+    ) -> np.ndarray | None:
+        """Return x0 without the prompt; None if the guidance of the evaluation did not need it."""
+        names = evaluation.entry.attributes.get("evaluations")
+        call = names[number] if isinstance(names, list) and number < len(names) else ""
+        guidance = self._context.port.find(str(call))
+        prediction = self._context.read(guidance, "uncond")
+        if prediction is None:
+            raise NotRecorded("the prediction without the prompt was not recorded")
+        return self._to_x0(replace(evaluation, prediction=prediction, kind=""), sigma)
 
     def draw_noise(self) -> np.ndarray:
         """Return the next recorded noise."""
@@ -91,16 +152,6 @@ class ReplayedStep:
         if found is None:
             raise NotRecorded("the noise of the steps was not recorded")
         return found
-
-
-def _own_evaluation(
-    context: PipelineContext, evaluation: RecordedEvaluation, number: int
-) -> np.ndarray:
-    """Return x0 of a later evaluation in a step of ldmref."""
-    x0 = context.read(evaluation.entry, f"x0.{number}")
-    if x0 is None:
-        raise NotRecorded("the later evaluations of a step were not recorded")
-    return x0
 
 
 def evaluated_x0(
@@ -120,7 +171,7 @@ def to_x0(
     path: NoisePath,
 ) -> np.ndarray:
     """Return x0 of an evaluation at a noise level, rounded as the settings say."""
-    kind = settings.prediction_type or settings.config.prediction_type
+    kind = evaluation.kind or settings.prediction_type or settings.config.prediction_type
     xt, level = in_own_scale(kind, evaluation.state, sigma, path)
     xt = xt if on_path else evaluation.state
     x0 = TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(level))

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ldmref.locate.pipeline.schedule import config_faults
-from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig
+from ldmref.samplers import SAMPLERS, Interval, Sampler, SchedulerConfig
+
+IntervalChange = Callable[[Interval], Interval]
+
+
+def _later(at: Interval) -> Interval:
+    return at._replace(sigma_next=at.ahead[0]) if at.ahead else at
+
+
+INTERVALS: dict[str, IntervalChange] = {  # a level of the step is another one
+    "the step leads to the level after the next": _later,
+    "the step stays at its level": lambda at: at._replace(sigma_next=at.sigma),
+    "the step leads to level 0": lambda at: at._replace(sigma_next=0.0),
+    "the step begins at the next level": lambda at: at._replace(sigma=at.sigma_next or at.sigma),
+    "the step goes to noise instead of data": lambda at: at._replace(
+        sigma_next=2.0 * at.sigma - at.sigma_next
+    ),
+    "the number of steps is larger by 1": lambda at: at._replace(n=at.n + 1),
+}
 
 
 @dataclass(frozen=True)
 class StepSettings:
     """The settings of all steps; a known fault changes one of them.
 
-    `rounding` is the number format to which each x0 is rounded.
+    `rounding` is the number format to which each x0 is rounded; `change` returns another interval;
+    `backwards` goes along the slope in the other direction.
     """
 
     config: SchedulerConfig
@@ -24,6 +45,12 @@ class StepSettings:
     eta: float | None = None
     prediction_type: str = ""
     rounding: str = "float64"
+    change: IntervalChange | None = None
+    backwards: bool = False
+
+    def changed(self, interval: Interval) -> Interval:
+        """Return the interval of a step as these settings take it."""
+        return interval if self.change is None else self.change(interval)
 
 
 def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
@@ -53,6 +80,9 @@ def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
             if eta != right.eta:
                 yield f"eta {eta:g} instead of {right.eta:g}", replace(right, eta=eta)
     yield "the history of the multistep method is lost", replace(right, forgets=True)
+    yield "the sign of the slope is reversed", replace(right, backwards=True)
+    for text, change in INTERVALS.items():
+        yield text, replace(right, change=change)
     for lower in (True, False):
         if lower != right.config.lower_order_final:
             text = f"lower_order_final {lower}"
@@ -64,3 +94,16 @@ def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
         if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
             text = f"a step of {name} instead of {right.sampler.name}"
             yield text, replace(right, sampler=sampler, eta=None)
+
+
+def fitted_noise(
+    got: np.ndarray, right: np.ndarray, without: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a state whose noise has another size, which is fitted."""
+    if without is None or got.shape != right.shape:
+        return
+    added = right - without
+    square = float(np.vdot(added, added))
+    if square and np.isfinite(got).all():
+        factor = float(np.vdot(added, got - without)) / square
+        yield f"the noise of the step times {factor:.5g}", without + factor * added

@@ -6,7 +6,7 @@ of the run's path, such as x = x0 + sigma eps; states of diffusers' schedulers a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
@@ -29,10 +29,11 @@ from ldmref.locate.pipeline.recorded_step import (
     to_x0,
 )
 from ldmref.locate.pipeline.schedule import in_format
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
+from ldmref.locate.pipeline.step_faults import StepSettings, fitted_noise, step_faults
 from ldmref.samplers import configured_step
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import run_intervals
+from ldmref.samplers.parts import STEP
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import NEARLY_ZERO, Schedule
 from ldmref.trace.model import TraceEntry
@@ -45,6 +46,8 @@ LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
 EXACTLY_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 PREDICTIONS = ("model_output", "prediction")
 X0 = ("x0",)
+POINTS = ("x_at", "sigma_at")  # where a step evaluates first
+MOST_STEPS = 5  # on which a multistep method depends, its own and those before
 NO_SIGNAL = 2.0**40  # sigma where nothing is left of x0 in float64's steps
 
 
@@ -92,7 +95,8 @@ def _judge_states(
     low = _follow_all(context, known, replace(right, config=in_format(right.config, "float32")))
     with np.errstate(all="ignore"):
         rounded = _follow_all(context, known, replace(right, rounding=context.dtype))
-    others: dict[str, dict[int, np.ndarray]] | None = None
+    others: dict[str, dict[int, Followed]] | None = None
+    without: dict[int, np.ndarray] = {}
     for i, evaluation in enumerate(known):
         output = context.read_output(evaluation.entry)
         if output is None:
@@ -108,7 +112,11 @@ def _judge_states(
             allowed_error(floor), LEAST
         ):
             others = _all_faults(context, known, right)
-        variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
+            without = _scaled_noise(context, known, right)
+        changed = {text: run[i] for text, run in (others or {}).items() if i in run}
+        variants = [(text, found.state) for text, found in changed.items()]
+        if others is not None:
+            variants += fitted_noise(output, right_state, without.get(i))
         row = context.judge(
             evaluation.entry,
             "step",
@@ -116,11 +124,13 @@ def _judge_states(
             right_state,
             floor=floor,
             least=_least(context.epsilon, evaluation.state, right_state, rounded[i].state),
-            variants=[(text, x) for text, x in variants if x is not None],
+            variants=variants,
         )
         yield row
-        within = [*_judge_within(context, evaluation, expected[i], low[i])]
-        yield from within if row.verdict != DIFFERS else ()  # which follow from the same fault
+        within = _judge_within(context, evaluation, expected[i], low[i], changed)
+        if row.verdict == DIFFERS:  # those of later evaluations follow from the same fault
+            within = iter([x for x in within if x.kind in POINTS and x.verdict == DIFFERS])
+        yield from within
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
@@ -138,6 +148,7 @@ def _judge_within(
     evaluation: RecordedEvaluation,
     expected: Followed,
     low: Followed | None,
+    changed: Mapping[str, Followed] | None = None,
 ) -> Iterator[Row]:
     """Yield rows for what a step also recorded: predictions of x0, and later evaluations."""
     entry = evaluation.entry
@@ -152,8 +163,32 @@ def _judge_within(
         shrinks = shrinkage(expected.start, right)
         least = context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks)
         context.ledger.mark(entry, role, side=side)
-        yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
+        causes = [*_other_points(context, evaluation, role)]
+        runs = (changed or {}).items()
+        causes += [(text, x) for text, run in runs for x in run.at(side, role)]
+        yield context.judge(
+            entry, role, got, right, floor=floor, least=max(least, LEAST), variants=causes
+        )
     yield from _judge_later(context, evaluation)
+
+
+def _other_points(
+    context: PipelineContext, evaluation: RecordedEvaluation, role: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the ends of a step, at which it may have evaluated in place of the right point."""
+    entry = evaluation.entry
+    if role.startswith("sigma_at"):
+        ends = [context.number(entry, name) for name in ("sigma", "sigma_next")]
+        known = [np.asarray(x) for x in ends if x is not None]
+        words = ["the level at which the step begins", "the level to which the step leads"]
+        yield from zip(words, known, strict=False)
+        if len(known) == 2:
+            yield "the level in the middle of the step", (known[0] + known[1]) / 2.0
+    elif role.startswith("x_at"):
+        yield "the state at which the step begins", evaluation.state
+        output = context.read_output(entry)
+        if output is not None:
+            yield "the state to which the step leads", output
 
 
 def _predicted_x0(
@@ -325,6 +360,10 @@ class Followed(NamedTuple):
     x0: np.ndarray | None = None
     seen: Sequence[tuple[np.ndarray, float]] = ()
 
+    def at(self, side: str, role: str) -> list[np.ndarray]:
+        """Return the array of a role, [] if the step has none."""
+        return [x for where, name, x, _ in self.within(None) if (where, name) == (side, role)]
+
     def within(
         self, low: Followed | None
     ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray | None]]:
@@ -380,12 +419,17 @@ def _follow(
     on_path = own or schedule.path is FLOW or settings.sampler.family == "euler"
     sigmas = schedule.sigmas.tolist()
     history: tuple = ()
+    begins = own and first != _begin(context, first)  # the steps before it were not recorded
+    lost = MOST_STEPS if begins else 0  # steps that a multistep method may depend on
     k = 0
     for interval in run_intervals(sigmas, visits, schedule.path):
         if k >= len(evaluations):
             return
         if interval.i_next < interval.i:  # a jump back, judged by itself
-            history = ()
+            history, lost = (), 0
+            continue
+        if own and evaluations[k].entry.attributes.get("i", interval.i) != interval.i:
+            history, lost = (), MOST_STEPS  # of which another one was recorded
             continue
         start = k
         if interval.sigma == 0.0:  # evaluated without noise, which changes nothing
@@ -394,20 +438,34 @@ def _follow(
             continue
         replayed = ReplayedStep(context, evaluations[start:], settings, on_path, own, schedule.path)
         x = to_path(evaluations[k].state, interval.sigma, on_path)
+        within = settings.changed(interval)
         try:
-            x_next, x0, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
+            x_next, x0, history = STEP.compute(
+                step, replayed.denoise, x, within, history, replayed.draw_noise
+            )
         except NotRecorded:
             if start:
                 return
             raise
         history = () if settings.forgets else history
         k = start + (1 if own else len(replayed.seen))
+        lost = max(lost - 1, 0)
+        if lost and history:
+            continue
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
             yield start + j, Followed(from_path(state, sigma, on_path), x, replayed.predicted[j])
         seen = replayed.seen if own else ()
         last = x0 if len(replayed.seen) == 1 else replayed.predicted[-1]
+        last = x0 if own else last
         state = from_path(x_next, interval.sigma_next, on_path)
         yield k - 1, Followed(state, x, last, seen)
+
+
+def _begin(context: PipelineContext, otherwise: int) -> int:
+    """Return the index of the level at which the run of a port begins."""
+    entry = context.schedule_entry
+    visits = None if entry is None else entry.attributes.get("visits")
+    return int(visits[0]) if isinstance(visits, list) and visits else otherwise
 
 
 def _recorded_visits(context: PipelineContext, visits: Sequence[int]) -> Sequence[int]:
@@ -504,16 +562,30 @@ def _first_of_pndm(
 
 def _all_faults(
     context: PipelineContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
-) -> dict[str, dict[int, np.ndarray]]:
-    """Return, for each known fault (keyed by its description), the states it would produce."""
-    found = {}
+) -> dict[str, dict[int, Followed]]:
+    """Return, for each known fault (keyed by its description), what it would produce."""
+    found: dict[str, dict[int, Followed]] = {}
     kept = len(context.notes)
     for text, settings in step_faults(right):
         try:
             with np.errstate(all="ignore"):
-                found[text] = _states(_follow_all(context, evaluations, settings))
+                found[text] = _follow_all(context, evaluations, settings)
         except (NotRecorded, LdmrefError, ValueError, IndexError, ZeroDivisionError):
             continue
     del context.notes[kept:]
-    found["the step is not taken"] = {i: e.state for i, e in enumerate(evaluations)}
+    still = {i: Followed(e.state, e.state) for i, e in enumerate(evaluations)}
+    found["the step is not taken"] = still
     return found
+
+
+def _scaled_noise(
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
+) -> dict[int, np.ndarray]:
+    """Return the states without the noise of the steps, {} if there is none."""
+    if not any(len(evaluation.noise) for evaluation in evaluations):
+        return {}
+    noiseless = [replace(e, noise=[0.0 * x for x in e.noise]) for e in evaluations]
+    try:
+        return _states(_follow_all(context, noiseless, right))
+    except (NotRecorded, LdmrefError, ValueError):
+        return {}

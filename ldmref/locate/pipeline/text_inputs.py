@@ -22,6 +22,7 @@ from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
 from ldmref.locate.pipeline.prompt_arrays import (
+    EMPTY,
     SIDES,
     NotKnown,
     NotRead,
@@ -176,7 +177,7 @@ def parts_of_batch(
 
 def _texts_of(role: str) -> tuple[str, ...]:
     """Return the halves whose texts a prediction reads; attention may combine two of them."""
-    if role in SIDES:
+    if role in (*SIDES, EMPTY):
         return (role,)
     return tuple(text if text in SIDES else "cond" for text in texts_of(role)) or ("cond",)
 
@@ -306,7 +307,7 @@ def _arranged(
     kind: str, got: np.ndarray, expected: ExpectedText, right: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the texts of other prompts and halves."""
-    others = {"cond": "uncond", "uncond": "cond"}
+    others = {"cond": "uncond", "uncond": "cond", EMPTY: EMPTY}
     swapped = expected.array(kind, tuple(others[role] for role in expected.roles))
     if swapped is not None:
         several = len({*expected.roles}) > 1

@@ -24,7 +24,7 @@ from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
 from ldmref.locate.pipeline.images import Variants
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
-from ldmref.samplers.denoiser import TO_X0, in_own_scale
+from ldmref.samplers.denoiser import TO_X0, convert
 from ldmref.trace.model import TraceEntry
 
 
@@ -123,14 +123,12 @@ def _converted(
     context: PipelineContext, evaluation: RunEvaluation, x: np.ndarray, state: np.ndarray
 ) -> np.ndarray:
     """Return a prediction of the network in the kind that the guidance combines."""
-    entry = evaluation.guidance
+    entry, sigma = evaluation.guidance, sigma_of(context, evaluation)
     own = context.config.prediction_type
     kind = own if entry is None else entry.attributes.get("prediction_type", own)
-    sigma = sigma_of(context, evaluation)
-    if kind != "x0" or own == "x0" or sigma is None:
+    if kind not in TO_X0 or kind == own or sigma is None:
         return x
-    xt, level = in_own_scale(own, state, sigma, context.path)
-    return TO_X0[own](xt, x, np.float64(level))
+    return convert({"": x}, own, kind, state, sigma, context.path)[""]
 
 
 def _mark_guide(context: PipelineContext, evaluation: RunEvaluation) -> None:
