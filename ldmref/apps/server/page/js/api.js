@@ -8,6 +8,7 @@ const TOKEN = "ldmref-token"; // in sessionStorage: gone when the tab is closed
 const LAST = new Set(["done", "failed", "cancelled"]);
 const FIRST_DELAY = 500; // milliseconds until the first attempt to reconnect
 const LONGEST_DELAY = 5000;
+const KEPT_WORDS = 50; // the last answers about words: several parts of the page ask for the same letters
 
 /** A refusal of the server, or no answer (status 0). */
 export class ApiError extends Error {
@@ -31,6 +32,8 @@ export class ApiError extends Error {
 let tellOffline = () => {};
 let askForToken = null;
 let pendingToken = null;
+/** @type {Map<string, Promise<{words: string[], known: boolean}>>} */
+const knownWords = new Map();
 
 /** Set the function that is told when the server does not answer. */
 export function onOffline(tell) {
@@ -180,7 +183,14 @@ export async function bytes(url) {
 
 /** Return {words, known}: words of a model's vocabulary that begin with a text, and whether it is one. */
 export function words(start, model) {
-  return json(`/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`);
+  const path = `/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`;
+  const known = knownWords.get(path);
+  if (known) return known;
+  const answer = json(path);
+  knownWords.set(path, answer);
+  answer.catch(() => knownWords.delete(path));
+  if (knownWords.size > KEPT_WORDS) knownWords.delete(knownWords.keys().next().value);
+  return answer;
 }
 
 /** Return the settings that an image file records, for a model. */

@@ -163,6 +163,7 @@ export class Runner {
   async finish(job) {
     const { stage, gallery } = this.view;
     await Promise.all(this.pending).catch(notifyError);
+    if (this.dropped) return;
     const entries = this.entries.sort((a, b) => a.index - b.index);
     for (const entry of entries) {
       entry.params = job.images[entry.index].params;
@@ -172,6 +173,7 @@ export class Runner {
       entry.token = this.view.api.hasToken();
       await gallery.add(entry);
     }
+    if (this.dropped) return; // meanwhile; the gallery has the images
     stage.end();
     const seconds = job.finished - job.started;
     if (entries.length) {

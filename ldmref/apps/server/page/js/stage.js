@@ -118,6 +118,13 @@ export class Stage {
     this.quiet = false;
   }
 
+  /** Take away what is drawn: the images that were shown before come back, or the empty stage. */
+  goBack() {
+    this.notice.hidden = true;
+    if (this.shown) this.showEntries(...this.shown);
+    else this.clear();
+  }
+
   say(text) {
     this.status.textContent = text;
   }
