@@ -211,6 +211,12 @@ export class Stage {
     this.notice.hidden = false;
   }
 
+  /** Return a function that replaces the message of now by another one, if it is still there. */
+  noticeEnds(replace) {
+    const [said] = this.notice.childNodes;
+    return () => !this.notice.hidden && this.notice.contains(said) && replace();
+  }
+
   // -- afterwards
 
   /** Show finished images, the first or one of them in detail. */
