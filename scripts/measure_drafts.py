@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -113,7 +114,7 @@ def type_text(page: Any, interval: float, draft: float) -> Typed:
     letters, pictures = page.evaluate("() => [window.letters, window.pictures]")
     first, last = letters[0], letters[-1]
     times = [first, *(at for _, at in pictures if at < last), last]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     whole = next((at - last for text, at in pictures if text == TEXT), None)
     count = len(times) - 2
     return Typed(max(gaps), statistics.median(gaps), count, (last - first) / 1000, whole)

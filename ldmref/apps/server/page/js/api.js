@@ -137,7 +137,8 @@ export function health() {
 }
 
 /**
- * Submit a job, {kind, mode, model, parameters, ...}, and return its description.
+ * Submit a job, {kind, mode, model, parameters, ...}, and return its description. The server cancels a
+ * job that is `attended` if the tab is closed; others go on, and are followed after a reload.
  *
  * The request itself is never aborted, because the server may have taken it already. After an
  * abort the job is cancelled as soon as its name is known, and an AbortError is thrown.
