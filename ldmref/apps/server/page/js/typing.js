@@ -4,6 +4,7 @@
 // never given up for a newer text: it arrives, and the newest text is drawn next. So pictures come as
 // often as the server makes them, however fast or slowly one types.
 
+import { adapterKeys, explainWeights } from "./adapters.js";
 import { h, newId } from "./dom.js";
 import { jobBody } from "./jobs.js";
 
@@ -18,7 +19,7 @@ const LETTERS = /[\p{L}\p{N}]+$/u;
 const READ = ["prompt", "prompt_weights", "width", "height", "rng", "latents"];
 
 export class Typing {
-  /** `view` has api, form, promptTools, stage, runner, adapters, mode, model, and drawFull(). */
+  /** `view` has api, capabilities, form, promptTools, stage, runner, adapters, mode, model, and drawFull(). */
   constructor(view) {
     this.view = view;
     this.text = null; // the prompt as it was typed last
@@ -61,11 +62,16 @@ export class Typing {
     else this.edited();
   }
 
-  // The stage belongs to a request that was asked for; LoRAs are none of the map's.
+  // The stage belongs to a request that was asked for; LoRAs must fit the map as well.
   isOn() {
     const { runner, adapters } = this.view;
     const free = !runner.busy || runner.automatic;
-    return !this.element.hidden && this.input.checked && free && !Object.keys(adapters.texts()).length;
+    return !this.element.hidden && this.input.checked && free && !explainWeights(this.map, adapters.texts());
+  }
+
+  /** What the server says of the flow map of the model. */
+  get map() {
+    return this.view.capabilities.models.find(({ name }) => name === this.view.model.flow_map);
   }
 
   read() {
@@ -166,11 +172,12 @@ export class Typing {
   }
 
   async makeBody() {
-    const { form, model } = this.view;
+    const { form, model, adapters } = this.view;
+    const chosen = adapterKeys(this.map, adapters.texts(), [form.texts()]); // before anything is awaited
     const given = await form.values();
     const read = READ.filter((name) => given[name] !== undefined).map((name) => [name, given[name]]);
     const values = { ...Object.fromEntries(read), seed: this.seedOf(given), steps: STEPS };
-    return { ...(await jobBody("generate", { mode: "txt2img", model: model.flow_map, values })), previews: false };
+    return { ...(await jobBody("generate", { mode: "txt2img", model: model.flow_map, values, ...chosen })), previews: false };
   }
 
   /** Return the seed of the form, the first of several, or the one that stays if it has none. */
