@@ -165,6 +165,7 @@ def test_a_draft_that_runs_arrives_and_the_newest_text_is_drawn_next(drafts):
     page.clock.run_for(300)
     answer(second)
     draft_of(page, "a red ca").wait_for()  # half a word is a draft of what it was
+    assert page.locator(".stage .frame p").inner_text() == "A draft of “a red ca”"
     answer(page.take())
     draft_of(page, "a red cat").wait_for()
     page.wait_for_timeout(50)

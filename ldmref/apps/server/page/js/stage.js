@@ -12,6 +12,7 @@ import { announce, sentence } from "./notify.js";
 import { createTeaser } from "./teaser.js";
 
 const SAID = 25; // per cent between two announcements of the progress
+const LONGEST = 40; // letters of a prompt below its draft, the last ones
 const SHORT = 2; // seconds that remain, from which the progress of what nobody asked for is shown
 
 export class Stage {
@@ -82,7 +83,7 @@ export class Stage {
     image.alt = `Draft: ${text}`;
     image.hidden = false;
     frame.classList.add("preview");
-    fill(caption, "A draft, drawn while you type");
+    fill(caption, `A draft of “${text.length > LONGEST ? `…${text.slice(-LONGEST)}` : text}”`);
   }
 
   /** Begin to show a request: `count` images of a size, once it is known. */
