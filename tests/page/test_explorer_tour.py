@@ -186,7 +186,7 @@ def test_a_link_to_a_stop_does_not_play(open_ready):
 def test_the_noise_decides_what_the_words_leave_open(open_ready):
     page = open_ready(READY + "&tour=1")
     said = answer(page)
-    assert "one picture for each name" in said
+    assert said.startswith("Two different pictures.")
     [job] = jobs_of(page)
     assert (job.request["prompt"], job.request["seed"]) == ("a face", 8)
     first, second = (one.astype(float) for one in pictures_of(page))
@@ -257,7 +257,7 @@ def test_the_tour_with_another_model_shows_its_answers(server, new_context):
     page.goto(f"{server.url}/{READY}&step=5&tour=1")
     tour = page.locator(".ex-tour")
     tour.get_by_role("button", name="Show the answer").click()
-    assert "the noise decides" in tour.locator(".ex-answer").inner_text()
+    assert "The noise decides" in tour.locator(".ex-answer").inner_text()
     assert server.engine.jobs() == []
 
 
@@ -266,3 +266,104 @@ def test_a_link_to_a_stop_is_followed_while_a_run_is_shown(open_ready):
     page.evaluate("() => (location.hash = '#view=explore&tour=4')")
     page.get_by_role("heading", name="Tour, 4 of 8: Steps").wait_for()
     assert captions_of(page)[0] == "“a cat”, seed 3"
+
+
+@pytest.fixture
+def open_run(serve_page, new_context, tiny, tiny_map):
+    """`open_run(model, stop)` opens the tour at a stop, with a run of an untrained model."""
+
+    def make(model, stop):
+        page = new_context().new_page()
+        page.server = serve_page({"tiny": tiny, "map": tiny_map})
+        link = f"&model={model}&p.prompt=a+red+cat&p.seed=3&p.steps=4&tour={stop}"
+        page.goto(f"{page.server.url}/{READY}{link}")
+        page.locator(".ex-strips canvas").first.wait_for()
+        return page
+
+    return make
+
+
+def is_same(page):
+    first, second = (one.astype(float) for one in pictures_of(page))
+    return np.sqrt(np.mean((first - second) ** 2)) < 10
+
+
+# What an answer says of two pictures that are nearly the same, and of different ones.
+SAID = {
+    1: ("Nearly the same picture twice", "Two different pictures"),
+    2: ("both pictures are nearly the same", "another thing: the words say"),
+    8: ("Hardly anything", "A mixture"),
+}
+
+
+@pytest.mark.parametrize("stop", SAID)
+def test_answers_say_what_the_pictures_show(open_run, stop):
+    page = open_run("tiny", stop)
+    said = answer(page)
+    same, different = SAID[stop]
+    assert (same in said, different in said) == (is_same(page), not is_same(page))
+    assert "face" not in said
+
+
+@pytest.mark.parametrize("stop", SAID)
+def test_answers_without_a_server_say_what_is_usual(server, new_context, stop):
+    page = new_context().new_page()
+    page.goto(f"{server.url}/{READY}&step=5&tour={stop}")
+    page.locator(".ex-tour").get_by_role("button", name="Show the answer").click()
+    said = page.locator(".ex-answer").inner_text()
+    assert SAID[stop][0] not in said
+    assert "different" not in said
+
+
+def test_a_model_that_learned_nothing_is_not_praised(open_run):
+    page = open_run("tiny", 5)
+    assert "the colour hardly changes" in answer(page)
+    page.locator(".ex-tour").get_by_role("button", name="Next").click()
+    assert "it has 256 numbers, and the picture 768" in answer(page)
+
+
+GUESSES = """
+async ([guess, end]) => {
+  const {STOPS} = await import("/page/js/explorer/tour_stops.js");
+  const slice = (name) => (name === "x" ? end : guess);
+  const run = {n: 4, levels: null, alphaBar: () => 0.1, stepOf: (k) => k, slice};
+  return STOPS.find(({title}) => title === "Large first").plan(run).answer();
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("guess", "said"),
+    [
+        (
+            [1, 2, 3, 5],
+            "Early: the guess shows the shape while 90 % of the picture is still noise.",
+        ),
+        (
+            [4, 1, 3, 2],
+            "Not yet at step 1: the guess is still unlike the finished picture, and 90 %",
+        ),
+    ],
+)
+def test_what_is_decided_early_is_measured(page, guess, said):
+    assert page.evaluate(GUESSES, [guess, [1, 2, 3, 4]]).startswith(said)
+
+
+def test_the_answers_about_the_model_in_the_package(open_ready):
+    page = open_ready(READY + "&tour=4")
+    assert "it is soft" in answer(page)
+    page.locator(".ex-tour").get_by_role("button", name="Next").click()
+    assert "the shape stays nearly the same, and the colour changes" in answer(page)
+
+
+def test_a_map_is_said_to_jump(open_run):
+    page = open_run("map", 4)
+    tour = page.locator(".ex-tour")
+    assert "A flow map has learned" in tour.inner_text()
+    assert "A map can jump to the end at once" in answer(page)
+
+
+def test_a_step_of_a_map_is_said_to_jump(open_run):
+    page = open_run("map", "0&step=2")
+    assert "jumps along it" in page.locator(".ex-story").inner_text()
+    assert "moves a little" not in page.locator("main").inner_text()

@@ -12,6 +12,7 @@ from page_checks import PHONE, find_serious
 from PIL import Image
 from safetensors.numpy import save_file
 
+from ldmref.apps.server.adapters import Adapters
 from ldmref.explore import load_record
 from ldmref.io.adapters.lora_keys import lora_file_name
 from ldmref.io.images.metadata import read_parameters
@@ -259,3 +260,38 @@ def test_the_picker_looks_right_in_other_views(view, options, open_page):
     assert find_serious(page) == []
     width = options.get("viewport", {"width": 1280})["width"]
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_loras_and_words_are_those_of_drafts_too(new_context, serve_page, tiny, tiny_map, folders):
+    page = new_context().new_page()
+    server = serve_page({"tiny": tiny, "map": tiny_map}, **folders)
+    page.goto(server.url + "/#p.steps=2")
+    page.get_by_label("Add a LoRA").select_option("warm")
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.fill("a <toy> ")
+    page.locator(".details:not([inert]) .facts").wait_for()
+    full, draft = server.engine.jobs()[:2]
+    assert (full.model, draft.model) == ("tiny", "map")
+    for job in (full, draft):
+        assert job.request["loras"] == [{"name": "warm", "weight": 1}]
+        assert job.request["embeddings"] == ["<toy>"]
+    assert full.images[0].seed == draft.images[0].seed
+
+
+def test_with_a_lora_that_the_map_lacks_nothing_is_drawn(
+    new_context, serve_page, tiny, tiny_map, folders, monkeypatch
+):
+    describe = Adapters.describe
+    without = {"loras": [], "embeddings": []}
+    monkeypatch.setattr(
+        Adapters, "describe", lambda self, name: without if name == "map" else describe(self, name)
+    )
+    page = new_context().new_page()
+    server = serve_page({"tiny": tiny, "map": tiny_map}, **folders)
+    page.goto(server.url + "/#p.steps=2")
+    page.get_by_label("Add a LoRA").select_option("warm")
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.press_sequentially("a cat ")
+    page.keyboard.press("Control+Enter")
+    page.locator(".details:not([inert]) .facts").wait_for()
+    assert [job.model for job in server.engine.jobs()] == ["tiny"]

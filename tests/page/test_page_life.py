@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ldmref.apps.server import streams
 from ldmref.apps.server.backends import FASTEST, ONLY
 
 COMMAND = Path(sys.executable).with_name("ldmref")
@@ -136,6 +137,60 @@ def test_without_a_server_the_page_says_so(page, server, watch):
     server.start()
     page.get_by_role("button", name="Try again").click()
     wait_for_result(page)
+
+
+def is_silent(page):
+    """Whether the page says nowhere that the server does not answer."""
+    return page.get_by_text("does not answer").filter(visible=True).count() == 0
+
+
+def test_what_said_that_the_server_does_not_answer_ends_when_it_answers(page, server, watch):
+    watch.allow("ERR_")
+    fill(page, "a cat", 2)
+    page.get_by_role("link", name="Grids").click()
+    page.get_by_role("button", name="Generate the grid").wait_for()
+    server.stop()
+    page.get_by_role("button", name="Generate the grid").click()
+    page.locator("#messages").get_by_text("The server does not answer.").wait_for()
+    page.get_by_role("link", name="Generate").click()
+    start(page)
+    page.locator(".stage").get_by_text("The server does not answer.").wait_for()
+    server.start()
+    page.get_by_text("The server answers again.").wait_for()
+    assert page.locator("#connection").inner_text() == "tiny · numpy · float32"
+    assert is_silent(page)
+    page.get_by_role("button", name="Try again").click()
+    wait_for_result(page)
+
+
+def test_explorer_goes_on_when_the_server_answers(page, server, watch):
+    watch.allow("ERR_")
+    page.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=2&p.seed=1&step=1")
+    page.reload()
+    page.locator(".ex-strips canvas").first.wait_for()
+    server.stop()
+    page.get_by_role("button", name="Compute the truth line of run A").click()
+    page.locator(".ex-truth").get_by_text("The server does not answer.").wait_for()
+    page.locator(".ex-branching").get_by_label("Guidance scale").fill("4")
+    page.get_by_role("button", name="Branch here, at step 1").click()
+    page.locator(".ex-strips").get_by_text("The server does not answer.").wait_for()
+    server.start()
+    page.locator(".ex-truth").get_by_text("A: solved with").wait_for()
+    page.locator(".ex-strips").get_by_text("from step 1: guidance scale 4").wait_for()
+    assert is_silent(page)
+
+
+@pytest.mark.parametrize("kind", ["record", "truth"])
+def test_a_closed_tab_ends_its_computation(page, server, hold, monkeypatch, kind):
+    monkeypatch.setattr(streams, "ALONE_SECONDS", 0.1)
+    hold(kind)
+    tab = page.context.new_page()
+    tab.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=9&p.seed=1&step=1&truth=1")
+    while not [job for job in server.engine.jobs() if job.kind == kind and job.progress]:
+        tab.wait_for_timeout(20)
+    job = next(job for job in server.engine.jobs() if job.kind == kind)
+    tab.close()
+    assert job.wait(10.0) and job.state == "cancelled"
 
 
 def test_a_token_is_asked_for_and_kept_in_this_tab(serve_page, tiny, new_context, watch):

@@ -238,7 +238,8 @@ WRONG_BODIES = {
     "mode 5": {"mode": 5}, "mode list": {"mode": []}, "unknown kind": {"kind": "exec"},
     "kind 5": {"kind": 5}, "kind list": {"kind": []}, "parameters list": {"parameters": []},
     "parameters text": {"parameters": "x"}, "parameters null": {"parameters": None},
-    "previews text": {"previews": "yes"}, "unknown key": {"output": "/tmp/x.png"},
+    "previews text": {"previews": "yes"}, "attended text": {"attended": "yes"},
+    "unknown key": {"output": "/tmp/x.png"},
     "override_settings": {"override_settings": {"outdir_samples": "/tmp"}},
     "__proto__": {"__proto__": {"x": 1}},
 }  # fmt: skip

@@ -50,8 +50,8 @@ AXES = (
         "x",
         metavar="NAME=VALUES",
         required=True,
-        help="Parameter of the columns with its values: sampler=euler,heun; steps=5:25:5 (from, "
-        'to, by); prompt="a cat|a dog, asleep", where | separates values that hold commas.',
+        help="Parameter of the columns with its values: sampler=euler,dpmpp_2m; steps=5:25:5 "
+        '(from, to, by); prompt="a cat|a dog, asleep", where | separates values that hold commas.',
     ),
     option("-y", "y", metavar="NAME=VALUES", help="Parameter of the rows. Default: a single row."),
     option(
@@ -222,7 +222,7 @@ def read_parameters(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
 
 CODE = "E-GRID"
 MAX_VALUES = 100
-EXAMPLE = "-x sampler=euler,heun -y steps=5:25:5"
+EXAMPLE = "-x sampler=euler,dpmpp_2m -y steps=5:25:5"
 
 
 def read_axis_flag(mode: str, text: str, flag: str) -> tuple[str, list[Any]]:

@@ -46,6 +46,7 @@ class ServedJob:
         self.model = model
         self.request = dict(task.request)
         self.previews = getattr(task, "previews", True)
+        self.attended = False  # whether it ends when nobody reads its events any more
         self.task: ServedTask | None = task  # until it ends: it holds the input images
         self.state = "queued"
         self.position: int | None = None  # in the queue, from 0
@@ -325,6 +326,12 @@ class EventLog:
         """Whether somebody who wants previews reads the log now."""
         with self.changed:
             return any(reader.previews for reader in self._readers)
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether somebody reads the log now."""
+        with self.changed:
+            return bool(self._readers)
 
     def after(self, number: int) -> tuple[list[Event], bool]:
         """Return the events after a number, oldest first, and whether the last one is there."""

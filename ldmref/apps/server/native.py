@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ldmref.apps.server.bodies import read_object
+from ldmref.apps.server.bodies import read_flag, read_object
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import UnknownJob
 from ldmref.apps.server.guard.hosts import is_loopback
@@ -27,7 +27,12 @@ from ldmref.apps.server.inspect_image import inspect_image
 from ldmref.apps.server.jobs import ServedJob
 from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.served import describe_controlnets
-from ldmref.apps.server.streams import await_job, event_stream, read_event_number
+from ldmref.apps.server.streams import (
+    await_job,
+    end_unless_read,
+    event_stream,
+    read_event_number,
+)
 from ldmref.apps.server.task_kinds import make_task
 from ldmref.backends import get_backend
 from ldmref.declare import flag_names, get_fields, schema
@@ -65,6 +70,8 @@ def routes(engine: Engine) -> list[Route]:
     async def submit(request: Request) -> Response:
         """Submit a job."""
         job = await submit_body(engine, request)
+        if job.attended:
+            end_unless_read(job)
         return JSONResponse(job.describe(), 202, {"Location": job.url})
 
     async def list_jobs(request: Request) -> Response:
@@ -150,10 +157,14 @@ async def submit_body(engine: Engine, request: Request) -> ServedJob:
         LdmrefError: The body is wrong, or the queue is full.
     """
     body = await read_object(request)
+    attended = read_flag(body, "attended", False)
+    body.pop("attended", None)
     model = body.get("model")
     engine.check_room(model)
     task = await run_in_threadpool(make_task, engine, body)
-    return engine.submit(task, model)
+    job = engine.submit(task, model)
+    job.attended = attended
+    return job
 
 
 def summarise(job: ServedJob) -> dict[str, Any]:

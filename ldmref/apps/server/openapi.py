@@ -149,6 +149,11 @@ def describe_task() -> dict[str, Any]:
     common = {
         "model": TEXT | {"description": "A name in the capabilities; the first by default."},
         "previews": {"type": "boolean", "default": True},
+        "attended": {
+            "type": "boolean",
+            "default": False,
+            "description": "Whether the job is cancelled when nobody reads its events.",
+        },
         "loras": {
             "type": "array",
             "items": {

@@ -14,6 +14,7 @@ from ldmref.apps.server.jobs import Event, ServedJob
 from ldmref.errors import Cancelled
 
 HEARTBEAT_SECONDS = 15.0
+ALONE_SECONDS = 5.0  # from the last reader of an attended job to its end; clients reconnect earlier
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -53,12 +54,35 @@ async def await_job(request: Request, job: ServedJob) -> None:
 def event_stream(request: Request, job: ServedJob) -> Response:
     """Return the events of a job as they come, after the one in `Last-Event-ID`.
 
-    With `?previews=0`, the stream has no previews.
+    With `?previews=0`, the stream has no previews. When the last reader of an attended job has gone
+    for `ALONE_SECONDS`, the job is cancelled.
     """
     after = read_event_number(request.headers.get("last-event-id"))
     previews = request.query_params.get("previews", "1") != "0"
     events = write_events(job.subscribe(after, previews))
+    if job.attended:
+        events = attend(events, job)
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
+
+
+async def attend(events: AsyncIterator[str], job: ServedJob) -> AsyncIterator[str]:
+    """Yield events; once the reader has gone, let the job end if nobody reads it any more."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        end_unless_read(job)
+
+
+def end_unless_read(job: ServedJob) -> None:
+    """Cancel a job if nobody reads its events in `ALONE_SECONDS` from now."""
+
+    def end() -> None:
+        if not job.has_ended and not job.log.has_readers:
+            job.cancel()
+
+    if not job.has_ended:
+        asyncio.get_running_loop().call_later(ALONE_SECONDS, end)
 
 
 async def write_events(events: AsyncIterator[Event]) -> AsyncIterator[str]:

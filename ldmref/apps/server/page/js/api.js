@@ -8,6 +8,7 @@ const TOKEN = "ldmref-token"; // in sessionStorage: gone when the tab is closed
 const LAST = new Set(["done", "failed", "cancelled"]);
 const FIRST_DELAY = 500; // milliseconds until the first attempt to reconnect
 const LONGEST_DELAY = 5000;
+const KEPT_WORDS = 50; // the last answers about words: several parts of the page ask for the same letters
 
 /** A refusal of the server, or no answer (status 0). */
 export class ApiError extends Error {
@@ -31,6 +32,8 @@ export class ApiError extends Error {
 let tellOffline = () => {};
 let askForToken = null;
 let pendingToken = null;
+/** @type {Map<string, Promise<{words: string[], known: boolean}>>} */
+const knownWords = new Map();
 
 /** Set the function that is told when the server does not answer. */
 export function onOffline(tell) {
@@ -134,7 +137,8 @@ export function health() {
 }
 
 /**
- * Submit a job, {kind, mode, model, parameters, ...}, and return its description.
+ * Submit a job, {kind, mode, model, parameters, ...}, and return its description. The server cancels a
+ * job that is `attended` if the tab is closed; others go on, and are followed after a reload.
  *
  * The request itself is never aborted, because the server may have taken it already. After an
  * abort the job is cancelled as soon as its name is known, and an AbortError is thrown.
@@ -180,7 +184,14 @@ export async function bytes(url) {
 
 /** Return {words, known}: words of a model's vocabulary that begin with a text, and whether it is one. */
 export function words(start, model) {
-  return json(`/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`);
+  const path = `/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`;
+  const known = knownWords.get(path);
+  if (known) return known;
+  const answer = json(path);
+  knownWords.set(path, answer);
+  answer.catch(() => knownWords.delete(path));
+  if (knownWords.size > KEPT_WORDS) knownWords.delete(knownWords.keys().next().value);
+  return answer;
 }
 
 /** Return the settings that an image file records, for a model. */

@@ -2,7 +2,7 @@
 // Whether the server answers: the page says when it does not, and when it is back.
 
 import { ApiError, pause } from "./api.js";
-import { notifyError } from "./notify.js";
+import { notifyError, tellBack } from "./notify.js";
 
 const RETRY = 1500; // milliseconds between attempts while the server does not answer
 const CHECK = 5000; // and while it does, if the page is visible
@@ -43,7 +43,9 @@ async function keepChecking(api, status, capabilities) {
     if (document.hidden) continue;
     try {
       await api.health();
-      if (status.classList.contains("lost")) showPresent(status, capabilities);
+      if (!status.classList.contains("lost")) continue;
+      showPresent(status, capabilities);
+      tellBack();
     } catch (error) {
       show(error);
     }

@@ -6,7 +6,7 @@ import { createChart, formatNumber } from "./charts.js";
 import { counted, fill, h, newId } from "./dom.js";
 import { loadStyle } from "./explorer/tools.js";
 import { jobBody } from "./jobs.js";
-import { sentence } from "./notify.js";
+import { sayError } from "./notify.js";
 import { valuesOfImage } from "./record_prompts.js";
 
 const UNFIT = ["control", "control_image", "references", "guide", "upscale"]; // a map has none of these
@@ -66,7 +66,7 @@ class Dial {
     this.state.textContent = "Drawing the images";
     try {
       const [body] = await Promise.all([this.makeBody(), loadStyle("explorer.css")]);
-      const job = await api.submit(body, controller.signal);
+      const job = await api.submit({ ...body, attended: true }, controller.signal);
       controller.signal.addEventListener("abort", () => api.cancel(job.id).catch(() => {}), { once: true });
       const images = [];
       const received = async ({ index, url }) => {
@@ -81,7 +81,7 @@ class Dial {
       const { evaluations, change } = ended.data.truth;
       this.state.textContent = `The truth took ${evaluations} evaluations; the last refinement changed it by ${formatNumber(change)}.`;
     } catch (error) {
-      if (!controller.signal.aborted) this.state.textContent = sentence(error.message);
+      if (!controller.signal.aborted) sayError(this.state, error);
     } finally {
       this.controller = null;
     }

@@ -6,6 +6,27 @@ import { inPageWords } from "./wording.js";
 
 const SECONDS = 6;
 
+const atReturn = new Set(); // what is done once the server answers again
+
+/** Do something once, when a server that does not answer is back. */
+export function whenBack(action) {
+  atReturn.add(action);
+}
+
+/** The server answers again: what says that it does not is taken back. */
+export function tellBack() {
+  const actions = [...atReturn];
+  atReturn.clear();
+  for (const action of actions) action();
+}
+
+/** Say in an element what went wrong; that the server does not answer is said until it does. */
+export function sayError(element, error) {
+  const text = [error.message, error.hint].filter(Boolean).map(sentence).join(" ");
+  element.textContent = text;
+  if (error.offline) whenBack(() => element.textContent === text && element.replaceChildren());
+}
+
 function region() {
   return document.getElementById("messages");
 }
@@ -33,11 +54,13 @@ export function notify(text, { kind = "info", hint = "", action = null } = {}) {
 /** Show an error of the server, or any other, with its hint. */
 export function notifyError(error, options = {}) {
   if (error?.name === "AbortError") return () => {};
-  return notify(sentence(error?.message ?? String(error)), {
+  const close = notify(sentence(error?.message ?? String(error)), {
     kind: "error",
     hint: error?.hint ? sentence(error.hint) : "",
     ...options,
   });
+  if (error?.offline) whenBack(close);
+  return close;
 }
 
 /** Say a text to screen readers only. */

@@ -187,6 +187,7 @@ function describe(manifest, calls, steps) {
     snr: ratios.map((ratio) => (ratio === 0 ? null : 1 / (ratio * ratio))),
     levels: stackLevels(steps),
     network: manifest.model?.config?.transformer ? "transformer" : "U-Net",
+    is_map: Object.values(manifest.model?.config ?? {}).some((part) => part?.flow_map === true),
     words: described?.words ?? [],
     attention: described ?? null,
     branch: manifest.branch ?? null,

@@ -4,7 +4,7 @@
 
 import { fill, h } from "./dom.js";
 import { jobBody } from "./jobs.js";
-import { sentence } from "./notify.js";
+import { sayError, whenBack } from "./notify.js";
 
 const WAIT = 300; // milliseconds from a change to the request
 const SEED = 0; // of the noise, if the form has none
@@ -62,7 +62,7 @@ export class Remains {
     }
     try {
       const body = await this.makeBody();
-      const job = await api.submit(body, controller.signal);
+      const job = await api.submit({ ...body, attended: true }, controller.signal);
       controller.signal.addEventListener("abort", () => api.cancel(job.id).catch(() => {}), { once: true });
       const waits = ({ position }) => position && this.text.replaceChildren("Waiting for the server");
       const ended = await api.events(job, { queued: waits }, controller.signal);
@@ -71,7 +71,7 @@ export class Remains {
       if (controller.signal.aborted) return;
       this.showImage(blob, ended.data);
     } catch (error) {
-      if (error.name !== "AbortError" && !controller.signal.aborted) this.say(sentence(error.message));
+      if (error.name !== "AbortError" && !controller.signal.aborted) this.tell(error);
     }
   }
 
@@ -91,6 +91,12 @@ export class Remains {
     this.image.hidden = false;
     const from = `${share.toFixed(2)} × the picture + ${noise.toFixed(2)} × noise`;
     fill(this.text, taken ? `The run starts from ${from}, and takes ${taken} of ${steps} steps.` : "No step is taken: the picture stays as it is.");
+  }
+
+  tell(error) {
+    this.image.hidden = true;
+    sayError(this.text, error);
+    if (error.offline) whenBack(() => this.refresh());
   }
 
   say(text) {

@@ -4,7 +4,7 @@
 
 import { counted } from "./dom.js";
 import { resumeJob, runJob } from "./jobs.js";
-import { announce, notifyError } from "./notify.js";
+import { announce, notifyError, whenBack } from "./notify.js";
 
 export class Runner {
   /** `view` has api, form, stage, gallery, queue and typing. */
@@ -76,6 +76,7 @@ export class Runner {
     const { request } = this;
     const buttons = request ? [{ label: "Try again", run: () => this.run(request) }] : [];
     stage.tell(error.message, { error: true, hint: error.hint, buttons });
+    if (error.offline) whenBack(stage.noticeEnds(() => stage.tell("the server answers again", { buttons })));
   }
 
   /** Cancel the job; before the server has taken it, stop asking. */
@@ -163,6 +164,7 @@ export class Runner {
   async finish(job) {
     const { stage, gallery } = this.view;
     await Promise.all(this.pending).catch(notifyError);
+    if (this.dropped) return;
     const entries = this.entries.sort((a, b) => a.index - b.index);
     for (const entry of entries) {
       entry.params = job.images[entry.index].params;
@@ -172,6 +174,7 @@ export class Runner {
       entry.token = this.view.api.hasToken();
       await gallery.add(entry);
     }
+    if (this.dropped) return; // meanwhile; the gallery has the images
     stage.end();
     const seconds = job.finished - job.started;
     if (entries.length) {

@@ -12,6 +12,7 @@ import { announce, sentence } from "./notify.js";
 import { createTeaser } from "./teaser.js";
 
 const SAID = 25; // per cent between two announcements of the progress
+const LONGEST = 40; // letters of a prompt below its draft, the last ones
 const SHORT = 2; // seconds that remain, from which the progress of what nobody asked for is shown
 
 export class Stage {
@@ -82,7 +83,7 @@ export class Stage {
     image.alt = `Draft: ${text}`;
     image.hidden = false;
     frame.classList.add("preview");
-    fill(caption, "A draft, drawn while you type");
+    fill(caption, `A draft of “${text.length > LONGEST ? `…${text.slice(-LONGEST)}` : text}”`);
   }
 
   /** Begin to show a request: `count` images of a size, once it is known. */
@@ -116,6 +117,13 @@ export class Stage {
   leave() {
     this.running.hidden = true;
     this.quiet = false;
+  }
+
+  /** Take away what is drawn: the images that were shown before come back, or the empty stage. */
+  goBack() {
+    this.notice.hidden = true;
+    if (this.shown) this.showEntries(...this.shown);
+    else this.clear();
   }
 
   say(text) {
@@ -202,6 +210,12 @@ export class Stage {
     const all = buttons.map(({ label, run }) => h("button", { type: "button", onclick: run }, label));
     fill(this.notice, h("p", {}, sentence(text), hint ? ` ${sentence(hint)}` : null), h("div", { class: "row" }, all));
     this.notice.hidden = false;
+  }
+
+  /** Return a function that replaces the message of now by another one, if it is still there. */
+  noticeEnds(replace) {
+    const [said] = this.notice.childNodes;
+    return () => !this.notice.hidden && this.notice.contains(said) && replace();
   }
 
   // -- afterwards

@@ -1,8 +1,10 @@
 // @ts-check
-// Pictures while one types: the flow map of the model draws the prompt after each word, with the seed
-// that stays, and a pause asks for the picture by the chosen settings. Requests never queue up: a newer
-// word aborts the request of the older one.
+// Pictures while one types: the flow map of the model draws the prompt, with the seed that stays, and a
+// pause asks for the picture by the chosen settings. Requests never queue up, and a draft that runs is
+// never given up for a newer text: it arrives, and the newest text is drawn next. So pictures come as
+// often as the server makes them, however fast or slowly one types.
 
+import { adapterKeys, explainWeights } from "./adapters.js";
 import { h, newId } from "./dom.js";
 import { jobBody } from "./jobs.js";
 
@@ -10,21 +12,24 @@ const CHOICE = "ldmref-typing"; // in localStorage: "off" if nothing is drawn wh
 const STEPS = 2; // of the map: one more costs little and shows names of emoji better
 const WORD = 200; // milliseconds without a letter after which a word is drawn as it is
 const REST = 1200; // milliseconds without a letter until the picture by the chosen settings
-const QUICK = 250; // milliseconds of an answer up to which a word is drawn before it is complete
+const OFTEN = 300; // milliseconds from a picture to that of half a word, which says little
 const SEEDS = 2 ** 32;
 const LETTERS = /[\p{L}\p{N}]+$/u;
 // What the map reads of the form; guidance, steps and sampler are its own.
 const READ = ["prompt", "prompt_weights", "width", "height", "rng", "latents"];
 
 export class Typing {
-  /** `view` has api, form, promptTools, stage, runner, adapters, mode, model, and drawFull(). */
+  /** `view` has api, capabilities, form, promptTools, stage, runner, adapters, mode, model, and drawFull(). */
   constructor(view) {
     this.view = view;
-    this.text = null; // the prompt that was drawn last, or is being drawn
+    this.text = null; // the prompt as it was typed last
     this.seed = Math.floor(Math.random() * SEEDS);
-    this.took = 0; // milliseconds of the last answer
     this.fresh = false; // whether the last text has no picture by the chosen settings yet
-    this.draft = null; // {text, due, blob, controller}: the last request, shown when it is due and there
+    this.running = null; // {text, controller}: the request for a draft that has not been answered yet
+    this.held = null; // {text, blob}: the last draft, if it is not shown yet, because its word goes on
+    this.asked = null; // the text of the last draft, or of the one that runs
+    this.whole = null; // the text whose last word is complete
+    this.shownAt = -Infinity; // when a draft was shown last
     this.pause = 0; // the timer of a word that may be complete
     this.rest = 0; // the timer of the picture by the chosen settings
     const input = h("input", { id: newId("typing"), type: "checkbox" });
@@ -43,7 +48,7 @@ export class Typing {
     this.element.hidden = !this.view.model.flow_map || this.view.mode !== "txt2img";
     this.view.promptTools.element.prepend(this.element);
     // The first picture of a compiled map takes a second more, which is over when a word is typed.
-    row?.control.input.addEventListener("focus", () => this.isOn() && this.ask(), { once: true });
+    row?.control.input.addEventListener("focus", () => this.isOn() && !this.running && this.ask(), { once: true });
   }
 
   choose(on) {
@@ -57,11 +62,16 @@ export class Typing {
     else this.edited();
   }
 
-  // The stage belongs to a request that was asked for; LoRAs are none of the map's.
+  // The stage belongs to a request that was asked for; LoRAs must fit the map as well.
   isOn() {
     const { runner, adapters } = this.view;
     const free = !runner.busy || runner.automatic;
-    return !this.element.hidden && this.input.checked && free && !Object.keys(adapters.texts()).length;
+    return !this.element.hidden && this.input.checked && free && !explainWeights(this.map, adapters.texts());
+  }
+
+  /** What the server says of the flow map of the model. */
+  get map() {
+    return this.view.capabilities.models.find(({ name }) => name === this.view.model.flow_map);
   }
 
   read() {
@@ -82,13 +92,15 @@ export class Typing {
     this.fresh = Boolean(text) && this.isOn();
     if (!this.fresh) {
       this.stop();
+      if (!text) this.empty();
       return;
     }
     this.restart();
     clearTimeout(this.pause);
     this.pause = setTimeout(() => this.reveal(), WORD);
+    this.draw();
     if (complete) this.reveal();
-    else this.begin();
+    else this.askForWord();
   }
 
   restart() {
@@ -97,21 +109,20 @@ export class Typing {
     this.rest = setTimeout(() => this.drawFull(), REST);
   }
 
-  // The draft is there when the word is complete, and shown before that if the model knows the word. A
-  // word that is being drawn is not given up for the first letters of the next one.
-  begin() {
-    if (!this.isDrawing()) this.guess();
+  // Without a prompt there is nothing to draw: what a pause has asked for ends, and its pictures go.
+  empty() {
+    const { runner, stage } = this.view;
+    const hasPicture = stage.drafted || runner.free;
+    runner.drop();
+    if (hasPicture) stage.goBack();
+    this.small.hidden = true;
+  }
+
+  // A word is complete, before a space or a pause says so, if the model knows it.
+  askForWord() {
     const { text, view } = this;
     const know = ({ known }) => known && text === this.text && this.pause && this.reveal();
     view.api.words(this.word(), view.model.name).then(know).catch(() => {});
-  }
-
-  guess() {
-    if (this.took < QUICK) this.ask();
-  }
-
-  isDrawing() {
-    return Boolean(this.draft?.due && !this.draft.blob);
   }
 
   // The letters before the cursor: "" if something else follows the word, or its text was not typed.
@@ -125,35 +136,48 @@ export class Typing {
   reveal() {
     clearTimeout(this.pause);
     this.pause = 0;
-    if (this.draft?.text !== this.text) this.ask();
-    this.draft.due = true;
-    if (this.draft.blob) this.showDraft(this.draft);
+    this.whole = this.text;
+    this.draw();
+    if (this.held?.text === this.whole) this.showDraft(this.held);
+  }
+
+  /** Draw the last text, unless a draft runs: then the text that is the last one at its end is drawn. */
+  draw() {
+    if (this.running || this.asked === this.text) return;
+    this.asked = this.text;
+    this.ask();
   }
 
   async ask() {
-    this.draft?.controller.abort();
-    const draft = { text: this.text, due: false, blob: null, controller: new AbortController() };
-    this.draft = draft;
-    const started = performance.now();
+    const running = { text: this.text, controller: new AbortController() };
+    this.running = running;
+    let blob = null;
     try {
-      const body = await this.makeBody();
-      draft.blob = await this.view.api.generate(body, draft.controller.signal);
+      blob = await this.view.api.generate(await this.makeBody(), running.controller.signal);
     } catch {
       // The picture by the chosen settings says what is wrong.
-      if (this.draft === draft) this.draft = null;
     }
-    if (this.draft !== draft) return;
-    this.took = performance.now() - started;
-    if (draft.due) this.showDraft(draft);
-    if (draft.text !== this.text) this.guess(); // letters that were typed meanwhile
+    if (this.running !== running) return;
+    this.running = null;
+    if (!this.fresh) return; // the first one, which nobody sees, or the prompt is empty by now
+    if (blob && running.text) this.receive({ text: running.text, blob });
+    this.draw();
+  }
+
+  // What is drawn is shown, half words too, but these not so often that the picture flickers.
+  receive(draft) {
+    this.held = draft;
+    const due = performance.now() - this.shownAt >= OFTEN;
+    if (due || draft.text === this.whole) this.showDraft(draft);
   }
 
   async makeBody() {
-    const { form, model } = this.view;
+    const { form, model, adapters } = this.view;
+    const chosen = adapterKeys(this.map, adapters.texts(), [form.texts()]); // before anything is awaited
     const given = await form.values();
     const read = READ.filter((name) => given[name] !== undefined).map((name) => [name, given[name]]);
     const values = { ...Object.fromEntries(read), seed: this.seedOf(given), steps: STEPS };
-    return { ...(await jobBody("generate", { mode: "txt2img", model: model.flow_map, values })), previews: false };
+    return { ...(await jobBody("generate", { mode: "txt2img", model: model.flow_map, values, ...chosen })), previews: false };
   }
 
   /** Return the seed of the form, the first of several, or the one that stays if it has none. */
@@ -163,6 +187,8 @@ export class Typing {
   }
 
   showDraft({ blob, text }) {
+    this.held = null;
+    this.shownAt = performance.now();
     this.view.stage.showDraft(blob, text);
     this.showSmall(blob, `Draft: ${text}`);
   }
@@ -177,7 +203,8 @@ export class Typing {
 
   async drawFull() {
     if (!this.isOn()) return;
-    if (this.view.runner.busy) this.rest = setTimeout(() => this.drawFull(), WORD); // what was dropped stops
+    // What was dropped stops first, and the last draft arrives.
+    if (this.view.runner.busy || this.running) this.rest = setTimeout(() => this.drawFull(), WORD);
     else await this.view.drawFull();
   }
 
@@ -198,8 +225,11 @@ export class Typing {
     clearTimeout(this.rest);
     clearTimeout(this.pause);
     this.pause = 0;
-    this.draft?.controller.abort();
-    this.draft = null;
+    this.running?.controller.abort();
+    this.running = null;
+    this.held = null;
+    this.asked = null;
+    this.whole = null;
   }
 }
 

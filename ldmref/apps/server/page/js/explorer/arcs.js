@@ -4,7 +4,7 @@
 
 import { formatNumber } from "../charts.js";
 import { counted, fill, h, svg } from "../dom.js";
-import { sentence } from "../notify.js";
+import { sayError } from "../notify.js";
 import { readRecord } from "../record.js";
 import { toText } from "../schema.js";
 import { measureArcs } from "./arc_geometry.js";
@@ -106,7 +106,7 @@ export function createArcs({ source, onChoose }) {
       state.textContent = "";
     } catch (error) {
       delete known[steps];
-      state.textContent = sentence(error.message);
+      sayError(state, error);
     }
     if (shown?.run === run) draw();
   }

@@ -3,6 +3,7 @@
 
 import { createChart, formatNumber } from "../charts.js";
 import { counted, fill, h, newId } from "../dom.js";
+import { sayError } from "../notify.js";
 
 // What the panel is, in plain words.
 const PLAIN =
@@ -89,7 +90,7 @@ export function createAtlas({ source, change }) {
       rows = null;
       asked = "";
       result.hidden = true;
-      state.textContent = [error.message, error.hint].filter(Boolean).join(": ");
+      sayError(state, error);
     }
   }
 

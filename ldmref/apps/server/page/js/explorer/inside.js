@@ -1,6 +1,7 @@
 // @ts-check
 // What the networks compute in a run, on demand: tokens, hidden states, and the levels of the U-Net.
 
+import { sentence, whenBack } from "../notify.js";
 import { readSafetensors } from "../record.js";
 import { fetchReadyInside } from "./ready.js";
 import { describeRequest } from "./specs.js";
@@ -37,9 +38,16 @@ export class Inside {
       this.keep(own, await this.fetch(run, specs, index, run.stepOf(k), own));
       own.said = "";
     } catch (error) {
-      own.said = error.message;
+      own.said = sentence(error.message);
+      if (error.offline) whenBack(() => this.forget(own));
     }
     own.asked = false;
+    this.onChange();
+  }
+
+  // The server is back: nothing is said, and one can look again.
+  forget(own) {
+    own.said = "";
     this.onChange();
   }
 

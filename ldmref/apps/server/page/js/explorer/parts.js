@@ -3,7 +3,7 @@
 // of the course, a sentence, a small drawing, and what is inside, all from the data of the run.
 
 import { formatNumber } from "../charts.js";
-import { h, svg } from "../dom.js";
+import { counted, h, svg } from "../dom.js";
 import { explainGuidance } from "./plain.js";
 import { amountColours, divergingColours, imageBytes, largest, paint, rmsDifference } from "./preview.js";
 
@@ -47,7 +47,9 @@ export const PARTS = [
   {
     key: "unet", title: "U-Net", named: ({ meta }) => (meta.network === "transformer" ? "Transformer" : "U-Net"), symbol: "x̂₀", needs: "levels", target: "images", repeated: true,
     draw: showLatents("x0"),
-    plain: (run) => `This network looks at the noise and at your words, and guesses the finished picture. A guess from pure noise is rough, because many pictures would fit; so it moves a little towards the guess and looks again, ${run.n} times.`,
+    plain: (run) => (run.meta.is_map
+      ? `This network looks at the noise and at your words, and says where the way from here leads. It was trained to follow another network's way in ${run.n === 1 ? "one jump" : `few jumps, here ${run.n}`}.`
+      : `This network looks at the noise and at your words, and guesses the finished picture. A guess from pure noise is rough, because many pictures would fit; so it moves a little towards the guess and looks again, in ${counted(run.n, "step")}.`),
     detail: ({ run, levels }) => (levels.length ? describeLevels(levels) : [h("p", {}, withoutLevels(run))]),
   },
   {

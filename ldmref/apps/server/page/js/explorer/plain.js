@@ -9,6 +9,7 @@ export function describeStep(run, k) {
   if (k === run.n) {
     return "No noise is left. The decoder has turned the small grid of numbers into the finished picture.";
   }
+  if (run.meta.is_map) return `A flow map has learned where the way from noise leads, and jumps along it. ${describeStage(run, k)}`;
   return `The computer guesses the finished picture and moves a little towards the guess. ${describeStage(run, k)}`;
 }
 
@@ -18,10 +19,16 @@ export function describePosition(run, k) {
   return `step ${k} of ${run.n}, σ ${sigma}`;
 }
 
-// How much at a position is still noise: of the sum of both weights in a flow, which is 1, and
-// otherwise of the variance, sigma^2 / (1 + sigma^2).
+/**
+ * Return how much at a position is still noise: of the sum of both weights in a flow, which is 1, and
+ * otherwise of the variance, sigma^2 / (1 + sigma^2).
+ */
+export function noiseShare(run, k) {
+  return run.levels?.curve === "flow" ? run.levels.noise[k] : 1 - run.alphaBar(k);
+}
+
 function describeStage(run, k) {
-  const share = run.levels?.curve === "flow" ? run.levels.noise[k] : 1 - run.alphaBar(k);
+  const share = noiseShare(run, k);
   const percent = Math.round(100 * share);
   if (share > 0.9) return `So far ${percent} % is noise: only large shapes and colours can be guessed.`;
   if (share > 0.3) return `${percent} % is still noise: the shape is decided, and now the parts are.`;

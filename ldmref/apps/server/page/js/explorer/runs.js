@@ -3,7 +3,7 @@
 
 import { describeWeights, weightsOf } from "../adapters.js";
 import { counted } from "../dom.js";
-import { sentence } from "../notify.js";
+import { sentence, whenBack } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
 import { nameInText } from "../wording.js";
 import { fetchDecoded, isReady } from "./ready.js";
@@ -82,10 +82,19 @@ export class Runs {
     } catch (error) {
       if (error.name === "AbortError" && !this.entries.includes(entry)) return;
       entry.error = error.name === "AbortError" ? "Stopped." : describeError(error);
+      if (error.offline) whenBack(() => this.loadAgain(entry));
     } finally {
       entry.promise = null;
       entry.controller = null;
     }
+    this.onChange(entry);
+  }
+
+  // A run that the server did not answer for, once it is back.
+  loadAgain(entry) {
+    if (!this.entries.includes(entry)) return;
+    Object.assign(entry, { error: null, said: undefined });
+    this.load(entry);
     this.onChange(entry);
   }
 
@@ -111,6 +120,13 @@ export class Runs {
     return index;
   }
 
+  // What was asked for in vain is asked for again, if the view has the line.
+  forgetTruth(entry, say) {
+    entry.truthAsked = false;
+    say("");
+    this.onChange(entry);
+  }
+
   /** Offer the record of a run as a file. */
   save(index) {
     const { run, label } = this.entries[index];
@@ -130,6 +146,7 @@ export class Runs {
     } catch (error) {
       entry.truthAsked = error.name !== "AbortError";
       say(error.name === "AbortError" ? "" : describeError(error));
+      if (error.offline) whenBack(() => this.forgetTruth(entry, say));
     } finally {
       entry.truthController = null;
     }

@@ -70,7 +70,7 @@ export function serverSource({ api, capabilities }) {
 
   // Run a job to its end and return its description.
   async function finish(body, { signal, progress, preview }) {
-    const job = await api.submit(body, signal);
+    const job = await api.submit({ ...body, attended: true }, signal);
     const cancel = () => api.cancel(job.id).catch(() => {});
     signal?.addEventListener("abort", cancel, { once: true });
     try {
@@ -82,6 +82,7 @@ export function serverSource({ api, capabilities }) {
           progress: ({ step, steps }) => progress?.(steps ? step / steps : null, `Step ${step} of ${steps}`),
           preview: ({ image, step }) => preview?.(image, step),
           lost: () => progress?.(null, "The server does not answer; trying again"),
+          found: () => progress?.(null, "Reconnected"),
         },
         signal,
       );

@@ -59,13 +59,14 @@ export function createTour({ go, actions, decoded }) {
     element.hidden = !stop;
     button.hidden = Boolean(stop);
     if (!stop) return;
-    const { captions, action, answer: said } = plan();
+    const { captions, action, answer: describeAnswer } = plan();
     const isDone = answered || Boolean(pair?.every(({ run }) => run));
+    const said = isDone ? describeAnswer(...(pair ?? []).map((entry) => entry.run)) : "";
     title.textContent = `Tour, ${shown} of ${STOPS.length}: ${stop.title}`;
-    says.textContent = stop.says;
+    says.textContent = stop.says(last.run);
     question.textContent = stop.question;
     act.textContent = captions && !last.canRun ? "Show the answer" : action;
-    if (text.textContent !== (isDone ? said : "")) text.textContent = isDone ? said : "";
+    if (text.textContent !== said) text.textContent = said;
     back.disabled = shown === 1;
     next.hidden = shown === STOPS.length;
     drawPictures(stop, captions);

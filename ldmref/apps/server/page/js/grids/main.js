@@ -15,7 +15,10 @@ import { createSheet } from "./sheet.js";
 
 const MODE = "txt2img";
 const AXES = ["x", "y", "z"];
-const START = { x: { name: "sampler", values: "euler, heun, dpmpp_2m" }, y: { name: "steps", values: "5, 10, 20" } };
+// The first grid: samplers of order 1 and 2 that also work with few steps. Heun's method is none of these: from
+// the largest noise to a small one, it goes wrong by several times what the guess changes meanwhile.
+const SAMPLERS = ["euler", "dpmpp_2s", "dpmpp_2m"];
+const STEPS = "5, 10, 20";
 
 export async function mount(element, context) {
   await Promise.all([loadStyle("explorer.css"), loadStyle("grids.css")]);
@@ -55,6 +58,14 @@ export async function mount(element, context) {
 
   function chosenModel() {
     return describeModel(capabilities, findModel(capabilities, state.readState().model));
+  }
+
+  // What the first grid compares; a model that takes few samplers has others.
+  function startAxes() {
+    const taken = (model.lists.sampler ?? []).map(({ name }) => name);
+    const fitting = SAMPLERS.filter((name) => taken.includes(name));
+    const names = fitting.length > 1 ? fitting : taken.slice(0, SAMPLERS.length);
+    return { x: { name: "sampler", values: names.join(", ") }, y: { name: "steps", values: STEPS } };
   }
 
   function writeForm() {
@@ -108,6 +119,7 @@ export async function mount(element, context) {
         },
         image: refresh,
         lost: () => say(null, "The server does not answer; trying again"),
+        found: () => say(null, "Reconnected"),
       });
       show(ended);
       if (ended.state === "failed") notify.notifyError(ended.error);
@@ -184,7 +196,8 @@ export async function mount(element, context) {
       atlas.href = state.formatState({ view: "explore", model: model.name, atlas: { family: "" } });
       if (running) return;
       form.adapters.show(model.served, lora);
-      if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y, z: z ?? { name: "" } });
+      const first = startAxes();
+      if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? first.x, y: y ?? first.y, z: z ?? { name: "" } });
       element.dataset.filled = "yes";
       if (!id || id === shownJob) return;
       shownJob = id;
@@ -193,6 +206,12 @@ export async function mount(element, context) {
         if (["queued", "running"].includes(job.state)) await follow(job);
         else show(job);
       } catch (error) {
+        if (error.offline) {
+          shownJob = null;
+          notify.notifyError(error);
+          notify.whenBack(() => this.show());
+          return;
+        }
         notify.notify("The server does not have the images of this grid any more. Generate them again.", { hint: error.message });
         state.writeState({ grid: null });
       }
