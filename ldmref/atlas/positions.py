@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from ldmref.math import (
     shift_flow_time,
 )
 
+MAX_STEPS = 1000  # of a run, for quantiles of which two are one
 LARGEST = 700.0  # of mu: above it e^mu overflows, and all flow times but 0 are 1 long before
 UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never shifted themselves
     "karras": karras_sigmas,
@@ -62,11 +64,21 @@ def takes_shift(row: FlowSchedule) -> bool:
 
 
 def count_steps(row: FlowSchedule, count: int) -> Iterator[int]:
-    """Yield the numbers of steps for which a row has this many flow times."""
+    """Yield the numbers of steps for which a row has this many flow times; of none, nothing.
+
+    Two quantiles of a beta law that round to one are one, so there it may be less than the steps.
+    """
     if row.positions == "strides":
         for steps in range(max(1, count - 2 - count * count // row.table), count + 1):
             if _strided(row, steps).size == count:
                 yield steps
+    elif row.positions == "beta":
+        for steps in range(count, max(count, MAX_STEPS) + 1):
+            size = _beta(row.table, steps).size
+            if size == count:
+                yield steps
+            elif size > count:
+                return
     elif row.positions != "list" or len(row.sigmas) == count:
         yield count
 
@@ -77,8 +89,7 @@ def _unshifted(row: FlowSchedule, steps: int, shift: float) -> np.ndarray:
     if row.positions == "strides":
         return _strided(row, steps)
     if row.positions == "beta":
-        indices = np.rint(beta_timesteps(steps, row.table))
-        return (np.unique(indices)[::-1] + 1) / row.table
+        return _beta(row.table, steps)
     if not isinstance(row.end, str):
         end = row.end
     elif row.end == "1/n":
@@ -89,6 +100,13 @@ def _unshifted(row: FlowSchedule, steps: int, shift: float) -> np.ndarray:
     if row.positions == "open linspace":
         return np.linspace(1.0, end, steps + 1)[:-1]
     return np.linspace(1.0, end, steps)
+
+
+@functools.lru_cache(512)
+def _beta(table: int, steps: int) -> np.ndarray:
+    """Return the quantiles of Beta(0.6, 0.6) in a table, falling; two that round to one are one."""
+    indices = np.rint(beta_timesteps(steps, table))
+    return (np.unique(indices)[::-1] + 1) / table
 
 
 def _strided(row: FlowSchedule, steps: int) -> np.ndarray:

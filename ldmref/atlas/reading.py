@@ -12,6 +12,7 @@ from ldmref.atlas.naming import ShiftFit, SigmaMatch, fit_shifts, name_sigmas
 from ldmref.errors import InputError, short_repr
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+NOT_FINITE = re.compile(r"(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w)", re.IGNORECASE)
 NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
 NEAREST = 3
 PLAIN = 2  # decimals of a shift that is stated although an unusual size would make it
@@ -103,11 +104,15 @@ def find_numbers(text: str) -> list[str]:
     """Return the numbers of a text as they are written there.
 
     Raises:
-        InputError: There are more than a schedule has, or one that is out of range.
+        InputError: There are more than a schedule has, or one that is out of range or not finite.
 
     >>> find_numbers("tensor([1.0000, 0.5], device='cuda:0')")
     ['1.0000', '0.5']
     """
+    words = re.sub(r"(?:device|dtype|size)=\S+", " ", text[: MAX_TEXT + 1])
+    if (found := NOT_FINITE.search(words)) is not None:
+        message = f"{found[0]!r} is no flow time: they are from 0 to 1"
+        raise InputError(message, code="E-SIGMAS", hint="a run that makes it is wrong before it")
     texts: list[str] = []
     for match in NUMBER.finditer(NOT_NUMBERS.sub(" ", text[: MAX_TEXT + 1])):
         texts.append(match[0])
