@@ -42,6 +42,8 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     box = None
     if only_masked:
         box = masks.find_region(mask, request.padding, size)
+        if box == (0, 0, *size) and original.size == size:
+            warnings.append("only_masked changes nothing: its region is the whole image")
         image, small_mask = masks.crop_region(original, mask, box, size)
         regions = [crop_control(control, original.size, box, size) for control in job.control]
         job = replace(job, control=tuple(control for control, _ in regions))

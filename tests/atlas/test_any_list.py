@@ -1,4 +1,4 @@
-"""Any text on standard input of `ldmref schedule` is answered or refused, never an internal error."""
+"""Any text on the standard input of `ldmref schedule` is answered or refused in one line."""
 
 import math
 

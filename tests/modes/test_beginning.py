@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import save_map
 
 import ldmref
 from ldmref import modes
@@ -15,7 +16,6 @@ from ldmref.modes import RunObserver
 from ldmref.modes.levels import begins_low, begins_with_noise
 from ldmref.samplers import make_schedule
 from ldmref.samplers.schedule import sampling_sigmas
-from tests.small_models import save_map
 
 IMAGE = Image.new("RGB", (16, 16), "teal")
 MASK = Image.new("L", (16, 16), 255)
