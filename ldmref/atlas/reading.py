@@ -52,7 +52,7 @@ def name_numbers(text: str) -> NamedSchedule:
 
     Example:
         >>> name_numbers("1.0 0.9 0.75 0.5").same[0]
-        'SD3, constant shift 3: to 1/n, ComfyUI, ComfyUI sgm_uniform'
+        'Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, ComfyUI sgm_uniform, DiffSynth'
     """
     values, precision = read_numbers(text)
     matches = name_sigmas(values, precision)
@@ -150,7 +150,7 @@ def describe_matches(matches: Sequence[SigmaMatch], fits: Sequence[ShiftFit] = (
     Example:
         >>> from ldmref.atlas import name_sigmas
         >>> describe_matches(name_sigmas([1.0, 0.9, 0.75, 0.5], 1e-6)).same[0]
-        'SD3, constant shift 3: to 1/n, ComfyUI'
+        'Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, DiffSynth'
     """
     same = _describe([match for match in matches if match.matches])
     others = [
