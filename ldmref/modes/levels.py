@@ -37,7 +37,7 @@ def begins_low(config: ModelConfig, job: Job) -> bool:
 
 
 def note_levels(config: ModelConfig, job: Job) -> Iterator[str]:
-    """Yield a line if given levels begin so low that something else than usual follows from it."""
+    """Yield a line if given levels begin so low that the image, or its lack, shows."""
     if job.sigmas is None or job.first_step or not begins_low(config, job):
         return
     own = config.scheduler.path
