@@ -166,7 +166,8 @@ def is_same(a, b):
 def request(mode):
     """Return what a request of a mode needs."""
     declared = MODES[mode].parameters
-    base = {"prompt": LONG, "steps": STEPS, "seed": 1}
+    steps = 2 if mode in ("interpolate", "invert") else STEPS
+    base = {"prompt": LONG, "steps": steps, "seed": 1}
     return {name: value for name, value in base.items() if name in declared} | GIVEN.get(mode, {})
 
 
