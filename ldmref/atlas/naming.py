@@ -10,13 +10,16 @@ import numpy as np
 
 from ldmref.atlas.intervals import Printed, depends_on_tokens, fit_mu, fit_tokens, oddness
 from ldmref.atlas.making import make_flow_sigmas, shift_mu
-from ldmref.atlas.positions import count_steps, takes_shift
+from ldmref.atlas.positions import count_steps, place_late, takes_shift
 from ldmref.atlas.table import FlowSchedule, read_flow_schedules
 from ldmref.errors import InputError
 from ldmref.math import shift_flow_time
 
 FLOAT32 = 2e-6  # programs compute in single precision
 TIMESTEPS = 800.0  # from which numbers are timesteps; no row begins below 0.8 in usual runs
+LATEST = 1.001  # the largest flow time of t + 1, that without a shift
+USUAL_TOKENS = 4096  # of 1024 x 1024 pixels
+KNOWN = ("diffusers", "ComfyUI")
 INFORMATIVE = 2  # numbers between 0 and 1 that a fitted shift must explain
 
 
@@ -31,6 +34,7 @@ class SigmaMatch:
         matches: Whether all differences are below the precision of the list.
         shifted_again: Whether it is the row's list with its shift applied a second time.
         agreeing: The smallest and the largest number of tokens that match.
+        late: Whether it is the row's list with 1 added to the timesteps once too often.
 
     Example:
         >>> from ldmref.atlas import find_flow_schedule
@@ -44,6 +48,7 @@ class SigmaMatch:
     matches: bool
     shifted_again: bool = False
     agreeing: tuple[int, int] = (0, 0)
+    late: bool = False
 
     def __str__(self) -> str:
         return f"{self.row.family}, {self.what}: {self.row.program}"
@@ -55,7 +60,8 @@ class SigmaMatch:
         low, high = self.agreeing
         span = f" (or any from {low} to {high})" if low < high else ""
         again = ", shifted a second time" if self.shifted_again else ""
-        return f"{self.row.rule}{size}{span}{again}"
+        late = ", at t + 1" if self.late else ""
+        return f"{self.row.rule}{size}{span}{again}{late}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,9 @@ def name_sigmas(
             of the last digit that was printed; for all, or one for each.
 
     Returns:
-        All rows, those that match first, then the nearest.
+        All rows, those that match first, the best known of them before the others, then the
+        nearest. A list that begins above 1, at most at 1.001, is compared with rows whose timesteps
+        are one too large.
 
     Raises:
         InputError: Less than two numbers, numbers that rise, or numbers that are no flow times.
@@ -118,12 +126,12 @@ def name_sigmas(
     Example:
         >>> match = name_sigmas([1.0, 0.9375, 0.83333, 0.625], 5e-6)[0]
         >>> match.row.family, match.row.rule, match.matches
-        ('Wan', 'constant shift 5', True)
+        ('HunyuanImage 2.1', 'constant shift 5', True)
     """
-    found: dict[tuple[str, bool], SigmaMatch] = {}
+    found: dict[tuple[str, bool, bool], SigmaMatch] = {}
     for reading in _readings(values, precision):
         for match in _compare(reading):
-            key = match.row.name, match.shifted_again
+            key = match.row.name, match.shifted_again, match.late
             known = found.get(key)
             if known is None or _rank(match) < _rank(known):
                 found[key] = match
@@ -218,8 +226,12 @@ def _readings(values: Sequence[float], precision: float | Sequence[float]) -> It
 def _compare(printed: Printed) -> Iterator[SigmaMatch]:
     """Yield how near each row is, and each row with its shift applied a second time."""
     fits: dict[tuple[str, float, float], tuple[float, float, float]] = {}
+    late = printed.times[0] > 1.0 + printed.precision[0]
     for row in read_flow_schedules():
         for steps in count_steps(row, len(printed.times)):
+            if late:
+                yield from _match_late(row, steps, printed)
+                continue
             tokens, low, high = 0, 0, 0
             if depends_on_tokens(row):
                 key = row.spacing, row.terminal, row.std
@@ -227,8 +239,6 @@ def _compare(printed: Printed) -> Iterator[SigmaMatch]:
                     fits[key] = fit_mu(row, steps, printed)
                 tokens, low, high = fit_tokens(row, steps, printed, fits[key])
             ours = make_flow_sigmas(row, steps, tokens or 4096)[:-1]
-            if len(ours) != len(printed.times):
-                continue  # two quantiles of a beta law round to one
             yield _match(row, tokens, ours, printed, agreeing=(low, high))
             factor = math.exp(shift_mu(row, steps, tokens or 4096))
             if takes_shift(row) and factor != 1.0:
@@ -236,11 +246,36 @@ def _compare(printed: Printed) -> Iterator[SigmaMatch]:
                 yield _match(row, tokens, again, printed, again=True)
 
 
-def _likeliest(match: SigmaMatch) -> tuple[bool, bool, int, float]:
-    """Order matches first, those of odd numbers of tokens last among them; then by distance."""
+def _match_late(row: FlowSchedule, steps: int, printed: Printed) -> Iterator[SigmaMatch]:
+    """Yield how near a row is whose timesteps are one too late, if it does not count tokens."""
+    if depends_on_tokens(row):
+        return
+    made = place_late(row, steps, shift_mu(row, steps, 4096))
+    if made is not None and len(made) == len(printed.times):
+        yield replace(_match(row, 0, made, printed), late=True)
+
+
+def _likeliest(match: SigmaMatch) -> tuple[bool, bool, int, bool, int, int, float]:
+    """Order matches first, those of odd numbers of tokens last among them; then by distance.
+
+    Of several that match, those come first that need no other size than 1024 x 1024. Then the row
+    of a family's maker is named, diffusers' and ComfyUI's default, which most people run, and the
+    others in the order of the table.
+    """
     if not match.matches:
-        return True, False, 0, match.distance
-    return False, match.shifted_again, oddness(match.tokens) if match.tokens else 0, match.distance
+        return True, False, 0, False, 0, 0, match.distance
+    odd = oddness(match.tokens) if match.tokens else 0
+    resized = match.tokens not in (0, USUAL_TOKENS)
+    return False, match.shifted_again, odd, resized, *_known(match.row), match.distance
+
+
+def _known(row: FlowSchedule) -> tuple[int, int]:
+    """Return how well a row is known, and its place in the table."""
+    rows = read_flow_schedules()
+    place = rows.index(row)
+    first = place == 0 or rows[place - 1].family != row.family
+    others = (1 + KNOWN.index(row.program)) if row.program in KNOWN else 1 + len(KNOWN)
+    return 0 if first else others, place
 
 
 def _rank(match: SigmaMatch) -> tuple[bool, float]:
@@ -274,7 +309,7 @@ def _read(
     if times[0] >= TIMESTEPS:
         times, margins = times / 1000, margins / 1000
     margins = margins + FLOAT32
-    if times[-1] < 0.0 or times[0] > 1.0 + margins[0]:
+    if times[-1] < 0.0 or times[0] > LATEST + margins[0] or times[0] == 0.0:
         raise InputError(
             f"{span} are no flow times, which are in [0, 1]",
             code="E-SIGMAS",

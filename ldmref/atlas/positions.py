@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -17,12 +18,10 @@ from ldmref.math import (
     shift_flow_time,
 )
 
+MAX_STEPS = 1000  # of a run, for quantiles of which two are one
 LARGEST = 700.0  # of mu: above it e^mu overflows, and all flow times but 0 are 1 long before
-UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never shifted themselves
-    "karras": karras_sigmas,
-    "exponential": exponential_sigmas,
-    "arctan": kl_optimal_sigmas,
-}
+STEEPEST = 0.6  # of the steps, where both arctangents of bong_tangent turn
+SLOPE = 0.2 * 40  # of their argument, over the number of steps
 LINEAR_PART = 0.025  # that Mochi's schedule leaves behind in the first half of its steps
 LOG_SNRS = -15.0, 18.0  # of 1 - s as an amplitude of noise, where logit-normal laws are clamped
 
@@ -47,9 +46,34 @@ def place(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
         return _linear_quadratic(steps)
     shift = math.exp(min(mu, LARGEST))
     if row.positions in UNSHIFTED:
-        smallest = float(shift_flow_time(1 / row.table, shift))
-        return UNSHIFTED[row.positions](steps, smallest, 1.0)
+        end = 0.0 if row.end == 0.0 else float(shift_flow_time(1 / row.table, shift))
+        return UNSHIFTED[row.positions](steps, end, 1.0)
     return shift_flow_time(_unshifted(row, steps, shift), shift)
+
+
+def place_late(row: FlowSchedule, steps: int, mu: float) -> np.ndarray | None:
+    """Return the flow times of a row whose program adds 1 to the timesteps once too often.
+
+    They begin above 1: stable-diffusion.cpp did so before its pull request 1372.
+
+    Args:
+        row: The row.
+        steps: The number of steps that is asked for.
+        mu: The logarithm of the shift.
+
+    Returns:
+        Falling flow times as of `place`; None of a row that has no timesteps.
+    """
+    if row.end == 0.0:
+        return None
+    table = row.table or 1000
+    shift = math.exp(min(mu, LARGEST))
+    if row.positions in UNSHIFTED:
+        largest, smallest = (float(shift_flow_time(k / table, shift)) for k in (table + 1, 2))
+        return UNSHIFTED[row.positions](steps, smallest, largest)
+    if row.positions in ("linspace", "open linspace", "table", "beta"):
+        return shift_flow_time(_unshifted(row, steps, shift) + 1 / table, shift)
+    return None
 
 
 def takes_shift(row: FlowSchedule) -> bool:
@@ -62,11 +86,21 @@ def takes_shift(row: FlowSchedule) -> bool:
 
 
 def count_steps(row: FlowSchedule, count: int) -> Iterator[int]:
-    """Yield the numbers of steps for which a row has this many flow times."""
+    """Yield the numbers of steps for which a row has this many flow times; of none, nothing.
+
+    Two quantiles of a beta law that round to one are one, so there it may be less than the steps.
+    """
     if row.positions == "strides":
         for steps in range(max(1, count - 2 - count * count // row.table), count + 1):
             if _strided(row, steps).size == count:
                 yield steps
+    elif row.positions == "beta":
+        for steps in range(count, max(count, MAX_STEPS) + 1):
+            size = _beta(row.table, steps).size
+            if size == count:
+                yield steps
+            elif size > count:
+                return
     elif row.positions != "list" or len(row.sigmas) == count:
         yield count
 
@@ -77,8 +111,7 @@ def _unshifted(row: FlowSchedule, steps: int, shift: float) -> np.ndarray:
     if row.positions == "strides":
         return _strided(row, steps)
     if row.positions == "beta":
-        indices = np.rint(beta_timesteps(steps, row.table))
-        return (np.unique(indices)[::-1] + 1) / row.table
+        return _beta(row.table, steps)
     if not isinstance(row.end, str):
         end = row.end
     elif row.end == "1/n":
@@ -89,6 +122,13 @@ def _unshifted(row: FlowSchedule, steps: int, shift: float) -> np.ndarray:
     if row.positions == "open linspace":
         return np.linspace(1.0, end, steps + 1)[:-1]
     return np.linspace(1.0, end, steps)
+
+
+@functools.lru_cache(512)
+def _beta(table: int, steps: int) -> np.ndarray:
+    """Return the quantiles of Beta(0.6, 0.6) in a table, falling; two that round to one are one."""
+    indices = np.rint(beta_timesteps(steps, table))
+    return (np.unique(indices)[::-1] + 1) / table
 
 
 def _strided(row: FlowSchedule, steps: int) -> np.ndarray:
@@ -122,3 +162,31 @@ def _logit_normal(row: FlowSchedule, steps: int, mean: float) -> np.ndarray:
     z = special.ndtri(1 - np.arange(steps) / steps)
     low, high = (float(special.expit(-0.5 * snr)) for snr in reversed(LOG_SNRS))
     return 1 - np.clip(1 - special.expit(mean + row.std * z), low, high)
+
+
+def _bong_tangent(steps: int, smallest: float, largest: float) -> np.ndarray:
+    """Return two arctangents, from the largest flow time to the middle and on to the smallest.
+
+    Of n + 2 places the first int(0.6 (n + 2)) belong to the first one; its last is left out, and so
+    is the last of the second one, after which a run ends.
+
+    Source: ClownsharkBatwing/RES4LYF, sigmas.py, `bong_tangent_scheduler`.
+    """
+    n = steps + 2
+    turn = int(n * STEEPEST)
+    middle = (largest + smallest) / 2
+
+    def part(count: int, pivot: int, start: float, end: float) -> np.ndarray:
+        v = -np.arctan(SLOPE / n * (np.arange(count) - pivot))
+        return (v - v[-1]) / (v[0] - v[-1]) * (start - end) + end if count > 1 else v[:0]
+
+    first = part(turn, turn, largest, middle)[:-1]
+    return np.append(first, part(n - turn, 0, middle, smallest))[:steps]
+
+
+UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never shifted themselves
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "arctan": kl_optimal_sigmas,
+    "bong_tangent": _bong_tangent,
+}

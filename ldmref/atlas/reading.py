@@ -12,6 +12,7 @@ from ldmref.atlas.naming import ShiftFit, SigmaMatch, fit_shifts, name_sigmas
 from ldmref.errors import InputError, short_repr
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+NOT_FINITE = re.compile(r"(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w)", re.IGNORECASE)
 NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
 NEAREST = 3
 PLAIN = 2  # decimals of a shift that is stated although an unusual size would make it
@@ -51,7 +52,7 @@ def name_numbers(text: str) -> NamedSchedule:
 
     Example:
         >>> name_numbers("1.0 0.9 0.75 0.5").same[0]
-        'SD3, constant shift 3: to 1/n, ComfyUI, ComfyUI sgm_uniform'
+        'Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, ComfyUI sgm_uniform, DiffSynth'
     """
     values, precision = read_numbers(text)
     matches = name_sigmas(values, precision)
@@ -103,11 +104,15 @@ def find_numbers(text: str) -> list[str]:
     """Return the numbers of a text as they are written there.
 
     Raises:
-        InputError: There are more than a schedule has, or one that is out of range.
+        InputError: There are more than a schedule has, or one that is out of range or not finite.
 
     >>> find_numbers("tensor([1.0000, 0.5], device='cuda:0')")
     ['1.0000', '0.5']
     """
+    words = re.sub(r"(?:device|dtype|size)=\S+", " ", text[: MAX_TEXT + 1])
+    if (found := NOT_FINITE.search(words)) is not None:
+        message = f"{found[0]!r} is no flow time: they are from 0 to 1"
+        raise InputError(message, code="E-SIGMAS", hint="a run that makes it is wrong before it")
     texts: list[str] = []
     for match in NUMBER.finditer(NOT_NUMBERS.sub(" ", text[: MAX_TEXT + 1])):
         texts.append(match[0])
@@ -145,7 +150,7 @@ def describe_matches(matches: Sequence[SigmaMatch], fits: Sequence[ShiftFit] = (
     Example:
         >>> from ldmref.atlas import name_sigmas
         >>> describe_matches(name_sigmas([1.0, 0.9, 0.75, 0.5], 1e-6)).same[0]
-        'SD3, constant shift 3: to 1/n, ComfyUI'
+        'Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, DiffSynth'
     """
     same = _describe([match for match in matches if match.matches])
     others = [

@@ -19,8 +19,8 @@ class FlowSchedule:
         family: Name of the family of models.
         program: Name of the program, or of its setting.
         positions: "linspace" from 1 to `end`, "open linspace" without its last, "table", "strides",
-            "beta", "list" or "logit-normal"; or "karras", "exponential", "arctan" and
-            "linear-quadratic", which are not shifted.
+            "beta", "list" or "logit-normal"; or "karras", "exponential", "arctan", "bong_tangent"
+            and "linear-quadratic", which are not shifted.
         shift: "none", "linear", "exponential", "tokens" or "tokens and steps".
         steps: The usual number of steps.
         source: Where this was read.
@@ -86,7 +86,8 @@ class FlowSchedule:
             "logit-normal": f"logit-normal, std {self.std:g}{mean}",
             "linear-quadratic": "no shift",
         }
-        text = special.get(self.positions, words[self.shift])
+        ignored = self.positions == "bong_tangent" and self.end == 0.0
+        text = special.get(self.positions, words["none" if ignored else self.shift])
         return text + (f", stretched to {self.terminal:g}" if self.terminal else "")
 
     @property
@@ -101,6 +102,7 @@ class FlowSchedule:
             "table": f"every ({self.table} / n)-th {of_table}",
             "strides": f"every ({self.table} // n)-th {of_table}, from its small end",
             "beta": f"quantiles of Beta(0.6, 0.6) {of_table}",
+            "bong_tangent": f"two arctangents to {end}",
             "karras": f"karras to shifted 1/{self.table}",
             "exponential": f"exponential to shifted 1/{self.table}",
             "arctan": f"equal steps of the arctangent to shifted 1/{self.table}",
@@ -128,7 +130,8 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
         rows += [
             _other_scheduler(row, scheduler)
             for scheduler in tables["scheduler"]
-            if scheduler["program"] == row.program
+            if row.name in scheduler.get("of", ())
+            or ("of" not in scheduler and scheduler["program"] == row.program)
         ]
     return tuple(rows)
 
@@ -136,8 +139,8 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
 def _other_scheduler(row: FlowSchedule, scheduler: dict[str, Any]) -> FlowSchedule:
     """Return the row of the same family with another scheduler of its program."""
     name = scheduler["name"]
-    program = f"{row.program} {name}"
-    own = {"positions", "end", "count"} & scheduler.keys()
+    program = f"{scheduler['program']} {name}"
+    own = {"positions", "end", "count", "table", "source"} & scheduler.keys()
     remark = "; ".join(filter(None, [f"scheduler {name}", scheduler.get("remark", "")]))
     return replace(row, program=program, remark=remark, **{key: scheduler[key] for key in own})
 

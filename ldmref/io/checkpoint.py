@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ class Checkpoint:
         modifications: Other files that complete or change the model, in this order.
         vocabulary: The location of CLIP's vocabulary, or a folder with tokenizers. None: that of
             the folder, then the usual places.
+        ineffective: Warnings about choices that the model does not have.
 
     >>> from ldmref.io import open_checkpoint
     >>> checkpoint = open_checkpoint("emoji")
@@ -54,6 +55,7 @@ class Checkpoint:
     config: ModelConfig
     modifications: Sequence[Modification] = ()
     vocabulary: str | Path | None = None
+    ineffective: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
@@ -67,8 +69,8 @@ class Checkpoint:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Warnings about the choice of the weights."""
-        return self.source.warnings
+        """Warnings about the choice of the weights, and choices that the model does not have."""
+        return [*self.source.warnings, *self.ineffective]
 
     def read(self) -> tuple[ModelConfig, Mapping[str, np.ndarray]]:
         """Return the configuration and the tensors of the modified model.
@@ -214,7 +216,22 @@ def open_checkpoint(
     modified = source.config
     for change in modifications:
         modified = change.configure(modified, None if source.certain else source.networks)
-    return Checkpoint(source, modified, modifications, tokenizer)
+    ineffective = [*note_ineffective(source, variant, ema)]
+    return Checkpoint(source, modified, modifications, tokenizer, ineffective)
+
+
+def note_ineffective(source: StoredModel, variant: str | None, ema: bool | None) -> Iterator[str]:
+    """Yield a line for each choice of weights that a model does not have, and that is harmless.
+
+    Args:
+        source: The model.
+        variant, ema: As for `open_checkpoint`; None was not asked for.
+    """
+    if variant is not None and not source.has_variants:
+        kind = "a single file" if source.path.is_file() else "no diffusers folder"
+        yield f"variant={variant} changes nothing: {source.path.name!r} is {kind}"
+    if ema is False and source.averaged is None:
+        yield f"ema=False changes nothing: {source.path.name!r} has no averages beside its weights"
 
 
 def read_model_config(

@@ -41,6 +41,7 @@ class StoredModel(ABC):
         config: The configuration of all networks.
         averaged: Whether the averages of a single file are read; None if it has none.
         warnings: Warnings about the choice of the weights.
+        has_variants: Whether its weights may be there in several variants.
         certain: Whether the files say which of the networks that its family may lack the model has.
     """
 
@@ -48,6 +49,7 @@ class StoredModel(ABC):
     config: ModelConfig
     averaged: bool | None = None
     warnings: Sequence[str] = ()
+    has_variants: bool = False
     certain: bool = True
 
     @classmethod

@@ -19,6 +19,7 @@ from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import Compositions
 from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
 from ldmref.modes.job import Job
+from ldmref.modes.levels import note_levels, note_strength
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.guidance_attention import NormalizedAttention
 from ldmref.support.assets import read_asset
@@ -145,6 +146,7 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
     lines.append(undrawn_prompt(config, job))
     if any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {}):
         lines.append(unread_negative(config, job, scales))
+    lines += [*note_levels(config, job), *note_strength(config, job)]
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
     elif not config.defaults.is_near(width, height):

@@ -81,18 +81,20 @@ def check_flow_map(config: ModelConfig, job: Job) -> None:
             hint=f"take one of {', '.join(s for s, x in SAMPLERS.items() if x.jumps)}",
         )
     guided = {
-        f"cfg_scale {job.cfg_scale:g}": job.cfg_scale != 1.0,
-        f"guidance {job.guidance.name!r}": is_asked(job.guidance),
-        "negative_prompt": any(job.negative_prompts),
-        "negative_prompt_embeds": "negative_prompt_embeds" in (job.embeddings or ()),
+        f"cfg_scale={job.cfg_scale:g}": job.cfg_scale != 1.0,
+        f"guidance={job.guidance.name}": is_asked(job.guidance),
+        "negative_prompt=": any(job.negative_prompts),
+        "negative_prompt_embeds=": "negative_prompt_embeds" in (job.embeddings or ()),
     }
     for what, is_asked_for in guided.items():
         if is_asked_for:
-            raise UsageError(
+            error = UsageError(
                 f"guidance is baked into {name!r}, which takes no {what}",
                 code=CODE,
                 hint="leave it out",
             )
+            error.parameter = what.partition("=")[0]
+            raise error
 
 
 def check_chunks(config: ModelConfig) -> None:

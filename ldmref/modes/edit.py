@@ -132,12 +132,14 @@ def check_flow_map_edit(config: ModelConfig, method: FlowEdit | RFInversion) -> 
             hint="use method=flowedit",
         )
     if method.source_cfg_scale != 1.0:
-        raise UsageError(
-            f"guidance is baked into {config.name!r}, which takes no source_cfg_scale "
+        error = UsageError(
+            f"guidance is baked into {config.name!r}, which takes no source_cfg_scale="
             f"{method.source_cfg_scale:g}",
             code="E-CFG-SCALE",
             hint="leave it out",
         )
+        error.parameter = "source_cfg_scale"
+        raise error
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,6 +8,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_image
 from ldmref.modes.initial import InitialState
+from ldmref.modes.levels import begins_with_noise
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Img2Img
 from ldmref.modes.resolve import resolve
@@ -25,7 +26,7 @@ def plan_img2img(config: ModelConfig, request: Img2Img) -> Plan:
     request = replace(request, width=image.width, height=image.height, resize=resize)
     job = resolve(config, "img2img", request, strength=request.strength)
     # diffusers also starts from the noised image at strength 1
-    from_noise = job.first_step == 0 and not follows_diffusers(job.rng)
+    from_noise = begins_with_noise(config, job) and not follows_diffusers(job.rng)
 
     def start(model: LatentDiffusion) -> InitialState:
         finish = (lambda _: image.copy()) if job.strength == 0 else None
@@ -45,7 +46,9 @@ def img2img(model: LatentDiffusion, request: Img2Img, watched: Watched) -> Resul
     """Change an image towards a prompt.
 
     The image is encoded, noised to the sigma at index n - int(n strength) of the schedule, and
-    denoised from there (Meng et al. 2021, arXiv:2108.01073). It is encoded to the mean of its
+    denoised from there (Meng et al. 2021, arXiv:2108.01073). A flow map takes all n steps, whose
+    timesteps are multiplied by the strength. With `sigmas` that begin below the model's largest
+    level, a run begins with the image at any strength. The image is encoded to the mean of its
     posterior, or with `rng="torch"` to a sample of it. As in diffusers, the image then still shows
     through at strength 1.
 

@@ -137,7 +137,7 @@ def sample_initial(
     unseen = (
         as_diffusers
         and channels is not None
-        and job.first_step == 0
+        and initial.from_noise
         and not (channels.draws_image and initial.noise is None)
     )
     control = sample_posterior(initial.control)

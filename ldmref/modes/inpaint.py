@@ -16,6 +16,7 @@ from ldmref.modes.channels import encode_array, encode_image, mask_channels, mas
 from ldmref.modes.control import crop_control, fills_mask, give_masked_image
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 from ldmref.modes.job import Job
+from ldmref.modes.levels import begins_with_noise
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Inpaint
 from ldmref.modes.resolve import resolve
@@ -41,6 +42,8 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     box = None
     if only_masked:
         box = masks.find_region(mask, request.padding, size)
+        if box == (0, 0, *size) and original.size == size:
+            warnings.append("only_masked changes nothing: its region is the whole image")
         image, small_mask = masks.crop_region(original, mask, box, size)
         regions = [crop_control(control, original.size, box, size) for control in job.control]
         job = replace(job, control=tuple(control for control, _ in regions))
@@ -60,7 +63,7 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
             f"the white part falls between the latent cells of {config.vae.factor} "
             "pixels, and is not repainted"
         )
-    if request.fill != "original" and job.first_step == 0:
+    if request.fill != "original" and begins_with_noise(config, job):
         warnings.append(
             f"fill={request.fill} changes nothing at strength 1, which starts from noise"
         )
@@ -94,7 +97,8 @@ def make_initial(
     pure noise, such a run does not use the latents of the image.
     """
     config = model.config
-    if filling and job.first_step == 0 and not reads_mask(config):
+    from_noise = begins_with_noise(config, job)
+    if filling and from_noise and not reads_mask(config):
         return InitialState(job.latents, finish=finish)
     factor = config.vae.factor
     known = encode_image(model, image)
@@ -115,9 +119,7 @@ def make_initial(
         if fill == "fill":
             content = encode_image(model, masks.fill_surroundings(image, mask))
         known = masks.fill_latents(known, 1.0 - keep, content)
-    return InitialState(
-        job.latents, known, job.first_step == 0, noise_fill, kept, channels, finish=finish
-    )
+    return InitialState(job.latents, known, from_noise, noise_fill, kept, channels, finish=finish)
 
 
 def reads_mask(config: ModelConfig) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ldmref.modes.requests import FromPrompts, Request
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
 from ldmref.samplers.path import PATHS
+from ldmref.samplers.schedule import from_strength
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,9 +76,12 @@ class Job(FromPrompts):
         path = None if self.noise_path is None else PATHS[self.noise_path]
         scheduler = config.scheduler
         tokens = config.count_tokens(self.width, self.height) if scheduler.dynamic_shift else 0
-        return make_schedule(
+        schedule = make_schedule(
             scheduler, self.sampler, self.schedule, self.steps, self.sigmas, path, tokens
         )
+        if self.strength is None or not takes_all_steps(config, self.strength, self.sigmas):
+            return schedule
+        return from_strength(schedule, self.strength)
 
     @property
     def prompt_options(self) -> PromptOptions:
@@ -116,15 +120,31 @@ def share_with_txt2img(request: Request, **decided: Any) -> FromPrompts:
     return FromPrompts(**shared | decided)
 
 
-def skip_steps(config: ModelConfig, steps: int, strength: float) -> int:
-    """Return how many of n steps img2img skips.
+def takes_all_steps(
+    config: ModelConfig, strength: float, sigmas: Sequence[float] | None = None
+) -> bool:
+    """Return whether a run from an image takes all its steps, from the level of the strength on.
+
+    So does a flow map, whose steps lead from any time to any other. Other models, and those with
+    given levels, skip whole steps.
+    """
+    return config.denoiser.is_flow_map and strength > 0.0 and sigmas is None
+
+
+def skip_steps(
+    config: ModelConfig, steps: int, strength: float, sigmas: Sequence[float] | None = None
+) -> int:
+    """Return how many of n steps img2img skips, with the model's levels or with given ones.
 
     Models of eps, x0 and v keep floor(n strength) steps, models of flow matching skip
     floor(n - n strength): where n strength is not a whole number, the latter take one step more.
+    A flow map skips none.
 
     Source: `get_timesteps` of diffusers' img2img pipelines for Stable Diffusion and for Flux;
     Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
     """
+    if takes_all_steps(config, strength, sigmas):
+        return 0
     if config.scheduler.prediction_type == "flow":
         return int(max(steps - steps * strength, 0))
     return steps - min(int(steps * strength), steps)

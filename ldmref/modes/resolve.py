@@ -99,7 +99,7 @@ def resolve(
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control, mode) for control in asked.control),
         "strength": strength,
-        "first_step": 0 if strength is None else skip_steps(config, steps, strength),
+        "first_step": 0 if strength is None else skip_steps(config, steps, strength, asked.sigmas),
         "resample": resample,
         "embeddings": embeddings,
     }

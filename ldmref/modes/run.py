@@ -27,6 +27,7 @@ from ldmref.modes.generate import (
     explaining_memory,
     run_sampler,
 )
+from ldmref.modes.ineffective import note_ineffective
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
@@ -292,7 +293,9 @@ class Run:
         controls = [image.warning for image in images if image is not None and image.warning]
         advised = advise(self.model.config, self.job, self.model.backend, self.initial.scales)
         texts = dict.fromkeys(self.text.warnings)
-        return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
+        plan = self.plan
+        unused = note_ineffective(self.model.config, self.job, plan.request, plan.passes[-1])
+        return [*self.model.warnings, *plan.warnings, *unused, *advised, *texts, *controls]
 
     def params_of(self, i: int) -> dict[str, Any]:
         """Return the parameters that generate image `i` (from 0) alone."""

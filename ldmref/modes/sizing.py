@@ -57,6 +57,11 @@ def size_image(
         if own and config.defaults.one_size and not config.defaults.is_near(*own):
             own = None
         width, height = own or (config.defaults.width, config.defaults.height)
+        if own and own != image.size and resize == "fill":
+            warnings.append(
+                "resize=fill changes nothing without width and height: each side is rounded down "
+                f"to a multiple of {config.size_multiple}"
+            )
         if (width, height) != image.size:
             resize = resize if own is None else "stretch"
             sizes = f"{image.width} x {image.height}; resized ({resize}) to {width} x {height}"
@@ -65,6 +70,10 @@ def size_image(
     size = (width or image.width // m * m, height or image.height // m * m)
     if min(size) < 1 or max(size) > MAX_SIDE:
         raise UsageError(f"cannot resize an image to {size[0]} x {size[1]}", code="E-SIZE")
+    if image.size == size and resize != "crop":
+        warnings.append(
+            f"resize={resize} changes nothing: the image is {size[0]} x {size[1]} already"
+        )
     return Sized(
         image if image.size == size else resize_image(image, size, resize), resize, warnings
     )

@@ -27,7 +27,7 @@ from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
 from ldmref.modes.initial import InitialState
-from ldmref.modes.job import Job, list_asked
+from ldmref.modes.job import Job, list_asked, takes_all_steps
 from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import check_schedule, check_size
 from ldmref.modes.run import Plan, Run
@@ -183,8 +183,8 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
     """Return the job of the second pass, checked.
 
     Its schedule has int(upscale_steps / upscale_strength) steps, of which the last `upscale_steps`
-    are taken; none at strength 0. It is the first pass's schedule, or the model's if that has
-    `sigmas`.
+    are taken; none at strength 0. That of a flow map has `upscale_steps`, from the strength on. It
+    is the first pass's schedule, or the model's if that has `sigmas`.
 
     Raises:
         UsageError, ResourceError: As for `plan_second_pass`.
@@ -204,11 +204,14 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
         return job
     taken = request.upscale_steps or first.steps
     strength = choose_strength(request)
-    steps = steps_before(taken, strength) if strength else taken
     if first.sigmas is not None:
         schedule = default_spacing(config.scheduler, first.sampler)
         job = replace(job, sigmas=None, schedule=schedule)
-    job = replace(job, steps=steps, first_step=steps - (taken if strength else 0))
+    if takes_all_steps(config, strength):
+        job = replace(job, steps=taken, strength=strength)
+    else:
+        steps = steps_before(taken, strength) if strength else taken
+        job = replace(job, steps=steps, first_step=steps - (taken if strength else 0))
     what = f"a second pass of {taken} steps at strength {strength:g}: "
     with naming("upscale_steps", what, "take other upscale_steps, or more upscale_strength"):
         check_schedule(config, job)

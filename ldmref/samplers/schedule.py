@@ -24,7 +24,7 @@ from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.path import FLOW, VE, NoisePath, noise_levels
 from ldmref.samplers.sampler import Sampler
-from ldmref.samplers.spacings import SPACINGS, check_steps, sigma_grid, timesteps_at
+from ldmref.samplers.spacings import SPACINGS, check_steps, sigma_grid, sigmas_at, timesteps_at
 
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
@@ -233,6 +233,41 @@ def on_path(schedule: Schedule, path: NoisePath) -> Schedule:
     sigmas = np.asarray([path.level(sigma) for sigma in schedule.sigmas.tolist()])
     first = schedule.init_noise_sigma * path.alpha(float(sigmas[0]))
     return schedule._replace(sigmas=sigmas, init_noise_sigma=first, convention="", path=path)
+
+
+def from_strength(schedule: Schedule, strength: float) -> Schedule:
+    """Return a schedule with as many steps, which begins at a share of the time of the noise.
+
+    Every timestep is multiplied by the strength. A flow map, whose steps lead from any time to any
+    other, starts from an image like this, without a rounding to whole steps.
+
+    Args:
+        schedule: The schedule of the whole run.
+        strength: The share, above 0 and at most 1.
+
+    >>> from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
+    >>> schedule = make_schedule(SchedulerConfig(), SAMPLERS["ddim"], "trailing", 2)
+    >>> from_strength(schedule, 0.5).timesteps
+    array([499.5, 249.5])
+    """
+    if strength == 1.0:
+        return schedule
+    path, table = schedule.path, schedule.training_sigmas
+    ratios = [path.ratio(sigma) for sigma in schedule.sigmas.tolist()]
+    timesteps = strength * np.append(
+        schedule.timesteps, timestep_at(table, ratios[-1], schedule.of_flow)
+    )
+    if schedule.of_flow:
+        lower = [FLOW.ratio(t / len(table)) for t in timesteps.tolist()]
+    else:
+        lower = sigmas_at(table, timesteps).tolist()
+    if ratios[-1] == 0.0:
+        lower[-1] = 0.0
+    levels = np.asarray([path.level(ratio) for ratio in lower])
+    first = 1.0 if schedule.of_flow else path.spread(float(levels[0]))
+    return schedule._replace(
+        sigmas=levels, timesteps=timesteps[:-1], init_noise_sigma=first, convention=""
+    )
 
 
 def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:

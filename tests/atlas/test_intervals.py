@@ -23,7 +23,7 @@ from ldmref.atlas.intervals import (
 )
 from ldmref.atlas.making import shift_mu, shifted
 from ldmref.atlas.naming import SigmaMatch, _likeliest
-from ldmref.atlas.positions import _strided
+from ldmref.atlas.positions import UNSHIFTED, _strided
 from ldmref.atlas.reading import name_numbers
 from ldmref.atlas.table import FlowSchedule
 from ldmref.math import shift_flow_time
@@ -75,7 +75,7 @@ def test_only_rows_with_a_shift_are_tried_a_second_time(row):
     sigmas = make_flow_sigmas(row, len(row.sigmas) or 12, 4096)
     again = {match.row.name for match in name_sigmas(sigmas.tolist()) if match.shifted_again}
     constant = [row for row in read_flow_schedules() if row.shift in ("linear", "exponential")]
-    own = {"karras", "exponential", "arctan", "linear-quadratic"}  # which ignore the shift
+    own = {*UNSHIFTED, "linear-quadratic"}  # which ignore the shift
     moved = {row for row in constant if row.positions not in own and shift_mu(row, 1, 1) != 0}
     by_tokens = {row for row in read_flow_schedules() if row.shift.startswith("tokens")}
     assert again <= {row.name for row in moved | by_tokens}

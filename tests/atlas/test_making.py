@@ -10,11 +10,12 @@ from ldmref.atlas import (
     count_tokens,
     find_flow_schedule,
     make_flow_sigmas,
+    name_numbers,
     read_flow_schedules,
     shift_mu,
 )
 from ldmref.atlas.making import shifted
-from ldmref.atlas.positions import count_steps
+from ldmref.atlas.positions import count_steps, place, place_late
 from ldmref.atlas.table import FlowSchedule
 from ldmref.differences import read_differences
 from ldmref.errors import UsageError
@@ -39,6 +40,8 @@ def test_flow_times_fall_from_noise_to_data(row):
             assert sigmas[-1] == 0.0 and (np.diff(sigmas) <= 0).all()
             if row.positions == "strides":
                 assert len(sigmas) >= steps + 1 and 0.0 < sigmas[0] < 1.0
+            elif row.positions == "bong_tangent" and steps == 1:
+                assert 0.5 <= sigmas[0] < 0.51  # the middle, where its second arctangent begins
             else:
                 assert len(sigmas) == steps + 1 and 0.95 < sigmas[0] <= 1.0
 
@@ -46,7 +49,7 @@ def test_flow_times_fall_from_noise_to_data(row):
 def test_names_are_unique_and_rules_known():
     assert len(set(IDS)) == len(IDS)
     plain = {"linspace", "open linspace", "table", "strides", "beta", "list", "logit-normal"}
-    unshifted = {"karras", "exponential", "arctan", "linear-quadratic"}
+    unshifted = {"karras", "exponential", "arctan", "bong_tangent", "linear-quadratic"}
     assert {row.positions for row in ROWS} == plain | unshifted
     assert all(row.source and row.time and row.rule and row.spacing for row in ROWS)
 
@@ -201,7 +204,23 @@ def uniform(row, n, count):
     return k * s / (1 + (k - 1) * s)
 
 
+def arctangent(steps, slope, pivot, start, end):
+    """RES4LYF's `get_bong_tangent_sigmas`, a number at a time."""
+    curve = [(2 / math.pi * math.atan(-slope * (x - pivot)) + 1) / 2 for x in range(steps)]
+    return [(v - curve[-1]) / (curve[0] - curve[-1]) * (start - end) + end for v in curve]
+
+
+def bong_tangent(n, largest, smallest):
+    """RES4LYF's `bong_tangent_scheduler`, without its last number, which programs replace by 0."""
+    n += 2
+    slope, turn = 0.2 / (n / 40), int(n * 0.6)
+    middle = smallest + (largest - smallest) / 2
+    first = arctangent(turn, slope, turn, largest, middle) if turn > 1 else []
+    return [*first[:-1], *arctangent(n - turn, slope, 0, middle, smallest)][: n - 2]
+
+
 COMFYUI = {
+    "bong_tangent": lambda row, n: bong_tangent(n, 1.0, 0.0),
     "ddim_uniform": lambda row, n: ddim_uniform(comfyui_table(row), n),
     "beta": lambda row, n: beta(comfyui_table(row), n),
     "karras": lambda row, n: karras(comfyui_table(row), n),
@@ -229,6 +248,74 @@ def test_ddim_uniform_takes_more_steps_than_it_is_asked_for():
     """28 steps of 1000 are strides of 35, of which 29 fit."""
     row = find_flow_schedule("SD3", "ComfyUI ddim_uniform")
     assert len(make_flow_sigmas(row, 28)) == 30
+
+
+# -- stable-diffusion.cpp's schedulers between two levels -----------------------------------------
+
+BETWEEN = {
+    "karras": karras,
+    "exponential": exponential,
+    "kl_optimal": kl_optimal,
+    "bong_tangent": lambda ends, n: bong_tangent(n, ends[-1], ends[0]),
+}
+PRINTED = {  # 8 steps of Z-Image in its pull request 1372
+    "before": "1.00033, 0.971839, 0.930154, 0.863995, 0.746076, 0.503155, 0.217895, 0.0752291, 0",
+    "after": "1, 0.97143, 0.929634, 0.863298, 0.745065, 0.501497, 0.215478, 0.0724315, 0",
+}
+
+
+def sigma_of_timestep(row, t):
+    """Its `t_to_sigma`, which adds 1 to the timestep."""
+    k = math.exp(row.mu) if row.shift == "exponential" else row.factor
+    s = (t + 1) / 1000
+    return k * s / (1 + (k - 1) * s)
+
+
+def ends_of(row, late):
+    """The levels between which schedulers are: t = 999 and 0, or 1 more before it was repaired."""
+    return [sigma_of_timestep(row, late), sigma_of_timestep(row, 999 + late)]
+
+
+@pytest.mark.parametrize("scheduler", BETWEEN)
+@pytest.mark.parametrize("late", [0, 1])
+def test_schedulers_of_stable_diffusion_cpp_are_its_rules(scheduler, late):
+    rows = [row for row in ROWS if row.program == f"stable-diffusion.cpp {scheduler}"]
+    assert {row.family for row in rows} == {"SD3", "FLUX.1", "Z-Image"}
+    for row in rows:
+        for steps in (2, 4, 8, 20, 50):
+            expected = BETWEEN[scheduler](ends_of(row, late), steps)
+            made = (place_late if late else place)(row, steps, shift_mu(row, steps, 4096))
+            np.testing.assert_allclose(made, expected, rtol=1e-9, atol=1e-13)
+            text = " ".join(f"{time:.6g}" for time in [*expected, 0.0])
+            named = " ".join(name_numbers(text).same)
+            assert f"stable-diffusion.cpp {scheduler}" in named or steps == 2
+            assert ("at t + 1" in named) == bool(late) or steps == 2
+
+
+@pytest.mark.parametrize("when", PRINTED)
+def test_lists_of_the_pull_request_are_named(when):
+    (same,) = name_numbers(PRINTED[when]).same
+    late = ", at t + 1" if when == "before" else ""
+    assert same == f"SD3 and Z-Image, constant shift 3{late}: stable-diffusion.cpp bong_tangent"
+
+
+@pytest.mark.parametrize("scheduler", [*COMFYUI])
+@pytest.mark.parametrize("family", ["SD3", "FLUX.1"])
+def test_lists_of_comfyuis_schedulers_are_named_as_they_are_printed(family, scheduler):
+    row = find_flow_schedule(family, f"ComfyUI {scheduler}")
+    for steps in (4, 9, 20):
+        text = " ".join(f"{time:.4f}" for time in make_flow_sigmas(row, steps))
+        assert any(f"ComfyUI {scheduler}" in same for same in name_numbers(text).same)
+
+
+def test_what_needs_no_other_size_and_is_best_known_is_named_first():
+    """Of programs that make the same numbers."""
+    for text, first in (
+        ("1.0 0.9 0.75 0.5", "Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI"),
+        ("1.0 0.90453 0.75951 0.51284 0.0", "FLUX.1, mu by tokens, 4096 tokens: BFL, diffusers"),
+    ):
+        same = name_numbers(text).same
+        assert same[0].startswith(first) and "ComfyUI" in same[0] + same[1]
 
 
 # -- stable-diffusion.cpp, mflux and Krea ---------------------------------------------------------

@@ -188,3 +188,15 @@ def test_config_show_of_them(ldm, work):
     rows = json.loads(ldm("config", "show", "--origin", "--json", "--seed", 7, "-o", "x/").out)
     assert rows["defaults.seed"] == {"value": 7, "origin": "flag"}
     assert rows["defaults.output"] == {"value": "x/", "origin": "flag"}
+
+
+def test_a_maps_refusal_names_the_setting_as_it_was_given(ldm, work, monkeypatch):
+    """A flag, a variable of the environment, or a key of the file."""
+    command = ("txt2img", "a", "-m", "emoji-map", "-o", "a.png")
+    assert "takes no --cfg 3" in ldm(*command, "--cfg", "3").err
+    assert "takes no --negative-prompt" in ldm(*command, "-n", "x").err
+    (work / "ldmref.toml").write_text("[defaults]\ncfg_scale = 3\n")
+    assert "ldmref.toml: guidance is baked" in ldm(*command).err
+    monkeypatch.setenv("LDMREF_CFG_SCALE", "3")
+    assert "LDMREF_CFG_SCALE: guidance is baked" in ldm(*command).err
+    assert "LDMREF" not in ldm(*command, "--cfg", "3").err

@@ -338,7 +338,10 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
 def test_an_image_is_drawn_at_its_size_or_the_models(config, size, drawn):
     sized = size_image(config, Image.new("RGB", size), None, None, "fill")
     assert (sized.image.size, sized.resize) == (drawn or size, "fill")
-    assert bool(sized.warnings) == (drawn is not None)
+    told = "resized (fill)" if drawn else "resize=fill changes nothing"
+    assert len(sized.warnings) == 1 and told in sized.warnings[0]
+    if drawn is None:
+        assert size_image(config, Image.new("RGB", size), None, None, "crop").warnings == []
 
 
 @pytest.mark.parametrize(

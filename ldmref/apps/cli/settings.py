@@ -69,6 +69,8 @@ def naming_settings(configured: Settings, flags: Mapping[str, Any]) -> Iterator[
         key = CODES.get(error.code, "")
         if error.code in OF_BOTH_PROMPTS and "negative" in str(error):
             key = "defaults.negative_prompt"
+        if f"defaults.{error.parameter}" in configured.origin:
+            key = f"defaults.{error.parameter}"
         flag = "backend" if key == "backend.name" else key.rpartition(".")[2]
         if key in configured.origin and not is_set(flags.get(flag)):
             error.args = (f"{configured.origin[key]}: {error}",)

@@ -49,7 +49,7 @@ def answer_schedule(request: ScheduleRequest) -> Any:
 
     >>> request = ScheduleRequest(numbers="1.0, 0.9, 0.75, 0.5")
     >>> answer_schedule(request)["same"][0]
-    'SD3, constant shift 3: to 1/n, ComfyUI, ComfyUI sgm_uniform'
+    'Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, ComfyUI sgm_uniform, DiffSynth'
     """
     if (request.family is None) == (not request.numbers):
         raise UsageError(

@@ -198,6 +198,8 @@ class DiffusersFolder(StoredModel):
 
     has_weights = True
 
+    has_variants = True
+
     @classmethod
     def is_at(cls, path: Path) -> bool:
         return find_index(path).is_file()

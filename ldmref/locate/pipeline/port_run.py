@@ -20,12 +20,13 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.job import takes_all_steps
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
 from ldmref.samplers.flow_spacings import shift_levels
 from ldmref.samplers.own_spacing import Spacing
 from ldmref.samplers.path import FLOW, PATHS, VE, NoisePath
-from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.schedule import from_strength, sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
 MOST_SETTINGS = 8  # that are listed
@@ -319,10 +320,19 @@ class PortRun:
                 levels = None if spacing else self._own_sigmas(config)
                 steps = self.steps if levels is None else len(levels) - 1
                 spaced = spacing or own
-                return make_schedule(config, sampler, spaced, steps, levels, self.path, self.tokens)
+                made = make_schedule(config, sampler, spaced, steps, levels, self.path, self.tokens)
+                share = self._map_strength
+                return made if share is None or levels is not None else from_strength(made, share)
         except (LdmrefError, ValueError, ZeroDivisionError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
+
+    @property
+    def _map_strength(self) -> float | None:
+        """The strength at which a flow map of ldmref's begins; None: with pure noise."""
+        strength = None if self.is_diffusers else self.params.get("strength")
+        is_map = isinstance(strength, int | float) and takes_all_steps(self.model.config, strength)
+        return strength if is_map else None
 
     def sigma_at(self, t: float, schedule: Schedule | None = None) -> float | None:
         """Return the noise level of a timestep in a schedule, by default that of the run.

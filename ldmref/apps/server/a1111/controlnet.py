@@ -95,7 +95,7 @@ class Units:
             )
         steps = values.get("steps") or config.defaults.steps
         if (strength := values.get("strength")) is not None:
-            steps -= skip_steps(config, steps, strength)
+            steps -= skip_steps(config, steps, strength, values.get("sigmas"))
         units = [{FORMER.get(str(name), str(name)): unit[name] for name in unit} for unit in args]
         enabled = [unit for unit in units if unit.get("enabled", True)]
         controls = [self._read_unit(unit, values, size, steps) for unit in enabled]
