@@ -235,7 +235,8 @@ def compare_file(
             values = {name: x for name, x in entries.items() if name not in stored}
             fixed |= {f"{network}.{name}": value for name, value in values.items()}
     pattern = "|".join(filter(None, (layout.ignored, layout.unneeded(config))))
-    report = fit(view.shapes, table, find_matching(pattern, view.shapes))
+    ignorable = find_matching(pattern, view.shapes)
+    report = fit(view.shapes, table, ignorable, file.squeezed)
     compared = SingleCheckpoint(file.path, file, layout, config, view, table, fixed, report)
     if layout.averages is not None and _list_averages(compared, layout.averages):
         return _choose_weights(compared, layout.averages, ema)
@@ -264,7 +265,8 @@ def _choose_weights(
     table = averages.table(last.table)
     weights = {*list_stored_shapes(last.table)}
     unread = {*last.report.ignored} - _list_averages(last, averages) | weights
-    mean = replace(last, table=table, report=fit(shapes, table, unread), averaged=True)
+    report = fit(shapes, table, unread, last.file.squeezed)
+    mean = replace(last, table=table, report=report, averaged=True)
     if ema:
         return mean
     replaced = weights - {*list_stored_shapes(table)}

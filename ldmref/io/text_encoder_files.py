@@ -208,7 +208,8 @@ def _compare(
         for table in _list_tables(text):
             stored = {name: entry for name, entry in table.items() if name not in fixed}
             last = rf"transformer\.resblocks\.{text.num_hidden_layers}\..*"  # SD 2 leaves it out
-            report = fit(view.shapes, stored, unused | find_matching(last, view))
+            unread = unused | find_matching(last, view)
+            report = fit(view.shapes, stored, unread, file.squeezed)
             if report.fits:
                 fitting.append(TextEncoderFile(file, network, view, {**stored, **fixed}))
             reports.append((report, network))

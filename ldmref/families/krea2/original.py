@@ -86,7 +86,7 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
         intermediate_size=own["blocks.0.mlp.gate.weight"][0],
         timestep_embed_dim=own["tmlp.0.weight"][1],
         text_hidden_dim=text,
-        num_text_layers=own["txtfusion.projector.weight"][1],
+        num_text_layers=own["txtfusion.projector.weight"][-1],
         text_num_attention_heads=text // text_head,
         text_num_key_value_heads=own["txtfusion.refiner_blocks.0.attn.wk.weight"][0] // text_head,
         text_intermediate_size=own["txtfusion.refiner_blocks.0.mlp.gate.weight"][0],

@@ -182,7 +182,7 @@ def recognise(shapes: Mapping[str, Shape]) -> ModelConfig:
     for config in (PRESETS[name] for name in FAMILIES):
         table = ema_table(compvis_table(config)) if alone else compvis_table(config)
         pattern = "|".join(filter(None, (IGNORED, list_unneeded(config))))
-        report = fit(shapes, table, find_matching(pattern, shapes))
+        report = fit(shapes, table, find_matching(pattern, shapes), squeezed=True)
         if report.fits:
             return config
         nearest.append((report.likeness, config))

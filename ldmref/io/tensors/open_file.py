@@ -67,6 +67,7 @@ class DeferredFile(ModelFile):
         self.shapes = file.shapes
         self.metadata = file.metadata
         self.identity = file.identity
+        self.squeezed = file.squeezed
         self._file = file
         self._last: tuple[str | None, np.ndarray] = (None, np.empty(0))
 
