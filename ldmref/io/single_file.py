@@ -76,10 +76,12 @@ class SingleCheckpoint(StoredModel):
     def open(cls, path: Path, options: OpeningOptions) -> SingleCheckpoint:
         file = open_model_file(path)
         if options.config is None:
-            return recognise_file(file, ema=options.ema)
+            found = recognise_file(file, ema=options.ema)
+            return replace(found, warnings=[*found.warnings, *file.warnings])
         config, beside = find_named_config(options.config)
         found = recognise_file(file, config, options.ema)
-        return replace(found, beside=beside, certain=True)
+        warnings = [*found.warnings, *file.warnings]
+        return replace(found, beside=beside, certain=True, warnings=warnings)
 
     @property
     def networks(self) -> set[str]:
