@@ -83,7 +83,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     *UNREAD,
     (_some(r"\.hada_w1_[ab](\.|$)"), "a LoHa", LORA),
     (_some(r"\.lokr_w[12](_[ab])?(\.|$)"), "a LoKr", LORA),
-    (_some(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA", LORA),
+    (_some(r"\.(dora_scale|lora_magnitude_vector|magnitude)(\.|$)"), "a DoRA", LORA),
     (_some(r"lora_down\.weight$|lora\d?\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(r"\.diff(_b)?$|\.[wb]_norm$"), "a LoRA of differences", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),

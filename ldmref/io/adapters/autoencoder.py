@@ -9,14 +9,15 @@ Source of these files: madebyollin/taesd, taesd.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ldmref.errors import InputError, UsageError
+from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.checks import (
     config_error,
@@ -62,6 +63,10 @@ TINY_FIELDS = ("in_channels", "out_channels", "latent_channels")
 # Tensors that training leaves in an autoencoder's file.
 IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
+# Of a decoder alone, with the prefix and without, and of the numbers that normalise its latents.
+DECODER = (
+    r"(decoder|bn|post_quant_conv|mid|up|mid_block|up_blocks|(conv|norm|conv_norm)_(in|out))\."
+)
 CODE = "E-VAE"
 CLAMPS = {"encoder": 0, "decoder": 1}  # layers of the author in front of the first convolution
 FIRST = {half: f"{number}.weight" for half, number in CLAMPS.items()}
@@ -121,7 +126,9 @@ def read_vae(
         name = path.stem.replace(f"_{half}", "")
         return AutoencoderFile(name, *read_halves(path, with_encoder))
     stored = TensorView([file], _stored_name, PREFIX)
-    expected = [*_read_beside(path), model or AutoencoderConfig()]
+    _require_encoder(path.name, stored)
+    known = [*_read_beside(path), model or AutoencoderConfig()]
+    expected = [_with_sizes(config, stored.shapes) for config in known]
     kinds = [autoencoder_of(c) for c in expected if not isinstance(c, TinyConfig)]
     ignored = "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
     config, table = find_first_fit(
@@ -132,6 +139,29 @@ def read_vae(
         find_matching(ignored, stored),
     )
     return AutoencoderFile(path.stem, config, to_native(stored, table), stored.sha256())
+
+
+def _with_sizes(config: AnyConfig, shapes: Mapping[str, Shape]) -> AnyConfig:
+    """Return a configuration with the sizes of a file that its kind reads off."""
+    if isinstance(config, TinyConfig):
+        return config
+    return autoencoder_of(config).with_sizes(config, shapes)
+
+
+def _require_encoder(name: str, stored: Iterable[str]) -> None:
+    """Refuse a file of a decoder alone.
+
+    Raises:
+        KeyMismatchError: It is one.
+    """
+    names = [*stored]
+    if names and all(re.match(DECODER, one) for one in names):
+        raise KeyMismatchError(
+            f"{name} is the decoder of an autoencoder, without its encoder",
+            code="E-KEYS",
+            hint="give the file that has both, such as full_encoder_small_decoder.safetensors of "
+            "FLUX.2",
+        )
 
 
 def _stored_name(name: str) -> str:

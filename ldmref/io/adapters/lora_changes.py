@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.control_lora import narrow_columns, pad_columns, widen_config
 from ldmref.io.adapters.lora_file import Lora, layer_config, lora_error
 from ldmref.io.adapters.lora_forms import (
@@ -94,15 +94,37 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     if not lora.tensors:
         raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
     refuse_other_adapters(lora.name, lora.tensors)
-    named, report = compare_names(config, lora)
+    known = lora_names(config)
+    named, report = compare_names(config, lora, known)
     if all(role == "whole" for roles in named.values() for role in roles):
         refuse_networks(lora.name, lora.tensors)
     if not report.fits:
+        _refuse_second_names(lora, named, report, known)
         report.require(
             f"the LoRA {lora.name!r} does not fit {config.name!r}",
             _explain_misfit(config, lora, report),
         )
     return named
+
+
+def _refuse_second_names(
+    lora: Lora, named: Mapping[str, Roles], report: KeyReport, known: LoraNames
+) -> None:
+    """Refuse a file that has two tensors for one role of a layer, such as of `qkv` and of `to_q`.
+
+    Raises:
+        KeyMismatchError: It has; the message names both.
+    """
+    for name in report.unexpected:
+        for target in known.get(unwrapped(name), ()):
+            first = named.get(target.tensor, {}).get(target.role)
+            if first is not None and first.name != name:
+                raise KeyMismatchError(
+                    f"the LoRA {lora.name!r} changes {target.tensor} twice: as {first.name} and "
+                    f"as {name}",
+                    code="E-KEYS",
+                    hint="keep one of the two notations for each layer",
+                )
 
 
 def compare_names(

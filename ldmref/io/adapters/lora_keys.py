@@ -34,6 +34,7 @@ from ldmref.models.text_kind import kind_of
 KOHYA = {
     ".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha",
     ".lora_mid.weight": "mid", ".dora_scale": "magnitude", ".diff": "diff",
+    ".magnitude": "row_magnitude",  # ai-toolkit's, of rows as PEFT's
 } | {f".{role}": role for form in ("LoHa", "LoKr") for role in FORMS[form]}  # fmt: skip
 PEFT = {
     ".lora_A.weight": "down", ".lora_B.weight": "up", ".alpha": "alpha",
