@@ -94,6 +94,8 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "give the folder that they come from, which also holds config.json and tokenizer.json"),
     (_some(r"(^|\.)transformer_blocks\.\d+\.attn\.add_k_proj\."),
      "a transformer of diffusers, without the other networks", FOLDER),
+    (_each(r"^model\.diffusion_model\.", r"^text_encoders\."),
+     "a checkpoint of a denoiser and text encoders that fits no supported family", SUPPORTED),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", TEXT),
     (_some(r"^enc\.blk\.\d+\.attn_q\.weight$"), "a T5 text encoder of llama.cpp", TEXT),
     (_some(r"^blk\.\d+\.attn_q_norm\.weight$"), "a Qwen3 text encoder of llama.cpp", TEXT),
@@ -107,7 +109,8 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_all(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|\w+_embedding)\."),
      "a U-Net of diffusers, without the other networks", FOLDER_OR_MODEL),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
-          r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
+          r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss|bn)\."),
+     "an autoencoder", VAE),
     (_some(r"^(encoder\.downsamples|decoder\.upsamples)\.\d+\.residual\."),
      "an autoencoder of Qwen-Image and Wan 2.1", VAE),
     (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),
@@ -202,6 +205,16 @@ FEWER_LAYERS = (
 )
 
 
+OMNI = (
+    "Z-Image Omni, whose transformer also reads images through SigLIP",
+    "not supported; give Z-Image or Z-Image-Turbo",
+)
+
+
+def _some_name(pattern: str) -> Callable[[Mapping[str, Shape]], bool]:
+    return lambda shapes: any(re.search(pattern, name) for name in shapes)
+
+
 def _reads(shapes: Mapping[str, Shape], channels: int) -> bool:
     """Return whether the first layer of a U-Net reads so many channels."""
     first = (shapes.get(f"{prefix}input_blocks.0.0.weight", ()) for prefix in UNET)
@@ -228,6 +241,7 @@ VARIANTS: tuple[tuple[Callable[[Mapping[str, Shape]], bool], str, str], ...] = (
     (lambda x: "edm_vpred.sigma_max" in x, "CosXL, trained with noise levels of EDM", BASE),
     (lambda x: _reads(x, 8), *INSTRUCTIONS),
     (_is_shallow, *FEWER_LAYERS),
+    (_some_name(r"(^|\.)siglip_(embedder|refiner)\."), *OMNI),
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from ldmref.io.stored_model import OpeningOptions, StoredModel
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.io.tokenizers import find_tokenizers
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import Averages, SingleFile, family_of, list_families
@@ -31,6 +32,10 @@ from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.validate import check_fields
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.support.files import check_input_path
+
+OTHER_SIZES = (
+    "for other sizes give config= (--model-config) with a preset or a folder with a configuration"
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,7 @@ def recognise_file(
         UsageError: `config` is of a family without single files; `ema` is True, and the file has no
             averages; or it fits several models, which differ in what the network predicts.
     """
+    file = unwrap_file(file)
     found = _recognise(file, ema) if config is None else _compare_given(file, config, ema)
     if not found.report.fits:
         _refuse(found, config, ema)
@@ -314,15 +320,14 @@ def _refuse(found: SingleCheckpoint, wanted: ModelConfig | None, ema: bool | Non
     hints = ["ema=False (--no-ema) reads the weights without their averages"] if ema else []
     if wanted is not None:
         explained = _explain_misfit(found.file, wanted)
-        if whole:
-            refuse_variant(name, shapes)
+        refuse_variant(name, shapes)
         if whole or 2 * report.shared < len(shapes):
             refuse_foreign(name, shapes)
         hint = "".join(hints) if whole else explained
         report.require(f"{name} is not a {wanted.name!r} model", hint)
     refuse_variant(name, shapes)
     if not whole:
-        report.require(f"{name} looks like {found.layout.description}, and differs")
+        report.require(f"{name} looks like {found.layout.description}, and differs", OTHER_SIZES)
     refuse_foreign(name, shapes)
     if not report.shared:
         raise KeyMismatchError(
@@ -331,7 +336,7 @@ def _refuse(found: SingleCheckpoint, wanted: ModelConfig | None, ema: bool | Non
             code="E-KEYS",
             hint=SUPPORTED,
         )
-    hints.insert(0, "for other sizes give config= with a preset or a folder with a configuration")
+    hints.insert(0, OTHER_SIZES)
     nearest = f"{name} fits no known family; nearest is {found.config.name!r}"
     report.require(nearest, hint="; ".join(hints))
 

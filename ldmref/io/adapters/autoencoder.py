@@ -40,11 +40,14 @@ from ldmref.io.diffusers.folder import (
 )
 from ldmref.io.identify import get_foreign_class
 from ldmref.io.key_table import KeyEntry, KeyTable, find_first_fit, find_matching, fit, to_native
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape, flatten
+from ldmref.models.presets import list_presets
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.models.validate import check_config, check_network
@@ -120,7 +123,7 @@ def read_vae(
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE", hint=NOT_THERE)
-    file = TensorFile(path)
+    file = unwrap_file(TensorFile(path))
     half = find_half(file.shapes)
     if half:
         name = path.stem.replace(f"_{half}", "")
@@ -128,9 +131,11 @@ def read_vae(
     stored = TensorView([file], _stored_name, PREFIX)
     _require_encoder(path.name, stored)
     known = [*_read_beside(path), model or AutoencoderConfig()]
-    expected = [_with_sizes(config, stored.shapes) for config in known]
-    kinds = [autoencoder_of(c) for c in expected if not isinstance(c, TinyConfig)]
-    ignored = "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
+    expected = [
+        config if isinstance(config, TinyConfig) else _with_sizes(config, stored.shapes)
+        for config in known
+    ]
+    ignored = _list_ignored(expected)
     config, table = find_first_fit(
         stored.shapes,
         _candidates(*expected),
@@ -141,10 +146,10 @@ def read_vae(
     return AutoencoderFile(path.stem, config, to_native(stored, table), stored.sha256())
 
 
-def _with_sizes(config: AnyConfig, shapes: Mapping[str, Shape]) -> AnyConfig:
+def _with_sizes(
+    config: BaseAutoencoderConfig, shapes: Mapping[str, Shape]
+) -> BaseAutoencoderConfig:
     """Return a configuration with the sizes of a file that its kind reads off."""
-    if isinstance(config, TinyConfig):
-        return config
     return autoencoder_of(config).with_sizes(config, shapes)
 
 
@@ -178,14 +183,64 @@ def _read_beside(path: Path) -> list[AnyConfig]:
 def _candidates(*expected: AnyConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
     """Yield configurations and key tables to try for a single file, in this order."""
     for config in (*expected, *FIRST_STAGES.values()):
-        if type(config) is AutoencoderConfig:
-            yield config, autoencoder_table(config)
-        elif isinstance(config, BaseAutoencoderConfig):
-            original = autoencoder_of(config).original
-            if original is not None:
-                yield config, original(config)
+        original = original_autoencoder_table(config)
+        if original:
+            yield config, original
     for config in (*expected, TinyConfig(latent_channels=expected[-1].latent_channels)):
         yield config, _table(config)
+
+
+def list_autoencoder_owners(file: ModelFile) -> dict[str, BaseAutoencoderConfig]:
+    """Return the presets that have the autoencoder of a file, and the published first stages.
+
+    Args:
+        file: A file.
+
+    Returns:
+        The configuration of the autoencoder by their names; {} if the file holds something else, or
+        an autoencoder of another size.
+    """
+    file = unwrap_file(file)
+    stored = TensorView([file], _stored_name, PREFIX)
+    whole = len(stored) == len(file)  # not one of the networks of a model
+    if not whole or not any(name.startswith(("encoder.", "decoder.")) for name in stored):
+        return {}
+    fits: dict[AnyConfig, bool] = {}
+    models: dict[str, BaseAutoencoderConfig] = {
+        name: config.vae for name, config in list_presets().items()
+    }
+    models |= FIRST_STAGES
+    owners: dict[str, BaseAutoencoderConfig] = {}
+    for name, config in models.items():
+        sized = _with_sizes(config, stored.shapes)
+        if sized not in fits:
+            unread = find_matching(_list_ignored([sized]), stored)
+            fits[sized] = any(fit(stored.shapes, table, unread).fits for table in _tables(sized))
+        if fits[sized]:
+            owners[name] = sized
+    return owners
+
+
+def _list_ignored(configs: Iterable[AnyConfig]) -> str:
+    """Return a pattern of the names that files of these autoencoders may also hold."""
+    kinds = [autoencoder_of(c) for c in configs if not isinstance(c, TinyConfig)]
+    return "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
+
+
+def _tables(config: AnyConfig) -> Iterator[KeyTable]:
+    """Yield the names of an autoencoder in single files: those of the makers, and of diffusers."""
+    original = original_autoencoder_table(config)
+    if original:
+        yield original
+    yield _table(config)
+
+
+def original_autoencoder_table(config: AnyConfig) -> KeyTable:
+    """Return the names of CompVis or of the makers in a single file; {} if there are none."""
+    if type(config) is AutoencoderConfig:
+        return autoencoder_table(config)
+    original = None if isinstance(config, TinyConfig) else autoencoder_of(config).original
+    return {} if original is None else original(config)
 
 
 def _read_folder(folder: Path) -> AutoencoderFile:

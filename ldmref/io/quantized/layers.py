@@ -40,9 +40,10 @@ from ldmref.io.quantized.float8 import (
     scale_rows,
 )
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
+from ldmref.io.tensors.wrappers import WRAPPERS
 from ldmref.support.files import parse_json, shown
 
-PREFIX = "model.diffusion_model."  # which the metadata may leave out
+PREFIXES = ("model.diffusion_model.", *WRAPPERS)  # which the metadata may leave out
 METADATA = "_quantization_metadata"
 QUANT_STATE = ".quant_state.bitsandbytes__"
 # Scales of activations, which only products in the quantised type need, and markers.
@@ -211,8 +212,8 @@ def _find_format(file: TensorFile, layer: str, settings: Mapping[str, Any]) -> s
 
 
 def _with_prefix(file: TensorFile, layer: str) -> str:
-    bare = f"{layer}.weight" not in file and f"{PREFIX}{layer}.weight" in file
-    return PREFIX + layer if bare else layer
+    starts = ("", *PREFIXES)
+    return next((start + layer for start in starts if f"{start}{layer}.weight" in file), layer)
 
 
 def _open_comfy(file: TensorFile, layer: str, settings: Mapping[str, Any]) -> StoredLayer:
