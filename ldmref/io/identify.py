@@ -29,15 +29,18 @@ TEXT = "give the model it belongs to, and this as text_encoders= (--text-encoder
 
 
 def _some(pattern: str) -> Callable[[list[str]], bool]:
-    return lambda names: any(re.search(pattern, name) for name in names)
+    search = re.compile(pattern).search
+    return lambda names: any(map(search, names))
 
 
 def _each(*patterns: str) -> Callable[[list[str]], bool]:
-    return lambda names: all(_some(pattern)(names) for pattern in patterns)
+    tests = [_some(pattern) for pattern in patterns]
+    return lambda names: all(test(names) for test in tests)
 
 
 def _all(pattern: str) -> Callable[[list[str]], bool]:
-    return lambda names: all(re.match(pattern, name) for name in names)
+    match = re.compile(pattern).match
+    return lambda names: all(map(match, names))
 
 
 def _exactly(*expected: str) -> Callable[[list[str]], bool]:

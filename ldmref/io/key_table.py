@@ -181,7 +181,8 @@ def fit(
 
 def find_matching(pattern: str, names: Iterable[str]) -> set[str]:
     """Return the names that a pattern matches in full."""
-    return {name for name in names if re.fullmatch(pattern, name)}
+    fullmatch = re.compile(pattern).fullmatch
+    return {name for name in names if fullmatch(name)}
 
 
 def _bare(shape: Shape) -> Shape:

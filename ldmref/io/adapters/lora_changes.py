@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -159,14 +159,18 @@ def find_families(lora: Lora, most: int = 100) -> list[str]:
     downs = (lora.shape_of(name) for name in names if name.endswith(DOWN))
     columns = {shape[1] for shape in downs if len(shape) > 1}
     fitting: list[str] = []
+    compared: dict[tuple[Any, ...], bool] = {}  # by the networks, which several presets may share
     for preset, config in list_presets().items():
         widths = {shape[1] for shape in flatten(model_spec(config)).values() if len(shape) > 1}
         if len(fitting) == most or not columns <= widths:
             continue
         wide = widen_config(config, [lora])
-        known = lora_names(wide)
-        seen = all(unwrapped(name) in known for name in names[:SAMPLE])
-        if seen and compare_names(wide, lora, known)[1].fits:
+        networks = (wide.denoiser, *wide.text_encoders)
+        if networks not in compared:
+            known = lora_names(wide)
+            seen = all(unwrapped(name) in known for name in names[:SAMPLE])
+            compared[networks] = seen and compare_names(wide, lora, known)[1].fits
+        if compared[networks]:
             fitting.append(preset)
     return fitting
 
