@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.io.adapters.autoencoder import original_autoencoder_table
 from ldmref.io.adapters.lora_keys import lora_file_name, lora_names
-from ldmref.io.compvis.keys import clip_table
+from ldmref.io.compvis.keys import clip_table, original_autoencoder_table
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import TEXT_ENCODERS

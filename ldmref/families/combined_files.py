@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ldmref.io.adapters.autoencoder import original_autoencoder_table
-from ldmref.io.compvis.keys import autoencoder_table, clip_table
+from ldmref.io.compvis.keys import autoencoder_table, clip_table, original_autoencoder_table
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig

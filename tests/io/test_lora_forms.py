@@ -328,7 +328,7 @@ def test_a_stack_and_its_parts_are_read_for_other_blocks_and_refused_for_one(nam
     twice = [make_layer(config, stack.format(0)), make_layer(config, part.format(0, "k"))]
     twice = twice if stack_first else twice[::-1]
     with pytest.raises(
-        KeyMismatchError, match=r"to_k\.weight twice: as .*lora_A.* and as "
+        KeyMismatchError, match=r"to_k\.weight twice, as .*lora_A.* and as "
     ) as caught:
         lora_changes(config, Lora("x", {k: x for file in twice for k, x in file.items()}))
     assert "one of the two notations" in caught.value.hint

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis.keys import autoencoder_table
+from ldmref.io.compvis.keys import original_autoencoder_table
 from ldmref.io.diffusers.checks import (
     config_error,
     damage_as_config_error,
@@ -183,7 +183,7 @@ def _read_beside(path: Path) -> list[AnyConfig]:
 def _candidates(*expected: AnyConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
     """Yield configurations and key tables to try for a single file, in this order."""
     for config in (*expected, *FIRST_STAGES.values()):
-        original = original_autoencoder_table(config)
+        original = _original_table(config)
         if original:
             yield config, original
     for config in (*expected, TinyConfig(latent_channels=expected[-1].latent_channels)):
@@ -229,18 +229,15 @@ def _list_ignored(configs: Iterable[AnyConfig]) -> str:
 
 def _tables(config: AnyConfig) -> Iterator[KeyTable]:
     """Yield the names of an autoencoder in single files: those of the makers, and of diffusers."""
-    original = original_autoencoder_table(config)
+    original = _original_table(config)
     if original:
         yield original
     yield _table(config)
 
 
-def original_autoencoder_table(config: AnyConfig) -> KeyTable:
-    """Return the names of CompVis or of the makers in a single file; {} if there are none."""
-    if type(config) is AutoencoderConfig:
-        return autoencoder_table(config)
-    original = None if isinstance(config, TinyConfig) else autoencoder_of(config).original
-    return {} if original is None else original(config)
+def _original_table(config: AnyConfig) -> KeyTable:
+    """Return the names of the makers in a single file; {} for TAESD, whose files are two."""
+    return {} if isinstance(config, TinyConfig) else original_autoencoder_table(config)
 
 
 def _read_folder(folder: Path) -> AutoencoderFile:

@@ -99,7 +99,7 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     if all(role == "whole" for roles in named.values() for role in roles):
         refuse_networks(lora.name, lora.tensors)
     if not report.fits:
-        _refuse_second_names(lora, named, report, known)
+        _refuse_second_names(config, lora, named, report, known)
         report.require(
             f"the LoRA {lora.name!r} does not fit {config.name!r}",
             _explain_misfit(config, lora, report),
@@ -108,7 +108,11 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
 
 
 def _refuse_second_names(
-    lora: Lora, named: Mapping[str, Roles], report: KeyReport, known: LoraNames
+    config: ModelConfig,
+    lora: Lora,
+    named: Mapping[str, Roles],
+    report: KeyReport,
+    known: LoraNames,
 ) -> None:
     """Refuse a file that has two tensors for one role of a layer, such as of `qkv` and of `to_q`.
 
@@ -120,8 +124,8 @@ def _refuse_second_names(
             first = named.get(target.tensor, {}).get(target.role)
             if first is not None and first.name != name:
                 raise KeyMismatchError(
-                    f"the LoRA {lora.name!r} changes {target.tensor} twice: as {first.name} and "
-                    f"as {name}",
+                    f"the LoRA {lora.name!r} does not fit {config.name!r}: it changes "
+                    f"{target.tensor} twice, as {first.name} and as {name}",
                     code="E-KEYS",
                     hint="keep one of the two notations for each layer",
                 )

@@ -64,5 +64,5 @@ def unwrap_names(names: Collection[str]) -> dict[str, str]:
 
 def unwrap_file(file: ModelFile) -> ModelFile:
     """Return a file under names without the prefixes of frameworks; itself if it has none."""
-    stored = unwrap_names(file.names)
+    stored = unwrap_names(file.shapes)
     return UnwrappedFile(file, stored) if stored else file
