@@ -1,4 +1,4 @@
-"""Files whose names have the prefixes of frameworks are read as those without."""
+"""Prefixes of frameworks are left out of names, and complete checkpoints hold all networks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ldmref.io.adapters.lora_file import open_lora
 from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.text_encoder_files import add_text_encoders
+from ldmref.models.model import model_spec
+from ldmref.models.params import flatten
 from ldmref.models.presets import preset
 
 WRAPPED = {
@@ -93,3 +95,23 @@ def test_a_token_of_siglip_is_left_out_and_its_network_named(tmp_path):
                 KeyMismatchError, match="Z-Image Omni, whose transformer also reads"
             ):
                 read("-m", path, given)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "tiny"])
+def test_a_complete_checkpoint_holds_all_networks(tmp_path, name):
+    config = preset(name)
+    shapes = flatten(model_spec(config))
+    complete = [file for file in list_files(name) if file.what.startswith("complete")]
+    assert complete
+    for file in complete:
+        save_file(file.tensors, tmp_path / "a.safetensors")
+        opened = recognise_file(open_model_file(tmp_path / "a.safetensors"), config)
+        assert opened.networks == {key.partition(".")[0] for key in shapes} and not opened.unused
+        read_shapes = {key: np.shape(x) for key, x in opened.read().items()}
+        assert read_shapes == shapes
+    prefix = "model.diffusion_model."
+    odd = {f"{prefix}a.weight": np.zeros(2, np.float32)}
+    odd |= {k: x for k, x in file.tensors.items() if k.startswith("text_encoders.")}
+    save_file(odd, tmp_path / "a.safetensors")
+    with pytest.raises(KeyMismatchError, match="a denoiser and text encoders that fits no supp"):
+        recognise_file(open_model_file(tmp_path / "a.safetensors"))
