@@ -243,6 +243,44 @@ def styles(folder: Path) -> Callable[[], Any]:
     return lambda: read_styles(path)
 
 
+def lora_misfit(folder: Path) -> Callable[[], Any]:
+    """A LoRA whose names no preset has."""
+    import numpy as np
+
+    from ldmref.io.adapters.lora_changes import lora_changes
+    from ldmref.io.adapters.lora_file import Lora
+    from ldmref.models.presets import list_presets
+
+    config = list_presets()["tiny"]
+    lora = Lora("a", {"some.layer.alpha": np.ones(())})
+    return lambda: lora_changes(config, lora)
+
+
+def unknown_names(folder: Path) -> Callable[[], Any]:
+    """A model of 100,000 tensors with unknown names."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from ldmref.io.checkpoint import read_model_config
+
+    empty = np.zeros(0, np.float32)
+    save_file({f"{i}.x": empty for i in range(100_000)}, folder / "a.safetensors")
+    return lambda: read_model_config(folder / "a.safetensors")
+
+
+def plugins(folder: Path) -> Callable[[], Any]:
+    """16,000 samplers that one package offers."""
+    from ldmref.support.plugins import list_plugins, list_unusable
+
+    package = folder / "theirs-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    lines = "".join(f"s{i} = theirs:s{i}\n" for i in range(16_000))
+    (package / "entry_points.txt").write_text(f"[ldmref.samplers]\n{lines}")
+    sys.path.insert(0, str(folder))
+    return lambda: (list_plugins("ldmref.samplers"), list_unusable("ldmref.samplers", ()))
+
+
 CASES: dict[str, Case] = {
     "gguf-texts": gguf_texts, "gguf-entries": gguf_entries, "gguf-full": gguf_full,
     "safetensors": safetensors_values, "config": config_values, "sd3-blocks": sd3_blocks,
@@ -250,6 +288,7 @@ CASES: dict[str, Case] = {
     "wildcard-line": wildcard_line, "wildcard-long": wildcard_long, "glob": glob,
     "schedule": schedule, "programs": programs, "vocabulary-lines": vocabulary_lines,
     "vocabulary-gzip": vocabulary_gzip, "piece": piece, "spiece": spiece, "styles": styles,
+    "lora": lora_misfit, "names": unknown_names, "plugins": plugins,
 }  # fmt: skip
 
 

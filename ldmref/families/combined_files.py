@@ -11,13 +11,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ldmref.io.compvis.keys import autoencoder_table, clip_table
-from ldmref.io.key_table import KeyEntry, add_prefixes
+from ldmref.io.compvis.keys import autoencoder_table, clip_table, original_autoencoder_table
+from ldmref.io.diffusers.folder import diffusers_autoencoder_table
+from ldmref.io.key_table import KeyEntry, add_prefixes, key_table
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
-from ldmref.models.params import Shape
+from ldmref.models.params import Shape, flatten
+from ldmref.models.text_kind import kind_of
 
 TEXTS = "text_encoders."
 CLIP_L, CLIP_G, T5 = "clip_l", "clip_g", "t5xxl"
+# Of a language model beside a transformer: a number of the training, the last layer, what sees.
+UNUSED_OF_COMFYUI = (
+    r"text_encoders\.\w+\.(logit_scale|transformer\.(lm_head\.weight|(model\.)?visual\..*))"
+    r"|vae\.bn\.num_batches_tracked"
+)
 PROJECTION = "text_projection.weight"
 # Numbers of the training, positions, and T5's vocabulary, also as a second name of its embedding.
 # Nobody reads the projection of `clip_l`, and T5 may be left out.
@@ -50,6 +57,25 @@ def list_other_networks(
         else:
             tables[network] = {**table}
     return tables
+
+
+def list_comfyui_networks(
+    config: ModelConfig, text: str
+) -> dict[str, dict[str, KeyEntry | np.ndarray]]:
+    """Return the tables of autoencoder and text encoder in a complete checkpoint of ComfyUI.
+
+    Args:
+        config: The configuration of the model.
+        text: ComfyUI's name of its only text encoder, a language model, such as `qwen3vl_4b`.
+    """
+    entries = original_autoencoder_table(config.vae) or diffusers_autoencoder_table(config.vae)
+    spec = flatten(kind_of(config.text_encoder).spec(config.text_encoder))
+    return {
+        "vae": {**add_prefixes("", "vae.", entries)},
+        "text_encoder": {
+            **add_prefixes("", f"{TEXTS}{text}.transformer.", key_table(spec, {"": "model"}))
+        },
+    }
 
 
 def lacks_t5(shapes: Mapping[str, Shape]) -> bool:

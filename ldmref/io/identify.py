@@ -29,15 +29,18 @@ TEXT = "give the model it belongs to, and this as text_encoders= (--text-encoder
 
 
 def _some(pattern: str) -> Callable[[list[str]], bool]:
-    return lambda names: any(re.search(pattern, name) for name in names)
+    search = re.compile(pattern).search
+    return lambda names: any(map(search, names))
 
 
 def _each(*patterns: str) -> Callable[[list[str]], bool]:
-    return lambda names: all(_some(pattern)(names) for pattern in patterns)
+    tests = [_some(pattern) for pattern in patterns]
+    return lambda names: all(test(names) for test in tests)
 
 
 def _all(pattern: str) -> Callable[[list[str]], bool]:
-    return lambda names: all(re.match(pattern, name) for name in names)
+    match = re.compile(pattern).match
+    return lambda names: all(map(match, names))
 
 
 def _exactly(*expected: str) -> Callable[[list[str]], bool]:
@@ -83,7 +86,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     *UNREAD,
     (_some(r"\.hada_w1_[ab](\.|$)"), "a LoHa", LORA),
     (_some(r"\.lokr_w[12](_[ab])?(\.|$)"), "a LoKr", LORA),
-    (_some(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA", LORA),
+    (_some(r"\.(dora_scale|lora_magnitude_vector|magnitude)(\.|$)"), "a DoRA", LORA),
     (_some(r"lora_down\.weight$|lora\d?\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(r"\.diff(_b)?$|\.[wb]_norm$"), "a LoRA of differences", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
@@ -94,6 +97,8 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "give the folder that they come from, which also holds config.json and tokenizer.json"),
     (_some(r"(^|\.)transformer_blocks\.\d+\.attn\.add_k_proj\."),
      "a transformer of diffusers, without the other networks", FOLDER),
+    (_each(r"^model\.diffusion_model\.", r"^text_encoders\."),
+     "a checkpoint of a denoiser and text encoders that fits no supported family", SUPPORTED),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", TEXT),
     (_some(r"^enc\.blk\.\d+\.attn_q\.weight$"), "a T5 text encoder of llama.cpp", TEXT),
     (_some(r"^blk\.\d+\.attn_q_norm\.weight$"), "a Qwen3 text encoder of llama.cpp", TEXT),
@@ -107,7 +112,8 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_all(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|\w+_embedding)\."),
      "a U-Net of diffusers, without the other networks", FOLDER_OR_MODEL),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
-          r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
+          r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss|bn)\."),
+     "an autoencoder", VAE),
     (_some(r"^(encoder\.downsamples|decoder\.upsamples)\.\d+\.residual\."),
      "an autoencoder of Qwen-Image and Wan 2.1", VAE),
     (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),
@@ -202,6 +208,16 @@ FEWER_LAYERS = (
 )
 
 
+OMNI = (
+    "Z-Image Omni, whose transformer also reads images through SigLIP",
+    "not supported; give Z-Image or Z-Image-Turbo",
+)
+
+
+def _some_name(pattern: str) -> Callable[[Mapping[str, Shape]], bool]:
+    return lambda shapes: any(re.search(pattern, name) for name in shapes)
+
+
 def _reads(shapes: Mapping[str, Shape], channels: int) -> bool:
     """Return whether the first layer of a U-Net reads so many channels."""
     first = (shapes.get(f"{prefix}input_blocks.0.0.weight", ()) for prefix in UNET)
@@ -228,6 +244,7 @@ VARIANTS: tuple[tuple[Callable[[Mapping[str, Shape]], bool], str, str], ...] = (
     (lambda x: "edm_vpred.sigma_max" in x, "CosXL, trained with noise levels of EDM", BASE),
     (lambda x: _reads(x, 8), *INSTRUCTIONS),
     (_is_shallow, *FEWER_LAYERS),
+    (_some_name(r"(^|\.)siglip_(embedder|refiner)\."), *OMNI),
 )  # fmt: skip
 
 

@@ -78,13 +78,15 @@ class KeyEntry:
         """Return our tensor from the stored one.
 
         Args:
-            stored: The tensor of the checkpoint, whose shape is `stored_shape`.
+            stored: The tensor of the checkpoint, whose shape is `stored_shape`, apart from axes of
+                length 1.
 
         Returns:
             Our tensor, whose shape is `shape`; deferred, if the stored one is.
         """
         if isinstance(stored, DeferredArray):
             return cast(np.ndarray, stored.then(self.read, self.shape))
+        stored = stored.reshape(self.stored_shape)
         if self.rows is not None:
             return stored[self.rows[0] : self.rows[0] + self.shape[0]]
         if self.frames:
@@ -152,23 +154,35 @@ def list_stored_shapes(table: KeyTable) -> dict[str, Shape]:
     return {entry.name: entry.stored_shape for entry in table.values()}
 
 
-def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str] = ()) -> KeyReport:
+def fit(
+    shapes: Mapping[str, Shape],
+    table: KeyTable,
+    ignorable: Collection[str] = (),
+    squeezed: bool = False,
+) -> KeyReport:
     """Compare the shapes of a file with a table.
 
-    `ignorable` are names that may be present although the table lacks them.
+    Args:
+        shapes: Names and shapes of the file.
+        table: The table.
+        ignorable: Names that may be present although the table lacks them.
+        squeezed: Whether the file may lack any axes of length 1; see `ModelFile`.
     """
     have = dict(shapes)
     for entry in table.values():
-        if entry.form in ONE_BY_ONE and entry.name in have:
-            want = entry.stored_shape
-            if _bare(have[entry.name]) == _bare(want):
-                have[entry.name] = want
+        if entry.name not in have or not (squeezed or entry.form in ONE_BY_ONE):
+            continue
+        want = entry.stored_shape
+        bare = _squeeze if squeezed else _bare
+        if bare(have[entry.name]) == bare(want):
+            have[entry.name] = want
     return compare(have, list_stored_shapes(table), ignorable)
 
 
 def find_matching(pattern: str, names: Iterable[str]) -> set[str]:
     """Return the names that a pattern matches in full."""
-    return {name for name in names if re.fullmatch(pattern, name)}
+    fullmatch = re.compile(pattern).fullmatch
+    return {name for name in names if fullmatch(name)}
 
 
 def _bare(shape: Shape) -> Shape:
@@ -176,6 +190,11 @@ def _bare(shape: Shape) -> Shape:
     while shape[-1:] == (1,):
         shape = shape[:-1]
     return shape
+
+
+def _squeeze(shape: Shape) -> Shape:
+    """Return the shape without axes of length 1."""
+    return tuple(size for size in shape if size != 1)
 
 
 def find_first_fit(

@@ -104,6 +104,7 @@ class AddedTextEncoders(Modification):
         found, self._files = add_text_encoders(self._paths, config, held)
         self.networks = [file.network for file in self._files]
         self._texts = {name: getattr(found, name) for name in TEXT_ENCODERS}
+        self.warnings = [line for file in self._files for line in file.file.warnings]
         return found
 
     def apply(self, config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, Tensors]:

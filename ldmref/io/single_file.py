@@ -23,6 +23,7 @@ from ldmref.io.stored_model import OpeningOptions, StoredModel
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.io.tokenizers import find_tokenizers
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import Averages, SingleFile, family_of, list_families
@@ -31,6 +32,10 @@ from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.validate import check_fields
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.support.files import check_input_path
+
+OTHER_SIZES = (
+    "for other sizes give config= (--model-config) with a preset or a folder with a configuration"
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,12 @@ class SingleCheckpoint(StoredModel):
     def open(cls, path: Path, options: OpeningOptions) -> SingleCheckpoint:
         file = open_model_file(path)
         if options.config is None:
-            return recognise_file(file, ema=options.ema)
+            found = recognise_file(file, ema=options.ema)
+            return replace(found, warnings=[*found.warnings, *file.warnings])
         config, beside = find_named_config(options.config)
         found = recognise_file(file, config, options.ema)
-        return replace(found, beside=beside, certain=True)
+        warnings = [*found.warnings, *file.warnings]
+        return replace(found, beside=beside, certain=True, warnings=warnings)
 
     @property
     def networks(self) -> set[str]:
@@ -141,6 +148,7 @@ def recognise_file(
         UsageError: `config` is of a family without single files; `ema` is True, and the file has no
             averages; or it fits several models, which differ in what the network predicts.
     """
+    file = unwrap_file(file)
     found = _recognise(file, ema) if config is None else _compare_given(file, config, ema)
     if not found.report.fits:
         _refuse(found, config, ema)
@@ -235,7 +243,8 @@ def compare_file(
             values = {name: x for name, x in entries.items() if name not in stored}
             fixed |= {f"{network}.{name}": value for name, value in values.items()}
     pattern = "|".join(filter(None, (layout.ignored, layout.unneeded(config))))
-    report = fit(view.shapes, table, find_matching(pattern, view.shapes))
+    ignorable = find_matching(pattern, view.shapes)
+    report = fit(view.shapes, table, ignorable, file.squeezed)
     compared = SingleCheckpoint(file.path, file, layout, config, view, table, fixed, report)
     if layout.averages is not None and _list_averages(compared, layout.averages):
         return _choose_weights(compared, layout.averages, ema)
@@ -264,7 +273,8 @@ def _choose_weights(
     table = averages.table(last.table)
     weights = {*list_stored_shapes(last.table)}
     unread = {*last.report.ignored} - _list_averages(last, averages) | weights
-    mean = replace(last, table=table, report=fit(shapes, table, unread), averaged=True)
+    report = fit(shapes, table, unread, last.file.squeezed)
+    mean = replace(last, table=table, report=report, averaged=True)
     if ema:
         return mean
     replaced = weights - {*list_stored_shapes(table)}
@@ -310,15 +320,14 @@ def _refuse(found: SingleCheckpoint, wanted: ModelConfig | None, ema: bool | Non
     hints = ["ema=False (--no-ema) reads the weights without their averages"] if ema else []
     if wanted is not None:
         explained = _explain_misfit(found.file, wanted)
-        if whole:
-            refuse_variant(name, shapes)
+        refuse_variant(name, shapes)
         if whole or 2 * report.shared < len(shapes):
             refuse_foreign(name, shapes)
         hint = "".join(hints) if whole else explained
         report.require(f"{name} is not a {wanted.name!r} model", hint)
     refuse_variant(name, shapes)
     if not whole:
-        report.require(f"{name} looks like {found.layout.description}, and differs")
+        report.require(f"{name} looks like {found.layout.description}, and differs", OTHER_SIZES)
     refuse_foreign(name, shapes)
     if not report.shared:
         raise KeyMismatchError(
@@ -327,7 +336,7 @@ def _refuse(found: SingleCheckpoint, wanted: ModelConfig | None, ema: bool | Non
             code="E-KEYS",
             hint=SUPPORTED,
         )
-    hints.insert(0, "for other sizes give config= with a preset or a folder with a configuration")
+    hints.insert(0, OTHER_SIZES)
     nearest = f"{name} fits no known family; nearest is {found.config.name!r}"
     report.require(nearest, hint="; ".join(hints))
 

@@ -32,6 +32,7 @@ from ldmref.io.single_file import describe_texts
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.models.clip import is_openclip
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import family_of
@@ -158,7 +159,7 @@ def _open(path: str | Path) -> ModelFile:
         )
     if not path.exists():
         raise InputError(f"no text encoder {str(path)!r}", code=CODE, hint=NOT_THERE)
-    return open_model_file(path)
+    return unwrap_file(open_model_file(path))
 
 
 def _list_texts(config: ModelConfig) -> dict[str, TextConfig]:
@@ -208,7 +209,8 @@ def _compare(
         for table in _list_tables(text):
             stored = {name: entry for name, entry in table.items() if name not in fixed}
             last = rf"transformer\.resblocks\.{text.num_hidden_layers}\..*"  # SD 2 leaves it out
-            report = fit(view.shapes, stored, unused | find_matching(last, view))
+            unread = unused | find_matching(last, view)
+            report = fit(view.shapes, stored, unread, file.squeezed)
             if report.fits:
                 fitting.append(TextEncoderFile(file, network, view, {**stored, **fixed}))
             reports.append((report, network))
@@ -224,6 +226,7 @@ def list_owners(file: ModelFile) -> list[str]:
     Returns:
         Their names; none if the file holds something else, or an encoder of another size.
     """
+    file = unwrap_file(file)
     tables = {*RENAMES, *(kind.table for kind in list_text_encoders())}
     view = view_current(file)
     if tables.isdisjoint(view):
@@ -252,7 +255,7 @@ def hash_text_encoder(file: ModelFile) -> tuple[str, str] | None:
     Returns:
         None: the file holds no text encoder of a kind that is recognised so.
     """
-    view = view_current(file)
+    view = view_current(unwrap_file(file))
     for kind in list_text_encoders():
         if kind.table and kind.table in view:
             numbers = np.ascontiguousarray(np.asarray(view[kind.table]), "<f4")

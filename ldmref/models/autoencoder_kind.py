@@ -17,7 +17,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.library_object import LibraryObject
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Shape, Spec
 from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.autoencoders"
@@ -69,6 +69,8 @@ class Autoencoder:
             configuration and the table in which all names and layouts are ours.
         original: Returns the table of a file of the makers, likewise. None: there is none, or it is
             known from the class of the configuration.
+        with_sizes: Returns a configuration with the sizes that a file says, where published
+            files of the kind differ, from that of a model and names and shapes of the file.
         ignored: A pattern of the names of tensors that a file may also hold.
         preview: Returns a linear map from latents to red, green and blue in [0, 1]: for each colour
             a weight per channel and a bias, 3 (latent_channels + 1) numbers; () if none is known.
@@ -101,6 +103,7 @@ class Autoencoder:
     module: Callable[[Any], LibraryObject] | None = None
     stored: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda config, table: table
     original: Callable[[Any], Mapping[str, Any]] | None = None
+    with_sizes: Callable[[Any, Mapping[str, Shape]], Any] = lambda config, shapes: config
     ignored: str = ""
     preview: Callable[[Any], tuple[float, ...]] = lambda config: ()
     shrink: Callable[[Any], Any] | None = None

@@ -43,9 +43,13 @@ def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
 def list_plugins(group: str) -> dict[str, str]:
     """List what installed packages offer in a group: the packages of each name, sorted by name."""
     points, _ = list_entry_points(group)
+    described: dict[int, str] = {}  # by distribution, whose metadata is a file
     packages: dict[str, set[str]] = {}
     for point in points:
-        packages.setdefault(point.name, set()).add(describe_package(point))
+        key = id(point.dist)
+        if key not in described:
+            described[key] = describe_package(point)
+        packages.setdefault(point.name, set()).add(described[key])
     return {name: " and ".join(sorted(packages[name])) for name in sorted(packages)}
 
 
@@ -61,9 +65,12 @@ def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
 def list_unusable(group: str, built_in: Collection[str]) -> dict[str, str]:
     """List the plug-ins whose name is a built-in's or another plug-in's, with the reason."""
     points, _ = list_entry_points(group)
+    alike: dict[str, list[EntryPoint]] = {}
+    for point in points:
+        alike.setdefault(point.name.lower(), []).append(point)
     reasons = {}
     for point in points:
-        others = _find_all(points, point.name)
+        others = _find_all(alike[point.name.lower()], point.name)
         if point.name.lower() in built_in:
             taken = "has the name of a built-in, which stays in use"
             reasons[point.name] = f"{describe_origin(point)} {taken}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -11,7 +12,7 @@ from checkpoint_folders import load_diffusers
 import ldmref
 from ldmref import modes
 from ldmref.errors import KeyMismatchError
-from ldmref.families.autoencoders.flux2 import original_autoencoder_table
+from ldmref.families.autoencoders.flux2 import FLUX2_AUTOENCODER, original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config
 from ldmref.families.flux2.original import list_other_networks, original_table, recognise
 from ldmref.families.transformer_files import PREFIX
@@ -26,6 +27,7 @@ from ldmref.models.params import flatten
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
+from diffusers import AutoencoderKLFlux2
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from flux2_pipelines import SMALL, make_pipeline, make_transformer
 from gguf_files import write_model
@@ -122,6 +124,57 @@ def test_a_file_with_the_other_networks_of_a_folder(model, folder, tmp_path):
     save_file(stored, str(tmp_path / "short.safetensors"))
     with pytest.raises(KeyMismatchError, match=r"1 missing \(single_blocks.0.linear1.weight"):
         ldmref.load(tmp_path / "short.safetensors", config=folder)
+
+
+@pytest.fixture(scope="module")
+def small_decoder(model, tmp_path_factory):
+    """Return diffusers' autoencoder with a narrower decoder, as FLUX.2-small-decoder, and files."""
+    folder = tmp_path_factory.mktemp("small")
+    made = FLUX2_AUTOENCODER.module(replace(model.config.vae, decoder_block_out_channels=(4, 8)))
+    settings = made.settings | {
+        name: getattr(made.like, name)
+        for name in ("block_out_channels", "layers_per_block", "norm_num_groups")
+    }
+    torch.manual_seed(0)
+    theirs = AutoencoderKLFlux2(**settings).eval()
+    theirs.bn.running_mean.normal_()
+    theirs.bn.running_var.uniform_(0.5, 2.0)
+    theirs.save_pretrained(folder / "vae")
+    state = {name: x.numpy() for name, x in theirs.state_dict().items()}
+    own = {name: x for name, x in state.items() if "num_batches" not in name}
+    table = original_autoencoder_table(made.like)
+    shaped = {name: np.ascontiguousarray(own[name]) for name in table}
+    save_file(to_compvis(shaped, table), str(folder / "full_encoder_small_decoder.safetensors"))
+    save_file(state, str(folder / "diffusers.safetensors"))
+    stored = to_compvis(shaped, table)
+    decoder = {k: x for k, x in stored.items() if k.startswith(("decoder.", "bn."))}
+    save_file(decoder, str(folder / "decoder.safetensors"))
+    bare = {k.removeprefix("decoder."): x for k, x in decoder.items() if not k.startswith("bn.")}
+    save_file(bare, str(folder / "small_decoder.safetensors"))
+    return theirs, folder
+
+
+@pytest.mark.parametrize(
+    "name", ["vae", "full_encoder_small_decoder.safetensors", "diffusers.safetensors"]
+)
+def test_a_narrower_decoder_is_that_of_diffusers(model, folder, small_decoder, name):
+    theirs, files = small_decoder
+    found = ldmref.load(folder, vae=files / name)
+    assert found.config.vae.decoder_block_out_channels == (4, 8)
+    assert found.config.vae.block_out_channels == model.config.vae.block_out_channels
+    channels = model.config.vae.latent_channels // 4
+    z = np.random.default_rng(0).normal(size=(1, channels, 4, 6)).astype(np.float32)
+    with torch.no_grad():
+        want = theirs.decode(torch.tensor(z)).sample.numpy()
+    kind = FLUX2_AUTOENCODER
+    got = kind.decode(found.backend, found.params.vae, found.config.vae, found.backend.asarray(z))
+    assert np.abs(found.backend.to_numpy(got) - want).max() < 1e-4 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", ["decoder.safetensors", "small_decoder.safetensors"])
+def test_a_decoder_alone_is_said_to_be_one(folder, small_decoder, name):
+    with pytest.raises(KeyMismatchError, match="the decoder of an autoencoder, without its enc"):
+        ldmref.load(folder, vae=small_decoder[1] / name)
 
 
 def test_a_checkpoint_of_comfyui_holds_all_networks(model, folder, tmp_path):

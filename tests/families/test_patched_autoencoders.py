@@ -440,6 +440,11 @@ def test_configurations_of_flux2_are_read():
     made = FLUX2_AUTOENCODER.module(SMALL_2)
     assert made.path == "diffusers:AutoencoderKLFlux2" and made.like == SMALL_2
     assert isinstance(made.settings["latent_channels"], int)
+    narrow = flux2.read_config({"decoder_block_out_channels": [96, 192, 384, 384]})
+    assert narrow == Flux2AutoencoderConfig(decoder_block_out_channels=(96, 192, 384, 384))
+    made_narrow = FLUX2_AUTOENCODER.module(narrow).settings
+    assert made_narrow["decoder_block_out_channels"] == (96, 192, 384, 384)
+    assert FLUX2_AUTOENCODER.shrink(narrow).decoder_block_out_channels == (4, 8)
     assert made.settings == {
         "latent_channels": 2, "down_block_types": ["DownEncoderBlock2D"] * 2,
         "up_block_types": ["UpDecoderBlock2D"] * 2, "patch_size": (2, 2),
@@ -456,7 +461,6 @@ def test_configurations_of_flux2_are_read():
     [
         (flux2.read_config, "act_fn", "gelu"),
         (flux2.read_config, "patch_size", [1, 1]),
-        (flux2.read_config, "decoder_block_out_channels", [4]),
         (qwen_image.read_config, "attn_scales", [1.0]),
         (qwen_image.read_config, "dropout", 0.5),
         (of_21.read_config, "attn_scales", [1.0]),
@@ -578,3 +582,6 @@ def test_shortcuts_divide_channels(changes, words):
 def test_the_rules_of_kl_hold_within_flux2():
     assert not [*flux2.broken_rules(SMALL_2)]
     assert [*flux2.broken_rules(replace(SMALL_2, norm_num_groups=3))]
+    for widths, words in (((4,), "an entry per level"), ((4, 7), "of the decoder")):
+        (rule,) = flux2.broken_rules(replace(SMALL_2, decoder_block_out_channels=widths))
+        assert words in rule

@@ -119,6 +119,7 @@ def test_every_family_is_found_with_what_its_makers_draw_with(name):
             self.shapes = {e.name: e.stored_shape for e in entries} | {UPDATES: ()}
             self.metadata = {"modelspec.prediction_type": "v" if name == "sd2-v" else ""}
             self.path = type("Path", (), {"name": "file"})
+            self.squeezed = False
 
         def __iter__(self):
             return iter(self.shapes)

@@ -190,6 +190,7 @@ def test_the_nearest_family_shares_most_names(family):
             self.shapes = {e.name: e.stored_shape for e in entries if ".decoder." not in e.name}
             self.metadata = {}
             self.path = type("Path", (), {"name": "file"})
+            self.squeezed = False
 
         def __iter__(self):
             return iter(self.shapes)
@@ -265,6 +266,7 @@ class Header(dict):
         self.shapes = shapes
         self.metadata = {}
         self.path = Path("file.safetensors")
+        self.squeezed = False
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ MISFITS = {
         put(
             "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight", (2, 16)
         ),
-        "1 unexpected (unet.down_blocks",
+        "attn1.to_q.weight twice, as lora_unet_down_blocks",
     ),
 }
 

@@ -17,7 +17,7 @@ from ldmref.io.adapters import formulas
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import find_families, lora_changes
 from ldmref.io.adapters.lora_file import Lora, layer_config, matches, open_loras, read_loras
-from ldmref.io.adapters.lora_keys import lora_names
+from ldmref.io.adapters.lora_keys import lora_names, unwrapped
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
@@ -243,6 +243,8 @@ SPELLINGS = [  # preset, name of a tensor, ours
     ("tiny", "base_model.model.conv_out.lora_A.default.weight", "unet.conv_out.weight"),
     ("tiny", "unet.conv_out.lora_B.default_0.weight", "unet.conv_out.weight"),
     ("tiny", "unet.conv_out.lora_magnitude_vector.default.weight", "unet.conv_out.weight"),
+    ("tiny", "unet.conv_out.magnitude", "unet.conv_out.weight"),
+    ("tiny", "lora_unet_conv_out.magnitude", "unet.conv_out.weight"),
     ("tiny", "base_model.model.conv_out.hada_w1_a.default", "unet.conv_out.weight"),
     ("flux-tiny", "single_blocks.0.processor.proj_lora.up.weight",
      "transformer.single_transformer_blocks.0.proj_out.weight"),
@@ -253,8 +255,6 @@ SPELLINGS = [  # preset, name of a tensor, ours
 
 @pytest.mark.parametrize(("name", "spelling", "ours"), SPELLINGS)
 def test_names_of_programs(name, spelling, ours):
-    from ldmref.io.adapters.lora_keys import unwrapped
-
     (target,) = lora_names(preset(name))[unwrapped(spelling)]
     assert target.tensor == ours
 
@@ -276,6 +276,62 @@ def test_xlabs_stacks_queries_keys_and_values():
             change = changes[f"transformer.{path.format(letter)}.weight"]
             assert np.array_equal(change.parts["up"], up[third * width : (third + 1) * width])
             assert np.array_equal(change.parts["down"], down)
+
+
+@pytest.mark.parametrize("spelling", ["magnitude", "lora_magnitude_vector"])
+@pytest.mark.parametrize("name", ["tiny", "flux-tiny", "z-image-tiny", "sd3-tiny"])
+def test_the_magnitude_of_ai_toolkit_is_that_of_peft(name, spelling):
+    config = preset(name)
+    network = config.denoiser.network
+    shapes = flatten(model_spec(config)[network])
+    path = next(k for k, x in shapes.items() if k.endswith("to_q.weight") and len(x) == 2)
+    rows, columns = shapes[path]
+    layer = f"{network}.{path.removesuffix('.weight')}"
+    lengths = np.abs(normal(2, rows)) + 0.1
+    file = {
+        f"{layer}.lora_A.weight": normal(0, RANK, columns),
+        f"{layer}.lora_B.weight": normal(1, rows, RANK),
+        f"{layer}.{spelling}": lengths,
+    }
+    (change,) = lora_changes(config, Lora("x", file)).values()
+    assert np.array_equal(change.magnitude, lengths) and not change.by_columns
+
+
+JOINED = {  # of the same layer: the stack of the makers, and queries, keys and values of diffusers
+    "z-image-tiny": ("layers.{}.attention.qkv", "layers.{}.attention.to_{}"),
+    "flux-tiny": ("double_blocks.{}.img_attn.qkv", "transformer_blocks.{}.attn.to_{}"),
+    "flux2-tiny": ("double_blocks.{}.img_attn.qkv", "transformer_blocks.{}.attn.to_{}"),
+}
+
+
+def make_layer(config, path):
+    names = lora_names(config)
+    first = f"diffusion_model.{path}.lora_A.weight"
+    (target, *_) = names[unwrapped(first)]
+    shape = flatten(model_spec(config))[target.tensor]
+    rows, columns = target.entry.stored_shape if target.entry else shape
+    return {
+        first: normal(0, RANK, columns),
+        f"diffusion_model.{path}.lora_B.weight": normal(1, rows, RANK),
+    }
+
+
+@pytest.mark.parametrize("stack_first", [True, False])
+@pytest.mark.parametrize("name", JOINED)
+def test_a_stack_and_its_parts_are_read_for_other_blocks_and_refused_for_one(name, stack_first):
+    config = preset(name)
+    stack, part = JOINED[name]
+    files = [make_layer(config, stack.format(0))]
+    files += [make_layer(config, part.format(1, letter)) for letter in "qkv"]
+    mixed = {k: x for file in files for k, x in file.items()}
+    assert len(lora_changes(config, Lora("x", mixed))) == 6
+    twice = [make_layer(config, stack.format(0)), make_layer(config, part.format(0, "k"))]
+    twice = twice if stack_first else twice[::-1]
+    with pytest.raises(
+        KeyMismatchError, match=r"to_k\.weight twice, as .*lora_A.* and as "
+    ) as caught:
+        lora_changes(config, Lora("x", {k: x for file in twice for k, x in file.items()}))
+    assert "one of the two notations" in caught.value.hint
 
 
 def test_comfyuis_text_projection_of_a_model_without_one_is_left_out():

@@ -252,10 +252,19 @@ DAMAGED = {
     "no weight": ({".weight_scale": SCALE.reshape(1)}, "'a.weight' is missing"),
     "scales": (FP8 | {".weight_scale": ROWS[:3]}, "has 3 scales for"),
     "type": ({".weight": ROWS, ".weight_scale": SCALE.reshape(1),
-              ".comfy_quant": of_text({"format": "float8_e4m3fn"})}, "is F32, not float8"),
+              ".comfy_quant": of_text({"format": "float8_e4m3fn"})}, "is F32, and the file says"),
     "no format": (FP8 | {".comfy_quant": of_text({})}, "is not named"),
     "format": (FP8 | {".comfy_quant": of_text(3)}, "is not named"),
     "no JSON": (FP8 | {".comfy_quant": np.zeros(3, np.uint8)}, "is not JSON"),
+    "another float8": (FP8 | {".weight_scale": SCALE.reshape(1),
+                              ".comfy_quant": of_text({"format": "float8_e5m2"})},
+                       "is F8_E4M3, and the file says float8_e5m2"),
+    "bytes for float8": ({".weight": WEIGHT.view(np.int8), ".weight_scale": SCALE.reshape(1),
+                          ".comfy_quant": of_text({"format": "float8_e4m3fn"})},
+                         "is I8, and the file says float8_e4m3fn"),
+    "float8 for bytes": (FP8 | {".weight_scale": SCALE.reshape(1),
+                                ".comfy_quant": of_text({"format": "int8_tensorwise"})},
+                         "is F8_E4M3, and the file says int8_tensorwise"),
     "no scale": (FP8 | {".comfy_quant": of_text("float8_e4m3fn")}, "scale' is missing"),
     "tiles": (nvfp4("low")[0] | {".comfy_quant": of_text({"format": "nvfp4"})}, "does not fit"),
     "rows": (nvfp4("high")[0], "does not fit"),
@@ -287,6 +296,12 @@ REFUSED = {
                 "ConvRot"),
     "inner": (FP8 | {".comfy_quant": of_text({"format": "int8_tensorwise",
                                               "params": {"convrot": True}})}, "ConvRot"),
+    "rotated, without a format": (
+        {".weight": WEIGHT.view(np.int8), ".weight_scale": ROWS,
+         ".comfy_quant": of_text({"convrot": True, "convrot_groupsize": 256})}, "ConvRot"),
+    "rotated by 4": (
+        {".weight": WEIGHT.view(np.int8), ".weight_scale": ROWS,
+         ".comfy_quant": of_text({"per_row": True, "group": 4})}, "with the settings group"),
     "svdquant": (FP8 | {".comfy_quant": of_text({"format": "svdquant_w4a4"})}, "SVDQuant"),
     "awq": (FP8 | {".comfy_quant": of_text({"format": "awq_w4a16"})}, "AWQ"),
     "hybrid": (FP8 | {".comfy_quant": of_text({"format": "hybrid_mxfp8"})}, "'hybrid_mxfp8'"),
@@ -329,3 +344,78 @@ def test_other_formats_are_refused_with_a_reason(name, tmp_path):
     path = write(tmp_path / "a.safetensors", {f"a{end}": x for end, x in tensors.items()})
     error = check_refused(path, InputError, message)
     assert not isinstance(error, CorruptModelError) and "GGUF" in error.hint
+
+
+# -- files that contradict themselves -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mark", "scale"),
+    [("F8_E5M2", "scale_weight"), ("F8_E4M3", "scale_weight"), (None, "weight_scale")],
+)
+def test_the_marker_of_older_files_must_name_the_type(tmp_path, mark, scale):
+    tensors = {"net.a.weight": ("F8_E4M3", WEIGHT), f"net.a.{scale}": SCALE.reshape(1)}
+    if mark:
+        tensors["net.scaled_fp8"] = (mark, np.zeros(2, np.uint8))
+    path = write(tmp_path / "a.safetensors", tensors)
+    if mark == "F8_E5M2":
+        check_refused(path, CorruptModelError, "marker 'scaled_fp8' says F8_E5M2")
+    else:
+        assert np.array_equal(read(path)["net.a.weight"], VALUES * SCALE)
+
+
+@pytest.mark.parametrize("rows", [(), (6,), (6, 1)])
+@pytest.mark.parametrize("kind", ["I8", "F8_E4M3"])
+def test_a_format_that_is_not_named_is_that_of_the_type(tmp_path, rows, kind):
+    scale = np.resize(ROWS, rows).astype(np.float32)
+    settings = {"convrot": False, "per_row": bool(rows)}
+    tensors = {
+        "a.weight": (kind, WEIGHT.view(np.int8) if kind == "I8" else WEIGHT),
+        "a.weight_scale": scale,
+        "a.comfy_quant": of_text(settings),
+    }
+    got = read(write(tmp_path / "a.safetensors", tensors))["a.weight"]
+    values = WEIGHT.view(np.int8).astype(np.float32) if kind == "I8" else VALUES
+    assert np.array_equal(got, values * (scale.reshape(-1, 1) if rows else scale))
+
+
+LAYOUTS = {
+    "older": lambda name: {f"{name}.scale_weight": SCALE.reshape(1)},
+    "comfy_quant": lambda name: {
+        f"{name}.weight_scale": SCALE.reshape(()),
+        f"{name}.comfy_quant": of_text({"format": "float8_e4m3fn"}),
+    },
+    "rows": lambda name: {f"{name}.weight_scale": ROWS},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("lost", range(3))
+def test_a_scale_that_is_missing_is_named(tmp_path, layout, prefix, lost):
+    names = [f"{prefix}layers.{n}.attn.qkv" for n in range(3)]
+    tensors = {f"{name}.weight": ("F8_E4M3", WEIGHT) for name in names} | PLAIN
+    for name in names:
+        tensors |= LAYOUTS[layout](name)
+    path = write(tmp_path / "a.safetensors", tensors)
+    assert not open_model_file(path).warnings
+    for end in LAYOUTS[layout](names[lost]):
+        del tensors[end]
+    error = check_refused(write(path, tensors), CorruptModelError, "its scale is missing")
+    assert f"'{names[lost]}.weight' is F8_E4M3" in str(error) and "2 other blocks" in str(error)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_may_mix_weights_with_and_without_a_scale(tmp_path, layout):
+    names = [f"model.layers.{n}.attn.qkv" for n in range(2)]
+    tensors = {f"{name}.weight": ("F8_E4M3", WEIGHT) for name in names} | PLAIN
+    tensors |= {"norm.weight": ("F8_E4M3", WEIGHT[0])}  # a vector, which no program scales
+    for name in names:
+        tensors |= LAYOUTS[layout](name)
+    path = write(tmp_path / "a.safetensors", tensors)
+    assert not open_model_file(path).warnings
+    path = write(path, tensors | {"text.embed.weight": ("F8_E4M3", WEIGHT)})
+    file = open_model_file(path)
+    (warning,) = file.warnings
+    assert "'text.embed.weight' has no scale, as others have" in warning
+    assert np.array_equal(np.asarray(file["text.embed.weight"]), VALUES)

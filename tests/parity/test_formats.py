@@ -195,6 +195,7 @@ class Shapes:
         self.shapes = {e.name: e.stored_shape for e in entries} | dict.fromkeys(extra, (1,))
         self.metadata = metadata or {}
         self.path = type("Path", (), {"name": "file"})
+        self.squeezed = False
 
     def __iter__(self):
         return iter(self.shapes)

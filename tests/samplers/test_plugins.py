@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib.metadata import PathDistribution
 
 import pytest
 
@@ -14,7 +15,7 @@ from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes import plan
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun
-from ldmref.support.plugins import list_unusable
+from ldmref.support.plugins import list_plugins, list_unusable
 
 MODULE = "theirs_of_test_plugins"
 
@@ -89,6 +90,18 @@ def test_a_built_in_name_cannot_be_taken(install, name):
         assert get_sampler(built_in) in SAMPLERS.values()
     assert MODULE not in sys.modules
     assert "their-package 1.2" in list_unusable("ldmref.samplers", {*SAMPLERS, *ALIASES})[name]
+
+
+def test_a_package_is_read_once_however_much_it_offers(install, tmp_path, monkeypatch):
+    install("their-package", **{f"method_{n}": f"{MODULE}:mine" for n in range(50)})
+    read = []
+    whole = PathDistribution.metadata.fget
+    counted = property(lambda package: read.append(package) or whole(package))
+    monkeypatch.setattr(PathDistribution, "metadata", counted)
+    assert list_plugins("ldmref.samplers")["method_7"] == "their-package 1.2"
+    assert not list_unusable("ldmref.samplers", {*SAMPLERS})
+    own = [package for package in read if tmp_path in package.locate_file("x").parents]
+    assert len(own) < 20  # also to find which of two packages of one name counts
 
 
 def test_two_packages_with_one_name(install):

@@ -16,7 +16,7 @@ from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.adapters.describe import describe_adapter
 from ldmref.io.checkpoint import read_model_config
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
-from ldmref.io.identify import identify_tensors
+from ldmref.io.identify import TEXT, identify_tensors
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import describe_other_programs, find_programs
@@ -101,12 +101,15 @@ def print_model_info(
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         owners = list_owners(files[0][1])
+        if owners and TEXT not in reason:
+            reason = f"{path.name} is a text encoder, not a model; {TEXT}"
         reason += f"; the model is {' or '.join(owners)}, or of its kind" if owners else ""
         config = {"name": path.name, "family": {"not found": reason}}
         adapter = describe_adapter(files[0][1])
         shown = {"name": path.name, **adapter} if adapter else dict(config)
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
+    warnings = [line for _, file in files for line in file.warnings]
     digests = [file.sha256() for _, file in files]
     hashed = next(filter(None, (hash_text_encoder(file) for _, file in files)), ())
     if as_json:
@@ -121,6 +124,7 @@ def print_model_info(
             "ema": averaged,
         }
         row |= {"adapter": adapter} if adapter else {}
+        row |= {"warnings": warnings} if warnings else {}
         row |= {"text_encoder": list(hashed)} if hashed else {}
         click.echo(json.dumps(row))
         return
@@ -133,6 +137,8 @@ def print_model_info(
             click.echo(one_line(f"{part}: {text}"))
     if hashed:
         click.echo(one_line(f"text encoder: {' sha256 '.join(hashed)}"))
+    for warning in warnings:
+        click.echo(one_line(f"warning: {warning}"))
     if listed:
         print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:

@@ -3,7 +3,7 @@
 The latents are the 32 channels of z folded by 2 x 2 to 128 in the order (channel, row, column),
 less the running mean and over the root of the running variance plus 1e-4; both are weights.
 Down-sampling pads z on the right and at the bottom, as `ldmref.models.autoencoder.encode` does.
-FLUX.3, Ernie-Image and Ideogram 4 have the same one.
+FLUX.3, Ernie-Image and Ideogram 4 have the same one. FLUX.2-small-decoder has a narrower decoder.
 
 Source: github.com/black-forest-labs/flux2, src/flux2/autoencoder.py; huggingface/diffusers,
 models/autoencoders/autoencoder_kl_flux2.py. Parameter names of diffusers' AutoencoderKLFlux2.
@@ -11,6 +11,7 @@ models/autoencoders/autoencoder_kl_flux2.py. Parameter names of diffusers' Autoe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -26,10 +27,14 @@ from ldmref.models.autoencoder import KL
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import Autoencoder
 from ldmref.models.library_object import LibraryObject
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Shape, Spec
 
 PATCH = 2  # latents are patches of 2 x 2 cells of z
-PLAIN = {"act_fn": ("silu",), "patch_size": ([2, 2], (2, 2)), "decoder_block_out_channels": (None,)}
+PLAIN = {"act_fn": ("silu",), "patch_size": ([2, 2], (2, 2))}
+LEVELS = (  # the last convolution of a decoder's level, in the makers' names and in diffusers'
+    re.compile(r"decoder\.up\.(\d+)\.block\.0\.conv2\.weight"),
+    re.compile(r"decoder\.up_blocks\.(\d+)\.resnets\.0\.conv2\.weight"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Flux2AutoencoderConfig(BaseAutoencoderConfig):
     Args:
         latent_channels: Channels of the latents, four times those of z.
         block_out_channels: Channels of each level.
+        decoder_block_out_channels: Channels of each level of the decoder, where they are others.
         layers_per_block: Residual blocks of a level of the encoder; the decoder has one more.
         norm_num_groups: Groups of the normalisation.
         use_quant_conv: Whether a convolution follows the encoder.
@@ -51,6 +57,7 @@ class Flux2AutoencoderConfig(BaseAutoencoderConfig):
     block_out_channels: Annotated[tuple[int, ...], Range(1, 65536), Length(1, 10)] = (
         128, 256, 512, 512,
     )  # fmt: skip
+    decoder_block_out_channels: Annotated[tuple[int, ...], Range(1, 65536), Length(0, 10)] = ()
     layers_per_block: Annotated[int, Range(1, 16)] = 2
     norm_num_groups: Annotated[int, Range(1, 65536)] = 32
     use_quant_conv: bool = True
@@ -76,7 +83,7 @@ class Flux2AutoencoderConfig(BaseAutoencoderConfig):
     @property
     def decoder_width(self) -> int:
         """The channels of the decoder's largest arrays."""
-        return self.kl.decoder_width
+        return self.kl_of_decoder.decoder_width
 
     @property
     def kl(self) -> AutoencoderConfig:
@@ -93,12 +100,19 @@ class Flux2AutoencoderConfig(BaseAutoencoderConfig):
             mid_block_add_attention=self.mid_block_add_attention,
         )
 
+    @property
+    def kl_of_decoder(self) -> AutoencoderConfig:
+        """The KL autoencoder whose decoder it has."""
+        widths = self.decoder_block_out_channels or self.block_out_channels
+        return replace(self.kl, block_out_channels=widths)
+
 
 def spec(config: Flux2AutoencoderConfig) -> Spec:
     """Return the shapes of every parameter: KL's, and the statistics of the batch norm."""
     c = config.latent_channels
     statistics: Spec = {"running_mean": (c,), "running_var": (c,)}
-    return {**KL.spec(config.kl), "bn": statistics}
+    decoder = KL.spec(config.kl_of_decoder)["decoder"]
+    return {**KL.spec(config.kl), "decoder": decoder, "bn": statistics}
 
 
 def encode_image(
@@ -131,14 +145,39 @@ def denormalize(ops: Backend, p: Params, config: Flux2AutoencoderConfig, latents
 def read_config(data: Mapping[str, Any]) -> Flux2AutoencoderConfig:
     """Return the configuration of diffusers' AutoencoderKLFlux2."""
     require_plain(data, PLAIN, "the autoencoder's configuration")
-    channels = {"latent_channels": PATCH**2 * data.get("latent_channels", 32)}
-    return read_declared(Flux2AutoencoderConfig(), {**data, **channels}, "vae")
+    values = {**data, "latent_channels": PATCH**2 * data.get("latent_channels", 32)}
+    if values.get("decoder_block_out_channels") is None:
+        values["decoder_block_out_channels"] = []
+    return read_declared(Flux2AutoencoderConfig(), values, "vae")
+
+
+def with_sizes(
+    config: Flux2AutoencoderConfig, shapes: Mapping[str, Shape]
+) -> Flux2AutoencoderConfig:
+    """Return a configuration whose decoder has the widths of a file, of either names.
+
+    Args:
+        config: The configuration of the model.
+        shapes: Names and shapes of the file.
+    """
+    for pattern in LEVELS:
+        found = {pattern.fullmatch(name): shape for name, shape in shapes.items()}
+        widths = {int(one[1]): (*shape, 0)[0] for one, shape in found.items() if one is not None}
+        if {*widths} == {*range(len(config.block_out_channels))} and min(widths.values()) > 0:
+            ordered = tuple(
+                widths[i] for i in sorted(widths, reverse="up_blocks" in pattern.pattern)
+            )
+            own = () if ordered == config.block_out_channels else ordered
+            return replace(config, decoder_block_out_channels=own)
+    return config
 
 
 def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyEntry]:
     """Return the makers' tensor for each parameter: CompVis' names except in two convolutions."""
     table = {}
+    decoder = autoencoder_table(config.kl_of_decoder)
     for name, entry in autoencoder_table(config.kl).items():
+        entry = decoder[name] if name.startswith("decoder.") else entry
         half = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(name.split(".")[0], "")
         table[name] = replace(entry, name=half + entry.name)
     statistics = {f"bn.running_{part}": (config.latent_channels,) for part in ("mean", "var")}
@@ -148,6 +187,11 @@ def original_autoencoder_table(config: Flux2AutoencoderConfig) -> dict[str, KeyE
 def broken_rules(config: Flux2AutoencoderConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     yield from KL.broken_rules(config.kl)
+    widths = config.decoder_block_out_channels
+    if len(widths) not in (0, len(config.block_out_channels)):
+        yield "vae.decoder_block_out_channels needs an entry per level, or none"
+    if any(c % config.norm_num_groups for c in widths):
+        yield "vae.norm_num_groups must divide every channel count of the decoder"
 
 
 def shrink(config: Flux2AutoencoderConfig) -> Flux2AutoencoderConfig:
@@ -156,6 +200,7 @@ def shrink(config: Flux2AutoencoderConfig) -> Flux2AutoencoderConfig:
         config,
         latent_channels=16,
         block_out_channels=(8, 12),
+        decoder_block_out_channels=(4, 8) if config.decoder_block_out_channels else (),
         layers_per_block=1,
         norm_num_groups=4,
     )
@@ -174,6 +219,8 @@ def describe_flux2(config: Flux2AutoencoderConfig) -> LibraryObject:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "patch_size": (PATCH, PATCH),
     }
+    if config.decoder_block_out_channels:
+        settings["decoder_block_out_channels"] = config.decoder_block_out_channels
     return LibraryObject("diffusers:AutoencoderKLFlux2", settings, config)
 
 
@@ -191,6 +238,7 @@ FLUX2_AUTOENCODER = Autoencoder(
     classes={"AutoencoderKLFlux2": read_config},
     module=describe_flux2,
     original=original_autoencoder_table,
+    with_sizes=with_sizes,
     ignored=r"bn\.num_batches_tracked",
     shrink=shrink,
     broken_rules=broken_rules,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ldmref.families.autoencoders.flux2 import Flux2AutoencoderConfig, original_autoencoder_table
+import numpy as np
+
+from ldmref.families.combined_files import UNUSED_OF_COMFYUI, list_comfyui_networks
 from ldmref.families.flux.original import ATTENTION
 from ldmref.families.flux2.config import Flux2Config, transformer_of
 from ldmref.families.flux2.network import transformer_spec
 from ldmref.families.flux2.presets import make_presets
-from ldmref.families.qwen3.encoder import Qwen3Config, qwen3_spec
 from ldmref.families.transformer_files import (
     MakersLayer,
     MakersNames,
@@ -24,14 +25,11 @@ from ldmref.families.transformer_files import (
     list_files,
     reads_sizes,
 )
-from ldmref.io.key_table import KeyEntry, add_prefixes, key_table
+from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Shape, flatten
+from ldmref.models.params import Shape
 
-TEXTS = {2560: "text_encoders.qwen3_4b.", 4096: "text_encoders.qwen3_8b."}  # by the width
-UNUSED = (
-    r"text_encoders\.\w+\.(logit_scale|transformer\.lm_head\.weight)|vae\.bn\.num_batches_tracked"
-)
+TEXTS = {2560: "qwen3_4b", 4096: "qwen3_8b"}  # by the width
 ENDS: MakersNames = {
     "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
@@ -76,17 +74,9 @@ def rename_norm(name: str) -> str:
     return name
 
 
-def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry]]:
+def list_other_networks(config: ModelConfig) -> dict[str, dict[str, KeyEntry | np.ndarray]]:
     """Return the tables of autoencoder and text encoder in a checkpoint of ComfyUI."""
-    text = config.text_encoder
-    prefix = TEXTS.get(text.hidden_size, TEXTS[2560])
-    assert isinstance(text, Qwen3Config)
-    words = key_table(flatten(qwen3_spec(text)), {"": "model"})
-    assert isinstance(config.vae, Flux2AutoencoderConfig)
-    return {
-        "vae": add_prefixes("", "vae.", original_autoencoder_table(config.vae)),
-        "text_encoder": add_prefixes("", f"{prefix}transformer.", words),
-    }
+    return list_comfyui_networks(config, TEXTS.get(config.text_encoder.hidden_size, TEXTS[2560]))
 
 
 @reads_sizes
@@ -119,7 +109,7 @@ ORIGINALS = list_files(
     "the transformer of FLUX.2 klein",
     recognise,
     original_table,
-    UNUSED,
+    UNUSED_OF_COMFYUI,
     others=list_other_networks,
     rename=rename_norm,
 )

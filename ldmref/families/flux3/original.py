@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
+from ldmref.families.combined_files import UNUSED_OF_COMFYUI, list_comfyui_networks
 from ldmref.families.flux3.config import Flux3Config, transformer_of
 from ldmref.families.flux3.network import IMAGE, REFERENCES, TEXT, transformer_spec
 from ldmref.families.flux3.presets import make_presets
@@ -88,5 +90,11 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     return find_model(presets, network, head, replace(nearest, name="flux3"))
 
 
-ORIGINALS = list_files("the transformer of FLUX.3", recognise, original_table, HEADS)
+ORIGINALS = list_files(
+    "the transformer of FLUX.3",
+    recognise,
+    original_table,
+    rf"{HEADS}|{UNUSED_OF_COMFYUI}",
+    others=partial(list_comfyui_networks, text="qwen3vl_4b"),
+)
 """The files of FLUX.3."""

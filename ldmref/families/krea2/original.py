@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
+from ldmref.families.combined_files import UNUSED_OF_COMFYUI, list_comfyui_networks
 from ldmref.families.krea2.config import Krea2Config, transformer_of
 from ldmref.families.krea2.network import transformer_spec
 from ldmref.families.krea2.presets import make_presets
@@ -86,7 +88,7 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
         intermediate_size=own["blocks.0.mlp.gate.weight"][0],
         timestep_embed_dim=own["tmlp.0.weight"][1],
         text_hidden_dim=text,
-        num_text_layers=own["txtfusion.projector.weight"][1],
+        num_text_layers=own["txtfusion.projector.weight"][-1],
         text_num_attention_heads=text // text_head,
         text_num_key_value_heads=own["txtfusion.refiner_blocks.0.attn.wk.weight"][0] // text_head,
         text_intermediate_size=own["txtfusion.refiner_blocks.0.mlp.gate.weight"][0],
@@ -97,5 +99,11 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
     return find_model(presets, network, head, replace(presets["krea-2"], name="krea2"))
 
 
-ORIGINALS = list_files("the transformer of Krea 2", recognise, original_table)
+ORIGINALS = list_files(
+    "the transformer of Krea 2",
+    recognise,
+    original_table,
+    UNUSED_OF_COMFYUI,
+    others=partial(list_comfyui_networks, text="qwen3vl_4b"),
+)
 """The files of Krea 2."""

@@ -346,9 +346,9 @@ QWEN3 = TextEncoder(
     ),
     module=describe_qwen3,
     rename=rename_tensor,
-    ignored=r"lm_head\.weight|(model\.)?visual\..*",
+    ignored=r"lm_head\.weight|(model\.)?visual\..*|.*\.rotary_emb\.inv_freq",
     table="layers.0.self_attn.q_norm.weight",
-    comfyui=("qwen3_4b", "qwen3_8b"),
+    comfyui=("qwen3_4b", "qwen3_8b", "qwen3vl_4b", "qwen3vl_8b"),
     broken_rules=broken_rules,
     contradicts=find_sibling,
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldmref.families.combined_files import UNUSED_OF_COMFYUI, list_comfyui_networks
 from ldmref.families.qwen3.files import read_model, read_scheduler
 from ldmref.families.qwen_image_21.config import QwenImage21Config, transformer_of
 from ldmref.families.qwen_image_21.network import transformer_spec
-from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS
+from ldmref.families.qwen_image_21.presets import BASE, BASE_STEPS, make_presets
 from ldmref.families.qwen_image_21.text import as_text_encoder
 from ldmref.families.transformer_files import (
     count_blocks,
@@ -71,8 +73,15 @@ def recognise(own: Mapping[str, Shape]) -> ModelConfig | None:
         context_in_dim=text,
         mlp_ratio=max(own["transformer_blocks.0.img_mlp.gate_layer.weight"][0] // d, 1),
     )
-    return find_model({BASE.name: BASE}, network, head, replace(BASE, name="qwen-image"))
+    models = {BASE.name: BASE} | make_presets()
+    return find_model(models, network, head, replace(BASE, name="qwen-image"))
 
 
-SINGLE_FILES = list_files("the transformer of Qwen-Image 2.1", recognise, list_tensors)
+SINGLE_FILES = list_files(
+    "the transformer of Qwen-Image 2.1",
+    recognise,
+    list_tensors,
+    UNUSED_OF_COMFYUI,
+    others=partial(list_comfyui_networks, text="qwen3vl_8b"),
+)
 """The files of Qwen-Image 2.1."""

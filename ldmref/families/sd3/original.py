@@ -100,7 +100,7 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig 
     own = remove_prefix(shapes, prefix)
     try:
         d, z, patch, _ = own["x_embedder.proj.weight"]
-        side = round(own["pos_embed"][1] ** 0.5)
+        side = round(own["pos_embed"][-2] ** 0.5)
         joint = own["context_embedder.weight"][1]
         pooled = own["y_embedder.mlp.0.weight"][1]
         outputs = own["final_layer.linear.weight"][0]

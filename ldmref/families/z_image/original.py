@@ -35,9 +35,10 @@ from ldmref.models.transformer_layers import PATCH
 
 AUTOENCODER = "vae."
 TEXT = "text_encoders.qwen3_4b.transformer."
-# A norm that nothing reads, a number of the training, and the embedding as the last layer.
+# A norm and a token that nothing reads, a number of the training, the embedding as the last layer.
 UNUSED = (
-    r"(model\.diffusion_model\.)?norm_final\.weight|text_encoders\..*(logit_scale|lm_head\.weight)"
+    r"(model\.diffusion_model\.)?(norm_final\.weight|siglip_pad_token)"
+    r"|text_encoders\..*(logit_scale|lm_head\.weight)"
 )
 ENDS = {f"all_x_embedder.{FORM}": "x_embedder", f"all_final_layer.{FORM}": "final_layer"}
 BLOCK: MakersNames = {

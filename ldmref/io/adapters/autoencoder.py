@@ -9,15 +9,16 @@ Source of these files: madebyollin/taesd, taesd.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ldmref.errors import InputError, UsageError
-from ldmref.io.compvis.keys import autoencoder_table
+from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.io.compvis.keys import original_autoencoder_table
 from ldmref.io.diffusers.checks import (
     config_error,
     damage_as_config_error,
@@ -39,11 +40,14 @@ from ldmref.io.diffusers.folder import (
 )
 from ldmref.io.identify import get_foreign_class
 from ldmref.io.key_table import KeyEntry, KeyTable, find_first_fit, find_matching, fit, to_native
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape, flatten
+from ldmref.models.presets import list_presets
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.models.validate import check_config, check_network
@@ -62,6 +66,10 @@ TINY_FIELDS = ("in_channels", "out_channels", "latent_channels")
 # Tensors that training leaves in an autoencoder's file.
 IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
+# Of a decoder alone, with the prefix and without, and of the numbers that normalise its latents.
+DECODER = (
+    r"(decoder|bn|post_quant_conv|mid|up|mid_block|up_blocks|(conv|norm|conv_norm)_(in|out))\."
+)
 CODE = "E-VAE"
 CLAMPS = {"encoder": 0, "decoder": 1}  # layers of the author in front of the first convolution
 FIRST = {half: f"{number}.weight" for half, number in CLAMPS.items()}
@@ -115,15 +123,19 @@ def read_vae(
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE", hint=NOT_THERE)
-    file = TensorFile(path)
+    file = unwrap_file(TensorFile(path))
     half = find_half(file.shapes)
     if half:
         name = path.stem.replace(f"_{half}", "")
         return AutoencoderFile(name, *read_halves(path, with_encoder))
     stored = TensorView([file], _stored_name, PREFIX)
-    expected = [*_read_beside(path), model or AutoencoderConfig()]
-    kinds = [autoencoder_of(c) for c in expected if not isinstance(c, TinyConfig)]
-    ignored = "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
+    _require_encoder(path.name, stored)
+    known = [*_read_beside(path), model or AutoencoderConfig()]
+    expected = [
+        config if isinstance(config, TinyConfig) else _with_sizes(config, stored.shapes)
+        for config in known
+    ]
+    ignored = _list_ignored(expected)
     config, table = find_first_fit(
         stored.shapes,
         _candidates(*expected),
@@ -132,6 +144,29 @@ def read_vae(
         find_matching(ignored, stored),
     )
     return AutoencoderFile(path.stem, config, to_native(stored, table), stored.sha256())
+
+
+def _with_sizes(
+    config: BaseAutoencoderConfig, shapes: Mapping[str, Shape]
+) -> BaseAutoencoderConfig:
+    """Return a configuration with the sizes of a file that its kind reads off."""
+    return autoencoder_of(config).with_sizes(config, shapes)
+
+
+def _require_encoder(name: str, stored: Iterable[str]) -> None:
+    """Refuse a file of a decoder alone.
+
+    Raises:
+        KeyMismatchError: It is one.
+    """
+    names = [*stored]
+    if names and all(re.match(DECODER, one) for one in names):
+        raise KeyMismatchError(
+            f"{name} is the decoder of an autoencoder, without its encoder",
+            code="E-KEYS",
+            hint="give the file that has both, such as full_encoder_small_decoder.safetensors of "
+            "FLUX.2",
+        )
 
 
 def _stored_name(name: str) -> str:
@@ -148,14 +183,61 @@ def _read_beside(path: Path) -> list[AnyConfig]:
 def _candidates(*expected: AnyConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
     """Yield configurations and key tables to try for a single file, in this order."""
     for config in (*expected, *FIRST_STAGES.values()):
-        if type(config) is AutoencoderConfig:
-            yield config, autoencoder_table(config)
-        elif isinstance(config, BaseAutoencoderConfig):
-            original = autoencoder_of(config).original
-            if original is not None:
-                yield config, original(config)
+        original = _original_table(config)
+        if original:
+            yield config, original
     for config in (*expected, TinyConfig(latent_channels=expected[-1].latent_channels)):
         yield config, _table(config)
+
+
+def list_autoencoder_owners(file: ModelFile) -> dict[str, BaseAutoencoderConfig]:
+    """Return the presets that have the autoencoder of a file, and the published first stages.
+
+    Args:
+        file: A file.
+
+    Returns:
+        The configuration of the autoencoder by their names; {} if the file holds something else, or
+        an autoencoder of another size.
+    """
+    file = unwrap_file(file)
+    stored = TensorView([file], _stored_name, PREFIX)
+    whole = len(stored) == len(file)  # not one of the networks of a model
+    if not whole or not any(name.startswith(("encoder.", "decoder.")) for name in stored):
+        return {}
+    fits: dict[AnyConfig, bool] = {}
+    models: dict[str, BaseAutoencoderConfig] = {
+        name: config.vae for name, config in list_presets().items()
+    }
+    models |= FIRST_STAGES
+    owners: dict[str, BaseAutoencoderConfig] = {}
+    for name, config in models.items():
+        sized = _with_sizes(config, stored.shapes)
+        if sized not in fits:
+            unread = find_matching(_list_ignored([sized]), stored)
+            fits[sized] = any(fit(stored.shapes, table, unread).fits for table in _tables(sized))
+        if fits[sized]:
+            owners[name] = sized
+    return owners
+
+
+def _list_ignored(configs: Iterable[AnyConfig]) -> str:
+    """Return a pattern of the names that files of these autoencoders may also hold."""
+    kinds = [autoencoder_of(c) for c in configs if not isinstance(c, TinyConfig)]
+    return "|".join([IGNORED, *(kind.ignored for kind in kinds if kind.ignored)])
+
+
+def _tables(config: AnyConfig) -> Iterator[KeyTable]:
+    """Yield the names of an autoencoder in single files: those of the makers, and of diffusers."""
+    original = _original_table(config)
+    if original:
+        yield original
+    yield _table(config)
+
+
+def _original_table(config: AnyConfig) -> KeyTable:
+    """Return the names of the makers in a single file; {} for TAESD, whose files are two."""
+    return {} if isinstance(config, TinyConfig) else original_autoencoder_table(config)
 
 
 def _read_folder(folder: Path) -> AutoencoderFile:

@@ -16,7 +16,9 @@ from ldmref.io.diffusers.checks import damage_as_config_error, read_json, requir
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.identify import refuse_other_control
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
+from ldmref.io.tensors.wrappers import unwrap_file
 from ldmref.models.control import control_of, own_spec
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.family import list_families
@@ -73,7 +75,7 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
     if not path.is_file():
         hint = "give a diffusers folder or a .safetensors file"
         raise InputError(f"no ControlNet {str(path)!r}", code="E-CONTROL", hint=hint)
-    file = TensorFile(path)
+    file = unwrap_file(TensorFile(path))
     refuse_other_control(path.name, file)
     stored = TensorView([file], prefix=PREFIX)
     candidates = chain.from_iterable(
@@ -92,7 +94,7 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
 
 
 def _read_settings(
-    file: TensorFile, stored: TensorView, names: Iterable[str]
+    file: ModelFile, stored: TensorView, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
     """Return the tensors of a file that are one whole number each, and no weights.
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.io.adapters.autoencoder import list_autoencoder_owners
 from ldmref.io.adapters.lora_changes import compare_names, find_families
 from ldmref.io.adapters.lora_file import Lora, read_adapter_config
 from ldmref.io.adapters.lora_forms import find_form
 from ldmref.io.adapters.lora_keys import BUNDLED
-from ldmref.io.identify import ADAPTERS, EMBEDDING, LORA, identify_tensors
+from ldmref.io.identify import ADAPTERS, EMBEDDING, LORA, VAE, identify_tensors
 from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.wrappers import unwrap_file
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.presets import preset
 
 MOST_FITTING = 4  # presets that are named
@@ -44,8 +47,13 @@ def describe_adapter(file: ModelFile) -> dict[str, Any] | None:
     Raises:
         CorruptModelError: What PEFT records is not an object.
     """
+    file = unwrap_file(file)
     shapes = file.shapes
     found = identify_tensors(shapes)
+    owners = list_autoencoder_owners(file) if found is None or found[1] == VAE else {}
+    if owners:
+        title = autoencoder_of(next(iter(owners.values()))).title
+        return {"kind": f"an autoencoder: {title}", "use": VAE, "fits": [*owners][:MOST_FITTING]}
     if found is None and len(shapes) == 1 and len(next(iter(shapes.values()))) in (1, 2):
         found = f"a textual inversion of the word {next(iter(shapes))!r}", EMBEDDING
     if found is None or found[1] not in (*ADAPTERS, LORA):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.control_lora import narrow_columns, pad_columns, widen_config
 from ldmref.io.adapters.lora_file import Lora, layer_config, lora_error
 from ldmref.io.adapters.lora_forms import (
@@ -94,15 +94,41 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     if not lora.tensors:
         raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
     refuse_other_adapters(lora.name, lora.tensors)
-    named, report = compare_names(config, lora)
+    known = lora_names(config)
+    named, report = compare_names(config, lora, known)
     if all(role == "whole" for roles in named.values() for role in roles):
         refuse_networks(lora.name, lora.tensors)
     if not report.fits:
+        _refuse_second_names(config, lora, named, report, known)
         report.require(
             f"the LoRA {lora.name!r} does not fit {config.name!r}",
             _explain_misfit(config, lora, report),
         )
     return named
+
+
+def _refuse_second_names(
+    config: ModelConfig,
+    lora: Lora,
+    named: Mapping[str, Roles],
+    report: KeyReport,
+    known: LoraNames,
+) -> None:
+    """Refuse a file that has two tensors for one role of a layer, such as of `qkv` and of `to_q`.
+
+    Raises:
+        KeyMismatchError: It has; the message names both.
+    """
+    for name in report.unexpected:
+        for target in known.get(unwrapped(name), ()):
+            first = named.get(target.tensor, {}).get(target.role)
+            if first is not None and first.name != name:
+                raise KeyMismatchError(
+                    f"the LoRA {lora.name!r} does not fit {config.name!r}: it changes "
+                    f"{target.tensor} twice, as {first.name} and as {name}",
+                    code="E-KEYS",
+                    hint="keep one of the two notations for each layer",
+                )
 
 
 def compare_names(
@@ -137,14 +163,18 @@ def find_families(lora: Lora, most: int = 100) -> list[str]:
     downs = (lora.shape_of(name) for name in names if name.endswith(DOWN))
     columns = {shape[1] for shape in downs if len(shape) > 1}
     fitting: list[str] = []
+    compared: dict[tuple[Any, ...], bool] = {}  # by the networks, which several presets may share
     for preset, config in list_presets().items():
         widths = {shape[1] for shape in flatten(model_spec(config)).values() if len(shape) > 1}
         if len(fitting) == most or not columns <= widths:
             continue
         wide = widen_config(config, [lora])
-        known = lora_names(wide)
-        seen = all(unwrapped(name) in known for name in names[:SAMPLE])
-        if seen and compare_names(wide, lora, known)[1].fits:
+        networks = (wide.denoiser, *wide.text_encoders)
+        if networks not in compared:
+            known = lora_names(wide)
+            seen = all(unwrapped(name) in known for name in names[:SAMPLE])
+            compared[networks] = seen and compare_names(wide, lora, known)[1].fits
+        if compared[networks]:
             fitting.append(preset)
     return fitting
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ldmref.io.adapters.lora_forms import FORMS
 from ldmref.io.key_table import KeyEntry
+from ldmref.io.tensors.wrappers import COMPILED, WRAPPERS
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
@@ -34,6 +35,7 @@ from ldmref.models.text_kind import kind_of
 KOHYA = {
     ".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha",
     ".lora_mid.weight": "mid", ".dora_scale": "magnitude", ".diff": "diff",
+    ".magnitude": "row_magnitude",  # ai-toolkit's, of rows as PEFT's
 } | {f".{role}": role for form in ("LoHa", "LoKr") for role in FORMS[form]}  # fmt: skip
 PEFT = {
     ".lora_A.weight": "down", ".lora_B.weight": "up", ".alpha": "alpha",
@@ -52,7 +54,9 @@ ENDINGS = tuple(dict.fromkeys([*KOHYA, *PEFT, *OLD, *SHORT, *BIAS, *NORM]))
 OLD_UNET = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 WRAPPER = "base_model.model."  # before the paths in PEFT's own files
-NETWORK = re.compile(r"(model\.)?diffusion_model\.")  # before those of a denoiser elsewhere
+NETWORK = re.compile(  # before those of a denoiser elsewhere
+    rf"(model\.)?({'|'.join(map(re.escape, WRAPPERS))})+"
+)
 # The name of the adapter within a model of PEFT, which its files leave out.
 ADAPTER_NAME = re.compile(
     r"(?<=\.lora_[AB])\.(?!weight$|bias$)[\w-]+(?=\.(weight|bias)$)"
@@ -91,8 +95,10 @@ def unwrapped(name: str) -> str:
     'double_blocks.0.img_attn.qkv.lora_A.weight'
     >>> unwrapped("base_model.model.conv_in.lora_A.default.weight")
     'conv_in.lora_A.weight'
+    >>> unwrapped("transformer._orig_mod.blocks.0.to_q.lora_A.weight")
+    'transformer.blocks.0.to_q.lora_A.weight'
     """
-    name = ADAPTER_NAME.sub("", name.replace(WRAPPER, "", 1))
+    name = COMPILED.sub(r"\1", ADAPTER_NAME.sub("", name.replace(WRAPPER, "", 1)))
     prefix = NETWORK.match(name)
     return name if prefix is None else name[prefix.end() :]
 

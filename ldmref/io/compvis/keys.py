@@ -18,7 +18,8 @@ from types import MappingProxyType
 
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
+from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.clip import is_openclip
 from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
@@ -179,6 +180,14 @@ def autoencoder_table(config: AutoencoderConfig) -> dict[str, KeyEntry]:
 
 
 # -- text encoders --------------------------------------------------------------------------------
+
+
+def original_autoencoder_table(config: BaseAutoencoderConfig) -> Mapping[str, KeyEntry]:
+    """Return the names of CompVis or of the makers for any autoencoder; {} if it has none."""
+    if type(config) is AutoencoderConfig:
+        return autoencoder_table(config)
+    original = autoencoder_of(config).original
+    return {} if original is None else original(config)
 
 
 def text_table(config: TextConfig) -> dict[str, KeyEntry]:

@@ -54,7 +54,8 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
     """Return the configuration of a published U-Net that a file holds; None if it is another."""
     if prefix + FIRST not in shapes or not is_unet_alone(shapes):
         return None
-    reports = [(fit(shapes, list_stored(PRESETS[name], prefix)), name) for name in FAMILIES]
+    tables = {name: list_stored(PRESETS[name], prefix) for name in FAMILIES}
+    reports = [(fit(shapes, table, squeezed=True), name) for name, table in tables.items()]
     best, name = max(reports, key=lambda pair: pair[0].likeness)
     return PRESETS[name] if best.shared else None
 

@@ -175,14 +175,18 @@ def list_unneeded(config: ModelConfig) -> str:
 def recognise(shapes: Mapping[str, Shape]) -> ModelConfig:
     """Return the first published configuration that a file fits, otherwise the nearest.
 
-    A file with averages alone is compared by these.
+    A file with averages alone is compared by these. Without a name that a model has, it is not
+    compared at all, and the first configuration is returned.
     """
     alone = has_ema(shapes) and not any(name.startswith(WRAPPER) for name in shapes)
     nearest = []
     for config in (PRESETS[name] for name in FAMILIES):
         table = ema_table(compvis_table(config)) if alone else compvis_table(config)
+        if shapes.keys().isdisjoint(entry.name for entry in table.values()):
+            nearest.append(((0, -len(shapes)), config))
+            continue
         pattern = "|".join(filter(None, (IGNORED, list_unneeded(config))))
-        report = fit(shapes, table, find_matching(pattern, shapes))
+        report = fit(shapes, table, find_matching(pattern, shapes), squeezed=True)
         if report.fits:
             return config
         nearest.append((report.likeness, config))

@@ -19,6 +19,8 @@ huggingface/diffusers, quantizers/bfl.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -38,9 +40,10 @@ from ldmref.io.quantized.float8 import (
     scale_rows,
 )
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
+from ldmref.io.tensors.wrappers import WRAPPERS
 from ldmref.support.files import parse_json, shown
 
-PREFIX = "model.diffusion_model."  # which the metadata may leave out
+PREFIXES = ("model.diffusion_model.", *WRAPPERS)  # which the metadata may leave out
 METADATA = "_quantization_metadata"
 QUANT_STATE = ".quant_state.bitsandbytes__"
 # Scales of activations, which only products in the quantised type need, and markers.
@@ -60,6 +63,9 @@ REFUSED = {  # how a name ends, or Comfy's name of a format -> what it is
 
 CODE = "E-QUANTIZED"
 FLOAT8 = {"float8_e4m3fn": decode_e4m3fn, "float8_e5m2": decode_e5m2}
+FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8_tensorwise"}
+NEUTRAL = {"per_row", "convrot", "convrot_groupsize"}  # settings that say nothing of the format
+MARKER = "scaled_fp8"
 MOST_AXES = 8
 MAX_OFFSET = 1e30
 
@@ -98,7 +104,63 @@ def list_layers(file: TensorFile) -> dict[str, StoredLayer]:
             layer = name.rpartition(".")[0]
             if f"{layer}.weight" not in layers:
                 layers[f"{layer}.weight"] = _open_unmarked(file, layer, name)
+    _require_marked_type(file, layers)
+    _require_scales(file, layers)
     return layers
+
+
+def list_unscaled(file: TensorFile, layers: Mapping[str, StoredLayer]) -> list[str]:
+    """Return the matrices and kernels of float8 without a scale; none if no layer has one.
+
+    Files may mix both, such as a plain text encoder beside a transformer with scales.
+    """
+    scaled = {layer.kind for layer in layers.values()} & FLOAT8.keys()
+    parts = {part for layer in layers.values() for part in layer.parts}
+    return [
+        name
+        for name, kind in file.kinds.items()
+        if scaled and FORMATS.get(kind) in FLOAT8 and len(file.shapes[name]) > 1
+        if name not in parts and not name.endswith(UNUSED)
+    ]
+
+
+def _require_scales(file: TensorFile, layers: Mapping[str, StoredLayer]) -> None:
+    """Refuse a float8 tensor without a scale that the same layer of other blocks has.
+
+    Raises:
+        CorruptModelError: It would be read many times too large.
+    """
+    known = Counter(re.sub(r"(^|\.)\d+\.", r"\1*.", name) for name in layers)
+    for name in list_unscaled(file, layers):
+        alike = known[re.sub(r"(^|\.)\d+\.", r"\1*.", name)]
+        if alike:
+            raise make_damage_error(
+                file,
+                f"{name[:80]!r} is {file.kinds[name]} and its scale is missing, which this layer "
+                f"has in {alike} other block{'s' * (alike > 1)}",
+            )
+
+
+def _require_marked_type(file: TensorFile, layers: Mapping[str, StoredLayer]) -> None:
+    """Refuse weights of another type of float8 than the marker of Comfy's older files has.
+
+    Raises:
+        CorruptModelError: The file contradicts itself.
+    """
+    marks = {
+        name.removesuffix(MARKER): file.kinds[name]
+        for name in file
+        if name.endswith(MARKER) and file.kinds[name] in FORMATS
+    }
+    for name in layers if marks else ():
+        stored = file.kinds[name]
+        path = name.split(".")
+        starts = (".".join([*path[:n], ""]) for n in range(len(path)))
+        said = next((marks[start] for start in starts if start in marks), stored)
+        scale = f"{name.removesuffix('.weight')}.scale_weight"
+        if said != stored and stored in FORMATS and scale in file:
+            problem = f"{name[:80]!r} is {stored}, and its marker {MARKER!r} says {said}"
+            raise make_damage_error(file, problem)
 
 
 def list_unused(names: Iterable[str]) -> set[str]:
@@ -126,14 +188,32 @@ def _list_comfy_formats(file: TensorFile) -> Iterator[tuple[str, Mapping[str, An
             found[name.removesuffix(".comfy_quant")] = parse_json(text, label, CODE)
     for layer, settings in found.items():
         values = {"format": settings} if isinstance(settings, str) else settings
-        if not isinstance(values, dict) or not isinstance(values.get("format"), str):
+        if isinstance(values, dict) and "format" not in values:
+            values = {**values, "format": _find_format(file, layer, values)}
+        if not isinstance(values, dict) or not isinstance(values["format"], str):
             raise make_damage_error(file, f"the format of {layer[:80]!r} is not named")
         yield layer, values
 
 
+def _find_format(file: TensorFile, layer: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the format that the type of a weight says; None if it says none.
+
+    Files of ComfyUI-INT8-Fast name no format.
+
+    Raises:
+        InputError: Other settings are there, which may mean anything.
+    """
+    unknown = sorted({*settings} - NEUTRAL)
+    if unknown:
+        what = f"of a format that is not named, with the settings {', '.join(unknown)[:80]}"
+        raise _refusal(file, f"{layer}.weight", what)
+    scaled = f"{layer}.weight_scale" in file or "convrot" in settings
+    return FORMATS.get(file.kinds.get(f"{layer}.weight", "")) if scaled else None
+
+
 def _with_prefix(file: TensorFile, layer: str) -> str:
-    bare = f"{layer}.weight" not in file and f"{PREFIX}{layer}.weight" in file
-    return PREFIX + layer if bare else layer
+    starts = ("", *PREFIXES)
+    return next((start + layer for start in starts if f"{start}{layer}.weight" in file), layer)
 
 
 def _open_comfy(file: TensorFile, layer: str, settings: Mapping[str, Any]) -> StoredLayer:
@@ -158,11 +238,10 @@ def _open_unmarked(file: TensorFile, layer: str, scale: str) -> StoredLayer:
     weight = f"{layer}.weight"
     if f"{layer}.weight_scale_2" in file:
         return open_nvfp4(file, layer, "low", tiled=False)
-    kinds = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8_tensorwise"}
     stored = kind_of(file, weight)
-    if stored not in kinds:
+    if stored not in FORMATS:
         raise _refusal(file, weight, f"{stored} with a scale, in no known format")
-    return open_scaled(file, weight, scale, kinds[stored])
+    return open_scaled(file, weight, scale, FORMATS[stored])
 
 
 def _refusal(file: TensorFile, name: str, what: str) -> InputError:
@@ -196,8 +275,10 @@ def open_scaled(file: TensorFile, weight: str, scale: str, kind: str) -> StoredL
     """
     shape = _shape(file, weight)
     size = _size(file, scale)
-    if file.kinds[weight] not in ("F8_E4M3", "F8_E5M2", "U8", "I8"):
-        raise make_damage_error(file, f"{weight[:80]!r} is {file.kinds[weight]}, not {kind}")
+    stored = file.kinds[weight]
+    if stored != "U8" and FORMATS.get(stored) != kind:  # bytes alone say nothing
+        problem = f"{weight[:80]!r} is {stored}, and the file says {kind}"
+        raise make_damage_error(file, problem)
     if size != 1 and (not shape or size != shape[0]):
         raise make_damage_error(file, f"{scale[:80]!r} has {size:,} scales for {shape}")
 

@@ -76,12 +76,15 @@ class GGUFFile(ModelFile):
         shapes: Shapes: those of `comfy.gguf.orig_shape`, if the file has them.
         metadata: The metadata of the header, without long texts and arrays.
         identity: Device, inode, size and time of change, which differ between contents.
+        squeezed: True: ggml counts no leading axes of length 1, and writers leave out others.
 
     Raises:
         InputError: It cannot be read.
         CorruptModelError: It is damaged or not supported.
         BackendUnavailable: Reading a tensor needs the package `gguf`.
     """
+
+    squeezed = True
 
     def __init__(self, path: Path, code: str = CODE):
         self.path = path

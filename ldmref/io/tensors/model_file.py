@@ -24,6 +24,8 @@ class ModelFile(LazyMapping[np.ndarray]):
         shapes: The shape of each tensor.
         metadata: The metadata of the header.
         identity: Device, inode, size and time of change, which differ between contents.
+        warnings: What a user should know of the file.
+        squeezed: Whether `shapes` may lack axes of length 1, as those of ggml do.
     """
 
     path: Path
@@ -31,6 +33,8 @@ class ModelFile(LazyMapping[np.ndarray]):
     shapes: Mapping[str, tuple[int, ...]]
     metadata: dict[str, Any]
     identity: tuple[int, ...]
+    warnings: Sequence[str] = ()
+    squeezed: bool = False
 
     @property
     def names(self) -> Collection[str]:

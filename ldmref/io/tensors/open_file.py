@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.io.quantized.layers import is_quantized, list_layers, list_unused
+from ldmref.io.quantized.layers import is_quantized, list_layers, list_unscaled, list_unused
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import EXPANDED, TensorFile
@@ -36,6 +37,7 @@ class QuantizedFile(ModelFile):
         self._file = file
         self._layers = list_layers(file)
         hidden = {part for layer in self._layers.values() for part in layer.parts}
+        self.warnings = _warn_of_unscaled(list_unscaled(file, self._layers), file)
         plain = [name for name in file if name not in hidden | list_unused(file)]
         self.kinds = {name: file.kinds[name] for name in plain}
         self.shapes = {name: file.shapes[name] for name in plain}
@@ -67,6 +69,8 @@ class DeferredFile(ModelFile):
         self.shapes = file.shapes
         self.metadata = file.metadata
         self.identity = file.identity
+        self.squeezed = file.squeezed
+        self.warnings = file.warnings
         self._file = file
         self._last: tuple[str | None, np.ndarray] = (None, np.empty(0))
 
@@ -94,6 +98,15 @@ class DeferredFile(ModelFile):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the file as a reference to it."""
         return _reopen, (str(self.path.resolve()), self.identity)
+
+
+def _warn_of_unscaled(names: Sequence[str], file: TensorFile) -> list[str]:
+    """Return a warning of the float8 tensors of a file that lack the scale which others have."""
+    if not names:
+        return []
+    more = f" and {len(names) - 1:,} more float8 tensors" if len(names) > 1 else ""
+    verb = "have" if more else "has"
+    return [f"{shown(file.path)}: {names[0][:80]!r}{more} {verb} no scale, as others have"]
 
 
 NATIVE = {
