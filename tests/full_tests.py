@@ -203,6 +203,7 @@ SAMPLED: dict[str, int] = {
     "tests/explore": 3,
     "tests/locate": 6,
     "tests/locate/test_changed_arrays.py": 20,
+    "tests/locate/test_own_parts.py::test_every_guidance_is_equal": 30,
     "tests/locate/test_changed_pipelines.py": 30,
     "tests/locate/test_twenty_faults.py": 30,
     "tests/locate/test_right_runs.py": 60,
