@@ -62,7 +62,8 @@ OTHER_DEFAULTS = {  # ours, which are those of a published model, where a class 
         "joint_attention_dim": 7680, "guidance_embeds": False,
     },
     "krea2": {"in_channels": 16},
-    "AutoencoderKLFlux2": {"latent_channels": 128, "decoder_block_out_channels": ()},  # of four cells
+    # Of four cells each.
+    "AutoencoderKLFlux2": {"latent_channels": 128, "decoder_block_out_channels": ()},
     "AutoencoderKL": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
                       "shift_factor": 0.0},
 }  # fmt: skip
