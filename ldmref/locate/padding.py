@@ -3,9 +3,9 @@
 Tokens that a mask hides have states like all others, and right programs differ in them: attention
 without a key returns zeros, a mean, or NaN. They matter to no image if nothing that is kept reads
 them, which is tried and not assumed. A network is run twice, with other numbers in what the mask
-hides. If its result stays the same, the rows that changed on the way are those of padding. A network
-may overwrite what the mask hides (Z-Image begins with zeros there), so that other numbers are also
-put where they enter layers that attend, into the tokens that no query of theirs reads.
+hides. If its result stays the same, the rows that changed on the way are those of padding. Some
+networks overwrite what the mask hides (Z-Image begins with zeros there), so other numbers are also
+put into the tokens that enter a layer that attends, and that no query of it reads.
 
 A text encoder's padding is read by denoisers without a mask, or with a wider one; the family's own
 way from prompts to conditioning says so.

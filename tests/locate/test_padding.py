@@ -73,7 +73,7 @@ def test_rows_of_hidden_tokens_are_padding(preset):
 
 
 def test_rows_that_a_network_overwrites_are_padding():
-    """Z-Image begins with zeros after the segments of a caption: nothing put there comes through."""
+    """Z-Image begins with zeros after a caption's segments, whatever was put there."""
     mask = np.ones((2, 40), np.int64)
     mask[0, 3:] = 0
     found = PaddingFinder().find(*record_of("z-image-tiny", mask))
