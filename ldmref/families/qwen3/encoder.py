@@ -29,7 +29,7 @@ from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_h
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, swiglu_spec
-from ldmref.models.text_config import TextConfig
+from ldmref.models.text_config import MOST_TOKENS, TextConfig
 from ldmref.models.text_kind import TextEncoder
 
 QWEN3_FIELDS = (  # that transformers has under the same names
@@ -40,7 +40,7 @@ VISION = {  # of which no prompt reads anything
     "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }  # fmt: skip
-CONTEXT = 40960  # tokens of the published language model, more than any text of a family
+CONTEXT = MOST_TOKENS  # tokens of the published language model
 
 
 @dataclass(frozen=True)
