@@ -181,7 +181,7 @@ class RepeatableRun(NamedBackend):
             raise _Reached(result)
         return result
 
-    def _low_tables(self, call: LayerCall) -> dict[str, np.ndarray]:
+    def _low_tables(self, call: LayerCall) -> Mapping[str, Any]:
         """Return the tables of an operation as the network makes them in the port's format."""
         own = {role: call.inputs[role] for role in TABLES[call.kind]}
         if self._tables is None:
