@@ -61,6 +61,10 @@ FULL: dict[str, str] = {
         "needs OpenVINO"
     ),
     "tests/families/test_flux2_conforms.py": ONNX,
+    "tests/families/test_long_prompts_of_runs.py": SECONDS,
+    "tests/families/test_longest_prompts.py::test_images_of_long_prompts_are_those_of_diffusers": (
+        SECONDS
+    ),
     "tests/families/test_flux3_conforms.py": ONNX,
     "tests/families/test_qwen_image_21_conforms.py": ONNX,
     "tests/families/test_z_image_conforms.py": ONNX,

@@ -3,7 +3,9 @@
 Tokens that a mask hides have states like all others, and right programs differ in them: attention
 without a key returns zeros, a mean, or NaN. They matter to no image if nothing that is kept reads
 them, which is tried and not assumed. A network is run twice, with other numbers in what the mask
-hides. If its result stays the same, the rows that changed on the way are those of padding.
+hides. If its result stays the same, the rows that changed on the way are those of padding. Some
+networks overwrite what the mask hides (Z-Image begins with zeros there), so other numbers are also
+put into the tokens that enter a layer that attends, and that no query of it reads.
 
 A text encoder's padding is read by denoisers without a mask, or with a wider one; the family's own
 way from prompts to conditioning says so.
@@ -23,6 +25,7 @@ from ldmref.locate.precision import exact_backend
 from ldmref.locate.unfit import UNFIT
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.declared import CallSize, same_size
+from ldmref.models.layers import MASKED
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import EncodedText
 from ldmref.prompts.tokens import Tokens
@@ -118,26 +121,72 @@ def _kind(argument: tuple[str, Any]) -> tuple[str, object]:
 
 
 class _Digests(NamedTuple):
-    """What a run computed: one number for each row of each array, and its result's."""
+    """What a run computed: one number for each row of each array, its result's, and who reads what.
+
+    Attributes:
+        rows: By layer, role of an input or "" for outputs, and number of the output.
+        result: The same of the whole network's outputs.
+        unread: By layer that attends, the tokens (n, l) that no query reads.
+    """
 
     rows: Mapping[tuple[str, str, int], np.ndarray]
     result: Mapping[tuple[str, str, int], np.ndarray]
+    unread: Mapping[str, np.ndarray]
 
 
 class _DigestingBackend(NamedBackend):
-    """A float64 backend that keeps a number of each row of each array between layers."""
+    """A float64 backend that keeps a number of each row of each array between layers.
 
-    def __init__(self) -> None:
+    Args:
+        changed: By layer, the tokens (n, l) of its input whose numbers are exchanged for others.
+    """
+
+    def __init__(self, changed: Mapping[str, np.ndarray] | None = None) -> None:
         super().__init__(exact_backend())
+        self.changed = changed or {}
         self.rows: dict[tuple[str, str, int], np.ndarray] = {}
+        self.unread: dict[str, np.ndarray] = {}  # by layer that attends: tokens (n, l) not read
 
     def visit(self, call: LayerCall) -> Any:
-        for role, x in call.inputs.items():
+        inputs = dict(call.inputs)
+        rows = self.changed.get(call.name)
+        if rows is not None:
+            inputs = {role: _change_tokens(x, rows) for role, x in inputs.items()}
+        if call.kind == "attention":
+            self._keep_unread(call)
+        for role, x in inputs.items():
             _digest(self.rows, (call.name, role, 0), x)
-        result = call.compute(call.inputs)
+        result = call.compute(inputs)
         for part, x in enumerate(result if isinstance(result, tuple) else (result,)):
             _digest(self.rows, (call.name, "", part), x)
         return result
+
+    def _keep_unread(self, call: LayerCall) -> None:
+        """Keep the tokens that no query of self-attention reads, for it and the layers around it.
+
+        A layer around several attentions keeps what none of them reads.
+        """
+        queries, keys, bias = (call.inputs.get(role) for role in ("input", "k", "bias"))
+        if queries is None or keys is None or queries.shape[2] != keys.shape[2]:
+            return
+        unread = np.zeros((keys.shape[0], keys.shape[2]), bool)
+        if bias is not None:
+            unread |= np.all(np.asarray(bias) <= MASKED / 2.0, axis=(1, 2))
+        for name in (call.name, *self._scope):
+            known = self.unread.get(name, unread)
+            same = known.shape == unread.shape
+            self.unread[name] = known & unread if same else np.zeros((0, 0), bool)
+
+
+def _change_tokens(x: Any, rows: np.ndarray) -> Any:
+    """Return tokens (n, l, d) or (n, heads, l, d) with other numbers in `rows`, (n, l)."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim not in (3, 4):
+        return x
+    tokens = rows[:, :, None] if x.ndim == 3 else rows[:, None, :, None]
+    if (x.shape[0], x.shape[-2]) != rows.shape:
+        return x
+    noise = np.random.default_rng(SEED).standard_normal(x.shape)
+    return np.where(tokens, max(float(np.sqrt(np.mean(np.square(x)))), 1e-3) * noise, x)
 
 
 def _digest(
@@ -164,9 +213,25 @@ def _find(network: RecordedNetwork, hidden: np.ndarray, axis: int | CallSize) ->
         if of_tokens and isinstance(array, np.ndarray) and array.shape[:2] == hidden.shape:
             arguments[x.argument], others[x.argument] = _change(array, hidden)
     try:
-        first, second = _run(network, arguments), _run(network, others)
+        first = _run(network, arguments)
+        unread = {name: _hidden_part(rows, hidden) for name, rows in first.unread.items()}
+        unread = {name: rows for name, rows in unread.items() if rows.any()}
+        for tokens in (unread, {}) if unread else ({},):
+            found = _compare(first, _run(network, others, tokens), hidden)
+            if found:
+                return found
     except UNFIT:  # the replay says why
-        return {}
+        pass
+    return {}
+
+
+def _hidden_part(unread: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Return which of the tokens that are not read are hidden; a network may have appended some."""
+    return unread & hidden if unread.shape == hidden.shape else unread
+
+
+def _compare(first: _Digests, second: _Digests, hidden: np.ndarray) -> PaddingRows:
+    """Return the rows in which two runs differ; {} if their results differ in what is kept."""
     for key, x in first.result.items():
         changed = _changed(x, second.result[key])
         if changed.shape == hidden.shape:
@@ -193,15 +258,19 @@ def _change(x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(rows, size * noise[0], x), np.where(rows, size * noise[1], x)
 
 
-def _run(network: RecordedNetwork, arguments: Mapping[str, Any]) -> _Digests:
-    backend = _DigestingBackend()
+def _run(
+    network: RecordedNetwork,
+    arguments: Mapping[str, Any],
+    changed: Mapping[str, np.ndarray] | None = None,
+) -> _Digests:
+    backend = _DigestingBackend(changed)
     backend.name_parameters(network.params)
     with np.errstate(all="ignore"), backend.observed(network.function.__name__):
         result = network.function(backend, network.params, **arguments)
     found: dict[tuple[str, str, int], np.ndarray] = {}
     for part, x in enumerate(name_outputs(network.network, result).values()):
         _digest(found, ("", "", part), x)
-    return _Digests(backend.rows, found)
+    return _Digests(backend.rows, found, backend.unread)
 
 
 def _changed(x: np.ndarray, other: np.ndarray) -> np.ndarray:

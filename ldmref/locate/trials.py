@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,9 +14,13 @@ from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
 from ldmref.locate.names import find_entry, layers_of, neighbours_of, parts_of, read_output
 from ldmref.locate.points import OperationChange, Point, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
+from ldmref.locate.unfit import UNFIT
 from ldmref.trace.model import Trace, TraceEntry
 
 NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
+# Tables that a network makes once for all of its layers, by operations that read them. Those of
+# angles are rounded before a layer begins: by |angle| units, which grows with the position.
+TABLES = {"turn_pairs": ("cos", "sin")}
 
 
 class _Reached(Exception):
@@ -49,6 +53,9 @@ class RepeatableRun(NamedBackend):
         # By the name of operations that the port left some out of: the port's number of each.
         self._aligned: dict[str, tuple[int | None, ...]] = {}
         self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
+        # The network's function, parameters and arguments. None: it is not known.
+        self.network: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._tables: Mapping[str, dict[str, np.ndarray]] | None = None  # in the port's format
 
     def embedding(self, table: object, ids: object) -> Any:
         """Return the rows of ids; NaN for ids that were not recorded."""
@@ -79,12 +86,12 @@ class RepeatableRun(NamedBackend):
     @contextmanager
     def in_format(self, dtype: str) -> Iterator[None]:
         """Compute repeated runs in another number format than the port's."""
-        saved = self.low, self.dtype_of_port
-        self.low, self.dtype_of_port = Rounding(dtype), dtype
+        saved = self.low, self.dtype_of_port, self._tables
+        self.low, self.dtype_of_port, self._tables = Rounding(dtype), dtype, None
         try:
             yield
         finally:
-            self.low, self.dtype_of_port = saved
+            self.low, self.dtype_of_port, self._tables = saved
 
     def rerun(
         self,
@@ -160,6 +167,8 @@ class RepeatableRun(NamedBackend):
             if forced is not None:
                 return self._cast({"": forced})[""]
         inputs = dict(call.inputs)
+        if trial.low and call.kind in TABLES:
+            inputs |= self._low_tables(call)
         if call.composite:
             result = call.compute(inputs)
         else:
@@ -171,6 +180,16 @@ class RepeatableRun(NamedBackend):
         if target:
             raise _Reached(result)
         return result
+
+    def _low_tables(self, call: LayerCall) -> Mapping[str, Any]:
+        """Return the tables of an operation as the network makes them in the port's format."""
+        own = {role: call.inputs[role] for role in TABLES[call.kind]}
+        if self._tables is None:
+            self._tables = {}
+            if self.network is not None:
+                self._tables = make_tables(self.low.rounded, *self.network)
+        found = self._tables.get(call.name, own)
+        return found if all(found[role].shape == x.shape for role, x in own.items()) else own
 
     def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield the neighbours of a layer whose parameters have the same shapes."""
@@ -199,6 +218,45 @@ class RepeatableRun(NamedBackend):
             name: np.asarray(x, kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
             for name, x in arrays.items()
         }
+
+
+class _TableKeeper(Rounding):
+    """A run in a number format that keeps the tables which operations read."""
+
+    def __init__(self, dtype: str):
+        super().__init__(dtype)
+        self.tables: dict[str, dict[str, np.ndarray]] = {}
+
+    def visit(self, call: LayerCall) -> Any:
+        if call.kind in TABLES:
+            self.tables[call.name] = {role: call.inputs[role] for role in TABLES[call.kind]}
+        return super().visit(call)
+
+
+def make_tables(
+    dtype: str, function: Callable, params: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables that operations of a network read, by their names.
+
+    Args:
+        dtype: The number format in which the network computes them.
+        function: The network.
+        params: Its parameters.
+        arguments: Its other arguments.
+    """
+    keeper = _TableKeeper(dtype)
+    keeper.name_parameters(params)
+    kind = np.dtype(keeper.inner.dtype)
+    cast = {
+        name: x.astype(kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        for name, x in arguments.items()
+    }
+    try:
+        with np.errstate(all="ignore"), keeper.observed(""):
+            function(keeper, params, **cast)
+    except UNFIT:  # arrays that do not fit are judged elsewhere
+        pass
+    return keeper.tables
 
 
 def _may_hold(layer: str, target: str) -> bool:

@@ -28,6 +28,7 @@ from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text import EncodedText, encode_tokens
+from ldmref.models.text_config import MOST_TOKENS
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.support.plugins import find_declared, list_plugins
 
@@ -167,6 +168,9 @@ class TextPath:
             the number of tokens of the longest text of a request: what diffusers' pipelines make
             of the other texts of a call, which only `rng="torch"` reproduces. It needs the `mask`
             of the tokens. None: every image is that of its text alone.
+        longest: The largest number of tokens that `with_length` may be given.
+        grows: Whether a longer prompt is read whole, up to `longest` tokens, where nothing asks for
+            another number. False: it is cut.
     """
 
     encode: Callable[..., EncodedText] = encode_tokens
@@ -180,6 +184,8 @@ class TextPath:
     reads_padding: bool = False
     feels_weights: bool = True
     together: Callable[[Backend, int, int], Mapping[str, Array]] | None = None
+    longest: int = MOST_TOKENS
+    grows: bool = False
 
     def condition_text(
         self,
@@ -487,23 +493,29 @@ def with_text_length(config: ModelConfig, length: int) -> ModelConfig:
 
     Args:
         config: The configuration of the model.
-        length: The number of tokens of T5.
+        length: The number of tokens of T5, or of the language model that reads the prompts.
 
     Raises:
-        UsageError: The number of tokens of the model is fixed.
+        UsageError: The number of tokens of the model is fixed, or its longest text is shorter.
 
     >>> from ldmref.models import preset
     >>> with_text_length(preset("flux-dev"), 256).text_encoder_2.max_position_embeddings
     256
     """
-    change = family_of(config).text.with_length
-    if change is None:
+    text = family_of(config).text
+    if text.with_length is None:
         raise UsageError(
             f"{config.name!r} has no T5, whose number of tokens max_sequence_length sets",
             code="E-SEQUENCE-LENGTH",
             hint="leave it out; long_prompts=chunk reads longer prompts",
         )
-    return change(config, length)
+    if length > text.longest:
+        raise UsageError(
+            f"{config.name!r} reads at most {text.longest} tokens, as in diffusers, not {length}",
+            code="E-SEQUENCE-LENGTH",
+            hint=f"set max_sequence_length to {text.longest} or less",
+        )
+    return text.with_length(config, length)
 
 
 def family_of_pipeline(kind: str) -> Family | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -94,6 +95,8 @@ class LatentDiffusion(ImageNetworks):
         self.tokenizer = tokenizer
         self.tokenizer_2 = tokenizer_2
         self.tokenizer_3 = tokenizer_3
+        text = self.family.text
+        self.longest_text = text.longest if text.grows else 0  # to which long prompts grow
         self.max_seconds = max_seconds
         made = dict(modifications or {})
         self._modifications = {k: cache(v) if callable(v) else v for k, v in made.items()}
@@ -157,19 +160,20 @@ class LatentDiffusion(ImageNetworks):
         """Return this model for prompts of another number of tokens, with the same weights.
 
         Args:
-            length: The number of tokens of T5, to which prompts are cut and filled up. None: the
-                model's own, and this model itself.
+            length: The number of tokens of T5 or of the language model, to which prompts are cut
+                and filled up. None: the model's own, and this model itself.
 
         Raises:
-            UsageError: The number of tokens of the model is fixed.
+            UsageError: The number of tokens of the model is fixed, or its longest text is shorter.
         """
         if length is None:
             return self
         config = with_text_length(self.config, length)
-        if config == self.config:
+        if config == self.config and not self.longest_text:
             return self
         other = copy.copy(self)
         other.config = config
+        other.longest_text = 0
         other._compiled = self._compiled  # by the configuration and the shapes of each call
         texts = zip(TOKENIZERS, self.tokenizers, config.text_encoders, strict=False)
         for name, tokenizer, text in texts:
@@ -203,7 +207,11 @@ class LatentDiffusion(ImageNetworks):
         Returns:
             `Tokens`, whose `ids` are (n, chunks, l) int64.
         """
-        return self.tokenizer.tokenize(prompts, options)
+        return self.tokenizer.tokenize(prompts, self.grow(options or PromptOptions()))
+
+    def grow(self, options: PromptOptions) -> PromptOptions:
+        """Return options with which prompts that this model reads whole are not cut."""
+        return replace(options, longest=self.longest_text) if self.longest_text else options
 
     def encode_text(
         self, prompts: str | Sequence[str], clip_skip: int = 0, options: PromptOptions | None = None
@@ -243,7 +251,7 @@ class LatentDiffusion(ImageNetworks):
             message = f"clip_skip must be from 0 to {self.config.max_clip_skip}, not {clip_skip}"
             raise UsageError(message, code="E-CLIP-SKIP")
         configs = self.config.text_encoders
-        tokens = tokenize_for_encoders(self.tokenizers, prompts, options)
+        tokens = tokenize_for_encoders(self.tokenizers, prompts, self.grow(options))
         skip = clip_skip, options.prompt_weights != "none"
         with self.backend.inference():
             return self.family.text.encode(self.backend, configs, tokens, self._compile, *skip)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
+from ldmref.models.text_config import MOST_TOKENS
 from ldmref.modes import validation
 from ldmref.modes.guidance_parameter import check_guidance, parse_guidance
 from ldmref.modes.guide import GuideSource, read_guide
@@ -104,11 +105,13 @@ class PromptParameters:
     ] = 0
     max_sequence_length: Annotated[
         int | None,
-        Range(2, 512),
+        Range(2, MOST_TOKENS),
         Doc(
-            "Number of tokens to which T5's text is cut or filled up, as in diffusers (SD3, Flux). "
-            "The model attends to what fills it up, so another number gives another image.",
-            "256 for SD3, 512 for Flux.1",
+            "Number of tokens to which the text of T5 or of a language model is cut or filled up, "
+            "as in diffusers: at most 512 for T5 (SD3, Flux.1). Where the model attends to what "
+            "fills it up (SD3, Flux.1, FLUX.2), another number gives another image.",
+            "256 for SD3, 512 for Flux.1, FLUX.2, Z-Image and Krea 2, 4096 for FLUX.3; "
+            "Qwen-Image 2.1 reads the whole prompt",
         ),
     ] = None
     longest_prompt: Annotated[

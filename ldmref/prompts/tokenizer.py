@@ -58,6 +58,8 @@ class PromptOptions:
             BREAK and the escapes \( \) \[ \] \\ as described in `parse_prompt_weights`.
         strict: Whether a prompt that would be truncated is an error.
         chunks: The minimum number of chunks; shorter prompts are padded with empty chunks.
+        longest: The number of tokens up to which a chunk grows for a long prompt in a template. 0:
+            it does not, and the prompt is cut.
 
     Raises:
         UsageError: A value is unknown.
@@ -71,6 +73,7 @@ class PromptOptions:
     prompt_weights: str = "none"
     strict: bool = False
     chunks: int = 1
+    longest: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("long_prompts", LONG_PROMPTS), ("prompt_weights", PROMPT_WEIGHTS)):
@@ -210,6 +213,16 @@ class PromptTokenizer:
             self.tokenizer, self.length, self.special_tokens, self.clean, template
         )
 
+    def _with_room(self, prompts: Sequence[str], options: PromptOptions) -> PromptTokenizer:
+        """Return this tokenizer, or one with room for all prompts, as the options allow it."""
+        more = 0
+        for prompt in prompts if options.longest > self.length else ():
+            weighted = options.prompt_weights == "a1111"
+            sections = parse_prompt_weights(prompt) if weighted else [[WeightedText(prompt, 1.0)]]
+            _, groups, *_ = self._surround(sections)
+            more = max(more, sum(map(count_ids, groups)) - self.room)
+        return self.with_length(min(self.length + more, options.longest)) if more else self
+
     def encode(self, prompts: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Return the ids of truncated prompts, and warnings about dropped and unknown words.
 
@@ -242,6 +255,9 @@ class PromptTokenizer:
         prompts = [prompts] if isinstance(prompts, str) else prompts
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
+        roomy = self._with_room(prompts, options)
+        if roomy is not self:
+            return roomy.tokenize(prompts, options)
         tokenized = [self.tokenize_one(prompt, options) for prompt in prompts]
         counts = [len(one.chunks) for one in tokenized]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)

@@ -62,7 +62,7 @@ def make_pipeline(
     found = kind(
         FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         make_autoencoder(),
-        make_encoder(num_hidden_layers=4),
+        make_encoder(num_hidden_layers=4, layers=LAYERS),
         transformers.AutoTokenizer.from_pretrained(vocabulary),
         transformer,
         is_distilled=is_distilled,

@@ -88,7 +88,7 @@ def make_encoder() -> transformers.Qwen3VLForConditionalGeneration:
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [1, 1, 1]}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
     config = transformers.Qwen3VLConfig(
-        text_config=SMALL | {"rope_parameters": rope},
+        text_config=SMALL | {"rope_parameters": rope, "text_encoder_out_layers": [1, 2]},
         vision_config=vision | {"out_hidden_size": 20, "deepstack_visual_indexes": [0]},
         tie_word_embeddings=True,
     )

@@ -60,12 +60,19 @@ def write_vocabulary(path: Path, words: str = "", size: int = 340) -> Path:
     return path
 
 
-def make_encoder(theta: float = 1e6, **changes: Any) -> transformers.Qwen3ForCausalLM:
-    """Return a random language model of a small size, whose scores are not tiny."""
+def make_encoder(
+    theta: float = 1e6, layers: tuple[int, ...] = (), **changes: Any
+) -> transformers.Qwen3ForCausalLM:
+    """Return a random language model of a small size, whose scores are not tiny.
+
+    Its configuration says which `layers` a pipeline reads, if they are not the usual ones.
+    """
     rope = {"rope_type": "default", "rope_theta": theta}
     config = transformers.Qwen3Config(
         **SMALL | changes, tie_word_embeddings=True, rope_parameters=rope
     )
+    if layers:
+        config.text_encoder_out_layers = [*layers]
     encoder = transformers.Qwen3ForCausalLM(config)
     for parameter in encoder.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)

@@ -145,9 +145,25 @@ def test_calls_of_flux2_without_tokens_keep_their_arguments():
     assert flux2_pipelines.read_inputs({"guidance": None}) == {"guidance": None}
 
 
-@pytest.mark.parametrize(("skip", "layers"), [(0, [2, 4, 6]), (1, [1, 3, 5])])
-def test_flux2_reads_quarters_of_the_layers(skip, layers):
-    found = flux2_pipelines.read_states(states_of(9), skip, None)
+def pipe_that_reads(layers):
+    """Return a pipeline whose text encoder says the layers that are read; None: it does not."""
+    config = SimpleNamespace(text_encoder_out_layers=layers)
+    return SimpleNamespace(text_encoder=SimpleNamespace(config=config))
+
+
+@pytest.mark.parametrize(
+    ("count", "said", "skip", "layers"),
+    [
+        (37, None, 0, [9, 18, 27]),
+        (30, None, 0, [9, 18, 27]),  # of 29 layers: not 7, 14 and 21
+        (30, None, 1, [8, 17, 26]),
+        (9, [2, 4, 6], 0, [2, 4, 6]),
+        (9, [2, 4, 6], 1, [1, 3, 5]),
+        (9, None, 0, [8]),  # there are none of these: only the call knows
+    ],
+)
+def test_flux2_reads_the_same_layers_of_any_encoder(count, said, skip, layers):
+    found = flux2_pipelines.read_states(states_of(count), skip, pipe_that_reads(said))
     assert found[0, 0].tolist() == [float(n) for n in layers for _ in range(2)]
 
 
@@ -305,18 +321,18 @@ def test_equal_rows_of_flux3_are_one_in_the_layers_that_share_them(layer):
 
 
 @pytest.mark.parametrize(
-    ("count", "skip", "layers"),
+    ("count", "said", "skip", "layers"),
     [
-        (33, 0, range(4, 36, 4)),
-        (37, 0, range(4, 36, 4)),
-        (37, 1, range(3, 35, 4)),
-        (32, 0, range(1, 31)),
-        (5, 0, range(1, 4)),
-        (5, 1, range(3)),
+        (33, None, 0, range(4, 36, 4)),
+        (37, None, 0, range(4, 36, 4)),
+        (37, None, 1, range(3, 35, 4)),
+        (5, (1, 2, 3), 0, range(1, 4)),
+        (5, (1, 2, 3), 1, range(3)),
+        (32, None, 1, [30]),
     ],
 )
-def test_hidden_states_of_flux3_of_large_and_small_text_encoders(count, skip, layers):
-    found = flux3_pipelines.read_states(states_of(count), skip, None)
+def test_hidden_states_of_flux3_of_large_and_small_text_encoders(count, said, skip, layers):
+    found = flux3_pipelines.read_states(states_of(count), skip, pipe_that_reads(said))
     assert found[0, 0, ::2].tolist() == [*layers]
 
 

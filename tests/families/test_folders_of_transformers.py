@@ -21,6 +21,7 @@ KL = {"_class_name": "AutoencoderKL", "block_out_channels": [32, 32], "latent_ch
 T5 = {"d_model": 20, "feed_forward_proj": "gated-gelu"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.5}
 QWEN3 = {"hidden_size": 20, "num_hidden_layers": 8}
+FLUX3_LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)
 CLIP = ["transformers", "CLIPTextModel"]
 PROJECTED = ["transformers", "CLIPTextModelWithProjection"]
 T5_CLASS = ["transformers", "T5EncoderModel"]
@@ -238,7 +239,8 @@ FLUX2_VAE = {"_class_name": "AutoencoderKLFlux2", "block_out_channels": [32, 32]
 )
 def test_a_folder_of_flux2(tmp_path, distilled, usual):
     transformer = {"in_channels": 16, "sample_size": 6, "num_layers": 3}
-    write(tmp_path, transformer=transformer, vae=FLUX2_VAE, text_encoder=QWEN3, scheduler=FLOW)
+    text = QWEN3 | {"text_encoder_out_layers": [2, 4, 6]}
+    write(tmp_path, transformer=transformer, vae=FLUX2_VAE, text_encoder=text, scheduler=FLOW)
     index = SCHEDULER | ({} if distilled is None else {"is_distilled": distilled})
     config = flux2.read_folder(tmp_path, index)
     assert config.defaults == Defaults(*usual, width=24, height=24)
@@ -265,11 +267,11 @@ def test_transformers_of_flux2_have_tokens_of_one_cell():
     ("flow_map", "usual"), [(True, (16, 1.0)), (False, (50, 3.5)), (None, (50, 3.5))]
 )
 @pytest.mark.parametrize(
-    ("layers", "read"),
-    [(31, (1, 2, 3)), (32, tuple(range(4, 36, 4))), (33, tuple(range(4, 36, 4)))],
+    ("layers", "said", "read"),
+    [(31, [1, 2, 3], (1, 2, 3)), (32, None, FLUX3_LAYERS), (33, None, FLUX3_LAYERS)],
 )
-def test_a_folder_of_flux3(tmp_path, flow_map, usual, layers, read):
-    """A text encoder with fewer than 32 layers has as many states as there is room for."""
+def test_a_folder_of_flux3(tmp_path, flow_map, usual, layers, said, read):
+    """A text encoder with fewer than 32 layers says which are read."""
     transformer = {"in_channels": 16, "joint_attention_dim": 79, "cond_in_channels": 16}
     if flow_map is not None:
         transformer["flow_map"] = flow_map
@@ -277,7 +279,7 @@ def test_a_folder_of_flux3(tmp_path, flow_map, usual, layers, read):
         tmp_path,
         transformer=transformer,
         vae=FLUX2_VAE,
-        text_encoder=QWEN3 | {"num_hidden_layers": layers},
+        text_encoder=QWEN3 | {"num_hidden_layers": layers, "text_encoder_out_layers": said},
     )
     config = flux3.read_folder(tmp_path, {})
     side = 4 * config.denoiser.sample_size

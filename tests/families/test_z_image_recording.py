@@ -62,6 +62,7 @@ FAULTS = {
     "layers.0.attention": lambda x: -x,
     "noise_refiner.0": lambda x: x + 0.1,
     "context_refiner.0.ffn_norm2": lambda x: x * 0.9,
+    "context_refiner.1.attention.to_k": lambda x: x.roll(1, 1),
     "all_final_layer.2-1.linear": lambda x: x.flip(-1),
 }
 
@@ -76,6 +77,21 @@ def test_a_wrong_layer_is_named(pipe, folder, tmp_path, layer):
         hook.remove()
     report = diff_traces(trace, ldmref.load(folder, dtype="float32"))
     assert {row.layer for row in report.rows if row.verdict == "differs"} == {layer}
+
+
+def test_a_missing_mask_of_unequal_captions_is_found(pipe, folder, tmp_path, monkeypatch):
+    """Rows that nothing reads are left out; that they are read is a fault."""
+    processor = type(pipe.transformer.context_refiner[1].attention.processor)
+    call = processor.__call__
+
+    def unmasked(self, attn, states, *args, attention_mask=None, **rest):
+        return call(self, attn, states, *args, attention_mask=None, **rest)
+
+    monkeypatch.setattr(processor, "__call__", unmasked)
+    trace = record(pipe, tmp_path / "trace", [SHORT, LONG], steps=1)
+    report = diff_traces(trace, ldmref.load(folder, dtype="float32"))
+    wrong = {row.layer for row in report.rows if row.verdict == "differs"}
+    assert {f"context_refiner.{i}.attention.attention" for i in range(2)} <= wrong
 
 
 def test_a_wrong_layer_of_the_text_encoder_is_named(pipe, folder, tmp_path):

@@ -27,7 +27,7 @@ def make_pipeline(vocabulary: Path) -> ZImagePipeline:
         in_channels=4,
         dim=24,
         n_layers=2,
-        n_refiner_layers=1,
+        n_refiner_layers=2,
         n_heads=2,
         n_kv_heads=2,
         cap_feat_dim=20,

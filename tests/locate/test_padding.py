@@ -72,6 +72,23 @@ def test_rows_of_hidden_tokens_are_padding(preset):
     assert ("", "", 0) not in found  # the result
 
 
+def test_rows_that_a_network_overwrites_are_padding():
+    """Z-Image begins with zeros after a caption's segments, whatever was put there."""
+    mask = np.ones((2, 40), np.int64)
+    mask[0, 3:] = 0
+    found = PaddingFinder().find(*record_of("z-image-tiny", mask))
+    expected = np.zeros((2, 64), bool)
+    expected[0, 32:] = True
+    for layer in ("attention", "attention.to_k", "feed_forward.w2"):
+        rows = found[f"context_refiner.0.{layer}", "", 0]
+        assert np.array_equal(rows, expected), layer
+    for role in ("input", "k", "v"):
+        rows = found["context_refiner.0.attention.attention", role, 0]
+        assert np.array_equal(rows, expected[:, None, :] & np.ones((1, 2, 1), bool)), role
+    joint = found["layers.0", "", 0]
+    assert joint.sum() == 32 and joint[0, -32:].all()
+
+
 @pytest.mark.parametrize("preset", ["qwen-image-2.1-tiny", "krea-2-tiny", "z-image-tiny"])
 def test_without_padding_there_is_nothing_to_leave_out(preset):
     model, call = record_of(preset, np.ones((2, 4), np.int64))

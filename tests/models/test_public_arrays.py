@@ -69,6 +69,7 @@ WITHOUT_ARRAYS = {
         "latent_scale",
         "latent_shape",
         "estimate_memory",
+        "grow",
         "limit_memory",
         "tokenize",
         "with_embeddings",

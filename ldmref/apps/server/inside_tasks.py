@@ -154,7 +154,7 @@ def read_texts(
         if entry is None:
             continue
         tokenizer = model.tokenizers[number]
-        tokens = tokenizer.tokenize(plan.job.prompts[:1], plan.job.prompt_options)
+        tokens = tokenizer.tokenize(plan.job.prompts[:1], model.grow(plan.job.prompt_options))
         ids = tokens.ids[0, 0]
         count = int(tokens.mask[0, 0].sum())
         end = f"_{len(texts)}" if texts else ""

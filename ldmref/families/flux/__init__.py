@@ -29,7 +29,7 @@ from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
 from ldmref.families.flux.pipelines import PARTS
 from ldmref.families.flux.presets import make_presets, shrink
-from ldmref.families.flux.text import encode_prompts, with_text_length
+from ldmref.families.flux.text import T5_LENGTH, encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
     GUIDANCE,
     LORA_TARGETS,
@@ -137,7 +137,7 @@ FLUX = Family(
     Work(count_flops, count_activations),
     "Flux.1: a transformer with streams for image and text, then one for both",
     broken_rules,
-    text=TextPath(encode_prompts, with_length=with_text_length),
+    text=TextPath(encode_prompts, with_length=with_text_length, longest=T5_LENGTH),
     control=replace(CONTROL, candidates=list_candidates),
     presets=make_presets(),
     files=ORIGINALS,

@@ -7,10 +7,10 @@ from typing import Any
 
 from ldmref.families.flux2.config import transformer_of
 from ldmref.families.flux2.references import TIME
-from ldmref.families.flux2.text import choose_layers
+from ldmref.families.flux2.text import LAYERS
 from ldmref.families.joint_transformers import SCALE
 from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.prompts import join_layers
+from ldmref.families.qwen3.prompts import read_layers
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
@@ -68,4 +68,4 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
-    return join_layers(output, choose_layers(len(output.hidden_states) - 1), skip)
+    return read_layers(output, LAYERS, skip, pipe)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ldmref.families.autoencoders.flux2 import Flux2AutoencoderConfig
 from ldmref.families.flux2.config import Flux2Config
-from ldmref.families.flux2.text import as_text_encoder, choose_layers
+from ldmref.families.flux2.text import as_text_encoder
 from ldmref.families.joint_transformers import FLOW, shrink_model
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.models.config import Defaults, ModelConfig
@@ -62,4 +62,4 @@ def shrink(config: ModelConfig) -> ModelConfig:
         "axes_dims_rope": (4, 4, 4, 4),
     }  # fmt: skip
     text = shrink_qwen3(config.text_encoder, 32, layers=4)
-    return shrink_model(config, sizes, text_encoder=replace(text, hidden_layers=choose_layers(4)))
+    return shrink_model(config, sizes, text_encoder=replace(text, hidden_layers=(1, 2, 3)))

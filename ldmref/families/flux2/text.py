@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from ldmref.backends.base import Backend
 from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.prompts import ANSWER, USER
+from ldmref.families.qwen3.prompts import ANSWER, USER, choose_layers
 from ldmref.models.config import TextConfig
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokens import Tokens
 
+LAYERS = (9, 18, 27)  # whose outputs the transformer reads, of any number
 LENGTH = 512  # tokens of a prompt, with those of the template
 CHAT = PromptTemplate(USER, f"{ANSWER}<think>\n\n</think>\n\n", cut="end")
 
@@ -34,16 +35,11 @@ def encode_prompts(
     return replace(text, more={})
 
 
-def choose_layers(layers: int) -> tuple[int, ...]:
-    """Return the layers whose outputs the transformer reads: 9, 18 and 27 of 36."""
-    return tuple(layers * quarter // 4 for quarter in (1, 2, 3))
-
-
 def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
     """Return a language model's configuration as the text encoder of FLUX.2."""
     return replace(
         text,
         max_position_embeddings=LENGTH,
-        hidden_layers=choose_layers(text.num_hidden_layers),
+        hidden_layers=choose_layers(text, LAYERS),
         final_norm=False,
     )

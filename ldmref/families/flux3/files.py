@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.flux3.config import Flux3Config, transformer_of
+from ldmref.families.flux3.config import Flux3Config
 from ldmref.families.flux3.presets import DEFAULTS, SCHEDULER
-from ldmref.families.flux3.text import LAYERS, as_text_encoder
+from ldmref.families.flux3.text import as_text_encoder
 from ldmref.families.qwen3.files import read_model
 from ldmref.io.diffusers.checks import read_json
 from ldmref.io.diffusers.declared import read_denoiser
@@ -22,8 +21,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration of a folder of diffusers.
 
     Diffusers' program, not its files, says the noise levels and which layers of the text encoder
-    are read. A text encoder with fewer layers gives as many states as the transformer has room
-    for, from the first layer on.
+    are read; a smaller text encoder says its own, as `text_encoder_out_layers`.
 
     Args:
         folder: The folder.
@@ -35,13 +33,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """
     data = read_json(folder / "transformer" / "config.json")
     defaults = DEFAULTS[bool(data.get("flow_map"))]
-    config = read_model(folder, convert_transformer_config, as_text_encoder, SCHEDULER, defaults)
-    text = config.text_encoder
-    if max(LAYERS) <= text.num_hidden_layers:
-        return config
-    # a small model, whose layers are an argument of diffusers' pipeline
-    count = transformer_of(config).joint_attention_dim // text.hidden_size
-    return replace(config, text_encoder=replace(text, hidden_layers=tuple(range(1, count + 1))))
+    return read_model(folder, convert_transformer_config, as_text_encoder, SCHEDULER, defaults)
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> Flux3Config:

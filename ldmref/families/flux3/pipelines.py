@@ -11,7 +11,7 @@ from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.text import LAYERS
 from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
-from ldmref.families.qwen3.prompts import TextProcessor, join_layers
+from ldmref.families.qwen3.prompts import TextProcessor, read_layers
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
@@ -139,5 +139,4 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 
 def read_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, side by side."""
-    count = len(output.hidden_states)
-    return join_layers(output, LAYERS if max(LAYERS) < count else range(1, count - 1), skip)
+    return read_layers(output, LAYERS, skip, pipe)

@@ -15,6 +15,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.families.flux3.config import WINDOW
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.prompts import choose_layers
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokens import Tokens
@@ -28,7 +29,7 @@ def as_text_encoder(text: Qwen3Config) -> Qwen3Config:
     return replace(
         text,
         max_position_embeddings=LENGTH,
-        hidden_layers=LAYERS,
+        hidden_layers=choose_layers(text, LAYERS),
         final_norm=False,
         padding_position=1,
     )

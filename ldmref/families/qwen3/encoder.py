@@ -29,7 +29,7 @@ from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_h
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, swiglu_spec
-from ldmref.models.text_config import TextConfig
+from ldmref.models.text_config import MOST_TOKENS, TextConfig
 from ldmref.models.text_kind import TextEncoder
 
 QWEN3_FIELDS = (  # that transformers has under the same names
@@ -40,7 +40,8 @@ VISION = {  # of which no prompt reads anything
     "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }  # fmt: skip
-CONTEXT = 40960  # tokens of the published language model, more than any text of a family
+OUT_LAYERS = "text_encoder_out_layers"  # of config.json: which hidden states a pipeline reads
+CONTEXT = MOST_TOKENS  # tokens of the published language model
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,9 @@ def broken_rules(config: TextConfig) -> Iterator[str]:
         yield "head_dim of 'qwen3' must be even and positive"
     layers = config.num_hidden_layers
     if not all(-layers - 1 <= number <= layers for number in config.hidden_layers):
-        yield f"hidden_layers must be from {-layers - 1} to {layers}"
+        yield f"hidden_layers must be from {-layers - 1} to {layers}, the layers that there are"
+    elif len(config.hidden_layers) > 1 and layers in find_layers(config) and not config.final_norm:
+        yield f"hidden_layers must be below {layers}: the last state is known only after a norm"
 
 
 def describe_qwen3(config: Qwen3Config) -> LibraryObject:
@@ -302,8 +305,10 @@ def describe_qwen3_vl(config: TextConfig, kind: str) -> LibraryObject:
 
 def describe_settings(config: Qwen3Config) -> dict[str, Any]:
     """Return the fields of the configuration of transformers."""
+    read = {OUT_LAYERS: [*config.hidden_layers]} if len(config.hidden_layers) > 1 else {}
     return {
         **{name: getattr(config, name) for name in QWEN3_FIELDS},
+        **read,
         "rms_norm_eps": config.layer_norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "max_position_embeddings": CONTEXT,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.families.qwen3.encoder import OUT_LAYERS, Qwen3Config
 from ldmref.io.diffusers.checks import read_json, require_plain
 from ldmref.io.diffusers.config import convert_autoencoder_config
 from ldmref.io.diffusers.folder import get_class
@@ -96,8 +96,9 @@ def read_scheduler(folder: Path, index: Mapping[str, Any]) -> SchedulerConfig:
 def read_text_encoder(folder: Path) -> Qwen3Config:
     """Read the configuration of a folder of transformers, whose last hidden state is read.
 
-    Which states a family reads, and of how many tokens, is not in the file: replace
-    `hidden_layers`, `final_norm` and `max_position_embeddings`.
+    Which states a family reads, and of how many tokens, is usually not in the file: replace
+    `hidden_layers`, `final_norm` and `max_position_embeddings`. A small encoder says the layers
+    under the name of the argument of diffusers' pipelines, `text_encoder_out_layers`.
 
     Args:
         folder: The folder of a Qwen3 model, or of Qwen3-VL, of which the text part is used.
@@ -121,6 +122,8 @@ def convert_text_config(data: Mapping[str, Any]) -> Qwen3Config:
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     require_plain(rope, {"rope_type": ("default",)}, "the text encoder's rotary positions")
     theta = rope.get("rope_theta", data.get("rope_theta", 10000.0))
+    if data.get(OUT_LAYERS):
+        fields["hidden_layers"] = tuple(data[OUT_LAYERS])
     return Qwen3Config(
         layer_norm_eps=float(fields.pop("rms_norm_eps")), rope_theta=float(theta), **fields
     )

@@ -100,7 +100,7 @@ QWEN_IMAGE_21 = Family(
     Work(count_flops, count_activations),
     "Qwen-Image 2.1: a transformer of one causal sequence of text and image, after Qwen3-VL",
     broken_rules,
-    text=read_chat(CHAT, multiple=1, together=start_behind, feels_weights=False),
+    text=read_chat(CHAT, multiple=1, together=start_behind, grows=True, feels_weights=False),
     presets=make_presets(),
     files=SINGLE_FILES,
     diffusers=PipelineCalls(

@@ -33,7 +33,12 @@ from ldmref.families.sd3.network import make_positions, transformer, transformer
 from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.pipelines import PARTS
 from ldmref.families.sd3.presets import make_presets, shrink
-from ldmref.families.sd3.text import condition_on_text, encode_prompts, with_text_length
+from ldmref.families.sd3.text import (
+    MOST_T5_TOKENS,
+    condition_on_text,
+    encode_prompts,
+    with_text_length,
+)
 from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
@@ -129,7 +134,13 @@ SD3 = Family(
     Work(count_flops, count_activations),
     "Stable Diffusion 3 and 3.5: a transformer of image and text",
     broken_rules,
-    text=TextPath(encode_prompts, condition_on_text, ("text_encoder_3",), with_text_length),
+    text=TextPath(
+        encode_prompts,
+        condition_on_text,
+        ("text_encoder_3",),
+        with_text_length,
+        longest=MOST_T5_TOKENS,
+    ),
     control=replace(CONTROL, candidates=list_candidates),
     presets=make_presets(),
     files=ORIGINALS,

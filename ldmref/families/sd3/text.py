@@ -21,6 +21,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
+MOST_T5_TOKENS = 512  # that T5 may read there
 T5_TOKENS = 256  # that T5 reads in diffusers' pipeline
 
 
