@@ -142,6 +142,8 @@ def check(
             if formulas and result.formula:
                 click.echo(f"  {result.formula}")
         click.echo(_format_result(result))
+    if failed and not as_json:
+        _explain_numbers(failed, backend)
     if not piece:
         _report_unchecked_gradients(backend, module, flags["only"])
     if not count:
@@ -211,6 +213,20 @@ def _save_case(
     arrays = case_arrays(identity, Functions(module), backend, flags["seed"], result.case)
     save_case(path, arrays, flags["overwrite"])
     say(f"note: saved case {result.case} of {result.identity} to {path}")
+
+
+def _explain_numbers(failed: list[CheckResult], backend: Backend) -> None:
+    """Say in words what the numbers of failing identities are; pieces say it in their rows."""
+    from ldmref.check.backend_inputs import unit_of_rounding
+
+    if all(result.basis not in ("derived", "probable") for result in failed):
+        return
+    click.echo(
+        f"worst: the largest error, in units of rounding ({unit_of_rounding(backend):.2g} of the "
+        "result's size); of: what rounding may cause, for certain (derived) or as seven standard\n"
+        "deviations of it (probable); ratio: worst / of, up to 1 for a right answer; from 1e10 on "
+        "another formula, between them lost digits"
+    )
 
 
 def _report_unchecked_gradients(backend: Backend, module: ModuleType | None, only: str) -> None:
