@@ -176,7 +176,7 @@ class _Case(NamedTuple):
             message = (str(self.error).strip().splitlines() or [""])[0]
             verdict = f"ERROR: {type(self.error).__name__}: {message}"
             return verdict, line_of(self.error, functions.file)
-        if self.fault is not None and self.fault.of_shape:
+        if self.fault is not None and self.fault.of_shape and not self.deviation.shapes:
             return "FAILED", f": {self.fault.text}"
         if self.deviation.ulps > allowed or self.fault is None:
             return "FAILED", f": {self.deviation}"
