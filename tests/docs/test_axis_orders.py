@@ -163,6 +163,14 @@ def test_the_networks_cut_their_inputs_so(name, module, pattern, monkeypatch):
     np.testing.assert_array_equal(tokens, rearrange(x, pattern, p=2, q=2))
 
 
+def test_the_table_of_the_course_says_which_network_has_which_order():
+    page = (ROOT / "docs" / "course" / "14-transformers-for-images.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\w. -]+)[,:].*? \| `(n .*?)` \| `(n .*?)` \|$", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == ["Stable Diffusion 3", "Flux.1", "Z-Image"]
+    for name, cut, joined in rows:
+        assert name in RUNS[cut] and name in RUNS[joined]
+
+
 def paragraphs(page):
     """Yield paragraphs and table rows, and items of lists, without code."""
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
