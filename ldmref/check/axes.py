@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-Shape = tuple[int, ...]
+Lengths = tuple[int, ...]
 
 
-def axis_text(got: Shape, expected: Shape) -> str:
+def axis_text(got: Lengths, expected: Lengths) -> str:
     """Say which axis of a shape is wrong.
 
     >>> axis_text((2, 5, 3), (2, 4, 3))
@@ -32,7 +32,7 @@ def axis_text(got: Shape, expected: Shape) -> str:
     return f"{more} {'axis is' if more == 1 else 'axes are'} {verdict}"
 
 
-def _left_out(longer: Shape, shorter: Shape) -> list[int]:
+def _left_out(longer: Lengths, shorter: Lengths) -> list[int]:
     """Return the axes without which a shape is another one."""
     return [a for a in range(len(longer)) if longer[:a] + longer[a + 1 :] == shorter]
 

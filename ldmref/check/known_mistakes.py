@@ -24,7 +24,7 @@ from ldmref.check.watching import WatchedCall, WatchedFunctions, leaves
 ROUNDINGS = 64.0  # units that two programs may differ by in an elementary formula
 LARGE = 30.0  # errors below so many times the tolerance are no evidence
 Leaves = dict[tuple[Any, ...], np.ndarray]
-Case = tuple[str, int]
+CaseKey = tuple[str, int]
 Cases = Sequence[tuple[Identity, int]]
 
 
@@ -33,9 +33,9 @@ class _Results:
     """What a function returned in the cases, and the exceptions of cases in which it raised."""
 
     leaves: Leaves
-    raised: dict[Case, type[Exception]]
+    raised: dict[CaseKey, type[Exception]]
 
-    def without(self, cases: Collection[Case]) -> Leaves:
+    def without(self, cases: Collection[CaseKey]) -> Leaves:
         """Return the results of other cases."""
         return {key: values for key, values in self.leaves.items() if key[:2] not in cases}
 
@@ -104,7 +104,7 @@ def _results(
     return found
 
 
-def _leaves(case: Case, calls: list[WatchedCall]) -> Leaves:
+def _leaves(case: CaseKey, calls: list[WatchedCall]) -> Leaves:
     """Return the numbers and arrays of all results by case, call, item and part."""
     return {
         (*case, call, item, part): np.asarray(leaf.values, np.float64)

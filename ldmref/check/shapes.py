@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.check.axes import Lengths
 from ldmref.check.calls import Call, named_arguments, named_parts, per_example
 from ldmref.check.comparison import to_host
 from ldmref.check.identity import Functions, public
 from ldmref.check.made_calls import MadeCall
-
-Shape = tuple[int, ...]
 
 
 def shape_hint(call: Call) -> str:
@@ -55,7 +54,7 @@ def _per_example(call: Call) -> list[str]:
     ]
 
 
-def reshaped(arguments: dict[str, Any], name: str) -> tuple[Shape, str] | None:
+def reshaped(arguments: dict[str, Any], name: str) -> tuple[Lengths, str] | None:
     """Return the shape in which an argument meets a larger one's axes, and the larger one's name.
 
     >>> import numpy as np
@@ -75,7 +74,7 @@ def reshaped(arguments: dict[str, Any], name: str) -> tuple[Shape, str] | None:
     return None
 
 
-def _shape(value: Any) -> Shape:
+def _shape(value: Any) -> Lengths:
     return tuple(int(length) for length in getattr(value, "shape", ()))
 
 
@@ -98,7 +97,7 @@ def is_cured_by_a_reshape(call: Call, function: Callable[..., Any]) -> bool:
 
 def _shapes(
     name: str, function: Callable[..., Any], arguments: dict[str, Any]
-) -> dict[str, Shape] | None:
+) -> dict[str, Lengths] | None:
     """Return the shapes of a function's results by name; None if it raises."""
     try:
         parts = named_parts(name, function(*arguments.values()))

@@ -308,10 +308,10 @@ def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison
 
 # -- mistakes --------------------------------------------------------------------------------------
 
-Weight = Callable[[float, float, float, str], float]
+DifferenceWeight = Callable[[float, float, float, str], float]
 
 
-def multistep(eta: float, solver: str, weight: Weight) -> Step:
+def multistep(eta: float, solver: str, weight: DifferenceWeight) -> Step:
     """Return the step of dpmpp_2m with `weight(h, h_last, k, solver)` times the last difference."""
 
     def step(denoise, x, interval, history, noise):
