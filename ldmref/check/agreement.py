@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.check.axes import axis_text
 from ldmref.check.comparison import distinct
 from ldmref.check.identity import public
 from ldmref.check.watching import Leaf, WatchedCall
@@ -34,10 +35,12 @@ class Disagreement(NamedTuple):
     Args:
         text: What was returned and what ldmref returns.
         in_law: Whether only its numbers differ: an identity that holds makes it right in law.
+        of_shape: Whether its shape differs, or the number of its values.
     """
 
     text: str
     in_law: bool = False
+    of_shape: bool = False
 
 
 class ArrayKind(NamedTuple):
@@ -82,7 +85,9 @@ def _faults(theirs: WatchedCall, ours: WatchedCall, kind: ArrayKind) -> Iterator
     for their_leaves, our_leaves in zip(theirs.items, ours.items, strict=False):
         if len(their_leaves) != len(our_leaves):
             counts = [f"{n} value{'s' * (n != 1)}" for n in (len(their_leaves), len(our_leaves))]
-            yield Disagreement(f"{name} returned {counts[0]}, ldmref's {counts[1]}")
+            returned = f"{name} returned {counts[0]}, ldmref's {counts[1]}"
+            names = ", ".join(leaf.name for leaf in our_leaves)
+            yield Disagreement(returned + (f": {names}" if names else ""), of_shape=True)
             continue
         for got, expected in zip(their_leaves, our_leaves, strict=True):
             if expected.values is not None:
@@ -100,7 +105,9 @@ def _fault(
         return Disagreement(f"{of}: got no number and no array of numbers")
     spread = _spread(name, theirs, ours, first.values)
     if spread is None:
-        return Disagreement(f"{of}: got shape {theirs.shape}, ldmref has {ours.shape}")
+        which = axis_text(theirs.shape, ours.shape)
+        text = f"{of}: shapes differ: got {theirs.shape}, ldmref has {ours.shape}: {which}"
+        return Disagreement(text, of_shape=True)
     kinds = KINDS[theirs.dtype.kind], KINDS[ours.dtype.kind]
     is_number = 0 in (theirs.ndim, ours.ndim)
     # numbers alone may be any real; where ldmref returns arrays of NumPy whatever the library is,

@@ -132,7 +132,8 @@ def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
         return ""
     if len(got) != len(expected):
         names = ", ".join(expected)
-        return f"{call.function} returned {len(got)} values, ldmref's {len(expected)}: {names}"
+        values = "1 value" if len(got) == 1 else f"{len(got)} values"
+        return f"{call.function} returned {values}, ldmref's {len(expected)}: {names}"
     pairs = zip(expected, got.values(), expected.values(), strict=True)
     found = {name: deviation(_comparable(g, e), eps) for name, g, e in pairs}
     name, worst = max(found.items(), key=lambda item: item[1].ulps)
@@ -151,23 +152,6 @@ def _comparable(theirs: object, ours: object) -> Comparison:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) or hasattr(value, "shape")
-
-
-def shape_hint(call: Call) -> str:
-    """Return a hint for a function that takes only scalars but gets one number per example."""
-    allowed = per_example(call.function)
-    names = [
-        name
-        for name, value in call.arguments.items()
-        if len(getattr(value, "shape", ())) == 1 and (name in allowed or name in ("t", "sigma"))
-    ]
-    if not names:
-        return ""
-    shape = tuple(call.arguments[names[0]].shape)
-    return (
-        f"hint: {' and '.join(names)} may be (n,), one number per example, as well as a scalar; "
-        f"here {shape}: reshape to (n, 1, ...) to multiply an example's axes"
-    )
 
 
 def arguments_hint(call: Call, error: Exception | None) -> str:

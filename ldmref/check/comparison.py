@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ldmref.check.axes import axis_text
+
 # (got, expected) or (got, expected, scale): arrays or numbers; lists of them, compared item by
 # item; or, for `got`, a dict that names the items of the list `expected`
 Comparison: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
@@ -104,7 +106,9 @@ def _array_deviation(
     got: np.ndarray, expected: np.ndarray, scale: np.ndarray, eps: float
 ) -> Deviation:
     if got.shape != expected.shape:
-        return Deviation(np.inf, shapes=f"got {got.shape}, the oracle has {expected.shape}")
+        which = axis_text(got.shape, expected.shape)
+        shapes = f"got {got.shape}, the oracle has {expected.shape}: {which}"
+        return Deviation(np.inf, shapes=shapes)
     if not got.size:
         return Deviation(0.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -24,7 +24,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,16 @@ from ldmref.check.comparison import Comparison, spread, to_host
 from ldmref.check.gradients import complex_step
 from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
-__all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
+__all__ = [
+    "Chapter",
+    "Comparison",
+    "Functions",
+    "Identity",
+    "KnownMistake",
+    "RandomInputs",
+    "spread",
+    "to_host",
+]
 
 CaseFunction = Callable[["Functions", RandomInputs], Comparison]
 EdgeFunction = Callable[["Functions", RandomInputs, Any], Comparison]
@@ -104,12 +113,32 @@ def allowed_error(roundings: float, amplified: float = 1.0) -> float:
     return math.ceil(min(roundings, 4.0 * math.sqrt(roundings * amplified))) / 2.0
 
 
+class KnownMistake(NamedTuple):
+    """A mistake that people make in one function, such as one that the course names.
+
+    Args:
+        function: Name of the function.
+        text: What is wrong, in words that follow "this is the result if".
+        wrong: The function with the mistake, which takes NumPy arrays. The mistake is named if it
+            returns what the function under test returns, in all cases of the function's identities.
+        probe: Further arguments, for a mistake that raises an exception in the identities' cases.
+        raises: The exception with which it ends some cases, which is then all that tells it apart.
+    """
+
+    function: str
+    text: str
+    wrong: Callable[..., Any]
+    probe: tuple[Any, ...] = ()
+    raises: type[Exception] | None = None
+
+
 class Chapter:
-    """The identities of one page of docs/math, in order of definition."""
+    """The identities of one page of docs/math, in order of definition, and known mistakes."""
 
     def __init__(self, page: str):
         self.page = page
         self.identities: list[Identity] = []
+        self.mistakes: list[KnownMistake] = []
 
     def identity(
         self,
@@ -143,6 +172,13 @@ class Chapter:
         """Add the case as an identity of `function` with this law."""
         identity = Identity(function, law, oracle, case, roundings, uses, by_itself=by_itself)
         self.identities.append(identity)
+
+    def known_mistakes(self, function: str, mistakes: Mapping[str, Callable[..., Any]]) -> None:
+        """Declare mistakes in one function: by their text, the function with the mistake.
+
+        Two mistakes at once come before one of them.
+        """
+        self.mistakes += [KnownMistake(function, text, wrong) for text, wrong in mistakes.items()]
 
     def elementwise(
         self,

@@ -20,16 +20,19 @@ from ldmref.check.agreement import (
     lost_numbers,
     with_negative_noise,
 )
-from ldmref.check.calls import Call, arguments_hint, difference_from_ours, named_parts, shape_hint
+from ldmref.check.backend_inputs import random_inputs, unit_of_rounding
+from ldmref.check.calls import Call, arguments_hint, difference_from_ours, named_parts
 from ldmref.check.capstone import mark_pieces, piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
 from ldmref.check.edges import EDGE_CHAPTERS
 from ldmref.check.gradients import records_gradients
-from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, public, source_of
+from ldmref.check.identity import Functions, Identity, formula_of, public, source_of
 from ldmref.check.implementation import line_of
-from ldmref.check.made_calls import MadeCall, RecordedMakers
+from ldmref.check.known_mistakes import name_known_mistake
+from ldmref.check.made_calls import MadeCall, RecordedMakers, differs_only_in_last_steps
 from ldmref.check.results import CheckResult
+from ldmref.check.shapes import is_cured_by_a_reshape, shape_hint, with_reshaped_arguments
 from ldmref.check.watching import Altered, WatchedFunctions, unchanged
 from ldmref.errors import UsageError
 
@@ -134,11 +137,11 @@ def check_identity(
         detail = f"{'in case' if worst.error else 'case'} {worst.number}{at_edge}{text}"
         recorded = repeat_case(identity, functions, backend, seed, worst.number)[0]
         calls = tuple(str(call) for call in recorded)
-        notes = tuple(_notes(recorded, _eps(backend), identity.ulps, worst))
+        notes = tuple(_notes(functions, recorded, unit_of_rounding(backend), identity.ulps, worst))
         if worst.fault and verdict == IN_LAW:
             notes = _in_law(identity, functions, backend, seed, worst.number)
-        else:
-            notes = (*notes, *_cause(identity, functions, backend, seed, worst.number))
+        by_shape = worst.failed_by_shape()
+        notes = (*notes, *_causes(identity, functions, backend, seed, worst.number, by_shape))
     function = identity.function
     return CheckResult(
         identity.name,
@@ -173,6 +176,8 @@ class _Case(NamedTuple):
             message = (str(self.error).strip().splitlines() or [""])[0]
             verdict = f"ERROR: {type(self.error).__name__}: {message}"
             return verdict, line_of(self.error, functions.file)
+        if self.fault is not None and self.fault.of_shape and not self.deviation.shapes:
+            return "FAILED", f": {self.fault.text}"
         if self.deviation.ulps > allowed or self.fault is None:
             return "FAILED", f": {self.deviation}"
         return IN_LAW if self.fault.in_law else "FAILED", f": {self.fault.text}"
@@ -181,11 +186,17 @@ class _Case(NamedTuple):
         """Return whether this case has a fault that the other has not; one in law counts least."""
         if self.fault is None or other is None or other.fault is None:
             return self.fault is not None
+        if self.fault.of_shape != other.fault.of_shape:
+            return self.fault.of_shape
         return other.fault.in_law and not self.fault.in_law
+
+    def has_another_shape(self) -> bool:
+        """Return whether a result has another shape, or a comparison others."""
+        return bool(self.deviation.shapes) or (self.fault is not None and self.fault.of_shape)
 
     def failed_by_shape(self) -> bool:
         """Return whether an exception or another shape may be a missing reshape."""
-        return self.error is not None or bool(self.deviation.shapes)
+        return self.error is not None or self.has_another_shape()
 
 
 def _worst_case(
@@ -193,8 +204,9 @@ def _worst_case(
 ) -> _Case:
     """Return the first case that raises, or else the worst one.
 
-    A case that breaks the identity is worse than one with a fault; among these, one of another
-    shape or without numbers is worse than one that is right in law.
+    A case of another shape is the worst: its numbers cannot be compared. One that breaks the
+    identity is worse than one with another fault; among these, one without numbers is worse than
+    one that is right in law.
     """
     worst = _Case(numbers[0])
     faulty = None
@@ -207,7 +219,7 @@ def _worst_case(
             worst = current
         if current.is_graver(faulty):
             faulty = current
-    if faulty is None or worst.deviation.ulps > identity.ulps:
+    if faulty is None or (worst.deviation.ulps > identity.ulps and not faulty.has_another_shape()):
         return worst
     return faulty
 
@@ -216,7 +228,7 @@ def try_case(
     identity: Identity, functions: Functions, backend: Backend, seed: int, number: int
 ) -> _Case:
     """Compare function and oracle in a case, and what replaces ldmref's functions with these."""
-    eps = _eps(backend)
+    eps = unit_of_rounding(backend)
     names = functions.replaced(identity)
     inputs = random_inputs(identity, backend, seed, number)
     if not names:
@@ -246,22 +258,61 @@ def _watch_ours(
     return ours
 
 
-def _cause(
-    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+def _causes(
+    identity: Identity,
+    functions: Functions,
+    backend: Backend,
+    seed: int,
+    case: int,
+    by_shape: bool,
 ) -> Iterator[str]:
     """Yield the cause of a failure, if it explains all results of the function.
 
-    These are the results in the failing case and in others, also in those of its other laws: in a
-    special case, such as parallel vectors, many causes would give the same numbers.
+    If shapes fail and nothing is found, the arguments are reshaped for the function: two mistakes
+    are two hints.
     """
-    names = functions.replaced(identity)
-    laws = [i for i in identities() if i.function in names and can_run(i, backend)]
-    cases = [(law, number) for law in laws if not law.gradients for number in OTHERS]
-    calls = []
-    for law, number in [(identity, case), *cases]:
-        calls += repeat_case(law, functions, backend, seed, number)[0][:CALLS]
-    if text := explain(functions, calls):
+    text = _cause(identity, functions, backend, seed, case)
+    if text:
         yield f"hint: this is the result if {text}"
+    elif by_shape:
+        reshaping = with_reshaped_arguments(functions, functions.replaced(identity))
+        if text := _cause(identity, reshaping, backend, seed, case, functions.replaced(identity)):
+            yield f"hint: with that reshape, this is the result if {text}"
+
+
+def _cause(
+    identity: Identity,
+    functions: Functions,
+    backend: Backend,
+    seed: int,
+    case: int,
+    replaced: list[str] | None = None,
+) -> str:
+    """Return the cause of wrong results, a declared mistake or one of any formula; "" if none.
+
+    It explains the results in the failing case and in others, also in those of the function's other
+    laws: in a special case, such as parallel vectors, many causes would give the same numbers.
+    """
+    names = functions.replaced(identity) if replaced is None else replaced
+    laws = [i for i in identities() if i.function in names and can_run(i, backend)]
+    others = [(law, number) for law in laws if not law.gradients for number in OTHERS]
+    cases = [*([] if identity.gradients else [(identity, case)]), *others]
+    for name in names:
+        function = getattr(functions, name)
+        own = [(law, number) for law, number in cases if name in (law.function, *law.uses)]
+        if text := name_known_mistake(name, function, backend, seed, own):
+            return text
+    calls, ours = (
+        [
+            call
+            for law, number in [(identity, case), *others]
+            for call in repeat_case(law, tested, backend, seed, number, names)[0][:CALLS]
+        ]
+        for tested in (functions, Functions())
+    )
+    if differs_only_in_last_steps(calls, ours):
+        return "steps are right except those to sigma_next = 0, which return x0"
+    return explain(functions, calls)
 
 
 def _in_law(
@@ -272,16 +323,25 @@ def _in_law(
     theirs = WatchedFunctions(functions, names)
     identity.case(theirs, random_inputs(identity, backend, seed, number))
     ours = _watch_ours(identity, names, backend, seed, number, with_negative_noise)
-    negated = first_fault(theirs.calls, ours.calls, array_kind(backend)) is None
-    what = "the noise has the opposite sign" if negated else "its numbers are not ldmref's"
-    return (f"{what}: right in law, but the same noise gives another result",)
+    if first_fault(theirs.calls, ours.calls, array_kind(backend)) is None:
+        what = "the noise has the opposite sign"
+        return (f"{what}: right in law, but the same noise gives another result",)
+    return (
+        "its numbers are not ldmref's: this identity holds, but the same arguments give another "
+        "result",
+    )
 
 
 def repeat_case(
-    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+    identity: Identity,
+    functions: Functions,
+    backend: Backend,
+    seed: int,
+    case: int,
+    replaced: list[str] | None = None,
 ) -> tuple[list[Call], Comparison | None]:
     """Return the calls of the functions under test in one case, and its comparison or None."""
-    names = functions.replaced(identity) or [identity.function]
+    names = replaced or functions.replaced(identity) or [identity.function]
     recorded = RecordedMakers(functions, names)
     with suppress(Exception):
         comparison = identity.case(recorded, random_inputs(identity, backend, seed, case))
@@ -289,7 +349,9 @@ def repeat_case(
     return recorded.calls, None
 
 
-def _notes(calls: list[Call], eps: float, allowed: float, worst: _Case) -> Iterator[str]:
+def _notes(
+    functions: Functions, calls: list[Call], eps: float, allowed: float, worst: _Case
+) -> Iterator[str]:
     """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape, ...
 
     No result is compared with ldmref's if one is the number shown next to that of the oracle: a
@@ -309,8 +371,14 @@ def _notes(calls: list[Call], eps: float, allowed: float, worst: _Case) -> Itera
                 break
     if by_shape:
         last = calls[-1:] if calls and not calls[-1].finished else calls
-        hints = [arguments_hint(call, worst.error) or shape_hint(call) for call in last]
+        hints = [arguments_hint(call, worst.error) or _reshape(functions, call) for call in last]
         yield from [*filter(None, hints)][:1]
+
+
+def _reshape(functions: Functions, call: Call) -> str:
+    """Return the hint to reshape arguments, if it helps; or ""."""
+    cured = is_cured_by_a_reshape(call, getattr(functions, call.function))
+    return shape_hint(call) if cured else ""
 
 
 def _returned(call: Call, number: float | None) -> bool:
@@ -321,23 +389,10 @@ def _returned(call: Call, number: float | None) -> bool:
     return bool(np.any(np.equal(to_host(parts[0]), number)))
 
 
-def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) -> RandomInputs:
-    """Return the inputs of one case, which depend only on its name, seed and number."""
-    key = np.random.SeedSequence([seed, case, *identity.name.encode()])
-    dtype = getattr(backend.xp, backend.dtype)
-    device = getattr(backend.asarray(np.zeros(1)), "device", None)
-    generator = np.random.Generator(np.random.Philox(key))
-    return RandomInputs(backend.xp, dtype, device, generator, case)
-
-
 def array_kind(backend: Backend) -> ArrayKind:
     """Return the unit of rounding and the library of the arrays that functions get."""
     library = type(backend.asarray(np.zeros(1))).__module__.partition(".")[0]
-    return ArrayKind(_eps(backend), library)
-
-
-def _eps(backend: Backend) -> float:
-    return float(backend.xp.finfo(getattr(backend.xp, backend.dtype)).eps)
+    return ArrayKind(unit_of_rounding(backend), library)
 
 
 # -- causes of a failing identity ------------------------------------------------------------------

@@ -20,7 +20,7 @@ def patchify(x: Array, size: int = 2) -> Array:
 
     Returns:
         (n, h w / p^2, c p^2), dtype of `x`: patches row by row; within one the channel comes first,
-        then its row, then its column.
+        then its row, then its column, `n c (h p) (w q) -> n (h w) (c p q)`.
 
     Raises:
         ValueError: `size` does not divide h and w.
@@ -48,8 +48,12 @@ def unpatchify(tokens: Array, height: int, width: int, size: int = 2) -> Array:
 
     .. math:: x_{c,\; p i + k,\; p j + l} = y_{(i W/p + j),\; (c p^2 + k p + l)}
 
+    The last layer of Flux.1 returns such tokens, that of Stable Diffusion 3, DiT and Z-Image others
+    of the same shape: row, column, channel, `n (h w) (p q c) -> n c (h p) (w q)`.
+
     Args:
-        tokens: (n, h w / p^2, c p^2).
+        tokens: (n, h w / p^2, c p^2), within a token channel, row, column:
+            `n (h w) (c p q) -> n c (h p) (w q)`.
         height: h of the image, a multiple of `size`.
         width: w of the image, a multiple of `size`.
         size: p, the side of a patch, >= 1.
@@ -61,7 +65,8 @@ def unpatchify(tokens: Array, height: int, width: int, size: int = 2) -> Array:
         ValueError: so many patches do not make an image of this size.
 
     Accuracy: exact.
-    Source: Peebles and Xie 2023, arXiv:2212.09748, section 3.2, the decoder's rearrangement.
+    Source: the inverse of `patchify`; `unpack` of Flux.1. The decoder of Peebles and Xie 2023,
+    arXiv:2212.09748, section 3.2, has the same places in another order.
 
     >>> import numpy as np
     >>> unpatchify(np.asarray([[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]), 2, 4)

@@ -190,8 +190,9 @@ def join_cells(x: Array, rows: int, columns: int) -> Array:
 def cut_patches(ops: Backend, x: Array, channels_last: bool = False) -> Array:
     """Cut latents (n, c, h, w) into patches (n, h/2, w/2, 4 c).
 
-    The numbers of a patch are ordered by channel, then row and column, or with `channels_last` by
-    row, column and channel.
+    The numbers of a patch are ordered by channel, then row and column, as in the pattern
+    `n c (h p) (w q) -> n (h w) (c p q)`, or with `channels_last` by row, column and channel,
+    `n c (h p) (w q) -> n (h w) (p q c)`.
     """
     n, c, h, w = x.shape
     x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from ldmref.datasets.emoji import small_emoji
+from ldmref.datasets.emoji.font import emoji_list
 from ldmref.io.quantized.ggml import dequantize_q4_0, dequantize_q8_0
 
 RNG = np.random.default_rng(0)
+PAGES = Path(__file__).parents[2] / "docs" / "course"
 
 
 def slope(function, x, h=1e-6):
@@ -104,3 +110,48 @@ def test_the_floor_of_a_loss():
     loss = np.sum(p * (f[:, None] - v) ** 2)
     apart = np.sum(p * (f - best)[:, None] ** 2) + np.sum(p * (best[:, None] - v) ** 2)
     assert np.isclose(loss, apart)
+
+
+def test_the_small_emoji_of_the_page_on_memorised_images():
+    """Their number, their groups, and what is not among them."""
+    text = " ".join((PAGES / "memorised-images.md").read_text("utf-8").split())
+    counts = {
+        "hearts": "heart",
+        "fruits": "food-fruit",
+        "of sky and weather": "sky & weather",
+        "vegetables": "food-vegetable",
+        "sweets": "food-sweet",
+        "geometric shapes": "geometric",
+    }
+    for words, group in counts.items():
+        assert f"{len(small_emoji(group))} {words}" in text
+    assert f"the {len(small_emoji())} [small emoji]" in text
+    assert sum(len(small_emoji(group)) for group in counts.values()) == len(small_emoji()) == 156
+    own = {emoji.subgroup for emoji in emoji_list() if emoji.name in dict(small_emoji())}
+    assert own == {*counts.values()}
+    assert f"{len(emoji_list()):,} names" in text
+    assert not [name for name, _ in small_emoji() if "tree" in name or "cat" in name.split()]
+
+
+def test_the_numbers_of_formats_on_the_page():
+    """Significant bits, the smallest numbers and the largest, as torch and NumPy state them."""
+    torch = pytest.importorskip("torch")
+    page = (PAGES / "number-formats.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w*float\d+) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.M)
+    assert [row[0] for row in rows] == ["float32", "float16", "bfloat16"]
+    for name, bits, normal, smallest, largest in rows:
+        info = torch.finfo(getattr(torch, name))
+        assert info.eps == 2.0 ** (1 - int(bits))
+        found = {normal: info.tiny, smallest: info.tiny * info.eps, largest: info.max}
+        for stated, number in found.items():
+            digits = len(stated.partition("e")[0].replace(".", ""))
+            assert float(stated) == float(f"{number:.{digits - 1}e}"), (name, stated, number)
+        if name != "bfloat16":
+            own = np.finfo(name)
+            assert (own.eps, own.tiny, own.max) == (info.eps, info.tiny, info.max)
+
+
+def test_no_page_says_that_float16_is_as_precise_as_float32():
+    """float16 has 11 of its 24 significant bits."""
+    for page in PAGES.parent.glob("**/*.md"):
+        assert not re.search(r"float16\s+has\s+the\s+precision", page.read_text("utf-8")), page

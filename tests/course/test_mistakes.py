@@ -12,6 +12,7 @@ from types import FunctionType
 import pytest
 from announced import ANNOUNCED
 from course_pages import answers, exercises, load, mistakes, number_of, pages
+from hinted import GIVEN, HINTS
 
 from ldmref.apps.cli.main import main
 
@@ -23,6 +24,7 @@ WRONG = [
     for name, value in vars(load(path)).items()
     if isinstance(value, FunctionType) and "__" in name.strip("_")
 ]
+TABLE = "## Common mistakes"
 REPORTS = {
     (number, name): (words, report)
     for number, rows in ANNOUNCED.items()
@@ -73,6 +75,8 @@ def test_a_mistake_is_found_by_the_printed_command(number, name, marked):
     assert re.search(rf"^      +{function_of(name)}\(", out, re.MULTILINE), "no call is shown"
     _, report = REPORTS.get((number, name), ("", ""))
     assert report in out, out
+    for words in (HINTS[number][name], *GIVEN.get((number, name), ())):
+        assert re.search(rf"^      hint: .*{re.escape(words)}", out, re.MULTILINE), out
 
 
 @pytest.mark.parametrize(("number", "name"), [pair for pair in WRONG if is_naive(pair[1])])
@@ -103,6 +107,25 @@ def test_what_the_page_announces_is_in_the_table(number):
         assert (number, name) in WRONG
         text = " ".join(exercise_of(number, function_of(name)).text.split())
         assert words in text, f"{name}: the exercise does not say {words!r}"
+
+
+@pytest.mark.parametrize("number", PAGES)
+def test_every_wrong_answer_has_a_hint_in_the_table(number):
+    own = {name for other, name in WRONG if other == number and not is_naive(name)}
+    assert own == {*HINTS[number]}
+
+
+@pytest.mark.parametrize("number", [n for n in PAGES if TABLE in PAGES[n].read_text("utf-8")])
+def test_the_hints_that_a_table_of_mistakes_quotes_are_given(number):
+    """A row that says which exercise fails quotes words of the hint of one of its mistakes."""
+    page = PAGES[number].read_text("utf-8").partition(TABLE)[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|.*\| exercise (\d) fails(.*)\|$", page, re.MULTILINE)
+    assert rows
+    for exercise, quoted in rows:
+        (only,) = [e for e in exercises(PAGES[number]) if e.number == int(exercise)]
+        hints = [h for name, h in HINTS[number].items() if f"{function_of(name)}: " in only.marked]
+        words = re.match(r', and the hint is "([^"]+)"', quoted)
+        assert words and any(words[1] in hint for hint in hints), quoted
 
 
 @pytest.mark.parametrize("number", PAGES)

@@ -143,6 +143,8 @@ def check(
                 print_line(f"  {result.formula}")
         for line in _format_result(result):
             print_line(line)
+    if failed and not as_json:
+        _explain_numbers(failed, backend)
     if not piece:
         _report_unchecked_gradients(backend, module, flags["only"])
     if not count:
@@ -212,6 +214,23 @@ def _save_case(
     arrays = case_arrays(identity, Functions(module), backend, flags["seed"], result.case)
     save_case(path, arrays, flags["overwrite"])
     say(f"note: saved case {result.case} of {result.identity} to {path}")
+
+
+def _explain_numbers(failed: list[CheckResult], backend: Backend) -> None:
+    """Say in words what the numbers of failing identities are; pieces say it in their rows."""
+    from ldmref.check.backend_inputs import unit_of_rounding
+
+    if all(result.basis not in ("derived", "probable") for result in failed):
+        return
+    unit = unit_of_rounding(backend)
+    print_line(
+        f"worst: the largest error, in units of rounding ({unit:.2g} of the result's size); of: what "
+        "rounding may cause, for certain (derived) or as seven standard"
+    )
+    print_line(
+        "deviations of it (probable); ratio: worst / of, up to 1 for a right answer; from 1e10 on "
+        "another formula, between them lost digits"
+    )
 
 
 def _report_unchecked_gradients(backend: Backend, module: ModuleType | None, only: str) -> None:

@@ -7,10 +7,12 @@ posterior are known in closed form.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math import kl_normal, squared_error
 from ldmref.math.arrays import Array
 
 chapter = Chapter("autoencoders")
@@ -262,3 +264,54 @@ def evidence_at_every_sample_of_the_posterior(f: Functions, rng: RandomInputs) -
 def logarithm_of_the_mean_weight(f: Functions, rng: RandomInputs) -> Comparison:
     log_w = rng.uniform(-8, 8, 5, 3)
     return f.iwae_bound(log_w), np.log(np.exp(to_host(log_w)).mean(axis=0)), 10.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def divergence(mean: Array, logvar: Array) -> Array:
+    """Return the divergence from N(0, 1) of each entry."""
+    return 0.5 * (mean**2 + np.expm1(logvar) - logvar)
+
+
+def bound(
+    likelihood: Array, terms: Array, weight: float, reduce: Any = np.sum, *, averages: bool = True
+) -> Array:
+    """Return a log-likelihood minus the reduced terms of each example."""
+    mean = np.mean(likelihood, axis=0) if averages and likelihood.ndim > 1 else likelihood
+    return mean - weight * reduce(np.reshape(terms, (terms.shape[0], -1)), axis=1)
+
+
+def of_log_deviations(m1: Array, l1: Array, m2: Array, l2: Array) -> Array:
+    """Take log variances for logarithms of deviations."""
+    return kl_normal(m1, 2.0 * l1, m2, 2.0 * l2)
+
+
+# fmt: off
+chapter.known_mistakes("kl_normal", {
+    "logvar is taken for the logarithm of a deviation; it is that of a variance":
+        of_log_deviations,
+})
+chapter.known_mistakes("kl_bernoulli", {
+    "the second outcome, of probability 1 - p, is missing, and 0 log 0 is not 0":
+        lambda p, q: p * (np.log(p) - np.log(q)),
+    "0 log 0 is no number; it is 0":
+        lambda p, q: p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)),
+})
+chapter.known_mistakes("denoising_loss", {
+    "the output is compared with the corrupted input; with the clean one is meant":
+        lambda x, corrupted, encode, decode: squared_error(corrupted, decode(encode(corrupted))),
+    "the autoencoder sees the clean input; the corrupted one is meant":
+        lambda x, corrupted, encode, decode: squared_error(x, decode(encode(x))),
+})
+chapter.known_mistakes("elbo", {
+    "(mean^2 - logvar) / 2 stands for the divergence, which has exp(logvar) - 1 as well":
+        lambda l, m, v, weight=1.0: bound(l, 0.5 * (m**2 - v), weight),
+    "the divergence is a mean over the latents; it is their sum":
+        lambda l, m, v, weight=1.0: bound(l, divergence(m, v), weight, np.mean),
+    "the divergence is a sum over the batch; each example has its own":
+        lambda l, m, v, weight=1.0: bound(l, 0.0 * m, weight) - weight * np.sum(divergence(m, v)),
+    "the mean over the samples of z is missing: log_likelihood is (samples, n)":
+        lambda l, m, v, weight=1.0: bound(l, divergence(m, v), weight, averages=False),
+})
+# fmt: on

@@ -142,3 +142,32 @@ def the_distance_of_unit_vectors(f: Functions, rng: RandomInputs) -> tuple:
         return ((unit(x) - unit(y)) ** 2).sum(axis=1).mean(axis=(1, 2))
 
     return f.feature_distance, {"x": x, "y": y}, formula, 4.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def lengths(reconstruction: Array, adversarial: Array) -> tuple[float, float]:
+    """Return the lengths of both gradients."""
+    return float(np.linalg.norm(reconstruction)), float(np.linalg.norm(adversarial))
+
+
+def ratio_of_squares(a: Array, b: Array, delta: float = 1e-6, maximum: float = 1e4) -> Array:
+    """Divide squared lengths."""
+    one, two = lengths(a, b)
+    return np.minimum(one**2 / (two**2 + delta), maximum)
+
+
+def ratio_without_maximum(a: Array, b: Array, delta: float = 1e-6, maximum: float = 1e4) -> Array:
+    """Divide lengths without a limit."""
+    one, two = lengths(a, b)
+    return np.asarray(one / (two + delta))
+
+
+chapter.known_mistakes(
+    "adaptive_weight",
+    {
+        "squared lengths are divided: the roots are missing": ratio_of_squares,
+        "the ratio is not limited by maximum": ratio_without_maximum,
+    },
+)

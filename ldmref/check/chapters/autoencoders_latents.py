@@ -203,3 +203,58 @@ def zero_or_parallel_vectors_have_no_circle(f: Functions, rng: RandomInputs) -> 
     b = rng.array(np.concatenate([to_host(b)[:2], to_host(a)[2:]]))
     t = rng.number(0, 1)
     return f.slerp(a, b, t), (1 - t) * to_host(a) + t * to_host(b), 4.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def flat_pair(a: Array, b: Array, t: Array) -> tuple[Array, Array, Array]:
+    """Return examples as rows, and the positions between them as a column."""
+    one, two = (np.reshape(z, (z.shape[0], -1)) for z in (a, b))
+    return one, two, np.reshape(t, (-1, 1))
+
+
+def on_the_circle(a: Array, b: Array, t: Array, *, normed: bool = True) -> Array:
+    """Mix by an angle, without the line for parallel vectors."""
+    one, two, t = flat_pair(a, b, t)
+    cosine = np.sum(one * two, axis=1, keepdims=True)
+    if normed:
+        cosine = cosine / (
+            np.linalg.norm(one, axis=1, keepdims=True) * np.linalg.norm(two, axis=1, keepdims=True)
+        )
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    mixed = np.sin((1 - t) * angle) * one + np.sin(t * angle) * two
+    return np.reshape(mixed / np.sin(angle), a.shape)
+
+
+def line_of_one_length(a: Array, b: Array, t: Array) -> Array:
+    """Rescale the straight line to the length of a."""
+    one, two, t = flat_pair(a, b, t)
+    mixed = (1 - t) * one + t * two
+    length, own = (np.linalg.norm(z, axis=1, keepdims=True) for z in (one, mixed))
+    return np.reshape(mixed * length / own, a.shape)
+
+
+def largest_product(z: Array, codebook: Array) -> tuple[Array, Array]:
+    """Take the entry with the largest inner product."""
+    indices = np.argmax(z @ codebook.T, axis=-1)
+    return indices, codebook[indices]
+
+
+# fmt: off
+chapter.known_mistakes("pca_reconstruct", {
+    "the mean is projected into the subspace before it is added":
+        lambda z, mean, components: (z + components @ mean) @ components,
+})
+chapter.known_mistakes("nearest_code", {
+    "the entry with the largest inner product is taken; the nearest one is meant": largest_product,
+})
+chapter.known_mistakes("slerp", {
+    "the angle is that of the inner product, which is not divided by both lengths":
+        lambda a, b, t: on_the_circle(a, b, t, normed=False),
+    "the straight line is rescaled to the length of a: right lengths, wrong angles":
+        line_of_one_length,
+    "the sine is divided by where it is 0 or unknown (parallel vectors, a zero): there the line is "
+    "meant": on_the_circle,
+})
+# fmt: on

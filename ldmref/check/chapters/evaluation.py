@@ -105,3 +105,43 @@ def means_over_pairs(f: Functions, rng: RandomInputs) -> Comparison:
     expected = mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
     largest = max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()) / 2 + 1
     return f.kernel_distance(x, y), expected, largest**3
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def shared_spread(cov1: Array, cov2: Array, *, clipped: bool = True) -> float:
+    """Return the trace of the root of the product of two covariances; NaN of a negative one."""
+    values, vectors = np.linalg.eigh(cov1)
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None) if clipped else values)) @ vectors.T
+    if not np.isfinite(root).all():
+        return math.nan
+    inner = np.linalg.eigvalsh(root @ cov2 @ root)
+    return float(np.sum(np.sqrt(np.clip(inner, 0.0, None) if clipped else inner)))
+
+
+def whole_image(x: Array, y: Array, peak: float = 2.0, size: int = 11, sigma: float = 1.5) -> Array:
+    """Return the similarity of one window without weights, the image."""
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    a, b = np.mean(x, axis=(2, 3)), np.mean(y, axis=(2, 3))
+    covariance = np.mean(x * y, axis=(2, 3)) - a * b
+    spread = np.var(x, axis=(2, 3)) + np.var(y, axis=(2, 3))
+    value = (2 * a * b + c1) * (2 * covariance + c2) / ((a**2 + b**2 + c1) * (spread + c2))
+    return np.mean(value, axis=1)
+
+
+# fmt: off
+chapter.known_mistakes("frechet_distance", {
+    "the covariances are compared entry by entry":
+        lambda m, c, n, d: np.sum((m - n) ** 2) + np.sum((c - d) ** 2),
+    "the difference of the means is not squared":
+        lambda m, c, n, d: np.linalg.norm(m - n) + np.trace(c + d) - 2 * shared_spread(c, d),
+    "eigenvalues that rounding makes negative are not set to 0, and their roots are no numbers":
+        lambda m, c, n, d: np.sum((m - n) ** 2) + np.trace(c + d)
+            - 2 * shared_spread(c, d, clipped=False),
+})
+chapter.known_mistakes("structural_similarity", {
+    "the whole image is one window; the mean over windows of `size` with weights is meant":
+        whole_image,
+})
+# fmt: on

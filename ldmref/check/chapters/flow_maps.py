@@ -5,13 +5,14 @@ Also batches of images, and the gradients which consistency and flow-map distill
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 
 from ldmref.check.batches import NormalImages, PerExample, batch_law
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
-from ldmref.math.arrays import Array
+from ldmref.math.arrays import Array, along
 
 chapter = Chapter("flow_maps")
 
@@ -260,6 +261,69 @@ batch_law(
     chapter, "trigflow_average_velocity", 8, size=96.0, xt=image, xr=image, t=time, r=next_time
 )
 batch_law(chapter, "trigflow_velocity", 24, xs=image, velocity=image, s=time)
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def map_of_a_gaussian(
+    xt: Array,
+    t: Array,
+    r: Array,
+    mean: float,
+    ratio: Callable[[Array, Array], Array],
+    *,
+    moves: bool = True,
+) -> Array:
+    """Return the mean at r plus a ratio of deviations times the distance from the mean at t."""
+    t, r = along(t, xt), along(r, xt)
+    before, after = ((1 - t) * mean, (1 - r) * mean) if moves else (mean, mean)
+    return after + ratio(t, r) * (xt - before)
+
+
+def square(t: Array, variance: float) -> Array:
+    """Return the variance of x_t."""
+    return (1 - t) ** 2 * variance + t**2
+
+
+# fmt: off
+MAP_MISTAKES = {
+    "the distance from the mean is not divided by the deviation at t":
+        lambda xt, t, r, m, v: map_of_a_gaussian(xt, t, r, m, lambda t, r: square(r, v) ** 0.5),
+    "a ratio of variances stands for the ratio of deviations: the root is missing":
+        lambda xt, t, r, m, v: map_of_a_gaussian(
+            xt, t, r, m, lambda t, r: square(r, v) / square(t, v)),
+    "variance is squared, as if it were a deviation":
+        lambda xt, t, r, m, v: map_of_a_gaussian(
+            xt, t, r, m, lambda t, r: (square(r, v * v) / square(t, v * v)) ** 0.5),
+    "the mean does not move: it is (1 - t) mean at t and (1 - r) mean at r":
+        lambda xt, t, r, m, v: map_of_a_gaussian(
+            xt, t, r, m, lambda t, r: (square(r, v) / square(t, v)) ** 0.5, moves=False),
+    "the velocity at the start stands for the mean velocity: this is one step of Euler's method":
+        lambda xt, t, r, m, v: xt + along(r - t, xt) * (
+            -m + (along(t, xt) - (1 - along(t, xt)) * v) / square(along(t, xt), v)
+            * (xt - (1 - along(t, xt)) * m)),
+}
+TARGET_MISTAKES = {
+    "the derivative is added; it is subtracted: u - (t - r) du/dt":
+        lambda u, derivative, t, r: u + along(t - r, u) * derivative,
+    "the derivative is multiplied by t; by t - r is meant":
+        lambda u, derivative, t, r: u - along(t, u) * derivative,
+    "half of the derivative is subtracted; all of it is meant":
+        lambda u, derivative, t, r: u - 0.5 * along(t - r, u) * derivative,
+}
+ARC_MISTAKES = {
+    "the states are joined by a straight line, (xt - xr) / (t - r); on the circle by a rotation":
+        lambda xt, xr, t, r: (xt - xr) / along(t - r, xt),
+    "the sign is the opposite":
+        lambda xt, xr, t, r: (xr - np.cos(along(t - r, xt)) * xt) / np.sin(along(t - r, xt)),
+    "the cosine multiplies xr; it belongs to xt":
+        lambda xt, xr, t, r: (xt - np.cos(along(t - r, xt)) * xr) / np.sin(along(t - r, xt)),
+}
+# fmt: on
+chapter.known_mistakes("gaussian_flow_map", MAP_MISTAKES)
+chapter.known_mistakes("mean_flow_target", TARGET_MISTAKES)
+chapter.known_mistakes("trigflow_average_velocity", ARC_MISTAKES)
 
 
 # -- gradients -------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
-from ldmref.math.arrays import Array
+from ldmref.math import q_posterior
+from ldmref.math.arrays import Array, along
 
 chapter = Chapter("forward")
 PREDICTIONS = ("x0_from_eps", "eps_from_x0", "v_from_x0_eps", "x0_from_v", "eps_from_v")
@@ -183,3 +184,31 @@ def noise_in_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     a = to_host(alpha_bar)[:, None]
     expected = (to_host(xt) - np.sqrt(a) * posterior_mean) / np.sqrt(1 - a)
     return f.eps_from_score(rng.array(score), alpha_bar), expected, 4.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def with_the_forward_variance(
+    x0: Array, xt: Array, now: Array, before: Array
+) -> tuple[Array, Array]:
+    """Return the variance of the step from before to now."""
+    mean, _ = q_posterior(x0, xt, now, before)
+    return mean, 1 - along(now, x0) / along(before, x0) + np.zeros(np.shape(along(now, x0)))
+
+
+def taken_for_noise(xt: Array, v: Array, alpha_bar: Array) -> Array:
+    """Take v for a prediction of the noise."""
+    kept = along(alpha_bar, xt)
+    return (xt - np.sqrt(1 - kept) * v) / np.sqrt(kept)
+
+
+# fmt: off
+chapter.known_mistakes("q_posterior", {
+    "the variance is beta, that of the forward step; the factor of the posterior is missing":
+        with_the_forward_variance,
+})
+chapter.known_mistakes("x0_from_v", {
+    "v is taken for the noise, as if the network predicted eps": taken_for_noise,
+})
+# fmt: on

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
-from ldmref.math.arrays import Array
+from ldmref.math.arrays import Array, along
 
 chapter = Chapter("forward")
 
@@ -271,3 +271,78 @@ def squared_errors_of_network_and_denoiser_agree(f: Functions, rng: RandomInputs
     one, two = (f.edm_denoise(lambda y, c, z=z: z, x, sigma, sigma_data) for z in outputs)
     got = f.edm_loss_weight(sigma, sigma_data) * (one - two) ** 2
     return got, (to_host(outputs[0]) - to_host(outputs[1])) ** 2, 10.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+# fmt: off
+LINE_MISTAKES = {
+    "the time runs from noise to data: x + (1 - s) u is the noise, and the data are x - s u":
+        lambda x, u, s: x + (1 - along(s, x)) * u,
+    "the velocity points to the data, x0 - eps (plus for minus); here it is eps - x0":
+        lambda x, u, s: x + along(s, x) * u,
+    "the data are divided by 1 - s, as for a prediction of the noise; a velocity needs no division":
+        lambda x, u, s: (x - along(s, x) * u) / (1 - along(s, x)),
+}
+# fmt: on
+chapter.known_mistakes("x0_from_velocity", LINE_MISTAKES)
+
+
+def pair(
+    x: Array,
+    u: Array,
+    rates: tuple[Array, Array, Array, Array],
+    sign: float = -1.0,
+    *,
+    divided: bool = True,
+) -> tuple[Array, Array]:
+    """Return data and noise, or what a mistake makes of them."""
+    a, b, falls, rises = (along(rate, x) for rate in rates)
+    turn = a * rises - b * falls if divided else 1.0
+    return (rises * x - b * u) / turn, (a * u + sign * falls * x) / turn
+
+
+# fmt: off
+PAIR_MISTAKES = {
+    "the denominator a b' - b a' is missing; it is 1 only on the line and the circle":
+        lambda x, u, *rates: pair(x, u, rates, divided=False),
+    "eps has plus for minus: it is (a u - a' x) over the denominator, with a' signal_rate":
+        lambda x, u, *rates: pair(x, u, rates, 1.0),
+    "x0 and eps are exchanged": lambda x, u, *rates: pair(x, u, rates)[::-1],
+    "signal_rate and noise_rate are exchanged in the numerators":
+        lambda x, u, a, b, falls, rises: tuple(
+            z / along(a * rises - b * falls, x)
+            for z in pair(x, u, (a, b, rises, falls), divided=False)),
+    "only x0 is returned; the function returns two results, x0 and eps":
+        lambda x, u, *rates: pair(x, u, rates)[0],
+}
+# fmt: on
+chapter.known_mistakes("interpolant_pair", PAIR_MISTAKES)
+
+
+def density(logit: Array, mean: float, std: float) -> Array:
+    """Return the normal density of a logit."""
+    return np.exp(-0.5 * ((logit - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+
+
+# fmt: off
+DENSITY_MISTAKES = {
+    "the derivative of the logit, 1 / (s (1 - s)), is missing: this is the density of the logit":
+        lambda s, mean=0.0, std=1.0: density(np.log(s / (1 - s)), mean, std),
+    "the derivative is that of s / (1 - s), not of its logarithm":
+        lambda s, mean=0.0, std=1.0: density(np.log(s / (1 - s)), mean, std) / (1 - s) ** 2,
+    "std is taken for a variance; it is a standard deviation":
+        lambda s, mean=0.0, std=1.0:
+            density(np.log(s / (1 - s)), mean, math.sqrt(std)) / (s * (1 - s)),
+    "the variance, std squared, stands where the standard deviation belongs":
+        lambda s, mean=0.0, std=1.0: density(np.log(s / (1 - s)), mean, std**2) / (s * (1 - s)),
+    "the density is not divided by std":
+        lambda s, mean=0.0, std=1.0:
+            std * density(np.log(s / (1 - s)), mean, std) / (s * (1 - s)),
+    "log(s) stands for the logit, log(s / (1 - s))":
+        lambda s, mean=0.0, std=1.0: density(np.log(s), mean, std) / (s * (1 - s)),
+    "log(s) stands for the logit, log(s / (1 - s)), and 1 / s for its derivative":
+        lambda s, mean=0.0, std=1.0: density(np.log(s), mean, std) / s,
+}
+# fmt: on
+chapter.known_mistakes("logit_normal_density", DENSITY_MISTAKES)

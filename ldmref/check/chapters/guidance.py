@@ -513,3 +513,33 @@ batch_law(
     alpha_bar=alpha_bar,
     eps=image,
 )
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def contrast(x: Array, axes: tuple[int, ...] = ()) -> Array:
+    """Return the standard deviation over all axes but the first, or over other ones."""
+    return np.std(x, axis=axes or (*range(1, x.ndim),), keepdims=True)
+
+
+# fmt: off
+chapter.known_mistakes("conditional_scores", {
+    "the last axis is cut; the axis of channels, 1, is meant":
+        lambda joint, size: (joint[..., :size], joint[..., size:]),
+})
+chapter.known_mistakes("classifier_free_guidance", {
+    "a scale of 1 or less gives cond; the formula holds for every scale":
+        lambda uncond, cond, scale: uncond + scale * (cond - uncond) if scale > 1 else cond,
+})
+chapter.known_mistakes("rescale_guidance", {
+    "the ratio of both deviations is upside down":
+        lambda y, cond, phi: phi * contrast(y) / contrast(cond) * y + (1 - phi) * y,
+    "the deviations are over the batch as well; each example has its own":
+        lambda y, cond, phi: phi * np.std(cond) / np.std(y) * y + (1 - phi) * y,
+    "the rescaled prediction is mixed with the conditional one; with the guided one is meant":
+        lambda y, cond, phi: phi * contrast(cond) / contrast(y) * y + (1 - phi) * cond,
+    "the deviations are over axis 1 alone; over all axes but the first is meant":
+        lambda y, cond, phi: phi * contrast(cond, (1,)) / contrast(y, (1,)) * y + (1 - phi) * y,
+})
+# fmt: on

@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math import timestep_embedding
+from ldmref.math.arrays import Array
 
 chapter = Chapter("layers")
 
@@ -162,3 +164,88 @@ def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
         frequencies = [10000.0 ** (-i / (half - shift)) for i in range(half)]
         expected.append([[wave(v * w) for wave in order for w in frequencies] for v in to_host(t)])
     return got, expected, 1000.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def attended(
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool,
+    mask: Array | None,
+    divisor: float,
+    *,
+    axis: int = -1,
+    nothing: float = 0.0,
+) -> Array:
+    """Return attention whose scores are divided by `divisor`, with weights that sum to 1 on `axis`.
+
+    A query that may look nowhere gets `nothing`.
+    """
+    scores = q @ np.swapaxes(k, -1, -2) / divisor
+    allowed = np.ones(scores.shape[-2:], bool) if mask is None else mask
+    allowed = np.tril(allowed) if causal else allowed
+    weights = np.where(allowed, np.exp(scores), 0.0)
+    total = np.sum(weights, axis=axis, keepdims=True)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1.0), nothing) @ v
+
+
+def normed(
+    x: Array, w: Array, b: Array, groups: int, eps: float, axes: tuple[int, ...], ddof: int = 0
+) -> Array:
+    """Norm groups of channels over other axes; with ddof -1, eps is added to the deviation."""
+    rows = np.reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    variance = np.var(rows, axis=axes, keepdims=True, ddof=max(ddof, 0))
+    deviation = np.sqrt(variance) + eps if ddof < 0 else np.sqrt(variance + eps)
+    y = np.reshape((rows - np.mean(rows, axis=axes, keepdims=True)) / deviation, x.shape)
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return y * np.reshape(w, shape) + np.reshape(b, shape)
+
+
+def interleaved(
+    t: Array, dim: int, period: float = 1e4, *, flip_sin_to_cos: bool = True, freq_shift: float = 0
+) -> Array:
+    """Alternate cosines and sines."""
+    both = timestep_embedding(
+        t, dim, period, flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift
+    )
+    return np.stack(np.split(both, 2, axis=1), axis=2).reshape(both.shape)
+
+
+# fmt: off
+chapter.known_mistakes("softmax", {
+    "the weights of all rows together sum to 1; those of each row on the axis are meant":
+        lambda x, axis=-1: np.exp(x) / np.sum(np.exp(x)),
+})
+chapter.known_mistakes("scaled_dot_product_attention", {
+    "the scores are not divided by the root of the width":
+        lambda q, k, v, causal=False, mask=None: attended(q, k, v, causal, mask, 1.0),
+    "the scores are divided by the width; by its root is meant":
+        lambda q, k, v, causal=False, mask=None: attended(q, k, v, causal, mask, q.shape[-1]),
+    "the weights sum to 1 over the queries, and neither causal nor mask has an effect":
+        lambda q, k, v, causal=False, mask=None:
+            attended(q, k, v, False, None, math.sqrt(q.shape[-1]), axis=-2),
+    "the weights sum to 1 over the queries; over the keys is meant":
+        lambda q, k, v, causal=False, mask=None:
+            attended(q, k, v, causal, mask, math.sqrt(q.shape[-1]), axis=-2),
+    "a query that may look nowhere gets 0 / 0, no number; zeros are meant":
+        lambda q, k, v, causal=False, mask=None:
+            attended(q, k, v, causal, mask, math.sqrt(q.shape[-1]), nothing=math.nan),
+})
+chapter.known_mistakes("group_norm", {
+    "mean and variance are over the batch as well; each example has its own":
+        lambda x, w, b, groups, eps: normed(x, w, b, groups, eps, (0, *range(2, x.ndim + 1))),
+    "eps is added to the deviation; it belongs to the variance, under the root":
+        lambda x, w, b, groups, eps: normed(x, w, b, groups, eps, (*range(2, x.ndim + 1),), -1),
+    "the variance is over n - 1 numbers, as of a sample (ddof = 1); a norm divides by n":
+        lambda x, w, b, groups, eps: normed(x, w, b, groups, eps, (*range(2, x.ndim + 1),), 1),
+})
+chapter.known_mistakes("timestep_embedding", {
+    "sines come first whatever flip_sin_to_cos says, and freq_shift has no effect":
+        lambda t, dim, period=1e4, **flags: timestep_embedding(
+            t, dim, period, flip_sin_to_cos=False),
+    "cosines and sines alternate; one half of each is meant": interleaved,
+})
+# fmt: on

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
+from ldmref.check.identity import (
+    Chapter,
+    Comparison,
+    Functions,
+    KnownMistake,
+    RandomInputs,
+    spread,
+    to_host,
+)
 from ldmref.math.arrays import Array
 from ldmref.samplers import FLOW, sample
 from ldmref.samplers.interfaces import Denoiser, Step
@@ -286,3 +294,66 @@ def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Com
     (x, eps) = rng.normals(2, 3, 2, 1, 2)
     got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x
     return got, to_host(x) + (sigmas[-1] - sigmas[0]) * to_host(eps), 10.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+Mixed = Callable[[float, float, float], float]
+
+
+def ancestral_step(eta: float, down: Mixed, *, always: bool = False, ends: bool = True) -> Step:
+    """Return a step to the level `down(sigma, sigma_next, up)`, with noise on top."""
+
+    def step(denoise, x, interval, history, noise):
+        sigma, sigma_next = interval.sigma, interval.sigma_next
+        x0 = denoise(x, sigma)
+        if sigma_next == 0 and not ends:
+            return x, x0, ()
+        up = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
+        x_next = x0 + down(sigma, sigma_next, up) / sigma * (x - x0)
+        return (x_next + up * noise() if up > 0 or always else x_next), x0, ()
+
+    return step
+
+
+def lower_level(sigma: float, sigma_next: float, up: float) -> float:
+    """Return the level below sigma_next to which noise of the deviation `up` is added."""
+    return math.sqrt(sigma_next**2 - up**2)
+
+
+def heun_step(level: Mixed, divisor: Mixed) -> Step:
+    """Return Heun's step whose second slope is at another level, or over another one."""
+
+    def step(denoise, x, interval, history, noise):
+        sigma, sigma_next = interval.sigma, interval.sigma_next
+        x0 = denoise(x, sigma)
+        if sigma_next == 0:
+            return x0, x0, ()
+        slope = (x - x0) / sigma
+        guess = x + (sigma_next - sigma) * slope
+        second = guess - denoise(guess, level(sigma, sigma_next, 0.0))
+        slope = 0.5 * (slope + second / divisor(sigma, sigma_next, 0.0))
+        return x + (sigma_next - sigma) * slope, x0, ()
+
+    return step
+
+
+# fmt: off
+chapter.known_mistakes("ancestral", {
+    "the step goes to sigma_next and noise is added on top; sigma_down lies below it":
+        lambda eta=0.0: ancestral_step(eta, lambda sigma, sigma_next, up: sigma_next),
+    "sigma_down + sigma_up is sigma_next; their squares add up to its square":
+        lambda eta=0.0: ancestral_step(eta, lambda sigma, sigma_next, up: sigma_next - up),
+    "the step to sigma_next = 0 returns x; it returns x0":
+        lambda eta=0.0: ancestral_step(eta, lower_level, ends=False),
+})
+chapter.mistakes.append(KnownMistake(
+    "ancestral", "noise() is called where none is needed: for eta = 0, or in the step to 0",
+    lambda eta=0.0: ancestral_step(eta, lower_level, always=True), raises=RuntimeError))
+chapter.known_mistakes("heun", {
+    "the second slope asks the network at sigma; at sigma_next is meant":
+        lambda: heun_step(lambda s, r, up: s, lambda s, r, up: r),
+    "the second slope is divided by sigma; by sigma_next is meant":
+        lambda: heun_step(lambda s, r, up: r, lambda s, r, up: s),
+})
+# fmt: on

@@ -304,3 +304,47 @@ def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison
         expected = advance(corrected, n, range(n - p + 1, n + 1), p == 2)
     got = final_state(f.unipc(order, variant), denoiser_with_predictions(x0s), x, sigmas)
     return got, expected, 10.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+DifferenceWeight = Callable[[float, float, float, str], float]
+
+
+def multistep(eta: float, solver: str, weight: DifferenceWeight) -> Step:
+    """Return the step of dpmpp_2m with `weight(h, h_last, k, solver)` times the last difference."""
+
+    def step(denoise, x, interval, history, noise):
+        x0 = denoise(x, interval.sigma)
+        if interval.sigma_next == 0:
+            return x0, x0, ()
+        h = math.log(interval.sigma / interval.sigma_next)
+        k = (1 + eta) * h
+        x_next = x0 + math.exp(-k) * (x - x0)
+        if history:
+            x_next = x_next + weight(h, history[1], k, solver) * (x0 - history[0])
+        if eta > 0:
+            x_next = x_next + interval.sigma_next * math.sqrt(-math.expm1(-2 * eta * h)) * noise()
+        return x_next, x0, (x0, h)
+
+    return step
+
+
+def exact_weight(k: float, solver: str) -> float:
+    """Return the weight of the difference over a step as long as the last one."""
+    return -math.expm1(-k) / 2 if solver == "midpoint" else 1 + math.expm1(-k) / k
+
+
+# fmt: off
+chapter.known_mistakes("dpmpp_2m", {
+    "h / h_last is missing, as if all steps were equally long":
+        lambda eta=0.0, solver="midpoint": multistep(
+            eta, solver, lambda h, last, k, solver: exact_weight(k, solver)),
+    "h stands for k = (1 + eta) h in the correction, as if there were no noise":
+        lambda eta=0.0, solver="midpoint": multistep(
+            eta, solver, lambda h, last, k, solver: h / last * exact_weight(h, solver)),
+    "k stands for h as well: h / h_last is a ratio of lengths without eta":
+        lambda eta=0.0, solver="midpoint": multistep(
+            eta, solver, lambda h, last, k, solver: k / last * exact_weight(k, solver)),
+})
+# fmt: on

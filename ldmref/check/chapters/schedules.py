@@ -201,3 +201,39 @@ def weighted_geometric_means_of_neighbours(f: Functions, rng: RandomInputs) -> C
     n = rng.integer(2, 5)  # subdivisions of each interval
     expected = [a ** (1 - i / n) * b ** (i / n) for a, b in pairwise(table) for i in range(n)]
     return f.log_linear_sigmas(table, n * (len(table) - 1) + 1), [*expected, table[-1]]
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def betas_of_a_cosine(n: int, s: float = 0.008, max_beta: float = 0.999, power: int = 2) -> Array:
+    """Return the betas of a power of the cosine."""
+    kept = np.cos((np.arange(n + 1) / n + s) / (1 + s) * math.pi / 2) ** power
+    return np.minimum(1 - kept[1:] / kept[:-1], max_beta)
+
+
+def rescaled(
+    betas: Array, power: float = 0.5, first: float = 1.0, *, restored: bool = True
+) -> Array:
+    """Shift a power of alpha-bar to end at 0; the first ratio is that to `first`."""
+    kept = np.cumprod(1 - betas) ** power
+    factor = kept[0] / (kept[0] - kept[-1]) if restored else 1.0
+    products = ((kept - kept[-1]) * factor) ** (1 / power)
+    return 1 - products / np.concatenate([[first or products[0]], products[:-1]])
+
+
+# fmt: off
+chapter.known_mistakes("cosine_betas", {
+    "the cosine is not squared": lambda n, s=0.008, max_beta=0.999:
+        betas_of_a_cosine(n, s, max_beta, 1),
+    "max_beta does not limit the betas": lambda n, s=0.008, max_beta=0.999:
+        betas_of_a_cosine(n, s, np.inf),
+})
+chapter.known_mistakes("rescale_zero_terminal_snr", {
+    "the variances are shifted; their roots are meant": lambda betas: rescaled(betas, 1.0),
+    "the first amplitude is not restored by a factor":
+        lambda betas: rescaled(betas, restored=False),
+    "the first ratio is that of the first alpha-bar to itself; alpha-bar before it is 1":
+        lambda betas: rescaled(betas, first=0.0),
+})
+# fmt: on

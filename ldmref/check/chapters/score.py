@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
-from ldmref.math.arrays import Array
+from ldmref.math.arrays import Array, along
 
 chapter = Chapter("score")
 
@@ -223,3 +225,24 @@ def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
     sdes = (f.VPSDE(*beta_range(rng)), f.VESDE(0.1, 5.0))
     got = [f.sde_score(sde, lambda x, sigma: x * (v / (v + sigma**2)))(x, t) for sde in sdes]
     return got, [-x / (sde.mean_coefficient(t) ** 2 * v + sde.std(t) ** 2) for sde in sdes], 10.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def flow_with(factor: Callable[[Array], Array]) -> Callable[..., Any]:
+    """Return the probability flow with another factor of the score, a function of g."""
+
+    def make(sde: Any, score: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda x, t: sde.drift(x, t) - factor(along(sde.diffusion(t), x)) * score(x, t)
+
+    return make
+
+
+# fmt: off
+chapter.known_mistakes("probability_flow", {
+    "the score has the factor g^2, that of the reverse equation with noise; g^2 / 2 is meant":
+        flow_with(lambda g: g**2),
+    "the score has the factor g / 2; g^2 / 2 is meant": flow_with(lambda g: 0.5 * g),
+})
+# fmt: on

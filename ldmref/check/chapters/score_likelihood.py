@@ -113,3 +113,18 @@ def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
     log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
     return {"state": end, "log-density": nats}, [last, log_density], 20.0
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def from_squares_of_the_matrix(jacobian: Array, rademacher: bool = True) -> Array:
+    """Take the squares of J in place of those of its symmetric part."""
+    others = 1.0 - np.eye(jacobian.shape[-1]) if rademacher else 1.0
+    return 2.0 * np.sum(jacobian**2 * others, axis=(1, 2))
+
+
+chapter.known_mistakes(
+    "hutchinson_variance",
+    {"the squares are those of J; of its symmetric part is meant": from_squares_of_the_matrix},
+)

@@ -18,6 +18,10 @@ def patchify__columns_first(x, size=2):
     return cut(x, size, (0, 4, 2, 1, 3, 5))
 
 
+def patchify__always_two(x, size=2):
+    return cut(x, 2, (0, 2, 4, 1, 3, 5))
+
+
 def patchify__strips(x, size=2):
     """A reshape without an exchange of axes."""
     n, c, h, w = x.shape
@@ -38,6 +42,28 @@ def adaptive_layer_norm__epsilon_outside_the_root(x, shift, scale, eps=1e-6):
     centred = x - x.mean(axis=-1, keepdims=True)
     normal = centred / (x.std(axis=-1, keepdims=True) + eps)
     return normal * (1 + scale[:, None]) + shift[:, None]
+
+
+def adaptive_layer_norm__as_given(x, shift, scale, eps=1e-6):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normal = centred / (x.std(axis=-1, keepdims=True) + eps)
+    return normal * scale[:, None] + shift[:, None]
+
+
+def adaptive_layer_norm__unbiased_variance(x, shift, scale, eps=1e-6):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True, ddof=1) + eps)
+    return normal * (1 + scale[:, None]) + shift[:, None]
+
+
+def adaptive_layer_norm__over_the_tokens(x, shift, scale, eps=1e-6):
+    centred = x - x.mean(axis=(1, 2), keepdims=True)
+    normal = centred / np.sqrt(x.var(axis=(1, 2), keepdims=True) + eps)
+    return normal * (1 + scale[:, None]) + shift[:, None]
+
+
+def adaptive_layer_norm__tokens_not_spread(x, shift, scale, eps=1e-6):
+    return adapt(x, shift, 1 + scale, eps)
 
 
 def adaptive_layer_norm__exchanged(x, shift, scale, eps=1e-6):
@@ -79,3 +105,20 @@ def rotary_embedding__other_direction(x, positions, widths, base=10000.0):
 
 def rotary_embedding__first_axis_only(x, positions, widths, base=10000.0):
     return rotate(x, positions[:, :1] * base ** (-2 * np.arange(x.shape[-1] // 2) / x.shape[-1]))
+
+
+def rotary_embedding__base_ignored(x, positions, widths, base=10000.0):
+    return rotate(x, find_angles(positions, widths, 10000.0))
+
+
+def rotary_embedding__axes_continue(x, positions, widths, base=10000.0):
+    """The k-th pair of the head, not of its axis."""
+    axis = np.repeat(np.arange(len(widths)), [width // 2 for width in widths])
+    rates = base ** (-2 * np.arange(x.shape[-1] // 2) / x.shape[-1])
+    return rotate(x, positions[:, axis] * rates)
+
+
+def rotary_embedding__axes_continue_at_own_widths(x, positions, widths, base=10000.0):
+    axis = np.repeat(np.arange(len(widths)), [width // 2 for width in widths])
+    rates = base ** (-2 * np.arange(x.shape[-1] // 2) / np.asarray(widths)[axis])
+    return rotate(x, positions[:, axis] * rates)

@@ -19,6 +19,17 @@ def gaussian_flow_map__variance_for_deviation(xt, t, r, mean, variance):
     return (1 - r) * mean + ratio * (xt - (1 - t) * mean)
 
 
+def gaussian_flow_map__not_divided(xt, t, r, mean, variance):
+    t, r = along(t, xt), along(r, xt)
+    return (1 - r) * mean + np.sqrt(square(r, variance)) * (xt - (1 - t) * mean)
+
+
+def gaussian_flow_map__variance_squared(xt, t, r, mean, variance):
+    t, r = along(t, xt), along(r, xt)
+    ratio = np.sqrt(square(r, variance**2) / square(t, variance**2))
+    return (1 - r) * mean + ratio * (xt - (1 - t) * mean)
+
+
 def gaussian_flow_map__mean_stays(xt, t, r, mean, variance):
     t, r = along(t, xt), along(r, xt)
     ratio = np.sqrt(square(r, variance) / square(t, variance))
@@ -37,6 +48,14 @@ def gaussian_flow_map__one_euler_step(xt, t, r, mean, variance):
     return xt + (r - t) * (slope * (xt - (1 - t) * mean) - mean)
 
 
+def mean_flow_target__as_given(velocity, derivative, t, r):
+    return velocity + (t - r) * derivative
+
+
+def mean_flow_target__time_for_the_way(velocity, derivative, t, r):
+    return velocity - along(t, velocity) * derivative
+
+
 def mean_flow_target__sign(velocity, derivative, t, r):
     return velocity + along(t - r, velocity) * derivative
 
@@ -51,6 +70,11 @@ def mean_flow_target__half_of_the_way(velocity, derivative, t, r):
 
 def trigflow_average_velocity__of_the_line(xt, xr, t, r):
     return (xt - xr) / along(t - r, xt)
+
+
+def trigflow_average_velocity__cosine_of_the_end(xt, xr, t, r):
+    turn = along(t - r, xt)
+    return (xt - np.cos(turn) * xr) / np.sin(turn)
 
 
 def trigflow_average_velocity__sign(xt, xr, t, r):
