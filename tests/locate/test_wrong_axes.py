@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import ldmref
-from ldmref.locate import diff_traces
+from ldmref.locate import diff_modules, diff_traces
 from ldmref.locate.layouts import restore_order
+from ldmref.locate.report import summary
 from ldmref.trace import build_trace
 
 FAMILIES = (
@@ -85,3 +87,34 @@ def test_the_orders_of_few_axes_are_all_found():
     layout = next(restore_order(wide, (3, 1, 1, 2)))
     assert layout.text == "equal after transpose 1,3,0,2"
     np.testing.assert_array_equal(layout.array[:, 0, 0], wide[0, :, :, 0].T)
+
+
+def recorded_convolution(change, side=8):
+    """Return a convolution, and the trace of its call with other outputs."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.SiLU())
+    with torch.no_grad(), ldmref.recording(network, call="net") as run:
+        network(torch.randn(1, 3, side, side))
+    tensors = {name: np.asarray(run.trace.tensors[name]) for name in run.trace.tensors}
+    return network, replace(run.trace, tensors=change(tensors))
+
+
+def test_arrays_without_elements_were_not_compared():
+    network, trace = recorded_convolution(lambda arrays: {k: x[:0] for k, x in arrays.items()})
+    report = diff_modules(trace, network)
+    assert report.verdict in ("incomplete", "nothing compared")
+    assert {row.note for row in report.rows if row.layer == "0"} == {"it has no elements"}
+
+
+def test_the_summary_says_that_height_and_width_are_exchanged():
+    def turned(arrays):
+        return {k: x.swapaxes(2, 3) if k == "net.000/0/output" else x for k, x in arrays.items()}
+
+    network, trace = recorded_convolution(turned)
+    report = diff_modules(trace, network)
+    assert "2 in another order of axes, such as net.000/0: equal after transpose 0,1,3,2" in (
+        summary(report)
+    )
+    same, trace = recorded_convolution(lambda arrays: arrays)
+    assert "another order" not in summary(diff_modules(trace, same))
