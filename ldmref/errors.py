@@ -31,11 +31,13 @@ class LdmrefError(Exception):
     `code` is stable, `hint` suggests what to do, and `exit_code` is for the shell. Message and hint
     are one line each, even if they quote text of a file or a prompt. The hint is also a note (PEP
     678), which tracebacks show below the message. `parameter` names the parameter that is wrong, if
-    it is one of a request.
+    it is one of a request. `is_printed` says that `--json` has printed the result that the error
+    is about, so that it prints no second object.
     """
 
     exit_code = 1
     parameter = ""
+    is_printed = False
 
     def __init__(self, message: str, *, code: str = "E-ERROR", hint: str = ""):
         super().__init__(one_line(shortened(message)))

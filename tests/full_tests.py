@@ -95,6 +95,7 @@ FULL: dict[str, str] = {
     "tests/cli/test_cases_command.py::test_bad_input_is_one_line": ONNX,
     "tests/training/test_monitor.py::test_curves": PLOTS,
     "tests/locate/test_diff_command.py::test_a_plot_is_written_once": PLOTS,
+    "tests/locate/test_wrong_axes.py::test_an_input_of_any_number_of_axes_has_a_row": SECONDS,
     "tests/locate/test_pipelines_against.py::test_the_command_plots_what_it_compares": PLOTS,
     "tests/atlas/test_naming.py::test_command_lists_and_draws": PLOTS,
     "tests/cases/test_cases_run.py": PROCESSES,

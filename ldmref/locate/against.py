@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.locate.findings import DiffReport
 from ldmref.locate.original import CallProgress, compare
+from ldmref.support.foreign_code import foreign_code
 from ldmref.trace.model import Trace
 from ldmref.trace.selection import Selection
 
@@ -75,7 +76,8 @@ def diff_modules(
     if "" in networks:
         require_one_network(port)
     pipe = original if callable(original) and hasattr(original, "components") else None
-    return compare(port, PipelineOriginal(networks, pipe), reference, dtype, progress)
+    with foreign_code(f"the original, a {type(original).__name__},", CODE):
+        return compare(port, PipelineOriginal(networks, pipe), reference, dtype, progress)
 
 
 def find_networks(original: object) -> dict[str, torch.nn.Module]:
@@ -148,4 +150,5 @@ def record_reference(
     from ldmref.locate.modules.exact_run import record_in_format
 
     find_networks(module)
-    return record_in_format(module, inputs, dtype, folder, call, selection)
+    with foreign_code(f"the original, a {type(module).__name__},", CODE):
+        return record_in_format(module, inputs, dtype, folder, call, selection)

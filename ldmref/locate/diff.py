@@ -10,7 +10,7 @@ from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
-from ldmref.locate.networks import try_network
+from ldmref.locate.networks import find_wrong_axes, try_network
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
@@ -196,6 +196,7 @@ def _replay(
             break
         whole = port.find(call)
         if whole is not None and whole.inputs:
+            problem = find_wrong_axes(model, port, call, controlnets) or problem
             note = f"cannot be replayed: {problem}"
             judge.rows.append(Row(call, "", error=float("inf"), verdict=DIFFERS, note=note))
         rest = [e for e in port.entries if e.call != call or e.layer not in {"", *visited}]

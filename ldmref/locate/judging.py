@@ -42,6 +42,7 @@ from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
 ALL_PADDING = "all of its rows are padding"
+NO_ELEMENTS = "it has no elements"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
 
@@ -72,6 +73,9 @@ class Judge:
         if point.padding is not None and point.padding.all():
             self._add(point, self._row(point, verdict=UNKNOWN, note=ALL_PADDING))
             return recorded
+        if not recorded.size:
+            self._add(point, self._row(point, verdict=UNKNOWN, note=NO_ELEMENTS))
+            return recorded if recorded.shape == whole.shape else whole
         bad = first_nonfinite(point.kept(recorded)) if recorded.dtype.kind == "f" else ""
         if bad and np.array_equal(recorded, computed):  # the log-variance of a VQ autoencoder
             self._add(point, self._row(point))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import permutations
+from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from ldmref.locate.law import GAIN, choose_cause
 
 CLOSE = 1e-3  # relative difference from which factors and constants differ
+MOST_ORDERS = 720  # of axes that are tried: all of 6 axes
 LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
 HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
 
@@ -142,12 +143,10 @@ def _distance(got: np.ndarray, expected: np.ndarray) -> float:
 
 def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
     """Yield the ways to bring an array of another order in memory to a shape."""
-    if got.ndim == len(shape):
-        for axes in permutations(range(got.ndim)):
-            moved = got.transpose(np.argsort(axes))
-            if axes != tuple(range(got.ndim)) and moved.shape == shape:
-                text = ",".join(map(str, axes))
-                yield Layout(f"equal after transpose {text}", moved, True)
+    for axes in islice(_axis_orders(got.shape, shape), MOST_ORDERS):
+        if axes != tuple(range(got.ndim)):
+            text = ",".join(map(str, axes))
+            yield Layout(f"equal after transpose {text}", got.transpose(np.argsort(axes)), True)
     if prod(shape) == got.size and got.shape != shape:
         yield Layout(f"equal after reshape from {got.shape}", got.reshape(shape), True)
         if len(shape) == 4:
@@ -155,6 +154,24 @@ def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
             if got.shape in ((n, h * w, c), (n * h * w, c)):
                 moved = got.reshape(n, h, w, c).transpose(0, 3, 1, 2)
                 yield Layout("equal after transpose 0,2,3,1 and flattening", moved, True)
+
+
+def _axis_orders(
+    given: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...] = ()
+) -> Iterator[tuple[int, ...]]:
+    """Yield the orders of axes that bring a shape to another one, and begin with some axes.
+
+    Axes of size 1 keep their order: exchanging them changes no number.
+    """
+    if sorted(given) != sorted(shape):
+        return
+    if len(axes) == len(shape):
+        yield axes
+        return
+    size = given[len(axes)]
+    free = [axis for axis, other in enumerate(shape) if other == size and axis not in axes]
+    for axis in free[:1] if size == 1 else free:
+        yield from _axis_orders(given, shape, (*axes, axis))
 
 
 def _orders(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:

@@ -70,6 +70,28 @@ def try_network(
         return None, first_line(error)
 
 
+def find_wrong_axes(
+    model: LatentDiffusion, port: Trace, call: TraceCall, controlnets: Sequence[ControlNet] = ()
+) -> str:
+    """Return which recorded input of a call has another number of axes than it is declared with.
+
+    Some programs have other axes, so this explains what failed and refuses nothing. "": none has.
+
+    Args:
+        model, port, call, controlnets: As in `open_network`.
+    """
+    whole = port.find(call)
+    network, _ = find_definition(model, port, call, controlnets)
+    for x in (*network.inputs, *network.optional):
+        role = next((r for r in (x.role, *x.also) if whole is not None and r in whole.inputs), None)
+        if whole is None or role is None:
+            continue
+        shape = np.shape(port.tensors[whole.inputs[role]])
+        if len(shape) != len(x.shape) > 1 or len(shape) > len(x.shape):
+            return f"its input {role!r} has the shape {shape}, and {len(x.shape)} axes are needed"
+    return ""
+
+
 def open_network(
     model: LatentDiffusion,
     port: Trace,
@@ -168,6 +190,9 @@ def number_controlnet(port: Trace, call: TraceCall) -> int:
     return 0 if any(other.controlnet for other in port.calls) else call.number
 
 
+LEAST_AXES = 2  # of what is no number of each image
+
+
 class _CallSizes:
     """Reads the inputs of a call; the sizes of those that were not recorded follow the others."""
 
@@ -197,10 +222,13 @@ class _CallSizes:
             return np.asarray(value, np.int64)
         if len(x.shape) == 1:  # a number of each image, or one of all
             value = np.asarray(value, np.float64).ravel()
-            twice = x.content == "guidance" and value.size == 2 * self.known["batch"]
+            batch = self._complete(x)["batch"]
+            twice = x.content == "guidance" and value.size == 2 * batch
             if twice:  # a scale for each text of guidance in attention
                 return value
-            return np.array(np.broadcast_to(value, self.known["batch"]))
+            return np.array(np.broadcast_to(value, batch))
+        if value.ndim < LEAST_AXES:
+            raise ValueError(f"its input {x.role!r} has the shape {value.shape}")
         if x.content == "sizes":
             value = np.asarray(value, np.float64)
         channels = x.shape[1]

@@ -11,6 +11,7 @@ from ldmref.errors import counted
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, WIRING, DiffReport, Row
 
 WIRES = (WIRING, "prediction", "state", "initial latents")  # what leads from one to another
+ORDER = "equal after transpose"  # of notes on arrays in another order of axes
 UPSTREAM = "as upstream"  # the end of notes on what follows from an earlier NaN
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 
@@ -145,6 +146,10 @@ def summary(report: DiffReport) -> str:
         text = f"not everything could be compared; {agree}"
     if counts[UNKNOWN]:
         text += f"; {counts[UNKNOWN]} not judged"
+    turned = [row for row in report.rows if row.verdict != DIFFERS and ORDER in row.note]
+    if turned:
+        order = ORDER + turned[0].note.partition(ORDER)[2].partition(";")[0]
+        text += f"; {len(turned)} in another order of axes, such as {turned[0].name}: {order}"
     if report.padding:
         text += f"; rows of padding not compared: {report.padding}"
     return "; ".join([text, *report.gaps[:1]]) if not faults else text

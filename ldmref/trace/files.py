@@ -63,7 +63,8 @@ class TraceWriter:
         size: Bytes of the tensors so far.
 
     Raises:
-        OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+        OutputError: The folder has a trace (unless `overwrite`) or files of somebody else, or
+            cannot be written.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -96,6 +97,7 @@ class TraceWriter:
         self._digests: dict[str, str] = {}
         if folder.exists():
             check_writable(folder / MANIFEST, overwrite)
+            _require_own_folder(folder, overwrite)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -183,6 +185,20 @@ class TraceWriter:
         with atomic_write(path, overwrite=self.overwrite) as file:
             file.write(text.encode())
         return path
+
+
+def _require_own_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder with files that are no trace; what ended before its manifest is replaced.
+
+    Raises:
+        OutputError: It is one.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if MANIFEST in names or not names:
+        return
+    if not overwrite or not all(name.endswith(".safetensors") for name in names):
+        message = f"{shown(folder)!r} is not empty, and holds no trace"
+        raise OutputError(message, code="E-OUTPUT", hint="name a new folder, or an empty one")
 
 
 def show_bytes(size: float) -> str:

@@ -68,6 +68,10 @@ class CallRecord:
         """The layers so far, in the order in which they began."""
         return list(self._entries.values())
 
+    def takes(self, layer: str) -> bool:
+        """Return whether arrays of a layer are kept."""
+        return self.selection is not None and self.selection.takes_layer(layer)
+
     def unique(self, layer: str) -> str:
         """Return a layer's name, with a number if it occurred before in this call."""
         count = self._seen[layer]
@@ -84,7 +88,7 @@ class CallRecord:
     ) -> None:
         """Record arrays of a layer by role; those of a layer that has begun are added to it."""
         self.layers.add(layer)
-        if self.selection is None or not self.selection.takes_layer(layer):
+        if not self.takes(layer):
             return
         before = self._entries.get(layer, TraceEntry(TraceCall(self.name), layer))
         kept = {k: v for k, v in (attributes or {}).items() if v is not None and is_json(v)}

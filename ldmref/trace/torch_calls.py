@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,65 +42,6 @@ class TensorCopies:
 
 _COMPLEX = (torch.complex64, torch.complex128)
 _NUMPY_TYPES = {getattr(torch, dtype.name) for dtype in KINDS if hasattr(torch, dtype.name)}
-
-
-def find_tensors(value: object, role: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in an argument or a result, with a role for each.
-
-    The parts of a mapping are called by their keys, those of a tuple `ROLE.0`, `ROLE.1`. A list
-    that holds itself is searched once.
-    """
-    return _find_tensors(value, role, ())
-
-
-def _find_tensors(
-    value: object, role: str, around: tuple[int, ...]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield tensors by role; `around` has the ids of what holds the value."""
-    if isinstance(value, torch.Tensor):
-        yield role, value
-    elif id(value) in around:
-        return
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _find_tensors(part, str(key), (*around, id(value)))
-    elif isinstance(value, list | tuple):
-        for i, part in enumerate(value):
-            yield from _find_tensors(part, f"{role}.{i}", (*around, id(value)))
-
-
-def replace_tensors(
-    value: object, role: str, change: Callable[[str, torch.Tensor], torch.Tensor]
-) -> Any:
-    """Return an argument or a result with other tensors; what holds none stays the same object.
-
-    Args:
-        value: The argument or result.
-        role: Its role.
-        change: Returns another tensor, or the same, from the role of each as `find_tensors` has it.
-    """
-    if isinstance(value, torch.Tensor):
-        return change(role, value)
-    if isinstance(value, Mapping):
-        parts = {key: replace_tensors(part, str(key), change) for key, part in value.items()}
-        other = {key: part for key, part in parts.items() if part is not value[key]}
-        if not other:
-            return value
-        changed: Any = copy.copy(value)
-        for key, part in other.items():
-            changed[key] = part
-        return changed
-    if isinstance(value, list | tuple):
-        listed = [replace_tensors(part, f"{role}.{i}", change) for i, part in enumerate(value)]
-        if all(new is old for new, old in zip(listed, value, strict=True)):
-            return value
-        return type(value)(*listed) if hasattr(value, "_fields") else type(value)(listed)
-    return value
-
-
-def first_tensor(value: object) -> torch.Tensor | None:
-    """Return the first tensor of a result."""
-    return next((tensor for _, tensor in find_tensors(value, "output")), None)
 
 
 class TorchTraceWriter:

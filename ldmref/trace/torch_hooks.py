@@ -22,14 +22,14 @@ from ldmref.trace.name_maps import NameMap, make_renamer
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_arguments import describe_arguments
-from ldmref.trace.torch_calls import (
-    TorchTraceWriter,
-    describe_parameters,
-)
+from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_operations import (
     NOISE,
     SUMS,
+    before_writing,
     identify_operation,
+    is_operation,
+    name_arguments,
     named_inputs,
     named_outputs,
 )
@@ -42,6 +42,7 @@ from ldmref.trace.torch_scopes import (
     is_named_sum,
     operands_of_sum,
 )
+from ldmref.trace.torch_values import find_tensors, find_unread
 
 
 class LayerRecorder(TorchFunctionMode):
@@ -95,7 +96,7 @@ class LayerRecorder(TorchFunctionMode):
             elif found.role == CHUNKED:
                 self.hook(found.module, found.path, self._mute, self._unmute)
             else:
-                self.hook(found.module, found.path, None, self._make_activation(found.role))
+                self.hook(found.module, found.path, *self._make_activation(found.role))
 
     def hook(
         self, module: torch.nn.Module, name: str, before: Callable | None, after: Callable
@@ -155,6 +156,7 @@ class LayerRecorder(TorchFunctionMode):
             arrays = self._as_image(kind, inputs)
             layer = self._names.enter(module, name, unique, image).name
             call.add(layer, kind, self._change(layer, arrays))
+            self.note_unread_arguments(call, layer, name_arguments(module, args, kwargs))
 
         def leave(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
@@ -168,12 +170,38 @@ class LayerRecorder(TorchFunctionMode):
                     self._record_sum(scope, scope.last_sum[:2], scope.last_sum[2])
             self._names.scopes.pop()
             outputs = named_outputs(output, kind)
+            self.note_unread(call, scope.name, output)
             outputs = self._change(scope.name, self._as_image(kind, outputs))
             call.add(scope.name, kind, {}, known.attributes_of(module, kind), outputs)
             if self.call is None:  # the call has ended: this is the network's output
                 call.add("", outputs=outputs)
 
         self.hook(module, name, enter, leave)
+
+    def note_unread(self, call: CallRecord, layer: str, result: object) -> None:
+        """Note what could not be read of a layer's result, and that it holds no array.
+
+        Args:
+            call: The call.
+            layer: The layer; "" for the whole network.
+            result: The result.
+        """
+        if not call.takes(layer):
+            return
+        name = f"{call.name}/{layer}/output"
+        unread = [*find_unread(result, name)]
+        for path, kind in unread:
+            self.writer.left_out.note(path, f"no array is found in a {kind}")
+        if not unread and next(find_tensors(result, "output"), None) is None:
+            self.writer.left_out.note(name, f"a {type(result).__name__} holds no array")
+
+    def note_unread_arguments(
+        self, call: CallRecord, layer: str, arguments: Mapping[str, Any]
+    ) -> None:
+        """Note the arguments by name of a layer in which no array can be found."""
+        if call.takes(layer):
+            for path, kind in find_unread(arguments, f"{call.name}/{layer}/input"):
+                self.writer.left_out.note(path, f"no array is found in a {kind}")
 
     def _call_of(self, network: torch.nn.Module) -> CallRecord | None:
         """Return the call that runs, or the last one if it was of the same network."""
@@ -218,20 +246,29 @@ class LayerRecorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        given: tuple[tuple, Mapping[str, Any]] = args, kwargs
+        try:
+            if self.call is not None and not self._muted and is_operation(func):
+                given = before_writing(func, args, kwargs)
+        except Exception as error:
+            self._note_operation(func, error)
         result = func(*args, **kwargs)
         try:
-            self._see_operation(func, args, kwargs, result)
+            self._see_operation(func, *given, result)
         except Exception as error:
-            name = getattr(func, "__name__", "operation")
-            self.writer.left_out.note(f"{self.call.name}/{name}" if self.call else name, error)
+            self._note_operation(func, error)
         return result
+
+    def _note_operation(self, func: object, error: Exception) -> None:
+        name = getattr(func, "__name__", "operation")
+        self.writer.left_out.note(f"{self.call.name}/{name}" if self.call else name, error)
 
     def _see_operation(
         self, func: object, args: tuple, kwargs: Mapping[str, Any], result: Any
     ) -> None:
         """Record the noise that the scheduler draws, and the operations of a network's call."""
         if func in NOISE and self.noise is not None:
-            self.noise.append(result)
+            self.noise.append(result.detach().clone())  # a step may scale it in place
         if self.call is None or self._muted:
             return
         if func in SUMS:
@@ -242,14 +279,26 @@ class LayerRecorder(TorchFunctionMode):
                 operation, inputs, attributes = found
                 self._record(operation, inputs, result, attributes)
 
-    def _make_activation(self, operation: str) -> Callable:
-        def record(
+    def _make_activation(self, operation: str) -> tuple[Callable, Callable]:
+        """Return what records an activation before and after its call, which may write into it."""
+        begun: list[tuple[CallRecord, str]] = []
+
+        def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+            begun.clear()
+            if self.call is not None and not self._muted:
+                x = args[0] if args else next(iter(kwargs.values()))
+                layer = self._names.operation(operation, self.call.unique)
+                self.call.add(layer, operation, self._change(layer, {"input": x}))
+                begun.append((self.call, layer))
+
+        def after(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
         ) -> None:
-            if self.call is not None and not self._muted:
-                self._record(operation, {"input": args[0]}, output)
+            if begun:
+                call, layer = begun.pop()
+                call.add(layer, outputs=self._change(layer, {"output": output}))
 
-        return record
+        return before, after
 
     def _record(
         self,
@@ -269,6 +318,10 @@ class LayerRecorder(TorchFunctionMode):
         scope = self._names.scopes[-1] if self._names.scopes else None
         if is_named_sum(scope, args, result):
             self._record_sum(scope, args, result)
+        elif scope is not None and scope.last_sum is not None and scope.last_sum[2] is result:
+            if known.kind_of(scope.module) == "resnet_block":  # whose later code may write into it
+                a, b, end = (x.detach().clone() for x in scope.last_sum)
+                scope.last_sum = a, b, end
 
     def _record_sum(self, scope: Scope | None, args: tuple, result: torch.Tensor) -> None:
         a, b = operands_of_sum(scope, args)
@@ -356,6 +409,7 @@ def record_module(
     ) -> None:
         if recorder.call is not None:
             recorder.call.add("", outputs=named_outputs(output))
+            recorder.note_unread(recorder.call, "", output)
 
     try:
         recorder.hook_call(module, call, before, after)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ldmref.models.family import Family
-from ldmref.trace.torch_calls import find_tensors
+from ldmref.trace.torch_values import find_tensors
 
 
 class LatentLayout:

@@ -17,12 +17,13 @@ import torch
 
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_arguments import describe_named
-from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters, find_tensors
+from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import name_arguments, named_outputs
 from ldmref.trace.torch_request import RequestRecorder
+from ldmref.trace.torch_values import find_tensors
 
 METHODS = ("encode", "decode")  # of autoencoders, which pipelines call
 BETWEEN = "between the networks"
@@ -93,6 +94,7 @@ def _hooks(recorder: LayerRecorder, name: str) -> tuple[Callable, Callable]:
     ) -> None:
         if recorder.call is not None:
             recorder.call.add("", outputs=named_outputs(output))
+            recorder.note_unread(recorder.call, "", output)
 
     return begin, end
 
@@ -111,6 +113,7 @@ def _watched(
     def after(state: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
         if recorder.call is not None:
             recorder.call.add("", outputs=named_outputs(result))
+            recorder.note_unread(recorder.call, "", result)
         recorder.end()
 
     return recorder.writer.left_out.observed(function, f"{name}.{method}", before, after)
@@ -125,6 +128,6 @@ def _begin(
 ) -> None:
     """Begin a call with its arguments by name."""
     call = recorder.begin(network, name, numbered)
-    call.add("", "", dict(pair for k, x in arguments.items() for pair in find_tensors(x, k)))
+    call.add("", "", dict(find_tensors(arguments, "")))
     with recorder.writer.left_out.guard(f"{call.name}: arguments that are not tensors"):
         call.add("", attributes={"arguments": describe_named(arguments)})

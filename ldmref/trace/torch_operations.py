@@ -11,12 +11,37 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.trace import torch_names as known
-from ldmref.trace.torch_calls import find_tensors
+from ldmref.trace.torch_values import find_tensors
 
 Found = tuple[str, dict[str, torch.Tensor], dict[str, Any]]  # operation, inputs, attributes
 
-SUMS = (torch.Tensor.add, torch.Tensor.__add__, torch.add)
+SUMS = (torch.Tensor.add, torch.Tensor.__add__, torch.add, torch.Tensor.add_)  # `+=` is add_
 NOISE = (torch.randn, torch.randn_like, torch.Tensor.normal_)
+
+
+def written_by(
+    func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """Return the tensor into which a call of a function of torch writes its result, or None."""
+    name = getattr(func, "__name__", "")
+    named = name.endswith("_") and not name.endswith("__")
+    asked = kwargs.get("inplace") or (func is F.silu and True in args[1:2])
+    x = kwargs.get("out")
+    if named or asked:
+        x = args[0] if args else kwargs.get("input")
+    return x if isinstance(x, torch.Tensor) else None
+
+
+def before_writing(
+    func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[tuple, Mapping[str, Any]]:
+    """Return the arguments of a call that stay as they are: a copy of what it writes into."""
+    written = written_by(func, args, kwargs)
+    if written is None:
+        return args, kwargs
+    copy = written.detach().clone()
+    kept = tuple(copy if x is written else x for x in args)
+    return kept, {name: copy if x is written else x for name, x in kwargs.items()}
 
 
 def identify_operation(
@@ -25,6 +50,11 @@ def identify_operation(
     """Return the operation of ldmref that a call of a function of torch is, or None."""
     find = _OPERATIONS.get(func)
     return None if find is None else find(args, kwargs, result)
+
+
+def is_operation(func: object) -> bool:
+    """Return whether calls of a function of torch may be operations of ldmref."""
+    return func in _OPERATIONS or func in SUMS
 
 
 def _activation(name: str) -> Callable[[tuple, Mapping[str, Any], Any], Found | None]:
@@ -87,7 +117,7 @@ def named_inputs(
     they are to be recorded.
     """
     changed = change(name_arguments(module, args, kwargs))
-    found = dict(pair for name, x in changed.items() for pair in find_tensors(x, name))
+    found = dict(find_tensors(changed, ""))
     inputs = {role: found[argument] for argument, role in roles_of(module, kind, found).items()}
     if kind == "attention":  # self-attention attends to its own input
         inputs.setdefault("context", inputs["input"])

@@ -16,11 +16,7 @@ from ldmref.models.family import Family, family_of_classes
 from ldmref.trace.files import require_call_name
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_calls import (
-    TorchTraceWriter,
-    describe_parameters,
-    first_tensor,
-)
+from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
@@ -28,6 +24,7 @@ from ldmref.trace.torch_networks import record_networks
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
+from ldmref.trace.torch_values import first_tensor
 
 SKIPPED = ("safety_checker", "image_encoder")
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
@@ -236,7 +233,7 @@ class _PipelineRecorder:
             prediction = self._family.diffusers.prediction(output)
             found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
-                self._scheduler.predictions.append(found["output"])
+                self._scheduler.predictions.append(found["output"].detach().clone())
         call.add("", outputs=found)
 
     def _convert_prediction(self, prediction: object, as_ours: Callable | None) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldmref.trace.torch_calls import TorchTraceWriter, find_tensors, first_tensor
+from ldmref.trace.torch_calls import TorchTraceWriter
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_scheduler import AnyMethod
+from ldmref.trace.torch_values import find_tensors, first_tensor
 
 PROMPTS = (
     "prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3",
@@ -144,15 +145,18 @@ class RequestRecorder:
     def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)
 
-        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
             self.doing = "prepare_latents"
+            arguments = signature.bind(*args, **kwargs).arguments
+            return {**arguments, "latents": copied(arguments.get("latents"))}
 
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
+        def after(
+            arguments: dict[str, Any], args: tuple, kwargs: Mapping[str, Any], result: object
+        ) -> None:
             self.doing = ""
             self._encoding = False
-            arguments = signature.bind(*args, **kwargs).arguments
             self._layout.note(result, arguments.get("height"), arguments.get("width"))
-            requested = arguments.get("latents")
+            requested = arguments["latents"]
             inputs = {"latents": self._layout.convert(requested)} if _is_array(requested) else {}
             latents = self._layout.convert(first_tensor(result))
             call = self._writer.begin("initial", numbered=False)
@@ -169,7 +173,8 @@ class RequestRecorder:
             self.doing = "prepare_mask_latents"
             arguments = signature.bind(*args, **kwargs).arguments
             names = ("mask", "masked_image")
-            return {name: arguments[name] for name in names if _is_array(arguments.get(name))}
+            found = {name: arguments[name] for name in names if _is_array(arguments.get(name))}
+            return {name: copied(x) for name, x in found.items()}
 
         def after(
             inputs: dict[str, Any], args: tuple, kwargs: Mapping[str, Any], result: object
@@ -209,7 +214,11 @@ class RequestRecorder:
 
 
 def copied(value: object) -> Any:
-    """Return a copy of a list, into which some pipelines write; other values as they are."""
+    """Return a copy of a list or array, into which pipelines may write; other values as is."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
     return list(value) if isinstance(value, list) else value
 
 

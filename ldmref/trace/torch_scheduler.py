@@ -11,9 +11,9 @@ import torch
 
 from ldmref.models.family import Family, PipelineCalls
 from ldmref.trace.recorder import CallRecord
-from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_values import first_tensor
 
 NOISE = "noise"
 OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
@@ -68,19 +68,23 @@ class SchedulerRecorder:
         return {"class": type(self._scheduler).__name__, "config": config}
 
     def _wrap_set_timesteps(self, method: AnyMethod) -> AnyMethod:
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return {k: np.array(kwargs[k]) for k in OWN if kwargs.get(k) is not None}
+
+        def after(
+            own: dict[str, np.ndarray], args: tuple, kwargs: Mapping[str, Any], result: object
+        ) -> None:
             found = {
                 name: getattr(self._scheduler, name, None)
                 for name in ("timesteps", "sigmas", "alphas_cumprod")
             }
             outputs = {name: x for name, x in found.items() if x is not None}
-            own = {k: np.asarray(kwargs[k]) for k in OWN if kwargs.get(k) is not None}
             call = self._writer.begin("schedule", numbered=False)
             numbers = {k: kwargs[k] for k in NUMBERS if isinstance(kwargs.get(k), int | float)}
             call.add("", "schedule", own, numbers, outputs)
             self._writer.end(call)
 
-        return self._left_out.observed(method, "schedule", after=after)
+        return self._left_out.observed(method, "schedule", before, after)
 
     def _wrap_step(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)

@@ -16,6 +16,7 @@ from ldmref.apps.cli.options import with_options
 from ldmref.apps.cli.progress import one_line, print_line, say
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG
 from ldmref.errors import InputError, OutputError, UsageError, VerifyError, closest, did_you_mean
+from ldmref.support.foreign_code import printing_to_stderr
 
 if TYPE_CHECKING:
     from ldmref.backends import Backend
@@ -108,7 +109,8 @@ def check(
     backend = open_backend(
         flags["backend"], flags["device"], flags["dtype"] or "float64", flags["config"]
     )
-    module = None if against is None else load_implementation(module_name)
+    with printing_to_stderr():
+        module = None if against is None else load_implementation(module_name)
     if module and piece:
         find_function(module, module_name, piece)
     elif module:
@@ -224,8 +226,8 @@ def _explain_numbers(failed: list[CheckResult], backend: Backend) -> None:
         return
     unit = unit_of_rounding(backend)
     print_line(
-        f"worst: the largest error, in units of rounding ({unit:.2g} of the result's size); of: what "
-        "rounding may cause, for certain (derived) or as seven standard"
+        f"worst: the largest error, in units of rounding ({unit:.2g} of the result's size); of: "
+        "what rounding may cause, for certain (derived) or as seven standard"
     )
     print_line(
         "deviations of it (probable); ratio: worst / of, up to 1 for a right answer; from 1e10 on "
@@ -334,8 +336,9 @@ def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None
     """
     from ldmref.check import identify_flow_step, load_implementation
 
-    function = find_function(load_implementation(module_name), module_name, function_name)
-    report = identify_flow_step(function)
+    with printing_to_stderr():
+        function = find_function(load_implementation(module_name), module_name, function_name)
+        report = identify_flow_step(function)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -347,7 +350,9 @@ def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None
             print_line(f"  missing: {sentence}")
     if not report.is_whole:
         what = report.missing[0] if report.missing else "its transition is not known"
-        raise VerifyError(f"{function_name}: {what}", code="E-CHECK")
+        error = VerifyError(f"{function_name}: {what}", code="E-CHECK")
+        error.is_printed = as_json
+        raise error
 
 
 def _name(report: FlowStepReport) -> str:

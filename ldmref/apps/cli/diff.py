@@ -19,6 +19,7 @@ from ldmref.errors import (
     abbreviated,
 )
 from ldmref.support.columns import align_columns
+from ldmref.support.foreign_code import printing_to_stderr
 
 if TYPE_CHECKING:
     from ldmref.locate import DiffReport
@@ -125,7 +126,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
         print_report(report, flags["everything"], flags["worst"])
         if report.equal:
             print_line(summary(report))
-    _require_equal(report)
+    _require_equal(report, as_json)
 
 
 def _compare(
@@ -144,8 +145,9 @@ def _compare(
     if flags["against"] is not None:
         from ldmref.locate.modules.loading import make_original
 
-        original = make_original(flags["against"])
-        return diff_modules(port, original, reference, dtype=dtype, progress=progress)
+        with printing_to_stderr():
+            original = make_original(flags["against"])
+            return diff_modules(port, original, reference, dtype=dtype, progress=progress)
     model = _load_model(name, port, reference, flags["loras"])
     nets = [
         load_controlnet(path, "numpy", dtype="float32", unet=model and model.config.denoiser)
@@ -171,17 +173,26 @@ def _check_original(flags: dict[str, Any]) -> None:
         raise UsageError(message, code="E-USAGE", hint="leave out one of them")
 
 
-def _require_equal(report: DiffReport) -> None:
-    """Raise if something differs, or if not everything was compared."""
+def _require_equal(report: DiffReport, is_printed: bool) -> None:
+    """Raise if something differs, or if not everything was compared.
+
+    Args:
+        report: The report.
+        is_printed: Whether it was printed as JSON.
+    """
     from ldmref.locate.findings import DIFFERS
     from ldmref.locate.report import group_rows, summary
 
     if report.verdict == DIFFERS:
         names = [group.name for group in group_rows(report.faults)]
-        raise VerifyError(f"{summary(report)}: {abbreviated(names, 3)}", code="E-DIFF")
+        error = VerifyError(f"{summary(report)}: {abbreviated(names, 3)}", code="E-DIFF")
+        error.is_printed = is_printed
+        raise error
     if not report.equal:
         hint = "the table and the notes say what was left out; --all lists every layer"
-        raise NotCompared(summary(report), code="E-NOT-COMPARED", hint=hint)
+        missing = NotCompared(summary(report), code="E-NOT-COMPARED", hint=hint)
+        missing.is_printed = is_printed
+        raise missing
 
 
 def _read(

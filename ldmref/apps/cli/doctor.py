@@ -64,7 +64,9 @@ def doctor(as_json: bool) -> None:
         f.topic for f in findings if f.topic.startswith(("self-test", "model")) and f.ok is False
     ]
     if failed:
-        raise VerifyError(f"failed: {', '.join(failed)}", code="E-SELF-TEST")
+        error = VerifyError(f"failed: {', '.join(failed)}", code="E-SELF-TEST")
+        error.is_printed = as_json
+        raise error
 
 
 COMMANDS = (doctor,)

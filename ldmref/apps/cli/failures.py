@@ -27,16 +27,20 @@ from ldmref.errors import (
 from ldmref.modes.aliases import OF_PYTHON, UNLIKE
 from ldmref.modes.cost import is_out_of_memory
 from ldmref.modes.registry import MODES
+from ldmref.support.foreign_code import HINT, describe_exit
 
 OUT_OF_RANGE = " is not in the range "  # of click's message
 MODEL_FLAGS = ("-m", "--model")
 MODEL_ARGUMENTS = ("model", "target", "path")  # of export and evaluate, info, and convert
+INTERNAL = "E-INTERNAL"
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> int:
     """Print an error in one line, with its hint, and return the exit code."""
     known = to_ldmref_error(error)
+    if known.code == INTERNAL and "-v" not in list_flags(command):
+        known.hint = "set LDMREF_DEBUG=1 to see where it happened"
     if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
         for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
             say(line)
@@ -45,7 +49,7 @@ def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> i
     say(f"ldmref: error[{known.code}]: {shorten(one_line(message))}")
     if hint:
         say(f"hint: {shorten(one_line(hint))}")
-    if "--json" in argv:
+    if "--json" in argv and not known.is_printed:
         fields = {"code": known.code, "message": message, "hint": hint}
         with contextlib.suppress(OSError):
             click.echo(json.dumps({"error": fields | {"exit": known.exit_code}}))
@@ -60,6 +64,9 @@ def to_ldmref_error(error: BaseException) -> LdmrefError:
         stopped = LdmrefError("stopped", code="E-CANCELLED")
         stopped.exit_code = error.exit_code if isinstance(error, Stopped) else 130
         return stopped
+    if isinstance(error, SystemExit):
+        message = f"code that was called ended the process: {describe_exit(error)}"
+        return LdmrefError(message, code="E-EXIT", hint=HINT)
     if is_out_of_memory(error):
         hint = "generate smaller images, or fewer at a time (--batch)"
         return ResourceError("out of memory", code="E-MEMORY", hint=hint)
@@ -74,7 +81,7 @@ def to_ldmref_error(error: BaseException) -> LdmrefError:
         return InputError(f"cannot open {error.filename!r}: {error.strerror}", code="E-FILE")
     return LdmrefError(
         f"{type(error).__name__}: {error} (please report)",
-        code="E-INTERNAL",
+        code=INTERNAL,
         hint="add -v to see where it happened",
     )
 

@@ -226,8 +226,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141
-    except SystemExit:
-        raise
     except BaseException as error:  # plug-ins and libraries raise any class
         from ldmref.apps.cli.failures import fail, to_usage_error
 

@@ -12,6 +12,7 @@ from ldmref.apps.cli.diff import print_report
 from ldmref.apps.cli.options import PATH
 from ldmref.apps.cli.progress import ProgressBar, print_line, say
 from ldmref.errors import NotCompared, UsageError, VerifyError
+from ldmref.support.foreign_code import foreign_code, printing_to_stderr
 
 if TYPE_CHECKING:
     from ldmref.passport import Kit, Verdict
@@ -51,8 +52,9 @@ def make(family: str | None, output: str, every: bool, overwrite: bool, as_json:
     if family is not None and ":" in family:
         from ldmref.locate.modules.loading import make_original
 
-        made = make_original(family)
-        _print_kit(make_module_kit(family, made, output, overwrite=overwrite), as_json)
+        with printing_to_stderr():
+            kit = make_module_kit(family, make_original(family), output, overwrite=overwrite)
+        _print_kit(kit, as_json)
         return
     if family is not None:
         _print_kit(make_kit(family, output, overwrite=overwrite), as_json)
@@ -132,16 +134,18 @@ def check(
     if against is not None:
         from ldmref.locate.modules.loading import make_original
 
-        made = make_original(against)
+        with printing_to_stderr():
+            made = make_original(against)
     bar = ProgressBar("none" if quiet or as_json else "auto")
     try:
-        verdict = check_dump(
-            port,
-            kit,
-            against=made,
-            dtype=dtype,
-            progress=lambda done, calls, call: bar.update(max(done, 1), calls, 0, 1, call, "calls"),
-        )
+        with printing_to_stderr(), foreign_code(against or "the kit", "E-AGAINST"):
+            verdict = check_dump(
+                port,
+                kit,
+                against=made,
+                dtype=dtype,
+                progress=lambda n, calls, call: bar.update(max(n, 1), calls, 0, 1, call, "calls"),
+            )
     finally:
         bar.clear()
     if badge is not None:
@@ -172,9 +176,13 @@ def _conclude(verdict: Verdict, as_json: bool) -> None:
 
     text = f"{verdict.kit}: {verdict}"
     if verdict.verdict == DIFFERS:
-        raise VerifyError(text, code=CODE)
+        error = VerifyError(text, code=CODE)
+        error.is_printed = as_json
+        raise error
     if not verdict.passed:
         hint = "the kit's trace.json lists every call; a port passes that has all of them"
-        raise NotCompared(text, code=CODE, hint=hint)
+        missing = NotCompared(text, code=CODE, hint=hint)
+        missing.is_printed = as_json
+        raise missing
     if not as_json:
         print_line(text)

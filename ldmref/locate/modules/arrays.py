@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from ldmref.trace.model import Trace
-from ldmref.trace.torch_calls import find_tensors, replace_tensors
+from ldmref.trace.torch_values import find_tensors, replace_tensors
 
 ArraysByRole = Mapping[str, np.ndarray]
 
 
 def to_array(x: torch.Tensor) -> np.ndarray:
-    """Return a tensor's values as judges compare them.
+    """Return a copy of a tensor's values, which code may overwrite, as judges compare them.
 
     >>> to_array(torch.tensor([1.0 + 2.0j])).tolist()
     [[1.0, 2.0]]
@@ -27,7 +27,7 @@ def to_array(x: torch.Tensor) -> np.ndarray:
     x = x.detach().cpu().resolve_conj().resolve_neg()
     if x.is_complex():
         x = torch.view_as_real(x)
-    return x.to(torch.float64 if x.is_floating_point() else torch.int64).numpy()
+    return x.to(torch.float64 if x.is_floating_point() else torch.int64, copy=True).numpy()
 
 
 def to_tensor(x: np.ndarray, like: torch.Tensor) -> torch.Tensor:

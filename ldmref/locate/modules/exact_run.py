@@ -16,7 +16,7 @@ from ldmref.locate.modules.formats import copy_in_format, default_format, narrow
 from ldmref.trace.model import Trace
 from ldmref.trace.recording import recording
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_calls import replace_tensors
+from ldmref.trace.torch_values import replace_tensors
 
 
 class Widened(TorchFunctionMode):
@@ -60,7 +60,7 @@ def record_in_format(
     def cast(role: str, x: torch.Tensor) -> torch.Tensor:
         return narrow(x, form)
 
-    arguments = {name: replace_tensors(x, name, cast) for name, x in inputs.items()}
+    arguments = replace_tensors(inputs, "", cast)
     with recording(network, folder, call=call, selection=selection) as run, ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if exact:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import LdmrefError, UsageError, short_repr
+from ldmref.support.foreign_code import foreign_code
 
 CODE = "E-AGAINST"
 HINT = "give PACKAGE.MODULE:FUNCTION, a function without arguments that returns the module"
@@ -20,7 +21,7 @@ def make_original(name: str) -> Any:
         name: `PACKAGE.MODULE:FUNCTION`. It is code that is run.
 
     Raises:
-        UsageError: There is no such function, or it raises an error.
+        UsageError: There is no such function, it raises an error, or its code ends the process.
     """
     module, colon, function = name.partition(":")
     parts = (*module.split("."), function)
@@ -30,14 +31,18 @@ def make_original(name: str) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        make = getattr(importlib.import_module(module), function, None)
+        with foreign_code(f"the import of {module}", CODE):
+            make = getattr(importlib.import_module(module), function, None)
+    except LdmrefError:
+        raise
     except Exception as error:
         message = f"{module} cannot be imported: {type(error).__name__}: {error}"
         raise UsageError(message, code=CODE, hint=HINT) from error
     if not callable(make):
         raise UsageError(f"{module} has no function {function!r}", code=CODE, hint=HINT)
     try:
-        return make()
+        with foreign_code(name, CODE):
+            return make()
     except LdmrefError:
         raise
     except Exception as error:

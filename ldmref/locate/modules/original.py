@@ -331,7 +331,8 @@ def _arguments(
 
     described = entry.attributes.get("arguments")
     if described is not None:
-        return restore_arguments(described, read)
+        classes = getattr(inspect.unwrap(function), "__globals__", {})
+        return restore_arguments(described, read, classes)
     return _by_role(entry, read, function, kind, unread)
 
 

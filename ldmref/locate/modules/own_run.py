@@ -29,8 +29,8 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 from ldmref.trace.recording import recording
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_calls import find_tensors, replace_tensors
 from ldmref.trace.torch_operations import name_arguments
+from ldmref.trace.torch_values import find_tensors, replace_tensors
 
 ENCODER = "text_encoder"  # begins the names of those of a pipeline
 SEED = 0  # of noise, which is not compared
@@ -212,7 +212,7 @@ class OwnRun:
                 return x
             return to_tensor(recorded, x)
 
-        passed = {role: replace_tensors(x, role, change) for role, x in arguments.items()}
+        passed = dict(replace_tensors(arguments, "", change))
         mask = [role for role, _ in find_tensors(arguments, "") if "mask" in role]
         if any(role not in roles for role in mask):  # the port's encoder was given none
             passed |= dict.fromkeys((r for r in mask if r not in roles and r in passed), None)

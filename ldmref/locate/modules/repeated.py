@@ -31,9 +31,9 @@ from ldmref.locate.names import neighbours_of, parts_of
 from ldmref.locate.points import Frame, OperationChange, Point, Trial
 from ldmref.locate.precision import EPSILONS
 from ldmref.trace.model import Trace, TraceEntry
-from ldmref.trace.torch_calls import find_tensors, replace_tensors
 from ldmref.trace.torch_operations import roles_of_outputs
 from ldmref.trace.torch_scopes import LayerNames
+from ldmref.trace.torch_values import find_tensors, replace_tensors
 
 RECENT = 24  # outputs kept to recognise them
 EXACT = "float64"
@@ -102,6 +102,8 @@ class RepeatedModule:
         self.config: Any = None
         self.ids: np.ndarray | None = None
         self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
+        # Tensors into which the layer that was computed last wrote, and those that it was given.
+        self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._seen: Counter[str] = Counter()
         self._trial: Trial | None = None
         self._plain = False  # whether functions of torch are computed as they are
@@ -331,11 +333,16 @@ class RepeatedModule:
         """
 
         def compute(values: Mapping[str, Any]) -> Any:
+            given: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+
             def change(raw: str, x: torch.Tensor) -> torch.Tensor:
                 value = values.get(roles.get(raw, ""), x)
-                return self.cast(to_tensor(value, x) if isinstance(value, np.ndarray) else x)
+                made = self.cast(to_tensor(value, x) if isinstance(value, np.ndarray) else x)
+                if made is not x and not made.is_inference():
+                    given.append((x, made, made._version))
+                return made
 
-            replaced = {k: replace_tensors(x, k, change) for k, x in arguments.items()}
+            replaced = dict(replace_tensors(arguments, "", change))
             for raw, role in roles.items():
                 if raw in replaced and role in values and values[role] is None:
                     replaced[raw] = None
@@ -344,6 +351,10 @@ class RepeatedModule:
                 result = run(**replaced)
             else:
                 result = call_with(self.network.layers[layer.path].forward, replaced)
+            if self._trial is None:
+                self.written = [(x, made) for x, made, v in given if made._version != v]
+                for x, made in self.written:
+                    x.copy_(made)
             if keep is not None:
                 keep(result)
             kind = "" if layer is None else layer.kind

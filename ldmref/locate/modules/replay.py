@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,16 +45,18 @@ from ldmref.locate.points import Frame, Point, PointObserver
 from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
-from ldmref.trace.torch_calls import find_tensors
 from ldmref.trace.torch_names import kind_of
 from ldmref.trace.torch_operations import (
     SUMS,
+    before_writing,
     identify_operation,
     name_arguments,
     roles_of,
     roles_of_outputs,
+    written_by,
 )
 from ldmref.trace.torch_scopes import Scope, is_named_sum, operands_of_sum
+from ldmref.trace.torch_values import find_tensors
 
 MOST_EARLIER = 48  # operations before a part that are changed as well
 ReadResult = Callable[[Any], Any]
@@ -99,8 +102,7 @@ class ModuleReplay(RepeatedModule):
             arguments: Its arguments by name.
             read: Returns of its result what a recording has of it. None: it has the result.
         """
-        tensors = [raw for name, x in arguments.items() for raw, _ in find_tensors(x, name)]
-        inputs = {k: a for name, x in arguments.items() for k, a in arrays_in(x, name).items()}
+        inputs = arrays_in(arguments, "")
         self.arguments = inputs
         results: list[Any] = []
 
@@ -109,7 +111,7 @@ class ModuleReplay(RepeatedModule):
             result = call_with(getattr(network, method) if method else network, replaced)
             return result if read is None else read(result)
 
-        roles = {raw: raw for raw in tensors}
+        roles = {raw: raw for raw in inputs}
         again = self.composite(None, arguments, roles, results.append, run)
         whole = LayerCall("", self.call, inputs, {}, {}, again, composite=True)
         frame = Frame("", again, inputs, Counter(), [])
@@ -152,7 +154,7 @@ class ModuleReplay(RepeatedModule):
                 layer.kind, operation, lambda: layer.forward(*args, **kwargs)
             )
         arguments = name_arguments(layer.module, args, kwargs)
-        found = dict(pair for name, x in arguments.items() for pair in find_tensors(x, name))
+        found = dict(find_tensors(arguments, ""))
         roles = roles_of(layer.module, layer.kind, found)
         first = next(iter(found.values()), None)
         block = layer.kind == "attention_block" and first is not None
@@ -205,11 +207,16 @@ class ModuleReplay(RepeatedModule):
         with self._inside(frame) if closed else nullcontext():
             self._around.append(frame)
             again(used)
+            written = self.written
             self._around.pop()
             if entry is None:
                 return results[-1]
             start = self._frames[-1]
-            return self._observe_outputs(call, entry, results[-1], layer.kind, used, start)
+            forced = self._observe_outputs(call, entry, results[-1], layer.kind, used, start)
+            for x, inside in written:
+                if inside is results[-1] and isinstance(forced, torch.Tensor):
+                    x.copy_(forced)
+            return forced
 
     def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> ArraysByRole:
         """Compare the inputs of a recorded layer, and return those with which it is computed."""
@@ -317,6 +324,29 @@ class ModuleReplay(RepeatedModule):
 
         if self._within:
             return run()
+        given, named = before_writing(func, args, kwargs)
+        result = self._see_function(func, given, named, run)
+        written = written_by(func, args, kwargs)
+        if written is None or result is written or not isinstance(result, torch.Tensor):
+            return result
+        written.copy_(result)  # the code may go on with it
+        return written
+
+    def _see_function(
+        self,
+        func: Callable[..., Any],
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        run: Callable[[], Any],
+    ) -> Any:
+        """Follow a function of torch.
+
+        Args:
+            func: The function.
+            args: Its arguments by position, as they are before it runs.
+            kwargs: Its arguments by name.
+            run: Computes it.
+        """
         operation = None
         with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):
             operation = describe_function(func, args, kwargs)
@@ -379,6 +409,10 @@ class ModuleReplay(RepeatedModule):
         if entry is not None and self._is_another(call, entry):
             self._align(name.partition(AGAIN)[0])
             entry = self.find(name)
+        if entry is not None and self._is_exchanged(call, entry):
+            terms = operation.inputs
+            exchanged = {"input": terms["b"], "b": terms["input"]}
+            call = self.operation_call(name, replace(operation, inputs=exchanged))
         if entry is None:
             self._pending.append(call)
             self._of_frames[-1].append(call)
@@ -409,6 +443,22 @@ class ModuleReplay(RepeatedModule):
             for role, x in call.inputs.items()
             if role in entry.inputs
         )
+
+    def _is_exchanged(self, call: LayerCall, entry: TraceEntry) -> bool:
+        """Return whether the port's sum has the same terms in the other order, as `y += x` has."""
+        terms = call.inputs
+        if call.kind != "add" or {*terms} != {"input", "b"} or not terms.keys() <= {*entry.inputs}:
+            return False
+        allowed = allowed_error(
+            0.0, max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
+        )
+
+        def error(role: str, of: str) -> float:
+            x = terms[of]
+            return relative_error(read_recorded(self.port, entry.inputs[role], x.shape), x)
+
+        same = max(error(role, role) for role in terms)
+        return same > allowed and max(error("input", "b"), error("b", "input")) <= allowed
 
     def _align(self, base: str) -> None:
         """Find the port's number of each operation of a name, if it has more or fewer of them."""
