@@ -147,11 +147,14 @@ def check_dump(
     >>> check_dump(load_trace("port.safetensors"), kit).passed  # doctest: +SKIP
     True
     """
+    if against is not None and not kit.networks:
+        message = f"{kit.family} is a model of ldmref, and its kit is judged by no module"
+        raise UsageError(message, code=CODE, hint="leave out the module")
     kit.check_files()
     check_contents(kit)
     run = kit.trace
     port = with_request(port, run)
-    if not kit.networks and against is None:  # which is refused
+    if not kit.networks:
         port = name_numbered(port, networks_of_run(kit.config))
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
@@ -285,9 +288,6 @@ def _original(
         UsageError: Modules were given that are not the kit's, or the dump has no call of them.
     """
     if not kit.networks:
-        if against is not None:
-            message = f"{kit.family} is a model of ldmref, and its kit is judged by no module"
-            raise UsageError(message, code=CODE, hint="leave out the module")
         model = kit.model()
         size = kit.request["width"], kit.request["height"]
         apart = take_apart(port, kit.trace, model.config, size)

@@ -57,7 +57,7 @@ def list_requests(image):
 
 @pytest.mark.parametrize("mode", ["txt2img", "img2img", "inpaint"])
 def test_each_step_reads_where_it_leads(distilled, image, mode, tmp_path):
-    """Also where a run begins at a middle level; the last step leads to 0."""
+    """Also where a run begins at the level of its strength; the last step leads to 0."""
     request = list_requests(image)[mode]
     with ldmref.recording(distilled, tmp_path / "trace") as trace:
         getattr(modes, mode)(distilled, PROMPT, seed=1, **request)
@@ -68,7 +68,8 @@ def test_each_step_reads_where_it_leads(distilled, image, mode, tmp_path):
     assert ends == [following[time] for time in times]
     euler = SAMPLERS["euler"]
     whole = make_schedule(distilled.config.scheduler, euler, None, request["steps"]).timesteps
-    assert set(times) <= {*whole.astype(np.float32).astype(float).tolist()}
+    begin = 1000.0 * request.get("strength", 1.0)
+    assert times[0] == begin and len({*times}) == len(whole)
 
 
 def test_an_edit_between_equal_prompts_changes_nothing(distilled, image):
@@ -92,9 +93,9 @@ def test_outside_of_a_run_the_velocity_is_that_at_a_time(distilled):
 
 
 REFUSED = {
-    "cfg_scale": ({"cfg_scale": 3.0}, "takes no cfg_scale 3"),
+    "cfg_scale": ({"cfg_scale": 3.0}, "takes no cfg_scale=3"),
     "negative": ({"negative_prompt": "blur"}, "takes no negative_prompt"),
-    "guidance": ({"guidance": "rescale"}, "takes no guidance 'rescale'"),
+    "guidance": ({"guidance": "rescale"}, "takes no guidance=rescale"),
     "sampler": ({"sampler": "heun"}, "sampler 'heun' is no flow map"),
     "second": ({"sampler": "euler_cfgpp"}, "sampler 'euler_cfgpp' is no flow map"),
 }
@@ -114,7 +115,7 @@ def test_ways_up_to_noise_are_refused(distilled, image):
     edit = {"prompt": PROMPT, "image": image, "source_prompt": "a dog"}
     with pytest.raises(UsageError, match="from noise to images alone"):
         modes.plan("edit", distilled, method="rf_inversion", **edit)
-    with pytest.raises(UsageError, match="takes no source_cfg_scale 2"):
+    with pytest.raises(UsageError, match="takes no source_cfg_scale=2"):
         modes.plan("edit", distilled, source_cfg_scale=2.0, **edit)
 
 

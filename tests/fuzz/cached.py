@@ -51,7 +51,7 @@ def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     """Return (module, name, cached function) of each."""
     by_value = [
-        (autoencoder, "autoencoder_table"),
+        (autoencoder, "original_autoencoder_table"),
         (unet, "controlnet_table"),
         (whole_file, "compvis_table"),
         (lora_changes, "lora_names"),

@@ -154,7 +154,7 @@ def test_compiled_modules_are_refused_by_name(monkeypatch):
     from ldmref.trace import torch_hooks
 
     seen = []
-    monkeypatch.setattr(torch_hooks, "refuse_compiled", lambda *given: seen.append(given))
+    monkeypatch.setattr(torch_hooks, "refuse_compiled", lambda *given, copied: seen.append(given))
     module = torch.nn.Tanh()
     against.find_networks(module)
     against.find_networks({"vae": module, "other": 3})

@@ -377,7 +377,7 @@ def fitting(model, vae):
         ({"latent_channels": 18}, "the patch of vae must divide"),
         ({"norm_num_groups": 5}, "norm_num_groups must divide"),
         ({"skale": 1.0}, "skale"),
-        ({"kind": "kl"}, "batch_norm_eps"),
+        ({"kind": "kl"}, "unknown key vae.decoder_block_out_channels"),
         ({"kind": "vae"}, "unknown vae.kind 'vae'"),
         ({"kind": 3}, "unknown vae.kind 3"),
     ],

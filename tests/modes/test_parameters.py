@@ -14,6 +14,7 @@ from ldmref import modes
 from ldmref.apps.cli.options import parameter_options
 from ldmref.declare import Doc, Range, flag_names
 from ldmref.errors import LdmrefError, UsageError
+from ldmref.modes.aliases import foreign_names
 from ldmref.modes.registry import MODES
 
 IMAGE = Image.new("RGB", (16, 16), "teal")
@@ -55,7 +56,8 @@ def test_every_parameter_has_a_flag_or_its_command_has_one(mode):
     parameters = MODES[mode].parameters.values()
     own = [p.name for p in parameters if not flag_names(p)]
     assert set(own) <= {"prompt", "prompt_b", "positions"}
-    assert len(parameter_options(parameters)) == len(parameters) - len(own)
+    foreign = [name for p in parameters if flag_names(p) for name in foreign_names(p)]
+    assert len(parameter_options(parameters)) == len(parameters) - len(own) + len(foreign)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -289,7 +289,7 @@ NODES = {
 def module_kit():
     """Return a kit of a module, whose run has two calls; nothing is read from files."""
     kit = Kit(Path("kit"), "mine", "2.0", {}, (), {}, ("net",))
-    run = build_trace({name: np.full((1, 4), x) for name, x in NODES.items()})
+    run = build_trace({name: np.full((1, 4), x) for name, x in NODES.items()}, {"complete": True})
     floors = {dtype: dict.fromkeys(NODES, 1e-6) for dtype in ("float32", "bfloat16")}
     kit.__dict__.update(trace=run, floors=floors)
     return kit

@@ -36,7 +36,9 @@ def test_every_program_of_a_family(server, family):
 
 def test_a_list_is_named(server):
     answer = server.client.post(PATH, json={"numbers": "1.0, 0.9, 0.75, 0.5"}).json()["answer"]
-    assert answer["same"][0] == "SD3, constant shift 3: to 1/n, ComfyUI, ComfyUI sgm_uniform"
+    assert answer["same"][0] == (
+        "Z-Image, constant shift 3: Tongyi, diffusers, ComfyUI, ComfyUI sgm_uniform, DiffSynth"
+    )
 
 
 @pytest.mark.parametrize(
