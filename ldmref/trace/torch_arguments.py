@@ -94,8 +94,9 @@ def _describe_parts(value: Any, around: tuple[int, ...]) -> Any:
     if kind in (list, tuple, torch.Size):
         listed = [_describe(part, around) for part in value]
         return listed if kind is list else {"tuple": listed}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = {name: _describe(getattr(value, name), around) for name in value._fields}
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names is not None:
+        fields = {name: _describe(getattr(value, name), around) for name in names}
         return {"object": kind.__name__, "named_tuple": fields}
     attributes = attributes_of_object(value)
     if attributes is None:
