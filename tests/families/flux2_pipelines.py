@@ -44,7 +44,7 @@ def make_autoencoder() -> AutoencoderKLFlux2:
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 12),
-        layers_per_block=1,
+        layers_per_block=2,
         norm_num_groups=4,
         latent_channels=4,
         sample_size=16,

@@ -63,7 +63,7 @@ def make_autoencoder() -> AutoencoderKLQwenImage:
         base_dim=8,
         z_dim=4,
         dim_mult=[1, 2],
-        num_res_blocks=1,
+        num_res_blocks=2,
         temperal_downsample=[True],
         latents_mean=[0.1, -0.2, 0.3, 0.4],
         latents_std=[1.0, 2.0, 0.5, 1.5],

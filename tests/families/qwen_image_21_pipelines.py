@@ -38,7 +38,7 @@ TRANSFORMER: dict[str, Any] = dict(
     context_in_dim=20, axes_dims_rope=(4, 4, 4),
 )  # fmt: skip
 AUTOENCODER: dict[str, Any] = dict(
-    base_dim=8, decoder_base_dim=12, z_dim=4, dim_mult=[1, 2, 2, 4, 4], num_res_blocks=1,
+    base_dim=8, decoder_base_dim=12, z_dim=4, dim_mult=[1, 2, 2, 4, 4], num_res_blocks=2,
     temperal_downsample=[False, True, True, True],
     latents_mean=[0.5, -0.25, 0.1, 1.0], latents_std=[1.5, 0.75, 2.0, 1.0],
 )  # fmt: skip
