@@ -157,21 +157,21 @@ def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def _axis_orders(
-    given: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...] = ()
+    recorded: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...] = ()
 ) -> Iterator[tuple[int, ...]]:
     """Yield the orders of axes that bring a shape to another one, and begin with some axes.
 
     Axes of size 1 keep their order: exchanging them changes no number.
     """
-    if sorted(given) != sorted(shape):
+    if sorted(recorded) != sorted(shape):
         return
     if len(axes) == len(shape):
         yield axes
         return
-    size = given[len(axes)]
+    size = recorded[len(axes)]
     free = [axis for axis, other in enumerate(shape) if other == size and axis not in axes]
     for axis in free[:1] if size == 1 else free:
-        yield from _axis_orders(given, shape, (*axes, axis))
+        yield from _axis_orders(recorded, shape, (*axes, axis))
 
 
 def _orders(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:

@@ -222,15 +222,15 @@ class _CallSizes:
             return np.asarray(value, np.int64)
         if len(x.shape) == 1:  # a number of each image, or one of all
             value = np.asarray(value, np.float64).ravel()
-            batch = self._complete(x)["batch"]
+            batch = self._sizes_of_images()["batch"]
             twice = x.content == "guidance" and value.size == 2 * batch
             if twice:  # a scale for each text of guidance in attention
                 return value
             return np.array(np.broadcast_to(value, batch))
-        if value.ndim < LEAST_AXES:
-            raise ValueError(f"its input {x.role!r} has the shape {value.shape}")
         if x.content == "sizes":
             value = np.asarray(value, np.float64)
+        if value.ndim < LEAST_AXES:
+            raise ValueError(f"its input {x.role!r} has the shape {value.shape}")
         channels = x.shape[1]
         if value.ndim == 4 and value.shape[1] != channels == value.shape[3]:
             value = value.transpose(0, 3, 1, 2)
@@ -251,12 +251,17 @@ class _CallSizes:
 
     def _complete(self, x: NetworkInput) -> Mapping[str, int]:
         """Return all sizes of the call; those that no input has are those of its layers."""
+        self._sizes_of_images()
+        tokens = self.found.length("attn2.to_k", "attn2.to_v")  # unless a text is read later
+        return {"timesteps": self.known["batch"], "tokens": tokens} | self.known
+
+    def _sizes_of_images(self) -> Mapping[str, int]:
+        """Return the sizes that are known, with the number of images, their height and width."""
         if "batch" not in self.known:
             side = self.found.model.config.denoiser.side_multiple  # of one token
             n, h, w = self.found.batch_and_size(self.levels) if self.levels else (1, side, side)
             self.known |= {"batch": n, "height": h, "width": w}
-        tokens = self.found.length("attn2.to_k", "attn2.to_v")  # unless a text is read later
-        return {"timesteps": self.known["batch"], "tokens": tokens} | self.known
+        return self.known
 
 
 def _clip_skip(found: RecordedArguments, layers: int) -> int:

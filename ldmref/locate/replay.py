@@ -106,7 +106,7 @@ class Replay(RepeatableRun):
 
         whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
-        self.network = function, params, arrays
+        self.of_tables = function, params, arrays
         self._frames.append(frame)
         self._modules.append(frame)
         with self.observed(function.__name__):

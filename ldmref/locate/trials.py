@@ -54,7 +54,7 @@ class RepeatableRun(NamedBackend):
         self._aligned: dict[str, tuple[int | None, ...]] = {}
         self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
         # The network's function, parameters and arguments. None: it is not known.
-        self.network: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self.of_tables: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._tables: Mapping[str, dict[str, np.ndarray]] | None = None  # in the port's format
 
     def embedding(self, table: object, ids: object) -> Any:
@@ -186,8 +186,8 @@ class RepeatableRun(NamedBackend):
         own = {role: call.inputs[role] for role in TABLES[call.kind]}
         if self._tables is None:
             self._tables = {}
-            if self.network is not None:
-                self._tables = make_tables(self.low.rounded, *self.network)
+            if self.of_tables is not None:
+                self._tables = make_tables(self.low.rounded, *self.of_tables)
         found = self._tables.get(call.name, own)
         return found if all(found[role].shape == x.shape for role, x in own.items()) else own
 

@@ -26,11 +26,12 @@ def foreign_code(what: str, code: str) -> Iterator[None]:
     Raises:
         UsageError: The code ended the process, as `sys.exit` does, with any status.
 
-    >>> with foreign_code("mm:make", "E-AGAINST"):
-    ...     raise SystemExit(0)
-    Traceback (most recent call last):
-    ldmref.errors.UsageError: mm:make ended the process: SystemExit(0)
-    hint: remove the call of exit; a function that fails raises an error
+    >>> try:
+    ...     with foreign_code("mm:make", "E-AGAINST"):
+    ...         raise SystemExit(0)
+    ... except UsageError as error:
+    ...     print(error.hint)
+    remove the call of exit; a function that fails raises an error
     """
     try:
         yield
@@ -49,6 +50,6 @@ def printing_to_stderr() -> Iterator[None]:
 def describe_exit(error: SystemExit) -> str:
     """Return what code passed to `exit`, and in which line if that is known."""
     text = f"SystemExit({error.code!r})"
-    places = traceback.extract_tb(error.__traceback__)
-    own = [place for place in places if place.filename.endswith(".py")]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.endswith(".py")]
     return f"{text} in {Path(own[-1].filename).name}:{own[-1].lineno}" if own else text

@@ -246,15 +246,15 @@ class LayerRecorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        given: tuple[tuple, Mapping[str, Any]] = args, kwargs
+        before: tuple[tuple, Mapping[str, Any]] = args, kwargs
         try:
             if self.call is not None and not self._muted and is_operation(func):
-                given = before_writing(func, args, kwargs)
+                before = before_writing(func, args, kwargs)
         except Exception as error:
             self._note_operation(func, error)
         result = func(*args, **kwargs)
         try:
-            self._see_operation(func, *given, result)
+            self._see_operation(func, *before, result)
         except Exception as error:
             self._note_operation(func, error)
         return result

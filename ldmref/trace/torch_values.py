@@ -28,7 +28,7 @@ PLAIN = (
     functools.partial,
 )  # fmt: skip
 
-Change = Callable[[str, torch.Tensor], Any]
+TensorChange = Callable[[str, torch.Tensor], Any]
 
 
 def find_tensors(value: object, role: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -52,7 +52,7 @@ def find_tensors(value: object, role: str) -> Iterator[tuple[str, torch.Tensor]]
     yield from found
 
 
-def replace_tensors(value: object, role: str, change: Change) -> Any:
+def replace_tensors(value: object, role: str, change: TensorChange) -> Any:
     """Return an argument or a result with other tensors; what holds none stays the same object.
 
     Args:
@@ -73,9 +73,9 @@ def find_unread(value: object, role: str) -> Iterator[tuple[str, str]]:
         value: The argument or result.
         role: Its role.
     """
-    walk = _Walk(lambda name, x: x)
-    walk.visit(value, role, role, ())
-    yield from walk.unread
+    search = _Walk(lambda name, x: x)
+    search.visit(value, role, role, ())
+    yield from search.unread
 
 
 def first_tensor(value: object) -> torch.Tensor | None:
@@ -102,7 +102,8 @@ def attributes_of_object(value: object) -> dict[str, Any] | None:
     own = getattr(value, "__dict__", None)
     if own is None and not names:
         return None
-    return found | dict(own or {})
+    found |= dict(own or {})
+    return found or None  # all that it has may be its class's, which a copy would not have
 
 
 def _mangled(kind: type, name: str) -> str:
@@ -126,7 +127,7 @@ def _join(path: str, name: object) -> str:
 class _Walk:
     """Visits the tensors in a value in order, and returns the value with what becomes of them."""
 
-    def __init__(self, change: Change):
+    def __init__(self, change: TensorChange):
         self.change = change
         self.unread: list[tuple[str, str]] = []
         self._taken: set[str] = set()

@@ -158,7 +158,9 @@ HINTS = {
         "x0_from_velocity__the_noise": "the time runs from noise to data: x + (1 - s) u is the",
         "x0_from_velocity__velocity_to_the_data": "the velocity points to the data, x0 - eps",
         "x0_from_velocity__not_reshaped": RESHAPE,
-        "logit_normal_density__of_the_logit": "the derivative of the logit, 1 / (s (1 - s)), is",
+        "logit_normal_density__of_the_logit": (
+            "the derivative of the logit, 1 / (s (1 - s)), is missing"
+        ),
         "logit_normal_density__variance_for_deviation": "std is taken for a variance",
         "logit_normal_density__squared_deviation": "the variance, std squared, stands where the",
         "logit_normal_density__not_over_the_deviation": "the density is not divided by std",
@@ -186,7 +188,9 @@ HINTS = {
         "rotary_embedding__axes_continue_at_own_widths": "pairs are counted on over the axes",
     },
     "15": {
-        "gaussian_flow_map__variance_for_deviation": "a ratio of variances stands for the ratio",
+        "gaussian_flow_map__variance_for_deviation": (
+            "a ratio of variances stands for the ratio of deviations"
+        ),
         "gaussian_flow_map__not_divided": "the distance from the mean is not divided by the",
         "gaussian_flow_map__variance_squared": "variance is squared, as if it were a deviation",
         "gaussian_flow_map__mean_stays": "the mean does not move: it is (1 - t) mean at t and (1",

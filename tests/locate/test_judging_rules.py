@@ -425,7 +425,8 @@ def test_what_is_not_known():
     row, used = judged(turned, np.full_like(RIGHT, np.nan), role="input")
     assert row is None and np.array_equal(used, RIGHT)
     empty = np.zeros((0, 3))
-    assert judged(empty, empty)[0].verdict == "equal"
+    row, _ = judged(empty, empty)
+    assert (row.verdict, row.note) == ("not judged", judging.NO_ELEMENTS)
 
 
 # -- rows -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.errors import ResourceError, UsageError
+from ldmref.errors import OutputError, ResourceError, UsageError
 from ldmref.trace import Selection, TraceEntry, TraceWriter, read_trace, record_trace
 
 TEAL = Image.new("RGB", (16, 16), "teal")
@@ -129,12 +129,12 @@ def test_what_matches_is_recorded(model, tmp_path, selection):
     assert manifest["complete"] and "optional" not in manifest["selection"]
 
 
-def test_an_existing_file_of_the_folder_stays(model, tmp_path):
+def test_a_folder_with_other_files_is_refused_and_stays(model, tmp_path):
     folder = tmp_path / "t"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     plan = modes.plan("txt2img", model, prompt="a cat", steps=2)
-    with pytest.raises(ResourceError):
+    with pytest.raises(OutputError, match="is not empty, and holds no trace"):
         record_trace(plan, model, folder, max_bytes=1000)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

@@ -333,13 +333,13 @@ class RepeatedModule:
         """
 
         def compute(values: Mapping[str, Any]) -> Any:
-            given: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+            passed: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
             def change(raw: str, x: torch.Tensor) -> torch.Tensor:
                 value = values.get(roles.get(raw, ""), x)
                 made = self.cast(to_tensor(value, x) if isinstance(value, np.ndarray) else x)
                 if made is not x and not made.is_inference():
-                    given.append((x, made, made._version))
+                    passed.append((x, made, made._version))
                 return made
 
             replaced = dict(replace_tensors(arguments, "", change))
@@ -352,7 +352,7 @@ class RepeatedModule:
             else:
                 result = call_with(self.network.layers[layer.path].forward, replaced)
             if self._trial is None:
-                self.written = [(x, made) for x, made, v in given if made._version != v]
+                self.written = [(x, made) for x, made, v in passed if made._version != v]
                 for x, made in self.written:
                     x.copy_(made)
             if keep is not None:

@@ -324,8 +324,8 @@ class ModuleReplay(RepeatedModule):
 
         if self._within:
             return run()
-        given, named = before_writing(func, args, kwargs)
-        result = self._see_function(func, given, named, run)
+        before, named = before_writing(func, args, kwargs)
+        result = self._see_function(func, before, named, run)
         written = written_by(func, args, kwargs)
         if written is None or result is written or not isinstance(result, torch.Tensor):
             return result
