@@ -73,7 +73,8 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
         pipe.transformer(x, torch.tensor([0.5]), [torch.zeros(length, 20)])
     layers, d = config.denoiser.n_layers, config.denoiser.dim
     image = 32
-    attention = 4 * d * (image**2 + length**2 + layers * (image + length) ** 2)
+    refined = config.denoiser.n_refiner_layers * (image**2 + length**2)
+    attention = 4 * d * (refined + layers * (image + length) ** 2)
     assert counter.get_total_flops() == Z_IMAGE.work.flops(config, 24, 16) - attention
 
 
