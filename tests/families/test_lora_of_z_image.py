@@ -106,7 +106,7 @@ def test_merged_weights_are_those_of_diffusers(made, form, tmp_path):
         want, got = x.numpy(), ours[f"transformer.{name}"]
         assert np.abs(got - want).max() <= 1e-10 * max(1.0, np.abs(want).max()), name
         changed += not np.array_equal(got, flat[f"transformer.{name}"])
-    assert changed == len(layers(config)) == 37
+    assert changed == len(layers(config)) == 52
 
 
 NAMES = {
