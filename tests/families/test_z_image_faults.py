@@ -226,8 +226,9 @@ def exchange_heads(pipe):
 
 
 ATTENTION = "layers.1.attention.attention"
-REFINERS = {f"{name}.attention.attention" for name in ("noise_refiner.0", "layers.0", "layers.1")}
-ALL = REFINERS | {"context_refiner.0.attention.attention"}
+OF_IMAGES = [f"{name}.{i}" for name in ("noise_refiner", "layers") for i in range(2)]
+REFINERS = {f"{name}.attention.attention" for name in OF_IMAGES}
+ALL = REFINERS | {f"context_refiner.{i}.attention.attention" for i in range(2)}
 TEXT = {f"layers.{i}.self_attn.attention" for i in (0, 1)}
 # The port, where it is named (layers, or kinds of what is between networks), and in which words.
 FAULTS = {
