@@ -30,6 +30,7 @@ from ldmref.samplers.interfaces import (
     Step,
     Stepped,
 )
+from ldmref.samplers.parts import take_step
 from ldmref.samplers.path import VE, NoisePath, noise_levels
 
 
@@ -98,7 +99,7 @@ def sample(
                 x = keep * x + up * fresh()
                 history = ()
                 continue
-            x, x0, history = step(denoise, x, interval, history, fresh)
+            x, x0, history = take_step(step, denoise, x, interval, history, fresh)
             if constrain is not None:
                 x = constrain(x, interval)
             yield State(interval.i, interval.sigma_next, x, x0, history)

@@ -227,7 +227,7 @@ def test_files_that_do_not_fit_are_refused(config):
     assert "misshapen" in broken(config, cut)
     assert "up for" in broken(config, lambda tensors, layer: tensors.pop(f"{layer}.lora_B.weight"))
     width = config.denoiser.width
-    assert "1 unexpected" in broken(config, add(f"{QUERY}.lora_A.weight", RANK, width))
+    assert "to_q.weight twice" in broken(config, add(f"{QUERY}.lora_A.weight", RANK, width))
     assert "1 unexpected" in broken(config, add("double_blocks.99.img_mod.lin.lora_A.weight", 1, 1))
     assert "dora_scale is" in broken(config, add("{}.dora_scale", 2, width))
     assert "misshapen" in broken(config, add("{}.lora_B.bias", width))

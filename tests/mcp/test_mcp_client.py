@@ -50,7 +50,7 @@ def test_the_official_client_lists_and_calls_every_tool():
     ]
     (pitfall,) = json.loads(known.content[0].text)["pitfalls"]
     assert pitfall["reasonable"] and pitfall["links"][0].startswith("https://github.com/")
-    assert "SD3, constant shift 3" in json.loads(named.content[0].text)["same"][0]
+    assert "Z-Image, constant shift 3" in json.loads(named.content[0].text)["same"][0]
     stability = next(
         row for row in json.loads(made.content[0].text) if row["program"] == "Stability"
     )

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -115,11 +114,13 @@ def _answer(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leave_streams() -> None:
-    """Let the code read nothing from the protocol's input, and write what it prints to stderr."""
+    """Let the code read nothing from the protocol's input, and write what it prints to stderr.
+
+    `sys.stdin` of such a process reads nothing already; this is for what reads the descriptor.
+    """
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
 
 
 def end_with_parent() -> None:

@@ -48,7 +48,7 @@ def hypotheses(
     if visit.part.memory and visit.inputs.get(visit.part.memory):
         forgets = visit.with_inputs(**{visit.part.memory: ()})
         yield f"the {visit.part.memory} is lost", forgets.output
-    for name, rule in (rules or {}).items():
+    for name, rule in (rules or {}).items() if got.any() else ():  # zeros are no rule's mistake
         yield f"{name} instead of {visit.rule.name}", replace(visit, rule=rule).output
 
 

@@ -27,6 +27,8 @@ from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.samplers.denoiser import TO_X0, convert
 from ldmref.trace.model import TraceEntry
 
+ROUNDED_TIME = 1e-5  # of a timestep, which schedulers interpolate in float32
+
 
 def judge_wires(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every wire whose two ends were recorded."""
@@ -334,7 +336,9 @@ def _continues(context: PipelineContext, step: TraceEntry, following: TraceEntry
         return state is None or not any(np.array_equal(state, x) for x in jumps if x is not None)
     before, after = context.number(step, "timestep"), context.number(following, "timestep")
     if before is not None and after is not None:
-        return after <= before  # a larger timestep begins another image, or jumps back
+        # A larger timestep begins another image, or jumps back; one of two that are equal but for
+        # the rounding of an interpolation in float32 does not.
+        return after <= before + ROUNDED_TIME * abs(before)
     end, start = context.number(step, "sigma_next"), context.number(following, "sigma")
     return end is None or start is None or abs(end - start) <= 1e-3 * max(end, start)
 
