@@ -50,6 +50,16 @@ FULL: dict[str, str] = {
     "tests/test_packaging.py": PACKAGES,
     "tests/test_other_processors.py": PROCESSES,
     "tests/mcp/test_sent_code.py": PROCESSES,
+    "tests/course/test_further_formulas.py::test_the_small_emoji_of_the_page_on_memorised_images": (
+        SECONDS
+    ),
+    **{
+        f"tests/locate/test_own_parts.py::test_every_sampler_is_equal[rk45-{preset}-{selection}]": (
+            "evaluates the network until a step is exact"
+        )
+        for preset in ("tiny", "sd3-tiny")
+        for selection in ("states", "whole")
+    },
     "tests/mcp/test_mcp_protocol.py::test_code_is_checked_against_the_identities": PROCESSES,
     "tests/mcp/test_mcp_protocol.py::test_code_is_checked_at_the_edges_on_request": PROCESSES,
     "tests/batch/test_batch_ray.py": "needs Ray",
