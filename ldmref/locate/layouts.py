@@ -304,11 +304,12 @@ def _by_channel(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     gain = (centred * got).sum(axis=axes, keepdims=True) / power
     offset = got.mean(axis=axes, keepdims=True) - gain * expected.mean(axis=axes, keepdims=True)
     scale = float(np.max(np.abs(expected)))
-    if not gain.all() or max(np.abs(gain - 1.0).max(), np.abs(offset).max() / scale) < CLOSE:
+    alike = np.ptp(offset) < CLOSE * scale
+    if not gain.all() or (alike and np.abs(gain - 1.0).max() < CLOSE):  # or `_shifted` says it
         return
     sign = "-" if offset.flat[0] < 0 else "+"
     first = f"{gain.flat[0]:.4g} x {sign} {abs(offset.flat[0]):.4g}"
-    if np.ptp(gain) < CLOSE * np.abs(gain).max() and np.ptp(offset) < CLOSE * scale:
+    if alike and np.ptp(gain) < CLOSE * np.abs(gain).max():
         text = f"scaled and shifted: {first}"
     else:
         rest = f"from {gain.min():.4g} to {gain.max():.4g}"

@@ -5,6 +5,7 @@ None of them is written for a formula: they follow from what the part and its ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -22,6 +23,7 @@ FIELDS = {
     (name, "phi"): "guidance rescale" for name in ("rescale", "rescaled")
 }  # what causes call them
 ROUNDS, SLOPE = 12, 1e-5  # of the fit of a number, and its relative difference
+ALIKE = 1e-3  # the relative difference of numbers that are told as one cause
 
 
 def hypotheses(
@@ -44,7 +46,7 @@ def hypotheses(
     yield from _parameters(visit, got)
     for words, other in (("before", before), ("after", after)):
         if other is not None:
-            yield from _neighbours(visit, other, words)
+            yield from _neighbours(visit, got, other, words)
     if visit.part.memory and visit.inputs.get(visit.part.memory):
         forgets = visit.with_inputs(**{visit.part.memory: ()})
         yield f"the {visit.part.memory} is lost", forgets.output
@@ -79,12 +81,18 @@ def _numbers(visit: Visit, got: np.ndarray) -> Iterator[PossibleCause]:
             continue
         right = float(visit.inputs[slot.name])
         words = slot.words or slot.name
-
-        def at(value: float, name: str = slot.name) -> np.ndarray | None:
-            return visit.with_inputs(**{name: value}).output()
-
+        at = _at(visit, slot.name)
         yield from _fitted(words, right, at, got)
         yield f"{words} larger by 1", lambda at=at, right=right: at(right + 1.0)
+
+
+def _at(visit: Visit, name: str) -> Callable[[float], np.ndarray | None]:
+    """Return the output of a visit as a function of one of its numbers."""
+    return lambda value: visit.with_inputs(**{name: value}).output()
+
+
+def _fit_of(visit: Visit, name: str, got: np.ndarray) -> float | None:
+    return fit(_at(visit, name), float(visit.inputs[name]), got)
 
 
 def _parameters(visit: Visit, got: np.ndarray) -> Iterator[PossibleCause]:
@@ -109,7 +117,7 @@ def _parameters(visit: Visit, got: np.ndarray) -> Iterator[PossibleCause]:
                 yield f"{text} instead of {_show(right)}", lambda at=at, other=other: at(other)
 
 
-def _neighbours(visit: Visit, other: Visit, words: str) -> Iterator[PossibleCause]:
+def _neighbours(visit: Visit, got: np.ndarray, other: Visit, words: str) -> Iterator[PossibleCause]:
     """Yield inputs of the visit before or after this one."""
     alike = other.arrays.keys() == visit.arrays.keys()
     if alike and all(x.shape == visit.arrays[k].shape for k, x in other.arrays.items()):
@@ -121,7 +129,11 @@ def _neighbours(visit: Visit, other: Visit, words: str) -> Iterator[PossibleCaus
     for slot in visit.part.inputs:
         if slot.number and slot.name in other.inputs:
             text = f"the {slot.words or slot.name} of the step {words}"
-            yield text, visit.with_inputs(**{slot.name: other.inputs[slot.name]}).output
+            neighbour = float(other.inputs[slot.name])
+            found = _fit_of(visit, slot.name, got)
+            # The fit has said it already, and rounding would choose between the two.
+            if found is None or not math.isclose(found, neighbour, rel_tol=ALIKE):
+                yield text, visit.with_inputs(**{slot.name: neighbour}).output
 
 
 def _fitted(
