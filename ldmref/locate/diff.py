@@ -134,7 +134,7 @@ class ModelOriginal:
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return the rows of what is computed between the networks."""
-        return judge_host(port, self.model, dtype, notes, self.nets)
+        return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
 
 
 def judge_call(

@@ -23,7 +23,7 @@ def plan_img2img(config: ModelConfig, request: Img2Img) -> Plan:
     image, resize, warnings = size_image(
         config, request.image, request.width, request.height, request.resize
     )
-    request = replace(request, width=image.width, height=image.height, resize=resize)
+    request = replace(request, image=image, width=image.width, height=image.height, resize=resize)
     job = resolve(config, "img2img", request, strength=request.strength)
     # diffusers also starts from the noised image at strength 1
     from_noise = begins_with_noise(config, job) and not follows_diffusers(job.rng)

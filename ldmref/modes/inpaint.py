@@ -34,6 +34,7 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     request = replace(request, width=size[0], height=size[1], only_masked=only_masked)
     job = resolve(config, "inpaint", request, strength=request.strength, resample=request.resample)
     mask_image = read_mask(request.mask)
+    request = replace(request, image=original, mask=mask_image)
     mask = masks.size_mask(mask_image, original, request.mask_blur, request.mask_invert)
     warnings += image_warnings("the image", original)
     warnings += masks.mask_warnings(mask_image, original)

@@ -21,9 +21,8 @@ def plan_invert(config: ModelConfig, request: Invert) -> InversionPlan:
         config, request.image, request.width, request.height, request.resize
     )
     cfg_scale = 1.0 if request.cfg_scale is None else request.cfg_scale
-    request = replace(
-        request, width=image.width, height=image.height, resize=resize, cfg_scale=cfg_scale
-    )
+    size = {"width": image.width, "height": image.height, "resize": resize}
+    request = replace(request, image=image, cfg_scale=cfg_scale, **size)
     job = resolve(config, "invert", request, sampler="ddim", eta=0.0, seed=0)
     calls = (job.steps - job.first_step) * (1 + request.iterations)
 

@@ -36,6 +36,7 @@ def model_denoiser(
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
     observe: Observer | None = None,
+    replace: Callable[[Array], Array] | None = None,
     path: NoisePath = VE,
     guide: LatentDiffusion | None = None,
 ) -> GuidedDenoiser:
@@ -50,7 +51,8 @@ def model_denoiser(
         guidance: How the predictions become one.
         controls: ControlNets, which read only the latents.
         channels: Further input channels of the network, (n or 1, k, h, w).
-        observe: Called with every evaluation; see `samplers.guided_denoiser`.
+        observe, replace: Called with every evaluation and every guided prediction; see
+            `samplers.guided_denoiser`.
         path: The path of x and sigma.
         guide: The model of the prediction `guide`; it reads the same x, timesteps and ControlNets.
     """
@@ -114,4 +116,4 @@ def model_denoiser(
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path)
+    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path, replace)

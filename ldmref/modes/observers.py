@@ -70,6 +70,12 @@ class Observers(RunObserver):
         changes = [observer.evaluating(x, sigma) for observer in self.observers]
         return next((change for change in reversed(changes) if change is not None), None)
 
+    def combined(self, guided: Array) -> Array:
+        """Return the guided prediction, (n, c, h, w), that the observers make of `guided`."""
+        for observer in self.observers:
+            guided = observer.combined(guided)
+        return guided
+
     def evaluated(self, evaluation: Evaluation) -> None:
         """Show an evaluation to each observer."""
         for observer in self.observers:

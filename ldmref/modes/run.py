@@ -31,6 +31,7 @@ from ldmref.modes.ineffective import note_ineffective
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
+from ldmref.modes.request_inputs import record_inputs
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
 from ldmref.modes.start import encode_job, start_trajectory
@@ -76,6 +77,11 @@ class Plan:
     def steps(self) -> int:
         """The number of steps of each batch, of all passes."""
         return sum(job.steps - job.first_step for job in self.passes)
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """The images and arrays of the request, which `params` leaves out, by parameter."""
+        return record_inputs(self.job, self.request)
 
     @property
     def run_class(self) -> type[Run]:
@@ -192,6 +198,11 @@ class Run:
     def job(self) -> Job:
         """The resolved parameters."""
         return self.plan.job
+
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]:
+        """The images and arrays of the request by parameter; see `Plan.inputs`."""
+        return self.plan.inputs
 
     def generate(
         self, cancel: CancelFlag | None = None, observer: RunObserver | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ldmref.modes.run import Plan
 def plan_seg2img(config: ModelConfig, request: Seg2Img) -> Plan:
     """Check a request; the map is joined to the latents."""
     labels = read_labels(request.segmentation)
+    request = replace(request, segmentation=labels)
     height, width = labels.shape
     job = resolve(config, "seg2img", request, width=width, height=height)
     if labels.min() < 0 or labels.max() >= config.segmentation_classes:

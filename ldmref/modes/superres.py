@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ldmref.errors import ImageError
 from ldmref.io.images.pil import image_warnings, read_image, to_array
@@ -19,6 +19,7 @@ from ldmref.modes.run import Plan
 def plan_superres(config: ModelConfig, request: Superres) -> Plan:
     """Check a request; the small image is joined to the latents."""
     image = read_image(request.image)
+    request = replace(request, image=image)
     factor = config.vae.factor
     multiple = config.size_multiple // factor
     if config.concat == "low_resolution" and any(side % multiple for side in image.size):

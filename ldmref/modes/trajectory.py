@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from ldmref.math.arrays import Array
@@ -29,7 +30,7 @@ from ldmref.samplers import (
     Step,
     sample,
 )
-from ldmref.samplers.denoiser import Evaluation, Observer
+from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import (
     Constraint,
     Denoiser,
@@ -81,6 +82,8 @@ class PreparedRun(Protocol):
     def job(self) -> Job: ...
     @property
     def text(self) -> TextConditioning: ...
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]: ...
 
     def params(self, n: int) -> dict[str, Any]:
         """Return the parameters of the first `n` images, with the model, backend and version."""
@@ -92,10 +95,10 @@ class RunObserver:
 
     `plan.prepare(model, observer)` calls `watch` before the first network runs, `watch_guide` with
     the second model of autoguidance, and `prepared` after prompts and images are encoded.
-    `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`, `evaluating`
-    and `evaluated` for each evaluation of the denoiser, `noise_sampled` for each fresh noise, and
-    `stepped`; then `finished` and `decoded`. An observer that needs no encoders can be given to
-    `generate` instead. `Observers` combines several.
+    `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`, `evaluating`,
+    `combined` and `evaluated` for each evaluation of the denoiser, `noise_sampled` for each fresh
+    noise, and `stepped`; then `finished` and `decoded`. An observer that needs no encoders can be
+    given to `generate` instead. `Observers` combines several.
 
     >>> import ldmref
     >>> class Sigmas(ldmref.modes.RunObserver):
@@ -151,6 +154,10 @@ class RunObserver:
             sigma: Its noise level.
         """
         return None
+
+    def combined(self, guided: Array) -> Array:
+        """Return what the guidance made of the predictions, (n, c, h, w), or what replaces it."""
+        return guided
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """See an evaluation of the guided denoiser."""
@@ -244,18 +251,19 @@ class Trajectory:
         """
         if observer is SILENT:
             return self._denoiser()
-        denoise = self._denoiser(observer.evaluated)
+        denoise = self._denoiser(observer)
 
         def predict(x: Array, sigma: float, *rest: Any) -> Guided:
             nonlocal denoise
             changed = observer.evaluating(x, sigma)
             if changed is not None:
-                denoise = changed._denoiser(observer.evaluated)
+                denoise = changed._denoiser(observer)
             return denoise.guided(x, sigma, *rest)
 
         return GuidedDenoiser(predict, denoise.remembers)
 
-    def _denoiser(self, observe: Observer | None = None) -> GuidedDenoiser:
+    def _denoiser(self, observer: RunObserver = SILENT) -> GuidedDenoiser:
+        observed = observer is not SILENT
         return model_denoiser(
             self.model,
             self.timestep,
@@ -264,7 +272,8 @@ class Trajectory:
             self.guidance,
             controls=self.controls,
             channels=self.channels,
-            observe=observe,
+            observe=observer.evaluated if observed else None,
+            replace=observer.combined if observed else None,
             path=self.schedule.path,
             guide=self.guide,
         )

@@ -82,7 +82,7 @@ def guided_denoiser(
     cfg_scale: float,
     observe: Observer | None = None,
     path: NoisePath = VE,
-    combine: Callable[..., tuple[Array, History]] = combine,
+    replace: Callable[[Array], Array] | None = None,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
@@ -97,7 +97,8 @@ def guided_denoiser(
             called.
         path: The path of x and sigma. The guidance gets the ratio sigma / alpha, which is the
             same noise level on every path.
-        combine: The function of the part `COMBINE`, or one that sees its visits.
+        replace: Called with what the guidance returned; its result is what x0 is made of. None:
+            nothing is called.
 
     Returns:
         The denoiser: `denoise(x, sigma)` returns x0 in the shape of x, (n, ...), and
@@ -144,6 +145,7 @@ def guided_denoiser(
             if combined == "flow":
                 xt, level = in_own_scale("flow", x, sigma, path)
         y, memory = combine(guidance, predictions, sigma, scale, memory, path)
+        y = y if replace is None else replace(y)
         x0 = from_combined(xt, y, level)
         if observe is not None:
             clean = {name: from_combined(xt, y, level) for name, y in predictions.items()}

@@ -1,4 +1,7 @@
-"""What a pipeline computes between its networks, each recomputed from its recorded state.
+"""What a pipeline computes between its networks.
+
+A complete run of ldmref is followed (`ldmref.locate.run`). Of other runs, and where a run that was
+followed differs, each computation is computed again from its recorded state.
 
 | module        | what is judged                                                        |
 |---------------|-----------------------------------------------------------------------|
@@ -30,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
@@ -42,7 +45,7 @@ from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
-from ldmref.locate.pipeline.ledger import rows_of_rest
+from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.references import judge_references
 from ldmref.locate.pipeline.schedule import judge_schedule
@@ -51,6 +54,7 @@ from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
+from ldmref.locate.run import explain_rows, follow_run
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -83,6 +87,7 @@ def judge_host(
     dtype: str,
     notes: list[str],
     controlnets: Sequence[ControlNet] = (),
+    guide: LatentDiffusion | None = None,
 ) -> list[Row]:
     """Return the rows of all computations of the pipeline that were recorded.
 
@@ -94,22 +99,40 @@ def judge_host(
         dtype: The port's number format.
         notes: What is found beside the rows is added here.
         controlnets: The ControlNets of the run, in their order; (): they are not known.
+        guide: The weaker model of a run with autoguidance. None: there is none.
     """
     unknown = _unknown_pipeline(port, model)
     if unknown:
         return unknown
     context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
+    followed = follow_run(port, model, controlnets, guide, context.epsilon)
+    if isinstance(followed, str):
+        rows = _judge_each(context)
+    else:
+        rows = followed.rows()
+        if any(row.verdict == DIFFERS for row in rows):
+            apart = replace(context, ledger=Ledger())
+            rows = explain_rows(rows, _judge_each(apart))
+        for name in followed.computed:
+            entry = followed.find(name)
+            context.ledger.mark(entry, name.role, side=name.side)
+    whole = [entry for entry in port.entries if not entry.layer]
+    host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
+    host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
+    networks = [e for e in whole if e.call.network]
+    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+
+
+def _judge_each(context: PipelineContext) -> list[Row]:
+    """Return the rows of all computations, each from its recorded state."""
+    port = context.port
     rows = try_judge(judge_tokens, context)
     passes = split_passes(port)
     for part in passes:
         within = context if len(passes) == 1 else replace(context, port=part, whole=port)
         rows += _judge_pass(within)
     mark_selected(port, context.ledger, context.denoiser)
-    whole = [entry for entry in port.entries if not entry.layer]
-    host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
-    host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
-    networks = [e for e in whole if e.call.network]
-    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+    return rows
 
 
 def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:

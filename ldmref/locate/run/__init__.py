@@ -1,0 +1,17 @@
+"""The judge of what lies between networks is the run itself.
+
+The plan of a recorded run is run again, on a backend whose networks return what was recorded of
+them. Everything that this run computes is compared with what was recorded, and the run continues
+with the recorded array, so a fault stays where it is.
+
+| module     | what it has                                                          |
+|------------|----------------------------------------------------------------------|
+| `calls`    | the recorded calls, with which those of the run are compared         |
+| `networks` | the backend whose networks return what was recorded                  |
+| `follow`   | the run, and what of it was compared                                 |
+| `rows`     | the rows of a report, with the noise of each computation             |
+"""
+
+from ldmref.locate.run.follow import follow_run as follow_run
+from ldmref.locate.run.rows import FollowedRun as FollowedRun
+from ldmref.locate.run.rows import explain_rows as explain_rows

@@ -1,0 +1,136 @@
+"""The calls of a recorded run, with which the calls of the same run are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.recorder import CallRecord, Recorder
+from ldmref.trace.store import HostCopies
+
+INPUT, OUTPUT = "input", "output"
+SEED = 0  # of the roundings
+
+
+class ArrayName(NamedTuple):
+    """An array of a recorded run.
+
+    Attributes:
+        entry: The name of its entry: `unet.000`, `sampler.000/constrain`.
+        side: "input" or "output".
+        role: Its role.
+    """
+
+    entry: str
+    side: str
+    role: str
+
+
+class NotFollowed(Exception):
+    """The run cannot be followed; the message says why."""
+
+
+class FollowedCalls(Recorder):
+    """Compares each call of a run with the recorded one, in place of recording it.
+
+    Args:
+        port: The recorded run.
+        dtype: The number format of the run.
+        epsilon: The unit by which each recorded array is rounded another way; 0: it is not.
+
+    Attributes:
+        computed: What the run computed in place of each recorded array; the recorded array itself
+            where nothing computes it.
+    """
+
+    def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0):
+        super().__init__(self, dict)  # type: ignore[arg-type]
+        self.port = port
+        self.dtype = dtype
+        self.epsilon = epsilon
+        self._random = np.random.default_rng(SEED)
+        self.computed: dict[ArrayName, np.ndarray] = {}
+
+    def begin(
+        self, kind: str, ops: HostCopies, number: int | None = None, network: object = None
+    ) -> CallRecord:
+        """Begin a call of the run."""
+        return FollowedCall(self.count_call(kind), ops, self)
+
+    def end(self, call: CallRecord | None) -> None:
+        """End a call of the run."""
+
+    @contextmanager
+    def call(
+        self, kind: str, ops: HostCopies, number: int | None = None
+    ) -> Iterator[CallRecord | None]:
+        """Compare a call of the run."""
+        yield self.begin(kind, ops)
+
+    def find(self, call: str, layer: str = "") -> TraceEntry | None:
+        """Return a recorded entry; None: it was not recorded."""
+        return self.port.find(call, layer)
+
+    def exchange(self, name: ArrayName, computed: Any) -> Any:
+        """Return what was recorded in place of an array, which is compared with it.
+
+        An array that was not recorded is returned as it was computed.
+        """
+        call, _, layer = name.entry.partition("/")
+        entry = self.find(call, layer)
+        roles = {} if entry is None else entry.inputs if name.side == INPUT else entry.outputs
+        if name.role not in roles:
+            return computed
+        self.computed.setdefault(name, np.asarray(computed))
+        recorded = np.asarray(self.port.tensors[roles[name.role]])
+        if recorded.dtype.kind != "f":
+            return recorded
+        x = recorded.astype(np.float64)
+        if self.epsilon:
+            x = x * (1.0 + self.epsilon * self._random.choice((-1.0, 1.0), x.shape))
+        return x.astype(self.dtype)
+
+    def outputs_of(self, call: str) -> dict[str, np.ndarray]:
+        """Return what a network returned, by role.
+
+        Raises:
+            NotFollowed: It was not recorded.
+        """
+        entry = self.find(call)
+        if entry is None or not entry.outputs:
+            raise NotFollowed(f"what {call} returned was not recorded")
+        found = {role: np.asarray(self.port.tensors[name]) for role, name in entry.outputs.items()}
+        names = {role: ArrayName(call, OUTPUT, role) for role in found}
+        return {role: self.exchange(names[role], x) for role, x in found.items()}
+
+
+class FollowedCall(CallRecord):
+    """A call of the run, whose arrays are compared instead of recorded.
+
+    Args:
+        name: Its name.
+        host: Copies its arrays to the host.
+        calls: The recorded calls.
+    """
+
+    def __init__(self, name: str, host: HostCopies, calls: FollowedCalls):
+        super().__init__(name, host, None, None)  # type: ignore[arg-type]
+        self.calls = calls
+
+    def add(
+        self,
+        layer: str,
+        kind: str = "",
+        inputs: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Compare arrays of the call by role."""
+        entry = f"{self.name}/{layer}" if layer else self.name
+        for side, roles in ((INPUT, inputs or {}), (OUTPUT, outputs or {})):
+            for role, x in roles.items():
+                self.calls.exchange(ArrayName(entry, side, role.replace("/", ".") or side), x)

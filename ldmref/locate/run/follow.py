@@ -1,0 +1,144 @@
+"""A recorded run of ldmref is run again, with what was recorded in place of what is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import LdmrefError
+from ldmref.families.lookup import networks_of_run
+from ldmref.locate.parts.visit import FAILS
+from ldmref.locate.run.calls import OUTPUT, ArrayName, FollowedCalls, NotFollowed
+from ldmref.locate.run.networks import RecordedNetworks, exact_backend
+from ldmref.locate.run.rows import FollowedRun
+from ldmref.math.arrays import Array
+from ldmref.models.control import ControlNet
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.plan import plan
+from ldmref.modes.request_inputs import CONTROL, recorded_request
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers import Interval
+from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
+from ldmref.samplers.parts import COMBINE, STEP
+from ldmref.trace.model import Trace
+from ldmref.trace.observer import TraceObserver
+
+JUMP = "jump"
+SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
+
+
+def follow_run(
+    port: Trace,
+    model: LatentDiffusion,
+    nets: Sequence[ControlNet] = (),
+    guide: LatentDiffusion | None = None,
+    epsilon: float = SINGLE,
+) -> FollowedRun | str:
+    """Follow a recorded run of ldmref.
+
+    Args:
+        port: The recorded run.
+        model: The model that ran.
+        nets: The ControlNets of the run, in their order.
+        guide: The weaker model of autoguidance. None: there is none.
+        epsilon: The unit of rounding of the port's number format.
+
+    Returns:
+        What was compared, or in words why the run cannot be followed.
+    """
+    inputs = _recorded_inputs(port)
+    found = recorded_request(port.manifest.get("params") or {}, inputs, nets, guide)
+    if isinstance(found, str):
+        return found
+    mode, values = found
+    single = "float32" if epsilon > SINGLE / 2.0 else "float64"
+    try:
+        computed = _computed(FollowedCalls(port), model, nets, mode, values)
+        again = _computed(FollowedCalls(port, single, epsilon), model, nets, mode, values)
+    except NotFollowed as error:
+        return str(error)
+    except (LdmrefError, *FAILS) as error:
+        return f"the recorded request cannot be run again: {error}"
+    networks = networks_of_run(model.config)
+    return FollowedRun(port, networks, computed, again, epsilon)
+
+
+def _computed(
+    calls: FollowedCalls,
+    model: LatentDiffusion,
+    nets: Sequence[ControlNet],
+    mode: str,
+    values: Mapping[str, Any],
+) -> Mapping[ArrayName, np.ndarray]:
+    """Return what the run computes in place of each recorded array."""
+    ops = exact_backend(calls.dtype)
+    controls = zip(values.get(CONTROL, ()), nets, strict=True)
+    moved = [replace(control, net=net.with_backend(ops)) for control, net in controls]
+    with np.errstate(all="ignore"):
+        planned = plan(mode, model, **values | ({CONTROL: moved} if moved else {}))
+        planned.run(model, observer=RunFollower(calls))
+    return calls.computed
+
+
+def _recorded_inputs(port: Trace) -> dict[str, np.ndarray]:
+    """Return the images and arrays of the request, by parameter."""
+    entry = port.find("inputs")
+    names = {} if entry is None else entry.inputs
+    return {role: np.asarray(port.tensors[name]) for role, name in names.items()}
+
+
+class RunFollower(TraceObserver):
+    """Compares a run with a recorded one at every point, and continues with what was recorded.
+
+    Args:
+        calls: The recorded calls.
+    """
+
+    recording = RecordedNetworks
+    recorder: FollowedCalls
+
+    def __init__(self, calls: FollowedCalls):
+        super().__init__(calls, whole=True)
+        self._stepping = False
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Return the sampling with steps that continue with what was recorded of them."""
+        trajectory = super().started(trajectory)
+        take, constrain = trajectory.step, trajectory.constrain
+
+        def step(
+            denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+        ) -> Stepped:
+            x = self._exchange(STEP.call, "x", x, "input")
+            self._stepping = True
+            x_next, x0, history = take(denoise, x, interval, history, noise)
+            self._stepping = False
+            return self._exchange(STEP.call, OUTPUT, x_next), x0, history
+
+        def kept(x: Array, interval: Interval) -> Array:
+            assert constrain is not None
+            name = f"{self.recorder.next_name(STEP.call)}/constrain"
+            return self.recorder.exchange(ArrayName(name, OUTPUT, OUTPUT), constrain(x, interval))
+
+        return replace(trajectory, step=step, constrain=None if constrain is None else kept)
+
+    def noise_sampled(self, noise: Array) -> Array:
+        """Return the recorded noise of the step, or of the jump before it."""
+        number = len(self.draws)
+        if self._stepping:
+            noise = self._exchange(
+                STEP.call, f"noise.{number}" if number else "noise", noise, "input"
+            )
+        else:
+            noise = self._exchange(JUMP, "noise", noise, "input")
+        return super().noise_sampled(noise)
+
+    def combined(self, guided: Array) -> Array:
+        """Return what was recorded of the guidance."""
+        return self._exchange(COMBINE.call, OUTPUT, guided)
+
+    def _exchange(self, kind: str, role: str, x: Array, side: str = OUTPUT) -> Array:
+        return self.recorder.exchange(ArrayName(self.recorder.next_name(kind), side, role), x)

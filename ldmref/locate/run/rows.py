@@ -1,0 +1,135 @@
+"""The rows of a run that was followed: one for each array that was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.law import allowed_error, choose_cause, noise_floor
+from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.model import Trace, TraceEntry
+
+# What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
+RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
+READ = {"x": "state", "input_ids": "tokens", "scale": "guidance scale"}
+ARGUMENTS = {  # of networks
+    "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FollowedRun:
+    """A run that was followed.
+
+    Attributes:
+        port: The recorded run.
+        networks: The networks of the model, whose inputs have names.
+        computed: What the run computed, by the array that was recorded in its place.
+        rounded: The same in the port's number format, from another rounding of the recorded arrays.
+        epsilon: The unit of rounding of the port's number format.
+    """
+
+    port: Trace
+    networks: Sequence[DeclaredNetwork]
+    computed: Mapping[ArrayName, np.ndarray]
+    rounded: Mapping[ArrayName, np.ndarray]
+    epsilon: float
+
+    def rows(self) -> list[Row]:
+        """Return a row for each array that was compared, in the order of the run."""
+        return [self._row(name, x) for name, x in self.computed.items()]
+
+    def find(self, name: ArrayName) -> TraceEntry:
+        """Return the recorded entry of an array."""
+        call, _, layer = name.entry.partition("/")
+        entry = self.port.find(call, layer)
+        assert entry is not None
+        return entry
+
+    def recorded(self, name: ArrayName) -> np.ndarray:
+        """Return a recorded array."""
+        entry = self.find(name)
+        roles = entry.inputs if name.side == INPUT else entry.outputs
+        return np.asarray(self.port.tensors[roles[name.role]])
+
+    def _row(self, name: ArrayName, computed: np.ndarray) -> Row:
+        got = self.recorded(name)
+        expected = np.asarray(computed, np.float64)
+        floor = 0.0
+        if name in self.rounded:
+            floor = relative_error(np.asarray(self.rounded[name], np.float64), expected)
+        floor = noise_floor(floor, self.epsilon)
+        whole = computed.dtype.kind in "iub"
+        allowed = 0.0 if whole else allowed_error(floor)
+        bad = first_nonfinite(got)
+        error = float("inf") if bad else relative_error(got, expected)
+        entry = self.find(name)
+        row = Row(
+            entry.call, entry.layer, self._kind(name), error, allowed, None if whole else floor,
+            note=bad,
+        )  # fmt: skip
+        if error <= allowed:
+            return row
+        found = choose_cause(self._neighbours(name, got), error, allowed)
+        if found is None:
+            layout = recognise(got, expected, max(allowed, 1e-6))
+            found = layout and (layout.text, relative_error(layout.array, expected))
+        cause, left = found or ("", None)
+        return replace(row, verdict=DIFFERS, cause=cause, explained=left)
+
+    def _neighbours(self, name: ArrayName, got: np.ndarray) -> Iterator[tuple[str, float]]:
+        """Yield the same array of the calls before and after, with the error that it leaves."""
+        call = self.find(name).call
+        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
+            other = self.computed.get(name._replace(entry=f"{call.kind}.{i:03}"))
+            if other is not None:
+                expected = np.asarray(other, np.float64)
+                yield f"that of the call {words}", relative_error(got, expected)
+
+    def _kind(self, name: ArrayName) -> str:
+        """Return what a row calls an array."""
+        entry = self.find(name)
+        if entry.layer:
+            return entry.layer
+        if name.side == OUTPUT and name.role == OUTPUT:
+            return RETURNED.get(entry.call.kind, OUTPUT)
+        kind = entry.call.kind.removeprefix(GUIDE_CALLS)
+        network = next((net for net in self.networks if net.name == kind), None)
+        if network is not None:
+            arguments = {x.role: x.argument for x in network.inputs}
+            words = ARGUMENTS.get(arguments.get(name.role, ""))
+            return words or READ.get(name.role) or name.role.replace("_", " ")
+        return READ.get(name.role, name.role)
+
+
+def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
+    """Return the rows of a run, with what computing each part apart says of those that differ.
+
+    Args:
+        rows: Those of a run that was followed, which decide.
+        apart: Those of each computation from its recorded state.
+    """
+    left = [row for row in apart if row.verdict == DIFFERS]
+    found = {i: _find(row, left) for i, row in enumerate(rows) if row.verdict == DIFFERS}
+    for i in [i for i, other in found.items() if other is None]:  # under another name
+        others = [row for row in left if row.call == rows[i].call]
+        same = [j for j, other in found.items() if other is None and rows[j].call == rows[i].call]
+        if len(others) == len(same) == 1:
+            found[i] = others[0]
+            left.remove(others[0])
+    return [found.get(i) or row for i, row in enumerate(rows)]
+
+
+def _find(row: Row, left: list[Row]) -> Row | None:
+    """Take the row of the same array out of those that are left."""
+    for other in left:
+        if (other.call, other.layer, other.kind) == (row.call, row.layer, row.kind):
+            left.remove(other)
+            return other
+    return None
