@@ -13,7 +13,6 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
-SEED = 0  # of the roundings
 
 
 class ArrayName(NamedTuple):
@@ -41,18 +40,19 @@ class FollowedCalls(Recorder):
         port: The recorded run.
         dtype: The number format of the run.
         epsilon: The unit by which each recorded array is rounded another way; 0: it is not.
+        seed: Of the roundings.
 
     Attributes:
         computed: What the run computed in place of each recorded array; the recorded array itself
             where nothing computes it.
     """
 
-    def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0):
+    def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0, seed: int = 0):
         super().__init__(self, dict)  # type: ignore[arg-type]
         self.port = port
         self.dtype = dtype
         self.epsilon = epsilon
-        self._random = np.random.default_rng(SEED)
+        self._random = np.random.default_rng(seed)
         self.computed: dict[ArrayName, np.ndarray] = {}
 
     def begin(
@@ -86,7 +86,10 @@ class FollowedCalls(Recorder):
         if name.role not in roles:
             return computed
         self.computed.setdefault(name, np.asarray(computed))
-        recorded = np.asarray(self.port.tensors[roles[name.role]])
+        return self.read(np.asarray(self.port.tensors[roles[name.role]]))
+
+    def read(self, recorded: np.ndarray) -> np.ndarray:
+        """Return a recorded array in the number format of the run, rounded another way."""
         if recorded.dtype.kind != "f":
             return recorded
         x = recorded.astype(np.float64)
@@ -104,8 +107,7 @@ class FollowedCalls(Recorder):
         if entry is None or not entry.outputs:
             raise NotFollowed(f"what {call} returned was not recorded")
         found = {role: np.asarray(self.port.tensors[name]) for role, name in entry.outputs.items()}
-        names = {role: ArrayName(call, OUTPUT, role) for role in found}
-        return {role: self.exchange(names[role], x) for role, x in found.items()}
+        return {role: self.read(x) for role, x in found.items()}
 
 
 class FollowedCall(CallRecord):

@@ -27,6 +27,7 @@ from ldmref.trace.model import Trace
 from ldmref.trace.observer import TraceObserver
 
 JUMP = "jump"
+ROUNDINGS = 3  # of the recorded arrays, whose largest difference is the noise of a computation
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 
 
@@ -49,6 +50,8 @@ def follow_run(
     Returns:
         What was compared, or in words why the run cannot be followed.
     """
+    if port.manifest.get("branch") is not None:
+        return "a branch changes its request on the way"
     inputs = _recorded_inputs(port)
     found = recorded_request(port.manifest.get("params") or {}, inputs, nets, guide)
     if isinstance(found, str):
@@ -57,13 +60,16 @@ def follow_run(
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
     try:
         computed = _computed(FollowedCalls(port), model, nets, mode, values)
-        again = _computed(FollowedCalls(port, single, epsilon), model, nets, mode, values)
     except NotFollowed as error:
         return str(error)
     except (LdmrefError, *FAILS) as error:
         return f"the recorded request cannot be run again: {error}"
-    networks = networks_of_run(model.config)
-    return FollowedRun(port, networks, computed, again, epsilon)
+
+    def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
+        roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
+        return [_computed(calls, model, nets, mode, values) for calls in roundings]
+
+    return FollowedRun(port, networks_of_run(model.config), computed, round_again, epsilon)
 
 
 def _computed(

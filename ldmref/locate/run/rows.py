@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -31,15 +32,21 @@ class FollowedRun:
         port: The recorded run.
         networks: The networks of the model, whose inputs have names.
         computed: What the run computed, by the array that was recorded in its place.
-        rounded: The same in the port's number format, from another rounding of the recorded arrays.
+        round_again: Returns the same in the port's number format, from other roundings of the
+            recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
     """
 
     port: Trace
     networks: Sequence[DeclaredNetwork]
     computed: Mapping[ArrayName, np.ndarray]
-    rounded: Mapping[ArrayName, np.ndarray]
+    round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
+
+    @cached_property
+    def rounded(self) -> Sequence[Mapping[ArrayName, np.ndarray]]:
+        """What other roundings give; needed only where something differs by more than a unit."""
+        return self.round_again()
 
     def rows(self) -> list[Row]:
         """Return a row for each array that was compared, in the order of the run."""
@@ -61,14 +68,15 @@ class FollowedRun:
     def _row(self, name: ArrayName, computed: np.ndarray) -> Row:
         got = self.recorded(name)
         expected = np.asarray(computed, np.float64)
-        floor = 0.0
-        if name in self.rounded:
-            floor = relative_error(np.asarray(self.rounded[name], np.float64), expected)
-        floor = noise_floor(floor, self.epsilon)
         whole = computed.dtype.kind in "iub"
-        allowed = 0.0 if whole else allowed_error(floor)
         bad = first_nonfinite(got)
         error = float("inf") if bad else relative_error(got, expected)
+        floor = noise_floor(0.0, self.epsilon)
+        if error > allowed_error(floor) and not whole:
+            others = [np.asarray(run[name], np.float64) for run in self.rounded if name in run]
+            floor = max([floor, *(relative_error(x, expected) for x in others)])
+            floor = noise_floor(floor, self.epsilon)
+        allowed = 0.0 if whole else allowed_error(floor)
         entry = self.find(name)
         row = Row(
             entry.call, entry.layer, self._kind(name), error, allowed, None if whole else floor,
