@@ -78,6 +78,9 @@ def recorded_request(
         nets: The ControlNets of the run, in their order.
         guide: The weaker model of autoguidance. None: there is none.
     """
+    seeds = record.get("seed")
+    if "seed_b" in record and isinstance(seeds, list):  # all are that of the first end
+        record = {**record, "seed": seeds[0]}
     record = upgrade_record(record)
     mode = record.get("mode")
     if mode not in MODES:

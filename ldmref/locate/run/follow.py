@@ -11,13 +11,14 @@ import numpy as np
 from ldmref.errors import LdmrefError
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
-from ldmref.locate.run.calls import OUTPUT, ArrayName, FollowedCalls, NotFollowed
+from ldmref.locate.run.calls import OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.rows import FollowedRun
 from ldmref.math.arrays import Array
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.plan import plan
+from ldmref.modes.registry import MODES
 from ldmref.modes.request_inputs import CONTROL, recorded_request
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Interval
@@ -57,6 +58,8 @@ def follow_run(
     if isinstance(found, str):
         return found
     mode, values = found
+    if "batch_size" in MODES[mode].parameters:
+        values |= _batch_size(port)
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
     try:
         computed = _computed(FollowedCalls(port), model, nets, mode, values)
@@ -89,9 +92,16 @@ def _computed(
     return calls.computed
 
 
+def _batch_size(port: Trace) -> dict[str, int]:
+    """Return the parameter of the images that were made together, which no image records."""
+    entry = port.find(f"{STEP.call}.000")
+    name = None if entry is None else entry.inputs.get("x")
+    return {} if name is None else {"batch_size": len(port.tensors[name])}
+
+
 def _recorded_inputs(port: Trace) -> dict[str, np.ndarray]:
     """Return the images and arrays of the request, by parameter."""
-    entry = port.find("inputs")
+    entry = port.find(REQUESTED)
     names = {} if entry is None else entry.inputs
     return {role: np.asarray(port.tensors[name]) for role, name in names.items()}
 

@@ -1,0 +1,220 @@
+"""Runs of ldmref are followed: every mode, family, guidance and sampler, and every changed array.
+
+A family, a mode, a guidance or a sampler enters the tables by being declared.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+from changed_runs import MASK, PHOTO
+from changed_runs import RUNS as RECORDED
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.cases.shrink import shrink
+from ldmref.errors import LdmrefError
+from ldmref.locate import diff_traces
+from ldmref.locate.run import FollowedRun, follow_run
+from ldmref.models import preset
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import init
+from ldmref.models.presets import list_presets
+from ldmref.modes.registry import MODES
+from ldmref.samplers import SAMPLERS
+from ldmref.trace import Selection, read_trace, record_trace
+
+FAMILIES = [name for name in list_presets() if name.endswith("tiny")]
+SEGMENTS = np.arange(32 * 64).reshape(32, 64) % 5
+LATENTS = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
+STATES = np.random.default_rng(2).standard_normal((1, 16, 32)).astype(np.float32)
+REQUESTS = {  # what each mode needs
+    "txt2img": {},
+    "img2img": {"image": PHOTO, "strength": 0.8},
+    "inpaint": {"image": PHOTO, "mask": MASK},
+    "interpolate": {"prompt_b": "a dog", "positions": 3},
+    "invert": {"image": PHOTO, "iterations": 1},
+}
+OF_OTHER_MODELS = {
+    "superres": ("ldm-superres", {"image": PHOTO.resize((16, 8))}),
+    "seg2img": ("ldm-semantic", {"segmentation": SEGMENTS}),
+}
+NOT_RECORDED = ("edit",)
+FURTHER = {  # requests of the smallest model beside the modes
+    "two images in two batches": {"count": 2, "batch_size": 1},
+    "two images in one batch": {"count": 2, "batch_size": 2},
+    "noise of one's own": {"latents": LATENTS},
+    "hidden states": {
+        "prompt": None, "prompt_embeds": STATES, "negative_prompt_embeds": STATES[:, ::-1],
+    },
+    "weights of words": {"prompt": "a (red:1.4) [cat]"},
+    "another path": {"noise_path": "vp"},
+    "levels of one's own": {"sigmas": [7.0, 2.0, 0.0], "steps": None},
+    "diffusers' noise": {"rng": "torch"},
+    "long prompts": {"prompt": "a cat " * 30, "long_prompts": "chunks"},
+}  # fmt: skip
+RNG = {"txt2img": {"seed": 1}, "invert": {}}
+
+
+@cache
+def model_of(name):
+    """Return a random model; of a published preset, a small one."""
+    if name in FAMILIES:
+        return ldmref.random_model(name, seed=1)
+    config = shrink(preset(name))
+    return LatentDiffusion(get_backend("numpy"), config, init(model_spec(config), 0), None)
+
+
+def record(folder, model, mode="txt2img", selection=None, **request):
+    """Return the trace of a run without its layers, or skip a test whose request is refused."""
+    defaults = {"prompt": "a red cat", "negative_prompt": "dog", "steps": 3, "cfg_scale": 4.0}
+    defaults |= {} if mode == "invert" else {"seed": 1}
+    takes = MODES[mode].parameters
+    values = {name: x for name, x in (defaults | request).items() if name in takes}
+    values = {name: x for name, x in values.items() if x is not None or name == "prompt"}
+    if values.get("prompt", "") is None:
+        del values["prompt"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            plan = modes.plan(mode, model, **values)
+        except LdmrefError as error:
+            pytest.skip(f"refused: {error}")
+        whole = selection or Selection(layers=("constrain",), optional=True)
+        record_trace(plan, model, folder, selection=whole)
+    return read_trace(folder)
+
+
+def names_of(trace):
+    """Return the arrays between the networks: of the host, and what networks are given."""
+    found = set()
+    for entry in trace.entries:
+        if entry.call.kind == "inputs" or entry.layer not in ("", "constrain"):
+            continue
+        call = f"{entry.call}/{entry.layer}" if entry.layer else str(entry.call)
+        found |= {(call, "input", role) for role in entry.inputs}
+        if not entry.call.network:
+            found |= {(call, "output", role) for role in entry.outputs}
+    return found
+
+
+def assert_followed(trace, model, nets=(), guide=None):
+    """Check that each array between the networks was compared, and is equal."""
+    followed = follow_run(trace, model, nets, guide)
+    assert isinstance(followed, FollowedRun), followed
+    assert {tuple(name) for name in followed.computed} == names_of(trace)
+    assert not [row for row in followed.rows() if row.verdict != "equal"]
+
+
+def test_every_mode_is_in_the_tables():
+    assert {*REQUESTS, *OF_OTHER_MODELS, *NOT_RECORDED} == {*MODES}
+
+
+@pytest.mark.parametrize("mode", REQUESTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_mode_of_every_family_is_followed(family, mode, tmp_path):
+    model = model_of(family)
+    assert_followed(record(tmp_path / "t", model, mode, **REQUESTS[mode]), model)
+
+
+@pytest.mark.parametrize("mode", OF_OTHER_MODELS)
+def test_modes_of_other_models_are_followed(mode, tmp_path):
+    name, request = OF_OTHER_MODELS[mode]
+    model = model_of(name)
+    trace = record(tmp_path / "t", model, mode, **request)
+    assert_followed(trace, model)
+    assert diff_traces(trace, model).equal
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_requests_are_followed(name, tmp_path):
+    model = model_of("tiny")
+    assert_followed(record(tmp_path / "t", model, **FURTHER[name]), model)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_controls_and_references_are_followed(name):
+    trace, model, nets = RECORDED[name]()
+    assert_followed(trace, model, nets)
+
+
+def test_a_weaker_model_is_followed(tmp_path):
+    model = model_of("tiny")
+    guide = ldmref.random_model("tiny", seed=2)
+    trace = record(tmp_path / "t", model, guidance="autoguidance", guide=guide)
+    assert_followed(trace, model, guide=guide)
+    assert follow_run(trace, model) == "no weaker model was given"
+
+
+@pytest.mark.parametrize("family", ["tiny", "sd3-tiny"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_is_followed_from_an_image(sampler, family, tmp_path):
+    model = model_of(family)
+    request = REQUESTS["inpaint"] | {"strength": 0.7}
+    assert_followed(record(tmp_path / "t", model, "inpaint", sampler=sampler, **request), model)
+
+
+# -- wrong runs ----------------------------------------------------------------------------------
+
+
+CHANGED = {  # runs whose arrays are changed one by one
+    "guidance": {"guidance": "apg"},
+    "churn": {"sampler": "euler_churn"},
+    "two evaluations": {"sampler": "dpmpp_2s"},
+    "an image": {"mode": "inpaint", **REQUESTS["inpaint"]},
+    "inversion": {"mode": "invert", **REQUESTS["invert"]},
+}
+
+
+@pytest.mark.parametrize(("run", "family"), [*product(CHANGED, ["tiny", "sd3-tiny"])])
+def test_a_changed_array_is_seen_at_its_place(run, family, tmp_path):
+    """An array that the run computes is one per cent larger: its own row differs, and no other
+    call before it."""
+    model = model_of(family)
+    request = dict(CHANGED[run])
+    trace = record(tmp_path / "t", model, request.pop("mode", "txt2img"), **request)
+    for call, side, role in sorted(names_of(trace)):
+        name, _, layer = call.partition("/")
+        entry = trace.find(name, layer)
+        tensor = (entry.inputs if side == "input" else entry.outputs)[role]
+        x = np.asarray(trace.tensors[tensor])
+        if not np.any(x):
+            continue
+        other = x + 1 if x.dtype.kind in "iu" else (1.01 * x.astype(np.float64)).astype(x.dtype)
+        changed = replace(trace, tensors={**trace.tensors, tensor: other})
+        found = follow_run(changed, model)
+        assert isinstance(found, FollowedRun), (call, side, role, found)
+        differ = {str(row.name) for row in found.rows() if row.verdict == "differs"}
+        assert call in differ, (call, side, role)
+
+
+# -- runs that cannot be followed ----------------------------------------------------------------
+
+
+def test_what_is_missing_is_said(tmp_path):
+    model = model_of("tiny")
+    trace = record(tmp_path / "t", model, "img2img", **REQUESTS["img2img"])
+    without = [entry for entry in trace.entries if entry.call.kind != "inputs"]
+    found = follow_run(replace(trace, entries=tuple(without)), model)
+    assert found == "the image of the request was not recorded"
+    without = [entry for entry in trace.entries if entry.call != "unet.001"]
+    found = follow_run(replace(trace, entries=tuple(without)), model)
+    assert found == "what unet.001 returned was not recorded"
+    nameless = {name: x for name, x in trace.manifest.items() if name != "params"}
+    found = follow_run(replace(trace, manifest=nameless), model)
+    assert found == "its mode was not recorded"
+    controlled, model, _ = RECORDED["controlled"]()
+    assert follow_run(controlled, model) == "the run had 2 ControlNets, and 0 were given"
+
+
+def test_an_older_trace_without_its_image_is_judged_as_before(tmp_path):
+    model = model_of("tiny")
+    trace = record(tmp_path / "t", model, "img2img", **REQUESTS["img2img"])
+    without = [entry for entry in trace.entries if entry.call.kind != "inputs"]
+    assert diff_traces(replace(trace, entries=tuple(without)), model).verdict == "equal"
