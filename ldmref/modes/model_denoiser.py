@@ -22,7 +22,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.samplers import Guidance, GuidedDenoiser, Interval, guided_denoiser
-from ldmref.samplers.denoiser import Observer
+from ldmref.samplers.denoiser import Observer, PredictionExchange
 from ldmref.samplers.guidance import GUIDE, TEXTS, calls_of, steering_of, texts_of
 from ldmref.samplers.path import VE, NoisePath
 
@@ -36,7 +36,7 @@ def model_denoiser(
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
     observe: Observer | None = None,
-    replace: Callable[[Array], Array] | None = None,
+    exchange: PredictionExchange | None = None,
     path: NoisePath = VE,
     guide: LatentDiffusion | None = None,
 ) -> GuidedDenoiser:
@@ -51,7 +51,7 @@ def model_denoiser(
         guidance: How the predictions become one.
         controls: ControlNets, which read only the latents.
         channels: Further input channels of the network, (n or 1, k, h, w).
-        observe, replace: Called with every evaluation and every guided prediction; see
+        observe, exchange: See every evaluation, and may replace predictions; see
             `samplers.guided_denoiser`.
         path: The path of x and sigma.
         guide: The model of the prediction `guide`; it reads the same x, timesteps and ControlNets.
@@ -116,4 +116,4 @@ def model_denoiser(
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path, replace)
+    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path, exchange)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +69,12 @@ class Observers(RunObserver):
         """Return what the last observer replaces the trajectory by at `x` (n, c, h, w), `sigma`."""
         changes = [observer.evaluating(x, sigma) for observer in self.observers]
         return next((change for change in reversed(changes) if change is not None), None)
+
+    def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return what the observers make of `predictions`, by name, each (n, c, h, w)."""
+        for observer in self.observers:
+            predictions = observer.predicted(predictions)
+        return predictions
 
     def combined(self, guided: Array) -> Array:
         """Return the guided prediction, (n, c, h, w), that the observers make of `guided`."""

@@ -95,10 +95,10 @@ class RunObserver:
 
     `plan.prepare(model, observer)` calls `watch` before the first network runs, `watch_guide` with
     the second model of autoguidance, and `prepared` after prompts and images are encoded.
-    `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`, `evaluating`,
-    `combined` and `evaluated` for each evaluation of the denoiser, `noise_sampled` for each fresh
-    noise, and `stepped`; then `finished` and `decoded`. An observer that needs no encoders can be
-    given to `generate` instead. `Observers` combines several.
+    `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`; `evaluating`,
+    `predicted`, `combined` and `evaluated` for each evaluation of the denoiser, `noise_sampled` for
+    each fresh noise, and `stepped`; then `finished` and `decoded`. An observer that needs no
+    encoders can be given to `generate` instead. `Observers` combines several.
 
     >>> import ldmref
     >>> class Sigmas(ldmref.modes.RunObserver):
@@ -154,6 +154,10 @@ class RunObserver:
             sigma: Its noise level.
         """
         return None
+
+    def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return what the guidance combines, by name, each (n, c, h, w), or what replaces it."""
+        return predictions
 
     def combined(self, guided: Array) -> Array:
         """Return what the guidance made of the predictions, (n, c, h, w), or what replaces it."""
@@ -273,7 +277,7 @@ class Trajectory:
             controls=self.controls,
             channels=self.channels,
             observe=observer.evaluated if observed else None,
-            replace=observer.combined if observed else None,
+            exchange=observer if observed else None,
             path=self.schedule.path,
             guide=self.guide,
         )

@@ -75,6 +75,18 @@ class Evaluation(NamedTuple):
 Observer = Callable[[Evaluation], None]
 
 
+class PredictionExchange(Protocol):
+    """What may replace the predictions of a denoiser."""
+
+    def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return what the guidance combines, by name, each (n, ...), or what replaces it."""
+        ...
+
+    def combined(self, guided: Array) -> Array:
+        """Return what the guidance returned, (n, ...), or what replaces it."""
+        ...
+
+
 def guided_denoiser(
     network: Network,
     prediction_type: str,
@@ -82,7 +94,7 @@ def guided_denoiser(
     cfg_scale: float,
     observe: Observer | None = None,
     path: NoisePath = VE,
-    replace: Callable[[Array], Array] | None = None,
+    exchange: PredictionExchange | None = None,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
@@ -97,8 +109,8 @@ def guided_denoiser(
             called.
         path: The path of x and sigma. The guidance gets the ratio sigma / alpha, which is the
             same noise level on every path.
-        replace: Called with what the guidance returned; its result is what x0 is made of. None:
-            nothing is called.
+        exchange: May replace what the guidance combines, and what it returns. None: nothing is
+            replaced.
 
     Returns:
         The denoiser: `denoise(x, sigma)` returns x0 in the shape of x, (n, ...), and
@@ -144,8 +156,10 @@ def guided_denoiser(
             predictions = convert(predictions, prediction_type, combined, x, sigma, path, named)
             if combined == "flow":
                 xt, level = in_own_scale("flow", x, sigma, path)
+        if exchange is not None:
+            predictions = dict(exchange.predicted(predictions))
         y, memory = combine(guidance, predictions, sigma, scale, memory, path)
-        y = y if replace is None else replace(y)
+        y = y if exchange is None else exchange.combined(y)
         x0 = from_combined(xt, y, level)
         if observe is not None:
             clean = {name: from_combined(xt, y, level) for name, y in predictions.items()}

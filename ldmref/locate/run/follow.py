@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.errors import LdmrefError
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
-from ldmref.locate.run.calls import OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
+from ldmref.locate.run.calls import INPUT, OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.rows import FollowedRun
 from ldmref.math.arrays import Array
@@ -128,7 +128,7 @@ class RunFollower(TraceObserver):
         def step(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
         ) -> Stepped:
-            x = self._exchange(STEP.call, "x", x, "input")
+            x = self._exchange(STEP.call, "x", x, INPUT)
             self._stepping = True
             x_next, x0, history = take(denoise, x, interval, history, noise)
             self._stepping = False
@@ -149,12 +149,20 @@ class RunFollower(TraceObserver):
                 STEP.call, f"noise.{number}" if number else "noise", noise, "input"
             )
         else:
-            noise = self._exchange(JUMP, "noise", noise, "input")
+            noise = self._exchange(JUMP, "noise", noise, INPUT)
         return super().noise_sampled(noise)
 
+    def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return what was recorded of the predictions."""
+        kind = COMBINE.call
+        return {name: self._exchange(kind, name, x, INPUT) for name, x in predictions.items()}
+
     def combined(self, guided: Array) -> Array:
-        """Return what was recorded of the guidance."""
-        return self._exchange(COMBINE.call, OUTPUT, guided)
+        """Return what was recorded of the guidance, and of what the step was given of it."""
+        guided = self._exchange(COMBINE.call, OUTPUT, guided)
+        number = len(self.evaluations)
+        role = f"prediction.{number}" if number else "prediction"
+        return self._exchange(STEP.call, role, guided, INPUT) if self._stepping else guided
 
     def _exchange(self, kind: str, role: str, x: Array, side: str = OUTPUT) -> Array:
         return self.recorder.exchange(ArrayName(self.recorder.next_name(kind), side, role), x)

@@ -18,7 +18,10 @@ from ldmref.trace.model import Trace, TraceEntry
 
 # What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
 RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
-READ = {"x": "state", "input_ids": "tokens", "scale": "guidance scale"}
+READ = {
+    "x": "state", "input_ids": "tokens", "scale": "guidance scale",
+    "cond": "conditional prediction", "uncond": "unconditional prediction",
+}  # fmt: skip
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
 }  # fmt: skip
