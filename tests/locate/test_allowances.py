@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from changed_runs import RUNS
+from changed_runs import RUNS, of_another_program
 
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import EPSILONS
@@ -51,7 +51,7 @@ WIRES = {  # kind of a row: the side and the role of its array
 
 
 def judged(trace, model, nets, dtype):
-    return judge_host(trace, model, dtype, [], controlnets=nets)
+    return judge_host(of_another_program(trace), model, dtype, [], controlnets=nets)
 
 
 @pytest.mark.parametrize("name", RUNS)

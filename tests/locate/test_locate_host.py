@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from changed_runs import of_another_program
 
 import ldmref
 from ldmref import modes
@@ -106,11 +107,14 @@ def test_another_eta_is_named(model, tmp_path, asked, taken):
 
 
 def test_lost_noise_is_no_fault(model, tmp_path):
-    """Without the noise of its steps, nothing can be said about a right run."""
+    """ldmref draws the noise again; of another program, nothing can be said without it."""
     trace = traced(model, tmp_path / "t", sampler="ddim", eta=1.0)
     tensors = {name: x for name, x in trace.tensors.items() if ".noise" not in name}
     assert len(tensors) < len(trace.tensors)
-    rows = judge_host(build_trace(tensors, trace.manifest), model, "float32", [])
+    lost = build_trace(tensors, trace.manifest)
+    rows = judge_host(lost, model, "float32", [])
+    assert {row.verdict for row in rows} == {"equal"}
+    rows = judge_host(of_another_program(lost), model, "float32", [])
     assert [row.verdict for row in rows if row.kind == "step"] == ["not judged"]
 
 

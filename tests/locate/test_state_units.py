@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from changed_runs import record
+from changed_runs import of_another_program, record
 from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import added_noise, judge_host, latents, schedule, steps, wires
@@ -207,7 +207,7 @@ def test_a_port_that_draws_no_noise_takes_another_eta(spacing):
         if changed is not None:
             name = port.find("sampler.001").outputs["output"]
             port = replace(port, tensors={**port.tensors, name: changed(port.tensors[name])})
-        rows = judge_host(port, model, "float32", [])
+        rows = judge_host(of_another_program(port), model, "float32", [])
         return [(row.verdict, row.cause) for row in rows if row.kind == "step"]
 
     assert step_rows(0.0) == [("equal", "")] * 3

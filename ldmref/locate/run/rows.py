@@ -119,6 +119,10 @@ class FollowedRun:
         return READ.get(name.role, name.role)
 
 
+# What computing each part apart calls the same array.
+ALSO = {"state": ("initial noise", "initial latents")}
+
+
 def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
     """Return the rows of a run, with what computing each part apart says of those that differ.
 
@@ -139,8 +143,9 @@ def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
 
 def _find(row: Row, left: list[Row]) -> Row | None:
     """Take the row of the same array out of those that are left."""
+    kinds = (row.kind, *ALSO.get(row.kind, ()))
     for other in left:
-        if (other.call, other.layer, other.kind) == (row.call, row.layer, row.kind):
+        if (other.call, other.layer) == (row.call, row.layer) and other.kind in kinds:
             left.remove(other)
             return other
     return None
