@@ -65,9 +65,7 @@ class TraceObserver(RunObserver):
                 ops.abandon()
 
     def prepared(self, run: PreparedRun) -> None:
-        """Record the images and arrays of the request, and the tokens of each prompt.
-
-        The calls are `inputs`, `tokens`, `tokens~1`, ...
+        """Record the tokens of each prompt: `tokens`, `tokens~1`, ...
 
         Raises:
             UsageError: The run is an edit.
@@ -75,10 +73,6 @@ class TraceObserver(RunObserver):
         require_one_prompt(run.job)
         self.model = run.model
         self.job = run.job
-        if run.inputs:
-            with self.recorder.call("inputs", run.model.backend) as call:
-                if call is not None:
-                    call.add("", "inputs", run.inputs)
         for prompt, encoded in run.text.encoded.items():
             with self.recorder.call("tokens", run.model.backend) as call:
                 if call is not None:

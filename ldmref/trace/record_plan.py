@@ -186,9 +186,13 @@ class RunTracer(TraceObserver):
         return super().watch(model)
 
     def prepared(self, run: PreparedRun) -> None:
-        """Describe the run in the manifest."""
+        """Describe the run in the manifest, and record the images and arrays of its request."""
         super().prepared(run)
         self.writer.manifest |= describe_run(run)
+        if run.inputs:
+            with self.recorder.call("inputs", run.model.backend) as call:
+                if call is not None:
+                    call.add("", "inputs", run.inputs)
 
 
 class CheckedTracer(RunTracer):

@@ -133,8 +133,6 @@ class FollowedCall(CallRecord):
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Compare arrays of the call by role."""
-        if self.name == REQUESTED:
-            return  # nothing computes it
         entry = f"{self.name}/{layer}" if layer else self.name
         for side, roles in ((INPUT, inputs or {}), (OUTPUT, outputs or {})):
             for role, x in roles.items():
