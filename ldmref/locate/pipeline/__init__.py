@@ -20,6 +20,7 @@
 | `hints`       | the control image of ControlNets, or its latents, and its kind        |
 | `residuals`   | the sum of the outputs of ControlNets, as the denoiser adds it        |
 | `ledger`      | what of all this was compared: the rest is "not judged"               |
+| `missing_inputs` | inputs of networks that were not recorded                          |
 | `roles`       | the names under which the inputs of networks are recorded             |
 | `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
@@ -43,6 +44,7 @@ from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
+from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.references import judge_references
 from ldmref.locate.pipeline.schedule import judge_schedule
@@ -98,6 +100,7 @@ def judge_host(
     unknown = _unknown_pipeline(port, model)
     if unknown:
         return unknown
+    port = fill_inputs(port, model, controlnets)
     context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
     rows = try_judge(judge_tokens, context)
     passes = split_passes(port)
@@ -109,7 +112,8 @@ def judge_host(
     host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if e.call.network]
-    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+    rest = rows_of_rest(port, context.ledger, host, networks)
+    return [*rows, *rest, *rows_of_missing(port, model, controlnets)]
 
 
 def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:
