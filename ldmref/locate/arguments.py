@@ -66,6 +66,10 @@ class RecordedArguments:
                 return output.shape[1]
         return 1
 
+    def whole_output(self) -> np.ndarray | None:
+        """Return the recorded output of the call."""
+        return self.layer_output("")
+
     def layer_output(self, layer: str) -> np.ndarray | None:
         """Return the recorded output of a layer."""
         entry = self.port.find(self.call, layer)

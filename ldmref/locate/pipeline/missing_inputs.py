@@ -93,10 +93,10 @@ def _networks_of(
 
 
 def _missing(entry: TraceEntry | None, network: DeclaredNetwork) -> Iterator[NetworkInput]:
-    """Yield the inputs that a call needs and lacks: without a mask, it reads all tokens."""
+    """Yield the inputs that a call needs and lacks."""
     known: Mapping[str, str] = {} if entry is None else entry.inputs
     for x in network.inputs:
-        if x.of_references or x.content == "mask":
+        if x.of_references:
             continue
         if not known.keys() & {x.role, x.argument, *x.also}:
             yield x
