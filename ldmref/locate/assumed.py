@@ -50,9 +50,13 @@ def without_assumed(
 
 
 def _other(assumed: np.ndarray, below: int) -> np.ndarray:
-    """Return other tokens, of which the second is the largest, or a mask of the first alone."""
+    """Return other tokens, of which the second is the largest, or a mask of the first alone.
+
+    A mask of a single token hides it.
+    """
     if not below:
-        return np.where(np.arange(assumed.shape[-1]), 0, assumed)
+        first = np.arange(assumed.shape[-1]) == 0
+        return np.where(first & (first.size > 1), assumed, 0)
     other = np.zeros(assumed.shape, np.int64)
     other[..., 1:2] = below - 1
     return other
