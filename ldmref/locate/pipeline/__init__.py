@@ -4,6 +4,7 @@
 |---------------|-----------------------------------------------------------------------|
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `conditions`  | what the denoiser is given of the size of the image                   |
 | `classes`     | the numbers of classes that the denoiser is given                     |
 | `images`      | images, masks, encoded latents, further channels                      |
 | `references`  | what the denoiser reads of reference images                           |
@@ -36,6 +37,7 @@ from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.combination import judge_guidance
+from ldmref.locate.pipeline.conditions import judge_conditions
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
@@ -66,6 +68,7 @@ JUDGES = (
     judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_conditions,
     judge_references,
     judge_class_labels,
     judge_controls,
