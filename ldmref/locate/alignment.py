@@ -45,6 +45,23 @@ def align(
     return tuple(kept.index(i) if i in kept else None for i in range(len(expected)))
 
 
+def find_among(
+    recorded: Sequence[OperationArrays], expected: Sequence[OperationArrays]
+) -> tuple[int | None, ...]:
+    """Return for each expected operation the index of the recorded one, where a port has more.
+
+    Args:
+        recorded: The arrays of each of the port's operations of a module, in order.
+        expected: Those of the expected operations, fewer of them.
+
+    >>> small, large = {"input": np.ones(2)}, {"input": np.full(2, 9.0)}
+    >>> find_among([small, large, small], [large, small])
+    (1, 2)
+    """
+    numbers = align(recorded, expected)
+    return tuple(numbers.index(i) for i in range(len(expected)))
+
+
 def _distance(found: OperationArrays, expected: OperationArrays) -> float:
     def distance(right: OperationArrays) -> float:
         shared = found.keys() & right.keys()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align, exchange_terms, is_exchanged
+from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
@@ -276,6 +276,8 @@ class Replay(RepeatableRun):
         expected = self._collect(base)
         if 0 < len(recorded) < len(expected):
             self._aligned[base] = align(expected, recorded)
+        elif 0 < len(expected) < len(recorded):
+            self._aligned[base] = find_among(recorded, expected)
         else:
             del self._aligned[base]
 

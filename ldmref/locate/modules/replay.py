@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align, exchange_terms, is_exchanged
+from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.modules.arrays import (
@@ -157,9 +157,7 @@ class ModuleReplay(RepeatedModule):
         found = dict(find_tensors(arguments, ""))
         roles = roles_of(layer.module, layer.kind, found)
         first = next(iter(found.values()), None)
-        block = layer.kind == "attention_block" and first is not None
-        image = tuple(first.shape) if block and first is not None else None
-        scope = self.names.enter(layer.module, layer.name, self.unique, image)
+        scope = self.names.enter(layer.module, layer.name, self.unique, first)
         before = self._seen.copy()
         operation = None if first is None else describe_module(layer.module, layer.kind, first)
         if operation is not None and len(found) == 1:
@@ -476,8 +474,7 @@ class ModuleReplay(RepeatedModule):
         if 0 < len(recorded) < len(expected):
             self.aligned[base] = align(expected, recorded)
         elif 0 < len(expected) < len(recorded):
-            numbers = align(recorded, expected)
-            self.aligned[base] = tuple(numbers.index(i) for i in range(len(expected)))
+            self.aligned[base] = find_among(recorded, expected)
 
     def _hidden(self, run: Callable[[], Any]) -> Callable[[], Any]:
         def hidden() -> Any:
