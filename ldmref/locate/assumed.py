@@ -30,7 +30,7 @@ def without_assumed(
         replay: Returns the rows of the same call with other arguments.
     """
     unexplained = any(row.verdict == DIFFERS and not row.cause for row in rows)
-    if not network.assumed or not unexplained:
+    if not unexplained or not network.assumed:
         return [*rows]
     arguments = dict(network.arguments)
     roles = []

@@ -168,12 +168,14 @@ def with_another(trace: Trace, at: int) -> Trace:
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_further_sum_moves_no_other_name(name, at):
     trace = with_another(right(name), at)
-    added = len(trace.entries) - len(right(name).entries)
+    added = {(x.call, x.layer) for x in trace.entries}
+    added -= {(x.call, x.layer) for x in right(name).entries}
     assert added
     for port in (trace, exchanged(trace)):
         report = diff_traces(port, model_of(name))
         assert not report.faults, [(row.name, row.cause) for row in report.faults]
-        assert report.verdict == "incomplete"  # nothing judged the further sums
-        assert report.gaps and all("not in ldmref's definition" in gap for gap in report.gaps)
+        assert all("not in ldmref's definition" in gap for gap in report.gaps)
+        if any("add" in layer and not call.startswith("text") for call, layer in added):
+            assert report.verdict == "incomplete"  # nothing judged the further sums
         judged = report.counts()["equal"]
         assert judged == diff_traces(right(name), model_of(name)).counts()["equal"]
