@@ -48,6 +48,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
+LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -140,8 +141,20 @@ class Replay(RepeatableRun):
         return super().geglu(x, weight, bias)
 
     def _is_fused(self, weight: Array, operation: str) -> bool:
+        """Return whether a port recorded two operations as one layer.
+
+        Without a manifest, its output tells it: numbers of SiLU have a bound below, and GEGLU
+        returns half of what the linear layer does.
+        """
         entry = self.port.find(self.call, self._names.get(id(weight), ""))
-        return entry is not None and entry.kind == operation
+        if entry is None or entry.kind:
+            return entry is not None and entry.kind == operation
+        output = read_output(self.port, entry)
+        if output is None or not output.size:
+            return False
+        if operation == "geglu":
+            return 2 * output.shape[-1] == np.shape(weight)[0]
+        return bool(np.min(output) >= LEAST_OF_SILU)
 
     def visit(self, call: LayerCall) -> Any:
         """Observe a layer, and return its recorded output if there is one."""
