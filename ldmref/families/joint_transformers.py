@@ -179,9 +179,20 @@ def latents_input(channels: int, *also: str) -> NetworkInput:
     return NetworkInput("x", "sample", shape, also=("input", "0", "x", *also))
 
 
-def time_input() -> NetworkInput:
-    """Return the input of times."""
-    return NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("t",))
+def time_input(embedder: str = "") -> NetworkInput:
+    """Return the input of times.
+
+    Args:
+        embedder: The layer that reads them first. "": none reads them unchanged.
+    """
+    return NetworkInput(
+        "t",
+        "timestep",
+        (CallSize("timesteps"),),
+        "timesteps",
+        also=("t",),
+        layers=((embedder, "input"),) if embedder else (),
+    )
 
 
 def text_input(width: int, *also: str, embedder: str = "") -> NetworkInput:
@@ -212,7 +223,7 @@ def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
     )
     latents = latents_input(config.in_channels, "hidden_states")
     text = text_input(config.joint_attention_dim, embedder="context_embedder")
-    return latents, time_input(), text, pooled
+    return latents, time_input("time_proj"), text, pooled
 
 
 def declare_transformer(

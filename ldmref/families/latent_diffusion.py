@@ -71,6 +71,9 @@ def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
     return networks + describe_autoencoder(config.vae)
 
 
+TOKEN_TABLES = ("embeddings", "token_embedding", "shared", "embed_tokens")  # which read ids first
+
+
 def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
     """Return the declaration of a text encoder.
 
@@ -92,7 +95,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         (BATCH, config.max_position_embeddings),
         "ids",
         also=("input", "0", "ids"),
-        layers=(("embeddings", "ids"), ("token_embedding", "ids")),
+        layers=tuple((table, role) for table in TOKEN_TABLES for role in ("ids", "input")),
         below=config.vocab_size,
     )
     mask = NetworkInput(

@@ -83,7 +83,12 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
     inputs = [
         NetworkInput("x", "sample", sample, also=("input", "0", "x")),
         NetworkInput(
-            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("t", "timesteps")
+            "t",
+            "timestep",
+            (CallSize("timesteps"),),
+            "timesteps",
+            also=("t", "timesteps"),
+            layers=(("time_proj", "input"),),
         ),
     ]
     if config.cross_attention_dim:

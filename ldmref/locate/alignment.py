@@ -1,4 +1,4 @@
-"""Which of ldmref's operations without names of their own a port left out.
+"""Which of ldmref's operations without names of their own a port left out, and the order of sums.
 
 Such operations are numbered in each module: `silu`, `silu~1`, `silu~2`. If a port leaves one out,
 its later ones have the numbers of other operations. What they read and return tells them apart.
@@ -16,6 +16,7 @@ from ldmref.locate.layouts import relative_error
 
 OperationArrays = Mapping[str, np.ndarray]
 MOST = 5000  # alignments that are compared
+EXCHANGED = {"input": "b", "b": "input"}  # the terms of a sum, which has no order
 
 
 def align(
@@ -44,6 +45,59 @@ def align(
     return tuple(kept.index(i) if i in kept else None for i in range(len(expected)))
 
 
+def find_among(
+    recorded: Sequence[OperationArrays], expected: Sequence[OperationArrays]
+) -> tuple[int | None, ...]:
+    """Return for each expected operation the index of the recorded one, where a port has more.
+
+    Args:
+        recorded: The arrays of each of the port's operations of a module, in order.
+        expected: Those of the expected operations, fewer of them.
+
+    >>> small, large = {"input": np.ones(2)}, {"input": np.full(2, 9.0)}
+    >>> find_among([small, large, small], [large, small])
+    (1, 2)
+    """
+    numbers = align(recorded, expected)
+    return tuple(numbers.index(i) for i in range(len(expected)))
+
+
 def _distance(found: OperationArrays, expected: OperationArrays) -> float:
-    shared = found.keys() & expected.keys()
-    return sum(min(relative_error(found[role], expected[role]), 1.0) for role in shared)
+    def distance(right: OperationArrays) -> float:
+        shared = found.keys() & right.keys()
+        return sum(min(relative_error(found[role], right[role]), 1.0) for role in shared)
+
+    if not EXCHANGED.keys() <= expected.keys():
+        return distance(expected)
+    return min(distance(expected), distance({**expected, **exchange_terms(expected)}))
+
+
+def exchange_terms(terms: OperationArrays) -> OperationArrays:
+    """Return the terms of a sum in the other order.
+
+    >>> exchange_terms({"input": 1.0, "b": 2.0})
+    {'input': 2.0, 'b': 1.0}
+    """
+    return {role: terms[other] for role, other in EXCHANGED.items()}
+
+
+def is_exchanged(terms: OperationArrays, recorded: OperationArrays, allowed: float) -> bool:
+    """Return whether a port wrote the two terms of a sum in the other order, as `y += x` may.
+
+    Args:
+        terms: The computed terms of an operation by role; NaN where they are not known.
+        recorded: The recorded ones, as far as they were.
+        allowed: The relative error that is rounding.
+
+    >>> one, two = np.ones(2), np.full(2, 2.0)
+    >>> is_exchanged({"input": one, "b": two}, {"input": two, "b": one}, 1e-6)
+    True
+    """
+    if terms.keys() != EXCHANGED.keys():
+        return False
+    errors = []
+    for order in (terms, exchange_terms(terms)):
+        known = [role for role in recorded if role in order and not np.isnan(order[role]).any()]
+        errors.append([relative_error(recorded[role], order[role]) for role in known])
+    same, other = errors
+    return len(other) >= len(same) > 0 and max(same) > allowed and max(other) < max(same)

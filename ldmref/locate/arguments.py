@@ -37,9 +37,9 @@ class RecordedArguments:
         return None
 
     def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
-        """Return the recorded input of the first layer whose name has an ending."""
+        """Return the recorded input of the first layer whose name ends with these parts."""
         for entry in self.port.of_call(self.call):
-            if entry.layer.endswith(ending):
+            if f".{entry.layer}".endswith(f".{ending}"):
                 found = read_role(self.port, entry.inputs, role)
                 if found is not None:
                     return found
@@ -65,6 +65,10 @@ class RecordedArguments:
             if output is not None and output.ndim == 3:
                 return output.shape[1]
         return 1
+
+    def whole_output(self) -> np.ndarray | None:
+        """Return the recorded output of the call."""
+        return self.layer_output("")
 
     def layer_output(self, layer: str) -> np.ndarray | None:
         """Return the recorded output of a layer."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
+from ldmref.locate.assumed import without_assumed
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
-from ldmref.locate.networks import find_wrong_axes, try_network
+from ldmref.locate.networks import RecordedNetwork, find_wrong_axes, try_network
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
+from ldmref.locate.points import PaddingRows
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
 from ldmref.models.control import ControlNet
@@ -190,8 +193,11 @@ def _replay(
     for assume in (False, True):
         network, problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
-            rows = padding.find(model, network)
-            problem = replay_network(network, part, call, dtype, judge, visited, rows)
+            follow = partial(_follow, part, call, dtype, padding.find(model, network))
+            before = len(judge.rows)
+            problem = follow(judge, visited, network)
+            again = partial(_rows_again, call, dtype, follow)
+            judge.rows[before:] = without_assumed(judge.rows[before:], network, again)
         if not problem or assume:
             break
         whole = port.find(call)
@@ -202,3 +208,24 @@ def _replay(
         rest = [e for e in port.entries if e.call != call or e.layer not in {"", *visited}]
         part = replace(port, entries=tuple(rest))
     return judge, visited, problem
+
+
+def _follow(
+    port: Trace,
+    call: TraceCall,
+    dtype: str,
+    padding: PaddingRows,
+    judge: Judge,
+    visited: set[str],
+    network: RecordedNetwork,
+) -> str:
+    return replay_network(network, port, call, dtype, judge, visited, padding)
+
+
+def _rows_again(
+    call: TraceCall, dtype: str, follow: Callable[..., str], network: RecordedNetwork
+) -> list[Row]:
+    """Return the rows of a call with other arguments."""
+    judge = Judge(call, dtype)
+    follow(judge, set(), network)
+    return judge.rows

@@ -71,6 +71,19 @@ def _possible_names(name: str) -> list[str]:
     return names
 
 
+def find_role(roles: Mapping[str, str], role: str, order: Sequence[str] = ()) -> str:
+    """Return the name of the tensor that ldmref calls by the name of a role; "" if there is none.
+
+    Args:
+        roles: Tensor names by role.
+        role: ldmref's role: "input", "emb", "output".
+        order: All roles in the order of the arguments, for ports that number them.
+    """
+    position = str(order.index(role)) if role in order else ""
+    others = (*ROLES.get(role, ()), *WHOLE.get(role, ()), position)
+    return next((roles[name] for name in (role, *others) if name and name in roles), "")
+
+
 def read_role(
     port: Trace, roles: Mapping[str, str], role: str, order: Sequence[str] = ()
 ) -> np.ndarray | None:
@@ -78,16 +91,10 @@ def read_role(
 
     Args:
         port: The trace.
-        roles: Tensor names by role.
-        role: ldmref's role: "input", "emb", "output".
-        order: All roles in the order of the arguments, for ports that number them.
+        roles, role, order: As for `find_role`.
     """
-    position = str(order.index(role)) if role in order else ""
-    others = (*ROLES.get(role, ()), *WHOLE.get(role, ()), position)
-    for name in (role, *others):
-        if name and name in roles:
-            return read_array(port, roles[name])
-    return None
+    name = find_role(roles, role, order)
+    return read_array(port, name) if name else None
 
 
 def read_output(

@@ -15,7 +15,7 @@ from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.locate.arguments import RecordedArguments
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.models.control import ControlNet
-from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
+from ldmref.models.declared import HEIGHT, WIDTH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
 from ldmref.models.steering import STEERING
@@ -32,12 +32,15 @@ class RecordedNetwork:
         params: Its parameters.
         arguments: Configurations, and arrays: recorded, or NaN where they were not recorded.
         complete: Whether all arrays were recorded.
+        assumed: The arguments that hold tokens or their mask and were not recorded: the former are
+            NaN, and the latter hides nothing.
     """
 
     network: DeclaredNetwork
     params: Mapping[str, Any]
     arguments: Mapping[str, Any]
     complete: bool
+    assumed: tuple[str, ...] = ()
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -119,6 +122,7 @@ def open_network(
     found = RecordedArguments(port, call, model, assume)
     sizes = _CallSizes(network, found)
     arguments = dict(network.settings)
+    sizes.note(network)
     for x in network.inputs:
         arguments[x.argument] = sizes.read(x)
     for x in network.optional:
@@ -132,7 +136,7 @@ def open_network(
     if steering and not network.find_unsteerable(steering):
         network = replace(network, function=network.steered)
         arguments |= steering
-    return RecordedNetwork(network, params, arguments, found.complete)
+    return RecordedNetwork(network, params, arguments, found.complete, tuple(sizes.assumed))
 
 
 def is_steering(value: object) -> bool:
@@ -190,6 +194,7 @@ def number_controlnet(port: Trace, call: TraceCall) -> int:
     return 0 if any(other.controlnet for other in port.calls) else call.number
 
 
+WHOLE_NUMBERS = ("ids", "labels", "mask")  # contents
 LEAST_AXES = 2  # of what is no number of each image
 
 
@@ -202,6 +207,26 @@ class _CallSizes:
         config = getattr(config, "unet", config)
         self.levels = len(getattr(config, "block_out_channels", ()))
         self.known: dict[str, int] = {}
+        self.assumed: list[str] = []
+        self.ids: tuple[int, ...] = ()  # the shape of the tokens
+
+    def note(self, network: DeclaredNetwork) -> None:
+        """Note the sizes of all inputs that were recorded, for those that were not."""
+        for x in network.inputs:
+            value = self._recorded(x)
+            if value is None or len(x.shape) == 1:
+                continue
+            if x.content in WHOLE_NUMBERS:
+                self._note_sizes(x, np.asarray(value))
+            else:
+                self.read(x)
+        first = network.inputs[0]
+        output = self.found.whole_output() if network.numbered else None
+        if output is not None and first.shape[2:] == (HEIGHT, WIDTH) and output.ndim == 4:
+            channels_last = output.shape[1] != first.shape[1] == output.shape[3]
+            rows, columns = output.shape[1:3] if channels_last else output.shape[2:]
+            sizes = {"batch": len(output), "height": rows, "width": columns}
+            self.known = sizes | self.known
 
     def read(self, x: NetworkInput, optional: bool = False) -> np.ndarray | None:
         """Return an input in the order of axes of ldmref; NaN if it was not recorded.
@@ -212,13 +237,17 @@ class _CallSizes:
         value = self._recorded(x)
         if value is None and (optional or x.of_references):
             return None
+        if value is None and x.content in ("ids", "mask"):
+            self.assumed.append(x.argument)
         if value is None and x.content == "mask":  # what has no mask reads all tokens
-            return np.ones(x.shape_at(self._complete(x)), np.int64)
+            return np.ones(self.ids or x.shape_at(self._complete(x)), np.int64)
         if value is None:
             ids = x.content == "ids"
             shape = self.found.text_shape() if ids else None
             return self.found.missing(shape or x.shape_at(self._complete(x)))
-        if x.content in ("ids", "labels", "mask"):
+        if x.content in WHOLE_NUMBERS:
+            if x.content == "ids":
+                self.ids = np.shape(value)
             return np.asarray(value, np.int64)
         if len(x.shape) == 1:  # a number of each image, or one of all
             value = np.asarray(value, np.float64).ravel()
@@ -234,10 +263,14 @@ class _CallSizes:
         channels = x.shape[1]
         if value.ndim == 4 and value.shape[1] != channels == value.shape[3]:
             value = value.transpose(0, 3, 1, 2)
-        for axis, size in enumerate(x.shape):
-            if isinstance(size, CallSize) and axis < value.ndim:
-                self.known.setdefault(size.of, value.shape[axis] * size.over // size.times)
+        self._note_sizes(x, value)
         return value
+
+    def _note_sizes(self, x: NetworkInput, value: np.ndarray) -> None:
+        """Note the sizes of a recorded input, unless one before had others."""
+        for axis, size in enumerate(x.shape):
+            if isinstance(size, CallSize) and axis < value.ndim == len(x.shape):
+                self.known.setdefault(size.of, value.shape[axis] * size.over // size.times)
 
     def _recorded(self, x: NetworkInput) -> np.ndarray | None:
         """Return an input under one of its names, or as the first layers read it."""
@@ -257,10 +290,10 @@ class _CallSizes:
 
     def _sizes_of_images(self) -> Mapping[str, int]:
         """Return the sizes that are known, with the number of images, their height and width."""
-        if "batch" not in self.known:
+        if not {"batch", "height", "width"} <= self.known.keys():
             side = self.found.model.config.denoiser.side_multiple  # of one token
             n, h, w = self.found.batch_and_size(self.levels) if self.levels else (1, side, side)
-            self.known |= {"batch": n, "height": h, "width": w}
+            self.known = {"batch": n, "height": h, "width": w} | self.known
         return self.known
 
 

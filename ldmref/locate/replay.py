@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align
+from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
@@ -48,6 +48,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
+LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -140,17 +141,32 @@ class Replay(RepeatableRun):
         return super().geglu(x, weight, bias)
 
     def _is_fused(self, weight: Array, operation: str) -> bool:
+        """Return whether a port recorded two operations as one layer.
+
+        Without a manifest, its output tells it: numbers of SiLU have a bound below, and GEGLU
+        returns half of what the linear layer does.
+        """
         entry = self.port.find(self.call, self._names.get(id(weight), ""))
-        return entry is not None and entry.kind == operation
+        if entry is None or entry.kind:
+            return entry is not None and entry.kind == operation
+        output = read_output(self.port, entry)
+        if output is None or not output.size:
+            return False
+        if operation == "geglu":
+            return 2 * output.shape[-1] == np.shape(weight)[0]
+        return bool(np.min(output) >= LEAST_OF_SILU)
 
     def visit(self, call: LayerCall) -> Any:
         """Observe a layer, and return its recorded output if there is one."""
         if self._trial is not None:
             return self._visit_again(call, self._trial)
         entry = self._entry_of(call)
-        if entry is not None and self._is_unnamed(call) and self._is_another(call, entry):
+        call_in_order = self._in_order(call, entry)
+        if entry and self._is_unnamed(call) and self._is_another(call_in_order, entry):
             self._align(call)
             entry = self._entry_of(call)
+            call_in_order = self._in_order(call, entry)
+        call = call_in_order
         if entry is not None and is_apart(self.port, entry, call):
             return self._visit_apart(call, entry)
         inputs = dict(call.inputs)
@@ -239,10 +255,24 @@ class Replay(RepeatableRun):
         recorded = read_inputs(self.port, entry, call)
         known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
         shared = recorded.keys() & known.keys()
-        allowed = allowed_error(
-            0.0, max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
-        )
+        allowed = self._rounding_of(entry)
         return any(relative_error(recorded[role], known[role]) > allowed for role in shared)
+
+    def _in_order(self, call: LayerCall, entry: TraceEntry | None) -> LayerCall:
+        """Return an operation with its terms in the port's order, if it is a recorded sum."""
+        if call.kind != "add" or entry is None:
+            return call
+        recorded = read_inputs(self.port, entry, call)
+        self._turned.discard(call.name)
+        if not is_exchanged(call.inputs, recorded, self._rounding_of(entry)):
+            return call
+        self._turned.add(call.name)
+        return replace(call, inputs=exchange_terms(call.inputs))
+
+    def _rounding_of(self, entry: TraceEntry) -> float:
+        """Return the relative error of an array that is rounding of the port."""
+        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
+        return allowed_error(0.0, unit)
 
     def _align(self, call: LayerCall) -> None:
         """Find the port's number of each operation of this kind in the module around it."""
@@ -259,6 +289,8 @@ class Replay(RepeatableRun):
         expected = self._collect(base)
         if 0 < len(recorded) < len(expected):
             self._aligned[base] = align(expected, recorded)
+        elif 0 < len(expected) < len(recorded):
+            self._aligned[base] = find_among(recorded, expected)
         else:
             del self._aligned[base]
 

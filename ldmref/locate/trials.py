@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.locate.alignment import EXCHANGED
 from ldmref.locate.names import find_entry, layers_of, neighbours_of, parts_of, read_output
 from ldmref.locate.points import OperationChange, Point, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
@@ -53,6 +54,7 @@ class RepeatableRun(NamedBackend):
         # By the name of operations that the port left some out of: the port's number of each.
         self._aligned: dict[str, tuple[int | None, ...]] = {}
         self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
+        self._turned: set[str] = set()  # names of sums whose terms the port has in the other order
         # The network's function, parameters and arguments. None: it is not known.
         self.of_tables: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._tables: Mapping[str, dict[str, np.ndarray]] | None = None  # in the port's format
@@ -158,7 +160,8 @@ class RepeatableRun(NamedBackend):
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
         target = call.name == trial.target
         if target and trial.role:
-            raise _Reached(call.inputs[trial.role])
+            turned = call.name in self._turned
+            raise _Reached(call.inputs[EXCHANGED[trial.role] if turned else trial.role])
         entry = self._entry_of(call)
         within = target or (call.composite and _may_hold(call.name, trial.target))
         changed = call.name in trial.changes

@@ -412,6 +412,7 @@ def read_trace(folder: Path) -> Trace:
         raise CorruptModelError(message, code=CODE, hint="a trace is a folder")
     digests = meta.get("digests") or {}
     files = [_CallTensors(TensorFile(path), digests.get(path.name, "")) for path in paths]
-    tensors: ChainMap[str, Any] = ChainMap(*files)  # type: ignore[arg-type]
+    # A ChainMap lists the names of its last mapping first.
+    tensors: ChainMap[str, Any] = ChainMap(*reversed(files))  # type: ignore[arg-type]
     kinds = {name: kind for f in files for name, kind in f.name_kinds(f.file.kinds).items()}
     return build_trace(tensors, meta, kinds, str(folder))

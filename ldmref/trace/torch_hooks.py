@@ -151,10 +151,10 @@ class LayerRecorder(TorchFunctionMode):
                 return
             inside = self.call is not None
             inputs = named_inputs(module, kind, args, kwargs)
-            image = tuple(inputs["input"].shape) if kind == "attention_block" else None
             unique = call.unique if inside else _as_it_is
             arrays = self._as_image(kind, inputs)
-            layer = self._names.enter(module, name, unique, image).name
+            first = next(iter(inputs.values()), None)
+            layer = self._names.enter(module, name, unique, first).name
             call.add(layer, kind, self._change(layer, arrays))
             self.note_unread_arguments(call, layer, name_arguments(module, args, kwargs))
 

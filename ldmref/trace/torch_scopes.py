@@ -29,6 +29,7 @@ class Scope:
             layers of ldmref of the same name.
         module: The module.
         image: The shape of its input if it is an attention block, otherwise ().
+        size: The number of elements of its input, which residual sums have as well. 0: not known.
         last_sum: The operands and the result of its last sum.
     """
 
@@ -36,6 +37,7 @@ class Scope:
     inner: str
     module: torch.nn.Module
     image: tuple[int, ...] = ()
+    size: int = 0
     last_sum: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
@@ -100,7 +102,7 @@ class LayerNames:
         module: torch.nn.Module,
         name: str,
         unique: Callable[[str], str],
-        image: tuple[int, ...] | None = None,
+        first: torch.Tensor | None = None,
     ) -> Scope:
         """Begin a layer.
 
@@ -108,13 +110,13 @@ class LayerNames:
             module: The module.
             name: Its name, without a number.
             unique: Returns a name with its number in the call.
-            image: The shape of the input of an attention block. None: it is none.
+            first: Its first input. None: it has none.
         """
         full = unique(name)
-        scope = Scope(full, full, module)
-        if image is not None:
+        scope = Scope(full, full, module, size=0 if first is None else first.numel())
+        if first is not None and known.kind_of(module) == "attention_block":
             scope.inner = unique(name)
-            scope.image = image
+            scope.image = tuple(first.shape)
         self.scopes.append(scope)
         return scope
 
@@ -137,7 +139,9 @@ def is_named_sum(scope: Scope | None, args: tuple, result: torch.Tensor) -> bool
     """Return whether a sum is one that has a name when it is computed.
 
     Sums of two equal shapes have one in layers whose residual sums are named, except in residual
-    blocks, whose last sum is named at their end; outside of layers, embeddings have one.
+    blocks, whose last sum is named at their end; outside of layers, embeddings have one. A residual
+    sum has as many elements as the input of its layer, and neither term is a parameter of it: a
+    table of shifts and the time may agree in their shapes, as those of one image do.
     """
     shapes = {getattr(x, "shape", None) for x in args[:2]}
     if len(shapes) > 1 or len(args) < 2:
@@ -147,11 +151,23 @@ def is_named_sum(scope: Scope | None, args: tuple, result: torch.Tensor) -> bool
     scope.last_sum = (args[0], args[1], result)
     if known.kind_of(scope.module) == "resnet_block":  # whose first sum adds the timestep
         return False
-    return bool(known.class_in(scope.module, known.RESIDUALS))
+    if not known.class_in(scope.module, known.RESIDUALS) or scope.size not in (0, result.numel()):
+        return False
+    own = [*scope.module.parameters(recurse=False)]
+    return not any(_holds(x, parameter) for x in args[:2] for parameter in own)
+
+
+def _holds(x: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Return whether an array is a parameter, a part of one, or one in another number format."""
+    if x.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr():
+        return True
+    if x.numel() != parameter.numel() or x.shape[-parameter.ndim :] != parameter.shape:
+        return False
+    return torch.equal(x.reshape(parameter.shape), parameter.to(x.dtype))
 
 
 def operands_of_sum(scope: Scope | None, args: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the terms of a named sum as ldmref orders them: the residual last."""
+    """Return the terms of a named sum as ldmref orders them: the residual first."""
     a, b = args[:2]
     kind = "" if scope is None else known.class_in(scope.module, known.RESIDUALS)
     return (b, a) if kind and known.RESIDUALS[kind] else (a, b)

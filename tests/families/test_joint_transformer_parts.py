@@ -178,7 +178,7 @@ def test_inputs_of_a_network_with_pooled_text():
     config = SimpleNamespace(in_channels=4, joint_attention_dim=6, pooled_projection_dim=9)
     latents, time, text, pooled = joint_transformers.list_inputs(config)
     assert latents == joint_transformers.latents_input(4, "hidden_states")
-    assert time == joint_transformers.time_input()
+    assert time == joint_transformers.time_input("time_proj")
     assert text == joint_transformers.text_input(6, embedder="context_embedder")
     assert (pooled.argument, pooled.role) == ("pooled", "pooled_projections")
     assert pooled.shape == (BATCH, 9) and pooled.also == ("y", "pooled")

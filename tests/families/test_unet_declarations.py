@@ -236,7 +236,8 @@ def test_a_text_encoder_is_declared(projection, masked):
     ids = made.inputs[0]
     assert (ids.argument, ids.role, ids.content) == ("ids", "input_ids", "ids")
     assert ids.shape == (BATCH, 7) and ids.below == 11 and ids.also == ("input", "0", "ids")
-    assert ids.layers == (("embeddings", "ids"), ("token_embedding", "ids"))
+    tables = ("embeddings", "token_embedding", "shared", "embed_tokens")
+    assert ids.layers == tuple((table, role) for table in tables for role in ("ids", "input"))
     assert len(made.inputs) == 1 + masked
     if masked:
         mask = made.inputs[1]

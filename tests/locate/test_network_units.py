@@ -79,13 +79,13 @@ def test_a_text_without_a_mask_is_read_whole():
 @pytest.mark.parametrize("missing", list(WHOLE))
 def test_what_was_not_recorded_is_not_a_number(missing):
     arrays = {name: x for name, x in WHOLE.items() if name != missing}
-    if missing == "input.sample":  # which alone tells the number of examples
+    if missing == "input.sample":  # the number of examples is then that of the text
         arrays["input.timestep"] = T[:1]
     found = opened({"unet.000": arrays})
     argument = {"sample": "x", "timestep": "t", "encoder_hidden_states": "context"}[missing[6:]]
     x = found.arguments[argument]
     assert not found.complete and np.isnan(x).all()
-    sizes = {"x": (1, 4, 4, 4), "t": (2,), "context": (2, 1, 32)}
+    sizes = {"x": (2, 4, 4, 4), "t": (2,), "context": (2, 1, 32)}
     assert x.shape == sizes[argument]
 
 

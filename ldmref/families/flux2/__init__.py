@@ -72,7 +72,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     z = denoiser.in_channels
     inputs = (
         latents_input(z, "img"),
-        time_input(),
+        time_input("time_proj"),
         text_input(denoiser.joint_attention_dim, "ctx", "txt", embedder="context_embedder"),
         *((GUIDANCE,) if denoiser.guidance_embeds else ()),
         NetworkInput("reference_tokens", "reference_tokens", (BATCH, REFERENCE_TOKENS, z)),

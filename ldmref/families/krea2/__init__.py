@@ -68,7 +68,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels, "img", "hidden_states")
-    inputs = (latents, time_input(), text_input(denoiser.context_dim), MASK)
+    inputs = (latents, time_input("time_proj"), text_input(denoiser.context_dim), MASK)
     attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
     return describe_model(
         config,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.alignment import EXCHANGED
 from ldmref.locate.modules.arrays import (
     ArraysByRole,
     read_recorded,
@@ -114,6 +115,7 @@ class RepeatedModule:
         self._corrected: dict[tuple[str, str], np.ndarray] = {}  # outputs not used as recorded
         # By the name of operations of which the port has another number: its number of each.
         self.aligned: dict[str, tuple[int | None, ...]] = {}
+        self.turned: set[str] = set()  # names of sums whose terms the port has in the other order
         self.collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
 
     # -- formats ----------------------------------------------------------------------------------
@@ -440,7 +442,8 @@ class RepeatedModule:
         """Return the result of an operation in a repeated run: recorded, changed or computed."""
         target = name == trial.target
         if target and trial.role:
-            raise TargetReached(to_array(operation.inputs[trial.role]))
+            role = EXCHANGED[trial.role] if name in self.turned else trial.role
+            raise TargetReached(to_array(operation.inputs[role]))
         change = trial.changes.get(name)
         if change is None and not (target or trial.free):
             forced = self._forced(name, operation.kind)

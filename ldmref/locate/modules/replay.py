@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align
+from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.modules.arrays import (
@@ -157,9 +157,7 @@ class ModuleReplay(RepeatedModule):
         found = dict(find_tensors(arguments, ""))
         roles = roles_of(layer.module, layer.kind, found)
         first = next(iter(found.values()), None)
-        block = layer.kind == "attention_block" and first is not None
-        image = tuple(first.shape) if block and first is not None else None
-        scope = self.names.enter(layer.module, layer.name, self.unique, image)
+        scope = self.names.enter(layer.module, layer.name, self.unique, first)
         before = self._seen.copy()
         operation = None if first is None else describe_module(layer.module, layer.kind, first)
         if operation is not None and len(found) == 1:
@@ -237,9 +235,15 @@ class ModuleReplay(RepeatedModule):
             inputs[role] = np.asarray(used, computed.dtype)
             self.ledger.mark(entry, name)
         if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
-            same = entry.inputs["context"] == entry.inputs.get("input")
-            self.ledger.mark(entry, *(["context"] if same else []))
+            pair = [entry.inputs.get(role) for role in ("input", "context")]
+            if pair[0] == pair[1] or self._are_equal(*pair):
+                self.ledger.mark(entry, "context")
         return inputs
+
+    def _are_equal(self, *names: str | None) -> bool:
+        """Return whether recorded arrays hold the same; a file without a manifest has each."""
+        arrays = [self.port.tensors[name] for name in names if name is not None]
+        return len(arrays) == len(names) and all(np.array_equal(x, arrays[0]) for x in arrays)
 
     def _observe_outputs(
         self,
@@ -410,9 +414,8 @@ class ModuleReplay(RepeatedModule):
             self._align(name.partition(AGAIN)[0])
             entry = self.find(name)
         if entry is not None and self._is_exchanged(call, entry):
-            terms = operation.inputs
-            exchanged = {"input": terms["b"], "b": terms["input"]}
-            call = self.operation_call(name, replace(operation, inputs=exchanged))
+            call = replace(call, inputs=exchange_terms(call.inputs))
+            self.turned.add(name)
         if entry is None:
             self._pending.append(call)
             self._of_frames[-1].append(call)
@@ -436,10 +439,9 @@ class ModuleReplay(RepeatedModule):
         """Return whether the port's operation of this name reads something else."""
         if call.parameters or not self._around:
             return False
-        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
         return any(
             relative_error(read_recorded(self.port, entry.inputs[role], x.shape), x)
-            > allowed_error(0.0, unit)
+            > self._rounding_of(entry)
             for role, x in call.inputs.items()
             if role in entry.inputs
         )
@@ -447,18 +449,18 @@ class ModuleReplay(RepeatedModule):
     def _is_exchanged(self, call: LayerCall, entry: TraceEntry) -> bool:
         """Return whether the port's sum has the same terms in the other order, as `y += x` has."""
         terms = call.inputs
-        if call.kind != "add" or {*terms} != {"input", "b"} or not terms.keys() <= {*entry.inputs}:
+        if call.kind != "add":
             return False
-        allowed = allowed_error(
-            0.0, max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
-        )
+        recorded = {
+            role: read_recorded(self.port, entry.inputs[role], terms[role].shape)
+            for role in terms.keys() & entry.inputs.keys()
+        }
+        return is_exchanged(terms, recorded, self._rounding_of(entry))
 
-        def error(role: str, of: str) -> float:
-            x = terms[of]
-            return relative_error(read_recorded(self.port, entry.inputs[role], x.shape), x)
-
-        same = max(error(role, role) for role in terms)
-        return same > allowed and max(error("input", "b"), error("b", "input")) <= allowed
+    def _rounding_of(self, entry: TraceEntry) -> float:
+        """Return the relative error of an array that is rounding of the port."""
+        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
+        return allowed_error(0.0, unit)
 
     def _align(self, base: str) -> None:
         """Find the port's number of each operation of a name, if it has more or fewer of them."""
@@ -478,8 +480,7 @@ class ModuleReplay(RepeatedModule):
         if 0 < len(recorded) < len(expected):
             self.aligned[base] = align(expected, recorded)
         elif 0 < len(expected) < len(recorded):
-            numbers = align(recorded, expected)
-            self.aligned[base] = tuple(numbers.index(i) for i in range(len(expected)))
+            self.aligned[base] = find_among(recorded, expected)
 
     def _hidden(self, run: Callable[[], Any]) -> Callable[[], Any]:
         def hidden() -> Any:

@@ -7,6 +7,7 @@ followed differs, each computation is computed again from its recorded state.
 |---------------|-----------------------------------------------------------------------|
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `conditions`  | what the denoiser is given of the size of the image                   |
 | `classes`     | the numbers of classes that the denoiser is given                     |
 | `images`      | images, masks, encoded latents, further channels                      |
 | `references`  | what the denoiser reads of reference images                           |
@@ -23,6 +24,7 @@ followed differs, each computation is computed again from its recorded state.
 | `hints`       | the control image of ControlNets, or its latents, and its kind        |
 | `residuals`   | the sum of the outputs of ControlNets, as the denoiser adds it        |
 | `ledger`      | what of all this was compared: the rest is "not judged"               |
+| `missing_inputs` | inputs of networks that were not recorded                          |
 | `roles`       | the names under which the inputs of networks are recorded             |
 | `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
@@ -38,6 +40,7 @@ from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.combination import judge_guidance
+from ldmref.locate.pipeline.conditions import judge_conditions
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
@@ -46,6 +49,7 @@ from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
+from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.references import judge_references
 from ldmref.locate.pipeline.schedule import judge_schedule
@@ -68,6 +72,7 @@ JUDGES = (
     judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_conditions,
     judge_references,
     judge_class_labels,
     judge_controls,
@@ -104,6 +109,7 @@ def judge_host(
     unknown = _unknown_pipeline(port, model)
     if unknown:
         return unknown
+    port = fill_inputs(port, model, controlnets)
     context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
     followed = follow_run(port, model, controlnets, guide, context.epsilon)
     if isinstance(followed, str):
@@ -120,7 +126,8 @@ def judge_host(
     host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if e.call.network]
-    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+    rest = rows_of_rest(port, context.ledger, host, networks)
+    return [*rows, *rest, *rows_of_missing(port, model, controlnets)]
 
 
 def _judge_each(context: PipelineContext) -> list[Row]:

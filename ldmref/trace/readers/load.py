@@ -24,6 +24,7 @@ from ldmref.trace.files import read_trace
 from ldmref.trace.manifest import MANIFEST
 from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
+from ldmref.trace.order import in_order_of_run
 from ldmref.trace.readers.json_dumps import TREE, DebuggedCall, RawArrays, is_raw
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
@@ -103,7 +104,7 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
 def _load_file(file: TensorFile, names: NameMap | str | Path | None) -> Trace:
     """Open a safetensors file: a trace in one file, or named tensors."""
     if not is_single(file.metadata):
-        return _build(file, names, file.path)
+        return in_order_of_run(_build(file, names, file.path))
     trace = unpack_trace(file, file.metadata, file.kinds, str(file.path))
     if names is None:
         return trace
@@ -132,7 +133,8 @@ def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:
         trace = read_trace(folder)
         if names is None and trace.manifest:
             return trace
-        return _build(trace.tensors, names, folder, trace.kinds, trace.manifest)
+        built = _build(trace.tensors, names, folder, trace.kinds, trace.manifest)
+        return built if trace.manifest else in_order_of_run(built)
     dumps = sorted(folder.glob("*.json"))
     if dumps:
         require_inside(folder, dumps)

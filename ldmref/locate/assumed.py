@@ -1,0 +1,71 @@
+"""Rows that depend on tokens or masks which were not recorded.
+
+Other arrays that were not recorded are NaN, and so is what depends on them. Tokens and masks choose
+rows, so a network is run with assumed ones: a mask that hides nothing. Where that leaves an error,
+the network is run once more with other ones, and what changes is not judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.networks import RecordedNetwork
+
+
+def without_assumed(
+    rows: Sequence[Row],
+    network: RecordedNetwork,
+    replay: Callable[[RecordedNetwork], Sequence[Row]],
+) -> list[Row]:
+    """Return the rows of a call, "not judged" if an assumed array may have made their error.
+
+    Args:
+        rows: The rows.
+        network: The network with the recorded and the assumed arguments.
+        replay: Returns the rows of the same call with other arguments.
+    """
+    unexplained = any(row.verdict == DIFFERS and not row.cause for row in rows)
+    if not unexplained or not network.assumed:
+        return [*rows]
+    arguments = dict(network.arguments)
+    roles = []
+    for name in network.assumed:
+        declared = network.network.input_of(name)
+        roles.append(name if declared is None else declared.role)
+        arguments[name] = _other(network.arguments[name], declared is not None and declared.below)
+    other_rows = replay(replace(network, arguments=arguments))
+    others = {key: row.error for key, row in _numbered(other_rows)}
+    note = f"it depends on {' and '.join(roles)}, which was not recorded"
+    return [
+        Row(row.call, row.layer, row.kind, verdict=UNKNOWN, note=note, segment=row.segment)
+        if row.verdict == DIFFERS and not row.cause and others.get(key) != row.error
+        else row
+        for key, row in _numbered(rows)
+    ]
+
+
+def _other(assumed: np.ndarray, below: int) -> np.ndarray:
+    """Return other tokens, of which the second is the largest, or a mask of the first alone.
+
+    A mask of a single token hides it.
+    """
+    if not below:
+        first = np.arange(assumed.shape[-1]) == 0
+        return np.where(first & (first.size > 1), assumed, 0)
+    other = np.zeros(assumed.shape, np.int64)
+    other[..., 1:2] = below - 1
+    return other
+
+
+def _numbered(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str, int], Row]]:
+    """Yield the rows with what they are of: several arrays of a layer have a row each."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        key = (row.layer, row.kind)
+        yield (*key, seen[key]), row
+        seen[key] += 1
