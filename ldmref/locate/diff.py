@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
-from ldmref.locate.networks import find_wrong_axes, try_network
+from ldmref.locate.networks import RecordedNetwork, find_wrong_axes, try_network
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
+from ldmref.locate.unvisited import RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
@@ -27,10 +27,6 @@ MAX_LISTED = 5
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 ALONE = "ldmref computes none of its layers by itself"
-# Parts of text encoders that ldmref does not compute: the hidden states come from before them.
-UNUSED = re.compile(
-    r"(text_model\.)?(embeddings\.position_embedding|encoder\.layers\..*|final_layer_norm)"
-)
 
 
 def diff_traces(
@@ -108,6 +104,7 @@ class ModelOriginal:
         self.nets = nets
         self.guide = guide
         self.padding = PaddingFinder()
+        self.unread: dict[str, list[str]] = {}  # parts of which nothing is read, by network
 
     @property
     def family(self) -> str:
@@ -127,13 +124,18 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(port, judged, call, dtype, gaps, self.nets, self.padding)
+            return judge_call(port, judged, call, dtype, gaps, self.nets, self.padding, self.unread)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
-        """Return the rows of what is computed between the networks."""
+        """Return the rows of what is computed between the networks.
+
+        The remarks begin with what nothing reads of the networks whose calls were judged before.
+        """
+        for network, parts in self.unread.items():
+            notes.append(f"nothing reads {', '.join(dict.fromkeys(parts))} of {network}")
         return judge_host(port, self.model, dtype, notes, self.nets)
 
 
@@ -145,29 +147,67 @@ def judge_call(
     gaps: list[str],
     controlnets: Sequence[ControlNet] = (),
     padding: PaddingFinder | None = None,
+    unread: dict[str, list[str]] | None = None,
 ) -> list[Row]:
-    """Return the rows of one call of a network."""
+    """Return the rows of one call of a network.
+
+    Args:
+        port: The trace.
+        model: The model that ran.
+        call: The call.
+        dtype: The number format by which the port is judged.
+        gaps: What is not compared is added here.
+        controlnets: The ControlNets of the run.
+        padding: Finds rows of padding. None: a new one.
+        unread: Parts of the network of which nothing is read are added here, by its name. None:
+            they are not wanted.
+    """
     padding = padding or PaddingFinder()
-    judge, visited, problem = _replay(port, model, call, dtype, controlnets, padding)
+    replayed = _replay(port, model, call, dtype, controlnets, padding)
+    visited, problem = replayed.visited, replayed.problem
     whole = port.find(call)
     found = {} if whole is None else whole.attributes.get("own_attention")
     of_port: Mapping[str, str] = found if isinstance(found, dict) else {}
-    rows = [row for row in judge.rows if not is_within(row.layer, of_port)]
+    rows = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
     for layer, kind in of_port.items():  # layers whose attention is another function
         note = f"its attention is that of {kind}, which ldmref does not have"
         rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
     known = {entry.layer for entry in port.of_call(call) if entry.layer}
     known = {layer for layer in known if not is_within(layer, of_port)}
-    unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
+    unknown = known - visited
+    if unknown and not problem and replayed.network is not None:
+        network = replayed.network.network
+        apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
+        unknown &= {*apart.left}
+        if unread is not None and apart.unread:
+            unread.setdefault(call.network, []).extend(apart.unread)
     if unknown:
-        listed = abbreviated(unknown, MAX_LISTED)
+        listed = abbreviated(sorted(unknown), MAX_LISTED)
         text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
-        unused = all(map(UNUSED.fullmatch, known))
-        note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
+        note = f"cannot be replayed: {problem}" if problem else NO_LAYER if unknown else ALONE
         rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return rows
+
+
+@dataclass
+class Replayed:
+    """What the replays of a call found.
+
+    Attributes:
+        judge: The judge, with its rows.
+        visited: The layers that were computed.
+        reads: What the last run of the definition read.
+        network: The network. None: its arguments do not fit.
+        problem: Why the run could not be completed. "": it was.
+    """
+
+    judge: Judge
+    visited: set[str] = field(default_factory=set)
+    reads: RunReads = field(default_factory=RunReads)
+    network: RecordedNetwork | None = None
+    problem: str = ""
 
 
 def _replay(
@@ -177,28 +217,31 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
-) -> tuple[Judge, set[str], str]:
+) -> Replayed:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
     If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
     is left by its own input.
     """
-    judge = Judge(call, dtype)
-    visited: set[str] = set()
-    problem = ""
+    found = Replayed(Judge(call, dtype))
     part = port
     for assume in (False, True):
-        network, problem = try_network(model, part, call, controlnets, assume)
+        found.reads = RunReads()
+        network, found.problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
+            found.network = network
             rows = padding.find(model, network)
-            problem = replay_network(network, part, call, dtype, judge, visited, rows)
-        if not problem or assume:
+            found.problem = replay_network(
+                network, part, call, dtype, found.judge, found.visited, rows, found.reads
+            )
+        if not found.problem or assume:
             break
         whole = port.find(call)
         if whole is not None and whole.inputs:
-            problem = find_wrong_axes(model, port, call, controlnets) or problem
+            problem = find_wrong_axes(model, port, call, controlnets) or found.problem
             note = f"cannot be replayed: {problem}"
-            judge.rows.append(Row(call, "", error=float("inf"), verdict=DIFFERS, note=note))
-        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *visited}]
+            row = Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)
+            found.judge.rows.append(row)
+        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *found.visited}]
         part = replace(port, entries=tuple(rest))
-    return judge, visited, problem
+    return found
