@@ -14,9 +14,10 @@ from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
+from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
-from ldmref.locate.unvisited import RunReads, sort_unvisited
+from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
@@ -26,6 +27,7 @@ from ldmref.trace.model import Trace
 MAX_LISTED = 5
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
+NOT_TOGETHER = "{} layers of {} in another form than ldmref's definition, and no output: {}"
 ALONE = "ldmref computes none of its layers by itself"
 
 
@@ -104,7 +106,7 @@ class ModelOriginal:
         self.nets = nets
         self.guide = guide
         self.padding = PaddingFinder()
-        self.unread: dict[str, list[str]] = {}  # parts of which nothing is read, by network
+        self.remarks = LayerRemarks()
 
     @property
     def family(self) -> str:
@@ -124,7 +126,9 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(port, judged, call, dtype, gaps, self.nets, self.padding, self.unread)
+            return judge_call(
+                port, judged, call, dtype, gaps, self.nets, self.padding, self.remarks
+            )
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -132,10 +136,9 @@ class ModelOriginal:
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return the rows of what is computed between the networks.
 
-        The remarks begin with what nothing reads of the networks whose calls were judged before.
+        The remarks begin with those on layers of the networks whose calls were judged before.
         """
-        for network, parts in self.unread.items():
-            notes.append(f"nothing reads {', '.join(dict.fromkeys(parts))} of {network}")
+        notes += self.remarks.describe()
         return judge_host(port, self.model, dtype, notes, self.nets)
 
 
@@ -147,7 +150,7 @@ def judge_call(
     gaps: list[str],
     controlnets: Sequence[ControlNet] = (),
     padding: PaddingFinder | None = None,
-    unread: dict[str, list[str]] | None = None,
+    remarks: LayerRemarks | None = None,
 ) -> list[Row]:
     """Return the rows of one call of a network.
 
@@ -159,9 +162,9 @@ def judge_call(
         gaps: What is not compared is added here.
         controlnets: The ControlNets of the run.
         padding: Finds rows of padding. None: a new one.
-        unread: Parts of the network of which nothing is read are added here, by its name. None:
-            they are not wanted.
+        remarks: What is said of layers that are no gap is added here. None: it is not wanted.
     """
+    remarks = remarks or LayerRemarks()
     padding = padding or PaddingFinder()
     replayed = _replay(port, model, call, dtype, controlnets, padding)
     visited, problem = replayed.visited, replayed.problem
@@ -179,8 +182,12 @@ def judge_call(
         network = replayed.network.network
         apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
         unknown &= {*apart.left}
-        if unread is not None and apart.unread:
-            unread.setdefault(call.network, []).extend(apart.unread)
+        remarks.note_unread(call.network, apart.unread)
+    together = unlike_ours({} if whole is None else whole.attributes)
+    if together and any(not row.layer and row.verdict != UNKNOWN for row in rows):
+        remarks.note_together(call.network, together)
+    elif together:
+        gaps.append(NOT_TOGETHER.format(len(together), call, abbreviated(together, MAX_LISTED)))
     if unknown:
         listed = abbreviated(sorted(unknown), MAX_LISTED)
         text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"

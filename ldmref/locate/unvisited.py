@@ -10,13 +10,14 @@ queries and keys are rotated. All others were not compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.errors import abbreviated, counted
 from ldmref.locate.names import PREFIXES
 from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.models.declared import DeclaredNetwork
@@ -29,6 +30,7 @@ ROUNDINGS = 16.0  # units of the port's format by which a table may be off, and 
 BY_POSITION = ("rotate", "rotate_halves")  # functions that rotate by positions
 BY_WAVES = "turn_pairs"  # the one that rotates by cosines and sines
 LEAVES = ("weight", "bias")
+MAX_LISTED = 3
 
 
 class WatchedParams(Params):
@@ -173,6 +175,44 @@ def _has_rows(table: np.ndarray, part: np.ndarray, allowed: float) -> bool:
     return any(np.abs(table[i : i + len(part)] - part).max() <= allowed for i in starts)
 
 
+@dataclass
+class LayerRemarks:
+    """What is said of layers that were not compared one by one, and are no gap.
+
+    Attributes:
+        unread: The parts of which nothing is read, by network.
+        together: The layers of some calls whose arrays no layer of ldmref has, by network; all from
+            the last array before them to the next one was compared as a whole.
+
+    >>> remarks = LayerRemarks()
+    >>> remarks.note_unread("text_encoder", ["norm", "lm_head"])
+    >>> list(remarks.describe())
+    ['nothing reads norm, lm_head of text_encoder']
+    """
+
+    unread: dict[str, dict[str, None]] = field(default_factory=dict)
+    together: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def note_unread(self, network: str, parts: Iterable[str]) -> None:
+        """Note parts of a network of which nothing is read."""
+        self.unread.setdefault(network, {}).update(dict.fromkeys(parts))
+
+    def note_together(self, network: str, layers: Iterable[str]) -> None:
+        """Note layers that were compared together."""
+        self.together.setdefault(network, {}).update(dict.fromkeys(layers))
+
+    def describe(self) -> Iterator[str]:
+        """Yield a sentence for each network."""
+        for network, parts in self.unread.items():
+            if parts:
+                yield f"nothing reads {', '.join(parts)} of {network}"
+        for network, layers in self.together.items():
+            if layers:
+                listed = abbreviated(list(layers), MAX_LISTED)
+                what = f"{counted(len(layers), 'layer')} of {network}"
+                yield f"{what} compared together in calls that read cached states: {listed}"
+
+
 class SortedLayers(NamedTuple):
     """Layers that were not visited.
 
@@ -253,14 +293,26 @@ class _RecordedArrays:
         self.port = port
         entries = [e for e in port.of_call(call) if e.layer in visited or not e.layer]
         self.names = [n for e in entries for n in (*e.inputs.values(), *e.outputs.values())]
-        self.by_shape: dict[tuple[int, ...], list[str]] | None = None
 
     def has(self, x: np.ndarray) -> bool:
-        """Return whether an array has the numbers of one of them."""
-        if self.by_shape is None:
-            self.by_shape = {}
-            for name in self.names:
-                shape = np.shape(self.port.tensors[name])
-                self.by_shape.setdefault(shape, []).append(name)
-        found = self.by_shape.get(x.shape, ())
-        return any(np.array_equal(x, self.port.tensors[name]) for name in found)
+        """Return whether an array has the numbers of one of them, or of channels of one."""
+        return any(_holds(self.port.tensors[name], x) for name in self.names)
+
+
+def _holds(whole: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether an array is another one, or some neighbouring channels of it, the last axis.
+
+    >>> whole = np.arange(12.0).reshape(3, 4)
+    >>> _holds(whole, whole[:, 1:3]), _holds(whole, whole[:, ::2])
+    (True, False)
+    """
+    if x.ndim != whole.ndim or x.shape[:-1] != whole.shape[:-1] or not x.size:
+        return False
+    width = x.shape[-1]
+    if x.ndim == 0 or width > whole.shape[-1]:
+        return False
+    row = np.ravel(whole[(0,) * (x.ndim - 1)])
+    first = np.ravel(x[(0,) * (x.ndim - 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(row, width)
+    starts = np.flatnonzero((windows == first).all(axis=1))
+    return any(np.array_equal(whole[..., i : i + width], x) for i in starts)
