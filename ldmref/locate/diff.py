@@ -9,7 +9,12 @@ from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
-from ldmref.locate.networks import RecordedNetwork, find_wrong_axes, try_network
+from ldmref.locate.networks import (
+    RecordedNetwork,
+    find_wrong_axes,
+    name_unknown_pipeline,
+    try_network,
+)
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
@@ -246,9 +251,20 @@ def _replay(
         whole = port.find(call)
         if whole is not None and whole.inputs:
             problem = find_wrong_axes(model, port, call, controlnets) or found.problem
-            note = f"cannot be replayed: {problem}"
-            row = Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)
-            found.judge.rows.append(row)
+            found.judge.rows.append(_describe_unfit(port, model, call, problem))
         rest = [e for e in port.entries if e.call != call or e.layer not in {"", *found.visited}]
         part = replace(port, entries=tuple(rest))
     return found
+
+
+def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, problem: str) -> Row:
+    """Return the row of a call whose arrays do not fit the definition.
+
+    A pipeline that the family does not read may call its networks with arrays of another meaning.
+    """
+    note = f"cannot be replayed: {problem}"
+    kind = name_unknown_pipeline(port, model)
+    if kind:
+        note += f"; {kind} is no pipeline that {model.family.name} reads"
+        return Row(call, "", verdict=UNKNOWN, note=note)
+    return Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)
