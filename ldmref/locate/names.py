@@ -35,7 +35,7 @@ ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "modulation": ("temb_mod",),
     "text_modulation": ("temb_mod_context",),
     "ids": ("input_ids",),
-    "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
+    "input": ("hidden_states", "sample", "latent", "x", "timestep", "0"),
 }
 INDICES = re.compile(  # names of arrays of whole numbers
     r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"

@@ -17,7 +17,7 @@ import krea2_pipelines
 import qwen_image_21_pipelines
 import torch
 import z_image_pipelines
-from host_runs import MASK, MASKED, PHOTO, RIGHT, arguments_of, make, prepare
+from host_runs import MASK, PHOTO, RIGHT, arguments_of, make, prepare
 from qwen3_networks import write_vocabulary
 
 PROMPT = "a red cat"
@@ -110,11 +110,6 @@ TURBO = partial(qwen_image_21_pipelines.make_pipeline, qwen_image_21_pipelines.T
 NEW = (
     CompleteRun("sd2", lambda folder: make("sd2"), lambda pipe: call(pipe, **SIZE)),
     CompleteRun("sd3.5", lambda folder: make("sd35"), lambda pipe: call(pipe, **SIZE)),
-    CompleteRun(
-        "control inpaint",
-        partial(convert, "FluxControlInpaintPipeline", lambda folder: make("control")),
-        lambda pipe: call(pipe, control_image=PHOTO, **MASKED, **SIZE),
-    ),
     Z("z-image", of_z_image, lambda pipe: call(pipe, guidance_scale=2.0, **WIDE)),
     Z("z-image, not guided", of_z_image, lambda pipe: call(pipe, guidance_scale=0.0, **WIDE)),
     Z(
