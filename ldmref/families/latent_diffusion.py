@@ -48,6 +48,7 @@ from ldmref.models.memory import count_unet_activations
 from ldmref.models.presets import PRESETS
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
+from ldmref.models.text_kind import kind_of
 from ldmref.models.validate import broken_latent_diffusion_rules
 
 LORA_TARGETS = BLOCK_LAYERS | {
@@ -116,6 +117,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         (ids, mask) if config.use_attention_mask else (ids,),
         (states, NetworkOutput("pooled", "text_embeds")) if pooled else (states,),
         name,
+        ignored=kind_of(config).ignored,
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ldmref.errors import abbreviated
@@ -12,14 +11,21 @@ from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import without_assumed
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import Judge
-from ldmref.locate.networks import RecordedNetwork, find_wrong_axes, try_network
+from ldmref.locate.networks import (
+    RecordedNetwork,
+    find_wrong_axes,
+    name_unknown_pipeline,
+    try_network,
+)
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.points import PaddingRows
+from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
+from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
@@ -29,11 +35,8 @@ from ldmref.trace.model import Trace
 MAX_LISTED = 5
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
+NOT_TOGETHER = "{} layers of {} in another form than ldmref's definition, and no output: {}"
 ALONE = "ldmref computes none of its layers by itself"
-# Parts of text encoders that ldmref does not compute: the hidden states come from before them.
-UNUSED = re.compile(
-    r"(text_model\.)?(embeddings\.position_embedding|encoder\.layers\..*|final_layer_norm)"
-)
 
 
 def diff_traces(
@@ -111,6 +114,7 @@ class ModelOriginal:
         self.nets = nets
         self.guide = guide
         self.padding = PaddingFinder()
+        self.remarks = LayerRemarks()
 
     @property
     def family(self) -> str:
@@ -130,13 +134,19 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(port, judged, call, dtype, gaps, self.nets, self.padding)
+            return judge_call(
+                port, judged, call, dtype, gaps, self.nets, self.padding, self.remarks
+            )
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
-        """Return the rows of what is computed between the networks."""
+        """Return the rows of what is computed between the networks.
+
+        The remarks begin with those on layers of the networks whose calls were judged before.
+        """
+        notes += self.remarks.describe()
         return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
 
 
@@ -148,29 +158,71 @@ def judge_call(
     gaps: list[str],
     controlnets: Sequence[ControlNet] = (),
     padding: PaddingFinder | None = None,
+    remarks: LayerRemarks | None = None,
 ) -> list[Row]:
-    """Return the rows of one call of a network."""
+    """Return the rows of one call of a network.
+
+    Args:
+        port: The trace.
+        model: The model that ran.
+        call: The call.
+        dtype: The number format by which the port is judged.
+        gaps: What is not compared is added here.
+        controlnets: The ControlNets of the run.
+        padding: Finds rows of padding. None: a new one.
+        remarks: What is said of layers that are no gap is added here. None: it is not wanted.
+    """
+    remarks = remarks or LayerRemarks()
     padding = padding or PaddingFinder()
-    judge, visited, problem = _replay(port, model, call, dtype, controlnets, padding)
+    replayed = _replay(port, model, call, dtype, controlnets, padding)
+    visited, problem = replayed.visited, replayed.problem
     whole = port.find(call)
     found = {} if whole is None else whole.attributes.get("own_attention")
     of_port: Mapping[str, str] = found if isinstance(found, dict) else {}
-    rows = [row for row in judge.rows if not is_within(row.layer, of_port)]
+    rows = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
     for layer, kind in of_port.items():  # layers whose attention is another function
         note = f"its attention is that of {kind}, which ldmref does not have"
         rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
     known = {entry.layer for entry in port.of_call(call) if entry.layer}
     known = {layer for layer in known if not is_within(layer, of_port)}
-    unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
+    unknown = known - visited
+    if unknown and not problem and replayed.network is not None:
+        network = replayed.network.network
+        apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
+        unknown &= {*apart.left}
+        remarks.note_unread(call.network, apart.unread)
+    together = unlike_ours({} if whole is None else whole.attributes)
+    if together and any(not row.layer and row.verdict != UNKNOWN for row in rows):
+        remarks.note_together(call.network, together)
+    elif together:
+        gaps.append(NOT_TOGETHER.format(len(together), call, abbreviated(together, MAX_LISTED)))
     if unknown:
-        listed = abbreviated(unknown, MAX_LISTED)
+        listed = abbreviated(sorted(unknown), MAX_LISTED)
         text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
-        unused = all(map(UNUSED.fullmatch, known))
-        note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
+        note = f"cannot be replayed: {problem}" if problem else NO_LAYER if unknown else ALONE
         rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return rows
+
+
+@dataclass
+class Replayed:
+    """What the replays of a call found.
+
+    Attributes:
+        judge: The judge, with its rows.
+        visited: The layers that were computed.
+        reads: What the last run of the definition read.
+        network: The network. None: its arguments do not fit.
+        problem: Why the run could not be completed. "": it was.
+    """
+
+    judge: Judge
+    visited: set[str] = field(default_factory=set)
+    reads: RunReads = field(default_factory=RunReads)
+    network: RecordedNetwork | None = None
+    problem: str = ""
 
 
 def _replay(
@@ -180,34 +232,34 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
-) -> tuple[Judge, set[str], str]:
+) -> Replayed:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
     If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
     is left by its own input.
     """
-    judge = Judge(call, dtype)
-    visited: set[str] = set()
-    problem = ""
+    found = Replayed(Judge(call, dtype))
     part = port
     for assume in (False, True):
-        network, problem = try_network(model, part, call, controlnets, assume)
+        found.reads = RunReads()
+        network, found.problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
+            found.network = network
             follow = partial(_follow, part, call, dtype, padding.find(model, network))
-            before = len(judge.rows)
-            problem = follow(judge, visited, network)
+            before = len(found.judge.rows)
+            found.problem = follow(found.judge, found.visited, found.reads, network)
             again = partial(_rows_again, call, dtype, follow)
-            judge.rows[before:] = without_assumed(judge.rows[before:], network, again)
-        if not problem or assume:
+            rows = found.judge.rows
+            rows[before:] = without_assumed(rows[before:], network, again)
+        if not found.problem or assume:
             break
         whole = port.find(call)
         if whole is not None and whole.inputs:
-            problem = find_wrong_axes(model, port, call, controlnets) or problem
-            note = f"cannot be replayed: {problem}"
-            judge.rows.append(Row(call, "", error=float("inf"), verdict=DIFFERS, note=note))
-        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *visited}]
+            problem = find_wrong_axes(model, port, call, controlnets) or found.problem
+            found.judge.rows.append(_describe_unfit(port, model, call, problem))
+        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *found.visited}]
         part = replace(port, entries=tuple(rest))
-    return judge, visited, problem
+    return found
 
 
 def _follow(
@@ -217,9 +269,10 @@ def _follow(
     padding: PaddingRows,
     judge: Judge,
     visited: set[str],
+    reads: RunReads,
     network: RecordedNetwork,
 ) -> str:
-    return replay_network(network, port, call, dtype, judge, visited, padding)
+    return replay_network(network, port, call, dtype, judge, visited, padding, reads)
 
 
 def _rows_again(
@@ -227,5 +280,18 @@ def _rows_again(
 ) -> list[Row]:
     """Return the rows of a call with other arguments."""
     judge = Judge(call, dtype)
-    follow(judge, set(), network)
+    follow(judge, set(), RunReads(), network)
     return judge.rows
+
+
+def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, problem: str) -> Row:
+    """Return the row of a call whose arrays do not fit the definition.
+
+    A pipeline that the family does not read may call its networks with arrays of another meaning.
+    """
+    note = f"cannot be replayed: {problem}"
+    kind = name_unknown_pipeline(port, model)
+    if kind:
+        note += f"; {kind} is no pipeline that {model.family.name} reads"
+        return Row(call, "", verdict=UNKNOWN, note=note)
+    return Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)

@@ -17,14 +17,14 @@ from ldmref.locate.layouts import restore_order
 from ldmref.trace.model import Trace, TraceEntry
 
 ALIASES = {  # the last part of ldmref's name -> those of other programs
-    "silu": ("nonlinearity", "act", "conv_act", "activation"),
+    "silu": ("nonlinearity", "act", "conv_act", "activation", "act_fn.silu", "mlp_act_fn.silu"),
     "gelu": ("activation_fn", "act_fn"),
     "quick_gelu": ("activation_fn", "act_fn"),
     "gelu_tanh": ("gelu", "act", "activation_fn", "act_fn"),
     "act_mlp": ("gelu",),
     "act": ("gelu",),
     "shared": ("encoder.embed_tokens",),
-    "layer_norm": ("norm", "norm2"),
+    "layer_norm": ("norm", "norm2", "norm_final"),
     "layer_norm~1": ("norm2_context",),
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
@@ -35,7 +35,7 @@ ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "modulation": ("temb_mod",),
     "text_modulation": ("temb_mod_context",),
     "ids": ("input_ids",),
-    "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
+    "input": ("hidden_states", "sample", "latent", "x", "timestep", "0"),
 }
 INDICES = re.compile(  # names of arrays of whole numbers
     r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"

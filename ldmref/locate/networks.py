@@ -95,6 +95,25 @@ def find_wrong_axes(
     return ""
 
 
+def name_unknown_pipeline(port: Trace, model: LatentDiffusion) -> str:
+    """Return the class of a recorded pipeline that is not known, if its latents are tokens.
+
+    Other pipelines of the family may join further tokens to them. Those that pass latents as they
+    are have known calls, whatever their class.
+
+    Args:
+        port: The trace.
+        model: The model that ran.
+
+    Returns:
+        The name of the class; "" if its calls are known.
+    """
+    kind = port.manifest.get("pipeline")
+    if not isinstance(kind, str) or kind in model.family.diffusers.pipelines:
+        return ""
+    return "" if model.family.diffusers.unpack is None else kind
+
+
 def open_network(
     model: LatentDiffusion,
     port: Trace,

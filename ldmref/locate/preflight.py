@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.backends.named import AGAIN
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.networks import number_controlnet
 from ldmref.locate.precision import round_to
 from ldmref.models.steering import STEERING
 from ldmref.trace.left_out import LEFT_OUT
-from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry
+from ldmref.trace.model import MISSING, UNKNOWN_NAMES, UNLIKE, Trace, TraceEntry
 
 CODE = "E-TRACE-RUN"
 MAX_LISTED = 3
@@ -103,7 +104,8 @@ def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
 
     Hooks do not run again within captured graphs, so modules of later calls are missing. A call
     that guidance steers, in which it skips layers or replaces attention, has other layers than one
-    of the network as it is.
+    of the network as it is, and a call that reads cached keys and values may have layers whose
+    arrays no layer of ldmref has.
 
     Args:
         port: The trace.
@@ -121,10 +123,21 @@ def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
         steering = repr([whole.get(name) for name in STEERING])
         key = (network, number % max(controlnets, 1), steering)
         first, known = seen.setdefault(key, (call, layers))
-        lost = sorted(known - layers)
+        unlike = {*unlike_ours(whole)}  # which may be fewer of a name
+        lost = sorted(x for x in known - layers if x.partition(AGAIN)[0] not in unlike)
         if lost and layers:
             listed = abbreviated(lost, MAX_LISTED)
             yield f"{call} lacks {counted(len(lost), 'layer')} that {first} has: {listed}"
+
+
+def unlike_ours(attributes: Mapping[str, Any]) -> list[str]:
+    """Return the layers of a call that ran, and whose arrays no layer of ldmref has.
+
+    Args:
+        attributes: Those of the whole call.
+    """
+    found = attributes.get(UNLIKE)
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 # -- the checks -----------------------------------------------------------------------------------

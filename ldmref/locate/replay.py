@@ -41,6 +41,7 @@ from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
 from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.locate.unvisited import RunReads
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.backend import name_outputs
@@ -62,6 +63,7 @@ class Replay(RepeatableRun):
         dtype: The number format of the port, to which its parameters are rounded.
         observer: The judge.
         padding: The rows that are padding. None: there are none.
+        reads: Where is noted what the network reads. None: nowhere.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Replay(RepeatableRun):
         dtype: str,
         observer: PointObserver,
         padding: PaddingRows | None = None,
+        reads: RunReads | None = None,
     ):
         super().__init__(port, call, dtype)
         self.observer = observer
+        self.reads = reads
         self.padding = padding or {}
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
@@ -94,6 +98,7 @@ class Replay(RepeatableRun):
         self, network: DeclaredNetwork, params: Mapping[str, Any], arguments: Mapping[str, Any]
     ) -> Any:
         """Run a network's function and observe its recorded output."""
+        params = params if self.reads is None else self.reads.watch(params)
         self.name_parameters(params)
         arrays = dict(arguments)
         function = network.function
@@ -160,6 +165,8 @@ class Replay(RepeatableRun):
         """Observe a layer, and return its recorded output if there is one."""
         if self._trial is not None:
             return self._visit_again(call, self._trial)
+        if self.reads is not None:
+            self.reads.note(call)
         entry = self._entry_of(call)
         call_in_order = self._in_order(call, entry)
         if entry and self._is_unnamed(call) and self._is_another(call_in_order, entry):
@@ -398,6 +405,7 @@ def replay_network(
     observer: PointObserver,
     visited: set[str],
     padding: PaddingRows | None = None,
+    reads: RunReads | None = None,
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -409,8 +417,9 @@ def replay_network(
         observer: The judge.
         visited: The layers that were computed; more are added.
         padding: The rows that are padding. None: there are none.
+        reads: Where is noted what the network reads. None: nowhere.
     """
-    replay = Replay(port, call, dtype, observer, padding)
+    replay = Replay(port, call, dtype, observer, padding, reads)
     replay.visited = visited
     try:
         with np.errstate(all="ignore"):

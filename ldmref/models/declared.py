@@ -201,6 +201,8 @@ class DeclaredNetwork:
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
+        ignored: A pattern of the parameters of other programs' modules of which it reads nothing,
+            such as the head of a language model. "": there are none.
         text_attention: Where a denoiser attends to the text. None: nowhere.
         steerable: The layers of a denoiser that guidance may replace.
         defaults: What a denoiser gets for each argument after the configuration, the latents and
@@ -224,6 +226,7 @@ class DeclaredNetwork:
     exported: str = ""
     numbered: bool = False
     layers: tuple[str, ...] = ()
+    ignored: str = ""
     text_attention: TextAttention | None = None
     steerable: Steerable = field(default_factory=Steerable)
     defaults: Mapping[str, Any] = field(init=False, repr=False)

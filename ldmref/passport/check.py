@@ -16,7 +16,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.diff import NOT_DEFINED, ModelOriginal
+from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.numbered import name_numbered
@@ -43,7 +43,6 @@ ALONE = (
     "the outputs are compared with those of the kit; its module, --against {}, would judge each "
     "layer by itself and name causes"
 )
-NOT_READ = "{}; not compared"
 NOT_THE_KITS = "not the kit's output, and not judged by itself: {}"
 OTHER_REQUEST = "the pipeline was asked for another run than the kit's"
 INHERITED = "every layer before is right, and the run is another one than the kit's"
@@ -170,10 +169,6 @@ def check_dump(
     unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
     gaps = [gap for gap in report.gaps if gap not in unneeded]
     notes = [ALONE.format(kit.family)] if alone else [*report.notes]
-    if PIPELINE in port.manifest:  # whose modules are known by name, and all seen by hooks
-        beyond = [gap for gap in gaps if NOT_DEFINED in gap]
-        gaps = [gap for gap in gaps if gap not in beyond]
-        notes += [NOT_READ.format(gap) for gap in beyond]
     if alone:
         gaps += _not_of_the_kit(judged_port, run)
     if kit.networks and apart is None:

@@ -54,6 +54,7 @@ class LayerRecorder(TorchFunctionMode):
         noise: The tensors of normal noise since it was set to an empty list; None: ignored.
         as_ours: Returns an array of a layer in our layout, from the layer's name and the array, or
             None if no layer of ours has it. None: arrays stay as they are.
+        unlike: The layers of the call so far with an array that no layer of ours has.
     """
 
     def __init__(self, writer: TorchTraceWriter):
@@ -62,6 +63,7 @@ class LayerRecorder(TorchFunctionMode):
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
         self.as_ours: Callable[[str, torch.Tensor], torch.Tensor | None] | None = None
+        self.unlike: set[str] = set()
         self._names = LayerNames()
         self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
@@ -74,6 +76,7 @@ class LayerRecorder(TorchFunctionMode):
             self.call = None
         self._names = LayerNames()
         self._muted = 0
+        self.unlike.clear()
         self.writer.flush()
         self.call = self.writer.begin(name, numbered, network)
         return self.call
@@ -218,6 +221,8 @@ class LayerRecorder(TorchFunctionMode):
         if change is None:
             return tensors
         changed = {role: change(layer, x) for role, x in tensors.items()}
+        if any(x is None for x in changed.values()):
+            self.unlike.add(layer)
         return {role: x for role, x in changed.items() if x is not None}
 
     def _as_image(

@@ -14,6 +14,7 @@ import torch
 from ldmref.errors import UsageError
 from ldmref.models.family import Family, family_of_classes
 from ldmref.trace.files import require_call_name
+from ldmref.trace.model import UNLIKE
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
@@ -234,7 +235,9 @@ class _PipelineRecorder:
             found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"].detach().clone())
-        call.add("", outputs=found)
+        empty = {e.layer for e in call.entries if not e.inputs and not e.outputs}
+        unlike = sorted(empty & self.layers.unlike)
+        call.add("", attributes={UNLIKE: unlike} if unlike else {}, outputs=found)
 
     def _convert_prediction(self, prediction: object, as_ours: Callable | None) -> Any:
         """Return a prediction as latents: of the tokens of a network, those of the image."""

@@ -9,6 +9,7 @@ import pytest
 
 from ldmref.locate import Row, diff
 from ldmref.locate.diff import ModelOriginal, judge_call
+from ldmref.locate.unvisited import SortedLayers
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 
@@ -32,14 +33,25 @@ def port_of(*layers, inputs=False, attributes=None, call=CALL):
 
 @pytest.fixture
 def replayed(monkeypatch):
-    """Let the replay visit given layers, and say given rows and a given problem."""
-    given = SimpleNamespace(rows=[], visited=set(), problem="", asked=[])
+    """Let the replay visit given layers, and say given rows and a given problem.
+
+    Of the layers that it does not visit, none is read of those in `unread`.
+    """
+    given = SimpleNamespace(rows=[], visited=set(), problem="", asked=[], unread=set())
 
     def replay(*values):
         given.asked.append(values)
-        return SimpleNamespace(rows=given.rows), given.visited, given.problem
+        judge = SimpleNamespace(rows=given.rows)
+        network = SimpleNamespace(network="network")
+        return diff.Replayed(judge, given.visited, "reads", network, given.problem)
+
+    def sort(port, call, network, reads, visited, dtype):
+        assert (network, reads, dtype) == ("network", "reads", "float32")
+        left = {e.layer for e in port.of_call(call)} - {"", *visited}
+        return SortedLayers(sorted(left & given.unread), sorted(left - given.unread))
 
     monkeypatch.setattr(diff, "_replay", replay)
+    monkeypatch.setattr(diff, "sort_unvisited", sort)
     return given
 
 
@@ -73,35 +85,52 @@ def test_layers_that_were_not_visited_are_a_gap(replayed):
 
 
 @pytest.mark.parametrize(
-    ("problem", "layers", "said"),
+    ("problem", "layers", "unread", "said"),
     [
-        ("", ("a",), diff.NO_LAYER),
-        ("p", ("a",), "cannot be replayed: p"),
-        ("p", ("final_layer_norm",), "cannot be replayed: p"),
-        ("", ("final_layer_norm",), diff.ALONE),
-        ("", ("final_layer_norm", "text_model.encoder.layers.3.x"), diff.ALONE),
-        ("", ("final_layer_norm", "a"), diff.NO_LAYER),
+        ("", ("a",), (), diff.NO_LAYER),
+        ("p", ("a",), (), "cannot be replayed: p"),
+        ("p", ("a",), ("a",), "cannot be replayed: p"),
+        ("", ("a",), ("a",), diff.ALONE),
+        ("", ("a", "b"), ("a", "b"), diff.ALONE),
+        ("", ("a", "b"), ("b",), diff.NO_LAYER),
     ],
 )
-def test_calls_of_which_no_layer_was_judged(replayed, problem, layers, said):
+def test_calls_of_which_no_layer_was_judged(replayed, problem, layers, unread, said):
     replayed.problem = problem
     replayed.visited = {"other"}
+    replayed.unread = {*unread}
     rows, _ = judged(port_of(*layers))
     assert rows == [Row(CALL, "", verdict="not judged", note=said)]
 
 
-PARTS = [
-        ("embeddings.position_embedding", True), ("encoder.layers.11.mlp", True),
-        ("text_model.final_layer_norm", True), ("text_model.embeddings.position_embedding", True),
-        ("encoder.layers", False), ("final_layer_norm.x", False), ("x.final_layer_norm", False),
-    ]  # fmt: skip
+def test_parts_of_which_nothing_is_read_are_remarks(replayed):
+    replayed.visited = {"a"}
+    replayed.unread = {"b", "c"}
+    remarks = diff.LayerRemarks()
+    assert judged(port_of("a", "b", "c", ""), remarks=remarks)[1] == []
+    assert [*remarks.describe()] == ["nothing reads b, c of unet"]
+    _, (gap,) = judged(port_of("a", "b", "d"))
+    assert gap.endswith("unet: d")
+    replayed.problem = "p"
+    _, (gap,) = judged(port_of("a", "b"), remarks=remarks)
+    assert gap.endswith("not judged: b")
 
 
-def test_parts_that_are_not_computed_are_no_gaps(replayed):
-    for layer, unused in PARTS:
-        replayed.visited = {"a"}
-        _, gaps = judged(port_of("a", layer))
-        assert len(gaps) == (not unused)
+@pytest.mark.parametrize(
+    ("rows", "gaps"),
+    [
+        ([Row(CALL, "")], 0), ([Row(CALL, "", verdict="differs")], 0), ([Row(CALL, "a")], 1),
+        ([Row(CALL, "", verdict="not judged")], 1), ([], 1),
+    ],
+)  # fmt: skip
+def test_layers_in_another_form_are_compared_by_the_output_of_their_call(replayed, rows, gaps):
+    replayed.rows = rows
+    replayed.visited = {"a"}
+    remarks = diff.LayerRemarks()
+    port = port_of("", "a", attributes={"unlike_ours": ["b", "c"]})
+    assert len(judged(port, remarks=remarks)[1]) == gaps
+    said = [*remarks.describe()]
+    assert len(said) == 1 - gaps and all("2 layers of unet" in text for text in said)
 
 
 def test_attention_of_the_ports_own_is_not_judged(replayed):
@@ -137,7 +166,8 @@ class Networks:
         self.opened.append(values)
         return self.fits[len(self.opened) - 1]
 
-    def replay(self, network, port, call, dtype, judge, visited, rows):
+    def replay(self, network, port, call, dtype, judge, visited, rows, reads):
+        self.reads = reads
         self.replays.append((network, port, call, dtype, rows))
         visited.add(f"l{len(self.replays)}")
         self.judge = judge
@@ -158,11 +188,13 @@ def replay(port, call=CALL):
 
 def test_a_network_that_fits_is_replayed_once(networks):
     port = port_of("l1", "x")
-    judge, visited, problem = replay(port)
+    found = replay(port)
+    judge = found.judge
     assert networks.opened == [("model", port, CALL, ("net",), False)]
     assert networks.replays == [("network", port, CALL, "float16", ("model", "network"))]
     assert judge is networks.judge and (judge.call, judge.dtype) == (CALL, "float16")
-    assert visited == {"l1"} and problem == "" and judge.rows == []
+    assert found.visited == {"l1"} and found.problem == "" and judge.rows == []
+    assert found.network == "network" and found.reads is networks.reads
 
 
 @pytest.mark.parametrize("inputs", [True, False])
@@ -172,30 +204,32 @@ def test_layers_that_are_left_are_judged_by_themselves(networks, inputs):
     port = build_trace(
         port_of("", "l1", "x", inputs=inputs).tensors | port_of("l1", "", call="unet.001").tensors
     )
-    judge, visited, problem = replay(port)
+    found = replay(port)
     assert [values[-1] for values in networks.opened] == [False, True]
     rest = networks.opened[1][1]
     assert rest is networks.replays[1][1] and rest.tensors is port.tensors
     assert {(e.call, e.layer) for e in rest.entries} == {
         (CALL, "x"), ("unet.001", "l1"), ("unet.001", ""),
     }  # fmt: skip
-    assert visited == {"l1", "l2"} and problem == "second"
-    assert len(judge.rows) == inputs
+    assert found.visited == {"l1", "l2"} and found.problem == "second"
+    assert len(found.judge.rows) == inputs
     if inputs:
-        (row,) = judge.rows
+        (row,) = found.judge.rows
         assert (row.layer, row.error, row.verdict) == ("", float("inf"), "differs")
         assert row.note.endswith(": first")
 
 
 def test_a_network_that_does_not_fit_is_assumed(networks):
     networks.fits[0] = (None, "unfit")
-    judge, visited, problem = replay(port_of("x", ""))
+    found = replay(port_of("x", ""))
     assert len(networks.opened) == 2 and len(networks.replays) == 1
-    assert problem == "" and visited == {"l1"} and judge.rows == []
+    assert found.problem == "" and found.visited == {"l1"} and found.judge.rows == []
     networks.opened.clear()
     networks.replays.clear()
     networks.fits[1] = (None, "again")
-    assert replay(port_of("x"))[1:] == (set(), "again") and networks.replays == []
+    found = replay(port_of("x"))
+    assert (found.visited, found.problem) == (set(), "again") and networks.replays == []
+    assert found.network is None
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -221,7 +255,9 @@ def test_calls_are_judged_by_the_model_that_ran_them(judges):
         ("unet.000", "model"), ("guide.unet.000", "guide"), ("controlnet.000", "model"),
     ):  # fmt: skip
         assert original.judge_call("port", TraceCall(call), "float16", gaps) == ["rows"]
-        assert judges.pop() == ("port", model, call, "float16", gaps, ["net"], original.padding)
+        assert judges.pop() == (
+            "port", model, call, "float16", gaps, ["net"], original.padding, original.remarks,
+        )  # fmt: skip
     assert original.controlnets == 1 and ModelOriginal("model").controlnets == 0
     assert original.judge_host("port", "float16", gaps) == (
         "port", "model", "float16", gaps, ["net"],

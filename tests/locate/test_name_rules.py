@@ -54,10 +54,13 @@ TRIED = [
     ("b.act", ["b.gelu", "text_model.b.act"]),
     (
         "b.layer_norm~1",
-        ["b.norm2_context", "b.norm~1", "b.norm2~1", "text_model.b.layer_norm~1"],
+        ["b.norm2_context", "b.norm~1", "b.norm2~1", "b.norm_final~1", "text_model.b.layer_norm~1"],
     ),
-    ("layer_norm~1", ["norm2_context", "norm~1", "norm2~1", "text_model.layer_norm~1"]),
-    ("layer_norm~2", ["norm~2", "norm2~2", "text_model.layer_norm~2"]),
+    (
+        "layer_norm~1",
+        ["norm2_context", "norm~1", "norm2~1", "norm_final~1", "text_model.layer_norm~1"],
+    ),
+    ("layer_norm~2", ["norm~2", "norm2~2", "norm_final~2", "text_model.layer_norm~2"]),
     (
         "m.silu~1",
         [
@@ -65,6 +68,8 @@ TRIED = [
             "m.act~1",
             "m.conv_act~1",
             "m.activation~1",
+            "m.act_fn.silu~1",
+            "m.mlp_act_fn.silu~1",
             "text_model.m.silu~1",
         ],
     ),

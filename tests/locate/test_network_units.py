@@ -315,7 +315,8 @@ def test_calls_without_their_network_have_rows():
 def test_layers_that_no_definition_has_are_gaps():
     tensors = {
         "unet.000/conv_in/input": X, "unet.000/conv_in/output": X,
-        "unet.000/nowhere/output": X, "unet.000/elsewhere/output": X, "what.000/x/output": X,
+        "unet.000/nowhere/output": X + 1, "unet.000/elsewhere/output": X + 2,
+        "what.000/x/output": X,
     }  # fmt: skip
     report = diff_traces(build_trace(tensors), model_of("tiny"))
     assert report.gaps == (

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from array_api_compat import array_namespace
+
 from ldmref.backends.base import Backend
 from ldmref.families.autoencoders.qwen_image import (
     block_spec,
@@ -36,6 +38,8 @@ from ldmref.models.autoencoder_kind import Autoencoder
 from ldmref.models.layers import conv2d, layer
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import conv_spec
+
+SHORTCUT = "avg_shortcut"  # the module around a level in diffusers
 
 
 def autoencoder_spec(config: QwenImage21AutoencoderConfig) -> Spec:
@@ -77,14 +81,13 @@ def residual_blocks_spec(c_in: int, c_out: int, count: int) -> Spec:
     return {"resnets": numbered([block_spec(*width) for width in widths])}
 
 
-def shrink_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
+def shrink_image(x: Array, width: int, frames: int) -> Array:
     """Average groups of the numbers in 2 x 2 pixels, the shortcut of a level that halves an image.
 
     The numbers are counted by channel, frame, row and column. There are zeros in the frames before
     the only one, so with two frames some of the channels are 0.
 
     Args:
-        ops: The backend.
         x: (n, c, h, w).
         width: The number of channels of the result.
         frames: How many frames the level joins.
@@ -92,7 +95,7 @@ def shrink_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
     Returns:
         (n, width, h / 2, w / 2).
     """
-    xp = ops.xp
+    xp = array_namespace(x)
     n, c, height, columns = x.shape
     h, w = height // 2, columns // 2
     squares = xp.permute_dims(xp.reshape(x, (n, c, h, 2, w, 2)), (0, 1, 3, 5, 2, 4))
@@ -102,14 +105,13 @@ def shrink_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
     return xp.mean(groups, axis=2)
 
 
-def enlarge_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
+def enlarge_image(x: Array, width: int, frames: int) -> Array:
     """Distribute channels over 2 x 2 pixels, the shortcut of a level that doubles an image.
 
     Each channel is repeated to as many numbers of the result, counted by channel, frame, row and
     column; an image is the last frame.
 
     Args:
-        ops: The backend.
         x: (n, c, h, w).
         width: The number of channels of the result.
         frames: How many frames the level makes.
@@ -117,13 +119,11 @@ def enlarge_image(ops: Backend, x: Array, width: int, frames: int) -> Array:
     Returns:
         (n, width, 2 h, 2 w).
     """
-    xp = ops.xp
+    xp = array_namespace(x)
     n, c, h, w = x.shape
     parts = xp.reshape(x, (n, width, c // width, h, w))
     first = 4 * (frames - 1)
     numbers = [(first + i) * c // (4 * frames * width) for i in range(4)]
-    if len({*numbers}) == 1:
-        return ops.upsample2x(parts[:, :, numbers[0], ...])
     pixels = [parts[:, :, number, ..., None] for number in numbers]
     rows = [xp.concat(pixels[i : i + 2], axis=-1) for i in (0, 2)]
     rows = [xp.reshape(row, (n, width, h, 1, 2 * w)) for row in rows]
@@ -138,7 +138,8 @@ def down_block(ops: Backend, p: Params, x: Array, frames: int) -> Array:
         h = residual_block(ops, resnet, h)
     if "downsampler" not in p:
         return h + x
-    return downsample(ops, p.downsampler, h) + shrink_image(ops, x, h.shape[1], frames)
+    shortcut = ops.call_function(SHORTCUT, shrink_image, x, h.shape[1], frames)
+    return downsample(ops, p.downsampler, h) + shortcut
 
 
 @layer
@@ -149,7 +150,8 @@ def up_block(ops: Backend, p: Params, x: Array, frames: int) -> Array:
         h = residual_block(ops, resnet, h)
     if "upsampler" not in p:
         return h
-    return upsample(ops, p.upsampler, h) + enlarge_image(ops, x, h.shape[1], frames)
+    shortcut = ops.call_function(SHORTCUT, enlarge_image, x, h.shape[1], frames)
+    return upsample(ops, p.upsampler, h) + shortcut
 
 
 def encode(

@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
@@ -143,17 +144,12 @@ def _judge_each(context: PipelineContext) -> list[Row]:
 
 
 def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:
-    """Return a row that says that a pipeline is not known, if its latents are tokens.
-
-    Other pipelines of the family may join further tokens to them. Those that pass latents as they
-    are have known calls, whatever their class.
-    """
-    kind = port.manifest.get("pipeline")
-    family = model.family
-    known = not isinstance(kind, str) or kind in family.diffusers.pipelines
+    """Return a row that says that a pipeline is not known, if its latents are tokens."""
+    kind = name_unknown_pipeline(port, model)
     steps = [call for call in port.calls if call.startswith("sampler")]
-    if known or family.diffusers.unpack is None or not steps:
+    if not kind or not steps:
         return []
+    family = model.family
     note = f"{kind} is no pipeline that {family.name} reads: nothing between its networks is judged"
     return [Row(steps[0], "", "pipeline", verdict=UNKNOWN, note=note)]
 

@@ -17,6 +17,7 @@ from ldmref.families import (
     numbered,
     specs,
     timestep_embedding,
+    transformer_layers,
 )
 from ldmref_dit.config import DiTConfig
 
@@ -78,7 +79,7 @@ def transformer(
 
     emb = embed(ops, p.transformer_blocks["0"].norm1.emb, t, labels, config, h)
     shift, scale = split(layers.linear(ops, p.proj_out_1, ops.silu(emb)), 2)
-    h = layers.linear(ops, p.proj_out_2, modulate(ops, h, shift, scale, EPS))
+    h = layers.linear(ops, p.proj_out_2, modulate(ops, h, shift, scale, "norm_out", EPS))
     # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
     c = config.out_channels
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
@@ -114,6 +115,7 @@ def count_places(ops: Backend, line: Array, base: int) -> Array:
     return (places - 1.0) / (places[-1:] / base)
 
 
+@layers.layer
 def embed(
     ops: Backend, p: Params, t: Array, labels: Array, config: DiTConfig, like: Array
 ) -> Array:
@@ -132,19 +134,33 @@ def block(ops: Backend, p: Params, x: Array, t: Array, labels: Array, config: Di
 
     Time and class give a shift, a scale and a gate for each of attention and MLP (figure 3).
     """
-    emb = embed(ops, p.norm1.emb, t, labels, config, x)
-    modulation = split(layers.linear(ops, p.norm1.linear, ops.silu(emb)), 6)
-    shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
-    h = modulate(ops, x, shift_attn, scale_attn, EPS)
-    x = x + gate_attn[:, None, :] * layers.attention(ops, p.attn1, h, h, config.num_attention_heads)
-    h = modulate(ops, x, shift_mlp, scale_mlp, config.norm_eps)
-    return x + gate_mlp[:, None, :] * feed_forward(ops, p.ff, h)
+    h, gate_attn, shift_mlp, scale_mlp, gate_mlp = norm1(ops, p.norm1, x, t, labels, config)
+    h = layers.attention(ops, p.attn1, h, h, config.num_attention_heads)
+    x = ops.add(x, gate_attn[:, None, :] * h)
+    h = modulate(ops, x, shift_mlp, scale_mlp, "norm3", config.norm_eps)
+    return ops.add(x, gate_mlp[:, None, :] * feed_forward(ops, p.ff, h))
 
 
-def modulate(ops: Backend, x: Array, shift: Array, scale: Array, eps: float) -> Array:
-    """Normalise tokens (n, l, d) without learned weights, then scale and shift by (n, d) each."""
-    one = ops.xp.ones_like(shift[0, :])
-    normal = ops.layer_norm(x, one, one - one, eps)
+@layers.layer
+def norm1(
+    ops: Backend, p: Params, x: Array, t: Array, labels: Array, config: DiTConfig
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Normalise tokens (n, l, d) as time and class say, and return the block's other factors.
+
+    They are the gate of attention, and shift, scale and gate of the MLP, (n, d) each.
+    """
+    emb = embed(ops, p.emb, t, labels, config, x)
+    shift, scale, *rest = split(layers.linear(ops, p.linear, ops.silu(emb)), 6)
+    gate, shift_mlp, scale_mlp, gate_mlp = rest
+    return modulate(ops, x, shift, scale, "norm", EPS), gate, shift_mlp, scale_mlp, gate_mlp
+
+
+def modulate(ops: Backend, x: Array, shift: Array, scale: Array, name: str, eps: float) -> Array:
+    """Normalise tokens (n, l, d) without learned weights, then scale and shift by (n, d) each.
+
+    `name` is that of diffusers' module.
+    """
+    normal = transformer_layers.standardize(ops, x, name, eps)
     return normal * (1.0 + scale[:, None, :]) + shift[:, None, :]
 
 

@@ -142,10 +142,10 @@ def block(
     table = p.scale_shift_table[None, :, :] + modulation
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (table[:, i : i + 1, :] for i in range(6))
     h = normalize(ops, x, "norm1") * (1.0 + scale) + shift
-    x = x + gate * attention(ops, p.attn1, h, h, heads)
-    x = x + attention(ops, p.attn2, x, text, heads, bias=hidden)
+    x = ops.add(x, gate * attention(ops, p.attn1, h, h, heads))
+    x = ops.add(x, attention(ops, p.attn2, x, text, heads, bias=hidden))
     h = normalize(ops, x, "norm2") * (1.0 + scale_mlp) + shift_mlp
-    return x + gate_mlp * feed_forward(ops, p.ff, h)
+    return ops.add(x, gate_mlp * feed_forward(ops, p.ff, h))
 
 
 def normalize(ops: Backend, x: Array, name: str) -> Array:

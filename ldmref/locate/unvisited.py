@@ -1,0 +1,318 @@
+"""Layers that a port recorded and ldmref's definition does not compute one by one.
+
+They are of three kinds. The definition may read nothing of them: the layers of a text encoder after
+the states that are read, its last norm, its head. That is seen in a complete run of the definition,
+which then used none of their parameters, or declared (`DeclaredNetwork.ignored`). They may hold
+what was judged under another name: a module around one operation, or a table of the angles by which
+queries and keys are rotated. All others were not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.errors import abbreviated, counted
+from ldmref.locate.names import PREFIXES
+from ldmref.locate.precision import EPSILONS, stored_unit
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.params import Params, flatten
+from ldmref.models.transformer_layers import THETA, find_angles
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry
+
+ROUNDINGS = 16.0  # units of the port's format by which a table may be off, and of the angle's
+BY_POSITION = ("rotate", "rotate_halves")  # functions that rotate by positions
+BY_WAVES = "turn_pairs"  # the one that rotates by cosines and sines
+LEAVES = ("weight", "bias")
+MAX_LISTED = 3
+
+
+class WatchedParams(Params):
+    """A tree of parameters that notes which of its parts are read.
+
+    Args:
+        tree: The tree, whose leaves are shared.
+        read: The names of the parts with leaves that were read are added here.
+        path: The name of the tree itself.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], read: set[str], path: str = ""):
+        super().__init__()
+        self._read = read
+        self._name = path
+        for key, child in tree.items():
+            name = f"{path}.{key}" if path else key
+            plain = isinstance(child, dict)
+            dict.__setitem__(self, key, WatchedParams(child, read, name) if plain else child)
+        self.path = getattr(tree, "path", None)
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        if not isinstance(found, WatchedParams):
+            self._read.add(self._name)
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+
+@dataclass
+class RunReads:
+    """What a run of a definition reads.
+
+    Attributes:
+        parts: The parts of its tree of parameters of which an array was read.
+        params: The tree.
+        waves: Cosines and sines by which tokens were rotated, as cos + i sin, (tokens, pairs) each.
+    """
+
+    parts: set[str] = field(default_factory=set)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    waves: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._turned: dict[tuple[object, ...], tuple[object, ...]] = {}  # keeps ids alive
+
+    def watch(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a tree of parameters that notes here what is read of it."""
+        self.params = params
+        return WatchedParams(params, self.parts) if isinstance(params, dict) else params
+
+    def note(self, call: LayerCall) -> None:
+        """Note the angles of a layer that rotates."""
+        if call.kind == BY_WAVES:
+            self._note_waves(call.inputs["cos"], call.inputs["sin"])
+        elif call.kind in BY_POSITION and "dims" in call.attributes:
+            dims, theta = call.attributes["dims"], call.attributes.get("theta", THETA)
+            positions = call.inputs["positions"]
+            if self._is_new(positions, dims, theta):
+                self._keep(np.exp(1j * np.asarray(find_angles(positions, dims, theta))))
+
+    def _note_waves(self, cos: Any, sin: Any) -> None:
+        if self._is_new(cos, sin):
+            self._keep(np.asarray(cos) + 1j * np.asarray(sin))
+
+    def _is_new(self, *key: Any) -> bool:
+        ids = tuple(id(x) if isinstance(x, np.ndarray) else x for x in key)
+        return ids not in self._turned and self._turned.setdefault(ids, key) is key
+
+    def _keep(self, waves: np.ndarray) -> None:
+        rows = waves.reshape(-1, waves.shape[-1])
+        if not any(np.array_equal(rows, other) for other in self.waves):
+            self.waves.append(rows)
+
+    def find_unread(self, layer: str) -> str:
+        """Return the largest part with a layer of which no parameter was read; "": there is none.
+
+        Args:
+            layer: The name of a layer.
+        """
+        parts = layer.partition(AGAIN)[0].split(".")
+        for count in range(1, len(parts) + 1):
+            part = ".".join(parts[:count])
+            tree = _part_of(self.params, part)
+            if tree is None:
+                return ""
+            within = (name == part or name.startswith(part + ".") for name in self.parts)
+            if flatten(tree) and not any(within):
+                return part
+        return ""
+
+    def is_table(self, layer: str, array: np.ndarray, unit: float) -> bool:
+        """Return whether an array has the angles of tokens, or rows of the layer's parameter.
+
+        Args:
+            layer: The name of the layer.
+            array: The array, whose last two axes are tokens and channels.
+            unit: The unit of rounding of the format in which it was computed or stored.
+        """
+        if array.ndim < 2 or array.dtype.kind not in "fc" or not array.size:
+            return False
+        part = _part_of(self.params, layer) or {}
+        rows = part.get("weight")
+        known = [] if rows is None or np.ndim(rows) != 2 else [np.asarray(rows)]
+        tables = array.reshape(-1, *array.shape[-2:])
+        allowed = ROUNDINGS * unit * max([1.0, *(np.abs(x).max() for x in known)])
+        if known and all(_has_rows(known[0], table, allowed) for table in tables):
+            return True
+        return any(_is_of_waves(waves, tables, unit) for waves in self.waves)
+
+
+def _part_of(tree: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """Return a part of a tree of parameters; None if it has no such part."""
+    found: Any = tree
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _is_of_waves(waves: np.ndarray, tables: np.ndarray, unit: float) -> bool:
+    """Return whether tables (n, l, channels) are of the waves of tokens, (tokens, pairs).
+
+    Ports keep both channels of a pair beside each other, half a head apart, or once.
+    """
+    allowed = ROUNDINGS * (unit + EPSILONS["float32"] * len(waves))  # angles are in float32
+    sides = (waves,) if tables.dtype.kind == "c" else (waves.real, waves.imag)
+    for side in sides:
+        for table in (side, np.repeat(side, 2, axis=1), np.concatenate([side, side], axis=1)):
+            if all(_has_rows(table, part, allowed) for part in tables):
+                return True
+    return False
+
+
+def _has_rows(table: np.ndarray, part: np.ndarray, allowed: float) -> bool:
+    """Return whether a table has the rows of a part of it, one after the other."""
+    if table.shape[1] != part.shape[1] or len(table) < len(part):
+        return False
+    near = np.abs(table[: len(table) - len(part) + 1] - part[0]).max(axis=1) <= allowed
+    starts = np.flatnonzero(near)
+    return any(np.abs(table[i : i + len(part)] - part).max() <= allowed for i in starts)
+
+
+@dataclass
+class LayerRemarks:
+    """What is said of layers that were not compared one by one, and are no gap.
+
+    Attributes:
+        unread: The parts of which nothing is read, by network.
+        together: The layers of some calls whose arrays no layer of ldmref has, by network; all from
+            the last array before them to the next one was compared as a whole.
+
+    >>> remarks = LayerRemarks()
+    >>> remarks.note_unread("text_encoder", ["norm", "lm_head"])
+    >>> list(remarks.describe())
+    ['nothing reads norm, lm_head of text_encoder']
+    """
+
+    unread: dict[str, dict[str, None]] = field(default_factory=dict)
+    together: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def note_unread(self, network: str, parts: Iterable[str]) -> None:
+        """Note parts of a network of which nothing is read."""
+        self.unread.setdefault(network, {}).update(dict.fromkeys(parts))
+
+    def note_together(self, network: str, layers: Iterable[str]) -> None:
+        """Note layers that were compared together."""
+        self.together.setdefault(network, {}).update(dict.fromkeys(layers))
+
+    def describe(self) -> Iterator[str]:
+        """Yield a sentence for each network."""
+        for network, parts in self.unread.items():
+            if parts:
+                yield f"nothing reads {', '.join(parts)} of {network}"
+        for network, layers in self.together.items():
+            if layers:
+                listed = abbreviated(list(layers), MAX_LISTED)
+                what = f"{counted(len(layers), 'layer')} of {network}"
+                yield f"{what} compared together in calls that read cached states: {listed}"
+
+
+class SortedLayers(NamedTuple):
+    """Layers that were not visited.
+
+    Attributes:
+        unread: The parts of the network, with these layers, of which nothing is read.
+        left: The layers that were not compared.
+    """
+
+    unread: list[str]
+    left: list[str]
+
+
+def sort_unvisited(
+    port: Trace,
+    call: TraceCall,
+    network: DeclaredNetwork,
+    reads: RunReads,
+    visited: Collection[str],
+    dtype: str,
+) -> SortedLayers:
+    """Sort the recorded layers that a complete run of a definition did not visit.
+
+    Args:
+        port: The trace.
+        call: The call.
+        network: The network of the call.
+        reads: What the run read.
+        visited: The layers that it computed.
+        dtype: The port's number format.
+    """
+    judged = _RecordedArrays(port, call, visited)
+    unread: list[str] = []
+    left: list[str] = []
+    for entry in port.of_call(call):
+        if not entry.layer or entry.layer in visited:
+            continue
+        part = _find_unread(network, reads, entry.layer)
+        if part:
+            unread.append(part)
+        elif not _is_judged(port, entry, reads, judged, dtype):
+            left.append(entry.layer)
+    return SortedLayers(list(dict.fromkeys(unread)), left)
+
+
+def _find_unread(network: DeclaredNetwork, reads: RunReads, layer: str) -> str:
+    """Return the part of a network with a layer of which nothing is read; "" if there is none."""
+    base = layer.partition(AGAIN)[0]
+    if network.ignored:
+        parts = base.split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[:count])
+            if any(re.fullmatch(network.ignored, f"{name}.{leaf}") for leaf in LEAVES):
+                return name
+    names = [base, *(prefix + base for prefix in PREFIXES)]
+    names += [base.removeprefix(prefix) for prefix in PREFIXES if base.startswith(prefix)]
+    return next(filter(None, map(reads.find_unread, names)), "")
+
+
+def _is_judged(
+    port: Trace, entry: TraceEntry, reads: RunReads, judged: _RecordedArrays, dtype: str
+) -> bool:
+    """Return whether the result of a layer was judged: by another layer's, or as a table."""
+    unit = max(EPSILONS[dtype], stored_unit(port, entry))
+    outputs = [np.asarray(port.tensors[name]) for name in entry.outputs.values()]
+    inputs = [np.asarray(port.tensors[name]) for name in entry.inputs.values()]
+    names = [entry.layer.partition(AGAIN)[0]]
+    names += [prefix + names[0] for prefix in PREFIXES]
+    if outputs and all(any(reads.is_table(n, x, unit) for n in names) for x in outputs):
+        return True
+    arrays = [x for x in (*inputs, *outputs) if x.dtype.kind == "f"]
+    return bool(outputs) and bool(arrays) and all(judged.has(x) for x in arrays)
+
+
+class _RecordedArrays:
+    """The arrays of the layers of a call that were judged, which are found by their numbers."""
+
+    def __init__(self, port: Trace, call: TraceCall, visited: Collection[str]):
+        self.port = port
+        entries = [e for e in port.of_call(call) if e.layer in visited or not e.layer]
+        self.names = [n for e in entries for n in (*e.inputs.values(), *e.outputs.values())]
+
+    def has(self, x: np.ndarray) -> bool:
+        """Return whether an array has the numbers of one of them, or of channels of one."""
+        return any(_holds(self.port.tensors[name], x) for name in self.names)
+
+
+def _holds(whole: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether an array is another one, or some neighbouring channels of it, the last axis.
+
+    >>> whole = np.arange(12.0).reshape(3, 4)
+    >>> _holds(whole, whole[:, 1:3]), _holds(whole, whole[:, ::2])
+    (True, False)
+    """
+    if x.ndim != whole.ndim or x.shape[:-1] != whole.shape[:-1] or not x.size:
+        return False
+    width = x.shape[-1]
+    if x.ndim == 0 or width > whole.shape[-1]:
+        return False
+    row = np.ravel(whole[(0,) * (x.ndim - 1)])
+    first = np.ravel(x[(0,) * (x.ndim - 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(row, width)
+    starts = np.flatnonzero((windows == first).all(axis=1))
+    return any(np.array_equal(whole[..., i : i + width], x) for i in starts)
