@@ -72,9 +72,20 @@ class PortRun:
         return self.model.family.diffusers.halves if self.is_diffusers else ("uncond", "cond")
 
     @property
+    def guider(self) -> dict[str, Any]:
+        """The guider of a modular pipeline: its class, and the settings that were asked for."""
+        found = self.request.get("guider")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def asked_scale(self) -> float | None:
         """The guidance scale of the request; None if it was not recorded."""
         calls = self.model.family.diffusers
+        if self.guider.get("enabled") is False:
+            return 1.0
+        if isinstance(self.guider.get("guidance_scale"), int | float):
+            original = self.guider.get("use_original_formulation") is True
+            return calls.scale(float(self.guider["guidance_scale"]) + original)
         if self.is_diffusers and calls.unguided(self.port.manifest.get("settings") or {}):
             return 1.0
         for name in ("guidance_scale", "cfg_scale"):
