@@ -9,7 +9,7 @@ from dataclasses import replace
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
-from ldmref.locate.judging import Judge
+from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.networks import find_wrong_axes, try_network
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
@@ -24,6 +24,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 MAX_LISTED = 5
+AFTER_OWN = "it follows an attention that ldmref does not have, whose output was not recorded"
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 ALONE = "ldmref computes none of its layers by itself"
@@ -148,11 +149,9 @@ def judge_call(
 ) -> list[Row]:
     """Return the rows of one call of a network."""
     padding = padding or PaddingFinder()
+    of_port = _own_attention(port, call)
     judge, visited, problem = _replay(port, model, call, dtype, controlnets, padding)
-    whole = port.find(call)
-    found = {} if whole is None else whole.attributes.get("own_attention")
-    of_port: Mapping[str, str] = found if isinstance(found, dict) else {}
-    rows = [row for row in judge.rows if not is_within(row.layer, of_port)]
+    rows = [_after_own(row, of_port) for row in judge.rows if not is_within(row.layer, of_port)]
     for layer, kind in of_port.items():  # layers whose attention is another function
         note = f"its attention is that of {kind}, which ldmref does not have"
         rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
@@ -168,6 +167,19 @@ def judge_call(
         note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
         rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return rows
+
+
+def _own_attention(port: Trace, call: TraceCall) -> Mapping[str, str]:
+    """Return the layers of a call whose attention ldmref does not have, with what computes it."""
+    whole = port.find(call)
+    found = {} if whole is None else whole.attributes.get("own_attention")
+    return found if isinstance(found, dict) else {}
+
+
+def _after_own(row: Row, of_port: Mapping[str, str]) -> Row:
+    """Return a row; what an attention that ldmref does not have leads to has that as its reason."""
+    follows = of_port and row.verdict == UNKNOWN and row.note == NOT_RECORDED
+    return replace(row, note=AFTER_OWN) if follows else row
 
 
 def _replay(
@@ -191,7 +203,8 @@ def _replay(
         network, problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
             rows = padding.find(model, network)
-            problem = replay_network(network, part, call, dtype, judge, visited, rows)
+            own = _own_attention(port, call)
+            problem = replay_network(network, part, call, dtype, judge, visited, rows, own)
         if not problem or assume:
             break
         whole = port.find(call)

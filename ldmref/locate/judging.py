@@ -42,6 +42,7 @@ from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
 ALL_PADDING = "all of its rows are padding"
+NOT_RECORDED = "an input was not recorded"
 NO_ELEMENTS = "it has no elements"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
@@ -227,8 +228,7 @@ class Judge:
         recorded = point.recorded
         shape = np.shape(point.computed)
         if not point.role:
-            note = "an input was not recorded"
-            self._add(point, self._row(point, verdict=UNKNOWN, note=note))
+            self._add(point, self._row(point, verdict=UNKNOWN, note=NOT_RECORDED))
         if recorded.shape != shape:  # the shape may have been guessed, so the run keeps it
             layout = next(restore_order(recorded, shape), None)
             return np.asarray(point.computed) if layout is None else layout.array
