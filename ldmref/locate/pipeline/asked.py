@@ -215,16 +215,15 @@ def _predictions(context: PipelineContext, evaluation: RunEvaluation) -> tuple[s
     if evaluation.guidance is not None:
         return (*evaluation.guidance.inputs,)
     state = state_of(context, evaluation)
-    sizes = [context.read_output(network) for network in evaluation.networks]
-    if state is None or any(x is None for x in sizes):
-        return ("cond",) if len(evaluation.networks) == 1 else None
-    alone = sum(len(x) for x in sizes if x is not None) == len(state)
-    halves = len(sizes) == 1 and len(context.calls(context.denoiser)) == len(
-        context.calls("sampler")
-    )
-    if alone:
+    found = [context.read_output(network) for network in evaluation.networks]
+    outputs = [x for x in found if x is not None]
+    if state is None or len(outputs) < len(found):
+        return ("cond",) if len(found) == 1 else None
+    if sum(map(len, outputs)) == len(state):
         return ("cond",)
-    return ("uncond", "cond") if halves and len(sizes[0] or ()) == 2 * len(state) else None
+    # the halves of a batch are combined where `judge_guidance` says so
+    alone = len(context.calls(context.denoiser)) == len(context.calls("sampler"))
+    return ("uncond", "cond") if alone and len(outputs[0]) == 2 * len(state) else None
 
 
 def _asks_for(context: PipelineContext, evaluation: RunEvaluation, part: str) -> bool | None:
@@ -356,15 +355,16 @@ def _judge_control_scales(context: PipelineContext) -> Iterator[Row]:
     nets = [kind for kind in kinds if re.fullmatch(r"controlnet(_\d+)?", kind)]
     if not asked or not nets:
         return
-    total = len(context.recorded_timesteps)
+    some = (context.port.manifest.get("selection") or {}).get("steps")
+    total = 0 if some else len(steps)
     for i, kind in enumerate(nets):
         calls = context.calls(kind)
         if len(calls) != len(steps) or not total:
             note = "its calls are not one for each step: its scale is not compared"
             yield Row(calls[0].call, "", "ControlNet's scale", verdict=UNKNOWN, note=note)
             continue
-        for net, step in zip(calls, steps, strict=True):
-            yield from _judge_control_scale(context, net, step.call.number or 0, total, i, asked)
+        for index, net in enumerate(calls):
+            yield from _judge_control_scale(context, net, index, total, i, asked)
 
 
 def _judge_control_scale(
