@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -174,7 +173,7 @@ def make_base(base: str, folder: Path) -> Any:
 def model_of(base: str) -> Any:
     """Return ldmref's model of a small pipeline."""
     with tempfile.TemporaryDirectory() as folder:
-        make_base(base, Path(folder) / "words").save_pretrained(Path(folder) / "model")
+        make_base(base, Path(folder) / "words").save_pretrained(str(Path(folder) / "model"))
         return ldmref.load(Path(folder) / "model", backend="numpy", dtype="float32")
 
 
