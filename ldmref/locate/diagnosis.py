@@ -6,6 +6,7 @@ fault, with two (`ldmref.locate.pairs`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +26,7 @@ from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 SMALL = 2**16  # numbers of an array of a part that is quickly computed again, as often as follows
@@ -88,7 +90,12 @@ class _Wrong:
 
 
 def diagnose(
-    replay: FollowedRun, point: Point, error: float, floor: float, certain: bool = False
+    replay: FollowedRun,
+    point: Point,
+    error: float,
+    floor: float,
+    certain: bool = False,
+    known: dict[str, str] | None = None,
 ) -> Cause:
     """Return the cause of an error.
 
@@ -101,6 +108,9 @@ def diagnose(
         error: Its relative error.
         floor: The noise floor of the part, relative.
         certain: Whether the error is a fault even if no cause is found.
+        known: The known faults that explained earlier points of the run, by the kind of place:
+            networks repeat their blocks, so what explained the layer of one is tried first in the
+            others, and alone. What explains this point is added. None: nothing is kept.
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
@@ -108,8 +118,17 @@ def diagnose(
         found = find(wrong)
         if found.cause:
             return found
+    place = _without_numbers(f"{point.call.name} {point.role} {point.part}")
+    usual = {} if known is None else known
+    if place in usual:
+        tried = _try_known_faults(wrong, usual[place])
+        found = _explain_by_fault(wrong, tried, certain)
+        if found.cause:
+            return found
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
+    if found.cause:
+        usual[place] = _without_numbers(found.cause)
     found = found if found.cause else _find_layout(wrong)
     if found.cause or not certain:
         return found
@@ -187,13 +206,20 @@ def _find_layout(wrong: _Wrong) -> Cause:
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
 
 
-def _try_known_faults(wrong: _Wrong) -> list[Tried]:
-    """Compute the part with every known fault."""
+def _without_numbers(words: str) -> str:
+    """Return words in which all numbers are the same: of blocks, and of parameters."""
+    return NUMBER.sub("#", words)
+
+
+def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
+    """Compute the part with every known fault, or with those of these words alone."""
     point = wrong.point
     tried = []
     right = sample(point.computed)
     most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
     for hypothesis in islice(_hypotheses(wrong.replay, point), most):
+        if words and _without_numbers(hypothesis.text) != words:
+            continue
         result = hypothesis.compute(wrong.replay, point)
         if result is not None:
             left = _error_where_known(wrong.recorded, result, point.computed)

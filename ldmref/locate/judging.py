@@ -61,6 +61,7 @@ class Judge:
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
+        self.causes: dict[str, str] = {}  # of layers of a kind, which others may share
 
     def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Judge a recorded array and return the value to use downstream.
@@ -142,7 +143,7 @@ class Judge:
         if row.error <= limit:
             return judged
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, row.error, floor, certain)
+        found = diagnose(replay, point, row.error, floor, certain, self.causes)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):

@@ -21,7 +21,7 @@ import sd3_networks
 import small_pipelines
 import torch
 import z_image_pipelines
-from host_runs import MASK, PHOTO
+from PIL import Image
 from qwen3_networks import write_vocabulary
 
 import ldmref
@@ -31,6 +31,9 @@ from ldmref.models.family import list_families
 from ldmref.trace import Selection, Trace, read_trace, record_pipeline
 
 STEPS = 4
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+PHOTO = Image.fromarray(PIXELS)
+MASK = Image.fromarray(np.kron([[0, 255], [255, 0]], np.ones((8, 8))).astype(np.uint8))
 # What is asked for and what is used instead, of each argument of a call that guides.
 ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "guidance_scale": (5.0, 3.0),
