@@ -6,7 +6,6 @@ fault, with two (`ldmref.locate.pairs`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
@@ -26,7 +26,6 @@ from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
-NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 SMALL = 2**16  # numbers of an array of a part that is quickly computed again, as often as follows
@@ -95,7 +94,7 @@ def diagnose(
     error: float,
     floor: float,
     certain: bool = False,
-    known: dict[str, str] | None = None,
+    alike: AlikeLayers | None = None,
 ) -> Cause:
     """Return the cause of an error.
 
@@ -108,9 +107,7 @@ def diagnose(
         error: Its relative error.
         floor: The noise floor of the part, relative.
         certain: Whether the error is a fault even if no cause is found.
-        known: The known faults that explained earlier points of the run, by the kind of place:
-            networks repeat their blocks, so what explained the layer of one is tried first in the
-            others, and alone. What explains this point is added. None: nothing is kept.
+        alike: What is known of the layers of other blocks. None: nothing is.
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
@@ -118,22 +115,25 @@ def diagnose(
         found = find(wrong)
         if found.cause:
             return found
-    place = _without_numbers(f"{point.call.name} {point.role} {point.part}")
-    usual = {} if known is None else known
-    if place in usual:
-        tried = _try_known_faults(wrong, usual[place])
-        found = _explain_by_fault(wrong, tried, certain)
+    alike = AlikeLayers() if alike is None else alike
+    kind = alike.kind_of(point)
+    usual = alike.cause_of(kind)
+    if usual:
+        found = _explain_by_fault(wrong, _try_known_faults(wrong, usual), certain)
         if found.cause:
             return found
+    if not alike.tries(kind):
+        alike.fail(kind)
+        return _find_layout(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
-    if found.cause:
-        usual[place] = _without_numbers(found.cause)
     found = found if found.cause else _find_layout(wrong)
-    if found.cause or not certain:
+    found = found if found.cause or not certain else _find_pair(wrong, tried)
+    if found.cause:
+        alike.explain(kind, found.cause)
         return found
-    found = _find_pair(wrong, tried)
-    return found if found.cause else Cause(note=_nearest(wrong, tried))
+    alike.fail(kind)
+    return Cause(note=_nearest(wrong, tried)) if certain else found
 
 
 def _find_identity(wrong: _Wrong) -> Cause:
@@ -206,11 +206,6 @@ def _find_layout(wrong: _Wrong) -> Cause:
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
 
 
-def _without_numbers(words: str) -> str:
-    """Return words in which all numbers are the same: of blocks, and of parameters."""
-    return NUMBER.sub("#", words)
-
-
 def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
     """Compute the part with every known fault, or with those of these words alone."""
     point = wrong.point
@@ -218,7 +213,7 @@ def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
     right = sample(point.computed)
     most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
     for hypothesis in islice(_hypotheses(wrong.replay, point), most):
-        if words and _without_numbers(hypothesis.text) != words:
+        if words and without_numbers(hypothesis.text) != words:
             continue
         result = hypothesis.compute(wrong.replay, point)
         if result is not None:

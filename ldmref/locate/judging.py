@@ -22,6 +22,7 @@ import numpy as np
 
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
+from ldmref.locate.alike import AlikeLayers
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
@@ -61,7 +62,7 @@ class Judge:
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
-        self.causes: dict[str, str] = {}  # of layers of a kind, which others may share
+        self.alike = AlikeLayers()
 
     def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Judge a recorded array and return the value to use downstream.
@@ -125,6 +126,7 @@ class Judge:
         if row.error > row.allowed:
             judged = self._judge_error(replay, point, row)
         else:
+            self.alike.pass_by(point)
             judged = self._judge_small(replay, point, row)
         if judged.verdict == DIFFERS:
             judged = replace(judged, note=judged.note.replace("equal after", "after"))
@@ -143,7 +145,7 @@ class Judge:
         if row.error <= limit:
             return judged
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, row.error, floor, certain, self.causes)
+        found = diagnose(replay, point, row.error, floor, certain, self.alike)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):
