@@ -94,6 +94,7 @@ def diagnose(
     error: float,
     floor: float,
     certain: bool = False,
+    *,
     alike: AlikeLayers | None = None,
 ) -> Cause:
     """Return the cause of an error.

@@ -145,7 +145,7 @@ class Judge:
         if row.error <= limit:
             return judged
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, row.error, floor, certain, self.alike)
+        found = diagnose(replay, point, row.error, floor, certain, alike=self.alike)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):

@@ -46,7 +46,7 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "pag_scale": (3.0, 1.0),
     "pag_adaptive_scale": (0.002, 0.0),
     "cfg_normalization": (0.5, False),
-    "cfg_truncation": (0.5, 1.0),
+    "cfg_truncation": (0.2, 1.0),
     "control_guidance_start": (0.3, 0.0),
     "control_guidance_end": (0.8, 1.0),
     "controlnet_conditioning_scale": (0.7, 0.3),
@@ -176,8 +176,15 @@ def make_base(base: str, folder: Path) -> Any:
 def model_of(base: str) -> Any:
     """Return ldmref's model of a small pipeline."""
     with tempfile.TemporaryDirectory() as folder:
-        make_base(base, Path(folder) / "words").save_pretrained(str(Path(folder) / "model"))
-        return ldmref.load(Path(folder) / "model", backend="numpy", dtype="float32")
+        pipe = make_base(base, Path(folder) / "words")
+        save = flux3_pipelines.save_pipeline if base == "flux3" else save_pipeline
+        return ldmref.load(save(pipe, Path(folder) / "model"), backend="numpy", dtype="float32")
+
+
+def save_pipeline(pipe: Any, path: Path) -> Path:
+    """Write the folder of a pipeline; return its path."""
+    pipe.save_pretrained(path)
+    return path
 
 
 def make(run: AskedRun, folder: Path) -> Any:
