@@ -72,6 +72,8 @@ FULL: dict[str, str] = {
     ),
     "tests/families/test_flux2_conforms.py": ONNX,
     "tests/families/test_long_prompts_of_runs.py": SECONDS,
+    "tests/families/test_asked.py": SECONDS,
+    "tests/families/test_deep_text_encoders.py": SECONDS,
     "tests/families/test_longest_prompts.py::test_images_of_long_prompts_are_those_of_diffusers": (
         SECONDS
     ),

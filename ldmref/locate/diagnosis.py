@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
@@ -88,7 +89,13 @@ class _Wrong:
 
 
 def diagnose(
-    replay: FollowedRun, point: Point, error: float, floor: float, certain: bool = False
+    replay: FollowedRun,
+    point: Point,
+    error: float,
+    floor: float,
+    certain: bool = False,
+    *,
+    alike: AlikeLayers | None = None,
 ) -> Cause:
     """Return the cause of an error.
 
@@ -101,6 +108,7 @@ def diagnose(
         error: Its relative error.
         floor: The noise floor of the part, relative.
         certain: Whether the error is a fault even if no cause is found.
+        alike: What is known of the layers of other blocks. None: nothing is.
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
@@ -108,13 +116,25 @@ def diagnose(
         found = find(wrong)
         if found.cause:
             return found
+    alike = AlikeLayers() if alike is None else alike
+    kind = alike.kind_of(point)
+    usual = alike.cause_of(kind)
+    if usual:
+        found = _explain_by_fault(wrong, _try_known_faults(wrong, usual), certain)
+        if found.cause:
+            return found
+    if not alike.tries(kind):
+        alike.fail(kind)
+        return _find_layout(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
     found = found if found.cause else _find_layout(wrong)
-    if found.cause or not certain:
+    found = found if found.cause or not certain else _find_pair(wrong, tried)
+    if found.cause:
+        alike.explain(kind, found.cause)
         return found
-    found = _find_pair(wrong, tried)
-    return found if found.cause else Cause(note=_nearest(wrong, tried))
+    alike.fail(kind)
+    return Cause(note=_nearest(wrong, tried)) if certain else found
 
 
 def _find_identity(wrong: _Wrong) -> Cause:
@@ -187,13 +207,15 @@ def _find_layout(wrong: _Wrong) -> Cause:
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
 
 
-def _try_known_faults(wrong: _Wrong) -> list[Tried]:
-    """Compute the part with every known fault."""
+def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
+    """Compute the part with every known fault, or with those of these words alone."""
     point = wrong.point
     tried = []
     right = sample(point.computed)
     most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
     for hypothesis in islice(_hypotheses(wrong.replay, point), most):
+        if words and without_numbers(hypothesis.text) != words:
+            continue
         result = hypothesis.compute(wrong.replay, point)
         if result is not None:
             left = _error_where_known(wrong.recorded, result, point.computed)

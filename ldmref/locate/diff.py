@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import without_assumed
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
-from ldmref.locate.judging import Judge
+from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.networks import (
     RecordedNetwork,
     find_wrong_axes,
@@ -33,6 +33,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 MAX_LISTED = 5
+AFTER_OWN = "it follows an attention that ldmref does not have, whose output was not recorded"
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 NOT_TOGETHER = "{} layers of {} in another form than ldmref's definition, and no output: {}"
@@ -174,12 +175,11 @@ def judge_call(
     """
     remarks = remarks or LayerRemarks()
     padding = padding or PaddingFinder()
+    of_port = _own_attention(port, call)
     replayed = _replay(port, model, call, dtype, controlnets, padding)
     visited, problem = replayed.visited, replayed.problem
-    whole = port.find(call)
-    found = {} if whole is None else whole.attributes.get("own_attention")
-    of_port: Mapping[str, str] = found if isinstance(found, dict) else {}
-    rows = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
+    inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
+    rows = [_after_own(row, of_port) for row in inside]
     for layer, kind in of_port.items():  # layers whose attention is another function
         note = f"its attention is that of {kind}, which ldmref does not have"
         rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
@@ -225,6 +225,19 @@ class Replayed:
     problem: str = ""
 
 
+def _own_attention(port: Trace, call: TraceCall) -> Mapping[str, str]:
+    """Return the layers of a call whose attention ldmref does not have, with what computes it."""
+    whole = port.find(call)
+    found = {} if whole is None else whole.attributes.get("own_attention")
+    return found if isinstance(found, dict) else {}
+
+
+def _after_own(row: Row, of_port: Mapping[str, str]) -> Row:
+    """Return a row; what an attention that ldmref does not have leads to has that as its reason."""
+    follows = of_port and row.verdict == UNKNOWN and row.note == NOT_RECORDED
+    return replace(row, note=AFTER_OWN) if follows else row
+
+
 def _replay(
     port: Trace,
     model: LatentDiffusion,
@@ -245,7 +258,8 @@ def _replay(
         network, found.problem = try_network(model, part, call, controlnets, assume)
         if network is not None:
             found.network = network
-            follow = partial(_follow, part, call, dtype, padding.find(model, network))
+            own = _own_attention(port, call)
+            follow = partial(_follow, part, call, dtype, padding.find(model, network), own)
             before = len(found.judge.rows)
             found.problem = follow(found.judge, found.visited, found.reads, network)
             again = partial(_rows_again, call, dtype, follow)
@@ -267,12 +281,13 @@ def _follow(
     call: TraceCall,
     dtype: str,
     padding: PaddingRows,
+    foreign: Iterable[str],
     judge: Judge,
     visited: set[str],
     reads: RunReads,
     network: RecordedNetwork,
 ) -> str:
-    return replay_network(network, port, call, dtype, judge, visited, padding, reads)
+    return replay_network(network, port, call, dtype, judge, visited, padding, reads, foreign)
 
 
 def _rows_again(

@@ -22,6 +22,7 @@ import numpy as np
 
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
+from ldmref.locate.alike import AlikeLayers
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
@@ -42,6 +43,7 @@ from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 
 ALL_PADDING = "all of its rows are padding"
+NOT_RECORDED = "an input was not recorded"
 NO_ELEMENTS = "it has no elements"
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
@@ -60,6 +62,7 @@ class Judge:
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
+        self.alike = AlikeLayers()
 
     def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Judge a recorded array and return the value to use downstream.
@@ -123,6 +126,7 @@ class Judge:
         if row.error > row.allowed:
             judged = self._judge_error(replay, point, row)
         else:
+            self.alike.pass_by(point)
             judged = self._judge_small(replay, point, row)
         if judged.verdict == DIFFERS:
             judged = replace(judged, note=judged.note.replace("equal after", "after"))
@@ -141,7 +145,7 @@ class Judge:
         if row.error <= limit:
             return judged
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, row.error, floor, certain)
+        found = diagnose(replay, point, row.error, floor, certain, alike=self.alike)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):
@@ -227,8 +231,7 @@ class Judge:
         recorded = point.recorded
         shape = np.shape(point.computed)
         if not point.role:
-            note = "an input was not recorded"
-            self._add(point, self._row(point, verdict=UNKNOWN, note=note))
+            self._add(point, self._row(point, verdict=UNKNOWN, note=NOT_RECORDED))
         if recorded.shape != shape:  # the shape may have been guessed, so the run keeps it
             layout = next(restore_order(recorded, shape), None)
             return np.asarray(point.computed) if layout is None else layout.array

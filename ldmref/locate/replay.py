@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.locate.rotations import read_positions
+from ldmref.locate.rows import is_within
 from ldmref.locate.trials import RepeatableRun
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.locate.unvisited import RunReads
@@ -79,6 +80,7 @@ class Replay(RepeatableRun):
         self.observer = observer
         self.reads = reads
         self.padding = padding or {}
+        self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
@@ -167,6 +169,8 @@ class Replay(RepeatableRun):
             return self._visit_again(call, self._trial)
         if self.reads is not None:
             self.reads.note(call)
+        if is_within(call.name, self.foreign):
+            return self._pass_on(call)
         entry = self._entry_of(call)
         call_in_order = self._in_order(call, entry)
         if entry and self._is_unnamed(call) and self._is_another(call_in_order, entry):
@@ -319,16 +323,33 @@ class Replay(RepeatableRun):
             del self._collected[base]
         return found
 
+    def _assume(self, call: LayerCall) -> Any:
+        """Return the output of a layer, only for its shape."""
+        seen = self._seen.copy()
+        self._trial = Trial("", "", {}, False, True)
+        try:
+            return self._finish(call.compute({**self.parameters(call), **call.inputs}))
+        finally:
+            self._trial = None
+            self._seen = seen  # or layers within it would be counted as called twice
+
+    def _pass_on(self, call: LayerCall) -> Any:
+        """Return the recorded outputs of a layer that ldmref does not have; NaN for the others."""
+        entry = self._entry_of(call)
+        used = []
+        for part, assumed in enumerate(parts_of(self._assume(call))):
+            recorded = None if entry is None else read_output(self.port, entry, part, only=not part)
+            fits = recorded is not None and np.shape(recorded) == np.shape(assumed)
+            used.append(recorded if fits else np.full(np.shape(assumed), np.nan))
+        self._pending = []
+        self._after = [call.name]
+        return tuple(used) if call.several else used[0]
+
     def _visit_apart(self, call: LayerCall, entry: TraceEntry) -> Any:
         """Observe a layer of other shapes than those assumed; the run continues with the latter."""
         self.visited.add(entry.layer)
         outside = self._seen.copy(), self._pending, self._after
-        self._trial = Trial("", "", {}, False, True)  # only for the shape of its output
-        try:
-            assumed = self._finish(call.compute({**self.parameters(call), **call.inputs}))
-        finally:
-            self._trial = None
-        self._seen = outside[0].copy()  # or layers within it would be counted as called twice
+        assumed = self._assume(call)
         inputs = read_inputs(self.port, entry, call)
         positions = read_positions(self.port, entry, call.attributes.get("dims", ()))
         if "positions" in call.inputs and positions is not None:
@@ -406,6 +427,7 @@ def replay_network(
     visited: set[str],
     padding: PaddingRows | None = None,
     reads: RunReads | None = None,
+    foreign: Iterable[str] = (),
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -418,9 +440,11 @@ def replay_network(
         visited: The layers that were computed; more are added.
         padding: The rows that are padding. None: there are none.
         reads: Where is noted what the network reads. None: nowhere.
+        foreign: Layers of the port that compute something else, and are not judged.
     """
     replay = Replay(port, call, dtype, observer, padding, reads)
     replay.visited = visited
+    replay.foreign = (*foreign,)
     try:
         with np.errstate(all="ignore"):
             replay.run(network.network, network.params, network.arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ PROMPTS = (
     "clip_skip", "max_sequence_length", "num_images_per_prompt",
 )  # fmt: skip
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
-WITH_DEFAULT = ("guidance_scale", "guidance_rescale", "true_cfg_scale")  # of the pipeline
+WITH_DEFAULT = re.compile(r"(.*_)?(guidance|cfg|pag|sag)_.*")  # what guides, unless it is given
 NOT_ASKED = ("generator", "output_type", "return_dict")  # arguments that change no number
 
 
@@ -79,6 +80,7 @@ class RequestRecorder:
 
         def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             self._note_call(kind, args[1:], kwargs)
+            self.asked |= asked_of_parts(pipe)
 
         call = self._writer.left_out.observed(kind.__call__, "call of the pipeline", before)
         names = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
@@ -96,7 +98,7 @@ class RequestRecorder:
         except TypeError:
             return  # the call itself says what is wrong
         parameters = bound.signature.parameters
-        defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
+        defaults = {k: x.default for k, x in parameters.items() if WITH_DEFAULT.fullmatch(k)}
         arguments = dict(list(bound.arguments.items())[1:])
         for name, parameter in parameters.items():  # modular pipelines take all by name
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -211,6 +213,41 @@ class RequestRecorder:
             self.doing = "prepare_image"  # an encoder may follow
 
         return self._writer.left_out.observed(method, "control", after=after)
+
+
+def asked_of_parts(pipe: Any) -> dict[str, Any]:
+    """Return what the parts of a pipeline are asked for, which no argument of its call says.
+
+    `pag_applied_layers` are patterns of diffusers' PAG; `perturbed_layers` are the layers that they
+    stand for. `guider` has the class of a guider and its settings.
+    """
+    found: dict[str, Any] = {}
+    patterns = getattr(pipe, "pag_applied_layers", None)
+    if isinstance(patterns, list):
+        network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+        found = {"pag_applied_layers": [*patterns]}
+        found["perturbed_layers"] = _attentions(network, patterns)
+    guider = getattr(pipe, "guider", None)
+    if guider is not None:
+        settings = dict(getattr(guider, "config", None) or {})
+        plain = {k: x for k, x in settings.items() if _is_plain(x) and not k.startswith("_")}
+        found["guider"] = {**plain, "class": type(guider).__name__}
+    return found
+
+
+def _attentions(network: torch.nn.Module | None, patterns: list[str]) -> list[str]:
+    """Return the self-attentions that the patterns of diffusers' PAG name.
+
+    A pattern that ends with a number does not mean a layer whose own name is that number.
+    """
+    modules = [] if network is None else network.named_modules()
+    names = [name for name, x in modules if getattr(x, "is_cross_attention", None) is False]
+    found = []
+    for name in names:
+        last = name.rpartition(".")[2]
+        own = [p for p in patterns if p.rpartition(".")[2] != last or not last.isnumeric()]
+        found += [name] if any(re.search(pattern, name) for pattern in own) else []
+    return found
 
 
 def copied(value: object) -> Any:

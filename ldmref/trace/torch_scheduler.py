@@ -19,6 +19,7 @@ NOISE = "noise"
 OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
 CFG = "ClassifierFreeGuidance"  # the guider of modular pipelines whose formula is known
 NUMBERS = ("mu", "num_inference_steps")
+RULE = ("name", "over", "factor")  # of a guidance: its name, and parameters that are no arrays
 NO_X0 = ("LCMScheduler", "TCDScheduler")  # that return something else beside the state
 AnyMethod = Callable[..., Any]
 
@@ -154,7 +155,7 @@ class SchedulerRecorder:
         if not parts:
             return
         order = {} if self._halves == ("uncond", "cond") else {"halves": list(self._halves)}
-        name = {"name": numbers.pop("name")} if "name" in numbers else {}
+        name = {k: numbers.pop(k) for k in (*numbers,) if k in RULE}
         call = self._writer.begin("guidance")
         inputs: dict[str, Any] = {**parts, **{k: np.float64(x) for k, x in numbers.items()}}
         call.add("", "guidance", inputs, {**order, **name}, {"output": guided})
@@ -171,13 +172,14 @@ class SchedulerRecorder:
         }
         if "scale" in numbers:
             numbers["scale"] = self._scale_of(numbers["scale"])
+        numbers |= self._rule()
         sizes = [len(x) / n for x in raw]
         perturbed = bool(getattr(self._pipe, "do_perturbed_attention_guidance", False))
         if sizes == [2] and not perturbed:
             return dict(zip(self._halves, raw[0].chunk(2), strict=True)), numbers
         if sizes == [1, 1]:  # a call for each, the prompt's first
             scale = self._asked("true_cfg_scale")
-            asked = numbers if scale is None else {"scale": scale}
+            asked = numbers if scale is None else {**numbers, "scale": scale}
             return {"uncond": raw[1], "cond": raw[0]}, asked
         if sizes == [2, 1]:
             skip = getattr(self._pipe, "_skip_layer_guidance_scale", None)
@@ -190,6 +192,14 @@ class SchedulerRecorder:
             parts = dict(zip(names, raw[0].chunk(len(names)), strict=True))
             return parts, numbers | named
         return {}, {}
+
+    def _rule(self) -> dict[str, Any]:
+        """Return the name and the parameters of a guidance that is not classifier-free alone."""
+        guider = getattr(self._pipe, "guider", None)
+        if guider is not None and type(guider).__name__ != CFG:
+            return {"name": type(guider).__name__}
+        factor = float(getattr(self._pipe, "_cfg_normalization", None) or 0.0)
+        return {"name": "renorm", "over": "image", "factor": factor} if factor > 0.0 else {}
 
     def _perturbed_scale(self) -> float:
         """Return the scale of perturbed-attention guidance at the step that is being taken."""
@@ -217,10 +227,17 @@ class SchedulerRecorder:
 
 
 def read_scale(pipe: object, name: str) -> Any:
-    """Return a number of the guidance of a pipeline's run, or of its guider; None without any."""
+    """Return a number of the guidance of a pipeline's run, or of its guider; None without any.
+
+    A scale of the original formulation, which begins with the conditional prediction, is one less.
+    """
     own = getattr(pipe, f"_{name}", None)
     guider = getattr(pipe, "guider", None)
-    return getattr(guider, name, None) if own is None and type(guider).__name__ == CFG else own
+    if own is not None or type(guider).__name__ != CFG:
+        return own
+    value = getattr(guider, name, None)
+    original = name == "guidance_scale" and getattr(guider, "use_original_formulation", False)
+    return value + 1.0 if original else value
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

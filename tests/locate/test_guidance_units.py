@@ -9,6 +9,7 @@ from host_units import context_of, entry_of, normal
 from ldmref.locate.parts.hypotheses import fit
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.pipeline import combination
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.samplers.guidance_registry import get_guidance
 from ldmref.samplers.parts import COMBINE
 
@@ -27,7 +28,7 @@ def judged(arrays, attributes=None, params=None):
     asked = {"cfg_scale": SCALE} if params is None else params
     named = {"guidance.000": attributes or {}}
     context = context_of({"guidance.000": arrays}, attributes=named, params=asked)
-    return [*combination.judge_guidance(context)], context
+    return [*combination.judge_guidance(context), *judge_asked(context)], context
 
 
 def parts_of(output, **more):
@@ -120,7 +121,7 @@ def test_a_third_prediction_and_the_conditional_one_alone(name, roles, scale):
     (row,), context = judged(arrays, {"name": name}, params={})
     assert (row.kind, row.verdict) == ("guidance", "equal")
     entry = entry_of(context, "guidance.000")
-    assert context.ledger.has(entry, weight)
+    assert not context.ledger.has(entry, weight)  # nobody says what was asked for
     for lacking in ("input.cond", "output", f"input.{role}", f"input.{weight}"):
         part = {key: x for key, x in arrays.items() if key != lacking}
         (row,), _ = judged(part, {"name": name}, params={})
@@ -227,12 +228,11 @@ def test_each_scale_is_judged_without_the_other(role):
     calls = {"guidance.000": arrays}
     for params, rows in (({}, {"rescale"}), ({"cfg_scale": 4.0}, {"scale", "rescale"})):
         context = context_of(calls, params=params)
-        entry = entry_of(context, "guidance.000")
-        found = [row.kind for row in combination._judge_scale(context, entry)]
+        found = [row.kind for row in judge_asked(context)]
         assert found == [f"guidance {x}" for x in ("scale", "rescale") if x in rows - {role}]
     both = {**arrays, f"input.{role}": np.array(3.0)}
     context = context_of({"guidance.000": both})
-    rows = combination._judge_scale(context, entry_of(context, "guidance.000"))
+    rows = judge_asked(context)
     assert [row.kind for row in rows] == ["guidance rescale"]
 
 
@@ -295,7 +295,7 @@ def missing(*networks, request=None, given=None, names=("model_output", "sample"
         calls[f"sampler.00{i}"] = {f"input.{name}": COND for name in names}
         attributes[f"sampler.00{i}"] = {"guided": True}
     context = context_of(calls, attributes=attributes, request=request or {})
-    rows = [row for row in combination.judge_guidance(context) if np.isinf(row.error)]
+    rows = [row for row in judge_asked(context) if np.isinf(row.error)]
     assert all((row.layer, row.kind, row.verdict) == ("", "guidance", "differs") for row in rows)
     return [row.call for row in rows]
 
@@ -335,6 +335,6 @@ def test_a_guidance_or_two_calls_of_the_network_are_enough():
         calls[f"sampler.00{i}"] = {"input.model_output": COND, "input.sample": COND}
     attributes = {f"sampler.00{i}": {"guided": True} for i in range(3)}
     context = context_of(calls, attributes=attributes, request={"guidance_scale": 3.0})
-    found = [row.call for row in combination._judge_missing(context)]
+    found = [row.call for row in judge_asked(context) if row.verdict == "differs"]
     assert found == [f"sampler.00{i}" for i, e in enumerate(context.evaluations) if i != 1]
     assert [len(e.networks) for e in context.evaluations] == [1, 2, 1]

@@ -9,6 +9,7 @@ import pytest
 from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import combination, residuals, text_inputs, tokens
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.prompt_arrays import (
@@ -285,7 +286,7 @@ def test_scales_are_those_that_were_asked_for(got, count):
     calls = {"guidance.000": {**arrays, "output": mix(got)}}
     for more, verdict in (({}, "differs"), ({"callback_on_step_end": "f"}, "not judged")):
         context = context_of(calls, params={"cfg_scale": SCALE} | more)
-        rows = [row for row in combination.judge_guidance(context) if row.kind == "guidance scale"]
+        rows = [row for row in judge_asked(context) if row.kind == "guidance scale"]
         assert [row.verdict for row in rows] == [verdict] * count
         assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
 

@@ -12,6 +12,7 @@ from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.networks import _CallSizes
 from ldmref.locate.pipeline import combination, inputs, prompt_arrays, wires
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, NotRead
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.models.declared import CallSize, NetworkInput
@@ -204,7 +205,7 @@ def scale_rows(got, networks=1, **request):
     calls["sampler.000"] = {"input.model_output": X, "input.sample": X}
     context = context_of(calls, request=request)
     entry = entry_of(context, "guidance.000")
-    rows = [*combination._judge_scale(context, entry)]
+    rows = [row for row in judge_asked(context) if row.kind.startswith("guidance ")]
     marked = {role for role in got if context.ledger.has(entry, role)}
     return [(row.kind, row.verdict, row.cause or row.note) for row in rows], marked
 

@@ -68,7 +68,7 @@ def diagnosed(monkeypatch):
     """Let every diagnosis give `cause`, and keep what it was asked."""
     given = SimpleNamespace(cause=Cause(), asked=[])
 
-    def diagnose(*values):
+    def diagnose(*values, alike=None):
         given.asked.append(values)
         return given.cause
 

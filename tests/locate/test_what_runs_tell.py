@@ -13,7 +13,6 @@ from host_units import context_of, entry_of, model_of, normal
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs
 from ldmref.locate.pipeline import (
     added_noise,
-    combination,
     controls,
     known_parts,
     residuals,
@@ -22,6 +21,7 @@ from ldmref.locate.pipeline import (
     text_inputs,
     wires,
 )
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
 from ldmref.locate.pipeline.recorded_step import NotRecorded, RecordedEvaluation, ReplayedStep
 from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
@@ -272,7 +272,7 @@ def test_any_guidance_that_was_asked_for_is_missed(asked, missing):
     context = context_of(
         calls, attributes={"sampler.000": {"guided": True}}, request={"guidance_scale": asked}
     )
-    rows = [*combination._judge_missing(context)]
+    rows = [*judge_asked(context)]
     assert [row.verdict for row in rows] == ["differs"] * missing
 
 

@@ -19,6 +19,7 @@ from ldmref.locate.pipeline import (
     prompt_arrays,
     wires,
 )
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.hints import _encoded, judge_hint
 from ldmref.locate.pipeline.inversion_steps import _is_count, judge_inversion, rising_levels
@@ -161,7 +162,7 @@ def missing(network=None, step=None, attributes=None, **request):
     }
     marked = {"sampler.000": {"guided": True} if attributes is None else attributes}
     context = context_of(calls, attributes=marked, request=request)
-    return [(row.call, row.note) for row in combination._judge_missing(context)]
+    return [(row.call, row.note) for row in judge_asked(context)]
 
 
 def test_guidance_that_was_asked_for_and_is_missing():

@@ -13,7 +13,8 @@ followed differs, each computation is computed again from its recorded state.
 | `references`  | what the denoiser reads of reference images                           |
 | `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
 | `added_noise` | the noise that is added to the latents of an image                    |
-| `guidance`    | the combination of predictions                                        |
+| `combination` | the combination of predictions by guidance                            |
+| `asked`       | the guidance that was asked for, against what was used                |
 | `wires`       | what one call returned, against what the next one was given           |
 | `known_parts` | what puts the known part of an image back, and jumps back (RePaint)   |
 | `steps`       | the sampler's steps, with the history of recorded earlier steps       |
@@ -38,6 +39,7 @@ from dataclasses import replace
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
+from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.combination import judge_guidance
@@ -78,6 +80,7 @@ JUDGES = (
     judge_class_labels,
     judge_controls,
     judge_guidance,
+    judge_asked,
     judge_wires,
     judge_known_parts,
     judge_steps,
@@ -158,7 +161,11 @@ def _judge_pass(context: PipelineContext) -> list[Row]:
     """Return the rows of one pass, whose branches have requests of their own."""
     parts = split_branches(context.port)
     trunk = replace(context, port=parts.trunk) if parts.trunk is not context.port else context
-    of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
+    of_parts = {
+        judge_guidance: parts.requests,
+        judge_asked: parts.requests,
+        judge_steps: parts.samplings,
+    }
     rows: list[Row] = []
     for judge in JUDGES:
         for part in of_parts.get(judge, (parts.trunk,)):

@@ -21,8 +21,7 @@ from ldmref.locate.parts.rules import (
 )
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.evaluations import sigma_of, state_of
-from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.pipeline.evaluations import sigma_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
 from ldmref.samplers.guidances import ClassifierFree
@@ -45,15 +44,11 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
         if row.verdict == UNKNOWN:
             context.compared(entry, *SETTINGS)  # the row says that they were not
         else:
-            context.compared(entry, *(role for role in NUMBERS if role != "rescale"))
             yield from _judge_level(context, entry)
         context.compared_output(entry)  # the row says whether it was compared
         yield row
-        yield from _judge_scale(context, entry)
     if not recorded and context.is_diffusers:
         yield from _judge_steps(context)
-    if context.is_diffusers:
-        yield from _judge_missing(context)
 
 
 def _visits(context: PipelineContext, recorded: list[TraceEntry]) -> Iterator[Visit | str]:
@@ -215,42 +210,6 @@ def _known_of_two_models(visit: Visit) -> Iterator[PossibleCause]:
     yield "the two models are exchanged", exchanged.output
 
 
-def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
-    """Yield a row for the scales that a guidance used, from those that were asked for.
-
-    A callback may change them from step to step.
-    """
-    true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
-    second = true_cfg is not None and _is_second(context, entry)
-    scale = true_cfg if second else context.asked_scale
-    guides = not context.unknown_scheduler and context.choose_sampler(context.config)[0].guides
-    asked = {
-        "scale": 1.0 if guides else scale,  # its step combines the predictions itself
-        "rescale": context.request.get("guidance_rescale", 0.0),
-    }
-    for role, value in asked.items():
-        got = context.number(entry, role)
-        if got is None:
-            continue
-        if not isinstance(value, int | float):
-            continue  # the recorded one is all that is known
-        context.compared(entry, role)
-        words = f"{got:g} instead of {value:g}"
-        row = context.judge(
-            entry,
-            f"guidance {role}",
-            np.array([got]),
-            np.array([float(value)]),
-            least=1e-6,
-            variants=[(words, np.array([got]))],
-        )
-        if row.verdict == DIFFERS and any(name.startswith("callback") for name in context.request):
-            note = f"{words}; the callback of the run may have changed it"
-            yield context.not_judged(entry, f"guidance {role}", note)
-        elif row.verdict == DIFFERS:
-            yield row
-
-
 def _judge_level(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     """Yield a row for the noise level of a guidance that is not that of its evaluation."""
     evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
@@ -262,42 +221,6 @@ def _judge_level(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     row = context.judge(entry, "guidance level", np.array([got]), np.array([right]), least=1e-5)
     if row.verdict == DIFFERS:
         yield row
-
-
-def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
-    """Return whether a guidance combines two calls of a denoiser, each with a scale of its own."""
-    evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
-    return (
-        evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
-    )
-
-
-def _judge_missing(context: PipelineContext) -> Iterator[Row]:
-    """Yield rows for steps without guidance, though it was asked for."""
-    networks = context.calls(context.denoiser)[:1]
-    names = {*roles_of(context, "guidance"), "timestep_cond"}
-    reads_scale = any(role in names for e in networks for role in e.inputs)
-    changed = any(name.startswith("callback") for name in context.request)
-    asked = context.asked_scale
-    negative = context.request.get("negative_prompt")
-    embeds = context.requested("negative_prompt_embeds")
-    true_cfg = context.request.get("true_cfg_scale")  # of pipelines that have two scales
-    requested = negative is not None or embeds is not None
-    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and requested
-    for evaluation in context.evaluations:
-        if evaluation.guidance is not None or len(evaluation.networks) != 1:
-            continue
-        network, step = evaluation.networks[0], evaluation.step
-        state, raw = state_of(context, evaluation), context.read_output(network)
-        if state is None or raw is None or len(raw) != len(state):
-            continue
-        may = "guided" in step.attributes and not reads_scale and not changed
-        if second or (may and asked is not None and asked > 1.0):
-            scale = true_cfg if second else asked
-            cause = "guidance is dropped: the network is not asked for the negative prompt"
-            note = f"guidance scale {scale:g} was asked for"
-            values = {"error": float("inf"), "verdict": DIFFERS, "cause": cause, "note": note}
-            yield Row(step.call, "", "guidance", **values)
 
 
 def _judge_steps(context: PipelineContext) -> Iterator[Row]:

@@ -74,7 +74,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     if not fits:
         yield from _judge_latents(context, net, got, number)
         return
-    rows = [repeat_rows(x, len(got)) if len(x) <= len(got) else x[: len(got)] for x in fits]
+    rows = [_rows_of(x, len(got)) for x in fits]
     of_number = rows[number % len(rows)]
     variants: Variants = [
         ("the control image is inverted", 1.0 - of_number),
@@ -84,6 +84,15 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     ]
     context.compared(net, *HINTS)
     yield context.judge(net, KIND, got, of_number, least=1e-5, variants=variants)
+
+
+def _rows_of(x: np.ndarray, n: int) -> np.ndarray:
+    """Return a prepared image for n rows; diffusers prepares it twice, for a batch of two halves.
+
+    A batch with a third prediction has the first half three times.
+    """
+    half = x[: len(x) // 2] if n % len(x) and len(x) % 2 == 0 else x
+    return repeat_rows(half, n) if len(half) <= n else half[:n]
 
 
 def _prepared_once(context: PipelineContext, kind: str) -> list[TraceEntry]:

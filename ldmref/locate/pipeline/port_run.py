@@ -32,7 +32,7 @@ from ldmref.trace.model import Trace, TraceEntry
 MOST_SETTINGS = 8  # that are listed
 OF_THE_CHECKPOINT = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-    "prediction_type", "shift_rule",
+    "prediction_type", "shift_rule", "flow_times",
 )  # fmt: skip
 
 
@@ -72,9 +72,20 @@ class PortRun:
         return self.model.family.diffusers.halves if self.is_diffusers else ("uncond", "cond")
 
     @property
+    def guider(self) -> dict[str, Any]:
+        """The guider of a modular pipeline: its class, and the settings that were asked for."""
+        found = self.request.get("guider")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def asked_scale(self) -> float | None:
         """The guidance scale of the request; None if it was not recorded."""
         calls = self.model.family.diffusers
+        if self.guider.get("enabled") is False:
+            return 1.0
+        if isinstance(self.guider.get("guidance_scale"), int | float):
+            original = self.guider.get("use_original_formulation") is True
+            return calls.scale(float(self.guider["guidance_scale"]) + original)
         if self.is_diffusers and calls.unguided(self.port.manifest.get("settings") or {}):
             return 1.0
         for name in ("guidance_scale", "cfg_scale"):
@@ -176,11 +187,24 @@ class PortRun:
         except LdmrefError:
             return own  # see `unknown_scheduler`
         theirs = replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
+        if theirs.path is FLOW and self._spaces_itself:
+            theirs = replace(theirs, spacing="flow_table")
         self._name_differences(theirs, own)
         mu = self.request.get("mu")
         if theirs.dynamic_shift and isinstance(mu, int | float):  # instead of one by the tokens
             return replace(theirs, shift_rule="linear", base_shift=float(mu), max_shift=float(mu))
         return theirs
+
+    @property
+    def _spaces_itself(self) -> bool:
+        """Whether the scheduler of a pipeline that no family reads was given no levels.
+
+        Then the levels are those of its table, as in the pipelines of SD3.
+        """
+        kind = self.port.manifest.get("pipeline")
+        known = isinstance(kind, str) and kind in self.model.family.diffusers.pipelines
+        entry = self.schedule_entry
+        return not known and entry is not None and not {"sigmas", "timesteps"} & {*entry.inputs}
 
     @cached_property
     def unknown_scheduler(self) -> str:

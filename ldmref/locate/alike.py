@@ -1,0 +1,65 @@
+"""Layers that are alike: networks repeat their blocks, and a port's fault with them.
+
+What explained the layer of one block is tried first in the others, and alone. Where nothing
+explained the first `TRIED` blocks, and none of them was right, later ones are tried whenever their
+number doubles: a fault of all blocks of a deep network costs as much as one of a few.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ldmref.locate.points import Point
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
+TRIED = 4  # blocks without a cause in which every known fault is tried
+
+
+def without_numbers(words: str) -> str:
+    """Return words in which all numbers are the same: those of blocks, and of parameters.
+
+    >>> without_numbers("eps 1e-05 instead of 1e-06 in layers.3.norm")
+    'eps # instead of # in layers.#.norm'
+    """
+    return NUMBER.sub("#", words)
+
+
+class AlikeLayers:
+    """What is known of the layers of a call by their kind, from the blocks before.
+
+    >>> known = AlikeLayers()
+    >>> [known.fail("mlp") for _ in range(4)]
+    [None, None, None, None]
+    >>> known.tries("mlp"), known.tries("norm")
+    (False, True)
+    """
+
+    def __init__(self) -> None:
+        self._causes: dict[str, str] = {}
+        self._failed: dict[str, int] = {}
+
+    def kind_of(self, point: Point) -> str:
+        """Return the kind of a point: its layer without numbers, and its role."""
+        return without_numbers(f"{point.call.name} {point.role} {point.part}")
+
+    def cause_of(self, kind: str) -> str:
+        """Return what explained an earlier point of a kind, without numbers; "" for nothing."""
+        return self._causes.get(kind, "")
+
+    def explain(self, kind: str, cause: str) -> None:
+        """Note what explains a point of a kind."""
+        self._causes[kind] = without_numbers(cause)
+        self._failed.pop(kind, None)
+
+    def pass_by(self, point: Point) -> None:
+        """Note that a point is right."""
+        self._failed.pop(self.kind_of(point), None)
+
+    def fail(self, kind: str) -> None:
+        """Note that nothing explains a point of a kind."""
+        self._failed[kind] = self._failed.get(kind, 0) + 1
+
+    def tries(self, kind: str) -> bool:
+        """Return whether every known fault is tried in the next point of a kind."""
+        number = self._failed.get(kind, 0) + 1
+        return number <= TRIED or number & (number - 1) == 0
