@@ -137,6 +137,30 @@ class ModuleReplay(RepeatedModule):
         with self._inside(frame), self.running():
             call_with(layer.module.forward, arguments)
 
+    def expect(self, name: str) -> None:
+        """Let the next call of a layer have a name with its number."""
+        base, _, number = name.partition(AGAIN)
+        self._seen[base] = int(number or 0)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Compute what may fail: the run can go on with another layer, and says what did not end.
+
+        The layers that had begun are visited, and their outputs have the reason in the ledger.
+        """
+        saved = list(self.names.scopes), len(self._around)
+        try:
+            yield
+        except Exception as error:
+            for scope in self.names.scopes[len(saved[0]) :]:
+                entry = self.find(scope.name)
+                if entry is not None:
+                    why = f"it cannot be replayed: {first_line(error)}"
+                    self.ledger.explain(entry, why, *entry.outputs, side=OUTPUT)
+            self.names.scopes = saved[0]
+            del self._around[saved[1] :]
+            raise
+
     # -- layers -----------------------------------------------------------------------------------
 
     def see_part(self, layer: WatchedLayer, args: tuple, kwargs: Mapping[str, Any]) -> Any:
