@@ -90,8 +90,11 @@ def copy_of(pipe):
     return made
 
 
-@pytest.mark.parametrize("with_pipeline", [True, False])
-@pytest.mark.parametrize("family", MAKERS)
+# Of some families, the pipeline says what blocks are given that is no array.
+CASES = [*((family, False) for family in MAKERS), ("z-image", True), ("flux2", True)]
+
+
+@pytest.mark.parametrize(("family", "with_pipeline"), CASES)
 def test_what_is_found_of_few_layers_is_found_of_more(family, with_pipeline, tmp_path, monkeypatch):
     torch.manual_seed(0)
     pipe = MAKERS[family](tmp_path)
@@ -99,7 +102,7 @@ def test_what_is_found_of_few_layers_is_found_of_more(family, with_pipeline, tmp
     parts = {k: x for k, x in original.components.items() if isinstance(x, torch.nn.Module)}
     network = getattr(pipe, "transformer", None) or pipe.unet
     with made_wrong(network) as wrong:
-        assert len(wrong) > 3
+        assert len(wrong) > 2
         for number, selection in enumerate(selections(network, wrong)):
             trace = record(pipe, family, tmp_path / f"run{number}", selection, monkeypatch)
             report = diff_modules(trace, original if with_pipeline else parts)
