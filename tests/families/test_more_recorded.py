@@ -102,9 +102,9 @@ def test_what_is_found_of_few_layers_is_found_of_more(family, with_pipeline, tmp
     parts = {k: x for k, x in original.components.items() if isinstance(x, torch.nn.Module)}
     network = getattr(pipe, "transformer", None) or pipe.unet
     with made_wrong(network) as wrong:
-        assert len(wrong) > 2
         for number, selection in enumerate(selections(network, wrong)):
             trace = record(pipe, family, tmp_path / f"run{number}", selection, monkeypatch)
             report = diff_modules(trace, original if with_pipeline else parts)
             found = {row.layer.partition("~")[0] for row in report.faults}
-            assert {*wrong} <= found, (number, {*wrong} - found)
+            ran = {name for name in wrong if any(e.layer == name for e in trace.entries)}
+            assert len(ran) > 2 and ran <= found, (number, ran - found)
