@@ -38,9 +38,9 @@ from ldmref.locate.modules.repeated import (
     name_of_output,
     numbered,
 )
-from ldmref.locate.modules.streams import is_marked, is_norm, mark
+from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.names import count_modulations, parts_of
+from ldmref.locate.names import count_modulations, is_norm, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
 from ldmref.locate.points import Frame, Point, PointObserver
 from ldmref.locate.precision import EPSILONS, stored_unit
@@ -225,7 +225,7 @@ class ModuleReplay(RepeatedModule):
         used = inputs
         if entry is not None:
             self.visited.add(name)
-            norm = is_norm(name.partition(AGAIN)[0], type(layer.module).__name__)
+            norm = is_norm(name, type(layer.module).__name__)
             first = next(iter(found.values()), None) if norm else None
             used = self._observe_inputs(call, entry, first)
         if closed:

@@ -15,11 +15,6 @@ from ldmref.locate.modules.arrays import to_tensor
 MARK = "ldmref_recorded"  # an attribute of tensors that have the values of a recorded output
 
 
-def is_norm(name: str, kind: str) -> bool:
-    """Return whether a layer is a norm by its name or its kind."""
-    return "norm" in name.rpartition(".")[2].lower() or "norm" in kind.lower()
-
-
 def mark(x: torch.Tensor, recorded: bool = True) -> None:
     """Mark a tensor as one with the values of a recorded output, or as one without."""
     setattr(x, MARK, recorded)
