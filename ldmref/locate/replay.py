@@ -25,6 +25,7 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import align
+from ldmref.locate.faults.norms import eps_of_norm
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
@@ -50,6 +51,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
+EARLIER = 12  # norms before a part that are changed as well
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -84,6 +86,9 @@ class Replay(RepeatableRun):
         self.config: Any = None
         self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
+        # The norms that were computed last and not recorded, and which is the first of a frame.
+        self._norms: deque[tuple[int, LayerCall]] = deque(maxlen=EARLIER)
+        self._first_norms: dict[str, int] = {}
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
         self._pending: list[LayerCall] = []  # operations since the last recorded array
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
@@ -109,7 +114,7 @@ class Replay(RepeatableRun):
         whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
         self.of_tables = function, params, arrays
-        self._frames.append(frame)
+        self._begin(frame)
         self._modules.append(frame)
         with self.observed(function.__name__):
             result = compute(arrays)
@@ -121,8 +126,19 @@ class Replay(RepeatableRun):
             if entry is not None and recorded is not None:
                 suspects = tuple(self._pending)
                 unit = stored_unit(self.port, entry)
+                last, norms = self._last(), self._earlier(frame)
                 point = Point(
-                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
+                    whole,
+                    "",
+                    array,
+                    recorded,
+                    arrays,
+                    frame,
+                    suspects,
+                    last,
+                    unit,
+                    part,
+                    norms=norms,
                 )
                 self._judge(point)
         return result
@@ -167,7 +183,7 @@ class Replay(RepeatableRun):
         if call.composite:
             frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
             if closed:
-                self._frames.append(frame)
+                self._begin(frame)
             self._modules.append(frame)
             result = self._finish(call.compute(inputs))
             self._modules.pop()
@@ -177,6 +193,8 @@ class Replay(RepeatableRun):
             frame = Frame(call.name, call.compute, inputs, Counter(), [])
             result = self._operate_exactly(call, inputs)
             self._pending.append(call)
+            if entry is None and eps_of_norm(call) is not None:
+                self._norms.append((self._visited, call))
             self._keep_modulation(call)
         if entry is None:
             return self._keep(call, result)
@@ -203,8 +221,9 @@ class Replay(RepeatableRun):
             recorded = read_output(self.port, entry, part, only=part == returned[0])
             if recorded is None:
                 continue
+            last, norms = self._last(), self._earlier(frame)
             point = Point(
-                call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
+                call, "", computed, recorded, inputs, frame, suspects, last, unit, part, norms=norms
             )
             used[part] = self._judge(point)
             if used[part] is recorded:
@@ -218,6 +237,16 @@ class Replay(RepeatableRun):
             self._pending = []
             self._after = [call.name]
         return tuple(used) if isinstance(result, tuple) else used[0]
+
+    def _begin(self, frame: Frame) -> None:
+        """Begin a part that can be run again: the norms that follow are its own."""
+        self._frames.append(frame)
+        self._first_norms[frame.name] = self._visited
+
+    def _earlier(self, frame: Frame) -> tuple[LayerCall, ...]:
+        """Return the last norms of a frame that were not recorded."""
+        first = self._first_norms.get(frame.name)
+        return tuple(call for number, call in self._norms if first is not None and number >= first)
 
     def _keep(self, call: LayerCall, result: object) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
@@ -341,7 +370,10 @@ class Replay(RepeatableRun):
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
             unit = stored_unit(self.port, entry)
-            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
+            last, norms = self._last(), self._earlier(frame)
+            point = Point(
+                call, role, computed, recorded, {}, frame, suspects, last, unit, norms=norms
+            )
             used = self._judge(point)
             made = inputs[role] = used.astype(
                 np.float64 if computed.dtype.kind == "f" else np.int64
