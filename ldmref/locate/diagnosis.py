@@ -296,7 +296,10 @@ def _changes(
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
     yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
-    yield from _changes_of(replay, point, {(x.kind, x.name): [x] for x in point.earlier})
+    before = {(x.kind, x.name): [x] for x in point.earlier}
+    yield from _changes_of(
+        replay, point, {key: x for key, x in before.items() if key not in groups}
+    )
 
 
 def _changes_of(
