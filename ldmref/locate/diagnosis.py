@@ -17,6 +17,7 @@ from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
+from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
@@ -315,13 +316,23 @@ def _changes(
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
         if call.kind in TOGETHER and alone:
             groups.setdefault((call.kind, ""), []).append(call)
-    for call in point.earlier:
-        groups.setdefault((call.kind, call.name), []).append(call)
+    yield from _changes_of(replay, point, groups)
+    yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
+    before = {(x.kind, x.name): [x] for x in point.earlier}
+    yield from _changes_of(
+        replay, point, {key: x for key, x in before.items() if key not in groups}
+    )
+
+
+def _changes_of(
+    replay: FollowedRun, point: Point, groups: Mapping[tuple[str, str], list[LayerCall]]
+) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
+    """Yield changes of the operations of each group, by their kind and their name."""
     for (kind, name), calls in groups.items():
         first = calls[0]
         for variant in _variants(replay, first):
             where = f" in {name}" if name not in ("", point.call.name) else ""
-            where = f" in all {kind}" if not name and len(calls) > 1 else where
+            where = f" in all {KINDS.get(kind, kind)}" if not name and len(calls) > 1 else where
             yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
 
 

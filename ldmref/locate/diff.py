@@ -191,6 +191,7 @@ def judge_call(
         apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
         unknown &= {*apart.left}
         remarks.note_unread(call.network, apart.unread)
+    whole = port.find(call)
     together = unlike_ours({} if whole is None else whole.attributes)
     if together and any(not row.layer and row.verdict != UNKNOWN for row in rows):
         remarks.note_together(call.network, together)

@@ -220,6 +220,16 @@ def neighbours_of(
             yield name, leaves
 
 
+def is_norm(name: str, kind: str) -> bool:
+    """Return whether a layer is a norm, by its name or the name of what computes it.
+
+    >>> is_norm("blocks.0.norm1~1", "linear"), is_norm("blocks.0", "RMSNorm"), is_norm("norm.0", "")
+    (True, True, False)
+    """
+    own = (name.rpartition(".")[2].lower(), kind.lower())
+    return any("norm" in part or "rms" in part for part in own)
+
+
 def parts_of(result: object) -> tuple[Any, ...]:
     """Return the arrays of a network's result."""
     return result if isinstance(result, tuple) else (result,)

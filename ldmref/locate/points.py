@@ -63,6 +63,7 @@ class Point:
         part: Which of several outputs it is, from 0.
         earlier: Operations of the frame before the suspects that were not recorded either, the last
             one first: what they computed may be read here.
+        norms: The last norms of the frame that were not recorded, which may share an error.
         padding: The rows (...,) of the array (..., d) that are padding. None: there are none.
     """
 
@@ -78,6 +79,7 @@ class Point:
     part: int = 0
     earlier: tuple[LayerCall, ...] = ()
     padding: np.ndarray | None = None
+    norms: tuple[LayerCall, ...] = ()
 
     def kept(self, x: np.ndarray) -> np.ndarray:
         """Return an array of the shape of `computed` without its padding, which becomes zero."""

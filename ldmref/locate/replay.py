@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +25,14 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
+from ldmref.locate.faults.norms import eps_of_norm
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     count_modulations,
     find_entry,
     is_apart,
+    is_norm,
     parts_of,
     read_inputs,
     read_output,
@@ -51,6 +54,7 @@ from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
 LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
+EARLIER = 12  # norms before a part that are changed as well
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -89,6 +93,9 @@ class Replay(RepeatableRun):
         self.config: Any = None
         self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
+        # The norms that were computed last and not recorded, and which is the first of a frame.
+        self._norms: deque[tuple[int, LayerCall]] = deque(maxlen=EARLIER)
+        self._first_norms: dict[str, int] = {}
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
         self._pending: list[LayerCall] = []  # operations since the last recorded array
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
@@ -115,7 +122,7 @@ class Replay(RepeatableRun):
         whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
         self.of_tables = function, params, arrays
-        self._frames.append(frame)
+        self._begin(frame)
         self._modules.append(frame)
         with self.observed(function.__name__):
             result = compute(arrays)
@@ -127,8 +134,19 @@ class Replay(RepeatableRun):
             if entry is not None and recorded is not None:
                 suspects = tuple(self._pending)
                 unit = stored_unit(self.port, entry)
+                last, norms = self._last(), self._earlier(frame)
                 point = Point(
-                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
+                    whole,
+                    "",
+                    array,
+                    recorded,
+                    arrays,
+                    frame,
+                    suspects,
+                    last,
+                    unit,
+                    part,
+                    norms=norms,
                 )
                 self._judge(point)
         return result
@@ -192,7 +210,7 @@ class Replay(RepeatableRun):
         if call.composite:
             frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
             if closed:
-                self._frames.append(frame)
+                self._begin(frame)
             self._modules.append(frame)
             result = self._finish(call.compute(inputs))
             self._modules.pop()
@@ -202,6 +220,8 @@ class Replay(RepeatableRun):
             frame = Frame(call.name, call.compute, inputs, Counter(), [])
             result = self._operate_exactly(call, inputs)
             self._pending.append(call)
+            if entry is None and eps_of_norm(call) is not None:
+                self._norms.append((self._visited, call))
             self._keep_modulation(call)
         if entry is None:
             return self._keep(call, result)
@@ -228,11 +248,14 @@ class Replay(RepeatableRun):
             recorded = read_output(self.port, entry, part, only=part == returned[0])
             if recorded is None:
                 continue
+            last, norms = self._last(), self._earlier(frame)
             point = Point(
-                call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
+                call, "", computed, recorded, inputs, frame, suspects, last, unit, part, norms=norms
             )
             used[part] = self._judge(point)
-            if used[part] is not recorded:
+            if used[part] is recorded:
+                recorded.setflags(write=False)  # norms do not write it
+            else:
                 self._corrected[entry.layer, part] = used[part]
             if not part:
                 self.recent.append((call.name, used[part]))
@@ -241,6 +264,16 @@ class Replay(RepeatableRun):
             self._pending = []
             self._after = [call.name]
         return tuple(used) if isinstance(result, tuple) else used[0]
+
+    def _begin(self, frame: Frame) -> None:
+        """Begin a part that can be run again: the norms that follow are its own."""
+        self._frames.append(frame)
+        self._first_norms[frame.name] = self._visited
+
+    def _earlier(self, frame: Frame) -> tuple[LayerCall, ...]:
+        """Return the last norms of a frame that were not recorded."""
+        first = self._first_norms.get(frame.name)
+        return tuple(call for number, call in self._norms if first is not None and number >= first)
 
     def _keep(self, call: LayerCall, result: object) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
@@ -397,17 +430,62 @@ class Replay(RepeatableRun):
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
             unit = stored_unit(self.port, entry)
-            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
+            last, norms = self._last(), self._earlier(frame)
+            point = Point(
+                call, role, computed, recorded, {}, frame, suspects, last, unit, norms=norms
+            )
             used = self._judge(point)
-            inputs[role] = used.astype(np.float64 if computed.dtype.kind == "f" else np.int64)
+            made = inputs[role] = used.astype(
+                np.float64 if computed.dtype.kind == "f" else np.int64
+            )
+            if role == next(iter(call.inputs)) and is_norm(call.name, call.kind):
+                self._resume(point, made)
+            made.setflags(write=False)  # it is recorded: norms do not write it
         return inputs
+
+    def _resume(self, point: Point, used: np.ndarray) -> None:
+        """Let the stream that a norm reads go on from what was recorded.
+
+        The sums behind a norm read the same array, so one wrong gate or residual is one row.
+        """
+        given = (x for x in self.arguments.values() if isinstance(x, np.ndarray))
+        if not self._differs(used, point) or any(
+            np.may_share_memory(point.computed, x) for x in given
+        ):
+            return
+        if self._write_stream(point.call, used):
+            self.stream[point.call.name] = used
+
+    def _differs(self, x: np.ndarray, point: Point) -> bool:
+        """Return whether an array is none that rounding makes of the computed one."""
+        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], point.unit))
+        floats = x.dtype.kind == "f" and x.shape == np.shape(point.computed)
+        if not floats or np.isnan(point.computed).any():
+            return False
+        return not relative_error(point.kept(x), point.kept(np.asarray(point.computed))) <= allowed
+
+    def _with_stream(self, point: Point) -> Point:
+        """Return a point as it is if the stream did not go on from the last recorded array.
+
+        The norm alone may have read another array than the sums behind it.
+        """
+        if not self.stream or not self._differs(point.recorded, point):
+            return point
+        name, array = self.stream.popitem()
+        with suppress(ValueError, IndexError):
+            computed = self.rerun(point)
+            other = point if computed is None else replace(point, computed=computed)
+            if other is not point and not self._differs(point.recorded, other):
+                return other
+        self.stream[name] = array
+        return point
 
     def _judge(self, point: Point) -> np.ndarray:
         """Let the judge compare a point, and return the array to use downstream."""
         rows = self.padding.get((point.call.name, point.role, point.part))
         if rows is not None and rows.shape == np.shape(point.computed)[:-1]:
             point = replace(point, padding=rows)
-        return self.observer.observe(self, point)
+        return self.observer.observe(self, self._with_stream(point))
 
     def _last(self) -> tuple[str, ...]:
         """Return the recorded layer just before this point."""

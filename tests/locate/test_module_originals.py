@@ -326,22 +326,71 @@ def test_a_time_that_is_not_read_may_be_missing(projection, judged_):
     assert judged_ or "'temb'" in found[""].note
 
 
-def test_recorded_layers_that_are_in_no_other_are_the_outermost():
-    network = made(Net)
+class Needs(torch.nn.Module):
+    """A block that needs a setting, which is no array, around a layer and an activation."""
 
-    def outermost(*names, visited=(), trace=None):
-        trace = trace or recorded(network, *names, x=X)
-        replay, _ = replayed(network, trace)
-        replay.visited |= {*visited}
-        return [layer.name for layer, _ in original._outermost(replay, trace)]
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.second = torch.nn.Linear(4, 4)
 
-    every = ("", "first", "first.inner", "second", "second.inner")
-    assert outermost(*every) == ["first", "second"]
-    assert outermost("first.inner", "second.inner") == ["first.inner", "second.inner"]
-    assert outermost(*every, visited=["first"]) == ["first.inner", "second"]
-    assert outermost("second", visited=["second"]) == [] == outermost("")
-    alone = {f"{CALL}/first/output": X.numpy(), f"{CALL}/first.inner/input": X.numpy()}
-    assert outermost(trace=build_trace(alone)) == ["first.inner"]
+    def forward(self, x, setting):
+        return self.second(torch.relu(self.first(x))) + setting()
+
+
+class Outer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Needs()
+
+    def forward(self, x):
+        return self.block(3.0 * self.block(2.0 * x, float), float)
+
+
+@pytest.mark.parametrize("layer", ["block.first", "block.second", "block.first~1"])
+def test_layers_of_a_block_that_cannot_be_called_are_judged_alone(layer):
+    network = made(Outer)
+    every = {"block.first", "block.second", "block.first~1", "block.second~1"}
+    trace = recorded(network, "block", "block~1", *every, x=torch.rand(2, 4))
+    rows, gaps, _ = judged(network, trace)
+    assert {row.layer for row in rows if row.verdict == "equal"} == every
+    assert gaps == ["2 layers were not judged: block, block~1"]
+    assert "'setting' was not recorded" in rows[-1].note and rows[-1].layer == ""
+    key = f"{CALL}/{layer}/output"
+    wrong = {name: 2.0 * x if name == key else x for name, x in trace.tensors.items()}
+    entries = [vars(entry) for entry in trace.entries]
+    rows, _, _ = judged(network, build_trace(wrong, {"entries": entries}))
+    assert [row.layer for row in rows if row.verdict == "differs"] == [layer]
+
+
+class Stops(torch.nn.Module):
+    """A block that fails behind its first layer, unless it is on."""
+
+    on = True
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.second = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        if not self.on:
+            raise ValueError("off")
+        return self.second(x)
+
+
+@pytest.mark.parametrize("whole", ["", "block"])
+def test_a_layer_that_fails_in_between_says_why_and_the_others_are_judged(whole, monkeypatch):
+    network = torch.nn.Sequential()
+    network.add_module("block", made(Stops))
+    trace = recorded(network, whole, "block", "block.first", "block.second", input=torch.rand(2, 4))
+    monkeypatch.setattr(Stops, "on", False)
+    rows, gaps, _ = judged(network, trace)
+    found = {row.layer: row for row in rows}
+    assert found["block.first"].verdict == found["block.second"].verdict == "equal"
+    assert found["block"].verdict == "not judged"
+    assert found["block"].note == "output not compared: it cannot be replayed: off" and not gaps
 
 
 # -- arguments ------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_arguments_of_layers_are_noted_once():
     assert not any(hooks)
     with run._noting(("transformer", 1), network):
         network.inner(x=X, scale=None)
-    assert run.settings["transformer", 1] == {"inner": {}, "inner.inner": {}}
+    assert run.settings["transformer", 1] == {"inner": {"scale": None}, "inner.inner": {}}
     assert len(run.settings) == 2
 
 

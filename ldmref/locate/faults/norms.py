@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
 from ldmref.locate.layouts import HEADS
+from ldmref.locate.points import OperationChange
 
-EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
+# The smallest number that changes 1 in float32, float16 and bfloat16: torch's eps of RMS norms.
+OF_FORMATS = (2.0**-23, 2.0**-10, 2.0**-7)
+USUAL = (1e-5, 1e-6, 1e-8, 0.0, *OF_FORMATS)
+EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0, 1e-2, 1e-1, *OF_FORMATS)
+SMALL = 1e-2  # a number that is added and less than this is an eps
+KINDS = {"divide_by_rms": "RMS norms", "layer_norm": "layer norms", "group_norm": "group norms"}
 
 
 def other_eps(call: LayerCall) -> Iterator[Variant]:
@@ -20,6 +26,49 @@ def other_eps(call: LayerCall) -> Iterator[Variant]:
     for eps in EPSILONS:
         if eps != right:
             yield with_changes(f"eps {eps:g} instead of {right:g}", eps=eps)
+
+
+def eps_of_norm(call: LayerCall) -> tuple[str, float] | None:
+    """Return the attribute that holds the eps of a norm, and the eps; None for other operations.
+
+    A norm that is written as its operations adds it as a number.
+    """
+    norm = call.kind in ("group_norm", "layer_norm", "divide_by_rms")
+    name = "eps" if norm else "number" if call.kind == "add_number" else ""
+    eps = call.attributes.get(name)
+    if not isinstance(eps, int | float) or not (norm or 0.0 < eps < SMALL):
+        return None
+    return name, float(eps)
+
+
+def eps_of_all(calls: Iterable[LayerCall]) -> Iterator[tuple[str, dict[str, OperationChange]]]:
+    """Yield other values of eps in all norms of a module, of a kind, and of a part.
+
+    Args:
+        calls: The operations of the part.
+
+    Yields:
+        The fault in words, and the changes by the names of the norms.
+    """
+    groups: dict[tuple[str, float], dict[str, str]] = {}
+    for call in calls:
+        found = eps_of_norm(call)
+        if found is not None:
+            attribute, eps = found
+            around = call.name.rpartition(".")[0]
+            around = around.rpartition(".")[0] if "norm" in around.rpartition(".")[2] else around
+            for where in (f"norms of {around}", KINDS.get(call.kind, "norms"), "norms"):
+                groups.setdefault((where, eps), {})[call.name] = attribute
+    seen: list[dict[str, str]] = []
+    for (where, right), norms in groups.items():
+        if len(norms) < 2 or norms in seen:
+            continue
+        seen.append(norms)
+        for eps in USUAL:
+            if eps != right:
+                variants = {name: with_changes("", **{key: eps}) for name, key in norms.items()}
+                text = f"eps {eps:g} instead of {right:g} in all {where}"
+                yield text, {name: variant.change for name, variant in variants.items()}
 
 
 def eps_outside(call: LayerCall) -> Iterator[Variant]:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import partial
+from itertools import count
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from ldmref.errors import UsageError, abbreviated
 from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.judging import Judge
 from ldmref.locate.modules.arrays import read_recorded, to_tensor
-from ldmref.locate.modules.repeated import NetworkCopies
+from ldmref.locate.modules.repeated import NetworkCopies, numbered
 from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import in_terms_of_module
@@ -30,6 +32,7 @@ from ldmref.trace.torch_arguments import UnknownArgument, restore_arguments
 
 CODE = "E-AGAINST"
 MAX_LISTED = 5
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
 TIME = "temb"  # what residual blocks read of the time, unless their projection of it is None
 TIME_PROJECTION = "time_emb_proj"
@@ -253,14 +256,15 @@ def _replay(
         function = getattr(network, method) if method else network.forward
         try:
             arguments = _arguments(replay, port, entry, function)
-            replay.run(method, {**whole.more, **arguments}, whole.read)
+            with replay.attempt():
+                replay.run(method, {**whole.more, **arguments}, whole.read)
             return ""
         except (UnknownArgument, *FAILURES) as error:
             problem = first_line(error)
     else:
         problem = ""
     failed = []
-    for layer, entry in _outermost(replay, port):
+    for layer, entry in _left(replay, port):
         settings = whole.settings.get(layer.path, {})
         failed.append(_replay_alone(replay, port, layer, entry, settings))
         alone.append(entry)
@@ -277,22 +281,29 @@ def _replay_alone(
     """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
     unread = {TIME} if getattr(layer.module, TIME_PROJECTION, layer) is None else set()
     try:
-        arguments = _arguments(replay, port, entry, layer.module.forward, layer.kind, unread)
-        replay.run_alone(layer, {**settings, **arguments})
+        function = layer.module.forward
+        arguments = _arguments(replay, port, entry, function, layer.kind, unread, settings)
+        with replay.attempt():
+            replay.run_alone(layer, arguments)
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
     return ""
 
 
-def _outermost(replay: ModuleReplay, port: Trace) -> Iterator[tuple[WatchedLayer, TraceEntry]]:
-    """Yield the recorded layers that are in no other one, and were not visited."""
-    inside: list[str] = []
+def _left(replay: ModuleReplay, port: Trace) -> Iterator[tuple[WatchedLayer, TraceEntry]]:
+    """Yield the recorded calls of layers that were not computed, the outermost first.
+
+    What is yielded is computed before the next one is looked for. The layers in one that cannot be
+    computed are then still left: each is judged from its own recorded inputs.
+    """
     for layer in replay.copies.exact.layers.values():
-        entry = port.find(replay.call, layer.name) if layer.name else None
-        within = any(layer.name.startswith(name + ".") for name in inside)
-        if entry is not None and entry.inputs and not within and layer.name not in replay.visited:
-            inside.append(layer.name)
-            yield layer, entry
+        for name in map(partial(numbered, layer.name), count()) if layer.name else ():
+            entry = port.find(replay.call, name)
+            if entry is None:
+                break
+            if entry.inputs and name not in replay.visited:
+                replay.expect(name)
+                yield layer, entry
 
 
 def _arguments(
@@ -302,6 +313,7 @@ def _arguments(
     function: Callable[..., Any],
     kind: str = "",
     unread: Collection[str] = (),
+    settings: Mapping[str, Any] = NO_SETTINGS,
 ) -> dict[str, Any]:
     """Return the recorded arguments of a call by name, as tensors of float64.
 
@@ -312,6 +324,7 @@ def _arguments(
         function: What is called.
         kind: The kind of the layer.
         unread: Arguments that it does not read, which are None if they were not recorded.
+        settings: What the original gives it that is no tensor, by name.
 
     Raises:
         UnknownArgument: An argument was not recorded.
@@ -333,7 +346,7 @@ def _arguments(
     if described is not None:
         classes = getattr(inspect.unwrap(function), "__globals__", {})
         return restore_arguments(described, read, classes)
-    return _by_role(entry, read, function, kind, unread)
+    return _by_role(entry, read, function, kind, unread, settings)
 
 
 def _by_role(
@@ -342,6 +355,7 @@ def _by_role(
     function: Callable[..., Any],
     kind: str,
     unread: Collection[str],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return arguments by their roles alone: `x.0`, `x.1` are a list."""
     parameters = list(inspect.signature(function).parameters.values())
@@ -364,7 +378,8 @@ def _by_role(
     needed = [
         p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
-    found |= {name: None for name in needed if name in unread and name not in found}
+    others = {**{name: None for name in needed if name in unread}, **settings}
+    found |= {name: x for name, x in others.items() if name not in found}
     missing = [name for name in needed if name not in found]
     if missing:
         raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")
@@ -376,6 +391,6 @@ def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
     ledger: Ledger = replay.ledger
     for entry in port.of_call(call):
         if entry.layer in replay.visited or not entry.layer:
-            for _, roles, _ in ledger.rest([entry]):
-                note = f"{', '.join(roles)} not compared: {UNUSED}"
+            for _, roles, why in ledger.rest([entry]):
+                note = f"{', '.join(roles)} not compared: {why or UNUSED}"
                 yield Row(call, entry.layer, KIND, verdict=UNKNOWN, note=note)

@@ -173,7 +173,8 @@ class OwnRun:
 
         def note(path: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-                plain = {name: x for name, x in kwargs.items() if x is not None and is_plain(x)}
+                named = name_arguments(module, args, kwargs)
+                plain = {name: x for name, x in named.items() if x is None or is_plain(x)}
                 found.setdefault(path, plain)
 
             return hook
@@ -261,10 +262,10 @@ def _hooks_of(network: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any
 
 
 def is_plain(x: object) -> bool:
-    """Return whether an argument is a number, a text, a slice, or a list of such."""
+    """Return whether an argument is a number, a text, a format, a device, a slice, or a list."""
     if isinstance(x, list | tuple):
         return all(is_plain(part) for part in x)
-    return isinstance(x, bool | int | float | str | slice)
+    return isinstance(x, bool | int | float | str | slice | torch.dtype | torch.device)
 
 
 def find_call(port: Trace, name: str, number: int) -> TraceCall | None:

@@ -27,6 +27,7 @@ from ldmref.locate.modules.arrays import (
 )
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
+from ldmref.locate.modules.streams import Stream, is_marked, mark
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
 from ldmref.locate.names import neighbours_of, parts_of
 from ldmref.locate.points import Frame, OperationChange, Point, Trial
@@ -105,6 +106,7 @@ class RepeatedModule:
         self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
         # Tensors into which the layer that was computed last wrote, and those that it was given.
         self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.stream = Stream(self.network.network)
         self._seen: Counter[str] = Counter()
         self._trial: Trial | None = None
         self._plain = False  # whether functions of torch are computed as they are
@@ -323,6 +325,7 @@ class RepeatedModule:
         roles: Mapping[str, str],
         keep: Callable[[Any], None] | None = None,
         run: Callable[..., Any] | None = None,
+        recorded: bool = False,
     ) -> Callable[[Mapping[str, Any]], Any]:
         """Return a function that computes a layer of several operations from arrays by role.
 
@@ -332,6 +335,7 @@ class RepeatedModule:
             roles: The role of each tensor in them.
             keep: Called with the result.
             run: Computes the whole network from its arguments by name.
+            recorded: Whether the arrays are those of the port.
         """
 
         def compute(values: Mapping[str, Any]) -> Any:
@@ -340,6 +344,8 @@ class RepeatedModule:
             def change(raw: str, x: torch.Tensor) -> torch.Tensor:
                 value = values.get(roles.get(raw, ""), x)
                 made = self.cast(to_tensor(value, x) if isinstance(value, np.ndarray) else x)
+                if made is not x:
+                    mark(made, recorded or is_marked(x))
                 if made is not x and not made.is_inference():
                     passed.append((x, made, made._version))
                 return made
@@ -412,6 +418,7 @@ class RepeatedModule:
         kind: str,
         inputs: Callable[[], ArraysByRole],
         run: Callable[[], Any],
+        first: torch.Tensor | None = None,
     ) -> Any:
         """Return the result of a layer in a repeated run: as recorded, or computed.
 
@@ -421,10 +428,12 @@ class RepeatedModule:
             kind: Its kind.
             inputs: Returns its inputs by role.
             run: Computes it.
+            first: Its first input, which may be the stream. None: it has none.
         """
         target = name == trial.target
         if target and trial.role:
             raise TargetReached(inputs()[trial.role])
+        self.stream.resume_again(name, first)
         within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
         if not (trial.free or within):
             forced = self._forced(name, kind)
@@ -444,6 +453,7 @@ class RepeatedModule:
         if target and trial.role:
             role = EXCHANGED[trial.role] if name in self.turned else trial.role
             raise TargetReached(to_array(operation.inputs[role]))
+        self.stream.resume_again(name, next(iter(operation.inputs.values())))
         change = trial.changes.get(name)
         if change is None and not (target or trial.free):
             forced = self._forced(name, operation.kind)

@@ -38,8 +38,9 @@ from ldmref.locate.modules.repeated import (
     name_of_output,
     numbered,
 )
+from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.names import count_modulations, parts_of
+from ldmref.locate.names import count_modulations, is_norm, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
 from ldmref.locate.points import Frame, Point, PointObserver
 from ldmref.locate.precision import EPSILONS, stored_unit
@@ -112,7 +113,7 @@ class ModuleReplay(RepeatedModule):
             return result if read is None else read(result)
 
         roles = {raw: raw for raw in inputs}
-        again = self.composite(None, arguments, roles, results.append, run)
+        again = self.composite(None, arguments, roles, results.append, run, True)
         whole = LayerCall("", self.call, inputs, {}, {}, again, composite=True)
         frame = Frame("", again, inputs, Counter(), [])
         with self._inside(frame):
@@ -136,6 +137,30 @@ class ModuleReplay(RepeatedModule):
         self._pending, self._led, self._after = [], (), []
         with self._inside(frame), self.running():
             call_with(layer.module.forward, arguments)
+
+    def expect(self, name: str) -> None:
+        """Let the next call of a layer have a name with its number."""
+        base, _, number = name.partition(AGAIN)
+        self._seen[base] = int(number or 0)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Compute what may fail: the run can go on with another layer, and says what did not end.
+
+        The layers that had begun are visited, and their outputs have the reason in the ledger.
+        """
+        saved = list(self.names.scopes), len(self._around)
+        try:
+            yield
+        except Exception as error:
+            for scope in self.names.scopes[len(saved[0]) :]:
+                entry = self.find(scope.name)
+                if entry is not None:
+                    why = f"it cannot be replayed: {first_line(error)}"
+                    self.ledger.explain(entry, why, *entry.outputs, side=OUTPUT)
+            self.names.scopes = saved[0]
+            del self._around[saved[1] :]
+            raise
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -171,6 +196,7 @@ class ModuleReplay(RepeatedModule):
                 layer.kind,
                 lambda: {role: to_array(found[raw]) for raw, role in roles.items()},
                 lambda: layer.forward(*args, **kwargs),
+                first,
             )
         else:
             result = self._follow(layer, scope.name, arguments, found, roles)
@@ -191,13 +217,15 @@ class ModuleReplay(RepeatedModule):
         entry = self.find(name)
         inputs = {role: to_array(found[raw]) for raw, role in roles.items()}
         results: list[Any] = []
-        again = self.composite(layer, arguments, roles, results.append)
+        closed = entry is not None and bool(entry.inputs)
+        again = self.composite(layer, arguments, roles, results.append, recorded=closed)
         call = LayerCall(name, layer.kind, inputs, {}, {}, again, True, layer.name)
         used = inputs
         if entry is not None:
             self.visited.add(name)
-            used = self._observe_inputs(call, entry)
-        closed = entry is not None and bool(entry.inputs)
+            norm = is_norm(name, type(layer.module).__name__)
+            first = next(iter(found.values()), None) if norm else None
+            used = self._observe_inputs(call, entry, first)
         if closed:
             self._led = tuple(self._pending) or self._led
             self._pending = []
@@ -216,8 +244,16 @@ class ModuleReplay(RepeatedModule):
                     x.copy_(forced)
             return forced
 
-    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> ArraysByRole:
-        """Compare the inputs of a recorded layer, and return those with which it is computed."""
+    def _observe_inputs(
+        self, call: LayerCall, entry: TraceEntry, stream: torch.Tensor | None = None
+    ) -> ArraysByRole:
+        """Compare the inputs of a recorded layer, and return those with which it is computed.
+
+        Args:
+            call: The layer.
+            entry: What was recorded of it.
+            stream: The first input, if the run goes on from it as recorded. None: it does not.
+        """
         inputs: dict[str, np.ndarray] = dict(call.inputs)
         unit = stored_unit(self.port, entry)
         suspects = tuple(self._pending) or self._led  # the last layer may read the same array
@@ -233,6 +269,8 @@ class ModuleReplay(RepeatedModule):
             )
             used = self._judge(point)
             inputs[role] = np.asarray(used, computed.dtype)
+            if stream is not None and not number and self._differs(used, point):
+                self.stream.resume(call.name, stream, inputs[role])
             self.ledger.mark(entry, name)
         if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
             pair = [entry.inputs.get(role) for role in ("input", "context")]
@@ -280,7 +318,33 @@ class ModuleReplay(RepeatedModule):
             self._pending = []
             self._after = [call.name]
         self.keep_result(call.name, result, roles)
-        return with_arrays(result, "output", used)
+        made = with_arrays(result, "output", used)
+        for raw, x in find_tensors(made, "output"):
+            if raw in used:
+                mark(x)
+        return made
+
+    def _differs(self, x: np.ndarray, point: Point) -> bool:
+        """Return whether an array is none that rounding makes of the computed one."""
+        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], point.unit))
+        floats = x.dtype.kind == "f" and x.shape == point.computed.shape
+        return floats and not relative_error(x, point.computed) <= allowed
+
+    def _with_stream(self, point: Point) -> Point:
+        """Return a point as it is if the stream did not go on from the last recorded array.
+
+        The norm alone may have read another array than the sums behind it.
+        """
+        if not self.stream.arrays or not self._differs(point.recorded, point):
+            return point
+        name, array = self.stream.arrays.popitem()
+        with suppress(ValueError):
+            computed = self.rerun(point)
+            other = point if computed is None else replace(point, computed=computed)
+            if other is not point and not self._differs(point.recorded, other):
+                return other
+        self.stream.arrays[name] = array
+        return point
 
     def _judge(self, point: Point) -> np.ndarray:
         """Judge a point, and return the array to use downstream.
@@ -289,6 +353,7 @@ class ModuleReplay(RepeatedModule):
         with what was computed.
         """
         try:
+            point = self._with_stream(point)
             return self.observer.observe(self, point)
         except Exception as error:
             why = f"{type(error).__name__}: {first_line(error)}"
@@ -334,6 +399,7 @@ class ModuleReplay(RepeatedModule):
         if written is None or result is written or not isinstance(result, torch.Tensor):
             return result
         written.copy_(result)  # the code may go on with it
+        mark(written, is_marked(result))
         return written
 
     def _see_function(
@@ -421,7 +487,8 @@ class ModuleReplay(RepeatedModule):
             self._of_frames[-1].append(call)
             return self._keep_modulation(call, self._hidden(run)())
         self.visited.add(entry.layer)
-        inputs = self._observe_inputs(call, entry)
+        first = next(iter(operation.inputs.values())) if is_norm(name, call.kind) else None
+        inputs = self._observe_inputs(call, entry, first)
         closed = bool(entry.inputs)
         if closed:
             self._led = tuple(self._pending) or self._led

@@ -1,0 +1,69 @@
+"""The residual stream of a module that is followed: it goes on from what the port recorded.
+
+A norm reads the stream, which the sums behind it read as well. Where the port recorded the input of
+a norm and the computed one differs, the tensor itself gets the recorded values: one wrong gate or
+residual is then one row, and what follows is judged by itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldmref.locate.modules.arrays import to_tensor
+
+MARK = "ldmref_recorded"  # an attribute of tensors that have the values of a recorded output
+
+
+def mark(x: torch.Tensor, recorded: bool = True) -> None:
+    """Mark a tensor as one with the values of a recorded output, or as one without."""
+    setattr(x, MARK, recorded)
+
+
+def is_marked(x: torch.Tensor) -> bool:
+    """Return whether a tensor, or the one of which it is a part, has recorded values."""
+    base = x._base
+    return getattr(x, MARK, False) or (base is not None and getattr(base, MARK, False))
+
+
+class Stream:
+    """The tensors of a run that got recorded values, by the norms that read them.
+
+    Args:
+        network: The network, whose parameters and buffers are never written.
+
+    Attributes:
+        arrays: The recorded values by the name of the norm, the latest last.
+    """
+
+    def __init__(self, network: torch.nn.Module):
+        own = [*network.parameters(), *network.buffers()]
+        self._own = {x.untyped_storage().data_ptr() for x in own}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def resume(self, name: str, x: torch.Tensor, recorded: np.ndarray) -> None:
+        """Let a tensor that a norm reads have the recorded values, unless others rely on it.
+
+        Args:
+            name: The norm.
+            x: The tensor.
+            recorded: The values.
+        """
+        if not is_marked(x) and self._write(x, recorded):
+            self.arrays[name] = recorded
+
+    def resume_again(self, name: str, x: torch.Tensor | None) -> None:
+        """Do as in the first run, in one that is repeated."""
+        recorded = self.arrays.get(name)
+        if recorded is not None and x is not None:
+            self._write(x, recorded)
+
+    def _write(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
+        """Write values into a tensor; return whether it can be written."""
+        if tuple(x.shape) != recorded.shape or not x.is_floating_point() or x.is_inference():
+            return False
+        shared = any(n > 1 and not step for n, step in zip(x.shape, x.stride(), strict=True))
+        if shared or x.untyped_storage().data_ptr() in self._own:
+            return False
+        x.copy_(to_tensor(recorded, x))
+        return True
