@@ -143,18 +143,6 @@ def test_an_argument_that_nothing_compares_is_named(tmp_path):
     assert row.note.startswith("sag_scale 0.75, image_guidance_scale 1.5: nothing compares")
 
 
-@pytest.mark.parametrize(
-    "kind", ["StableDiffusionSAGPipeline", "StableDiffusionInstructPix2PixPipeline"]
-)
-def test_guidance_that_is_not_known_is_not_judged(kind, tmp_path):
-    """A third prediction of another pipeline is no prediction without layers."""
-    rows = judge(AskedRun(kind), tmp_path)
-    assert not [row for row in rows if row.verdict == "differs" and "guidance" in row.kind]
-    notes = [row.note for row in rows if row.verdict == "not judged"]
-    assert any("how its predictions are combined was not recorded" in note for note in notes)
-    assert any("nothing compares what was asked for" in note for note in notes)
-
-
 @pytest.mark.parametrize("layers", [("",), ("*attn*",), ()])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith("PAGPipeline")])
 def test_perturbed_attention_accuses_no_right_layer(kind, layers, tmp_path):
