@@ -183,9 +183,11 @@ class SchedulerRecorder:
             return {"uncond": raw[1], "cond": raw[0]}, asked
         if sizes == [2, 1]:
             skip = getattr(self._pipe, "_skip_layer_guidance_scale", None)
+            if skip is None:
+                return {}, {}  # of another guidance with a third prediction
             halves = dict(zip(self._halves, raw[0].chunk(2), strict=True))
             named = {"name": "skip_layers", "skip_scale": skip}
-            return halves | {"skipped": raw[1]}, numbers | named if skip is not None else {}
+            return halves | {"skipped": raw[1]}, numbers | named
         if perturbed and sizes in ([2], [3]):
             names = ("cond", "perturbed") if sizes == [2] else (*self._halves, "perturbed")
             named = {"name": "perturbed", "perturbed_scale": self._perturbed_scale()}

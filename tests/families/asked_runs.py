@@ -194,8 +194,9 @@ def make(run: AskedRun, folder: Path) -> Any:
     if run.kind in MODULAR:
         settings = {k: asked for k, (asked, _) in OF_GUIDER.items()}
         guider = getattr(diffusers.guiders, run.guider_class)
-        known = inspect.signature(guider).parameters
-        pipe.update_components(guider=guider(**{k: x for k, x in settings.items() if k in known}))
+        if run.guider_class != "ClassifierFreeGuidance":
+            settings = {"guidance_scale": settings["guidance_scale"]}
+        pipe.update_components(guider=guider(**settings))
         return pipe
     cls = getattr(diffusers, run.kind)
     optional = ("safety_checker", "feature_extractor", "image_encoder")

@@ -23,7 +23,7 @@ FIELDS = {
     (name, "phi"): "guidance rescale" for name in ("rescale", "rescaled")
 }  # what causes call them
 ROUNDS, SLOPE = 12, 1e-5  # of the fit of a number, and its relative difference
-ALIKE = 1e-3  # the relative difference of numbers that are told as one cause
+ALIKE = 1e-3  # the relative difference of numbers of one cause
 
 
 def hypotheses(

@@ -376,11 +376,11 @@ def _judge_control_scale(
     asked: Mapping[str, Any],
 ) -> Iterator[Row]:
     """Yield a row for the scale of one call of a ControlNet."""
-    chosen = {k: x[number] if isinstance(x, list) else x for k, x in asked.items()}
-    start = chosen.get("control_guidance_start", 0.0)
-    end = chosen.get("control_guidance_end", 1.0)
+    own = {k: x[number] if isinstance(x, list) else x for k, x in asked.items()}
+    start = own.get("control_guidance_start", 0.0)
+    end = own.get("control_guidance_end", 1.0)
     acts = index / total >= start and (index + 1) / total <= end
-    right = float(chosen.get("controlnet_conditioning_scale", 1.0)) * acts
+    right = float(own.get("controlnet_conditioning_scale", 1.0)) * acts
     got = net.attributes.get("conditioning_scale")
     got = got[number] if isinstance(got, list) and number < len(got) else got
     if not isinstance(got, int | float):
