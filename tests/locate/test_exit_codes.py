@@ -96,11 +96,12 @@ def change(trace, entry):
     return replace(trace, tensors={**trace.tensors, name: 1.01 * x + 0.01})
 
 
-def test_every_table_of_positions_is_judged(recorded):
-    """Modules that return cosines and sines, which the definition computes where they are used."""
+def test_every_table_of_positions_of_a_denoiser_is_judged(recorded):
+    """Of a denoiser: cosines and sines, which the definition computes where they are used."""
     _, folder, saved = recorded
     trace, model = read_trace(folder), ldmref.load(saved, dtype="float32", backend="numpy")
-    tables = [e for e in trace.entries if e.layer in ("rotary_emb", "pos_embed") and e.call.network]
+    named = [e for e in trace.entries if e.layer in ("rotary_emb", "pos_embed")]
+    tables = [e for e in named if e.call.network == "transformer"]
     for entry in {e.call.kind: e for e in tables}.values():
         alone = replace(trace, entries=tuple(trace.of_call(entry.call)))
         assert not noticed(alone, model)
