@@ -233,6 +233,7 @@ TAKE_SECONDS = (
     "tests/locate/test_changed_arrays.py::test_changes_of_layers_are_noticed_and_named",
     "tests/locate/test_changed_pipelines.py::test_changes_of_a_pipelines_run_are_noticed_and_named",
     "tests/locate/test_every_layer_alone.py::test_every_output_of_a_layer_alone_is_judged",
+    "tests/locate/test_exit_codes.py",
     "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[dev-float64]",
     "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[schnell-float64]",
     "tests/locate/test_gradient_units.py::test_gradients_of_encoders_are_judged",

@@ -96,6 +96,7 @@ def call_flux3(pipe: Any, scale: float | None = None, **options: Any) -> Any:
 
 
 LAYERS = {"text_encoder_out_layers": flux2_pipelines.LAYERS}
+LARGE = PHOTO.resize((64, 64))  # references of FLUX.2 have at least 64 pixels
 EDIT = {"image": PHOTO, "strength": 0.7, **SIZE}
 MASKED_EDIT = {**EDIT, "mask_image": MASK}
 Z_IMAGE = ("layers.2", *LANGUAGE)
@@ -105,6 +106,7 @@ F2 = partial(CompleteRun, unread=FLUX2)
 F3 = partial(CompleteRun, save=flux3_pipelines.save_pipeline, unread=Z_IMAGE)
 K2 = partial(CompleteRun, unread=("layers.3", "norm"))
 QWEN = partial(CompleteRun, unread=LANGUAGE)
+SQUARE = {"width": 32, "height": 32}
 GUIDED = {"negative_prompt": "dog", "true_cfg_scale": 2.0, "width": 64, "height": 32}
 TURBO = partial(qwen_image_21_pipelines.make_pipeline, qwen_image_21_pipelines.TURBO_TIMES)
 NEW = (
@@ -128,7 +130,7 @@ NEW = (
         partial(of_flux2, is_distilled=True),
         lambda pipe: call(pipe, **LAYERS, **WIDE),
     ),
-    F2("klein, a reference", of_flux2, lambda pipe: call(pipe, image=PHOTO, **LAYERS, **WIDE)),
+    F2("klein, a reference", of_flux2, lambda pipe: call(pipe, image=LARGE, **LAYERS, **WIDE)),
     F2(
         "klein inpaint",
         partial(of_flux2, kind=diffusers.Flux2KleinInpaintPipeline),
@@ -157,6 +159,6 @@ NEW = (
         lambda folder: qwen_image_21_pipelines.make_pipeline(),
         lambda pipe: call(pipe, use_kv_cache=False, **GUIDED),
     ),
-    QWEN("qwen-image 2.1 turbo", lambda folder: TURBO(), lambda pipe: call(pipe, **SIZE)),
+    QWEN("qwen-image 2.1 turbo", lambda folder: TURBO(), lambda pipe: call(pipe, **SQUARE)),
 )
 RUNS = {run.name: run for run in (*map(run_of_host, OF_HOST), *NEW)}

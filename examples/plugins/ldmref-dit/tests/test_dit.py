@@ -211,6 +211,17 @@ def test_the_order_of_guidance_is_the_family_s_unless_a_trace_says_it(pipe, fold
     assert odd.counts()["differs"] == 0
 
 
+def test_every_layer_of_diffusers_is_compared(pipe, folder):
+    """What is not judged is between the networks: the labels and the split of the output."""
+    with ldmref.recording(pipe) as run:
+        pipe([3], generator=torch.Generator().manual_seed(5), num_inference_steps=2)
+    report = diff_traces(run.trace, ldmref.load(folder, dtype="float32"))
+    assert not report.gaps and not report.faults
+    assert {row.kind for row in report.rows if row.verdict == "not judged"} <= {
+        "recorded", "latents",
+    }  # fmt: skip
+
+
 def test_commands_know_the_family(folder, tmp_path):
     run("record", "-m", folder, "207", "--steps", "2", "--seed", "1", "-o", tmp_path / "r")
     assert (tmp_path / "r").stat().st_size > 1000

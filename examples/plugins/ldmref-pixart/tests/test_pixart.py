@@ -84,8 +84,9 @@ def record(pipe, path):
 
 
 def test_a_live_pipeline_has_no_fault(pipe, folder, tmp_path):
+    """And all of it is compared, so `ldmref diff` ends with exit code 0."""
     report = diff_traces(record(pipe, tmp_path / "trace"), ldmref.load(folder, dtype="float32"))
-    assert report.counts()["differs"] == 0 and report.counts()["equal"] > 100
+    assert report.equal and report.counts()["equal"] > 100, report.gaps
 
 
 FAULTS = {
