@@ -16,6 +16,7 @@ from ldmref.locate.layouts import relative_error
 
 OperationArrays = Mapping[str, np.ndarray]
 MOST = 5000  # alignments that are compared
+CLOSE = 0.01  # relative error with which a term is still that term, and no other one
 EXCHANGED = {"input": "b", "b": "input"}  # the terms of a sum, which has no order
 
 
@@ -95,9 +96,10 @@ def is_exchanged(terms: OperationArrays, recorded: OperationArrays, allowed: flo
     """
     if terms.keys() != EXCHANGED.keys():
         return False
-    errors = []
+    found = []
     for order in (terms, exchange_terms(terms)):
         known = [role for role in recorded if role in order and not np.isnan(order[role]).any()]
-        errors.append([relative_error(recorded[role], order[role]) for role in known])
-    same, other = errors
-    return len(other) >= len(same) > 0 and max(same) > allowed and max(other) < max(same)
+        errors = [relative_error(recorded[role], order[role]) for role in known]
+        found.append(any(error <= max(allowed, CLOSE) for error in errors))
+    same, other = found
+    return other and not same

@@ -109,6 +109,9 @@ UNKNOWN = np.full(5, np.nan)
         ((ONE, TWO), (TWO, ONE), True),
         ((ONE, TWO), (TWO, 1.1 * ONE), True),  # one of them is wrong
         ((ONE, TWO), (ONE, 1.1 * TWO), False),
+        ((ONE, TWO), (ONE, 1000.0 * TWO), False),
+        ((ONE, TWO), (1.1 * TWO, 1000.0 * ONE), False),  # neither is any term
+        ((ONE, TWO), (ONE, ONE), False),
         ((ONE, UNKNOWN), (TWO, ONE), True),
         ((ONE, UNKNOWN), (1.1 * ONE, TWO), False),
         ((UNKNOWN, UNKNOWN), (TWO, ONE), False),
