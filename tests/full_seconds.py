@@ -188,6 +188,7 @@ TAKE_SECONDS = (
     "tests/families/test_masks_of_batches.py::test_exchanged_texts_of_guidance_are_named",
     "tests/families/test_masks_of_batches.py::test_prompts_of_other_rows_in_one_encoder_are_named",
     "tests/families/test_masks_of_batches.py::test_texts_of_other_rows_are_named",
+    "tests/families/test_more_recorded.py",
     "tests/families/test_qwen_image_21_recording.py::"
     "test_a_wrong_layer_is_named[transformer_blocks.0.attn.to_v]",
     "tests/families/test_qwen_image_21_recording.py::"
@@ -229,9 +230,11 @@ TAKE_SECONDS = (
     "tests/io/test_weights.py::test_a_full_disk_leaves_what_was_there",
     "tests/io/test_weights.py::test_a_model_in_another_process",
     "tests/ledger/test_quantization_ledger.py",
+    "tests/locate/test_beside_activations.py",
     "tests/locate/test_changed_arrays.py::test_changes_of_a_run_are_noticed_and_named",
     "tests/locate/test_changed_arrays.py::test_changes_of_layers_are_noticed_and_named",
     "tests/locate/test_changed_pipelines.py::test_changes_of_a_pipelines_run_are_noticed_and_named",
+    "tests/locate/test_eps_of_norms.py::test_another_eps_has_the_same_words_whatever_is_recorded",
     "tests/locate/test_every_layer_alone.py::test_every_output_of_a_layer_alone_is_judged",
     "tests/locate/test_exit_codes.py",
     "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[dev-float64]",

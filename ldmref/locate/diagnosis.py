@@ -318,7 +318,11 @@ def _changes(
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
     yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
-    before = {(x.kind, x.name): [x] for x in point.earlier}
+    before: dict[tuple[str, str], list[LayerCall]] = {}
+    for call in point.earlier:
+        before.setdefault((call.kind, call.name), []).append(call)
+        if call.kind in TOGETHER:
+            before.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(
         replay, point, {key: x for key, x in before.items() if key not in groups}
     )

@@ -55,6 +55,7 @@ from ldmref.trace.model import Trace, TraceEntry
 REMEDY = "record it, or the inputs of the whole network"
 LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
 EARLIER = 12  # norms before a part that are changed as well
+MOST_EARLIER = 16  # operations before a part that are changed as well
 RECENT = 8  # outputs kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
@@ -275,6 +276,16 @@ class Replay(RepeatableRun):
         first = self._first_norms.get(frame.name)
         return tuple(call for number, call in self._norms if first is not None and number >= first)
 
+    def _led_within(self, frame: Frame, suspects: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
+        """Return what led to the last recorded input, as far as it is in a frame and no suspect.
+
+        What it computed may be read again behind that layer, as the attention beside an MLP.
+        """
+        inside = f"{frame.name}." if frame.name else ""
+        ours = {call.name for call in suspects}
+        found = (x for x in self._led if x.name not in ours and x.name.startswith(inside))
+        return tuple(found)[:MOST_EARLIER]
+
     def _keep(self, call: LayerCall, result: object) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
         if SKIPS.fullmatch(call.name) and isinstance(result, np.ndarray):
@@ -430,9 +441,9 @@ class Replay(RepeatableRun):
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
             unit = stored_unit(self.port, entry)
-            last, norms = self._last(), self._earlier(frame)
+            last, norms, led = self._last(), self._earlier(frame), self._led_within(frame, suspects)
             point = Point(
-                call, role, computed, recorded, {}, frame, suspects, last, unit, norms=norms
+                call, role, computed, recorded, {}, frame, suspects, last, unit, 0, led, norms=norms
             )
             used = self._judge(point)
             made = inputs[role] = used.astype(

@@ -98,7 +98,7 @@ def test_decoders_are_judged_again_with_frames(monkeypatch):
     for kind, problems, asked, rows in (
         ("vae.decode", ("", ""), [False], ["frames False"]),
         ("vae.decode", ("bad", ""), [False, True], ["frames True"]),
-        ("vae.decode", ("bad", "worse"), [False, True], ["frames False", said]),
+        ("vae.decode", ("bad", "worse"), [False, True, False], ["frames False", said]),
         ("vae.encode", ("bad", ""), [False], ["frames False", said]),
         ("net", ("bad", ""), [False], ["frames False", said]),
     ):  # fmt: skip

@@ -88,6 +88,7 @@ class ModuleOriginal:
         self.pipe = pipe
         self.alone: list[TraceEntry] = []
         self._copies: dict[tuple[str, str], NetworkCopies] = {}
+        self._only_whole = False
 
     @property
     def family(self) -> str:
@@ -114,11 +115,15 @@ class ModuleOriginal:
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
         recorded = port
+        decodes = call.kind.endswith(DECODE)
+        self._only_whole = decodes  # layers alone would be judged in a shape that may be wrong
         port, judge, replay, problem = self._judge_whole(recorded, call, dtype, False)
-        if problem and call.kind.endswith(DECODE):
+        if problem and decodes:
             again = self._judge_whole(recorded, call, dtype, True)
-            if not again[-1]:
-                port, judge, replay, problem = again
+            self._only_whole = False
+            again = again if not again[-1] else self._judge_whole(recorded, call, dtype, False)
+            port, judge, replay, problem = again
+        self._only_whole = False
         rows = [*judge.rows, *_rest(replay, port, call)]
         layers = {entry.layer for entry in port.of_call(call) if entry.layer}
         unknown = sorted(layers - replay.visited)
@@ -165,7 +170,8 @@ class ModuleOriginal:
         alone: list[TraceEntry] = []
         whole = self.whole_call(port, call, dtype)
         with whole.hooked(replay.copies):
-            problem = _replay(replay, port, call, method, whole, alone)
+            layers = not self._only_whole
+            problem = _replay(replay, port, call, method, whole, alone, layers)
         self.alone += [entry for entry in alone if entry not in self.alone]
         return replay, problem
 
@@ -239,6 +245,7 @@ def _replay(
     method: str,
     whole: WholeCall,
     alone: list[TraceEntry],
+    layers: bool = True,
 ) -> str:
     """Follow a call; layers alone where the whole was not recorded. Return why it failed, or "".
 
@@ -249,6 +256,7 @@ def _replay(
         method: The method of the network; "" for its call.
         whole: What is known of the call in addition to the recorded arrays.
         alone: Layers that are judged alone are added here.
+        layers: Whether layers are judged alone.
     """
     entry = port.find(call)
     if entry is not None and entry.inputs:
@@ -264,7 +272,7 @@ def _replay(
     else:
         problem = ""
     failed = []
-    for layer, entry in _left(replay, port):
+    for layer, entry in _left(replay, port) if layers or not problem else ():
         settings = whole.settings.get(layer.path, {})
         failed.append(_replay_alone(replay, port, layer, entry, settings))
         alone.append(entry)
