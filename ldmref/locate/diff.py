@@ -208,7 +208,7 @@ def judge_call(
 
 
 @dataclass
-class Replayed:
+class ReplayedCall:
     """What the replays of a call found.
 
     Attributes:
@@ -246,13 +246,13 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
-) -> Replayed:
+) -> ReplayedCall:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
     If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
     is left by its own input.
     """
-    found = Replayed(Judge(call, dtype))
+    found = ReplayedCall(Judge(call, dtype))
     part = port
     for assume in (False, True):
         found.reads = RunReads()

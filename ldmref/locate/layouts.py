@@ -305,8 +305,9 @@ def _by_channel(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     offset = got.mean(axis=axes, keepdims=True) - gain * expected.mean(axis=axes, keepdims=True)
     scale = float(np.max(np.abs(expected)))
     alike = np.ptp(offset) < CLOSE * scale
-    if not gain.all() or (alike and np.abs(gain - 1.0).max() < CLOSE):  # or `_shifted` says it
-        return
+    tiny = np.abs(offset).max() < CLOSE * scale
+    if not gain.all() or ((alike or tiny) and np.abs(gain - 1.0).max() < CLOSE):
+        return  # where all are shifted alike, `_shifted` says it
     sign = "-" if offset.flat[0] < 0 else "+"
     first = f"{gain.flat[0]:.4g} x {sign} {abs(offset.flat[0]):.4g}"
     if alike and np.ptp(gain) < CLOSE * np.abs(gain).max():

@@ -459,9 +459,9 @@ class Replay(RepeatableRun):
 
         The sums behind a norm read the same array, so one wrong gate or residual is one row.
         """
-        given = (x for x in self.arguments.values() if isinstance(x, np.ndarray))
+        arrays = (x for x in self.arguments.values() if isinstance(x, np.ndarray))
         if not self._differs(used, point) or any(
-            np.may_share_memory(point.computed, x) for x in given
+            np.may_share_memory(point.computed, x) for x in arrays
         ):
             return
         if self._write_stream(point.call, used):

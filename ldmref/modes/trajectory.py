@@ -156,11 +156,15 @@ class RunObserver:
         return None
 
     def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return what the guidance combines, by name, each (n, c, h, w), or what replaces it."""
+        """Return what the guidance combines, or what replaces it.
+
+        Args:
+            predictions: By name, each (n, c, h, w).
+        """
         return predictions
 
     def combined(self, guided: Array) -> Array:
-        """Return what the guidance made of the predictions, (n, c, h, w), or what replaces it."""
+        """Return `guided`, the result of the guidance, (n, c, h, w), or what replaces it."""
         return guided
 
     def evaluated(self, evaluation: Evaluation) -> None:

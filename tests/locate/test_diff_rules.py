@@ -43,7 +43,7 @@ def replayed(monkeypatch):
         given.asked.append(values)
         judge = SimpleNamespace(rows=given.rows)
         network = SimpleNamespace(network="network")
-        return diff.Replayed(judge, given.visited, "reads", network, given.problem)
+        return diff.ReplayedCall(judge, given.visited, "reads", network, given.problem)
 
     def sort(port, call, network, reads, visited, dtype):
         assert (network, reads, dtype) == ("network", "reads", "float32")

@@ -21,7 +21,7 @@ from ldmref.backends import get_backend
 from ldmref.cases.shrink import shrink
 from ldmref.errors import LdmrefError
 from ldmref.locate import diff_traces
-from ldmref.locate.run import FollowedRun, follow_run
+from ldmref.locate.run import RunComparison, follow_run
 from ldmref.models import preset
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
@@ -107,7 +107,7 @@ def names_of(trace):
 def assert_followed(trace, model, nets=(), guide=None):
     """Check that each array between the networks was compared, and is equal."""
     followed = follow_run(trace, model, nets, guide)
-    assert isinstance(followed, FollowedRun), followed
+    assert isinstance(followed, RunComparison), followed
     assert {tuple(name) for name in followed.computed} == names_of(trace)
     assert not [row for row in followed.rows() if row.verdict != "equal"]
 
@@ -189,7 +189,7 @@ def test_a_changed_array_is_seen_at_its_place(run, family, tmp_path):
         other = x + 1 if x.dtype.kind in "iu" else (1.01 * x.astype(np.float64)).astype(x.dtype)
         changed = replace(trace, tensors={**trace.tensors, tensor: other})
         found = follow_run(changed, model)
-        assert isinstance(found, FollowedRun), (call, side, role, found)
+        assert isinstance(found, RunComparison), (call, side, role, found)
         differ = {str(row.name) for row in found.rows() if row.verdict == "differs"}
         assert call in differ, (call, side, role)
 

@@ -27,7 +27,7 @@ from ldmref.locate.modules.arrays import (
 )
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
-from ldmref.locate.modules.streams import Stream, is_marked, mark
+from ldmref.locate.modules.streams import ResidualStream, is_marked, mark
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
 from ldmref.locate.names import neighbours_of, parts_of
 from ldmref.locate.points import Frame, OperationChange, Point, Trial
@@ -106,7 +106,7 @@ class RepeatedModule:
         self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
         # Tensors into which the layer that was computed last wrote, and those that it was given.
         self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.stream = Stream(self.network.network)
+        self.stream = ResidualStream(self.network.network)
         self._seen: Counter[str] = Counter()
         self._trial: Trial | None = None
         self._plain = False  # whether functions of torch are computed as they are

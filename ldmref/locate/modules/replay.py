@@ -252,7 +252,7 @@ class ModuleReplay(RepeatedModule):
         Args:
             call: The layer.
             entry: What was recorded of it.
-            stream: The first input, if the run goes on from it as recorded. None: it does not.
+            stream: The first input, if the run continues with it as recorded. None: it does not.
         """
         inputs: dict[str, np.ndarray] = dict(call.inputs)
         unit = stored_unit(self.port, entry)

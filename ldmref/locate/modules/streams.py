@@ -1,4 +1,4 @@
-"""The residual stream of a module that is followed: it goes on from what the port recorded.
+"""The residual stream of a module that is followed: it continues with what the port recorded.
 
 A norm reads the stream, which the sums behind it read as well. Where the port recorded the input of
 a norm and the computed one differs, the tensor itself gets the recorded values: one wrong gate or
@@ -26,7 +26,7 @@ def is_marked(x: torch.Tensor) -> bool:
     return getattr(x, MARK, False) or (base is not None and getattr(base, MARK, False))
 
 
-class Stream:
+class ResidualStream:
     """The tensors of a run that got recorded values, by the norms that read them.
 
     Args:

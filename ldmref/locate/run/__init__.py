@@ -13,5 +13,5 @@ with the recorded array, so a fault stays where it is.
 """
 
 from ldmref.locate.run.follow import follow_run as follow_run
-from ldmref.locate.run.rows import FollowedRun as FollowedRun
+from ldmref.locate.run.rows import RunComparison as RunComparison
 from ldmref.locate.run.rows import explain_rows as explain_rows

@@ -13,7 +13,7 @@ from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.run.calls import INPUT, OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
-from ldmref.locate.run.rows import FollowedRun
+from ldmref.locate.run.rows import RunComparison
 from ldmref.math.arrays import Array
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -38,7 +38,7 @@ def follow_run(
     nets: Sequence[ControlNet] = (),
     guide: LatentDiffusion | None = None,
     epsilon: float = SINGLE,
-) -> FollowedRun | str:
+) -> RunComparison | str:
     """Follow a recorded run of ldmref.
 
     Args:
@@ -72,7 +72,7 @@ def follow_run(
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
         return [_computed(calls, model, nets, mode, values) for calls in roundings]
 
-    return FollowedRun(port, networks_of_run(model.config), computed, round_again, epsilon)
+    return RunComparison(port, networks_of_run(model.config), computed, round_again, epsilon)
 
 
 def _computed(
@@ -96,7 +96,8 @@ def _batch_size(port: Trace) -> dict[str, int]:
     """Return the parameter of the images that were made together, which no image records."""
     entry = port.find(f"{STEP.call}.000")
     name = None if entry is None else entry.inputs.get("x")
-    return {} if name is None else {"batch_size": len(port.tensors[name])}
+    shape = () if name is None else np.shape(port.tensors[name])
+    return {"batch_size": shape[0]} if shape and shape[0] else {}
 
 
 def _recorded_inputs(port: Trace) -> dict[str, np.ndarray]:

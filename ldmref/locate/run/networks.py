@@ -62,10 +62,9 @@ def as_returned(network: Callable, outputs: Mapping[str, np.ndarray]) -> Any:
     >>> as_returned(lambda: 0, {"output": np.ones(1)})
     array([1.])
     """
-    if len(outputs) == 1:
-        return next(iter(outputs.values()))
     if not any("." in role for role in outputs):
-        return tuple(outputs.values())
+        several = tuple(outputs.values())
+        return several if len(several) > 1 else several[0]
     parts: dict[str, Any] = {}
     for role, x in outputs.items():
         name, _, number = role.partition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,10 +11,10 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.law import allowed_error, choose_cause, noise_floor
-from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.layouts import CLOSE, first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.declared import DeclaredNetwork
-from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.calls import GUIDE_CALLS, TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 # What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
@@ -21,6 +22,7 @@ RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
 READ = {
     "x": "state", "input_ids": "tokens", "scale": "guidance scale",
     "cond": "conditional prediction", "uncond": "unconditional prediction",
+    "class_labels": "classes",
 }  # fmt: skip
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
@@ -28,7 +30,7 @@ ARGUMENTS = {  # of networks
 
 
 @dataclass(frozen=True)
-class FollowedRun:
+class RunComparison:
     """A run that was followed.
 
     Attributes:
@@ -73,7 +75,8 @@ class FollowedRun:
         expected = np.asarray(computed, np.float64)
         whole = computed.dtype.kind in "iub"
         bad = first_nonfinite(got)
-        error = float("inf") if bad else relative_error(got, expected)
+        real = got.dtype.kind != "c"
+        error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
         if error > allowed_error(floor) and not whole:
             others = [np.asarray(run[name], np.float64) for run in self.rounded if name in run]
@@ -87,8 +90,8 @@ class FollowedRun:
         )  # fmt: skip
         if error <= allowed:
             return row
-        found = choose_cause(self._neighbours(name, got), error, allowed)
-        if found is None:
+        found = choose_cause(self._neighbours(name, got), error, allowed) if real else None
+        if found is None and real:
             layout = recognise(got, expected, max(allowed, 1e-6))
             found = layout and (layout.text, relative_error(layout.array, expected))
         cause, left = found or ("", None)
@@ -115,7 +118,7 @@ class FollowedRun:
         if network is not None:
             arguments = {x.role: x.argument for x in network.inputs}
             words = ARGUMENTS.get(arguments.get(name.role, ""))
-            return words or READ.get(name.role) or name.role.replace("_", " ")
+            return words or READ.get(name.role) or name.role
         return READ.get(name.role, name.role)
 
 
@@ -132,6 +135,8 @@ def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
     """
     left = [row for row in apart if row.verdict == DIFFERS]
     found = {i: _find(row, left) for i, row in enumerate(rows) if row.verdict == DIFFERS}
+    for i in [i for i, other in found.items() if other is None]:
+        found[i] = _as_elsewhere(rows[i], apart)
     for i in [i for i, other in found.items() if other is None]:  # under another name
         others = [row for row in left if row.call == rows[i].call]
         same = [j for j, other in found.items() if other is None and rows[j].call == rows[i].call]
@@ -143,9 +148,23 @@ def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
 
 def _find(row: Row, left: list[Row]) -> Row | None:
     """Take the row of the same array out of those that are left."""
-    kinds = (row.kind, *ALSO.get(row.kind, ()))
     for other in left:
-        if (other.call, other.layer) == (row.call, row.layer) and other.kind in kinds:
+        if (other.call, other.layer) == (row.call, row.layer) and _is_same_kind(row, other):
             left.remove(other)
             return other
     return None
+
+
+def _as_elsewhere(row: Row, apart: Sequence[Row]) -> Row | None:
+    """Return a row with the cause that the same array has in another call, if it is as wrong."""
+    kind = TraceCall(row.call).kind
+    for other in apart:
+        of_same = TraceCall(other.call).kind == kind and _is_same_kind(row, other)
+        if of_same and other.cause and math.isclose(other.error, row.error, rel_tol=CLOSE):
+            return replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
+    return None
+
+
+def _is_same_kind(row: Row, other: Row) -> bool:
+    named = row.kind.replace("_", " ")
+    return other.kind.replace("_", " ") in (named, *ALSO.get(row.kind, ()))
