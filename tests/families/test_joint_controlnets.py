@@ -353,9 +353,13 @@ def test_hints_of_other_runs(kits, tmp_path, family, mode, options):
     control = [Control(kit.net(USUAL[family]), IMAGES[0], 0.7)]
     plan = modes.plan(mode, kit.model, prompt=PROMPT, control=control, seed=1, **options)
     record_trace(plan, kit.model, tmp_path / "trace")
-    report = diff_traces(
-        read_trace(tmp_path / "trace"), kit.model, controlnets=kit.ours(USUAL[family])
-    )
+    trace, nets = read_trace(tmp_path / "trace"), kit.ours(USUAL[family])
+    assert diff_traces(trace, kit.model, controlnets=nets).equal
+    params = {name: x for name, x in trace.manifest["params"].items() if name != "mode"}
+    entries = tuple(entry for entry in trace.entries if entry.call.kind != "inputs")
+    manifest = {**trace.manifest, "params": params}
+    apart = replace(trace, manifest=manifest, entries=entries)  # that cannot be followed
+    report = diff_traces(apart, kit.model, controlnets=nets)
     assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
     assert "control image" in {row.kind for row in report.rows}
 

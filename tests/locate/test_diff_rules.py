@@ -166,7 +166,8 @@ class Networks:
         self.opened.append(values)
         return self.fits[len(self.opened) - 1]
 
-    def replay(self, network, port, call, dtype, judge, visited, rows, reads):
+    def replay(self, network, port, call, dtype, judge, visited, rows, reads, foreign):
+        assert not foreign
         self.reads = reads
         self.replays.append((network, port, call, dtype, rows))
         visited.add(f"l{len(self.replays)}")
@@ -260,7 +261,7 @@ def test_calls_are_judged_by_the_model_that_ran_them(judges):
         )  # fmt: skip
     assert original.controlnets == 1 and ModelOriginal("model").controlnets == 0
     assert original.judge_host("port", "float16", gaps) == (
-        "port", "model", "float16", gaps, ["net"],
+        "port", "model", "float16", gaps, ["net"], "guide",
     )  # fmt: skip
     assert gaps == []
 

@@ -64,7 +64,8 @@ def test_other_epsilons_and_variances(make):
     def after(divisor, y=centred):
         return affine(call, (y / divisor).reshape(shape))
 
-    expected = {f"eps {eps:g} instead of 1e-05": after(np.sqrt(biased + eps)) for eps in OTHER_EPS}
+    others = (*OTHER_EPS, 2.0**-23, 2.0**-10, 2.0**-7)  # and those of number formats
+    expected = {f"eps {eps:g} instead of 1e-05": after(np.sqrt(biased + eps)) for eps in others}
     assert_same(faulty(norms.other_eps, call), expected)
     text = "eps is added to the standard deviation instead of the variance"
     assert_same(faulty(norms.eps_outside, call), {text: after(np.sqrt(biased) + EPS)})

@@ -181,7 +181,7 @@ def test_rows_of_padding_are_left_out_and_counted(value):
 
 
 def test_padding_does_not_widen_what_is_allowed(monkeypatch):
-    monkeypatch.setattr("ldmref.locate.judging.diagnose", lambda *args: Cause())
+    monkeypatch.setattr("ldmref.locate.judging.diagnose", lambda *args, **more: Cause())
     x, padding = normal(0, 2, 4, 5), MASK == 0
     x[padding] *= 1e9
     recorded = x.copy()

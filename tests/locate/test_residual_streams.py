@@ -22,7 +22,9 @@ from ldmref.locate import diff_modules  # noqa: E402
 from ldmref.trace import Selection  # noqa: E402
 
 # The last layer of the first attention, whose output is added to the stream with a gate.
-ATTENTIONS = re.compile(r".*\b(to_out\.0|attention\.out|attn\.out|o_proj|out_proj|proj_out)")
+ATTENTIONS = re.compile(
+    r".*\b(to_out\.0|attention\.out|attn\.out|o_proj|out_proj|proj_out|SelfAttention\.o)"
+)
 NETWORKS = [
     ("tiny", "unet"), ("tiny", "text_encoder"), ("sd3-tiny", "transformer"),
     ("flux-tiny", "transformer"), ("sd3-tiny", "text_encoder_3"), ("z-image-tiny", "transformer"),

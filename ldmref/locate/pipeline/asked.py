@@ -195,7 +195,8 @@ def _judge_part(context: PipelineContext, evaluation: RunEvaluation, part: str) 
     """Yield a row for a prediction that a step has and should not have, or the reverse."""
     found = _predictions(context, evaluation)
     if found is None:
-        if part == "uncond":  # once for all parts
+        left_out = (context.port.manifest.get("selection") or {}).get("calls")
+        if part == "uncond" and not left_out:  # once for all parts
             note = "how its predictions are combined was not recorded"
             yield Row(evaluation.step.call, "", "guidance", verdict=UNKNOWN, note=note)
         return

@@ -76,14 +76,24 @@ class FollowedCalls(Recorder):
         """Return a recorded entry; None: it was not recorded."""
         return self.port.find(call, layer)
 
+    def roles(self, name: ArrayName) -> Mapping[str, str]:
+        """Return what was recorded of the side of an entry: the names of its tensors, by role."""
+        call, _, layer = name.entry.partition("/")
+        entry = self.find(call, layer)
+        if entry is None:
+            return {}
+        return entry.inputs if name.side == INPUT else entry.outputs
+
+    def has(self, name: ArrayName) -> bool:
+        """Return whether an array was recorded."""
+        return name.role in self.roles(name)
+
     def exchange(self, name: ArrayName, computed: Any) -> Any:
         """Return what was recorded in place of an array, which is compared with it.
 
         An array that was not recorded is returned as it was computed.
         """
-        call, _, layer = name.entry.partition("/")
-        entry = self.find(call, layer)
-        roles = {} if entry is None else entry.inputs if name.side == INPUT else entry.outputs
+        roles = self.roles(name)
         if name.role not in roles:
             return computed
         self.computed.setdefault(name, np.asarray(computed))
@@ -135,5 +145,8 @@ class FollowedCall(CallRecord):
         """Compare arrays of the call by role."""
         entry = f"{self.name}/{layer}" if layer else self.name
         for side, roles in ((INPUT, inputs or {}), (OUTPUT, outputs or {})):
-            for role, x in roles.items():
-                self.calls.exchange(ArrayName(entry, side, role.replace("/", ".") or side), x)
+            for i, (role, x) in enumerate(roles.items()):
+                name = ArrayName(entry, side, role.replace("/", ".") or side)
+                numbered = name._replace(role=str(i))  # as programs without names record it
+                known = self.calls.has(name) or not self.calls.has(numbered)
+                self.calls.exchange(name if known else numbered, x)
