@@ -218,6 +218,8 @@ SAMPLED: dict[str, int] = {
     "tests/cases/test_traces_by_diffusers.py": 3,
     "tests/compat": 4,
     "tests/explore": 3,
+    "tests/families/test_asked.py": 24,
+    "tests/families/test_more_recorded.py": 9,
     "tests/locate": 6,
     "tests/locate/test_changed_arrays.py": 20,
     "tests/locate/test_own_parts.py::test_every_guidance_is_equal": 30,

@@ -260,7 +260,8 @@ FAULTS = {
     exchanged_gate: (
         {},
         {("transformer", f"{b}.{x}.linear_out") for b in BLOCKS for x in ("ff", "ff_context")}
-        | {("transformer", f"{b}.attn.to_out") for b in SINGLE},
+        | {("transformer", f"{b}.{x}.silu") for b in BLOCKS for x in ("ff", "ff_context")}
+        | {("transformer", f"{b}.attn.{x}") for b in SINGLE for x in ("silu", "to_out")},
         "",
     ),
     original_last_layer: ({}, {("transformer", "norm_out")}, "scale and shift are exchanged"),

@@ -128,18 +128,23 @@ def test_arrays_of_calls_that_no_judge_compared_have_rows(monkeypatch):
     }
     watch(monkeypatch)
     rows = [row for row in judged(calls) if row.kind == "recorded"]
-    assert [row.call for row in rows] == ["sampler.000", "sampler.000", "unet.000"]
+    assert [row.call for row in rows] == [
+        "sampler.000", "sampler.000", "unet.000", "unet.000", "unet.001",
+    ]  # fmt: skip
     assert [row.note.partition(" not ")[0] for row in rows] == [
         "input.x",
         "input, output",
         "input.sample",
+        "timestep, encoder_hidden_states were",
+        "sample, timestep, encoder_hidden_states were",
     ]
 
 
 def test_inputs_without_recorded_sources_are_given(monkeypatch):
     calls = {"sampler.000": {"input.x": X}, "unet.000": {"input.context": X, "input.a": X}}
-    assert left_of(monkeypatch, calls) == ["sampler.000", "unet.000"]
-    assert left_of(monkeypatch, calls, selection={"calls": ["a"]}) == ["unet.000"]
+    missing = "unet.000"  # its other inputs were not recorded
+    assert left_of(monkeypatch, calls) == ["sampler.000", "unet.000", missing]
+    assert left_of(monkeypatch, calls, selection={"calls": ["a"]}) == ["unet.000", missing]
 
 
 # -- pipelines whose latents are tokens -----------------------------------------------------------

@@ -201,6 +201,7 @@ def test_a_layer_of_other_shapes_reads_what_was_recorded(
         _finish=lambda x: x, parameters=lambda call: {}, _follow_inside=lambda call: None,
         observer=SimpleNamespace(skip=lambda call, why: skipped.append(why)),
         _observe_apart=lambda call, entry, inputs: observed.append(inputs),
+        _assume=lambda call: "assumed",
     )  # fmt: skip
     call = LayerCall("a", "rotary", dict.fromkeys(reads, 0), {}, {}, lambda inputs: "assumed")
     entry = SimpleNamespace(layer="a", outputs={"output": "a/output"})

@@ -62,13 +62,12 @@ from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
 from ldmref.locate.run import explain_rows, follow_run
+from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
-# What was given, or is computed to be looked at.
-SHOWN = ("words", "image", "inputs", "truth", "low_resolution")
 JUDGES = (
     judge_schedule,
     judge_images,

@@ -117,7 +117,9 @@ def _judge_array(
             variants.append((words, np.repeat(array, len(got), axis=0)))
     segment = f"from the size of the image to the denoiser's {role}"
     got = np.asarray(got, np.float64)
-    return context.judge(network, role, got, expected, variants=variants, segment=segment)
+    return context.judge(
+        network, role.replace("_", " "), got, expected, variants=variants, segment=segment
+    )
 
 
 def size_of_image(context: PipelineContext, network: TraceEntry) -> ImageSize | None:

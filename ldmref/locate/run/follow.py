@@ -28,6 +28,7 @@ from ldmref.trace.model import Trace
 from ldmref.trace.observer import TraceObserver
 
 JUMP = "jump"
+SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
 ROUNDINGS = 3  # of the recorded arrays, whose largest difference is the noise of a computation
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 
@@ -67,6 +68,9 @@ def follow_run(
         return str(error)
     except (LdmrefError, *FAILS) as error:
         return f"the recorded request cannot be run again: {error}"
+    unknown = _unknown_arrays(port, computed)
+    if unknown:
+        return f"{unknown[0]} is no array of a run of ldmref"
 
     def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
@@ -90,6 +94,20 @@ def _computed(
         planned = plan(mode, model, **values | ({CONTROL: moved} if moved else {}))
         planned.run(model, observer=RunFollower(calls))
     return calls.computed
+
+
+def _unknown_arrays(port: Trace, computed: Mapping[ArrayName, np.ndarray]) -> list[str]:
+    """Return the arrays between networks that the run does not compute, or calls otherwise."""
+    found = []
+    for entry in port.entries:
+        if entry.layer not in ("", "constrain") or entry.call.kind in SHOWN:
+            continue
+        call = f"{entry.call}/{entry.layer}" if entry.layer else str(entry.call)
+        names = [ArrayName(call, INPUT, role) for role in entry.inputs]
+        if not entry.call.network:
+            names += [ArrayName(call, OUTPUT, role) for role in entry.outputs]
+        found += [f"{name.entry} {name.side}.{name.role}" for name in names if name not in computed]
+    return found
 
 
 def _batch_size(port: Trace) -> dict[str, int]:

@@ -118,7 +118,7 @@ class RunComparison:
         if network is not None:
             arguments = {x.role: x.argument for x in network.inputs}
             words = ARGUMENTS.get(arguments.get(name.role, ""))
-            return words or READ.get(name.role) or name.role
+            return words or READ.get(name.role) or name.role.replace("_", " ")
         return READ.get(name.role, name.role)
 
 
