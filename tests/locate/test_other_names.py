@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from changed_runs import RUNS
+from changed_runs import RUNS as OWN_RUNS
+from changed_runs import of_another_program
 
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.names import is_apart
@@ -18,6 +20,14 @@ from ldmref.locate.pipeline.prompt_arrays import _as_list
 from ldmref.locate.pipeline.wires import _nearer
 from ldmref.trace import Trace, build_trace
 
+
+def unfollowed(name):
+    """Return a run whose request cannot be run again, so that names alone decide."""
+    trace, model, nets = OWN_RUNS[name]()
+    return of_another_program(trace), model, nets
+
+
+RUNS = {name: partial(unfollowed, name) for name in OWN_RUNS}
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISERS = ("unet", "transformer")
 NAMES = [  # kinds of calls, the role in runs of ldmref, its names in other programs
