@@ -158,7 +158,7 @@ def _is_of_waves(waves: np.ndarray, tables: np.ndarray, unit: float) -> bool:
     Ports keep both channels of a pair beside each other, half a head apart, or once.
     """
     allowed = ROUNDINGS * (unit + EPSILONS["float32"] * len(waves))  # angles are in float32
-    sides = (waves,) if tables.dtype.kind == "c" else (waves.real, waves.imag)
+    sides = (waves,) if tables.dtype.kind == "c" else (np.real(waves), np.imag(waves))
     for side in sides:
         for table in (side, np.repeat(side, 2, axis=1), np.concatenate([side, side], axis=1)):
             if all(_has_rows(table, part, allowed) for part in tables):

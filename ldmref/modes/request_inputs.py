@@ -59,7 +59,8 @@ def record_inputs(job: Job, request: Request) -> dict[str, np.ndarray]:
             images = [reference.image for reference in job.reference_inputs]
             found |= {f"{name}.{i}": image for i, image in enumerate(images)}
         elif field.attachment == "controlnet":
-            sources = {f"{name}.{i}": control.image for i, control in enumerate(value)}
+            controls = enumerate(getattr(request, CONTROL))
+            sources = {f"{name}.{i}": control.image for i, control in controls}
             found |= {role: read_image(x) for role, x in sources.items() if x is not None}
     return {name: np.asarray(x) for name, x in found.items() if x is not None}
 

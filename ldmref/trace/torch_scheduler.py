@@ -237,9 +237,9 @@ def read_scale(pipe: object, name: str) -> Any:
     guider = getattr(pipe, "guider", None)
     if own is not None or type(guider).__name__ != CFG:
         return own
-    value = getattr(guider, name, None)
+    value: Any = getattr(guider, name, None)
     original = name == "guidance_scale" and getattr(guider, "use_original_formulation", False)
-    return value + 1.0 if original else value
+    return value + 1.0 if original and value is not None else value
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -237,8 +237,9 @@ def _asks_for(context: PipelineContext, evaluation: RunEvaluation, part: str) ->
         return scale > 1.0 and _is_within(context, evaluation)
     if part == "perturbed":
         scale, layers = request.get("pag_scale"), request.get("pag_applied_layers")
-        known = isinstance(scale, int | float) and isinstance(layers, list)
-        return scale > 0.0 and len(layers) > 0 if known else None
+        if not isinstance(scale, int | float) or not isinstance(layers, list):
+            return None
+        return scale > 0.0 and len(layers) > 0
     return _asks_to_skip(context, evaluation, request)
 
 

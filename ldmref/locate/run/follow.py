@@ -91,7 +91,7 @@ def _computed(
     controls = zip(values.get(CONTROL, ()), nets, strict=True)
     moved = [replace(control, net=net.with_backend(ops)) for control, net in controls]
     with np.errstate(all="ignore"):
-        planned = plan(mode, model, **values | ({CONTROL: moved} if moved else {}))
+        planned = plan(mode, model, **{**values, **({CONTROL: moved} if moved else {})})
         planned.run(model, observer=RunFollower(calls))
     return calls.computed
 

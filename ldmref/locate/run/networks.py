@@ -63,8 +63,8 @@ def as_returned(network: Callable, outputs: Mapping[str, np.ndarray]) -> Any:
     array([1.])
     """
     if not any("." in role for role in outputs):
-        several = tuple(outputs.values())
-        return several if len(several) > 1 else several[0]
+        several = [*outputs.values()]
+        return tuple(several) if len(several) > 1 else several[0]
     parts: dict[str, Any] = {}
     for role, x in outputs.items():
         name, _, number = role.partition(".")
