@@ -78,7 +78,7 @@ def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
     end = NetworkInput("t_next", "target_timestep", TIMESTEPS, "ends", also=("t_ref",))
     return (
         latents_input(z, "hidden_states"),
-        time_input("time_proj"),
+        time_input(),
         text_input(network.joint_attention_dim, embedder="context_embedder"),
         MASK,
         *((end,) if network.flow_map else ()),

@@ -69,7 +69,7 @@ def rows_of_missing(
         entry = port.find(call)
         if entry is None and not of_run:
             continue
-        missing = [x.role for x in _missing(entry, network)]
+        missing = [x.role for x in _missing(entry, network) if not _has_none(port, entry, x)]
         if missing:
             several = len(missing) > 1
             note = (
@@ -100,6 +100,13 @@ def _missing(entry: TraceEntry | None, network: DeclaredNetwork) -> Iterator[Net
             continue
         if not known.keys() & {x.role, x.argument, *x.also}:
             yield x
+
+
+def _has_none(port: Trace, entry: TraceEntry | None, x: NetworkInput) -> bool:
+    """Return whether a pipeline of diffusers gave a network no mask: its recording has all arrays."""
+    selection = port.manifest.get("selection") or {}
+    whole = entry is not None and bool(entry.inputs) and not selection.get("without")
+    return x.content == "mask" and "pipeline" in port.manifest and whole
 
 
 def _find_in_layers(port: Trace, call: str, x: NetworkInput) -> str:

@@ -22,8 +22,10 @@ RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
 READ = {
     "x": "state", "input_ids": "tokens", "scale": "guidance scale",
     "cond": "conditional prediction", "uncond": "unconditional prediction",
-    "class_labels": "classes",
+    "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
+    "mode": "kind of control image",
 }  # fmt: skip
+RESIDUALS = "control."  # begins the roles of what ControlNets add
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
 }  # fmt: skip
@@ -115,6 +117,8 @@ class RunComparison:
             return RETURNED.get(entry.call.kind, OUTPUT)
         kind = entry.call.kind.removeprefix(GUIDE_CALLS)
         network = next((net for net in self.networks if net.name == kind), None)
+        if name.role.startswith(RESIDUALS):
+            return "residuals"
         if network is not None:
             arguments = {x.role: x.argument for x in network.inputs}
             words = ARGUMENTS.get(arguments.get(name.role, ""))
