@@ -288,7 +288,7 @@ class _CallSizes:
     def _note_sizes(self, x: NetworkInput, value: np.ndarray) -> None:
         """Note the sizes of a recorded input, unless one before had others."""
         for axis, size in enumerate(x.shape):
-            if isinstance(size, CallSize) and axis < value.ndim == len(x.shape):
+            if isinstance(size, CallSize) and axis < value.ndim:
                 self.known.setdefault(size.of, value.shape[axis] * size.over // size.times)
 
     def _recorded(self, x: NetworkInput) -> np.ndarray | None:
