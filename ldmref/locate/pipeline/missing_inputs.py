@@ -103,7 +103,7 @@ def _missing(entry: TraceEntry | None, network: DeclaredNetwork) -> Iterator[Net
 
 
 def _has_none(port: Trace, entry: TraceEntry | None, x: NetworkInput) -> bool:
-    """Return whether a pipeline of diffusers gave a network no mask: its recording has all arrays."""
+    """Return whether a pipeline gave a network no mask: its recording has all arrays."""
     selection = port.manifest.get("selection") or {}
     whole = entry is not None and bool(entry.inputs) and not selection.get("without")
     return x.content == "mask" and "pipeline" in port.manifest and whole
