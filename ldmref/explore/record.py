@@ -22,11 +22,10 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
 from ldmref.modes.observers import Observers
 from ldmref.modes.plan import plan, require_images
-from ldmref.modes.record import SOURCES
+from ldmref.modes.record import GIVEN_ARRAYS, SOURCES
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import SILENT, RunObserver, TakenStep, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
@@ -374,5 +373,4 @@ def collect_inputs(planned: Plan) -> dict[str, Any]:
         if value is not None:
             inputs[name] = open_image(value)
     arrays = {"latents": planned.job.latents} | dict(planned.job.embeddings or {})
-    names = ("latents", *EMBEDDINGS)
-    return inputs | {name: arrays[name] for name in names if arrays.get(name) is not None}
+    return inputs | {name: arrays[name] for name in GIVEN_ARRAYS if arrays.get(name) is not None}

@@ -22,8 +22,10 @@ from ldmref.explore.preview import PreviewMatrix, find_preview
 from ldmref.io.images.pil import to_images
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.validate import config_from_dict
+from ldmref.modes.record import GIVEN_ARRAYS, SOURCES
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.samplers.path import PATHS, VE, NoisePath
+from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.memory import add_call, select_part
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.selection import Selection
@@ -177,16 +179,19 @@ def _read_training(arrays: TraceArrays) -> np.ndarray:
 def _read_inputs(arrays: TraceArrays) -> dict[str, Any]:
     entry = arrays.trace.find("inputs")
     found = {} if entry is None else arrays.trace.read_inputs(entry)
+    names = (*SOURCES, *GIVEN_ARRAYS)  # a trace has those of references and ControlNets as well
     try:
-        return {name: unpack_input(array) for name, array in found.items()}
+        return {name: unpack_input(found[name]) for name in names if name in found}
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise arrays.bad("an image that the run was given is damaged") from error
 
 
 def unpack_input(array: np.ndarray) -> Any:
-    """Return an input of a run: an array, or the image whose PNG it holds."""
+    """Return an input of a run: an array, or the image whose pixels or PNG it holds."""
     if array.dtype != np.uint8:
         return array
+    if array.ndim > 1:
+        return Image.fromarray(array)
     image = Image.open(io.BytesIO(array.tobytes()), formats=["PNG"])
     image.load()
     return image
@@ -457,7 +462,7 @@ def _read_step(
         maps = maps[0]
     return RecordedStep(
         x,
-        arrays.latents(find(entry.call, "constrain") or entry, "output", "output"),
+        arrays.latents(find(entry.call, CONSTRAIN) or entry, "output", "output"),
         x0,
         halves,
         sigma,
