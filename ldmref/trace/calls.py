@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
+CONSTRAIN = "constrain"  # the layer of a step that puts the known part of an image back
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",

@@ -24,9 +24,8 @@ from ldmref.trace.calls import TraceCall
 
 NUMBERS = "biufc"  # kinds of the types of arrays
 UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
-UNLIKE = (
-    "unlike_ours"  # the attribute of a call: layers that ran, whose arrays no layer of ours has
-)
+# The attribute of a call: layers that ran, whose arrays no layer of ours has.
+UNLIKE = "unlike_ours"
 MISSING = "missing_tensors"  # the key of tensors that entries of the manifest name in vain
 NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?P<role>[^/]+))?")
 

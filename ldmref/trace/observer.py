@@ -17,7 +17,7 @@ from ldmref.samplers.parts import COMBINE
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
-from ldmref.trace.calls import GUIDE_CALLS
+from ldmref.trace.calls import CONSTRAIN, GUIDE_CALLS
 from ldmref.trace.recorder import Recorder
 
 
@@ -156,7 +156,7 @@ class TraceObserver(RunObserver):
                 call.add("", "step", self._inputs(step), attributes, {"": step.sampled})
                 if self.trajectory.constrain is not None:
                     inputs = {"input": step.sampled}
-                    call.add("constrain", "constrain", inputs, {}, {"": step.x_next})
+                    call.add(CONSTRAIN, CONSTRAIN, inputs, {}, {"": step.x_next})
         self.draws = []
         return step.x_next
 
@@ -170,12 +170,11 @@ class TraceObserver(RunObserver):
         inputs: dict[str, Any] = {"x": step.x}
         inputs |= {"sigma": float(interval.sigma), "sigma_next": float(interval.sigma_next)}
         for i, (evaluation, _) in enumerate(self.evaluations):
-            suffix = f".{i}" if i else ""
-            inputs[f"prediction{suffix}"] = evaluation.guided
-            inputs[f"x0{suffix}"] = evaluation.x0
+            inputs[numbered_role("prediction", i)] = evaluation.guided
+            inputs[numbered_role("x0", i)] = evaluation.x0
             if evaluation.x is not step.x or evaluation.sigma != interval.sigma:
-                inputs[f"x_at{suffix}"] = evaluation.x
-                inputs[f"sigma_at{suffix}"] = float(evaluation.sigma)
+                inputs[numbered_role("x_at", i)] = evaluation.x
+                inputs[numbered_role("sigma_at", i)] = float(evaluation.sigma)
         return inputs | number_draws(self.draws)
 
     def _path(self) -> dict[str, str]:
@@ -215,4 +214,13 @@ def require_one_prompt(job: Job) -> None:
 
 def number_draws(draws: Sequence[Array]) -> dict[str, Array]:
     """Return the noises of a step by role: `noise`, `noise.1`, ..."""
-    return {f"noise.{i}" if i else "noise": noise for i, noise in enumerate(draws)}
+    return {numbered_role("noise", i): noise for i, noise in enumerate(draws)}
+
+
+def numbered_role(role: str, i: int) -> str:
+    """Return the role of the array of an evaluation or a draw: `noise`, `noise.1`, ...
+
+    >>> numbered_role("noise", 0), numbered_role("noise", 1)
+    ('noise', 'noise.1')
+    """
+    return f"{role}.{i}" if i else role

@@ -189,10 +189,11 @@ class RunTracer(TraceObserver):
         """Describe the run in the manifest, and record the images and arrays of its request."""
         super().prepared(run)
         self.writer.manifest |= describe_run(run)
-        if run.inputs:
+        inputs = run.inputs
+        if inputs:
             with self.recorder.call("inputs", run.model.backend) as call:
                 if call is not None:
-                    call.add("", "inputs", run.inputs)
+                    call.add("", "inputs", inputs)
 
 
 class CheckedTracer(RunTracer):

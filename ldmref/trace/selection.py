@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from ldmref.errors import UsageError, closest
+from ldmref.trace.calls import CONSTRAIN
 
 CODE = "E-TRACE-SELECTION"
 # What `ldmref.explore` shows of a run.
@@ -66,7 +67,7 @@ class Selection:
         >>> Selection.states().takes_call("unet.000", 0)
         False
         """
-        return cls(("constrain",), STATES, without=DERIVED, optional=True)
+        return cls((CONSTRAIN,), STATES, without=DERIVED, optional=True)
 
     def takes_layer(self, layer: str) -> bool:
         """Return whether a layer is recorded; "" is the whole call."""

@@ -49,13 +49,6 @@ def record(
         )
 
 
-def of_another_program(trace: Trace) -> Trace:
-    """Return a run whose request ldmref cannot run again: it is judged part by part."""
-    params = {k: x for k, x in (trace.manifest.get("params") or {}).items() if k != "mode"}
-    entries = tuple(entry for entry in trace.entries if entry.call.kind != "inputs")
-    return replace(trace, manifest={**trace.manifest, "params": params}, entries=entries)
-
-
 def controlled() -> Recorded:
     """Return a run with two ControlNets of different weights."""
     model = model_of("tiny")

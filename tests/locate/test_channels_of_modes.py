@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from changed_runs import of_another_program
+from unfollowed import of_another_program
 
 from ldmref import modes
 from ldmref.backends import get_backend

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from changed_runs import of_another_program
+from unfollowed import of_another_program
 
 import ldmref
 from ldmref import modes

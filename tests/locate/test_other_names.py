@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from changed_runs import RUNS as OWN_RUNS
-from changed_runs import of_another_program
+from unfollowed import of_another_program
 
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.names import is_apart

@@ -6,7 +6,8 @@ import math
 from functools import cache
 
 import pytest
-from changed_runs import RUNS, of_another_program
+from changed_runs import RUNS
+from unfollowed import of_another_program
 
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import EPSILONS

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from changed_runs import of_another_program, record
+from changed_runs import record
 from host_units import context_of, entry_of, normal
+from unfollowed import of_another_program
 
 from ldmref.locate.pipeline import added_noise, judge_host, latents, schedule, steps, wires
 from ldmref.samplers.path import PATHS

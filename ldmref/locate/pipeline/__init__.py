@@ -49,7 +49,7 @@ from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
-from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
+from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
@@ -66,6 +66,7 @@ from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import Trace
 
 JUDGES = (
@@ -122,9 +123,7 @@ def judge_host(
         if any(row.verdict == DIFFERS for row in rows):
             apart = replace(context, ledger=Ledger())
             rows = explain_rows(rows, _judge_each(apart))
-        for name in followed.computed:
-            entry = followed.find(name)
-            context.ledger.mark(entry, name.role, side=name.side)
+        context.ledger.marked.update(followed.computed)
     whole = [entry for entry in port.entries if not entry.layer]
     host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]

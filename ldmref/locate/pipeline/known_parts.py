@@ -13,9 +13,9 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.wires import state_after
+from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import TraceEntry
 
-CONSTRAIN = "constrain"
 LEAST_VALUES = 16  # of which a distribution is judged
 LEVEL = 1e-3  # relative, to which two noise levels are the same
 

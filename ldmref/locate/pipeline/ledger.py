@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.run.calls import INPUT, OUTPUT
 from ldmref.trace.model import Trace, TraceEntry
 
-INPUT = "input"
-OUTPUT = "output"
 KIND = "recorded"  # of a row for arrays that nothing compared
 
 Key = tuple[str, str, str]  # name of the entry, side, role

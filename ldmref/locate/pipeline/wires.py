@@ -25,6 +25,7 @@ from ldmref.locate.pipeline.images import Variants
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.samplers.denoiser import TO_X0, convert
+from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import TraceEntry
 
 ROUNDED_TIME = 1e-5  # of a timestep, which schedulers interpolate in float32
@@ -297,7 +298,7 @@ def _judge_states(context: PipelineContext) -> Iterator[Row]:
 
 def state_after(context: PipelineContext, step: TraceEntry) -> np.ndarray | None:
     """Return x after a step; of inpainting, with the known values put into it."""
-    constrained = context.read_output(context.port.find(step.call, "constrain"))
+    constrained = context.read_output(context.port.find(step.call, CONSTRAIN))
     return context.read_output(step) if constrained is None else constrained
 
 

@@ -1,4 +1,4 @@
-"""The judge of what lies between networks is the run itself.
+"""The judge of what is between the networks is the run itself.
 
 The plan of a recorded run is run again, on a backend whose networks return what was recorded of
 them. Everything that this run computes is compared with what was recorded, and the run continues

@@ -17,10 +17,10 @@ REQUESTED = "inputs"  # the call with the images and arrays of the request
 
 
 class ArrayName(NamedTuple):
-    """An array of a recorded run.
+    """An array of a recorded run, as the ledger of a comparison knows it.
 
     Attributes:
-        entry: The name of its entry: `unet.000`, `sampler.000/constrain`.
+        entry: The name of its entry, `TraceEntry.name`: `unet.000/`, `sampler.000/constrain`.
         side: "input" or "output".
         role: Its role.
     """
@@ -29,13 +29,23 @@ class ArrayName(NamedTuple):
     side: str
     role: str
 
+    def entry_in(self, port: Trace) -> TraceEntry | None:
+        """Return its entry in a trace; None: it was not recorded."""
+        return port.find(*self.entry.split("/", 1))
+
+    def tensor_in(self, port: Trace) -> np.ndarray | None:
+        """Return the array as it was recorded in a trace; None: it was not."""
+        entry = self.entry_in(port)
+        roles = {} if entry is None else entry.inputs if self.side == INPUT else entry.outputs
+        return np.asarray(port.tensors[roles[self.role]]) if self.role in roles else None
+
 
 class NotFollowed(Exception):
     """The run cannot be followed; the message says why."""
 
 
 class FollowedCalls(Recorder):
-    """Compares each call of a run with the recorded one, in place of recording it.
+    """Compares each call of a run with the recorded one, instead of recording it.
 
     Args:
         port: The recorded run.
@@ -44,8 +54,7 @@ class FollowedCalls(Recorder):
         seed: Of the roundings.
 
     Attributes:
-        computed: What the run computed in place of each recorded array; the recorded array itself
-            where nothing computes it.
+        computed: What the run computed instead of each recorded array.
     """
 
     def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0, seed: int = 0):
@@ -72,32 +81,16 @@ class FollowedCalls(Recorder):
         """Compare a call of the run."""
         yield self.begin(kind, ops)
 
-    def find(self, call: str, layer: str = "") -> TraceEntry | None:
-        """Return a recorded entry; None: it was not recorded."""
-        return self.port.find(call, layer)
-
-    def roles(self, name: ArrayName) -> Mapping[str, str]:
-        """Return what was recorded of the side of an entry: the names of its tensors, by role."""
-        call, _, layer = name.entry.partition("/")
-        entry = self.find(call, layer)
-        if entry is None:
-            return {}
-        return entry.inputs if name.side == INPUT else entry.outputs
-
-    def has(self, name: ArrayName) -> bool:
-        """Return whether an array was recorded."""
-        return name.role in self.roles(name)
-
     def exchange(self, name: ArrayName, computed: Any) -> Any:
-        """Return what was recorded in place of an array, which is compared with it.
+        """Return what was recorded instead of an array, which is compared with it.
 
         An array that was not recorded is returned as it was computed.
         """
-        roles = self.roles(name)
-        if name.role not in roles:
+        recorded = name.tensor_in(self.port)
+        if recorded is None:
             return computed
         self.computed.setdefault(name, np.asarray(computed))
-        return self.read(np.asarray(self.port.tensors[roles[name.role]]))
+        return self.read(recorded)
 
     def read(self, recorded: np.ndarray) -> np.ndarray:
         """Return a recorded array in the number format of the run, rounded another way."""
@@ -114,7 +107,7 @@ class FollowedCalls(Recorder):
         Raises:
             NotFollowed: It was not recorded.
         """
-        entry = self.find(call)
+        entry = self.port.find(call)
         if entry is None or not entry.outputs:
             raise NotFollowed(f"what {call} returned was not recorded")
         found = {role: np.asarray(self.port.tensors[name]) for role, name in entry.outputs.items()}
@@ -143,10 +136,10 @@ class FollowedCall(CallRecord):
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Compare arrays of the call by role."""
-        entry = f"{self.name}/{layer}" if layer else self.name
+        entry = f"{self.name}/{layer}"
         for side, roles in ((INPUT, inputs or {}), (OUTPUT, outputs or {})):
             for i, (role, x) in enumerate(roles.items()):
                 name = ArrayName(entry, side, role.replace("/", ".") or side)
                 numbered = name._replace(role=str(i))  # as programs without names record it
-                known = self.calls.has(name) or not self.calls.has(numbered)
+                known = name.tensor_in(self.calls.port) is not None
                 self.calls.exchange(name if known else numbered, x)

@@ -1,4 +1,4 @@
-"""A recorded run of ldmref is run again, with what was recorded in place of what is computed."""
+"""A recorded run of ldmref is run again, with recorded arrays instead of computed ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import LdmrefError
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.run.calls import INPUT, OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
@@ -24,8 +23,9 @@ from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
 from ldmref.samplers.parts import COMBINE, STEP
+from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import Trace
-from ldmref.trace.observer import TraceObserver
+from ldmref.trace.observer import TraceObserver, numbered_role
 
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
@@ -66,11 +66,11 @@ def follow_run(
         computed = _computed(FollowedCalls(port), model, nets, mode, values)
     except NotFollowed as error:
         return str(error)
-    except (LdmrefError, *FAILS) as error:
+    except FAILS as error:
         return f"the recorded request cannot be run again: {error}"
     unknown = _unknown_arrays(port, computed)
     if unknown:
-        return f"{unknown[0]} is no array of a run of ldmref"
+        return f"{unknown[0]} is not an array of a run of ldmref"
 
     def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
@@ -86,7 +86,7 @@ def _computed(
     mode: str,
     values: Mapping[str, Any],
 ) -> Mapping[ArrayName, np.ndarray]:
-    """Return what the run computes in place of each recorded array."""
+    """Return what the run computes instead of each recorded array."""
     ops = exact_backend(calls.dtype)
     controls = zip(values.get(CONTROL, ()), nets, strict=True)
     moved = [replace(control, net=net.with_backend(ops)) for control, net in controls]
@@ -100,13 +100,13 @@ def _unknown_arrays(port: Trace, computed: Mapping[ArrayName, np.ndarray]) -> li
     """Return the arrays between networks that the run does not compute, or calls otherwise."""
     found = []
     for entry in port.entries:
-        if entry.layer not in ("", "constrain") or entry.call.kind in SHOWN:
+        if entry.layer not in ("", CONSTRAIN) or entry.call.kind in SHOWN:
             continue
-        call = f"{entry.call}/{entry.layer}" if entry.layer else str(entry.call)
-        names = [ArrayName(call, INPUT, role) for role in entry.inputs]
+        names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
         if not entry.call.network:
-            names += [ArrayName(call, OUTPUT, role) for role in entry.outputs]
-        found += [f"{name.entry} {name.side}.{name.role}" for name in names if name not in computed]
+            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
+        unknown = [name for name in names if name not in computed]
+        found += [f"{name.entry.rstrip('/')} {name.side}.{name.role}" for name in unknown]
     return found
 
 
@@ -147,41 +147,38 @@ class RunFollower(TraceObserver):
         def step(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
         ) -> Stepped:
-            x = self._exchange(STEP.call, "x", x, INPUT)
+            x = self._exchange(STEP.call, "x", x)
             self._stepping = True
             x_next, x0, history = take(denoise, x, interval, history, noise)
             self._stepping = False
-            return self._exchange(STEP.call, OUTPUT, x_next), x0, history
+            return self._exchange(STEP.call, OUTPUT, x_next, OUTPUT), x0, history
 
         def kept(x: Array, interval: Interval) -> Array:
             assert constrain is not None
-            name = f"{self.recorder.next_name(STEP.call)}/constrain"
-            return self.recorder.exchange(ArrayName(name, OUTPUT, OUTPUT), constrain(x, interval))
+            return self._exchange(STEP.call, OUTPUT, constrain(x, interval), OUTPUT, CONSTRAIN)
 
         return replace(trajectory, step=step, constrain=None if constrain is None else kept)
 
     def noise_sampled(self, noise: Array) -> Array:
         """Return the recorded noise of the step, or of the jump before it."""
-        number = len(self.draws)
         if self._stepping:
-            noise = self._exchange(
-                STEP.call, f"noise.{number}" if number else "noise", noise, "input"
-            )
-        else:
-            noise = self._exchange(JUMP, "noise", noise, INPUT)
-        return super().noise_sampled(noise)
+            role = numbered_role("noise", len(self.draws))
+            return super().noise_sampled(self._exchange(STEP.call, role, noise))
+        return super().noise_sampled(self._exchange(JUMP, "noise", noise))
 
     def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return what was recorded of the predictions."""
-        kind = COMBINE.call
-        return {name: self._exchange(kind, name, x, INPUT) for name, x in predictions.items()}
+        return {name: self._exchange(COMBINE.call, name, x) for name, x in predictions.items()}
 
     def combined(self, guided: Array) -> Array:
         """Return what was recorded of the guidance, and of what the step was given of it."""
-        guided = self._exchange(COMBINE.call, OUTPUT, guided)
-        number = len(self.evaluations)
-        role = f"prediction.{number}" if number else "prediction"
-        return self._exchange(STEP.call, role, guided, INPUT) if self._stepping else guided
+        guided = self._exchange(COMBINE.call, OUTPUT, guided, OUTPUT)
+        role = numbered_role("prediction", len(self.evaluations))
+        return self._exchange(STEP.call, role, guided) if self._stepping else guided
 
-    def _exchange(self, kind: str, role: str, x: Array, side: str = OUTPUT) -> Array:
-        return self.recorder.exchange(ArrayName(self.recorder.next_name(kind), side, role), x)
+    def _exchange(
+        self, kind: str, role: str, x: Array, side: str = INPUT, layer: str = ""
+    ) -> Array:
+        """Return what was recorded instead of an array of the next call of a kind."""
+        entry = f"{self.recorder.next_name(kind)}/{layer}"
+        return self.recorder.exchange(ArrayName(entry, side, role), x)

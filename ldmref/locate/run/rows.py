@@ -12,7 +12,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.law import allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import CLOSE, first_nonfinite, recognise, relative_error
-from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.calls import GUIDE_CALLS, TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -59,21 +59,9 @@ class RunComparison:
         """Return a row for each array that was compared, in the order of the run."""
         return [self._row(name, x) for name, x in self.computed.items()]
 
-    def find(self, name: ArrayName) -> TraceEntry:
-        """Return the recorded entry of an array."""
-        call, _, layer = name.entry.partition("/")
-        entry = self.port.find(call, layer)
-        assert entry is not None
-        return entry
-
-    def recorded(self, name: ArrayName) -> np.ndarray:
-        """Return a recorded array."""
-        entry = self.find(name)
-        roles = entry.inputs if name.side == INPUT else entry.outputs
-        return np.asarray(self.port.tensors[roles[name.role]])
-
     def _row(self, name: ArrayName, computed: np.ndarray) -> Row:
-        got = self.recorded(name)
+        entry, got = name.entry_in(self.port), name.tensor_in(self.port)
+        assert entry is not None and got is not None
         expected = np.asarray(computed, np.float64)
         whole = computed.dtype.kind in "iub"
         bad = first_nonfinite(got)
@@ -85,32 +73,30 @@ class RunComparison:
             floor = max([floor, *(relative_error(x, expected) for x in others)])
             floor = noise_floor(floor, self.epsilon)
         allowed = 0.0 if whole else allowed_error(floor)
-        entry = self.find(name)
-        row = Row(
-            entry.call, entry.layer, self._kind(name), error, allowed, None if whole else floor,
-            note=bad,
-        )  # fmt: skip
+        values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
+        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad)
         if error <= allowed:
             return row
-        found = choose_cause(self._neighbours(name, got), error, allowed) if real else None
+        found = choose_cause(self._neighbours(entry, name, got), error, allowed) if real else None
         if found is None and real:
             layout = recognise(got, expected, max(allowed, 1e-6))
             found = layout and (layout.text, relative_error(layout.array, expected))
         cause, left = found or ("", None)
         return replace(row, verdict=DIFFERS, cause=cause, explained=left)
 
-    def _neighbours(self, name: ArrayName, got: np.ndarray) -> Iterator[tuple[str, float]]:
+    def _neighbours(
+        self, entry: TraceEntry, name: ArrayName, got: np.ndarray
+    ) -> Iterator[tuple[str, float]]:
         """Yield the same array of the calls before and after, with the error that it leaves."""
-        call = self.find(name).call
+        call = entry.call
         for words, i in (("before", call.number - 1), ("after", call.number + 1)):
-            other = self.computed.get(name._replace(entry=f"{call.kind}.{i:03}"))
+            other = self.computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
             if other is not None:
                 expected = np.asarray(other, np.float64)
                 yield f"that of the call {words}", relative_error(got, expected)
 
-    def _kind(self, name: ArrayName) -> str:
+    def _kind(self, entry: TraceEntry, name: ArrayName) -> str:
         """Return what a row calls an array."""
-        entry = self.find(name)
         if entry.layer:
             return entry.layer
         if name.side == OUTPUT and name.role == OUTPUT:
