@@ -159,15 +159,15 @@ def make_recorder(found: RecordedRun) -> Recorder:
 
 
 def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: NamedArrays) -> Plan:
-    """Return the plan of a run whose initial noise is given."""
-    params = dict(trace.params)
+    """Return the plan of a run whose initial noise is given, of which the record has a digest."""
+    params: dict[str, Any] = dict(trace.params) | {"latents": inputs[NOISE]}
     if trace.mode != "txt2img":
         pixels = np.rint(127.5 * (inputs[GIVEN][0].transpose(1, 2, 0) + 1.0))
         params["image"] = pixels.astype(np.uint8)
     if trace.mode == "inpaint":
         params["mask"] = inputs[MASK][0, 0] > 0.5
     plan = modes.plan(trace.mode, model, **params)
-    start = plan.start
+    start = plan.start  # rounds the noise to float32
     return replace(plan, start=lambda model: replace(start(model), noise=inputs[NOISE]))
 
 
