@@ -16,6 +16,8 @@ import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import wraps
+from inspect import getattr_static, signature
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -42,6 +44,37 @@ class _TensorRole:
 
     def __init__(self, name: str):
         self.name = name
+
+
+def under_declared_names(owner: object, name: str, method: Callable[..., Any]) -> Any:
+    """Return a method of an object with the signature that its class declares.
+
+    Programs replace methods by functions of `*args, **kwargs`, or with other names of their own,
+    that are called as the method was. The names of the class say what the arguments are.
+
+    Args:
+        owner: The object.
+        name: The name of the method.
+        method: The method, which may be a function that was set on the object.
+
+    >>> import inspect
+    >>> class Scheduler:
+    ...     def step(self, model_output, timestep, sample): ...
+    >>> scheduler = Scheduler()
+    >>> inspect.signature(under_declared_names(scheduler, "step", lambda *args: args))
+    <Signature (model_output, timestep, sample)>
+    """
+    declared = getattr_static(type(owner), name, None)
+    if declared is None or name not in vars(owner):
+        return method
+
+    @wraps(method)
+    def run(*args: object, **kwargs: object) -> Any:
+        return method(*args, **kwargs)
+
+    own = declared.__get__(owner, type(owner))
+    run.__signature__ = signature(own)  # type: ignore[attr-defined]
+    return run
 
 
 def describe_arguments(

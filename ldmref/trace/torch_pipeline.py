@@ -17,6 +17,7 @@ from ldmref.trace.files import require_call_name
 from ldmref.trace.model import UNLIKE
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
+from ldmref.trace.torch_arguments import under_declared_names
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
@@ -180,7 +181,7 @@ class _PipelineRecorder:
         if method is None:
             return
         with self._writer.left_out.guard(name):
-            wrapped = wrap(method)
+            wrapped = wrap(under_declared_names(owner, name, method))
             own = vars(owner).get(name)
             setattr(owner, name, wrapped)
             self._replaced.append((owner, name, wrapped, own))

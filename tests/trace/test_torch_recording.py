@@ -359,3 +359,29 @@ def test_keys_of_grouped_queries_are_recorded_for_every_head():
     assert inputs["k"].shape == inputs["v"].shape == q.shape
     again = functional.scaled_dot_product_attention(inputs["input"], inputs["k"], inputs["v"])
     assert torch.allclose(again, result, atol=1e-6)
+
+
+REPLACED = {  # methods that programs replace, by their owner in a pipeline
+    "scheduler": ("set_timesteps", "scale_model_input", "step"),
+    "pipe": ("encode_prompt", "prepare_latents"),
+}
+
+
+def under_other_names(method):
+    """Return a function without the method's signature that does the same."""
+    return lambda *args, **kwargs: method(*args, **kwargs)
+
+
+def test_methods_that_a_program_replaced_are_recorded_under_their_names(tmp_path):
+    _, expected = record(pipeline("sd1"), tmp_path / "own", prompt="a red cat")
+    pipe = pipeline("sd1")
+    for owner, names in REPLACED.items():
+        owned = pipe if owner == "pipe" else pipe.scheduler
+        for name in names:
+            setattr(owned, name, under_other_names(getattr(owned, name)))
+    _, found = record(pipe, tmp_path / "replaced", prompt="a red cat")
+    assert [entry.name for entry in found.entries] == [entry.name for entry in expected.entries]
+    assert set(found.tensors) == set(expected.tensors)
+    for name in expected.tensors:
+        assert np.array_equal(found.tensors[name], expected.tensors[name]), name
+    assert found.manifest["params"] == expected.manifest["params"]

@@ -7,6 +7,7 @@ run has; what is the same for both depends on the size alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from ldmref.locate.unfit import UNFIT
 from ldmref.models.text import text_encoder_pooled
 from ldmref.trace.model import TraceEntry
 
-TEXTS = (0.0, 1.0)  # all numbers of the states of two texts
+TEXTS = (0.0, 1.0)  # all tokens, and all numbers of the states, of two texts
 
 ImageSize = tuple[int, int]  # width and height in pixels
 
@@ -41,9 +42,10 @@ def arrays_of_size(context: PipelineContext, size: ImageSize) -> dict[str, np.nd
         tokens = [tokenize(context, i, [""], {}) for i in encoders]
         found = []
         for value in TEXTS:
+            texts = [replace(one, ids=np.full_like(one.ids, int(value))) for one in tokens]
             compile_network = partial(_compile_constant, value)
             text = model.family.text.encode(
-                ops, model.config.text_encoders, tokens, compile_network
+                ops, model.config.text_encoders, texts, compile_network
             )
             parts = model.family.text.condition(ops, model.config, text.states, text.pooled, size)
             found.append({"sizes": parts.sizes, **parts.more})
