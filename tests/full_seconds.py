@@ -261,6 +261,10 @@ TAKE_SECONDS = (
     "test_a_wrong_sum_and_a_wrong_result_are_named[sd3-vae.decode/decoder.mid_block.resnets.0.a"
     "dd/output]",
     "tests/locate/test_preflight.py::test_an_inaccurate_reference_does_not_make_a_port_wrong",
+    "tests/locate/test_reference_pixels.py::"
+    "test_references_of_another_size_say_so_without_a_cause",
+    "tests/locate/test_reference_pixels.py::test_right_references_are_equal",
+    "tests/locate/test_reference_pixels.py::test_wrong_pixels_of_references_are_named",
     "tests/locate/test_right_runs.py::test_a_right_run_raises_no_alarm",
     "tests/locate/test_transformer_inputs.py::test_guidance_that_is_not_used_is_named[blocks]",
     "tests/locate/test_transformer_inputs.py::"

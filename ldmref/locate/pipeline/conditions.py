@@ -44,9 +44,7 @@ def arrays_of_size(context: PipelineContext, size: ImageSize) -> dict[str, np.nd
         for value in TEXTS:
             texts = [replace(one, ids=np.full_like(one.ids, int(value))) for one in tokens]
             compile_network = partial(_compile_constant, value)
-            text = model.family.text.encode(
-                ops, model.config.text_encoders, texts, compile_network
-            )
+            text = model.family.text.encode(ops, model.config.text_encoders, texts, compile_network)
             parts = model.family.text.condition(ops, model.config, text.states, text.pooled, size)
             found.append({"sizes": parts.sizes, **parts.more})
     except (LdmrefError, *UNFIT):  # a text path of another package may need what is not here

@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -262,32 +263,71 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
         elif kind == "control image":
             expected = context.read_output(_control_before(context, entry))
         else:
-            expected = _given_reference(context, entry.call)
-            if expected is None:
-                expected = given_image(context, _size_of(got))
+            number, references = _references_of(context, entry.call)
+            if references:
+                yield _judge_reference(context, entry, got, number, references)
+                continue
+            expected = given_image(context, _size_of(got))
         if expected is None and not context.calls("inputs"):
             context.compared(entry, *entry.inputs)  # the image itself is what was given
             continue
         yield from _judge_image(context, entry, kind, got, expected, side="input")
 
 
-def _given_reference(context: PipelineContext, encoder: str) -> np.ndarray | None:
-    """Return the reference image of a call of the encoder, as it reads it; None if unknown."""
-    declared = context.model.family.references
+def _references_of(context: PipelineContext, encoder: str) -> tuple[int, list[Image.Image]]:
+    """Return which reference a call of the encoder reads, and all of them; [] if unknown."""
     method = method_of(context, encoder)
-    if declared is None or method not in (REFERENCES, ""):  # modular pipelines have no methods
-        return None
+    if context.model.family.references is None or method not in (REFERENCES, ""):
+        return 0, []  # modular pipelines have no methods
     every = [entry.call for entry in context.calls("vae.encode")]
     mine: list[str] = [call for call in every if method_of(context, call) == method]
-    number = mine.index(encoder)
     for name in OF_REFERENCES:
-        images = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
-        image = _as_pillow(images[number]) if len(images) == len(mine) else None
-        if image is not None:
-            crop = partial(resize_image, how="crop")
-            prepared = declared.prepared(image.convert("RGB"), len(images), crop)
-            return np.asarray(to_array([prepared]), np.float64)
-    return None
+        pixels = [x for x in _requested(context, name) if x.dtype == np.uint8 and x.ndim == 3]
+        images = [_as_pillow(x) for x in pixels]
+        found = [image.convert("RGB") for image in images if image is not None]
+        if len(found) == len(images) == len(mine):
+            return mine.index(encoder), found
+    return 0, []
+
+
+def _judge_reference(
+    context: PipelineContext,
+    entry: TraceEntry,
+    got: np.ndarray,
+    number: int,
+    images: Sequence[Image.Image],
+) -> Row:
+    """Return the row of a reference image as the encoder reads it, from the images of all."""
+    declared = context.model.family.references
+    assert declared is not None
+    crop = partial(resize_image, how="crop")
+    prepared = [declared.prepared(image, len(images), crop) for image in images]
+    size = prepared[number].size
+    found = (got.shape[3], got.shape[2])
+    kinds = {"stretch": "squeezed", "crop": "cut"}
+    of_size = f"{found[0]} x {found[1]} pixels instead of {size[0]} x {size[1]}"
+    changed = [
+        (f"the image is {words} to {of_size}", resize_image(images[number], found, how))
+        for how, words in kinds.items()
+    ]
+    if found == size:
+        changed = [("the image is squeezed", changed[0][1])]
+    others = [x for i, x in enumerate(prepared) if i != number]
+    changed += [("the references are in another order", x) for x in others]
+    n = len(got)
+    right = _as_read(prepared[number], n)
+    variants = [*((words, _as_read(x, n)) for words, x in changed), *_pixel_faults(right)]
+    row = context.judge(entry, "image", got, right, least=PIXEL, variants=variants)
+    context.compared(entry, *entry.inputs)
+    if row.cause or found == size:
+        return row
+    exchanged = "width and height are exchanged: " if found == size[::-1] else ""
+    return replace(row, note=row.note or exchanged + of_size)
+
+
+def _as_read(image: Image.Image, n: int) -> np.ndarray:
+    """Return an image n times as an encoder reads it, (n, c, h, w) from -1 to 1."""
+    return np.asarray(to_array([image] * n), np.float64)
 
 
 def _requested(context: PipelineContext, name: str) -> Iterator[np.ndarray]:
@@ -319,16 +359,21 @@ def _judge_image(
     if rows.shape != got.shape:
         context.ledger.explain(entry, "the number of images is another one", *roles, side=side)
         return
-    variants = [
-        ("pixels in [0, 1] instead of [-1, 1]", 0.5 * rows + 0.5),
-        ("pixels in [-1, 1] instead of [0, 1]", 2.0 * rows - 1.0),
-        ("pixels from 0 to 255 instead of [0, 1]", 255.0 * rows),
-        ("pixels from 0 to 255 instead of [-1, 1]", 127.5 * rows + 127.5),
-        ("red and blue are exchanged", rows[:, ::-1]),
-        ("the image is inverted", -rows if rows.min() < 0 else 1.0 - rows),
-    ]
+    variants = _pixel_faults(rows)
     yield context.judge(entry, kind, got, rows, least=PIXEL, variants=variants)
     context.ledger.mark(entry, *roles, side=side)
+
+
+def _pixel_faults(x: np.ndarray) -> Variants:
+    """Return what ports make of the numbers of pixels (n, c, h, w): in words, and the pixels."""
+    return [
+        ("pixels in [0, 1] instead of [-1, 1]", 0.5 * x + 0.5),
+        ("pixels in [-1, 1] instead of [0, 1]", 2.0 * x - 1.0),
+        ("pixels from 0 to 255 instead of [0, 1]", 255.0 * x),
+        ("pixels from 0 to 255 instead of [-1, 1]", 127.5 * x + 127.5),
+        ("red and blue are exchanged", x[:, ::-1]),
+        ("the image is inverted", -x if x.min() < 0 else 1.0 - x),
+    ]
 
 
 def _control_rows(context: PipelineContext, images: np.ndarray, got: np.ndarray) -> np.ndarray:
