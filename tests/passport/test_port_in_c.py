@@ -40,7 +40,8 @@ def test_the_right_port_differs_nowhere(z_image, tmp_path):
     assert verdict.message == "incomplete: 40 of 275 nodes in float32"
     rows = {row.name: row.verdict for row in verdict.report.rows}
     left = {name for name, found in rows.items() if found != "equal"}
-    assert left == {"sampler.000", "sampler.001"}  # of which only the kit has the inputs
+    # Only the kit has the inputs of the network and of the steps.
+    assert left == {"transformer.000", "sampler.000", "sampler.001"}
     assert {*BLOCKS} <= rows.keys() and not verdict.report.gaps
 
 
