@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from types import MappingProxyType, SimpleNamespace
@@ -20,7 +20,7 @@ from ldmref.locate.modules.arrays import read_recorded, to_tensor
 from ldmref.locate.modules.repeated import NetworkCopies, numbered
 from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.modules.whole_calls import in_terms_of_module
+from ldmref.locate.modules.whole_calls import in_terms_of_module, is_converted
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
@@ -40,6 +40,7 @@ DECODE = ".decode"  # the method of autoencoders
 HOST = "no module computes it"
 SKIP = "clip_skip"  # an attribute of text encoders of known pipelines
 HIDDEN_STATES = "hidden_states"  # whether the result had those of all layers
+CONVERTED = "its inputs were recorded as those of ldmref's layer, which the module does not read"
 UNUSED = "no argument or result of the module has this name"
 
 
@@ -52,12 +53,14 @@ class WholeCall:
         read: Returns of the network's result what was recorded of it. None: it was recorded.
         hooks: What runs after layers, by their paths.
         settings: The arguments of layers that are not tensors, by their paths.
+        converted: Whether the inputs of a layer were recorded in another unit or layout.
     """
 
     more: Mapping[str, Any] = field(default_factory=dict)
     read: ReadResult | None = None
     hooks: tuple[tuple[str, Callable[..., Any]], ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    converted: Callable[[str, TraceEntry], bool] = lambda layer, entry: False
 
     @contextmanager
     def hooked(self, copies: NetworkCopies) -> Iterator[None]:
@@ -89,6 +92,7 @@ class ModuleOriginal:
         self.alone: list[TraceEntry] = []
         self._copies: dict[tuple[str, str], NetworkCopies] = {}
         self._only_whole = False
+        self._recorded: Trace | None = None
 
     @property
     def family(self) -> str:
@@ -114,7 +118,7 @@ class ModuleOriginal:
         name, _ = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
-        recorded = port
+        recorded = self._recorded = port
         decodes = call.kind.endswith(DECODE)
         self._only_whole = decodes  # layers alone would be judged in a shape that may be wrong
         port, judge, replay, problem = self._judge_whole(recorded, call, dtype, False)
@@ -169,6 +173,8 @@ class ModuleOriginal:
         replay = ModuleReplay(self.copies(name, dtype), port, call, observer)
         alone: list[TraceEntry] = []
         whole = self.whole_call(port, call, dtype)
+        if self._recorded is not None:
+            whole = replace(whole, converted=partial(is_converted, self._recorded))
         with whole.hooked(replay.copies):
             layers = not self._only_whole
             problem = _replay(replay, port, call, method, whole, alone, layers)
@@ -273,8 +279,7 @@ def _replay(
         problem = ""
     failed = []
     for layer, entry in _left(replay, port) if layers or not problem else ():
-        settings = whole.settings.get(layer.path, {})
-        failed.append(_replay_alone(replay, port, layer, entry, settings))
+        failed.append(_replay_alone(replay, port, layer, entry, whole))
         alone.append(entry)
     return problem or next(filter(None, failed), "")
 
@@ -284,10 +289,13 @@ def _replay_alone(
     port: Trace,
     layer: WatchedLayer,
     entry: TraceEntry,
-    settings: Mapping[str, Any],
+    whole: WholeCall,
 ) -> str:
     """Judge a layer from its recorded inputs alone, and return why that failed, or ""."""
     unread = {TIME} if getattr(layer.module, TIME_PROJECTION, layer) is None else set()
+    if whole.converted(layer.name, entry):
+        return f"{layer.name}: {CONVERTED}"
+    settings = whole.settings.get(layer.path, {})
     try:
         function = layer.module.forward
         arguments = _arguments(replay, port, entry, function, layer.kind, unread, settings)

@@ -20,6 +20,7 @@ from ldmref.models.family import PipelineCalls, family_of_pipeline
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
+SAMPLE = "sample"  # the input of denoisers, whose layers a recorder converts
 TIME = "timestep"
 LATENTS = "z"  # what decoders read
 IDS = "img_ids"  # the positions of the tokens, of which the last two are row and column
@@ -70,6 +71,30 @@ def in_terms_of_module(
     changed = replace(entry, inputs=inputs, outputs=outputs)
     entries = tuple(changed if e is entry else e for e in port.entries)
     return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
+
+
+def is_converted(port: Trace, layer: str, entry: TraceEntry) -> bool:
+    """Return whether a recorder wrote the inputs of a layer otherwise than its module has them.
+
+    That of a known pipeline writes them in the unit and layout of ldmref's layer.
+
+    Args:
+        port: The trace, as it was recorded.
+        layer: The name of the layer, without the number of its visit.
+        entry: Its recorded arrays.
+    """
+    calls = _calls_of(port)
+    whole = port.find(entry.call)
+    convert = None if calls is None else calls.layer
+    if convert is None or whole is None or SAMPLE not in whole.inputs:
+        return False
+
+    def tensors(read: TraceEntry) -> dict[str, torch.Tensor]:
+        return {role: torch.tensor(port.tensors[name]) for role, name in read.inputs.items()}
+
+    inputs = tensors(whole)
+    pairs = [(x, convert(inputs, layer, x)) for x in tensors(entry).values()]
+    return any(y is None or y.shape != x.shape or not torch.equal(x, y.to(x)) for x, y in pairs)
 
 
 def _times_of(calls: PipelineCalls, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
