@@ -68,9 +68,10 @@ def _distance(found: OperationArrays, expected: OperationArrays) -> float:
         shared = found.keys() & right.keys()
         return sum(min(relative_error(found[role], right[role]), 1.0) for role in shared)
 
-    if not EXCHANGED.keys() <= expected.keys():
-        return distance(expected)
-    return min(distance(expected), distance({**expected, **exchange_terms(expected)}))
+    terms = exchange_terms(expected) if EXCHANGED.keys() <= expected.keys() else {}
+    known = terms.keys() & found.keys()
+    exchanged = known and all(relative_error(found[role], terms[role]) < CLOSE for role in known)
+    return distance({**expected, **terms} if exchanged else expected)
 
 
 def exchange_terms(terms: OperationArrays) -> OperationArrays:
