@@ -28,7 +28,7 @@ from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 
 FORMAT = "ldmref-passport"
-VERSION = "2.0"
+VERSION = "2.1"
 """The version of the kits that `make_kit` writes."""
 FLOORS = "floors.json"
 TRACE = "trace"

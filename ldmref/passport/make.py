@@ -112,7 +112,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
 
     >>> kit = make_kit("z-image", "kits/z-image")  # doctest: +SKIP
     >>> kit.version, len(kit.wrong)  # doctest: +SKIP
-    ('2.0', 37)
+    ('2.1', 37)
     """
     kit_trace(family)
     return write_kit(Path(folder), overwrite, partial(_write, family=family))
@@ -181,7 +181,7 @@ def _write(folder: Path, family: str) -> Kit:
     run = record_kit(family)
     model = golden_model(family)
     write("README.txt", README.encode())
-    _write_checkpoint(write, model)
+    write_checkpoint(write, model)
     request = dict(kit_trace(family).params)
     missing = _write_pipeline(write, model, request)
     stored = stored_run(run)
@@ -218,8 +218,13 @@ def _describe(run: KitRun, wrong: list[WrongDump], left_out: Mapping[str, str]) 
     }
 
 
-def _write_checkpoint(write: WriteFile, model: LatentDiffusion) -> None:
-    """Write configuration, tokenizers, and the networks under the names of their makers."""
+def write_checkpoint(write: WriteFile, model: LatentDiffusion) -> None:
+    """Write the model of a kit: configuration, tokenizers, and networks in their makers' names.
+
+    Args:
+        write: Writes a file of the kit.
+        model: The model.
+    """
     tables = makers_tables(model.config)
     stored: dict[str, np.ndarray] = {}
     for network, table in tables.items():
