@@ -87,7 +87,8 @@ class PipelineParts:
         require_kit: Refuses a model whose pipeline cannot run the request of a kit.
         tokenizer_folders: The folders of tokenizers in a folder of diffusers, where they have
             other names than `tokenizer`, `tokenizer_2`, ...
-        modular: Returns the class that the index of a modular pipeline names. None: it is none.
+        modular: Returns the classes that the index of a modular pipeline names, that of the
+            pipeline and that of its blocks. None: it is none.
 
     >>> from ldmref.models import preset
     >>> from ldmref.models.family import find_family
@@ -108,4 +109,4 @@ class PipelineParts:
     alone: bool = False
     require_kit: Callable[[ModelConfig], None] = lambda config: None
     tokenizer_folders: Mapping[str, str] = field(default_factory=dict)
-    modular: Callable[[ModelConfig], str] | None = None
+    modular: Callable[[ModelConfig], tuple[str, str]] | None = None

@@ -64,6 +64,11 @@ SIDES = (512, 1024)  # of their images, in pixels
 README = """A passport kit of ldmref: a small random model, and all that a port of it must compute.
 
 kit.json                 what this is, the request, the wrong dumps, the SHA-256 of each file
+model_index.json, FOLDER/config.json, FOLDER/*.safetensors
+                         the model as a folder of diffusers: transformer/ or unet/, vae/,
+                         text_encoder/, tokenizer/, scheduler/, ... `from_pretrained` of diffusers
+                         and transformers opens each of them, and the folder as a pipeline.
+                         kit.json says why if there is none (no_pipeline)
 checkpoint/              the model: its denoiser under the names of its makers' file, the other
                          networks under those of diffusers and transformers (or all under the
                          makers', where they publish one file), configuration and tokenizers

@@ -25,6 +25,7 @@ POSITIONS = ("img_ids", "txt_ids")
 SHARED = re.compile(  # layers that read or return a row for every token
     r"silu.*|\w+_stream_modulations\..*|norm_out.*|(mode_blocks\.\w+|\w+_blocks)\.\d+"
 )
+MODULAR = tuple(zip(PIPELINES, ("Flux3AutoBlocks", "Flux3DistilledAutoBlocks"), strict=True))
 GUIDER = "diffusers.guiders:ClassifierFreeGuidance"
 PROCESSOR = "diffusers.modular_pipelines.flux3.image_processor:Flux3ImageProcessor"
 OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
@@ -40,8 +41,7 @@ def join_parts(flow_map: bool, **parts: object) -> Any:
     """
     import diffusers
 
-    kind = "Flux3DistilledAutoBlocks" if flow_map else "Flux3AutoBlocks"
-    blocks = getattr(diffusers, kind)()
+    blocks = getattr(diffusers, MODULAR[flow_map][1])()
     blocks.sub_blocks.pop(UPSAMPLER)
     pipe = blocks.init_pipeline()
     pipe.update_components(**parts)
@@ -83,7 +83,7 @@ PARTS = PipelineParts(
     tokenizers=lambda tokenizers: {"tokenizer": TextProcessor(tokenizers["tokenizer"])},
     more=describe_more,
     alone=True,  # a call takes one prompt
-    modular=lambda config: PIPELINES[config.denoiser.is_flow_map],
+    modular=lambda config: MODULAR[config.denoiser.is_flow_map],
 )
 
 

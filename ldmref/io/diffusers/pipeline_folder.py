@@ -35,6 +35,7 @@ CODE = "E-PASSPORT"
 METADATA = {"format": "pt"}  # without which transformers refuses a file
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 NO_PART = [None, None]
+MODULAR = ("_class_name", "_blocks_class_name")  # of the index of a modular pipeline
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def pipeline_files(model: LatentDiffusion, asked: Mapping[str, Any]) -> dict[str
     settings = {k: NO_PART if x is None else x for k, x in pipeline.arguments.items()}
     if parts.modular is None:
         return {INDICES[0]: _json({"_class_name": pipeline.kind, **settings, **index}), **files}
-    described = {"_class_name": parts.modular(config)}
+    described: dict[str, Any] = dict(zip(MODULAR, parts.modular(config), strict=True))
     described |= {name: _modular(name, *kind) for name, kind in index.items()}
     return {INDICES[1]: _json(described), **files}
 

@@ -24,7 +24,8 @@ def describe_tokenizer(tokenizer: PromptTokenizer, template: PromptTemplate) -> 
     found: dict[str, Any] = {"padding_side": "right", **words}
     if template.surrounds:
         before, after = json.dumps(template.before), json.dumps(template.after)
-        chat = f"{{{{ {before} + messages[0]['content'] + {after} }}}}"
+        text = "(said if said is string else said[0]['text'])"
+        chat = f"{{% set said = messages[0]['content'] %}}{{{{ {before} + {text} + {after} }}}}"
         return {**found, "chat_template": chat}
     return {**found, "model_max_length": tokenizer.length}
 
