@@ -27,8 +27,9 @@ from ldmref.backends.graph.sizes import OpenSize
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks, name_controlnets
-from ldmref.export.pipeline import describe_tokens, is_pipeline, write_pipeline
+from ldmref.export.pipeline import is_pipeline, write_pipeline
 from ldmref.io.atomic import atomic_folder, check_writable, require_own
+from ldmref.io.diffusers.tokens import describe_tokens
 from ldmref.loading import load
 from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array

@@ -91,28 +91,6 @@ def describe_ddim(config: SchedulerConfig) -> dict[str, Any]:
     }
 
 
-def describe_tokens(tokenizer: PromptTokenizer) -> str:
-    """Return tokenizer.json, with the tokens that programs put around a prompt."""
-    if tokenizer.template.surrounds or tokenizer.end is None:  # which the manifest describes
-        return tokenizer.tokenizer.to_str()
-    content = json.loads(tokenizer.tokenizer.to_str())
-    ends = [number for number in (tokenizer.start, tokenizer.end) if number is not None]
-    names = {number: tokenizer.tokenizer.id_to_token(number) for number in ends}
-    if len(names) < len(ends) or None in names.values():
-        return tokenizer.tokenizer.to_str()
-    *start, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in names.values())
-    prompt = {"Sequence": {"id": "A", "type_id": 0}}
-    content["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [*start, prompt, end],
-        "pair": [*start, prompt, {"Sequence": {"id": "B", "type_id": 0}}, end],
-        "special_tokens": {
-            name: {"id": name, "ids": [number], "tokens": [name]} for number, name in names.items()
-        },
-    }
-    return json.dumps(content, ensure_ascii=False)
-
-
 def _describe_tokenizer(tokenizer: PromptTokenizer) -> dict[str, Any]:
     """Return the names of CLIP's special tokens, and the length."""
     names = {kind: tokenizer.tokenizer.id_to_token(getattr(tokenizer, kind)) for kind in KINDS}

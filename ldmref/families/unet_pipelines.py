@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import UsageError
+from ldmref.io.diffusers.ldm import LDM_PIPELINES
 from ldmref.io.diffusers.written import SCHEDULERS, write_scheduler_config, write_unet_config
 from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.ldmbert import LDMBERT
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_kind import kind_of
@@ -24,13 +26,14 @@ def describe_pipeline(config: ModelConfig) -> LibraryObject:
     """Return diffusers' pipeline of a configuration.
 
     Raises:
-        UsageError: diffusers has none, or none that can run a kit.
+        UsageError: diffusers has none.
     """
     kinds = [kind_of(text) for text in config.text_encoders]
+    if kinds == [LDMBERT]:
+        return LibraryObject(f"diffusers:{LDM_PIPELINES[-1]}")
     if kinds not in ([CLIP], [CLIP, CLIP]):
-        message = f"diffusers' pipeline of {config.name} cannot run a kit: LDMTextToImagePipeline"
-        rest = "reads 77 tokens, for which the kit has no places, and no negative prompt"
-        raise UsageError(f"{message} {rest}", code=CODE, hint=OTHERWISE)
+        message = f"no pipeline of diffusers is declared for the text encoder of {config.name}"
+        raise UsageError(message, code=CODE, hint=OTHERWISE)
     if config.unet.class_embed_type:
         message = f"diffusers has no pipeline of {config.name}: its U-Net adds the text to the time"
         raise UsageError(message, code=CODE, hint=OTHERWISE)
@@ -39,6 +42,18 @@ def describe_pipeline(config: ModelConfig) -> LibraryObject:
         return LibraryObject(f"diffusers:{NAMES[1]}", settings | {"add_watermarker": False})
     settings = dict.fromkeys(UNUSED) | {"requires_safety_checker": False}
     return LibraryObject(f"diffusers:{NAMES[0]}", settings)
+
+
+def require_kit(config: ModelConfig) -> None:
+    """Refuse a model whose pipeline cannot run the request of a kit.
+
+    Raises:
+        UsageError: It is one of latent diffusion.
+    """
+    if kind_of(config.text_encoder) is LDMBERT:
+        message = f"diffusers' pipeline of {config.name} cannot run a kit: {LDM_PIPELINES[-1]}"
+        rest = "reads 77 tokens, for which the kit has no places, and no negative prompt"
+        raise UsageError(f"{message} {rest}", code=CODE, hint=OTHERWISE)
 
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
@@ -76,4 +91,10 @@ def leave_size(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-PARTS = PipelineParts(describe_pipeline, describe_denoiser, describe_scheduler, request=leave_size)
+PARTS = PipelineParts(
+    describe_pipeline,
+    describe_denoiser,
+    describe_scheduler,
+    request=leave_size,
+    require_kit=require_kit,
+)

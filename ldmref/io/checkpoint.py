@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.embedded import EmbeddedFolder
+from ldmref.io.kit_folder import KitFolder
 from ldmref.io.locate import find_model
 from ldmref.io.modifications import (
     AddedTextEncoders,
@@ -27,6 +28,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 LAYOUTS: tuple[type[StoredModel], ...] = (
     EmbeddedFolder,
+    KitFolder,
     DiffusersFolder,
     NativeFolder,
     SingleCheckpoint,

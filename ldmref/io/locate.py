@@ -9,6 +9,7 @@ from ldmref.errors import InputError, UnsafeFileError, closest, did_you_mean
 from ldmref.io import hub
 from ldmref.io.diffusers.folder import INDICES, find_index
 from ldmref.io.embedded import EMBEDDED, embedded_folder
+from ldmref.io.kit_folder import is_kit
 from ldmref.models.presets import list_presets
 from ldmref.support.files import NOT_THERE, check_input_path, shown
 
@@ -114,8 +115,8 @@ def _similar_file(name: str) -> str:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether a path is a folder of a model in one of the two layouts."""
-    return is_native(path) or is_diffusers(path)
+    """Return whether a path is a folder of a model: of ldmref, of diffusers, or of a kit."""
+    return is_native(path) or is_diffusers(path) or is_kit(path)
 
 
 def is_diffusers(path: Path) -> bool:

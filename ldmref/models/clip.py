@@ -25,6 +25,7 @@ CLIP_FIELDS = (  # that transformers has under the same names
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
 )  # fmt: skip
+CLIP_TYPE = {"model_type": "clip_text_model"}  # in configuration files
 
 
 def clip_spec(config: TextConfig) -> Spec:
@@ -152,8 +153,8 @@ def describe_clip(config: TextConfig) -> LibraryObject:
     """
     kind = "CLIPTextModel" + "WithProjection" * bool(config.projection_dim)
     settings = {name: getattr(config, name) for name in CLIP_FIELDS}
-    width = config.projection_dim or config.hidden_size
-    return LibraryObject(f"transformers:{kind}", {**settings, "projection_dim": width})
+    settings["projection_dim"] = config.projection_dim or config.hidden_size
+    return LibraryObject(f"transformers:{kind}", settings, stored=CLIP_TYPE)
 
 
 def select_hidden_states(output: Any, skip: int, pipe: object) -> Any:

@@ -174,7 +174,7 @@ def describe_t5(config: TextConfig) -> LibraryObject:
         "feed_forward_proj": "gated-gelu",
         "layer_norm_epsilon": config.layer_norm_eps,
     }
-    return LibraryObject("transformers:T5EncoderModel", settings)
+    return LibraryObject("transformers:T5EncoderModel", settings, stored={"model_type": "t5"})
 
 
 T5 = TextEncoder(

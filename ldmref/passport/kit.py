@@ -16,14 +16,11 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.described_folder import FolderKind
 from ldmref.cases.model import digest_of
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.key_report import compare
-from ldmref.io.key_table import KeyEntry, KeyTable, to_native
-from ldmref.io.native import NativeFolder, require_fit
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.kit_folder import CHECKPOINT, MANIFEST, KitFolder
+from ldmref.io.native import NativeFolder
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import flatten, unflatten
+from ldmref.models.params import unflatten
 from ldmref.passport.form import read_floors, read_manifest
 from ldmref.passport.recorded import CODE
 from ldmref.support.files import MAX_TABLE_VALUES, parse_json, read_file
@@ -31,12 +28,10 @@ from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 
 FORMAT = "ldmref-passport"
-VERSION = "2.0"
+VERSION = "2.1"
 """The version of the kits that `make_kit` writes."""
-MANIFEST = "kit.json"
 FLOORS = "floors.json"
 TRACE = "trace"
-CHECKPOINT = "checkpoint"
 WRONG = "wrong"
 MAX_BYTES = 2**26
 KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES, older=("1",))
@@ -146,7 +141,13 @@ class Kit:
             UsageError: It is the kit of a module that ldmref has no definition of.
         """
         self._require_definition()
-        return read_model(self.folder / CHECKPOINT, backend or NumpyBackend(dtype="float32"))
+        source = KitFolder(self.folder)
+        backend = backend or NumpyBackend(dtype="float32")
+        flat = {name: np.asarray(x) for name, x in source.read().items()}
+        tokenizers = source.load_tokenizers(source.config, None)
+        return LatentDiffusion(
+            backend, source.config, unflatten(flat), tokenizers[0], "", *tokenizers[1:]
+        )
 
     def _require_definition(self) -> None:
         """Refuse the kit of a module.
@@ -241,66 +242,3 @@ def _parse(folder: Path, data: Mapping[str, Any]) -> Kit:
         found.rows or {},
         found.nodes,
     )
-
-
-# -- the checkpoint -------------------------------------------------------------------------------
-
-
-def read_model(folder: Path, backend: Backend) -> LatentDiffusion:
-    """Return the model of a kit's checkpoint on a backend.
-
-    Raises:
-        CorruptModelError: Its tensors are not those of its configuration.
-    """
-    native = NativeFolder(folder)
-    config = native.config
-    files = {path.stem: dict(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))}
-    tables = makers_tables(config)
-    network = config.denoiser.network
-    stored = files.pop(network, {})
-    names = {
-        entry.name: entry.stored_shape for table in tables.values() for entry in table.values()
-    }
-    shapes = {name: np.shape(x) for name, x in stored.items()}
-    compare(shapes, names).require(
-        f"{CHECKPOINT}/{network}.safetensors does not fit the kit's configuration",
-        hint="make the kit again",
-    )
-    flat = {network: to_native(stored, table) for network, table in tables.items()} | files
-    require_fit(
-        {f"{name}.{key}": np.shape(x) for name, part in flat.items() for key, x in part.items()},
-        config,
-    )
-    params = {
-        network: unflatten({name: np.asarray(x) for name, x in tensors.items()})
-        for network, tensors in flat.items()
-    }
-    tokenizers = native.load_tokenizers(config, None)
-    return LatentDiffusion(backend, config, params, tokenizers[0], "", *tokenizers[1:])
-
-
-def makers_tables(config: ModelConfig) -> Mapping[str, KeyTable]:
-    """Return how the kit's file of the denoiser names the tensors of each network in it.
-
-    A model that no file of makers holds has the names of diffusers.
-    """
-    network = config.denoiser.network
-    shapes = flatten(family_of(config).declared(config, network).spec())
-    own = {network: {name: KeyEntry(name, shape) for name, shape in shapes.items()}}
-    return find_makers_tables(config) or own
-
-
-def find_makers_tables(config: ModelConfig) -> Mapping[str, KeyTable] | None:
-    """Return how the makers' file names its tensors; None if no such file holds the model.
-
-    Families list the layouts of other programs first, and each without a prefix before it with one.
-    """
-    network = config.denoiser.network
-    shapes = flatten(family_of(config).declared(config, network).spec())
-    files = family_of(config).files
-    alike = [file for file in files if file.description == files[-1].description]
-    for file in alike[:1]:
-        tables = {network: file.table(config), **(file.others(config) if file.whole else {})}
-        if tables[network].keys() == shapes.keys():
-            return tables
-    return None

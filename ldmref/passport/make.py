@@ -18,8 +18,11 @@ from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_cases import write_run
 from ldmref.cases.trace_runs import NOISE
+from ldmref.errors import UsageError
 from ldmref.io.atomic import atomic_folder
+from ldmref.io.diffusers.pipeline_folder import pipeline_files
 from ldmref.io.key_table import to_compvis
+from ldmref.io.kit_folder import CHECKPOINT, MANIFEST, find_makers_tables, makers_tables
 from ldmref.io.native import CONFIG, SCHEMA, TOKENIZERS
 from ldmref.io.tensors.writer import source, write_to
 from ldmref.locate.layouts import latents_as_tokens
@@ -30,17 +33,13 @@ from ldmref.models.params import flatten
 from ldmref.models.presets import list_presets
 from ldmref.passport.cached import cached_step
 from ldmref.passport.kit import (
-    CHECKPOINT,
     FLOORS,
     KIT_FOLDER,
-    MANIFEST,
     TRACE,
     VERSION,
     Kit,
     WrongDump,
-    find_makers_tables,
     kit_text,
-    makers_tables,
     read_kit,
 )
 from ldmref.passport.recorded import (
@@ -59,11 +58,17 @@ from ldmref.trace.model import Trace
 
 SCHEDULES = "schedules.json"
 CACHED = "cached.safetensors"
+NO_PIPELINE = "no_pipeline"  # of a manifest: why the kit is no folder of diffusers
 STEPS = (4, 8, 20, 50)  # of the schedules
 SIDES = (512, 1024)  # of their images, in pixels
 README = """A passport kit of ldmref: a small random model, and all that a port of it must compute.
 
 kit.json                 what this is, the request, the wrong dumps, the SHA-256 of each file
+model_index.json, FOLDER/config.json, FOLDER/*.safetensors
+                         the model as a folder of diffusers: transformer/ or unet/, vae/,
+                         text_encoder/, tokenizer/, scheduler/, ... `from_pretrained` of diffusers
+                         and transformers opens each of them, and the folder as a pipeline.
+                         kit.json says why if there is none (no_pipeline)
 checkpoint/              the model: its denoiser under the names of its makers' file, the other
                          networks under those of diffusers and transformers (or all under the
                          makers', where they publish one file), configuration and tokenizers
@@ -112,7 +117,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
 
     >>> kit = make_kit("z-image", "kits/z-image")  # doctest: +SKIP
     >>> kit.version, len(kit.wrong)  # doctest: +SKIP
-    ('2.0', 37)
+    ('2.1', 37)
     """
     kit_trace(family)
     return write_kit(Path(folder), overwrite, partial(_write, family=family))
@@ -181,7 +186,9 @@ def _write(folder: Path, family: str) -> Kit:
     run = record_kit(family)
     model = golden_model(family)
     write("README.txt", README.encode())
-    _write_checkpoint(write, model)
+    write_checkpoint(write, model)
+    request = dict(kit_trace(family).params)
+    missing = _write_pipeline(write, model, request)
     stored = stored_run(run)
     stored.tensors.update(noise_tokens(model.config, run.inputs[NOISE]))
     write_run(write, TRACE, family, stored, "float64")
@@ -193,9 +200,8 @@ def _write(folder: Path, family: str) -> Kit:
     exact = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
     dumps, left_out = wrong_dumps(exact, FollowedModel(model))
     wrong = write_wrong(write, dumps)
-    request = dict(kit_trace(family).params)
     kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)
-    write_manifest(folder, kit, _describe(run, wrong, left_out))
+    write_manifest(folder, kit, _describe(run, wrong, left_out) | missing)
     return kit
 
 
@@ -217,8 +223,13 @@ def _describe(run: KitRun, wrong: list[WrongDump], left_out: Mapping[str, str]) 
     }
 
 
-def _write_checkpoint(write: WriteFile, model: LatentDiffusion) -> None:
-    """Write configuration, tokenizers, and the networks under the names of their makers."""
+def write_checkpoint(write: WriteFile, model: LatentDiffusion) -> None:
+    """Write the model of a kit: configuration, tokenizers, and networks in their makers' names.
+
+    Args:
+        write: Writes a file of the kit.
+        model: The model.
+    """
     tables = makers_tables(model.config)
     stored: dict[str, np.ndarray] = {}
     for network, table in tables.items():
@@ -231,6 +242,19 @@ def _write_checkpoint(write: WriteFile, model: LatentDiffusion) -> None:
     write(f"{CHECKPOINT}/{CONFIG}", (json.dumps(settings, indent=2) + "\n").encode())
     for name, tokenizer in zip(TOKENIZERS, model.tokenizers, strict=False):
         write(f"{CHECKPOINT}/{name}", tokenizer.tokenizer.to_str().encode())
+
+
+def _write_pipeline(
+    write: WriteFile, model: LatentDiffusion, asked: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write the model as a folder of diffusers; return why there is none, for the manifest."""
+    try:
+        files = pipeline_files(model, asked)
+    except UsageError as refused:
+        return {NO_PIPELINE: str(refused)}
+    for path, content in files.items():
+        write(path, content)
+    return {}
 
 
 def tensors_file(tensors: Mapping[str, np.ndarray]) -> bytes:

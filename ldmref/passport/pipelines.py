@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +12,16 @@ import numpy as np
 from ldmref.cases.trace_runs import NOISE
 from ldmref.errors import BackendUnavailable, UsageError, abbreviated
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
+from ldmref.io.diffusers.pipeline_folder import (
+    describe_autoencoder,
+    describe_text_encoder,
+    parts_of,
+)
+from ldmref.io.diffusers.tokens import describe_tokenizer, describe_tokens
 from ldmref.io.key_table import find_matching, to_compvis
 from ldmref.models.autoencoder_kind import autoencoder_of
-from ldmref.models.config import TEXT_ENCODERS, ModelConfig
-from ldmref.models.family import family_of, list_families
+from ldmref.models.config import TEXT_ENCODERS
+from ldmref.models.family import family_of
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten
@@ -42,14 +47,14 @@ def kit_pipeline(kit: Kit) -> Any:
         The pipeline; `.to(dtype)` changes its format.
 
     Raises:
-        UsageError: diffusers' pipeline of the family is not declared.
+        UsageError: diffusers' pipeline of the family is not declared, or cannot run a kit.
         BackendUnavailable: PyTorch, diffusers or transformers is not installed.
 
     >>> from ldmref.passport import read_kit
     >>> type(kit_pipeline(read_kit("kits/z-image"))).__name__  # doctest: +SKIP
     'ZImagePipeline'
     """
-    parts_of(kit.config)  # before the parameters are read
+    parts_of(kit.config).require_kit(kit.config)  # before the parameters are read
     return make_pipeline(kit.model(), kit.request)
 
 
@@ -85,20 +90,6 @@ def make_pipeline(model: LatentDiffusion, asked: Mapping[str, Any]) -> Any:
     parts.adapt(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def parts_of(config: ModelConfig) -> PipelineParts:
-    """Return how the pipeline of diffusers of a model is made.
-
-    Raises:
-        UsageError: Its family does not declare it.
-    """
-    family = family_of(config)
-    if family.diffusers.parts is None:
-        known = ", ".join(each.name for each in list_families() if each.diffusers.parts)
-        message = f"diffusers' pipeline of {family.name} is not built from a kit"
-        raise UsageError(message, code=CODE, hint=f"kits of {known} have one")
-    return family.diffusers.parts
 
 
 def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
@@ -204,11 +195,10 @@ def make_object(described: LibraryObject, **more: Any) -> Any:
     if kind is None:
         message = f"the installed version of {module} has no {name}"
         raise UsageError(message, code=CODE, hint=TRIED)
-    settings = {**described.settings, **more}
+    settings = {**described.arguments, **more}
     if described.like is not None:
-        known = inspect.signature(kind).parameters
-        same = {k: x for k, x in vars(described.like).items() if k in known and x != ""}
-        settings = same | settings
+        known = {*inspect.signature(kind).parameters, *described.settings, *more}
+        settings = {k: x for k, x in settings.items() if k in known}
     config = getattr(kind, "config_class", None)  # of networks of transformers
     return kind(**settings) if config is None else kind(config(**settings))
 
@@ -225,11 +215,7 @@ def make_text_encoder(text: TextConfig, params: Params, parts: PipelineParts | N
         UsageError: The kind declares no network, or the installed libraries have other parameters.
     """
     kind = kind_of(text)
-    describe = (parts and parts.text_encoder) or kind.module
-    if describe is None:
-        message = f"no network of transformers is declared for the text encoder {kind.name!r}"
-        raise UsageError(message, code=CODE, hint="its kind has no `module`")
-    network = make_object(describe(text))
+    network = make_object(describe_text_encoder(text, parts))
     names = {kind.rename(name): name for name in _tensors_of(network)}
     flat = {names.get(k, k): x for k, x in flatten(params).items()}
     return load_parameters(network, flat, kind.ignored)
@@ -241,14 +227,11 @@ def _autoencoder(model: LatentDiffusion) -> Any:
     Raises:
         UsageError: The kind declares no network, or the installed libraries have other parameters.
     """
+    network = make_object(describe_autoencoder(model.config))
     vae = model.config.vae
-    kind = autoencoder_of(vae)
-    if kind.module is None:
-        message = f"no network of diffusers is declared for the {kind.title}"
-        raise UsageError(message, code=CODE, hint="its kind has no `module`")
     flat = {k: np.asarray(x) for k, x in flatten(model.params["vae"]).items()}
     stored = to_compvis(flat, diffusers_autoencoder_table(vae))
-    return load_parameters(make_object(kind.module(vae)), stored, kind.ignored)
+    return load_parameters(network, stored, autoencoder_of(vae).ignored)
 
 
 def load_parameters(network: Any, params: Mapping[str, Any], ignored: str = "") -> Any:
@@ -299,22 +282,8 @@ def _tokenizers(model: LatentDiffusion) -> Iterator[tuple[str, Any]]:
 def _tokenizer(tokenizer: PromptTokenizer, template: PromptTemplate) -> Any:
     """Return a tokenizer of transformers, with the start and end tokens or the chat of a family."""
     from tokenizers import Tokenizer
-    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer.from_str(tokenizer.tokenizer.to_str())
-    known = {"bos_token": tokenizer.start, "eos_token": tokenizer.end, "pad_token": tokenizer.pad}
-    words = {k: made.id_to_token(i) for k, i in known.items() if i is not None}
-    if template.surrounds:
-        before, after = json.dumps(template.before), json.dumps(template.after)
-        chat = f"{{{{ {before} + messages[0]['content'] + {after} }}}}"
-        fast = PreTrainedTokenizerFast(tokenizer_object=made, padding_side="right", **words)
-        fast.chat_template = chat
-        return fast
-    around = [words.get("bos_token"), "$A", words.get("eos_token")]
-    special = [(x, made.token_to_id(x)) for x in around if x and x != "$A"]
-    single = " ".join(x for x in around if x)
-    made.post_processor = TemplateProcessing(single=single, special_tokens=special)  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, padding_side="right", model_max_length=tokenizer.length, **words
-    )
+    made = Tokenizer.from_str(describe_tokens(tokenizer))
+    settings = describe_tokenizer(tokenizer, template)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **settings)

@@ -91,7 +91,9 @@ def test_described_objects_have_the_arguments_that_are_set(name):
     described += [autoencoder_of(config.vae).module(config.vae)]
     described += parts.more(config, ASKED).values()
     for made in described:
-        assert {*made.settings} <= parameters_of(made.path), made.path
+        known = parameters_of(made.path)
+        assert {*made.arguments} <= known, made.path
+        assert not {*made.own} & (known - {*made.settings}), made.path
 
 
 @pytest.mark.parametrize(("rules", "kind"), RULES, ids=[kind for _, kind in RULES])

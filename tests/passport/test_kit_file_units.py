@@ -14,6 +14,7 @@ from test_row_units import run_of
 from ldmref.cases.golden_models import golden_config
 from ldmref.cases.trace_runs import NEGATIVE, NOISE, RecordedRun
 from ldmref.errors import CorruptModelError, LdmrefError, OutputError, UsageError
+from ldmref.io.kit_folder import find_makers_tables, makers_tables
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
 from ldmref.models.denoiser_config import UNetConfig
@@ -23,9 +24,7 @@ from ldmref.passport.kit import (
     FLOORS,
     Kit,
     WrongDump,
-    find_makers_tables,
     kit_text,
-    makers_tables,
     read_kit,
 )
 from ldmref.passport.make import (

@@ -340,7 +340,8 @@ def describe_qwen_image(config: QwenAutoencoderConfig) -> LibraryObject:
         "dim_mult": list(config.dim_mult),
         "temperal_downsample": [False] * (len(config.dim_mult) - 1),
     }
-    return LibraryObject("diffusers:AutoencoderKLQwenImage", settings, config)
+    own = ("in_channels", "out_channels", "latent_channels")
+    return LibraryObject("diffusers:AutoencoderKLQwenImage", settings, config, own)
 
 
 QWEN_IMAGE = Autoencoder(

@@ -167,4 +167,5 @@ def describe_qwen_image_21(config: QwenImage21AutoencoderConfig) -> LibraryObjec
         "dim_mult": list(config.dim_mult),
         "temperal_downsample": list(config.temporal_downsample),
     }
-    return LibraryObject("diffusers:AutoencoderKLQwenImage21", settings, config)
+    own = ("latent_channels", "temporal_downsample")
+    return LibraryObject("diffusers:AutoencoderKLQwenImage21", settings, config, own)

@@ -11,12 +11,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 
+OWN = ("sample_size",)  # a field that diffusers' class does not have
+
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration, whose channels are those of tokens."""
     network = transformer_of(config)
     channels = {name: PACKED * getattr(network, name) for name in ("in_channels", "out_channels")}
-    return LibraryObject("diffusers:FluxTransformer2DModel", channels, network)
+    return LibraryObject("diffusers:FluxTransformer2DModel", channels, network, OWN)
 
 
 def choose_scale(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 
+OWN = ("sample_size",)  # a field that diffusers' class does not have
 KEPT = ("encoder_hidden_states", "guidance")
 
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration."""
-    return LibraryObject("diffusers:Flux2Transformer2DModel", like=transformer_of(config))
+    return LibraryObject("diffusers:Flux2Transformer2DModel", {}, transformer_of(config), OWN)
 
 
 def list_layers(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ldmref.families.flux3.config import transformer_of
+from ldmref.families.flux3.files import PIPELINES
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.text import LAYERS
 from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
@@ -24,8 +25,10 @@ POSITIONS = ("img_ids", "txt_ids")
 SHARED = re.compile(  # layers that read or return a row for every token
     r"silu.*|\w+_stream_modulations\..*|norm_out.*|(mode_blocks\.\w+|\w+_blocks)\.\d+"
 )
+MODULAR = tuple(zip(PIPELINES, ("Flux3AutoBlocks", "Flux3DistilledAutoBlocks"), strict=True))
 GUIDER = "diffusers.guiders:ClassifierFreeGuidance"
 PROCESSOR = "diffusers.modular_pipelines.flux3.image_processor:Flux3ImageProcessor"
+OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
 UPSAMPLER = "prompt_upsampler"  # a language model of 9 billion parameters, which writes prompts
 
 
@@ -38,8 +41,7 @@ def join_parts(flow_map: bool, **parts: object) -> Any:
     """
     import diffusers
 
-    kind = "Flux3DistilledAutoBlocks" if flow_map else "Flux3AutoBlocks"
-    blocks = getattr(diffusers, kind)()
+    blocks = getattr(diffusers, MODULAR[flow_map][1])()
     blocks.sub_blocks.pop(UPSAMPLER)
     pipe = blocks.init_pipeline()
     pipe.update_components(**parts)
@@ -55,7 +57,7 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration."""
     network = transformer_of(config)
     channels = {"cond_in_channels": network.in_channels}  # of references, which are latents too
-    return LibraryObject("diffusers:Flux3Transformer2DModel", channels, network)
+    return LibraryObject("diffusers:Flux3Transformer2DModel", channels, network, OWN)
 
 
 def describe_more(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, LibraryObject]:
@@ -81,6 +83,7 @@ PARTS = PipelineParts(
     tokenizers=lambda tokenizers: {"tokenizer": TextProcessor(tokenizers["tokenizer"])},
     more=describe_more,
     alone=True,  # a call takes one prompt
+    modular=lambda config: MODULAR[config.denoiser.is_flow_map],
 )
 
 

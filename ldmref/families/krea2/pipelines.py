@@ -15,6 +15,7 @@ from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.transformer_layers import PATCH
 
+OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
 
 
@@ -33,7 +34,7 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration, whose channels are those of tokens."""
     network = transformer_of(config)
     settings = {"in_channels": network.in_channels * PATCH**2}
-    return LibraryObject("diffusers:Krea2Transformer2DModel", settings, network)
+    return LibraryObject("diffusers:Krea2Transformer2DModel", settings, network, OWN)
 
 
 def count_suffix(pipe: Any) -> None:

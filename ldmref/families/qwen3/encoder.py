@@ -282,7 +282,12 @@ def describe_qwen3(config: Qwen3Config) -> LibraryObject:
     >>> describe_qwen3(Qwen3Config()).path
     'transformers:Qwen3ForCausalLM'
     """
-    return LibraryObject("transformers:Qwen3ForCausalLM", describe_settings(config))
+    return LibraryObject(
+        "transformers:Qwen3ForCausalLM",
+        describe_settings(config),
+        stored={"model_type": "qwen3"},
+        rename=lambda name: f"model.{name}",
+    )
 
 
 def describe_qwen3_vl(config: TextConfig, kind: str) -> LibraryObject:
@@ -300,7 +305,13 @@ def describe_qwen3_vl(config: TextConfig, kind: str) -> LibraryObject:
     text = describe_settings(config)
     text["rope_parameters"] |= {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
     vision = VISION | {"out_hidden_size": config.hidden_size}
-    return LibraryObject(f"transformers:{kind}", {"text_config": text, "vision_config": vision})
+    before = "language_model." if kind == "Qwen3VLModel" else "model.language_model."
+    return LibraryObject(
+        f"transformers:{kind}",
+        {"text_config": text, "vision_config": vision},
+        stored={"model_type": "qwen3_vl"},
+        rename=lambda name: before + name,
+    )
 
 
 def describe_settings(config: Qwen3Config) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from ldmref.families.qwen3.encoder import describe_qwen3_vl
 from ldmref.families.qwen3.prompts import TextProcessor
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.io.tokenizers import PROCESSOR
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.samplers.config import listed_levels
 
+OWN = ("sample_size",)  # a field that diffusers' class does not have
 IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
@@ -41,7 +43,8 @@ def describe_pipeline(config: ModelConfig) -> LibraryObject:
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration."""
-    return LibraryObject("diffusers:QwenImage21Transformer2DModel", like=transformer_of(config))
+    network = transformer_of(config)
+    return LibraryObject("diffusers:QwenImage21Transformer2DModel", {}, network, OWN)
 
 
 def make_request(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,8 @@ PARTS = PipelineParts(
     request=make_request,
     takes_tokens=True,
     adapt=adapt,
-    tokenizers=lambda tokenizers: {"processor": SystemProcessor(tokenizers["tokenizer"])},
+    tokenizer_folders={"tokenizer": PROCESSOR},
+    tokenizers=lambda tokenizers: {PROCESSOR: SystemProcessor(tokenizers["tokenizer"])},
     alone=True,  # an image begins behind the longest text of a batch
 )
 

@@ -10,12 +10,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 
+OWN = ("empty_tokens",)  # a field that diffusers' class does not have
+
 
 def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration, which projects text to its own width."""
     network = transformer_of(config)
     settings = {"caption_projection_dim": network.width}
-    return LibraryObject("diffusers:SD3Transformer2DModel", settings, network)
+    return LibraryObject("diffusers:SD3Transformer2DModel", settings, network, OWN)
 
 
 def limit_text(config: ModelConfig, asked: Mapping[str, Any]) -> dict[str, Any]:

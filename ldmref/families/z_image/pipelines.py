@@ -12,6 +12,7 @@ from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 
 LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer
+OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
 PLACES = (1024, 64, 64)  # places of each axis in diffusers' table of positions
 
 
@@ -19,7 +20,7 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
     """Return diffusers' transformer of a configuration; each of its heads has its keys."""
     network = transformer_of(config)
     settings = {"n_kv_heads": network.n_heads, "axes_lens": PLACES}
-    return LibraryObject("diffusers:ZImageTransformer2DModel", settings, network)
+    return LibraryObject("diffusers:ZImageTransformer2DModel", settings, network, OWN)
 
 
 PARTS = PipelineParts(lambda config: LibraryObject("diffusers:ZImagePipeline"), describe_denoiser)

@@ -40,6 +40,7 @@ from ldmref.io.diffusers.folder import (
 )
 from ldmref.io.identify import get_foreign_class
 from ldmref.io.key_table import KeyEntry, KeyTable, find_first_fit, find_matching, fit, to_native
+from ldmref.io.kit_folder import KitFolder, is_kit
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.io.tensors.wrappers import unwrap_file
@@ -71,6 +72,7 @@ DECODER = (
     r"(decoder|bn|post_quant_conv|mid|up|mid_block|up_blocks|(conv|norm|conv_norm)_(in|out))\."
 )
 CODE = "E-VAE"
+KIT_PART = "vae"  # the name of the network in a kit
 CLAMPS = {"encoder": 0, "decoder": 1}  # layers of the author in front of the first convolution
 FIRST = {half: f"{number}.weight" for half, number in CLAMPS.items()}
 FAMILIES = "the TAESD of Stable Diffusion 1, 2, XL and 3 and of Flux.1"
@@ -97,7 +99,8 @@ def read_vae(
     """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
 
     Args:
-        path: A diffusers folder with config.json, or the model folder around it; or one file with
+        path: A diffusers folder with config.json, or the model folder around it; a passport kit, or
+            the file of the autoencoder in one; or one file with
             the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
             `first_stage_model.`), of the makers of its kind, or of diffusers; or one of the
             author's files of TAESD, encoder or decoder, with the other beside it.
@@ -119,6 +122,9 @@ def read_vae(
     8
     """
     path = check_input_path(path, "the path of an autoencoder", "E-VAE")
+    kit = path if path.is_dir() else path.parent
+    if is_kit(kit) and (kit == path or path.stem == KIT_PART):
+        return _read_kit(kit)
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
@@ -250,6 +256,14 @@ def _read_folder(folder: Path) -> AutoencoderFile:
     else:
         stored, table = open_autoencoder(folder, config, name, IGNORED)
     return AutoencoderFile(folder.name, config, to_native(stored, table), stored.sha256())
+
+
+def _read_kit(folder: Path) -> AutoencoderFile:
+    """Return the autoencoder of the model of a kit."""
+    kit = KitFolder(folder)
+    own = {key: x for key, x in kit.read().items() if key.startswith(f"{KIT_PART}.")}
+    tensors = {key.removeprefix(f"{KIT_PART}."): x for key, x in own.items()}
+    return AutoencoderFile(folder.name, kit.config.vae, tensors, kit.digest())
 
 
 def _config(data: Mapping[str, Any]) -> AnyConfig:

@@ -8,6 +8,7 @@ from ldmref.io.diffusers.scheduler import FIELDS, PREDICTIONS, SAMPLERS, SCHEDUL
 from ldmref.models.clip import describe_clip
 from ldmref.models.config import TextConfig
 from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.library_object import LibraryObject
 from ldmref.models.taesd import TinyConfig
 from ldmref.samplers.config import SchedulerConfig
 
@@ -78,6 +79,17 @@ def write_scheduler_config(config: SchedulerConfig, sampler: str) -> dict[str, A
     return {"_class_name": kind, **{name: x for name, x in values.items() if name in known}}
 
 
+def describe_config(described: LibraryObject) -> dict[str, Any]:
+    """Return the content of the configuration file of a network or scheduler.
+
+    >>> describe_config(LibraryObject("diffusers:AutoencoderKL", {"latent_channels": 16}))
+    {'_class_name': 'AutoencoderKL', 'latent_channels': 16}
+    """
+    if "model_type" in described.stored:  # of transformers
+        return {"architectures": [described.kind], **described.stored, **described.arguments}
+    return {"_class_name": described.kind, **described.stored, **described.arguments}
+
+
 def write_text_config(config: TextConfig) -> dict[str, Any]:
     """Return the configuration of a `CLIPTextModel`, or of one with a projection.
 
@@ -85,9 +97,7 @@ def write_text_config(config: TextConfig) -> dict[str, Any]:
     >>> convert_text_config(write_text_config(TextConfig())) == TextConfig()
     True
     """
-    made = describe_clip(config)
-    architecture = made.path.partition(":")[2]
-    return {"architectures": [architecture], "model_type": "clip_text_model", **made.settings}
+    return describe_config(describe_clip(config))
 
 
 def write_tiny_config(config: TinyConfig) -> dict[str, Any]:
