@@ -116,6 +116,9 @@ FULL: dict[str, str] = {
     "tests/bench": "measures the speed of programs",
     "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
+    "tests/trace/test_recording_mlx.py": "needs MLX",
+    "tests/trace/test_recording_keras.py": "needs Keras",
+    "tests/trace/test_recording_flax.py": "needs Flax",
     **{
         f"{CONFORM}[{check}-{family}]": ONNX
         for check in ("export", "cases")

@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ldmref.errors import UsageError, short_repr
 
 NUMBER = re.compile(r"[0-9]{1,6}")
-NameMap: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
+HINT = 'parts are ["to_q", "to_k", "to_v"], or with shares [["to_q", 2], ["to_k", 1], ["to_v", 1]]'
 
 
-def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
+@dataclass(frozen=True)
+class Joined:
+    """The names of what another program has in one: `qkv` is `to_q`, `to_k` and `to_v`.
+
+    Attributes:
+        names: The name of each part, in order.
+        shares: The share of each part in the last axis.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the whole, which no layer has."""
+        return "+".join(self.names).replace("/", ".")
+
+    def bounds(self, part: int, size: int) -> tuple[int, int]:
+        """Return where a part begins and ends in a last axis of a size.
+
+        Raises:
+            ValueError: The axis cannot be divided so.
+
+        >>> Joined(("to_q", "to_k", "to_v"), (2, 1, 1)).bounds(1, 16)
+        (8, 12)
+        """
+        unit, rest = divmod(size, sum(self.shares))
+        if rest or not size:
+            parts = ":".join(map(str, self.shares))
+            raise ValueError(f"its last axis of {size} cannot be divided in parts {parts}")
+        begin = unit * sum(self.shares[:part])
+        return begin, begin + unit * self.shares[part]
+
+
+NewName: TypeAlias = str | Joined
+NameMap: TypeAlias = Mapping[str, Any] | Callable[[str], Any]
+Renamer: TypeAlias = Callable[[str], NewName | None]
+
+
+def make_renamer(names: NameMap | None) -> Renamer:
     """Return a function from a name to the name in ldmref; None if it is not known.
 
     Args:
         names: A function; or a mapping of names, which may be globs. A `*` stands for any text, and
             the `*` of the new name stand for the same texts in order; `{1}`, `{2}` for the first
             and second one in another order. Exact names are tried first, then globs in order.
-            None keeps every name.
+            None keeps every name. In place of a new name, a list has one for each part of a joined
+            layer, whose output is split along the last axis: in equal parts, or in the shares of
+            pairs of a name and a whole number. A part without a dot stands in the place of the last
+            part of the layer's name.
 
     Raises:
         UsageError: A pattern or its new name is not valid. The returned function raises it if
@@ -29,49 +72,96 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
     >>> rename = make_renamer({"blk.*.conv": "down_blocks.*.resnets.0.conv1", "stem": "conv_in"})
     >>> rename("blk.1.conv"), rename("stem"), rename("head")
     ('down_blocks.1.resnets.0.conv1', 'conv_in', None)
+    >>> make_renamer({"*.qkv": ["to_q", "to_k", "to_v"]})("blocks.0.attn.qkv").names
+    ('blocks.0.attn.to_q', 'blocks.0.attn.to_k', 'blocks.0.attn.to_v')
     """
     if names is None:
         return lambda name: name
     if callable(names):
         return partial(_call_renamer, names)
-    exact: dict[str, str] = {}
-    globs: list[tuple[list[str], str]] = []
+    exact: dict[str, NewName] = {}
+    globs: list[tuple[list[str], Callable[[str, list[str]], NewName]]] = []
     for old, new in names.items():
-        if not (isinstance(old, str) and isinstance(new, str)):
-            message = f"names map text to text, not {short_repr(old)} to {short_repr(new)}"
-            raise UsageError(message, code="E-NAMES")
+        parsed = parse_new_name(new)
+        if not isinstance(old, str) or parsed is None:
+            pair = f"{short_repr(old)} to {short_repr(new)}"
+            message = f"names map text to text or to a list of parts, not {pair}"
+            raise UsageError(message, code="E-NAMES", hint=HINT)
         if "*" in old:
-            globs.append(_compile(old, new))
+            globs.append((old.split("*"), _make_template(old, parsed)))
         else:
-            exact[old] = new
+            exact[old] = _complete(old, parsed)
 
-    def rename(name: str) -> str | None:
+    def rename(name: str) -> NewName | None:
         if name in exact:
             return exact[name]
-        for pieces, template in globs:
+        for pieces, fill in globs:
             found = match_glob(pieces, name)
             if found is not None:
-                return template.format("", *found)
+                return fill(name, found)
         return None
 
     return rename
 
 
-def _call_renamer(names: Callable[[str], str | None], name: str) -> str | None:
+def parse_new_name(new: object) -> NewName | None:
+    """Return a new name, or those of the parts of a joined layer, as a name map has them.
+
+    Returns:
+        The names; None if `new` is neither text nor a list of at least two parts, each a text or a
+        pair of a text and a whole number from 1.
+
+    >>> parse_new_name(["q", ["k", 2]]).shares
+    (1, 2)
+    """
+    if isinstance(new, str | Joined):
+        return new
+    if not isinstance(new, Sequence) or len(new) < 2:
+        return None
+    pairs = [(part, 1) if isinstance(part, str) else part for part in new]
+    if not all(_is_share(pair) for pair in pairs):
+        return None
+    return Joined(tuple(name for name, _ in pairs), tuple(share for _, share in pairs))
+
+
+def _is_share(pair: object) -> bool:
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        return False
+    name, share = pair
+    return isinstance(name, str) and type(share) is int and 1 <= share <= 2**20
+
+
+def _complete(name: str, new: NewName) -> NewName:
+    """Return new names with those of parts of a joined layer in the place of its last part."""
+    if isinstance(new, str):
+        return new
+    layer, slash, role = name.rpartition("/") if "/" in name else (name, "", "")
+    before = layer[: max(layer.rfind("."), layer.rfind("/")) + 1]
+    full = (part if {".", "/"} & {*part} else f"{before}{part}{slash}{role}" for part in new.names)
+    return Joined(tuple(full), new.shares)
+
+
+def names_of(new: NewName) -> tuple[str, ...]:
+    """Return a new name, or those of all parts."""
+    return (new,) if isinstance(new, str) else new.names
+
+
+def _call_renamer(names: Callable[[str], Any], name: str) -> NewName | None:
     """Return the new name that a user's function gives.
 
     Raises:
-        UsageError: The function raised an error, or returned what is neither text nor None.
+        UsageError: The function raised an error, or returned what is no new name and not None.
     """
     try:
         new = names(name)
     except Exception as error:
         message = f"names({short_repr(name)}) raised {type(error).__name__}: {error}"
         raise UsageError(message, code="E-NAMES", hint="return None for unknown names") from error
-    if new is not None and not isinstance(new, str):
-        message = f"names({short_repr(name)}) must be text or None, not {short_repr(new)}"
-        raise UsageError(message, code="E-NAMES")
-    return new
+    parsed = parse_new_name(new)
+    if new is not None and parsed is None:
+        message = f"names({short_repr(name)}) must be text, a list of parts or None, not "
+        raise UsageError(message + short_repr(new), code="E-NAMES", hint=HINT)
+    return None if parsed is None else _complete(name, parsed)
 
 
 def match_glob(pieces: list[str], name: str) -> list[str] | None:
@@ -102,8 +192,23 @@ def match_glob(pieces: list[str], name: str) -> list[str] | None:
     return [*found, name[at:end]]
 
 
-def _compile(old: str, new: str) -> tuple[list[str], str]:
-    """Return the pieces of a glob and the template of its new name."""
+def _make_template(old: str, new: NewName) -> Callable[[str, list[str]], NewName]:
+    """Return a function from a name and what each `*` of a glob stands for to its new name."""
+    templates = [_compile(old, part) for part in names_of(new)]
+
+    def fill(name: str, found: list[str]) -> NewName:
+        filled = tuple(template.format("", *found) for template in templates)
+        return filled[0] if isinstance(new, str) else _complete(name, Joined(filled, new.shares))
+
+    return fill
+
+
+def _compile(old: str, new: str) -> str:
+    """Return the template of the new name of a glob.
+
+    Raises:
+        UsageError: The new name does not fit to the glob.
+    """
     count = old.count("*")
     pieces = new.split("*")
     numbers = re.findall(r"\{(.*?)\}", new)
@@ -122,4 +227,4 @@ def _compile(old: str, new: str) -> tuple[list[str], str]:
     template = pieces[0]
     for i, piece in enumerate(pieces[1:], 1):
         template += f"{{{i}}}{piece}"
-    return old.split("*"), template
+    return template

@@ -14,6 +14,7 @@ from ldmref.io.tensors.writer import TensorSource
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import TraceEntry, tensor_name
+from ldmref.trace.name_maps import Joined
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import HostCopies, TensorStore
 
@@ -60,6 +61,7 @@ class CallRecord:
         self.network = network
         self.left_out = left_out
         self.layers: set[str] = set()  # names of all layers, also of those that are not kept
+        self.joined: dict[str, Joined] = {}  # layers that are several of ldmref in one
         self._entries: dict[str, TraceEntry] = {}
         self._seen: Counter[str] = Counter()
 
@@ -69,8 +71,19 @@ class CallRecord:
         return list(self._entries.values())
 
     def takes(self, layer: str) -> bool:
-        """Return whether arrays of a layer are kept."""
-        return self.selection is not None and self.selection.takes_layer(layer)
+        """Return whether arrays of a layer, or of a part of a joined one, are kept."""
+        if self.selection is None:
+            return False
+        return any(self.selection.takes_layer(name) for name, _ in self._parts(layer))
+
+    def _parts(self, layer: str) -> list[tuple[str, int]]:
+        """Return the names of a layer, or of the parts of a joined one, with their indices."""
+        base, again, number = layer.partition(AGAIN)
+        joined = self.joined.get(base)
+        if joined is None:
+            return [(layer, 0)]
+        names = (name.replace("/", ".") for name in joined.names)
+        return [(f"{name}{again}{number}", i) for i, name in enumerate(names)]
 
     def unique(self, layer: str) -> str:
         """Return a layer's name, with a number if it occurred before in this call."""
@@ -86,17 +99,36 @@ class CallRecord:
         attributes: Mapping[str, Any] | None = None,
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record arrays of a layer by role; those of a layer that has begun are added to it."""
+        """Record arrays of a layer by role; those of a layer that has begun are added to it.
+
+        A joined layer is recorded as its parts: each has its input, and its part of the output.
+        """
+        joined = self.joined.get(layer.partition(AGAIN)[0])
+        if joined is None:
+            self._add(layer, kind, inputs or {}, attributes or {}, outputs or {})
+            return
+        for name, part in self._parts(layer):
+            split = _split_outputs(joined, part, outputs or {})
+            self._add(name, kind, inputs or {}, attributes or {}, split)
+
+    def _add(
+        self,
+        layer: str,
+        kind: str,
+        inputs: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+    ) -> None:
         self.layers.add(layer)
-        if not self.takes(layer):
+        if self.selection is None or not self.selection.takes_layer(layer):
             return
         before = self._entries.get(layer, TraceEntry(TraceCall(self.name), layer))
-        kept = {k: v for k, v in (attributes or {}).items() if v is not None and is_json(v)}
+        kept = {k: v for k, v in attributes.items() if v is not None and is_json(v)}
         self._entries[layer] = TraceEntry(
             TraceCall(self.name),
             layer,
-            {**before.inputs, **self._store(layer, "input", inputs or {})},
-            {**before.outputs, **self._store(layer, "output", outputs or {})},
+            {**before.inputs, **self._store(layer, "input", inputs)},
+            {**before.outputs, **self._store(layer, "output", outputs)},
             kind or before.kind,
             {**before.attributes, **kept},
         )
@@ -220,6 +252,19 @@ class Recorder:
                 call.store.close()
             raise
         self.end(call)
+
+
+def _split_outputs(joined: Joined, part: int, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of each output of a joined layer, along the last axis.
+
+    Raises:
+        ValueError: An output cannot be divided so.
+    """
+    split = {}
+    for role, array in outputs.items():
+        begin, end = joined.bounds(part, array.shape[-1] if array.ndim else 0)
+        split[role] = array[..., begin:end]
+    return split
 
 
 def is_json(value: object) -> bool:

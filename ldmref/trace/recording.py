@@ -1,4 +1,4 @@
-"""Record a run in a `with` block: of a model of ldmref, a diffusers pipeline or a torch module."""
+"""Record a run in a `with` block: of a model of ldmref, a diffusers pipeline or other modules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.files import read_trace
+from ldmref.trace.frameworks.framework import find_program, list_frameworks
 from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import Trace
 from ldmref.trace.name_maps import NameMap
@@ -81,30 +82,44 @@ def recording(
     *,
     selection: Selection | None = None,
     overwrite: bool = False,
-    call: str = "unet",
+    call: str | None = None,
     names: NameMap | None = None,
 ) -> Iterator[RunRecording]:
     """Record every named intermediate of the run in a `with` block; no number changes.
 
-    What cannot be recorded (a sparse tensor, a call when the disk is full) is left out, and the run
-    goes on: a warning at the end of the block names it, and the manifest has it as `left_out`.
+    What cannot be recorded (a sparse tensor, values within `jit`, a call when the disk is full) is
+    left out, and the run goes on: a warning at the end of the block names it, and the manifest has
+    it as `left_out`. A run in which no network or no layer was called ends in a warning as well.
 
     Args:
-        program: A model of ldmref, a pipeline of diffusers, or a `torch.nn.Module`. Of a pipeline
-            that no family reads, the networks are recorded by the names of its components.
+        program: One of
+            - a model of ldmref;
+            - a pipeline of diffusers. Of one that no family reads, the networks are recorded by the
+              names of its components;
+            - a module of PyTorch, MLX (`mlx.nn.Module`), Keras 3 (a layer or model that is built,
+              on any of its backends), Flax (`flax.nnx.Module`), or of a framework that a plug-in
+              adds (`ldmref.trace.frameworks`). Compiled ones hide their layers and cannot be
+              recorded;
+            - a mapping of modules by name, which are the networks of a program: the calls of
+              `{"text_encoder": a, "transformer": b}` are `text_encoder.000`, `transformer.000`;
+            - with `call`, a mapping of the layers of a model that is a function, by their names:
+              `{"conv_in": a, "blocks.0": b}`. A call begins with the layer that is called first,
+              and ends when that is called again.
         folder: The folder of the trace. None: a temporary one.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether a trace in `folder` is replaced.
-        call: The name of a module's calls; not used for models and pipelines.
-        names: The layer of ldmref for each submodule of a module; see `record_module`. None: the
-            paths of the modules.
+        call: The name of the calls of a module, `unet` if it is None, or of a function whose layers
+            `program` has; not used for models and pipelines.
+        names: The layer of ldmref for each path of a module: a mapping of names or globs, or a
+            function (`ldmref.trace.name_maps.make_renamer`); a list of names splits the output of a
+            joined layer. Modules without a name are left out. None: the paths are ldmref's.
 
     Yields:
         The run; after the block, `run.trace` holds its arrays.
 
     Raises:
-        UsageError: `program` is none of these or a pipeline without a network, is recorded
-            already, or generates twice in a block.
+        UsageError: `program` is none of these or a pipeline without a network, a mapping of modules
+            of two frameworks, is recorded already, is not built, or generates twice in a block.
         OutputError: The folder has a trace, or cannot be written.
 
     >>> import ldmref
@@ -117,13 +132,13 @@ def recording(
     """
     run = RunRecording(folder)
     options: dict[str, Any] = {"selection": selection, "overwrite": overwrite or folder is None}
-    with _recorder(program, run.folder, {"call": call, "names": names}, options):
+    with _recorder(program, run.folder, call, names, options):
         yield run
     run._ended = True
 
 
 def _recorder(
-    program: Any, folder: Path, of_module: Mapping[str, Any], options: Mapping[str, Any]
+    program: Any, folder: Path, call: str | None, names: NameMap | None, options: Mapping[str, Any]
 ) -> AbstractContextManager[Any]:
     """Return the context that records a program.
 
@@ -136,14 +151,15 @@ def _recorder(
         from ldmref.trace.torch_pipeline import record_pipeline
 
         return record_pipeline(program, folder, **options)
-    if hasattr(program, "named_modules"):
-        from ldmref.trace.torch_hooks import record_module
-
-        return record_module(program, folder, **of_module, **options)
+    found = find_program(program, call)
+    if found is not None:
+        framework, modules = found
+        return framework.record(modules, folder, names, **options)
+    frameworks = ", ".join(list_frameworks())
     raise UsageError(
         f"a {type(program).__name__} cannot be recorded",
         code=CODE,
-        hint="use a model from ldmref.load, a diffusers pipeline or a torch.nn.Module",
+        hint=f"use a model from ldmref.load, a diffusers pipeline, or modules of {frameworks}",
     )
 
 

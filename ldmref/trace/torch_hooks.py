@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
 from ldmref.trace.files import require_call_name
-from ldmref.trace.name_maps import NameMap, make_renamer
+from ldmref.trace.frameworks.framework import Program
+from ldmref.trace.name_maps import Joined, NameMap, Renamer, make_renamer
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_arguments import describe_arguments
@@ -65,6 +66,7 @@ class LayerRecorder(TorchFunctionMode):
         self.as_ours: Callable[[str, torch.Tensor], torch.Tensor | None] | None = None
         self.unlike: set[str] = set()
         self._names = LayerNames()
+        self._joined: dict[str, Joined] = {}  # by the name of the whole
         self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
 
@@ -79,21 +81,29 @@ class LayerRecorder(TorchFunctionMode):
         self.unlike.clear()
         self.writer.flush()
         self.call = self.writer.begin(name, numbered, network)
+        self.call.joined = self._joined
         return self.call
 
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether a layer is being computed."""
+        return bool(self._names.scopes)
+
     def end(self) -> None:
-        """End the call of the network."""
+        """End the call of the network, if one has begun."""
         call, self.call = self.call, None
         if call is not None:
             self.writer.end(call)
 
-    def attach(self, network: torch.nn.Module, rename: Callable[[str], str | None]) -> None:
+    def attach(self, network: torch.nn.Module, rename: Renamer) -> None:
         """Observe the modules of a network whose name `rename` knows.
 
         Feed-forward layers that are called for a part of the tokens at a time are left out; the
         block around them is observed.
         """
         for found in find_layers(network, rename):
+            if found.joined is not None:
+                self._joined[found.name] = found.joined
             if found.role == LAYER:
                 self._observe(network, found.module, found.name)
             elif found.role == CHUNKED:
@@ -396,17 +406,63 @@ def record_module(
     >>> with record_module(network, "trace", names={"first": "conv_in"}):  # doctest: +SKIP
     ...     network(torch.zeros(1, 4, 8, 8))
     """
-    rename = make_renamer(names)
     refuse_compiled("the module", module)
-    require_call_name(call)
+    program = Program({call: module})
+    with record_program(program, folder, names, selection, overwrite) as writer:
+        yield writer
+
+
+@contextmanager
+def record_program(
+    program: Program,
+    folder: str | Path,
+    names: NameMap | None = None,
+    selection: Selection | None = None,
+    overwrite: bool = False,
+) -> Iterator[TorchTraceWriter]:
+    """Record the calls of networks, or of the layers of a functional model, in a `with` block.
+
+    Args:
+        program: The networks or layers, which are not compiled.
+        folder, names, selection, overwrite: As for `record_module`.
+
+    Yields:
+        The writer.
+
+    Raises:
+        UsageError: A pattern of `names` or a name is not valid.
+        OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+    """
+    rename = make_renamer(names)
+    for call in program.calls:
+        require_call_name(call)
     writer = TorchTraceWriter(folder, selection, overwrite)
-    writer.manifest |= describe_parameters([module])
+    writer.manifest |= describe_parameters(program.modules.values())
     recorder = LayerRecorder(writer)
+    try:
+        if program.call is None:
+            for name, module in program.modules.items():
+                recorder.hook_call(module, name, *_call_hooks(recorder, name))
+                recorder.attach(module, rename)
+        else:
+            _attach_layers(recorder, program.call, program.modules, rename)
+        with recorder:
+            yield writer
+        if program.call is not None:
+            recorder.end()
+    finally:
+        recorder.detach()
+    writer.close()
+
+
+def _call_hooks(recorder: LayerRecorder, call: str) -> tuple[Callable, Callable]:
+    """Return what begins and what describes the calls of a network."""
+    left_out = recorder.writer.left_out
 
     def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         begun = recorder.begin(module, call, True)
         begun.add("", "", named_inputs(module, "", args, kwargs))
-        with writer.left_out.guard(f"{begun.name}: arguments that are not tensors"):
+        with left_out.guard(f"{begun.name}: arguments that are not tensors"):
             begun.add("", attributes={"arguments": describe_arguments(module, args, kwargs)})
 
     def after(
@@ -416,11 +472,31 @@ def record_module(
             recorder.call.add("", outputs=named_outputs(output))
             recorder.note_unread(recorder.call, "", output)
 
-    try:
-        recorder.hook_call(module, call, before, after)
-        recorder.attach(module, rename)
-        with recorder:
-            yield writer
-    finally:
-        recorder.detach()
-    writer.close()
+    return before, after
+
+
+def _attach_layers(
+    recorder: LayerRecorder, call: str, layers: Mapping[str, torch.nn.Module], rename: Renamer
+) -> None:
+    """Observe the layers of a model that is a function.
+
+    A call begins with the layer that is called first, and ends when that is called again.
+    """
+    whole = torch.nn.Module()
+    whole._modules.update(layers)  # whose names have dots, which `add_module` refuses
+    first: list[torch.nn.Module] = []
+
+    def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        again = bool(first) and module is first[0] and not recorder.is_in_layer
+        if recorder.call is None or again:
+            recorder.end()
+            first[:] = [module]
+            recorder.begin(whole, call, True)
+
+    for name, layer in layers.items():
+        recorder.hook(layer, name, before, _nothing)
+    recorder.attach(whole, rename)
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing after a call."""

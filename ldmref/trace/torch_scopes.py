@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ldmref.trace import torch_names as known
+from ldmref.trace.name_maps import Joined, Renamer
 
 FEED_FORWARD = ("ff", "ff_context")  # of blocks of transformers
 SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
@@ -50,17 +51,17 @@ class ModuleRole:
         module: The module.
         name: The name of its layer; "" for an activation.
         role: "layer", "chunked", or the operation that an activation computes.
+        joined: The layers of ldmref that it is in one. None: it is one.
     """
 
     path: str
     module: torch.nn.Module
     name: str
     role: str
+    joined: Joined | None = None
 
 
-def find_layers(
-    network: torch.nn.Module, rename: Callable[[str], str | None]
-) -> Iterator[ModuleRole]:
+def find_layers(network: torch.nn.Module, rename: Renamer) -> Iterator[ModuleRole]:
     """Yield the submodules of a network that are layers, and those that are activations.
 
     Feed-forward layers that are called for a part of the tokens at a time do not count, nor do the
@@ -68,7 +69,8 @@ def find_layers(
 
     Args:
         network: The network.
-        rename: Returns the name of a layer for a path. None or "": it is not followed.
+        rename: Returns the name of a layer for a path, or those of the layers that it joins. None
+            or "": it is not followed.
     """
     parts = [p for p, m in network.named_modules() if getattr(m, "_chunk_size", None)]
     chunked = tuple(f"{path}.{name}" for path in parts for name in FEED_FORWARD)
@@ -83,6 +85,8 @@ def find_layers(
         name = rename(path)
         if operation is not None:
             yield ModuleRole(path, module, "", operation)
+        elif isinstance(name, Joined):
+            yield ModuleRole(path, module, name.name, LAYER, name)
         elif name and known.is_layer(name, module):
             yield ModuleRole(path, module, name.replace("/", "."), LAYER)
 

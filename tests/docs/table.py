@@ -175,6 +175,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,
         "ldmref trace show step": TORCH,
+        "import mlx": elsewhere("tests/trace/test_recording_mlx.py"),
+        "import keras": elsewhere("tests/trace/test_recording_keras.py"),
+        "from flax": elsewhere("tests/trace/test_recording_flax.py"),
     },
     "docs/notebooks.md": {
         "plot_schedule, plot_trajectory\n": PLOT,

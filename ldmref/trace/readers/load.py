@@ -26,7 +26,7 @@ from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.order import in_order_of_run
 from ldmref.trace.readers.json_dumps import TREE, DebuggedCall, RawArrays, is_raw
-from ldmref.trace.readers.names import rename_all
+from ldmref.trace.readers.names import StoredTensor, rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
 from ldmref.trace.readers.runtimes import (
     MAX_DUMP,
@@ -57,7 +57,8 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
             is recognised by content. No code of a pickle runs.
         names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a
             mapping of names or globs, a function (see `make_renamer`), or a JSON or TOML file
-            of such a mapping. Tensors that it does not name keep their name if that is a
+            of such a mapping. A list of names is that of the layers which a joined one has in one.
+            Tensors that it does not name keep their name if that is a
             trace's. None: they have a trace's names.
 
     Returns:
@@ -168,12 +169,12 @@ def require_inside(folder: Path, files: Iterable[Path]) -> None:
 class _Renamed(LazyMapping[np.ndarray]):
     """Tensors under other names."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, str]):
+    def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, StoredTensor]):
         self._tensors = tensors
         self._stored = stored
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._stored[name]]
+        return self._stored[name].read(self._tensors)
 
     @property
     def names(self) -> Collection[str]:
@@ -194,6 +195,6 @@ def _build(
         tensors = {name: tensors[name] for name in tensors if is_layer(name)}
     stored, unknown = rename_all(tensors, names, path)
     known: Mapping[str, str] = getattr(tensors, "kinds", {}) if kinds is None else kinds
-    new_kinds = {new: known[old] for new, old in stored.items() if old in known}
+    new_kinds = {new: known[old.name] for new, old in stored.items() if old.name in known}
     more = {UNKNOWN_NAMES: unknown} if unknown else {}
     return build_trace(_Renamed(tensors, stored), dict(manifest or {}) | more, new_kinds, str(path))

@@ -5,14 +5,24 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ldmref.errors import InputError, UsageError, abbreviated, short_repr
 from ldmref.support.files import check_input_path, parse_json, read_file, shown
 from ldmref.trace.model import NAME
-from ldmref.trace.name_maps import NameMap, make_renamer
+from ldmref.trace.name_maps import (
+    Joined,
+    NameMap,
+    NewName,
+    Renamer,
+    make_renamer,
+    names_of,
+    parse_new_name,
+)
 
 CODE = "E-NAMES"
 MAX_NAMES_FILE = 2**24  # bytes
@@ -22,10 +32,40 @@ FORM = "CALL/LAYER/input or CALL/LAYER/output, such as unet.000/conv_in/output"
 SHOWN = 5  # unknown names in a message
 
 
-def read_names(path: str | Path) -> dict[str, str]:
+class StoredTensor(NamedTuple):
+    """Where a tensor of a trace is in a file.
+
+    Attributes:
+        name: The name of the tensor in the file.
+        joined: The layers that the tensor has in one; None: it is the tensor itself.
+        part: The index of its part among them.
+    """
+
+    name: str
+    joined: Joined | None = None
+    part: int = 0
+
+    def read(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the tensor, from those of the file.
+
+        Raises:
+            InputError: The tensor of the file cannot be divided in these parts.
+        """
+        whole = tensors[self.name]
+        if self.joined is None:
+            return whole
+        try:
+            begin, end = self.joined.bounds(self.part, whole.shape[-1] if whole.ndim else 0)
+        except ValueError as error:
+            raise InputError(f"{short_repr(self.name)}: {error}", code=CODE) from error
+        return whole[..., begin:end]
+
+
+def read_names(path: str | Path) -> dict[str, NewName]:
     """Read a name map from a JSON or TOML file with lines `PORT_NAME = LDMREF_NAME`.
 
-    TOML keys without quotes may contain dots.
+    TOML keys without quotes may contain dots. The value of a joined layer is a list
+    (`ldmref.trace.name_maps.make_renamer`).
 
     Args:
         path: The file, whose name ends in .json or .toml.
@@ -64,11 +104,12 @@ def read_names(path: str | Path) -> dict[str, str]:
         names = dict(_flatten(content, ""))
     except RecursionError as error:
         raise InputError(f"{shown(path)} is nested too deep", code=CODE) from error
-    wrong = next((name for name, new in names.items() if not isinstance(new, str)), None)
+    parsed = {name: parse_new_name(new) for name, new in names.items()}
+    wrong = next((name for name, new in parsed.items() if new is None), None)
     if wrong is not None:
-        message = f"{shown(path)}: the name for {wrong[:80]!r} is not text"
+        message = f"{shown(path)}: the name for {wrong[:80]!r} is not text or a list of parts"
         raise InputError(message, code=CODE, hint=f"write the ldmref name: {FORM}")
-    return names
+    return {name: new for name, new in parsed.items() if new is not None}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -80,22 +121,45 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-def get_renamer(names: NameMap | str | Path | None) -> Callable[[str], str | None]:
-    """Return a function from a tensor's name in a file to its name in a trace, or None."""
+def get_renamer(names: NameMap | str | Path | None) -> Renamer:
+    """Return a function from a tensor's name in a file to its name in a trace, or None.
+
+    A map may also name layers alone, as for a recording: it then holds for all their tensors.
+    """
     if isinstance(names, str | Path):
         names = read_names(names)
     rename = make_renamer(names)
+    by_layer = rename if isinstance(names, Mapping) else lambda layer: None
 
-    def find(name: str) -> str | None:
+    def find(name: str) -> NewName | None:
         new = rename(name)
         if new is None:
-            new = name
-        elif names is not None and complete_name(new) is None:
+            new = _rename_layer(name, by_layer)
+        if new is None:
+            return complete_name(name)
+        if isinstance(new, Joined):
+            return Joined(tuple(complete(part, name) for part in new.names), new.shares)
+        return complete_name(new) if names is None else complete(new, name)
+
+    def complete(new: str, name: str) -> str:
+        found = complete_name(new)
+        if found is None:
             message = f"the new name of {short_repr(name)}, {short_repr(new)}, is not a trace's"
             raise UsageError(message, code=CODE, hint=f"names are {FORM}")
-        return complete_name(new)
+        return found
 
     return find
+
+
+def _rename_layer(name: str, rename: Renamer) -> NewName | None:
+    """Return the new name of a tensor of which the map names the layer alone; None: it does not."""
+    call, _, rest = name.partition("/")
+    layer, _, role = rest.rpartition("/")
+    new = rename(layer) if layer and SIDE.fullmatch(role) else None
+    if new is None or any("/" in part for part in names_of(new)):
+        return None
+    full = tuple(f"{call}/{part}/{role}" for part in names_of(new))
+    return full[0] if isinstance(new, str) else Joined(full, new.shares)
 
 
 def complete_name(name: str) -> str | None:
@@ -118,27 +182,28 @@ def complete_name(name: str) -> str | None:
 
 def rename_all(
     stored: Iterable[str], names: NameMap | str | Path | None, source: Path
-) -> tuple[dict[str, str], list[str]]:
-    """Return the stored name of each tensor of a trace, and the names that are not known.
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Return where each tensor of a trace is stored, and the names that are not known.
 
     Raises:
         InputError: No name is known, or two tensors get the same name.
         UsageError: The name map is not valid.
     """
     find = get_renamer(names)
-    found: dict[str, str] = {}
+    found: dict[str, StoredTensor] = {}
     unknown: list[str] = []
     for name in stored:
         new = find(name)
         if new is None:
             unknown.append(name)
-        elif new in found:
-            message = (
-                f"{shown(source)}: {found[new][:80]!r} and {name[:80]!r} are both {new[:80]!r}"
-            )
-            raise InputError(message, code=CODE, hint="name each tensor once in the name map")
-        else:
-            found[new] = name
+            continue
+        for i, part in enumerate(names_of(new)):
+            if part in found:
+                both = f"{found[part].name[:80]!r} and {name[:80]!r} are both {part[:80]!r}"
+                message = f"{shown(source)}: {both}"
+                raise InputError(message, code=CODE, hint="name each tensor once in the name map")
+            split = isinstance(new, Joined) and part.rpartition("/")[2].startswith("output")
+            found[part] = StoredTensor(name, new, i) if split else StoredTensor(name)
     if not found:
         listed = abbreviated([repr(name[:80]) for name in unknown], SHOWN)
         raise InputError(
