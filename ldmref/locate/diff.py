@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import without_assumed
+from ldmref.locate.conventions import NetworkConventions, turn_call
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.networks import (
     RecordedNetwork,
+    find_definition,
     find_wrong_axes,
     name_unknown_pipeline,
     try_network,
@@ -25,6 +27,7 @@ from ldmref.locate.points import PaddingRows
 from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
+from ldmref.locate.terms import NetworkTerms, TermsObserver, follow_in_terms
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
@@ -37,6 +40,7 @@ AFTER_OWN = "it follows an attention that ldmref does not have, whose output was
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 NOT_TOGETHER = "{} layers of {} in another form than ldmref's definition, and no output: {}"
+TERMS = "{} of the port has other conventions than ldmref, which are no fault: {}"
 ALONE = "ldmref computes none of its layers by itself"
 
 
@@ -114,8 +118,7 @@ class ModelOriginal:
         self.model = model
         self.nets = nets
         self.guide = guide
-        self.padding = PaddingFinder()
-        self.remarks = LayerRemarks()
+        self.known = KnownOfCalls()
 
     @property
     def family(self) -> str:
@@ -135,9 +138,7 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(
-                port, judged, call, dtype, gaps, self.nets, self.padding, self.remarks
-            )
+            return judge_call(port, judged, call, dtype, gaps, self.nets, self.known)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -147,8 +148,56 @@ class ModelOriginal:
 
         The remarks begin with those on layers of the networks whose calls were judged before.
         """
-        notes += self.remarks.describe()
+        notes += [*self.known.remarks.describe(), *self.known.describe_terms()]
+        port = self.known.turn(port)
         return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
+
+
+class KnownOfCalls:
+    """What is known of a port's calls, and holds for further ones.
+
+    Attributes:
+        padding: Finds rows of padding.
+        remarks: What is said of layers that are no gap.
+        terms: The terms of the calls of each network, by their kind.
+    """
+
+    def __init__(self) -> None:
+        self.padding = PaddingFinder()
+        self.remarks = LayerRemarks()
+        self.terms: dict[str, NetworkTerms] = {}
+
+    def terms_of(
+        self,
+        port: Trace,
+        model: LatentDiffusion,
+        call: TraceCall,
+        controlnets: Sequence[ControlNet],
+    ) -> NetworkTerms:
+        """Return the terms of a network's calls, which are added to.
+
+        Args:
+            port, model, call, controlnets: As in `judge_call`.
+        """
+        if call.kind not in self.terms:
+            network, _ = find_definition(model, port, call, controlnets)
+            declared = NetworkConventions(model, network, port, call.kind)
+            self.terms[call.kind] = NetworkTerms(declared)
+        return self.terms[call.kind]
+
+    def describe_terms(self) -> Iterator[str]:
+        """Yield the conventions of each network that ldmref does not have."""
+        for kind, terms in self.terms.items():
+            if terms.chosen:
+                texts = "; ".join(one.text for one in terms.chosen.values())
+                yield TERMS.format(kind, texts)
+
+    def turn(self, port: Trace) -> Trace:
+        """Return a port with the arrays of all calls in ldmref's terms."""
+        for call in port.calls:
+            known = self.terms.get(call.kind)
+            port = port if known is None else turn_call(port, call, [*known.chosen.values()])
+        return port
 
 
 def judge_call(
@@ -157,9 +206,8 @@ def judge_call(
     call: TraceCall,
     dtype: str,
     gaps: list[str],
-    controlnets: Sequence[ControlNet] = (),
-    padding: PaddingFinder | None = None,
-    remarks: LayerRemarks | None = None,
+    controlnets: Sequence[ControlNet],
+    shared: KnownOfCalls,
 ) -> list[Row]:
     """Return the rows of one call of a network.
 
@@ -170,13 +218,16 @@ def judge_call(
         dtype: The number format by which the port is judged.
         gaps: What is not compared is added here.
         controlnets: The ControlNets of the run.
-        padding: Finds rows of padding. None: a new one.
-        remarks: What is said of layers that are no gap is added here. None: it is not wanted.
+        shared: What is known of the port's calls; more is added.
     """
-    remarks = remarks or LayerRemarks()
-    padding = padding or PaddingFinder()
+    remarks = shared.remarks
     of_port = _own_attention(port, call)
-    replayed = _replay(port, model, call, dtype, controlnets, padding)
+    terms = shared.terms_of(port, model, call, controlnets)
+
+    def follow(turned: Trace, seen: TermsObserver) -> ReplayedCall:
+        return _replay(turned, model, call, dtype, controlnets, shared.padding, seen)
+
+    replayed = follow_in_terms(terms, port, call, follow, count_faults)
     visited, problem = replayed.visited, replayed.problem
     inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
     rows = [_after_own(row, of_port) for row in inside]
@@ -226,6 +277,11 @@ class ReplayedCall:
     problem: str = ""
 
 
+def count_faults(found: ReplayedCall) -> int:
+    """Return the number of rows of a call that differ."""
+    return sum(row.verdict == DIFFERS for row in found.judge.rows)
+
+
 def _own_attention(port: Trace, call: TraceCall) -> Mapping[str, str]:
     """Return the layers of a call whose attention ldmref does not have, with what computes it."""
     whole = port.find(call)
@@ -246,13 +302,14 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
+    terms: TermsObserver,
 ) -> ReplayedCall:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
     If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
     is left by its own input.
     """
-    found = ReplayedCall(Judge(call, dtype))
+    found = ReplayedCall(Judge(call, dtype, terms))
     part = port
     for assume in (False, True):
         found.reads = RunReads()

@@ -41,6 +41,7 @@ from ldmref.locate.layouts import (
 from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
+from ldmref.locate.terms import TermsObserver
 
 ALL_PADDING = "all of its rows are padding"
 NOT_RECORDED = "an input was not recorded"
@@ -54,10 +55,12 @@ class Judge:
     Args:
         call: The call.
         dtype: The port's number format.
+        terms: What looks for other conventions of wrong arrays. None: nothing does.
     """
 
-    def __init__(self, call: str, dtype: str):
+    def __init__(self, call: str, dtype: str, terms: TermsObserver | None = None):
         self.call = call
+        self.terms = terms
         self.dtype = dtype
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
@@ -91,6 +94,7 @@ class Judge:
         allowed = allowed_error(0.0, self._epsilon(point))
         error = relative_error(point.kept(recorded), computed)
         row = self._row(point, error=error, allowed=allowed)
+        self._look_for_terms(replay, point, row)
         moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
         found = row.error > allowed and moved
         order = find_order(recorded, computed, point.kept) if found else None
@@ -112,6 +116,23 @@ class Judge:
         if np.asarray(point.computed).dtype.kind != "f":
             return 0.0
         return max(self.epsilon, point.unit)
+
+    def _look_for_terms(self, replay: FollowedRun, point: Point, row: Row) -> None:
+        """Look for another convention of an array that is wrong, and note one that is right.
+
+        Raises:
+            TermsFound: There is one.
+        """
+        if self.terms is None:
+            return
+        if row.error <= row.allowed:
+            self.terms.pass_by(point)
+            return
+
+        def limit() -> float:
+            return allowed_error(noise_floor(self._floor(replay, point), self._epsilon(point)))
+
+        self.terms.look(replay, point, row.error, limit)
 
     # -- the cases --------------------------------------------------------------------------------
 
