@@ -54,7 +54,7 @@ class Convention:
 
     def turned(self, x: np.ndarray) -> np.ndarray:
         """Return an array that it concerns as ldmref has it; others as they are."""
-        if self.length and (x.ndim not in (3, 4) or x.shape[-2] != self.length):
+        if self.length and (x.ndim not in (2, 3, 4) or x.shape[-2] != self.length):
             return x
         return self.turn(x)
 
@@ -190,7 +190,7 @@ def _order(
     def turn(x: np.ndarray) -> np.ndarray:
         return np.roll(x, k, axis=-2)
 
-    text = f"{known.joins[-1 if known.joins[0] == 'text' else 1]} first"
+    text = f"{known.joins[1]} first"
     convention = Convention(ORDER, text, turn, _of_layers, recorded.shape[-2])
     yield Candidate(convention, turn(recorded), computed)
 
