@@ -28,7 +28,7 @@ STEPS = 1000.0  # of ldmref's times, of which 0 is the image
 HALVES = "halves of the last norms"
 ORDER = "order of the tokens"
 SIGN = "sign of the prediction"
-DIRECTION = "from noise"  # how the names of times begin that run from the noise to the image
+DIRECTION = "time from the noise"  # how the names of times begin that run from the noise to the image
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.01
 
@@ -220,12 +220,12 @@ def _is_rising(times: np.ndarray) -> bool:
 TIMES = (
     _Unit("time in 0..1", lambda t: STEPS * t, lambda t: t.max() <= 1.0),
     _Unit(
-        f"{DIRECTION} at time 0 to the image at 1",
+        f"{DIRECTION} at 0 to the image at 1",
         lambda t: STEPS * (1.0 - t),
         lambda t: t.max() <= 1.0 and _is_rising(t),
     ),
     _Unit(
-        f"{DIRECTION} at time 0 to the image at 1000",
+        f"{DIRECTION} at 0 to the image at 1000",
         lambda t: STEPS - t,
         lambda t: t.max() <= STEPS and _is_rising(t),
     ),
@@ -285,7 +285,7 @@ def _sign(
     reverse = any(found.text.startswith(DIRECTION) for found in chosen.values())
     if point.call.name or point.role or not reverse:
         return
-    text = "the velocity runs from the noise to the image"
+    text = "velocity from the noise to the image"
     concerns = _of_whole(("output", "sample", "0"), "output")
     yield Candidate(
         Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed

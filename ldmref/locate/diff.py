@@ -188,9 +188,8 @@ class KnownOfCalls:
     def describe_terms(self) -> Iterator[str]:
         """Yield the conventions of each network that ldmref does not have."""
         for kind, terms in self.terms.items():
-            if terms.chosen:
-                texts = "; ".join(one.text for one in terms.chosen.values())
-                yield TERMS.format(kind, texts)
+            if texts := terms.describe():
+                yield TERMS.format(kind, "; ".join(texts))
 
     def turn(self, port: Trace) -> Trace:
         """Return a port with the arrays of all calls in ldmref's terms."""

@@ -27,6 +27,7 @@ from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
+from ldmref.locate.kept_rows import find_rows
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
@@ -76,6 +77,7 @@ class Judge:
         computed = point.kept(whole)
         point = replace(point, computed=computed)
         recorded = _with_finite_padding(point, whole)
+        point = replace(point, recorded=recorded)
         if point.padding is not None and point.padding.all():
             self._add(point, self._row(point, verdict=UNKNOWN, note=ALL_PADDING))
             return recorded
@@ -92,8 +94,10 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         allowed = allowed_error(0.0, self._epsilon(point))
+        point, text = self._with_rows(replay, point, allowed)
+        recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
         error = relative_error(point.kept(recorded), computed)
-        row = self._row(point, error=error, allowed=allowed)
+        row = self._row(point, error=error, allowed=allowed, note=text)
         self._look_for_terms(replay, point, row)
         moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
         found = row.error > allowed and moved
@@ -116,6 +120,24 @@ class Judge:
         if np.asarray(point.computed).dtype.kind != "f":
             return 0.0
         return max(self.epsilon, point.unit)
+
+    def _with_rows(
+        self, replay: FollowedRun, point: Point, allowed: float
+    ) -> tuple[Point, str]:
+        """Return a point with the expected rows of tokens, and in words what it had; "": them."""
+        recorded, shape = np.asarray(point.recorded), np.shape(point.computed)
+        if recorded.shape == shape or next(restore_order(recorded, shape), None) is not None:
+            return point, ""
+        rows = find_rows(replay, point, allowed)
+        if rows is None:
+            return point, ""
+        if self.terms is not None:
+            self.terms.note_rows(rows.text)
+        lacks = rows.lacks if point.padding is None else point.padding | rows.lacks
+        computed = np.asarray(point.computed)
+        padding = lacks if lacks.any() else None
+        point = replace(point, recorded=rows.array, padding=padding)
+        return replace(point, computed=point.kept(computed)), rows.text
 
     def _look_for_terms(self, replay: FollowedRun, point: Point, row: Row) -> None:
         """Look for another convention of an array that is wrong, and note one that is right.

@@ -47,12 +47,18 @@ class NetworkTerms:
         chosen: Those that the port has.
         own: Subjects of which the port has ldmref's convention.
         lengths: Numbers of tokens of arrays that are right in ldmref's order.
+        rows: In words, other numbers of rows that arrays have.
     """
 
     declared: NetworkConventions
     chosen: dict[str, Convention] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
     lengths: set[int] = field(default_factory=set)
+    rows: dict[str, None] = field(default_factory=dict)
+
+    def describe(self) -> list[str]:
+        """Return the conventions in words."""
+        return [*(one.text for one in self.chosen.values()), *self.rows]
 
 
 class TermsObserver:
@@ -70,6 +76,11 @@ class TermsObserver:
         self.closed = closed
         self.own: set[str] = set()
         self.lengths: set[int] = set()
+        self.rows: dict[str, None] = {}
+
+    def note_rows(self, text: str) -> None:
+        """Note that an array has another number of rows."""
+        self.rows[text] = None
 
     def pass_by(self, point: Point) -> None:
         """Note what a right array shows."""
@@ -152,6 +163,7 @@ def follow_in_terms(
     terms.chosen.update(best.chosen)
     terms.own |= best.seen.own
     terms.lengths |= best.seen.lengths
+    terms.rows |= best.seen.rows
     return best.result
 
 
