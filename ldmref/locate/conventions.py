@@ -28,7 +28,9 @@ STEPS = 1000.0  # of ldmref's times, of which 0 is the image
 HALVES = "halves of the last norms"
 ORDER = "order of the tokens"
 SIGN = "sign of the prediction"
-DIRECTION = "time from the noise"  # how the names of times begin that run from the noise to the image
+DIRECTION = (
+    "time from the noise"  # how the names of times begin that run from the noise to the image
+)
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.01
 
@@ -287,9 +289,7 @@ def _sign(
         return
     text = "velocity from the noise to the image"
     concerns = _of_whole(("output", "sample", "0"), "output")
-    yield Candidate(
-        Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed
-    )
+    yield Candidate(Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed)
 
 
 KINDS: tuple[Callable[..., Iterator[Candidate]], ...] = (
@@ -330,9 +330,7 @@ class TurnedArrays(Mapping[str, np.ndarray]):
         turns: The conventions of those that are turned.
     """
 
-    def __init__(
-        self, arrays: Mapping[str, np.ndarray], turns: Mapping[str, Sequence[Convention]]
-    ):
+    def __init__(self, arrays: Mapping[str, np.ndarray], turns: Mapping[str, Sequence[Convention]]):
         self.arrays = arrays
         self.turns = turns
 

@@ -121,18 +121,20 @@ class Judge:
             return 0.0
         return max(self.epsilon, point.unit)
 
-    def _with_rows(
-        self, replay: FollowedRun, point: Point, allowed: float
-    ) -> tuple[Point, str]:
-        """Return a point with the expected rows of tokens, and in words what it had; "": them."""
+    def _with_rows(self, replay: FollowedRun, point: Point, allowed: float) -> tuple[Point, str]:
+        """Return a point with the expected rows of tokens, and in words what it had; "": them.
+
+        Only denoisers that join image and text have rows that some programs leave out.
+        """
         recorded, shape = np.asarray(point.recorded), np.shape(point.computed)
-        if recorded.shape == shape or next(restore_order(recorded, shape), None) is not None:
+        joins = self.terms is not None and len(self.terms.terms.declared.joins) > 1
+        if recorded.shape == shape or not joins:
             return point, ""
-        rows = find_rows(replay, point, allowed)
-        if rows is None:
+        known = next(restore_order(recorded, shape), None) is not None
+        rows = None if known else find_rows(replay, point, allowed)
+        if rows is None or self.terms is None:
             return point, ""
-        if self.terms is not None:
-            self.terms.note_rows(rows.text)
+        self.terms.note_rows(rows.text)
         lacks = rows.lacks if point.padding is None else point.padding | rows.lacks
         computed = np.asarray(point.computed)
         padding = lacks if lacks.any() else None

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
-
 from ldmref.locate.conventions import (
     ORDER,
     Convention,
@@ -165,5 +164,3 @@ def follow_in_terms(
     terms.lengths |= best.seen.lengths
     terms.rows |= best.seen.rows
     return best.result
-
-
