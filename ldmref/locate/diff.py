@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import without_assumed
-from ldmref.locate.conventions import NetworkConventions, turn_call
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.networks import (
     RecordedNetwork,
-    find_definition,
     find_wrong_axes,
     name_unknown_pipeline,
     try_network,
@@ -27,7 +25,7 @@ from ldmref.locate.points import PaddingRows
 from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
-from ldmref.locate.terms import NetworkTerms, TermsObserver, follow_in_terms
+from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
@@ -40,7 +38,6 @@ AFTER_OWN = "it follows an attention that ldmref does not have, whose output was
 NOT_DEFINED = "layers are not in ldmref's definition of"
 NO_LAYER = "none of its layers has a name of this network"
 NOT_TOGETHER = "{} layers of {} in another form than ldmref's definition, and no output: {}"
-TERMS = "{} of the port has other conventions than ldmref, which are no fault: {}"
 ALONE = "ldmref computes none of its layers by itself"
 
 
@@ -118,7 +115,9 @@ class ModelOriginal:
         self.model = model
         self.nets = nets
         self.guide = guide
-        self.known = KnownOfCalls()
+        self.padding = PaddingFinder()
+        self.remarks = LayerRemarks()
+        self.terms = PortTerms()
 
     @property
     def family(self) -> str:
@@ -138,7 +137,8 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(port, judged, call, dtype, gaps, self.nets, self.known)
+            known = self.padding, self.remarks, self.terms
+            return judge_call(port, judged, call, dtype, gaps, self.nets, *known)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -148,55 +148,9 @@ class ModelOriginal:
 
         The remarks begin with those on layers of the networks whose calls were judged before.
         """
-        notes += [*self.known.remarks.describe(), *self.known.describe_terms()]
-        port = self.known.turn(port)
+        notes += [*self.remarks.describe(), *self.terms.describe()]
+        port = self.terms.turn(port)
         return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
-
-
-class KnownOfCalls:
-    """What is known of a port's calls, and holds for further ones.
-
-    Attributes:
-        padding: Finds rows of padding.
-        remarks: What is said of layers that are no gap.
-        terms: The terms of the calls of each network, by their kind.
-    """
-
-    def __init__(self) -> None:
-        self.padding = PaddingFinder()
-        self.remarks = LayerRemarks()
-        self.terms: dict[str, NetworkTerms] = {}
-
-    def terms_of(
-        self,
-        port: Trace,
-        model: LatentDiffusion,
-        call: TraceCall,
-        controlnets: Sequence[ControlNet],
-    ) -> NetworkTerms:
-        """Return the terms of a network's calls, which are added to.
-
-        Args:
-            port, model, call, controlnets: As in `judge_call`.
-        """
-        if call.kind not in self.terms:
-            network, _ = find_definition(model, port, call, controlnets)
-            declared = NetworkConventions(model, network, port, call.kind)
-            self.terms[call.kind] = NetworkTerms(declared)
-        return self.terms[call.kind]
-
-    def describe_terms(self) -> Iterator[str]:
-        """Yield the conventions of each network that ldmref does not have."""
-        for kind, terms in self.terms.items():
-            if texts := terms.describe():
-                yield TERMS.format(kind, "; ".join(texts))
-
-    def turn(self, port: Trace) -> Trace:
-        """Return a port with the arrays of all calls in ldmref's terms."""
-        for call in port.calls:
-            known = self.terms.get(call.kind)
-            port = port if known is None else turn_call(port, call, [*known.chosen.values()])
-        return port
 
 
 def judge_call(
@@ -205,8 +159,10 @@ def judge_call(
     call: TraceCall,
     dtype: str,
     gaps: list[str],
-    controlnets: Sequence[ControlNet],
-    shared: KnownOfCalls,
+    controlnets: Sequence[ControlNet] = (),
+    padding: PaddingFinder | None = None,
+    remarks: LayerRemarks | None = None,
+    terms: PortTerms | None = None,
 ) -> list[Row]:
     """Return the rows of one call of a network.
 
@@ -217,16 +173,14 @@ def judge_call(
         dtype: The number format by which the port is judged.
         gaps: What is not compared is added here.
         controlnets: The ControlNets of the run.
-        shared: What is known of the port's calls; more is added.
+        padding: Finds rows of padding. None: a new one.
+        remarks: What is said of layers that are no gap is added here. None: it is not wanted.
+        terms: The terms of the port's calls, which are added to. None: they are ldmref's.
     """
-    remarks = shared.remarks
+    remarks = remarks or LayerRemarks()
+    padding = padding or PaddingFinder()
     of_port = _own_attention(port, call)
-    terms = shared.terms_of(port, model, call, controlnets)
-
-    def follow(turned: Trace, seen: TermsObserver) -> ReplayedCall:
-        return _replay(turned, model, call, dtype, controlnets, shared.padding, seen)
-
-    replayed = follow_in_terms(terms, port, call, follow, count_faults)
+    replayed = _replay_in_terms(port, model, call, dtype, controlnets, padding, terms)
     visited, problem = replayed.visited, replayed.problem
     inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
     rows = [_after_own(row, of_port) for row in inside]
@@ -276,7 +230,7 @@ class ReplayedCall:
     problem: str = ""
 
 
-def count_faults(found: ReplayedCall) -> int:
+def _count_faults(found: ReplayedCall) -> int:
     """Return the number of rows of a call that differ."""
     return sum(row.verdict == DIFFERS for row in found.judge.rows)
 
@@ -294,6 +248,26 @@ def _after_own(row: Row, of_port: Mapping[str, str]) -> Row:
     return replace(row, note=AFTER_OWN) if follows else row
 
 
+def _replay_in_terms(
+    port: Trace,
+    model: LatentDiffusion,
+    call: TraceCall,
+    dtype: str,
+    controlnets: Sequence[ControlNet],
+    padding: PaddingFinder,
+    terms: PortTerms | None,
+) -> ReplayedCall:
+    """Return the judge of a call in the terms of its port; None: in those of ldmref."""
+    if terms is None:
+        return _replay(port, model, call, dtype, controlnets, padding)
+
+    def follow(turned: Trace, seen: TermsObserver) -> ReplayedCall:
+        return _replay(turned, model, call, dtype, controlnets, padding, seen)
+
+    known = terms.of_call(port, model, call, controlnets)
+    return follow_in_terms(known, port, call, follow, _count_faults)
+
+
 def _replay(
     port: Trace,
     model: LatentDiffusion,
@@ -301,7 +275,7 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
-    terms: TermsObserver,
+    terms: TermsObserver | None = None,
 ) -> ReplayedCall:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
@@ -319,7 +293,7 @@ def _replay(
             follow = partial(_follow, part, call, dtype, padding.find(model, network), own)
             before = len(found.judge.rows)
             found.problem = follow(found.judge, found.visited, found.reads, network)
-            again = partial(_rows_again, call, dtype, follow)
+            again = partial(_rows_again, call, dtype, follow, terms)
             rows = found.judge.rows
             rows[before:] = without_assumed(rows[before:], network, again)
         if not found.problem or assume:
@@ -348,10 +322,14 @@ def _follow(
 
 
 def _rows_again(
-    call: TraceCall, dtype: str, follow: Callable[..., str], network: RecordedNetwork
+    call: TraceCall,
+    dtype: str,
+    follow: Callable[..., str],
+    terms: TermsObserver | None,
+    network: RecordedNetwork,
 ) -> list[Row]:
     """Return the rows of a call with other arguments."""
-    judge = Judge(call, dtype)
+    judge = Judge(call, dtype, terms and terms.without_looking())
     follow(judge, set(), RunReads(), network)
     return judge.rows
 

@@ -8,7 +8,7 @@ fault. Later calls of the network have the conventions of the earlier ones: a mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
@@ -21,11 +21,15 @@ from ldmref.locate.conventions import (
 )
 from ldmref.locate.law import GAIN, explains
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.networks import find_definition
 from ldmref.locate.points import FollowedRun, Point
+from ldmref.models.control import ControlNet
+from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 Result = TypeVar("Result")
+WORDS = "{} of the port has other conventions than ldmref, which are no fault: {}"
 Chosen = Mapping[str, Convention]  # by subject
 
 
@@ -60,6 +64,47 @@ class NetworkTerms:
         return [*(one.text for one in self.chosen.values()), *self.rows]
 
 
+class PortTerms:
+    """The terms of a port's calls, by their kind."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, NetworkTerms] = {}
+
+    def of_call(
+        self,
+        port: Trace,
+        model: LatentDiffusion,
+        call: TraceCall,
+        controlnets: Sequence[ControlNet],
+    ) -> NetworkTerms:
+        """Return the terms of a network's calls.
+
+        Args:
+            port: The trace.
+            model: The model that ran.
+            call: One of the calls.
+            controlnets: The ControlNets of the run.
+        """
+        if call.kind not in self.known:
+            network, _ = find_definition(model, port, call, controlnets)
+            declared = NetworkConventions(model, network, port, call.kind)
+            self.known[call.kind] = NetworkTerms(declared)
+        return self.known[call.kind]
+
+    def describe(self) -> Iterator[str]:
+        """Yield the conventions of each network that ldmref does not have."""
+        for kind, terms in self.known.items():
+            if texts := terms.describe():
+                yield WORDS.format(kind, "; ".join(texts))
+
+    def turn(self, port: Trace) -> Trace:
+        """Return a port with the arrays of all calls in ldmref's terms."""
+        for call in port.calls if self.known else ():
+            terms = self.known.get(call.kind)
+            port = port if terms is None else turn_call(port, call, [*terms.chosen.values()])
+        return port
+
+
 class TermsObserver:
     """Sees the arrays of one run, and ends it where one is right in another convention.
 
@@ -67,15 +112,21 @@ class TermsObserver:
         terms: What is known of the network.
         chosen: The conventions in which the run is followed.
         closed: Subjects that are not looked for.
+        looks: Whether it looks for conventions at all.
     """
 
-    def __init__(self, terms: NetworkTerms, chosen: Chosen, closed: set[str]):
+    def __init__(self, terms: NetworkTerms, chosen: Chosen, closed: set[str], looks: bool = True):
         self.terms = terms
+        self.looks = looks
         self.chosen = chosen
         self.closed = closed
         self.own: set[str] = set()
         self.lengths: set[int] = set()
         self.rows: dict[str, None] = {}
+
+    def without_looking(self) -> TermsObserver:
+        """Return what sees a run with other arguments in the same terms."""
+        return TermsObserver(self.terms, self.chosen, self.closed, looks=False)
 
     def note_rows(self, text: str) -> None:
         """Note that an array has another number of rows."""
@@ -103,6 +154,8 @@ class TermsObserver:
         Raises:
             TermsFound: There is one.
         """
+        if not self.looks:
+            return
         for found in self.terms.declared.find(replay, point, self.chosen):
             one = found.convention
             if one.subject in self.closed or one.subject in self.chosen:
