@@ -25,6 +25,7 @@ from ldmref.locate.points import PaddingRows
 from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
+from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
@@ -116,6 +117,7 @@ class ModelOriginal:
         self.guide = guide
         self.padding = PaddingFinder()
         self.remarks = LayerRemarks()
+        self.terms = PortTerms()
 
     @property
     def family(self) -> str:
@@ -135,9 +137,8 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            return judge_call(
-                port, judged, call, dtype, gaps, self.nets, self.padding, self.remarks
-            )
+            known = self.padding, self.remarks, self.terms
+            return judge_call(port, judged, call, dtype, gaps, self.nets, *known)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -147,7 +148,8 @@ class ModelOriginal:
 
         The remarks begin with those on layers of the networks whose calls were judged before.
         """
-        notes += self.remarks.describe()
+        notes += [*self.remarks.describe(), *self.terms.describe()]
+        port = self.terms.turn(port)
         return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
 
 
@@ -160,6 +162,7 @@ def judge_call(
     controlnets: Sequence[ControlNet] = (),
     padding: PaddingFinder | None = None,
     remarks: LayerRemarks | None = None,
+    terms: PortTerms | None = None,
 ) -> list[Row]:
     """Return the rows of one call of a network.
 
@@ -172,11 +175,12 @@ def judge_call(
         controlnets: The ControlNets of the run.
         padding: Finds rows of padding. None: a new one.
         remarks: What is said of layers that are no gap is added here. None: it is not wanted.
+        terms: The terms of the port's calls, which are added to. None: they are ldmref's.
     """
     remarks = remarks or LayerRemarks()
     padding = padding or PaddingFinder()
     of_port = _own_attention(port, call)
-    replayed = _replay(port, model, call, dtype, controlnets, padding)
+    replayed = _replay_in_terms(port, model, call, dtype, controlnets, padding, terms)
     visited, problem = replayed.visited, replayed.problem
     inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
     rows = [_after_own(row, of_port) for row in inside]
@@ -226,6 +230,11 @@ class ReplayedCall:
     problem: str = ""
 
 
+def _count_faults(found: ReplayedCall) -> int:
+    """Return the number of rows of a call that differ."""
+    return sum(row.verdict == DIFFERS for row in found.judge.rows)
+
+
 def _own_attention(port: Trace, call: TraceCall) -> Mapping[str, str]:
     """Return the layers of a call whose attention ldmref does not have, with what computes it."""
     whole = port.find(call)
@@ -239,6 +248,26 @@ def _after_own(row: Row, of_port: Mapping[str, str]) -> Row:
     return replace(row, note=AFTER_OWN) if follows else row
 
 
+def _replay_in_terms(
+    port: Trace,
+    model: LatentDiffusion,
+    call: TraceCall,
+    dtype: str,
+    controlnets: Sequence[ControlNet],
+    padding: PaddingFinder,
+    terms: PortTerms | None,
+) -> ReplayedCall:
+    """Return the judge of a call in the terms of its port; None: in those of ldmref."""
+    if terms is None:
+        return _replay(port, model, call, dtype, controlnets, padding)
+
+    def follow(turned: Trace, seen: TermsObserver) -> ReplayedCall:
+        return _replay(turned, model, call, dtype, controlnets, padding, seen)
+
+    known = terms.of_call(port, model, call, controlnets)
+    return follow_in_terms(known, port, call, follow, _count_faults)
+
+
 def _replay(
     port: Trace,
     model: LatentDiffusion,
@@ -246,13 +275,14 @@ def _replay(
     dtype: str,
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
+    terms: TermsObserver | None = None,
 ) -> ReplayedCall:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
     If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
     is left by its own input.
     """
-    found = ReplayedCall(Judge(call, dtype))
+    found = ReplayedCall(Judge(call, dtype, terms))
     part = port
     for assume in (False, True):
         found.reads = RunReads()
@@ -263,7 +293,7 @@ def _replay(
             follow = partial(_follow, part, call, dtype, padding.find(model, network), own)
             before = len(found.judge.rows)
             found.problem = follow(found.judge, found.visited, found.reads, network)
-            again = partial(_rows_again, call, dtype, follow)
+            again = partial(_rows_again, call, dtype, follow, terms)
             rows = found.judge.rows
             rows[before:] = without_assumed(rows[before:], network, again)
         if not found.problem or assume:
@@ -292,10 +322,14 @@ def _follow(
 
 
 def _rows_again(
-    call: TraceCall, dtype: str, follow: Callable[..., str], network: RecordedNetwork
+    call: TraceCall,
+    dtype: str,
+    follow: Callable[..., str],
+    terms: TermsObserver | None,
+    network: RecordedNetwork,
 ) -> list[Row]:
     """Return the rows of a call with other arguments."""
-    judge = Judge(call, dtype)
+    judge = Judge(call, dtype, terms and terms.without_looking())
     follow(judge, set(), RunReads(), network)
     return judge.rows
 

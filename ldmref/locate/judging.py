@@ -27,6 +27,7 @@ from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
+from ldmref.locate.kept_rows import find_rows
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
@@ -41,6 +42,7 @@ from ldmref.locate.layouts import (
 from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
+from ldmref.locate.terms import TermsObserver
 
 ALL_PADDING = "all of its rows are padding"
 NOT_RECORDED = "an input was not recorded"
@@ -54,10 +56,12 @@ class Judge:
     Args:
         call: The call.
         dtype: The port's number format.
+        terms: What looks for other conventions of wrong arrays. None: nothing does.
     """
 
-    def __init__(self, call: str, dtype: str):
+    def __init__(self, call: str, dtype: str, terms: TermsObserver | None = None):
         self.call = call
+        self.terms = terms
         self.dtype = dtype
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
@@ -73,6 +77,7 @@ class Judge:
         computed = point.kept(whole)
         point = replace(point, computed=computed)
         recorded = _with_finite_padding(point, whole)
+        point = replace(point, recorded=recorded)
         if point.padding is not None and point.padding.all():
             self._add(point, self._row(point, verdict=UNKNOWN, note=ALL_PADDING))
             return recorded
@@ -89,8 +94,11 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         allowed = allowed_error(0.0, self._epsilon(point))
+        point, text = self._with_rows(replay, point, allowed)
+        recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
         error = relative_error(point.kept(recorded), computed)
-        row = self._row(point, error=error, allowed=allowed)
+        row = self._row(point, error=error, allowed=allowed, note=text)
+        self._look_for_terms(replay, point, row)
         moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
         found = row.error > allowed and moved
         order = find_order(recorded, computed, point.kept) if found else None
@@ -112,6 +120,43 @@ class Judge:
         if np.asarray(point.computed).dtype.kind != "f":
             return 0.0
         return max(self.epsilon, point.unit)
+
+    def _with_rows(self, replay: FollowedRun, point: Point, allowed: float) -> tuple[Point, str]:
+        """Return a point with the expected rows of tokens, and in words what it had; "": them.
+
+        Only denoisers that join image and text have rows that some programs leave out.
+        """
+        recorded, shape = np.asarray(point.recorded), np.shape(point.computed)
+        joins = self.terms is not None and len(self.terms.terms.declared.joins) > 1
+        if recorded.shape == shape or not joins:
+            return point, ""
+        known = next(restore_order(recorded, shape), None) is not None
+        rows = None if known else find_rows(replay, point, allowed)
+        if rows is None or self.terms is None:
+            return point, ""
+        self.terms.note_rows(rows.text)
+        lacks = rows.lacks if point.padding is None else point.padding | rows.lacks
+        computed = np.asarray(point.computed)
+        padding = lacks if lacks.any() else None
+        point = replace(point, recorded=rows.array, padding=padding)
+        return replace(point, computed=point.kept(computed)), rows.text
+
+    def _look_for_terms(self, replay: FollowedRun, point: Point, row: Row) -> None:
+        """Look for another convention of an array that is wrong, and note one that is right.
+
+        Raises:
+            TermsFound: There is one.
+        """
+        if self.terms is None:
+            return
+        if row.error <= row.allowed:
+            self.terms.pass_by(point)
+            return
+
+        def limit() -> float:
+            return allowed_error(noise_floor(self._floor(replay, point), self._epsilon(point)))
+
+        self.terms.look(replay, point, row.error, limit)
 
     # -- the cases --------------------------------------------------------------------------------
 

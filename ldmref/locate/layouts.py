@@ -149,11 +149,27 @@ def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
             yield Layout(f"equal after transpose {text}", got.transpose(np.argsort(axes)), True)
     if prod(shape) == got.size and got.shape != shape:
         yield Layout(f"equal after reshape from {got.shape}", got.reshape(shape), True)
+        yield from _move_channels(got, shape)
         if len(shape) == 4:
             n, c, h, w = shape
             if got.shape in ((n, h * w, c), (n * h * w, c)):
                 moved = got.reshape(n, h, w, c).transpose(0, 3, 1, 2)
                 yield Layout("equal after transpose 0,2,3,1 and flattening", moved, True)
+
+
+def _move_channels(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
+    """Yield the ways to bring an array to a shape of other axes whose channels are elsewhere.
+
+    The pixels of (n, h, w, c) are the tokens of (n, c, l), and those of (n, c, h, w) of (n, l, c).
+    """
+    ends = ((-1, 1), (1, -1)) if got.ndim > 2 < len(shape) and got.ndim != len(shape) else ()
+    for source, to in ends:
+        if got.shape[source] == shape[to]:
+            axes = list(range(got.ndim))
+            axes.insert(to % got.ndim, axes.pop(source % got.ndim))
+            order = ",".join(map(str, axes))
+            text = f"equal after transpose {order} and reshape from {got.shape}"
+            yield Layout(text, got.transpose(axes).reshape(shape), True)
 
 
 def _axis_orders(

@@ -258,6 +258,7 @@ def test_calls_are_judged_by_the_model_that_ran_them(judges):
         assert original.judge_call("port", TraceCall(call), "float16", gaps) == ["rows"]
         assert judges.pop() == (
             "port", model, call, "float16", gaps, ["net"], original.padding, original.remarks,
+            original.terms,
         )  # fmt: skip
     assert original.controlnets == 1 and ModelOriginal("model").controlnets == 0
     assert original.judge_host("port", "float16", gaps) == (

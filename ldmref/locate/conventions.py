@@ -1,0 +1,347 @@
+"""Conventions: right ways to write the same network, and how each is recognised and undone.
+
+A port may join image and text in either order, keep the halves of its last norms as the makers'
+file has them, or pass its time in another unit. Each is declared here once for all families: which
+recorded arrays it concerns, and how they become those of ldmref. It is recognised by an array that
+only rounding tells from the expected one after that. `ldmref.locate.terms` chooses the
+conventions with which all layers of a network agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.locate.names import read_array
+from ldmref.locate.points import FollowedRun, Point
+from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.models.model import LatentDiffusion
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry
+
+Turn = Callable[[np.ndarray], np.ndarray]
+STEPS = 1000.0  # of ldmref's times, of which 0 is the image
+HALVES = "halves of the last norms"
+ORDER = "order of the tokens"
+SIGN = "sign of the prediction"
+DIRECTION = (
+    "time from the noise"  # how the names of times begin that run from the noise to the image
+)
+MOST_SCALE = 100.0  # of guidance that somebody asks for
+LEAST_SCALE = 0.01
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A convention of a port that ldmref does not have.
+
+    Attributes:
+        subject: What it is about. Of each subject, a network has one convention.
+        text: The convention in words.
+        turn: Returns a recorded array as ldmref has it.
+        concerns: Returns whether it concerns an array of an entry, of a side ("input" or "output")
+            and role.
+        length: The length of the second last axis of all arrays that it concerns. 0: any.
+    """
+
+    subject: str
+    text: str
+    turn: Turn
+    concerns: Callable[[TraceEntry, str, str], bool]
+    length: int = 0
+
+    def turned(self, x: np.ndarray) -> np.ndarray:
+        """Return an array that it concerns as ldmref has it; others as they are."""
+        if self.length and (x.ndim not in (2, 3, 4) or x.shape[-2] != self.length):
+            return x
+        return self.turn(x)
+
+
+class Candidate(NamedTuple):
+    """A convention with which a recorded array may be right.
+
+    Attributes:
+        convention: The convention.
+        recorded: The array in ldmref's terms.
+        computed: What it should equal.
+    """
+
+    convention: Convention
+    recorded: np.ndarray
+    computed: np.ndarray
+
+
+class NetworkConventions:
+    """The conventions that ports of a network may have.
+
+    Args:
+        model: The model.
+        network: The network.
+        port: The trace, with the times of all calls.
+        kind: The kind of the calls.
+    """
+
+    def __init__(self, model: LatentDiffusion, network: DeclaredNetwork, port: Trace, kind: str):
+        self.model = model
+        self.network = network
+        self.port = port
+        self.kind = kind
+
+    def find(
+        self, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    ) -> Iterator[Candidate]:
+        """Yield the conventions of a recorded array of the expected shape.
+
+        Args:
+            replay: The replay that computed it.
+            point: The array.
+            chosen: The conventions of the port that are known, by subject.
+        """
+        if point.recorded.shape != np.shape(point.computed) or point.computed.dtype.kind != "f":
+            return
+        for kind in KINDS:
+            yield from kind(self, replay, point, chosen)
+
+    def is_own(self, point: Point) -> str:
+        """Return the subject of which a right array shows that the port has ldmref's convention."""
+        return HALVES if not point.role and point.call.name in self.halved else ""
+
+    @cached_property
+    def halved(self) -> frozenset[str]:
+        """Layers whose halves the makers' file has in the other order."""
+        if self.network.name != self.model.config.denoiser.network:
+            return frozenset()
+        tables = (file.table(self.model.config) for file in self.model.family.files)
+        return frozenset(
+            name.rpartition(".")[0]
+            for table in tables
+            for name, entry in table.items()
+            if getattr(entry, "form", "") == "swapped"
+        )
+
+    @cached_property
+    def joins(self) -> tuple[str, ...]:
+        """The kinds of tokens that attention reads, in ldmref's order."""
+        attention = self.network.text_attention
+        return () if attention is None else attention.tokens
+
+    def recorded(self, x: NetworkInput) -> np.ndarray:
+        """Return what all calls recorded of an argument that is a number of each image."""
+        found: list[np.ndarray] = []
+        for call in self.port.calls:
+            entry = self.port.find(call) if call.kind == self.kind else None
+            names = () if entry is None else (x.role, *x.also)
+            name = next((n for n in names if entry is not None and n in entry.inputs), None)
+            if entry is not None and name is not None:
+                found.append(np.ravel(read_array(self.port, entry.inputs[name])))
+        return np.concatenate(found) if found else np.zeros(0)
+
+
+def _of_whole(names: Sequence[str], side: str) -> Callable[[TraceEntry, str, str], bool]:
+    return lambda entry, at, role: not entry.layer and at == side and role in names
+
+
+def _of_layers(entry: TraceEntry, side: str, role: str) -> bool:
+    return bool(entry.layer)
+
+
+# -- halves ---------------------------------------------------------------------------------------
+
+
+def _swap(x: np.ndarray) -> np.ndarray:
+    return np.roll(x, x.shape[-1] // 2, axis=-1)
+
+
+def _halves(
+    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield the makers' order of shift and scale in the last norms."""
+    if point.role or point.call.name not in known.halved or point.recorded.shape[-1] % 2:
+        return
+    layers = known.halved
+
+    def concerns(entry: TraceEntry, side: str, role: str) -> bool:
+        return side == "output" and entry.layer in layers
+
+    text = "shift before scale in the last norms, as in the makers' file"
+    yield Candidate(
+        Convention(HALVES, text, _swap, concerns), _swap(point.recorded), point.computed
+    )
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def _order(
+    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield tokens (..., l, d) of image and text that are joined in the other order."""
+    recorded, computed = point.recorded, point.computed
+    if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
+        return
+    tokens = np.moveaxis(computed, -2, 0).reshape(recorded.shape[-2], -1)
+    first = recorded[..., 0, :].ravel()
+    k = int(np.argmin(np.abs(tokens - first).max(axis=1)))
+    if not k:
+        return
+
+    def turn(x: np.ndarray) -> np.ndarray:
+        return np.roll(x, k, axis=-2)
+
+    text = f"{known.joins[1]} first"
+    convention = Convention(ORDER, text, turn, _of_layers, recorded.shape[-2])
+    yield Candidate(convention, turn(recorded), computed)
+
+
+# -- numbers of each image ------------------------------------------------------------------------
+
+
+class _Unit(NamedTuple):
+    """Another unit of a number of each image: in words, how it becomes ldmref's, whether it fits.
+
+    Attributes:
+        text: In words.
+        turn: Returns the number in ldmref's unit.
+        fits: Returns whether all recorded numbers may be in this unit.
+    """
+
+    text: str
+    turn: Turn
+    fits: Callable[[np.ndarray], bool]
+
+
+def _is_rising(times: np.ndarray) -> bool:
+    """Return whether times begin with the least, as those do that run from the noise."""
+    return times[0] == times.min() and (times.max() > times[0] or not times[0])
+
+
+TIMES = (
+    _Unit("time in 0..1", lambda t: STEPS * t, lambda t: t.max() <= 1.0),
+    _Unit(
+        f"{DIRECTION} at 0 to the image at 1",
+        lambda t: STEPS * (1.0 - t),
+        lambda t: t.max() <= 1.0 and _is_rising(t),
+    ),
+    _Unit(
+        f"{DIRECTION} at 0 to the image at 1000",
+        lambda t: STEPS - t,
+        lambda t: t.max() <= STEPS and _is_rising(t),
+    ),
+)
+SCALES = (
+    _Unit("guidance multiplied by 1000", lambda g: g / STEPS, lambda g: g.min() > MOST_SCALE),
+    _Unit("guidance divided by 1000", lambda g: g * STEPS, lambda g: g.max() < LEAST_SCALE * 10.0),
+)
+UNITS = {"timesteps": TIMES, "ends": TIMES, "guidance": SCALES}  # by content
+
+
+def _units(
+    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield other units of the times and the guidance that a network is given."""
+    if point.frame.name:
+        return
+    for x in known.network.inputs:
+        given: Any = point.frame.inputs.get(x.argument)
+        units = UNITS.get(x.content, ())
+        subject = f"unit of {x.role}"
+        if not units or subject in chosen or not isinstance(given, np.ndarray):
+            continue
+        values = known.recorded(x)
+        if not values.size or not np.isfinite(values).all():
+            continue
+        for unit in units:
+            if not unit.fits(values):
+                continue
+            computed = replay.rerun(point, arguments={x.argument: unit.turn(given)})
+            if computed is not None:
+                concerns = _of_whole((x.role, *x.also), "input")
+                convention = Convention(subject, unit.text, unit.turn, concerns)
+                yield Candidate(convention, point.recorded, computed)
+
+
+def _layer_units(
+    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield times in 0..1 that a layer is given, which multiplies them."""
+    computed, name, role = point.computed, point.call.name, point.role
+    if computed.ndim != 1 or not role or not computed.size or np.max(point.recorded) > 1.0:
+        return
+
+    def concerns(entry: TraceEntry, side: str, at: str) -> bool:
+        return entry.layer == name and side == "input" and at in (role, "input", "0")
+
+    unit = TIMES[0]
+    convention = Convention(f"unit of {name}", f"{unit.text} in {name}", unit.turn, concerns)
+    yield Candidate(convention, unit.turn(point.recorded), computed)
+
+
+def _sign(
+    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield the velocity from the noise to the image, of a port whose time runs this way."""
+    reverse = any(found.text.startswith(DIRECTION) for found in chosen.values())
+    if point.call.name or point.role or not reverse:
+        return
+    text = "velocity from the noise to the image"
+    concerns = _of_whole(("output", "sample", "0"), "output")
+    yield Candidate(Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed)
+
+
+KINDS: tuple[Callable[..., Iterator[Candidate]], ...] = (
+    _halves,
+    _order,
+    _layer_units,
+    _units,
+    _sign,
+)
+
+
+def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -> Trace:
+    """Return a port in which the arrays of a call are in ldmref's terms.
+
+    Args:
+        port: The trace.
+        call: The call.
+        conventions: Those of the port.
+    """
+    turns: dict[str, list[Convention]] = {}
+    for entry in port.of_call(call) if conventions else ():
+        for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
+            for role, name in roles.items():
+                found = [one for one in conventions if one.concerns(entry, side, role)]
+                known = turns.setdefault(name, [])
+                known += [one for one in found if one not in known]
+    turns = {name: found for name, found in turns.items() if found}
+    if not turns:
+        return port
+    return replace(port, tensors=TurnedArrays(port.tensors, turns))
+
+
+class TurnedArrays(Mapping[str, np.ndarray]):
+    """Arrays of a trace, some of which are read in ldmref's terms.
+
+    Args:
+        arrays: The arrays by name.
+        turns: The conventions of those that are turned.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], turns: Mapping[str, Sequence[Convention]]):
+        self.arrays = arrays
+        self.turns = turns
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        x = self.arrays[name]
+        for convention in self.turns.get(name, ()):
+            x = convention.turned(np.asarray(x))
+        return x
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)

@@ -1,0 +1,96 @@
+"""Rows of tokens that a port has more or fewer of than ldmref, which no result reads.
+
+Programs fill up tokens to a length of their own and mask the rest, embed a caption before they fill
+it up, or cut a sequence before or after the last layers. Such an array has the expected rows in
+their order, with others in front, between or behind; or it ends before the expected one does. It is
+judged by the rows that both have.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.points import FollowedRun, Point
+
+MASK = "mask"  # the argument that says which tokens are no padding
+ALIKE = 0.5  # relative error of rows that are the same rows, perhaps wrong ones
+
+
+class KeptRows(NamedTuple):
+    """A recorded array with the expected rows.
+
+    Attributes:
+        text: In words what it had.
+        array: The array, of the expected shape; rows that it lacks are as computed.
+        lacks: The rows (...,) of the array (..., d) that it lacks.
+    """
+
+    text: str
+    array: np.ndarray
+    lacks: np.ndarray
+
+
+def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | None:
+    """Return the rows of a recorded array that are expected; None if it has others.
+
+    Args:
+        replay: The replay that computed it.
+        point: The array, of another shape than the computed one.
+        allowed: The relative error that is rounding.
+    """
+    recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
+    if computed.ndim not in (3, 4) or computed.dtype.kind != "f":
+        return None
+    parts = _by_image(replay, recorded, computed)
+    if parts is None:
+        return None
+    made, lacks = computed.copy(), np.zeros(computed.shape[:-1], bool)
+    for number, rows in enumerate(parts):
+        if rows.shape[-2] > computed.shape[-2]:
+            made[number] = _choose(rows, computed[number], allowed)
+        else:
+            made[number][..., : rows.shape[-2], :] = rows
+            lacks[number][..., rows.shape[-2] :] = True
+    if lacks.all() or relative_error(point.kept(made), computed) > ALIKE:
+        return None
+    counts = sorted({rows.shape[-2] for rows in parts})
+    text = f"{' and '.join(map(str, counts))} rows of tokens for {computed.shape[-2]}"
+    return KeptRows(text, made, lacks)
+
+
+def _by_image(
+    replay: FollowedRun, recorded: np.ndarray, computed: np.ndarray
+) -> list[np.ndarray] | None:
+    """Return the rows of each image of the batch, (..., l, d); None if they are no tokens."""
+    n, width = len(computed), computed.shape[-1]
+    if recorded.ndim == computed.ndim:
+        sizes = [(*x.shape[:-2], x.shape[-1]) for x in (recorded, computed)]
+        return [*recorded] if sizes[0] == sizes[1] else None
+    if n == 1 and recorded.ndim == computed.ndim - 1:
+        return _by_image(replay, recorded[None], computed)
+    if recorded.ndim != 2 or computed.ndim != 3 or recorded.shape[-1] != width:
+        return None
+    mask: Any = replay.arguments.get(MASK)
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and len(mask) == n:
+        lengths = np.count_nonzero(mask, axis=1)
+        if lengths.sum() == len(recorded):  # the tokens of all texts, without padding
+            return np.split(recorded, np.cumsum(lengths)[:-1])
+    whole = len(recorded) % n == 0
+    return [*recorded.reshape(n, -1, width)] if whole else None
+
+
+def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
+    """Return the expected rows of more of them: the first that agree, and the rest from the end."""
+    length = expected.shape[-2]
+    scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
+    apart = np.abs(rows[..., :length, :] - expected) / scale
+    axes = tuple(axis for axis in range(apart.ndim) if axis != apart.ndim - 2)
+    agree = np.max(apart, axis=axes) <= allowed
+    last = rows[..., rows.shape[-2] - length :, :]
+    head = length if agree.all() else int(np.argmin(agree))
+    joined = np.concatenate([rows[..., :head, :], last[..., head:, :]], axis=-2)
+    tried = (joined, rows[..., :length, :], last)
+    return min(tried, key=lambda x: relative_error(x, expected))

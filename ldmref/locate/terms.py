@@ -1,0 +1,219 @@
+"""The terms of a port: which conventions it has, chosen so that all layers agree.
+
+A network is followed in ldmref's own terms. Where an array is right in another convention
+(`ldmref.locate.conventions`), the run begins again with all arrays that it concerns. What remains
+wrong then is compared with what is wrong without it, so one wrong layer among right ones stays a
+fault. Later calls of the network have the conventions of the earlier ones: a mixture is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
+
+from ldmref.locate.conventions import (
+    ORDER,
+    Convention,
+    NetworkConventions,
+    turn_call,
+)
+from ldmref.locate.law import GAIN, explains
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.networks import find_definition
+from ldmref.locate.points import FollowedRun, Point
+from ldmref.models.control import ControlNet
+from ldmref.models.model import LatentDiffusion
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace
+
+Result = TypeVar("Result")
+WORDS = "{} of the port has other conventions than ldmref, which are no fault: {}"
+Chosen = Mapping[str, Convention]  # by subject
+
+
+class TermsFound(Exception):
+    """Ends a run in terms that are not the port's."""
+
+    def __init__(self, convention: Convention):
+        super().__init__(convention.text)
+        self.convention = convention
+
+
+@dataclass
+class NetworkTerms:
+    """What is known of the terms of a port's calls of one network.
+
+    Attributes:
+        declared: The conventions that there are.
+        chosen: Those that the port has.
+        own: Subjects of which the port has ldmref's convention.
+        lengths: Numbers of tokens of arrays that are right in ldmref's order.
+        rows: In words, other numbers of rows that arrays have.
+    """
+
+    declared: NetworkConventions
+    chosen: dict[str, Convention] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
+    lengths: set[int] = field(default_factory=set)
+    rows: dict[str, None] = field(default_factory=dict)
+
+    def describe(self) -> list[str]:
+        """Return the conventions in words."""
+        return [*(one.text for one in self.chosen.values()), *self.rows]
+
+
+class PortTerms:
+    """The terms of a port's calls, by their kind."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, NetworkTerms] = {}
+
+    def of_call(
+        self,
+        port: Trace,
+        model: LatentDiffusion,
+        call: TraceCall,
+        controlnets: Sequence[ControlNet],
+    ) -> NetworkTerms:
+        """Return the terms of a network's calls.
+
+        Args:
+            port: The trace.
+            model: The model that ran.
+            call: One of the calls.
+            controlnets: The ControlNets of the run.
+        """
+        if call.kind not in self.known:
+            network, _ = find_definition(model, port, call, controlnets)
+            declared = NetworkConventions(model, network, port, call.kind)
+            self.known[call.kind] = NetworkTerms(declared)
+        return self.known[call.kind]
+
+    def describe(self) -> Iterator[str]:
+        """Yield the conventions of each network that ldmref does not have."""
+        for kind, terms in self.known.items():
+            if texts := terms.describe():
+                yield WORDS.format(kind, "; ".join(texts))
+
+    def turn(self, port: Trace) -> Trace:
+        """Return a port with the arrays of all calls in ldmref's terms."""
+        for call in port.calls if self.known else ():
+            terms = self.known.get(call.kind)
+            port = port if terms is None else turn_call(port, call, [*terms.chosen.values()])
+        return port
+
+
+class TermsObserver:
+    """Sees the arrays of one run, and ends it where one is right in another convention.
+
+    Args:
+        terms: What is known of the network.
+        chosen: The conventions in which the run is followed.
+        closed: Subjects that are not looked for.
+        looks: Whether it looks for conventions at all.
+    """
+
+    def __init__(self, terms: NetworkTerms, chosen: Chosen, closed: set[str], looks: bool = True):
+        self.terms = terms
+        self.looks = looks
+        self.chosen = chosen
+        self.closed = closed
+        self.own: set[str] = set()
+        self.lengths: set[int] = set()
+        self.rows: dict[str, None] = {}
+
+    def without_looking(self) -> TermsObserver:
+        """Return what sees a run with other arguments in the same terms."""
+        return TermsObserver(self.terms, self.chosen, self.closed, looks=False)
+
+    def note_rows(self, text: str) -> None:
+        """Note that an array has another number of rows."""
+        self.rows[text] = None
+
+    def pass_by(self, point: Point) -> None:
+        """Note what a right array shows."""
+        subject = self.terms.declared.is_own(point)
+        if subject and subject not in self.chosen:
+            self.own.add(subject)
+        if point.computed.ndim in (3, 4) and ORDER not in self.chosen:
+            self.lengths.add(point.computed.shape[-2])
+
+    def look(
+        self, replay: FollowedRun, point: Point, error: float, limit: Callable[[], float]
+    ) -> None:
+        """Look for a convention in which a wrong array is right.
+
+        Args:
+            replay: The replay that computed it.
+            point: The array.
+            error: Its relative error.
+            limit: Returns the largest error that is rounding.
+
+        Raises:
+            TermsFound: There is one.
+        """
+        if not self.looks:
+            return
+        for found in self.terms.declared.find(replay, point, self.chosen):
+            one = found.convention
+            if one.subject in self.closed or one.subject in self.chosen:
+                continue
+            if one.length in self.terms.lengths | self.lengths and one.length:
+                continue  # others of its kind are right as they are
+            left = relative_error(point.kept(found.recorded), point.kept(found.computed))
+            if left <= error / GAIN and explains(left, error, limit()):
+                raise TermsFound(one)
+
+
+class FollowedTerms(NamedTuple, Generic[Result]):
+    """A run, with the terms in which it was followed."""
+
+    result: Result
+    chosen: Chosen
+    seen: TermsObserver
+
+
+def follow_in_terms(
+    terms: NetworkTerms,
+    port: Trace,
+    call: TraceCall,
+    follow: Callable[[Trace, TermsObserver], Result],
+    count: Callable[[Result], int],
+) -> Result:
+    """Follow a call in the terms of its port, which are noted.
+
+    Args:
+        terms: What is known of the network's calls; more is added.
+        port: The trace.
+        call: The call.
+        follow: Follows the call of a trace in ldmref's terms.
+        count: Returns the number of faults that it found.
+
+    Returns:
+        The result with the fewest faults; of the least number of conventions, where some have as
+        few.
+    """
+
+    def run(closed: set[str]) -> FollowedTerms[Result]:
+        chosen: dict[str, Convention] = dict(terms.chosen)
+        while True:
+            seen = TermsObserver(terms, chosen, closed | terms.own)
+            try:
+                turned = turn_call(port, call, [*chosen.values()])
+                return FollowedTerms(follow(turned, seen), chosen, seen)
+            except TermsFound as found:
+                chosen = {**chosen, found.convention.subject: found.convention}
+
+    best = run(set())
+    added = best.chosen.keys() - terms.chosen.keys()
+    if added and count(best.result):
+        without: Iterator[set[str]] = chain(({one} for one in sorted(added)), (set(added),))
+        tried = [run(closed) for closed in ([*without] if len(added) > 1 else [set(added)])]
+        best = min((*reversed(tried), best), key=lambda one: count(one.result))
+    terms.chosen.update(best.chosen)
+    terms.own |= best.seen.own
+    terms.lengths |= best.seen.lengths
+    terms.rows |= best.seen.rows
+    return best.result

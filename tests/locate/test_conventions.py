@@ -1,0 +1,244 @@
+"""Conventions of ports are no faults: what is written in another way is equal, a mixture is not.
+
+Each port is a right run whose arrays are those of another convention.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy_ports import SIZES, make_model, run_port
+
+from ldmref.locate import diff_traces
+from ldmref.trace import build_trace
+
+TOKENS = 5  # of a text
+MASKS = {"whole": np.ones((2, TOKENS), np.int64), "unequal": np.array([[1] * 5, [1, 1, 1, 0, 0]])}
+HIDDEN = (".positions", ".seen", ".score_bias")  # inputs of layers that no port has
+MODELS: dict = {}
+
+
+def model_of(name):
+    return MODELS.setdefault(name, make_model(name))
+
+
+def record(name, wrong=None, times=(400.0,), mask="whole", **changed):
+    """Return a model, and the arrays of a port's calls of its transformer."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "references", 4)
+        for number, time in enumerate(times):
+            given = {"t": np.full(2, time, np.float32), "mask": MASKS[mask]}
+            changes = {key: change(given[key]) for key, change in changed.items()}
+            made = run_port(model_of(name), wrong, "transformer", given=given, **changes)
+            renamed = {k.replace(".000", f".{number:03}", 1): x for k, x in made.items()}
+            found |= {k: x for k, x in renamed.items() if not k.endswith(HIDDEN)}
+    return model_of(name), found
+
+
+def judge(model, tensors):
+    return diff_traces(build_trace(tensors), model)
+
+
+def named(report):
+    return [row.layer for row in report.faults]
+
+
+def assert_equal(report, words):
+    """Check that nothing differs, and that the conventions are said once."""
+    assert report.verdict == "equal", [(row.name, row.cause, row.note) for row in report.faults][:5]
+    assert [words in note for note in report.notes].count(True) == 1, report.notes
+
+
+# -- halves of the last norms ---------------------------------------------------------------------
+
+LAST = {
+    "flux-tiny": ("norm_out.linear",),
+    "flux2-tiny": ("norm_out.linear",),
+    "sd3-tiny": ("norm_out.linear", "transformer_blocks.2.norm1_context.linear"),
+}
+
+
+def swap(x):
+    return np.roll(x, x.shape[-1] // 2, axis=-1)
+
+
+def with_swapped(tensors, layers):
+    outputs = {f"transformer.000/{layer}/output" for layer in layers}
+    return {key: swap(x) if key in outputs else x for key, x in tensors.items()}
+
+
+@pytest.mark.parametrize("name", [*LAST])
+def test_the_makers_halves_of_the_last_norms_are_equal(name):
+    model, right = record(name)
+    assert_equal(judge(model, with_swapped(right, LAST[name])), "shift before scale")
+    assert not judge(model, right).notes
+
+
+def test_halves_of_one_norm_alone_are_a_fault():
+    model, right = record("sd3-tiny")
+    report = judge(model, with_swapped(right, ["norm_out.linear"]))
+    assert "norm_out.linear" in named(report) and not report.notes
+    assert "halves of the output are swapped" in report.faults[0].cause
+
+
+def test_halves_that_are_read_in_the_wrong_order_are_a_fault():
+    wrong = {"norm_out.linear": lambda call, x: swap(call.compute(x))}
+    report = judge(*record("flux-tiny", wrong))
+    assert named(report) == ["norm_out.linear"]
+
+
+def test_a_fault_beside_the_makers_halves_is_named_alone():
+    wrong = {"x_embedder": lambda call, x: 1.5 * call.compute(x)}
+    model, tensors = record("flux-tiny", wrong)
+    report = judge(model, with_swapped(tensors, LAST["flux-tiny"]))
+    assert named(report) == ["x_embedder"] and "scaled by 1.5" in report.faults[0].cause
+    assert any("shift before scale" in note for note in report.notes)
+
+
+# -- the order of tokens --------------------------------------------------------------------------
+
+JOINED = {  # model -> all tokens, and those that ldmref has first
+    "flux-tiny": (13, 5, "image first"),
+    "flux3-tiny": (41, 5, "image first"),
+    "krea-2-tiny": (13, 5, "image first"),
+    "sd3-tiny": (13, 8, "text first"),
+    "z-image-tiny": (64, 32, "text first"),
+}
+
+
+def in_other_order(name, key, x):
+    length, first, _ = JOINED[name]
+    joined = x.ndim in (3, 4) and x.shape[-2] == length and "//" not in key
+    return np.roll(x, -first, axis=-2) if joined else x
+
+
+@pytest.mark.parametrize("name", [*JOINED])
+def test_tokens_in_the_other_order_are_equal(name):
+    model, right = record(name)
+    turned = {key: in_other_order(name, key, x) for key, x in right.items()}
+    assert_equal(judge(model, turned), JOINED[name][2])
+
+
+def test_the_layer_after_tokens_in_the_other_order_is_judged():
+    wrong = {"norm_out": lambda call, x: call.compute({**x, "emb": 0.5 * x["emb"]})}
+    model, tensors = record("flux-tiny", wrong)
+    turned = {key: in_other_order("flux-tiny", key, x) for key, x in tensors.items()}
+    layers = named(judge(model, turned))
+    assert layers and {*layers} == {*named(judge(model, tensors))}
+
+
+def test_one_layer_in_the_other_order_is_a_fault():
+    model, right = record("z-image-tiny")
+    key = "transformer.000/layers.1.attention.to_q/output"
+    report = judge(model, right | {key: in_other_order("z-image-tiny", key, right[key])})
+    assert "layers.1.attention.to_q" in named(report) and not report.notes
+    assert "concatenated in the other order" in report.faults[0].cause
+
+
+def test_a_mixture_of_two_orders_is_a_fault():
+    model, right = record("z-image-tiny", times=(1000.0, 700.0))
+    second = {k: in_other_order("z-image-tiny", k, x) for k, x in right.items() if ".001/" in k}
+    report = judge(model, right | second)
+    assert report.faults and {row.call for row in report.faults} == {"transformer.001"}
+
+
+# -- times and guidance ---------------------------------------------------------------------------
+
+TIMES = {
+    "time in 0..1": lambda t: t / 1000.0,
+    "time from the noise at 0 to the image at 1": lambda t: 1.0 - t / 1000.0,
+    "time from the noise at 0 to the image at 1000": lambda t: 1000.0 - t,
+}
+
+
+def with_times(tensors, change):
+    kept = {key: x.astype(np.float64) for key, x in tensors.items() if key.endswith(".timestep")}
+    return tensors | {key: change(x).astype(np.float32) for key, x in kept.items()}
+
+
+@pytest.mark.parametrize("words", [*TIMES])
+@pytest.mark.parametrize("name", ["z-image-tiny", "qwen-image-2.1-tiny", "flux2-tiny"])
+def test_times_in_another_unit_are_equal(name, words):
+    model, right = record(name, times=(1000.0, 700.0))
+    tensors = with_times(right, TIMES[words])
+    assert_equal(judge(model, tensors), words)
+    whole = {key: x for key, x in tensors.items() if "//" in key}
+    assert_equal(judge(model, whole), words)
+
+
+def test_velocities_follow_the_direction_of_the_time():
+    model, right = record("z-image-tiny", times=(1000.0, 700.0))
+    negative = {key: -x for key, x in right.items() if key.endswith("//output")}
+    turned = with_times(right | negative, lambda t: 1.0 - t / 1000.0)
+    assert_equal(judge(model, turned), "velocity from the noise to the image")
+    assert judge(model, right | negative).verdict == "differs"
+
+
+def test_guidance_in_another_unit_is_equal():
+    model, right = record("flux-tiny")
+    key = "transformer.000//input.guidance"
+    assert_equal(judge(model, right | {key: 1000.0 * right[key]}), "guidance multiplied by 1000")
+
+
+@pytest.mark.parametrize("change", [lambda t: 1000.0 - t, lambda t: t / 1000.0])
+def test_a_time_that_is_embedded_in_another_unit_is_a_fault(change):
+    report = judge(*record("z-image-tiny", times=(1000.0, 700.0), t=change))
+    assert {*named(report)} == {"t_embedder"} and not report.notes
+
+
+def test_times_in_two_units_are_a_fault():
+    model, right = record("z-image-tiny", times=(1000.0, 700.0))
+    key = "transformer.001//input.timestep"
+    report = judge(model, right | {key: right[key] / 1000.0})
+    assert {row.call for row in report.faults} == {"transformer.001"}
+
+
+# -- rows of tokens -------------------------------------------------------------------------------
+
+
+def padded(key, x, at):
+    """Return tokens of text and image with 11 more."""
+    if "//" in key or x.ndim not in (3, 4) or x.shape[-2] != 13:
+        return x
+    more = np.random.default_rng(0).standard_normal((*x.shape[:-2], 11, x.shape[-1]))
+    parts = (x[..., :at, :], more.astype(np.float32), x[..., at:, :])
+    return np.concatenate(parts, axis=-2)
+
+
+@pytest.mark.parametrize("at", [0, 5, 13])
+def test_tokens_that_are_filled_up_are_equal(at):
+    model, right = record("krea-2-tiny")
+    tensors = {k: padded(k, x, at) for k, x in right.items() if not k.endswith(".bias")}
+    assert_equal(judge(model, tensors), "24 rows of tokens for 13")
+
+
+def test_a_fault_in_tokens_that_are_filled_up_is_named():
+    layer = "transformer_blocks.1.norm1"
+    model, wrong = record("krea-2-tiny", {layer: lambda call, x: 1.02 * call.compute(x)})
+    tensors = {k: padded(k, x, 13) for k, x in wrong.items() if not k.endswith(".bias")}
+    (row,) = judge(model, tensors).faults
+    assert row.layer == layer and row.cause == "scaled by 1.02"
+
+
+def cut_caption(x):
+    return x[:, :TOKENS]
+
+
+def flatten_captions(x):
+    return np.concatenate([x[0, :5], x[1, :3]])
+
+
+@pytest.mark.parametrize("change", [cut_caption, flatten_captions])
+def test_captions_without_padding_are_equal(change):
+    model, right = record("z-image-tiny", mask="unequal")
+    tensors = {key: change(x) if "/cap_embedder" in key else x for key, x in right.items()}
+    report = judge(model, tensors)
+    assert_equal(report, "rows of tokens for 32")
+    assert report.padding > judge(model, right).padding
+
+
+def test_a_last_layer_of_fewer_tokens_is_equal():
+    model, right = record("z-image-tiny")
+    last = {k: x[:, :8] for k, x in right.items() if "all_final" in k and x.ndim == 3}
+    assert_equal(judge(model, right | last), "8 rows of tokens for 64")
