@@ -15,6 +15,7 @@ from ldmref.locate.networks import (
     RecordedNetwork,
     find_wrong_axes,
     name_unknown_pipeline,
+    passes_tokens,
     try_network,
 )
 from ldmref.locate.numbered import name_numbered
@@ -340,6 +341,9 @@ def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, proble
     A pipeline that the family does not read may call its networks with arrays of another meaning.
     """
     note = f"cannot be replayed: {problem}"
+    if passes_tokens(port, model, call):
+        note += "; it holds tokens, which do not say the height and width of their latents"
+        return Row(call, "", verdict=UNKNOWN, note=note)
     kind = name_unknown_pipeline(port, model)
     if kind:
         note += f"; {kind} is no pipeline that {model.family.name} reads"

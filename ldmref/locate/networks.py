@@ -89,10 +89,47 @@ def find_wrong_axes(
         role = next((r for r in (x.role, *x.also) if whole is not None and r in whole.inputs), None)
         if whole is None or role is None:
             continue
-        shape = np.shape(port.tensors[whole.inputs[role]])
+        shape = np.shape(as_batch(x, np.asarray(port.tensors[whole.inputs[role]])))
         if len(shape) != len(x.shape) > 1 or len(shape) > len(x.shape):
             return f"its input {role!r} has the shape {shape}, and {len(x.shape)} axes are needed"
     return ""
+
+
+def as_batch(x: NetworkInput, value: np.ndarray) -> np.ndarray:
+    """Return an input with the axis of images, which ports of one image may not have.
+
+    Latents (c, h, w) and those of a video of one image, (c, 1, h, w), become (1, c, h, w), and
+    tokens (l, d) become (1, l, d), if their sizes are the declared ones.
+
+    Args:
+        x: The declaration of the input.
+        value: What was recorded.
+    """
+    sizes = x.shape[1:]
+    frames = value.ndim == len(x.shape) == 4 and value.shape[1] == 1 != sizes[0]
+    one = value[:, 0] if frames else value
+    known = [(size, n) for size, n in zip(sizes, one.shape, strict=False) if isinstance(size, int)]
+    fits = known and one.ndim == len(sizes) and all(size == n for size, n in known)
+    return one[None] if fits else value
+
+
+def passes_tokens(port: Trace, model: LatentDiffusion, call: TraceCall) -> bool:
+    """Return whether a denoiser was given tokens (n, l, d) instead of latents (n, c, h, w).
+
+    Pipelines of some families pass them, and so do ports that write the network alone.
+
+    Args:
+        port: The trace.
+        model: The model that ran.
+        call: The call.
+    """
+    whole = port.find(call)
+    denoiser = model.denoiser
+    if whole is None or call.network != denoiser.name or model.family.diffusers.unpack is None:
+        return False
+    latents = denoiser.inputs[0]
+    roles = [role for role in (latents.role, *latents.also) if role in whole.inputs]
+    return any(np.ndim(port.tensors[whole.inputs[role]]) == TOKEN_AXES for role in roles)
 
 
 def name_unknown_pipeline(port: Trace, model: LatentDiffusion) -> str:
@@ -213,6 +250,7 @@ def number_controlnet(port: Trace, call: TraceCall) -> int:
     return 0 if any(other.controlnet for other in port.calls) else call.number
 
 
+TOKEN_AXES = 3  # images, tokens, channels
 WHOLE_NUMBERS = ("ids", "labels", "mask")  # contents
 LEAST_AXES = 2  # of what is no number of each image
 
@@ -299,7 +337,7 @@ class _CallSizes:
                 value = self.found.layer_output(layer)
             elif value is None:
                 value = self.found.layer_input(layer, role)
-        return value
+        return None if value is None else as_batch(x, value)
 
     def _complete(self, x: NetworkInput) -> Mapping[str, int]:
         """Return all sizes of the call; those that no input has are those of its layers."""

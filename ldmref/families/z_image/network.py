@@ -142,7 +142,8 @@ def embed_caption(
     wide = getattr(xp, ops.state_dtype)
     real = xp.astype(mask, wide)[:, :, None]
     real = fill_segment(ops, real, 0.0 * real[:, :1, :])
-    context = fill_segment(ops, context, context[:, :1, :])
+    last = context.shape[1] - 1
+    context = fill_segment(ops, context, context[:, last:, :])
     n, length, _ = real.shape
     segments = xp.reshape(real, (n, length // SEGMENT, SEGMENT))
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)

@@ -1,0 +1,108 @@
+"""Judge networks of published ports with kits, and measure what their errors change.
+
+A script of this folder builds a port's network at the size of a kit, loads the kit's weights into
+it, runs it on the kit's inputs within `ldmref.recording`, and calls `judge`. `run.py` runs all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mflux.models.common.config.model_config import ModelConfig
+from mflux.models.common.weights.mapping.weight_mapper import WeightMapper
+from mlx.utils import tree_flatten
+from safetensors.numpy import load_file
+
+from ldmref.locate import diff_modules, diff_traces
+from ldmref.passport import make_kit, read_kit
+from ldmref.trace import Trace, load_trace
+
+ModelConfig.precision = mx.float32
+COMPUTED = "inv_freq"  # what a module computes itself
+
+
+class KitInputs:
+    """A kit, and what its run gave each network.
+
+    Args:
+        name: The name of the kit, such as "z-image".
+
+    Attributes:
+        folder: The folder of the kit, which is one of diffusers.
+        model: The kit's model.
+        run: The kit's run, in float64.
+    """
+
+    def __init__(self, name: str):
+        self.folder = Path(tempfile.mkdtemp()) / name
+        make_kit(name, self.folder)
+        self.model = read_kit(self.folder).model()
+        self.run = load_trace(self.folder / "trace")
+
+    def config(self, part: str) -> dict[str, Any]:
+        """Return the configuration of a network, as diffusers or transformers have it."""
+        return json.loads((self.folder / part / "config.json").read_text("utf-8"))
+
+    def call(self, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the inputs of a call by role, and its first output."""
+        entry = self.run.find(name)
+        assert entry is not None, name
+        return self.run.read_inputs(entry), next(iter(self.run.read_outputs(entry).values()))
+
+    def load(self, module: Any, part: str, mapping: Any, **options: Any) -> None:
+        """Load the weights of a network of the kit into a module, as `load_weights` does."""
+        files = (self.folder / part).glob("*.safetensors")
+        weights = {name: mx.array(x) for file in files for name, x in load_file(file).items()}
+        load_weights(module, weights, mapping, **options)
+
+
+def load_weights(module: Any, weights: Mapping[str, Any], mapping: Any, **options: Any) -> None:
+    """Load weights by their published names into a module of MLX, by mflux's own mapping.
+
+    Raises:
+        SystemExit: There is no weight for a parameter of the module.
+    """
+    mapped = WeightMapper.apply_mapping(dict(weights), mapping, **options)
+    module.update(mapped)
+    lacking = dict(tree_flatten(module.parameters())).keys() - dict(tree_flatten(mapped)).keys()
+    lacking = {name for name in lacking if not name.endswith(COMPUTED)}
+    if lacking:
+        sys.exit(f"not loaded: {sorted(lacking)}")
+
+
+def distance(found: Any, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest value."""
+    return float(np.abs(np.array(found) - expected).max() / np.abs(expected).max())
+
+
+def judge(network: str, run: Trace, original: Any, errors: Mapping[str, float]) -> None:
+    """Print what ldmref says of a recorded network as a line of JSON.
+
+    Args:
+        network: What ran, and whether something of it was repaired.
+        run: The recording.
+        original: The kit, or modules of PyTorch by the names of calls.
+        errors: Independent of ldmref's verdict: the differences from right outputs, by output.
+    """
+    of_kit = isinstance(original, KitInputs)
+    report = diff_traces(run, original.model) if of_kit else diff_modules(run, original)
+    faults: dict[str, int] = {}
+    for row in report.faults:
+        layer = ".".join(part for part in row.layer.split(".") if not part.isdecimal())
+        text = f"{layer}: {row.cause or row.note or 'no cause'}"
+        faults[text] = faults.get(text, 0) + 1
+    print(json.dumps({
+        "network": network,
+        "layers": len({(row.call, row.layer) for row in report.rows if row.layer}),
+        "verdict": report.verdict,
+        "faults": faults,
+        "conventions": [note.rpartition(": ")[2] for note in report.notes if "conventions" in note],
+        "errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
+    }))  # fmt: skip
