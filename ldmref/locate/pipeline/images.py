@@ -277,8 +277,9 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
 def _references_of(context: PipelineContext, encoder: str) -> tuple[int, list[Image.Image]]:
     """Return which reference a call of the encoder reads, and all of them; [] if unknown."""
     method = method_of(context, encoder)
-    if context.model.family.references is None or method not in (REFERENCES, ""):
-        return 0, []  # modular pipelines have no methods
+    modular = not method and context.is_diffusers  # such pipelines have no methods
+    if context.model.family.references is None or not (modular or method == REFERENCES):
+        return 0, []
     every = [entry.call for entry in context.calls("vae.encode")]
     mine: list[str] = [call for call in every if method_of(context, call) == method]
     for name in OF_REFERENCES:
