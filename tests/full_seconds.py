@@ -261,6 +261,7 @@ TAKE_SECONDS = (
     "test_a_wrong_sum_and_a_wrong_result_are_named[sd3-vae.decode/decoder.mid_block.resnets.0.a"
     "dd/output]",
     "tests/locate/test_preflight.py::test_an_inaccurate_reference_does_not_make_a_port_wrong",
+    "tests/locate/test_one_image.py",
     "tests/locate/test_reference_pixels.py::"
     "test_references_of_another_size_say_so_without_a_cause",
     "tests/locate/test_reference_pixels.py::test_right_references_are_equal",

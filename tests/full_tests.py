@@ -29,8 +29,7 @@ SECONDS = "takes seconds"
 SITE = "needs Sphinx"
 KITS = (  # the files that make a kit or run one
     "all_kits", "kit_by_diffusers", "kits", "kits_of_diffusers", "module_kits", "passport_command",
-    "pipelines_of_kits",
-    "port_in_c", "prompts_in_batches",
+    "pipelines_of_kits", "port_in_c", "prompts_in_batches",
 )  # fmt: skip
 CONFORM = "tests/families/test_families_conform.py::test_our_families_conform"
 

@@ -93,16 +93,17 @@ def judge(network: str, run: Trace, original: Any, errors: Mapping[str, float]) 
     """
     of_kit = isinstance(original, KitInputs)
     report = diff_traces(run, original.model) if of_kit else diff_modules(run, original)
-    faults: dict[str, int] = {}
+    faults: dict[str, list[str]] = {}
     for row in report.faults:
         layer = ".".join(part for part in row.layer.split(".") if not part.isdecimal())
-        text = f"{layer}: {row.cause or row.note or 'no cause'}"
-        faults[text] = faults.get(text, 0) + 1
+        words = row.cause.partition(" in ")[0] or row.note or "no cause"
+        faults.setdefault(words, []).append(layer)
+    named = {words: [len(layers), *sorted({*layers})] for words, layers in faults.items()}
     print(json.dumps({
         "network": network,
         "layers": len({(row.call, row.layer) for row in report.rows if row.layer}),
         "verdict": report.verdict,
-        "faults": faults,
+        "faults": named,
         "conventions": [note.rpartition(": ")[2] for note in report.notes if "conventions" in note],
         "errors": {name: float(f"{error:.1e}") for name, error in errors.items()},
     }))  # fmt: skip

@@ -61,12 +61,18 @@ def install(folder: Path, needed: tuple[str, ...], packages: dict[str, tuple[str
     return python
 
 
+def describe(words: str, count: int, *layers: str) -> str:
+    """Return an error in words, and the layers that have it."""
+    names = sorted({".".join(layer.split(".")[-2:]) for layer in layers})
+    return f"{words} ({count}: {', '.join(f'`{name}`' for name in names)})"
+
+
 def make_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Return the results as a table of Markdown."""
     lines = ["| network | layers | verdict | errors that ldmref names | difference |"]
     lines.append("|---|---|---|---|---|")
     for row in (row for rows in found.values() for row in rows):
-        named = "; ".join(f"`{text}` ({count} times)" for text, count in row["faults"].items())
+        named = "; ".join(describe(words, *found) for words, found in row["faults"].items())
         largest = max(row["errors"].values())
         cells = [row["network"], row["layers"], row["verdict"], named or "none", f"{largest:.1e}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -171,6 +171,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "torch.Generator": TORCH,
         "torch_dtype": TORCH,
     },
+    "docs/ports.md": {
+        "python benchmarks/ports/run.py": NETWORK,
+        "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
+    },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,

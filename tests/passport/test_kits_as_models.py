@@ -22,6 +22,7 @@ from ldmref.models.params import flatten
 from ldmref.passport import kit_families
 from ldmref.passport.make import write_checkpoint
 from ldmref.passport.recorded import kit_trace
+from ldmref.trace import build_trace
 
 EMOJI = ("emoji", "emoji-128")
 OF_DIFFUSERS = [name for name in kit_families() if name not in EMOJI]
@@ -156,3 +157,24 @@ def test_files_of_a_folder_are_the_same_bytes_each_time():
     asked = kit_trace("krea-2").params
     first, second = (pipeline_files(golden_model("krea-2"), asked) for _ in range(2))
     assert first == second and "model_index.json" in first
+
+
+# -- a dump with ldmref's names, and a module -----------------------------------------------------
+
+
+def test_a_dump_with_the_names_of_a_kit_is_shown_the_model():
+    """The module has its makers' arguments, and a kit's trace those of ldmref."""
+    torch = pytest.importorskip("torch")
+    from ldmref.locate import diff_modules
+
+    class Transformer(torch.nn.Module):
+        def forward(self, x, t, cap_feats):
+            return x
+
+    roles = ("sample", "timestep", "encoder_hidden_states")
+    tensors = {f"transformer.000//input.{role}": np.ones((1, 2)) for role in roles}
+    port = build_trace(tensors | {"transformer.000//output": np.ones((1, 2))})
+    report = diff_modules(port, {"transformer": Transformer()})
+    notes = [row.note for row in report.rows]
+    expected = "its argument 'x' was not recorded; the dump has ldmref's names of arguments"
+    assert any(expected in note and "--model MODEL" in note for note in notes)

@@ -40,7 +40,15 @@ DECODE = ".decode"  # the method of autoencoders
 HOST = "no module computes it"
 SKIP = "clip_skip"  # an attribute of text encoders of known pipelines
 HIDDEN_STATES = "hidden_states"  # whether the result had those of all layers
+<<<<<<< HEAD
 CONVERTED = "its inputs were recorded as those of ldmref's layer, which the module does not read"
+=======
+OWN_ROLES = {"sample", "timestep", "encoder_hidden_states"}  # in ldmref's traces of a denoiser
+OWN_NAMES = (
+    "; the dump has ldmref's names of arguments: `ldmref diff DUMP --model MODEL` judges it, where "
+    "MODEL may be a kit"
+)
+>>>>>>> kits
 UNUSED = "no argument or result of the module has this name"
 
 
@@ -398,7 +406,8 @@ def _by_role(
     found |= {name: x for name, x in others.items() if name not in found}
     missing = [name for name in needed if name not in found]
     if missing:
-        raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")
+        named = OWN_NAMES if {*entry.inputs} >= OWN_ROLES else ""
+        raise UnknownArgument(f"its argument {missing[0]!r} was not recorded{named}")
     return found
 
 

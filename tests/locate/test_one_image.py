@@ -1,0 +1,66 @@
+"""Calls of ports that compute one image, whose arrays have no axis of images, or are tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.locate import diff_traces
+from ldmref.trace import build_trace
+
+FAMILIES = ("sd3-tiny", "flux-tiny", "z-image-tiny", "flux2-tiny", "krea-2-tiny")
+
+
+def whole_call(model):
+    """Return the arrays of a call of a denoiser with one image, by role; "" is the output."""
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, "a red heart", seed=1, steps=2, cfg_scale=1.0)
+    entry = run.trace.find(f"{model.denoiser.name}.000")
+    [output] = run.trace.read_outputs(entry).values()
+    return {**run.trace.read_inputs(entry), "": output}
+
+
+def judge(model, arrays):
+    call = f"{model.denoiser.name}.000"
+    named = {
+        f"{call}//input.{role}" if role else f"{call}//output": x for role, x in arrays.items()
+    }
+    report = diff_traces(build_trace(named), model)
+    return [row for row in report.rows if row.call == call and row.kind == "own"]
+
+
+def without_images(x):
+    return x[0]
+
+
+def as_video(x):
+    """Return latents (1, c, h, w) as those of a video of one frame, (c, 1, h, w)."""
+    return x[0][:, None] if x.ndim == 4 else x[0]
+
+
+@pytest.mark.parametrize("change", [without_images, as_video])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_arrays_without_the_axis_of_images_are_those_of_one(family, change):
+    model = ldmref.random_model(family, dtype="float64")
+    arrays = whole_call(model)
+    changed = {
+        role: change(x) if role and x.dtype.kind == "f" and x.ndim > 2 else x
+        for role, x in arrays.items()
+    }
+    assert {row.verdict for row in judge(model, changed)} == {"equal"}
+    wrong = {**changed, "": 1.1 * arrays[""]}
+    assert [row.cause for row in judge(model, wrong)] == ["scaled by 1.1"]
+
+
+@pytest.mark.parametrize("family", ["flux-tiny", "flux2-tiny"])
+def test_tokens_for_latents_are_not_judged(family):
+    model = ldmref.random_model(family, dtype="float64")
+    arrays = whole_call(model)
+    tokens = arrays["sample"].reshape(1, arrays["sample"].shape[1], -1).transpose(0, 2, 1)
+    [row] = judge(model, {**arrays, "sample": np.ascontiguousarray(tokens)})
+    assert row.verdict == "not judged"
+    assert row.note.endswith(
+        "it holds tokens, which do not say the height and width of their latents"
+    )
