@@ -40,15 +40,12 @@ DECODE = ".decode"  # the method of autoencoders
 HOST = "no module computes it"
 SKIP = "clip_skip"  # an attribute of text encoders of known pipelines
 HIDDEN_STATES = "hidden_states"  # whether the result had those of all layers
-<<<<<<< HEAD
 CONVERTED = "its inputs were recorded as those of ldmref's layer, which the module does not read"
-=======
 OWN_ROLES = {"sample", "timestep", "encoder_hidden_states"}  # in ldmref's traces of a denoiser
 OWN_NAMES = (
     "; the dump has ldmref's names of arguments: `ldmref diff DUMP --model MODEL` judges it, where "
     "MODEL may be a kit"
 )
->>>>>>> kits
 UNUSED = "no argument or result of the module has this name"
 
 
