@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
 from ldmref.trace.files import require_call_name
-from ldmref.trace.frameworks.framework import Program
+from ldmref.trace.frameworks.framework import RecordedModules
 from ldmref.trace.name_maps import Joined, NameMap, Renamer, make_renamer
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
@@ -407,14 +407,14 @@ def record_module(
     ...     network(torch.zeros(1, 4, 8, 8))
     """
     refuse_compiled("the module", module)
-    program = Program({call: module})
+    program = RecordedModules({call: module})
     with record_program(program, folder, names, selection, overwrite) as writer:
         yield writer
 
 
 @contextmanager
 def record_program(
-    program: Program,
+    program: RecordedModules,
     folder: str | Path,
     names: NameMap | None = None,
     selection: Selection | None = None,

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ldmref.trace.frameworks.framework import CalledFramework
+from ldmref.trace.frameworks.recorder import CalledFramework
 
 
 class Module:
@@ -69,10 +69,12 @@ class ToyFramework(CalledFramework):
     def accepts(self, module):
         return isinstance(module, Module)
 
-    def walk(self, module):
+    def list_modules(self, module):
         yield "", module
         for name, part in module.parts():
-            yield from ((f"{name}.{path}".rstrip("."), found) for path, found in self.walk(part))
+            yield from (
+                (f"{name}.{path}".rstrip("."), found) for path, found in self.list_modules(part)
+            )
 
     def to_numpy(self, x):
         return np.array(x)

@@ -3,7 +3,7 @@
 | module      | what it is                                                                |
 |-------------|---------------------------------------------------------------------------|
 | `framework` | what a framework declares, and how it is found by the type of a module    |
-| `recorder`  | the recorder of modules that are called: MLX, Keras, Flax                 |
+| `recorder`  | the recorder of modules without hooks, and what they declare for it       |
 | `torch`     | PyTorch, whose modules are seen by hooks (`ldmref.trace.torch_hooks`)     |
 | `mlx`       | MLX                                                                       |
 | `keras`     | Keras 3, on any of its backends                                           |

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from ldmref.errors import UsageError
-from ldmref.trace.frameworks.framework import CODE, CalledFramework
+from ldmref.trace.frameworks.framework import CODE
+from ldmref.trace.frameworks.recorder import CalledFramework
 
 
 class FlaxFramework(CalledFramework):
@@ -38,7 +40,7 @@ class FlaxFramework(CalledFramework):
             hint = "convert it with flax.nnx.bridge.ToNNX, or record flax.nnx modules"
             raise UsageError(f"{name} is a module of flax.linen", code=CODE, hint=hint)
 
-    def walk(self, module: nnx.Module) -> Iterator[tuple[str, Any]]:
+    def list_modules(self, module: nnx.Module) -> Iterator[tuple[str, Any]]:
         """Yield a module and its submodules that can be called, with their paths."""
         found = sorted(nnx.iter_modules(module), key=lambda pair: len(pair[0]))
         for path, part in found:
@@ -48,7 +50,7 @@ class FlaxFramework(CalledFramework):
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return a copy of an array's values."""
         values = x.get_value() if isinstance(x, nnx.Variable) else x
-        if isinstance(values, jax.core.Tracer):
+        if isinstance(values, Tracer):
             raise TypeError("it has no values within jax.jit and other transformations")
         return np.array(values)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ BUILT_IN = {
 
 
 @dataclass(frozen=True)
-class Program:
+class RecordedModules:
     """Modules of one framework that are recorded.
 
     Attributes:
@@ -59,7 +59,7 @@ class Framework(ABC):
     @abstractmethod
     def record(
         self,
-        program: Program,
+        program: RecordedModules,
         folder: str | Path,
         names: NameMap | None = None,
         selection: Selection | None = None,
@@ -78,70 +78,6 @@ class Framework(ABC):
             UsageError: A pattern of `names` or a name is not valid, or a module cannot be recorded.
             OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
         """
-
-
-class CalledFramework(Framework):
-    """A framework whose modules are seen by wrapping the methods that call them.
-
-    Attributes:
-        title: Its name for people.
-        arrays: The classes of its arrays.
-        plain: Its classes that are no arguments with arrays, such as modules.
-    """
-
-    title: str
-    arrays: tuple[type, ...]
-    plain: tuple[type, ...]
-
-    @abstractmethod
-    def walk(self, module: Any) -> Iterator[tuple[str, Any]]:
-        """Yield a module and those in it that can be called, with their paths; its own is ""."""
-
-    @abstractmethod
-    def to_numpy(self, x: Any) -> Any:
-        """Return a copy of the values of an array, in C order, of a type that NumPy has.
-
-        Raises:
-            TypeError: It has no values, as while the program is compiled.
-        """
-
-    @abstractmethod
-    def describe(self, module: Any) -> Mapping[str, Any]:
-        """Return `backend` and `dtype` of a module for the manifest."""
-
-    @property
-    @abstractmethod
-    def versions(self) -> Mapping[str, str]:
-        """The versions of its packages."""
-
-    def require(self, name: str, module: Any) -> None:
-        """Refuse a module that cannot be recorded as it is.
-
-        Raises:
-            UsageError: It is one.
-        """
-        return None
-
-    def signature_of(self, module: Any) -> Any:
-        """Return the function whose parameters after the first are the module's arguments."""
-        return type(module).__call__
-
-    def is_ready(self, module: Any) -> bool:
-        """Return whether calls in a module's call count; not if they only make its weights."""
-        return True
-
-    def record(
-        self,
-        program: Program,
-        folder: str | Path,
-        names: NameMap | None = None,
-        selection: Selection | None = None,
-        overwrite: bool = False,
-    ) -> AbstractContextManager[Any]:
-        """Return a context that records the calls of modules, as `Framework.record`."""
-        from ldmref.trace.frameworks.recorder import record_calls
-
-        return record_calls(self, program, folder, names, selection, overwrite)
 
 
 def find_framework(module: object) -> Framework | None:
@@ -175,7 +111,7 @@ def list_frameworks() -> list[str]:
     return [*BUILT_IN, *sorted({*list_plugins(GROUP)} - {*BUILT_IN})]
 
 
-def find_program(program: object, call: str | None) -> tuple[Framework, Program] | None:
+def find_program(program: object, call: str | None) -> tuple[Framework, RecordedModules] | None:
     """Return the framework of a module or of a mapping of modules; None if it is neither.
 
     Args:
@@ -188,7 +124,7 @@ def find_program(program: object, call: str | None) -> tuple[Framework, Program]
     """
     if not isinstance(program, Mapping) or find_framework(program) is not None:
         found = find_framework(program)
-        return None if found is None else (found, Program({call or "unet": program}))
+        return None if found is None else (found, RecordedModules({call or "unet": program}))
     if not program or not all(isinstance(name, str) and name for name in program):
         message = "a mapping that is recorded has modules by name, at least one"
         raise UsageError(message, code=CODE)
@@ -201,7 +137,7 @@ def find_program(program: object, call: str | None) -> tuple[Framework, Program]
     if len(frameworks) > 1:
         message = f"modules of {' and '.join(sorted(frameworks))} are recorded one after the other"
         raise UsageError(message, code=CODE, hint="use one `recording` for each framework")
-    return next(iter(frameworks.values())), Program(dict(program), call)
+    return next(iter(frameworks.values())), RecordedModules(dict(program), call)
 
 
 def _listed() -> str:

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.trace.frameworks.framework import CODE, CalledFramework
+from ldmref.trace.frameworks.framework import CODE
+from ldmref.trace.frameworks.recorder import CalledFramework
 
 # Attributes of Keras itself in which a layer has its layers once more.
 OWN = (
@@ -23,12 +24,9 @@ class KerasFramework(CalledFramework):
 
     name = "keras"
     title = "Keras"
+    # Those of the backend, and those that have no values.
+    arrays = (*type(keras.ops.zeros(())).__mro__[:-1], keras.Variable, keras.KerasTensor)
     plain = (keras.layers.Layer, keras.DTypePolicy)
-
-    @property
-    def arrays(self) -> tuple[type, ...]:
-        """The classes of the arrays of the backend, and of those that have no values."""
-        return (*type(keras.ops.zeros(())).__mro__[:-1], keras.Variable, keras.KerasTensor)
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -45,7 +43,7 @@ class KerasFramework(CalledFramework):
             message = f"{name} is not built: its layers and weights do not exist yet"
             raise UsageError(message, code=CODE, hint="build it, or call it once before recording")
 
-    def walk(self, module: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    def list_modules(self, module: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
         """Yield a layer and those in it, with their paths.
 
         A path has the attributes that hold the layers, `blocks.0.attn.to_q`, or their names where

@@ -11,7 +11,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from ldmref.trace.frameworks.framework import CalledFramework
+from ldmref.trace.frameworks.recorder import CalledFramework
 
 
 class MlxFramework(CalledFramework):
@@ -31,7 +31,7 @@ class MlxFramework(CalledFramework):
         """Return whether an object is an `mlx.nn.Module`."""
         return isinstance(module, nn.Module)
 
-    def walk(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    def list_modules(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
         """Yield a module and its submodules, with their paths: `layers.0.attn.to_q`."""
         named = sorted(module.named_modules(), key=lambda pair: pair[0].count("."))
         yield from ((path, part) for path, part in named if callable(part))

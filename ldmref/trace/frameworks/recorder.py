@@ -8,8 +8,9 @@ change: arrays are copied before and after each call, and the module's own metho
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from ldmref.trace.files import require_call_name
 from ldmref.trace.frameworks.arrays import storable
-from ldmref.trace.frameworks.framework import CalledFramework, Program
+from ldmref.trace.frameworks.framework import Framework, RecordedModules
 from ldmref.trace.name_maps import Joined, NameMap, Renamer, make_renamer
 from ldmref.trace.program_calls import ProgramTraceWriter
 from ldmref.trace.recorder import CallRecord
@@ -29,10 +30,72 @@ from ldmref.trace.values import ArraySearch
 CALL = "__call__"
 
 
+class CalledFramework(Framework):
+    """A framework whose modules are seen by wrapping the methods that call them.
+
+    Attributes:
+        title: Its name for people.
+        arrays: The classes of its arrays.
+        plain: Its classes that are no arguments with arrays, such as modules.
+    """
+
+    title: str
+    arrays: tuple[type, ...]
+    plain: tuple[type, ...]
+
+    @abstractmethod
+    def list_modules(self, module: Any) -> Iterator[tuple[str, Any]]:
+        """Yield a module and those in it that can be called, with their paths; its own is ""."""
+
+    @abstractmethod
+    def to_numpy(self, x: Any) -> Any:
+        """Return a copy of the values of an array, in C order, of a type that NumPy has.
+
+        Raises:
+            TypeError: It has no values, as while the program is compiled.
+        """
+
+    @abstractmethod
+    def describe(self, module: Any) -> Mapping[str, Any]:
+        """Return `backend` and `dtype` of a module for the manifest."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> Mapping[str, str]:
+        """The versions of its packages."""
+
+    def require(self, name: str, module: Any) -> None:
+        """Refuse a module that cannot be recorded as it is.
+
+        Raises:
+            UsageError: It is one.
+        """
+        return None
+
+    def signature_of(self, module: Any) -> Any:
+        """Return the function whose parameters after the first are the module's arguments."""
+        return type(module).__call__
+
+    def is_ready(self, module: Any) -> bool:
+        """Return whether calls in a module's call count; not if they only make its weights."""
+        return True
+
+    def record(
+        self,
+        program: RecordedModules,
+        folder: str | Path,
+        names: NameMap | None = None,
+        selection: Selection | None = None,
+        overwrite: bool = False,
+    ) -> AbstractContextManager[Any]:
+        """Return a context that records the calls of modules, as `Framework.record`."""
+        return record_calls(self, program, folder, names, selection, overwrite)
+
+
 @contextmanager
 def record_calls(
     framework: CalledFramework,
-    program: Program,
+    program: RecordedModules,
     folder: str | Path,
     names: NameMap | None = None,
     selection: Selection | None = None,
@@ -59,7 +122,7 @@ def record_calls(
 
 
 @dataclass
-class Network:
+class CalledNetwork:
     """A network whose calls are recorded.
 
     Attributes:
@@ -87,13 +150,13 @@ class Network:
 
 
 def _find_networks(
-    framework: CalledFramework, program: Program, rename: Renamer
-) -> Iterator[Network]:
+    framework: CalledFramework, program: RecordedModules, rename: Renamer
+) -> Iterator[CalledNetwork]:
     """Yield the networks of a program, with the names of their layers."""
-    whole = None if program.call is None else Network(program.call, None)
+    whole = None if program.call is None else CalledNetwork(program.call, None)
     for name, module in program.modules.items():
-        network = whole or Network(name, module)
-        for path, part in framework.walk(module):
+        network = whole or CalledNetwork(name, module)
+        for path, part in framework.list_modules(module):
             if whole is not None:
                 path = f"{name}.{path}" if path else name
             network.add(part, rename(path) if path else None)
@@ -126,7 +189,7 @@ class _Running:
         layers: How many calls of layers were seen.
     """
 
-    network: Network
+    network: CalledNetwork
     record: CallRecord
     first: Any = None
     layers: int = 0
@@ -142,7 +205,7 @@ class CallRecorder:
     """
 
     def __init__(
-        self, framework: CalledFramework, writer: ProgramTraceWriter, networks: list[Network]
+        self, framework: CalledFramework, writer: ProgramTraceWriter, networks: list[CalledNetwork]
     ):
         self.framework = framework
         self.writer = writer
@@ -246,7 +309,7 @@ class CallRecorder:
             self._start(followed).first = module
         return None
 
-    def _start(self, network: Network) -> _Running:
+    def _start(self, network: CalledNetwork) -> _Running:
         record = self.writer.begin(network.name, True, network)
         record.joined = network.find_joined()
         running = _Running(network, record)
@@ -302,6 +365,18 @@ class CallRecorder:
             | dict(kwargs)
         )
 
+    def _find(self, value: object, side: str, name: str) -> dict[str, Any]:
+        """Return the arrays in arguments or a result by role; those of NumPy as files have them."""
+        found = dict(self.search.find(value, "" if side == "input" else side))
+        for role, x in [*found.items()]:
+            if isinstance(x, np.ndarray):
+                try:
+                    found[role] = storable(x)
+                except (TypeError, ValueError):
+                    self.writer.left_out.note(name, f"an array of {x.dtype} holds no numbers")
+                    del found[role]
+        return found
+
     def _record_arrays(
         self,
         running: _Running,
@@ -320,11 +395,11 @@ class CallRecorder:
         side = "output" if inputs is None else "input"
         name = f"{record.name}/{layer}/{side}"
         value = result if inputs is None else dict(inputs)
-        found = dict(self.search.find(value, "" if side == "input" else side))
+        found = self._find(value, side, name)
         unread = [*self.search.find_unread(value, name)]
         for path, kind in unread:
             self.writer.left_out.note(path, f"no array is found in a {kind}")
-        if side == "output" and not found and not unread:
+        if side == "output" and not found and not unread:  # the first reason of a name is kept
             self.writer.left_out.note(name, f"a {type(value).__name__} holds no array")
         if side == "output":
             outputs = {side: next(iter(found.values()))} if len(found) == 1 else found

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ldmref.trace.frameworks.framework import Framework, Program
+from ldmref.trace.frameworks.framework import Framework, RecordedModules
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_hooks import record_program, refuse_compiled
@@ -25,7 +25,7 @@ class TorchFramework(Framework):
 
     def record(
         self,
-        program: Program,
+        program: RecordedModules,
         folder: str | Path,
         names: NameMap | None = None,
         selection: Selection | None = None,

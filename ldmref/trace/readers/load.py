@@ -26,7 +26,7 @@ from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.order import in_order_of_run
 from ldmref.trace.readers.json_dumps import TREE, DebuggedCall, RawArrays, is_raw
-from ldmref.trace.readers.names import StoredTensor, rename_all
+from ldmref.trace.readers.names import StoredPart, rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
 from ldmref.trace.readers.runtimes import (
     MAX_DUMP,
@@ -169,7 +169,7 @@ def require_inside(folder: Path, files: Iterable[Path]) -> None:
 class _Renamed(LazyMapping[np.ndarray]):
     """Tensors under other names."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, StoredTensor]):
+    def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, StoredPart]):
         self._tensors = tensors
         self._stored = stored
 

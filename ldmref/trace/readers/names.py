@@ -32,7 +32,7 @@ FORM = "CALL/LAYER/input or CALL/LAYER/output, such as unet.000/conv_in/output"
 SHOWN = 5  # unknown names in a message
 
 
-class StoredTensor(NamedTuple):
+class StoredPart(NamedTuple):
     """Where a tensor of a trace is in a file.
 
     Attributes:
@@ -182,7 +182,7 @@ def complete_name(name: str) -> str | None:
 
 def rename_all(
     stored: Iterable[str], names: NameMap | str | Path | None, source: Path
-) -> tuple[dict[str, StoredTensor], list[str]]:
+) -> tuple[dict[str, StoredPart], list[str]]:
     """Return where each tensor of a trace is stored, and the names that are not known.
 
     Raises:
@@ -190,7 +190,7 @@ def rename_all(
         UsageError: The name map is not valid.
     """
     find = get_renamer(names)
-    found: dict[str, StoredTensor] = {}
+    found: dict[str, StoredPart] = {}
     unknown: list[str] = []
     for name in stored:
         new = find(name)
@@ -202,8 +202,10 @@ def rename_all(
                 both = f"{found[part].name[:80]!r} and {name[:80]!r} are both {part[:80]!r}"
                 message = f"{shown(source)}: {both}"
                 raise InputError(message, code=CODE, hint="name each tensor once in the name map")
-            split = isinstance(new, Joined) and part.rpartition("/")[2].startswith("output")
-            found[part] = StoredTensor(name, new, i) if split else StoredTensor(name)
+            if isinstance(new, Joined) and part.rpartition("/")[2].startswith("output"):
+                found[part] = StoredPart(name, new, i)
+            else:
+                found[part] = StoredPart(name)
     if not found:
         listed = abbreviated([repr(name[:80]) for name in unknown], SHOWN)
         raise InputError(
