@@ -262,8 +262,7 @@ TAKE_SECONDS = (
     "dd/output]",
     "tests/locate/test_preflight.py::test_an_inaccurate_reference_does_not_make_a_port_wrong",
     "tests/locate/test_one_image.py",
-    "tests/locate/test_reference_pixels.py::"
-    "test_references_of_another_size_say_so_without_a_cause",
+    "tests/locate/test_reference_pixels.py::test_references_of_another_size_say_so_without_a_cause",
     "tests/locate/test_reference_pixels.py::test_right_references_are_equal",
     "tests/locate/test_reference_pixels.py::test_wrong_pixels_of_references_are_named",
     "tests/locate/test_right_runs.py::test_a_right_run_raises_no_alarm",

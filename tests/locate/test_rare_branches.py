@@ -341,24 +341,25 @@ def test_the_images_of_an_argument():
 
 def test_the_reference_images_of_an_encoder():
     photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    right = [photo.transpose(2, 0, 1)[None] / 127.5 - 1.0 for photo in photos]
 
-    def reference(number, model="flux2-tiny", shown=photos, method="prepare_image_latents"):
+    def verdicts(model="flux2-tiny", shown=photos, method="prepare_image_latents"):
         calls = {"inputs.000": {f"input.image.{i}": x for i, x in enumerate(shown)}}
+        calls["sampler.000"] = {"input.model_output": np.zeros(1)}
         attributes = {}
-        for i in range(2):
-            calls |= {f"vae.encode.00{i}": {"output": X}, f"posterior.00{i}": {"output": X}}
+        for i, x in enumerate(right):
+            calls |= {f"vae.encode.00{i}": {"input.sample": x}, f"posterior.00{i}": {"output": X}}
             attributes[f"posterior.00{i}"] = {"encoder": f"vae.encode.00{i}", "for": method}
-        context = context_of(calls, model, attributes=attributes)
-        return images._given_reference(context, f"vae.encode.00{number}")
+        rows = images.judge_images(context_of(calls, model, attributes=attributes))
+        return [(row.verdict, row.cause) for row in rows if row.kind == "image"]
 
-    for number, photo in enumerate(photos):
-        right = photo.transpose(2, 0, 1)[None] / 127.5 - 1.0
-        np.testing.assert_allclose(reference(number), right, atol=1e-6)
-        np.testing.assert_allclose(reference(number, method=""), right, atol=1e-6)
     clear = np.concatenate([photos, photos[..., :1]], axis=-1)
-    assert np.array_equal(reference(1, shown=clear), reference(1))
-    assert reference(0, "tiny") is reference(0, method="prepare_latents") is None
-    assert reference(0, shown=photos[:1]) is reference(0, shown=photos / 255.0) is None
+    for shown, method in ((photos, "prepare_image_latents"), (photos, ""), (clear, "")):
+        assert verdicts(shown=shown, method=method) == [("equal", "")] * 2
+    other = ("differs", "the references are in another order")
+    assert verdicts(shown=photos[::-1]) == [other] * 2
+    for rest in ({"model": "tiny"}, {"shown": photos[:1]}):
+        assert other not in verdicts(**rest)
 
 
 # -- what was asked for ---------------------------------------------------------------------------
