@@ -10,13 +10,13 @@ from ldmref.families.qwen3.encoder import describe_qwen3_vl
 from ldmref.families.qwen3.prompts import TextProcessor
 from ldmref.families.qwen_image_21.config import transformer_of
 from ldmref.families.qwen_image_21.text import CHAT
-from ldmref.io.tokenizers import PROCESSOR
 from ldmref.models.config import ModelConfig
 from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.samplers.config import listed_levels
 
 OWN = ("sample_size",)  # a field that diffusers' class does not have
+PROCESSOR = "processor"  # the part of the pipeline that holds the tokenizer
 IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
