@@ -17,6 +17,7 @@ from ldmref.samplers.config import listed_levels
 
 PROCESSOR = "processor"  # the folder and the part that read prompts
 OWN = ("sample_size",)  # a field that diffusers' class does not have
+PROCESSOR = "processor"  # the part of the pipeline that holds the tokenizer
 IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
