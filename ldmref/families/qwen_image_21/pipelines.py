@@ -15,7 +15,6 @@ from ldmref.models.library_object import LibraryObject
 from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.samplers.config import listed_levels
 
-PROCESSOR = "processor"  # the folder and the part that read prompts
 OWN = ("sample_size",)  # a field that diffusers' class does not have
 PROCESSOR = "processor"  # the part of the pipeline that holds the tokenizer
 IMAGE_START = "image_start"  # the place of images on the first axis
