@@ -23,7 +23,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
-Turn = Callable[[np.ndarray], np.ndarray]
+TurnArray = Callable[[np.ndarray], np.ndarray]
 STEPS = 1000.0  # of ldmref's times, of which 0 is the image
 HALVES = "halves of the last norms"
 ORDER = "order of the tokens"
@@ -50,7 +50,7 @@ class Convention:
 
     subject: str
     text: str
-    turn: Turn
+    turn: TurnArray
     concerns: Callable[[TraceEntry, str, str], bool]
     length: int = 0
 
@@ -92,19 +92,19 @@ class NetworkConventions:
         self.kind = kind
 
     def find(
-        self, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+        self, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
     ) -> Iterator[Candidate]:
         """Yield the conventions of a recorded array of the expected shape.
 
         Args:
             replay: The replay that computed it.
             point: The array.
-            chosen: The conventions of the port that are known, by subject.
+            adopted: The conventions of the port that are known, by subject.
         """
         if point.recorded.shape != np.shape(point.computed) or point.computed.dtype.kind != "f":
             return
         for kind in KINDS:
-            yield from kind(self, replay, point, chosen)
+            yield from kind(self, replay, point, adopted)
 
     def is_own(self, point: Point) -> str:
         """Return the subject of which a right array shows that the port has ldmref's convention."""
@@ -157,7 +157,7 @@ def _swap(x: np.ndarray) -> np.ndarray:
 
 
 def _halves(
-    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield the makers' order of shift and scale in the last norms."""
     if point.role or point.call.name not in known.halved or point.recorded.shape[-1] % 2:
@@ -177,7 +177,7 @@ def _halves(
 
 
 def _order(
-    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield tokens (..., l, d) of image and text that are joined in the other order."""
     recorded, computed = point.recorded, point.computed
@@ -210,7 +210,7 @@ class _Unit(NamedTuple):
     """
 
     text: str
-    turn: Turn
+    turn: TurnArray
     fits: Callable[[np.ndarray], bool]
 
 
@@ -240,16 +240,16 @@ UNITS = {"timesteps": TIMES, "ends": TIMES, "guidance": SCALES}  # by content
 
 
 def _units(
-    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield other units of the times and the guidance that a network is given."""
     if point.frame.name:
         return
     for x in known.network.inputs:
-        given: Any = point.frame.inputs.get(x.argument)
+        held: Any = point.frame.inputs.get(x.argument)
         units = UNITS.get(x.content, ())
         subject = f"unit of {x.role}"
-        if not units or subject in chosen or not isinstance(given, np.ndarray):
+        if not units or subject in adopted or not isinstance(held, np.ndarray):
             continue
         values = known.recorded(x)
         if not values.size or not np.isfinite(values).all():
@@ -257,7 +257,7 @@ def _units(
         for unit in units:
             if not unit.fits(values):
                 continue
-            computed = replay.rerun(point, arguments={x.argument: unit.turn(given)})
+            computed = replay.rerun(point, arguments={x.argument: unit.turn(held)})
             if computed is not None:
                 concerns = _of_whole((x.role, *x.also), "input")
                 convention = Convention(subject, unit.text, unit.turn, concerns)
@@ -265,7 +265,7 @@ def _units(
 
 
 def _layer_units(
-    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield times in 0..1 that a layer is given, which multiplies them."""
     computed, name, role = point.computed, point.call.name, point.role
@@ -281,10 +281,10 @@ def _layer_units(
 
 
 def _sign(
-    known: NetworkConventions, replay: FollowedRun, point: Point, chosen: Mapping[str, Convention]
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield the velocity from the noise to the image, of a port whose time runs this way."""
-    reverse = any(found.text.startswith(DIRECTION) for found in chosen.values())
+    reverse = any(found.text.startswith(DIRECTION) for found in adopted.values())
     if point.call.name or point.role or not reverse:
         return
     text = "velocity from the noise to the image"

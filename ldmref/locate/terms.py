@@ -1,4 +1,4 @@
-"""The terms of a port: which conventions it has, chosen so that all layers agree.
+"""The terms of a port: which conventions it has, adopted so that all layers agree.
 
 A network is followed in ldmref's own terms. Where an array is right in another convention
 (`ldmref.locate.conventions`), the run begins again with all arrays that it concerns. What remains
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from ldmref.locate.conventions import (
     ORDER,
@@ -30,7 +30,7 @@ from ldmref.trace.model import Trace
 
 Result = TypeVar("Result")
 WORDS = "{} of the port has other conventions than ldmref, which are no fault: {}"
-Chosen = Mapping[str, Convention]  # by subject
+AdoptedTerms = Mapping[str, Convention]  # by subject
 
 
 class TermsFound(Exception):
@@ -47,21 +47,21 @@ class NetworkTerms:
 
     Attributes:
         declared: The conventions that there are.
-        chosen: Those that the port has.
+        adopted: Those that the port has.
         own: Subjects of which the port has ldmref's convention.
         lengths: Numbers of tokens of arrays that are right in ldmref's order.
         rows: In words, other numbers of rows that arrays have.
     """
 
     declared: NetworkConventions
-    chosen: dict[str, Convention] = field(default_factory=dict)
+    adopted: dict[str, Convention] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
     lengths: set[int] = field(default_factory=set)
     rows: dict[str, None] = field(default_factory=dict)
 
     def describe(self) -> list[str]:
         """Return the conventions in words."""
-        return [*(one.text for one in self.chosen.values()), *self.rows]
+        return [*(one.text for one in self.adopted.values()), *self.rows]
 
 
 class PortTerms:
@@ -101,7 +101,7 @@ class PortTerms:
         """Return a port with the arrays of all calls in ldmref's terms."""
         for call in port.calls if self.known else ():
             terms = self.known.get(call.kind)
-            port = port if terms is None else turn_call(port, call, [*terms.chosen.values()])
+            port = port if terms is None else turn_call(port, call, [*terms.adopted.values()])
         return port
 
 
@@ -110,15 +110,17 @@ class TermsObserver:
 
     Args:
         terms: What is known of the network.
-        chosen: The conventions in which the run is followed.
+        adopted: The conventions in which the run is followed.
         closed: Subjects that are not looked for.
         looks: Whether it looks for conventions at all.
     """
 
-    def __init__(self, terms: NetworkTerms, chosen: Chosen, closed: set[str], looks: bool = True):
+    def __init__(
+        self, terms: NetworkTerms, adopted: AdoptedTerms, closed: set[str], looks: bool = True
+    ):
         self.terms = terms
         self.looks = looks
-        self.chosen = chosen
+        self.adopted = adopted
         self.closed = closed
         self.own: set[str] = set()
         self.lengths: set[int] = set()
@@ -126,7 +128,7 @@ class TermsObserver:
 
     def without_looking(self) -> TermsObserver:
         """Return what sees a run with other arguments in the same terms."""
-        return TermsObserver(self.terms, self.chosen, self.closed, looks=False)
+        return TermsObserver(self.terms, self.adopted, self.closed, looks=False)
 
     def note_rows(self, text: str) -> None:
         """Note that an array has another number of rows."""
@@ -135,9 +137,9 @@ class TermsObserver:
     def pass_by(self, point: Point) -> None:
         """Note what a right array shows."""
         subject = self.terms.declared.is_own(point)
-        if subject and subject not in self.chosen:
+        if subject and subject not in self.adopted:
             self.own.add(subject)
-        if point.computed.ndim in (3, 4) and ORDER not in self.chosen:
+        if point.computed.ndim in (3, 4) and ORDER not in self.adopted:
             self.lengths.add(point.computed.shape[-2])
 
     def look(
@@ -156,9 +158,9 @@ class TermsObserver:
         """
         if not self.looks:
             return
-        for found in self.terms.declared.find(replay, point, self.chosen):
+        for found in self.terms.declared.find(replay, point, self.adopted):
             one = found.convention
-            if one.subject in self.closed or one.subject in self.chosen:
+            if one.subject in self.closed or one.subject in self.adopted:
                 continue
             if one.length in self.terms.lengths | self.lengths and one.length:
                 continue  # others of its kind are right as they are
@@ -167,11 +169,12 @@ class TermsObserver:
                 raise TermsFound(one)
 
 
-class FollowedTerms(NamedTuple, Generic[Result]):
+@dataclass(frozen=True)
+class FollowedTerms(Generic[Result]):
     """A run, with the terms in which it was followed."""
 
     result: Result
-    chosen: Chosen
+    adopted: AdoptedTerms
     seen: TermsObserver
 
 
@@ -197,22 +200,22 @@ def follow_in_terms(
     """
 
     def run(closed: set[str]) -> FollowedTerms[Result]:
-        chosen: dict[str, Convention] = dict(terms.chosen)
+        adopted: dict[str, Convention] = dict(terms.adopted)
         while True:
-            seen = TermsObserver(terms, chosen, closed | terms.own)
+            seen = TermsObserver(terms, adopted, closed | terms.own)
             try:
-                turned = turn_call(port, call, [*chosen.values()])
-                return FollowedTerms(follow(turned, seen), chosen, seen)
+                turned = turn_call(port, call, [*adopted.values()])
+                return FollowedTerms(follow(turned, seen), adopted, seen)
             except TermsFound as found:
-                chosen = {**chosen, found.convention.subject: found.convention}
+                adopted = {**adopted, found.convention.subject: found.convention}
 
     best = run(set())
-    added = best.chosen.keys() - terms.chosen.keys()
+    added = best.adopted.keys() - terms.adopted.keys()
     if added and count(best.result):
         without: Iterator[set[str]] = chain(({one} for one in sorted(added)), (set(added),))
         tried = [run(closed) for closed in ([*without] if len(added) > 1 else [set(added)])]
         best = min((*reversed(tried), best), key=lambda one: count(one.result))
-    terms.chosen.update(best.chosen)
+    terms.adopted.update(best.adopted)
     terms.own |= best.seen.own
     terms.lengths |= best.seen.lengths
     terms.rows |= best.seen.rows
