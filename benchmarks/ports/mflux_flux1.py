@@ -27,8 +27,9 @@ norm = modulation.AdaLayerNormZero  # whose code has the published widths
 code = inspect.getsource(norm.__call__)
 for published, size in (("18432", 6 * width), ("9216", 3 * width), ("3072", width)):
     code = code.replace(published, str(size))
-exec(textwrap.dedent(code), vars(modulation))
-norm.__call__ = vars(modulation)["__call__"]
+names = dict(vars(modulation))
+exec(textwrap.dedent(code), names)
+norm.__call__ = names["__call__"]
 published = SimpleNamespace(
     x_embedder_input_dim=lambda: config["in_channels"], supports_guidance=True
 )

@@ -4,11 +4,13 @@ Error found: the group norm of the attention has MLX's own eps, 1e-5, instead of
 run has it repaired. The original is diffusers' `AutoencoderKL` with random weights.
 """
 
+from typing import Any
+
+import diffusers
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from judged import distance, judge, load_weights
 from mflux.models.flux.model.flux_vae.vae import VAE
 from mflux.models.flux.weights.flux_weight_mapping import FluxWeightMapping as Mapping
@@ -16,7 +18,8 @@ from mflux.models.flux.weights.flux_weight_mapping import FluxWeightMapping as M
 import ldmref
 
 torch.manual_seed(0)
-original = AutoencoderKL(
+published: Any = diffusers
+original = published.AutoencoderKL(
     block_out_channels=(32, 64, 96, 96), layers_per_block=2, latent_channels=16, norm_num_groups=32,
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159,

@@ -31,7 +31,7 @@ with ldmref.recording(net, call="transformer", names=lambda path: names.get(path
         x, expected = kit.call(call)
         for row, mask in enumerate(x["encoder_attention_mask"] > 0):
             image = mx.array(x["sample"][row].astype(np.float32))[:, None]
-            time = mx.array(1.0 - np.float32(x["timestep"][row]) / 1000.0, dtype=mx.float32)
+            time = mx.array(float(1.0 - np.float32(x["timestep"][row]) / 1000.0))
             caption = mx.array(x["encoder_hidden_states"][row][mask].astype(np.float32))
             y = net(image, timestep=time, sigmas=None, cap_feats=caption)
             errors[f"{call} {row}"] = distance(y, expected[row][:, None])

@@ -86,7 +86,7 @@ def verdicts(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
 
 def main() -> None:
     """Judge the ports, and write or compare what was found."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Judge published ports.")
     parser.add_argument("--check", action="store_true", help="compare with results.json")
     parser.add_argument("--here", action="store_true", help="use this environment")
     arguments = parser.parse_args()

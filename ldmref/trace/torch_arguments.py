@@ -61,7 +61,8 @@ def under_declared_names(owner: object, name: str, method: Callable[..., Any]) -
     >>> class Scheduler:
     ...     def step(self, model_output, timestep, sample): ...
     >>> scheduler = Scheduler()
-    >>> inspect.signature(under_declared_names(scheduler, "step", lambda *args: args))
+    >>> scheduler.step = lambda *args: args
+    >>> inspect.signature(under_declared_names(scheduler, "step", scheduler.step))
     <Signature (model_output, timestep, sample)>
     """
     declared = getattr_static(type(owner), name, None)
