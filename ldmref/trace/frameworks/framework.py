@@ -124,7 +124,8 @@ def find_program(program: object, call: str | None) -> tuple[Framework, Recorded
     """
     if not isinstance(program, Mapping) or find_framework(program) is not None:
         found = find_framework(program)
-        return None if found is None else (found, RecordedModules({"unet" if call is None else call: program}))
+        modules = RecordedModules({"unet" if call is None else call: program})
+        return None if found is None else (found, modules)
     if not program or not all(isinstance(name, str) and name for name in program):
         message = "a mapping that is recorded has modules by name, at least one"
         raise UsageError(message, code=CODE)
