@@ -292,6 +292,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/passport.md": {
+        "import ZImagePipeline": TORCH,
         "run_pipeline(pipe, kit)": TORCH,
         "import PixArtTransformer2DModel": TORCH,
         "from my_model import": elsewhere("tests/passport/test_module_batches.py"),
