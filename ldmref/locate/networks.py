@@ -337,7 +337,7 @@ class _CallSizes:
                 value = self.found.layer_output(layer)
             elif value is None:
                 value = self.found.layer_input(layer, role)
-        return None if value is None else as_batch(x, value)
+        return None if value is None else as_batch(x, np.asarray(value))
 
     def _complete(self, x: NetworkInput) -> Mapping[str, int]:
         """Return all sizes of the call; those that no input has are those of its layers."""
