@@ -9,7 +9,7 @@ conventions with which all layers of a network agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ldmref.locate.names import read_array
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -322,7 +323,7 @@ def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -
     return replace(port, tensors=TurnedArrays(port.tensors, turns))
 
 
-class TurnedArrays(Mapping[str, np.ndarray]):
+class TurnedArrays(LazyMapping[np.ndarray]):
     """Arrays of a trace, some of which are read in ldmref's terms.
 
     Args:
@@ -334,14 +335,12 @@ class TurnedArrays(Mapping[str, np.ndarray]):
         self.arrays = arrays
         self.turns = turns
 
+    @property
+    def names(self) -> Collection[str]:
+        return self.arrays.keys()
+
     def __getitem__(self, name: str) -> np.ndarray:
         x = self.arrays[name]
         for convention in self.turns.get(name, ()):
             x = convention.turned(np.asarray(x))
         return x
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)

@@ -322,10 +322,18 @@ def test_pipelines_of_stable_diffusion():
         assert two.settings == {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
 
 
-@pytest.mark.parametrize("name", ["ldm-text2img-large", "ldm-unconditional", "ldm-text2img256"])
-def test_models_without_a_pipeline(name):
+def test_a_model_without_a_pipeline():
     with pytest.raises(UsageError) as caught:
-        unet_pipelines.describe_pipeline(preset(name))
+        unet_pipelines.describe_pipeline(preset("ldm-unconditional"))
+    assert caught.value.code == "E-PASSPORT"
+
+
+@pytest.mark.parametrize("name", ["ldm-text2img-large", "ldm-text2img256"])
+def test_the_pipeline_of_latent_diffusion_cannot_run_a_kit(name):
+    config = preset(name)
+    assert unet_pipelines.describe_pipeline(config).path == "diffusers:LDMTextToImagePipeline"
+    with pytest.raises(UsageError, match="reads 77 tokens") as caught:
+        unet_pipelines.PARTS.require_kit(config)
     assert caught.value.code == "E-PASSPORT"
 
 
