@@ -338,14 +338,15 @@ def _rows_again(
 def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, problem: str) -> Row:
     """Return the row of a call whose arrays do not fit the definition.
 
-    A pipeline that the family does not read may call its networks with arrays of another meaning.
+    A pipeline that the family does not read may call its networks with arrays of another meaning,
+    and tokens are the latents of ports that write the network alone.
     """
     note = f"cannot be replayed: {problem}"
-    if passes_tokens(port, model, call):
-        note += "; it holds tokens, which do not say the height and width of their latents"
-        return Row(call, "", verdict=UNKNOWN, note=note)
     kind = name_unknown_pipeline(port, model)
     if kind:
         note += f"; {kind} is no pipeline that {model.family.name} reads"
+        return Row(call, "", verdict=UNKNOWN, note=note)
+    if passes_tokens(port, model, call):
+        note += "; it holds tokens, which do not say the height and width of their latents"
         return Row(call, "", verdict=UNKNOWN, note=note)
     return Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)
