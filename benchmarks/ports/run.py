@@ -22,9 +22,12 @@ ROOT = FOLDER.parents[1]
 RESULTS = FOLDER / "results.json"
 PAGE = ROOT / "docs" / "ports.md"
 BEGIN, END = "<!-- table of benchmarks/ports/run.py -->", "<!-- end -->"
-PORTS = {  # the scripts, by what is installed for them: with its dependencies, and without
+# What is installed for the scripts, with its dependencies; and the packages, without: mflux asks
+# for MLX with CUDA on Linux.
+PORTS = {
     ("torch==2.13.0", "diffusers==0.42.1", "mlx[cpu]==0.32.4", "piexif==1.1.3", "toml==0.10.2",
-     "transformers", "accelerate", "opencv-python-headless", "matplotlib", "tqdm"): {
+     "transformers", "accelerate", "opencv-python-headless", "matplotlib", "platformdirs", "regex",
+     "requests", "sentencepiece", "protobuf", "pyyaml", "fonttools", "tqdm"): {
         "mflux==0.24.0": ("mflux_z_image", "mflux_flux2", "mflux_flux1", "mflux_flux_vae"),
     },
 }  # fmt: skip
