@@ -1,4 +1,4 @@
-"""Judge published ports in an environment of their own, and write the table of docs/ports.md.
+"""Judge published ports in a new environment, and write the table of docs/ports.md.
 
     python benchmarks/ports/run.py              # judge them, write results.json and the table
     python benchmarks/ports/run.py --check      # judge them, and compare with results.json

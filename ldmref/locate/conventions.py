@@ -29,11 +29,10 @@ STEPS = 1000.0  # of ldmref's times, of which 0 is the image
 HALVES = "halves of the last norms"
 ORDER = "order of the tokens"
 SIGN = "sign of the prediction"
-DIRECTION = (
-    "time from the noise"  # how the names of times begin that run from the noise to the image
-)
+# How the names of times begin that run from the noise to the image.
+DIRECTION = "time from the noise"
 MOST_SCALE = 100.0  # of guidance that somebody asks for
-LEAST_SCALE = 0.01
+LEAST_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ TIMES = (
 )
 SCALES = (
     _Unit("guidance multiplied by 1000", lambda g: g / STEPS, lambda g: g.min() > MOST_SCALE),
-    _Unit("guidance divided by 1000", lambda g: g * STEPS, lambda g: g.max() < LEAST_SCALE * 10.0),
+    _Unit("guidance divided by 1000", lambda g: g * STEPS, lambda g: g.max() < LEAST_SCALE),
 )
 UNITS = {"timesteps": TIMES, "ends": TIMES, "guidance": SCALES}  # by content
 

@@ -1,6 +1,6 @@
 """Rows of tokens that a port has more or fewer of than ldmref, which no result reads.
 
-Programs fill up tokens to a length of their own and mask the rest, embed a caption before they fill
+Programs fill up tokens to another length and mask the rest, embed a caption before they fill
 it up, or cut a sequence before or after the last layers. Such an array has the expected rows in
 their order, with others in front, between or behind; or it ends before the expected one does. It is
 judged by the rows that both have.
@@ -15,7 +15,7 @@ import numpy as np
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.points import FollowedRun, Point
 
-MASK = "mask"  # the argument that says which tokens are no padding
+MASK = "mask"  # the argument that says which tokens are not padding
 ALIKE = 0.5  # relative error of rows that are the same rows, perhaps wrong ones
 
 
@@ -64,7 +64,7 @@ def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | N
 def _by_image(
     replay: FollowedRun, recorded: np.ndarray, computed: np.ndarray
 ) -> list[np.ndarray] | None:
-    """Return the rows of each image of the batch, (..., l, d); None if they are no tokens."""
+    """Return the rows of each image of the batch, (..., l, d); None if they are not tokens."""
     n, width = len(computed), computed.shape[-1]
     if recorded.ndim == computed.ndim:
         sizes = [(*x.shape[:-2], x.shape[-1]) for x in (recorded, computed)]

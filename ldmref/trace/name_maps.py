@@ -62,8 +62,8 @@ def make_renamer(names: NameMap | None) -> Renamer:
             and second one in another order. Exact names are tried first, then globs in order.
             None keeps every name. In place of a new name, a list has one for each part of a joined
             layer, whose output is split along the last axis: in equal parts, or in the shares of
-            pairs of a name and a whole number. A part without a dot stands in the place of the last
-            part of the layer's name.
+            pairs of a name and a whole number. A part without a dot replaces the last part of the
+            layer's name.
 
     Raises:
         UsageError: A pattern or its new name is not valid. The returned function raises it if
@@ -132,7 +132,7 @@ def _is_share(pair: object) -> bool:
 
 
 def _complete(name: str, new: NewName) -> NewName:
-    """Return new names with those of parts of a joined layer in the place of its last part."""
+    """Return new names, in which the parts of a joined layer replace the last part of its name."""
     if isinstance(new, str):
         return new
     layer, slash, role = name.rpartition("/") if "/" in name else (name, "", "")

@@ -76,7 +76,7 @@ def in_terms_of_module(
 def is_converted(port: Trace, layer: str, entry: TraceEntry) -> bool:
     """Return whether a recorder wrote the inputs of a layer otherwise than its module has them.
 
-    That of a known pipeline writes them in the unit and layout of ldmref's layer.
+    The recorder of a known pipeline writes them in the unit and layout of ldmref's layer.
 
     Args:
         port: The trace, as it was recorded.

@@ -1,4 +1,4 @@
-"""Frameworks whose modules `ldmref.recording` records, each declared in a module of its own.
+"""Frameworks whose modules `ldmref.recording` records, a framework in each module.
 
 | module      | what it is                                                                |
 |-------------|---------------------------------------------------------------------------|

@@ -36,7 +36,7 @@ class CalledFramework(Framework):
     Attributes:
         title: Its name for people.
         arrays: The classes of its arrays.
-        plain: Its classes that are no arguments with arrays, such as modules.
+        plain: Its classes that are not arguments with arrays, such as modules.
     """
 
     title: str
@@ -276,7 +276,7 @@ class CallRecorder:
         with left_out.guard(f"a call of {kind}"):
             running = self._begin(module)
             scope = self._enter(module)
-            if running is not None or scope:  # a network that is called is no layer
+            if running is not None or scope:  # a network that is called is not a layer
                 self._record_arrays(self._running[-1], scope, self._name(module, args, kwargs))
         self._modules.append(module)
         try:
