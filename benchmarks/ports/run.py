@@ -1,67 +1,136 @@
-"""Judge published ports in a new environment, and write the table of docs/ports.md.
+"""Judge published ports in new environments, and write the tables of docs/ports.md.
 
-    python benchmarks/ports/run.py              # judge them, write results.json and the table
-    python benchmarks/ports/run.py --check      # judge them, and compare with results.json
-    python benchmarks/ports/run.py --here       # in this environment, which has the packages
+    python benchmarks/ports/run.py                # judge them, write results and the tables
+    python benchmarks/ports/run.py mflux          # these ports alone
+    python benchmarks/ports/run.py --faults       # with faults put into them, one at a time
+    python benchmarks/ports/run.py --check        # judge them, and compare with the results
+    python benchmarks/ports/run.py --here mflux   # in this environment, which has the packages
 
-A new environment takes 2 GB and a few minutes, most of them for PyTorch.
+A folder with a `port.toml` is a port: what it needs, the scripts that run its networks, the errors
+that it has, with their repairs, and faults to put into it. A new environment takes 2 GB and a few
+minutes, most of them for PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+SHARED = FOLDER / "shared"
 ROOT = FOLDER.parents[1]
-RESULTS = FOLDER / "results.json"
 PAGE = ROOT / "docs" / "ports.md"
-BEGIN, END = "<!-- table of benchmarks/ports/run.py -->", "<!-- end -->"
-# What is installed for the scripts, with its dependencies; and the packages, without: mflux asks
-# for MLX with CUDA on Linux.
-PORTS = {
-    ("torch==2.13.0", "diffusers==0.42.1", "mlx[cpu]==0.32.4", "piexif==1.1.3", "toml==0.10.2",
-     "transformers", "accelerate", "opencv-python-headless", "matplotlib", "platformdirs", "regex",
-     "requests", "sentencepiece", "protobuf", "pyyaml", "fonttools", "tqdm"): {
-        "mflux==0.24.0": ("mflux_z_image", "mflux_flux2", "mflux_flux1", "mflux_flux_vae"),
-    },
-}  # fmt: skip
+TABLES = {"results.json": "networks", "faults.json": "faults"}
+BEGIN, END = "<!-- {} of benchmarks/ports/run.py -->", "<!-- end of {} -->"
+Row = dict[str, Any]
 
 
-def judge_all(here: bool) -> dict[str, list[dict[str, Any]]]:
-    """Return what ldmref says of each network, by script.
+def ports() -> list[str]:
+    """Return the names of the ports' folders."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/port.toml"))
+
+
+class Port:
+    """A published port.
 
     Args:
-        here: Whether to use this environment instead of new ones.
+        name: The name of its folder.
+
+    Attributes:
+        declared: What its port.toml says.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for needed, packages in PORTS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            python = sys.executable if here else install(Path(folder), needed, packages)
-            for name in (name for names in packages.values() for name in names):
-                command = [python, f"{name}.py"]
-                run = subprocess.run(command, cwd=FOLDER, check=True, stdout=subprocess.PIPE)
-                found[name] = [json.loads(line) for line in run.stdout.splitlines()]
-                for row in found[name]:
-                    print(
-                        f"{row['network']}: {row['verdict']}, {len(row['faults'])} kinds of faults"
-                    )
-    return found
+
+    def __init__(self, name: str):
+        self.name = name
+        self.folder = FOLDER / name
+        self.declared: dict[str, Any] = tomllib.loads((self.folder / "port.toml").read_text())
+
+    def install(self, folder: Path) -> tuple[str, str]:
+        """Return the Python of a new environment, and the folder of the port's source.
+
+        Args:
+            folder: An empty folder.
+        """
+        subprocess.run([sys.executable, "-m", "venv", folder / "python"], check=True)
+        python = str(folder / "python" / "bin" / "python")
+        pip = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, str(ROOT), *self.declared["requirements"]], check=True)
+        if packages := self.declared.get("packages"):
+            subprocess.run([*pip, "--no-deps", *packages], check=True)
+        return python, self.clone(folder / "source")
+
+    def clone(self, folder: Path) -> str:
+        """Return the folder of the port's source; "" if it is a package."""
+        if "source" not in self.declared:
+            return ""
+        git = ["git", "-c", "advice.detachedHead=false"]
+        source = self.declared["source"]
+        subprocess.run([*git, "clone", "--quiet", source["address"], folder], check=True)
+        subprocess.run([*git, "-C", folder, "checkout", "--quiet", source["commit"]], check=True)
+        return str(folder / source.get("folder", ""))
+
+    def judge(self, python: str, source: str) -> dict[str, list[Row]]:
+        """Return what ldmref says of each network, as published and repaired, by script."""
+        found: dict[str, list[Row]] = {}
+        for script in self.declared["scripts"]:
+            errors = any(error["script"] == script for error in self.declared.get("error", ()))
+            for state in ("as published", "repaired") if errors else ("as published",):
+                rows = self.run(python, source, script, state)
+                found.setdefault(script, []).extend({"state": state, **row} for row in rows)
+        return found
+
+    def judge_faults(self, python: str, source: str) -> dict[str, list[Row]]:
+        """Return what ldmref says of each fault in the repaired port, by script."""
+        found: dict[str, list[Row]] = {}
+        for number, fault in enumerate(self.declared.get("fault", ())):
+            rows = self.run(python, source, fault["script"], str(number))
+            row = {"fault": fault["words"], **measure(fault, rows)}
+            found.setdefault(fault["script"], []).append(row)
+        return found
+
+    def run(self, python: str, source: str, script: str, state: str) -> list[Row]:
+        """Return the lines that a script prints in one state of the port."""
+        paths = [str(SHARED), *([source] if source else [])]
+        kept = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([*paths, *([kept] if kept else [])])
+        command = [python, str(SHARED / "changed.py"), f"{script}.py", state]
+        run = subprocess.run(
+            command, cwd=self.folder, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+        )
+        if run.returncode:
+            sys.exit(f"{self.name}: {script}.py failed in the state {state!r}")
+        rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith(b"{")]
+        for row in rows:
+            print(f"{row['network']}, {state}: {row['verdict']}, {[*row['faults']]}", flush=True)
+        return rows
 
 
-def install(folder: Path, needed: tuple[str, ...], packages: dict[str, tuple[str, ...]]) -> str:
-    """Return the Python of a new environment with this checkout and the packages of a port."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = str(folder / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, str(ROOT), *needed], check=True)
-    subprocess.run([*pip, "--no-deps", *packages], check=True)
-    return python
+def measure(fault: Mapping[str, Any], rows: list[Row]) -> Row:
+    """Return whether a fault was located and explained, and which causes were wrong.
+
+    Args:
+        fault: The fault, with the end of its layer's name and the beginnings of its causes.
+        rows: What ldmref says of the networks.
+    """
+    named = [(words, layers) for row in rows for words, (_, *layers) in row["faults"].items()]
+    words = [words for words, _ in named if words != NO_CAUSE]
+    right = tuple(fault["says"])
+    return {
+        "located": any(fault["where"] in layer for _, layers in named for layer in layers),
+        "explained": any(text.startswith(right) for text in words),
+        "wrong": [text for text in words if not text.startswith(right)],
+    }
+
+
+NO_CAUSE = "no cause"
 
 
 def describe(words: str, count: int, *layers: str) -> str:
@@ -70,19 +139,52 @@ def describe(words: str, count: int, *layers: str) -> str:
     return f"{words} ({count}: {', '.join(f'`{name}`' for name in names)})"
 
 
-def make_table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the results as a table of Markdown."""
-    lines = ["| network | layers | verdict | errors that ldmref names | difference |"]
-    lines.append("|---|---|---|---|---|")
+def network_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]]:
+    """Yield the rows of a port in the table of networks."""
     for row in (row for rows in found.values() for row in rows):
         named = "; ".join(describe(words, *found) for words, found in row["faults"].items())
-        largest = max(row["errors"].values())
-        cells = [row["network"], row["layers"], row["verdict"], named or "none", f"{largest:.1e}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        largest = f"{max(row['errors'].values()):.1e}"
+        state = f"{row['network']}, {row['state']}"
+        title = f"[{port.declared['title']}](../benchmarks/ports/{port.name}/README.md)"
+        yield [title, state, str(row["layers"]), row["verdict"], named or "none", largest]
 
 
-def verdicts(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def fault_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]]:
+    """Yield the row of a port in the table of faults."""
+    rows = [row for rows in found.values() for row in rows]
+    located, explained = (sum(row[key] for row in rows) for key in ("located", "explained"))
+    wrong = sum(len(row["wrong"]) for row in rows)
+    yield [port.declared["title"], *map(str, (len(rows), located, explained, wrong))]
+
+
+HEADERS = {
+    "networks": ["port", "network", "layers", "verdict", "errors that ldmref names", "difference"],
+    "faults": ["port", "faults", "located", "explained", "wrong causes"],
+}
+ROWS = {"networks": network_rows, "faults": fault_rows}
+
+
+def make_table(subject: str, file: str) -> str:
+    """Return the stored results of all ports as a table of Markdown."""
+    lines = [HEADERS[subject], ["---"] * len(HEADERS[subject])]
+    for port in map(Port, ports()):
+        stored = port.folder / file
+        if stored.exists():
+            lines += ROWS[subject](port, json.loads(stored.read_text("utf-8")))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_page() -> None:
+    """Write the tables of the stored results into the page."""
+    text = PAGE.read_text("utf-8")
+    for file, subject in TABLES.items():
+        begin, end = BEGIN.format(subject), END.format(subject)
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{make_table(subject, file)}\n{end}{rest.partition(end)[2]}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def verdicts(found: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     """Return the results without the differences, whose digits depend on the processor."""
     return {name: [row | {"errors": None} for row in rows] for name, rows in found.items()}
 
@@ -90,17 +192,28 @@ def verdicts(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
 def main() -> None:
     """Judge the ports, and write or compare what was found."""
     parser = argparse.ArgumentParser(description="Judge published ports.")
-    parser.add_argument("--check", action="store_true", help="compare with results.json")
+    parser.add_argument("ports", nargs="*", choices=[*ports(), []], help="these ports alone")
+    parser.add_argument("--check", action="store_true", help="compare with the stored results")
+    parser.add_argument("--faults", action="store_true", help="put faults into them")
     parser.add_argument("--here", action="store_true", help="use this environment")
     arguments = parser.parse_args()
-    found = judge_all(arguments.here)
-    if arguments.check:
-        known = json.loads(RESULTS.read_text("utf-8"))
-        sys.exit(0 if verdicts(known) == verdicts(found) else "results.json has other verdicts")
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{make_table(found)}\n{END}{after}", encoding="utf-8")
+    file = "faults.json" if arguments.faults else "results.json"
+    other = []
+    for port in map(Port, arguments.ports or ports()):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            here = (sys.executable, os.environ.get("PORT_SOURCE") or port.clone(folder / "source"))
+            python, source = here if arguments.here else port.install(folder)
+            found = (port.judge_faults if arguments.faults else port.judge)(python, source)
+        stored = port.folder / file
+        if arguments.check:
+            known = json.loads(stored.read_text("utf-8"))
+            other += [] if verdicts(known) == verdicts(found) else [port.name]
+        else:
+            stored.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_page()
+    if other:
+        sys.exit(f"other results than the stored ones: {', '.join(other)}")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/ports.md": {
         "python benchmarks/ports/run.py": NETWORK,
+    },
+    "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
     },
     "docs/traces.md": {

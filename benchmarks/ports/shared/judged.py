@@ -1,31 +1,23 @@
 """Judge networks of published ports with kits, and measure what their errors change.
 
-A script of this folder builds a port's network at the size of a kit, loads the kit's weights into
-it, runs it on the kit's inputs within `ldmref.recording`, and calls `judge`. `run.py` runs all.
+A script builds a port's network at the size of a kit, loads the kit's weights into it, runs it on
+the kit's inputs within `ldmref.recording`, and calls `judge`. `run.py` runs the scripts.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from mflux.models.common.config.model_config import ModelConfig
-from mflux.models.common.weights.mapping.weight_mapper import WeightMapper
-from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
 from ldmref.locate import diff_modules, diff_traces
 from ldmref.passport import make_kit, read_kit
 from ldmref.trace import Trace, load_trace
-
-ModelConfig.precision = mx.float32
-COMPUTED = "inv_freq"  # what a module computes itself
 
 
 class KitInputs:
@@ -56,25 +48,15 @@ class KitInputs:
         assert entry is not None, name
         return self.run.read_inputs(entry), next(iter(self.run.read_outputs(entry).values()))
 
-    def load(self, module: Any, part: str, mapping: Any, **options: Any) -> None:
-        """Load the weights of a network of the kit into a module, as `load_weights` does."""
+    def weights(self, part: str) -> dict[str, np.ndarray]:
+        """Return the weights of a network by the names of diffusers or transformers."""
         files = (self.folder / part).glob("*.safetensors")
-        weights = {name: mx.array(x) for file in files for name, x in load_file(file).items()}
-        load_weights(module, weights, mapping, **options)
+        return {name: x for file in files for name, x in load_file(file).items()}
 
-
-def load_weights(module: Any, weights: Mapping[str, Any], mapping: Any, **options: Any) -> None:
-    """Load weights by their published names into a module of MLX, by mflux's own mapping.
-
-    Raises:
-        SystemExit: There is no weight for a parameter of the module.
-    """
-    mapped = WeightMapper.apply_mapping(dict(weights), mapping, **options)
-    module.update(mapped)
-    lacking = dict(tree_flatten(module.parameters())).keys() - dict(tree_flatten(mapped)).keys()
-    lacking = {name for name in lacking if not name.endswith(COMPUTED)}
-    if lacking:
-        sys.exit(f"not loaded: {sorted(lacking)}")
+    def original(self) -> dict[str, np.ndarray]:
+        """Return the weights of the makers' single file, by the makers' names."""
+        (file,) = (self.folder / "checkpoint").glob("*.safetensors")
+        return load_file(file)
 
 
 def distance(found: Any, expected: np.ndarray) -> float:
