@@ -37,7 +37,7 @@ APART = "the rows of {} are judged one by one, as the kit has each image and tex
 PADDING = "{} of padding in {} not compared"
 SCHEDULE, STEP = "schedule", "sampler"
 # arrays whose last axis counts tokens, although they are floats
-OF_KEYS = re.compile("mask|bias|hidden")
+OF_KEYS = re.compile("mask|bias|hidden|seen")
 OF_CALLS = ("evaluations", "prompt")  # attributes that name calls, or the text of each row
 NO_ROW = "{} not of the kit's run: {}"
 ROW = "row {} of the port's {}"
@@ -299,7 +299,7 @@ class RowCutter(CallCutter):
 
         An axis counts the tokens of the text alone, those of the image, or both.
         """
-        text = np.arange(window.start, window.start + window.count)
+        text = np.asarray(window.rows)
         found = {self.image: np.arange(self.image), window.of: text}
         where = network.text_attention
         if where is not None and "image" in where.tokens:
@@ -430,9 +430,9 @@ def _join(
         expected, _ = _read_row(kit, match.kit, side, role)
         if ours is not None and theirs is not None and expected is not None and ours != theirs:
             if array.shape[:1] == (theirs.of,) and expected.shape == (ours.of, *array.shape[1:]):
-                kept = array[theirs.start : theirs.start + theirs.count]
+                kept = theirs.cut(array)
                 array = expected.astype(array.dtype)
-                array[ours.start : ours.start + ours.count] = kept
+                array[list(ours.rows)] = kept
         found.append(array)
     shapes = {np.shape(x) for x in found}
     return np.stack(found) if len(shapes) == 1 else None

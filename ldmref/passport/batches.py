@@ -39,16 +39,29 @@ class RowNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens of a text that are compared: `count` of all `of`, from `start`."""
+    """Tokens of a text that are compared.
 
-    start: int
-    count: int
+    Attributes:
+        rows: Their numbers, increasing. Padding may stand between them.
+        of: The number of all tokens.
+    """
+
+    rows: tuple[int, ...]
     of: int
+
+    @property
+    def start(self) -> int:
+        """The number of the first token."""
+        return self.rows[0] if self.rows else 0
 
     @property
     def padding(self) -> int:
         """The number of tokens that are left out."""
-        return self.of - self.count
+        return self.of - len(self.rows)
+
+    def cut(self, x: np.ndarray) -> np.ndarray:
+        """Return the tokens of an array of all, (of, ...)."""
+        return x[list(self.rows)]
 
 
 class CallRow(NamedTuple):
@@ -166,25 +179,56 @@ def find_windows(
     if ours is None or theirs is None:
         return None
     mask = kit.mask(of_kit)
-    whole = Window(0, len(ours), len(ours))
     if len(ours) == len(theirs) and (mask is None or multiple != 1):
-        return whole, Window(0, len(theirs), len(theirs))
-    if mask is not None and mask.any():
-        start, real = int(np.argmax(mask)), int(mask.sum())
-        count = min(-(-real // max(multiple, 1)) * max(multiple, 1), len(ours))
-        count = max(min(count, len(theirs)), real)  # the port may cut what the mask hides
-        whole = Window(min(start, len(ours) - count), count, len(ours))
-    expected = ours[whole.start : whole.start + whole.count]
-    starts = range(len(theirs) - whole.count + 1)
-    if not starts:
+        whole = Window(tuple(range(len(ours))), len(ours))
+        return whole, whole
+    rows = _rows_read(len(ours), len(theirs), mask, multiple)
+    if len(rows) > len(theirs):
         return None
+    window = Window(rows, len(ours))
     seen = port.mask(of_port)
-    if seen is not None and len(seen) == len(theirs) and seen.sum() == whole.count:
-        begin = int(np.argmax(seen))
-    else:
-        errors = [relative_error(theirs[i : i + whole.count], expected) for i in starts]
-        begin = int(np.argmin(errors))
-    return whole, Window(begin, whole.count, len(theirs))
+    if seen is not None and len(seen) == len(theirs) and seen.sum() == len(rows):
+        return window, Window(tuple(np.flatnonzero(seen).tolist()), len(theirs))
+    return window, Window(_find_rows(theirs, window.cut(ours), rows), len(theirs))
+
+
+def _rows_read(length: int, most: int, mask: np.ndarray | None, multiple: int) -> tuple[int, ...]:
+    """Return the tokens of a kit's text that take part in the result.
+
+    Args:
+        length: The number of all tokens.
+        most: The number of tokens of the port, which may cut what the mask hides.
+        mask: Which tokens are no padding, (length,). None: it is not known.
+        multiple: See `find_windows`.
+    """
+    if mask is None or not mask.any():
+        return tuple(range(length))
+    real = np.flatnonzero(mask)
+    if len(real) <= real[-1] - real[0]:  # padding stands between the tokens, and is not read
+        return tuple(real.tolist())
+    count = min(-(-len(real) // max(multiple, 1)) * max(multiple, 1), length)
+    count = max(min(count, most), len(real))
+    start = min(int(real[0]), length - count)
+    return tuple(range(start, start + count))
+
+
+def _find_rows(theirs: np.ndarray, expected: np.ndarray, rows: Sequence[int]) -> tuple[int, ...]:
+    """Return the tokens of a port's text (l, ...) that are nearest to the expected ones.
+
+    They follow each other, or are divided where the kit's are.
+
+    Args:
+        theirs: The port's text.
+        expected: The tokens that are looked for, (k, ...).
+        rows: Their numbers in the kit.
+    """
+    count = len(rows)
+    head = next((i for i in range(1, count) if rows[i] > rows[i - 1] + 1), count)
+    tried = [tuple(range(i, i + count)) for i in range(len(theirs) - count + 1)]
+    if head < count:
+        last = len(theirs) - count + head
+        tried.append((*range(head), *range(last, len(theirs))))
+    return min(tried, key=lambda found: relative_error(theirs[list(found)], expected))
 
 
 # -- the rows -------------------------------------------------------------------------------------
@@ -230,7 +274,7 @@ def _compare_rows(
         if a is None or b is None or x.content == "mask":
             continue
         if windows is not None and tokens_axis(x) == 1:
-            a, b = (y[w.start : w.start + w.count] for y, w in zip((a, b), windows, strict=True))
+            a, b = (w.cut(y) for y, w in zip((a, b), windows, strict=True))
         error = _distance(b, a)
         if error is None:
             return None

@@ -28,13 +28,13 @@ from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 
 FORMAT = "ldmref-passport"
-VERSION = "2.1"
+VERSION = "3.0"
 """The version of the kits that `make_kit` writes."""
 FLOORS = "floors.json"
 TRACE = "trace"
 WRONG = "wrong"
 MAX_BYTES = 2**26
-KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES, older=("1",))
+KIT_FOLDER = FolderKind("kit", MANIFEST, FORMAT, VERSION, CODE, MAX_BYTES, older=("1", "2"))
 SHOWN = 12  # digits of a digest in a label
 
 

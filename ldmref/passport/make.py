@@ -32,6 +32,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 from ldmref.models.presets import list_presets
 from ldmref.passport.cached import cached_step
+from ldmref.passport.inputs import describe_inputs
 from ldmref.passport.kit import (
     FLOORS,
     KIT_FOLDER,
@@ -58,6 +59,7 @@ from ldmref.trace.model import Trace
 
 SCHEDULES = "schedules.json"
 CACHED = "cached.safetensors"
+INPUTS = "inputs.md"
 NO_PIPELINE = "no_pipeline"  # of a manifest: why the kit is no folder of diffusers
 STEPS = (4, 8, 20, 50)  # of the schedules
 SIDES = (512, 1024)  # of their images, in pixels
@@ -83,6 +85,7 @@ trace/trace.json         the layers in their order, the request, the configurati
 floors.json              the error of each output if the whole run is computed in each of the
                          formats: the largest difference over the largest value. A port may have
                          16 times that.
+inputs.md                what each network is given: units, padding, rows
 schedules.json           the model's noise levels and timesteps for other numbers of steps
 cached.safetensors       of denoisers that keep keys and values of the text over a run: those of
                          each block, and the output of the second step computed from them, which is
@@ -117,7 +120,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
 
     >>> kit = make_kit("z-image", "kits/z-image")  # doctest: +SKIP
     >>> kit.version, len(kit.wrong)  # doctest: +SKIP
-    ('2.1', 37)
+    ('3.0', 37)
     """
     kit_trace(family)
     return write_kit(Path(folder), overwrite, partial(_write, family=family))
@@ -198,6 +201,7 @@ def _write(folder: Path, family: str) -> Kit:
         write(CACHED, tensors_file(cached))
     write(SCHEDULES, schedules_text(family).encode())
     exact = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
+    write(INPUTS, describe_inputs(model, exact).encode())
     dumps, left_out = wrong_dumps(exact, FollowedModel(model))
     wrong = write_wrong(write, dumps)
     kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)

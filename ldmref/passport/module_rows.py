@@ -237,9 +237,9 @@ def cut_like(
         return x if batch == 1 and x.size == int(np.prod(like)) else None
     done = batch == 1
     for axis, size in enumerate(x.shape):
-        tokens = np.arange(window.start, window.start + window.count) if window else np.arange(0)
+        tokens = np.asarray(window.rows if window else (), int)
         expected = size if like is None else like[axis]
-        is_text = padded and window is not None and (like is None or expected == window.count)
+        is_text = padded and window is not None and (like is None or expected == len(tokens))
         rows = like is None and axis == 0 and size == batch
         if not done and (rows or (like is not None and size == batch * expected)):
             count = size // batch

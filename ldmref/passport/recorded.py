@@ -33,6 +33,7 @@ from ldmref.cases.trace_runs import (
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.precision import round_to
+from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of, with_text_length
 from ldmref.models.model import LatentDiffusion
@@ -45,13 +46,17 @@ CODE = "E-PASSPORT"
 # Of unequal length for each tokenizer, and neither is NEGATIVE. In this order, no latent of the
 # quantised autoencoder is so near the middle of two codes that bfloat16 chooses the other one.
 PROMPTS = ("red", "red heart")
+# Of families whose templates surround a prompt, which fill texts up to multiples of up to 32 tokens
+# or mask what is filled up: on both sides of a multiple, with 16 tokens more in the second.
+FILLED_PROMPTS = ("red", "red heart red heart red heart red heart red heart")
 STEPS = 2
 SCALE = 5.0
 # Networks that read the scale read it times 1000, and sines of it: 4000 is a number of bfloat16.
 # 5000 is not: a right port in bfloat16 would generate another image.
 EXACT_SCALE = 4.0
-CELLS = (3, 5)  # rows and columns of the smallest image: odd, and not square
-TOKENS = (2, 3)  # the same, for transformers, which compute much more for each
+# Rows and columns of an image, of tokens or of the lowest level of a U-Net, which every program can
+# run: even and odd, and not square.
+CELLS = (2, 3)
 TEXT_MULTIPLE = 16  # of the number of tokens that a text with its template is filled up to
 MANY = 512  # tokens, more than any prompt and template has
 FORMATS = ("float32", "bfloat16", "float16")
@@ -102,15 +107,30 @@ def kit_trace(family: str) -> GoldenTrace:
         hint = did_you_mean(family, kit_families()) or "ldmref passport list prints all"
         raise UsageError(f"there is no kit of {family!r}", code=CODE, hint=hint)
     config = golden_config(family)
-    cells = CELLS if isinstance(config.denoiser, UNetConfig) else TOKENS
-    height, width = (n * config.size_multiple for n in cells)
+    halvings = (
+        len(config.denoiser.block_out_channels) - 1
+        if isinstance(config.denoiser, UNetConfig)
+        else 0
+    )
+    height, width = (n * config.size_multiple * 2**halvings for n in CELLS)
     scale = EXACT_SCALE if config.denoiser.reads_guidance else SCALE
-    params = {"prompt": list(PROMPTS), "negative_prompt": NEGATIVE, "cfg_scale": scale}
+    params = {"prompt": list(_prompts(config)), "negative_prompt": NEGATIVE, "cfg_scale": scale}
     params |= {"sampler": runs[0].sampler, "seed": [0, 1], "width": width, "height": height}
     params |= {k: x for k, x in runs[0].params.items() if k != "prompt"}
-    if any(template.surrounds for template in family_of(config).text.templates(config).values()):
+    if _is_surrounded(config):
         params["max_sequence_length"] = _text_length(family)
     return GoldenTrace(f"{family}.passport", family, "txt2img", params | {"steps": STEPS})
+
+
+def _is_surrounded(config: ModelConfig) -> bool:
+    """Return whether a template surrounds the prompts of a model."""
+    templates = family_of(config).text.templates(config)
+    return any(template.surrounds for template in templates.values())
+
+
+def _prompts(config: ModelConfig) -> tuple[str, str]:
+    """Return the prompts of a model's kit."""
+    return FILLED_PROMPTS if _is_surrounded(config) else PROMPTS
 
 
 @cache
@@ -120,7 +140,9 @@ def _text_length(family: str) -> int:
     The encoders of golden runs read fewer, in which a template leaves no room for a prompt.
     """
     config = with_text_length(golden_config(family), MANY)
-    texts = make_tokenizers(config, vocabularies_of(family))[0].tokenize([*PROMPTS, NEGATIVE])
+    texts = make_tokenizers(config, vocabularies_of(family))[0].tokenize(
+        [*_prompts(config), NEGATIVE]
+    )
     uncounted = config.text_encoder.max_position_embeddings - MANY  # tokens of the template
     longest = int(np.sum(texts.mask, axis=(1, 2)).max()) - uncounted
     return -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE

@@ -22,7 +22,7 @@ from ldmref.samplers.diffusers import schedule as diffusers
 from ldmref.samplers.flow_spacings import flow_levels
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.own_spacing import Spacing, get_spacing
-from ldmref.samplers.path import FLOW, VE, NoisePath, noise_levels
+from ldmref.samplers.path import FLOW, PURE_NOISE, VE, NoisePath, noise_levels
 from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.spacings import SPACINGS, check_steps, sigma_grid, sigmas_at, timesteps_at
 
@@ -129,9 +129,12 @@ def timestep_at(table: np.ndarray, ratio: Any, of_flow: bool) -> Any:
         table: Ratios of every training timestep, (T,), increasing.
         ratio: The noise level, as the sigma of x0 + sigma eps.
         of_flow: Whether the network was trained on a flow: then the timestep is T times the flow
-            time. Otherwise it is linear in log sigma between those of training.
+            time, and T where the level has no data. Otherwise it is linear in log sigma between
+            those of training.
     """
-    return len(table) * FLOW.level(ratio) if of_flow else timesteps_at(table, ratio)
+    if not of_flow:
+        return timesteps_at(table, ratio)
+    return np.where(ratio < PURE_NOISE, len(table) * FLOW.level(ratio), float(len(table)))
 
 
 def make_schedule(

@@ -22,7 +22,7 @@ from ldmref.trace.model import Trace, TraceEntry, build_trace
 
 CALL = "transformer.000"
 IMAGE = 6  # tokens
-TEXT = Window(1, 3, 5)  # the tokens 1, 2 and 3 of 5
+TEXT = Window((1, 2, 3), 5)  # the tokens 1, 2 and 3 of 5
 
 
 # -- names ----------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_arrays_that_rows_share_are_those_of_the_first():
 def test_the_kits_padding_takes_the_place_of_the_ports():
     kit = run_of({CALL: {"input.text": -numbered(1, 5, 2), "output": np.ones((1, 1))}})
     port = run_of({"a": {"input.text": numbered(1, 8, 2) + 100.0, "output": np.ones((1, 1))}})
-    match = RowMatch(at(CALL), at("a"), Window(0, 3, 5), Window(2, 3, 8))
+    match = RowMatch(at(CALL), at("a"), Window((0, 1, 2), 5), Window((2, 3, 4), 8))
     joined = join_rows(port, kit, [match]).tensors[f"{CALL}//input.text"][0]
     assert np.array_equal(joined[:3], (numbered(8, 2) + 100.0)[2:5])
     assert np.array_equal(joined[3:], -numbered(5, 2)[3:])

@@ -39,7 +39,6 @@ from ldmref.passport.make import (
 from ldmref.passport.original import complete_inputs, has_sizes
 from ldmref.passport.recorded import (
     FORMATS,
-    PROMPTS,
     STEPS,
     WIDE,
     KitRun,
@@ -239,13 +238,16 @@ def test_first_calls_are_those_of_networks():
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3-medium", "flux-dev", "z-image"])
-def test_a_kit_asks_for_two_images_of_odd_size_in_two_steps(family):
+def test_a_kit_asks_for_two_images_of_its_size_in_two_steps(family):
     run = kit_trace(family)
     config = golden_config(family)
-    cells = (3, 5) if isinstance(config.denoiser, UNetConfig) else (2, 3)
+    lowest = 4 if isinstance(config.denoiser, UNetConfig) else 1  # levels that halve
+    cells = (2 * lowest, 3 * lowest)
     params = run.params
     assert (params["height"], params["width"]) == tuple(n * config.size_multiple for n in cells)
-    assert params["prompt"] == [*PROMPTS] and params["negative_prompt"] in ("", NEGATIVE)
+    assert [prompt.split()[0] for prompt in params["prompt"]] == ["red", "red"] and params[
+        "negative_prompt"
+    ] in ("", NEGATIVE)
     assert (params["steps"], params["seed"]) == (STEPS, [0, 1]) == (2, [0, 1])
     assert not SAMPLERS[params["sampler"]].stochastic
     assert (run.name, run.family, run.mode) == (f"{family}.passport", family, "txt2img")

@@ -36,7 +36,7 @@ def port(kit):
 
 def test_a_kit_is_read_as_it_was_written(kit):
     found = read_kit(kit.folder)
-    assert (found.family, found.version, found.digest) == ("flux-dev", "2.1", kit.digest)
+    assert (found.family, found.version, found.digest) == ("flux-dev", "3.0", kit.digest)
     assert found.wrong == kit.wrong
     found.check_files()
 
@@ -170,7 +170,7 @@ def test_the_badge_names_version_and_hash(kit, port, tmp_path):
     assert [file.name for file in files] == ["badge.json", "badge.svg"]
     row = json.loads(files[0].read_text())
     assert row.keys() == {"schemaVersion", "label", "message", "color"}  # all that shields.io takes
-    assert row["label"] == f"ldmref passport flux-dev 2.1 ({kit.digest[:12]})"
+    assert row["label"] == f"ldmref passport flux-dev 3.0 ({kit.digest[:12]})"
     assert row["message"].startswith("passes: ")
     assert kit.digest in files[1].read_text()
     with pytest.raises(OutputError, match="exists"):
@@ -203,7 +203,7 @@ def test_damaged_manifests_are_refused(kit, tmp_path):
     manifest = json.loads((kit.folder / "kit.json").read_text())
     for change, message in (
         ({"format": "other"}, "is not a manifest"),
-        ({"version": "3.0"}, "has version 3.0"),
+        ({"version": "4.0"}, "has version 4.0"),
         ({"digests": {"../x": "0"}}, "is damaged"),
         ({"wrong": [{"name": "x"}]}, "is damaged"),
         ({"digests": None}, "is damaged"),

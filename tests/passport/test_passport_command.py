@@ -23,7 +23,7 @@ def test_a_right_port_gets_a_badge(kit, dump, tmp_path, capsys):
     badge = str(tmp_path / "badge")
     arguments = ["passport", "check", str(dump / "right"), "--kit", str(kit.folder)]
     assert main([*arguments, "--badge", badge]) == 0
-    assert f"flux-dev 2.1 ({kit.digest[:12]}): passes: " in capsys.readouterr().out
+    assert f"flux-dev 3.0 ({kit.digest[:12]}): passes: " in capsys.readouterr().out
     assert json.loads((tmp_path / "badge.json").read_text())["message"].startswith("passes")
     assert (tmp_path / "badge.svg").read_text().startswith("<svg")
     assert main([*arguments, "--badge", badge]) == 8
@@ -67,4 +67,4 @@ def test_make_takes_a_family_or_all(arguments, tmp_path, capsys):
 def test_make_says_what_it_wrote(tmp_path, capsys):
     assert main(["passport", "make", "sd3-medium", "-o", str(tmp_path / "kit"), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert (row["family"], row["version"]) == ("sd3-medium", "2.1") and row["faults"] >= 40
+    assert (row["family"], row["version"]) == ("sd3-medium", "3.0") and row["faults"] >= 40

@@ -7,11 +7,13 @@ import pytest
 from batched_ports import all_together, one_by_one, run_batches
 from kit_runs import run_port
 
+from ldmref.families.z_image import network
+from ldmref.models.layers import mask_bias
 from ldmref.models.params import flatten, unflatten
 from ldmref.passport import check_dump, make, make_kit
 from ldmref.passport.original import AS_DIFFUSERS, BATCH, READS_BATCH
 
-PADDED = "qwen-image-2.1"  # the texts of its kit have 56 and 60 tokens
+PADDED = "qwen-image-2.1"  # the texts of its kit have 56, 60 and 80 tokens
 FIRST = "transformer.000"
 QUERIES = {
     "z-image": "layers.0.attention.to_q",
@@ -128,8 +130,8 @@ def test_padding_is_left_out_and_named(kits):
     verdict = check_dump(run_batches(kits[PADDED], all_together, pad=3), kits[PADDED])
     assert verdict.passed, str(verdict)
     notes = verdict.report.notes
-    assert "16 tokens of padding in transformer.000 not compared" in notes  # 3 + 3 + 3 + 7
-    assert "13 tokens of padding in text_encoder not compared" in notes
+    assert "76 tokens of padding in transformer.000 not compared" in notes  # 3 + 23 + 23 + 27
+    assert "53 tokens of padding in text_encoder not compared" in notes
 
 
 def test_padding_that_is_read_is_a_verdict_of_its_own(kits):
@@ -143,6 +145,17 @@ def test_padding_that_is_read_is_a_verdict_of_its_own(kits):
     assert {row.kind for row in faults} == {BATCH}
     assert {"transformer_blocks.0.attn.attention~1"} < {row.layer for row in faults}
     assert all(READS_BATCH in row.note and not row.cause for row in faults)
+
+
+def test_attention_without_its_mask_is_found_in_a_batch(kits, monkeypatch):
+    """One text of the kit is filled up to 32 tokens and the other to 64."""
+    kit = kits["z-image"]
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "mask_bias", lambda *x: 0.0 * mask_bias(*x))
+        port = run_port(kit, "numpy", "float32", together=True)
+    wrong = {row.layer for row in check_dump(port, kit).report.faults}
+    attended = {f"{name}.attention.attention" for name in ("context_refiner.0", "layers.0")}
+    assert attended <= wrong, wrong
 
 
 @pytest.mark.parametrize("recorded", [True, False])

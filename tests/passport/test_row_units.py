@@ -124,6 +124,11 @@ def test_text_is_the_first_input_with_tokens_and_no_mask():
 # -- tokens ---------------------------------------------------------------------------------------
 
 
+def window(start, count, of):
+    """Return `count` of all `of` tokens that follow each other, from `start`."""
+    return Window(tuple(range(start, start + count)), of)
+
+
 def windows(ours, theirs, multiple, mask=None, seen=None):
     """Return the windows of one text of a kit and of a port."""
     readers = []
@@ -159,33 +164,49 @@ def test_the_same_tokens_are_found_at_any_place(mask, multiple, start, count, be
     theirs = np.concatenate([padding[0], kept, padding[1]])
     found = windows(ours, theirs, multiple, mask)
     if len(theirs) == len(ours) and multiple != 1:  # padding takes part in the result
-        assert found == (Window(0, 6, 6), Window(0, 6, 6))
+        assert found == (window(0, 6, 6), window(0, 6, 6))
     else:
-        assert found == (Window(start, count, 6), Window(before, count, len(theirs)))
+        assert found == (window(start, count, 6), window(before, count, len(theirs)))
         assert [w.padding for w in found] == [6 - count, before + after]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("more", [0, 3])
+def test_padding_between_the_tokens_is_left_out(seen, more):
+    """A template has text behind the prompt, and padding may stand before it."""
+    ours, padding = texts(7, more)
+    mask = np.array([1, 1, 1, 0, 0, 1, 1])
+    theirs = np.concatenate([ours[:5], padding, ours[5:]])
+    shown = [*mask[:5], *[0] * more, *mask[5:]] if seen else None
+    found = windows(ours, theirs, 16, mask, shown)
+    if more:
+        rows = (0, 1, 2, 5, 6), (0, 1, 2, 5 + more, 6 + more)
+        assert found == (Window(rows[0], 7), Window(rows[1], 7 + more))
+    else:
+        assert found == (window(0, 7, 7), window(0, 7, 7))
 
 
 def test_texts_of_equal_length_are_compared_as_a_whole_if_padding_is_read():
     ours, theirs = texts(6, 6)
-    whole = Window(0, 6, 6), Window(0, 6, 6)
+    whole = window(0, 6, 6), window(0, 6, 6)
     assert windows(ours, theirs, 1) == whole
     assert windows(ours, theirs, 2, [1, 1, 1, 0, 0, 0]) == whole
-    assert windows(ours, ours, 1, [1, 1, 1, 0, 0, 0]) == (Window(0, 3, 6), Window(0, 3, 6))
+    assert windows(ours, ours, 1, [1, 1, 1, 0, 0, 0]) == (window(0, 3, 6), window(0, 3, 6))
 
 
 def test_the_ports_mask_counts_if_it_shows_as_many_tokens():
     ours, theirs = texts(4, 6, seed=1)
     theirs[:3] = ours[:3]  # where the numbers are nearest
     mask = [1, 1, 1, 0]
-    assert windows(ours, theirs, 1, mask, [0, 0, 1, 1, 1, 0])[1] == Window(2, 3, 6)
+    assert windows(ours, theirs, 1, mask, [0, 0, 1, 1, 1, 0])[1] == window(2, 3, 6)
     for other in ([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1], None):
-        assert windows(ours, theirs, 1, mask, other)[1] == Window(0, 3, 6)
+        assert windows(ours, theirs, 1, mask, other)[1] == window(0, 3, 6)
 
 
 def test_a_text_that_is_too_short_is_another_one():
     ours, shorter = texts(5, 4)
     assert windows(ours, shorter, 1) is None
-    assert windows(ours, ours[:4], 1, [1, 1, 1, 1, 0])[1] == Window(0, 4, 4)
+    assert windows(ours, ours[:4], 1, [1, 1, 1, 1, 0])[1] == window(0, 4, 4)
     reader = RowReader(run_of({"vae": {"output": np.ones((1, 1))}}), network(LATENTS))
     assert find_windows(reader, at("vae"), reader, at("vae"), 1) is None
 
@@ -295,16 +316,16 @@ def test_padding_of_a_matched_row_is_known():
     both = np.stack([second, np.concatenate([first, more])])
     port = run_of({"transformer.000": {f"input.{TEXT.role}": both, "output": np.ones((2, 1))}})
     found = {m.kit: m for m in match_rows(kit, port, network(TEXT, MASK), 1)}
-    whole = Window(0, 6, 6)
+    whole = window(0, 6, 6)
     shorter, longer = found[at("transformer.000")], found[at("transformer.001")]
     assert (shorter.port.row, longer.port.row) == (1, 0)
-    assert (shorter.of_kit, shorter.of_port) == (Window(0, 4, 4), Window(0, 4, 6))
+    assert (shorter.of_kit, shorter.of_port) == (window(0, 4, 4), window(0, 4, 6))
     assert (longer.of_kit, longer.of_port) == (whole, whole)
 
 
 def test_a_kit_is_left_as_it_is_only_if_places_and_padding_are_its_own():
     here, there = at("unet.000"), at("unet.000", 1)
-    one, other = Window(0, 4, 4), Window(0, 4, 6)
+    one, other = window(0, 4, 4), window(0, 4, 6)
     assert is_as_in_kit([RowMatch(here, here), RowMatch(there, there, one, one)])
     assert not is_as_in_kit([RowMatch(here, here), RowMatch(here, there)])
     assert not is_as_in_kit([RowMatch(here, here, one, other)])
