@@ -8,13 +8,19 @@ the network is run once more with other ones, and what changes is not judged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ldmref.backends.named import LayerCall
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import RecordedNetwork
+from ldmref.locate.points import FollowedRun, Point, PointObserver
+
+DEPENDS = "it depends on "
+NOTICED = 1e-3  # relative error that is no rounding of any format of a right array
 
 
 def without_assumed(
@@ -40,13 +46,65 @@ def without_assumed(
         arguments[name] = _other(network.arguments[name], declared is not None and declared.below)
     other_rows = replay(replace(network, arguments=arguments))
     others = {key: row.error for key, row in _numbered(other_rows)}
-    note = f"it depends on {' and '.join(roles)}, which was not recorded"
+    note = f"{DEPENDS}{' and '.join(roles)}, which was not recorded"
     return [
         Row(row.call, row.layer, row.kind, verdict=UNKNOWN, note=note, segment=row.segment)
         if row.verdict == DIFFERS and not row.cause and others.get(key) != row.error
         else row
         for key, row in _numbered(rows)
     ]
+
+
+class _MaskWatcher:
+    """Sees whether layers notice another mask than that with which they agree."""
+
+    def __init__(self) -> None:
+        self.noticed = False
+
+    def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
+        """Compare a recorded array, and return it for what follows."""
+        recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
+        if recorded.shape != computed.shape:
+            return computed
+        error = relative_error(point.kept(recorded), point.kept(computed))
+        self.noticed = self.noticed or NOTICED < error < float("inf")
+        return recorded
+
+    def skip(self, call: LayerCall, why: str) -> None:
+        """Pass by a layer that cannot be judged."""
+
+    def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
+        """Pass by a layer whose inputs do not fit."""
+
+
+def find_shown_masks(
+    rows: Sequence[Row],
+    network: RecordedNetwork,
+    follow: Callable[[PointObserver, RecordedNetwork], object],
+) -> dict[str, np.ndarray]:
+    """Return the assumed masks, by role, that a recording shows: its layers read all tokens.
+
+    All layers agree with a mask that hides nothing, and not with another one.
+
+    Args:
+        rows: The rows of a call.
+        network: The network with the recorded and the assumed arguments.
+        follow: Follows the call with an observer and other arguments.
+    """
+    found: dict[str, np.ndarray] = {}
+    if not rows or any(row.verdict == DIFFERS or row.note.startswith(DEPENDS) for row in rows):
+        return found
+    for name in network.assumed:
+        declared = network.network.input_of(name)
+        if declared is None or declared.content != "mask":
+            continue
+        mask = network.arguments[name]
+        watcher = _MaskWatcher()
+        other = {**network.arguments, name: _other(mask, 0)}
+        follow(watcher, replace(network, arguments=other))
+        if watcher.noticed:
+            found[declared.role] = mask
+    return found
 
 
 def _other(assumed: np.ndarray, below: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
+from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import recognise, relative_error
@@ -126,11 +127,13 @@ def diagnose(
             return found
     if not alike.tries(kind):
         alike.fail(kind)
-        return _find_layout(wrong)
+        found = _find_layout(wrong)
+        return found if found.cause or not certain else _find_weights(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
     found = found if found.cause else _find_layout(wrong)
-    found = found if found.cause or not certain else _find_pair(wrong, tried)
+    for find in (_find_weights, lambda one: _find_pair(one, tried)):
+        found = found if found.cause or not certain else find(wrong)
     if found.cause:
         alike.explain(kind, found.cause)
         return found
@@ -206,6 +209,18 @@ def _find_layout(wrong: _Wrong) -> Cause:
     if layout is None:
         return Cause()
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
+
+
+def _find_weights(wrong: _Wrong) -> Cause:
+    """Find weights with which a layer returns what was recorded."""
+    point, call = wrong.point, wrong.point.call
+    if point.role or not call.parameters or point.padding is not None:
+        return Cause()
+    found = fit_weights(call, {**wrong.replay.parameters(call), **point.inputs}, wrong.recorded)
+    if found is None:
+        return Cause()
+    left = wrong.error_of(found.array)
+    return Cause(found.text, left) if wrong.is_explained(left) else Cause()
 
 
 def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.assumed import without_assumed
+from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.networks import (
@@ -22,7 +24,7 @@ from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.points import PaddingRows
+from ldmref.locate.points import PaddingRows, PointObserver
 from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
@@ -222,6 +224,7 @@ class ReplayedCall:
         reads: What the last run of the definition read.
         network: The network. None: its arguments do not fit.
         problem: Why the run could not be completed. "": it was.
+        masks: By role, masks that were not recorded, and with which the layers agree alone.
     """
 
     judge: Judge
@@ -229,6 +232,7 @@ class ReplayedCall:
     reads: RunReads = field(default_factory=RunReads)
     network: RecordedNetwork | None = None
     problem: str = ""
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def _count_faults(found: ReplayedCall) -> int:
@@ -266,7 +270,10 @@ def _replay_in_terms(
         return _replay(turned, model, call, dtype, controlnets, padding, seen)
 
     known = terms.of_call(port, model, call, controlnets)
-    return follow_in_terms(known, port, call, follow, _count_faults)
+    found = follow_in_terms(known, port, call, follow, _count_faults)
+    if found.masks:
+        known.masks[call] = found.masks
+    return found
 
 
 def _replay(
@@ -297,6 +304,8 @@ def _replay(
             again = partial(_rows_again, call, dtype, follow, terms)
             rows = found.judge.rows
             rows[before:] = without_assumed(rows[before:], network, again)
+            watch = partial(_watch, follow)
+            found.masks = find_shown_masks(rows[before:], network, watch)
         if not found.problem or assume:
             break
         whole = port.find(call)
@@ -314,12 +323,17 @@ def _follow(
     dtype: str,
     padding: PaddingRows,
     foreign: Iterable[str],
-    judge: Judge,
+    judge: PointObserver,
     visited: set[str],
     reads: RunReads,
     network: RecordedNetwork,
 ) -> str:
     return replay_network(network, port, call, dtype, judge, visited, padding, reads, foreign)
+
+
+def _watch(follow: Callable[..., str], observer: PointObserver, network: RecordedNetwork) -> str:
+    """Follow a call with an observer and other arguments."""
+    return follow(observer, set(), RunReads(), network)
 
 
 def _rows_again(

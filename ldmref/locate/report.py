@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ldmref.errors import counted
+from ldmref.locate.faults.weights import OTHERS
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, WIRING, DiffReport, Row
 
 WIRES = (WIRING, "prediction", "state", "initial latents")  # what leads from one to another
 ORDER = "equal after transpose"  # of notes on arrays in another order of axes
+FEWEST = 3  # layers of a network with other weights, from which they share one line
 UPSTREAM = "as upstream"  # the end of notes on what follows from an earlier NaN
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 
@@ -40,7 +42,7 @@ def group_rows(rows: Sequence[Row], worst_first: bool = False) -> list[Group]:
     """Return rows in groups, in the order of their first row or by excess."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        kind = re.sub(r"(~\d+|\.\d+)+$", "", row.call)
+        kind = _kind(row.call)
         key = (kind, row.layer, row.kind, row.verdict, _without_numbers(row.cause), row.segment)
         groups.setdefault(key, []).append(row)
     found = [
@@ -48,6 +50,10 @@ def group_rows(rows: Sequence[Row], worst_first: bool = False) -> list[Group]:
         for rows in groups.values()
     ]
     return sorted(found, key=lambda group: -group.worst.excess) if worst_first else found
+
+
+def _kind(call: str) -> str:
+    return re.sub(r"(~\d+|\.\d+)+$", "", call)
 
 
 def _without_numbers(text: str) -> str:
@@ -71,7 +77,7 @@ def table(
             groups.sort(key=lambda group: -group.worst.excess)
     else:
         groups = group_rows(shown, worst_first)
-        groups = _summarise_upstream(groups)
+        groups = _summarise_weights(_summarise_upstream(groups))
     if not groups:
         return []
     inherited = any(group.worst.inherited is not None for group in groups)
@@ -89,6 +95,31 @@ def _summarise_upstream(groups: list[Group]) -> list[Group]:
     one = Group(row, tuple(dict.fromkeys(call for group in after for call in group.calls)))
     first = groups.index(after[0])
     return [*groups[:first], one, *(g for g in groups[first:] if g not in after)]
+
+
+def _summarise_weights(groups: list[Group]) -> list[Group]:
+    """Return the groups, with one for each network whose weights were not loaded.
+
+    Some layers have too few rows to show their weights; where many others of the network have other
+    weights, what nothing explains is counted with them.
+    """
+    wrong = [g for g in groups if (g.worst.verdict, g.worst.kind) == (DIFFERS, "own")]
+    for network in dict.fromkeys(_kind(group.worst.call) for group in wrong):
+        own = [group for group in wrong if _kind(group.worst.call) == network]
+        shown = [g for g in own if g.worst.cause == OTHERS]
+        rest = [g for g in own if not g.worst.cause]
+        if len(shown) < FEWEST or len(shown) * 4 < len(rest):
+            continue
+        note = f"{counted(len(shown), 'layer')} of {network}: were its weights loaded?"
+        if rest:
+            note += f" Nothing else explains {len(rest)} more."
+        row = replace(shown[0].worst, explained=None, note=f"{note} --all lists them")
+        together = [*shown, *rest]
+        calls = tuple(dict.fromkeys(call for g in together for call in g.calls))
+        first = min(groups.index(g) for g in together)
+        before = [g for g in groups[:first] if g not in together]
+        groups = [*before, Group(row, calls), *(g for g in groups[first:] if g not in together)]
+    return groups
 
 
 def _cells(group: Group) -> list[str]:

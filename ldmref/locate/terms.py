@@ -8,10 +8,13 @@ fault. Later calls of the network have the conventions of the earlier ones: a mi
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from ldmref.locate.conventions import (
     ORDER,
@@ -26,10 +29,11 @@ from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace
+from ldmref.trace.model import Trace, tensor_name
 
 Result = TypeVar("Result")
 WORDS = "{} of the port has other conventions than ldmref, which are no fault: {}"
+NO_MASK = "no mask: all tokens are read, which is right if none of them is padding"
 AdoptedTerms = Mapping[str, Convention]  # by subject
 
 
@@ -51,6 +55,7 @@ class NetworkTerms:
         own: Subjects of which the port has ldmref's convention.
         lengths: Numbers of tokens of arrays that are right in ldmref's order.
         rows: In words, other numbers of rows that arrays have.
+        masks: By call and role, masks that the port does not have: its layers read all tokens.
     """
 
     declared: NetworkConventions
@@ -58,10 +63,12 @@ class NetworkTerms:
     own: set[str] = field(default_factory=set)
     lengths: set[int] = field(default_factory=set)
     rows: dict[str, None] = field(default_factory=dict)
+    masks: dict[TraceCall, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def describe(self) -> list[str]:
         """Return the conventions in words."""
-        return [*(one.text for one in self.adopted.values()), *self.rows]
+        texts = [*(one.text for one in self.adopted.values()), *self.rows]
+        return [*texts, NO_MASK] if self.masks else texts
 
 
 class PortTerms:
@@ -102,7 +109,24 @@ class PortTerms:
         for call in port.calls if self.known else ():
             terms = self.known.get(call.kind)
             port = port if terms is None else turn_call(port, call, [*terms.adopted.values()])
+        return _with_masks(
+            port, {k: x for one in self.known.values() for k, x in one.masks.items()}
+        )
+
+
+def _with_masks(port: Trace, masks: Mapping[TraceCall, Mapping[str, np.ndarray]]) -> Trace:
+    """Return a port whose calls were given masks that they do not have."""
+    entries = []
+    added: dict[str, np.ndarray] = {}
+    for entry in port.entries:
+        arrays = {} if entry.layer else masks.get(entry.call, {})
+        names = {role: tensor_name(entry.call, "", "input", role) for role in arrays}
+        added |= {names[role]: x for role, x in arrays.items()}
+        entries.append(replace(entry, inputs={**entry.inputs, **names}) if names else entry)
+    if not added:
         return port
+    tensors = ChainMap(added, port.tensors)  # type: ignore[arg-type]
+    return replace(port, entries=tuple(entries), tensors=tensors)
 
 
 class TermsObserver:
