@@ -24,6 +24,7 @@ class ImplementationDifference:
         difference: A description, in Markdown with LaTeX.
         number: Its size, measured.
         test: The tests that show it.
+        newer: What a later version of a program does instead; "" if none is known to.
     """
 
     section: str
@@ -32,6 +33,24 @@ class ImplementationDifference:
     difference: str
     number: str
     test: str
+    newer: str = ""
+
+    @property
+    def versions(self) -> list[str]:
+        """The programs, each with the version or commit that was read, where it was noted."""
+        known = program_versions()
+        return [f"{name} {known[name]}".strip() for name in self.programs]
+
+
+@functools.cache
+def program_versions() -> dict[str, str]:
+    """Return the version or commit of each program that was read or run; "" if none was noted.
+
+    >>> program_versions()["diffusers"]
+    '0.42.1'
+    """
+    rows = read_asset_table("differences.toml")["program"]
+    return {row["name"]: row["version"] for row in rows}
 
 
 @functools.cache

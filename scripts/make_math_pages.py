@@ -27,7 +27,7 @@ import ldmref.math
 import ldmref.samplers
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.identity import Identity, public, source_of
-from ldmref.differences import read_differences
+from ldmref.differences import program_versions, read_differences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
@@ -201,13 +201,16 @@ def differences_text() -> str:
         rows = [row(["difference", "number", "test"]), "|---|---|---|"]
         for difference in read_differences():
             if difference.section == section:
-                rows.append(row([difference.difference, difference.number, difference.test]))
+                newer = f" ({difference.newer})" if difference.newer else ""
+                text_of_row = difference.difference + newer
+                rows.append(row([text_of_row, difference.number, difference.test]))
         block = "\n".join([f"## {section}", "", BEGIN, "", *rows, "", END])
         pattern = f"## {section}\n\n{re.escape(BEGIN)}.*?{re.escape(END)}"
         text, count = re.subn(pattern, lambda _: block, text, flags=re.DOTALL)  # noqa: B023
         if count != 1:
             raise SystemExit(f"differences.md has no table below the heading {section!r}")
-    return text
+    versions = ", ".join(f"{name} {x}" for name, x in program_versions().items() if x)
+    return re.sub(r"(?<=^Versions and commits: ).*$", f"{versions}.", text, flags=re.M)
 
 
 def draw_plot(page: str) -> None:

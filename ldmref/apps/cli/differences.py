@@ -25,15 +25,18 @@ def differences(programs: tuple[str, ...], sampler: str | None, as_json: bool) -
     rows = find_differences(programs, sampler)
     if as_json:
         for row in rows:
-            click.echo(json.dumps(asdict(row), ensure_ascii=False))
+            record = asdict(row) | {"versions": row.versions}
+            click.echo(json.dumps(record, ensure_ascii=False))
         return
     heading = ""
     for row in rows:
         if row.section != heading:
             heading = row.section
             print_line("", heading)
-        print_line(f"  {', '.join(row.programs)}: {row.difference}")
+        print_line(f"  {', '.join(row.versions)}: {row.difference}")
         print_line(f"      {row.number}  [{row.test}]")
+        if row.newer:
+            print_line(f"      {row.newer}")
     if not rows:
         print_line(f"no difference is known; programs: {', '.join(list_programs())}")
 
