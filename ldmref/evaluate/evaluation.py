@@ -15,10 +15,15 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.datasets import Dataset
 from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.images import encode_images, likelihood, reconstruction
-from ldmref.evaluate.intervals import proportion
+from ldmref.evaluate.intervals import estimate, proportion
 from ldmref.evaluate.report import Section
 from ldmref.io.classifier import FILE, load_classifier
 from ldmref.math.evaluation import frechet_distance, kernel_distance
+from ldmref.math.neighbours import (
+    nearest_distance,
+    neighbourhood_counts,
+    neighbourhood_coverage,
+)
 from ldmref.models.classifier import ClassifierConfig, classifier_features
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
@@ -146,6 +151,7 @@ def _samples(
         ours = thumbnails(generated.images)
         sections = []
         name = "averages of 16 x 16 pixels"
+    sections += [s for s in (coverage(real, ours, name), nearest(real, ours, name)) if s.rows]
     if len(set(prompts)) == len(prompts):
         sections.append(retrieval(real, ours, name))
     else:
@@ -180,6 +186,7 @@ def _class(model: LatentDiffusion, name: str) -> str:
 # -- generated images ------------------------------------------------------------------------------
 
 
+PRECISION, DENSITY = 3, 5  # neighbours that end a neighbourhood: of precision and recall; density
 THUMBNAIL = 16  # pixels, for retrieval without a classifier
 NAME = "ldmref's own classifier"
 
@@ -214,6 +221,51 @@ def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
     moments = [m for f in (real, generated) for m in (f.mean(axis=0), np.cov(f, rowvar=False))]
     section.add("Frechet distance", frechet_distance(*moments))
     section.add("kernel distance", kernel_distance(real, generated))
+    return section
+
+
+def coverage(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
+    """Measure how much of the samples is near the data, and of the data near the samples.
+
+    Args:
+        real: Features of images of the data, (n, d), n > `DENSITY`.
+        generated: Features of generated images, (m, d).
+        name: What the features are.
+
+    Returns:
+        The section; without rows if there are too few images.
+    """
+    section = Section("Coverage of samples", f"by neighbours among {name}", len(generated))
+    if len(real) <= DENSITY or len(generated) <= PRECISION:
+        return section
+    inside = neighbourhood_counts(generated, real, PRECISION) > 0
+    section.add(f"precision, {PRECISION} neighbours", proportion(inside))
+    inside = neighbourhood_counts(real, generated, PRECISION) > 0
+    section.add(f"recall, {PRECISION} neighbours", proportion(inside))
+    counts = neighbourhood_counts(generated, real, DENSITY)
+    section.add(f"density, {DENSITY} neighbours", estimate(counts / DENSITY))
+    covered = neighbourhood_coverage(real, generated, DENSITY)
+    section.add(f"coverage, {DENSITY} neighbours", proportion(covered > 0))
+    return section
+
+
+def nearest(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
+    """Measure how near samples are to images of the data, and these to each other.
+
+    Copies of the training are nearer to it than images of the data are to each other.
+
+    Args:
+        real: Features of images of the data, (n, d), n >= 2.
+        generated: Features of generated images, (n, d).
+        name: What the features are.
+    """
+    note = f"distance of {name} to {len(real)} images"
+    section = Section("Nearest image of the data", note, len(generated))
+    of_data = nearest_distance(real, real, 2)  # the first is the image itself
+    of_samples = nearest_distance(generated, real)
+    section.add("from a sample", estimate(of_samples))
+    section.add("from an image of the data to another", estimate(of_data))
+    section.add("samples nearer than half of the data", proportion(of_samples < np.median(of_data)))
     return section
 
 

@@ -74,6 +74,9 @@ from ldmref.math.likelihood import (
     directional_derivative, exact_divergence, flow_log_likelihood, hutchinson_divergence,
     hutchinson_variance,
 )
+from ldmref.math.neighbours import (
+    nearest_distance, neighbourhood_counts, neighbourhood_coverage,
+)
 from ldmref.math.objective import elbo_weight, eps_weight, hybrid_loss, min_snr_weight, simple_loss
 from ldmref.math.ode import integrate_rk4
 from ldmref.math.pca import (
@@ -147,6 +150,7 @@ __all__ = [
     "log_linear_sigmas", "log_ndtr", "log_ratio_floor", "log_snr", "logit_normal_density",
     "logit_normal_time", "low_rank_update", "magnitude_aware_guidance", "magnitude_quantile",
     "masking_corruption", "mean_flow_target", "min_snr_weight", "mode_time", "nearest_code",
+    "nearest_distance", "neighbourhood_counts", "neighbourhood_coverage",
     "normal_entropy", "normal_log_density", "normalized_attention_guidance", "pad_bottom_right",
     "parallel_part", "patchify", "pca_project", "pca_reconstruct",
     "perpendicular_negative_guidance", "perturbed_attention_guidance", "posterior_logvar_clipped",

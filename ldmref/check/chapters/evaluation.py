@@ -107,6 +107,47 @@ def means_over_pairs(f: Functions, rng: RandomInputs) -> Comparison:
     return f.kernel_distance(x, y), expected, largest**3
 
 
+def pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the distances of all pairs, (len(a), len(b)), in a loop."""
+    return np.array([[math.dist(u, v) for v in b] for u in a])
+
+
+def radii(reference: np.ndarray, k: int) -> list[float]:
+    """Return the distance of each example to its k-th nearest other one."""
+    return [sorted(row)[k] for row in pairs(reference, reference)]  # the first is itself
+
+
+# Roundings: d + 4 = 7 on each side.
+@chapter.identity("nearest_distance", "a loop over sorted distances", 14)
+def kth_of_sorted_distances(f: Functions, rng: RandomInputs) -> Comparison:
+    x, reference = rng.normal(5, 3), rng.normal(9, 3)
+    k = rng.integer(1, 9)
+    expected = [sorted(row)[k - 1] for row in pairs(to_host(x), to_host(reference))]
+    return f.nearest_distance(x, reference, k), expected, 8.0
+
+
+# Roundings: none, of whole numbers.
+@chapter.identity("neighbourhood_counts", "a loop over neighbourhoods", 1)
+def balls_that_hold_an_example(f: Functions, rng: RandomInputs) -> Comparison:
+    x, reference = rng.normal(6, 2), rng.normal(9, 2)
+    k = rng.integer(1, 5)
+    ends = radii(to_host(reference), k)
+    found = pairs(to_host(x), to_host(reference))
+    expected = [sum(d <= end for d, end in zip(row, ends, strict=True)) for row in found]
+    return f.neighbourhood_counts(x, reference, k), expected, 1.0
+
+
+# Roundings: none, of whole numbers.
+@chapter.identity("neighbourhood_coverage", "a loop over neighbourhoods", 1)
+def balls_that_are_not_empty(f: Functions, rng: RandomInputs) -> Comparison:
+    reference, x = rng.normal(9, 2), rng.normal(4, 2)
+    k = rng.integer(1, 5)
+    ends = radii(to_host(reference), k)
+    nearest = pairs(to_host(reference), to_host(x)).min(axis=1)
+    expected = [float(d <= end) for d, end in zip(nearest, ends, strict=True)]
+    return f.neighbourhood_coverage(reference, x, k), expected, 1.0
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 
@@ -130,6 +171,11 @@ def whole_image(x: Array, y: Array, peak: float = 2.0, size: int = 11, sigma: fl
     return np.mean(value, axis=1)
 
 
+def held(x: Array, reference: Array, radii: Array) -> Array:
+    """Return how many balls hold each example."""
+    return np.sum(pairs(x, reference) <= radii, axis=1).astype(float)
+
+
 # fmt: off
 chapter.known_mistakes("frechet_distance", {
     "the covariances are compared entry by entry":
@@ -139,6 +185,12 @@ chapter.known_mistakes("frechet_distance", {
     "eigenvalues that rounding makes negative are not set to 0, and their roots are no numbers":
         lambda m, c, n, d: np.sum((m - n) ** 2) + np.trace(c + d)
             - 2 * shared_spread(c, d, clipped=False),
+})
+chapter.known_mistakes("neighbourhood_counts", {
+    "an example counts as its own nearest neighbour, so a neighbourhood ends at the one before":
+        lambda x, y, k=5: held(x, y, np.sort(pairs(y, y))[:, k - 1]),
+    "the neighbourhoods are those of the examples, not of the reference":
+        lambda x, y, k=5: held(x, y, np.sort(pairs(x, x))[:, k, None]),
 })
 chapter.known_mistakes("structural_similarity", {
     "the whole image is one window; the mean over windows of `size` with weights is meant":
