@@ -32,7 +32,7 @@ from ldmref.passport.kit import Kit
 from ldmref.passport.module_rows import take_modules_apart, undeclared_rows
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
-from ldmref.passport.request import other_request
+from ldmref.passport.request import other_length, other_request
 from ldmref.passport.wires import wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
@@ -165,7 +165,9 @@ def check_dump(
     found = replace(report, rows=_judge_runs(report, judged_port, run, floors, inputs))
     if not kit.networks and PIPELINE in port.manifest:
         asked = other_request(port, kit.request, kit.config)
-        found = replace(found, rows=tuple(_with_request(found.rows, judged_port, asked)))
+        length = other_length(port, kit.request, kit.config)
+        rows = _with_request(found.rows, judged_port, asked, length)
+        found = replace(found, rows=tuple(rows))
     unneeded = set(missing_layers(judged_port))  # a kit has the layers of a network's first call
     gaps = [gap for gap in report.gaps if gap not in unneeded]
     notes = [ALONE.format(kit.family)] if alone else [*report.notes]
@@ -242,14 +244,16 @@ def _judge_runs(
     return tuple(row for row in kept if row is not None)
 
 
-def _with_request(rows: Sequence[Row], port: Trace, asked: str) -> Iterator[Row]:
-    """Yield rows, the one of another run with what was asked for other than the kit asks.
+def _with_request(rows: Sequence[Row], port: Trace, asked: str, length: str) -> Iterator[Row]:
+    """Yield rows, those of another run with what was asked for other than the kit asks.
 
-    In a narrow format, another request may lead to numbers within the floors, and is a row of its
-    own.
+    Another length of texts is a cause where something differs, and no fault by itself. In a narrow
+    format, another request may lead to numbers within the floors, and is a row of its own.
     """
+    causes = {OTHER_RUN: "; ".join(filter(None, (asked, length))), BATCH: length}
     for row in rows:
-        yield replace(row, cause=asked) if row.kind == OTHER_RUN and not row.cause else row
+        known = row.cause or row.verdict != DIFFERS or row.kind not in causes
+        yield row if known else replace(row, cause=causes[row.kind])
     if asked and not any(row.kind == OTHER_RUN for row in rows):
         values = {"error": math.inf, "verdict": DIFFERS, "cause": asked, "note": OTHER_REQUEST}
         yield Row(port.calls[0], "", OTHER_RUN, **values)

@@ -29,6 +29,29 @@ def other_request(port: Trace, asked: Mapping[str, Any], config: ModelConfig) ->
     return "; ".join(dict.fromkeys(_differences(port.manifest, asked, config)))
 
 
+def other_length(port: Trace, asked: Mapping[str, Any], config: ModelConfig) -> str:
+    """Return in words to how many tokens a pipeline filled up or cut texts other than a kit.
+
+    That is no other run where padding is hidden and no text is cut.
+
+    Args:
+        port: The recording of a pipeline of diffusers.
+        asked: The request of the kit.
+        config: The configuration of the kit's model.
+
+    >>> from ldmref.models import preset
+    >>> port = Trace({}, (), {"request": {"max_sequence_length": 77}})
+    >>> other_length(port, {"max_sequence_length": 64}, preset("z-image"))
+    'texts of 77 tokens instead of 64'
+    """
+    requests = port.manifest.get("requests") or [port.manifest.get("request") or {}]
+    last = config.text_encoders[-1]  # whose length pipelines take where there are several
+    right = asked.get("max_sequence_length", last.max_position_embeddings)
+    found = {request.get("max_sequence_length", right) for request in requests}
+    texts = [f"texts of {length} tokens instead of {right}" for length in found - {right}]
+    return "; ".join(sorted(texts))
+
+
 def _differences(
     manifest: Mapping[str, Any], asked: Mapping[str, Any], config: ModelConfig
 ) -> Iterator[str]:

@@ -9,7 +9,7 @@ import ldmref
 from ldmref.errors import UsageError
 from ldmref.models.library_object import LibraryObject
 from ldmref.passport import check_dump, kit_pipeline, make, make_kit, pipelines, run_pipeline
-from ldmref.passport.original import AS_DIFFUSERS
+from ldmref.passport.original import AS_DIFFUSERS, BATCH
 from ldmref.passport.pipelines import load_parameters, make_object
 
 torch = pytest.importorskip("torch")
@@ -326,6 +326,29 @@ def test_faults_of_single_calls_are_named(kits, family, dtype):
     assert all("scaled by 1.25" in row.cause or "scaled by 1.24" in row.cause for row in faults)
     verdict = judge(kits[family], dtype, true_cfg_scale=9.0)
     assert causes(verdict, ANOTHER_RUN) == {"guidance scale 9 instead of 5"}
+
+
+# Families whose kits say how long texts are, or whose T5 reads all of them.
+LENGTHS = ("sd3-medium", "flux-dev", "z-image", "flux2-klein-4b", "krea-2")
+READING = [(family, True) for family in ("sd3-medium", "flux-dev", "flux2-klein-4b")]  # padding
+
+
+@pytest.mark.parametrize(("family", "more"), [*((f, False) for f in LENGTHS), *READING])
+def test_texts_of_another_length_are_named(kits, family, more):
+    kit = kits[family]
+    encoder = kit.config.text_encoders[-1]
+    right = kit.request.get("max_sequence_length", encoder.max_position_embeddings)
+    length = right + 16 if more else right - 16 if right > 16 else right - 3
+    verdict = judge(kit, max_sequence_length=length)
+    assert not verdict.passed
+    found = {row.cause for row in verdict.report.faults if row.kind in (ANOTHER_RUN, BATCH)}
+    assert found == {f"texts of {length} tokens instead of {right}"}
+
+
+@pytest.mark.parametrize("family", ["z-image", "krea-2"])
+def test_more_padding_that_is_hidden_is_no_fault(kits, family):
+    kit = kits[family]
+    assert judge(kit, max_sequence_length=kit.request["max_sequence_length"] + 32).passed
 
 
 def test_another_prompt_of_a_single_call_is_named(kits):
