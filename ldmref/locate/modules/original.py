@@ -20,7 +20,7 @@ from ldmref.locate.modules.arrays import read_recorded, to_tensor
 from ldmref.locate.modules.repeated import NetworkCopies, numbered
 from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.modules.whole_calls import in_terms_of_module, is_converted
+from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_module
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
@@ -97,7 +97,7 @@ class ModuleOriginal:
         self.alone: list[TraceEntry] = []
         self._copies: dict[tuple[str, str], NetworkCopies] = {}
         self._only_whole = False
-        self._recorded: Trace | None = None
+        self._converted: ConvertedLayers | None = None
 
     @property
     def family(self) -> str:
@@ -123,7 +123,9 @@ class ModuleOriginal:
         name, _ = self._find(call)
         if name not in self.networks:
             return [Row(call, "", verdict=UNKNOWN, note="no module of this name was given")]
-        recorded = self._recorded = port
+        recorded = port
+        if self._converted is None or self._converted.port is not port:
+            self._converted = ConvertedLayers(port)
         decodes = call.kind.endswith(DECODE)
         self._only_whole = decodes  # layers alone would be judged in a shape that may be wrong
         port, judge, replay, problem = self._judge_whole(recorded, call, dtype, False)
@@ -178,8 +180,8 @@ class ModuleOriginal:
         replay = ModuleReplay(self.copies(name, dtype), port, call, observer)
         alone: list[TraceEntry] = []
         whole = self.whole_call(port, call, dtype)
-        if self._recorded is not None:
-            whole = replace(whole, converted=partial(is_converted, self._recorded))
+        if self._converted is not None:
+            whole = replace(whole, converted=self._converted.holds)
         with whole.hooked(replay.copies):
             layers = not self._only_whole
             problem = _replay(replay, port, call, method, whole, alone, layers)

@@ -73,28 +73,39 @@ def in_terms_of_module(
     return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
 
 
-def is_converted(port: Trace, layer: str, entry: TraceEntry) -> bool:
-    """Return whether a recorder wrote the inputs of a layer otherwise than its module has them.
+class ConvertedLayers:
+    """Tells which layers' inputs a recorder wrote otherwise than their modules have them.
 
     The recorder of a known pipeline writes them in the unit and layout of ldmref's layer.
 
     Args:
         port: The trace, as it was recorded.
-        layer: The name of the layer, without the number of its visit.
-        entry: Its recorded arrays.
     """
-    calls = _calls_of(port)
-    whole = port.find(entry.call)
-    convert = None if calls is None else calls.layer
-    if convert is None or whole is None or SAMPLE not in whole.inputs:
-        return False
 
-    def tensors(read: TraceEntry) -> dict[str, torch.Tensor]:
-        return {role: torch.tensor(port.tensors[name]) for role, name in read.inputs.items()}
+    def __init__(self, port: Trace):
+        self.port = port
+        calls = _calls_of(port)
+        self.convert = None if calls is None else calls.layer
+        self._inputs: dict[str, dict[str, torch.Tensor]] = {}  # of whole calls
 
-    inputs = tensors(whole)
-    pairs = [(x, convert(inputs, layer, x)) for x in tensors(entry).values()]
-    return any(y is None or y.shape != x.shape or not torch.equal(x, y.to(x)) for x, y in pairs)
+    def holds(self, layer: str, entry: TraceEntry) -> bool:
+        """Return whether it wrote those of a layer so.
+
+        Args:
+            layer: The name of the layer, without the number of its visit.
+            entry: Its recorded arrays.
+        """
+        whole = self.port.find(entry.call)
+        if self.convert is None or whole is None or SAMPLE not in whole.inputs:
+            return False
+        if entry.call not in self._inputs:
+            self._inputs[entry.call] = self._read(whole)
+        inputs = self._inputs[entry.call]
+        pairs = [(x, self.convert(inputs, layer, x)) for x in self._read(entry).values()]
+        return any(y is None or y.shape != x.shape or not torch.equal(x, y.to(x)) for x, y in pairs)
+
+    def _read(self, entry: TraceEntry) -> dict[str, torch.Tensor]:
+        return {role: torch.tensor(self.port.tensors[name]) for role, name in entry.inputs.items()}
 
 
 def _times_of(calls: PipelineCalls, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
