@@ -45,7 +45,7 @@ def other_length(port: Trace, asked: Mapping[str, Any], config: ModelConfig) -> 
     'texts of 77 tokens instead of 64'
     """
     requests = port.manifest.get("requests") or [port.manifest.get("request") or {}]
-    last = config.text_encoders[-1]  # whose length pipelines take where there are several
+    last = config.text_encoders[-1]  # whose length pipelines take
     right = asked.get("max_sequence_length", last.max_position_embeddings)
     found = {request.get("max_sequence_length", right) for request in requests}
     texts = [f"texts of {length} tokens instead of {right}" for length in found - {right}]

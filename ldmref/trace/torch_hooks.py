@@ -443,7 +443,8 @@ def record_program(
         if program.call is None:
             for name, module in program.modules.items():
                 recorder.hook_call(module, name, *_call_hooks(recorder, name))
-                recorder.attach(module, rename)
+                own = known.make_renamer(module) if names is None else rename
+                recorder.attach(module, own)
         else:
             _attach_layers(recorder, program.call, program.modules, rename)
         with recorder:

@@ -135,6 +135,10 @@ class ModuleOriginal:
             again = again if not again[-1] else self._judge_whole(recorded, call, dtype, False)
             port, judge, replay, problem = again
         self._only_whole = False
+        if problem and port is not recorded and _has_own_names(recorded, call):
+            # the layers of such a call have ldmref's units and layouts, too
+            note = f"cannot be replayed: {problem}{OWN_NAMES}"
+            return [Row(call, "", verdict=UNKNOWN, note=note)]
         rows = [*judge.rows, *_rest(replay, port, call)]
         layers = {entry.layer for entry in port.of_call(call) if entry.layer}
         unknown = sorted(layers - replay.visited)
@@ -405,9 +409,14 @@ def _by_role(
     found |= {name: x for name, x in others.items() if name not in found}
     missing = [name for name in needed if name not in found]
     if missing:
-        named = OWN_NAMES if {*entry.inputs} >= OWN_ROLES else ""
-        raise UnknownArgument(f"its argument {missing[0]!r} was not recorded{named}")
+        raise UnknownArgument(f"its argument {missing[0]!r} was not recorded")
     return found
+
+
+def _has_own_names(port: Trace, call: TraceCall) -> bool:
+    """Return whether a denoiser's call was recorded with ldmref's names of its arguments."""
+    whole = port.find(call)
+    return whole is not None and {*whole.inputs} >= OWN_ROLES
 
 
 def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
