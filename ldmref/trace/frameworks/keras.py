@@ -84,6 +84,12 @@ class KerasFramework(CalledFramework):
         """Return the method with a layer's arguments."""
         return type(module).call
 
+    def is_activated(self, module: keras.layers.Layer) -> bool:
+        """Return whether a layer has a kernel and an activation, as `Dense` may have."""
+        activation = getattr(module, "activation", None)
+        linear = activation is None or activation is keras.activations.linear
+        return not linear and hasattr(module, "kernel")
+
     def is_ready(self, module: keras.layers.Layer) -> bool:
         """Return whether a layer is built; building may call its layers, without values."""
         return module.built
