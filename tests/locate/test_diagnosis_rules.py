@@ -39,8 +39,8 @@ def point_of(recorded=RIGHT, computed=RIGHT, role="", call=None, suspects=(), fr
 def replay_of(**more):
     port = SimpleNamespace(of_call=lambda call: [], find=lambda *names: None)
     given = {
-        "recent": [], "skips": {}, "ids": None, "config": "c", "arguments": {}, "port": port,
-        "call": "unet.000", "similar_layers": lambda call: [],
+        "recent": [], "streams": [], "skips": {}, "ids": None, "config": "c", "arguments": {},
+        "port": port, "call": "unet.000", "similar_layers": lambda call: [],
     }  # fmt: skip
     return SimpleNamespace(**given | more)
 

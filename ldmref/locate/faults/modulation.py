@@ -8,7 +8,7 @@ would with the rows of this layer in that order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -46,6 +46,11 @@ def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, OperationChange]]:
         order = list(range(count))
         order[i], order[j] = j, i
         yield f"{parts[i]} and {parts[j]} are exchanged", _in_order(order)
+    for i, j in permutations(range(count), 2):
+        if parts[i].split()[0] == parts[j].split()[0]:  # both are shifts, scales or gates
+            order = list(range(count))
+            order[j] = i
+            yield f"the {parts[i]} is also the {parts[j]}", _in_order(order)
     for i, name in enumerate(parts):
         if name.startswith("scale"):
             yield f"1 is not added to the {name}", _with_part(i, count, 1.0, -1.0)
