@@ -277,6 +277,13 @@ def test_terms_have_the_axes_of_the_array():
     assert cause(whole + RIGHT, whole, RIGHT).cause.endswith("twice")
 
 
+def test_a_stream_that_is_not_added_is_named_by_its_norm():
+    stream = normal(0, *RIGHT.shape)
+    replay = replay_of(streams=[("b.norm1", 0 * stream), ("b.norm2", stream)])
+    wrong = wrong_of(RIGHT, replay=replay, computed=RIGHT + stream)
+    assert diagnosis._find_term(wrong).cause == "the input of b.norm2 is not added"
+
+
 # -- layouts --------------------------------------------------------------------------------------
 
 
