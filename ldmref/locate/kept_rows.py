@@ -48,12 +48,16 @@ def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | N
     if parts is None:
         return None
     made, lacks = computed.copy(), np.zeros(computed.shape[:-1], bool)
+    read = _read_rows(replay, parts, computed)
     for number, rows in enumerate(parts):
-        if rows.shape[-2] > computed.shape[-2]:
+        if read is not None:
+            made[number][..., read[number], :] = rows
+            lacks[number][..., ~read[number]] = True
+        elif rows.shape[-2] > computed.shape[-2]:
             made[number] = _choose(rows, computed[number], allowed)
         else:
             made[number], lacks[number] = _place(rows, computed[number])
-    if lacks.all() or relative_error(point.kept(made), computed) > ALIKE:
+    if lacks.all() or (read is None and relative_error(point.kept(made), computed) > ALIKE):
         return None
     counts = sorted({rows.shape[-2] for rows in parts})
     text = f"{' and '.join(map(str, counts))} rows of tokens for {computed.shape[-2]}"
@@ -68,7 +72,7 @@ def _by_image(
     if recorded.ndim == computed.ndim:
         sizes = [(*x.shape[:-2], x.shape[-1]) for x in (recorded, computed)]
         return [*recorded] if sizes[0] == sizes[1] else None
-    if n == 1 and recorded.ndim == computed.ndim - 1:
+    if n == 1 and recorded.ndim < computed.ndim:
         return _by_image(replay, recorded[None], computed)
     if recorded.ndim != 2 or computed.ndim != 3 or recorded.shape[-1] != width:
         return None
@@ -79,6 +83,17 @@ def _by_image(
             return np.split(recorded, np.cumsum(lengths)[:-1])
     whole = len(recorded) % n == 0
     return [*recorded.reshape(n, -1, width)] if whole else None
+
+
+def _read_rows(
+    replay: FollowedRun, parts: list[np.ndarray], computed: np.ndarray
+) -> np.ndarray | None:
+    """Return which rows of a text (n, l) are read, if these are what a port has; None: others."""
+    mask: Any = replay.arguments.get(MASK)
+    if not isinstance(mask, np.ndarray) or mask.shape != (len(parts), computed.shape[-2]):
+        return None
+    counts = [rows.shape[-2] for rows in parts]
+    return mask > 0 if counts == np.count_nonzero(mask, axis=1).tolist() else None
 
 
 def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:

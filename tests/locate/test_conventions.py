@@ -276,6 +276,15 @@ def test_a_fault_in_texts_without_padding_behind_an_image_is_named():
     assert [(row.layer, row.cause) for row in report.faults] == [(layer, "scaled by 1.02")]
 
 
+def test_a_fault_before_texts_without_padding_is_explained():
+    layer = "txt_mode_blocks.0.attn.to_q"
+    model, wrong = record(
+        "flux3-tiny", {layer: lambda call, x: -2.0 * call.compute(x)}, mask="short"
+    )
+    report = judge(model, {key: cut_text(key, x) for key, x in wrong.items()})
+    assert [(row.layer, row.cause) for row in report.faults] == [(layer, "scaled by -2")]
+
+
 def test_one_layer_in_the_other_order_without_padding_is_a_fault():
     model, right = record("flux3-tiny", mask="short")
     layer = "single_transformer_blocks.1.attn.to_q"
