@@ -21,7 +21,9 @@ from ldmref.trace.name_maps import make_renamer
 kit = KitInputs("flux-dev")
 config = kit.config("transformer")
 heads, width = config["num_attention_heads"], config["attention_head_dim"]
-n_text, n_image, axes = 7, 6, len(config["axes_dims_rope"])
+x, _ = kit.call("transformer.000")
+n_text, axes = x["encoder_hidden_states"].shape[1], len(config["axes_dims_rope"])
+n_image = x["sample"].size // config["in_channels"] // len(x["sample"])
 net = FluxBackbone(
     config["in_channels"], heads * width, 4.0, heads, config["num_layers"],
     config["num_single_layers"], config["axes_dims_rope"], theta=10000, use_bias=True,
