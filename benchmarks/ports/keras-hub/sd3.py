@@ -4,6 +4,7 @@ No error found. The last norms have shift before scale, as the makers' file.
 """
 
 import os
+from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
@@ -47,7 +48,7 @@ class Port(keras.layers.Layer):
 
 
 EMBED, BLOCK = "time_text_embed", "transformer_blocks.*"
-names = {
+names: dict[str, Any] = {
     "net.patch_embedding.patch_embedding": "pos_embed.proj",
     "net.context_embedding": "context_embedder",
     "net.output_ada_layer_norm.dense": "norm_out.linear",
