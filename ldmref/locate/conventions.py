@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.locate.kept_rows import keep_rows
 from ldmref.locate.names import read_array
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
@@ -94,16 +95,20 @@ class NetworkConventions:
     def find(
         self, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
     ) -> Iterator[Candidate]:
-        """Yield the conventions of a recorded array of the expected shape.
+        """Yield the conventions of a recorded array of the expected shape, or with fewer rows.
 
         Args:
             replay: The replay that computed it.
             point: The array.
             adopted: The conventions of the port that are known, by subject.
         """
-        if point.recorded.shape != np.shape(point.computed) or point.computed.dtype.kind != "f":
+        shape = np.shape(point.computed)
+        if point.computed.dtype.kind != "f":
             return
-        for kind in KINDS:
+        if _without_ones(point.recorded.shape) == _without_ones(shape):  # an axis of one image
+            point = replace(point, recorded=point.recorded.reshape(shape))
+        kinds = KINDS if point.recorded.shape == shape else (_order_of_cut,)
+        for kind in kinds:
             yield from kind(self, replay, point, adopted)
 
     def is_own(self, point: Point) -> str:
@@ -139,6 +144,10 @@ class NetworkConventions:
             if entry is not None and name is not None:
                 found.append(np.ravel(read_array(self.port, entry.inputs[name])))
         return np.concatenate(found) if found else np.zeros(0)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _of_whole(names: Sequence[str], side: str) -> Callable[[TraceEntry, str, str], bool]:
@@ -180,21 +189,50 @@ def _order(
     known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
     """Yield tokens (..., l, d) of image and text that are joined in the other order."""
+    found = _find_order(known, point.recorded, point.computed)
+    if found is not None:
+        yield Candidate(found, found.turn(point.recorded), point.computed)
+
+
+def _order_of_cut(
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield tokens in the other order of which the port left out some that nothing reads."""
     recorded, computed = point.recorded, point.computed
-    if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
+    if recorded.ndim == computed.ndim - 1 and len(computed) == 1:
+        recorded = recorded[None]
+    sizes = [(x.ndim, *x.shape[:-2], x.shape[-1:]) for x in (recorded, computed) if x.ndim > 1]
+    if len(sizes) < 2 or sizes[0] != sizes[1] or recorded.shape[-2] > computed.shape[-2]:
         return
-    tokens = np.moveaxis(computed, -2, 0).reshape(recorded.shape[-2], -1)
+    found = _find_order(known, recorded, computed)
+    if found is not None:
+        rows = keep_rows(found.turn(recorded), computed)
+        yield Candidate(found, rows.array, computed)
+
+
+def _find_order(
+    known: NetworkConventions, recorded: np.ndarray, computed: np.ndarray
+) -> Convention | None:
+    """Return the order of tokens whose first one is a later one of ldmref; None: it is its first.
+
+    Args:
+        known: What ports of the network may have.
+        recorded: The tokens, (..., l, d).
+        computed: Those of ldmref, (..., m, d) of at least as many.
+    """
+    if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
+        return None
+    tokens = np.moveaxis(computed, -2, 0).reshape(computed.shape[-2], -1)
     first = recorded[..., 0, :].ravel()
     k = int(np.argmin(np.abs(tokens - first).max(axis=1)))
-    if not k:
-        return
+    moved = computed.shape[-2] - k  # tokens that the port has first
+    if not k or moved >= recorded.shape[-2]:
+        return None
 
     def turn(x: np.ndarray) -> np.ndarray:
-        return np.roll(x, k, axis=-2)
+        return np.roll(x, -moved, axis=-2)
 
-    text = f"{known.joins[1]} first"
-    convention = Convention(ORDER, text, turn, _of_layers, recorded.shape[-2])
-    yield Candidate(convention, turn(recorded), computed)
+    return Convention(ORDER, f"{known.joins[1]} first", turn, _of_layers, recorded.shape[-2])
 
 
 # -- numbers of each image ------------------------------------------------------------------------

@@ -386,6 +386,9 @@ def _nearby(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray
     for name, x in reversed(replay.recent):
         if _usable(x):
             yield f"the output of {name}", x
+    for name, x in reversed(replay.streams):
+        if _usable(x):
+            yield f"the input of {name}", x
     for call in point.suspects:
         for role, x in call.inputs.items():
             if _usable(x):

@@ -94,11 +94,12 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         allowed = allowed_error(0.0, self._epsilon(point))
+        passed = point
         point, text = self._with_rows(replay, point, allowed)
         recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
         error = relative_error(point.kept(recorded), computed)
         row = self._row(point, error=error, allowed=allowed, note=text)
-        self._look_for_terms(replay, point, row)
+        self._look_for_terms(replay, point, row, passed)
         moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
         found = row.error > allowed and moved
         order = find_order(recorded, computed, point.kept) if found else None
@@ -141,8 +142,14 @@ class Judge:
         point = replace(point, recorded=rows.array, padding=padding)
         return replace(point, computed=point.kept(computed)), rows.text
 
-    def _look_for_terms(self, replay: FollowedRun, point: Point, row: Row) -> None:
+    def _look_for_terms(self, replay: FollowedRun, point: Point, row: Row, passed: Point) -> None:
         """Look for another convention of an array that is wrong, and note one that is right.
+
+        Args:
+            replay: The replay that computed it.
+            point: The array.
+            row: Its row.
+            passed: The array with the rows that the port has.
 
         Raises:
             TermsFound: There is one.
@@ -150,13 +157,15 @@ class Judge:
         if self.terms is None:
             return
         if row.error <= row.allowed:
-            self.terms.pass_by(point)
+            self.terms.pass_by(point, passed)
             return
 
         def limit() -> float:
             return allowed_error(noise_floor(self._floor(replay, point), self._epsilon(point)))
 
         self.terms.look(replay, point, row.error, limit)
+        if passed.recorded.shape != point.recorded.shape:
+            self.terms.look(replay, passed, row.error, limit)
 
     # -- the cases --------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """Rows of tokens that a port has more or fewer of than ldmref, which no result reads.
 
 Programs fill up tokens to another length and mask the rest, embed a caption before they fill
-it up, or cut a sequence before or after the last layers. Such an array has the expected rows in
-their order, with others in front, between or behind; or it ends before the expected one does. It is
-judged by the rows that both have.
+it up, leave padding out, or cut a sequence before or after the last layers. Such an array has the
+expected rows in their order, with others in front, between or behind; or it lacks some of them. It
+is judged by the rows that both have.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | N
     if parts is None:
         return None
     made, lacks = computed.copy(), np.zeros(computed.shape[:-1], bool)
+    read = _read_rows(replay, parts, computed)
     for number, rows in enumerate(parts):
-        if rows.shape[-2] > computed.shape[-2]:
+        if read is not None:
+            made[number][..., read[number], :] = rows
+            lacks[number][..., ~read[number]] = True
+        elif rows.shape[-2] > computed.shape[-2]:
             made[number] = _choose(rows, computed[number], allowed)
         else:
-            made[number][..., : rows.shape[-2], :] = rows
-            lacks[number][..., rows.shape[-2] :] = True
-    if lacks.all() or relative_error(point.kept(made), computed) > ALIKE:
+            made[number], lacks[number] = _place(rows, computed[number])
+    if lacks.all() or (read is None and relative_error(point.kept(made), computed) > ALIKE):
         return None
     counts = sorted({rows.shape[-2] for rows in parts})
     text = f"{' and '.join(map(str, counts))} rows of tokens for {computed.shape[-2]}"
@@ -69,7 +72,7 @@ def _by_image(
     if recorded.ndim == computed.ndim:
         sizes = [(*x.shape[:-2], x.shape[-1]) for x in (recorded, computed)]
         return [*recorded] if sizes[0] == sizes[1] else None
-    if n == 1 and recorded.ndim == computed.ndim - 1:
+    if n == 1 and recorded.ndim < computed.ndim:
         return _by_image(replay, recorded[None], computed)
     if recorded.ndim != 2 or computed.ndim != 3 or recorded.shape[-1] != width:
         return None
@@ -80,6 +83,17 @@ def _by_image(
             return np.split(recorded, np.cumsum(lengths)[:-1])
     whole = len(recorded) % n == 0
     return [*recorded.reshape(n, -1, width)] if whole else None
+
+
+def _read_rows(
+    replay: FollowedRun, parts: list[np.ndarray], computed: np.ndarray
+) -> np.ndarray | None:
+    """Return which rows of a text (n, l) are read, if these are what a port has; None: others."""
+    mask: Any = replay.arguments.get(MASK)
+    if not isinstance(mask, np.ndarray) or mask.shape != (len(parts), computed.shape[-2]):
+        return None
+    counts = [rows.shape[-2] for rows in parts]
+    return mask > 0 if counts == np.count_nonzero(mask, axis=1).tolist() else None
 
 
 def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
@@ -94,3 +108,35 @@ def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarra
     joined = np.concatenate([rows[..., :head, :], last[..., head:, :]], axis=-2)
     tried = (joined, rows[..., :length, :], last)
     return min(tried, key=lambda x: relative_error(x, expected))
+
+
+def keep_rows(recorded: np.ndarray, computed: np.ndarray) -> KeptRows:
+    """Return rows of which a port left out some at one place.
+
+    Args:
+        recorded: The rows of each image, (n, ..., l, d).
+        computed: What ldmref has, (n, ..., m, d) of at least as many.
+    """
+    pairs = [_place(x, y) for x, y in zip(recorded, computed, strict=True)]
+    made, lacks = (np.stack(parts) for parts in zip(*pairs, strict=True))
+    return KeptRows(f"{recorded.shape[-2]} rows of tokens for {computed.shape[-2]}", made, lacks)
+
+
+def _place(rows: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows (..., m, d) with fewer recorded ones in their places, and those that these lack.
+
+    The first rows are those before the gap, and the rest are the last of the expected ones.
+    """
+    count, length = rows.shape[-2], expected.shape[-2]
+    gap = length - count
+    scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
+    axes = tuple(axis for axis in range(rows.ndim) if axis != rows.ndim - 2)
+    before = np.max(np.abs(rows - expected[..., :count, :]), axis=axes) / scale
+    behind = np.max(np.abs(rows - expected[..., gap:, :]), axis=axes) / scale
+    costs = np.concatenate([[0.0], np.cumsum(before)])
+    costs += np.concatenate([np.cumsum(behind[::-1])[::-1], [0.0]])
+    head = count - int(np.argmin(costs[::-1]))  # the last of equals: rows are lacking at the end
+    made, lacks = expected.copy(), np.zeros(expected.shape[:-1], bool)
+    made[..., :head, :], made[..., gap + head :, :] = rows[..., :head, :], rows[..., head:, :]
+    lacks[..., head : gap + head] = True
+    return made, lacks

@@ -41,7 +41,7 @@ INDICES = re.compile(  # names of arrays of whole numbers
     r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"
     r"(embeddings?|embed_tokens|shared|wte|wpe|relative_attention_bias)/input"
 )
-MODULATIONS = re.compile(r"(.*\.)?norm\w*\.linear", re.ASCII)
+MODULATIONS = re.compile(r"(.*\.)?(norm\w*|\w+_modulation\w*(\.\w+)?)\.linear", re.ASCII)
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
 

@@ -109,6 +109,7 @@ class FollowedRun(Protocol):
         port: The trace of the port.
         call: The call that is followed, "unet.000".
         recent: The layers that were recorded last before a point, with their outputs.
+        streams: The norms that were recorded last before a point, with their inputs.
         skips: Outputs that skip connections may carry, by layer.
         modulations: Linear layers of adaptive norms, and the number of their parts.
         config: The configuration of a text encoder, if it is one.
@@ -118,6 +119,7 @@ class FollowedRun(Protocol):
     port: Trace
     call: str
     recent: deque[tuple[str, np.ndarray]]
+    streams: deque[tuple[str, np.ndarray]]
     skips: dict[str, np.ndarray]
     modulations: dict[str, int]
     config: Any

@@ -57,6 +57,7 @@ LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
 EARLIER = 12  # norms before a part that are changed as well
 MOST_EARLIER = 16  # operations before a part that are changed as well
 RECENT = 8  # outputs kept to recognise them
+STREAMS = 4  # inputs of norms kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
@@ -88,6 +89,7 @@ class Replay(RepeatableRun):
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
+        self.streams: deque[tuple[str, np.ndarray]] = deque(maxlen=STREAMS)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
         self.modulations: dict[str, int] = {}  # linear layers of adaptive norms, and their parts
         self.arguments: Mapping[str, Any] = {}  # of the network
@@ -451,6 +453,7 @@ class Replay(RepeatableRun):
             )
             if role == next(iter(call.inputs)) and is_norm(call.name, call.kind):
                 self._resume(point, made)
+                self.streams.append((call.name, made))
             made.setflags(write=False)  # it is recorded: norms do not write it
         return inputs
 

@@ -158,13 +158,19 @@ class TermsObserver:
         """Note that an array has another number of rows."""
         self.rows[text] = None
 
-    def pass_by(self, point: Point) -> None:
-        """Note what a right array shows."""
+    def pass_by(self, point: Point, passed: Point) -> None:
+        """Note what a right array shows.
+
+        Args:
+            point: The array.
+            passed: The array with the rows that the port has.
+        """
         subject = self.terms.declared.is_own(point)
         if subject and subject not in self.adopted:
             self.own.add(subject)
         if point.computed.ndim in (3, 4) and ORDER not in self.adopted:
-            self.lengths.add(point.computed.shape[-2])
+            cut = passed.recorded.size != point.recorded.size and passed.recorded.ndim > 1
+            self.lengths.add((passed.recorded if cut else point.computed).shape[-2])
 
     def look(
         self, replay: FollowedRun, point: Point, error: float, limit: Callable[[], float]

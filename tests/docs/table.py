@@ -174,6 +174,12 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/ports.md": {
         "python benchmarks/ports/run.py": NETWORK,
     },
+    "benchmarks/ports/flux3-mlx/README.md": {
+        "import mlx": Reason("not run", "needs flux3_mlx, which benchmarks/ports/run.py installs"),
+    },
+    "benchmarks/ports/keras-hub/README.md": {
+        "import os": Reason("not run", "needs keras-hub, which benchmarks/ports/run.py installs"),
+    },
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
     },

@@ -60,6 +60,7 @@ def replay_of(**values):
     tables = values.pop("tables", {})
     given = {
         "recent": [],
+        "streams": [],
         "skips": {},
         "ids": None,
         "config": None,

@@ -13,7 +13,12 @@ from ldmref.locate import diff_traces
 from ldmref.trace import build_trace
 
 TOKENS = 5  # of a text
-MASKS = {"whole": np.ones((2, TOKENS), np.int64), "unequal": np.array([[1] * 5, [1, 1, 1, 0, 0]])}
+SHORT = [1, 1, 1, 0, 0]
+MASKS = {
+    "whole": np.ones((2, TOKENS), np.int64),
+    "unequal": np.array([[1] * 5, SHORT]),
+    "short": np.array([SHORT, SHORT]),
+}
 HIDDEN = (".positions", ".seen", ".score_bias")  # inputs of layers that no port has
 MODELS: dict = {}
 
@@ -73,6 +78,13 @@ def test_the_makers_halves_of_the_last_norms_are_equal(name):
     model, right = record(name)
     assert_equal(judge(model, with_swapped(right, LAST[name])), "shift before scale")
     assert not judge(model, right).notes
+
+
+def test_the_makers_halves_without_an_axis_of_one_token_are_equal():
+    model, right = record("flux3-tiny")
+    (layer,) = LAST["flux-tiny"]
+    key = f"transformer.000/{layer}/output"
+    assert_equal(judge(model, right | {key: swap(right[key])[:, 0]}), "shift before scale")
 
 
 def test_halves_of_one_norm_alone_are_a_fault():
@@ -236,6 +248,50 @@ def test_captions_without_padding_are_equal(change):
     report = judge(model, tensors)
     assert_equal(report, "rows of tokens for 32")
     assert report.padding > judge(model, right).padding
+
+
+def cut_text(key, x, first=""):
+    """Return tokens of FLUX.3 with 3 of the 5 of each text, behind the image if that is first."""
+    if "//" in key or x.ndim not in (3, 4) or x.shape[-2] not in (5, 41):
+        return x
+    text, image = x[..., :3, :], x[..., 5:, :]
+    parts = (image, text) if first == "image" else (text, image)
+    return np.concatenate(parts, axis=-2)
+
+
+@pytest.mark.parametrize("first", ["text", "image"])
+def test_texts_without_padding_beside_an_image_are_equal(first):
+    model, right = record("flux3-tiny", mask="short")
+    report = judge(model, {key: cut_text(key, x, first) for key, x in right.items()})
+    assert_equal(report, "39 rows of tokens for 41")
+    assert any("image first" in note for note in report.notes) == (first == "image")
+
+
+def test_a_fault_in_texts_without_padding_behind_an_image_is_named():
+    layer = "single_transformer_blocks.1.attn.to_q"
+    model, wrong = record(
+        "flux3-tiny", {layer: lambda call, x: 1.02 * call.compute(x)}, mask="short"
+    )
+    report = judge(model, {key: cut_text(key, x, "image") for key, x in wrong.items()})
+    assert [(row.layer, row.cause) for row in report.faults] == [(layer, "scaled by 1.02")]
+
+
+def test_a_fault_before_texts_without_padding_is_explained():
+    layer = "txt_mode_blocks.0.attn.to_q"
+    model, wrong = record(
+        "flux3-tiny", {layer: lambda call, x: -2.0 * call.compute(x)}, mask="short"
+    )
+    report = judge(model, {key: cut_text(key, x) for key, x in wrong.items()})
+    assert [(row.layer, row.cause) for row in report.faults] == [(layer, "scaled by -2")]
+
+
+def test_one_layer_in_the_other_order_without_padding_is_a_fault():
+    model, right = record("flux3-tiny", mask="short")
+    layer = "single_transformer_blocks.1.attn.to_q"
+    key = f"transformer.000/{layer}/output"
+    cut = {k: cut_text(k, x) for k, x in right.items()}
+    report = judge(model, cut | {key: cut_text(key, right[key], "image")})
+    assert layer in named(report)
 
 
 def test_a_last_layer_of_fewer_tokens_is_equal():

@@ -39,8 +39,8 @@ def point_of(recorded=RIGHT, computed=RIGHT, role="", call=None, suspects=(), fr
 def replay_of(**more):
     port = SimpleNamespace(of_call=lambda call: [], find=lambda *names: None)
     given = {
-        "recent": [], "skips": {}, "ids": None, "config": "c", "arguments": {}, "port": port,
-        "call": "unet.000", "similar_layers": lambda call: [],
+        "recent": [], "streams": [], "skips": {}, "ids": None, "config": "c", "arguments": {},
+        "port": port, "call": "unet.000", "similar_layers": lambda call: [],
     }  # fmt: skip
     return SimpleNamespace(**given | more)
 
@@ -275,6 +275,13 @@ def test_terms_have_the_axes_of_the_array():
     assert cause(flat, flat + vector[:1], vector[:1]).cause.endswith("not added")
     whole = np.arange(24).reshape(2, 3, 4)
     assert cause(whole + RIGHT, whole, RIGHT).cause.endswith("twice")
+
+
+def test_a_stream_that_is_not_added_is_named_by_its_norm():
+    stream = normal(0, *RIGHT.shape)
+    replay = replay_of(streams=[("b.norm1", 0 * stream), ("b.norm2", stream)])
+    wrong = wrong_of(RIGHT, replay=replay, computed=RIGHT + stream)
+    assert diagnosis._find_term(wrong).cause == "the input of b.norm2 is not added"
 
 
 # -- layouts --------------------------------------------------------------------------------------

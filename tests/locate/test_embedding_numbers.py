@@ -68,6 +68,7 @@ def test_changed_times(name, noun):
         f"the {noun} is 0": np.zeros(3),
         f"the {noun} is rounded to bfloat16": round_to(t, "bfloat16"),
         f"the {noun} is rounded to float16": round_to(t, "float16"),
+        f"the {noun} is rounded to bfloat16 in 0..1": 1000 * round_to(t / 1000, "bfloat16"),
         f"the {noun} is projected twice": embed(t)[:, 0],
     }
     frequencies = np.exp(-math.log(10000.0) * np.arange(DIM // 2) / (DIM // 2))

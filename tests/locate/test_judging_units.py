@@ -47,7 +47,8 @@ def replay_of(low=0.0, **more):
     floor = low
     port = SimpleNamespace(of_call=lambda call: [], find=lambda *names: None)
     given = {
-        "rerun": rerun, "parameters": lambda call: {}, "recent": [], "skips": {}, "ids": None,
+        "rerun": rerun, "parameters": lambda call: {}, "recent": [], "streams": [],
+        "skips": {}, "ids": None,
         "config": None, "arguments": {}, "modulations": {}, "port": port, "call": "unet.000",
         "parameters_of": lambda *names: None, "similar_layers": lambda call: [],
         "in_format": lambda dtype: nullcontext(),

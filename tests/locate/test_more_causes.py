@@ -260,6 +260,10 @@ def test_other_positions_of_sd3_are_named(crop, words, monkeypatch):
         tensors = run_port(model, network="transformer")
     (row,) = judge(tensors).faults
     assert row.layer == "pos_embed" and row.cause.startswith(words)
+    sums = ("pos_embed", "pos_embed.add", "transformer_blocks.0", "transformer_blocks.0.norm1")
+    alone = {k: x for k, x in tensors.items() if k.split("/")[1] not in sums}
+    (row,) = judge(alone).faults  # a port that adds the positions in no layer of its own
+    assert row.layer == "transformer_blocks.0.norm1.layer_norm" and row.cause.startswith(words)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)

@@ -119,6 +119,26 @@ def test_a_functional_model_is_recorded_by_the_names_of_its_layers():
     assert found[:2] == ["", "first"] and found[-1] == "last" and len(found) == 4
 
 
+def test_layers_of_a_sequence_without_names_are_numbered():
+    mlp = [layers.Dense(4), layers.Activation("gelu"), layers.Dense(3, name="last")]
+    network = keras.Sequential([keras.Input((3,)), *mlp])
+    with ldmref.recording(network) as run:
+        network(np.ones((2, 3), np.float32))
+    assert [entry.layer for entry in run.trace.of_call("unet.000")] == ["", "0", "1", "last"]
+
+
+def test_an_activation_within_a_layer_is_a_layer_of_its_own():
+    network = keras.Sequential([keras.Input((3,)), layers.Dense(4, "silu"), layers.Dense(2)])
+    names = {"0": "proj", "0.activation": "act", "1": "last"}
+    with ldmref.recording(network, names=names) as run:
+        network(np.ones((2, 3), np.float32))
+    found = {e.layer: [*e.inputs, *e.outputs] for e in run.trace.entries if e.layer}
+    assert found == {"proj": ["input"], "act": ["output"], "last": ["input", "output"]}
+    with ldmref.recording(network, names={"0": "proj"}) as run:
+        network(np.ones((2, 3), np.float32))
+    assert "unet.000/proj/output" not in run.trace.tensors
+
+
 def test_a_layer_that_is_not_built_is_refused():
     network = keras.Sequential([layers.Dense(4)])
     with pytest.raises(UsageError, match="is not built") as caught, ldmref.recording(network):

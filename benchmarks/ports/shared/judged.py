@@ -53,9 +53,14 @@ class KitInputs:
         files = (self.folder / part).glob("*.safetensors")
         return {name: x for file in files for name, x in load_file(file).items()}
 
-    def original(self) -> dict[str, np.ndarray]:
-        """Return the weights of the makers' single file, by the makers' names."""
-        (file,) = (self.folder / "checkpoint").glob("*.safetensors")
+    def original(self, part: str = "transformer") -> dict[str, np.ndarray]:
+        """Return the weights of the makers' file, by the makers' names.
+
+        Args:
+            part: The network that the file holds, where makers publish one for each.
+        """
+        files = [*(self.folder / "checkpoint").glob("*.safetensors")]
+        (file,) = [file for file in files if file.stem == part or len(files) == 1]
         return load_file(file)
 
 

@@ -13,6 +13,7 @@ from ldmref.locate.precision import round_to
 from ldmref.math.embedding import timestep_embedding
 
 PERIOD = 10000.0  # of the slowest frequency
+NOUNS = {"1": "guidance", "2": "target timestep"}  # by the number of a later embedding
 ANGLE = 4000.0  # whose cosine has an error of 0.001 in float32
 
 
@@ -44,9 +45,10 @@ def other_period(call: LayerCall) -> Iterator[Variant]:
 def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
     """Yield the embedding of scaled, shifted and projected timesteps.
 
-    A network that embeds the guidance scale as well embeds it after the timestep.
+    A network that embeds the guidance scale as well embeds it after the timestep; one that embeds
+    the time to which a step leads embeds it after the timestep and the time of the text.
     """
-    noun = "guidance" if AGAIN in call.name else "timestep"
+    noun = NOUNS.get(call.name.partition(AGAIN)[2], "timestep")
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         f"the {noun} is scaled by 1000": lambda t: 1000.0 * t,
         f"the {noun} is scaled by 1/1000": lambda t: t / 1000.0,
@@ -59,6 +61,9 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
         f"the {noun} is 0": np.zeros_like,
         f"the {noun} is rounded to bfloat16": lambda t: round_to(t, "bfloat16"),
         f"the {noun} is rounded to float16": lambda t: round_to(t, "float16"),
+        f"the {noun} is rounded to bfloat16 in 0..1": lambda t: (
+            1000 * round_to(t / 1000, "bfloat16")
+        ),
     }
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: _embed_known(c, {**x, "input": f(x["input"])}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
 EMBEDDING = "pos_embed"
+FIRST = ("transformer_blocks.0.norm1", "transformer_blocks.0.norm1.layer_norm")  # reads it
 
 
 def other_split(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
@@ -40,10 +42,10 @@ def _rolled(shift: int) -> OperationChange:
 
 def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield patches with other positions of SD3's table, of which the middle is right."""
-    table = replay.parameters_of(EMBEDDING) if point.call.name == EMBEDDING else None
-    latents = point.inputs.get("input")
+    latents = _embedded_latents(replay, point)
+    table = None if latents is None else replay.parameters_of(EMBEDDING)
     computed = np.asarray(point.computed)
-    if point.role or table is None or latents is None or table.ndim != 3:
+    if table is None or latents is None or table.ndim != 3 or computed.ndim != 3:
         return
     side = math.isqrt(table.shape[1])
     patch = math.isqrt(latents.shape[2] * latents.shape[3] // computed.shape[1])
@@ -83,6 +85,18 @@ def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
             yield text, patches + crop
     yield "the positions are not added", patches
     yield "the positions are added twice", 2.0 * computed - patches
+
+
+def _embedded_latents(replay: FollowedRun, point: Point) -> np.ndarray | None:
+    """Return the latents (n, c, h, w) of which a point has the embedded patches; None: it has none.
+
+    They are what the first norm reads, in a port that adds the positions in no layer of its own.
+    """
+    if point.call.name == EMBEDDING and not point.role:
+        return point.inputs.get("input")
+    latents: Any = replay.arguments.get("x")
+    read = point.role == "input" and point.call.name in FIRST
+    return latents if read and isinstance(latents, np.ndarray) and latents.ndim == 4 else None
 
 
 def _crop(grid: np.ndarray, top: int, left: int, rows: int, columns: int) -> np.ndarray:

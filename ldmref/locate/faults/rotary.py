@@ -97,6 +97,7 @@ def _positions_of_an_image() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "rows and columns count from 1": lambda p: _move_image(p, 1.0),
         "rows and columns count from the middle": _from_the_middle,
         "rows and columns are exchanged": lambda p: p[:, [*range(p.shape[1] - 2), -1, -2]],
+        "the axes of the positions are reversed": lambda p: p[:, ::-1],
         "the tokens of the text count on the first axis": lambda p: _count_text(p, 0),
         "the tokens of the text count on the last axis": lambda p: _count_text(p, -1),
         "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
@@ -108,6 +109,7 @@ def _positions_of_rows() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return in words how ports number tokens of which each row has its own, (n, l, axes)."""
     return {
         "rows and columns are exchanged": lambda p: p[:, :, [*range(p.shape[2] - 2), -1, -2]],
+        "the axes of the positions are reversed": lambda p: p[:, :, ::-1],
         "the places in the sequence count from 0": _count_from_0,
     }
 

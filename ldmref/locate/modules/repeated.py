@@ -38,6 +38,7 @@ from ldmref.trace.torch_scopes import LayerNames
 from ldmref.trace.torch_values import find_tensors, replace_tensors
 
 RECENT = 24  # outputs kept to recognise them
+STREAMS = 4  # inputs of norms kept to recognise them
 EXACT = "float64"
 EXACT_COPY = "exact"
 
@@ -98,6 +99,7 @@ class RepeatedModule:
         self.network = copies.exact
         self.names = LayerNames()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
+        self.streams: deque[tuple[str, np.ndarray]] = deque(maxlen=STREAMS)
         self.skips: dict[str, np.ndarray] = {}
         self.modulations: dict[str, int] = {}
         self.arguments: Mapping[str, Any] = {}

@@ -269,6 +269,8 @@ class ModuleReplay(RepeatedModule):
             )
             used = self._judge(point)
             inputs[role] = np.asarray(used, computed.dtype)
+            if stream is not None and not number:
+                self.streams.append((call.name, inputs[role]))
             if stream is not None and not number and self._differs(used, point):
                 self.stream.resume(call.name, stream, inputs[role])
             self.ledger.mark(entry, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ OWN = (
     "_layers", "_operations", "_operations_by_depth", "_modules", "_functional", "_input_layers",
     "_metrics", "_nodes", "_nodes_by_depth", "_inbound_nodes", "_outbound_nodes",
 )  # fmt: skip
+COUNT = re.compile(r"_[0-9]+$")  # that makes a name unique
 
 
 class KerasFramework(CalledFramework):
@@ -47,7 +49,8 @@ class KerasFramework(CalledFramework):
         """Yield a layer and those in it, with their paths.
 
         A path has the attributes that hold the layers, `blocks.0.attn.to_q`, or their names where
-        no attribute does, as in functional models.
+        no attribute does, as in functional models, or their numbers in a sequence of layers
+        without names of their own.
         """
         seen: set[int] = set()
         todo = [("", module)]
@@ -81,13 +84,26 @@ class KerasFramework(CalledFramework):
         """Return the method with a layer's arguments."""
         return type(module).call
 
+    def is_activated(self, module: keras.layers.Layer) -> bool:
+        """Return whether a layer has a kernel and an activation, as `Dense` may have."""
+        activation = getattr(module, "activation", None)
+        linear = activation is None or activation is keras.activations.linear
+        return not linear and hasattr(module, "kernel")
+
     def is_ready(self, module: keras.layers.Layer) -> bool:
         """Return whether a layer is built; building may call its layers, without values."""
         return module.built
 
 
 def _parts_of(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield the layers in a layer by attribute, then those that no attribute holds by name."""
+    """Yield the layers in a layer by attribute, then those that no attribute holds by name.
+
+    Those of a sequence whose names Keras made are numbered: such a name depends on how many layers
+    a program made before.
+    """
+    if isinstance(layer, keras.Sequential):
+        for i, part in enumerate(layer.layers):
+            yield str(i) if _is_made(part) else part.name, part
     held = vars(layer)
     attributes = {k: x for k, x in held.items() if k not in OWN}
     # On PyTorch, modules are attributes of another table.
@@ -96,6 +112,12 @@ def _parts_of(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Lay
         yield from _layers_in(name, value, 0)
     for part in held.get("_layers", ()):
         yield part.name, part
+
+
+def _is_made(layer: keras.layers.Layer) -> bool:
+    """Return whether the name of a layer is one that Keras makes of its class."""
+    name = COUNT.sub("", layer.name).replace("_", "")
+    return name == type(layer).__name__.replace("_", "").lower()
 
 
 def _layers_in(name: str, value: object, depth: int) -> Iterator[tuple[str, keras.layers.Layer]]:

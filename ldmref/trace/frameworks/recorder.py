@@ -28,6 +28,7 @@ from ldmref.trace.selection import Selection
 from ldmref.trace.values import ArraySearch
 
 CALL = "__call__"
+ACTIVATION = ".activation"  # the end of the path of an activation within a layer
 
 
 class CalledFramework(Framework):
@@ -80,6 +81,10 @@ class CalledFramework(Framework):
         """Return whether calls in a module's call count; not if they only make its weights."""
         return True
 
+    def is_activated(self, module: Any) -> bool:
+        """Return whether a layer of weights returns what an activation within it makes of them."""
+        return False
+
     def record(
         self,
         program: RecordedModules,
@@ -131,12 +136,14 @@ class CalledNetwork:
         layers: For the id of each module that may be called in it: its name. None: it has none, and
             is not recorded.
         modules: All modules, so that no id is used again.
+        activations: For the id of each layer with an activation within: the name of that one.
     """
 
     name: str
     module: Any
     layers: dict[int, str | Joined | None] = field(default_factory=dict)
     modules: list[Any] = field(default_factory=list)
+    activations: dict[int, str | Joined | None] = field(default_factory=dict)
 
     def add(self, module: Any, name: str | Joined | None) -> None:
         """Add a module; one that has a path already keeps it."""
@@ -160,6 +167,8 @@ def _find_networks(
             if whole is not None:
                 path = f"{name}.{path}" if path else name
             network.add(part, rename(path) if path else None)
+            if path and framework.is_activated(part):
+                network.activations.setdefault(id(part), rename(path + ACTIVATION))
         if whole is None:
             yield network
     if whole is not None:
@@ -290,7 +299,7 @@ class CallRecorder:
         finally:
             self._modules.pop()
         with left_out.guard(scope or f"the result of a call of {kind}"):
-            self._leave(running, scope, result)
+            self._leave(running, self._find_last(module, scope), result)
         return result
 
     # -- calls of networks
@@ -344,6 +353,13 @@ class CallRecorder:
         running.layers += 1
         layer = name.name if isinstance(name, Joined) else name.replace("/", ".")
         return running.record.unique(layer)
+
+    def _find_last(self, module: Any, layer: str) -> str:
+        """Return the layer that computed what a module returns: it, or an activation within it."""
+        if not layer or id(module) not in self._running[-1].network.activations:
+            return layer
+        name = self._running[-1].network.activations[id(module)]
+        return self._running[-1].record.unique(name) if isinstance(name, str) and name else ""
 
     def _leave(self, running: _Running | None, layer: str, result: object) -> None:
         if layer:
