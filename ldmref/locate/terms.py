@@ -109,9 +109,8 @@ class PortTerms:
         for call in port.calls if self.known else ():
             terms = self.known.get(call.kind)
             port = port if terms is None else turn_call(port, call, [*terms.adopted.values()])
-        return _with_masks(
-            port, {k: x for one in self.known.values() for k, x in one.masks.items()}
-        )
+        masks = {call: x for terms in self.known.values() for call, x in terms.masks.items()}
+        return _with_masks(port, masks) if masks else port
 
 
 def _with_masks(port: Trace, masks: Mapping[TraceCall, Mapping[str, np.ndarray]]) -> Trace:
