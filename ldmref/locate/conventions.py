@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,11 +69,13 @@ class Candidate(NamedTuple):
         convention: The convention.
         recorded: The array in ldmref's terms.
         computed: What it should equal.
+        arguments: The arguments of the part, in ldmref's terms, from which that was computed.
     """
 
     convention: Convention
     recorded: np.ndarray
     computed: np.ndarray
+    arguments: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class NetworkConventions:
@@ -94,15 +97,17 @@ class NetworkConventions:
     def find(
         self, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
     ) -> Iterator[Candidate]:
-        """Yield the conventions of a recorded array of the expected shape.
+        """Yield the conventions of a recorded array, whose axes of size 1 do not count.
 
         Args:
             replay: The replay that computed it.
             point: The array.
             adopted: The conventions of the port that are known, by subject.
         """
-        if point.recorded.shape != np.shape(point.computed) or point.computed.dtype.kind != "f":
+        recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
+        if recorded.squeeze().shape != computed.squeeze().shape or computed.dtype.kind != "f":
             return
+        point = replace(point, recorded=recorded.reshape(computed.shape))
         for kind in KINDS:
             yield from kind(self, replay, point, adopted)
 
@@ -257,11 +262,12 @@ def _units(
         for unit in units:
             if not unit.fits(values):
                 continue
-            computed = replay.rerun(point, arguments={x.argument: unit.turn(held)})
+            turned = {x.argument: unit.turn(held)}
+            computed = replay.rerun(point, arguments=turned)
             if computed is not None:
                 concerns = _of_whole((x.role, *x.also), "input")
                 convention = Convention(subject, unit.text, unit.turn, concerns)
-                yield Candidate(convention, point.recorded, computed)
+                yield Candidate(convention, point.recorded, computed, turned)
 
 
 def _layer_units(

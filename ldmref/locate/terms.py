@@ -18,6 +18,7 @@ import numpy as np
 
 from ldmref.locate.conventions import (
     ORDER,
+    Candidate,
     Convention,
     NetworkConventions,
     turn_call,
@@ -167,7 +168,7 @@ class TermsObserver:
             self.lengths.add(point.computed.shape[-2])
 
     def look(
-        self, replay: FollowedRun, point: Point, error: float, limit: Callable[[], float]
+        self, replay: FollowedRun, point: Point, error: float, limit: Callable[[Candidate], float]
     ) -> None:
         """Look for a convention in which a wrong array is right.
 
@@ -175,7 +176,7 @@ class TermsObserver:
             replay: The replay that computed it.
             point: The array.
             error: Its relative error.
-            limit: Returns the largest error that is rounding.
+            limit: Returns the largest error that is rounding in other terms.
 
         Raises:
             TermsFound: There is one.
@@ -189,7 +190,7 @@ class TermsObserver:
             if one.length in self.terms.lengths | self.lengths and one.length:
                 continue  # others of its kind are right as they are
             left = relative_error(point.kept(found.recorded), point.kept(found.computed))
-            if left <= error / GAIN and explains(left, error, limit()):
+            if left <= error / GAIN and explains(left, error, limit(found)):
                 raise TermsFound(one)
 
 
