@@ -174,6 +174,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/ports.md": {
         "python benchmarks/ports/run.py": NETWORK,
     },
+    "benchmarks/ports/comfyui/README.md": {
+        "import comfy": Reason("not run", "needs ComfyUI, which benchmarks/ports/run.py clones"),
+    },
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
     },

@@ -53,10 +53,9 @@ class KitInputs:
         files = (self.folder / part).glob("*.safetensors")
         return {name: x for file in files for name, x in load_file(file).items()}
 
-    def original(self) -> dict[str, np.ndarray]:
-        """Return the weights of the makers' single file, by the makers' names."""
-        (file,) = (self.folder / "checkpoint").glob("*.safetensors")
-        return load_file(file)
+    def original(self, part: str) -> dict[str, np.ndarray]:
+        """Return the weights of a network in the makers' layout, by the makers' names."""
+        return load_file(self.folder / "checkpoint" / f"{part}.safetensors")
 
 
 def distance(found: Any, expected: np.ndarray) -> float:
