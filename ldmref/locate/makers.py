@@ -18,7 +18,7 @@ from ldmref.trace.model import Trace, TraceEntry, tensor_name
 OF_LAYERS = ("weight", "bias")  # parameters whose owner is a layer, and no module around some
 
 
-class LayerPart(NamedTuple):
+class OwnPart(NamedTuple):
     """A layer of ldmref that is a layer of a port, or a part of its last axis.
 
     Attributes:
@@ -32,7 +32,7 @@ class LayerPart(NamedTuple):
     size: int = 0
 
 
-FileLayers = Mapping[str, "list[LayerPart]"]
+FileLayers = Mapping[str, "list[OwnPart]"]
 
 
 def name_as_makers(port: Trace, model: LatentDiffusion) -> Trace:
@@ -84,14 +84,14 @@ def name_as_makers(port: Trace, model: LatentDiffusion) -> Trace:
 def _read_files(model: LatentDiffusion) -> Iterator[FileLayers]:
     """Yield ldmref's layers by those of each single file, without what precedes all names."""
     for file in model.family.files:
-        parts: dict[str, list[LayerPart]] = {}
+        parts: dict[str, list[OwnPart]] = {}
         interleaved: set[str] = set()
         for name, entry in file.table(model.config).items():
             own, _, parameter = name.rpartition(".")
             if not isinstance(entry, KeyEntry) or parameter not in OF_LAYERS:
                 continue
             layer = entry.name.rpartition(".")[0]
-            found = LayerPart(own, *_find_part(entry))
+            found = OwnPart(own, *_find_part(entry))
             known = parts.setdefault(layer, [])
             if found not in known:
                 known.append(found)
@@ -130,7 +130,7 @@ class PartArrays(LazyMapping[np.ndarray]):
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays = arrays
-        self.parts: dict[str, tuple[str, LayerPart]] = {}
+        self.parts: dict[str, tuple[str, OwnPart]] = {}
 
     @property
     def names(self) -> Collection[str]:
@@ -142,7 +142,7 @@ class PartArrays(LazyMapping[np.ndarray]):
         whole, part = self.parts[name]
         return self.arrays[whole][..., part.begin : part.begin + part.size]
 
-    def divide(self, entry: TraceEntry, parts: list[LayerPart]) -> Iterator[TraceEntry]:
+    def divide(self, entry: TraceEntry, parts: list[OwnPart]) -> Iterator[TraceEntry]:
         """Yield the layers of ldmref that an entry is, whose arrays are added."""
         for part in parts:
             outputs = dict(entry.outputs)
