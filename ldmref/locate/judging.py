@@ -232,7 +232,9 @@ class Judge:
         if arguments:
             other = replay.rerun(point, arguments=arguments)
             computed = computed if other is None else point.kept(other)
-        low = replay.rerun(point, arguments=arguments, low=True)
+            low = replay.rerun(point, arguments=arguments, low=True)
+        else:
+            low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(point.kept(low), computed)
         if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor
