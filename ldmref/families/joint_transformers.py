@@ -170,7 +170,9 @@ def describe_model(
 
 
 GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance")
-MASK = NetworkInput("mask", "encoder_attention_mask", (BATCH, TOKENS), "mask")
+MASK = NetworkInput(
+    "mask", "encoder_attention_mask", (BATCH, TOKENS), "mask", also=("attention_mask", "mask")
+)
 
 
 def latents_input(channels: int, *also: str) -> NetworkInput:
@@ -190,7 +192,7 @@ def time_input(embedder: str = "") -> NetworkInput:
         "timestep",
         (CallSize("timesteps"),),
         "timesteps",
-        also=("t",),
+        also=("t", "timesteps"),
         layers=((embedder, "input"),) if embedder else (),
     )
 

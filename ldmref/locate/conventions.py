@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,11 +70,13 @@ class Candidate(NamedTuple):
         convention: The convention.
         recorded: The array in ldmref's terms.
         computed: What it should equal.
+        arguments: The arguments of the part, in ldmref's terms, from which that was computed.
     """
 
     convention: Convention
     recorded: np.ndarray
     computed: np.ndarray
+    arguments: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class NetworkConventions:
@@ -295,11 +298,12 @@ def _units(
         for unit in units:
             if not unit.fits(values):
                 continue
-            computed = replay.rerun(point, arguments={x.argument: unit.turn(held)})
+            turned = {x.argument: unit.turn(held)}
+            computed = replay.rerun(point, arguments=turned)
             if computed is not None:
                 concerns = _of_whole((x.role, *x.also), "input")
                 convention = Convention(subject, unit.text, unit.turn, concerns)
-                yield Candidate(convention, point.recorded, computed)
+                yield Candidate(convention, point.recorded, computed, turned)
 
 
 def _layer_units(

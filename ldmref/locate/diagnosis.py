@@ -39,6 +39,7 @@ TOGETHER = (
     "rotate", "rotate_halves", "power", "polar", "sine", "cosine", "repeat_each", "masked",
 )  # fmt: skip
 SKIPPED = "{} is skipped: its output is its input"
+AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
 NAMES = {"input": "q"}  # roles of an attention in words
@@ -252,7 +253,24 @@ def _explain_by_fault(wrong: _Wrong, tried: list[Tried], certain: bool) -> Cause
             one for one in near if wrong.is_explained(one.left, wrong.noise_of(one.hypothesis))
         )
         best = next(noisy, None)
+    best = best and _choose_number(wrong, tried, best)
     return Cause() if best is None else Cause(best.hypothesis.text, best.left)
+
+
+def _choose_number(wrong: _Wrong, tried: list[Tried], best: Tried) -> Tried:
+    """Return the fault of another number that leaves the least, if several numbers explain it.
+
+    The largest difference is the same for all of them where rounding is larger than theirs; the
+    mean square tells them apart. Of those that leave as much, it is the first one.
+    """
+    words = without_numbers(best.hypothesis.text)
+    alike = [t for t in tried if without_numbers(t.hypothesis.text) == words]
+    alike = [t for t in alike if t is best or wrong.is_explained(t.left)]
+    difference = sample(wrong.recorded) - sample(wrong.point.computed)
+    if len(alike) < 2 or any(t.effect.shape != difference.shape for t in alike):
+        return best
+    left = [float(np.mean((difference - t.effect) ** 2)) for t in alike]
+    return next(t for t, x in zip(alike, left, strict=True) if x <= AS_MUCH**2 * min(left))
 
 
 def _find_pair(wrong: _Wrong, tried: list[Tried]) -> Cause:

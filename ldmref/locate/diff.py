@@ -13,6 +13,7 @@ from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
+from ldmref.locate.makers import name_as_makers
 from ldmref.locate.networks import (
     RecordedNetwork,
     find_wrong_axes,
@@ -96,7 +97,7 @@ def diff_traces(
     """
     original = None if model is None else ModelOriginal(model, controlnets, guide)
     if model is not None:
-        port = name_numbered(port, networks_of_run(model.config))
+        port = name_as_makers(name_numbered(port, networks_of_run(model.config)), model)
     return compare(port, original, reference, dtype, progress)
 
 

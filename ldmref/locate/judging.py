@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.alike import AlikeLayers
+from ldmref.locate.conventions import Candidate
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
@@ -160,8 +162,9 @@ class Judge:
             self.terms.pass_by(point, passed)
             return
 
-        def limit() -> float:
-            return allowed_error(noise_floor(self._floor(replay, point), self._epsilon(point)))
+        def limit(found: Candidate) -> float:
+            floor = self._floor(replay, point, found.arguments)
+            return allowed_error(noise_floor(floor, self._epsilon(point)))
 
         self.terms.look(replay, point, row.error, limit)
         if passed.recorded.shape != point.recorded.shape:
@@ -224,10 +227,23 @@ class Judge:
         with replay.in_format("float32"):
             return error <= allowed_error(self._floor(replay, point), EPSILONS["float32"])
 
-    def _floor(self, replay: FollowedRun, point: Point) -> float:
-        """Return the error of ldmref in the port's number format; 0 if it cannot be computed."""
+    def _floor(
+        self,
+        replay: FollowedRun,
+        point: Point,
+        arguments: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> float:
+        """Return the error of ldmref in the port's number format; 0 if it cannot be computed.
+
+        With other arguments, it is that of the part that is computed from them.
+        """
         computed = np.asarray(point.computed)
-        low = replay.rerun(point, low=True)
+        if arguments:
+            other = replay.rerun(point, arguments=arguments)
+            computed = computed if other is None else point.kept(other)
+            low = replay.rerun(point, arguments=arguments, low=True)
+        else:
+            low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(point.kept(low), computed)
         if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor

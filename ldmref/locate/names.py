@@ -28,6 +28,7 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
     "layer_norm~1": ("norm2_context",),
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
+OF_HEADED = "model."  # before the layers of a language model that has a head
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "emb": ("temb", "conditioning_embedding"),
     "pooled": ("pooled_projection",),
@@ -68,6 +69,8 @@ def _possible_names(name: str) -> list[str]:
             names.append(name.removeprefix(prefix))
         elif prefix == "text_model.":
             names.append(prefix + name)
+    if not name.startswith(PREFIXES):
+        names.append(OF_HEADED + name)
     return names
 
 

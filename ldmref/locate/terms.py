@@ -18,6 +18,7 @@ import numpy as np
 
 from ldmref.locate.conventions import (
     ORDER,
+    Candidate,
     Convention,
     NetworkConventions,
     turn_call,
@@ -172,7 +173,7 @@ class TermsObserver:
             self.lengths.add((passed.recorded if cut else point.computed).shape[-2])
 
     def look(
-        self, replay: FollowedRun, point: Point, error: float, limit: Callable[[], float]
+        self, replay: FollowedRun, point: Point, error: float, limit: Callable[[Candidate], float]
     ) -> None:
         """Look for a convention in which a wrong array is right.
 
@@ -180,7 +181,7 @@ class TermsObserver:
             replay: The replay that computed it.
             point: The array.
             error: Its relative error.
-            limit: Returns the largest error that is rounding.
+            limit: Returns the largest error that is rounding in other terms.
 
         Raises:
             TermsFound: There is one.
@@ -194,7 +195,7 @@ class TermsObserver:
             if one.length in self.terms.lengths | self.lengths and one.length:
                 continue  # others of its kind are right as they are
             left = relative_error(point.kept(found.recorded), point.kept(found.computed))
-            if left <= error / GAIN and explains(left, error, limit()):
+            if left <= error / GAIN and explains(left, error, limit(found)):
                 raise TermsFound(one)
 
 

@@ -125,7 +125,7 @@ class RepeatableRun(NamedBackend):
         self._seen, self._scope = frame.seen.copy(), list(frame.scope)
         self._trial = Trial(target, point.role, changes, low, free)
         self.inner = self.low if low else self.exact
-        inputs = {**self._cast(frame.inputs), **(arguments or {})}
+        inputs = self._cast({**frame.inputs, **(arguments or {})})
         try:
             with np.errstate(all="ignore"):
                 if not itself or point.call.composite:

@@ -73,6 +73,8 @@ def kind_of(module: Any) -> str:
     kind = KINDS.get(class_in(module, KINDS), "")
     if kind == "project_gelu" and not hasattr(module, "proj"):
         return ""  # PyTorch's class of this name is an activation
+    if kind == "attention" and not hasattr(module, "heads"):
+        return ""  # another program's class of this name
     if kind == "attention" and getattr(module, "group_norm", None) is not None:
         return "attention_block"
     if kind == "downsample" and module.padding == 0:

@@ -180,6 +180,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "benchmarks/ports/keras-hub/README.md": {
         "import os": Reason("not run", "needs keras-hub, which benchmarks/ports/run.py installs"),
     },
+    "benchmarks/ports/comfyui/README.md": {
+        "import comfy": Reason("not run", "needs ComfyUI, which benchmarks/ports/run.py clones"),
+    },
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
     },

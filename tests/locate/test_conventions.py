@@ -5,11 +5,14 @@ Each port is a right run whose arrays are those of another convention.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy_ports import SIZES, make_model, run_port
 
 from ldmref.locate import diff_traces
+from ldmref.math import timestep_embedding
 from ldmref.trace import build_trace
 
 TOKENS = 5  # of a text
@@ -85,6 +88,12 @@ def test_the_makers_halves_without_an_axis_of_one_token_are_equal():
     (layer,) = LAST["flux-tiny"]
     key = f"transformer.000/{layer}/output"
     assert_equal(judge(model, right | {key: swap(right[key])[:, 0]}), "shift before scale")
+
+
+def test_halves_with_an_axis_for_the_tokens_are_equal():
+    model, right = record("flux-tiny")
+    key = "transformer.000/norm_out.linear/output"
+    assert_equal(judge(model, right | {key: swap(right[key])[:, None]}), "shift before scale")
 
 
 def test_halves_of_one_norm_alone_are_a_fault():
@@ -177,6 +186,29 @@ def test_times_in_another_unit_are_equal(name, words):
     assert_equal(judge(model, tensors), words)
     whole = {key: x for key, x in tensors.items() if "//" in key}
     assert_equal(judge(model, whole), words)
+
+
+@pytest.mark.parametrize("name", ["flux-tiny", "krea-2-tiny"])
+def test_a_time_in_0_to_1_is_found_where_its_embedding_alone_rounds(name):
+    """float32 rounds the waves of 613.7 by 600 times as much as those of 0.6137."""
+    model, right = record(name, times=(613.7,))
+    kept = re.compile(r"/(/(input|output)|\w*(time_)?embed\w*\.(\w+\.)?linear_1/)")
+    port = {key: x for key, x in right.items() if kept.search(key) and "text" not in key}
+    for key in [key for key in port if key.endswith("linear_1/input") and "guid" not in key]:
+        low = timestep_embedding(np.float32([613.7, 613.7]), port[key].shape[-1])
+        port[key] = low.reshape(port[key].shape)
+    report = judge(model, with_times(port, lambda t: t / 1000.0))
+    assert not report.faults, report.faults
+    assert any("time in 0..1" in note for note in report.notes)
+
+
+def test_other_names_of_the_time_and_the_mask_are_known():
+    model, right = record("z-image-tiny", mask="unequal")
+    names = {"input.timestep": "input.timesteps", "input.encoder_attention_mask": "input.mask"}
+    for own, other in names.items():
+        key = f"transformer.000//{own}"
+        port = {k.replace(key, f"transformer.000//{other}"): x for k, x in right.items()}
+        assert key in right and judge(model, port).verdict == "equal"
 
 
 def test_velocities_follow_the_direction_of_the_time():

@@ -296,6 +296,7 @@ def test_what_is_compared_with_what(monkeypatch):
 
     monkeypatch.setattr(diff, "compare", compare)
     monkeypatch.setattr(diff, "name_numbered", lambda port, networks: (port, networks))
+    monkeypatch.setattr(diff, "name_as_makers", lambda port, model: port)
     monkeypatch.setattr(diff, "networks_of_run", lambda config: f"networks of {config}")
     model = SimpleNamespace(config="c")
     more = {"controlnets": ["net"], "guide": "guide", "dtype": "float16", "progress": max}

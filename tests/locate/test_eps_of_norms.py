@@ -47,6 +47,23 @@ def test_another_eps_has_the_same_words_whatever_is_recorded(family, recorded):
         assert all(" in all " in row.cause for row in report.faults), report.faults
 
 
+def test_numbers_that_rounding_hides_are_told_apart_by_the_mean_error():
+    """The largest difference is that of one unlucky number, for an eps of 1e-6 and of 1.2e-7."""
+    model = make_model("z-image-tiny")
+    norms = [x for x in layers_of(model, "transformer") if re.search(r"\.norm_[qk]", x)]
+    wrong = {x: lambda call, given: call.compute({**given, "eps": 2.0**-23}) for x in norms}
+    tensors = run_port(model, wrong, "transformer", given=GIVEN)
+    rng = np.random.default_rng(0)
+    port = {}
+    for key, x in tensors.items():
+        if re.search(r"attention\.(to_[qkv]/|to_out\.0/input)|//", key):
+            unlucky = key.endswith("to_out.0/input")
+            port[key] = x + unlucky * 6e-7 * np.max(np.abs(x)) * rng.uniform(-1.0, 1.0, x.shape)
+    faults = diff_traces(build_trace(port), model, dtype="float32").faults
+    assert faults
+    assert all(row.cause.startswith("eps 1.19209e-07 instead") for row in faults), faults
+
+
 torch = pytest.importorskip("torch")
 
 from module_runs import made  # noqa: E402

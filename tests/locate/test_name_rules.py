@@ -79,7 +79,8 @@ TRIED = [
 
 def test_names_that_are_tried_in_their_order():
     for name, others in TRIED:
-        assert _possible_names(name) == [name, *others]
+        headed = [] if name.startswith(("text_model.", "vae.", "unet.", "model.")) else ["model."]
+        assert _possible_names(name) == [name, *others, *(prefix + name for prefix in headed)]
 
 
 def test_the_first_name_that_was_recorded_is_found():
@@ -91,6 +92,12 @@ def test_the_first_name_that_was_recorded_is_found():
         tensors.pop(f"unet.000/{found.layer}/output")
     other = build_trace({"unet.001/m.silu/output": np.zeros(1)})
     assert find_entry(other, "unet.000", call_of("m.silu")) is None
+
+
+def test_a_text_encoder_with_a_head_has_the_names_of_its_model():
+    port = build_trace({"text_encoder.000/model.layers.0.mlp.up_proj/output": np.zeros(1)})
+    assert find_entry(port, "text_encoder.000", call_of("layers.0.mlp.up_proj")) is not None
+    assert find_entry(port, "text_encoder.000", call_of("layers.0.mlp.down_proj")) is None
 
 
 # -- roles ----------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def exchanged(parts, i, j):
 
 SUM, MINUS = X + Y, -Y
 SQUARE = X[:, :, :4].contiguous()
-CONSTANTS = (1e-3, 1e-4, 1e-5, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
+CONSTANTS = (1e-3, 1e-4, 1e-5, 2.0**-23, 2.0**-10, 2.0**-7, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
 LENGTH = torch.full_like(X, 0.5)
 FOURS = torch.arange(20.0, dtype=torch.float64).reshape(1, 20)
 # A right call, and the results of all its faults: none more, none less.

@@ -385,3 +385,25 @@ def test_methods_that_a_program_replaced_are_recorded_under_their_names(tmp_path
     for name in expected.tensors:
         assert np.array_equal(found.tensors[name], expected.tensors[name]), name
     assert found.manifest["params"] == expected.manifest["params"]
+
+
+class Attention(torch.nn.Module):
+    """Attention of a program that gives the class of diffusers' name other attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 2
+        self.to_q = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.to_q(x)
+
+
+def test_attention_of_another_program_is_recorded(tmp_path, recwarn):
+    """Before, the layer was left out: it has no attribute `heads`."""
+    net = torch.nn.Sequential(Attention())
+    with record_module(net, tmp_path / "trace"):
+        net(torch.zeros(1, 3, 4))
+    entry = read_trace(tmp_path / "trace").find("unet.000", "0")
+    assert entry is not None and entry.outputs and not entry.kind
+    assert not [w for w in recwarn if "not recorded" in str(w.message)]

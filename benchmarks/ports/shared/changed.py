@@ -4,7 +4,8 @@
 
 STATE is "as published"; or "repaired": every error of port.toml has its repair; or the number of a
 fault of port.toml, which is put into the repaired port. A change replaces one text of a module's
-source by another.
+source by another. Published sizes that a source has as constants become those of the kit in every
+state: the entries `size` of port.toml.
 """
 
 from __future__ import annotations
@@ -73,22 +74,25 @@ class ChangedFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def read_changes(declared: dict[str, Any], state: str) -> list[Change]:
-    """Return the changes of a state of the port."""
+def read_changes(declared: dict[str, Any], script: str, state: str) -> list[Change]:
+    """Return the changes of a state of the port for one of its scripts."""
+    sizes = [x for x in declared.get("size", ()) if x["script"] == script]
+    changes = [Change(x["module"], x["published"], x["kit"]) for x in sizes]
     if state == "as published":
-        return []
-    errors = [Change(x["module"], x["wrong"], x["right"]) for x in declared.get("error", ())]
+        return changes
+    errors = [x for x in declared.get("error", ()) if x["script"] == script]
+    changes += [Change(x["module"], x["wrong"], x["right"]) for x in errors]
     if state == "repaired":
-        return errors
+        return changes
     fault = declared["fault"][int(state)]
-    return [*errors, Change(fault["module"], fault["right"], fault["wrong"])]
+    return [*changes, Change(fault["module"], fault["right"], fault["wrong"])]
 
 
 def main() -> None:
     """Run the script."""
     script, state = sys.argv[1:]
     declared = tomllib.loads(Path("port.toml").read_text("utf-8"))
-    sys.meta_path.insert(0, ChangedFinder(read_changes(declared, state)))
+    sys.meta_path.insert(0, ChangedFinder(read_changes(declared, Path(script).stem, state)))
     sys.path.insert(0, str(Path(script).resolve().parent))
     runpy.run_path(script, run_name="__main__")
 

@@ -14,8 +14,8 @@ from ldmref.locate.points import OperationChange
 
 # The smallest number that changes 1 in float32, float16 and bfloat16: torch's eps of RMS norms.
 OF_FORMATS = (2.0**-23, 2.0**-10, 2.0**-7)
-USUAL = (1e-5, 1e-6, 1e-8, 0.0, *OF_FORMATS)
-EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0, 1e-2, 1e-1, *OF_FORMATS)
+USUAL = (1e-5, 1e-6, *OF_FORMATS, 1e-8, 0.0)
+EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, *OF_FORMATS, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
 SMALL = 1e-2  # a number that is added and less than this is an eps
 KINDS = {"divide_by_rms": "RMS norms", "layer_norm": "layer norms", "group_norm": "group norms"}
 
