@@ -29,7 +29,7 @@ from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
-from ldmref.locate.kept_rows import find_rows
+from ldmref.locate.kept_rows import NO_ROWS, find_rows
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
@@ -134,10 +134,11 @@ class Judge:
         if recorded.shape == shape or not joins:
             return point, ""
         known = next(restore_order(recorded, shape), None) is not None
-        rows = None if known else find_rows(replay, point, allowed)
+        earlier = self.terms.terms.taken if self.terms is not None else NO_ROWS
+        rows = None if known else find_rows(replay, point, allowed, earlier)
         if rows is None or self.terms is None:
             return point, ""
-        self.terms.note_rows(rows.text)
+        self.terms.note_rows(rows)
         lacks = rows.lacks if point.padding is None else point.padding | rows.lacks
         computed = np.asarray(point.computed)
         padding = lacks if lacks.any() else None

@@ -8,7 +8,9 @@ is judged by the rows that both have.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from ldmref.locate.layouts import relative_error
 from ldmref.locate.points import FollowedRun, Point
 
 MASK = "mask"  # the argument that says which tokens are not padding
+RowCounts: TypeAlias = tuple[int, ...]
+KnownRows: TypeAlias = Mapping[RowCounts, tuple[np.ndarray, ...]]
+NO_ROWS: KnownRows = MappingProxyType({})
+COMPARED = 8  # rows of those whose place among more is looked for
 ALIKE = 0.5  # relative error of rows that are the same rows, perhaps wrong ones
 
 
@@ -26,20 +32,28 @@ class KeptRows(NamedTuple):
         text: In words what it had.
         array: The array, of the expected shape; rows that it lacks are as computed.
         lacks: The rows (...,) of the array (..., d) that it lacks.
+        counts: The numbers of rows that each image had, and of those that were expected.
+        taken: For each image the indices of the rows that were taken. (): some had no more.
     """
 
     text: str
     array: np.ndarray
     lacks: np.ndarray
+    counts: RowCounts = ()
+    taken: tuple[np.ndarray, ...] = ()
 
 
-def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | None:
+def find_rows(
+    replay: FollowedRun, point: Point, allowed: float, known: KnownRows = NO_ROWS
+) -> KeptRows | None:
     """Return the rows of a recorded array that are expected; None if it has others.
 
     Args:
         replay: The replay that computed it.
         point: The array, of another shape than the computed one.
         allowed: The relative error that is rounding.
+        known: The rows of earlier arrays, by the numbers of their rows: those of an array that is
+            too wrong to tell.
     """
     recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
     if computed.ndim not in (3, 4) or computed.dtype.kind != "f":
@@ -48,20 +62,30 @@ def find_rows(replay: FollowedRun, point: Point, allowed: float) -> KeptRows | N
     if parts is None:
         return None
     made, lacks = computed.copy(), np.zeros(computed.shape[:-1], bool)
+    taken: list[np.ndarray] = []
     read = _read_rows(replay, parts, computed)
     for number, rows in enumerate(parts):
         if read is not None:
             made[number][..., read[number], :] = rows
             lacks[number][..., ~read[number]] = True
         elif rows.shape[-2] > computed.shape[-2]:
-            made[number] = _choose(rows, computed[number], allowed)
+            taken.append(_choose(rows, computed[number], allowed))
+            made[number] = rows[..., taken[-1], :]
         else:
             made[number], lacks[number] = _place(rows, computed[number])
-    if lacks.all() or (read is None and relative_error(point.kept(made), computed) > ALIKE):
+    sizes = (*(rows.shape[-2] for rows in parts), computed.shape[-2])
+    if lacks.all():
         return None
+    if read is None and relative_error(point.kept(made), computed) > ALIKE:
+        if sizes not in known:
+            return None
+        taken = [*known[sizes]]
+        for number, rows in enumerate(parts):
+            made[number] = rows[..., taken[number], :]
+    whole = tuple(taken) if len(taken) == len(parts) else ()
     counts = sorted({rows.shape[-2] for rows in parts})
     text = f"{' and '.join(map(str, counts))} rows of tokens for {computed.shape[-2]}"
-    return KeptRows(text, made, lacks)
+    return KeptRows(text, made, lacks, sizes, whole)
 
 
 def _by_image(
@@ -97,17 +121,34 @@ def _read_rows(
 
 
 def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
-    """Return the expected rows of more of them: the first that agree, and the rest from the end."""
-    length = expected.shape[-2]
+    """Return the indices of the expected rows among more, with others before, between or behind.
+
+    Those with others between are the first that agree, and the rest from the end. Of no more rows
+    than expected, all are.
+    """
+    length, more = expected.shape[-2], rows.shape[-2] - expected.shape[-2]
+    first = np.arange(min(length, rows.shape[-2]))
+    if more <= 0:
+        return first
     scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
     apart = np.abs(rows[..., :length, :] - expected) / scale
     axes = tuple(axis for axis in range(apart.ndim) if axis != apart.ndim - 2)
     agree = np.max(apart, axis=axes) <= allowed
-    last = rows[..., rows.shape[-2] - length :, :]
     head = length if agree.all() else int(np.argmin(agree))
-    joined = np.concatenate([rows[..., :head, :], last[..., head:, :]], axis=-2)
-    tried = (joined, rows[..., :length, :], last)
-    return min(tried, key=lambda x: relative_error(x, expected))
+    joined = np.where(first < head, first, first + more)
+    tried = (joined, first, first + more, first + _find_begin(rows, expected))
+    return min(tried, key=lambda indices: relative_error(rows[..., indices, :], expected))
+
+
+def _find_begin(rows: np.ndarray, expected: np.ndarray) -> int:
+    """Return where the expected rows begin among more of them, by some that are compared."""
+    length = expected.shape[-2]
+    begins = rows.shape[-2] - length + 1
+    apart = np.zeros(begins)
+    for k in np.unique(np.linspace(0, length - 1, COMPARED).astype(int)):
+        moved = np.abs(rows[..., k : k + begins, :] - expected[..., k : k + 1, :])
+        apart += np.moveaxis(moved, -2, 0).reshape(begins, -1).max(axis=1)
+    return int(np.argmin(apart))
 
 
 def keep_rows(recorded: np.ndarray, computed: np.ndarray) -> KeptRows:

@@ -23,6 +23,7 @@ from ldmref.locate.conventions import (
     NetworkConventions,
     turn_call,
 )
+from ldmref.locate.kept_rows import KeptRows, RowCounts
 from ldmref.locate.law import GAIN, explains
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import find_definition
@@ -57,6 +58,7 @@ class NetworkTerms:
         lengths: Numbers of tokens of arrays that are right in ldmref's order.
         rows: In words, other numbers of rows that arrays have.
         masks: By call and role, masks that the port does not have: its layers read all tokens.
+        taken: The expected rows of such arrays, by the numbers of rows.
     """
 
     declared: NetworkConventions
@@ -65,6 +67,7 @@ class NetworkTerms:
     lengths: set[int] = field(default_factory=set)
     rows: dict[str, None] = field(default_factory=dict)
     masks: dict[TraceCall, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    taken: dict[RowCounts, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
     def describe(self) -> list[str]:
         """Return the conventions in words."""
@@ -154,9 +157,11 @@ class TermsObserver:
         """Return what sees a run with other arguments in the same terms."""
         return TermsObserver(self.terms, self.adopted, self.closed, looks=False)
 
-    def note_rows(self, text: str) -> None:
-        """Note that an array has another number of rows."""
-        self.rows[text] = None
+    def note_rows(self, rows: KeptRows) -> None:
+        """Note that an array has another number of rows, and which of them are the expected."""
+        self.rows[rows.text] = None
+        if rows.taken:
+            self.terms.taken.setdefault(rows.counts, rows.taken)
 
     def pass_by(self, point: Point, passed: Point) -> None:
         """Note what a right array shows.

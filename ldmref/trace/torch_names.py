@@ -98,7 +98,8 @@ def attributes_of(module: Any, kind: str) -> dict[str, Any]:
     if kind == "layer_norm":
         return {"eps": module.eps}
     if kind in ("attention", "attention_block"):
-        return {"num_heads": module.heads}
+        heads = getattr(module, "heads", None)  # another class of the same name may have none
+        return {} if heads is None else {"num_heads": heads}
     if kind == "self_attention":
         return {"num_heads": module.num_heads}
     return {}

@@ -37,6 +37,7 @@ SLOW = Reason("slow")
 BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved
 NETWORK = Reason("not run", "needs the network")
 HOURS = Reason("not run", "takes hours")
+DIFFSYNTH = Reason("not run", "needs DiffSynth-Studio, which benchmarks/ports/run.py installs")
 FRAGMENT = Reason("elsewhere", "tests/docs/test_contributing.py")
 OUTPUT = Reason("elsewhere", "tests/docs/test_shown_outputs.py")
 
@@ -185,6 +186,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
+    },
+    "benchmarks/ports/diffsynth/README.md": {
+        "from diffsynth": DIFFSYNTH,
+        "print(torch.arange(mask.shape[1]))": TORCH,
     },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),

@@ -68,6 +68,19 @@ def test_rows_and_columns_of_each_row_need_a_third_axis(axes):
     assert ("the places in the sequence count from 0" in found) == (axes > 2)
 
 
+@pytest.mark.parametrize("axes", [1, 3])
+def test_padding_takes_up_positions_of_a_text_alone(axes):
+    """Of a text of which each row counts its own tokens, with padding in the middle."""
+    positions = np.zeros((2, 4, axes)) + np.array([[0, 1, 2, 3], [0, 0, 1, 2]])[:, :, None]
+    inputs = {"input": np.zeros((2, 4, 2)), "positions": positions}
+    call = call_of("rotate", lambda input, positions: positions, inputs)
+    found = faulty(rotary.other_positions, call)
+    if axes == 1:
+        assert found["padding takes up positions"][..., 0].tolist() == [[0, 1, 2, 3]] * 2
+    else:
+        assert "padding takes up positions" not in found
+
+
 @pytest.mark.parametrize(("last", "lengths"), [
     (0, []), (1, []), (2, [2]), (5, [2, 3, 4]), (8, [2, 3, 4, 6, 8]),
     (12, [2, 3, 4, 6, 8, 12]), (15, [2, 3, 4, 6, 8, 12]), (16, [2, 3, 4, 6, 8, 12, 16]),

@@ -14,6 +14,7 @@ from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.precision import round_to
 
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
@@ -55,6 +56,18 @@ def other_skip(replay: FollowedRun, point: Point) -> Iterator[Given]:
 
 def _ends_with(joined: np.ndarray, part: np.ndarray) -> bool:
     return np.array_equal(joined[:, -part.shape[1] :], part)
+
+
+def rounded_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield what is computed of times, (n,), that were rounded before."""
+    if not point.role or np.ndim(point.computed) != 1 or point.frame.name:
+        return
+    for name, x in point.frame.inputs.items():
+        if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "f":
+            for form in ("bfloat16", "float16"):
+                found = replay.rerun(point, arguments={name: round_to(x, form)})
+                if found is not None:
+                    yield f"the timestep is rounded to {form} before it is converted", found
 
 
 def shifted_positions(replay: FollowedRun, point: Point) -> Iterator[Given]:

@@ -82,6 +82,8 @@ def other_positions(call: LayerCall) -> Iterator[Variant]:
         )
         if call.inputs["positions"].shape[2] > 2:
             changes |= _positions_of_rows()
+        else:
+            changes["padding takes up positions"] = _count_padding
     for length in _table_lengths(call.inputs["positions"]):
         again = f"positions from {length} on start again at 0: a table of {length}"
         changes[again] = lambda p, n=length: p % n
@@ -112,6 +114,11 @@ def _positions_of_rows() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "the axes of the positions are reversed": lambda p: p[:, :, ::-1],
         "the places in the sequence count from 0": _count_from_0,
     }
+
+
+def _count_padding(positions: np.ndarray) -> np.ndarray:
+    """Return positions (n, l, axes) that count all tokens, wherever padding is."""
+    return np.zeros_like(positions) + np.arange(positions.shape[1])[:, None]
 
 
 def _count_from_0(positions: np.ndarray) -> np.ndarray:

@@ -132,6 +132,7 @@ class BetweenLayers(NamedTuple):
 
 BETWEEN = (
     BetweenLayers(between.other_skip, "lists of skip connections that are read from the wrong end"),
+    BetweenLayers(between.rounded_times, "1000 - t of a timestep in bfloat16"),
     BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
     BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
