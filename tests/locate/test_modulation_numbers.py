@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +69,8 @@ def test_parts_by_their_number(count):
         "gate": ("1 is added to the {}", "the {} is missing"),
     }  # fmt: skip
     rest = [words.format(name) for name in names for words in single[name.split()[0]]]
+    alike = [(a, b) for a, b in permutations(names, 2) if a.split()[0] == b.split()[0]]
+    rest += [f"the {a} is the {b}" for a, b in alike]
     assert [x for x in found if x not in pairs] == rest
 
 
