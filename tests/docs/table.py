@@ -177,6 +177,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),
     },
+    "benchmarks/ports/musubi-tuner/README.md": {
+        "import torch": Reason("not run", "needs the port, which benchmarks/ports/run.py clones"),
+    },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,
