@@ -9,9 +9,11 @@ conventions with which all layers of a network agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from ldmref.locate.kept_rows import keep_rows
 from ldmref.locate.names import read_array
+from ldmref.locate.networks import as_batch, passes_tokens
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
@@ -31,10 +34,14 @@ STEPS = 1000.0  # of ldmref's times, of which 0 is the image
 HALVES = "halves of the last norms"
 ORDER = "order of the tokens"
 SIGN = "sign of the prediction"
+OUTPUTS = ("output", "sample", "0")  # roles of a network's output
 # How the names of times begin that run from the noise to the image.
 DIRECTION = "time from the noise"
+IDS = "img_ids"  # the role of the positions of an image's tokens
+MOST_RATIO = 4  # of rows to columns, or columns to rows, where nothing says them
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.1
+TURNED = " as "  # between the name of a tensor and the conventions in which it is read
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,49 @@ class NetworkConventions:
         for kind in kinds:
             yield from kind(self, replay, point, adopted)
 
+    def find_layouts(self, call: TraceCall) -> Iterator[Convention]:
+        """Yield the layouts that the latents of a call may have, the likely ones first.
+
+        Tokens (n, l, d) have rows and columns that no array need say; latents of a video have an
+        axis of frames, (n, c, 1, h, w).
+
+        Args:
+            call: One of the calls.
+        """
+        unpack: Any = self.model.family.diffusers.unpack
+        whole = self.port.find(call)
+        if not self.network.inputs:
+            return
+        latents = self.network.inputs[0]
+        roles = (latents.role, *latents.also)
+        name = next((role for role in roles if whole is not None and role in whole.inputs), "")
+        if whole is None or not name:
+            return
+        tokens = np.asarray(self.port.tensors[whole.inputs[name]])
+
+        def concerns(entry: TraceEntry, side: str, role: str) -> bool:
+            names = roles if side == "input" else OUTPUTS
+            return not entry.layer and role in names
+
+        if len(latents.shape) == 4 and tokens.ndim == 5 and tokens.shape[2] == 1:
+            text = "latents of a video of one frame"
+            yield Convention("axis of frames", text, _without_frames, concerns)
+        if not passes_tokens(self.port, self.model, call):
+            return
+        length, width = tokens.shape[1:]
+        channels = np.shape(unpack(np.zeros((1, 1, width)), 1, 1))[1]
+        if as_batch(latents, tokens) is not tokens or channels != latents.shape[1]:
+            return  # latents of one image, or other tokens
+        ids = read_array(self.port, whole.inputs[IDS]) if IDS in whole.inputs else np.zeros((0, 1))
+
+        for rows, columns in _list_grids(length, ids):
+
+            def turn(x: np.ndarray, rows: int = rows, columns: int = columns) -> np.ndarray:
+                return np.asarray(unpack(x, rows, columns)) if x.ndim == 3 else x
+
+            text = f"tokens of {rows} rows and {columns} columns for latents"
+            yield Convention(f"latents of {length} tokens", text, turn, concerns, length)
+
     def is_own(self, point: Point) -> str:
         """Return the subject of which a right array shows that the port has ldmref's convention."""
         return HALVES if not point.role and point.call.name in self.halved else ""
@@ -155,6 +205,31 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _of_whole(names: Sequence[str], side: str) -> Callable[[TraceEntry, str, str], bool]:
     return lambda entry, at, role: not entry.layer and at == side and role in names
+
+
+def _without_frames(x: np.ndarray) -> np.ndarray:
+    return x[:, :, 0] if x.ndim == 5 and x.shape[2] == 1 else x
+
+
+def _list_grids(length: int, ids: np.ndarray) -> list[tuple[int, int]]:
+    """Return the rows and columns that tokens of an image may have, the likely ones first.
+
+    Args:
+        length: The number of tokens.
+        ids: Their positions, (..., axes), which need not be right. (0, axes): they are not known.
+
+    >>> _list_grids(6, np.zeros((0, 3)))
+    [(2, 3), (3, 2)]
+    >>> _list_grids(6, np.array([[0, 0, k] for k in range(6)]))
+    [(1, 6), (2, 3), (3, 2)]
+    """
+    pairs = [(n, length // n) for n in range(1, length + 1) if length % n == 0]
+    usual = [pair for pair in pairs if max(pair) <= MOST_RATIO * min(pair)] or pairs
+    usual.sort(key=lambda pair: max(pair) / min(pair))
+    counted = ids.reshape(-1, ids.shape[-1])
+    spans = [int(np.ptp(axis)) + 1 for axis in counted.T] if len(counted) else []
+    said = [pair for pair in combinations(spans, 2) if math.prod(pair) == length]
+    return [*dict.fromkeys([*said[-1:], *usual])]
 
 
 def _of_layers(entry: TraceEntry, side: str, role: str) -> bool:
@@ -330,7 +405,7 @@ def _sign(
     if point.call.name or point.role or not reverse:
         return
     text = "velocity from the noise to the image"
-    concerns = _of_whole(("output", "sample", "0"), "output")
+    concerns = _of_whole(OUTPUTS, "output")
     yield Candidate(Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed)
 
 
@@ -351,37 +426,58 @@ def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -
         call: The call.
         conventions: Those of the port.
     """
-    turns: dict[str, list[Convention]] = {}
-    for entry in port.of_call(call) if conventions else ():
-        for side, roles in (("input", entry.inputs), ("output", entry.outputs)):
-            for role, name in roles.items():
-                found = [one for one in conventions if one.concerns(entry, side, role)]
-                known = turns.setdefault(name, [])
-                known += [one for one in found if one not in known]
-    turns = {name: found for name, found in turns.items() if found}
-    if not turns:
+    turned: dict[str, tuple[str, Sequence[Convention]]] = {}
+
+    def name_of(entry: TraceEntry, side: str, role: str, name: str) -> str:
+        found = [one for one in conventions if one.concerns(entry, side, role)]
+        if not found:
+            return name
+        new = name + TURNED + "/".join(one.subject for one in found)
+        turned[new] = (name, found)
+        return new
+
+    def turn_entry(entry: TraceEntry) -> TraceEntry:
+        if entry.call != call:
+            return entry
+        sides = {
+            f"{side}s": {role: name_of(entry, side, role, name) for role, name in roles.items()}
+            for side, roles in (("input", entry.inputs), ("output", entry.outputs))
+        }
+        return replace(entry, **sides)
+
+    entries = tuple(map(turn_entry, port.entries)) if conventions else port.entries
+    if not turned:
         return port
-    return replace(port, tensors=TurnedArrays(port.tensors, turns))
+    kinds = {new: port.kinds[name] for new, (name, _) in turned.items() if name in port.kinds}
+    tensors = TurnedArrays(port.tensors, turned)
+    return replace(port, tensors=tensors, entries=entries, kinds={**port.kinds, **kinds})
 
 
 class TurnedArrays(LazyMapping[np.ndarray]):
-    """Arrays of a trace, some of which are read in ldmref's terms.
+    """Arrays of a trace, and some that are read in ldmref's terms under names of their own.
+
+    What a layer returns may be stored once for it and for the next one, of which one is turned.
 
     Args:
         arrays: The arrays by name.
-        turns: The conventions of those that are turned.
+        turned: By name, an array and the conventions in which it was recorded.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], turns: Mapping[str, Sequence[Convention]]):
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        turned: Mapping[str, tuple[str, Sequence[Convention]]],
+    ):
         self.arrays = arrays
-        self.turns = turns
+        self.turned = turned
 
     @property
     def names(self) -> Collection[str]:
-        return self.arrays.keys()
+        return [*self.arrays, *self.turned]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        x = self.arrays[name]
-        for convention in self.turns.get(name, ()):
+        source, conventions = self.turned.get(name, (name, ()))
+        x = self.arrays[source]
+        for convention in conventions:
             x = convention.turned(np.asarray(x))
         return x

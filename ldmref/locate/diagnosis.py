@@ -12,18 +12,19 @@ from itertools import islice
 
 import numpy as np
 
-from ldmref.backends.named import LayerCall
+from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
-from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
+from ldmref.locate.faults.rotary import other_places
+from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS, ROTATIONS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
-from ldmref.locate.layouts import recognise, relative_error
+from ldmref.locate.layouts import largest_value, recognise, relative_error
 from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
@@ -115,10 +116,11 @@ def diagnose(
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
-    for find in (_find_identity, _find_term):
-        found = find(wrong)
-        if found.cause:
-            return found
+    term = Cause()  # that a norm's output is not added
+    for find in (_find_identity, _find_residual, _find_term):
+        term = find(wrong)
+        if term.cause and not _is_of_norm(term):
+            return term
     alike = AlikeLayers() if alike is None else alike
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
@@ -132,6 +134,8 @@ def diagnose(
         return found if found.cause or not certain else _find_weights(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
+    found = found if found.cause else term
+    found = found if found.cause else _find_other_residual(wrong)
     found = found if found.cause else _find_layout(wrong)
     for find in (_find_weights, lambda one: _find_pair(one, tried)):
         found = found if found.cause or not certain else find(wrong)
@@ -198,6 +202,80 @@ def _find_term(wrong: _Wrong) -> Cause:
             if wrong.is_explained(left):
                 return Cause(f"{text} {words}", left)
     return Cause()
+
+
+def _is_of_norm(found: Cause) -> bool:
+    """Return whether a cause is that a norm's output is not added: a scale may lack its 1."""
+    name = found.cause.removeprefix("the output of ").partition(" ")[0]
+    return found.cause.startswith("the output of ") and "norm" in name.rpartition(".")[2]
+
+
+def _find_residual(wrong: _Wrong) -> Cause:
+    """Find the tokens that a block or a norm reads, which were not added to its result."""
+    computed = np.asarray(wrong.point.computed, np.float64)
+    for text, array in _streams(wrong):
+        for words, factor in (("missing", -1.0), ("added twice", 1.0)):
+            left = wrong.error_of(computed + factor * array)
+            if wrong.is_explained(left):
+                return Cause(f"the residual is {words}: {text}", left)
+    return Cause()
+
+
+def _find_other_residual(wrong: _Wrong) -> Cause:
+    """Find an array that was added instead of the tokens that a block or a norm reads."""
+    computed = np.asarray(wrong.point.computed, np.float64)
+    wanted, right = sample(wrong.recorded), sample(computed)
+    others = [*_nearby(wrong.replay, wrong.point), *_read_before(wrong.replay)]
+    fits = [(text, x) for text, whole in others for x in _fit_tokens(whole, computed)]
+    for stream, old in _streams(wrong):
+        for text, new in fits:
+            apart = right + sample(new) - sample(old) - wanted
+            if largest_value(apart) > wrong.error * largest_value(right) / GAIN:
+                continue
+            left = wrong.error_of(computed + new - old)
+            if wrong.is_explained(left):
+                return Cause(f"the residual is {text} instead of {stream}", left)
+    return Cause()
+
+
+def _streams(wrong: _Wrong) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the tokens, of the shape of an output, that norms and blocks before it read."""
+    point, replay = wrong.point, wrong.replay
+    computed = np.asarray(point.computed)
+    if computed.ndim != 3 or computed.dtype.kind != "f" or computed.shape != wrong.recorded.shape:
+        return
+    near = [(call.name, call.inputs.get("input")) for call in (*point.suspects, *point.norms)]
+    named = [(f"the input of {name}", x) for name, x in near if _is_named_norm(name)]
+    named += [(text, x) for text, x in _read_before(replay) if _is_named_norm(text)]
+    roles = point.frame.inputs.items() if point.frame.name else ()
+    named += [(f"the input of {point.frame.name} ({role})", x) for role, x in roles]
+    for text, whole in named:
+        for x in _fit_tokens(whole, computed):
+            yield text, x
+
+
+def _is_named_norm(name: str) -> bool:
+    return "norm" in name.rpartition(".")[2]
+
+
+def _read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what the layers that were recorded last read first."""
+    for name, _ in reversed(replay.recent):
+        entry = replay.port.find(replay.call, name)
+        found = None if entry is None else read_role(replay.port, entry.inputs, "input")
+        if found is not None:
+            yield f"the input of {name}", found
+
+
+def _fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield tokens of the shape (n, l, d) of an array: it, or the first and last l of more."""
+    if not _usable(x) or not isinstance(x, np.ndarray) or x.ndim != computed.ndim:
+        return
+    if x.shape == computed.shape:
+        yield x
+    elif x.ndim == 3 and x.shape[::2] == computed.shape[::2] and x.shape[1] > computed.shape[1]:
+        yield x[:, : computed.shape[1]]
+        yield x[:, -computed.shape[1] :]
 
 
 def _find_layout(wrong: _Wrong) -> Cause:
@@ -367,10 +445,18 @@ def _changes_of(
     """Yield changes of the operations of each group, by their kind and their name."""
     for (kind, name), calls in groups.items():
         first = calls[0]
+        alone = _name_alone(first) if name else ""
         for variant in _variants(replay, first):
-            where = f" in {name}" if name not in ("", point.call.name) else ""
+            where = f"{alone} in {name}" if name not in ("", point.call.name) else ""
             where = f" in all {KINDS.get(kind, kind)}" if not name and len(calls) > 1 else where
             yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
+
+
+def _name_alone(call: LayerCall) -> str:
+    """Return in words which of queries and keys a rotation turns, those first; "" for others."""
+    if call.kind not in ROTATIONS:
+        return ""
+    return ", of the keys alone," if call.name.endswith(f"{AGAIN}1") else ", of the queries alone,"
 
 
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
@@ -384,6 +470,8 @@ def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     if call.kind == "attention" and isinstance(mask, np.ndarray):
         yield from with_text_mask(call, mask)
         yield from with_mask(call, mask)
+    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
+        yield from other_places(call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

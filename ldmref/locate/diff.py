@@ -236,9 +236,10 @@ class ReplayedCall:
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def _count_faults(found: ReplayedCall) -> int:
-    """Return the number of rows of a call that differ."""
-    return sum(row.verdict == DIFFERS for row in found.judge.rows)
+def _count_faults(found: ReplayedCall) -> tuple[int, int]:
+    """Return the number of rows of a call that differ, and of those without a cause."""
+    rows = [row for row in found.judge.rows if row.verdict == DIFFERS]
+    return len(rows), sum(not row.cause for row in rows)
 
 
 def _own_attention(port: Trace, call: TraceCall) -> Mapping[str, str]:

@@ -42,7 +42,10 @@ INDICES = re.compile(  # names of arrays of whole numbers
     r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"
     r"(embeddings?|embed_tokens|shared|wte|wpe|relative_attention_bias)/input"
 )
-MODULATIONS = re.compile(r"(.*\.)?(norm\w*|\w+_modulation\w*(\.\w+)?)\.linear", re.ASCII)
+MODULATIONS = re.compile(
+    r"(.*\.)?(norm\w*\.linear|adaLN_modulation\.\d|\w*modulations?(_\w+)?(\.\w+)?)", re.ASCII
+)
+PARTS = (1, 2, 3, 4, 6, 9)  # of what a linear layer gives an adaptive norm
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
 
@@ -195,12 +198,18 @@ def layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[st
             yield from layers_of(child, f"{name}.{key}" if name else key)
 
 
-def count_modulations(call: LayerCall) -> int:
-    """Return how many parts a linear layer of an adaptive norm gives; 0: it is no such layer."""
+def count_modulations(call: LayerCall, width: int = 0) -> int:
+    """Return how many parts a linear layer of an adaptive norm gives; 0: it is no such layer.
+
+    Args:
+        call: The layer.
+        width: The width of what is normalised. 0: that of what the layer reads.
+    """
     if not MODULATIONS.fullmatch(call.name) or call.kind != "linear":
         return 0
     rows, columns = call.parameters["weight"].shape
-    return rows // columns if rows in [n * columns for n in (2, 3, 6, 9)] else 0
+    width = width or columns
+    return rows // width if rows in [n * width for n in PARTS] else 0
 
 
 def neighbours_of(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -247,8 +247,10 @@ class Replay(RepeatableRun):
         seen = False
         read = {id(x) for x in inputs.values()}
         returned = [part for part, x in enumerate(used) if id(x) not in read] or [0]
+        joined = split_joined(read_output(self.port, entry), used)
         for part, computed in enumerate(used):
             recorded = read_output(self.port, entry, part, only=part == returned[0])
+            recorded = joined[part] if joined else recorded
             if recorded is None:
                 continue
             last, norms = self._last(), self._earlier(frame)
@@ -296,7 +298,9 @@ class Replay(RepeatableRun):
 
     def _keep_modulation(self, call: LayerCall) -> None:
         """Note a linear layer that gives shift, scale and gate of a block."""
-        parts = count_modulations(call)
+        around = next(iter(self._modules[-1].inputs.values()), None)
+        width = around.shape[-1] if isinstance(around, np.ndarray) and around.ndim else 0
+        parts = count_modulations(call, width) if width else 0
         if parts:
             self.modulations[call.name] = parts
 
@@ -508,6 +512,26 @@ class Replay(RepeatableRun):
     def _operate_exactly(self, call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         with np.errstate(all="ignore"):
             return self._finish(call.compute({**self.parameters(call), **inputs}))
+
+
+def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> list[np.ndarray]:
+    """Return the outputs of a layer that a port returned as one array; [] if they are not joined.
+
+    Args:
+        recorded: What a layer returned, tokens (n, l, d). None: nothing was recorded.
+        computed: The outputs, tokens (n, l_i, d) whose numbers l_i add up to l.
+
+    >>> text, image = np.zeros((1, 2, 4)), np.zeros((1, 6, 4))
+    >>> [x.shape for x in split_joined(np.ones((1, 8, 4)), (text, image))]
+    [(1, 2, 4), (1, 6, 4)]
+    """
+    parts = [x for x in computed if isinstance(x, np.ndarray) and x.ndim == 3]
+    if recorded is None or recorded.ndim != 3 or not len(computed) == len(parts) > 1:
+        return []
+    lengths = np.cumsum([x.shape[1] for x in parts])
+    sizes = {(len(x), x.shape[2]) for x in (recorded, *parts)}
+    fits = len(sizes) == 1 and lengths[-1] == recorded.shape[1]
+    return np.split(recorded, lengths[:-1], axis=1) if fits else []
 
 
 def replay_network(

@@ -218,7 +218,7 @@ def follow_in_terms(
     port: Trace,
     call: TraceCall,
     follow: Callable[[Trace, TermsObserver], Result],
-    count: Callable[[Result], int],
+    count: Callable[[Result], tuple[int, int]],
 ) -> Result:
     """Follow a call in the terms of its port, which are noted.
 
@@ -227,15 +227,15 @@ def follow_in_terms(
         port: The trace.
         call: The call.
         follow: Follows the call of a trace in ldmref's terms.
-        count: Returns the number of faults that it found.
+        count: Returns the number of faults that it found, and of those without a cause.
 
     Returns:
         The result with the fewest faults; of the least number of conventions, where some have as
         few.
     """
 
-    def run(closed: set[str]) -> FollowedTerms[Result]:
-        adopted: dict[str, Convention] = dict(terms.adopted)
+    def run(closed: set[str], layout: AdoptedTerms) -> FollowedTerms[Result]:
+        adopted: dict[str, Convention] = {**terms.adopted, **layout}
         while True:
             seen = TermsObserver(terms, adopted, closed | terms.own)
             try:
@@ -244,14 +244,29 @@ def follow_in_terms(
             except TermsFound as found:
                 adopted = {**adopted, found.convention.subject: found.convention}
 
-    best = run(set())
-    added = best.adopted.keys() - terms.adopted.keys()
-    if added and count(best.result):
+    def count_faults(followed: FollowedTerms[Result]) -> tuple[int, int]:
+        return count(followed.result)
+
+    layouts = _list_layouts(terms, call)
+    best = run(set(), layouts[0])
+    for layout in layouts[1:]:
+        if not any(count_faults(best)):
+            break
+        best = min(best, run(set(), layout), key=count_faults)
+    layout = {name: one for name, one in best.adopted.items() if name in layouts[0]}
+    added = best.adopted.keys() - terms.adopted.keys() - layout.keys()
+    if added and any(count_faults(best)):
         without: Iterator[set[str]] = chain(({one} for one in sorted(added)), (set(added),))
-        tried = [run(closed) for closed in ([*without] if len(added) > 1 else [set(added)])]
-        best = min((*reversed(tried), best), key=lambda one: count(one.result))
+        closed = [*without] if len(added) > 1 else [set(added)]
+        best = min((*(run(one, layout) for one in reversed(closed)), best), key=count_faults)
     terms.adopted.update(best.adopted)
     terms.own |= best.seen.own
     terms.lengths |= best.seen.lengths
     terms.rows |= best.seen.rows
     return best.result
+
+
+def _list_layouts(terms: NetworkTerms, call: TraceCall) -> list[AdoptedTerms]:
+    """Return the layouts in which the latents of a call may be, which are not known yet."""
+    found = terms.declared.find_layouts(call)
+    return [{one.subject: one} for one in found if one.subject not in terms.adopted] or [{}]

@@ -191,6 +191,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "from diffsynth": DIFFSYNTH,
         "print(torch.arange(mask.shape[1]))": TORCH,
     },
+    "benchmarks/ports/musubi-tuner/README.md": {
+        "import torch": Reason("not run", "needs the port, which benchmarks/ports/run.py clones"),
+    },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,

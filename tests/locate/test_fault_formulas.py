@@ -368,6 +368,7 @@ def test_upsampling_of_another_kind(shape):
         "bilinear instead of nearest upsampling": resized(False),
         "bilinear upsampling with aligned corners instead of nearest": resized(True),
         "zeros between pixels instead of nearest upsampling": stuffed,
+        "the image is tiled instead of nearest upsampling": np.tile(x, (1, 1, 2, 2)),
     }
     assert_same(found, expected)
 

@@ -237,7 +237,7 @@ def test_modulations_in_another_order(count):
     for i, j in ((0, 3), (1, 4), (2, 5), (0, 6), (1, 7), (2, 8), (3, 6), (4, 7), (5, 8)):
         for k, m in ((i, j), (j, i)):
             if max(k, m) < count and count > 3:  # attention, the MLP and the second attention
-                words = f"the {parts[k]} is also the {parts[m]} in b.norm.linear"
+                words = f"the {parts[m]} is the {parts[k]} in b.norm.linear"
                 part = [right[k] if p == m else x for p, x in enumerate(right)]
                 expected[words] = np.concatenate(part, axis=-1)
 

@@ -8,15 +8,16 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.locate import diff_traces
+from ldmref.locate.layouts import latents_as_tokens
 from ldmref.trace import build_trace
 
 FAMILIES = ("sd3-tiny", "flux-tiny", "z-image-tiny", "flux2-tiny", "krea-2-tiny")
 
 
-def whole_call(model):
+def whole_call(model, **size):
     """Return the arrays of a call of a denoiser with one image, by role; "" is the output."""
     with ldmref.recording(model) as run:
-        modes.txt2img(model, "a red heart", seed=1, steps=2, cfg_scale=1.0)
+        modes.txt2img(model, "a red heart", seed=1, steps=2, cfg_scale=1.0, **size)
     entry = run.trace.find(f"{model.denoiser.name}.000")
     [output] = run.trace.read_outputs(entry).values()
     return {**run.trace.read_inputs(entry), "": output}
@@ -54,12 +55,33 @@ def test_arrays_without_the_axis_of_images_are_those_of_one(family, change):
     assert [row.cause for row in judge(model, wrong)] == ["scaled by 1.1"]
 
 
+def as_tokens(model, x):
+    """Return latents (1, c, h, w) as the tokens (1, l, d) of which the family joins them."""
+    cell = 1 if model.family.name == "flux2" else 2
+    return latents_as_tokens(model.family.diffusers.unpack, x, *(n // cell for n in x.shape[2:]))
+
+
 @pytest.mark.parametrize("family", ["flux-tiny", "flux2-tiny"])
-def test_tokens_for_latents_are_not_judged(family):
+@pytest.mark.parametrize("size", [{"width": 64, "height": 32}, {"width": 32, "height": 64}])
+def test_tokens_for_latents_have_the_rows_and_columns_with_which_all_layers_agree(family, size):
     model = ldmref.random_model(family, dtype="float64")
+    arrays = whole_call(model, **size)
+    tokens = {role: as_tokens(model, arrays[role]) for role in ("sample", "")}
+    assert {row.verdict for row in judge(model, {**arrays, **tokens})} == {"equal"}
+    wrong = {**arrays, **tokens, "": 1.1 * tokens[""]}
+    [row] = judge(model, wrong)
+    assert row.cause.startswith("scaled")
+    exchanged = tokens["sample"][:, ::-1].copy()
+    assert {row.verdict for row in judge(model, {**arrays, **tokens, "sample": exchanged})} == {
+        "differs"
+    }
+
+
+def test_tokens_of_another_width_are_not_judged():
+    model = ldmref.random_model("flux-tiny", dtype="float64")
     arrays = whole_call(model)
-    tokens = arrays["sample"].reshape(1, arrays["sample"].shape[1], -1).transpose(0, 2, 1)
-    [row] = judge(model, {**arrays, "sample": np.ascontiguousarray(tokens)})
+    cells = arrays["sample"].reshape(1, arrays["sample"].shape[1], -1).transpose(0, 2, 1)
+    [row] = judge(model, {**arrays, "sample": np.ascontiguousarray(cells)})
     assert row.verdict == "not judged"
     assert row.note.endswith(
         "it holds tokens, which do not say the height and width of their latents"

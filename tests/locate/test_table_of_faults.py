@@ -21,6 +21,7 @@ ORDER = {  # by operation
         "norms.root_mean_square", "norms.other_axis",
     ],
     "divide_by_rms": ["norms.other_eps", "norms.missing_affine", "norms.other_mean_square"],
+    "divide_by_deviation": ["norms.other_eps"],
     "silu": OF_ACTIVATIONS,
     "gelu": OF_ACTIVATIONS,
     "quick_gelu": OF_ACTIVATIONS,
@@ -43,8 +44,8 @@ ORDER = {  # by operation
     "pad_bottom_right": ["products.other_corner"],
     "attention": [
         "attention.swapped_inputs", "attention.other_scale", "attention.other_mask",
-        "attention.permuted_heads", "attention.other_heads", "attention.other_softmax",
-        "attention.other_bias", "masks.other_masks",
+        "attention.permuted_heads", "attention.tiled_heads", "attention.other_heads",
+        "attention.other_softmax", "attention.other_bias", "masks.other_masks",
     ],
     "rotate": OF_ROTATIONS,
     "rotate_halves": OF_ROTATIONS,

@@ -48,6 +48,10 @@ class KitInputs:
         assert entry is not None, name
         return self.run.read_inputs(entry), next(iter(self.run.read_outputs(entry).values()))
 
+    def calls(self, network: str) -> list[str]:
+        """Return the names of a network's calls."""
+        return [call for call in self.run.calls if call.partition(".")[0] == network]
+
     def weights(self, part: str) -> dict[str, np.ndarray]:
         """Return the weights of a network by the names of diffusers or transformers."""
         files = (self.folder / part).glob("*.safetensors")
@@ -83,7 +87,7 @@ def judge(network: str, run: Trace, original: Any, errors: Mapping[str, float]) 
     faults: dict[str, list[str]] = {}
     for row in report.faults:
         layer = ".".join(part for part in row.layer.split(".") if not part.isdecimal())
-        words = row.cause.partition(" in ")[0] or row.note or "no cause"
+        words = row.cause.partition(" in ")[0] or "no cause"
         faults.setdefault(words, []).append(layer)
     named = {words: [len(layers), *sorted({*layers})] for words, layers in faults.items()}
     print(json.dumps({

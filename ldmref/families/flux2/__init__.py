@@ -71,7 +71,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     z = denoiser.in_channels
     inputs = (
-        latents_input(z, "img"),
+        latents_input(z, "img", "hidden_states"),
         time_input("time_proj"),
         text_input(denoiser.joint_attention_dim, "ctx", "txt", embedder="context_embedder"),
         *((GUIDANCE,) if denoiser.guidance_embeds else ()),

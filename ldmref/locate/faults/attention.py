@@ -303,6 +303,25 @@ def permuted_heads(call: LayerCall) -> Iterator[Variant]:
     )
 
 
+def tiled_heads(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention whose heads of keys and values are tiled, and not each repeated."""
+    k = call.inputs["k"]
+    heads = k.shape[1]
+    groups = 1 + int(np.count_nonzero(np.abs(np.diff(k, axis=1)).max(axis=(0, 2, 3))))
+    if not 1 < groups < heads or heads % groups:
+        return
+
+    def tiled(x: np.ndarray) -> np.ndarray:
+        own = x[:, :: heads // groups]
+        return np.concatenate([own] * (heads // groups), axis=1)
+
+    for what, roles in (("keys and values", ("k", "v")), ("keys", ("k",)), ("values", ("v",))):
+        text = f"the heads of {what} are tiled instead of each repeated"
+        yield Variant(
+            text, lambda c, x, r=roles: c.compute({**x, **{role: tiled(x[role]) for role in r}})
+        )
+
+
 def _undo_interleaving(y: np.ndarray) -> np.ndarray:
     n, heads, length, d = y.shape
     flat = y.transpose(0, 2, 3, 1).reshape(n, length, heads, d)

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, permutations
-from typing import Any
 
 import numpy as np
 
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
-ChangeArray = Callable[[np.ndarray], np.ndarray]
 ChangedOperations = tuple[str, Mapping[str, OperationChange]]  # words, and changes by name
+ChangedInputs = tuple[str, Mapping[str, np.ndarray]]  # words, and arguments of a part by name
+TurnRows = Callable[[np.ndarray], np.ndarray]
 ATTENTION = ("shift", "scale", "gate")
 MLP = ("shift of the MLP", "scale of the MLP", "gate of the MLP")
 SECOND = ("shift of the second attention", "scale of the second attention",
           "gate of the second attention")  # fmt: skip
 PARTS = {  # by their number, in the order of diffusers
+    1: ("scale",),
     2: ("scale", "shift"),
     3: ATTENTION,
+    4: (*ATTENTION[1:], *MLP[1:]),
     6: (*ATTENTION, *MLP),
     9: (*ATTENTION, *MLP, *SECOND),
 }
-GIVEN = {"modulation": "the modulation", "text_modulation": "the text's modulation"}
+BOUNDED = 4  # parts of blocks whose gates go through tanh
 NEAREST = 4  # modulations that are tried
 
 
@@ -36,61 +38,75 @@ def other_modulation(replay: FollowedRun, point: Point) -> Iterator[ChangedOpera
     within = f"{point.frame.name}." if point.frame.name else ""
     near = [name for name in reversed(replay.modulations) if name.startswith(within)]
     for name in near[:NEAREST]:
-        parts = PARTS[replay.modulations[name]]
-        for text, change in _changes(parts):
-            yield f"{text} in {name}", {name: _after(change)}
+        for text, change in _changes(PARTS[replay.modulations[name]]):
+            yield f"{text} in {name}", {name: _of_operation(change)}
 
 
-def other_modulations_of_blocks(point: Point) -> Iterator[tuple[str, Mapping[str, np.ndarray]]]:
-    """Yield modulations that a block is given, with parts exchanged or misused: words, and them."""
-    inputs: Mapping[str, Any] = point.frame.inputs
-    width = np.shape(inputs.get("input", inputs.get("x", 0.0)))[-1:]
-    for name, words in GIVEN.items():
-        x = inputs.get(name)
-        if not isinstance(x, np.ndarray) or not width:
-            continue
-        for text, change in _changes(PARTS.get(x.shape[-1] // width[0], ())):
-            yield f"{text} in {words} of {point.frame.name}", {name: change(x)}
+def other_modulation_of_block(point: Point) -> Iterator[ChangedInputs]:
+    """Yield other arguments of a block that holds the modulations of all blocks of its kind."""
+    inputs = point.frame.inputs
+    tokens = inputs.get("input")
+    if not point.frame.name or not isinstance(tokens, np.ndarray) or tokens.ndim != 3:
+        return
+    width = tokens.shape[-1]
+    widths = [(count * width,) for count in PARTS if count > 1]
+    arrays = {role: x for role, x in inputs.items() if isinstance(x, np.ndarray)}
+    found = {role: x for role, x in arrays.items() if x.shape[-1:] in widths}
+    for role, x in found.items():
+        for text, change in _changes(PARTS[x.shape[-1] // width]):
+            yield f"{text} in the modulation {role!r}", {role: change(x)}
+    for first, second in permutations(found, 2):
+        if found[first].shape == found[second].shape:
+            yield f"the modulation {first!r} is {second!r}", {first: found[second]}
 
 
-def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, ChangeArray]]:
-    """Yield words, and changes of a modulation with these parts."""
+def _of_operation(change: TurnRows) -> OperationChange:
+    return lambda call, x: change(call.compute(x))
+
+
+def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, TurnRows]]:
+    """Yield words, and changes of the rows of a modulation, (..., parts d)."""
     count = len(parts)
     for i, j in combinations(range(count), 2):
         order = list(range(count))
         order[i], order[j] = j, i
         yield f"{parts[i]} and {parts[j]} are exchanged", _in_order(order)
-    for i, j in permutations(range(count), 2):
-        if parts[i].split()[0] == parts[j].split()[0]:  # both are shifts, scales or gates
-            order = list(range(count))
-            order[j] = i
-            yield f"the {parts[i]} is also the {parts[j]}", _in_order(order)
     for i, name in enumerate(parts):
-        if name.startswith("scale"):
-            yield f"1 is not added to the {name}", _with_part(i, count, 1.0, -1.0)
-        elif name.startswith("gate"):
-            yield f"1 is added to the {name}", _with_part(i, count, 1.0, 1.0)
-            yield f"the {name} is missing", _with_part(i, count, 0.0, 1.0)
+        kind = name.partition(" ")[0]
+        if kind == "scale":
+            yield f"1 is not added to the {name}", _with_part(i, count, lambda x: x - 1.0)
+        elif kind == "gate":
+            yield f"1 is added to the {name}", _with_part(i, count, lambda x: x + 1.0)
+            yield f"the {name} is missing", _with_part(i, count, np.ones_like)
+            if count == BOUNDED:
+                yield f"the {name} does not go through tanh", _with_part(i, count, _undo_tanh)
         else:
-            yield f"the {name} is missing", _with_part(i, count, 0.0, 0.0)
+            yield f"the {name} is missing", _with_part(i, count, np.zeros_like)
+    for i, j in permutations(range(count), 2):
+        if parts[i].partition(" ")[0] == parts[j].partition(" ")[0]:
+            order = [*range(count)]
+            order[i] = j
+            yield f"the {parts[i]} is the {parts[j]}", _in_order(order)
 
 
-def _after(change: ChangeArray) -> OperationChange:
-    return lambda call, x: change(call.compute(x))
-
-
-def _in_order(order: list[int]) -> ChangeArray:
-    def change(x: np.ndarray) -> np.ndarray:
-        parts = np.split(x, len(order), axis=-1)
+def _in_order(order: list[int]) -> TurnRows:
+    def change(rows: np.ndarray) -> np.ndarray:
+        parts = np.split(rows, len(order), axis=-1)
         return np.concatenate([parts[i] for i in order], axis=-1)
 
     return change
 
 
-def _with_part(index: int, count: int, factor: float, term: float) -> ChangeArray:
-    def change(x: np.ndarray) -> np.ndarray:
-        parts = np.split(x, count, axis=-1)
-        parts[index] = factor * parts[index] + term
+def _with_part(index: int, count: int, turn: TurnRows) -> TurnRows:
+    def change(rows: np.ndarray) -> np.ndarray:
+        parts = np.split(rows, count, axis=-1)
+        parts[index] = turn(parts[index])
         return np.concatenate(parts, axis=-1)
 
     return change
+
+
+def _undo_tanh(x: np.ndarray) -> np.ndarray:
+    """Return numbers whose tanh is x; NaN, which is not compared, for other x."""
+    inside = np.abs(x) < 1.0
+    return np.where(inside, np.arctanh(np.where(inside, x, 0.0)), np.nan)

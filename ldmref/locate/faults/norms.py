@@ -17,7 +17,12 @@ OF_FORMATS = (2.0**-23, 2.0**-10, 2.0**-7)
 USUAL = (1e-5, 1e-6, *OF_FORMATS, 1e-8, 0.0)
 EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, *OF_FORMATS, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
 SMALL = 1e-2  # a number that is added and less than this is an eps
-KINDS = {"divide_by_rms": "RMS norms", "layer_norm": "layer norms", "group_norm": "group norms"}
+KINDS = {
+    "divide_by_rms": "RMS norms",
+    "layer_norm": "layer norms",
+    "divide_by_deviation": "layer norms",
+    "group_norm": "group norms",
+}
 
 
 def other_eps(call: LayerCall) -> Iterator[Variant]:
@@ -33,7 +38,7 @@ def eps_of_norm(call: LayerCall) -> tuple[str, float] | None:
 
     A norm that is written as its operations adds it as a number.
     """
-    norm = call.kind in ("group_norm", "layer_norm", "divide_by_rms")
+    norm = call.kind in KINDS
     name = "eps" if norm else "number" if call.kind == "add_number" else ""
     eps = call.attributes.get(name)
     if not isinstance(eps, int | float) or not (norm or 0.0 < eps < SMALL):

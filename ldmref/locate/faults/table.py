@@ -64,6 +64,7 @@ FAULTS = (
     Fault(("group_norm",), norms.other_groups, "norm_num_groups of small networks"),
     Fault(("group_norm",), norms.interleaved_groups, "channels-last kernels"),
     Fault(("layer_norm",), norms.other_axis, "axis of the norm in another order in memory"),
+    Fault(("divide_by_deviation",), norms.other_eps, "defaults of norms: 1e-5 in most libraries"),
     Fault(RMS, norms.other_eps, "torch.nn.RMSNorm takes the epsilon of the number format"),
     Fault(RMS, norms.missing_affine, "norms of queries and keys without their weights"),
     Fault(RMS, norms.other_mean_square, "norms over all heads: NVIDIA's and Lightricks' networks"),
@@ -88,6 +89,7 @@ FAULTS = (
     Fault(("attention",), attention.other_scale, "kernels that scale, and callers that scale too"),
     Fault(("attention",), attention.other_mask, "causal masks of text encoders"),
     Fault(("attention",), attention.permuted_heads, "FastVideo#1321"),
+    Fault(("attention",), attention.tiled_heads, "repeat of NumPy and PyTorch are not the same"),
     Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
     Fault(("attention",), attention.other_bias, "TensorRT-LLM#1343, diffusers#12294"),
@@ -159,6 +161,7 @@ IN_BLOCKS = (
     InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
     InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
     InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
+    InBlock(text.exchanged_halves, "chunk(2) of fused projections: diffusers has the gate first"),
     InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
 )
 """Known faults that change recorded operations of a block, which is then computed again."""

@@ -136,6 +136,34 @@ def exchanged_silu(replay: FollowedRun, point: Point) -> Iterator[Given]:
             yield SWAPPED.format(names[1]), exchanged
 
 
+def exchanged_halves(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
+    """Yield SiLU of the other half of what one linear layer gives: gate and value, in this order.
+
+    Attention may stand before them in its output.
+    """
+    for call in point.suspects:
+        if call.kind != "silu":
+            continue
+        gate = call.inputs["input"]
+        width = gate.shape[-1]
+        for name, x in replay.recent:
+            fits = x.ndim == gate.ndim and x.shape[:-1] == gate.shape[:-1]
+            if fits and np.array_equal(x[..., -2 * width : -width], gate):
+                text = f"{SWAPPED.format('the other half')} of {name}"
+                yield text, {name: _with_last_swapped(width)}
+
+
+def _with_last_swapped(width: int) -> OperationChange:
+    """Exchange the last two parts of an output, of `width` numbers each."""
+
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        y = call.compute(x)
+        ends = (y[..., : -2 * width], y[..., -width:], y[..., -2 * width : -width])
+        return np.concatenate(ends, axis=-1)
+
+    return change
+
+
 def exchanged_projections(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
     """Yield T5's gated layer with its two projections exchanged."""
     by_name = {call.name: call for call in point.suspects if call.kind == "linear"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.faults.modulation import other_modulations_of_blocks
+from ldmref.locate.faults.modulation import other_modulation_of_block
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
@@ -34,8 +34,8 @@ def argument_changes(point: Point) -> Iterator[Changed]:
     inputs: Mapping[str, Any] = point.frame.inputs
     if isinstance(inputs.get("guidance"), np.ndarray):  # also of the layer that embeds it
         yield "the guidance is not used", {"guidance": None}, False
-    for text, modulation in other_modulations_of_blocks(point):
-        yield text, modulation, False
+    for text, changed in other_modulation_of_block(point):
+        yield text, changed, False
     if point.frame.name:
         return
     if "sizes" in inputs:

@@ -1,0 +1,115 @@
+"""Causes that real ports had: residuals, halves, heads, places and modulations of whole blocks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from fault_calls import call_of, faulty, normal, point_of, replay_of
+
+from ldmref.locate import diagnosis
+from ldmref.locate.conventions import Convention, turn_call
+from ldmref.locate.faults import attention, modulation, rotary, text
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry
+
+X, OTHER, ADDED = (normal(seed, 1, 3, 4) for seed in range(3))
+
+
+def cause_of(recorded):
+    """Return the cause of what a block of the input X returned, which adds ADDED to it."""
+    point = point_of(
+        computed=X + ADDED, recorded=recorded, role="", within="block", norms=(), after=(),
+        frame={"input": X, "context": OTHER}, name="block", padding=None, earlier=(),
+        kept=lambda x: x, kind="block",
+    )  # fmt: skip
+    replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: ())
+    replay.port = SimpleNamespace(find=lambda *names: None, of_call=lambda call: ())
+    replay.call = "transformer.000"
+    return diagnosis.diagnose(replay, point, 0.5, 1e-16).cause
+
+
+def test_a_residual_that_is_missing_or_another_one():
+    assert cause_of(ADDED) == "the residual is missing: the input of block (input)"
+    assert cause_of(2.0 * X + ADDED) == "the residual is added twice: the input of block (input)"
+    assert cause_of(OTHER + ADDED) == (
+        "the residual is the input of block (context) instead of the input of block (input)"
+    )
+
+
+def test_what_a_norm_returns_may_lack_the_1_of_a_scale():
+    assert diagnosis._is_of_norm(diagnosis.Cause("the output of a.norm1 is not added"))
+    assert not diagnosis._is_of_norm(diagnosis.Cause("the output of a.to_q is not added"))
+    assert not diagnosis._is_of_norm(diagnosis.Cause("the residual is missing: the input of norm"))
+
+
+def test_modulations_that_a_block_is_given():
+    rows = np.arange(12.0)[None]
+    frame = {"input": np.zeros((1, 5, 2)), "of_image": rows, "of_text": -rows, "emb": rows[:, :2]}
+    found = dict(modulation.other_modulation_of_block(point_of(within="block", frame=frame)))
+    words = "1 is not added to the scale in the modulation 'of_image'"
+    expected = rows - np.repeat([0.0, 1, 0, 0, 0, 0], 2)
+    np.testing.assert_array_equal(found[words]["of_image"], expected)
+    assert found["the modulation 'of_text' is 'of_image'"]["of_text"] is rows
+    assert not any("emb" in changes for changes in found.values())
+    assert not [*modulation.other_modulation_of_block(point_of(frame=frame))]
+
+
+def test_gates_that_tanh_does_not_bound():
+    gates = np.array([[0.1, 0.9, 0.0, 2.0]])
+    call = SimpleNamespace(compute=lambda x: np.tanh(gates))
+    replay = replay_of(modulations={"a": 4})
+    found = dict(modulation.other_modulation(replay, point_of()))
+    changed = found["the gate does not go through tanh in a"]["a"](call, {})
+    np.testing.assert_allclose(changed[0, :2], [np.tanh(0.1), 0.9])
+    call.compute = lambda x: 2.0 * gates  # of which no number has this tanh
+    assert np.isnan(found["the gate does not go through tanh in a"]["a"](call, {})[0, 1])
+
+
+def test_silu_of_the_other_half_of_a_joined_layer():
+    y = normal(0, 1, 3, 10)
+    silu = call_of("silu", lambda input: input, {"input": y[..., 6:8]})
+    replay = replay_of(recent=[("to_q", y[..., :4]), ("proj", y)])
+    [(words, changes)] = text.exchanged_halves(replay, point_of(suspects=(silu,)))
+    assert words == "gate and value are exchanged: SiLU is applied to the other half of proj"
+    changed = changes["proj"](SimpleNamespace(compute=lambda x: y), {})
+    np.testing.assert_array_equal(changed, y[..., [0, 1, 2, 3, 4, 5, 8, 9, 6, 7]])
+
+
+def test_heads_that_are_tiled():
+    k, v = (np.repeat(normal(seed, 1, 2, 3, 4), 2, axis=1) for seed in range(2))
+    inputs = {"input": normal(2, 1, 4, 3, 4), "k": k, "v": v}
+    call = call_of("attention", lambda input, k, v: np.stack([k, v]), inputs)
+    found = faulty(attention.tiled_heads, call)
+    tiled = k[:, [0, 2, 0, 2]], v[:, [0, 2, 0, 2]]
+    both = found["the heads of keys and values are tiled instead of each repeated"]
+    np.testing.assert_array_equal(both, np.stack(tiled))
+    alone = found["the heads of keys are tiled instead of each repeated"]
+    np.testing.assert_array_equal(alone, np.stack([tiled[0], v]))
+    own = call_of("attention", lambda: None, {**inputs, "k": inputs["input"]})
+    assert not [*attention.tiled_heads(own)]
+
+
+def test_places_of_an_image_behind_a_padded_text():
+    """The text has 2 tokens and is filled up to 4; the image is behind these, at place 5."""
+    positions = np.array([[[5.0, 0, 0], [5, 0, 1], [1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0]]])
+    inputs = {"input": np.zeros((1, 6, 3)), "positions": positions}
+    call = call_of("rotate", lambda input, positions: positions[0, :, 0].tolist(), inputs)
+    found = faulty(lambda c: rotary.other_places(c, np.array([[1, 1, 0, 0]])), call)
+    assert found == {
+        "the image's positions do not count the padding of the text": [3, 3, 1, 2, 3, 4],
+        "the places of the text count from 0": [5, 5, 0, 1, 2, 3],
+        "the image is one place earlier, at that of the text's last token": [4, 4, 1, 2, 3, 4],
+        "the image is one place later": [6, 6, 1, 2, 3, 4],
+        "the image is at place 0": [0, 0, 1, 2, 3, 4],
+    }
+
+
+def test_an_array_that_a_layer_shares_with_the_whole_call_is_not_turned_with_it():
+    call = TraceCall("transformer.000")
+    entries = tuple(TraceEntry(call, layer, {"input": "x"}) for layer in ("", "x_embedder"))
+    port = Trace({"x": np.ones(3)}, entries)
+    negative = Convention("sign", "negative", np.negative, lambda entry, *_: not entry.layer)
+    turned = turn_call(port, call, [negative])
+    whole, layer = (turned.read_inputs(entry)["input"].tolist() for entry in turned.entries)
+    assert whole == [-1.0] * 3 and layer == [1.0] * 3
