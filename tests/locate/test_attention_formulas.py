@@ -519,6 +519,8 @@ def test_places_of_each_row():
     call = call_of("rotate", lambda input, positions: positions, inputs)
     found = faulty(rotary.other_positions, call)
     assert found["rows and columns are exchanged"].tolist() == positions[:, :, [0, 2, 1]].tolist()
+    turned = found["the axes of the positions are reversed"]
+    assert turned.tolist() == positions[:, :, ::-1].tolist()
     counted = found["the places in the sequence count from 0"]
     assert counted[0].tolist() == [[0, 0, 0], [3, 0, 5], [3, 2, 0], [0, 0, 0]]
     assert np.array_equal(call.inputs["positions"], positions)
@@ -585,6 +587,7 @@ def test_times_that_are_changed(name, noun):
         f"the {noun} is 0": 0 * t,
         f"the {noun} is rounded to bfloat16": round_to(t, "bfloat16"),
         f"the {noun} is rounded to float16": round_to(t, "float16"),
+        f"the {noun} is rounded to bfloat16 in 0..1": 1000 * round_to(t / 1000, "bfloat16"),
         f"the {noun} is projected twice": embed(t)[:, 0],
     }
     expected = {text: embed(x) for text, x in changed.items()}

@@ -28,7 +28,12 @@ from ldmref.locate.faults import (
 def test_the_table_names_operations():
     operations = {name for name in dir(Backend) if not name.startswith("_")}
     functions = {"quick_gelu", "tanh_gelu", "divide_by_rms", "rotate", "rotate_halves"}
-    functions |= {"add", "timestep_embedding", "pad_bottom_right"}  # of `ldmref.models`
+    functions |= {
+        "add",
+        "timestep_embedding",
+        "pad_bottom_right",
+        "divide_by_deviation",
+    }  # of `ldmref.models`
     functions |= {  # of torch: `ldmref.locate.modules.operations`
         "sigmoid", "relu", "tanh", "grouped_conv2d", "convolution", "add_number",
         "multiply_number", "divide_number", "multiply", "subtract", "negate", "power", "sine",
