@@ -21,7 +21,7 @@ import numpy as np
 
 from ldmref.locate.kept_rows import keep_rows
 from ldmref.locate.names import read_array
-from ldmref.locate.networks import as_batch, passes_tokens
+from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
@@ -132,8 +132,8 @@ class NetworkConventions:
         """
         unpack: Any = self.model.family.diffusers.unpack
         whole = self.port.find(call)
-        if not self.network.inputs:
-            return
+        if not self.network.inputs or name_unknown_pipeline(self.port, self.model):
+            return  # such a pipeline may give other tokens, too
         latents = self.network.inputs[0]
         roles = (latents.role, *latents.also)
         name = next((role for role in roles if whole is not None and role in whole.inputs), "")

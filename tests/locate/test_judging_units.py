@@ -15,10 +15,10 @@ from host_units import context_of, entry_of, normal
 from ldmref.backends.named import LayerCall
 from ldmref.locate import Row, diagnosis
 from ldmref.locate.judging import Judge, _describe_segment, _shorten
+from ldmref.locate.names import count_modulations
 from ldmref.locate.pairs import Hypothesis, Tried
 from ldmref.locate.pipeline import gradients
 from ldmref.locate.points import Frame, Point
-from ldmref.locate.replay import Replay
 
 UNIT = 2.0**-23
 RIGHT = normal(0, 2, 3, 4)
@@ -301,16 +301,15 @@ def test_what_broadcasts():
         ("norm_out.linear", "linear", 12, 2),
         ("b.norm1_context.linear", "linear", 18, 3),
         ("b.norm.linear", "linear", 54, 9),
-        ("b.norm.linear", "linear", 24, None),
-        ("b.ff.linear", "linear", 36, None),
-        ("b.norm1.linear", "conv2d", 36, None),
+        ("b.norm.linear", "linear", 24, 4),
+        ("b.norm.linear", "linear", 30, 0),
+        ("b.ff.linear", "linear", 36, 0),
+        ("b.norm1.linear", "conv2d", 36, 0),
     ],
 )
 def test_linear_layers_of_modulations(name, kind, rows, parts):
-    holder = SimpleNamespace(modulations={})
     call = call_of(name, kind, parameters={"weight": np.zeros((rows, 6))})
-    Replay._keep_modulation(holder, call)
-    assert holder.modulations == ({} if parts is None else {name: parts})
+    assert count_modulations(call) == parts
 
 
 # -- gradients ------------------------------------------------------------------------------------
