@@ -262,7 +262,7 @@ FAULTS = {
         "is skipped"),
     "scale-without-1": (
         change_block(one=0.0), {"layers.1.attention", "layers.1.feed_forward"},
-        "the output of layers.1.attention_norm1 is not added"),
+        "1 is not added to the scale"),
     "gate-without-tanh": (
         change_block(limit=lambda g: g), {"layers.1.ffn_norm1", "layers.1"}, ""),
     "gate-and-value": (

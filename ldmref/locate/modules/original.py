@@ -414,9 +414,12 @@ def _by_role(
 
 
 def _has_own_names(port: Trace, call: TraceCall) -> bool:
-    """Return whether a denoiser's call was recorded with ldmref's names of its arguments."""
+    """Return whether a dump has a denoiser's call with ldmref's names of its arguments.
+
+    The recorder of a pipeline writes the call so, and the layers as their modules have them.
+    """
     whole = port.find(call)
-    return whole is not None and {*whole.inputs} >= OWN_ROLES
+    return whole is not None and {*whole.inputs} >= OWN_ROLES and "pipeline" not in port.manifest
 
 
 def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
