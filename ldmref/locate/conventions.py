@@ -151,7 +151,10 @@ class NetworkConventions:
         if not passes_tokens(self.port, self.model, call):
             return
         length, width = tokens.shape[1:]
-        channels = np.shape(unpack(np.zeros((1, 1, width)), 1, 1))[1]
+        try:
+            channels = np.shape(unpack(np.zeros((1, 1, width)), 1, 1))[1]
+        except ValueError:  # its patches have another number of channels
+            return
         if as_batch(latents, tokens) is not tokens or channels != latents.shape[1]:
             return  # latents of one image, or other tokens
         ids = read_array(self.port, whole.inputs[IDS]) if IDS in whole.inputs else np.zeros((0, 1))
