@@ -158,7 +158,7 @@ def test_inputs_have_names_sizes_and_contents():
     assert latents.also == ("input", "0", "x", "hidden")
     time = joint_transformers.time_input()
     assert (time.argument, time.role, time.content) == ("t", "timestep", "timesteps")
-    assert time.shape == (CallSize("timesteps"),) and time.also == ("t",)
+    assert time.shape == (CallSize("timesteps"),) and time.also == ("t", "timesteps")
     text = joint_transformers.text_input(7, "cap")
     assert (text.argument, text.role) == ("context", "encoder_hidden_states")
     assert text.shape == (BATCH, TOKENS, 7) and text.also == ("context", "cap")

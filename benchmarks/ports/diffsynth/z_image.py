@@ -10,7 +10,7 @@ import sys
 import torch
 from diffsynth.models.z_image_dit import ZImageDiT
 from diffsynth.pipelines.z_image import PipelineUnit, ZImagePipeline, model_fn_z_image
-from diffusers import ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 from judged import KitInputs, distance, judge
 
 import ldmref

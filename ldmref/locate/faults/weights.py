@@ -23,6 +23,7 @@ NORMS = {
     "group_norm": 1,
 }  # the axis of their channels
 TINY = float(np.finfo(np.float64).tiny)
+ALIKE = 1e-6  # of the largest value: rows that differ by rounding alone
 MORE = 4  # rows than unknowns, at which a layer that computes something else does not fit
 
 
@@ -68,6 +69,8 @@ def fit_weights(
     design = np.concatenate([flat, np.ones((len(flat), 1))], axis=1) if has_bias else flat
     if len(design) < design.shape[1] + MORE or len(target) != len(design):
         return None
+    if np.ptp(target, axis=0).max() <= ALIKE * np.abs(target).max():
+        return None  # all rows are the same one, which tells nothing of weights
     own = weight.reshape(len(weight), -1).T
     known = np.concatenate([own, inputs["bias"][None]]) if has_bias else own
     expected = design @ known
