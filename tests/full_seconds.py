@@ -235,6 +235,8 @@ TAKE_SECONDS = (
     "tests/locate/test_changed_arrays.py::test_changes_of_layers_are_noticed_and_named",
     "tests/locate/test_changed_pipelines.py::test_changes_of_a_pipelines_run_are_noticed_and_named",
     "tests/locate/test_eps_of_norms.py::test_another_eps_has_the_same_words_whatever_is_recorded",
+    "tests/locate/test_eps_of_norms.py::"
+    "test_numbers_that_rounding_hides_are_told_apart_by_the_mean_error",
     "tests/locate/test_every_layer_alone.py::test_every_output_of_a_layer_alone_is_judged",
     "tests/locate/test_exit_codes.py",
     "tests/locate/test_formats_of_runs.py::test_no_layer_of_a_right_run_alarms[dev-float64]",
@@ -246,8 +248,11 @@ TAKE_SECONDS = (
     "tests/locate/test_incomplete.py::test_a_complete_trace_agrees",
     "tests/locate/test_incomplete.py::test_a_stopped_run_is_a_gap",
     "tests/locate/test_incomplete.py::test_tensors_that_the_manifest_names_in_vain_are_a_gap",
+    "tests/locate/test_layers_of_makers.py::"
+    "test_a_fault_in_a_part_of_a_joined_layer_is_that_of_its_layer",
     "tests/locate/test_locate_host.py",
     "tests/locate/test_locate_layers.py::test_most_known_faults_can_be_made_here",
+    "tests/locate/test_pairs.py::test_no_pair_is_named_that_does_not_explain_the_port",
     "tests/locate/test_pairs.py::test_one_fault_is_named_alone",
     "tests/locate/test_pairs.py::test_two_faults_of_a_block_are_named",
     "tests/locate/test_pipelines_against.py::"

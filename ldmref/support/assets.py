@@ -25,7 +25,7 @@ def read_asset_table(name: str) -> dict[str, list[dict[str, Any]]]:
     Lists in a row are tuples, as fields of dataclasses that do not change.
 
     >>> list(read_asset_table("differences.toml"))
-    ['difference']
+    ['program', 'difference']
     """
     tables: dict[str, list[dict[str, Any]]] = tomllib.loads(read_asset(name))
     return {kind: [_freeze(row) for row in rows] for kind, rows in tables.items()}
