@@ -7,6 +7,7 @@ loading.py   the data set that a recipe names: read, checked, summarized
 folder.py    a folder of captioned images; listing.py: which of its files are read
 shards.py    tar files in webdataset's layout
 memory.py    images in memory, from a folder or from tar files
+parallel.py  images that several processes make
 mixture.py   latents whose distribution is known: three Gaussians in the plane
 emoji/       the embedded model's data set: the emoji font, and scenes composed of it
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from ldmref.datasets.base import DatasetSource
-from ldmref.datasets.config import EMOJI, MIXTURE, SCENES, SMALL_EMOJI
+from ldmref.datasets.config import EMOJI, MIXTURE, SCENES, SMALL_EMOJI, STYLES
 from ldmref.errors import UsageError
 from ldmref.support.plugins import (
     describe_origin,
@@ -26,6 +26,7 @@ BUILT_IN = {
     EMOJI: EntryPoint(EMOJI, "ldmref.datasets.emoji:emoji", GROUP),
     MIXTURE: EntryPoint(MIXTURE, "ldmref.datasets.mixture:mixture", GROUP),
     SCENES: EntryPoint(SCENES, "ldmref.datasets.emoji:scenes", GROUP),
+    STYLES: EntryPoint(STYLES, "ldmref.datasets.emoji:styles", GROUP),
     SMALL_EMOJI: EntryPoint(SMALL_EMOJI, "ldmref.datasets.emoji:small", GROUP),
 }
 

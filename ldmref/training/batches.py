@@ -77,7 +77,7 @@ def image_batch(
 
 def to_unit(images: np.ndarray, ops: TorchBackend) -> torch.Tensor:
     """Convert bytes to floats in [-1, 1] on the device."""
-    return ops.asarray(torch.as_tensor(images).float(), ops.state_dtype) / 127.5 - 1.0
+    return torch.as_tensor(images).to(ops.device, getattr(torch, ops.state_dtype)) / 127.5 - 1.0
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:

@@ -83,6 +83,7 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
         context.ops,
         held_out=context.data.held_out,
         observer=context.observer,
+        processes=recipe.data.processes,
     )
     folder = context.folder / "model"
 

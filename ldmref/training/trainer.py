@@ -108,6 +108,7 @@ class Trainer:
         self.updating = False  # between the first and the last tensor that a step changes
         self.held_out_loss: Callable[[Params], float] | None = None  # of averaged parameters
         self.observer: StepObserver | None = None
+        self.on_end: Callable[[], None] = lambda: None  # after the last step of a run
         require_shared(config)
         self.shapes = {}
         parameters = {}
@@ -165,12 +166,15 @@ class Trainer:
             Cancelled: `cancel` was set; the current step was finished.
             NumericError: The loss or its gradient is not finite; that step changed nothing.
         """
-        while self.step < self.steps:
-            if any_rank(cancel is not None and cancel.is_set(), self.ops.device):
-                message = f"{stage} stopped after step {self.step} of {self.steps}"
-                hint = "the checkpoint is saved; repeat the command to resume"
-                raise Cancelled(message, code="E-CANCELLED", hint=hint)
-            yield self._train_step()
+        try:
+            while self.step < self.steps:
+                if any_rank(cancel is not None and cancel.is_set(), self.ops.device):
+                    message = f"{stage} stopped after step {self.step} of {self.steps}"
+                    hint = "the checkpoint is saved; repeat the command to resume"
+                    raise Cancelled(message, code="E-CANCELLED", hint=hint)
+                yield self._train_step()
+        finally:
+            self.on_end()
 
     def _train_step(self) -> StepLoss:
         """Do one optimization step."""

@@ -446,12 +446,12 @@ def test_the_loss_of_flow_matching_is_its_formula():
 def test_flow_times_have_the_density_of_the_recipe(sampling):
     """Logit-normal, then shifted by 3: Kolmogorov-Smirnov against SciPy's normal law."""
     function = flow_loss(logit_mean=0.3, logit_std=0.8, timestep_sampling=sampling)
-    t = function.timesteps(np.random.default_rng(0), 4000).numpy()
+    t = function.timesteps(np.random.default_rng(0), 4000)
     s = t / 1000 / (3.0 - 2.0 * t / 1000)  # the shift undone
     z = (np.log(s / (1 - s)) - 0.3) / 0.8
     assert stats.kstest(z, "norm").pvalue > 0.01
     uniform = flow_loss(flow_times="uniform", timestep_sampling=sampling)
-    t = uniform.timesteps(np.random.default_rng(0), 4000).numpy() / 1000
+    t = uniform.timesteps(np.random.default_rng(0), 4000) / 1000
     assert stats.kstest(t / (3.0 - 2.0 * t), "uniform").pvalue > 0.01
 
 
@@ -463,11 +463,11 @@ def unshifted(t):
 def test_times_of_mode_and_cosmap_have_their_densities(sampling):
     """Kolmogorov-Smirnov after the inverse: an arctangent, and a table of mode's own function."""
     function = flow_loss(flow_times="cosmap", timestep_sampling=sampling)
-    s = unshifted(function.timesteps(np.random.default_rng(0), 4000).numpy())
+    s = unshifted(function.timesteps(np.random.default_rng(0), 4000))
     assert stats.kstest(np.arctan(s / (1 - s)) * 2 / np.pi, "uniform").pvalue > 0.01
     for scale in (1.29, -0.7):
         function = flow_loss(flow_times="mode", mode_scale=scale, timestep_sampling=sampling)
-        s = unshifted(function.timesteps(np.random.default_rng(0), 4000).numpy())
+        s = unshifted(function.timesteps(np.random.default_rng(0), 4000))
         u = np.linspace(0, 1, 20_001)
         table = 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
         assert stats.kstest(1 - np.interp(s, table[::-1], u[::-1]), "uniform").pvalue > 0.01
@@ -494,8 +494,8 @@ def test_cosmap_as_a_weight_and_as_a_density_have_one_expectation():
     """The mean of a function of s with the one, and with the other."""
     rng = np.random.default_rng(0)
     objective = {"timestep_sampling": "stratified"}
-    s = flow_loss(flow_times="cosmap", **objective).timesteps(rng, 40_000).numpy() / 1000
-    uniform = flow_loss(flow_times="uniform", **objective).timesteps(rng, 40_000).numpy() / 1000
+    s = flow_loss(flow_times="cosmap", **objective).timesteps(rng, 40_000) / 1000
+    uniform = flow_loss(flow_times="uniform", **objective).timesteps(rng, 40_000) / 1000
     weights = 2 / (np.pi * (1 - 2 * unshifted(1000 * uniform) + 2 * unshifted(1000 * uniform) ** 2))
     assert np.mean(np.cos(s)) == pytest.approx(np.mean(weights * np.cos(uniform)), abs=1e-3)
 

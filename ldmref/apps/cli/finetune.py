@@ -13,7 +13,9 @@ from ldmref.apps.cli.train import (
     absolute_path,
     font_option,
     no_plots_option,
+    packages_option,
     print_once,
+    processes_option,
     progress_table,
     require_images,
     run_stoppable,
@@ -37,6 +39,8 @@ option = click.option
 )
 @option("--data", metavar="NAME|FOLDER", help=DATA_HELP)
 @font_option
+@packages_option
+@processes_option
 @option(
     "-o",
     "--output",
@@ -154,6 +158,8 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
         "data": {
             "source": source(flags["data"]),
             "font": absolute_path(flags["font"]),
+            "packages": absolute_path(flags["packages"]),
+            "processes": flags["processes"],
             "size": flags["size"],
         },
         "progress": progress_table(flags["no_plots"]),

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 option = click.option
 DATA_HELP = (
-    "small-emoji, emoji, scenes, another installed data set, or a folder of captioned images."
+    "small-emoji, emoji, scenes, styles, another installed data set, or a folder of captioned "
+    "images."
 )
 
 
@@ -30,6 +31,18 @@ font_option = option(
     type=click.Path(readable=False),
     metavar="FILE",
     help="NotoColorEmoji.ttf, for the data sets emoji and scenes. Default: Debian's.",
+)
+packages_option = option(
+    "--packages",
+    type=click.Path(readable=False),
+    metavar="FOLDER",
+    help="The npm packages with the drawings of the data set styles.",
+)
+processes_option = option(
+    "--processes",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Make images and batches ahead, by N processes. Default: 0.",
 )
 
 no_plots_option = option(
@@ -47,6 +60,8 @@ no_plots_option = option(
     help=DATA_HELP,
 )
 @font_option
+@packages_option
+@processes_option
 @option(
     "-o",
     "--output",
@@ -173,6 +188,8 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
         "data": {
             "source": source(flags["data"]),
             "font": absolute_path(flags["font"]),
+            "packages": absolute_path(flags["packages"]),
+            "processes": flags["processes"],
             "size": flags["size"],
         },
         "progress": progress_table(flags["no_plots"]),

@@ -3,12 +3,13 @@
 small.py          "small-emoji": 156 rendered emoji that come with ldmref, without the font
 font.py           the emoji of Unicode, and their bitmaps in the font
 emoji_dataset.py  "emoji": every emoji, with captions made of its name and keywords
-scene_dataset.py  "scenes": every emoji, then composed scenes, which are random
+scene_dataset.py  "scenes" and "styles": every emoji, then composed scenes, which are random
+drawings.py      drawings in six styles, from packages; style_dataset.py: each as a picture
 scene.py          a scene: its things, their layout, and the combinations that are held out
 rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
 captions.py       the captions of a scene; nouns.py: their words
 
-The data sets are the entry points `emoji`, `scenes` and `small-emoji` of the group
+The data sets are the entry points `emoji`, `scenes`, `styles` and `small-emoji` of the group
 `ldmref.datasets`.
 """
 
@@ -39,13 +40,39 @@ def _load_emoji(config: DataConfig, cancel: Event | None) -> Dataset:
 def _load_scenes(config: DataConfig, cancel: Event | None) -> Dataset:
     from ldmref.datasets.emoji.scene_dataset import SceneDataset
 
-    return SceneDataset(
+    data = SceneDataset(
         config.size, config.images, font_file=config.font, keywords_file=config.keywords
     )
+    if config.processes:
+        data.make_images(config.processes)
+    return data
+
+
+def _check_styles(config: DataConfig) -> None:
+    from ldmref.datasets.emoji.drawings import check_packages
+    from ldmref.datasets.emoji.emoji_dataset import check_keywords
+
+    check_packages(config.packages)
+    check_keywords(config.keywords)
+
+
+def _load_styles(config: DataConfig, cancel: Event | None) -> Dataset:
+    from ldmref.datasets.emoji.drawings import drawings
+    from ldmref.datasets.emoji.scene_dataset import SceneDataset
+
+    if config.processes:
+        drawings(config.packages).draw_all(config.processes)
+    data = SceneDataset(
+        config.size, config.images, keywords_file=config.keywords, packages=config.packages
+    )
+    if config.processes:
+        data.make_images(config.processes)
+    return data
 
 
 emoji = DatasetSource(_load_emoji, _check)
 scenes = DatasetSource(_load_scenes, _check)
+styles = DatasetSource(_load_styles, _check_styles)
 small = DatasetSource(load_small)
 
-__all__ = ["emoji", "emoji_list", "render", "scenes", "small", "small_emoji"]
+__all__ = ["emoji", "emoji_list", "render", "scenes", "small", "small_emoji", "styles"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from ldmref.datasets.emoji.colours import COLOURS
@@ -25,13 +28,20 @@ ABOVE_PHRASES = {  # for the upper thing {0} and the lower thing {1}
     "{1} below {0}": 0.26, "{1} under {0}": 0.18,
 }  # fmt: skip
 BACKGROUND_PHRASES = {"{0} on {1}": 0.4, "{0} on a {1} background": 0.4, "{0}, {1} background": 0.2}
+# a caption of drawings in one style names it after the whole, before each noun, or not at all
+STYLE_ODDS = {"whole": 0.3, "each": 0.2, "": 0.5}
+STYLE_PHRASE = "{0} in {1} style"
 REPEATED = 6  # occurrences of each noun in the vocabulary
 
 
 def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Return a random description of a scene."""
-    plain = len(scene.things) == 1 and not scene.background
-    phrases = [_thing(thing, rng, plain) for thing in scene.things]
+    """Return a random description of a scene; it names the styles if there are two of them."""
+    styled = _style_of_caption(scene, rng)
+    plain = len(scene.things) == 1 and not scene.background and styled != "whole"
+    things = scene.things
+    if styled != "each":
+        things = tuple(replace(thing, style="") for thing in things)
+    phrases = [_thing(thing, rng, plain) for thing in things]
     text = phrases[0]
     if len(phrases) == 2:
         templates = ABOVE_PHRASES if scene.relation == ABOVE else BESIDE_PHRASES
@@ -41,15 +51,41 @@ def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
         if scene.background[0] in "aeiou":
             template = template.replace("a {1}", "an {1}")
         text = template.format(text, scene.background)
-    return text
+    return STYLE_PHRASE.format(text, *scene.styles) if styled == "whole" else text
 
 
-def scene_vocabulary() -> list[str]:
-    """Return texts with every word of the captions of scenes."""
+def styled_caption(caption: str, style: str, rng: np.random.Generator) -> str:
+    """Return a caption of one drawing, which names its style in half of all cases.
+
+    >>> styled_caption("a cat", "noto", np.random.default_rng(4))
+    'a noto cat'
+    """
+    kind = _template(STYLE_ODDS, rng)
+    if kind == "whole":
+        return STYLE_PHRASE.format(caption, style)
+    if kind != "each":
+        return caption
+    first, _, rest = caption.partition(" ")
+    if first in ("a", "an"):
+        return f"{article(style)} {style} {rest}"
+    return f"the {style} {rest}" if first == "the" else f"{style} {caption}"
+
+
+def _style_of_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Return where the caption of a scene names its styles, a key of `STYLE_ODDS`."""
+    if scene.styles == {""}:
+        return ""
+    return _template(STYLE_ODDS, rng) if len(scene.styles) == 1 else "each"
+
+
+def scene_vocabulary(styles: Sequence[str] = ()) -> list[str]:
+    """Return texts with every word of the captions of scenes, in these styles."""
     texts = [text for noun in nouns() for text in (noun.singular, noun.plural)]
     templates = [*BESIDE_PHRASES, *ABOVE_PHRASES, *BACKGROUND_PHRASES, "a an the is are in that"]
     common = [t.replace("{0}", "").replace("{1}", "") for t in templates]
     common += [*COLOURS, *(" ".join(words) for words in (*NUMBERS.values(), *SIZES.values()))]
+    if styles:
+        common += [*styles, STYLE_PHRASE.format("", "")]
     return texts * REPEATED + common * 50
 
 
@@ -61,13 +97,16 @@ def _thing(thing: Thing, rng: np.random.Generator, plain: bool) -> str:
         after = f"is {thing.colour}" if plain and rng.random() > 0.5 else f"in {thing.colour}"
         if thing.count > 1:
             after = after.replace("is ", "that are ") if plain else after
-            return f"{_number(thing, rng)} {_words(size, noun.plural)} {after}"
+            return f"{_number(thing, rng)} {_words(size, thing.style, noun.plural)} {after}"
+        phrase = _words(size, thing.style, noun.singular)
         if after.startswith("is"):
-            return f"the {_words(size, noun.singular)} {after}"
-        return f"{_with_article(noun, _words(size, noun.singular), rng)} {after}"
+            return f"the {phrase} {after}"
+        return f"{_with_article(noun, phrase, rng)} {after}"
     if thing.count > 1:
-        return f"{_number(thing, rng)} {_words(size, thing.colour, noun.plural)}"
-    return _with_article(noun, _words(size, thing.colour, noun.singular), rng)
+        phrase = _words(size, thing.colour, thing.style, noun.plural)
+        return f"{_number(thing, rng)} {phrase}"
+    phrase = _words(size, thing.colour, thing.style, noun.singular)
+    return _with_article(noun, phrase, rng)
 
 
 def _with_article(noun: Noun, phrase: str, rng: np.random.Generator) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ldmref.datasets.base import Augmentation
-from ldmref.datasets.emoji.font import Emoji, emoji_list, render, split_words
+from ldmref.datasets.emoji.font import Emoji, emoji_list, font_path, render, split_words
 from ldmref.datasets.emoji.nouns import article
 from ldmref.datasets.memory import data_error
 
@@ -28,29 +29,21 @@ SKIN_TONE_WEIGHT = 0.1
 CAPTIONS = {"name": 0.48, "article": 0.06, "word": 0.26, "keyword": 0.10, "some words": 0.10}
 
 
-class EmojiDataset:
-    """All emoji at one size. A caption is the name, some of its words, or a keyword.
+class EmojiCaptions:
+    """The captions of emoji: the name, some of its words, or a keyword.
 
     The name of one emoji is never the caption of another: "person" is the caption of the person,
     not of the hundreds of emoji with that word in their names.
     """
 
-    augmentation = Augmentation()
-    held_out = np.empty(0, np.int64)
-
-    def __init__(self, size: int, font_file: str = "", keywords_file: str = ""):
-        self.emoji = emoji_list()
-        rendered = (render(e, size, font_file) for e in self.emoji)
-        self.images = np.stack([np.asarray(image).transpose(2, 0, 1) for image in rendered])
-        self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
-        weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
-        self.weights = np.asarray(weights)
-        name_words = {word for e in self.emoji for word in e.words}
-        self.names = {" ".join(e.words) for e in self.emoji}
+    def __init__(self, emoji: Sequence[Emoji], keywords_file: str = ""):
+        self.emoji = emoji
+        name_words = {word for e in emoji for word in e.words}
+        self.names = {" ".join(e.words) for e in emoji}
         keywords = _keywords(keywords_file)
         self.keywords = []
         self.warnings = [] if keywords else [NO_KEYWORDS]
-        for e in self.emoji:
+        for e in emoji:
             candidates = [*keywords.get(e.text, ()), e.subgroup.replace("-", " ")]
             self.keywords.append([k for k in candidates if _is_useful_keyword(k, e, name_words)])
 
@@ -79,6 +72,40 @@ class EmojiDataset:
         """Return the names, twice each, all keywords, and the articles."""
         names = [e.name for e in self.emoji for _ in range(2)]
         return names + [keyword for ks in self.keywords for keyword in ks] + ["a an the"]
+
+
+class EmojiDataset:
+    """All emoji of the font at one size, captioned by `EmojiCaptions`."""
+
+    augmentation = Augmentation()
+    held_out = np.empty(0, np.int64)
+
+    def __init__(self, size: int, font_file: str = "", keywords_file: str = ""):
+        self.emoji = emoji_list()
+        self.font_file = font_file
+        rendered = (render(e, size, font_file) for e in self.emoji)
+        self.images = np.stack([np.asarray(image).transpose(2, 0, 1) for image in rendered])
+        self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
+        self.weights = relative_weights(self.emoji)
+        self.captions = EmojiCaptions(self.emoji, keywords_file)
+        self.warnings = self.captions.warnings
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """Return a random caption of emoji `i`."""
+        return self.captions.caption(i, rng)
+
+    def vocabulary(self) -> list[str]:
+        """Return texts with every word of the captions."""
+        return self.captions.vocabulary()
+
+    def origin(self) -> bytes:
+        """Return what identifies the pictures: the file of the font."""
+        return font_path(self.font_file).read_bytes()
+
+
+def relative_weights(emoji: Sequence[Emoji]) -> np.ndarray:
+    """Return how often each emoji is sampled, (n,): variants in skin tones are rare."""
+    return np.asarray([SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in emoji])
 
 
 def _is_useful_keyword(keyword: str, emoji: Emoji, name_words: set[str]) -> bool:

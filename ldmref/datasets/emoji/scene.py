@@ -18,12 +18,16 @@ ROWS = {  # number of copies -> number in each row, from top to bottom
 
 @dataclass(frozen=True)
 class Thing:
-    """`count` copies of a noun, in a colour or its own (""), "small", "big" or neither ("")."""
+    """`count` copies of a noun, in a colour or its own (""), "small", "big" or neither ("").
+
+    `style`: the set of drawings that it is taken from, "" for the font.
+    """
 
     noun: str
     colour: str = ""
     size: str = ""
     count: int = 1
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Scene:
     things: tuple[Thing, ...]
     relation: str = ""
     background: str = ""
+
+    @property
+    def styles(self) -> set[str]:
+        """The sets of drawings in it."""
+        return {thing.style for thing in self.things}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ldmref.training.recipes.schema import recipe_error
 BATCH = 64  # images that are encoded at a time
 PATTERN = "latents-*.npy"
 CHUNK = 1024  # images whose moments are read at a time
+SHARE_OF_MEMORY = 0.25  # of the free memory of a device, which latents may fill
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ class NoisyLatents:
         scale: LatentScale,
         ops: TorchBackend,
     ):
-        self.mean = torch.as_tensor(latents.mean)
-        self.logvar = torch.as_tensor(latents.logvar)
+        place = _place(latents, ops)
+        self.mean = torch.as_tensor(latents.mean).to(place)
+        self.logvar = torch.as_tensor(latents.logvar).to(place)
         self.probabilities = weights / weights.sum()
         self.scale = scale
         self.ops = ops
@@ -98,7 +100,7 @@ class NoisyLatents:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scaled latents sampled from the posterior, and noise, for a part of the batch."""
         ops = self.ops
-        index = torch.as_tensor(part.slice(batch))
+        index = torch.as_tensor(part.slice(batch)).to(self.mean.device)
         mean, logvar = (
             ops.asarray(moment[index], ops.state_dtype) for moment in (self.mean, self.logvar)
         )
@@ -108,6 +110,16 @@ class NoisyLatents:
         )
         z = reparameterize(mean, logvar, posterior_noise)
         return self.scale.normalize(z), self.scale.fold(eps)
+
+
+def _place(latents: Latents, ops: TorchBackend) -> torch.device:
+    """Return where latents are kept: on the device if they fill a part of its free memory."""
+    device = torch.device(ops.device)
+    if device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    size = 2 * latents.mean.size * latents.mean.itemsize
+    return device if size < SHARE_OF_MEMORY * free else torch.device("cpu")
 
 
 def random_quantiles(rng: np.random.Generator, n: int, stratified: bool) -> np.ndarray:

@@ -54,13 +54,12 @@ class DiffusionLoss:
         self.objective = objective
         self.ops = ops
 
-    def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
-        """Return n random timesteps with the objective's density."""
+    def timesteps(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Return n random timesteps with the objective's density, (n,) int64."""
         total = len(self.alphas_cumprod)
         objective = self.objective
         stratified = objective.timestep_sampling == "stratified"
-        t = random_timesteps(rng, n, total, objective.timestep_power, stratified)
-        return self.ops.asarray(t)
+        return random_timesteps(rng, n, total, objective.timestep_power, stratified)
 
     def probability(self, t: torch.Tensor) -> torch.Tensor:
         """Return the probability with which `timesteps` samples each timestep, (n,) float64."""
@@ -148,7 +147,7 @@ class FlowLoss:
         self.objective = objective
         self.ops = ops
 
-    def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
+    def timesteps(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return n random timesteps t = T s, (n,) float64, with the objective's density."""
         objective = self.objective
         u = s = random_quantiles(rng, n, objective.timestep_sampling == "stratified")
@@ -158,7 +157,7 @@ class FlowLoss:
             s = mode_time(u, objective.mode_scale).clip(0.0, 1.0)
         elif objective.flow_times == "cosmap":
             s = cosmap_time(u)
-        return self.ops.asarray(self.total * shift_flow_time(s, self.shift))
+        return np.asarray(self.total * shift_flow_time(s, self.shift))
 
     def noised(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return x_s, of x0's shape."""

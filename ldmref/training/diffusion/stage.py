@@ -29,7 +29,9 @@ from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
+from ldmref.prompts.tokens import Tokens
 from ldmref.samplers.path import FLOW
+from ldmref.training.ahead import DrawnAhead
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
@@ -95,10 +97,22 @@ def condition_on_prompts(
     A network that reads the guidance scale is given the model's default, and an empty prompt is
     zero where the model's negative prompts are.
     """
+    tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
+    return condition_on_tokens(ops, config, tokens, prompts, compile_network, size)
+
+
+def condition_on_tokens(
+    ops: Backend,
+    config: ModelConfig,
+    tokens: Sequence[Tokens],
+    prompts: Sequence[str],
+    compile_network: Callable[[Callable, str], Callable],
+    size: tuple[int, int],
+) -> Conditioning:
+    """Return the same of prompts that are tokenized, for each encoder."""
     if not config.text_encoders:
         return Conditioning(None)
     family = family_of(config)
-    tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
     encoded = family.text.encode(ops, config.text_encoders, tokens, compile_network)
     encoded = replace(encoded, states=ops.asarray(encoded.states))
     zeroed = prompts if config.zero_empty_negative else None
@@ -106,6 +120,15 @@ def condition_on_prompts(
     if config.denoiser.reads_guidance:
         conditioning = add_scale(ops, conditioning, config.defaults.cfg_scale)
     return conditioning
+
+
+class HostBatch(NamedTuple):
+    """What a step draws on the host: images, prompts, their tokens and the timesteps."""
+
+    indices: np.ndarray
+    prompts: list[str]
+    tokens: list[Tokens]
+    t: np.ndarray
 
 
 class DiffusionBatch(NamedTuple):
@@ -117,6 +140,7 @@ class DiffusionBatch(NamedTuple):
     x0: torch.Tensor
     eps: torch.Tensor
     xt: torch.Tensor
+    tokens: list[Tokens]  # of the prompts, for each encoder; none without tokenizers
 
 
 class DiffusionBatches:
@@ -131,11 +155,15 @@ class DiffusionBatches:
         stage: DiffusionStage,
         seed: int,
         ops: TorchBackend,
+        tokenizers: Sequence[PromptTokenizer] = (),
+        processes: int = 0,
     ):
         self.latents = latents
         self.prompt = prompt
+        self.tokenizers = tokenizers
         self.stage = stage
         self.seed = seed
+        self.ops = ops
         self.conditional = bool(config.text_encoders)
         self.diffusion_loss: DiffusionLoss | FlowLoss
         if config.scheduler.path is FLOW:
@@ -146,8 +174,10 @@ class DiffusionBatches:
         else:
             self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
         self.observer: StepObserver | None = None
+        self.on_host = DrawnAhead(self.draw, stage.budget.steps, processes)
 
-    def __call__(self, step: int, part: Part) -> DiffusionBatch:
+    def draw(self, step: int) -> HostBatch:
+        """Return what a step draws on the host, from the generator of that step."""
         n = self.stage.optimizer.batch_size
         dropout = self.stage.objective.caption_dropout
         rng = step_generator(self.seed, step, "diffusion")
@@ -155,7 +185,19 @@ class DiffusionBatches:
         prompts = [""] * n
         if self.conditional:
             prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in indices]
-        return self._noised(indices, prompts, rng, self.seed, step, part)
+        return self._host_batch(indices, prompts, rng)
+
+    def _host_batch(
+        self, indices: np.ndarray, prompts: list[str], rng: np.random.Generator
+    ) -> HostBatch:
+        tokens = []
+        if self.tokenizers:
+            tokens = tokenize_for_encoders(self.tokenizers, prompts, PromptOptions())
+        t = self.diffusion_loss.timesteps(rng, len(indices))
+        return HostBatch(indices, prompts, tokens, t)
+
+    def __call__(self, step: int, part: Part) -> DiffusionBatch:
+        return self._noised(self.on_host(step), self.seed, step, part)
 
     def held_out(self, indices: np.ndarray) -> DiffusionBatch:
         """Return a batch of these images that is always the same: prompts, timesteps and noise."""
@@ -163,22 +205,18 @@ class DiffusionBatches:
         prompts = [""] * len(indices)
         if self.conditional:
             prompts = [self.prompt(int(i), rng) for i in indices]
-        return self._noised(indices, prompts, rng, HELD_OUT_SEED, 0, FULL_BATCH)
+        return self._noised(self._host_batch(indices, prompts, rng), HELD_OUT_SEED, 0, FULL_BATCH)
 
-    def _noised(
-        self,
-        indices: np.ndarray,
-        prompts: list[str],
-        rng: np.random.Generator,
-        seed: int,
-        step: int,
-        part: Part,
-    ) -> DiffusionBatch:
-        """Return a part of these images at timesteps from `rng`, with the noise of a step."""
-        t = part.slice(self.diffusion_loss.timesteps(rng, len(indices)))
-        x0, eps = self.latents.noise(indices, seed, step, part)
+    def _noised(self, host: HostBatch, seed: int, step: int, part: Part) -> DiffusionBatch:
+        """Return a part of a batch on the host, with the noise of a step."""
+        t = self.ops.asarray(part.slice(host.t))
+        x0, eps = self.latents.noise(host.indices, seed, step, part)
         xt = self.diffusion_loss.noised(x0, eps, t)
-        return DiffusionBatch(part.slice(indices), part.slice(prompts), t, x0, eps, xt)
+        prompts = part.slice(host.prompts)
+        tokens = host.tokens
+        if part.count > 1 and tokens:
+            tokens = tokenize_for_encoders(self.tokenizers, prompts, PromptOptions())
+        return DiffusionBatch(part.slice(host.indices), prompts, t, x0, eps, xt, tokens)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
         """Return the loss of the denoiser's `output` (n, z or 2 z, h, w) for a batch."""
@@ -193,7 +231,7 @@ class DiffusionBatches:
         self, batch: DiffusionBatch, output: torch.Tensor, losses: torch.Tensor
     ) -> ObservedBatch:
         """Return what an observer sees of a batch."""
-        indices, prompts, t, x0, eps, xt = batch
+        indices, prompts, t, x0, eps, xt, _ = batch
         bound = self.stage.objective.loss == "bound"
         target = None if bound else self.diffusion_loss.target(x0, eps, t)
         return ObservedBatch(indices, prompts, t, x0, eps, xt, output, target, losses)
@@ -209,6 +247,7 @@ def diffusion_trainer(
     params: Params | None = None,
     held_out: np.ndarray | None = None,
     observer: StepObserver | None = None,
+    processes: int = 0,
 ) -> Trainer:
     """Return a trainer of the denoiser and its text encoders or class embedding.
 
@@ -222,8 +261,12 @@ def diffusion_trainer(
         params: Initial parameters; random by default.
         held_out: Indices of the images for the loss that is reported but never minimised.
         observer: Sees every step.
+        processes: The number of processes that draw batches ahead.
     """
-    batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
+    tokenizers = condition.tokenizers if config.text_encoders else ()
+    batches = DiffusionBatches(
+        latents, condition.prompt, config, stage, seed, ops, tokenizers, processes
+    )
     batches.observer = observer
     family = family_of(config)
     denoiser = family.declared(config, config.denoiser.network)
@@ -237,8 +280,8 @@ def diffusion_trainer(
             return ops.compile(function, params[name])
 
         params = with_fixed(config, params)
-        texts = condition.tokenizers, batch.prompts
-        conditioning = condition_on_prompts(ops, config, *texts, compile_network, size)
+        texts = batch.tokens, batch.prompts
+        conditioning = condition_on_tokens(ops, config, *texts, compile_network, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype)
         network = compile_network(denoiser.function, denoiser.params)
         arguments = denoiser.arrange(convert_conditioning(ops, conditioning))
@@ -256,6 +299,7 @@ def diffusion_trainer(
         ends=(*family.training.ends, *family.training.fixed(config)),
     )
     trainer.observer = observer
+    trainer.on_end = batches.on_host.close
     if held_out is not None and len(held_out):
         fixed = batches.held_out(held_out[:MAX_HELD_OUT])
 

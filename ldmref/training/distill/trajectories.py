@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -37,7 +37,8 @@ from ldmref.training.distributed import first_rank_first
 from ldmref.training.finetune.recipe import FineTuneRecipe
 
 SHARD = 64  # runs in a file
-BATCH = 16  # runs at a time
+BATCH = 16  # runs at a time on a processor; on other devices `LARGE_BATCH`
+LARGE_BATCH = 1024
 FIRST_SEED = 2**32  # above those that people give
 
 
@@ -113,11 +114,18 @@ def stored_trajectories(
     starts = range(0, count, SHARD)
     paths = [folder / f"{name}-{i:05}.safetensors" for i in range(len(starts))]
     with first_rank_first():
-        for path, start in zip(paths, starts, strict=True):
-            if not path.exists():
-                numbers = range(start, start + SHARD)
-                _write(path, [*_run_batches(recipe, teacher, data, numbers, cancel)])
-                log(f"{min(start + SHARD, count)} of {count} runs of the teacher are stored")
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        together = max(1, _batch_size(teacher) // SHARD)
+        for first in range(0, len(missing), together):
+            shards = missing[first : first + together]
+            numbers = [starts[i] + j for i in shards for j in range(SHARD)]
+            batches = [*_run_batches(recipe, teacher, data, numbers, cancel)]
+            states = np.concatenate([states for states, _ in batches])
+            prompts = [prompt for _, texts in batches for prompt in texts]
+            for k, i in enumerate(shards):
+                own = slice(k * SHARD, (k + 1) * SHARD)
+                _write(paths[i], states[own], prompts[own])
+            log(f"{min(numbers[-1] + 1, count)} of {count} runs of the teacher are stored")
     shards = [_read(path) for path in paths]
     levels = find_levels(teacher.config, start_runs(recipe, teacher, [""], [0]).schedule)
     prompts = [prompt for _, texts in shards for prompt in texts]
@@ -156,7 +164,7 @@ def list_states(runs: Trajectory) -> np.ndarray:
         return np.stack([ops.to_numpy(x).astype(np.float16) for x in own], axis=1)
 
 
-def choose_prompts(recipe: FineTuneRecipe, data: Dataset, numbers: range) -> list[str]:
+def choose_prompts(recipe: FineTuneRecipe, data: Dataset, numbers: Sequence[int]) -> list[str]:
     """Return the prompts of runs: captions of random images, some of them empty."""
     odds = data.weights / data.weights.sum()
     cumulative = np.cumsum(odds)
@@ -173,24 +181,28 @@ def _run_batches(
     recipe: FineTuneRecipe,
     teacher: LatentDiffusion,
     data: Dataset,
-    numbers: range,
+    numbers: Sequence[int],
     cancel: Event | None,
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Yield the states and the prompts of the runs with these numbers, `BATCH` at a time."""
-    for start in range(numbers.start, numbers.stop, BATCH):
+    """Yield the states and the prompts of the runs with these numbers, some at a time."""
+    size = _batch_size(teacher)
+    for start in range(0, len(numbers), size):
         if cancel is not None and cancel.is_set():
-            message = f"stopped after {numbers.start} runs of the teacher"
+            message = f"stopped after {numbers[0]} runs of the teacher"
             hint = "they are stored; repeat the command to resume"
             raise Cancelled(message, code="E-CANCELLED", hint=hint)
-        batch = range(start, start + BATCH)
+        batch = numbers[start : start + size]
         prompts = choose_prompts(recipe, data, batch)
         seeds = [FIRST_SEED * (1 + recipe.seed % 2**30) + number for number in batch]
         yield list_states(start_runs(recipe, teacher, prompts, seeds)), prompts
 
 
-def _write(path: Path, batches: list[tuple[np.ndarray, list[str]]]) -> None:
-    states = np.concatenate([states for states, _ in batches])
-    prompts = [prompt for _, texts in batches for prompt in texts]
+def _batch_size(teacher: LatentDiffusion) -> int:
+    """Return how many runs are computed at a time."""
+    return BATCH if teacher.backend.device == "cpu" else LARGE_BATCH
+
+
+def _write(path: Path, states: np.ndarray, prompts: list[str]) -> None:
     write_tensors(path, {"states": source(states)}, {"prompts": json.dumps(prompts)})
 
 

@@ -53,7 +53,8 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
     Returns:
         A `Recipe` for `train`, or a `FineTuneRecipe` for `fine_tune` if it has a `base`. Every
         default is filled in. A relative `data.source` is relative to the file's folder unless it
-        is the name of a data set; so are `data.font`, `data.keywords` and `autoencoder.source`.
+        is the name of a data set; so are `data.font`, `data.keywords`, `data.packages` and
+        `autoencoder.source`.
 
     Raises:
         InputError: There is no such file, or it is not TOML.
@@ -73,7 +74,7 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
         folder = data.get("source", EMOJI) if isinstance(data, dict) else EMOJI
         if isinstance(folder, str) and not is_dataset(folder):
             tables["data"]["source"] = str(path.absolute().parent / folder)
-        for key in ("font", "keywords"):
+        for key in ("font", "keywords", "packages"):
             file = data.get(key) if isinstance(data, dict) else None
             if isinstance(file, str) and file:
                 tables["data"][key] = str(path.absolute().parent / file)
