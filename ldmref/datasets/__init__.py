@@ -14,7 +14,13 @@ emoji/       the embedded model's data set: the emoji font, and scenes composed 
 The names imported here are public. Nothing in this package imports PyTorch or the training.
 """
 
-from ldmref.datasets.base import Augmentation, Dataset, DatasetSource, ImageArray
+from ldmref.datasets.base import (
+    Augmentation,
+    Dataset,
+    DatasetSource,
+    ImageArray,
+    StyledPictures,
+)
 from ldmref.datasets.config import DataConfig, DataSummary
 from ldmref.datasets.folder import FolderDataset
 from ldmref.datasets.loading import check_data, load_dataset, summarize
@@ -30,6 +36,7 @@ __all__ = [
     "FolderDataset",
     "ImageArray",
     "ShardDataset",
+    "StyledPictures",
     "check_data",
     "dataset_names",
     "load_dataset",

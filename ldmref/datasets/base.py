@@ -47,6 +47,28 @@ class ImageArray(Protocol):
         ...
 
 
+class StyledPictures(NamedTuple):
+    """Several pictures of each name, one in each style, for the evaluation of a model.
+
+    Args:
+        names: Of each picture.
+        styles: Of each picture.
+        shown: (n,) bool, whether training shows it.
+        images: The pictures, (n, 3, size, size) uint8.
+
+    >>> import numpy as np
+    >>> from ldmref.datasets import StyledPictures
+    >>> images = np.zeros((2, 3, 8, 8), np.uint8)
+    >>> StyledPictures(["cat", "cat"], ["flat", "noto"], np.array([True, False]), images).styles
+    ['flat', 'noto']
+    """
+
+    names: list[str]
+    styles: list[str]
+    shown: np.ndarray
+    images: ImageArray
+
+
 class Dataset(Protocol):
     """n images of one size with captions, which may be random.
 
@@ -57,6 +79,9 @@ class Dataset(Protocol):
     A data set of latents instead of images has `moments`, (n, 2, z, h, w) float32: mean and
     log-variance of each image's latents, as an autoencoder would encode it. The autoencoder is then
     not trained.
+
+    A data set with several pictures of each name has `styled`, a `StyledPictures`, and `evaluate`
+    asks the model for names in their styles.
 
     >>> import tempfile
     >>> from pathlib import Path

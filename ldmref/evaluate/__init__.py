@@ -2,6 +2,7 @@
 
 evaluation.py   `evaluate`: all metrics on a data set, those of generated images among them
 images.py       the autoencoder and the likelihoods on images, and the model as they read it
+styles.py       names and styles of generated images, where the data have several styles
 likelihood.py   the chain's variational bound, and the flow's exact likelihood
 intervals.py    means and proportions with confidence intervals
 report.py       sections of measurements, as text or JSON

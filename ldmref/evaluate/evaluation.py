@@ -12,11 +12,12 @@ from PIL import Image
 from ldmref import modes
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.datasets import Dataset
+from ldmref.datasets import Dataset, StyledPictures
 from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.images import encode_images, likelihood, reconstruction
 from ldmref.evaluate.intervals import estimate, proportion
 from ldmref.evaluate.report import Section
+from ldmref.evaluate.styles import choose_names, choose_pairs, measure_asked, measure_shares
 from ldmref.io.classifier import FILE, load_classifier
 from ldmref.math.evaluation import frechet_distance, kernel_distance
 from ldmref.math.neighbours import (
@@ -120,6 +121,9 @@ def evaluate(
         count = min(settings.samples, most)
         log(f"{count} samples")
         sections += _samples(model, images[:count], prompts[:count], settings, folder, log)
+    pictures = getattr(data, "styled", None)
+    if settings.samples > 1 and pictures is not None:
+        sections += _styles(model, pictures, settings, log)
     return sections
 
 
@@ -157,6 +161,33 @@ def _samples(
     else:
         log("no retrieval: several images have the same caption")
     return sections
+
+
+def _styles(
+    model: LatentDiffusion,
+    pictures: StyledPictures,
+    settings: EvaluationSettings,
+    log: Callable[[str], None],
+) -> list[Section]:
+    """Ask for names in styles that training shows and never shows, and for names alone."""
+    rng = np.random.default_rng(settings.seed)
+    log(f"{len(pictures.names)} drawings in {len(set(pictures.styles))} styles")
+    drawings = (Image.fromarray(image.transpose(1, 2, 0)) for image in pictures.images[:])
+    gallery = thumbnails([*drawings])
+
+    def generate(prompts: list[str]) -> np.ndarray:
+        result = modes.txt2img(model, prompts, seed=settings.seed, batch_size=settings.batch)
+        return thumbnails(result.images)
+
+    sections = []
+    for shown, of in ((True, "pairs that training shows"), (False, "pairs that it never shows")):
+        asked = choose_pairs(pictures, shown, settings.samples, rng)
+        log(f"{len(asked.names)} samples of {of}")
+        found = generate(asked.prompts)
+        sections.append(measure_asked(found, asked, pictures, gallery, of))
+    names, shares = choose_names(pictures, settings.samples, rng)
+    log(f"{len(names)} samples of names alone")
+    return [*sections, measure_shares(generate(names), names, shares, pictures, gallery)]
 
 
 def _prompts(

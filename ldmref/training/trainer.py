@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ldmref.backends.finite import check_layers, find_origin
 from ldmref.backends.torch import TorchBackend
@@ -211,8 +212,12 @@ class Trainer:
         with torch.no_grad():
             if loss.after is not None:
                 self._change(loss.after)
-            for name, parameter in self.parameters.items():
-                local_shard(self.ema[name]).lerp_(local_shard(parameter), 1 - decay)
+            average = get_ema_multi_avg_fn(decay)  # all at once: on a GPU, calls take the time
+            shards = (
+                [*map(local_shard, self.ema.values())],
+                [*map(local_shard, self.parameters.values())],
+            )
+            average(*shards, self.step)
         self.updating = False
         metrics = {name: float(value) for name, value in loss.metrics.items()}
         sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()

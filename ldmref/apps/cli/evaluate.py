@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ldmref.apps.cli.progress import one_line, print_line, say
-from ldmref.apps.cli.train import DATA_HELP, font_option, source
+from ldmref.apps.cli.train import DATA_HELP, font_option, packages_option, source
 
 option = click.option
 
@@ -18,6 +18,7 @@ option = click.option
 @click.argument("model")
 @option("--data", default="emoji", metavar="NAME|FOLDER", help=f"{DATA_HELP} Default: emoji.")
 @font_option
+@packages_option
 @option(
     "--images",
     type=click.IntRange(2, 100_000),
@@ -65,6 +66,7 @@ def evaluate(
     model: str,
     data: str,
     font: str | None,
+    packages: str | None,
     backend: str | None,
     device: str | None,
     dtype: str | None,
@@ -89,7 +91,7 @@ def evaluate(
     from ldmref.support.config import settings as read_settings
 
     path = find_model(model)
-    config = DataConfig(source(data) or data, font=font or "")
+    config = DataConfig(source(data) or data, font=font or "", packages=packages or "")
     check_data(config)
     with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
         loaded = load(model, backend=backend, device=device, dtype=dtype)

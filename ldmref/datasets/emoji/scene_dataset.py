@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ldmref.datasets.base import Augmentation, ImageArray
+from ldmref.datasets.base import Augmentation, ImageArray, StyledPictures
 from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, stands_out
 from ldmref.datasets.emoji.drawings import STYLE_WORDS, find_drawings
@@ -63,6 +63,11 @@ class SceneDataset:
         scenes = images - len(named)
         shares = NAMES_SHARE * named / named.sum(), np.full(scenes, (1 - NAMES_SHARE) / scenes)
         self.weights = np.concatenate(shares)
+
+    @property
+    def styled(self) -> StyledPictures | None:
+        """The drawings of all styles; None of the font, which has one picture of each name."""
+        return self.names.styled if isinstance(self.names, StyleDataset) else None
 
     def make_images(self, processes: int) -> None:
         """Make all images now, by several processes."""

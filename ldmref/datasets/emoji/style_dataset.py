@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldmref.datasets.base import Augmentation
+from ldmref.datasets.base import Augmentation, StyledPictures
 from ldmref.datasets.emoji.captions import styled_caption
 from ldmref.datasets.emoji.drawings import STYLES, pictures
 from ldmref.datasets.emoji.emoji_dataset import EmojiCaptions, relative_weights
@@ -42,6 +42,23 @@ class StyleDataset:
     def vocabulary(self) -> list[str]:
         """Return texts with every word of the captions, except for the styles."""
         return self.captions.vocabulary()
+
+    @property
+    def styled(self) -> StyledPictures:
+        """Return all pictures, held-out ones too, without those of skin tones."""
+        every = [
+            (pair, shown)
+            for shown in (True, False)
+            for pair in pictures(self.images.packages, held_out=not shown)
+            if not pair[0].has_skin_tone
+        ]
+        images = StyleImages([pair for pair, _ in every], self.images.size, self.images.packages)
+        return StyledPictures(
+            [emoji.name for (emoji, _), _ in every],
+            [style for (_, style), _ in every],
+            np.asarray([shown for _, shown in every]),
+            images,
+        )
 
     def origin(self) -> bytes:
         """Return what identifies the pictures: the digests of the packages."""
