@@ -87,6 +87,17 @@ def write_if_changed(path: Path, data: bytes) -> None:
         path.write_bytes(data)
 
 
+def lead_on(old: str, new: str) -> str:
+    """Return the page at an old address, which leads to the new one."""
+    target = os.path.relpath(new, os.path.dirname(old) or ".")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>This page has moved</title>'
+        f'<meta http-equiv="refresh" content="0; url={target}">'
+        f'<link rel="canonical" href="{target}"><p><a href="{target}">This page has moved.</a></p>'
+        "</html>\n"
+    )
+
+
 def build(source: Path, out: Path, jobs: str = "auto") -> None:
     """Run Sphinx; every warning is an error.
 
@@ -113,6 +124,9 @@ def main() -> None:
     source = Path(f"{args.out}-pages")
     write_pages(source, args.only, args.allow_missing)
     build(source, args.out, args.jobs)
+    for old, new in pages.MOVED.items():
+        if (args.out / new).is_file():
+            write_if_changed(args.out / old, lead_on(old, new).encode())
     for schema, text in configuration.schemas().items():
         write_if_changed(args.out / schema, text.encode())
     shutil.rmtree(args.out / ".doctrees", ignore_errors=True)

@@ -20,12 +20,14 @@ ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
     "tests/fuzz/README.md": "fuzzing.md",
     "ldmref/assets/emoji/README.md": "embedded-model.md",
+    "ldmref/assets/styles-autoencoder/README.md": "styles-autoencoder.md",
     "examples/plugins/ldmref-dit/README.md": "plugins/ldmref-dit.md",
     "examples/plugins/ldmref-jax/README.md": "plugins/ldmref-jax.md",
     "examples/plugins/ldmref-pixart/README.md": "plugins/ldmref-pixart.md",
     "examples/plugins/ldmref-sa-sampler/README.md": "plugins/ldmref-sa-sampler.md",
     "examples/plugins/ldmref-tangential/README.md": "plugins/ldmref-tangential.md",
 }
+MOVED = {"course/coverage.html": "course/index.html"}  # old addresses, which lead on
 HOME = ("docs/README.md", "README.md")  # both are the first page of the site
 IMAGES = (".png", ".webp", ".gif", ".svg", ".jpg")
 

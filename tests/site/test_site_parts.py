@@ -391,6 +391,20 @@ def test_dead_links_missing_anchors_and_other_hosts_are_found(tmp_path):
     ]
 
 
+def test_old_addresses_lead_to_pages_that_exist(tmp_path):
+    from build_site import lead_on
+    from links import check
+
+    for old, new in pages.MOVED.items():
+        assert new.replace(".html", ".md") in pages.find_pages().values()
+        assert old.replace(".html", ".md") not in pages.find_pages().values()
+        for place, text in {old: lead_on(old, new), new: "<p>here</p>"}.items():
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_text(text)
+    assert check(tmp_path) == []
+    assert 'url=../b/c.html"' in lead_on("a/d.html", "b/c.html")
+
+
 def test_the_api_has_the_modules_that_the_policy_names():
     policy = (ROOT / "docs/policy.md").read_text("utf-8")
     assert all(f"`{module}`" in policy for module in api.MODULES)
