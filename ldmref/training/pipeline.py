@@ -84,6 +84,7 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
         held_out=context.data.held_out,
         observer=context.observer,
         processes=recipe.data.processes,
+        compiled=recipe.compile,
     )
     folder = context.folder / "model"
 

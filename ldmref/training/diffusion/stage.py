@@ -33,6 +33,7 @@ from ldmref.prompts.tokens import Tokens
 from ldmref.samplers.path import FLOW
 from ldmref.training.ahead import DrawnAhead
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
+from ldmref.training.compiled import CompiledNetworks
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
 from ldmref.training.loss import Loss
@@ -248,6 +249,7 @@ def diffusion_trainer(
     held_out: np.ndarray | None = None,
     observer: StepObserver | None = None,
     processes: int = 0,
+    compiled: bool = False,
 ) -> Trainer:
     """Return a trainer of the denoiser and its text encoders or class embedding.
 
@@ -262,6 +264,7 @@ def diffusion_trainer(
         held_out: Indices of the images for the loss that is reported but never minimised.
         observer: Sees every step.
         processes: The number of processes that draw batches ahead.
+        compiled: Whether the networks are compiled; steps that are observed are not.
     """
     tokenizers = condition.tokenizers if config.text_encoders else ()
     batches = DiffusionBatches(
@@ -272,12 +275,21 @@ def diffusion_trainer(
     denoiser = family.declared(config, config.denoiser.network)
     size = config.defaults.width, config.defaults.height
 
+    networks = CompiledNetworks(ops) if compiled else None
+
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
 
     def batch_loss(ops: TorchBackend, params: Params, batch: DiffusionBatch) -> Loss:
+        use_compiled = networks is not None and ops is networks.ops
+
         def compile_network(function: Callable, name: str) -> Callable:
+            if networks is not None and use_compiled:
+                return networks.bind(name, function, params[name])
             return ops.compile(function, params[name])
+
+        if networks is not None:
+            networks.begin_step()
 
         params = with_fixed(config, params)
         texts = batch.tokens, batch.prompts

@@ -222,6 +222,8 @@ class Recipe:
         seed: Seed of weights, noise and the order of images.
         device: Device on which PyTorch trains, such as "cpu" or "cuda:0".
         dtype: Floating-point type of activations: `float32`, `bfloat16` or `auto`.
+        compile: Whether the networks of the denoiser's training are compiled, which takes a minute
+            at the first step.
         data: The images.
         model: The configuration of the model.
         features: Training of the network for the perceptual term.
@@ -241,6 +243,7 @@ class Recipe:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
+    compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
     features: FeaturesStage = FeaturesStage()
