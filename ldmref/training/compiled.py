@@ -17,7 +17,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.models.params import Params, flatten, unflatten
 
 
-class CompiledNetworks:
+class NetworkGraphs:
     """The networks that a training has compiled, each once.
 
     Args:

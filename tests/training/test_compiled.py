@@ -24,6 +24,7 @@ def losses(folder, compiled):
     return [p.loss for p in found if p.stage == "diffusion"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_training_has_the_losses_of_another(tmp_path, monkeypatch, backend):
     graphs = []

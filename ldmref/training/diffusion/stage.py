@@ -33,7 +33,7 @@ from ldmref.prompts.tokens import Tokens
 from ldmref.samplers.path import FLOW
 from ldmref.training.ahead import DrawnAhead
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
-from ldmref.training.compiled import CompiledNetworks
+from ldmref.training.compiled import NetworkGraphs
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
 from ldmref.training.loss import Loss
@@ -275,7 +275,7 @@ def diffusion_trainer(
     denoiser = family.declared(config, config.denoiser.network)
     size = config.defaults.width, config.defaults.height
 
-    networks = CompiledNetworks(ops) if compiled else None
+    networks = NetworkGraphs(ops) if compiled else None
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
