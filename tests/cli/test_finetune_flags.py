@@ -25,6 +25,7 @@ VALUES = {
     "base": "BASE", "data": "DATA", "rank": "3", "alpha": "5", "targets": "text", "word": "<x>",
     "initial": "cat", "vectors": "3", "size": "64", "steps": "7", "batch": "3", "lr": "3e-5",
     "seed": "9", "device": "meta", "dtype": "bfloat16", "font": "font.ttf",
+    "packages": "packages", "processes": "2",
 }  # fmt: skip
 NOT_SETTINGS = {
     "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose", "no_plots",

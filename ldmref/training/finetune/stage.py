@@ -44,7 +44,10 @@ def fine_tune_trainer(
     """Return a trainer of the adapter on encoded images; `observer` sees every step."""
     stage = recipe.diffusion
     size = (recipe.data.size, recipe.data.size)
-    batches = DiffusionBatches(latents, adapter.caption, config, stage, recipe.seed, ops)
+    rest = stage, recipe.seed, ops
+    batches = DiffusionBatches(
+        latents, adapter.caption, config, *rest, processes=recipe.data.processes
+    )
     batches.observer = observer
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
@@ -68,4 +71,5 @@ def fine_tune_trainer(
         ends=(*training.ends, *training.fixed(config)),
     )
     trainer.observer = observer
+    trainer.on_end = batches.on_host.close
     return trainer
