@@ -49,7 +49,14 @@ ALLOWED = {
     "backends": (*SUPPORT, "math.arrays"),
     "samplers": (*SUPPORT, "math"),
     "prompts": (*SUPPORT, "math.arrays"),
-    "models": (*SUPPORT, "math", "backends.base", "prompts", "samplers.config"),
+    "models": (
+        *SUPPORT,
+        "math",
+        "backends.base",
+        "prompts",
+        "samplers.config",
+        "samplers.predictions",
+    ),
     "io": (*SUPPORT, "math", "prompts", "samplers.config", "models"),
     "families": (
         *SUPPORT,
