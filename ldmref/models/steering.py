@@ -262,13 +262,14 @@ class SteeredLayer:
         declared = self.ops.network.steerable.parts
         if self.function is not ATTENTION:
             return False
-        x, context, *_ = self.args
-        return context is x and self.name.startswith(tuple(declared[part] for part in parts))
+        arguments = self.arguments
+        itself = arguments["context"] is arguments["x"]
+        return itself and self.name.startswith(tuple(declared[part] for part in parts))
 
     def attend_identically(self) -> Any:
         """Compute self-attention whose map is the identity."""
         on: Any = self.on
-        return identity_attention(on, self.p, self.args[0])
+        return identity_attention(on, self.p, self.arguments["x"])
 
     def guide_attention(self, numbers: Sequence[float]) -> Any:
         """Compute it for two texts; attention to both is combined with these numbers."""
