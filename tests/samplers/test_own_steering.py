@@ -12,6 +12,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.locate import diff_traces
+from ldmref.models import flatten
 from ldmref.samplers import Prediction
 from ldmref.samplers.predictions import read_prediction, read_steering
 from ldmref.testing.packages import write_metadata
@@ -97,6 +98,24 @@ def test_a_run_is_recorded_and_compared(theirs, tmp_path):
     assert any(row.name.startswith("unet.001/mid_block") for row in report.rows)
     plain = modes.txt2img(model, **asked).latents
     assert not np.array_equal(modes.txt2img(model, guidance="away", **asked).latents, plain)
+
+
+def test_its_layers_compute_what_it_says(theirs):
+    """As a network does in which the last weights of these layers are half as large."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    random = np.random.default_rng(0)
+    x, context = random.standard_normal((1, 4, 8, 8)), random.standard_normal((1, 7, 32))
+    inputs = np.float32(x), np.array([300.0], np.float32), np.float32(context)
+    got = model.predict(*inputs, steering=[theirs.Halved("attn2")])
+    named = model.predict(*inputs, halved=("attn2", 0.5))
+    plain = model.predict(*inputs)
+    for name, weights in flatten(model.params.unet).items():
+        if ".attn2.to_out." in name:
+            weights *= 0.5
+    want = model.predict(*inputs)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(named, want)
+    assert np.abs(got - plain).max() > 1e-3
 
 
 def test_a_network_that_cannot_be_steered_like_this_is_refused(theirs):
