@@ -176,7 +176,8 @@ def load_checkpoint(
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None
     warnings = [*checkpoint.warnings]
-    warnings += check_weights(tensors, allow_nonfinite) if eager else []
+    if eager and not checkpoint.is_known:
+        warnings += check_weights(tensors, allow_nonfinite)
     checkpoint.check_digests()
     check = None if eager else partial(check_network, allow_nonfinite=allow_nonfinite)
     record: dict[str, Any] = {} if checkpoint.ema is None else {"ema": checkpoint.ema}

@@ -11,12 +11,16 @@ Importing this module imports no array library: a backend's module is loaded on 
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ldmref.backends.arguments import fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.support.plugins import describe_origin, find_plugin, suggest_names, summarize_error
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Backend", "available", "fill", "get_backend", "split_arrays"]
 
@@ -73,7 +77,8 @@ def get_backend(
             raise UsageError(message, code="E-BACKEND", hint=hint)
         return name
     point = _entry_point(str(name).lower())
-    kind = f"the {point.name} backend" if point.name in BUILT_IN else describe_origin(point)
+    own = isinstance(point, OwnBackend)
+    kind = f"the {point.name} backend" if own else describe_origin(point)
     options = {} if speed is None else {"speed": speed}  # optional in plug-ins
     backend = _make_backend(point, kind, device=device, dtype=dtype, **options)
     missing = backend.missing_operations()
@@ -84,7 +89,18 @@ def get_backend(
     return backend
 
 
-def _make_backend(point: EntryPoint, kind: str, **options: str | None) -> Backend:
+class OwnBackend(NamedTuple):
+    """A backend of ldmref; as the entry point of a plug-in."""
+
+    name: str
+    value: str
+
+    def load(self) -> Any:
+        """Import what makes it."""
+        return resolve_name(self.value)
+
+
+def _make_backend(point: EntryPoint | OwnBackend, kind: str, **options: str | None) -> Backend:
     """Return the backend that an entry point makes; `kind` describes it in messages.
 
     Raises:
@@ -130,9 +146,9 @@ def available() -> dict[str, str]:
     return reasons
 
 
-def _entry_point(name: str) -> EntryPoint:
+def _entry_point(name: str) -> EntryPoint | OwnBackend:
     if name in BUILT_IN:
-        return EntryPoint(name, BUILT_IN[name], GROUP)
+        return OwnBackend(name, BUILT_IN[name])
     point = find_plugin(GROUP, name)
     if point is None:
         hint = suggest_names(GROUP, BUILT_IN, name)

@@ -33,7 +33,7 @@ from ldmref.math.arrays import Array
 from ldmref.math.attention import attention_map, softmax
 from ldmref.models.model import LatentDiffusion
 from ldmref.prompts.prompt_words import PromptWord
-from ldmref.samplers.guidance import ATTENDED, TEXTS, texts_of
+from ldmref.samplers.predictions import TEXTS, read_prediction
 
 AVERAGE = "sum over the tokens of a word, mean over heads and layers, conditional half"
 
@@ -153,8 +153,9 @@ def find_prompt(names: Sequence[str]) -> tuple[int, int] | None:
         return 0, plain.index("cond")
     others = [name for name in names if name not in TEXTS]
     for number, name in enumerate(others, len(plain[:1])):
-        if name.startswith(ATTENDED):
-            return number, texts_of(name).index("cond")
+        prediction = read_prediction(name)
+        if prediction is not None and len(prediction.texts) > 1 and "cond" in prediction.texts:
+            return number, prediction.texts.index("cond")
     return None
 
 

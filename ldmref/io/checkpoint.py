@@ -120,6 +120,11 @@ class Checkpoint:
         require_autoencoder(self.path.name, networks, self.config)
 
     @property
+    def is_known(self) -> bool:
+        """Whether its weights are the published ones of an embedded model, without changes."""
+        return self.source.is_published and not self.modifications
+
+    @property
     def digest(self) -> str | Callable[[], str]:
         """SHA-256 of the file of the weights, or a function that computes it."""
         return self.source.digest

@@ -83,6 +83,11 @@ class StoredModel(ABC):
         return ()
 
     @property
+    def is_published(self) -> bool:
+        """Whether `read` compares the weights with published digests, so that they are known."""
+        return False
+
+    @property
     @abstractmethod
     def digest(self) -> str | Callable[[], str]:
         """SHA-256 of the file of the weights, or a function that computes it."""

@@ -18,7 +18,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.declared import HEIGHT, WIDTH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
-from ldmref.models.steering import STEERING
+from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
@@ -188,16 +188,11 @@ def open_network(
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
     recorded = {} if whole is None else whole.attributes
-    steering = {name: tuple(recorded[name]) for name in STEERING if is_steering(recorded.get(name))}
+    steering = tuple(read_steering(recorded))
     if steering and not network.find_unsteerable(steering):
         network = replace(network, function=network.steered)
-        arguments |= steering
+        arguments["steering"] = steering
     return RecordedNetwork(network, params, arguments, found.complete, tuple(sizes.assumed))
-
-
-def is_steering(value: object) -> bool:
-    """Return whether a recorded attribute of a call steers it: a list that is not empty."""
-    return isinstance(value, list) and len(value) > 0
 
 
 def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., Any]:

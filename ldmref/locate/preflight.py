@@ -20,7 +20,7 @@ from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.networks import number_controlnet
 from ldmref.locate.precision import round_to
-from ldmref.models.steering import STEERING
+from ldmref.samplers.predictions import read_steering
 from ldmref.trace.left_out import LEFT_OUT
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, UNLIKE, Trace, TraceEntry
 
@@ -120,7 +120,7 @@ def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
             continue
         number = number_controlnet(port, call) if network == "controlnet" else 0
         whole = next((entry.attributes for entry in entries if not entry.layer), {})
-        steering = repr([whole.get(name) for name in STEERING])
+        steering = repr(read_steering(whole))
         key = (network, number % max(controlnets, 1), steering)
         first, known = seen.setdefault(key, (call, layers))
         unlike = {*unlike_ours(whole)}  # which may be fewer of a name

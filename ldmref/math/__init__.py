@@ -11,6 +11,7 @@ number without a word. `ldmref.math.checked` has the same functions with these c
 # Packed by hand: one name per line would take 300 lines.
 # fmt: off
 # isort: off
+import ldmref.math.lazy_numpy  # noqa: F401 before array-api-compat copies NumPy
 from ldmref.math.activations import geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu
 from ldmref.math.adversarial import (
     adaptive_weight, feature_distance, hinge_discriminator_loss, hinge_generator_loss,

@@ -6,14 +6,14 @@ Traces, `ldmref diff`, golden cases and exports read these declarations and keep
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ldmref.errors import UsageError
 from ldmref.models.params import Spec
-from ldmref.models.steering import STEERING, Steerable, SteeredNetwork
+from ldmref.models.steering import Steerable, SteeredNetwork
+from ldmref.samplers.predictions import Steering
 
 
 class CallSize(NamedTuple):
@@ -260,50 +260,44 @@ class DeclaredNetwork:
 
     @cached_property
     def steered(self) -> SteeredNetwork:
-        """The function of a denoiser with the arguments `STEERING`, which replace its layers."""
+        """The function of a denoiser with the argument `steering`, which replaces its layers."""
         tokens = self.text_attention.tokens if self.text_attention else ("text",)
         return SteeredNetwork(self.function, self.steerable, tokens[0] == "text")
 
-    def check_steering(self, model: str, steering: Mapping[str, Any]) -> None:
-        """Refuse what steers a denoiser that does not take it.
+    @property
+    def block_count(self) -> int:
+        """The number of blocks of a denoiser of which some may be left out."""
+        return self._skippable if self.steerable.blocks else 0
 
-        Args:
-            model: The name of the model.
-            steering: Values by argument, `control` or one of `STEERING`; empty ones are none.
+    @cached_property
+    def _skippable(self) -> int:
+        return len(self.spec()[self.steerable.blocks])
 
-        Raises:
-            UsageError: The denoiser has no such argument, or no such layers.
-        """
-        problem = self.find_unsteerable(steering)
-        if problem:
-            raise UsageError(f"{model!r} {problem}", code="E-FAMILY", hint="leave it out")
+    @property
+    def steerable_parts(self) -> Collection[str]:
+        """The parts of a denoiser whose self-attention may become the identity."""
+        return self.steerable.parts
 
-    def find_unsteerable(self, steering: Mapping[str, Any]) -> str:
+    @property
+    def reads_by_attention(self) -> bool:
+        """Whether a denoiser attends to the text."""
+        return self.text_attention is not None
+
+    @property
+    def guides_attention(self) -> bool:
+        """Whether a denoiser declares how its attention reads two texts."""
+        return self.steerable.attention is not None
+
+    def find_unsteerable(self, steering: Iterable[Steering]) -> str:
         """Return why a denoiser cannot be steered like this; "" if it can.
 
         Args:
-            steering: As for `check_steering`.
+            steering: What would replace its layers.
 
         Returns:
             The rest of a sentence about the model.
         """
-        for name, value in steering.items():
-            known = self.steerable.takes(name) if name in STEERING else name in self.defaults
-            if value and not known:
-                return f"takes no {name}"
-        layers = self._skippable if steering.get("skip_layers") else 0
-        if any(not 0 <= layer < layers for layer in steering.get("skip_layers", ())):
-            return f"has the layers 0 to {layers - 1}"
-        parts = self.steerable.parts
-        unknown = [part for part in steering.get("identity_attention", ()) if part not in parts]
-        if unknown:
-            return f"has the parts {', '.join(parts)}, not {unknown[0]!r}"
-        return ""
-
-    @cached_property
-    def _skippable(self) -> int:
-        """The number of blocks of which some may be left out."""
-        return len(self.spec()[self.steerable.blocks])
+        return next(filter(None, (one.find_problem(self) for one in steering)), "")
 
     def input_of(self, argument: str) -> NetworkInput | None:
         """Return the input of an argument.

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
@@ -23,6 +23,7 @@ from ldmref.models.text import EncodedText
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.prompts.tokens import Tokens
+from ldmref.samplers.predictions import Steering, read_steering
 
 __all__ = ["TEXT_ENCODERS", "LatentDiffusion", "model_spec"]
 
@@ -262,7 +263,8 @@ class LatentDiffusion(ImageNetworks):
         t: Array,
         context: Array | Conditioning | None = None,
         control: Any | None = None,
-        **steering: Sequence[Any],
+        steering: Sequence[Steering] = (),
+        **recorded: Sequence[Any],
     ) -> Array:
         """Return the prediction of eps, v or x0, as `config.scheduler.prediction_type` says.
 
@@ -273,12 +275,11 @@ class LatentDiffusion(ImageNetworks):
             context: Hidden states from `encode_text`, (n, l, d), or a `Conditioning`, which SDXL
                 needs. None: the network reads no text.
             control: The output of ControlNets (`ControlNet.residuals`). None: none.
-            steering: `identity_attention`, parts of the U-Net, `down`, `mid` or `up`, whose
-                self-attention maps are replaced by the identity; `skip_layers`, blocks of a
-                transformer that are left out, by number; `attention_guidance`, scale, largest norm
-                and, optionally, weight of `ldmref.math.normalized_attention_guidance`, with a
-                context of n negative prompts, followed by n prompts. Each replaces layers of the
-                network (`ldmref.models.steering`).
+            steering: What replaces layers of the network, for this prediction
+                (`ldmref.samplers.Steering`).
+            recorded: The same by name, as traces have it: `skip_layers=(7, 8)`,
+                `identity_attention=("mid",)`, or scale, largest norm and, optionally, weight as
+                `attention_guidance`, with a context of n negative prompts, followed by n prompts.
 
         Returns:
             The prediction, (n, c, h, w); `predict_with_variance` also returns a learned variance.
@@ -287,7 +288,7 @@ class LatentDiffusion(ImageNetworks):
             UsageError: The network takes no ControlNets, or nothing that steers it like this.
         """
         z = self.config.vae.latent_channels
-        output = self.predict_with_variance(latents, t, context, control, **steering)
+        output = self.predict_with_variance(latents, t, context, control, steering, **recorded)
         return output[:, :z, ...]
 
     def predict_with_variance(
@@ -296,7 +297,8 @@ class LatentDiffusion(ImageNetworks):
         t: Array,
         context: Array | Conditioning | None = None,
         control: Any | None = None,
-        **steering: Sequence[Any],
+        steering: Sequence[Steering] = (),
+        **recorded: Sequence[Any],
     ) -> Array:
         """Return the whole output of the denoiser: with a learned variance, also v of
         `learned_range_logvar`.
@@ -304,7 +306,7 @@ class LatentDiffusion(ImageNetworks):
         Args:
             latents, t, context, control: As for `predict`: (n, c, h, w), (n,) and (n, l, d); None:
                 no text, no ControlNets.
-            steering: As for `predict`.
+            steering, recorded: As for `predict`.
 
         Returns:
             (n, c, h, w), or (n, 2 c, h, w) with a learned variance.
@@ -317,17 +319,40 @@ class LatentDiffusion(ImageNetworks):
         t = ops.own("t", t)
         arrays = convert_conditioning(ops, context)
         declared = self.denoiser
-        values = {name: tuple(value) for name, value in steering.items()}
-        steered = {name: value for name, value in values.items() if value}
+        steered = self._read_steering(steering, recorded)
         with ops.inference():
             if control is not None:
                 arrays["control"] = convert_residuals(ops, control)
-                declared.check_steering(self.config.name, {"control": arrays["control"]})
-            if steered:
-                declared.check_steering(self.config.name, steered)
-            function = declared.steered if steered else declared.function
-            network = self._compile(function, declared.params)
-            return network(self.config.denoiser, latents, t, *declared.arrange(arrays), **steered)
+                if "control" not in declared.defaults:
+                    self._refuse("takes no control")
+            arguments = declared.arrange(arrays)
+            if not steered:
+                network = self._compile(declared.function, declared.params)
+                return network(self.config.denoiser, latents, t, *arguments)
+            network = self._compile(declared.steered, declared.params)
+            return network(self.config.denoiser, latents, t, *arguments, steering=steered)
+
+    def _read_steering(
+        self, steering: Sequence[Steering], recorded: Mapping[str, Sequence[Any]]
+    ) -> tuple[Steering, ...]:
+        """Return all that steers a prediction, in its order; refuse what cannot.
+
+        Raises:
+            UsageError: The denoiser has no such layers.
+        """
+        named = {name: tuple(values) for name, values in recorded.items() if values}
+        found = [(name, read_steering({name: values})) for name, values in named.items()]
+        unknown = [name for name, known in found if not known]
+        if unknown:
+            self._refuse(f"takes no {unknown[0]}")
+        steered = (*steering, *(one for _, known in found for one in known))
+        problem = self.denoiser.find_unsteerable(steered)
+        if problem:
+            self._refuse(problem)
+        return steered
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise UsageError(f"{self.config.name!r} {problem}", code="E-FAMILY", hint="leave it out")
 
     def unet(
         self,

@@ -1,17 +1,17 @@
 """Steering: guidance that replaces layers of a denoiser, whose definition knows nothing of it.
 
     network = model.denoiser.steered
-    network(ops, p, config, x, t, context, identity_attention=("mid",))
+    network(ops, p, config, x, t, context, steering=(PartsPerturbed(("mid",)),))
 
 runs the definition on a stand-in for the backend. Every layer asks it through `call_layer`, and it
-returns what the layer computes, or what replaces it. `Steerable` says by the names of layers which
-they are, and a family declares its steering as data.
+returns what the layer computes, or what a `Steering` has in its place. `Steerable` says by the
+names of layers which they are, and a family declares its steering as data.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.layers import attention, identity_attention, merge_heads, split_heads
 from ldmref.models.params import Params, name_parts
 from ldmref.models.transformer_layers import NO_PARAMETERS, Heads, join_and_attend
+from ldmref.samplers.predictions import Steering
 
-STEERING = ("identity_attention", "skip_layers", "attention_guidance")
 ATTENTION = inspect.unwrap(attention)  # as `call_layer` gets it
 
 
@@ -82,22 +82,10 @@ class Steerable:
     parts: Mapping[str, str] = field(default_factory=dict)
     attention: AttentionGuidance | None = None
 
-    def takes(self, name: str) -> bool:
-        """Return whether it is steered by an argument.
-
-        Args:
-            name: One of `STEERING`.
-
-        Returns:
-            Whether there are such layers.
-        """
-        layers = self.parts, self.blocks, self.attention
-        return bool(layers[STEERING.index(name)])
-
 
 @dataclass(frozen=True)
 class SteeredNetwork:
-    """A denoiser whose layers are replaced as further arguments say; a function like its own.
+    """A denoiser whose layers are replaced as one more argument says; a function like its own.
 
     Args:
         function: The definition.
@@ -121,18 +109,15 @@ class SteeredNetwork:
     @property
     def __signature__(self) -> inspect.Signature:
         own = inspect.signature(self.function)
-        kind = inspect.Parameter.KEYWORD_ONLY
-        more = [inspect.Parameter(name, kind, default=()) for name in STEERING]
-        return own.replace(parameters=[*own.parameters.values(), *more])
+        more = inspect.Parameter("steering", inspect.Parameter.KEYWORD_ONLY, default=())
+        return own.replace(parameters=[*own.parameters.values(), more])
 
     def __call__(
         self,
         ops: Backend,
         p: Params,
         *args: Any,
-        identity_attention: tuple[str, ...] = (),
-        skip_layers: tuple[int, ...] = (),
-        attention_guidance: tuple[float, ...] = (),
+        steering: tuple[Steering, ...] = (),
         **kwargs: Any,
     ) -> Array:
         """Predict as the definition does, with layers replaced.
@@ -141,32 +126,14 @@ class SteeredNetwork:
             ops: The backend.
             p: The parameters.
             args, kwargs: The other arguments of the definition.
-            identity_attention: Parts of `Steerable.parts` whose self-attention maps become the
-                identity (perturbed-attention guidance).
-            skip_layers: Numbers of blocks that are left out (skip-layer guidance).
-            attention_guidance: Scale, largest norm and, optionally, weight of the guidance in
-                attention. All that depends on the text is then that of n negative prompts,
-                followed by that of n prompts.
+            steering: What replaces layers; each computes a layer with those after it.
 
         Returns:
             The result of the definition, for n images.
         """
         arguments = dict(zip(self.arguments, args, strict=False)) | kwargs
-        steerable = self.steerable
-        steered: Any = SteeredBackend(
-            ops,
-            p,
-            skipped=tuple(f"{steerable.blocks}.{number}" for number in skip_layers),
-            kept=steerable.kept,
-            identity=tuple(steerable.parts[part] for part in identity_attention),
-        )
-        if attention_guidance and steerable.attention:
-            images = arguments[self.arguments[1]].shape[0]
-            steered.guide = GuidedAttention(
-                ops, steerable.attention, attention_guidance, images, arguments, self.text_first
-            )
-            arguments = steered.guide.change(find_rules(steerable.attention, "", ""), arguments)
-        return self.function(steered, p, **arguments)
+        steered = SteeredBackend(ops, p, self, steering, arguments)
+        return SteeredLayer(steered, self.function, p, (), arguments, steering).replaced()
 
 
 class SteeredBackend:
@@ -175,25 +142,25 @@ class SteeredBackend:
     Args:
         inner: The backend, which may itself observe layers: it is asked for each that is computed.
         params: The parameters of the network.
-        skipped: The names of blocks that are left out.
-        kept: The arguments that such a block returns.
-        identity: How the names of layers begin whose self-attention is the identity.
+        network: The network.
+        steering: What replaces layers.
+        arguments: The arguments of the network, by name.
     """
 
     def __init__(
         self,
         inner: Backend,
         params: Params,
-        skipped: tuple[str, ...] = (),
-        kept: tuple[str, ...] = (),
-        identity: tuple[str, ...] = (),
+        network: SteeredNetwork,
+        steering: tuple[Steering, ...],
+        arguments: Mapping[str, Any],
     ):
         self.inner = inner
         self.params = params
-        self.skipped = skipped
-        self.kept = kept
-        self.identity = identity
-        self.guide: GuidedAttention | None = None
+        self.network = network
+        self.steering = steering
+        self.arguments = arguments
+        self.guides: dict[tuple[float, ...], GuidedAttention] = {}
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.inner, name)
@@ -208,24 +175,133 @@ class SteeredBackend:
             return self.inner.call_layer(function, p, args, kwargs)
         if p.path is None:
             name_parts(self.params)
-        path = p.path or ""
-        steered: Any = self
-        if path in self.skipped:
-            arguments = name_arguments(function, args, kwargs)
-            first, *more = (arguments[name] for name in self.kept)
-            return (first, *more) if more else first
-        if function is ATTENTION and path.startswith(self.identity):
-            x, context, *_ = args
-            if context is x:
-                return identity_attention(steered, p, x)
-        if self.guide is not None:
-            rules = find_rules(self.guide.declared, path, function.__name__)
-            if rules.changes:
-                kwargs = self.guide.change(rules, name_arguments(function, args, kwargs))
-                args = ()
-            if rules.guided:
-                steered = self.guide
-        return self.inner.call_layer(SteeredLayer(function, steered), p, args, kwargs)
+        return SteeredLayer(self, function, p, args, kwargs, self.steering).replaced()
+
+    def guide(self, numbers: tuple[float, ...]) -> GuidedAttention | None:
+        """Return what stands in where image tokens attend to two texts; None: the family has none.
+
+        Args:
+            numbers: Of `AttentionGuided`.
+        """
+        declared = self.network.steerable.attention
+        if declared is not None and numbers not in self.guides:
+            images = self.arguments[self.network.arguments[1]].shape[0]
+            self.guides[numbers] = GuidedAttention(
+                self.inner, declared, numbers, images, self.arguments, self.network.text_first
+            )
+        return self.guides.get(numbers)
+
+
+class SteeredLayer:
+    """A layer of a steered network, or the network itself: a `SteeredCall` of `Steering`.
+
+    Args:
+        ops: What stands in for the backend.
+        function: What computes it.
+        p: Its parameters.
+        args, kwargs: Its arguments.
+        steering: What replaces it, in this order.
+        on: The backend on which it is computed. None: `ops`.
+    """
+
+    def __init__(
+        self,
+        ops: SteeredBackend,
+        function: Callable,
+        p: Params,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        steering: tuple[Steering, ...],
+        on: object = None,
+    ):
+        self.ops = ops
+        self.function = function
+        self.p = p
+        self.args = args
+        self.kwargs = kwargs
+        self.steering = steering
+        self.on = ops if on is None else on
+
+    @property
+    def name(self) -> str:
+        """The name of its parameters; "" is the network itself."""
+        return "" if self.is_network else self.p.path or ""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is the network itself."""
+        return self.function is self.ops.network.function
+
+    @property
+    def kind(self) -> str:
+        """The name of the function that computes it."""
+        return self.function.__name__
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Its arguments after its parameters, by name."""
+        if not self.args:
+            return dict(self.kwargs)
+        return name_arguments(self.function, self.args, self.kwargs)
+
+    @property
+    def block(self) -> int | None:
+        """Its number if it is one of the blocks that may be left out."""
+        blocks = self.ops.network.steerable.blocks
+        around, _, number = self.name.rpartition(".")
+        return int(number) if blocks and around == blocks and number.isdecimal() else None
+
+    def leave_out(self) -> Any:
+        """Return its input as its output."""
+        arguments = self.arguments
+        first, *more = (arguments[name] for name in self.ops.network.steerable.kept)
+        return (first, *more) if more else first
+
+    def is_self_attention(self, parts: Sequence[str]) -> bool:
+        """Return whether it is self-attention in one of these parts of the network."""
+        declared = self.ops.network.steerable.parts
+        if self.function is not ATTENTION:
+            return False
+        arguments = self.arguments
+        itself = arguments["context"] is arguments["x"]
+        return itself and self.name.startswith(tuple(declared[part] for part in parts))
+
+    def attend_identically(self) -> Any:
+        """Compute self-attention whose map is the identity."""
+        on: Any = self.on
+        return identity_attention(on, self.p, self.arguments["x"])
+
+    def guide_attention(self, numbers: Sequence[float]) -> Any:
+        """Compute it for two texts; attention to both is combined with these numbers."""
+        guide = self.ops.guide(tuple(numbers))
+        if guide is None:
+            return self.compute()
+        rules = find_rules(guide.declared, self.name, "" if self.is_network else self.kind)
+        args, kwargs = self.args, self.kwargs
+        if rules.changes:
+            args, kwargs = (), guide.change(rules, self.arguments)
+        on = guide if rules.guided else self.on
+        return self._with(args, kwargs, on)
+
+    def compute(self, **changes: Any) -> Any:
+        """Compute it, with some arguments changed."""
+        if changes:
+            return self._with((), {**self.arguments, **changes}, self.on)
+        return self._with(self.args, self.kwargs, self.on)
+
+    def _with(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], on: object) -> Any:
+        """Compute it with these arguments, as the steering after the first says."""
+        rest = self.steering[1:]
+        return SteeredLayer(self.ops, self.function, self.p, args, kwargs, rest, on).replaced()
+
+    def replaced(self) -> Any:
+        """Compute it as its steering says."""
+        if self.steering:
+            return self.steering[0].replace(self)
+        if self.is_network:
+            return self.function(self.on, self.p, *self.args, **self.kwargs)
+        function = StandInLayer(self.function, self.on)
+        return self.ops.inner.call_layer(function, self.p, self.args, self.kwargs)
 
 
 class GuidedAttention:
@@ -285,7 +361,7 @@ class GuidedAttention:
         """Compute a layer within this one; streams that attend jointly are combined."""
         if function is join_and_attend:
             return self._attend_jointly(*args, **kwargs)
-        return self.inner.call_layer(SteeredLayer(function, self), p, args, kwargs)
+        return self.inner.call_layer(StandInLayer(function, self), p, args, kwargs)
 
     def attention(self, q: Array, k: Array, v: Array, *args: Any, **kwargs: Any) -> Array:
         """Return the combined attention of tokens of the image, (n, heads, l, d).
@@ -337,7 +413,7 @@ class GuidedAttention:
         return tuple(self._repeat(x) for x in arrays)
 
 
-class SteeredLayer:
+class StandInLayer:
     """A layer that is computed on a stand-in for the backend that calls it."""
 
     def __init__(self, function: Callable, ops: object):

@@ -16,7 +16,7 @@ from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.start import encode_job
 from ldmref.modes.text import TextConditioning
-from ldmref.samplers.guidance import GUIDE
+from ldmref.samplers.predictions import GUIDE
 
 
 @dataclass(frozen=True, eq=False)

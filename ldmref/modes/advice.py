@@ -175,7 +175,7 @@ def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> s
     """Return a line about a negative prompt if nothing reads it, and what would; otherwise ""."""
     if "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
         return ""
-    nag = not isinstance(job.guidance, NormalizedAttention) and not any(
+    nag = job.guidance.name != NormalizedAttention.name and not any(
         find_unperturbed(config, NormalizedAttention())
     )
     ways = ["take guidance nag"] if nag else []

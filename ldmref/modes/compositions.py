@@ -68,15 +68,23 @@ class Compositions:
         return re.compile(rf"\b(?:{'|'.join(self.relations)})\b|[,;]")
 
     @cached_property
+    def _spelt_names(self) -> tuple[list[str], ...]:
+        """The words of each name as they are spelt."""
+        return tuple(_WORD.findall(emoji.name.lower()) for emoji in named_emoji())
+
+    @cached_property
     def _spelt(self) -> frozenset[str]:
         """The words of all names as they are spelt."""
-        names = (emoji.name.lower() for emoji in named_emoji())
-        return frozenset(word for name in names for word in _WORD.findall(name))
+        return frozenset().union(*self._spelt_names)
 
     @cached_property
     def _names(self) -> tuple[frozenset[str], ...]:
-        """The words of each name, in the singular."""
-        return tuple(frozenset(self._words(emoji.name.lower())) for emoji in named_emoji())
+        """The words of each name, in the singular, without articles."""
+        singulars = {word: self.singular(word) for word in self._spelt.difference(_ARTICLES)}
+        return tuple(
+            frozenset(singulars[word] for word in name if word in singulars)
+            for name in self._spelt_names
+        )
 
     @cached_property
     def _known(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.guidance_parameter import count_predictions
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
-from ldmref.samplers.guidance import GUIDE
+from ldmref.samplers.predictions import GUIDE
 
 
 @dataclass(frozen=True)

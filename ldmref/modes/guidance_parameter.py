@@ -9,9 +9,7 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
-from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
-from ldmref.samplers.guidance import CODE, steering_of
-from ldmref.samplers.guidance_attention import EmbeddedScaleAttention, NormalizedAttention
+from ldmref.samplers.guidance import CODE
 from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.samplers.notation import read_notation
 from ldmref.samplers.path import FLOW
@@ -70,24 +68,20 @@ def choose_embedded(
         UsageError: Something needs a second prediction.
     """
     guidance = PLAIN if asked is None else get_guidance(asked)
-    within = isinstance(guidance, NormalizedAttention)
+    embedded = guidance.embedded()
     second = ""
-    if guidance not in (PLAIN, EMBEDDED) and not (within or guidance.by_guide):
+    if embedded is None:
         second = f"guidance {guidance.name!r}"
     elif sampler.unconditional:
         second = f"sampler {sampler.name!r}, which guides by two predictions"
-    if second:
+    if embedded is None or second:
         raise UsageError(
             f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
             code=CODE,
             hint="leave it out, or take guidance nag or autoguidance; the network reads cfg_scale",
         )
-    if isinstance(guidance, Autoguidance):
-        return EmbeddedScaleAutoguidance(guidance.weight)
-    if isinstance(guidance, NormalizedAttention):
-        check_perturbed(config, guidance)
-        return EmbeddedScaleAttention(guidance.scale, guidance.tau, guidance.alpha)
-    return EMBEDDED
+    check_perturbed(config, embedded)
+    return embedded
 
 
 def plain_guidance(config: ModelConfig) -> Guidance:
@@ -130,13 +124,11 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
 def find_unperturbed(config: ModelConfig, guidance: Guidance) -> Iterator[tuple[str, str]]:
     """Yield the predictions of a guidance that a model cannot make, and the reason."""
     denoiser = family_of(config).declared(config, config.denoiser.network)
-    for name in guidance.perturbed:
-        steering = steering_of(name)
-        problem = denoiser.find_unsteerable(steering)
-        if "attention_guidance" in steering and not config.denoiser.attends_to_text:
-            problem = "does not read its text by attention"
+    for prediction in guidance.perturbed:
+        steering = prediction.steering
+        problem = denoiser.find_unsteerable([] if steering is None else [steering])
         if problem:
-            yield name, problem
+            yield prediction.name, problem
 
 
 def is_asked(guidance: Guidance) -> bool:

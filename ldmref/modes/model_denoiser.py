@@ -23,8 +23,8 @@ from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.samplers import Guidance, GuidedDenoiser, Interval, guided_denoiser
 from ldmref.samplers.denoiser import Observer, PredictionExchange
-from ldmref.samplers.guidance import GUIDE, TEXTS, calls_of, steering_of, texts_of
 from ldmref.samplers.path import VE, NoisePath
+from ldmref.samplers.predictions import GUIDE, Prediction, Steering, calls_of
 
 
 def model_denoiser(
@@ -77,41 +77,44 @@ def model_denoiser(
         sigma: float,
         interval: Interval | None,
         names: tuple[str, ...],
-        **steering: tuple[Any, ...],
+        steering: Steering | None,
     ) -> Array:
         """Predict for the conditionings of these names, one after the other in one batch.
 
-        Guidance in attention reads both texts for each x.
+        A network that is steered reads all of them for each x.
         """
-        both = "attention_guidance" in steering
-        xt = xt if both else repeat(ops, xt, xt.shape[0] * len(names))
+        several = steering is not None and len(names) > 1
+        xt = xt if several else repeat(ops, xt, xt.shape[0] * len(names))
         n = xt.shape[0]
         t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
         conditioning = joined(names)
         acting = [control for control in controls if control.acts_at(sigma, interval)]
-        more: dict[str, Any] = dict(steering)
+        more: dict[str, Any] = {}
         used = network_of(names)
+        if steering is not None and not steering.by_guide:
+            more["steering"] = (steering,)
         if used.config.denoiser.is_flow_map:
             end = sigma if interval is None else interval.end
             t_next = ops.asarray(np.full(n, timestep(end, interval)), ops.state_dtype)
             conditioning = add_next_time(conditioning, t_next)
         if acting:
-            read = joined(("cond",)) if both else conditioning
+            read = joined(("cond",)) if several else conditioning
             more["control"] = sum_residuals(model.config, acting, x, t, read)
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
         return ops.cast(used.predict(x, t, conditioning, **more), ops.state_dtype)
 
     def network(
-        xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
+        xt: Array, sigma: float, names: tuple[Prediction, ...], interval: Interval | None
     ) -> list[Array]:
         n = xt.shape[0]
         predictions = {}
         for call in calls_of(names):
-            alone = call[0] if call[0] not in TEXTS else ""
-            texts = texts_of(alone) if alone and alone != GUIDE else call
-            together = predict(xt, sigma, interval, texts, **steering_of(alone))
+            first = call[0]
+            steered = first.steering is not None and not first.by_guide
+            read = first.texts if steered else call
+            together = predict(xt, sigma, interval, read, first.steering)
             predictions |= {name: together[i * n : i * n + n, ...] for i, name in enumerate(call)}
         return [predictions[name] for name in names]
 

@@ -15,7 +15,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
 from ldmref.samplers.denoiser import Evaluation
-from ldmref.samplers.guidance import GUIDE
+from ldmref.samplers.predictions import GUIDE
 
 
 class OriginObserver(RunObserver):

@@ -22,7 +22,7 @@ from ldmref.models.conditioning import (
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import EncodedText, join_rows
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers.guidance import TEXTS
+from ldmref.samplers.predictions import TEXTS
 
 TOGETHER = "rng='torch' moves the images of shorter prompts, as diffusers does in a batch"
 UNFELT = (

@@ -63,6 +63,14 @@ from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pnd
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.samplers.predictions import (
+    AttentionGuided,
+    LayersLeftOut,
+    PartsPerturbed,
+    Prediction,
+    Steering,
+    WeakerModel,
+)
 from ldmref.samplers.ratio import on_ratio
 from ldmref.samplers.rectified_cfgpp import rectified_cfgpp
 from ldmref.samplers.registry import ALIASES, SAMPLERS, get_sampler
@@ -79,11 +87,12 @@ from ldmref.samplers.unipc import unipc
 
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
-    "Autoguidance", "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided",
-    "GuidedDenoiser", "History", "Interval", "LimitedInterval", "MagnitudeAware", "Noise",
-    "NoisePath", "NormalizedAttention", "PerpendicularNegative", "PerturbedAttention",
-    "Renormalized", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "SkipLayers", "Spacing",
-    "State", "Step", "Stepped", "Streams", "Tangential", "Threshold", "ZeroStar", "ancestral",
+    "AttentionGuided", "Autoguidance", "ClassifierFree", "Constraint", "Denoiser", "Guidance",
+    "Guided", "GuidedDenoiser", "History", "Interval", "LayersLeftOut", "LimitedInterval",
+    "MagnitudeAware", "Noise", "NoisePath", "NormalizedAttention", "PartsPerturbed",
+    "PerpendicularNegative", "PerturbedAttention", "Prediction", "Renormalized", "Rescale",
+    "Sampler", "Schedule", "SchedulerConfig", "SkipLayers", "Spacing", "State", "Steering", "Step",
+    "Stepped", "Streams", "Tangential", "Threshold", "WeakerModel", "ZeroStar", "ancestral",
     "autoguidance", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
     "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit", "get_guidance",

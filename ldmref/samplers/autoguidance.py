@@ -8,9 +8,10 @@ from typing import Annotated
 from ldmref.declare import Doc, Range, document_fields
 from ldmref.math.arrays import Array
 from ldmref.math.guidance import classifier_free_guidance
-from ldmref.samplers.guidance import GUIDE, Guidance
+from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import GuidanceResult, Predictions, classifier_free
 from ldmref.samplers.interfaces import Denoiser
+from ldmref.samplers.predictions import GUIDE
 
 
 def autoguidance(denoise: Denoiser, worse: Denoiser, scale: float) -> Denoiser:
@@ -77,6 +78,10 @@ class Autoguidance(Guidance):
         float, Range(0.0, 1000.0), Doc("w; 1 is the model alone, 0 the weaker model alone.")
     ] = 2.0
 
+    def embedded(self) -> Guidance:
+        """Return the guidance by the weaker model alone."""
+        return EmbeddedScaleAutoguidance(self.weight)
+
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         own = () if self.weight == 0.0 else super().needs(sigma, cfg_scale)
         return own if self.weight == 1.0 else (*own, GUIDE)
@@ -102,8 +107,8 @@ class EmbeddedScaleAutoguidance(Autoguidance):
     """
 
     usual_scale = None
-
     by_level = False
+    embeds = True
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return super().needs(sigma, 1.0)

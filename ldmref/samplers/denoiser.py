@@ -14,11 +14,17 @@ from ldmref.math.arrays import Array
 from ldmref.math.flow import x0_from_velocity
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance, skipped, steering_of
-from ldmref.samplers.guidances import EmbeddedScale
+from ldmref.samplers.guidance import CODE, Guidance
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
 from ldmref.samplers.parts import combine
 from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.samplers.predictions import (
+    TEXTS,
+    LayersLeftOut,
+    PartsPerturbed,
+    Prediction,
+    read_prediction,
+)
 
 # (xt, prediction, level): the level is alpha-bar, or the flow time of a velocity
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {
@@ -31,7 +37,7 @@ class Network(Protocol):
     """A network that predicts eps, v, x0 or a velocity under several conditions."""
 
     def __call__(
-        self, xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None, /
+        self, xt: Array, sigma: float, names: tuple[Prediction, ...], interval: Interval | None, /
     ) -> Sequence[Array]:
         """Return the named predictions, in this order.
 
@@ -39,7 +45,7 @@ class Network(Protocol):
             xt: x in the network's own scale, (n, ...): x / sqrt(1 + sigma^2), or for a flow
                 x / (1 + sigma), of x = x0 + sigma eps.
             sigma: The noise level on the path.
-            names: Some of `ldmref.samplers.guidance.PREDICTIONS`.
+            names: The predictions; each is equal to its name, such as "cond".
             interval: The interval of the step; None outside of `sample`.
         """
         ...
@@ -143,14 +149,13 @@ def guided_denoiser(
     ) -> Guided:
         scale = cfg_scale if scale is None else scale
         xt, level = in_own_scale(prediction_type, x, sigma, path)
-        needed = {*guidance.needs(path.ratio(sigma), scale)}
+        needed = guidance.needs(path.ratio(sigma), scale)
         if unconditional:
             require_second(guidance)
-            needed.add("uncond")
-        names = tuple(name for name in PREDICTIONS if name in needed)
-        if not names or len(names) != len(needed):
-            names = _with_others(names, needed, guidance)
-        predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
+            needed = ("uncond", *needed)
+        names = in_order(needed, guidance)
+        outputs = network(xt, sigma, names, interval)
+        predictions = {x.name: y for x, y in zip(names, outputs, strict=True)}
         if combined != prediction_type:
             named = guidance.name
             predictions = convert(predictions, prediction_type, combined, x, sigma, path, named)
@@ -234,7 +239,7 @@ def require_second(guidance: Guidance) -> None:
     Raises:
         UsageError: Both predictions would have the scale, and their difference is no guidance.
     """
-    if isinstance(guidance, EmbeddedScale):
+    if guidance.embeds:
         message = "the step needs two predictions, but this network reads the guidance scale itself"
         raise UsageError(message, code=CODE, hint="take the step of euler or ddim")
 
@@ -251,16 +256,20 @@ def velocity_from_x0(guidance: str, xs: Array, s: float, x0: Array) -> Array:
     return (xs - x0) / s
 
 
-def _with_others(names: tuple[str, ...], needed: set[str], guidance: Guidance) -> tuple[str, ...]:
-    """Return names of predictions with those that are needed but not in `PREDICTIONS`.
+def in_order(needed: Sequence[str], guidance: Guidance) -> tuple[Prediction, ...]:
+    """Return predictions as a network makes them: those of texts alone first, each once.
 
     Raises:
         UsageError: The guidance asks for a prediction that does not exist, or for none.
     """
-    others = sorted(needed.difference(PREDICTIONS))
-    unknown = [name for name in others if not steering_of(name)]
-    if unknown or not needed:
+    found = {name: read_prediction(name) for name in needed}
+    known = [prediction for prediction in found.values() if prediction is not None]
+    if not known or len(known) != len(found):
+        unknown = [name for name, prediction in found.items() if prediction is None]
         asks = f"the prediction {unknown[0]!r}" if unknown else "no prediction"
-        hint = f"known: {', '.join(PREDICTIONS)}, {skipped((7, 8, 9))}"
+        steered = PartsPerturbed(("mid",)), LayersLeftOut((7, 8, 9))
+        examples = (Prediction("cond", steering) for steering in steered)
+        hint = f"known: {', '.join((*TEXTS, *examples))} and others with a `Steering`"
         raise UsageError(f"guidance {guidance.name!r} needs {asks}", code=CODE, hint=hint)
-    return (*names, *others)
+    plain = [Prediction(text) for text in TEXTS if text in known]
+    return (*plain, *(prediction for prediction in known if prediction.steering is not None))

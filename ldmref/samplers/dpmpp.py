@@ -21,7 +21,7 @@ from ldmref.samplers.moments import exponential_moment
 from ldmref.samplers.steps import euler_step
 
 
-class Prediction(NamedTuple):
+class EarlierPrediction(NamedTuple):
     """The prediction x0 of an earlier step and the length h of that step in log sigma, not 0.
 
     A schedule may repeat a level (diffusers' of 1000 steps do). A step to the same level changes
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 def second_difference(
-    x0: Array, h: float, last: Prediction, first: Prediction
+    x0: Array, h: float, last: EarlierPrediction, first: EarlierPrediction
 ) -> tuple[Array, Array]:
     """Return first and half the second derivative of x0 in units of `h`, at the newest x0.
 
@@ -106,7 +106,7 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
             x_next = x_next + (c * h / last.h) * (x0 - last.x0)
         if eta:
             x_next = _add_noise(x_next, h, sigma_next, eta, noise)
-        return x_next, x0, (Prediction(x0, h),) if h != 0.0 else history
+        return x_next, x0, (EarlierPrediction(x0, h),) if h != 0.0 else history
 
     return step
 
@@ -172,6 +172,6 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
             x_next = x_next + c1 * d1
         if eta:
             x_next = _add_noise(x_next, h, sigma_next, eta, noise)
-        return x_next, x0, (Prediction(x0, h), *history[:1]) if h != 0.0 else history
+        return x_next, x0, (EarlierPrediction(x0, h), *history[:1]) if h != 0.0 else history
 
     return step

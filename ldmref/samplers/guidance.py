@@ -23,8 +23,7 @@ It is loaded only when its name is asked for. The guidances of ldmref are in `gu
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,88 +31,9 @@ from ldmref.declare import Invalid, get_fields, read, verify, write
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import History
+from ldmref.samplers.predictions import TEXTS, Prediction, read_texts
 
 CODE = "E-GUIDANCE"
-# Predictions with self-attention maps replaced by the identity -> the parts of the U-Net.
-PERTURBED = {
-    "perturbed_down": ("down",),
-    "perturbed_mid": ("mid",),
-    "perturbed_up": ("up",),
-    "perturbed_all": ("down", "mid", "up"),
-}
-TEXTS = ("uncond", "cond", "empty")  # predictions of the network as it is, with these texts
-GUIDE = "guide"  # the prediction of a second, weaker model with the prompt
-PREDICTIONS = (*TEXTS, *PERTURBED, GUIDE)
-SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
-ATTENDED = "attended_"  # predictions guided in attention: "attended_5.0_2.5"
-ATTENDED_NAME = re.compile(ATTENDED + r"[\d.e+-]+_[\d.e+-]+(_[\d.e+-]+)?")
-
-
-def skipped(layers: Sequence[int]) -> str:
-    """Return the name of the prediction without these layers of the network.
-
-    >>> skipped((7, 8, 9))
-    'skipped_7_8_9'
-    """
-    return SKIPPED + "_".join(map(str, layers))
-
-
-def attended(*numbers: float) -> str:
-    """Return the name of the prediction that is guided in attention with these numbers.
-
-    >>> attended(5.0, 2.5)
-    'attended_5.0_2.5'
-    """
-    return ATTENDED + "_".join(repr(float(number)) for number in numbers)
-
-
-def texts_of(name: str) -> tuple[str, ...]:
-    """Return the predictions whose texts the network of a steered prediction reads at once.
-
-    >>> texts_of("attended_5.0_2.5"), texts_of("skipped_7_8")
-    (('uncond', 'cond'), ('cond',))
-    """
-    return ("uncond", "cond") if name.startswith(ATTENDED) else ("cond",)
-
-
-def calls_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return which predictions a network computes in each of its calls, in their order.
-
-    Those of the network as it is are one batch, in the order of `names`; each other has a call.
-
-    >>> calls_of(("uncond", "cond", "perturbed_mid", "guide"))
-    [('uncond', 'cond'), ('perturbed_mid',), ('guide',)]
-    """
-    plain = tuple(name for name in names if name in TEXTS)
-    alone = [(name,) for name in names if name not in TEXTS]
-    return [plain, *alone] if plain else alone
-
-
-def read_texts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts that predictions of these names read, in the order of `TEXTS`.
-
-    >>> read_texts(("uncond", "attended_5.0_2.5")), read_texts(("cond", "perturbed_mid"))
-    (('uncond', 'cond'), ('cond',))
-    """
-    read = {text for name in names for text in ((name,) if name in TEXTS else texts_of(name))}
-    return tuple(text for text in TEXTS if text in read)
-
-
-def steering_of(name: str) -> dict[str, tuple[Any, ...]]:
-    """Return what the network of a perturbed prediction gets, by argument; {} for other names.
-
-    >>> steering_of("skipped_7_8"), steering_of("cond")
-    ({'skip_layers': (7, 8)}, {})
-    """
-    if name in PERTURBED:
-        return {"identity_attention": PERTURBED[name]}
-    if ATTENDED_NAME.fullmatch(name):
-        numbers = name.removeprefix(ATTENDED).split("_")
-        return {"attention_guidance": tuple(map(float, numbers))}
-    numbers = name.removeprefix(SKIPPED).split("_")
-    if name.startswith(SKIPPED) and all(number.isdecimal() for number in numbers):
-        return {"skip_layers": tuple(map(int, numbers))}
-    return {}
 
 
 @dataclass(frozen=True)
@@ -132,8 +52,11 @@ class Guidance:
             matching at the same ratio of noise to data.
         by_guide: Whether it needs a second model, the request's `guide`.
         usual_scale: The guidance scale of a request without one. None: the model's.
-        by_level: Whether the texts that `needs` asks for depend on the noise level, stated by the
-            class that overrides it. All texts are then encoded; otherwise only those that are read.
+        by_level: Whether the texts that `needs` asks for depend on the noise level. All texts are
+            then encoded, otherwise only those that are read. True for a class that overrides
+            `needs` and does not say so.
+        embeds: Whether it is for a network that reads the guidance scale itself, which has no
+            second prediction.
 
     Raises:
         UsageError: A parameter is not as declared.
@@ -160,6 +83,12 @@ class Guidance:
     by_guide: ClassVar[bool] = False
     usual_scale: ClassVar[float | None] = None
     by_level: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "needs" in vars(cls) and "by_level" not in vars(cls):
+            cls.by_level = True
 
     def __post_init__(self) -> None:
         try:
@@ -173,9 +102,13 @@ class Guidance:
         return False
 
     @property
-    def perturbed(self) -> tuple[str, ...]:
-        """The names of the predictions of a perturbed network that it needs at some noise level."""
+    def perturbed(self) -> tuple[Prediction, ...]:
+        """The predictions of a perturbed network that it needs at some noise level."""
         return ()
+
+    def embedded(self) -> Guidance | None:
+        """Return its form for a network that reads the guidance scale itself; None: it has none."""
+        return None
 
     def combines(self, prediction_type: str) -> str:
         """Return what it combines: `x0`, `flow` (velocities), or what the network predicts.
@@ -190,11 +123,9 @@ class Guidance:
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         """Return the names of the predictions that are needed at a noise level.
 
-        `cond` is with the prompt, `uncond` with the negative prompt, which is empty by default,
-        `empty` always with the empty prompt, `perturbed_mid` (`_down`, `_up`, `_all`) with the
-        prompt and perturbed self-attention, `skipped_7_8` with the prompt and without these layers
-        of the network, `attended_5.0_2.5` with the prompt, and the negative prompt in
-        attention (see `attended`), and `guide` that of the request's second model with the prompt.
+        A name is that of a text: `cond` is with the prompt, `uncond` with the negative prompt,
+        which is empty by default, `empty` always with the empty prompt. Others are a `Prediction`,
+        which says how the network is steered, such as `Prediction("cond", LayersLeftOut((7,)))`.
         By default `uncond` and `cond`, or only one of them
         where the scale makes that the result.
 
@@ -212,10 +143,7 @@ class Guidance:
         Args:
             cfg_scale: The guidance scale of the request.
         """
-        owner = next(cls for cls in type(self).__mro__ if "needs" in vars(cls))
-        if vars(owner).get("by_level", True):
-            return TEXTS
-        return read_texts(self.needs(1.0, cfg_scale))
+        return TEXTS if self.by_level else read_texts(self.needs(1.0, cfg_scale))
 
     def __call__(
         self, predictions: Mapping[str, Array], sigma: float, cfg_scale: float, memory: History

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ldmref.declare import Doc, Range, document_fields
-from ldmref.samplers.guidance import Guidance, attended
+from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import GuidanceResult, Predictions, classifier_free
+from ldmref.samplers.predictions import AttentionGuided, Prediction
 
 
 @document_fields
@@ -54,10 +55,14 @@ class NormalizedAttention(Guidance):
     ] = None
 
     @property
-    def perturbed(self) -> tuple[str, ...]:
+    def perturbed(self) -> tuple[Prediction, ...]:
         """The prediction that is guided in attention, unless the scale is 1."""
-        own = () if self.alpha is None else (self.alpha,)
-        return () if self.scale == 1.0 else (attended(self.scale, self.tau, *own),)
+        steering = AttentionGuided(self.scale, self.tau, self.alpha)
+        return () if self.scale == 1.0 else (Prediction("cond", steering),)
+
+    def embedded(self) -> Guidance:
+        """Return the guidance in attention alone."""
+        return EmbeddedScaleAttention(self.scale, self.tau, self.alpha)
 
     @property
     def conditional(self) -> str:
@@ -86,6 +91,7 @@ class EmbeddedScaleAttention(NormalizedAttention):
     """
 
     by_level = False
+    embeds = True
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return super().needs(sigma, 1.0)

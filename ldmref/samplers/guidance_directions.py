@@ -12,7 +12,7 @@ from ldmref.math.guidance_directions import (
     perpendicular_negative_guidance,
     perturbed_attention_guidance,
 )
-from ldmref.samplers.guidance import Guidance, read_texts, skipped
+from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import (
     GuidanceResult,
     Predictions,
@@ -20,6 +20,7 @@ from ldmref.samplers.guidances import (
     classifier_free,
 )
 from ldmref.samplers.interfaces import History
+from ldmref.samplers.predictions import LayersLeftOut, PartsPerturbed, Prediction, read_texts
 
 
 @document_fields
@@ -99,9 +100,10 @@ class PerturbedAttention(Guidance):
     ] = "mid"
 
     @property
-    def perturbed(self) -> tuple[str, ...]:
+    def perturbed(self) -> tuple[Prediction, ...]:
         """The prediction with perturbed self-attention, unless the scale is 0."""
-        return (f"perturbed_{self.layers}",) if self.scale else ()
+        steering = PartsPerturbed.from_values((self.layers,))
+        return (Prediction("cond", steering),) if self.scale else ()
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return with_perturbed(super().needs(sigma, cfg_scale), self.perturbed)
@@ -113,11 +115,11 @@ class PerturbedAttention(Guidance):
         if self.scale == 0.0:
             return guided, ()
         cond = predictions["cond"]
-        perturbed = predictions[f"perturbed_{self.layers}"]
+        perturbed = predictions[self.perturbed[0]]
         return perturbed_attention_guidance(guided, cond, perturbed, self.scale), ()
 
 
-def with_perturbed(names: tuple[str, ...], perturbed: tuple[str, ...]) -> tuple[str, ...]:
+def with_perturbed(names: tuple[str, ...], perturbed: tuple[Prediction, ...]) -> tuple[str, ...]:
     """Add predictions of the perturbed network, and the conditional one that they belong to."""
     return (*dict.fromkeys((*names, "cond", *perturbed)),) if perturbed else names
 
@@ -160,9 +162,9 @@ class SkipLayers(Guidance):
         check_interval(self.name, self.low, self.high)
 
     @property
-    def perturbed(self) -> tuple[str, ...]:
+    def perturbed(self) -> tuple[Prediction, ...]:
         """The prediction without the layers, unless the scale is 0."""
-        return (skipped(self.layers),) if self.scale else ()
+        return (Prediction("cond", LayersLeftOut(self.layers)),) if self.scale else ()
 
     def acts(self, sigma: float) -> bool:
         """Return whether layers are left out.
@@ -186,7 +188,7 @@ class SkipLayers(Guidance):
         if not self.acts(sigma):
             return guided, ()
         cond = predictions["cond"]
-        without = predictions[skipped(self.layers)]
+        without = predictions[self.perturbed[0]]
         return perturbed_attention_guidance(guided, cond, without, self.scale), ()
 
     def evaluations(self, cfg_scale: float) -> int:

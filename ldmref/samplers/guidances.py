@@ -15,8 +15,9 @@ from ldmref.math.guidance import (
     magnitude_quantile,
     rescale_guidance,
 )
-from ldmref.samplers.guidance import CODE, Guidance, read_texts
+from ldmref.samplers.guidance import CODE, Guidance
 from ldmref.samplers.interfaces import History
+from ldmref.samplers.predictions import read_texts
 
 Predictions = Mapping[str, Array]
 GuidanceResult = tuple[Array, History]
@@ -41,6 +42,10 @@ class ClassifierFree(Guidance):
     name = "cfg"
     source = "arXiv:2207.12598, eq. 6"
 
+    def embedded(self) -> Guidance:
+        """Return the one prediction of the network."""
+        return EmbeddedScale()
+
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory
     ) -> GuidanceResult:
@@ -63,6 +68,11 @@ class EmbeddedScale(Guidance):
     name = "embedded"
     source = "arXiv:2210.03142, section 3.1"
     by_level = False
+    embeds = True
+
+    def embedded(self) -> Guidance:
+        """Return itself."""
+        return self
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return ("cond",)

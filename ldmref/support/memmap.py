@@ -63,7 +63,7 @@ def hash_mapped(data: np.ndarray) -> str:
     for begin in range(0, len(data), 1 << 24):
         require_complete(data)
         part = data[begin : begin + (1 << 24)]
-        digest.update(part.tobytes())
+        digest.update(part.data)
         release_pages(part)
     return digest.hexdigest()
 

@@ -9,19 +9,22 @@ case.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
-from importlib.metadata import EntryPoint
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ldmref.errors import LdmrefError, UsageError, did_you_mean, short_repr
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
 
 Declared = TypeVar("Declared")
 
 
 def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
     """List the entry points of a group, and the packages whose entry points cannot be read."""
+    import importlib.metadata  # which reads e-mail headers, and most runs ask for no plug-in
+
     try:
         return list(importlib.metadata.entry_points(group=group)), []
     except Exception:  # of one package, which importlib does not name
@@ -164,7 +167,7 @@ def describe_package(point: EntryPoint) -> str:
     return _describe_distribution(point.dist) if point.dist else "unknown"
 
 
-def _describe_distribution(package: importlib.metadata.Distribution) -> str:
+def _describe_distribution(package: Distribution) -> str:
     try:
         return f"{package.name} {package.version}"
     except Exception:  # its metadata is damaged or missing

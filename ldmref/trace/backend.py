@@ -72,6 +72,8 @@ class LayerRecordingBackend(NamedBackend):
             for name, value in arrays.items():
                 inputs |= flatten_arrays(found.role_of(name) if found else name, value)
             others = {name: value for name, value in arrays.items() if name not in inputs}
+            for steering in others.pop("steering", ()):
+                others |= steering.recorded
             call.add("", network, inputs, others)
         self._open.append((found, call))
         return arrays

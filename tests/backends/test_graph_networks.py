@@ -22,6 +22,7 @@ from ldmref.models.params import init, tree_map
 from ldmref.models.presets import PRESETS, preset
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.unet import unet, unet_spec
+from ldmref.samplers import PartsPerturbed
 
 pytest.importorskip("onnx")
 RNG = np.random.default_rng(0)
@@ -117,7 +118,7 @@ def controlnet_cases():
 
 
 def perturbed_unet(*args):
-    return describe_unet(TINY).steered(*args, identity_attention=("down", "mid", "up"))
+    return describe_unet(TINY).steered(*args, steering=(PartsPerturbed(PartsPerturbed.ALL),))
 
 
 def other_cases():

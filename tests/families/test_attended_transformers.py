@@ -17,6 +17,7 @@ from ldmref.families import flux, sd3
 from ldmref.models import preset
 from ldmref.models.params import unflatten
 from ldmref.models.steering import SteeredNetwork
+from ldmref.samplers import AttentionGuided
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -36,7 +37,9 @@ def predict(ops, family, config, theirs, arrays, numbers):
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     with ops.inference():
         arrays = [ops.asarray(x) for x in arrays]
-        got = network(ops, unflatten(params), config, *arrays, attention_guidance=numbers)
+        got = network(
+            ops, unflatten(params), config, *arrays, steering=(AttentionGuided(*numbers),)
+        )
     return ops.to_numpy(got)
 
 

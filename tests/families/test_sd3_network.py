@@ -12,6 +12,7 @@ from ldmref.families.sd3 import STEERABLE
 from ldmref.families.sd3.network import transformer
 from ldmref.models.params import unflatten
 from ldmref.models.steering import SteeredNetwork
+from ldmref.samplers import LayersLeftOut
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -42,7 +43,9 @@ def test_blocks_can_be_left_out(kind, skip):
         want = theirs(x, states, pooled, t, skip_layers=list(skip)).sample.numpy()
     ops = get_backend("numpy", dtype="float64")
     steered = SteeredNetwork(transformer, STEERABLE)
-    got = predict(ops, theirs, config_of(kind), draw(3, 4), steered, skip_layers=skip)
+    got = predict(
+        ops, theirs, config_of(kind), draw(3, 4), steered, steering=(LayersLeftOut(skip),)
+    )
     assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
     whole = predict(ops, theirs, config_of(kind), draw(3, 4))
     assert np.abs(got - whole).max() > 1e-3 * np.abs(want).max()

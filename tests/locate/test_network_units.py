@@ -243,11 +243,6 @@ def test_outputs_of_controlnets_have_weights():
     assert np.array_equal(first, 3.0 * X) and np.allclose(second[0], 3.0 * X + 3.0)
 
 
-def test_steering_is_read_from_lists():
-    assert networks.is_steering([1]) and not networks.is_steering([])
-    assert not networks.is_steering((1,)) and not networks.is_steering(None)
-
-
 def test_residuals_are_read_by_number():
     names = {f"input.control.down.{i}": np.full((1, 2), float(i)) for i in range(3)}
     port = context_of({"unet.000": names}).port

@@ -261,10 +261,10 @@ def test_the_texts_that_a_prediction_reads(role, texts):
 
 
 def test_texts_of_other_names_are_those_of_the_prompt(monkeypatch):
-    monkeypatch.setattr(text_inputs, "texts_of", lambda role: ("uncond", "other"))
-    assert text_inputs._texts_of("x") == ("uncond", "cond")
-    monkeypatch.setattr(text_inputs, "texts_of", lambda role: ())
     assert text_inputs._texts_of("x") == ("cond",)
+    read = SimpleNamespace(texts=("uncond", "other"))
+    monkeypatch.setattr(text_inputs, "read_prediction", lambda role: read)
+    assert text_inputs._texts_of("x") == ("uncond", "cond")
 
 
 # -- what a call should be given ------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import flatten, init, name_parts, unflatten
 from ldmref.models.specs import linear_spec
 from ldmref.models.steering import AttentionGuidance, Steerable, SteeredNetwork
+from ldmref.samplers import AttentionGuided, PartsPerturbed
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((1, 4, 8, 8)).astype(np.float32)
@@ -99,7 +100,7 @@ def test_parts_that_replace_others_are_named_as_well(tiny):
     def run(tree):
         return steered(tiny.backend, tree, tiny.config.unet, X, T, CONTEXT, **mid)
 
-    mid = {"identity_attention": ("mid",)}
+    mid = {"steering": (PartsPerturbed(("mid",)),)}
     want = run(params)
     assert params.mid_block.path == "mid_block"
     params["mid_block"] = unflatten(flatten(params.mid_block))
@@ -167,7 +168,7 @@ def test_an_image_in_the_stream_of_the_text_is_guided(text_first):
     params = init(spec)
     x, texts = RNG.standard_normal((2, 6, 8)), RNG.standard_normal((4, 3, 8))
     steered = SteeredNetwork(network, Steerable(attention=guide), text_first)
-    got = steered(ops, params, None, x, None, texts, attention_guidance=(4.0, 1.2))
+    got = steered(ops, params, None, x, None, texts, steering=(AttentionGuided(4.0, 1.2),))
     negative, positive = (network(ops, params, None, x, None, part) for part in np.split(texts, 2))
     want = normalized_attention_guidance(positive, negative, 4.0, 1.2, 0.25, 2)
     for half in np.split(got, 2):  # the image of each text

@@ -36,7 +36,7 @@ def calls(tiny, monkeypatch):
     inner = tiny.predict
 
     def watched(x, t, conditioning, **more):
-        seen.append((x.shape[0], more.get("identity_attention", ())))
+        seen.append((x.shape[0], sum((one.values for one in more.get("steering", ())), ())))
         return inner(x, t, conditioning, **more)
 
     monkeypatch.setattr(tiny, "predict", watched)

@@ -17,10 +17,10 @@ from ldmref.modes import guidance_parameter
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance
 from ldmref.samplers.autoguidance import EmbeddedScaleAutoguidance
-from ldmref.samplers.guidance import TEXTS, read_texts
 from ldmref.samplers.guidance_attention import EmbeddedScaleAttention
 from ldmref.samplers.guidance_registry import BUILT_IN
 from ldmref.samplers.guidances import EmbeddedScale
+from ldmref.samplers.predictions import TEXTS, read_texts
 
 RUN = {"seed": 3, "steps": 2}
 MODELS = ["tiny", "sd3-tiny", "flux-tiny"]

@@ -8,6 +8,7 @@ from closeness import close
 
 from ldmref.families.unet import describe_unet
 from ldmref.models.unet import unet
+from ldmref.samplers import AttentionGuided
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -48,7 +49,7 @@ def test_the_network_is_that_of_diffusers(ours, theirs, ops, numbers):
     theirs.unet.float()
     arrays = [ops.asarray(part) for part in arrays]
     steered = describe_unet(config.unet).steered
-    got = steered(ops, params.unet, config.unet, *arrays, attention_guidance=numbers)
+    got = steered(ops, params.unet, config.unet, *arrays, steering=(AttentionGuided(*numbers),))
     close(got, want, ops, 1e-10)
     plain = [part if part.ndim in (1, 4) else part[2:, ...] for part in arrays]
     assert np.abs(ops.to_numpy(unet(ops, params.unet, config.unet, *plain) - got)).max() > 1e-6

@@ -12,6 +12,7 @@ from ldmref import modes, samplers
 from ldmref.differences import read_differences
 from ldmref.families.unet import describe_unet
 from ldmref.models.unet import unet
+from ldmref.samplers import PartsPerturbed
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -279,7 +280,9 @@ def test_the_network_with_identity_attention(ours, theirs, ops, part):
     theirs.unet.float()
     arrays = [ops.asarray(a) for a in (x, np.zeros(2), context)]
     steered = describe_unet(config.unet).steered
-    got = steered(ops, params.unet, config.unet, *arrays, identity_attention=tuple(PARTS[part]))
+    got = steered(
+        ops, params.unet, config.unet, *arrays, steering=(PartsPerturbed(tuple(PARTS[part])),)
+    )
     close(got, want, ops, 1e-10)
     plain = unet(ops, params.unet, config.unet, *arrays)
     assert np.abs(ops.to_numpy(plain - got)).max() > 1e-6

@@ -19,12 +19,15 @@ from ldmref.samplers import (
     GUIDANCES,
     SAMPLERS,
     AdaptiveProjected,
+    AttentionGuided,
     Autoguidance,
     ClassifierFree,
     Guidance,
+    LayersLeftOut,
     LimitedInterval,
     MagnitudeAware,
     NormalizedAttention,
+    PartsPerturbed,
     PerpendicularNegative,
     PerturbedAttention,
     Renormalized,
@@ -40,9 +43,9 @@ from ldmref.samplers.clipping import clip_predictions, clip_to
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.configure import configured_step
 from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.guidance import steering_of
 from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.samplers.path import PURE_NOISE
+from ldmref.samplers.predictions import read_prediction
 from ldmref.samplers.schedule import make_schedule
 from ldmref.testing.mixture import Mixture, three_modes
 
@@ -221,11 +224,13 @@ def test_skipped_layers_act_between_two_noise_levels():
 
 
 def test_a_prediction_without_layers_has_their_numbers():
-    assert steering_of("skipped_0_12") == {"skip_layers": (0, 12)}
-    assert steering_of("perturbed_mid") == {"identity_attention": ("mid",)}
-    for other in ("cond", "skipped_", "skipped_a", "skipped_1_", "attended_", "attended_5.0"):
-        assert steering_of(other) == {}
-    assert steering_of("attended_5.0_1e-05") == {"attention_guidance": (5.0, 1e-05)}
+    assert read_prediction("skipped_0_12").steering == LayersLeftOut((0, 12))
+    assert read_prediction("perturbed_mid").steering == PartsPerturbed(("mid",))
+    assert read_prediction("perturbed_all").steering.parts == ("down", "mid", "up")
+    assert read_prediction("attended_5.0_1e-05").steering == AttentionGuided(5.0, 1e-05)
+    assert read_prediction("cond").steering is None
+    for other in ("skipped_", "skipped_a", "skipped_1_", "attended_", "attended_5.0", "guided"):
+        assert read_prediction(other) is None
 
     class Wrong(Guidance):
         def needs(self, sigma, cfg_scale):

@@ -18,7 +18,7 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.parts.visit import FAILS
 from ldmref.math.guidance import rescale_guidance
 from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
-from ldmref.samplers.guidance import Guidance, skipped
+from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidance_directions import PerturbedAttention, SkipLayers
 from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance, guidance_class
 from ldmref.samplers.guidances import EmbeddedScale, Rescale
@@ -30,7 +30,7 @@ FOREIGN: Mapping[str, tuple[type[Guidance], Mapping[str, Any], Mapping[str, str]
     "skip_layers": (
         SkipLayers,
         ANY_LEVEL | {"layers": (0,)},
-        {"skipped": skipped((0,))},
+        {"skipped": "skipped_0"},
         {"skip_scale": "scale"},
     ),
     "perturbed": (

@@ -173,8 +173,8 @@ def _known(visit: Visit) -> Iterator[PossibleCause]:
     rule, arrays, scale = visit.rule, visit.arrays, visit.inputs["scale"]
     cond, uncond = arrays.get("cond"), arrays.get("uncond")
     yield from _known_of_two_models(visit)
-    for name in rule.perturbed:
-        words = name.partition("_")[0]
+    for prediction in rule.perturbed:
+        words = prediction.name.partition("_")[0]
         weight = getattr(rule, "inner", rule)
         for text, value in (
             (f"the {words} prediction is not used", 0.0),

@@ -21,7 +21,7 @@ from ldmref.locate.pipeline.ledger import KIND
 from ldmref.models.control import ControlNet
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.steering import STEERING
+from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -43,7 +43,7 @@ def fill_inputs(
     filled: dict[str, TraceEntry] = {}
     for call, network in _networks_of(port, model, controlnets):
         entry = port.find(call)
-        if entry is None or any(entry.attributes.get(name) for name in STEERING):
+        if entry is None or read_steering(entry.attributes):
             continue
         found = {x.role: _find_in_layers(port, call, x) for x in _missing(entry, network)}
         known = {role: name for role, name in found.items() if name}

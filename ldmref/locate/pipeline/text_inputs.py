@@ -36,7 +36,7 @@ from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.pipeline.tokens import known_prompts, mask_faults
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
-from ldmref.samplers.guidance import texts_of
+from ldmref.samplers.predictions import read_prediction
 from ldmref.trace.model import TraceEntry
 
 SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
@@ -179,7 +179,9 @@ def _texts_of(role: str) -> tuple[str, ...]:
     """Return the halves whose texts a prediction reads; attention may combine two of them."""
     if role in (*SIDES, EMPTY):
         return (role,)
-    return tuple(text if text in SIDES else "cond" for text in texts_of(role)) or ("cond",)
+    prediction = read_prediction(role)
+    read = ("cond",) if prediction is None else prediction.texts
+    return tuple(text if text in SIDES else "cond" for text in read)
 
 
 def request_at(context: PipelineContext, network: TraceEntry) -> Mapping[str, Any]:
