@@ -117,17 +117,24 @@ def measure(fault: Mapping[str, Any], rows: list[Row]) -> Row:
     """Return whether a fault was located and explained, and which causes were wrong.
 
     Args:
-        fault: The fault, with the end of its layer's name and the beginnings of its causes.
+        fault: The fault, with a part of its layer's name and the beginnings of right causes;
+            " ... " within one stands for any words.
         rows: What ldmref says of the networks.
     """
     named = [(words, layers) for row in rows for words, (_, *layers) in row["faults"].items()]
     words = [words for words, _ in named if words != NO_CAUSE]
-    right = tuple(fault["says"])
+    wrong = [text for text in words if not any(says(text, right) for right in fault["says"])]
     return {
         "located": any(fault["where"] in layer for _, layers in named for layer in layers),
-        "explained": any(text.startswith(right) for text in words),
-        "wrong": [text for text in words if not text.startswith(right)],
+        "explained": len(wrong) < len(words),
+        "wrong": wrong,
     }
+
+
+def says(text: str, right: str) -> bool:
+    """Return whether a cause has the words of a right one."""
+    begin, _, end = right.partition(" ... ")
+    return text.startswith(begin) and end in text.removeprefix(begin)
 
 
 NO_CAUSE = "no cause"
