@@ -50,11 +50,12 @@ class Port:
 
     def __init__(self, name: str):
         self.name = name
+        self.kits = tempfile.TemporaryDirectory()
         self.folder = FOLDER / name
         self.declared: dict[str, Any] = tomllib.loads((self.folder / "port.toml").read_text())
 
-    def install(self, folder: Path) -> tuple[str, str]:
-        """Return the Python of a new environment, and the folder of the port's source.
+    def install(self, folder: Path) -> str:
+        """Return the Python of a new environment with what the port needs.
 
         Args:
             folder: An empty folder.
@@ -65,7 +66,7 @@ class Port:
         subprocess.run([*pip, str(ROOT), *self.declared["requirements"]], check=True)
         if packages := self.declared.get("packages"):
             subprocess.run([*pip, "--no-deps", *packages], check=True)
-        return python, self.clone(folder / "source")
+        return python
 
     def clone(self, folder: Path) -> str:
         """Return the folder of the port's source; "" if it is a package."""
@@ -102,8 +103,9 @@ class Port:
         kept = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([*paths, *([kept] if kept else [])])
         command = [python, str(SHARED / "changed.py"), f"{script}.py", state]
+        known = {"PYTHONPATH": path, "PORT_KITS": self.kits.name}
         run = subprocess.run(
-            command, cwd=self.folder, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+            command, cwd=self.folder, stdout=subprocess.PIPE, env=os.environ | known
         )
         if run.returncode:
             sys.exit(f"{self.name}: {script}.py failed in the state {state!r}")
@@ -209,8 +211,9 @@ def main() -> None:
     for port in map(Port, arguments.ports or ports()):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            here = (sys.executable, os.environ.get("PORT_SOURCE") or port.clone(folder / "source"))
-            python, source = here if arguments.here else port.install(folder)
+            python = sys.executable if arguments.here else port.install(folder)
+            known = os.environ.get("PORT_SOURCE", "") if arguments.here else ""
+            source = known or port.clone(folder / "source")
             found = (port.judge_faults if arguments.faults else port.judge)(python, source)
         stored = port.folder / file
         if arguments.check:
