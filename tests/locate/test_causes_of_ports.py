@@ -10,21 +10,22 @@ from fault_calls import call_of, faulty, normal, point_of, replay_of
 from ldmref.locate import diagnosis
 from ldmref.locate.conventions import Convention, turn_call
 from ldmref.locate.faults import attention, modulation, rotary, text
+from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 X, OTHER, ADDED = (normal(seed, 1, 3, 4) for seed in range(3))
 
 
-def cause_of(recorded):
+def cause_of(recorded, port=None, **known):
     """Return the cause of what a block of the input X returned, which adds ADDED to it."""
     point = point_of(
         computed=X + ADDED, recorded=recorded, role="", within="block", norms=(), after=(),
         frame={"input": X, "context": OTHER}, name="block", padding=None, earlier=(),
         kept=lambda x: x, kind="block",
     )  # fmt: skip
-    replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: ())
-    replay.port = SimpleNamespace(find=lambda *names: None, of_call=lambda call: ())
+    replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: (), **known)
+    replay.port = port or SimpleNamespace(find=lambda *names: None, of_call=lambda call: ())
     replay.call = "transformer.000"
     return diagnosis.diagnose(replay, point, 0.5, 1e-16).cause
 
@@ -34,6 +35,15 @@ def test_a_residual_that_is_missing_or_another_one():
     assert cause_of(2.0 * X + ADDED) == "the residual is added twice: the input of block (input)"
     assert cause_of(OTHER + ADDED) == (
         "the residual is the input of block (context) instead of the input of block (input)"
+    )
+
+
+def test_a_residual_that_is_what_a_norm_long_before_returned():
+    normalized = normal(3, 1, 3, 4)
+    port = build_trace({"transformer.000/block.norm1/output": normalized})
+    found = cause_of(normalized + ADDED, port, streams=[("block.norm1", X)])
+    assert found == (
+        "the residual is the output of block.norm1 instead of the input of block (input)"
     )
 
 
