@@ -421,7 +421,7 @@ def _error_where_known(
 
 def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
-    for text, arguments, free in argument_changes(point):
+    for text, arguments, free in argument_changes(replay, point):
         yield Hypothesis(text, None, arguments, free)
     for fault in BETWEEN:
         for text, array in fault.variants(replay, point):

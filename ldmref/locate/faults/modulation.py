@@ -29,6 +29,8 @@ PARTS = {  # by their number, in the order of diffusers
     6: (*ATTENTION, *MLP),
     9: (*ATTENTION, *MLP, *SECOND),
 }
+# The order of blocks that add a table to a modulation which all share.
+SCALE_FIRST = ("scale", "shift", "gate", "scale of the MLP", "shift of the MLP", "gate of the MLP")
 BOUNDED = 4  # parts of blocks whose gates go through tanh
 NEAREST = 4  # modulations that are tried
 
@@ -42,22 +44,34 @@ def other_modulation(replay: FollowedRun, point: Point) -> Iterator[ChangedOpera
             yield f"{text} in {name}", {name: _of_operation(change)}
 
 
-def other_modulation_of_block(point: Point) -> Iterator[ChangedInputs]:
-    """Yield other arguments of a block that holds the modulations of all blocks of its kind."""
+def other_modulation_of_block(replay: FollowedRun, point: Point) -> Iterator[ChangedInputs]:
+    """Yield other arguments of a block that holds the modulations of all blocks of its kind.
+
+    A block may add a table of its own to them, as in Krea 2.
+    """
     inputs = point.frame.inputs
     tokens = inputs.get("input")
     if not point.frame.name or not isinstance(tokens, np.ndarray) or tokens.ndim != 3:
         return
     width = tokens.shape[-1]
+    table = _table_of(replay, point.frame.name)
     widths = [(count * width,) for count in PARTS if count > 1]
     arrays = {role: x for role, x in inputs.items() if isinstance(x, np.ndarray)}
     found = {role: x for role, x in arrays.items() if x.shape[-1:] in widths}
     for role, x in found.items():
-        for text, change in _changes(PARTS[x.shape[-1] // width]):
-            yield f"{text} in the modulation {role!r}", {role: change(x)}
+        added = table if np.shape(table) == x.shape[-1:] else 0.0
+        parts = PARTS[x.shape[-1] // width] if added is not table else SCALE_FIRST
+        for text, change in _changes(parts):
+            yield f"{text} in the modulation {role!r}", {role: change(x + added) - added}
     for first, second in permutations(found, 2):
         if found[first].shape == found[second].shape:
             yield f"the modulation {first!r} is {second!r}", {first: found[second]}
+
+
+def _table_of(replay: FollowedRun, block: str) -> np.ndarray | None:
+    """Return the numbers (6 d,) that a block adds to its modulation; None: it has no table."""
+    table = replay.parameters_of(block)
+    return None if table is None or table.shape[0] != len(SCALE_FIRST) else np.ravel(table)
 
 
 def _of_operation(change: TurnRows) -> OperationChange:
