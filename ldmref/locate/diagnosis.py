@@ -25,7 +25,7 @@ from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import largest_value, recognise, relative_error
-from ldmref.locate.names import find_entry, read_output, read_role
+from ldmref.locate.names import find_entry, find_layer, read_output, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
@@ -271,7 +271,7 @@ def _is_named_norm(name: str) -> bool:
 def _read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what the layers that were recorded last read first."""
     for name, _ in reversed(replay.recent):
-        entry = replay.port.find(replay.call, name)
+        entry = find_layer(replay.port, replay.call, name)
         found = None if entry is None else read_role(replay.port, entry.inputs, "input")
         if found is not None:
             yield f"the input of {name}", found
@@ -280,7 +280,7 @@ def _read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
 def _normalized(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what the norms returned that were recorded last."""
     for name, _ in reversed(replay.streams):
-        entry = replay.port.find(replay.call, name)
+        entry = find_layer(replay.port, replay.call, name)
         found = None if entry is None else read_output(replay.port, entry)
         if found is not None:
             yield f"the output of {name}", found
@@ -480,9 +480,11 @@ def _name_alone(call: LayerCall) -> str:
 
 
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
+    mask = replay.arguments.get("mask")
+    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
+        yield from other_places(call, mask)
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
-    mask = replay.arguments.get("mask")
     if call.kind == "attention" and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids, replay.config)
         if mask is None:
@@ -490,8 +492,6 @@ def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     if call.kind == "attention" and isinstance(mask, np.ndarray):
         yield from with_text_mask(call, mask)
         yield from with_mask(call, mask)
-    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
-        yield from other_places(call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

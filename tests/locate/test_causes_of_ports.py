@@ -139,12 +139,31 @@ def test_a_gate_that_goes_through_another_function():
 
 
 def test_times_that_are_changed_before_they_are_embedded():
-    found = dict(between.other_times(replay_of(), point_of("t_embedder", "input", np.ones(1))))
+    point = point_of("t_embedder", "input", np.ones(1))
+    found = dict(between.other_times(replay_of(), point))
     assert found["the timestep t is 1000 - t"] == 999.0
     assert found["the timestep is scaled by 1/1000"] == 0.001
     named = dict(between.other_times(replay_of(), point_of("guidance_in", "input", np.ones(2))))
     assert named["the guidance is scaled by 1000"].tolist() == [1000.0, 1000.0]
     assert not [*between.other_times(replay_of(), point_of("t", "input", np.ones((2, 3))))]
+
+
+def test_times_in_0_to_1_that_are_not_reversed():
+    point = point_of("t_embedder", "input", np.array([999.0]), frame={"t": np.array([1.0])})
+    replay = replay_of(rerun=lambda point, arguments: 1000.0 - arguments["t"])
+    words = [words for words, t in between.other_times(replay, point) if t == 1000.0]
+    assert words[0] == "the timestep t is 1000 - t"
+
+
+def test_embeddings_that_are_not_added():
+    layers = ("a.text_embedder.linear_2", "a.text_embedder.linear_1", "target_timestep_embedder")
+    port = SimpleNamespace(of_call=lambda call: [SimpleNamespace(layer=name) for name in layers])
+    replay = replay_of(port=port, call="transformer.000")
+    found = dict(modulation.unused_embedding(replay, point_of(computed=np.ones((1, 3)))))
+    words = [f"the output of {name} is not added" for name in (layers[0], layers[2])]
+    assert [*found] == words
+    change = found[words[0]][layers[0]]
+    np.testing.assert_array_equal(change(SimpleNamespace(compute=lambda x: X), {}), 0.0 * X)
 
 
 def test_one_number_is_no_scaled_array():

@@ -143,7 +143,8 @@ def test_tokens_that_are_pooled_instead_of_the_end():
                                              (("gate", "up"), "down")])  # fmt: skip
 def test_a_silu_of_the_other_projection(names, last):
     gate, value = normal(0, 2, 3), normal(1, 2, 3)
-    arrays = {f"qwen.000/a.{names[0]}/output": gate, f"qwen.000/a.{names[1]}/output": value}
+    outputs = dict(zip((f"a.{names[0]}", f"model.a.{names[1]}"), (gate, value), strict=True))
+    arrays = {f"qwen.000/{layer}/output": x for layer, x in outputs.items()}
     replay = replay_of(port=build_trace(arrays), call="qwen.000")
     words = text.SWAPPED.format(names[1])
     right = gate * value / (1.0 + np.exp(-value))

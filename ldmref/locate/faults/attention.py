@@ -87,8 +87,16 @@ def other_mask(call: LayerCall) -> Iterator[Variant]:
     causal = _causal(call)
     if causal:
         yield with_changes("the causal mask is missing", causal=False)
+        yield Variant("a token sees the next one: the causal mask is one token late", _see_next)
     elif _among_themselves(call):
         yield with_changes("a causal mask that should not be there", causal=True)
+
+
+def _see_next(call: LayerCall, x: Inputs) -> np.ndarray:
+    """Attend to all tokens up to the next one."""
+    shape = x["input"].shape[2], x["k"].shape[2]
+    hidden = MASKED * np.triu(np.ones(shape), 2)[None, None]
+    return _with_bias(call, {**x, "causal": False}, x.get("bias", 0.0) + hidden)
 
 
 def other_bias(call: LayerCall) -> Iterator[Variant]:

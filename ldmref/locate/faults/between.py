@@ -21,6 +21,7 @@ JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
     r"(.*\.)?(embeddings|layers\.0(\.(layer_norm1|self_attn_layer_norm))?)", re.ASCII
 )
+STEPS = 1000.0  # of times that are not in 0..1
 POSITIONS = ("position_embedding", "embed_positions")
 
 
@@ -79,6 +80,11 @@ def other_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
     name = point.call.name
     nouns = ("guidance", "target timestep")
     noun = next((noun for noun in nouns if noun.partition(" ")[0] in name), "timestep")
+    for argument, x in point.frame.inputs.items():
+        small = isinstance(x, np.ndarray) and x.ndim == 1 and 0.0 <= x.min() <= x.max() <= 1.0
+        longer = replay.rerun(point, arguments={argument: STEPS * x}) if small else None
+        for text, change in changed_times(noun).items() if longer is not None else ():
+            yield text, change(longer)  # the times are in 0..1
     for text, change in changed_times(noun).items():
         yield text, change(times)
 

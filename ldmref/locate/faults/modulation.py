@@ -7,6 +7,7 @@ would with the rows of this layer in that order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, permutations
 
@@ -31,6 +32,8 @@ PARTS = {  # by their number, in the order of diffusers
 }
 # The order of blocks that add a table to a modulation which all share.
 SCALE_FIRST = ("scale", "shift", "gate", "scale of the MLP", "shift of the MLP", "gate of the MLP")
+# The last layers of what embeds times, guidance and pooled texts.
+EMBEDDERS = re.compile(r"(.*\.)?(\w+_)?embedder(\.linear_2)?")
 BOUNDED = 4  # parts of blocks whose gates go through tanh
 NEAREST = 4  # modulations that are tried
 
@@ -66,6 +69,16 @@ def other_modulation_of_block(replay: FollowedRun, point: Point) -> Iterator[Cha
     for first, second in permutations(found, 2):
         if found[first].shape == found[second].shape:
             yield f"the modulation {first!r} is {second!r}", {first: found[second]}
+
+
+def unused_embedding(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
+    """Yield sums of embeddings from which that of the text, or of a time, is missing."""
+    if not point.role or np.ndim(point.computed) not in (2, 3):
+        return
+    names = {entry.layer for entry in replay.port.of_call(replay.call)}
+    for name in sorted(name for name in names if EMBEDDERS.fullmatch(name)):
+        text = f"the output of {name} is not added"
+        yield text, {name: _of_operation(np.zeros_like)}
 
 
 def _table_of(replay: FollowedRun, block: str) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from ldmref.locate.faults.activations import tanh_gelu
 from ldmref.locate.faults.attention import HIDDEN, end_ids
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.names import read_output
+from ldmref.locate.names import find_layer, read_output
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 from ldmref.models.t5 import find_buckets
 
@@ -183,7 +183,7 @@ def _with_parameters(parameters: Mapping[str, np.ndarray]) -> OperationChange:
 def _read(replay: FollowedRun, layer: str) -> np.ndarray | None:
     """Return what a layer returned, with the rows that are expected if it was followed just now."""
     known = next((x for name, x in reversed(replay.recent) if name == layer), None)
-    entry = replay.port.find(replay.call, layer) if known is None else None
+    entry = find_layer(replay.port, replay.call, layer) if known is None else None
     return known if entry is None else read_output(replay.port, entry)
 
 
