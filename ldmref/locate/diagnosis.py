@@ -299,6 +299,8 @@ def _fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
 
 def _find_layout(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
+    if computed.size < 2:  # any number is another one, scaled
+        return Cause()
     close = allowed_error(wrong.floor)
     layout = recognise(wrong.recorded, computed, close)
     if layout is None and wrong.point.padding is not None:  # rows of others may be there
@@ -444,8 +446,10 @@ def _changes(
     alone = not _is_large(point)
     for call in point.suspects:
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
+        if call.kind in TOGETHER and call.kind not in ROTATIONS and alone:
+            groups.setdefault((call.kind, ""), []).append(call)
     for call in point.suspects if alone else ():
-        if call.kind in TOGETHER:
+        if call.kind in ROTATIONS:  # first those of queries or keys alone
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
     yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))

@@ -292,7 +292,7 @@ def _flipped(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 
 def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     power = float(np.vdot(expected, expected)) if got.shape == expected.shape else 0.0
-    if power == 0.0 or got.size < 2:  # any number is another one, scaled
+    if power == 0.0:
         return
     factor = float(np.vdot(expected, got)) / power
     if factor == 0.0 or _constant(factor) == "1":

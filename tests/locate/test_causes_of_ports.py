@@ -10,7 +10,6 @@ from fault_calls import call_of, faulty, normal, point_of, replay_of
 from ldmref.locate import diagnosis
 from ldmref.locate.conventions import Convention, turn_call
 from ldmref.locate.faults import attention, between, modulation, rotary, text
-from ldmref.locate.layouts import recognise
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -167,8 +166,18 @@ def test_embeddings_that_are_not_added():
 
 
 def test_one_number_is_no_scaled_array():
-    assert recognise(np.array([294.0]), np.array([1.0]), 1e-6) is None
-    assert recognise(np.array([2.0, 4.0]), np.array([1.0, 2.0]), 1e-6).text == "scaled by 2"
+    def cause(computed):
+        point = point_of(
+            "t", computed=computed, recorded=294.0 * computed, norms=(), padding=None, after=(),
+            earlier=(), kept=lambda x: x,
+        )  # fmt: skip
+        replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: ())
+        replay.port = build_trace({"transformer.000/t/input": computed})
+        replay.call = "transformer.000"
+        return diagnosis.diagnose(replay, point, 0.5, 1e-16).cause
+
+    assert cause(np.array([1.5, 2.5])) == "scaled by 294"
+    assert cause(np.array([1.5])) == ""
 
 
 def test_places_of_an_image_behind_a_padded_text():
