@@ -62,9 +62,9 @@ def other_modulation_of_block(replay: FollowedRun, point: Point) -> Iterator[Cha
     arrays = {role: x for role, x in inputs.items() if isinstance(x, np.ndarray)}
     found = {role: x for role, x in arrays.items() if x.shape[-1:] in widths}
     for role, x in found.items():
-        added = table if np.shape(table) == x.shape[-1:] else 0.0
-        parts = PARTS[x.shape[-1] // width] if added is not table else SCALE_FIRST
-        for text, change in _changes(parts):
+        has_table = table is not None and table.shape == x.shape[-1:]
+        added = table if table is not None and has_table else np.zeros(1)
+        for text, change in _changes(SCALE_FIRST if has_table else PARTS[x.shape[-1] // width]):
             yield f"{text} in the modulation {role!r}", {role: change(x + added) - added}
     for first, second in permutations(found, 2):
         if found[first].shape == found[second].shape:
