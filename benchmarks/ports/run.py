@@ -28,7 +28,9 @@ FOLDER = Path(__file__).parent
 SHARED = FOLDER / "shared"
 ROOT = FOLDER.parents[1]
 PAGE = ROOT / "docs" / "ports.md"
-TABLES = {"results.json": "networks", "faults.json": "faults"}
+# What the page shows of each port. first.json is what was measured before causes were mended after
+# it, and is never written again.
+TABLES = {"results.json": "networks", "first.json": "first", "faults.json": "faults"}
 BEGIN, END = "<!-- {} of benchmarks/ports/run.py -->", "<!-- end of {} -->"
 Row = dict[str, Any]
 
@@ -50,11 +52,12 @@ class Port:
 
     def __init__(self, name: str):
         self.name = name
+        self.kits = tempfile.TemporaryDirectory()
         self.folder = FOLDER / name
         self.declared: dict[str, Any] = tomllib.loads((self.folder / "port.toml").read_text())
 
-    def install(self, folder: Path) -> tuple[str, str]:
-        """Return the Python of a new environment, and the folder of the port's source.
+    def install(self, folder: Path) -> str:
+        """Return the Python of a new environment with what the port needs.
 
         Args:
             folder: An empty folder.
@@ -65,7 +68,7 @@ class Port:
         subprocess.run([*pip, str(ROOT), *self.declared["requirements"]], check=True)
         if packages := self.declared.get("packages"):
             subprocess.run([*pip, "--no-deps", *packages], check=True)
-        return python, self.clone(folder / "source")
+        return python
 
     def clone(self, folder: Path) -> str:
         """Return the folder of the port's source; "" if it is a package."""
@@ -102,8 +105,9 @@ class Port:
         kept = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([*paths, *([kept] if kept else [])])
         command = [python, str(SHARED / "changed.py"), f"{script}.py", state]
+        known = {"PYTHONPATH": path, "PORT_KITS": self.kits.name}
         run = subprocess.run(
-            command, cwd=self.folder, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+            command, cwd=self.folder, stdout=subprocess.PIPE, env=os.environ | known
         )
         if run.returncode:
             sys.exit(f"{self.name}: {script}.py failed in the state {state!r}")
@@ -117,17 +121,24 @@ def measure(fault: Mapping[str, Any], rows: list[Row]) -> Row:
     """Return whether a fault was located and explained, and which causes were wrong.
 
     Args:
-        fault: The fault, with the end of its layer's name and the beginnings of its causes.
+        fault: The fault, with a part of its layer's name and the beginnings of right causes;
+            " ... " within one stands for any words.
         rows: What ldmref says of the networks.
     """
     named = [(words, layers) for row in rows for words, (_, *layers) in row["faults"].items()]
     words = [words for words, _ in named if words != NO_CAUSE]
-    right = tuple(fault["says"])
+    wrong = [text for text in words if not any(says(text, right) for right in fault["says"])]
     return {
         "located": any(fault["where"] in layer for _, layers in named for layer in layers),
-        "explained": any(text.startswith(right) for text in words),
-        "wrong": [text for text in words if not text.startswith(right)],
+        "explained": len(wrong) < len(words),
+        "wrong": wrong,
     }
+
+
+def says(text: str, right: str) -> bool:
+    """Return whether a cause has the words of a right one."""
+    begin, _, end = right.partition(" ... ")
+    return text.startswith(begin) and end in text.removeprefix(begin)
 
 
 NO_CAUSE = "no cause"
@@ -159,9 +170,10 @@ def fault_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]
 
 HEADERS = {
     "networks": ["port", "network", "layers", "verdict", "errors that ldmref names", "difference"],
+    "first": ["port", "faults", "located", "explained", "wrong causes"],
     "faults": ["port", "faults", "located", "explained", "wrong causes"],
 }
-ROWS = {"networks": network_rows, "faults": fault_rows}
+ROWS = {"networks": network_rows, "first": fault_rows, "faults": fault_rows}
 
 
 def make_table(subject: str, file: str) -> str:
@@ -202,8 +214,9 @@ def main() -> None:
     for port in map(Port, arguments.ports or ports()):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            here = (sys.executable, os.environ.get("PORT_SOURCE") or port.clone(folder / "source"))
-            python, source = here if arguments.here else port.install(folder)
+            python = sys.executable if arguments.here else port.install(folder)
+            known = os.environ.get("PORT_SOURCE", "") if arguments.here else ""
+            source = known or port.clone(folder / "source")
             found = (port.judge_faults if arguments.faults else port.judge)(python, source)
         stored = port.folder / file
         if arguments.check:

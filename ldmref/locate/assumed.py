@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import FollowedRun, Point, PointObserver
@@ -45,14 +45,31 @@ def without_assumed(
         roles.append(name if declared is None else declared.role)
         arguments[name] = _other(network.arguments[name], declared is not None and declared.below)
     other_rows = replay(replace(network, arguments=arguments))
-    others = {key: row.error for key, row in _numbered(other_rows)}
+    others = {key: row for key, row in _numbered(other_rows)}
+    if _shows(rows, others):
+        return [*rows]
     note = f"{DEPENDS}{' and '.join(roles)}, which was not recorded"
     return [
         Row(row.call, row.layer, row.kind, verdict=UNKNOWN, note=note, segment=row.segment)
-        if row.verdict == DIFFERS and not row.cause and others.get(key) != row.error
+        if row.verdict == DIFFERS
+        and not row.cause
+        and (key not in others or others[key].error != row.error)
         else row
         for key, row in _numbered(rows)
     ]
+
+
+def _shows(rows: Sequence[Row], others: Mapping[tuple[str, str, int], Row]) -> bool:
+    """Return whether a recording shows what was assumed: rows agree, and with nothing else.
+
+    More rows must say so than those without a cause.
+    """
+    shown = wrong = 0
+    for key, row in _numbered(rows):
+        other = others.get(key)
+        shown += row.verdict == EQUAL and other is not None and other.verdict == DIFFERS
+        wrong += row.verdict == DIFFERS and not row.cause
+    return shown > wrong
 
 
 class _MaskWatcher:

@@ -25,7 +25,7 @@ from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import largest_value, recognise, relative_error
-from ldmref.locate.names import find_entry, read_role
+from ldmref.locate.names import find_entry, find_layer, read_output, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
@@ -44,6 +44,7 @@ AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
 NAMES = {"input": "q"}  # roles of an attention in words
+OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
 HINT = "nearest to {}, which leaves {:.2g}"
 
 
@@ -116,11 +117,12 @@ def diagnose(
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
-    term = Cause()  # that a norm's output is not added
+    term = Cause()  # that a norm's output is not added, or not rotated
     for find in (_find_identity, _find_residual, _find_term):
-        term = find(wrong)
-        if term.cause and not _is_of_norm(term):
-            return term
+        found = find(wrong)
+        if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
+            return found
+        term = term if term.cause else found
     alike = AlikeLayers() if alike is None else alike
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
@@ -210,6 +212,13 @@ def _is_of_norm(found: Cause) -> bool:
     return found.cause.startswith("the output of ") and "norm" in name.rpartition(".")[2]
 
 
+def _is_not_rotated(found: Cause, point: Point) -> bool:
+    """Return whether a cause is an array that a part equals which rotates: a fault may say more."""
+    return found.cause.startswith("equals ") and any(
+        call.kind in ROTATIONS for call in point.suspects
+    )
+
+
 def _find_residual(wrong: _Wrong) -> Cause:
     """Find the tokens that a block or a norm reads, which were not added to its result."""
     computed = np.asarray(wrong.point.computed, np.float64)
@@ -225,7 +234,8 @@ def _find_other_residual(wrong: _Wrong) -> Cause:
     """Find an array that was added instead of the tokens that a block or a norm reads."""
     computed = np.asarray(wrong.point.computed, np.float64)
     wanted, right = sample(wrong.recorded), sample(computed)
-    others = [*_nearby(wrong.replay, wrong.point), *_read_before(wrong.replay)]
+    replay = wrong.replay
+    others = [*_nearby(replay, wrong.point), *_read_before(replay), *_normalized(replay)]
     fits = [(text, x) for text, whole in others for x in _fit_tokens(whole, computed)]
     for stream, old in _streams(wrong):
         for text, new in fits:
@@ -261,10 +271,19 @@ def _is_named_norm(name: str) -> bool:
 def _read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what the layers that were recorded last read first."""
     for name, _ in reversed(replay.recent):
-        entry = replay.port.find(replay.call, name)
+        entry = find_layer(replay.port, replay.call, name)
         found = None if entry is None else read_role(replay.port, entry.inputs, "input")
         if found is not None:
             yield f"the input of {name}", found
+
+
+def _normalized(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what the norms returned that were recorded last."""
+    for name, _ in reversed(replay.streams):
+        entry = find_layer(replay.port, replay.call, name)
+        found = None if entry is None else read_output(replay.port, entry)
+        if found is not None:
+            yield f"the output of {name}", found
 
 
 def _fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
@@ -280,6 +299,8 @@ def _fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
 
 def _find_layout(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
+    if computed.size < 2:  # any number is another one, scaled
+        return Cause()
     close = allowed_error(wrong.floor)
     layout = recognise(wrong.recorded, computed, close)
     if layout is None and wrong.point.padding is not None:  # rows of others may be there
@@ -402,7 +423,7 @@ def _error_where_known(
 
 def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
-    for text, arguments, free in argument_changes(point):
+    for text, arguments, free in argument_changes(replay, point):
         yield Hypothesis(text, None, arguments, free)
     for fault in BETWEEN:
         for text, array in fault.variants(replay, point):
@@ -422,10 +443,13 @@ def _changes(
     Operations that were computed earlier are changed one by one.
     """
     groups: dict[tuple[str, str], list[LayerCall]] = {}
+    alone = not _is_large(point)
     for call in point.suspects:
-        alone = not _is_large(point)
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
-        if call.kind in TOGETHER and alone:
+        if call.kind in TOGETHER and call.kind not in ROTATIONS and alone:
+            groups.setdefault((call.kind, ""), []).append(call)
+    for call in point.suspects if alone else ():
+        if call.kind in ROTATIONS:  # first those of queries or keys alone
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
     yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
@@ -456,13 +480,15 @@ def _name_alone(call: LayerCall) -> str:
     """Return in words which of queries and keys a rotation turns, those first; "" for others."""
     if call.kind not in ROTATIONS:
         return ""
-    return ", of the keys alone," if call.name.endswith(f"{AGAIN}1") else ", of the queries alone,"
+    return OF_KEYS if call.name.endswith(f"{AGAIN}1") else OF_QUERIES
 
 
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
+    mask = replay.arguments.get("mask")
+    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
+        yield from other_places(call, mask)
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
-    mask = replay.arguments.get("mask")
     if call.kind == "attention" and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids, replay.config)
         if mask is None:
@@ -470,8 +496,6 @@ def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     if call.kind == "attention" and isinstance(mask, np.ndarray):
         yield from with_text_mask(call, mask)
         yield from with_mask(call, mask)
-    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
-        yield from other_places(call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

@@ -30,6 +30,7 @@ from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
 from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
+from ldmref.locate.unfilled import LESS, describe_unfilled
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
@@ -268,11 +269,22 @@ def _replay_in_terms(
     if terms is None:
         return _replay(port, model, call, dtype, controlnets, padding)
 
-    def follow(turned: Trace, seen: TermsObserver) -> ReplayedCall:
+    def follow(turned: Trace, seen: TermsObserver, model: LatentDiffusion = model) -> ReplayedCall:
         return _replay(turned, model, call, dtype, controlnets, padding, seen)
 
     known = terms.of_call(port, model, call, controlnets)
+    before = {**known.rows}
     found = follow_in_terms(known, port, call, follow, _count_faults)
+    faults, unexplained = _count_faults(found)
+    best = found, known.rows, ()
+    for layers, other in terms.unfilled.find(model, call) if unexplained else ():
+        known.rows = {**before}
+        unfilled = follow_in_terms(known, port, call, partial(follow, model=other), _count_faults)
+        few = _count_faults(unfilled)[0] <= faults / LESS
+        if few and _count_faults(unfilled) < _count_faults(best[0]):
+            best = unfilled, known.rows, layers
+    found, known.rows, layers = best
+    found.judge.rows[:0] = describe_unfilled(call, layers)
     if found.masks:
         known.masks[call] = found.masks
     return found

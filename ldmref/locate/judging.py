@@ -25,7 +25,7 @@ from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.alike import AlikeLayers
 from ldmref.locate.conventions import Candidate
-from ldmref.locate.diagnosis import Cause, diagnose
+from ldmref.locate.diagnosis import OF_KEYS, OF_QUERIES, Cause, diagnose
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
@@ -339,6 +339,11 @@ class Judge:
     def _add(self, point: Point, row: Row) -> None:
         if point.role and row.verdict == EQUAL and not row.note:
             return  # a wire that is right is not worth a line
+        begin, keys, _ = row.cause.partition(OF_KEYS)
+        for number, other in enumerate(self.rows if keys else ()):
+            if other.layer == row.layer and other.cause.startswith(f"{begin}{OF_QUERIES}"):
+                self.rows[number] = replace(other, cause=begin)
+                row = replace(row, cause=begin)
         self.rows.append(row)
 
 

@@ -51,7 +51,12 @@ WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("t
 
 def find_entry(port: Trace, call: str, layer: LayerCall) -> TraceEntry | None:
     """Return the recorded entry of a layer; None if the port did not record it."""
-    for name in _possible_names(layer.name):
+    return find_layer(port, call, layer.name)
+
+
+def find_layer(port: Trace, call: str, layer: str) -> TraceEntry | None:
+    """Return the recorded entry of a layer by its name; None if the port did not record it."""
+    for name in _possible_names(layer):
         entry = port.find(call, name)
         if entry is not None:
             return entry

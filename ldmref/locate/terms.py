@@ -9,7 +9,7 @@ fault. Later calls of the network have the conventions of the earlier ones: a mi
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Generic, TypeVar
@@ -28,6 +28,7 @@ from ldmref.locate.law import GAIN, explains
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import find_definition
 from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.unfilled import UnfilledModels
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
@@ -80,6 +81,7 @@ class PortTerms:
 
     def __init__(self) -> None:
         self.known: dict[str, NetworkTerms] = {}
+        self.unfilled = UnfilledModels()
 
     def of_call(
         self,
@@ -234,8 +236,11 @@ def follow_in_terms(
         few.
     """
 
-    def run(closed: set[str], layout: AdoptedTerms) -> FollowedTerms[Result]:
-        adopted: dict[str, Convention] = {**terms.adopted, **layout}
+    def run(
+        closed: set[str], layout: AdoptedTerms, again: Collection[str] = ()
+    ) -> FollowedTerms[Result]:
+        adopted = {name: one for name, one in terms.adopted.items() if name not in again}
+        adopted.update(layout)
         while True:
             seen = TermsObserver(terms, adopted, closed | terms.own)
             try:
@@ -254,6 +259,11 @@ def follow_in_terms(
             break
         best = min(best, run(set(), layout), key=count_faults)
     layout = {name: one for name, one in best.adopted.items() if name in layouts[0]}
+    order = terms.adopted.get(ORDER)
+    if order is not None and any(count_faults(best)):  # the tokens may have another number here
+        other = run(set(), layout, (ORDER,))
+        if ORDER in other.adopted and other.adopted[ORDER].text == order.text:
+            best = min(best, other, key=count_faults)
     added = best.adopted.keys() - terms.adopted.keys() - layout.keys()
     if added and any(count_faults(best)):
         without: Iterator[set[str]] = chain(({one} for one in sorted(added)), (set(added),))

@@ -213,11 +213,15 @@ class RepeatableRun(NamedBackend):
             yield name, {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
 
     def parameters_of(self, *endings: str) -> np.ndarray | None:
-        """Return the first parameter of the first layer whose name has one of the endings."""
+        """Return the first parameter of the first layer whose name has one of the endings.
+
+        A parameter of no layer has its own name.
+        """
         for tree in self._trees:
             for name, leaves in layers_of(tree, ""):
-                if name.endswith(endings):
-                    return round_to(next(iter(leaves.values())), self.dtype_of_port)
+                own = [x for one, x in leaves.items() if not name and one.endswith(endings)]
+                if own or name.endswith(endings):
+                    return round_to(next(iter(own or leaves.values())), self.dtype_of_port)
         return None
 
     def _forced(self, entry: TraceEntry) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -75,6 +76,14 @@ class DenoiserConfig:
         It then predicts the mean slope of the way from t to t_next, and guidance is a part of it.
         """
         return False
+
+    @property
+    def unfilled(self) -> Mapping[tuple[str, ...], DenoiserConfig]:
+        """The networks of ports that do not fill up an image or a text with learned tokens.
+
+        By the layers that then read too few tokens.
+        """
+        return {}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_shapes_are_whole_numbers():
 def test_segments_are_filled_up(length, whole):
     x = np.random.default_rng(0).standard_normal((2, length, 3))
     row = np.full((2, 1, 3), 7.0)
-    found = z_image.fill_segment(OPS, x, row)
+    found = z_image.fill_segment(OPS, x, row, 32)
     assert found.shape == (2, whole, 3)
     assert np.array_equal(found[:, :length], x) and (found[:, length:] == 7.0).all()
 

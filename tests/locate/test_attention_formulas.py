@@ -104,7 +104,13 @@ def test_other_scales():
 
 def test_other_masks_and_axes():
     plain, causal = of_attention(), of_attention(causal=True)
-    assert_same(faulty(faults.other_mask, causal), {"the causal mask is missing": attended(plain)})
+    seen = np.tril(np.ones((plain.inputs["input"].shape[2], plain.inputs["k"].shape[2])), 1) > 0
+    late = of_attention(bias=np.where(seen, 0.0, MASKED)[None, None])
+    expected = {
+        "the causal mask is missing": attended(plain),
+        "a token sees the next one: the causal mask is one token late": attended(late),
+    }
+    assert_same(faulty(faults.other_mask, causal), expected)
     assert_same(
         faulty(faults.other_mask, plain),
         {"a causal mask that should not be there": attended(causal)},

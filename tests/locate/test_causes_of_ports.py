@@ -9,22 +9,23 @@ from fault_calls import call_of, faulty, normal, point_of, replay_of
 
 from ldmref.locate import diagnosis
 from ldmref.locate.conventions import Convention, turn_call
-from ldmref.locate.faults import attention, modulation, rotary, text
+from ldmref.locate.faults import attention, between, modulation, rotary, text
+from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 X, OTHER, ADDED = (normal(seed, 1, 3, 4) for seed in range(3))
 
 
-def cause_of(recorded):
+def cause_of(recorded, port=None, **known):
     """Return the cause of what a block of the input X returned, which adds ADDED to it."""
     point = point_of(
         computed=X + ADDED, recorded=recorded, role="", within="block", norms=(), after=(),
         frame={"input": X, "context": OTHER}, name="block", padding=None, earlier=(),
         kept=lambda x: x, kind="block",
     )  # fmt: skip
-    replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: ())
-    replay.port = SimpleNamespace(find=lambda *names: None, of_call=lambda call: ())
+    replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: (), **known)
+    replay.port = port or SimpleNamespace(find=lambda *names: None, of_call=lambda call: ())
     replay.call = "transformer.000"
     return diagnosis.diagnose(replay, point, 0.5, 1e-16).cause
 
@@ -37,6 +38,15 @@ def test_a_residual_that_is_missing_or_another_one():
     )
 
 
+def test_a_residual_that_is_what_a_norm_long_before_returned():
+    normalized = normal(3, 1, 3, 4)
+    port = build_trace({"transformer.000/block.norm1/output": normalized})
+    found = cause_of(normalized + ADDED, port, streams=[("block.norm1", X)])
+    assert found == (
+        "the residual is the output of block.norm1 instead of the input of block (input)"
+    )
+
+
 def test_what_a_norm_returns_may_lack_the_1_of_a_scale():
     assert diagnosis._is_of_norm(diagnosis.Cause("the output of a.norm1 is not added"))
     assert not diagnosis._is_of_norm(diagnosis.Cause("the output of a.to_q is not added"))
@@ -46,13 +56,25 @@ def test_what_a_norm_returns_may_lack_the_1_of_a_scale():
 def test_modulations_that_a_block_is_given():
     rows = np.arange(12.0)[None]
     frame = {"input": np.zeros((1, 5, 2)), "of_image": rows, "of_text": -rows, "emb": rows[:, :2]}
-    found = dict(modulation.other_modulation_of_block(point_of(within="block", frame=frame)))
+    point = point_of(within="block", frame=frame)
+    found = dict(modulation.other_modulation_of_block(replay_of(), point))
     words = "1 is not added to the scale in the modulation 'of_image'"
     expected = rows - np.repeat([0.0, 1, 0, 0, 0, 0], 2)
     np.testing.assert_array_equal(found[words]["of_image"], expected)
     assert found["the modulation 'of_text' is 'of_image'"]["of_text"] is rows
     assert not any("emb" in changes for changes in found.values())
-    assert not [*modulation.other_modulation_of_block(point_of(frame=frame))]
+    assert not [*modulation.other_modulation_of_block(replay_of(), point_of(frame=frame))]
+
+
+def test_modulations_to_which_a_block_adds_a_table():
+    rows, table = np.arange(12.0)[None, None], normal(0, 6, 2)
+    point = point_of(within="block", frame={"input": np.zeros((1, 5, 2)), "modulation": rows})
+    replay = replay_of(tables={"block": table})
+    found = dict(modulation.other_modulation_of_block(replay, point))
+    changed = found["scale and shift are exchanged in the modulation 'modulation'"]["modulation"]
+    used, right = changed + table.ravel(), rows + table.ravel()
+    np.testing.assert_allclose(used, right[..., [2, 3, 0, 1, *range(4, 12)]])
+    assert "1 is not added to the scale of the MLP in the modulation 'modulation'" in found
 
 
 def test_gates_that_tanh_does_not_bound():
@@ -88,6 +110,74 @@ def test_heads_that_are_tiled():
     np.testing.assert_array_equal(alone, np.stack([tiled[0], v]))
     own = call_of("attention", lambda: None, {**inputs, "k": inputs["input"]})
     assert not [*attention.tiled_heads(own)]
+
+
+def test_heads_of_keys_that_are_tiled_before_attention_reads_them():
+    k = np.repeat(normal(0, 1, 2, 3, 4), 2, axis=1)
+    point = point_of("attention", "k", k, kind="attention")
+    [(words, found)] = attention.tiled_arrays(replay_of(), point)
+    assert words == "the heads of keys are tiled instead of each repeated"
+    np.testing.assert_array_equal(found, k[:, [0, 2, 0, 2]])
+    own = point_of("attention", "k", normal(0, 1, 4, 3, 4), kind="attention")
+    assert not [*attention.tiled_arrays(replay_of(), own)]
+
+
+def test_a_gate_that_goes_through_another_function():
+    gate, mixed = normal(0, 1, 3, 4), normal(1, 1, 3, 4)
+    point = point_of("attn.to_out.0", "input", mixed / (1.0 + np.exp(-gate)))
+    recent = [("attn.to_q", mixed), ("attn.to_gate", gate)]
+    found = dict(between.other_gate(replay_of(recent=recent), point))
+    expected = {
+        "tanh instead of sigmoid in attn.to_gate": mixed * np.tanh(gate),
+        "no sigmoid in attn.to_gate": mixed * gate,
+        "the gate is missing in attn.to_gate": mixed,
+    }
+    assert found.keys() == expected.keys()
+    for words, x in expected.items():
+        np.testing.assert_allclose(found[words], x)
+
+
+def test_times_that_are_changed_before_they_are_embedded():
+    point = point_of("t_embedder", "input", np.ones(1))
+    found = dict(between.other_times(replay_of(), point))
+    assert found["the timestep t is 1000 - t"] == 999.0
+    assert found["the timestep is scaled by 1/1000"] == 0.001
+    named = dict(between.other_times(replay_of(), point_of("guidance_in", "input", np.ones(2))))
+    assert named["the guidance is scaled by 1000"].tolist() == [1000.0, 1000.0]
+    assert not [*between.other_times(replay_of(), point_of("t", "input", np.ones((2, 3))))]
+
+
+def test_times_in_0_to_1_that_are_not_reversed():
+    point = point_of("t_embedder", "input", np.array([999.0]), frame={"t": np.array([1.0])})
+    replay = replay_of(rerun=lambda point, arguments: 1000.0 - arguments["t"])
+    words = [words for words, t in between.other_times(replay, point) if t == 1000.0]
+    assert words[0] == "the timestep t is 1000 - t"
+
+
+def test_embeddings_that_are_not_added():
+    layers = ("a.text_embedder.linear_2", "a.text_embedder.linear_1", "target_timestep_embedder")
+    port = SimpleNamespace(of_call=lambda call: [SimpleNamespace(layer=name) for name in layers])
+    replay = replay_of(port=port, call="transformer.000")
+    found = dict(modulation.unused_embedding(replay, point_of(computed=np.ones((1, 3)))))
+    words = [f"the output of {name} is not added" for name in (layers[0], layers[2])]
+    assert [*found] == words
+    change = found[words[0]][layers[0]]
+    np.testing.assert_array_equal(change(SimpleNamespace(compute=lambda x: X), {}), 0.0 * X)
+
+
+def test_one_number_is_no_scaled_array():
+    def cause(computed):
+        point = point_of(
+            "t", computed=computed, recorded=294.0 * computed, norms=(), padding=None, after=(),
+            earlier=(), kept=lambda x: x,
+        )  # fmt: skip
+        replay = replay_of(rerun=lambda *values, **more: None, similar_layers=lambda call: ())
+        replay.port = build_trace({"transformer.000/t/input": computed})
+        replay.call = "transformer.000"
+        return diagnosis.diagnose(replay, point, 0.5, 1e-16).cause
+
+    assert cause(np.array([1.5, 2.5])) == "scaled by 294"
+    assert cause(np.array([1.5])) == ""
 
 
 def test_places_of_an_image_behind_a_padded_text():

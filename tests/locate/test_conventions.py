@@ -141,6 +141,19 @@ def test_tokens_in_the_other_order_are_equal(name):
     assert_equal(judge(model, turned), JOINED[name][2])
 
 
+def test_tokens_in_the_other_order_are_equal_in_texts_of_several_lengths(monkeypatch):
+    """The longer text has as many tokens as image and shorter text together."""
+    model, right = record("z-image-tiny")
+    monkeypatch.setitem(SIZES, "tokens", 40)
+    monkeypatch.setitem(MASKS, "long", np.ones((2, 40), np.int64))
+    _, long = record("z-image-tiny", mask="long")
+    tensors = {key: in_other_order("z-image-tiny", key, x) for key, x in right.items()}
+    for key, x in long.items():
+        joined = x.ndim in (3, 4) and x.shape[-2] == 96 and "//" not in key
+        tensors[key.replace(".000", ".001", 1)] = np.roll(x, -32, axis=-2) if joined else x
+    assert_equal(judge(model, tensors), "text first")
+
+
 def test_the_layer_after_tokens_in_the_other_order_is_judged():
     wrong = {"norm_out": lambda call, x: call.compute({**x, "emb": 0.5 * x["emb"]})}
     model, tensors = record("flux-tiny", wrong)

@@ -139,10 +139,12 @@ def test_tokens_that_are_pooled_instead_of_the_end():
 
 
 @pytest.mark.parametrize(("names", "last"), [(("w1", "w3"), "w2"),
-                                             (("gate_proj", "up_proj"), "down_proj")])  # fmt: skip
+                                             (("gate_proj", "up_proj"), "down_proj"),
+                                             (("gate", "up"), "down")])  # fmt: skip
 def test_a_silu_of_the_other_projection(names, last):
     gate, value = normal(0, 2, 3), normal(1, 2, 3)
-    arrays = {f"qwen.000/a.{names[0]}/output": gate, f"qwen.000/a.{names[1]}/output": value}
+    outputs = dict(zip((f"a.{names[0]}", f"model.a.{names[1]}"), (gate, value), strict=True))
+    arrays = {f"qwen.000/{layer}/output": x for layer, x in outputs.items()}
     replay = replay_of(port=build_trace(arrays), call="qwen.000")
     words = text.SWAPPED.format(names[1])
     right = gate * value / (1.0 + np.exp(-value))
@@ -150,6 +152,10 @@ def test_a_silu_of_the_other_projection(names, last):
     assert not [*text.exchanged_silu(replay, point_of(f"a.{last}", ""))]
     assert not [*text.exchanged_silu(replay, point_of("a.other"))]
     assert not [*text.exchanged_silu(replay, point_of(f"b.{last}"))]
+    rows = {f"a.{name}": np.ones((1, 3)) * n for n, name in enumerate(names)}  # as expected
+    followed = replay_of(port=replay.port, call="qwen.000", recent=[*rows.items()])
+    [found] = dict(text.exchanged_silu(followed, point_of(f"a.{last}"))).values()
+    assert found.shape == (1, 3)
     silu = dict(text.exchanged_silu(replay, point_of("a.silu")))
     assert words in silu and np.array_equal(silu[words], value)
 
@@ -185,7 +191,7 @@ def test_a_gate_that_is_exchanged():
 
 def arguments_of(role="", within="", **frame):
     point = point_of("", role, frame=frame, within=within)
-    return {words: (change, free) for words, change, free in argument_changes(point)}
+    return {words: (change, free) for words, change, free in argument_changes(replay_of(), point)}
 
 
 def test_other_conditioning():

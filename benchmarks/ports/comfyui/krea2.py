@@ -3,12 +3,10 @@
 It takes no mask: texts come without padding, so each image of a batch runs by itself.
 """
 
-from building import MADE, load_weights, tensor
+from building import MADE, judge_images, load_weights
 from comfy.ldm.flux.layers import EmbedND
 from comfy.ldm.krea2.model import SingleStreamDiT
-from judged import KitInputs, distance, judge
-
-import ldmref
+from judged import KitInputs
 
 kit = KitInputs("krea-2")
 config = kit.config("transformer")
@@ -23,13 +21,4 @@ net = SingleStreamDiT(
 )  # fmt: skip
 net.pe_embedder = EmbedND(head, int(config["rope_theta"]), config["axes_dims_rope"])
 load_weights(net, kit.original("transformer"))
-errors = {}
-with ldmref.recording(net, call="transformer") as run:
-    for call in ("transformer.000", "transformer.003"):
-        x, expected = kit.call(call)
-        for row, mask in enumerate(x["encoder_attention_mask"] > 0):
-            one = [tensor(x[role][row : row + 1]) for role in ("sample", "timestep")]
-            text = tensor(x["encoder_hidden_states"][row : row + 1, mask])
-            y = net(one[0], one[1] / 1000.0, text)
-            errors[f"{call} {row}"] = distance(y[0], expected[row])
-judge("Krea 2 transformer", run.trace, kit, errors)
+judge_images("Krea 2 transformer", kit, net)

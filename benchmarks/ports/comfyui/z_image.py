@@ -4,13 +4,11 @@ Error found: the norms of queries and keys have torch's own eps, 1.19e-7, instea
 """
 
 import torch
-from building import MADE, load_weights, tensor
+from building import MADE, judge_images, load_weights, tensor
 from comfy.ldm.lumina.model import NextDiT
 from comfy.ldm.modules.diffusionmodules.mmdit import TimestepEmbedder
 from comfy.utils import z_image_to_diffusers
-from judged import KitInputs, distance, judge
-
-import ldmref
+from judged import KitInputs
 
 kit = KitInputs("z-image")
 config = kit.config("transformer")
@@ -30,13 +28,4 @@ for name, new in z_image_to_diffusers(config).items():
         joined = (weights[new[0]],) if new[0] in weights else ()
         weights[new[0]] = torch.cat([*joined, tensor(makers[name])])
 load_weights(net, weights)
-errors = {}
-with ldmref.recording(net, call="transformer") as run:
-    for call in ("transformer.000", "transformer.003"):
-        x, expected = kit.call(call)
-        for row, mask in enumerate(x["encoder_attention_mask"] > 0):
-            one = [tensor(x[role][row : row + 1]) for role in ("sample", "timestep")]
-            text = tensor(x["encoder_hidden_states"][row : row + 1, mask])
-            y = net(one[0], one[1] / 1000.0, text, text.shape[1])
-            errors[f"{call} {row}"] = distance(y[0], expected[row])
-judge("Z-Image transformer", run.trace, kit, errors)
+judge_images("Z-Image transformer", kit, net, counts=True)

@@ -7,6 +7,7 @@ the kit's inputs within `ldmref.recording`, and calls `judge`. `run.py` runs the
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from safetensors.numpy import load_file
 from ldmref.locate import diff_modules, diff_traces
 from ldmref.passport import make_kit, read_kit
 from ldmref.trace import Trace, load_trace
+
+KITS = "PORT_KITS"  # the variable that says where kits are kept for the next script
 
 
 class KitInputs:
@@ -33,8 +36,9 @@ class KitInputs:
     """
 
     def __init__(self, name: str):
-        self.folder = Path(tempfile.mkdtemp()) / name
-        make_kit(name, self.folder)
+        self.folder = Path(os.environ.get(KITS) or tempfile.mkdtemp()) / name
+        if not self.folder.exists():
+            make_kit(name, self.folder)
         self.model = read_kit(self.folder).model()
         self.run = load_trace(self.folder / "trace")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,6 +15,7 @@ from ldmref.models.denoiser_config import DenoiserConfig, Width
 from ldmref.models.transformer_layers import PATCH
 
 SEGMENT = 32  # the tokens of an image, and those of a caption, are filled up to multiples of it
+OF_IMAGE, OF_TEXT = "noise_refiner.0", "context_refiner.0"  # which read the tokens first
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ZImageConfig(DenoiserConfig):
 
     family: ClassVar[str] = "z-image"
     network: ClassVar[str] = "transformer"
+    image_segment: ClassVar[int] = SEGMENT
+    text_segment: ClassVar[int] = SEGMENT
     in_channels: Width = 16
     out_channels: Width = 16
     sample_size: Width = 128
@@ -66,6 +69,35 @@ class ZImageConfig(DenoiserConfig):
     def side_multiple(self) -> int:
         """A token is a patch of 2 x 2 cells of the latents."""
         return PATCH
+
+    @property
+    def unfilled(self) -> Mapping[tuple[str, ...], DenoiserConfig]:
+        """The networks without learned tokens behind an image, a caption or both."""
+        fields = vars(self)
+        return {
+            (OF_IMAGE, OF_TEXT): UnfilledZImageConfig(**fields),
+            (OF_IMAGE,): UnfilledImageConfig(**fields),
+            (OF_TEXT,): UnfilledTextConfig(**fields),
+        }
+
+
+@dataclass(frozen=True)
+class UnfilledImageConfig(ZImageConfig):
+    """Z-Image without learned tokens behind an image, as some ports have it."""
+
+    image_segment: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class UnfilledTextConfig(ZImageConfig):
+    """Z-Image without learned tokens behind a caption, as some ports have it."""
+
+    text_segment: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class UnfilledZImageConfig(UnfilledImageConfig, UnfilledTextConfig):
+    """Z-Image without learned tokens, as some ports have it."""
 
 
 def transformer_of(config: ModelConfig) -> ZImageConfig:

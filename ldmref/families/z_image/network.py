@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import FREQUENCIES, find_sines, normalize
-from ldmref.families.z_image.config import SEGMENT, ZImageConfig
+from ldmref.families.z_image.config import ZImageConfig
 from ldmref.math.arrays import Array
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
@@ -141,11 +141,12 @@ def embed_caption(
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
     real = xp.astype(mask, wide)[:, :, None]
-    real = fill_segment(ops, real, 0.0 * real[:, :1, :])
+    segment = config.text_segment
+    real = fill_segment(ops, real, 0.0 * real[:, :1, :], segment)
     last = context.shape[1] - 1
-    context = fill_segment(ops, context, context[:, last:, :])
+    context = fill_segment(ops, context, context[:, last:, :], segment)
     n, length, _ = real.shape
-    segments = xp.reshape(real, (n, length // SEGMENT, SEGMENT))
+    segments = xp.reshape(real, (n, length // segment, segment))
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
     h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
@@ -172,11 +173,12 @@ def embed_image(
     grid = cut_patches(ops, x, channels_last=True)
     patches = flatten_patches(ops, grid)
     last = patches.shape[1] - 1
-    patches = fill_segment(ops, patches, patches[:, last:, :])
+    segment = config.image_segment
+    patches = fill_segment(ops, patches, patches[:, last:, :], segment)
     indices = place_cells(ops, grid[0, :, :, 0])[None, :, :]
     real = xp.ones_like(indices[:, :, :1])
-    real = fill_segment(ops, real, 0.0 * real[:, :1, :])
-    indices = fill_segment(ops, indices, indices[:, :1, :])
+    real = fill_segment(ops, real, 0.0 * real[:, :1, :], segment)
+    indices = fill_segment(ops, indices, indices[:, :1, :], segment)
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
     positions = xp.concat([after * real, indices + xp.zeros_like(after)], axis=2)
     h = linear(ops, p.all_x_embedder[FORM], patches)
@@ -184,13 +186,13 @@ def embed_image(
     return TokenStream(h, positions, None)
 
 
-def fill_segment(ops: Backend, x: Array, row: Array) -> Array:
-    """Append `row`, (n, 1, k), to tokens (n, l, k) until l is a multiple of 32."""
+def fill_segment(ops: Backend, x: Array, row: Array, segment: int) -> Array:
+    """Append `row`, (n, 1, k), to tokens (n, l, k) until l is a multiple of `segment`."""
     length = x.shape[1]
-    missing = (length + SEGMENT - 1) // SEGMENT * SEGMENT - length
+    missing = (length + segment - 1) // segment * segment - length
     if missing == 0:
         return x
-    rows = ops.xp.concat([row] * (SEGMENT - 1), axis=1)
+    rows = ops.xp.concat([row] * (segment - 1), axis=1)
     return ops.xp.concat([x, rows[:, :missing, :]], axis=1)
 
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+from ldmref.locate.faults.variants import Given, Inputs, Variant, with_changes
+from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.layers import MASKED
 
 HIDDEN = -1e4  # a bias up to here hides a key; that of BERT's masks is the largest in use
 TEXT_SEGMENT = 32  # tokens to a multiple of which Z-Image fills a text up
+TILED = "the heads of {} are tiled instead of each repeated"
+SHARED = {"k": "keys", "v": "values"}  # roles of what several heads may share
 NOT_WANTED = "a padding mask that should not be there"
 EQUAL = -1e30  # the bias of queries without keys, in which the scores of float64 drown also
 
@@ -84,8 +87,16 @@ def other_mask(call: LayerCall) -> Iterator[Variant]:
     causal = _causal(call)
     if causal:
         yield with_changes("the causal mask is missing", causal=False)
+        yield Variant("a token sees the next one: the causal mask is one token late", _see_next)
     elif _among_themselves(call):
         yield with_changes("a causal mask that should not be there", causal=True)
+
+
+def _see_next(call: LayerCall, x: Inputs) -> np.ndarray:
+    """Attend to all tokens up to the next one."""
+    shape = x["input"].shape[2], x["k"].shape[2]
+    hidden = MASKED * np.triu(np.ones(shape), 2)[None, None]
+    return _with_bias(call, {**x, "causal": False}, x.get("bias", 0.0) + hidden)
 
 
 def other_bias(call: LayerCall) -> Iterator[Variant]:
@@ -305,21 +316,36 @@ def permuted_heads(call: LayerCall) -> Iterator[Variant]:
 
 def tiled_heads(call: LayerCall) -> Iterator[Variant]:
     """Yield attention whose heads of keys and values are tiled, and not each repeated."""
-    k = call.inputs["k"]
-    heads = k.shape[1]
-    groups = 1 + int(np.count_nonzero(np.abs(np.diff(k, axis=1)).max(axis=(0, 2, 3))))
-    if not 1 < groups < heads or heads % groups:
+    times = count_repeats(call.inputs["k"])
+    if times == 1:
         return
-
-    def tiled(x: np.ndarray) -> np.ndarray:
-        own = x[:, :: heads // groups]
-        return np.concatenate([own] * (heads // groups), axis=1)
-
     for what, roles in (("keys and values", ("k", "v")), ("keys", ("k",)), ("values", ("v",))):
-        text = f"the heads of {what} are tiled instead of each repeated"
         yield Variant(
-            text, lambda c, x, r=roles: c.compute({**x, **{role: tiled(x[role]) for role in r}})
+            TILED.format(what),
+            lambda c, x, r=roles: c.compute({**x, **{role: tile(x[role], times) for role in r}}),
         )
+
+
+def tiled_arrays(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield keys or values that attention reads, whose heads are tiled and not each repeated."""
+    x = np.asarray(point.computed)
+    if point.call.kind != "attention" or point.role not in SHARED or x.ndim != 4:
+        return
+    times = count_repeats(x)
+    if times > 1:
+        yield TILED.format(SHARED[point.role]), tile(x, times)
+
+
+def count_repeats(x: np.ndarray) -> int:
+    """Return how often each head of (n, heads, l, d) is repeated; 1: they are not."""
+    heads = x.shape[1]
+    groups = 1 + int(np.count_nonzero(np.abs(np.diff(x, axis=1)).max(axis=(0, 2, 3))))
+    return heads // groups if 1 < groups and heads % groups == 0 else 1
+
+
+def tile(x: np.ndarray, times: int) -> np.ndarray:
+    """Return heads that are each repeated as heads that are tiled."""
+    return np.concatenate([x[:, ::times]] * times, axis=1)
 
 
 def _undo_interleaving(y: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
+from ldmref.locate.faults.embedding import changed_times
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import round_to
@@ -20,6 +21,7 @@ JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
     r"(.*\.)?(embeddings|layers\.0(\.(layer_norm1|self_attn_layer_norm))?)", re.ASCII
 )
+STEPS = 1000.0  # of times that are not in 0..1
 POSITIONS = ("position_embedding", "embed_positions")
 
 
@@ -70,6 +72,23 @@ def rounded_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
                     yield f"the timestep is rounded to {form} before it is converted", found
 
 
+def other_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield times, (n,), that are scaled, reversed or shifted before they are embedded."""
+    times = np.asarray(point.computed)
+    if not point.role or times.ndim != 1 or times.dtype.kind != "f" or point.frame.name:
+        return
+    name = point.call.name
+    nouns = ("guidance", "target timestep")
+    noun = next((noun for noun in nouns if noun.partition(" ")[0] in name), "timestep")
+    for argument, x in point.frame.inputs.items():
+        small = isinstance(x, np.ndarray) and x.ndim == 1 and 0.0 <= x.min() <= x.max() <= 1.0
+        longer = replay.rerun(point, arguments={argument: STEPS * x}) if small else None
+        for text, change in changed_times(noun).items() if longer is not None else ():
+            yield text, change(longer)  # the times are in 0..1
+    for text, change in changed_times(noun).items():
+        yield text, change(times)
+
+
 def shifted_positions(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield tokens with the embeddings of other positions, and with none."""
     computed = np.asarray(point.computed)
@@ -100,6 +119,18 @@ def shifted_positions(replay: FollowedRun, point: Point) -> Iterator[Given]:
         yield text, tokens + table[order]
     yield "positions are not added", tokens
     yield "positions are added twice", computed + table[:length]
+
+
+def other_gate(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield what a layer reads with another function of its gate than the sigmoid."""
+    computed = np.asarray(point.computed)
+    for name, gate in reversed(replay.recent):
+        if "gate" not in name.rpartition(".")[2] or gate.shape != computed.shape:
+            continue
+        without = computed * (1.0 + np.exp(-gate))
+        yield f"tanh instead of sigmoid in {name}", without * np.tanh(gate)
+        yield f"no sigmoid in {name}", without * gate
+        yield f"the gate is missing in {name}", without
 
 
 def other_half(replay: FollowedRun, point: Point) -> Iterator[Given]:

@@ -49,7 +49,19 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
     the time to which a step leads embeds it after the timestep and the time of the text.
     """
     noun = NOUNS.get(call.name.partition(AGAIN)[2], "timestep")
-    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    for text, change in changed_times(noun).items():
+        yield Variant(text, lambda c, x, f=change: _embed_known(c, {**x, "input": f(x["input"])}))
+    yield Variant(f"the {noun} is projected twice", _projected_twice)
+    for form in ("bfloat16", "float16"):
+        text = f"the angles of the {noun} are rounded to {form}"
+        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, ""))
+        text = f"the {noun}, its frequencies and its angles are rounded to {form}"
+        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, form))
+
+
+def changed_times(noun: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return, by words, functions of times (n,) that ports embed instead of them."""
+    return {
         f"the {noun} is scaled by 1000": lambda t: 1000.0 * t,
         f"the {noun} is scaled by 1/1000": lambda t: t / 1000.0,
         f"the {noun} is scaled by 1e6": lambda t: 1e6 * t,
@@ -65,14 +77,6 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
             1000 * round_to(t / 1000, "bfloat16")
         ),
     }
-    for text, change in changes.items():
-        yield Variant(text, lambda c, x, f=change: _embed_known(c, {**x, "input": f(x["input"])}))
-    yield Variant(f"the {noun} is projected twice", _projected_twice)
-    for form in ("bfloat16", "float16"):
-        text = f"the angles of the {noun} are rounded to {form}"
-        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, ""))
-        text = f"the {noun}, its frequencies and its angles are rounded to {form}"
-        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, form))
 
 
 def _with_angles(call: LayerCall, x: Inputs, angles: str, factors: str) -> np.ndarray:

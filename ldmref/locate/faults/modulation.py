@@ -7,6 +7,7 @@ would with the rows of this layer in that order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, permutations
 
@@ -29,6 +30,10 @@ PARTS = {  # by their number, in the order of diffusers
     6: (*ATTENTION, *MLP),
     9: (*ATTENTION, *MLP, *SECOND),
 }
+# The order of blocks that add a table to a modulation which all share.
+SCALE_FIRST = ("scale", "shift", "gate", "scale of the MLP", "shift of the MLP", "gate of the MLP")
+# The last layers of what embeds times, guidance and pooled texts.
+EMBEDDERS = re.compile(r"(.*\.)?(\w+_)?embedder(\.linear_2)?")
 BOUNDED = 4  # parts of blocks whose gates go through tanh
 NEAREST = 4  # modulations that are tried
 
@@ -42,22 +47,44 @@ def other_modulation(replay: FollowedRun, point: Point) -> Iterator[ChangedOpera
             yield f"{text} in {name}", {name: _of_operation(change)}
 
 
-def other_modulation_of_block(point: Point) -> Iterator[ChangedInputs]:
-    """Yield other arguments of a block that holds the modulations of all blocks of its kind."""
+def other_modulation_of_block(replay: FollowedRun, point: Point) -> Iterator[ChangedInputs]:
+    """Yield other arguments of a block that holds the modulations of all blocks of its kind.
+
+    A block may add a table of its own to them, as in Krea 2.
+    """
     inputs = point.frame.inputs
     tokens = inputs.get("input")
     if not point.frame.name or not isinstance(tokens, np.ndarray) or tokens.ndim != 3:
         return
     width = tokens.shape[-1]
+    table = _table_of(replay, point.frame.name)
     widths = [(count * width,) for count in PARTS if count > 1]
     arrays = {role: x for role, x in inputs.items() if isinstance(x, np.ndarray)}
     found = {role: x for role, x in arrays.items() if x.shape[-1:] in widths}
     for role, x in found.items():
-        for text, change in _changes(PARTS[x.shape[-1] // width]):
-            yield f"{text} in the modulation {role!r}", {role: change(x)}
+        has_table = table is not None and table.shape == x.shape[-1:]
+        added = table if table is not None and has_table else np.zeros(1)
+        for text, change in _changes(SCALE_FIRST if has_table else PARTS[x.shape[-1] // width]):
+            yield f"{text} in the modulation {role!r}", {role: change(x + added) - added}
     for first, second in permutations(found, 2):
         if found[first].shape == found[second].shape:
             yield f"the modulation {first!r} is {second!r}", {first: found[second]}
+
+
+def unused_embedding(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
+    """Yield sums of embeddings from which that of the text, or of a time, is missing."""
+    if not point.role or np.ndim(point.computed) not in (2, 3):
+        return
+    names = {entry.layer for entry in replay.port.of_call(replay.call)}
+    for name in sorted(name for name in names if EMBEDDERS.fullmatch(name)):
+        text = f"the output of {name} is not added"
+        yield text, {name: _of_operation(np.zeros_like)}
+
+
+def _table_of(replay: FollowedRun, block: str) -> np.ndarray | None:
+    """Return the numbers (6 d,) that a block adds to its modulation; None: it has no table."""
+    table = replay.parameters_of(block)
+    return None if table is None or table.shape[0] != len(SCALE_FIRST) else np.ravel(table)
 
 
 def _of_operation(change: TurnRows) -> OperationChange:

@@ -26,6 +26,7 @@ from ldmref.locate.faults import (
     scales,
     tensors,
     text,
+    tokens,
 )
 from ldmref.locate.faults.variants import Given, Variant
 from ldmref.locate.points import FollowedRun, Point
@@ -135,7 +136,11 @@ class BetweenLayers(NamedTuple):
 BETWEEN = (
     BetweenLayers(between.other_skip, "lists of skip connections that are read from the wrong end"),
     BetweenLayers(between.rounded_times, "1000 - t of a timestep in bfloat16"),
+    BetweenLayers(between.other_times, "times from 0 to 1, from the noise to the image"),
+    BetweenLayers(tokens.other_filling, "pad tokens that a port loads and does not use"),
     BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
+    BetweenLayers(attention.tiled_arrays, "repeat of NumPy and PyTorch are not the same"),
+    BetweenLayers(between.other_gate, "gates of what attention returns"),
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
     BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
     BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
@@ -158,6 +163,7 @@ class InBlock(NamedTuple):
 
 IN_BLOCKS = (
     InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
+    InBlock(modulation.unused_embedding, "pooled texts and second times that are not added"),
     InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
     InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
     InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),

@@ -11,7 +11,7 @@ from ldmref.locate.faults.activations import tanh_gelu
 from ldmref.locate.faults.attention import HIDDEN, end_ids
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.names import read_output
+from ldmref.locate.names import find_layer, read_output
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 from ldmref.models.t5 import find_buckets
 
@@ -20,7 +20,8 @@ DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones tha
 BIAS = "bias"  # the role of the positions in blocks and in attention
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
 SWAPPED = "gate and value are exchanged: SiLU is applied to {}"
-GATES = {("silu", "w2"): ("w1", "w3"), ("silu", "down_proj"): ("gate_proj", "up_proj")}
+GATES = {("silu", "w2"): ("w1", "w3"), ("silu", "down_proj"): ("gate_proj", "up_proj"),
+         ("silu", "down"): ("gate", "up")}  # fmt: skip
 PROJECTION = "text_projection"
 BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
@@ -180,8 +181,10 @@ def _with_parameters(parameters: Mapping[str, np.ndarray]) -> OperationChange:
 
 
 def _read(replay: FollowedRun, layer: str) -> np.ndarray | None:
-    entry = replay.port.find(replay.call, layer)
-    return None if entry is None else read_output(replay.port, entry)
+    """Return what a layer returned, with the rows that are expected if it was followed just now."""
+    known = next((x for name, x in reversed(replay.recent) if name == layer), None)
+    entry = find_layer(replay.port, replay.call, layer) if known is None else None
+    return known if entry is None else read_output(replay.port, entry)
 
 
 def other_pooling(replay: FollowedRun, point: Point) -> Iterator[Given]:

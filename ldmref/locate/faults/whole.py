@@ -26,7 +26,7 @@ OTHER_STATE = 0.5  # of the error of a part, below which it is another state
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
 
 
-def argument_changes(point: Point) -> Iterator[Changed]:
+def argument_changes(replay: FollowedRun, point: Point) -> Iterator[Changed]:
     """Yield other arguments of the part: in words, by name, and whether they change layers.
 
     Arguments that change which layers run need a run that ignores what was recorded.
@@ -34,7 +34,7 @@ def argument_changes(point: Point) -> Iterator[Changed]:
     inputs: Mapping[str, Any] = point.frame.inputs
     if isinstance(inputs.get("guidance"), np.ndarray):  # also of the layer that embeds it
         yield "the guidance is not used", {"guidance": None}, False
-    for text, changed in other_modulation_of_block(point):
+    for text, changed in other_modulation_of_block(replay, point):
         yield text, changed, False
     if point.frame.name:
         return
