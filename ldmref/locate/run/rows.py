@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import CLOSE, first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
@@ -42,6 +42,7 @@ class RunComparison:
         round_again: Returns the same in the port's number format, from other roundings of the
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
+        unknown: The first call of a network whose outputs were not recorded.
     """
 
     port: Trace
@@ -49,6 +50,7 @@ class RunComparison:
     computed: Mapping[ArrayName, np.ndarray]
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
+    unknown: Sequence[str] = ()
 
     @cached_property
     def rounded(self) -> Sequence[Mapping[ArrayName, np.ndarray]]:
@@ -65,6 +67,10 @@ class RunComparison:
         expected = np.asarray(computed, np.float64)
         whole = computed.dtype.kind in "iub"
         bad = first_nonfinite(got)
+        if self.unknown and first_nonfinite(expected):
+            note = f"what {self.unknown[0]} returned was not recorded"
+            kind = self._kind(entry, name)
+            return Row(entry.call, entry.layer, kind, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
