@@ -20,8 +20,8 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.cases.shrink import shrink
 from ldmref.errors import LdmrefError
-from ldmref.locate import diff_traces
-from ldmref.locate.run import RunComparison, follow_run
+from ldmref.locate import Row, diff_traces
+from ldmref.locate.run import RunComparison, explain_rows, follow_run
 from ldmref.models import preset
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
@@ -188,6 +188,59 @@ def test_a_changed_array_is_seen_at_its_place(run, family, tmp_path):
         assert isinstance(found, RunComparison), (call, side, role, found)
         differ = {str(row.name) for row in found.rows() if row.verdict == "differs"}
         assert call.rstrip("/") in differ, (call, side, role)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[..., :-1], lambda x: np.nan * x])
+def test_a_state_of_another_shape_or_without_numbers_is_one_fault(change):
+    """The run continues: with its own state, or to the next one that was recorded."""
+    trace, model, _ = RECORDED["multistep"]()
+    tensor = trace.find("sampler.000").outputs["output"]
+    wrong = {**trace.tensors, tensor: change(np.asarray(trace.tensors[tensor]))}
+    followed = follow_run(replace(trace, tensors=wrong), model)
+    assert isinstance(followed, RunComparison), followed
+    rows = followed.rows()
+    assert {(r.call, r.kind) for r in rows if r.verdict == "differs"} == {("sampler.000", "step")}
+    (note,) = {row.note for row in rows if row.verdict == "differs"}
+    assert note.startswith(("shape (1, 4, 8, 7) instead of (1, 4, 8, 8)", "NaN at [0, 0, 0, 0]"))
+    unknown = {(row.call, row.kind) for row in rows if row.verdict == "not judged"}
+    assert unknown in (set(), {("sampler.001", "state")})
+
+
+def test_a_cause_of_the_run_is_kept_where_a_part_alone_has_none():
+    own = Row("sampler.000", "", "sigma_next", 0.5, 1e-6, verdict="differs", cause="halved")
+    apart = replace(own, kind="step level", cause="", note="no step of the schedule")
+    (row,) = explain_rows([own], [apart])
+    assert (row.kind, row.cause, row.note) == ("step level", "halved", "no step of the schedule")
+
+
+@pytest.mark.parametrize("name", ["repainted-again", "inverted-again"])
+def test_arrays_that_only_a_followed_run_judges_are_seen(name):
+    """Known parts that are put back, jumps to more noise, and all steps of an inversion."""
+    trace, model, _ = RECORDED[name]()
+    entries = [entry for entry in trace.entries if entry.call.kind in ("sampler", "jump")]
+    for entry in entries:
+        for tensor in entry.outputs.values():
+            wrong = {**trace.tensors, tensor: 1.01 * np.asarray(trace.tensors[tensor])}
+            followed = follow_run(replace(trace, tensors=wrong), model)
+            assert isinstance(followed, RunComparison), followed
+            rows = [row for row in followed.rows() if row.verdict == "differs"]
+            assert (entry.call, entry.layer) in {(row.call, row.layer) for row in rows}
+    assert len(entries) > 1
+
+
+def test_wrong_inputs_of_a_weaker_model_are_seen(tmp_path):
+    model = model_of("tiny")
+    guide = ldmref.random_model("tiny", seed=2)
+    trace = record(tmp_path / "t", model, guidance="autoguidance", guide=guide)
+    entries = [e for e in trace.entries if e.call in ("guide.text_encoder", "guide.unet.001")]
+    assert len(entries) == 2
+    for entry in entries:
+        for tensor in entry.inputs.values():
+            wrong = {**trace.tensors, tensor: np.asarray(trace.tensors[tensor]) + 1}
+            followed = follow_run(replace(trace, tensors=wrong), model, guide=guide)
+            assert isinstance(followed, RunComparison), followed
+            rows = [row for row in followed.rows() if row.verdict == "differs"]
+            assert entry.call in {row.call for row in rows}, tensor
 
 
 # -- parts of runs -------------------------------------------------------------------------------

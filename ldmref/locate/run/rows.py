@@ -25,6 +25,7 @@ READ = {
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image",
 }  # fmt: skip
+OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
@@ -67,8 +68,10 @@ class RunComparison:
         expected = np.asarray(computed, np.float64)
         whole = computed.dtype.kind in "iub"
         bad = first_nonfinite(got)
-        if self.unknown and first_nonfinite(expected):
-            note = f"what {self.unknown[0]} returned was not recorded"
+        if first_nonfinite(expected):
+            note = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
+            if self.unknown:
+                note = f"what {self.unknown[0]} returned was not recorded"
             kind = self._kind(entry, name)
             return Row(entry.call, entry.layer, kind, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
@@ -80,7 +83,8 @@ class RunComparison:
             floor = noise_floor(floor, self.epsilon)
         allowed = 0.0 if whole else allowed_error(floor)
         values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
-        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad)
+        other = "" if got.shape == expected.shape else OTHER_SHAPE.format(got.shape, expected.shape)
+        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
         if error <= allowed:
             return row
         found = choose_cause(self._neighbours(entry, name, got), error, allowed) if real else None
@@ -139,7 +143,14 @@ def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
         if len(others) == len(same) == 1:
             found[i] = others[0]
             left.remove(others[0])
-    return [found.get(i) or row for i, row in enumerate(rows)]
+    return [_with_cause(row, found.get(i)) for i, row in enumerate(rows)]
+
+
+def _with_cause(row: Row, other: Row | None) -> Row:
+    """Return what computing a part apart says of a row, with the cause of one of them."""
+    if other is None or other.cause or not row.cause:
+        return other or row
+    return replace(other, cause=row.cause, explained=row.explained)
 
 
 def _find(row: Row, left: list[Row]) -> Row | None:
