@@ -20,8 +20,8 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.cases.shrink import shrink
 from ldmref.errors import LdmrefError
-from ldmref.locate import Row, diff_traces
-from ldmref.locate.run import RunComparison, explain_rows, follow_run
+from ldmref.locate import diff_traces
+from ldmref.locate.run import RunComparison, follow_run
 from ldmref.models import preset
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
@@ -204,13 +204,6 @@ def test_a_state_of_another_shape_or_without_numbers_is_one_fault(change):
     assert note.startswith(("shape (1, 4, 8, 7) instead of (1, 4, 8, 8)", "NaN at [0, 0, 0, 0]"))
     unknown = {(row.call, row.kind) for row in rows if row.verdict == "not judged"}
     assert unknown in (set(), {("sampler.001", "state")})
-
-
-def test_a_cause_of_the_run_is_kept_where_a_part_alone_has_none():
-    own = Row("sampler.000", "", "sigma_next", 0.5, 1e-6, verdict="differs", cause="halved")
-    apart = replace(own, kind="step level", cause="", note="no step of the schedule")
-    (row,) = explain_rows([own], [apart])
-    assert (row.kind, row.cause, row.note) == ("step level", "halved", "no step of the schedule")
 
 
 @pytest.mark.parametrize("name", ["repainted-again", "inverted-again"])

@@ -143,14 +143,7 @@ def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
         if len(others) == len(same) == 1:
             found[i] = others[0]
             left.remove(others[0])
-    return [_with_cause(row, found.get(i)) for i, row in enumerate(rows)]
-
-
-def _with_cause(row: Row, other: Row | None) -> Row:
-    """Return what computing a part apart says of a row, with the cause of one of them."""
-    if other is None or other.cause or not row.cause:
-        return other or row
-    return replace(other, cause=row.cause, explained=row.explained)
+    return [found.get(i) or row for i, row in enumerate(rows)]
 
 
 def _find(row: Row, left: list[Row]) -> Row | None:
