@@ -198,7 +198,7 @@ FULL |= {f"tests/passport/test_{name}.py": SECONDS for name in KITS}
 # Files of tests/locate with tables whose rows take milliseconds.
 QUICK_TABLES = (
     "added_noise_rows", "call_sizes", "changed_complex_products", "findings_of_diffs",
-    "gradients_of_layers", "inversion_steps", "module_copies", "module_originals",
+    "gradients_of_layers", "module_copies", "module_originals",
     "module_repeats", "module_results", "numbered_inputs", "originals", "own_runs",
     "passes_and_parts", "pipeline_judges", "precision_of_ports", "prepared_images",
     "recorded_arguments", "selected_and_settings", "selected_states", "shared_buffers",

@@ -10,22 +10,22 @@ conventions with which all layers of a network agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.locate.derived import Derivation, with_derived
 from ldmref.locate.kept_rows import keep_rows
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
-from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -429,14 +429,14 @@ def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -
         call: The call.
         conventions: Those of the port.
     """
-    turned: dict[str, tuple[str, Sequence[Convention]]] = {}
+    turned: dict[str, Derivation] = {}
 
     def name_of(entry: TraceEntry, side: str, role: str, name: str) -> str:
         found = [one for one in conventions if one.concerns(entry, side, role)]
         if not found:
             return name
         new = name + TURNED + "/".join(one.subject for one in found)
-        turned[new] = (name, found)
+        turned[new] = (name, partial(_turn, found))
         return new
 
     def turn_entry(entry: TraceEntry) -> TraceEntry:
@@ -449,38 +449,11 @@ def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -
         return replace(entry, **sides)
 
     entries = tuple(map(turn_entry, port.entries)) if conventions else port.entries
-    if not turned:
-        return port
-    kinds = {new: port.kinds[name] for new, (name, _) in turned.items() if name in port.kinds}
-    tensors = TurnedArrays(port.tensors, turned)
-    return replace(port, tensors=tensors, entries=entries, kinds={**port.kinds, **kinds})
+    return with_derived(port, entries, turned) if turned else port
 
 
-class TurnedArrays(LazyMapping[np.ndarray]):
-    """Arrays of a trace, and some that are read in ldmref's terms under names of their own.
-
-    What a layer returns may be stored once for it and for the next one, of which one is turned.
-
-    Args:
-        arrays: The arrays by name.
-        turned: By name, an array and the conventions in which it was recorded.
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        turned: Mapping[str, tuple[str, Sequence[Convention]]],
-    ):
-        self.arrays = arrays
-        self.turned = turned
-
-    @property
-    def names(self) -> Collection[str]:
-        return [*self.arrays, *self.turned]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        source, conventions = self.turned.get(name, (name, ()))
-        x = self.arrays[source]
-        for convention in conventions:
-            x = convention.turned(np.asarray(x))
-        return x
+def _turn(conventions: Sequence[Convention], x: np.ndarray) -> np.ndarray:
+    """Return an array, which was recorded in some conventions, in ldmref's terms."""
+    for convention in conventions:
+        x = convention.turned(x)
+    return x

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 
 from ldmref.io.key_table import KeyEntry
+from ldmref.locate.derived import Derivation, with_derived
 from ldmref.locate.names import layers_of
 from ldmref.models.model import LatentDiffusion
-from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
+from ldmref.trace.name_maps import Joined
 
 OF_LAYERS = ("weight", "bias")  # parameters whose owner is a layer, and no module around some
 
 
-class OwnPart(NamedTuple):
-    """A layer of ldmref that is a layer of a port, or a part of its last axis.
-
-    Attributes:
-        name: Its name in ldmref.
-        begin: Where it begins in the last axis of the output.
-        size: The size of the part. 0: it is the whole.
-    """
-
-    name: str
-    begin: int = 0
-    size: int = 0
-
-
-FileLayers = Mapping[str, "list[OwnPart]"]
+FileLayers = Mapping[str, "str | Joined"]
 
 
 def name_as_makers(port: Trace, model: LatentDiffusion) -> Trace:
@@ -73,33 +60,34 @@ def name_as_makers(port: Trace, model: LatentDiffusion) -> Trace:
     if not best:
         return port
     ids = {id(entry) for entry in of_network}
-    arrays = PartArrays(port.tensors)
+    parts: dict[str, Derivation] = {}
     entries: list[TraceEntry] = []
     for entry in port.entries:
-        parts = best.get(entry.layer) if id(entry) in ids else None
-        entries += [entry] if parts is None else arrays.divide(entry, parts)
-    return replace(port, tensors=arrays, entries=tuple(entries))
+        own_name = best.get(entry.layer) if id(entry) in ids else None
+        if isinstance(own_name, Joined):
+            entries += _divide(entry, own_name, parts)
+        else:
+            entries.append(replace(entry, layer=own_name or entry.layer))
+    return with_derived(port, entries, parts)
 
 
 def _read_files(model: LatentDiffusion) -> Iterator[FileLayers]:
     """Yield ldmref's layers by those of each single file, without what precedes all names."""
     for file in model.family.files:
-        parts: dict[str, list[OwnPart]] = {}
+        parts: dict[str, dict[str, tuple[int, int]]] = {}
         interleaved: set[str] = set()
         for name, entry in file.table(model.config).items():
             own, _, parameter = name.rpartition(".")
             if not isinstance(entry, KeyEntry) or parameter not in OF_LAYERS:
                 continue
             layer = entry.name.rpartition(".")[0]
-            found = OwnPart(own, *_find_part(entry))
-            known = parts.setdefault(layer, [])
-            if found not in known:
-                known.append(found)
+            parts.setdefault(layer, {})[own] = _find_part(entry)
             if entry.heads > 1:
                 interleaved.add(layer)
-        layers = {layer: found for layer, found in parts.items() if layer not in interleaved}
+        joined = {name: _join(found) for name, found in parts.items() if name not in interleaved}
+        layers = {name: own for name, own in joined.items() if own is not None}
         yield layers
-        yield {layer.removeprefix(_shared_prefix(layers)): x for layer, x in layers.items()}
+        yield {name.removeprefix(_shared_prefix(layers)): own for name, own in layers.items()}
 
 
 def _find_part(entry: KeyEntry) -> tuple[int, int]:
@@ -108,6 +96,15 @@ def _find_part(entry: KeyEntry) -> tuple[int, int]:
     if entry.third is not None:
         return entry.third * size, size
     return (0, 0) if entry.rows is None else (entry.rows[0], size)
+
+
+def _join(parts: Mapping[str, tuple[int, int]]) -> str | Joined | None:
+    """Return what a layer of a file is; None where its parts leave rows out."""
+    names = sorted(parts, key=lambda name: parts[name])
+    sizes = tuple(parts[name][1] for name in names)
+    if any(parts[name][0] != sum(sizes[:i]) for i, name in enumerate(names)):
+        return None
+    return names[0] if len(names) == 1 else Joined(tuple(names), sizes) if all(sizes) else None
 
 
 def _shared_prefix(names: Collection[str]) -> str:
@@ -121,32 +118,22 @@ def _shared_prefix(names: Collection[str]) -> str:
     return shared
 
 
-class PartArrays(LazyMapping[np.ndarray]):
-    """Arrays of a trace, and parts of them under the names of other layers.
+def _divide(
+    entry: TraceEntry, joined: Joined, parts: dict[str, Derivation]
+) -> Iterator[TraceEntry]:
+    """Yield the layers of ldmref that an entry is; the parts of its outputs are added."""
+    for i, layer in enumerate(joined.names):
+        outputs = {}
+        for role, name in entry.outputs.items():
+            outputs[role] = tensor_name(entry.call, layer, "output", role)
+            parts[outputs[role]] = name, partial(_part_of, joined, i)
+        yield replace(entry, layer=layer, outputs=outputs)
 
-    Args:
-        arrays: The arrays by name.
-    """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self.arrays = arrays
-        self.parts: dict[str, tuple[str, OwnPart]] = {}
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.arrays.keys() | self.parts.keys()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.parts:
-            return self.arrays[name]
-        whole, part = self.parts[name]
-        return self.arrays[whole][..., part.begin : part.begin + part.size]
-
-    def divide(self, entry: TraceEntry, parts: list[OwnPart]) -> Iterator[TraceEntry]:
-        """Yield the layers of ldmref that an entry is, whose arrays are added."""
-        for part in parts:
-            outputs = dict(entry.outputs)
-            for role, name in entry.outputs.items() if part.size else ():
-                outputs[role] = tensor_name(entry.call, part.name, "output", role)
-                self.parts[outputs[role]] = name, part
-            yield replace(entry, layer=part.name, outputs=outputs)
+def _part_of(joined: Joined, part: int, x: np.ndarray) -> np.ndarray:
+    """Return a part of a recorded output; of one that cannot be divided so, the channels of it."""
+    try:
+        return joined.part_of(x, part)
+    except ValueError:
+        begin = sum(joined.shares[:part])
+        return x[..., begin : begin + joined.shares[part]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ldmref.errors import counted
 from ldmref.locate.faults.weights import OTHERS
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, WIRING, DiffReport, Row
+from ldmref.trace.calls import TraceCall
 
 WIRES = (WIRING, "prediction", "state", "initial latents")  # what leads from one to another
 ORDER = "equal after transpose"  # of notes on arrays in another order of axes
@@ -42,18 +43,20 @@ def group_rows(rows: Sequence[Row], worst_first: bool = False) -> list[Group]:
     """Return rows in groups, in the order of their first row or by excess."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        kind = _kind(row.call)
-        key = (kind, row.layer, row.kind, row.verdict, _without_numbers(row.cause), row.segment)
+        key = (
+            TraceCall(row.call).kind,
+            row.layer,
+            row.kind,
+            row.verdict,
+            _without_numbers(row.cause),
+            row.segment,
+        )
         groups.setdefault(key, []).append(row)
     found = [
         Group(max(rows, key=lambda row: row.excess), tuple(dict.fromkeys(r.call for r in rows)))
         for rows in groups.values()
     ]
     return sorted(found, key=lambda group: -group.worst.excess) if worst_first else found
-
-
-def _kind(call: str) -> str:
-    return re.sub(r"(~\d+|\.\d+)+$", "", call)
 
 
 def _without_numbers(text: str) -> str:
@@ -91,10 +94,7 @@ def _summarise_upstream(groups: list[Group]) -> list[Group]:
     if len(after) < 2:
         return groups
     note = f"{counted(len(after), 'layer')} after it not finite, {UPSTREAM}; --all lists them"
-    row = replace(after[0].worst, note=note)
-    one = Group(row, tuple(dict.fromkeys(call for group in after for call in group.calls)))
-    first = groups.index(after[0])
-    return [*groups[:first], one, *(g for g in groups[first:] if g not in after)]
+    return _in_one(groups, after, replace(after[0].worst, note=note))
 
 
 def _summarise_weights(groups: list[Group]) -> list[Group]:
@@ -104,8 +104,8 @@ def _summarise_weights(groups: list[Group]) -> list[Group]:
     weights, what nothing explains is counted with them.
     """
     wrong = [g for g in groups if (g.worst.verdict, g.worst.kind) == (DIFFERS, "own")]
-    for network in dict.fromkeys(_kind(group.worst.call) for group in wrong):
-        own = [group for group in wrong if _kind(group.worst.call) == network]
+    for network in dict.fromkeys(TraceCall(group.worst.call).kind for group in wrong):
+        own = [group for group in wrong if TraceCall(group.worst.call).kind == network]
         shown = [g for g in own if g.worst.cause == OTHERS]
         rest = [g for g in own if not g.worst.cause]
         if len(shown) < FEWEST or len(shown) * 4 < len(rest):
@@ -114,12 +114,15 @@ def _summarise_weights(groups: list[Group]) -> list[Group]:
         if rest:
             note += f" Nothing else explains {len(rest)} more."
         row = replace(shown[0].worst, explained=None, note=f"{note} --all lists them")
-        together = [*shown, *rest]
-        calls = tuple(dict.fromkeys(call for g in together for call in g.calls))
-        first = min(groups.index(g) for g in together)
-        before = [g for g in groups[:first] if g not in together]
-        groups = [*before, Group(row, calls), *(g for g in groups[first:] if g not in together)]
+        groups = _in_one(groups, [*shown, *rest], row)
     return groups
+
+
+def _in_one(groups: list[Group], some: list[Group], row: Row) -> list[Group]:
+    """Return the groups, with one of a row in place of the first of some."""
+    calls = tuple(dict.fromkeys(call for group in some for call in group.calls))
+    first = min(groups.index(group) for group in some)
+    return [*groups[:first], Group(row, calls), *(g for g in groups[first:] if g not in some)]
 
 
 def _cells(group: Group) -> list[str]:

@@ -31,21 +31,23 @@ class Joined:
         """The name of the whole, which no layer has."""
         return "+".join(self.names).replace("/", ".")
 
-    def bounds(self, part: int, size: int) -> tuple[int, int]:
-        """Return where a part begins and ends in a last axis of a size.
+    def part_of(self, array: Any, part: int) -> Any:
+        """Return a part of the last axis of an array, (..., n).
 
         Raises:
             ValueError: The axis cannot be divided so.
 
-        >>> Joined(("to_q", "to_k", "to_v"), (2, 1, 1)).bounds(1, 16)
-        (8, 12)
+        >>> import numpy as np
+        >>> Joined(("to_q", "to_k", "to_v"), (2, 1, 1)).part_of(np.arange(16), 1)
+        array([ 8,  9, 10, 11])
         """
+        size = array.shape[-1] if array.ndim else 0
         unit, rest = divmod(size, sum(self.shares))
         if rest or not size:
             parts = ":".join(map(str, self.shares))
             raise ValueError(f"its last axis of {size} cannot be divided in parts {parts}")
         begin = unit * sum(self.shares[:part])
-        return begin, begin + unit * self.shares[part]
+        return array[..., begin : begin + unit * self.shares[part]]
 
 
 NewName: TypeAlias = str | Joined

@@ -108,7 +108,7 @@ class CallRecord:
             self._add(layer, kind, inputs or {}, attributes or {}, outputs or {})
             return
         for name, part in self._parts(layer):
-            split = _split_outputs(joined, part, outputs or {})
+            split = {role: joined.part_of(x, part) for role, x in (outputs or {}).items()}
             self._add(name, kind, inputs or {}, attributes or {}, split)
 
     def _add(
@@ -252,19 +252,6 @@ class Recorder:
                 call.store.close()
             raise
         self.end(call)
-
-
-def _split_outputs(joined: Joined, part: int, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of each output of a joined layer, along the last axis.
-
-    Raises:
-        ValueError: An output cannot be divided so.
-    """
-    split = {}
-    for role, array in outputs.items():
-        begin, end = joined.bounds(part, array.shape[-1] if array.ndim else 0)
-        split[role] = array[..., begin:end]
-    return split
 
 
 def is_json(value: object) -> bool:

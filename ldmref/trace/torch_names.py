@@ -98,8 +98,7 @@ def attributes_of(module: Any, kind: str) -> dict[str, Any]:
     if kind == "layer_norm":
         return {"eps": module.eps}
     if kind in ("attention", "attention_block"):
-        heads = getattr(module, "heads", None)  # another class of the same name may have none
-        return {} if heads is None else {"num_heads": heads}
+        return {"num_heads": module.heads}
     if kind == "self_attention":
         return {"num_heads": module.num_heads}
     return {}

@@ -1,4 +1,4 @@
-"""Wires to ControlNets and to weaker models: every argument, in batches of several kinds."""
+"""Wires to ControlNets: every argument, in batches of several kinds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import controls
-from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
-NET, UNET, GUIDE = "controlnet.000", "unet.000", "guide.unet.000"
+NET, UNET = "controlnet.000", "unet.000"
 VALUES = {
     "x": np.concatenate([X, Y]),
     "t": np.array([7.0, 8.0]),
@@ -205,127 +204,3 @@ def test_the_names_of_calls_of_controlnets(call, known):
     context = context_of({call: {"input.sample": X}})
     assert [*controls.judge_controls(context)] == []
     assert context.ledger.has(entry_of(context, call), "sample") == known
-
-
-# -- weaker models --------------------------------------------------------------------------------
-
-
-def guide_rows(guides, networks):
-    """Return the rows of calls of a weaker model among those of the denoiser."""
-    calls = {f"unet.{i:03}": {f"input.{k}": x for k, x in n.items()}
-             for i, n in enumerate(networks)}  # fmt: skip
-    calls |= {f"guide.unet.{i:03}": {f"input.{k}": x for k, x in g.items()}
-              for i, g in enumerate(guides)}  # fmt: skip
-    context = context_of(calls)
-    rows = [*controls.judge_controls(context)]
-    for row in rows:
-        role = row.kind.removeprefix("weaker model's ")
-        found = entry_of(context, row.call)
-        assert context.ledger.has(found, next(x for x in found.inputs if x in (role, *ROLES[role])))
-    return rows
-
-
-ROLES = {"sample": ["x"], "timestep": ["t"], "sizes": [], "guidance": []}
-
-
-@pytest.mark.parametrize("argument", ["x", "t", "sizes", "guidance"])
-def test_a_weaker_model_is_given_the_positive_half_of_each_argument(argument):
-    right = VALUES[argument]
-    for got, verdict in (
-        (right, "equal"),
-        (right[1:], "equal"),
-        (right[:1], "differs"),
-        (-right[1:], "differs"),
-    ):
-        (row,) = guide_rows([{argument: got}], [{argument: right}])
-        assert (row.call, row.verdict) == (GUIDE, verdict)
-        assert row.kind.startswith("weaker model's ") and UNET in row.segment
-
-
-def test_arguments_of_a_weaker_model_that_cannot_be_compared():
-    assert guide_rows([{"x": X}], [{"t": np.ones(1)}]) == []
-    assert guide_rows([{"t": np.ones(1)}], [{"x": X}]) == []
-    assert guide_rows([{"x": X[..., :4]}], [{"x": X}]) == []
-    (row,) = guide_rows([{"x": X[..., :4], "t": np.ones(1)}], [{"x": X, "t": np.ones(1)}])
-    assert row.kind.endswith("timestep")
-    for time, verdict in ((7.0, "equal"), (8.0, "differs")):
-        (row,) = guide_rows([{"t": np.array(time)}], [{"t": np.array(7.0)}])
-        assert row.verdict == verdict
-
-
-def test_each_call_of_a_weaker_model_follows_calls_of_the_denoiser():
-    """Two calls of the denoiser in each step, one for each prediction."""
-    networks = [{"x": x} for x in (X, Y, Z, -X)]
-    rows = guide_rows([{"x": X}, {"x": Z}], networks)
-    assert [(row.call, row.verdict) for row in rows] == [
-        (GUIDE, "equal"),
-        ("guide.unet.001", "equal"),
-    ]
-    rows = guide_rows([{"x": X}, {"x": Y}], networks)
-    assert [row.verdict for row in rows] == ["equal", "differs"]
-    assert len(guide_rows([{"x": x} for x in (X, Y, Z, -X)], networks)) == 4
-    assert guide_rows([{"x": X}] * 3, networks) == []  # it is not known which belong together
-    assert guide_rows([], networks) == []
-
-
-def text_rows(got, arrays, monkeypatch):
-    """Return the rows of the text of a weaker model, what was asked for, and the context."""
-    asked = []
-
-    def find(context, request, side, images, length):
-        asked.append((context.prefix, request.get("prompt"), side, images, length))
-        if arrays is None:
-            raise NotKnown("no encoder")
-        return arrays
-
-    monkeypatch.setattr(controls, "arrays_of_side", find)
-    calls = {GUIDE: {f"input.{k}": x for k, x in got.items()}, UNET: {"output": X}}
-    context = context_of(calls, params={"prompt": "a cat"})
-    return [*controls._judge_guides(context)], asked, context
-
-
-STATES, POOLED = VALUES["context"], VALUES["pooled"]
-OWN = [PromptArrays(STATES[i], POOLED[i]) for i in range(2)]
-
-
-def test_the_text_of_a_weaker_model_is_that_of_its_encoders(monkeypatch):
-    for got, verdicts in (
-        ({"context": STATES, "pooled": POOLED}, ["equal", "equal"]),
-        ({"context": STATES[::-1], "pooled": POOLED}, ["differs", "equal"]),
-        ({"context": STATES, "pooled": -POOLED}, ["equal", "differs"]),
-        ({"pooled": POOLED}, ["equal"]),
-    ):
-        rows, asked, context = text_rows(got, OWN, monkeypatch)
-        assert [row.verdict for row in rows] == verdicts
-        assert {row.call for row in rows} == {GUIDE}
-        assert all("encoders" in row.segment and "text" in row.kind for row in rows)
-        assert all(context.ledger.has(entry_of(context, GUIDE), role) for role in got)
-        lengths = [5 if role == "context" else 0 for role in got]
-        assert asked == [("guide.", "a cat", "cond", 2, n) for n in lengths]
-
-
-def test_the_text_of_a_weaker_model_may_be_one(monkeypatch):
-    for got, verdict in ((STATES[:1], "equal"), (STATES[1:], "differs")):
-        (row,), asked, _ = text_rows({"context": got}, OWN[:1], monkeypatch)
-        assert row.verdict == verdict and asked[0][3] == 1
-
-
-def test_texts_of_a_weaker_model_that_are_not_known_have_a_reason(monkeypatch):
-    both = {"context": STATES, "pooled": POOLED}
-    rows, _, context = text_rows(both, None, monkeypatch)
-    assert rows == []
-    assert all("no encoder" in why_of(context, role, GUIDE) for role in both)
-    lacking = [PromptArrays(STATES[0], POOLED[0]), PromptArrays(STATES[1], None)]
-    short = [PromptArrays(x.states[:4], x.pooled) for x in OWN]
-    for arrays, role, left in (
-        (lacking, "pooled", "context"),
-        (short, "context", "pooled"),
-        (OWN[:1], None, None),
-    ):
-        rows, _, context = text_rows(both, arrays, monkeypatch)
-        assert len(rows) == (0 if role is None else 1)
-        for name in (role,) if role else both:
-            assert "shape" in why_of(context, name, GUIDE)
-        if left:
-            assert context.ledger.has(entry_of(context, GUIDE), left)
-            assert not why_of(context, left, GUIDE)

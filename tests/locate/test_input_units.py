@@ -330,23 +330,6 @@ def test_a_scaling_before_another_step_belongs_to_that():
     assert scaled_input(X, Y, Y, between=["sampler.007"])[0] == {}
 
 
-def test_the_prediction_of_a_weaker_model_is_its_output():
-    def is_marked(got, outputs):
-        calls = {f"guide.unet.00{i}": {"output": x} for i, x in enumerate(outputs)}
-        calls["unet.000"] = {"output": X}
-        guide = {} if got is None else {"input.guide": got}
-        calls["guidance.000"] = {"input.cond": X, "output": X, **guide}
-        calls["sampler.000"] = {"input.x": X}
-        context = context_of(calls)
-        (evaluation,) = context.evaluations
-        wires._mark_guide(context, evaluation)
-        return context.ledger.has(entry_of(context, "guidance.000"), "guide")
-
-    assert is_marked(Y, [Y]) and is_marked(Y, [Z, Y])
-    assert not is_marked(Y, [Z]) and not is_marked(Y, []) and not is_marked(Y, [Y[:, :3]])
-    assert not is_marked(None, [Y])
-
-
 # -- flow maps ------------------------------------------------------------------------------------
 
 

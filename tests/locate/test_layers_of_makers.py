@@ -77,3 +77,12 @@ def test_names_of_ldmref_are_no_names_of_a_file():
     """Z-Image's makers have some of ldmref's names: all that were recorded decide."""
     model, right = record("z-image-tiny")
     assert judge(model, right).verdict == "equal"
+
+
+def test_a_joined_layer_that_lacks_a_channel_lacks_it_in_its_last_part():
+    model, right = record("flux-tiny")
+    made = as_makers(model, right)
+    layer = "transformer.000/double_blocks.0.img_attn.qkv/output"
+    report = judge(model, {**made, layer: made[layer][..., :-1]})
+    assert named(report) == ["transformer_blocks.0.attn.to_v"]
+    assert report.faults[0].note == "shape (2, 8, 23) instead of (2, 8, 24)"

@@ -28,6 +28,7 @@ def unfollowed(name):
 
 
 RUNS = {name: partial(unfollowed, name) for name in OWN_RUNS}
+BY_THE_RUN = ("inverted", "inverted-again")  # whose steps only a run that is followed judges
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISERS = ("unet", "transformer")
 NAMES = [  # kinds of calls, the role in runs of ldmref, its names in other programs
@@ -73,7 +74,8 @@ def other_names(trace: Trace) -> Iterator[tuple[str, Trace]]:
 def test_a_right_run_has_the_same_rows_under_other_names(name):
     trace, model, nets = RUNS[name]()
     right = judged(trace, model, nets)
-    assert {verdict for *_, verdict in right} == {"equal"}
+    unknown = {"not judged"} if name in BY_THE_RUN else set()
+    assert {verdict for *_, verdict in right} == {"equal"} | unknown
     for what, run in other_names(trace):
         assert judged(run, model, nets) == right, what
 

@@ -128,8 +128,6 @@ def test_calls_of_a_part_and_of_the_whole_trace():
     every = ["text_encoder", "text_encoder~1"]
     assert [e.call for e in both.texts("text_encoder")] == every
     assert [e.call for e in both.calls_of_all("text_encoder")] == every
-    weaker = replace(both, prefix="guide.")
-    assert [e.call for e in weaker.texts("text_encoder")] == ["guide.text_encoder"]
 
 
 def test_names_and_units():

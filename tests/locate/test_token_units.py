@@ -14,8 +14,6 @@ from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.locate.pipeline.text_inputs import ExpectedText
 
-WHY = "the weaker model may have a tokenizer of its own"
-
 
 def ids_of(*prompts, model="tiny", length=0):
     """Return the ids and the mask of prompts, (n, l)."""
@@ -85,15 +83,6 @@ def test_a_request_may_choose_how_many_tokens_there_are():
     rows, marked, _, wrong = judged({"input_ids": short}, max_sequence_length=ids.shape[1])
     note = f"{short.shape[1]} tokens instead of {ids.shape[1]}"
     assert rows == [("", "differs", note, np.inf)] and marked == {"input_ids"} and wrong
-
-
-def test_ids_of_a_weaker_model_are_compared_if_they_are_the_same():
-    ids, _ = ids_of("a cat")
-    equal = judged({"input_ids": ids}, "guide.text_encoder")
-    assert equal == ([("", "equal", "", 0.0)], {"input_ids"}, {}, False)
-    other = judged({"input_ids": ids + 1}, "guide.text_encoder")
-    assert other == ([], set(), {"input_ids": WHY}, False)
-    assert judged({"hidden": ids}, "guide.text_encoder") == ([], set(), {}, False)
 
 
 def test_masks_hide_the_padding():

@@ -1,4 +1,4 @@
-"""Runs with jumps, weaker models and evaluations that are rare: no judge stops at them."""
+"""Runs with jumps and evaluations that are rare: no judge stops at them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from host_units import context_of, normal
 
-from ldmref.locate.pipeline import controls, inputs
+from ldmref.locate.pipeline import inputs
 from ldmref.locate.pipeline.known_parts import judge_known_parts
 
 SHAPE = (1, 4, 8, 8)
@@ -44,11 +44,6 @@ def test_a_jump_to_no_more_noise_is_not_recomputed(start, begun, model, verdict)
     assert found["jump"] == verdict
     assert found["state"] == "equal"
     assert found["jump level"] == "equal"
-
-
-def test_a_weaker_model_without_calls_of_the_denoiser_is_not_compared():
-    context = context_of({"guide.unet.000": {"input.sample": X}, "sampler.000": {"input.x": X}})
-    assert [*controls._judge_guides(context)] == []
 
 
 def test_an_input_that_is_divided_by_the_level_of_its_evaluation():

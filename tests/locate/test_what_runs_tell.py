@@ -338,26 +338,6 @@ def test_an_input_that_was_not_recorded_does_not_hide_the_others():
             assert kinds == {f"ControlNet's {x[6:]}" for x in network if x != missing}
 
 
-def test_the_text_of_a_weaker_model_has_its_own_length(monkeypatch):
-    asked = []
-
-    def arrays_of_side(context, request, side, images, length):
-        asked.append((side, images, length))
-        raise NotKnown("not recorded")
-
-    monkeypatch.setattr(controls, "arrays_of_side", arrays_of_side)
-    got = {
-        "input.encoder_hidden_states": normal(0, 2, 5, 6),
-        "input.pooled_projections": normal(1, 2, 7),
-    }
-    context = context_of({"guide.transformer.000": got}, "sd3-tiny")
-    guide = entry_of(context, "guide.transformer.000")
-    assert [*controls._judge_guide_text(context, guide)] == []
-    assert asked == [("cond", 2, 5), ("cond", 2, 0)]
-    reasons = {role for name, _, role in context.ledger.reasons}
-    assert {"encoder_hidden_states", "pooled_projections"} <= reasons
-
-
 # -- texts ----------------------------------------------------------------------------------------
 
 

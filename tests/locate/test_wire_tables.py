@@ -29,6 +29,9 @@ def guided_calls(order=("uncond", "cond")):
     return calls
 
 
+OTHERS = ("scale", "guide")  # inputs of a guidance that are no halves
+
+
 def halves(calls, attributes=None, **manifest):
     """Return the verdicts, causes and reasons of the guidances by call."""
     context = context_of(calls, attributes=attributes, **manifest)
@@ -36,7 +39,7 @@ def halves(calls, attributes=None, **manifest):
     reasons = {name.rstrip("/"): why for (name, _, _), why in context.ledger.reasons.items()}
     for name in rows:
         entry = entry_of(context, name)
-        assert all(context.ledger.has(entry, role) for role in entry.inputs if role != "scale")
+        assert all(context.ledger.has(entry, role) for role in entry.inputs if role not in OTHERS)
     return rows | {name: why for name, why in reasons.items() if name not in rows}
 
 

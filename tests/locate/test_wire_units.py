@@ -1,4 +1,4 @@
-"""Wires to ControlNets, decoders and classes, and steps of an inversion, on runs built by hand."""
+"""Wires to ControlNets, decoders and classes, on runs built by hand."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ from ldmref.locate.pipeline import (
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.hints import _encoded, judge_hint
-from ldmref.locate.pipeline.inversion_steps import _is_count, judge_inversion, rising_levels
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays, _zeros
-from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, from_path, to_path
+from ldmref.locate.pipeline.recorded_step import from_path, to_path
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
-from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.locate.pipeline.text_inputs import ExpectedText, _arranged
 from ldmref.locate.preflight import missing_layers
 from ldmref.models.declared import CallSize, NetworkInput
-from ldmref.samplers import SAMPLERS
 from ldmref.trace import build_trace
 
 SHAPE = (1, 4, 8, 8)
@@ -115,23 +112,6 @@ def test_a_controlnet_alone_is_given_what_it_reads(others, given):
     context = context_of(calls)
     assert [*controls.judge_controls(context)] == []
     assert context.ledger.has(entry_of(context, "controlnet.000"), "sample") == given
-
-
-def test_a_weaker_model_is_given_the_positive_half():
-    pair = np.concatenate([X, Y])
-
-    def rows_of(sample, time=7.0):
-        calls = {
-            "unet.000": {"input.sample": pair, "input.timestep": np.array([7.0])},
-            "guide.unet.000": {"input.sample": sample, "input.timestep": np.array([time])},
-        }
-        return [x[:2] for x in verdicts(controls._judge_guides(context_of(calls)))]
-
-    kinds = [f"weaker model's {x}" for x in ("sample", "timestep")]
-    assert rows_of(Y) == [(kind, "equal") for kind in kinds]
-    assert rows_of(X) == [(kinds[0], "differs"), (kinds[1], "equal")]
-    assert rows_of(Y, 8.0) == [(kinds[0], "equal"), (kinds[1], "differs")]
-    assert rows_of(Y[..., :4]) == [(kinds[1], "equal")]
 
 
 def test_the_number_of_a_controlnet():
@@ -500,25 +480,6 @@ def test_models_without_classes_have_none_to_judge():
 # -- inversion ------------------------------------------------------------------------------------
 
 
-def test_levels_of_an_inversion_rise():
-    calls = {"sampler.000": {"input.x": X}}
-    context = context_of(calls, params={"steps": 3}, attributes={"sampler.000": {"iterations": 0}})
-    step = entry_of(context, "sampler.000")
-    lowest = float(context.make_schedule().training_sigmas[0])
-    levels = np.array([9.0, 4.0, 1.0, 0.0])
-    assert rising_levels(context, step, levels) == [min(0.5, lowest), 1.0, 4.0, 9.0]
-    near = np.array([9.0, lowest, 0.0])
-    assert rising_levels(context, step, near) == [lowest / 2.0, lowest, 9.0]
-    assert rising_levels(context, step, levels[:3]) == [1.0, 4.0, 9.0]
-    step.attributes["iterations"] = 2
-    assert rising_levels(context, step, levels) == [0.0, 1.0, 4.0, 9.0]
-
-
-def test_counts_of_iterations():
-    assert all(_is_count(x) for x in (0, 1, 10**6))
-    assert not any(_is_count(x) for x in (-1, 10**6 + 1, 1.0, None))
-
-
 def test_states_on_and_beside_the_path():
     assert to_path(X, 3.0, True) is X and from_path(X, 3.0, True) is X
     np.testing.assert_allclose(to_path(X, 3.0, False), math.sqrt(10.0) * X)
@@ -612,36 +573,6 @@ def test_clip_skip_leaves_a_layer(asked, recorded, skip):
         calls, attributes={"text_encoder.000": attributes}, params={"clip_skip": asked}
     ).port
     assert _clip_skip(SimpleNamespace(port=port, call="text_encoder.000"), 6) == skip
-
-
-def inverted(output, sigma=0.5, sigma_next=1.5, iterations=0, **more):
-    arrays = {
-        "input.x": X, "input.prediction": Y, "input.sigma": np.array(sigma),
-        "input.sigma_next": np.array(sigma_next), "output": output,
-    } | {f"input.{name}": x for name, x in more.items()}  # fmt: skip
-    attributes = {"sampler.000": {"iterations": iterations, "prediction_type": "eps"}}
-    context = context_of({"sampler.000": arrays}, params={"steps": 3}, attributes=attributes)
-    settings = StepSettings(context.config, SAMPLERS["ddim"], True, prediction_type="eps")
-    seen = RecordedEvaluation(entry_of(context, "sampler.000"), X, Y, [])
-    return [row.verdict for row in judge_inversion(context, [seen], settings)]
-
-
-def test_a_step_of_an_inversion_follows_the_noise():
-    """With the noise e predicted at sigma, x' = x + (sigma' - sigma) e."""
-    assert inverted(X + Y) == ["equal"] and inverted(X - Y) == ["differs"]
-    assert inverted(X + 0.5 * Y, 0.5, 1.0) == ["equal"]
-    assert inverted(X, 0.5, 0.5) == inverted(X - 0.25 * Y, 0.5, 0.25) == ["not judged"]
-    assert inverted(X, -0.5, 0.5) == inverted(X, 0.5, math.inf) == ["not judged"]
-    assert inverted(X + Y, iterations=1) == ["not judged"]
-
-
-def test_an_evaluation_without_noise_has_no_slope():
-    """The slope (x - x0)/sigma of an iteration has no value at level 0."""
-    second = {"prediction.1": Z, "x_at.1": X + Y}
-    judged = [
-        inverted(X, iterations=1, **second, **{"sigma_at.1": np.array(x)}) for x in (1.5, 0.0)
-    ]
-    assert judged[0][0] == "differs" and judged[1] == ["not judged"]
 
 
 def test_latents_of_a_control_image_are_those_that_were_encoded_for_it():

@@ -12,10 +12,9 @@ import numpy as np
 
 from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
-from ldmref.locate.faults.embedding import changed_times
+from ldmref.locate.faults.embedding import ROUNDED, changed_times
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import FollowedRun, Point
-from ldmref.locate.precision import round_to
 
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
@@ -66,10 +65,10 @@ def rounded_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
         return
     for name, x in point.frame.inputs.items():
         if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "f":
-            for form in ("bfloat16", "float16"):
-                found = replay.rerun(point, arguments={name: round_to(x, form)})
+            for words, change in ROUNDED.items():
+                found = replay.rerun(point, arguments={name: change(x)})
                 if found is not None:
-                    yield f"the timestep is rounded to {form} before it is converted", found
+                    yield f"the timestep is {words} before it is converted", found
 
 
 def other_times(replay: FollowedRun, point: Point) -> Iterator[Given]:

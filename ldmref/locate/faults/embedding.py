@@ -14,6 +14,11 @@ from ldmref.math.embedding import timestep_embedding
 
 PERIOD = 10000.0  # of the slowest frequency
 NOUNS = {"1": "guidance", "2": "target timestep"}  # by the number of a later embedding
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # times in another number format
+    "rounded to bfloat16": lambda t: round_to(t, "bfloat16"),
+    "rounded to float16": lambda t: round_to(t, "float16"),
+    "rounded to bfloat16 in 0..1": lambda t: 1000 * round_to(t / 1000, "bfloat16"),
+}
 ANGLE = 4000.0  # whose cosine has an error of 0.001 in float32
 
 
@@ -71,12 +76,7 @@ def changed_times(noun: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "the timestep t is 999 - t": lambda t: 999.0 - t,
         "the timestep t is 1000 - t": lambda t: 1000.0 - t,
         f"the {noun} is 0": np.zeros_like,
-        f"the {noun} is rounded to bfloat16": lambda t: round_to(t, "bfloat16"),
-        f"the {noun} is rounded to float16": lambda t: round_to(t, "float16"),
-        f"the {noun} is rounded to bfloat16 in 0..1": lambda t: (
-            1000 * round_to(t / 1000, "bfloat16")
-        ),
-    }
+    } | {f"the {noun} is {words}": change for words, change in ROUNDED.items()}
 
 
 def _with_angles(call: LayerCall, x: Inputs, angles: str, factors: str) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import first_nonfinite, largest_value, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_start
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.schedule import other_schedules
+from ldmref.locate.pipeline.steps import is_inversion
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
 from ldmref.samplers import Schedule
 from ldmref.samplers.path import FLOW
@@ -39,10 +39,7 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     initial = next(iter(context.calls("initial")), None)
     known = initial is not None and context.ledger.has(initial, "output", "output")
     state = context.read(steps[0], "sample", "x") if steps else None
-    if state is None or known:
-        return
-    if is_inversion(steps[0]):
-        yield from judge_start(context, steps[0], state)
+    if state is None or known or is_inversion(steps[0]):
         return
     if context.unknown_scheduler or schedule is None:
         if (

@@ -46,7 +46,6 @@ class PortRun:
     notes: list[str]
     ledger: Ledger = field(default_factory=Ledger)
     whole: Trace | None = None  # of which the port is a part; None: it is the whole
-    prefix: str = ""  # of the names of its text encoders: those of a weaker model have one
     controlnets: Sequence[ControlNet] = ()  # of the run, in their order; (): they are not known
 
     @property
@@ -145,7 +144,7 @@ class PortRun:
 
     def texts(self, encoder: str) -> list[TraceEntry]:
         """Return the calls of a text encoder, also those of other parts of the trace."""
-        return self.calls_of_all(self.prefix + encoder)
+        return self.calls_of_all(encoder)
 
     def calls_of_all(self, kind: str) -> list[TraceEntry]:
         """Return the whole-call entries of a kind of call of all parts of the trace, in order."""

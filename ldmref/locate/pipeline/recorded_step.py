@@ -154,15 +154,6 @@ class ReplayedStep:
         return found
 
 
-def evaluated_x0(
-    context: PipelineContext, evaluation: RecordedEvaluation, sigma: float, settings: StepSettings
-) -> np.ndarray:
-    """Return x0 of a recorded evaluation of ldmref, whose states are on the path of the run."""
-    schedule = context.make_schedule(settings.config)
-    path = VE if schedule is None else schedule.path
-    return to_x0(evaluation, sigma, settings, True, path)
-
-
 def to_x0(
     evaluation: RecordedEvaluation,
     sigma: float,

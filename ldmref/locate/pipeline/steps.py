@@ -18,7 +18,6 @@ from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.law import NOISE, allowed_error
 from ldmref.locate.layouts import relative_error, shrinkage
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_inversion, rising_levels
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.recorded_step import (
     NotRecorded,
@@ -54,7 +53,7 @@ NO_SIGNAL = 2.0**40  # sigma where nothing is left of x0 in float64's steps
 def judge_steps(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every recorded step."""
     entries = context.calls("sampler")
-    if not entries:
+    if not entries or is_inversion(entries[0]):
         return
     yield from judge_times(context, entries)
     for entry in entries:
@@ -73,12 +72,15 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
             yield context.not_judged(entry, "step", why)
         return
     right = _settings(context)
-    if is_inversion(known[0].entry):
-        yield from judge_inversion(context, known, right)
-        for evaluation in known:
-            yield from _judge_later(context, evaluation)
-        return
     yield from _judge_states(context, known, right)
+
+
+def is_inversion(step: TraceEntry) -> bool:
+    """Return whether a step leads to more noise, as an inversion of ldmref: only the run judges it.
+
+    It is one of those that say their iterations.
+    """
+    return "iterations" in step.attributes
 
 
 def _judge_states(
@@ -270,8 +272,6 @@ def _judge_levels(
         ends = (int(entry.attributes["i"]), int(entry.attributes["i_next"]))
         if max(ends) < len(levels):
             pairs = [(float(levels[ends[0]]), float(levels[ends[1]]))]
-    if is_inversion(entry):
-        pairs = [*pairwise(rising_levels(context, entry, levels))]
     known = [x for x in got if x is not None]
     tolerance = max(1e-5, 2.0 * context.epsilon)
     if not any(

@@ -18,7 +18,6 @@ from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.tokens import Tokens
-from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import TraceEntry
 
 PROMPTS = (
@@ -47,24 +46,7 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
                 context.compared(entry, *names)
             else:
                 context.ledger.explain(entry, "the prompts cannot be tokenized", *names)
-        for entry in context.calls(GUIDE_CALLS + name):
-            yield from _judge_guide(context, entry, number, prompts)
     yield from _judge_given(context)
-
-
-def _judge_guide(
-    context: PipelineContext, entry: TraceEntry, number: int, prompts: Sequence[str]
-) -> Iterator[Row]:
-    """Yield a row for the ids of a weaker model's encoder, if its tokenizer is the model's."""
-    names = roles_of(context, "ids", entry.call.kind)
-    ids = context.read(entry, *names)
-    rows = [] if ids is None else [*_judge_ids(context, entry, number, np.asarray(ids), prompts)]
-    if rows and not any(row.verdict == DIFFERS for row in rows):
-        context.compared(entry, *names)
-        yield from rows
-    else:
-        why = "the weaker model may have a tokenizer of its own"
-        context.ledger.explain(entry, why, *names)
 
 
 def _judge_given(context: PipelineContext) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
@@ -55,6 +56,7 @@ class FollowedCalls(Recorder):
 
     Attributes:
         computed: What the run computed instead of each recorded array.
+        unknown: The calls of networks whose outputs were not recorded.
     """
 
     def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0, seed: int = 0):
@@ -64,6 +66,7 @@ class FollowedCalls(Recorder):
         self.epsilon = epsilon
         self._random = np.random.default_rng(seed)
         self.computed: dict[ArrayName, np.ndarray] = {}
+        self.unknown: list[str] = []
 
     def begin(
         self, kind: str, ops: HostCopies, number: int | None = None, network: object = None
@@ -84,13 +87,13 @@ class FollowedCalls(Recorder):
     def exchange(self, name: ArrayName, computed: Any) -> Any:
         """Return what was recorded instead of an array, which is compared with it.
 
-        An array that was not recorded is returned as it was computed.
+        An array that was not recorded, or in another shape, is returned as it was computed.
         """
         recorded = name.tensor_in(self.port)
         if recorded is None:
             return computed
         self.computed.setdefault(name, np.asarray(computed))
-        return self.read(recorded)
+        return self.read(recorded) if np.shape(recorded) == np.shape(computed) else computed
 
     def read(self, recorded: np.ndarray) -> np.ndarray:
         """Return a recorded array in the number format of the run, rounded another way."""
@@ -101,17 +104,33 @@ class FollowedCalls(Recorder):
             x = x * (1.0 + self.epsilon * self._random.choice((-1.0, 1.0), x.shape))
         return x.astype(self.dtype)
 
-    def outputs_of(self, call: str) -> dict[str, np.ndarray]:
+    def outputs_of(self, call: str, rows: int) -> dict[str, np.ndarray]:
         """Return what a network returned, by role.
 
+        NaN stands for what was not recorded, in the form of another call's outputs: what is
+        computed of it is unknown, up to the next array that was recorded.
+
+        Args:
+            call: The call.
+            rows: The rows that it was given.
+
         Raises:
-            NotFollowed: It was not recorded.
+            NotFollowed: No call of the network was recorded with its outputs.
         """
         entry = self.port.find(call)
-        if entry is None or not entry.outputs:
+        if entry is not None and entry.outputs:
+            return {role: self.read(x) for role, x in self._arrays(entry.outputs).items()}
+        kind = TraceCall(call).kind
+        of_kind = (e for e in self.port.entries if not e.layer and e.call.kind == kind)
+        like = next((e for e in of_kind if e.outputs), None)
+        if like is None:
             raise NotFollowed(f"what {call} returned was not recorded")
-        found = {role: np.asarray(self.port.tensors[name]) for role, name in entry.outputs.items()}
-        return {role: self.read(x) for role, x in found.items()}
+        self.unknown.append(call)
+        shapes = {role: (rows, *x.shape[1:]) for role, x in self._arrays(like.outputs).items()}
+        return {role: np.full(shape, np.nan, self.dtype) for role, shape in shapes.items()}
+
+    def _arrays(self, roles: Mapping[str, str]) -> dict[str, np.ndarray]:
+        return {role: np.asarray(self.port.tensors[name]) for role, name in roles.items()}
 
 
 class FollowedCall(CallRecord):

@@ -62,8 +62,9 @@ def follow_run(
     if "batch_size" in MODES[mode].parameters:
         values |= _batch_size(port)
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
+    calls = FollowedCalls(port)
     try:
-        computed = _computed(FollowedCalls(port), model, nets, mode, values)
+        computed = _computed(calls, model, nets, mode, values)
     except NotFollowed as error:
         return str(error)
     except FAILS as error:
@@ -76,7 +77,8 @@ def follow_run(
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
         return [_computed(calls, model, nets, mode, values) for calls in roundings]
 
-    return RunComparison(port, networks_of_run(model.config), computed, round_again, epsilon)
+    networks = networks_of_run(model.config)
+    return RunComparison(port, networks, computed, round_again, epsilon, calls.unknown[:1])
 
 
 def _computed(

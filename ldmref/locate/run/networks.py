@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.locate.run.calls import FollowedCalls
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.trace.backend import LayerRecordingBackend
 
@@ -51,9 +52,14 @@ class RecordedNetworks(LayerRecordingBackend):
             self.begin(network.__name__, dict(zip(names, args, strict=False)) | kwargs)
             _, call = self._open.pop()
             assert call is not None
-            return as_returned(network, self.recorder.outputs_of(call.name))
+            rows = next(len(x) for x in args if isinstance(x, np.ndarray))
+            return as_returned(network, self.recorder.outputs_of(call.name, rows))
 
         return run
+
+    def is_finite(self, x: Array) -> bool:
+        """Return that a state may be continued with: the run takes what was recorded, also NaN."""
+        return True
 
 
 def as_returned(network: Callable, outputs: Mapping[str, np.ndarray]) -> Any:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import CLOSE, first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
@@ -25,6 +25,7 @@ READ = {
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image",
 }  # fmt: skip
+OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
@@ -42,6 +43,7 @@ class RunComparison:
         round_again: Returns the same in the port's number format, from other roundings of the
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
+        unknown: The first call of a network whose outputs were not recorded.
     """
 
     port: Trace
@@ -49,6 +51,7 @@ class RunComparison:
     computed: Mapping[ArrayName, np.ndarray]
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
+    unknown: Sequence[str] = ()
 
     @cached_property
     def rounded(self) -> Sequence[Mapping[ArrayName, np.ndarray]]:
@@ -65,6 +68,12 @@ class RunComparison:
         expected = np.asarray(computed, np.float64)
         whole = computed.dtype.kind in "iub"
         bad = first_nonfinite(got)
+        if first_nonfinite(expected):
+            note = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
+            if self.unknown:
+                note = f"what {self.unknown[0]} returned was not recorded"
+            kind = self._kind(entry, name)
+            return Row(entry.call, entry.layer, kind, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
@@ -74,7 +83,8 @@ class RunComparison:
             floor = noise_floor(floor, self.epsilon)
         allowed = 0.0 if whole else allowed_error(floor)
         values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
-        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad)
+        other = "" if got.shape == expected.shape else OTHER_SHAPE.format(got.shape, expected.shape)
+        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
         if error <= allowed:
             return row
         found = choose_cause(self._neighbours(entry, name, got), error, allowed) if real else None

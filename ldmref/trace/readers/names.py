@@ -55,10 +55,9 @@ class StoredPart(NamedTuple):
         if self.joined is None:
             return whole
         try:
-            begin, end = self.joined.bounds(self.part, whole.shape[-1] if whole.ndim else 0)
+            return self.joined.part_of(whole, self.part)
         except ValueError as error:
             raise InputError(f"{short_repr(self.name)}: {error}", code=CODE) from error
-        return whole[..., begin:end]
 
 
 def read_names(path: str | Path) -> dict[str, NewName]:
