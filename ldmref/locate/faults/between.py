@@ -82,8 +82,9 @@ def other_times(replay: FollowedRun, point: Point) -> Iterator[Given]:
     for argument, x in point.frame.inputs.items():
         small = isinstance(x, np.ndarray) and x.ndim == 1 and 0.0 <= x.min() <= x.max() <= 1.0
         longer = replay.rerun(point, arguments={argument: STEPS * x}) if small else None
-        for text, change in changed_times(noun).items() if longer is not None else ():
-            yield text, change(longer)  # the times are in 0..1
+        if longer is not None:  # the times are in 0..1
+            for text, change in changed_times(noun).items():
+                yield text, change(longer)
     for text, change in changed_times(noun).items():
         yield text, change(times)
 
