@@ -42,6 +42,7 @@ def test_a_rotation_that_is_missing_after_a_recorded_norm():
     assert causes({"rotate": lambda call, x: x["input"]}) == {"the rotation is missing"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", range(2))
 def test_learned_tokens_that_are_missing_are_a_fault_of_the_layer_that_reads_them(number):
     model = copy.copy(model_of("z-image-tiny"))

@@ -141,6 +141,7 @@ def test_tokens_in_the_other_order_are_equal(name):
     assert_equal(judge(model, turned), JOINED[name][2])
 
 
+@pytest.mark.full
 def test_tokens_in_the_other_order_are_equal_in_texts_of_several_lengths(monkeypatch):
     """The longer text has as many tokens as image and shorter text together."""
     model, right = record("z-image-tiny")
