@@ -194,7 +194,9 @@ TAKE_SECONDS = (
     "tests/families/test_qwen_image_21_recording.py::"
     "test_a_wrong_layer_is_named[transformer_blocks.1.img_mlp]",
     "tests/families/test_z_image_faults.py::test_a_fault_is_named[axes-exchanged]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[gate-without-tanh]",
     "tests/families/test_z_image_faults.py::test_a_fault_is_named[key-norm-of-the-text-missing]",
+    "tests/families/test_z_image_faults.py::test_a_fault_is_named[learned-padding-masked]",
     "tests/families/test_z_image_faults.py::test_a_fault_is_named[places-from-0]",
     "tests/families/test_z_image_faults.py::test_a_fault_is_named[theta-of-the-sibling]",
     "tests/families/test_z_image_faults.py::test_a_fault_is_named[theta]",

@@ -352,6 +352,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/course/15-few-steps.md": {"": elsewhere("tests/course/test_chapters.py")},
     "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
+        "pip install": NETWORK,
+        "npm pack": NETWORK,
+        "ldmref train styles-autoencoder": HOURS,
         "ldmref train tiny": SLOW,
         "ldmref train mmdit": SLOW,
         "ldmref train my-recipe.toml": TORCH,
@@ -397,6 +400,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "examples/plugins/ldmref-pixart/README.md": PLUGIN,
     "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,
     "examples/plugins/ldmref-tangential/README.md": PLUGIN,
+    "ldmref/assets/styles-autoencoder/README.md": {"ldmref train styles-autoencoder": HOURS},
     "ldmref/assets/emoji/README.md": {
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,

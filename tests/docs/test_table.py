@@ -41,6 +41,7 @@ def test_languages(page):
                 "ldmref",
                 "make",
                 "mkdir",
+                "npm",
                 "pip",
                 "printf",
                 "pytest",
