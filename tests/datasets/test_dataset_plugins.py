@@ -78,6 +78,7 @@ def test_a_plugin_is_listed_without_being_imported(package):
         "noise",
         "scenes",
         "small-emoji",
+        "styles",
         "thing",
     ]
     assert is_dataset("noise") and not is_dataset("Noise") and not is_dataset("./noise")
