@@ -186,8 +186,8 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
 OWN = {
     ("support/files.py", "_InputFile"),
     ("apps/cli/standard_streams.py", "prepare_streams"),
-    ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
-    ("datasets/emoji/scene_dataset.py", "SceneDataset"),
+    ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/emoji_dataset.py", "origin"),
+    ("datasets/emoji/emoji_dataset.py", "EmojiDataset"),
     ("apps/bench/machine.py", "cpu_model"),
     ("datasets/emoji/font.py", "emoji_list"), ("apps/server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),

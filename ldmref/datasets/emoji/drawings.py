@@ -30,8 +30,10 @@ from ldmref.datasets.emoji.font import CELL, Emoji, emoji_list
 from ldmref.datasets.emoji.scene import is_held_out
 from ldmref.datasets.memory import data_error
 from ldmref.datasets.parallel import make_in_parallel
+from ldmref.support.files import read_file
 
 DRAWN = 128  # pixels of a drawing, centred in a cell of `CELL` pixels as the font's bitmaps are
+LARGEST = 2**26  # bytes of a package
 KNOWN = 3  # a pair is held out only if so many sets draw the name
 
 
@@ -176,16 +178,16 @@ def _pack(styles: Iterable[Style]) -> str:
 def _read_icons(folder: Path, style: Style) -> dict[str, Any]:
     """Return the icons of a package: `icons` and `aliases` by key, and the default width."""
     path = folder / style.file
+    data = read_file(path, LARGEST, "E-DATA")
+    if hashlib.sha256(data).hexdigest() != style.sha256:
+        message = f"{str(path)!r} is not the package that was published"
+        raise data_error(message, f"fetch it again: {_pack([style])}")
     try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != style.sha256:
-            message = f"{str(path)!r} is not the package that was published"
-            raise data_error(message, f"fetch it again: {_pack([style])}")
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             file = archive.extractfile("package/icons.json")
             assert file is not None
             return json.load(file)
-    except (OSError, KeyError, tarfile.TarError, ValueError) as error:
+    except (KeyError, tarfile.TarError, ValueError) as error:
         message = f"the package {str(path)!r} cannot be read: {error}"
         raise data_error(message, f"fetch it again: {_pack([style])}") from error
 
