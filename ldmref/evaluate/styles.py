@@ -45,7 +45,8 @@ def choose_pairs(
     """
     among = np.flatnonzero(pictures.shown == shown)
     numbers = rng.permutation(among)[:count]
-    return AskedPairs(*([column[i] for i in numbers] for column in pictures[:2]))
+    names, styles = ([column[i] for i in numbers] for column in (pictures.names, pictures.styles))
+    return AskedPairs(names, styles)
 
 
 def choose_names(
@@ -62,7 +63,7 @@ def choose_names(
         The names; and of each style the share that it has if every style of a name is as likely.
     """
     styles: dict[str, list[str]] = {}
-    for name, style, shown in zip(*pictures[:3], strict=True):
+    for name, style, shown in zip(pictures.names, pictures.styles, pictures.shown, strict=True):
         if shown:
             styles.setdefault(name, []).append(style)
     known = [name for name, found in styles.items() if len(found) >= KNOWN]
@@ -91,7 +92,7 @@ def measure_asked(
         shows.
     """
     section = Section(f"Style asked for: {of}", "by the nearest drawing", len(features))
-    names, styles = (np.asarray(column) for column in pictures[:2])
+    names, styles = np.asarray(pictures.names), np.asarray(pictures.styles)
     found, nearest = [], []
     for x, name, style in zip(features, *asked, strict=True):
         distance = np.sqrt(((gallery - x) ** 2).sum(axis=1))

@@ -214,9 +214,9 @@ def test_a_dropped_caption_is_what_guidance_reads_without_one(name, tmp_path):
     """Zeros where the family's negative prompts are zeros, otherwise the empty prompt."""
     from ldmref.models.model import LatentDiffusion
     from ldmref.modes.text import encode_texts
-    from ldmref.prompts.tokenizer import PromptTokenizer
+    from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
     from ldmref.prompts.words import word_tokenizer
-    from ldmref.training.diffusion.stage import condition_on_prompts
+    from ldmref.training.diffusion.stage import condition_on_tokens
 
     config = recipe_of(name).model
     tokenizer = PromptTokenizer(word_tokenizer(["red heart"], 8, pooled=True), 16)
@@ -226,7 +226,8 @@ def test_a_dropped_caption_is_what_guidance_reads_without_one(name, tmp_path):
     compiled = lambda function, network: ops.compile(function, model.params[network])  # noqa: E731
     with torch.no_grad():
         prompts = ["red heart", ""]
-        got = condition_on_prompts(ops, config, model.tokenizers, prompts, compiled, (16, 16))
+        tokens = tokenize_for_encoders(model.tokenizers, prompts, PromptOptions())
+        got = condition_on_tokens(ops, config, tokens, prompts, compiled, (16, 16))
         text = encode_texts(model, ["red heart"], [""], (16, 16)).conditionings(slice(0, 1))
     for i, kind in enumerate(("cond", "uncond")):
         want = text[kind]

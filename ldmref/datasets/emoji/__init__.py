@@ -4,7 +4,7 @@ small.py          "small-emoji": 156 rendered emoji that come with ldmref, witho
 font.py           the emoji of Unicode, and their bitmaps in the font
 emoji_dataset.py  "emoji": every emoji, with captions made of its name and keywords
 scene_dataset.py  "scenes" and "styles": every emoji, then composed scenes, which are random
-drawings.py      drawings in six styles, from packages; style_dataset.py: each as a picture
+drawings.py       drawings in six styles, from packages; style_dataset.py: each as a picture
 scene.py          a scene: its things, their layout, and the combinations that are held out
 rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
 captions.py       the captions of a scene; nouns.py: their words
@@ -38,14 +38,7 @@ def _load_emoji(config: DataConfig, cancel: Event | None) -> Dataset:
 
 
 def _load_scenes(config: DataConfig, cancel: Event | None) -> Dataset:
-    from ldmref.datasets.emoji.scene_dataset import SceneDataset
-
-    data = SceneDataset(
-        config.size, config.images, font_file=config.font, keywords_file=config.keywords
-    )
-    if config.processes:
-        data.make_images(config.processes)
-    return data
+    return _with_scenes(config, font_file=config.font)
 
 
 def _check_styles(config: DataConfig) -> None:
@@ -58,12 +51,22 @@ def _check_styles(config: DataConfig) -> None:
 
 def _load_styles(config: DataConfig, cancel: Event | None) -> Dataset:
     from ldmref.datasets.emoji.drawings import drawings
-    from ldmref.datasets.emoji.scene_dataset import SceneDataset
 
     if config.processes:
         drawings(config.packages).draw_all(config.processes)
+    return _with_scenes(config, packages=config.packages)
+
+
+def _with_scenes(config: DataConfig, font_file: str = "", packages: str = "") -> Dataset:
+    """Return emoji and scenes of a font or of packages."""
+    from ldmref.datasets.emoji.scene_dataset import SceneDataset
+
     data = SceneDataset(
-        config.size, config.images, keywords_file=config.keywords, packages=config.packages
+        config.size,
+        config.images,
+        font_file=font_file,
+        keywords_file=config.keywords,
+        packages=packages,
     )
     if config.processes:
         data.make_images(config.processes)

@@ -6,6 +6,7 @@ font ("": where Debian installs it), or the folder of the drawings' packages.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,24 @@ from ldmref.datasets.emoji.nouns import noun_by_name
 from ldmref.datasets.emoji.scene import FRAME, Scene, slots
 
 WHITE = (255, 255, 255)
+
+
+class RenderedImages(ABC):
+    """uint8 images (n, 3, size, size), each of which is rendered when it is indexed."""
+
+    def __init__(self, count: int, size: int):
+        self.size = size
+        self.shape = (count, 3, size, size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return np.stack([self.render(int(i)) for i in np.arange(len(self))[index]])
+
+    @abstractmethod
+    def render(self, i: int) -> np.ndarray:
+        """Return one image, (3, size, size) uint8."""
 
 
 def render_scene(scene: Scene, size: int = FRAME, source: str = "") -> np.ndarray:

@@ -15,7 +15,7 @@ from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, stands_out
 from ldmref.datasets.emoji.drawings import STYLE_WORDS, find_drawings
 from ldmref.datasets.emoji.emoji_dataset import EmojiDataset
 from ldmref.datasets.emoji.nouns import Noun, nouns
-from ldmref.datasets.emoji.rendering import mean_colour, render_scene
+from ldmref.datasets.emoji.rendering import RenderedImages, mean_colour, render_scene
 from ldmref.datasets.emoji.scene import ABOVE, BESIDE, Scene, Thing, held_out_kinds
 from ldmref.datasets.emoji.style_dataset import StyleDataset
 from ldmref.datasets.parallel import make_in_parallel
@@ -102,23 +102,16 @@ class SceneDataset:
         return digest.hexdigest()
 
 
-class SceneImages:
+class SceneImages(RenderedImages):
     """uint8 images (n, 3, size, size): `first`, then scenes, which are rendered when indexed."""
 
     def __init__(self, first: ImageArray, size: int, count: int, seed: int, source: str = ""):
+        super().__init__(count, size)
         self.first = first
-        self.size = size
         self.seed = seed
         self.source = source
-        self.shape = (count, 3, size, size)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return np.stack([self._image(int(i)) for i in np.arange(len(self))[index]])
-
-    def _image(self, i: int) -> np.ndarray:
+    def render(self, i: int) -> np.ndarray:
         if i < len(self.first):
             return self.first[i : i + 1][0]
         scene = cached_scene(self.seed, i - len(self.first), self.source)

@@ -15,7 +15,7 @@ from ldmref.datasets.emoji.captions import styled_caption
 from ldmref.datasets.emoji.drawings import STYLES, pictures
 from ldmref.datasets.emoji.emoji_dataset import EmojiCaptions, relative_weights
 from ldmref.datasets.emoji.font import Emoji, emoji_list
-from ldmref.datasets.emoji.rendering import composite, resized, sprite
+from ldmref.datasets.emoji.rendering import RenderedImages, composite, resized, sprite
 
 
 class StyleDataset:
@@ -65,23 +65,15 @@ class StyleDataset:
         return "".join(style.sha256 for style in STYLES).encode()
 
 
-class StyleImages:
+class StyleImages(RenderedImages):
     """uint8 images (n, 3, size, size) of drawings on white, which are drawn when indexed."""
 
     def __init__(self, pictures: Sequence[tuple[Emoji, str]], size: int, packages: str):
+        super().__init__(len(pictures), size)
         self.pictures = pictures
-        self.size = size
         self.packages = packages
-        self.shape = (len(pictures), 3, size, size)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return np.stack([self.draw(int(i)) for i in np.arange(len(self))[index]])
-
-    def draw(self, i: int) -> np.ndarray:
-        """Return one picture, (3, size, size) uint8."""
+    def render(self, i: int) -> np.ndarray:
         emoji, style = self.pictures[i]
         white = np.full((self.size, self.size, 3), 255, np.uint8)
         picture = resized(sprite(emoji, self.packages, style), self.size)

@@ -85,23 +85,6 @@ def with_fixed(config: ModelConfig, params: Params) -> Params:
     return unflatten(flat | {name: flat[name].detach() for name in fixed})
 
 
-def condition_on_prompts(
-    ops: Backend,
-    config: ModelConfig,
-    tokenizers: Sequence[PromptTokenizer],
-    prompts: Sequence[str],
-    compile_network: Callable[[Callable, str], Callable],
-    size: tuple[int, int],
-) -> Conditioning:
-    """Return the conditioning of the denoiser, as the family makes it.
-
-    A network that reads the guidance scale is given the model's default, and an empty prompt is
-    zero where the model's negative prompts are.
-    """
-    tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
-    return condition_on_tokens(ops, config, tokens, prompts, compile_network, size)
-
-
 def condition_on_tokens(
     ops: Backend,
     config: ModelConfig,
@@ -110,7 +93,11 @@ def condition_on_tokens(
     compile_network: Callable[[Callable, str], Callable],
     size: tuple[int, int],
 ) -> Conditioning:
-    """Return the same of prompts that are tokenized, for each encoder."""
+    """Return the conditioning of the denoiser on prompts, as the family makes it.
+
+    A network that reads the guidance scale is given the model's default, and an empty prompt is
+    zero where the model's negative prompts are. `tokens` are those of the prompts for each encoder.
+    """
     if not config.text_encoders:
         return Conditioning(None)
     family = family_of(config)
@@ -275,21 +262,20 @@ def diffusion_trainer(
     denoiser = family.declared(config, config.denoiser.network)
     size = config.defaults.width, config.defaults.height
 
-    networks = NetworkGraphs(ops) if compiled else None
+    graphs = NetworkGraphs(ops) if compiled else None
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
 
     def batch_loss(ops: TorchBackend, params: Params, batch: DiffusionBatch) -> Loss:
-        use_compiled = networks is not None and ops is networks.ops
+        used = graphs if graphs is not None and ops is graphs.ops else None
+        if used is not None:
+            used.begin_step()
 
         def compile_network(function: Callable, name: str) -> Callable:
-            if networks is not None and use_compiled:
-                return networks.bind(name, function, params[name])
+            if used is not None:
+                return used.bind(name, function, params[name])
             return ops.compile(function, params[name])
-
-        if networks is not None:
-            networks.begin_step()
 
         params = with_fixed(config, params)
         texts = batch.tokens, batch.prompts
