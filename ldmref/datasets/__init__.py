@@ -19,7 +19,7 @@ from ldmref.datasets.base import (
     Dataset,
     DatasetSource,
     ImageArray,
-    StyledPictures,
+    StyledImages,
 )
 from ldmref.datasets.config import DataConfig, DataSummary
 from ldmref.datasets.folder import FolderDataset
@@ -36,7 +36,7 @@ __all__ = [
     "FolderDataset",
     "ImageArray",
     "ShardDataset",
-    "StyledPictures",
+    "StyledImages",
     "check_data",
     "dataset_names",
     "load_dataset",

@@ -47,19 +47,19 @@ class ImageArray(Protocol):
         ...
 
 
-class StyledPictures(NamedTuple):
-    """Several pictures of each name, one in each style, for the evaluation of a model.
+class StyledImages(NamedTuple):
+    """Several images of each name, one in each style, for the evaluation of a model.
 
     Args:
-        names: Of each picture.
-        styles: Of each picture.
+        names: Of each image.
+        styles: Of each image.
         shown: (n,) bool, whether training shows it.
-        images: The pictures, (n, 3, size, size) uint8.
+        images: The images, (n, 3, size, size) uint8.
 
     >>> import numpy as np
-    >>> from ldmref.datasets import StyledPictures
+    >>> from ldmref.datasets import StyledImages
     >>> images = np.zeros((2, 3, 8, 8), np.uint8)
-    >>> StyledPictures(["cat", "cat"], ["flat", "noto"], np.array([True, False]), images).styles
+    >>> StyledImages(["cat", "cat"], ["flat", "noto"], np.array([True, False]), images).styles
     ['flat', 'noto']
     """
 
@@ -80,7 +80,7 @@ class Dataset(Protocol):
     log-variance of each image's latents, as an autoencoder would encode it. The autoencoder is then
     not trained.
 
-    A data set with several pictures of each name has `styled`, a `StyledPictures`, and `evaluate`
+    A data set with several images of each name has `styled`, a `StyledImages`, and `evaluate`
     asks the model for names in their styles.
 
     >>> import tempfile

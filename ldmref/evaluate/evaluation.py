@@ -12,7 +12,7 @@ from PIL import Image
 from ldmref import modes
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.datasets import Dataset, StyledPictures
+from ldmref.datasets import Dataset, StyledImages
 from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.images import encode_images, likelihood, reconstruction
 from ldmref.evaluate.intervals import estimate, proportion
@@ -165,7 +165,7 @@ def _samples(
 
 def _styles(
     model: LatentDiffusion,
-    pictures: StyledPictures,
+    pictures: StyledImages,
     settings: EvaluationSettings,
     log: Callable[[str], None],
 ) -> list[Section]:

@@ -1,6 +1,6 @@
-"""Styles: whether a picture has the name and the style of its prompt, and which style it has.
+"""Styles: whether an image has the name and the style of its prompt, and which style it has.
 
-The picture is compared with all drawings of a data set, in features that the caller chooses: the
+The image is compared with all drawings of a data set, in features that the caller chooses: the
 nearest drawing says what it shows. A name in a style that training never showed is the question
 that a model cannot answer by heart.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.datasets.base import StyledPictures
+from ldmref.datasets.base import StyledImages
 from ldmref.evaluate.intervals import estimate, proportion
 from ldmref.evaluate.report import Section
 
@@ -33,29 +33,29 @@ class AskedPairs(NamedTuple):
 
 
 def choose_pairs(
-    pictures: StyledPictures, shown: bool, count: int, rng: np.random.Generator
+    styled: StyledImages, shown: bool, count: int, rng: np.random.Generator
 ) -> AskedPairs:
     """Return at most `count` random pairs that training shows, or that it never shows.
 
     Args:
-        pictures: The drawings.
+        styled: The drawings.
         shown: Which of the two.
         count: The number of pairs.
         rng: Chooses them.
     """
-    among = np.flatnonzero(pictures.shown == shown)
+    among = np.flatnonzero(styled.shown == shown)
     numbers = rng.permutation(among)[:count]
-    names, styles = ([column[i] for i in numbers] for column in (pictures.names, pictures.styles))
+    names, styles = ([column[i] for i in numbers] for column in (styled.names, styled.styles))
     return AskedPairs(names, styles)
 
 
 def choose_names(
-    pictures: StyledPictures, count: int, rng: np.random.Generator
+    styled: StyledImages, count: int, rng: np.random.Generator
 ) -> tuple[list[str], dict[str, float]]:
     """Return random names that training shows in at least `KNOWN` styles, and their styles' shares.
 
     Args:
-        pictures: The drawings.
+        styled: The drawings.
         count: The number of names; a name may occur several times.
         rng: Chooses them.
 
@@ -63,12 +63,12 @@ def choose_names(
         The names; and of each style the share that it has if every style of a name is as likely.
     """
     styles: dict[str, list[str]] = {}
-    for name, style, shown in zip(pictures.names, pictures.styles, pictures.shown, strict=True):
+    for name, style, shown in zip(styled.names, styled.styles, styled.shown, strict=True):
         if shown:
             styles.setdefault(name, []).append(style)
     known = [name for name, found in styles.items() if len(found) >= KNOWN]
     names = [known[i] for i in rng.integers(0, len(known), count)]
-    shares = dict.fromkeys(dict.fromkeys(pictures.styles), 0.0)
+    shares = dict.fromkeys(dict.fromkeys(styled.styles), 0.0)
     for name in names:
         for style in styles[name]:
             shares[style] += 1 / (len(styles[name]) * count)
@@ -76,14 +76,14 @@ def choose_names(
 
 
 def measure_asked(
-    features: np.ndarray, asked: AskedPairs, pictures: StyledPictures, gallery: np.ndarray, of: str
+    features: np.ndarray, asked: AskedPairs, styled: StyledImages, gallery: np.ndarray, of: str
 ) -> Section:
-    """Measure how often a picture has the name and the style that were asked for.
+    """Measure how often an image has the name and the style that were asked for.
 
     Args:
-        features: Of a picture for each pair, (n, d).
+        features: Of an image for each pair, (n, d).
         asked: The pairs.
-        pictures: The drawings, N of them.
+        styled: The drawings, N of them.
         gallery: Their features, (N, d). Where several are equally near, one that is right counts.
         of: What the pairs have in common.
 
@@ -92,14 +92,14 @@ def measure_asked(
         shows.
     """
     section = Section(f"Style asked for: {of}", "by the nearest drawing", len(features))
-    names, styles = np.asarray(pictures.names), np.asarray(pictures.styles)
+    names, styles = np.asarray(styled.names), np.asarray(styled.styles)
     found, nearest = [], []
     for x, name, style in zip(features, *asked, strict=True):
         distance = np.sqrt(((gallery - x) ** 2).sum(axis=1))
         at = distance <= distance.min()
-        named, styled = names == name, styles == style
-        found.append(((at & named).any(), (at & styled).any(), (at & named & styled).any()))
-        nearest.append(distance[pictures.shown].min())
+        named, in_style = names == name, styles == style
+        found.append(((at & named).any(), (at & in_style).any(), (at & named & in_style).any()))
+        nearest.append(distance[styled.shown].min())
     for title, right in zip(("name", "style", "both"), np.asarray(found).T, strict=True):
         section.add(title, proportion(right))
     title = "distance to the nearest drawing that training shows"
@@ -111,16 +111,16 @@ def measure_shares(
     features: np.ndarray,
     names: Sequence[str],
     shares: dict[str, float],
-    pictures: StyledPictures,
+    styled: StyledImages,
     gallery: np.ndarray,
 ) -> Section:
     """Measure how often each style appears where no style is asked for.
 
     Args:
-        features: Of a picture for each name, (n, d).
+        features: Of an image for each name, (n, d).
         names: The names.
         shares: Of each style, the share that is expected.
-        pictures: The drawings, N of them.
+        styled: The drawings, N of them.
         gallery: Their features, (N, d).
 
     Returns:
@@ -128,11 +128,11 @@ def measure_shares(
         style is that of the nearest drawing of the same name.
     """
     section = Section("Style left open", "by the nearest drawing of the name", len(features))
-    every_name = np.asarray(pictures.names)
+    every_name = np.asarray(styled.names)
     found = []
     for x, name in zip(features, names, strict=True):
         own = np.flatnonzero(every_name == name)
-        found.append(pictures.styles[own[((gallery[own] - x) ** 2).sum(axis=1).argmin()]])
+        found.append(styled.styles[own[((gallery[own] - x) ** 2).sum(axis=1).argmin()]])
     for style, share in shares.items():
         section.add(f"{style}, {share:.2f} expected", proportion(np.asarray(found) == style))
     return section

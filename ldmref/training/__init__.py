@@ -16,7 +16,7 @@ monitor/        progress lines, metrics.jsonl, plots and preview images
 setup.py        checks before the start, the images, the folder and its lock, and whether a
                 training may continue from its checkpoint
 batches.py      the random batches of a step, which may be computed in equal parts
-ahead.py        batches that other processes draw ahead
+prefetch.py     batches that other processes prepare before their steps
 compiled.py     networks of a training as compiled graphs
 loss.py         the loss of a step, and the error if it is not finite
 optimizers.py   AdamW and Muon, and the learning rates

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ldmref.datasets import StyledPictures
+from ldmref.datasets import StyledImages
 from ldmref.evaluate.styles import choose_names, choose_pairs, measure_asked, measure_shares
 
 NAMES = [f"name {i}" for i in range(40)]
@@ -24,7 +24,7 @@ def world(seed=0):
     names, styles = (list(column) for column in zip(*pairs, strict=True))
     images = np.zeros((len(pairs), 3, 1, 1), np.uint8)
     features = {pair: of_name[pair[0]] + of_style[pair[1]] for pair in pairs}
-    return StyledPictures(names, styles, shown, images), features
+    return StyledImages(names, styles, shown, images), features
 
 
 def values(section):

@@ -42,7 +42,7 @@ processes_option = option(
     "--processes",
     type=click.IntRange(0),
     metavar="N",
-    help="Make images and batches ahead, by N processes. Default: 0.",
+    help="Make images first and prefetch batches, by N processes. Default: 0.",
 )
 
 no_plots_option = option(

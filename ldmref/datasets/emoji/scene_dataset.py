@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ldmref.datasets.base import Augmentation, ImageArray, StyledPictures
+from ldmref.datasets.base import Augmentation, ImageArray, StyledImages
 from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, stands_out
 from ldmref.datasets.emoji.drawings import STYLE_WORDS, find_drawings
@@ -65,7 +65,7 @@ class SceneDataset:
         self.weights = np.concatenate(shares)
 
     @property
-    def styled(self) -> StyledPictures | None:
+    def styled(self) -> StyledImages | None:
         """The drawings of all styles; None of the font, which has one picture of each name."""
         return self.names.styled if isinstance(self.names, StyleDataset) else None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldmref.datasets.base import Augmentation, StyledPictures
+from ldmref.datasets.base import Augmentation, StyledImages
 from ldmref.datasets.emoji.captions import styled_caption
 from ldmref.datasets.emoji.drawings import STYLES, pictures
 from ldmref.datasets.emoji.emoji_dataset import EmojiCaptions, relative_weights
@@ -44,7 +44,7 @@ class StyleDataset:
         return self.captions.vocabulary()
 
     @property
-    def styled(self) -> StyledPictures:
+    def styled(self) -> StyledImages:
         """Return all pictures, held-out ones too, without those of skin tones."""
         every = [
             (pair, shown)
@@ -53,7 +53,7 @@ class StyleDataset:
             if not pair[0].has_skin_tone
         ]
         images = StyleImages([pair for pair, _ in every], self.images.size, self.images.packages)
-        return StyledPictures(
+        return StyledImages(
             [emoji.name for (emoji, _), _ in every],
             [style for (_, style), _ in every],
             np.asarray([shown for _, shown in every]),

@@ -31,13 +31,13 @@ from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatte
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.prompts.tokens import Tokens
 from ldmref.samplers.path import FLOW
-from ldmref.training.ahead import DrawnAhead
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.compiled import NetworkGraphs
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
 from ldmref.training.loss import Loss
 from ldmref.training.observe import ObservedBatch, StepObserver
+from ldmref.training.prefetch import Prefetched
 from ldmref.training.recipes.schema import DiffusionStage
 from ldmref.training.trainer import Trainer
 
@@ -111,7 +111,7 @@ def condition_on_tokens(
 
 
 class HostBatch(NamedTuple):
-    """What a step draws on the host: images, prompts, their tokens and the timesteps."""
+    """What a step needs on the host: images, prompts, their tokens and the timesteps."""
 
     indices: np.ndarray
     prompts: list[str]
@@ -162,10 +162,10 @@ class DiffusionBatches:
         else:
             self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
         self.observer: StepObserver | None = None
-        self.on_host = DrawnAhead(self.draw, stage.budget.steps, processes)
+        self.prefetched = Prefetched(self.sample, stage.budget.steps, processes)
 
-    def draw(self, step: int) -> HostBatch:
-        """Return what a step draws on the host, from the generator of that step."""
+    def sample(self, step: int) -> HostBatch:
+        """Return what a step needs on the host, from the generator of that step."""
         n = self.stage.optimizer.batch_size
         dropout = self.stage.objective.caption_dropout
         rng = step_generator(self.seed, step, "diffusion")
@@ -185,7 +185,7 @@ class DiffusionBatches:
         return HostBatch(indices, prompts, tokens, t)
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
-        return self._noised(self.on_host(step), self.seed, step, part)
+        return self._noised(self.prefetched(step), self.seed, step, part)
 
     def held_out(self, indices: np.ndarray) -> DiffusionBatch:
         """Return a batch of these images that is always the same: prompts, timesteps and noise."""
@@ -250,7 +250,7 @@ def diffusion_trainer(
         params: Initial parameters; random by default.
         held_out: Indices of the images for the loss that is reported but never minimised.
         observer: Sees every step.
-        processes: The number of processes that draw batches ahead.
+        processes: The number of processes that prefetch batches.
         compiled: Whether the networks are compiled; steps that are observed are not.
     """
     tokenizers = condition.tokenizers if config.text_encoders else ()
@@ -297,7 +297,7 @@ def diffusion_trainer(
         ends=(*family.training.ends, *family.training.fixed(config)),
     )
     trainer.observer = observer
-    trainer.on_end = batches.on_host.close
+    trainer.on_end = batches.prefetched.close
     if held_out is not None and len(held_out):
         fixed = batches.held_out(held_out[:MAX_HELD_OUT])
 

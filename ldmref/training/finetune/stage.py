@@ -71,5 +71,5 @@ def fine_tune_trainer(
         ends=(*training.ends, *training.fixed(config)),
     )
     trainer.observer = observer
-    trainer.on_end = batches.on_host.close
+    trainer.on_end = batches.prefetched.close
     return trainer

@@ -1,4 +1,4 @@
-"""Batches that other processes draw ahead: the same batches, and no process that stays."""
+"""Batches that other processes prefetch: the same batches, and no process that stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldmref.training import read_recipe, train
-from ldmref.training.ahead import DrawnAhead
+from ldmref.training.prefetch import Prefetched
 
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="processes are forks"
@@ -20,14 +20,14 @@ def draw(step):
     return {"step": step, "noise": np.random.default_rng(step).random(3), "text": [f"step {step}"]}
 
 
-def test_processes_draw_what_this_process_would():
-    ahead = DrawnAhead(draw, steps=8, processes=2)
+def test_processes_compute_what_this_process_would():
+    squares = Prefetched(draw, steps=8, processes=2)
     for step in (0, 1, 2, 2, 5, 6, 3, 7):  # in order, again, and from elsewhere
-        found, expected = ahead(step), draw(step)
+        found, expected = squares(step), draw(step)
         assert found["step"] == step and found["text"] == expected["text"]
         assert np.array_equal(found["noise"], expected["noise"])
     before = len(multiprocessing.active_children())
-    ahead.close()
+    squares.close()
     assert len(multiprocessing.active_children()) <= before - 1
 
 
@@ -36,7 +36,7 @@ def test_an_error_of_a_process_is_raised_here():
         raise ValueError("no such image")
 
     with pytest.raises(ValueError, match="no such image"):
-        DrawnAhead(broken, steps=2, processes=1)(0)
+        Prefetched(broken, steps=2, processes=1)(0)
 
 
 def weights(folder: Path, processes: int) -> bytes:
@@ -51,6 +51,6 @@ def weights(folder: Path, processes: int) -> bytes:
 
 
 def test_a_training_does_not_depend_on_the_processes(tmp_path):
-    trained = weights(tmp_path / "ahead", processes=2)
+    trained = weights(tmp_path / "prefetched", processes=2)
     assert trained == weights(tmp_path / "here", processes=0)
     assert not multiprocessing.active_children()

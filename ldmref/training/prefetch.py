@@ -1,8 +1,8 @@
-"""Batches that other processes draw ahead of the steps that need them.
+"""Batches that other processes prepare before the steps that need them.
 
 What a batch holds on the host (which images, their captions, tokens and timesteps) depends on its
-step alone, so any process can draw it. On a device that computes a step in milliseconds, drawing it
-takes longer than the step.
+step alone, so any process can compute it. On a device that computes a step in milliseconds,
+preparing it takes longer than the step.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ T = TypeVar("T")
 AHEAD = 4  # steps that each process is ahead
 
 
-class DrawnAhead(Generic[T]):
-    """A function of the step whose results are computed by other processes, in the order of steps.
+class Prefetched(Generic[T]):
+    """A function of the step whose results other processes compute, in the order of steps.
 
     Args:
-        draw: The function; its results can be pickled.
+        function: The function; its results can be pickled.
         steps: The number of steps.
         processes: The number of processes, which are forks; 0: this process computes.
 
-    >>> squares = DrawnAhead(lambda step: step**2, steps=10, processes=2)
+    >>> squares = Prefetched(lambda step: step**2, steps=10, processes=2)
     >>> squares(3), squares(3), squares(4)
     (9, 9, 16)
     >>> squares.close()
     """
 
-    def __init__(self, draw: Callable[[int], T], steps: int, processes: int):
-        self.draw = draw
+    def __init__(self, function: Callable[[int], T], steps: int, processes: int):
+        self.function = function
         self.steps = steps
         self.processes = processes
         self._results: Iterator[tuple[int, T]] = iter(())
         self._last: tuple[int, T] | None = None
 
     def __call__(self, step: int) -> T:
-        """Return the result for a step; those of the steps that follow are on their way."""
+        """Return the result for a step; the processes compute those of the steps that follow."""
         if self.processes == 0:
-            return self.draw(step)
+            return self.function(step)
         if self._last is None or self._last[0] != step:
             if self._last is None or self._last[0] != step - 1:
                 self.close()
@@ -55,7 +55,7 @@ class DrawnAhead(Generic[T]):
 
     def _start(self, first: int) -> Iterator[tuple[int, T]]:
         loader = DataLoader(
-            _Steps(self.draw, first, self.steps),
+            _Steps(self.function, first, self.steps),
             batch_size=None,
             collate_fn=lambda result: result,
             num_workers=self.processes,
@@ -68,8 +68,8 @@ class DrawnAhead(Generic[T]):
 class _Steps(Dataset):
     """The steps from the first on, as a data set of torch."""
 
-    def __init__(self, draw: Callable[[int], object], first: int, steps: int):
-        self.draw = draw
+    def __init__(self, function: Callable[[int], object], first: int, steps: int):
+        self.function = function
         self.first = first
         self.steps = steps
 
@@ -77,4 +77,4 @@ class _Steps(Dataset):
         return self.steps - self.first
 
     def __getitem__(self, i: int) -> tuple[int, object]:
-        return self.first + i, self.draw(self.first + i)
+        return self.first + i, self.function(self.first + i)
