@@ -1,49 +1,40 @@
-"""Teacher-forced replay: ldmref's definition of a network, run on what another program recorded.
+"""ldmref's definition of a network, followed with what another program recorded.
 
-At every layer that the port recorded, the replay passes on
-
-1. the input that it computed from the port's recorded outputs upstream, and the recorded input:
-   their difference is the error of everything in between that was not recorded (wiring);
-2. the output that it computes from the recorded input, and the recorded output: the layer's own
-   error;
-
-and continues with the recorded output. A part can be run again with an operation exchanged or in
-another number format (`Replay.rerun`), which is how known faults and noise floors are found.
 Arrays that were not recorded and cannot be computed are NaN.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
-from ldmref.locate.faults.norms import eps_of_norm
-from ldmref.locate.law import allowed_error
-from ldmref.locate.layouts import relative_error
+from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.locate.following import (
+    LayerFollower,
+    TargetReached,
+    compute_as_is,
+    operation_frame,
+)
 from ldmref.locate.names import (
-    count_modulations,
-    find_entry,
+    find_layer,
     is_apart,
     is_norm,
+    layers_of,
     parts_of,
     read_inputs,
     read_output,
     read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
-from ldmref.locate.precision import EPSILONS, stored_unit
-from ldmref.locate.rotations import read_positions
+from ldmref.locate.points import Frame, PaddingRows, PointObserver, Trial
+from ldmref.locate.precision import Rounding, exact_backend, round_to
+from ldmref.locate.rotations import OF_OPERATIONS, make_tables, read_positions
 from ldmref.locate.rows import is_within
-from ldmref.locate.trials import RepeatableRun
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.locate.unvisited import RunReads
 from ldmref.math.arrays import Array
@@ -54,14 +45,11 @@ from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
 LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
-EARLIER = 12  # norms before a part that are changed as well
-MOST_EARLIER = 16  # operations before a part that are changed as well
-RECENT = 8  # outputs kept to recognise them
-STREAMS = 4  # inputs of norms kept to recognise them
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
+NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
 
 
-class Replay(RepeatableRun):
+class Replay(LayerFollower, NamedBackend):
     """A float64 backend that follows the recorded run of a port.
 
     Args:
@@ -82,27 +70,15 @@ class Replay(RepeatableRun):
         padding: PaddingRows | None = None,
         reads: RunReads | None = None,
     ):
-        super().__init__(port, call, dtype)
-        self.observer = observer
+        NamedBackend.__init__(self, exact_backend())
+        LayerFollower.__init__(self, port, call, dtype, observer, padding)
+        self.exact = self.inner
+        self.low = Rounding(dtype)
         self.reads = reads
-        self.padding = padding or {}
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
-        self.visited: set[str] = set()
-        self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
-        self.streams: deque[tuple[str, np.ndarray]] = deque(maxlen=STREAMS)
-        self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
-        self.modulations: dict[str, int] = {}  # linear layers of adaptive norms, and their parts
-        self.arguments: Mapping[str, Any] = {}  # of the network
-        self.config: Any = None
-        self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
-        self._frames: list[Frame] = []
-        # The norms that were computed last and not recorded, and which is the first of a frame.
-        self._norms: deque[tuple[int, LayerCall]] = deque(maxlen=EARLIER)
-        self._first_norms: dict[str, int] = {}
-        self._modules: list[Frame] = []  # the layers around an operation, recorded or not
-        self._pending: list[LayerCall] = []  # operations since the last recorded array
-        self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
-        self._after: list[str] = []
+        # The network's function, parameters and arguments. None: it is not known.
+        self.of_tables: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._tables: Mapping[str, dict[str, np.ndarray]] | None = None  # in the port's format
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -125,33 +101,17 @@ class Replay(RepeatableRun):
         whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
         self.of_tables = function, params, arrays
-        self._begin(frame)
-        self._modules.append(frame)
-        with self.observed(function.__name__):
-            result = compute(arrays)
-        self._frames.pop()
-        entry = self.port.find(self.call)
-        for part, (output, array) in enumerate(name_outputs(network, result).items()):
-            role = output or "output"
-            recorded = None if entry is None else read_role(self.port, entry.outputs, role)
-            if entry is not None and recorded is not None:
-                suspects = tuple(self._pending)
-                unit = stored_unit(self.port, entry)
-                last, norms = self._last(), self._earlier(frame)
-                point = Point(
-                    whole,
-                    "",
-                    array,
-                    recorded,
-                    arrays,
-                    frame,
-                    suspects,
-                    last,
-                    unit,
-                    part,
-                    norms=norms,
-                )
-                self._judge(point)
+        with self._inside(frame):
+            self._around.append(frame)
+            with self.observed(function.__name__):
+                result = compute(arrays)
+            self._around.pop()
+            entry = self.port.find(self.call)
+            for part, (output, array) in enumerate(name_outputs(network, result).items()):
+                outputs = {} if entry is None else entry.outputs
+                recorded = read_role(self.port, outputs, output or "output")
+                if entry is not None and recorded is not None:
+                    self._observe_output(whole, entry, part, array, recorded, arrays, frame)
         return result
 
     def group_norm_silu(
@@ -192,40 +152,26 @@ class Replay(RepeatableRun):
             self.reads.note(call)
         if is_within(call.name, self.foreign):
             return self._pass_on(call)
-        entry = self._entry_of(call)
-        call_in_order = self._in_order(call, entry)
-        if entry and self._is_unnamed(call) and self._is_another(call_in_order, entry):
-            self._align(call)
-            entry = self._entry_of(call)
-            call_in_order = self._in_order(call, entry)
-        call = call_in_order
+        call, entry = self.match(call)
         if entry is not None and is_apart(self.port, entry, call):
             return self._visit_apart(call, entry)
         inputs = dict(call.inputs)
         closed = False  # whether it is computed from a recorded input
         if entry is not None:
-            self.visited.add(entry.layer)
-            inputs = self._observe_inputs(call, entry)
+            inputs = self._observe_inputs(call, entry, is_norm(call.name, call.kind))
             closed = bool(entry.inputs)
         if closed:
-            self._led = tuple(self._pending) or self._led
-            self._pending = []
+            self._close()
         if call.composite:
             frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
-            if closed:
-                self._begin(frame)
-            self._modules.append(frame)
-            result = self._finish(call.compute(inputs))
-            self._modules.pop()
-            if closed:
-                self._frames.pop()
+            with self._inside(frame) if closed else nullcontext():
+                self._around.append(frame)
+                result = self._finish(call.compute(inputs))
+                self._around.pop()
         else:
-            frame = Frame(call.name, call.compute, inputs, Counter(), [])
+            frame = operation_frame(call, inputs)
             result = self._operate_exactly(call, inputs)
-            self._pending.append(call)
-            if entry is None and eps_of_norm(call) is not None:
-                self._norms.append((self._visited, call))
-            self._keep_modulation(call)
+            self._pass(call, entry is not None)
         if entry is None:
             return self._keep(call, result)
         start = frame if closed else self._frames[-1]
@@ -242,8 +188,6 @@ class Replay(RepeatableRun):
     ) -> Any:
         """Compare the recorded outputs of a layer, and return those to use downstream."""
         used = list(parts_of(result))
-        unit = stored_unit(self.port, entry)
-        suspects = tuple(self._pending)
         seen = False
         read = {id(x) for x in inputs.values()}
         returned = [part for part, x in enumerate(used) if id(x) not in read] or [0]
@@ -251,44 +195,14 @@ class Replay(RepeatableRun):
         for part, computed in enumerate(used):
             recorded = read_output(self.port, entry, part, only=part == returned[0])
             recorded = joined[part] if joined else recorded
-            if recorded is None:
-                continue
-            last, norms = self._last(), self._earlier(frame)
-            point = Point(
-                call, "", computed, recorded, inputs, frame, suspects, last, unit, part, norms=norms
-            )
-            used[part] = self._judge(point)
-            if used[part] is recorded:
-                recorded.setflags(write=False)  # norms do not write it
-            else:
-                self._corrected[entry.layer, part] = used[part]
-            if not part:
-                self.recent.append((call.name, used[part]))
-            seen = True
+            if recorded is not None:
+                used[part] = self._observe_output(
+                    call, entry, part, computed, recorded, inputs, frame
+                )
+                seen = True
         if seen:
-            self._pending = []
-            self._after = [call.name]
+            self._reached(call)
         return tuple(used) if isinstance(result, tuple) else used[0]
-
-    def _begin(self, frame: Frame) -> None:
-        """Begin a part that can be run again: the norms that follow are its own."""
-        self._frames.append(frame)
-        self._first_norms[frame.name] = self._visited
-
-    def _earlier(self, frame: Frame) -> tuple[LayerCall, ...]:
-        """Return the last norms of a frame that were not recorded."""
-        first = self._first_norms.get(frame.name)
-        return tuple(call for number, call in self._norms if first is not None and number >= first)
-
-    def _led_within(self, frame: Frame, suspects: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
-        """Return what led to the last recorded input, as far as it is in a frame and no suspect.
-
-        What it computed may be read again behind that layer, as the attention beside an MLP.
-        """
-        inside = f"{frame.name}." if frame.name else ""
-        ours = {call.name for call in suspects}
-        found = (x for x in self._led if x.name not in ours and x.name.startswith(inside))
-        return tuple(found)[:MOST_EARLIER]
 
     def _keep(self, call: LayerCall, result: object) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
@@ -296,82 +210,7 @@ class Replay(RepeatableRun):
             self.skips[call.name] = result
         return result
 
-    def _keep_modulation(self, call: LayerCall) -> None:
-        """Note a linear layer that gives shift, scale and gate of a block."""
-        around = next(iter(self._modules[-1].inputs.values()), None)
-        width = around.shape[-1] if isinstance(around, np.ndarray) and around.ndim else 0
-        parts = count_modulations(call, width) if width else 0
-        if parts:
-            self.modulations[call.name] = parts
-
-    # -- operations that the port left out -------------------------------------------------------
-
-    def _is_unnamed(self, call: LayerCall) -> bool:
-        """Return whether a layer is an operation that has only a number in its module."""
-        base = call.name.partition(AGAIN)[0]
-        return not (call.parameters or call.composite or base in self._aligned)
-
-    def _is_another(self, call: LayerCall, entry: TraceEntry) -> bool:
-        """Return whether the port's operation of this name reads something else."""
-        recorded = read_inputs(self.port, entry, call)
-        known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
-        shared = recorded.keys() & known.keys()
-        allowed = self._rounding_of(entry)
-        return any(relative_error(recorded[role], known[role]) > allowed for role in shared)
-
-    def _in_order(self, call: LayerCall, entry: TraceEntry | None) -> LayerCall:
-        """Return an operation with its terms in the port's order, if it is a recorded sum."""
-        if call.kind != "add" or entry is None:
-            return call
-        recorded = read_inputs(self.port, entry, call)
-        self._turned.discard(call.name)
-        if not is_exchanged(call.inputs, recorded, self._rounding_of(entry)):
-            return call
-        self._turned.add(call.name)
-        return replace(call, inputs=exchange_terms(call.inputs))
-
-    def _rounding_of(self, entry: TraceEntry) -> float:
-        """Return the relative error of an array that is rounding of the port."""
-        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
-        return allowed_error(0.0, unit)
-
-    def _align(self, call: LayerCall) -> None:
-        """Find the port's number of each operation of this kind in the module around it."""
-        base = call.name.partition(AGAIN)[0]
-        recorded = []
-        while True:
-            number = f"{AGAIN}{len(recorded)}" if recorded else ""
-            entry = find_entry(self.port, self.call, replace(call, name=base + number))
-            if entry is None:
-                break
-            arrays = read_inputs(self.port, entry, call)
-            output = read_output(self.port, entry)
-            recorded.append(arrays if output is None else {**arrays, "": output})
-        expected = self._collect(base)
-        if 0 < len(recorded) < len(expected):
-            self._aligned[base] = align(expected, recorded)
-        elif 0 < len(expected) < len(recorded):
-            self._aligned[base] = find_among(recorded, expected)
-        else:
-            del self._aligned[base]
-
-    def _collect(self, base: str) -> list[dict[str, np.ndarray]]:
-        """Return the arrays of all operations of a name, from the port's layers in the module."""
-        module = self._modules[-1]
-        saved = self._seen, self._scope
-        self._seen, self._scope = module.seen.copy(), [*module.scope]
-        self._aligned[base] = ()  # those recorded are not used until it is known which they are
-        found = self._collected[base] = []
-        self._trial = Trial("", "", {}, False, False)
-        try:
-            module.compute(module.inputs)
-        except (ValueError, IndexError):
-            return []
-        finally:
-            self._trial = None
-            self._seen, self._scope = saved
-            del self._collected[base]
-        return found
+    # -- layers of other shapes, or that the definition lacks --------------------------------------
 
     def _assume(self, call: LayerCall) -> Any:
         """Return the output of a layer, only for its shape."""
@@ -385,14 +224,13 @@ class Replay(RepeatableRun):
 
     def _pass_on(self, call: LayerCall) -> Any:
         """Return the recorded outputs of a layer that ldmref does not have; NaN for the others."""
-        entry = self._entry_of(call)
+        entry = self.find(call.name)
         used = []
         for part, assumed in enumerate(parts_of(self._assume(call))):
             recorded = None if entry is None else read_output(self.port, entry, part, only=not part)
             fits = recorded is not None and np.shape(recorded) == np.shape(assumed)
             used.append(recorded if fits else np.full(np.shape(assumed), np.nan))
-        self._pending = []
-        self._after = [call.name]
+        self._reached(call)
         return tuple(used) if call.several else used[0]
 
     def _visit_apart(self, call: LayerCall, entry: TraceEntry) -> Any:
@@ -418,100 +256,166 @@ class Replay(RepeatableRun):
         """Observe what was recorded within a layer that cannot be computed as a whole."""
         inputs = dict(call.inputs)
         frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
-        self._modules.append(frame)
+        self._around.append(frame)
         call.compute(inputs)
-        self._modules.pop()
+        self._around.pop()
 
     def _observe_apart(
         self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]
     ) -> None:
         """Judge the outputs of a layer from its recorded inputs alone."""
         frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
-        self._pending, self._after = [] if call.composite else [call], []
-        self._frames.append(frame)
-        try:
-            result = self._operate_exactly(call, inputs)
-            self._observe_outputs(call, entry, result, inputs, frame)
-        except (ValueError, IndexError) as error:
-            self.observer.refuse(call, inputs, str(error).splitlines()[0])
-        finally:
-            self._frames.pop()
-
-    def _observe_inputs(self, call: LayerCall, entry: TraceEntry) -> dict[str, np.ndarray]:
-        """Compare the inputs of a recorded layer, and return those with which it is computed."""
-        inputs: dict[str, np.ndarray] = dict(call.inputs)
-        for role, computed in call.inputs.items():
-            recorded = read_role(self.port, entry.inputs, role, list(call.inputs))
-            if recorded is None:
-                continue
-            suspects = tuple(self._pending) or self._led  # the last layer may read the same array
-            frame = self._frames[-1]
-            unit = stored_unit(self.port, entry)
-            last, norms, led = self._last(), self._earlier(frame), self._led_within(frame, suspects)
-            point = Point(
-                call, role, computed, recorded, {}, frame, suspects, last, unit, 0, led, norms=norms
-            )
-            used = self._judge(point)
-            made = inputs[role] = used.astype(
-                np.float64 if computed.dtype.kind == "f" else np.int64
-            )
-            if role == next(iter(call.inputs)) and is_norm(call.name, call.kind):
-                self._resume(point, made)
-                self.streams.append((call.name, made))
-            made.setflags(write=False)  # it is recorded: norms do not write it
-        return inputs
-
-    def _resume(self, point: Point, used: np.ndarray) -> None:
-        """Let the stream that a norm reads go on from what was recorded.
-
-        The sums behind a norm read the same array, so one wrong gate or residual is one row.
-        """
-        arrays = (x for x in self.arguments.values() if isinstance(x, np.ndarray))
-        if not self._differs(used, point) or any(
-            np.may_share_memory(point.computed, x) for x in arrays
-        ):
-            return
-        if self._write_stream(point.call, used):
-            self.stream[point.call.name] = used
-
-    def _differs(self, x: np.ndarray, point: Point) -> bool:
-        """Return whether an array is none that rounding makes of the computed one."""
-        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], point.unit))
-        floats = x.dtype.kind == "f" and x.shape == np.shape(point.computed)
-        if not floats or np.isnan(point.computed).any():
-            return False
-        return not relative_error(point.kept(x), point.kept(np.asarray(point.computed))) <= allowed
-
-    def _with_stream(self, point: Point) -> Point:
-        """Return a point as it is if the stream did not go on from the last recorded array.
-
-        The norm alone may have read another array than the sums behind it.
-        """
-        if not self.stream or not self._differs(point.recorded, point):
-            return point
-        name, array = self.stream.popitem()
-        with suppress(ValueError, IndexError):
-            computed = self.rerun(point)
-            other = point if computed is None else replace(point, computed=computed)
-            if other is not point and not self._differs(point.recorded, other):
-                return other
-        self.stream[name] = array
-        return point
-
-    def _judge(self, point: Point) -> np.ndarray:
-        """Let the judge compare a point, and return the array to use downstream."""
-        rows = self.padding.get((point.call.name, point.role, point.part))
-        if rows is not None and rows.shape == np.shape(point.computed)[:-1]:
-            point = replace(point, padding=rows)
-        return self.observer.observe(self, self._with_stream(point))
-
-    def _last(self) -> tuple[str, ...]:
-        """Return the recorded layer just before this point."""
-        return tuple(self._after[-1:])
+        self._pending, self._after = [] if call.composite else [call], ()
+        with self._inside(frame):
+            try:
+                result = self._operate_exactly(call, inputs)
+                self._observe_outputs(call, entry, result, inputs, frame)
+            except (ValueError, IndexError) as error:
+                self.observer.refuse(call, inputs, first_line(error))
 
     def _operate_exactly(self, call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         with np.errstate(all="ignore"):
             return self._finish(call.compute({**self.parameters(call), **inputs}))
+
+    # -- how layers are found and computed again ---------------------------------------------------
+
+    def embedding(self, table: object, ids: object) -> Any:
+        """Return the rows of ids; NaN for ids that were not recorded."""
+
+        def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+            if ids.dtype.kind != "f":
+                return self.inner.embedding(table, ids)
+            unknown = np.isnan(ids)
+            rows = self.inner.embedding(table, np.where(unknown, 0, ids).astype(np.int64))
+            return np.where(unknown[..., None], np.nan, rows)
+
+        return self._visit_function(look_up, "embedding", {"table": table, "ids": ids})
+
+    def _finish(self, result: object) -> Any:
+        """Return an array in float64; other results as they are."""
+        if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
+            return np.asarray(result, np.float64)
+        return result
+
+    @property
+    def _is_low(self) -> bool:
+        return self._trial is not None and self._trial.low
+
+    def _in_port_format(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return parameters as the port's number format holds them."""
+        return {name: round_to(x, self.dtype_of_port) for name, x in parameters.items()}
+
+    @contextmanager
+    def in_format(self, dtype: str) -> Iterator[None]:
+        """Compute repeated runs in another number format than the port's."""
+        saved = self.low, self.dtype_of_port, self._tables
+        self.low, self.dtype_of_port, self._tables = Rounding(dtype), dtype, None
+        try:
+            yield
+        finally:
+            self.low, self.dtype_of_port, self._tables = saved
+
+    @contextmanager
+    def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
+        """Compute a frame again in a block, under the conditions of a trial."""
+        saved = self._seen, self._scope, self.inner, self._trial
+        self._seen, self._scope = frame.seen.copy(), [*frame.scope]
+        self._trial = trial
+        self.inner = self.low if trial.low else self.exact
+        try:
+            yield
+        finally:
+            self._seen, self._scope, self.inner, self._trial = saved
+
+    def _find(self, name: str) -> TraceEntry | None:
+        """Return what the port recorded under a name, or one that it has for it."""
+        return find_layer(self.port, self.call, name)
+
+    def _read_inputs(self, entry: TraceEntry, call: LayerCall) -> dict[str, np.ndarray]:
+        """Return the recorded inputs of a layer, by the roles of its definition."""
+        return read_inputs(self.port, entry, call)
+
+    def _read_result(self, entry: TraceEntry) -> np.ndarray | None:
+        """Return the recorded output of an operation; None: there is none."""
+        return read_output(self.port, entry)
+
+    def _layers(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield the layers that have parameters, with them."""
+        for tree in self._trees:
+            yield from layers_of(tree, "")
+
+    def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
+        self._end_at_input(call)
+        target = call.name == trial.target
+        if call.name in self.resumed:
+            first = next(iter(call.inputs.values()))
+            self._resume(call.name, first, self.resumed[call.name])
+        entry = self.find(call.name)
+        within = target or (call.composite and _may_hold(call.name, trial.target))
+        changed = call.name in trial.changes
+        if entry is not None and not (trial.free or within or changed or call.several):
+            forced = self._forced(call.name, entry)
+            if forced is not None:
+                return self._cast({"": forced})[""]
+        inputs = dict(call.inputs)
+        if trial.low and call.kind in OF_OPERATIONS:
+            inputs |= self._low_tables(call)
+        if call.composite:
+            result = call.compute(inputs)
+        else:
+            change = trial.changes.get(call.name, compute_as_is)
+            result = change(call, {**self._cast(self.parameters(call)), **inputs})
+        result = self._cast({"": result})[""]
+        if (base := call.name.partition(AGAIN)[0]) in self.collected:
+            self.collected[base].append({**call.inputs, "": result})
+        if target:
+            raise TargetReached(result)
+        return result
+
+    def _resume(self, name: str, stream: Any, recorded: np.ndarray) -> bool:
+        """Write recorded values into the stream that a norm reads; return whether it could be."""
+        writable = isinstance(stream, np.ndarray) and stream.flags.writeable
+        if not writable or stream.dtype.kind != "f" or stream.shape != recorded.shape:
+            return False
+        arrays = (x for x in self.arguments.values() if isinstance(x, np.ndarray))
+        if id(stream) in self._names or any(np.may_share_memory(stream, x) for x in arrays):
+            return False
+        stream[...] = recorded
+        return True
+
+    def _low_tables(self, call: LayerCall) -> Mapping[str, Any]:
+        """Return the tables of an operation as the network makes them in the port's format."""
+        own = {role: call.inputs[role] for role in OF_OPERATIONS[call.kind]}
+        if self._tables is None:
+            self._tables = {}
+            if self.of_tables is not None:
+                self._tables = make_tables(self.low.rounded, *self.of_tables)
+        found = self._tables.get(call.name, own)
+        return found if all(found[role].shape == x.shape for role, x in own.items()) else own
+
+    def _forced(self, name: str, entry: TraceEntry) -> np.ndarray | None:
+        """Return the output that the replay used downstream of a recorded layer."""
+        corrected = self._corrected.get((name, 0))
+        return read_output(self.port, entry) if corrected is None else corrected
+
+    def _cast(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arrays in the type in which the repeated run computes."""
+        low = self._is_low and self.dtype_of_port != "float64"
+        kind = np.float32 if low else np.float64
+        return {
+            name: np.asarray(x, kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+            for name, x in arrays.items()
+        }
+
+
+def _may_hold(layer: str, target: str) -> bool:
+    """Return whether a layer may contain another, whatever their numbers are.
+
+    Where a layer and the one around it have one name, `attentions.0` holds `attentions.0~1`, which
+    holds `attentions.0.to_q`.
+    """
+    plain, inner = NUMBERS.sub("", layer), NUMBERS.sub("", target)
+    return inner == plain or inner.startswith(f"{plain}.")
 
 
 def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 
 import ldmref  # noqa: E402
-from ldmref.locate.modules.repeated import NetworkCopies  # noqa: E402
+from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule  # noqa: E402
 from ldmref.locate.modules.replay import ModuleReplay  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
@@ -104,3 +104,9 @@ def followed(network, trace, observer=None, dtype="float32", method="", read=Non
 
 def wide(x):
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def bare_run(dtype="float64"):
+    """Return a run of a module without layers, of which nothing was recorded."""
+    copies = NetworkCopies(torch.nn.Identity(), dtype)
+    return RepeatedModule(copies, build_trace({}), "net", Noted())

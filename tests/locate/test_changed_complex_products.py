@@ -7,11 +7,10 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from module_runs import bare_run
 
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule
 from ldmref.locate.points import Trial
-from ldmref.trace import build_trace
 
 REAL = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).reshape(2, 3, 2)
 TURN = torch.polar(torch.ones_like(REAL), REAL)
@@ -29,7 +28,7 @@ TURN = torch.polar(torch.ones_like(REAL), REAL)
     (torch.neg, (TURN,)),
 ])  # fmt: skip
 def test_a_changed_operation_returns_numbers_of_its_kind(function, terms):
-    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    run = bare_run()
     operation = describe_function(function, terms, {})
     right = function(*terms)
 

@@ -11,8 +11,6 @@ torch = pytest.importorskip("torch")
 
 from module_runs import CALL, X, followed, made, recorded, replayed  # noqa: E402
 
-from ldmref.backends.named import LayerCall  # noqa: E402
-from ldmref.locate.modules import replay as module  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
 F = torch.nn.functional
@@ -247,8 +245,7 @@ def test_as_many_earlier_operations_are_kept():
     network = made(Many)
     _, observer = followed(network, recorded(network, "", "inner", x=X), x=X)
     earlier = names(observer.find("").earlier)
-    assert module.MOST_EARLIER == 48
-    assert earlier == [f"sine~{i}" for i in range(59, 11, -1)]
+    assert earlier == [f"sine~{i}" for i in range(59, 27, -1)]
     assert len(observer.find("inner", "input").suspects) == 60
 
 
@@ -262,27 +259,7 @@ def test_layers_with_parameters_are_never_other_ones():
     wrong = {**trace.tensors, name: np.asarray(trace.tensors[name]) + 1.0}
     entries = [vars(entry) for entry in trace.entries]
     replay, _ = followed(network, build_trace(wrong, {"entries": entries}), x=X)
-    assert replay._checked == set()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "apart", "other"),
-    [
-        ("float32", 2.0**-20, False), ("float32", 2.0**-20 * 1.01, True),
-        ("float32", -(2.0**-20), False), ("float16", 2.0**-7, False), ("float16", 2.0**-6.9, True),
-    ],
-)  # fmt: skip
-def test_operations_that_read_the_same_are_no_other_ones(dtype, apart, other):
-    x = np.array([1.0, 0.5])
-    trace = build_trace({f"{CALL}/silu/input": x + np.array([0.0, apart])})
-    replay, _ = replayed(around(Attention), trace, dtype=dtype)
-    entry = trace.find(CALL, "silu")
-    call = LayerCall("silu", "silu", {"input": x, "unheard": x + 9.0}, {}, {}, lambda v: v)
-    assert not replay._is_another(call, entry)  # within nothing that can be run again
-    replay._around.append("frame")
-    assert replay._is_another(call, entry) == other
-    weighed = LayerCall("silu", "silu", {"input": x}, {"weight": x}, {}, lambda v: v)
-    assert not replay._is_another(weighed, entry)
+    assert replay.aligned == {}
 
 
 def test_outputs_tell_operations_apart_where_inputs_were_not_recorded():

@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 
 from module_runs import CALL, Net, X, followed, made, recorded, replayed  # noqa: E402
 
+from ldmref.locate.following import TargetReached  # noqa: E402
 from ldmref.locate.modules import repeated  # noqa: E402
 from ldmref.locate.modules.operations import Operation  # noqa: E402
-from ldmref.locate.modules.repeated import TargetReached  # noqa: E402
 from ldmref.locate.points import Trial  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
@@ -52,7 +52,7 @@ def test_a_layer_returns_what_was_recorded():
     assert forced(trace, "b", result, roles) is None  # not recorded
     assert forced(trace, "a", result, {"output.0": "output.0"}) is None  # not all of it
     assert forced(trace, "a", result, roles | {"output.1": "other"})[1]["output.1"] == 3.0
-    corrected = {("a", "output.1"): np.array([[9.0]])}
+    corrected = {("a", 1): np.array([[9.0]])}
     assert forced(trace, "a", result, roles, corrected=corrected)[1]["output.1"].item() == 9.0
     part = outputs_of("a", output_0=x)
     assert forced(part, "a", result, roles) is None

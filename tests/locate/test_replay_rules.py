@@ -173,7 +173,6 @@ def test_points_of_a_run_of_which_everything_was_recorded():
     for name, x in run.recent:
         assert np.array_equal(x, build_trace(recorded()).tensors[f"{CALL}/{name}/output"])
     assert run._corrected == {}
-    assert run.recent.maxlen == 8
 
 
 def test_what_a_point_is_computed_from():
@@ -366,7 +365,7 @@ def outputs_of(result, inputs, **tensors):
     observer = Observer()
     run = Replay(port, CALL, "float32", observer)
     run._pending = ["p"]
-    run._after = ["before"]
+    run._after = ("before",)
     call = LayerCall("a", "k", inputs, {}, {}, lambda x: result, True, "a", True)
     frame = Frame("a", call.compute, inputs, Counter(), [])
     entry = port.find(CALL, "a")
@@ -380,8 +379,8 @@ def test_the_only_recorded_output_is_the_first_that_is_no_input():
         used, (point,), run = outputs_of(result, {"input": x}, output=np.ones(2))
         assert point.part == part and point.computed is result[part]
         assert np.array_equal(used[part], np.ones(2)) and used[1 - part] is result[1 - part]
-        assert [name for name, _ in run.recent] == ([] if part else ["a"])
-        assert (run._pending, run._after) == ([], ["a"])
+        assert [name for name, _ in run.recent] == ["a"]
+        assert (run._pending, run._after) == ([], ("a",))
         assert point.suspects == ("p",) and point.after == ("before",)
 
 
@@ -391,9 +390,10 @@ def test_outputs_are_read_by_their_numbers():
     assert [p.part for p in points] == [0, 1] and isinstance(used, tuple)
     assert np.array_equal(used[0], y + 1.0) and np.array_equal(used[1], z + 1.0)
     assert [p.suspects for p in points] == [("p",), ("p",)]
-    assert len(run.recent) == 1 and np.array_equal(run.recent[0][1], y + 1.0)
+    assert [name for name, _ in run.recent] == ["a", "a"]
+    assert np.array_equal(run.recent[1][1], z + 1.0)
     used, points, run = outputs_of(y, {"input": x}, input_input=x)
-    assert used is y and points == [] and run._pending == ["p"] and run._after == ["before"]
+    assert used is y and points == [] and run._pending == ["p"] and run._after == ("before",)
     used, points, _ = outputs_of(y, {"input": x}, output=z)
     assert np.array_equal(used, z) and len(points) == 1
 
@@ -413,7 +413,7 @@ def test_a_port_may_leave_out_the_first_operation_of_a_name():
     found = replayed(port_without_the_first_silu())
     assert [p for p in places(found) if "silu" in p[0]] == [("b.silu~1", "input"), ("b.silu~1", "")]
     run = found.replay
-    assert run._aligned == {"b.silu": (None, 0)} and run._collected == {}
+    assert run.aligned == {"b.silu": (None, 0)} and run.collected == {}
     assert "b.silu" in run.visited and run._trial is None
     assert places(found)[-4:] == [("b", ""), ("out", "input"), ("out", ""), ("", "")]
     for point in found.points:
@@ -430,7 +430,7 @@ def test_operations_outside_of_all_modules_may_be_left_out():
     for side in ("input.input", "output"):
         tensors[f"{CALL}/silu/{side}"] = tensors.pop(f"{CALL}/silu~1/{side}")
     found = replayed(tensors, function=twice)
-    assert found.replay._aligned == {"silu": (None, 0)}
+    assert found.replay.aligned == {"silu": (None, 0)}
     assert places(found)[:2] == [("silu~1", "input"), ("silu~1", "")]
 
 
@@ -438,11 +438,11 @@ def test_operations_that_are_all_recorded_keep_their_numbers():
     tensors = recorded()
     tensors[f"{CALL}/b.silu/input.input"] = tensors[f"{CALL}/b.silu/input.input"] + 1.0
     found = replayed(tensors)
-    assert found.replay._aligned == {} and len(found.points) == 18
+    assert found.replay.aligned == {} and len(found.points) == 18
     near = recorded()
     near[f"{CALL}/b.silu/input.input"] = near[f"{CALL}/b.silu/input.input"] * (1.0 + 2.0**-22)
     del near[f"{CALL}/b.silu~1/input.input"], near[f"{CALL}/b.silu~1/output"]
-    assert replayed(near).replay._aligned == {}  # rounding makes no other operation
+    assert replayed(near).replay.aligned == {}  # rounding makes no other operation
 
 
 def test_what_makes_an_operation_another_one():
@@ -468,31 +468,20 @@ def test_what_makes_an_operation_another_one():
     assert another(second=moved) and not another(second=x) and another(read=moved, second=x)
 
 
-def test_operations_with_names_of_their_own_are_not_aligned():
-    run = Replay(build_trace({}), CALL, "float32", None)
-    plain = LayerCall("a.silu~1", "silu", {}, {}, {}, max)
-    assert run._is_unnamed(plain)
-    assert not run._is_unnamed(LayerCall("a", "linear", {}, {"weight": 1}, {}, max))
-    assert not run._is_unnamed(LayerCall("a", "block", {}, {}, {}, max, True))
-    run._aligned = {"a.silu": ()}
-    assert not run._is_unnamed(plain)
-    assert run._is_unnamed(LayerCall("b.silu", "silu", {}, {}, {}, max))
-
-
 @pytest.mark.parametrize("kind", [ValueError, IndexError])
 def test_a_module_that_cannot_be_run_again_is_not_aligned(kind):
     run = Replay(build_trace({}), CALL, "float32", None)
 
     def fail(inputs):
         assert run._trial is not None and run._seen == Counter(a=1) and run._scope == ["s"]
-        assert not run._trial.low and not run._trial.free and run._aligned == {"a.silu": ()}
-        run._collected["a.silu"].append({"input": 1})
+        assert not run._trial.low and not run._trial.free and run.aligned == {"a.silu": ()}
+        run.collected["a.silu"].append({"input": 1})
         raise kind("x")
 
-    run._modules = [Frame("a", fail, {}, Counter(a=1), ["s"])]
+    run._around = [Frame("a", fail, {}, Counter(a=1), ["s"])]
     run._seen = Counter(b=2)
-    assert run._collect("a.silu") == []
-    assert run._trial is None and run._collected == {}
+    assert run.collect("a.silu", run._around[-1]) == []
+    assert run._trial is None and run.collected == {}
     assert run._seen == Counter(b=2) and run._scope == []
 
 

@@ -10,15 +10,15 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from module_runs import bare_run
 from torch.overrides import TorchFunctionMode
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import tensors
 from ldmref.locate.faults.table import faults_of
+from ldmref.locate.following import RECENT
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.modules.repeated import RECENT, NetworkCopies, RepeatedModule
 from ldmref.locate.points import Frame, Point
-from ldmref.trace import build_trace
 
 X = torch.linspace(-1.0, 2.0, 48, dtype=torch.float64).reshape(2, 4, 6)
 Y = torch.linspace(0.5, 3.0, 48, dtype=torch.float64).reshape(2, 4, 6).flip(1)
@@ -42,7 +42,7 @@ def variants_of(run, only_tensors=False):
     """Return the results of the faults of the first operation of a function, by their words."""
     with First() as mode:
         right = run()
-    replay = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    replay = bare_run()
     call = replay.operation_call("op", mode.operation)
     computed = call.compute({**call.parameters, **call.inputs})
     parts = parts_of(right)
@@ -206,7 +206,7 @@ def test_the_faults_of_a_call_are_these(number):
 def operation_of(run):
     with First() as mode:
         run()
-    replay = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    replay = bare_run()
     return replay.operation_call("op", mode.operation)
 
 
@@ -247,7 +247,7 @@ def test_pairs_along_another_axis_have_no_halves(run):
 
 
 def test_a_layer_has_no_more_parts_than_it_returned():
-    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    run = bare_run()
     parts = np.ones(3), np.full(2, 2.0), "no array"
     frame = Frame("", lambda inputs: parts, {}, Counter(), [])
     layer = LayerCall("", "", {}, {}, {}, frame.compute, composite=True)
@@ -258,6 +258,6 @@ def test_a_layer_has_no_more_parts_than_it_returned():
 
 
 def test_the_last_outputs_are_those_an_array_is_compared_with():
-    run = RepeatedModule(NetworkCopies(torch.nn.Identity(), "float64"), build_trace({}), "net")
+    run = bare_run()
     run.recent.extend((str(i), np.zeros(1)) for i in range(2 * RECENT))
     assert [name for name, _ in run.recent] == [str(i) for i in range(RECENT, 2 * RECENT)]

@@ -12,15 +12,15 @@ from numpy_ports import make_model, run_port
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate import replay as replay_module
+from ldmref.locate.following import RECENT
 from ldmref.locate.networks import open_network
 from ldmref.locate.precision import stored_unit
-from ldmref.locate.replay import RECENT, SKIPS, Replay, replay_network
-from ldmref.locate.trials import RepeatableRun
+from ldmref.locate.replay import SKIPS, Replay, replay_network
 from ldmref.trace import build_trace
 
 
 def run_of(tensors=None, dtype="float32", trees=()):
-    run = RepeatableRun(build_trace(tensors or {}), "unet.000", dtype)
+    run = Replay(build_trace(tensors or {}), "unet.000", dtype, None)
     run._trees = [*trees]
     return run
 
@@ -100,8 +100,8 @@ def test_operations_that_are_aligned_have_other_numbers():
     run = run_of({f"unet.000/{name}/output": normal(i, 2) for i, name in enumerate(names)})
 
     def entry(number, aligned=None):
-        run._aligned = {} if aligned is None else {"a.silu": aligned}
-        found = run._entry_of(call_of("silu", None, {}, name=names[number]))
+        run.aligned = {} if aligned is None else {"a.silu": aligned}
+        found = run.find(names[number])
         return found and found.layer
 
     assert [entry(i) for i in range(3)] == [*names]

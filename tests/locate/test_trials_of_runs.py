@@ -13,7 +13,7 @@ from ldmref.backends.named import LayerCall
 from ldmref.locate import faint
 from ldmref.locate.points import Frame, Point, Trial
 from ldmref.locate.precision import round_to
-from ldmref.locate.trials import RepeatableRun, _may_hold
+from ldmref.locate.replay import Replay, _may_hold
 from ldmref.trace import build_trace
 
 X = normal(0, 2, 3)
@@ -36,16 +36,16 @@ def second(x):
     return x @ PARAMS["b"]["weight"].T
 
 
-class Run(RepeatableRun):
+class Run(Replay):
     """A run of two linear layers with an activation between them."""
 
     def __init__(self, tensors=None, dtype="float64"):
-        super().__init__(build_trace(tensors or {}), "unet.000", dtype)
+        super().__init__(build_trace(tensors or {}), "unet.000", dtype, None)
         self.name_parameters(PARAMS)
-        self.visited = []
+        self.names = []
 
     def visit(self, call):
-        self.visited.append(call.name)
+        self.names.append(call.name)
         return self._visit_again(call, self._trial)
 
     def network(self, inputs):
@@ -81,7 +81,7 @@ def test_a_run_ends_at_its_point(name, role, right, visited):
     found = run.again(name, role, call=call)
     np.testing.assert_allclose(found, right, rtol=1e-12)
     assert found.dtype == np.float64
-    assert run.visited == visited
+    assert run.names == visited
 
 
 def test_recorded_layers_are_used_unless_they_are_free_or_changed():
@@ -174,12 +174,12 @@ def test_names_are_counted_from_the_beginning_of_the_part():
     seen = Counter({"silu": 2})
     frame = Frame("", run.network, {"x": X}, seen, [])
     run.again("b", frame=frame)
-    assert run.visited == ["a", "silu~2", "b"]
+    assert run.names == ["a", "silu~2", "b"]
     assert seen == Counter({"silu": 2})
     inside = Frame("m", run.network, {"x": X}, Counter(), ["m"])
-    run.visited.clear()
+    run.names.clear()
     run.again("b", frame=inside)
-    assert run.visited == ["a", "m.silu", "b"]
+    assert run.names == ["a", "m.silu", "b"]
     assert inside.scope == ["m"]
 
 
@@ -238,13 +238,13 @@ def test_which_layers_are_as_recorded(name, more, target, forced):
 
 def test_arrays_of_operations_that_may_be_left_out_are_collected():
     run = Run()
-    run._collected = {"m.silu": []}
+    run.collected = {"m.silu": []}
     for name in ("m.silu", "m.silu~1", "m.gelu"):
         call = LayerCall(name, "f", {"input": X}, {}, {}, lambda inputs: 2.0 * inputs["input"])
         visit(run, call)
-    assert [sorted(found) for found in run._collected["m.silu"]] == [["", "input"]] * 2
-    assert np.array_equal(run._collected["m.silu"][0][""], 2.0 * X)
-    assert run._collected.keys() == {"m.silu"}
+    assert [sorted(found) for found in run.collected["m.silu"]] == [["", "input"]] * 2
+    assert np.array_equal(run.collected["m.silu"][0][""], 2.0 * X)
+    assert run.collected.keys() == {"m.silu"}
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from module_runs import bare_run  # noqa: E402
+
+from ldmref.locate.following import LayerFollower  # noqa: E402
 from ldmref.locate.modules import formats  # noqa: E402
-from ldmref.locate.modules.repeated import RepeatedModule  # noqa: E402
 
 THIRD = 1.0 / 3.0  # no format holds it
 
@@ -119,40 +119,45 @@ def test_the_default_format_is_put_back():
 SINGLE, EXACT = np.array([1.25, 2.0]), np.array([1.0, 2.5])
 
 
+def repeated(monkeypatch, dtype, results, error=ValueError):
+    """Return a run that gives results by format, None for exact ones, and what it computed."""
+    formats_of_runs = []
+
+    def rerun(self, point, changes=None, *, arguments=None, low=False, free=False):
+        form = self.dtype_of_port if low else None
+        formats_of_runs.append(form)
+        if form not in results:
+            raise error("not in this format")
+        return results[form]
+
+    monkeypatch.setattr(LayerFollower, "rerun", rerun)
+    return bare_run(dtype), formats_of_runs
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("error", [NotImplementedError, ValueError])
-def test_the_error_of_a_format_may_follow_from_that_of_float32(dtype, error):
-    seen = []
-
-    def rerun(point, changes, arguments, form, free):
-        seen.append(form)
-        if form == dtype:
-            raise error("not in this format")
-        return {None: EXACT, "float32": SINGLE}[form]
-
-    run = SimpleNamespace(dtype_of_port=dtype, _rerun=rerun)
+def test_the_error_of_a_format_may_follow_from_that_of_float32(monkeypatch, dtype, error):
+    results = {None: EXACT, "float32": SINGLE}
+    results.pop(dtype, None)
+    run, seen = repeated(monkeypatch, dtype, results, error)
     if dtype in ("float32", "float64"):
         with pytest.raises(error):
-            RepeatedModule.rerun(run, None, low=True)
+            run.rerun(None, low=True)
         return
-    found = RepeatedModule.rerun(run, None, low=True)
+    found = run.rerun(None, low=True)
     coarser = {"float16": 2.0**13, "bfloat16": 2.0**16}[dtype]  # units of rounding in one
     assert np.array_equal(found, EXACT + coarser * (SINGLE - EXACT))
-    assert seen == [dtype, None, "float32"]
+    assert seen == [dtype, None, "float32"] and run.dtype_of_port == dtype
 
 
-def test_a_run_in_the_ports_format_is_that_of_torch():
-    run = SimpleNamespace(dtype_of_port="float16", _rerun=lambda *x: (SINGLE, x[3]))
-    assert RepeatedModule.rerun(run, None, low=True) == (SINGLE, "float16")
-    assert RepeatedModule.rerun(run, None) == (SINGLE, None)
+def test_a_run_in_the_ports_format_is_that_of_torch(monkeypatch):
+    run, seen = repeated(monkeypatch, "float16", {"float16": SINGLE, None: EXACT})
+    assert run.rerun(None, low=True) is SINGLE and run.rerun(None) is EXACT
+    assert seen == ["float16", None]
 
 
 @pytest.mark.parametrize("unreached", [None, "float32"])
-def test_a_point_that_is_not_reached_has_no_error(unreached):
-    def rerun(point, changes, arguments, form, free):
-        if form == "float16":
-            raise ValueError
-        return None if form == unreached else EXACT
-
-    run = SimpleNamespace(dtype_of_port="float16", _rerun=rerun)
-    assert RepeatedModule.rerun(run, None, low=True) is None
+def test_a_point_that_is_not_reached_has_no_error(monkeypatch, unreached):
+    results = {None: EXACT, "float32": EXACT} | {unreached: None}
+    run, _ = repeated(monkeypatch, "float16", results)
+    assert run.rerun(None, low=True) is None

@@ -15,9 +15,10 @@ import torch
 
 from ldmref.errors import UsageError, abbreviated
 from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.following import numbered
 from ldmref.locate.judging import Judge
 from ldmref.locate.modules.arrays import read_recorded, to_tensor
-from ldmref.locate.modules.repeated import NetworkCopies, numbered
+from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_module

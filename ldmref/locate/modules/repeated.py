@@ -6,10 +6,9 @@ return what the port recorded, so that each hypothesis costs what was not record
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import EXCHANGED
+from ldmref.locate.following import LayerFollower, TargetReached, numbered
 from ldmref.locate.modules.arrays import (
     ArraysByRole,
     read_recorded,
@@ -29,26 +29,15 @@ from ldmref.locate.modules.formats import copy_in_format, default_format, narrow
 from ldmref.locate.modules.operations import Operation
 from ldmref.locate.modules.streams import ResidualStream, is_marked, mark
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
-from ldmref.locate.names import neighbours_of, parts_of
-from ldmref.locate.points import Frame, OperationChange, Point, Trial
+from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_operations import roles_of_outputs
 from ldmref.trace.torch_scopes import LayerNames
 from ldmref.trace.torch_values import find_tensors, replace_tensors
 
-RECENT = 24  # outputs kept to recognise them
-STREAMS = 4  # inputs of norms kept to recognise them
 EXACT = "float64"
 EXACT_COPY = "exact"
-
-
-class TargetReached(BaseException):
-    """Ends a repeated run at its target; no code of a module catches it."""
-
-    def __init__(self, parts: Any):
-        super().__init__()
-        self.parts = parts
 
 
 class NetworkCopies:
@@ -82,45 +71,31 @@ class NetworkCopies:
         return self._made[name]
 
 
-class RepeatedModule:
+class RepeatedModule(LayerFollower):
     """A module that is followed, and parts of which can be run again.
 
     Args:
         copies: The module.
         port: The trace of the port.
         call: The call to follow, "transformer.000".
+        observer: The judge.
     """
 
-    def __init__(self, copies: NetworkCopies, port: Trace, call: str):
+    def __init__(self, copies: NetworkCopies, port: Trace, call: str, observer: PointObserver):
+        super().__init__(port, call, copies.dtype, observer)
         self.copies = copies
-        self.port = port
-        self.call = call
-        self.dtype_of_port = copies.dtype
         self.network = copies.exact
         self.names = LayerNames()
-        self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
-        self.streams: deque[tuple[str, np.ndarray]] = deque(maxlen=STREAMS)
-        self.skips: dict[str, np.ndarray] = {}
-        self.modulations: dict[str, int] = {}
-        self.arguments: Mapping[str, Any] = {}
-        self.config: Any = None
-        self.ids: np.ndarray | None = None
         self.functions = SeenFunctions(self)  # pyright: ignore[reportArgumentType]
         # Tensors into which the layer that was computed last wrote, and those that it was given.
         self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.stream = ResidualStream(self.network.network)
         self._seen: Counter[str] = Counter()
-        self._trial: Trial | None = None
         self._plain = False  # whether functions of torch are computed as they are
         self._within = 0  # operations and muted layers around the code that runs
         # By layer: its result with the port's arrays to come, and what it counted.
         self._results: dict[str, Any] = {}
-        self._counted: dict[str, Counter[str]] = {}
-        self._corrected: dict[tuple[str, str], np.ndarray] = {}  # outputs not used as recorded
-        # By the name of operations of which the port has another number: its number of each.
-        self.aligned: dict[str, tuple[int | None, ...]] = {}
-        self.turned: set[str] = set()  # names of sums whose terms the port has in the other order
-        self.collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
+        self._numbers: dict[str, Counter[str]] = {}
 
     # -- formats ----------------------------------------------------------------------------------
 
@@ -169,22 +144,8 @@ class RepeatedModule:
 
     # -- parameters -------------------------------------------------------------------------------
 
-    def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
-        """Return the parameters of a layer, which have the values of the port's."""
-        return dict(call.parameters)
-
-    def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Yield the neighbours of a layer whose parameters have the same shapes."""
-        yield from neighbours_of(call, self._layers())
-
-    def parameters_of(self, *endings: str) -> np.ndarray | None:
-        """Return the first parameter of the first layer whose name has one of the endings."""
-        for name, leaves in self._layers():
-            if name.endswith(endings):
-                return next(iter(leaves.values()))
-        return None
-
     def _layers(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield the layers that have parameters, which have the values of the port's."""
         for path, part in self.copies.exact.network.named_modules():
             own = dict(part.named_parameters(recurse=False))
             if own:
@@ -201,69 +162,45 @@ class RepeatedModule:
         low: bool = False,
         free: bool = False,
     ) -> np.ndarray | None:
-        """Compute a point again.
+        """Compute a point again, as `LayerFollower.rerun` does.
 
-        Args:
-            point: The point.
-            changes: Functions by the names of the operations that they replace.
-            arguments: Other inputs of the part that is computed again.
-            low: Whether to compute in the port's number format. Where torch cannot, the error of
-                float32 is scaled by the units of rounding.
-            free: Whether recorded layers are also computed again.
-
-        Returns:
-            The array, None if it was not reached.
-
-        Raises:
-            ValueError: The arrays of the part do not fit each other.
+        Where torch cannot compute in the port's number format, the error of float32 is scaled by
+        the units of rounding.
         """
-        if not low:
-            return self._rerun(point, changes, arguments, None, free)
         dtype = self.dtype_of_port
+
+        def run(low: bool) -> np.ndarray | None:
+            return super(RepeatedModule, self).rerun(
+                point, changes, arguments=arguments, low=low, free=free
+            )
+
         try:
-            return self._rerun(point, changes, arguments, dtype, free)
+            return run(low)
         except (ValueError, NotImplementedError):
-            if dtype in (EXACT, "float32"):
+            if not low or dtype in (EXACT, "float32"):
                 raise
-        exact = self._rerun(point, changes, arguments, None, free)
-        single = self._rerun(point, changes, arguments, "float32", free)
+        exact = run(False)
+        with self.in_format("float32"):
+            single = run(True)
         if exact is None or single is None:
             return None
         return exact + (single - exact) * (EPSILONS[dtype] / EPSILONS["float32"])
 
-    def _rerun(
-        self,
-        point: Point,
-        changes: Mapping[str, OperationChange] | None,
-        arguments: Mapping[str, Any] | None,
-        dtype: str | None,
-        free: bool,
-    ) -> np.ndarray | None:
-        frame = point.frame
-        itself = not point.role and point.call.name == frame.name
-        target = "" if itself else point.call.name
+    @contextmanager
+    def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
+        """Compute a frame again in a block, under the conditions of a trial."""
         saved = self.network, self.names.scopes, self._seen, self._trial, self._within
-        self.network = self.copies.exact if dtype is None else self._narrow(dtype)
-        self.names.scopes, self._seen = list(frame.scope), frame.seen.copy()
-        self._trial = Trial(target, point.role, changes or {}, dtype is not None, free)
+        self.network = self._narrow(self.dtype_of_port) if trial.low else self.copies.exact
+        self.names.scopes, self._seen = [*frame.scope], frame.seen.copy()
+        self._trial = trial
         self._within = 0
-        inputs = {**frame.inputs, **(arguments or {})}
         try:
-            with self.running(), np.errstate(all="ignore"):
-                if not itself or point.call.composite:
-                    result = frame.compute(inputs)
-                else:
-                    change = self._trial.changes.get(point.call.name, compute)
-                    result = change(point.call, {**point.call.parameters, **inputs})
-        except TargetReached as reached:
-            result = reached.parts
+            with self.running():
+                yield
         except RuntimeError as error:  # torch's, of shapes that do not fit
             raise ValueError(str(error)) from error
         finally:
             self.network, self.names.scopes, self._seen, self._trial, self._within = saved
-        parts = parts_of(result)
-        part = parts[point.part] if point.part < len(parts) else None
-        return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
     def _narrow(self, dtype: str) -> WatchedNetwork:
         """Return the copy in a number format, made as if nothing were followed."""
@@ -291,34 +228,39 @@ class RepeatedModule:
 
     # -- layers -----------------------------------------------------------------------------------
 
-    def find(self, name: str) -> TraceEntry | None:
-        """Return what the port recorded of a layer or operation."""
-        base, _, number = name.partition(AGAIN)
-        aligned = self.aligned.get(base)
-        if aligned is None:
-            return self.port.find(self.call, name)
-        index = int(number or 0)
-        found = aligned[index] if index < len(aligned) else None
-        return None if found is None else self.port.find(self.call, numbered(base, found))
+    def _find(self, name: str) -> TraceEntry | None:
+        """Return what the port recorded under a name."""
+        return self.port.find(self.call, name)
 
-    def collect(self, base: str, frame: Frame) -> list[dict[str, np.ndarray]]:
-        """Return the arrays of all operations of a name in a layer, as the module computes them.
-
-        Args:
-            base: The name, without a number.
-            frame: The layer.
-        """
-        self.aligned[base] = ()  # those recorded are not used until it is known which they are
-        found = self.collected[base] = []
-        layer = LayerCall("", "", {}, {}, {}, frame.compute, composite=True)
-        end = Point(layer, "", np.zeros(0), np.zeros(0), {}, replace(frame, name=""), (), ())
-        try:
-            self._rerun(end, None, None, None, False)
-        except ValueError:
-            return []
-        finally:
-            del self.collected[base], self.aligned[base]
+    def _read_inputs(self, entry: TraceEntry, call: LayerCall) -> dict[str, np.ndarray]:
+        """Return the recorded inputs of a layer, by the roles of its definition."""
+        found = {}
+        for role, x in call.inputs.items():
+            name = self._name_of_input(entry, call, role)
+            if name is not None:
+                found[role] = read_recorded(self.port, entry.inputs[name], x.shape)
         return found
+
+    def _name_of_input(self, entry: TraceEntry, call: LayerCall, role: str) -> str | None:
+        """Return the role with which an input was recorded; None: it was not."""
+        number = [*call.inputs].index(role)
+        first = ["input"] if not number else []
+        return first_of(entry.inputs, role, str(number), *first)
+
+    def _read_result(self, entry: TraceEntry) -> np.ndarray | None:
+        """Return the recorded output of an operation; None: there is none."""
+        name = entry.outputs.get("output")
+        return None if name is None else read_recorded(self.port, name)
+
+    def _resume(self, name: str, stream: Any, recorded: np.ndarray) -> bool:
+        """Write recorded values into the stream that a norm reads; return whether it could be."""
+        return self.stream.resume(stream, recorded)
+
+    def _resume_again(self, name: str, stream: torch.Tensor | None) -> None:
+        """Write the same as in the first run, in one that is repeated."""
+        recorded = self.resumed.get(name)
+        if recorded is not None and stream is not None:
+            self.stream.write(stream, recorded)
 
     def composite(
         self,
@@ -435,12 +377,12 @@ class RepeatedModule:
         target = name == trial.target
         if target and trial.role:
             raise TargetReached(inputs()[trial.role])
-        self.stream.resume_again(name, first)
+        self._resume_again(name, first)
         within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
         if not (trial.free or within):
             forced = self._forced(name, kind)
             if forced is not None:
-                self._seen.update(self._counted.get(name, Counter()))
+                self._seen.update(self._numbers.get(name, Counter()))
                 return forced
         result = run()
         if target:
@@ -455,7 +397,7 @@ class RepeatedModule:
         if target and trial.role:
             role = EXCHANGED[trial.role] if name in self.turned else trial.role
             raise TargetReached(to_array(operation.inputs[role]))
-        self.stream.resume_again(name, next(iter(operation.inputs.values())))
+        self._resume_again(name, next(iter(operation.inputs.values())))
         change = trial.changes.get(name)
         if change is None and not (target or trial.free):
             forced = self._forced(name, operation.kind)
@@ -514,7 +456,7 @@ class RepeatedModule:
         if len(roles) < len(list(find_tensors(result, "output"))):
             return None
         for part, (raw, role) in enumerate(roles.items()):
-            corrected = self._corrected.get((name, role))
+            corrected = self._corrected.get((name, part))
             if corrected is None:
                 found = name_of_output(entry.outputs, part, raw, role)
                 if found is None:
@@ -549,16 +491,6 @@ def first_of(roles: Mapping[str, str], *names: str) -> str | None:
 def name_of_output(outputs: Mapping[str, str], part: int, raw: str, role: str) -> str | None:
     """Return the name of a part of a result among recorded outputs, which may have numbers."""
     return first_of(outputs, role, raw, str(part), f"output.{part}")
-
-
-def numbered(base: str, number: int) -> str:
-    """Return a name with the number of its earlier occurrences; none is written for 0."""
-    return f"{base}{AGAIN}{number}" if number else base
-
-
-def compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Compute an operation as it is."""
-    return call.compute(inputs)
 
 
 def _is_real(x: torch.Tensor) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
-from ldmref.locate.law import allowed_error
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.following import operation_frame
 from ldmref.locate.modules.arrays import (
     ArraysByRole,
     arrays_in,
@@ -34,16 +31,13 @@ from ldmref.locate.modules.repeated import (
     NetworkCopies,
     RepeatedModule,
     call_with,
-    first_of,
     name_of_output,
-    numbered,
 )
 from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.names import count_modulations, is_norm, parts_of
+from ldmref.locate.names import is_norm, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
-from ldmref.locate.points import Frame, Point, PointObserver
-from ldmref.locate.precision import EPSILONS, stored_unit
+from ldmref.locate.points import Frame, PointObserver
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_names import kind_of
@@ -59,7 +53,6 @@ from ldmref.trace.torch_operations import (
 from ldmref.trace.torch_scopes import Scope, is_named_sum, operands_of_sum
 from ldmref.trace.torch_values import find_tensors
 
-MOST_EARLIER = 48  # operations before a part that are changed as well
 ReadResult = Callable[[Any], Any]
 LABELS = {"add": "sum"}  # of operations that are not recorded, where others of the name are
 
@@ -74,22 +67,12 @@ class ModuleReplay(RepeatedModule):
         observer: The judge.
 
     Attributes:
-        visited: The layers that were computed.
         ledger: The arrays that were compared.
     """
 
     def __init__(self, copies: NetworkCopies, port: Trace, call: str, observer: PointObserver):
-        super().__init__(copies, port, call)
-        self.observer = observer
-        self.visited: set[str] = set()
+        super().__init__(copies, port, call, observer)
         self.ledger = Ledger()
-        self._frames: list[Frame] = []
-        self._pending: list[LayerCall] = []  # operations since the last recorded array
-        self._around: list[Frame] = []  # the layers around the code that runs, recorded or not
-        self._checked: set[str] = set()  # names of operations whose number was compared
-        self._of_frames: list[list[LayerCall]] = []  # those of each frame
-        self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
-        self._after: list[str] = []
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -134,7 +117,7 @@ class ModuleReplay(RepeatedModule):
             arguments: Its arguments by name.
         """
         frame = Frame("", lambda inputs: (), {}, Counter(), [])
-        self._pending, self._led, self._after = [], (), []
+        self._pending, self._led, self._after = [], (), ()
         with self._inside(frame), self.running():
             call_with(layer.module.forward, arguments)
 
@@ -200,7 +183,7 @@ class ModuleReplay(RepeatedModule):
             )
         else:
             result = self._follow(layer, scope.name, arguments, found, roles)
-            self._counted[scope.name] = self._seen - before
+            self._numbers[scope.name] = self._seen - before
         if self.names.enter_again(layer.module):
             self.names.scopes.pop()
         return result
@@ -222,13 +205,11 @@ class ModuleReplay(RepeatedModule):
         call = LayerCall(name, layer.kind, inputs, {}, {}, again, True, layer.name)
         used = inputs
         if entry is not None:
-            self.visited.add(name)
             norm = is_norm(name, type(layer.module).__name__)
-            first = next(iter(found.values()), None) if norm else None
-            used = self._observe_inputs(call, entry, first)
+            used = self._observe_inputs(call, entry, norm, next(iter(found.values()), None))
+            self._mark_context(call, entry)
         if closed:
-            self._led = tuple(self._pending) or self._led
-            self._pending = []
+            self._close()
         frame = Frame(name, again, used, self._seen.copy(), list(self.names.scopes))
         with self._inside(frame) if closed else nullcontext():
             self._around.append(frame)
@@ -244,41 +225,16 @@ class ModuleReplay(RepeatedModule):
                     x.copy_(forced)
             return forced
 
-    def _observe_inputs(
-        self, call: LayerCall, entry: TraceEntry, stream: torch.Tensor | None = None
-    ) -> ArraysByRole:
-        """Compare the inputs of a recorded layer, and return those with which it is computed.
+    def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
+        """Note that a recorded input of a layer was compared."""
+        self.ledger.mark(entry, self._name_of_input(entry, call, role) or role)
 
-        Args:
-            call: The layer.
-            entry: What was recorded of it.
-            stream: The first input, if the run continues with it as recorded. None: it does not.
-        """
-        inputs: dict[str, np.ndarray] = dict(call.inputs)
-        unit = stored_unit(self.port, entry)
-        suspects = tuple(self._pending) or self._led  # the last layer may read the same array
-        for number, (role, computed) in enumerate(call.inputs.items()):
-            name = first_of(entry.inputs, role, str(number), *(["input"] if not number else []))
-            if name is None:
-                continue
-            recorded = read_recorded(self.port, entry.inputs[name], computed.shape)
-            frame = self._frames[-1]
-            earlier = self._earlier(frame, suspects)
-            point = Point(
-                call, role, computed, recorded, {}, frame, suspects, self._last(), unit, 0, earlier
-            )
-            used = self._judge(point)
-            inputs[role] = np.asarray(used, computed.dtype)
-            if stream is not None and not number:
-                self.streams.append((call.name, inputs[role]))
-            if stream is not None and not number and self._differs(used, point):
-                self.stream.resume(call.name, stream, inputs[role])
-            self.ledger.mark(entry, name)
-        if "context" in entry.inputs and "context" not in call.inputs:  # it attends to its input
+    def _mark_context(self, call: LayerCall, entry: TraceEntry) -> None:
+        """Note that the context of an attention to its input is this input."""
+        if "context" in entry.inputs and "context" not in call.inputs:
             pair = [entry.inputs.get(role) for role in ("input", "context")]
             if pair[0] == pair[1] or self._are_equal(*pair):
                 self.ledger.mark(entry, "context")
-        return inputs
 
     def _are_equal(self, *names: str | None) -> bool:
         """Return whether recorded arrays hold the same; a file without a manifest has each."""
@@ -297,9 +253,6 @@ class ModuleReplay(RepeatedModule):
         """Compare the recorded outputs of a layer, and return its result with them."""
         found = dict(find_tensors(result, "output"))
         roles = roles_of_outputs(kind, found)
-        unit = stored_unit(self.port, entry)
-        suspects = tuple(self._pending)
-        earlier = self._earlier(frame, suspects)
         used: dict[str, np.ndarray] = {}
         for part, (raw, role) in enumerate(roles.items()):
             name = name_of_output(entry.outputs, part, raw, role)
@@ -307,83 +260,16 @@ class ModuleReplay(RepeatedModule):
                 continue
             computed = to_array(found[raw])
             recorded = read_recorded(self.port, entry.outputs[name], computed.shape)
-            last = self._last()
-            point = Point(
-                call, "", computed, recorded, inputs, frame, suspects, last, unit, part, earlier
-            )
-            used[raw] = self._judge(point)
-            if used[raw] is not recorded:
-                self._corrected[call.name, role] = used[raw]
+            used[raw] = self._observe_output(call, entry, part, computed, recorded, inputs, frame)
             self.ledger.mark(entry, name, side=OUTPUT)
-            self.recent.append((call.name, used[raw]))
         if used:
-            self._pending = []
-            self._after = [call.name]
+            self._reached(call)
         self.keep_result(call.name, result, roles)
         made = with_arrays(result, "output", used)
         for raw, x in find_tensors(made, "output"):
             if raw in used:
                 mark(x)
         return made
-
-    def _differs(self, x: np.ndarray, point: Point) -> bool:
-        """Return whether an array is none that rounding makes of the computed one."""
-        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], point.unit))
-        floats = x.dtype.kind == "f" and x.shape == point.computed.shape
-        return floats and not relative_error(x, point.computed) <= allowed
-
-    def _with_stream(self, point: Point) -> Point:
-        """Return a point as it is if the stream did not go on from the last recorded array.
-
-        The norm alone may have read another array than the sums behind it.
-        """
-        if not self.stream.arrays or not self._differs(point.recorded, point):
-            return point
-        name, array = self.stream.arrays.popitem()
-        with suppress(ValueError):
-            computed = self.rerun(point)
-            other = point if computed is None else replace(point, computed=computed)
-            if other is not point and not self._differs(point.recorded, other):
-                return other
-        self.stream.arrays[name] = array
-        return point
-
-    def _judge(self, point: Point) -> np.ndarray:
-        """Judge a point, and return the array to use downstream.
-
-        Recorded arrays that the judge cannot compare have a row that says so, and the run continues
-        with what was computed.
-        """
-        try:
-            point = self._with_stream(point)
-            return self.observer.observe(self, point)
-        except Exception as error:
-            why = f"{type(error).__name__}: {first_line(error)}"
-            self.observer.skip(point.call, f"it cannot be compared: {why}")
-            return point.computed
-
-    @contextmanager
-    def _inside(self, frame: Frame) -> Iterator[None]:
-        """Compute what a frame starts: the operations that follow are its own."""
-        self._frames.append(frame)
-        self._of_frames.append([])
-        try:
-            yield
-        finally:
-            self._frames.pop()
-            self._of_frames.pop()
-
-    def _earlier(self, frame: Frame, suspects: tuple[LayerCall, ...]) -> tuple[LayerCall, ...]:
-        """Return the operations of the frame that runs, before those that are suspects."""
-        if not self._frames or frame is not self._frames[-1]:
-            return ()  # an operation by itself
-        ours = set(map(id, suspects))
-        before = [call for call in self._of_frames[-1] if id(call) not in ours]
-        return tuple(reversed(before))[:MOST_EARLIER]
-
-    def _last(self) -> tuple[str, ...]:
-        """Return the recorded layer just before this point."""
-        return tuple(self._after[-1:])
 
     # -- operations -------------------------------------------------------------------------------
 
@@ -476,80 +362,24 @@ class ModuleReplay(RepeatedModule):
         """
         if self._trial is not None:
             return self.operation_again(name, operation, self._trial, self._hidden(run))
-        call = self.operation_call(name, operation)
-        entry = self.find(name) if recorded else None
-        if entry is not None and self._is_another(call, entry):
-            self._align(name.partition(AGAIN)[0])
-            entry = self.find(name)
-        if entry is not None and self._is_exchanged(call, entry):
-            call = replace(call, inputs=exchange_terms(call.inputs))
-            self.turned.add(name)
+        call, entry = self.operation_call(name, operation), None
+        if recorded:
+            call, entry = self.match(call)
         if entry is None:
-            self._pending.append(call)
-            self._of_frames[-1].append(call)
-            return self._keep_modulation(call, self._hidden(run)())
-        self.visited.add(entry.layer)
-        first = next(iter(operation.inputs.values())) if is_norm(name, call.kind) else None
-        inputs = self._observe_inputs(call, entry, first)
+            self._pass(call, False)
+            return self._hidden(run)()
+        first = next(iter(operation.inputs.values()))
+        inputs = self._observe_inputs(call, entry, is_norm(name, call.kind), first)
         closed = bool(entry.inputs)
         if closed:
-            self._led = tuple(self._pending) or self._led
-            self._pending = []
+            self._close()
         with self.running():
             result = call.compute({**call.parameters, **inputs})
-        self._pending.append(call)
-        frame = Frame(name, call.compute, inputs, Counter(), [])
+        self._pass(call, True)
+        frame = operation_frame(call, inputs)
         template = self._like(parts_of(result)[0], operation)
         start = frame if closed else self._frames[-1]
-        forced = self._observe_outputs(call, entry, template, operation.kind, inputs, start)
-        return self._keep_modulation(call, forced)
-
-    def _is_another(self, call: LayerCall, entry: TraceEntry) -> bool:
-        """Return whether the port's operation of this name reads something else."""
-        if call.parameters or not self._around:
-            return False
-        return any(
-            relative_error(read_recorded(self.port, entry.inputs[role], x.shape), x)
-            > self._rounding_of(entry)
-            for role, x in call.inputs.items()
-            if role in entry.inputs
-        )
-
-    def _is_exchanged(self, call: LayerCall, entry: TraceEntry) -> bool:
-        """Return whether the port's sum has the same terms in the other order, as `y += x` has."""
-        terms = call.inputs
-        if call.kind != "add":
-            return False
-        recorded = {
-            role: read_recorded(self.port, entry.inputs[role], terms[role].shape)
-            for role in terms.keys() & entry.inputs.keys()
-        }
-        return is_exchanged(terms, recorded, self._rounding_of(entry))
-
-    def _rounding_of(self, entry: TraceEntry) -> float:
-        """Return the relative error of an array that is rounding of the port."""
-        unit = max(EPSILONS[self.dtype_of_port], stored_unit(self.port, entry))
-        return allowed_error(0.0, unit)
-
-    def _align(self, base: str) -> None:
-        """Find the port's number of each operation of a name, if it has more or fewer of them."""
-        if base in self._checked:
-            return
-        self._checked.add(base)
-        recorded = []
-        while (entry := self.port.find(self.call, numbered(base, len(recorded)))) is not None:
-            sides = ((entry.inputs, ""), (entry.outputs, "output"))
-            arrays = {
-                "" if role == output else role: read_recorded(self.port, name)
-                for roles, output in sides
-                for role, name in roles.items()
-            }
-            recorded.append(arrays)
-        expected = self.collect(base, self._around[-1])
-        if 0 < len(recorded) < len(expected):
-            self.aligned[base] = align(expected, recorded)
-        elif 0 < len(expected) < len(recorded):
-            self.aligned[base] = find_among(recorded, expected)
+        return self._observe_outputs(call, entry, template, operation.kind, inputs, start)
 
     def _hidden(self, run: Callable[[], Any]) -> Callable[[], Any]:
         def hidden() -> Any:
@@ -557,9 +387,3 @@ class ModuleReplay(RepeatedModule):
                 return run()
 
         return hidden
-
-    def _keep_modulation(self, call: LayerCall, result: object) -> Any:
-        parts = count_modulations(call)
-        if parts:
-            self.modulations[call.name] = parts
-        return result

@@ -27,38 +27,29 @@ def is_marked(x: torch.Tensor) -> bool:
 
 
 class ResidualStream:
-    """The tensors of a run that got recorded values, by the norms that read them.
+    """The tensors of a run into which recorded values may be written.
 
     Args:
         network: The network, whose parameters and buffers are never written.
-
-    Attributes:
-        arrays: The recorded values by the name of the norm, the latest last.
     """
 
     def __init__(self, network: torch.nn.Module):
         own = [*network.parameters(), *network.buffers()]
         self._own = {x.untyped_storage().data_ptr() for x in own}
-        self.arrays: dict[str, np.ndarray] = {}
 
-    def resume(self, name: str, x: torch.Tensor, recorded: np.ndarray) -> None:
-        """Let a tensor that a norm reads have the recorded values, unless others rely on it.
+    def resume(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
+        """Let a tensor that a norm reads have recorded values, unless others rely on it.
 
         Args:
-            name: The norm.
             x: The tensor.
             recorded: The values.
+
+        Returns:
+            Whether it has them now.
         """
-        if not is_marked(x) and self._write(x, recorded):
-            self.arrays[name] = recorded
+        return not is_marked(x) and self.write(x, recorded)
 
-    def resume_again(self, name: str, x: torch.Tensor | None) -> None:
-        """Do as in the first run, in one that is repeated."""
-        recorded = self.arrays.get(name)
-        if recorded is not None and x is not None:
-            self._write(x, recorded)
-
-    def _write(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
+    def write(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
         """Write values into a tensor; return whether it can be written."""
         if tuple(x.shape) != recorded.shape or not x.is_floating_point() or x.is_inference():
             return False
