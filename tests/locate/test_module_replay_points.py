@@ -25,7 +25,7 @@ WAYS = {  # recorded layers: of each point the layer, role, suspects, layers bef
         ("second.inner", "input", SECOND[:1], ["first"], [], "second"),
         ("second.inner", "", ["second.inner"], ["first"], [], "second.inner"),
         ("second", "", SECOND[2:], ["second.inner"], SECOND[:1], "second"),
-        ("", "", ENDS, ["second"], ["cosine"], ""),
+        ("", "", ENDS, ["second"], SECOND[:1], ""),
     ],
     ("",): [("", "", [*FIRST, "cosine", *SECOND, *ENDS], [], [], "")],
     ("first.inner",): [
