@@ -30,11 +30,12 @@ WINGS = {
     "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
     "port": ("trace", "locate", "cases", "export", "passport"),
     "explore": ("explore", "plots"),
+    "foreign": ("ports",),
     "lab": ("training", "datasets", "evaluate", "ledger"),
     "apps": ("apps", "batch", "compat"),
 }
 ALL = (*SUPPORT, *REFERENCE)
-TOOLS = (*WINGS["verify"], *WINGS["port"], *WINGS["explore"])
+TOOLS = (*WINGS["verify"], *WINGS["port"], *WINGS["explore"], *WINGS["foreign"])
 
 
 def wing(name, *others):
@@ -76,11 +77,13 @@ ALLOWED = {
     "modes": ALL,
     **wing("verify"),
     # a family is checked by every tool, also by a training
-    "testing.family": (*ALL, *WINGS["verify"], *WINGS["port"], "training"),
-    **wing("port", "check"),  # golden cases are the identities of `ldmref check`, as data
+    "testing.family": (*ALL, *WINGS["verify"], *WINGS["port"], "ports", "training"),
+    # golden cases are the identities of `ldmref check`, as data
+    **wing("port", "check", "ports"),
+    **wing("foreign"),
     **wing("explore", "trace"),  # a run record is a part of a trace
     # a training is recorded as a run is, and one data set is the mixture of the tests
-    **wing("lab", "trace", "testing.mixture"),
+    **wing("lab", "trace", "ports", "testing.mixture"),
     "training.__main__": ("__main__",),  # `torchrun -m ldmref.training` is `ldmref train`
     # Apps stand beside each other: only the command line, which starts them, imports them all.
     **dict.fromkeys(WINGS["apps"], (*ALL, *TOOLS, "apps.a1111", "apps.mcp")),
@@ -166,6 +169,10 @@ def test_imports_are_allowed(part):
         ("cases/make.py", "ldmref.testing", False),
         ("trace/files.py", "ldmref.locate", True),
         ("trace/files.py", "ldmref.training", False),
+        ("trace/torch_pipeline.py", "ldmref.ports.port", True),
+        ("ports/sd3.py", "ldmref.trace", False),
+        ("families/sd3/__init__.py", "ldmref.ports.sd3", False),
+        ("modes/plan.py", "ldmref.ports", False),
         ("datasets/base.py", "ldmref.trace.files", True),
         ("datasets/base.py", "ldmref.apps.cli", False),
         ("apps/server/app.py", "ldmref.apps.server.jobs", True),

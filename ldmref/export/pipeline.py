@@ -14,15 +14,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ldmref.io.diffusers.autoencoder import to_diffusers_config
-from ldmref.io.diffusers.written import (
+from ldmref.models.autoencoder_config import AutoencoderConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.text_kind import kind_of
+from ldmref.ports.written import (
+    to_diffusers_config,
     write_text_config,
     write_tiny_config,
     write_unet_config,
 )
-from ldmref.models.autoencoder_config import AutoencoderConfig
-from ldmref.models.model import LatentDiffusion
-from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers import SchedulerConfig
 

@@ -4,7 +4,6 @@
 |---|---|
 | `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
 | `unet.py` | the U-Net and its ControlNets |
-| `unet_pipelines.py` | how diffusers' pipelines of a U-Net are made |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
 | `z_image/` | Z-Image |
@@ -74,20 +73,20 @@ if TYPE_CHECKING:
     from ldmref.models.family import Averages as Averages
     from ldmref.models.family import Family as Family
     from ldmref.models.family import GoldenModels as GoldenModels
+    from ldmref.models.family import GuidanceScale as GuidanceScale
     from ldmref.models.family import LoraRules as LoraRules
-    from ldmref.models.family import PipelineCalls as PipelineCalls
     from ldmref.models.family import SingleFile as SingleFile
     from ldmref.models.family import TextPath as TextPath
     from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
+    from ldmref.models.family import guide_above_one as guide_above_one
     from ldmref.models.family import guide_always as guide_always
+    from ldmref.models.family import guide_by_difference as guide_by_difference
     from ldmref.models.golden_run import GoldenRun as GoldenRun
-    from ldmref.models.library_object import LibraryObject as LibraryObject
     from ldmref.models.params import Params as Params
     from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten
     from ldmref.models.params import numbered as numbered
-    from ldmref.models.pipeline_parts import PipelineParts as PipelineParts
     from ldmref.models.steering import AttentionGuidance as AttentionGuidance
     from ldmref.models.steering import Steerable as Steerable
     from ldmref.models.text import EncodedText as EncodedText

@@ -11,7 +11,6 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.families.unet import UNET_CONTROL, describe_unet
-from ldmref.families.unet_pipelines import PARTS
 from ldmref.io.compvis.unet_file import UNET_FILES
 from ldmref.io.compvis.whole_file import WHOLE_FILE
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
@@ -19,7 +18,6 @@ from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
-from ldmref.models.clip import select_hidden_states
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.declared import (
@@ -37,7 +35,6 @@ from ldmref.models.family import (
     Family,
     GoldenModels,
     LoraRules,
-    PipelineCalls,
     TextPath,
     TrainingRules,
     Work,
@@ -287,9 +284,7 @@ LATENT_DIFFUSION = Family(
     control=UNET_CONTROL,
     presets=PRESETS,
     files=(*UNET_FILES, WHOLE_FILE),
-    diffusers=PipelineCalls(
-        PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states, parts=PARTS
-    ),
+    folders=PIPELINES,
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=list_zeros),
     golden=GoldenModels(runs=GOLDEN_RUNS),

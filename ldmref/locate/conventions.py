@@ -26,6 +26,7 @@ from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_token
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
+from ldmref.ports.port import port_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -130,7 +131,7 @@ class NetworkConventions:
         Args:
             call: One of the calls.
         """
-        unpack: Any = self.model.family.diffusers.unpack
+        unpack: Any = port_of(self.model.family).unpack
         whole = self.port.find(call)
         if not self.network.inputs or name_unknown_pipeline(self.port, self.model):
             return  # such a pipeline may give other tokens, too

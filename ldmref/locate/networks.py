@@ -18,6 +18,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.declared import HEIGHT, WIDTH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
+from ldmref.ports.port import port_of
 from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
@@ -125,7 +126,7 @@ def passes_tokens(port: Trace, model: LatentDiffusion, call: TraceCall) -> bool:
     """
     whole = port.find(call)
     denoiser = model.denoiser
-    if whole is None or call.network != denoiser.name or model.family.diffusers.unpack is None:
+    if whole is None or call.network != denoiser.name or port_of(model.family).unpack is None:
         return False
     latents = denoiser.inputs[0]
     roles = [role for role in (latents.role, *latents.also) if role in whole.inputs]
@@ -146,9 +147,9 @@ def name_unknown_pipeline(port: Trace, model: LatentDiffusion) -> str:
         The name of the class; "" if its calls are known.
     """
     kind = port.manifest.get("pipeline")
-    if not isinstance(kind, str) or kind in model.family.diffusers.pipelines:
+    if not isinstance(kind, str) or kind in model.family.folders:
         return ""
-    return "" if model.family.diffusers.unpack is None else kind
+    return "" if port_of(model.family).unpack is None else kind
 
 
 def open_network(

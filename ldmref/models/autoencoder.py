@@ -22,15 +22,9 @@ from ldmref.models import layers as nn
 from ldmref.models import specs
 from ldmref.models.autoencoder_config import AutoencoderConfig
 from ldmref.models.autoencoder_kind import Autoencoder
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 
 SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), for which diffusers has no class
-SHARED_FIELDS = (  # that diffusers has under the same names
-    "in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
-    "norm_num_groups", "mid_block_add_attention", "scaling_factor",
-)  # fmt: skip
-KL_FIELDS = ("shift_factor", "use_quant_conv", "use_post_quant_conv")
 CODEBOOK_ROWS = 4096  # vectors compared with the codebook at a time, to bound memory
 
 
@@ -199,33 +193,6 @@ def broken_rules(config: AutoencoderConfig) -> Iterator[str]:
         yield "vae.latent_activation is for autoencoders without a codebook"
 
 
-def describe_kl_or_vq(config: AutoencoderConfig) -> LibraryObject:
-    """Return diffusers' `AutoencoderKL` or `VQModel` of a configuration.
-
-    diffusers has no class for latents in (0, 1): none is there under the name that this returns.
-
-    >>> describe_kl_or_vq(AutoencoderConfig(codebook_size=256)).settings["num_vq_embeddings"]
-    256
-    """
-    levels = len(config.block_out_channels)
-    attention = config.attention_levels or (False,) * levels
-
-    def blocks(kind: str) -> list[str]:
-        return [f"{'Attn' * attends}{kind}Block2D" for attends in attention]
-
-    settings = {name: getattr(config, name) for name in SHARED_FIELDS}
-    settings |= {
-        "down_block_types": blocks("DownEncoder"),
-        "up_block_types": blocks("UpDecoder")[::-1],
-    }
-    if config.codebook_size:
-        sizes = {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.latent_channels}
-        return LibraryObject("diffusers:VQModel", settings | sizes)
-    settings |= {name: getattr(config, name) for name in KL_FIELDS}
-    kind = SIGMOID if config.latent_activation else "AutoencoderKL"
-    return LibraryObject(f"diffusers:{kind}", settings)
-
-
 KL = Autoencoder(
     "kl",
     "KL autoencoder",
@@ -237,7 +204,6 @@ KL = Autoencoder(
     unscale_latents,
     spread=lambda ops, p, config: config.scaling_factor,
     scales=lambda config: (config.scaling_factor, config.shift_factor),
-    module=describe_kl_or_vq,
     preview=lambda config: config.preview,
     broken_rules=broken_rules,
 )

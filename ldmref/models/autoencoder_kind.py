@@ -16,7 +16,6 @@ from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.declared import DeclaredNetwork
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Shape, Spec
 from ldmref.support.plugins import find_declared, list_plugins
 
@@ -63,8 +62,6 @@ class Autoencoder:
         networks: Returns decoder and encoder as data. None: `describe_autoencoder` makes them.
         classes: For each class of diffusers, a function that reads the configuration from its
             config.json.
-        module: Returns the network of diffusers of a configuration. None: no pipeline of diffusers
-            is made from a kit with such an autoencoder.
         stored: Returns the table of a diffusers file, a `KeyEntry` for each parameter, from the
             configuration and the table in which all names and layouts are ours.
         original: Returns the table of a file of the makers, likewise. None: there is none, or it is
@@ -100,7 +97,6 @@ class Autoencoder:
     classes: Mapping[str, Callable[[Mapping[str, Any]], BaseAutoencoderConfig]] = field(
         default_factory=dict
     )
-    module: Callable[[Any], LibraryObject] | None = None
     stored: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda config, table: table
     original: Callable[[Any], Mapping[str, Any]] | None = None
     with_sizes: Callable[[Any, Mapping[str, Shape]], Any] = lambda config, shapes: config

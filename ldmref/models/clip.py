@@ -6,26 +6,18 @@ Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transform
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.layers import layer, layer_norm, linear, self_attention
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
 from ldmref.models.text_kind import TextEncoder, kind_of
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
-
-CLIP_FIELDS = (  # that transformers has under the same names
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
-)  # fmt: skip
-CLIP_TYPE = {"model_type": "clip_text_model"}  # in configuration files
 
 
 def clip_spec(config: TextConfig) -> Spec:
@@ -145,35 +137,6 @@ def rename_tensor(name: str) -> str:
     return name if known else f"text_model.{name}"
 
 
-def describe_clip(config: TextConfig) -> LibraryObject:
-    """Return transformers' `CLIPTextModel` of a configuration, or the one with a projection.
-
-    >>> describe_clip(TextConfig(projection_dim=1280)).path
-    'transformers:CLIPTextModelWithProjection'
-    """
-    kind = "CLIPTextModel" + "WithProjection" * bool(config.projection_dim)
-    settings = {name: getattr(config, name) for name in CLIP_FIELDS}
-    settings["projection_dim"] = config.projection_dim or config.hidden_size
-    return LibraryObject(f"transformers:{kind}", settings, stored=CLIP_TYPE)
-
-
-def select_hidden_states(output: Any, skip: int, pipe: object) -> Any:
-    """Return the hidden states that diffusers' pipelines take from an output of transformers.
-
-    Args:
-        output: The output of the text encoder; T5's has no `hidden_states`.
-        skip: The number of final layers to leave out.
-        pipe: The pipeline. Those of several text encoders leave out the last layer of CLIP and its
-            norm.
-    """
-    hidden = getattr(output, "hidden_states", None)
-    if hidden and hasattr(pipe, "text_encoder_2"):
-        return hidden[-(skip + 2)]
-    if hidden and skip:  # the pipeline applies the norm itself, to replace this output
-        return hidden[-(skip + 1)]
-    return output.last_hidden_state
-
-
 def is_openclip(config: TextConfig) -> bool:
     """Return whether a text encoder is OpenCLIP's: CLIP's network with the exact GELU.
 
@@ -194,8 +157,6 @@ CLIP = TextEncoder(
     learns_words=True,
     vocabulary="clip",
     activations=("gelu", "quick_gelu"),
-    classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
-    module=describe_clip,
     rename=rename_tensor,
     padding=lambda config: 0 if is_openclip(config) else None,
 )

@@ -26,7 +26,6 @@ from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
-from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.models.text_config import MOST_TOKENS
 from ldmref.prompts.prompt_template import PromptTemplate
@@ -240,69 +239,40 @@ def guide_always(scale: float) -> float:
     return scale
 
 
+def guide_by_difference(scale: float) -> float:
+    """Return our guidance scale of that of pipelines that add a difference to the prediction.
+
+    Theirs is c + g (c - u) = u + (1 + g) (c - u), and no guidance up to g = 0.
+
+    Args:
+        scale: Their guidance scale.
+
+    Returns:
+        Ours, at least 1.
+
+    >>> guide_by_difference(4.0), guide_by_difference(-1.0)
+    (5.0, 1.0)
+    """
+    return 1.0 + max(scale, 0.0)
+
+
 @dataclass(frozen=True)
-class PipelineCalls:
-    """The files and calls of diffusers' pipelines of a family.
+class GuidanceScale:
+    """The `guidance_scale` of a family's published pipelines, which requests may give, too.
 
     Attributes:
-        pipelines: For each class of pipelines, a function of the folder and its model_index.json
-            that reads the configuration.
-        modules: Classes that compute the denoiser, in pipelines of any class.
-        halves: The order of the predictions in a batch of the denoiser.
-        unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
-            from the numbers of rows and columns of tokens. None: they pass latents.
-        inputs: Returns the arguments of a call of the denoiser, by diffusers' name, as ours: with
-            our timestep, and arrays (n, ...) instead of lists.
-        prediction: Returns our prediction of what the denoiser returned.
-        states: Returns our hidden states of what a text encoder returned, the number of layers to
-            leave out, and the pipeline.
-        layer: Returns an array of a layer of the denoiser as our layer of that name has it, from
-            the inputs of the call by role, the name and the array: some pipelines join texts of
-            different lengths in one row. "" is the denoiser, whose prediction may come with other
-            tokens. It returns None for what no layer of ours has. None: their layers have our
-            arrays.
-        scale: Returns our guidance scale of theirs, 1 where it does not guide; see `read_scale`.
-        draws_images: Whether they sample the latents of a given image from the encoder's posterior.
-            False: they take its mean.
-        unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
-            whichever scale is asked for.
-        reads_scale: Whether their pipeline of a model guides by its scale. False: it ignores it, as
+        convert: Returns our guidance scale of theirs, 1 where it does not guide; see `read`.
+        reads: Whether their pipeline of a model guides by its scale. False: it ignores it, as
             distilled models need none.
-        parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
 
-    >>> find_family("sd3").diffusers.halves
-    ('uncond', 'cond')
+    >>> find_family("z-image").guidance_scale.convert(4.0)
+    5.0
     """
 
-    pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
-        default_factory=dict
-    )
-    modules: tuple[str, ...] = ()
-    halves: tuple[str, str] = ("uncond", "cond")
-    unpack: Callable[[Array, int, int], Array] | None = None
-    inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: arguments
-    prediction: Callable[[Any], Any] = lambda output: output
-    states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
-    layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
-    scale: Callable[[float], float] = guide_above_one
-    draws_images: bool = True
-    unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
-    reads_scale: Callable[[ModelConfig], bool] = lambda config: True
-    parts: PipelineParts | None = None
+    convert: Callable[[float], float] = guide_above_one
+    reads: Callable[[ModelConfig], bool] = lambda config: True
 
-    def read_encoded(self, result: Any, skip: int, pipe: object) -> dict[str, Any]:
-        """Return what is read of a text encoder's result: "output", and "pooled" if it has one.
-
-        Args:
-            result: The result of a network of transformers.
-            skip: The number of final layers to leave out.
-            pipe: The pipeline.
-        """
-        pooled = getattr(result, "text_embeds", None)
-        states = {"output": self.states(result, skip, pipe)}
-        return states if pooled is None else {**states, "pooled": pooled}
-
-    def read_scale(self, config: ModelConfig, scale: float) -> float:
+    def read(self, config: ModelConfig, scale: float) -> float:
         """Return our guidance scale of the `guidance_scale` of a call.
 
         Args:
@@ -313,21 +283,21 @@ class PipelineCalls:
             UsageError: Their pipeline of this model ignores a scale that asks for guidance.
 
         >>> from ldmref.models.presets import preset
-        >>> [family_of(preset(name)).diffusers.read_scale(preset(name), 0.0)
+        >>> [family_of(preset(name)).guidance_scale.read(preset(name), 0.0)
         ...  for name in ("sd15", "z-image-turbo", "flux-dev")]
         [1.0, 1.0, 0.0]
         """
-        if self.reads_scale(config):
-            return float(scale if config.denoiser.reads_guidance else self.scale(scale))
-        if self.scale(scale) > 1.0:
+        if self.reads(config):
+            return float(scale if config.denoiser.reads_guidance else self.convert(scale))
+        if self.convert(scale) > 1.0:
             message = f"diffusers' guidance_scale {scale:g} has no effect on {config.name!r} there"
             here = f"; cfg_scale {scale:g} guides the model here"
             hint = "leave it out" + ("" if config.denoiser.is_flow_map else here)
             raise UsageError(message, code="E-CFG-SCALE", hint=hint)
         return 1.0
 
-    def ask_scale(self, scale: float) -> float:
-        """Return their guidance scale of ours; the inverse of `scale`.
+    def ask(self, scale: float) -> float:
+        """Return their guidance scale of ours; the inverse of `convert`.
 
         Args:
             scale: Our guidance scale.
@@ -335,11 +305,11 @@ class PipelineCalls:
         Raises:
             UsageError: No scale of theirs is this one.
 
-        >>> find_family("z-image").diffusers.ask_scale(5.0)
+        >>> find_family("z-image").guidance_scale.ask(5.0)
         4.0
         """
-        asked = scale - (self.scale(scale) - scale)
-        if not math.isclose(self.scale(asked), scale):  # their sum may be rounded
+        asked = scale - (self.convert(scale) - scale)
+        if not math.isclose(self.convert(asked), scale):  # their sum may be rounded
             message = f"the pipelines of diffusers have no guidance scale that is {scale:g} here"
             raise UsageError(message, code="E-FAMILY", hint="choose one of at least 1")
         return asked
@@ -425,13 +395,17 @@ class Family:
         references: How its denoiser reads reference images. None: it reads none.
         presets: Configurations by name.
         files: Single files that hold the denoiser.
-        diffusers: The files and calls of diffusers' pipelines.
+        folders: For each class of diffusers' pipelines, a function of the folder and its
+            model_index.json that reads the configuration.
+        guidance_scale: The `guidance_scale` of these pipelines.
+        draws_images: Whether the latents of an image are sampled from the encoder's posterior.
+            False: they are its mean.
         lora: The layers that LoRA changes.
         training: The parameters that a training treats in another way.
         golden: The small models of golden cases.
 
     >>> family = find_family("latent-diffusion")
-    >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.diffusers.pipelines
+    >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.folders
     (True, True)
     """
 
@@ -446,7 +420,11 @@ class Family:
     references: DeclaredReferences | None = None
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     files: Sequence[SingleFile] = ()
-    diffusers: PipelineCalls = field(default_factory=PipelineCalls)
+    folders: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
+        default_factory=dict
+    )
+    guidance_scale: GuidanceScale = field(default_factory=GuidanceScale)
+    draws_images: bool = True
     lora: LoraRules = field(default_factory=LoraRules)
     training: TrainingRules = field(default_factory=TrainingRules)
     golden: GoldenModels = field(default_factory=GoldenModels)
@@ -527,31 +505,7 @@ def family_of_pipeline(kind: str) -> Family | None:
     >>> family_of_pipeline("StableDiffusionXLPipeline").name
     'latent-diffusion'
     """
-    return next((family for family in list_families() if kind in family.diffusers.pipelines), None)
-
-
-def family_of_classes(pipeline: Sequence[str], modules: Iterable[str]) -> Family | None:
-    """Return the family that reads a live pipeline of diffusers; None if none does.
-
-    Args:
-        pipeline: The names of the pipeline's class and of its base classes, the nearest first.
-        modules: The same of its parts. The family of the denoiser counts if none reads the class
-            of the pipeline.
-
-    Raises:
-        UsageError: A plug-in cannot be used.
-
-    >>> family_of_classes(["MyPipeline", "FluxPipeline", "object"], []).name
-    'flux'
-    >>> family_of_classes(["FluxKontextPipeline"], ["FluxTransformer2DModel"]).name
-    'flux'
-    """
-    for kind in pipeline:
-        family = family_of_pipeline(kind)
-        if family is not None:
-            return family
-    known = {*modules}
-    return next((family for family in list_families() if known & {*family.diffusers.modules}), None)
+    return next((family for family in list_families() if kind in family.folders), None)
 
 
 def list_families() -> Iterator[Family]:

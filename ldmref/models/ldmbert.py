@@ -11,7 +11,6 @@ from pathlib import Path
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.layers import layer, layer_norm, linear, self_attention
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
@@ -75,25 +74,6 @@ def bert_tokenizer(
     return wordpiece_tokenizer(source, config.max_position_embeddings)
 
 
-def describe_ldmbert(config: TextConfig) -> LibraryObject:
-    """Return diffusers' `LDMBertModel` of a configuration.
-
-    >>> describe_ldmbert(TextConfig(model_type="ldmbert", hidden_size=1280)).settings["d_model"]
-    1280
-    """
-    settings = {
-        "vocab_size": config.vocab_size,
-        "d_model": config.hidden_size,
-        "encoder_ffn_dim": config.intermediate_size,
-        "encoder_layers": config.num_hidden_layers,
-        "encoder_attention_heads": config.num_attention_heads,
-        "head_dim": config.head_dim or config.hidden_size // config.num_attention_heads,
-        "max_position_embeddings": config.max_position_embeddings,
-    }
-    path = "diffusers.pipelines.latent_diffusion:LDMBertModel"
-    return LibraryObject(path, settings, stored={"model_type": "ldmbert"})
-
-
 LDMBERT = TextEncoder(
     name="ldmbert",
     title="LDMBERT",
@@ -102,7 +82,6 @@ LDMBERT = TextEncoder(
     function=ldmbert,
     fields=(*LAYER_FIELDS, "head_dim"),
     vocabulary="bert",
-    module=describe_ldmbert,
     ignored=r".*\.position_ids|to_logits\..*",
     trained=False,
 )

@@ -14,7 +14,6 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, split_heads
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
@@ -156,27 +155,6 @@ def t5_tokenizer(config: TextConfig, source: str | Path | None, pad: int | None)
     return unigram_tokenizer(source, config.max_position_embeddings)
 
 
-def describe_t5(config: TextConfig) -> LibraryObject:
-    """Return transformers' `T5EncoderModel` of a configuration.
-
-    >>> describe_t5(TextConfig(model_type="t5", hidden_size=4096)).settings["d_model"]
-    4096
-    """
-    settings = {
-        "vocab_size": config.vocab_size,
-        "d_model": config.hidden_size,
-        "d_kv": config.head_dim or config.hidden_size // config.num_attention_heads,
-        "d_ff": config.intermediate_size,
-        "num_layers": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
-        "relative_attention_num_buckets": config.relative_attention_num_buckets,
-        "relative_attention_max_distance": config.relative_attention_max_distance,
-        "feed_forward_proj": "gated-gelu",
-        "layer_norm_epsilon": config.layer_norm_eps,
-    }
-    return LibraryObject("transformers:T5EncoderModel", settings, stored={"model_type": "t5"})
-
-
 T5 = TextEncoder(
     name="t5",
     title="T5",
@@ -194,8 +172,6 @@ T5 = TextEncoder(
     comes_with=("clip", "t5"),
     vocabulary="t5",
     any_length=True,
-    classes=("T5EncoderModel",),
-    module=describe_t5,
     rename=lambda name: name.replace("encoder.embed_tokens.", "shared."),  # it has two names
     activations=("gelu_new",),
     lora_prefixes=("lora_te3_",),

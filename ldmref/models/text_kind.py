@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ldmref.math.arrays import Array
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Spec
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -60,9 +59,6 @@ class TextEncoder:
         activations: The values of `hidden_act` that it knows, if it reads this field.
         padding: Returns the id that fills up prompts where no file names one. None: the
             tokenizer's own.
-        classes: The classes of transformers that compute it.
-        module: Returns the network of transformers of a configuration. None: no pipeline of
-            diffusers is made from a kit with such an encoder.
         rename: Returns our name of a tensor, or of a layer, in files and classes of transformers.
         ignored: A pattern of the tensors in such files that it does not use.
         table: Our name of a tensor by which a file is recognised, which no other kind has. "":
@@ -97,8 +93,6 @@ class TextEncoder:
     any_length: bool = False
     activations: tuple[str, ...] = ()
     padding: Callable[[TextConfig], int | None] = lambda config: None
-    classes: tuple[str, ...] = ()
-    module: Callable[[Any], LibraryObject] | None = None
     rename: Callable[[str], str] = lambda name: name
     ignored: str = r".*\.position_ids"
     table: str = ""

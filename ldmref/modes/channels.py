@@ -23,7 +23,7 @@ def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
     ops = model.backend
     mean, std = model.encode_posterior(ops.asarray(pixels))
     parts = (np.array(ops.to_numpy(part), np.float32) for part in (mean, std))
-    return Posterior(*parts, sampled=model.family.diffusers.draws_images)
+    return Posterior(*parts, sampled=model.family.draws_images)
 
 
 def make_input_channels(

@@ -96,7 +96,7 @@ def _is_number(value: object, low: float, high: float) -> bool:
 def _read_guidance_scale(config: ModelConfig, value: Any, values: GivenValues) -> dict[str, Any]:
     if not _is_number(value, -MOST_SCALE, MOST_SCALE):
         return {"cfg_scale": value}
-    return {"cfg_scale": family_of(config).diffusers.read_scale(config, value)}
+    return {"cfg_scale": family_of(config).guidance_scale.read(config, value)}
 
 
 def _count_steps(config: ModelConfig, values: GivenValues) -> int | None:

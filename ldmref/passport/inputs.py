@@ -13,6 +13,7 @@ import numpy as np
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion
+from ldmref.ports.port import port_of
 from ldmref.trace.model import Trace
 
 UNITS = {
@@ -124,7 +125,7 @@ def _predictions(model: LatentDiffusion) -> Iterator[str]:
     """Yield what the denoiser returns, and the order of its batch."""
     config = model.config
     kind = config.scheduler.prediction_type
-    halves = family_of(config).diffusers.halves
+    halves = port_of(family_of(config)).halves
     yield f"The denoiser returns {PREDICTIONS[kind]}, in the shape of its latents."
     yield "A guided call has the halves " + ", ".join(f"`{half}`" for half in halves) + "."
     yield ""

@@ -20,7 +20,6 @@ from ldmref.cases.trace_cases import write_run
 from ldmref.cases.trace_runs import NOISE
 from ldmref.errors import UsageError
 from ldmref.io.atomic import atomic_folder
-from ldmref.io.diffusers.pipeline_folder import pipeline_files
 from ldmref.io.key_table import to_compvis
 from ldmref.io.kit_folder import CHECKPOINT, MANIFEST, find_makers_tables, makers_tables
 from ldmref.io.native import CONFIG, SCHEMA, TOKENIZERS
@@ -52,6 +51,8 @@ from ldmref.passport.recorded import (
     stored_run,
 )
 from ldmref.passport.wrong import FollowedModel, WrongDumps, wrong_dumps
+from ldmref.ports.pipeline_folder import pipeline_files
+from ldmref.ports.port import port_of
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import make_schedule
 from ldmref.support.version import __version__
@@ -270,7 +271,7 @@ def tensors_file(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 def noise_tokens(config: ModelConfig, noise: np.ndarray) -> dict[str, np.ndarray]:
     """Return the noise as tokens (n, l, c), for pipelines that pass latents so; {} for others."""
-    unpack = family_of(config).diffusers.unpack
+    unpack = port_of(family_of(config)).unpack
     if unpack is None:
         return {}
     height, width = noise.shape[2:]

@@ -12,24 +12,24 @@ import numpy as np
 from ldmref.cases.trace_runs import NOISE
 from ldmref.errors import BackendUnavailable, UsageError, abbreviated
 from ldmref.io.diffusers.folder import diffusers_autoencoder_table
-from ldmref.io.diffusers.pipeline_folder import (
-    describe_autoencoder,
-    describe_text_encoder,
-    parts_of,
-)
 from ldmref.io.diffusers.tokens import describe_tokenizer, describe_tokens
 from ldmref.io.key_table import find_matching, to_compvis
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.family import family_of
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten
-from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.passport.kit import Kit
 from ldmref.passport.recorded import CODE
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.pipeline_folder import (
+    describe_autoencoder,
+    describe_text_encoder,
+    parts_of,
+)
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -41,7 +41,7 @@ def kit_pipeline(kit: Kit) -> Any:
     """Return the pipeline of diffusers with the parameters of a kit, in float32 on the CPU.
 
     Args:
-        kit: The kit of a family that declares the parts of its pipeline, `PipelineCalls.parts`.
+        kit: The kit of a family that declares the parts of its pipeline, `FamilyPort.parts`.
 
     Returns:
         The pipeline; `.to(dtype)` changes its format.
@@ -100,7 +100,7 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
 
     Args:
         pipe: A pipeline with the kit's parameters, such as `kit_pipeline(kit)`, in any format.
-        kit: The kit of a family that declares the parts of its pipeline, `PipelineCalls.parts`.
+        kit: The kit of a family that declares the parts of its pipeline, `FamilyPort.parts`.
         **changes: Arguments of the pipeline in place of those of the kit's run.
 
     Returns:
@@ -133,7 +133,7 @@ def run_pipeline(pipe: Any, kit: Kit, **changes: Any) -> Any:
         found["max_sequence_length"] = asked["max_sequence_length"]
     found |= parts.request(config, asked)
     if "guidance_scale" not in found:
-        found["guidance_scale"] = family_of(config).diffusers.ask_scale(asked["cfg_scale"])
+        found["guidance_scale"] = family_of(config).guidance_scale.ask(asked["cfg_scale"])
     negative = [asked["negative_prompt"]] * len(found["prompt"])
     if not parts.alone:
         return _call(pipe, negative, found, changes)

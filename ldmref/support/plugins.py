@@ -131,6 +131,25 @@ def find_declared(
     return found
 
 
+def find_optional(
+    group: str, built_in: Mapping[str, str], name: str, kind: type[Declared]
+) -> Declared | None:
+    """Find an object that ldmref or another package may declare; None if neither does.
+
+    Args:
+        group: The group of entry points.
+        built_in: Those of ldmref: `module:attribute` by name.
+        name: Its name, which the object also has as its attribute `name`.
+        kind: Its class.
+
+    Raises:
+        UsageError: Its plug-in cannot be used.
+    """
+    if name not in built_in and find_plugin(group, name) is None:
+        return None
+    return find_declared(group, built_in, name, kind, kind.__name__, "E-PLUGIN")
+
+
 def _find_all(points: Iterable[EntryPoint], name: str) -> list[EntryPoint]:
     """Return the entry points of a name that name different objects."""
     by_value = {point.value: point for point in points if point.name.lower() == name.lower()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ldmref.models.family import Family
+from ldmref.ports.port import port_of
 from ldmref.trace.torch_values import find_tensors
 
 
@@ -21,7 +22,7 @@ class LatentLayout:
     """
 
     def __init__(self, family: Family | None):
-        self._unpack = None if family is None else family.diffusers.unpack
+        self._unpack = None if family is None else port_of(family).unpack
         self._refers = family is not None and family.references is not None
         self._grid = (0, 0)
 

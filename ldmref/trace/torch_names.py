@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ldmref.models.text_kind import list_text_encoders
+from ldmref.models.text_kind import find_text_encoder
+from ldmref.ports.network_port import list_text_encoder_ports
 
 KINDS = {
     "Linear": "linear",
@@ -110,6 +111,6 @@ def _padding(padding: Any) -> Any:
 
 def make_renamer(network: object) -> Callable[[str], str]:
     """Return ldmref's names of a network's modules: those of its kind of text encoder."""
-    kinds = (kind for kind in list_text_encoders() if class_in(network, kind.classes))
-    kind = next(kinds, None)
-    return (lambda path: path) if kind is None else kind.rename
+    ports = (port for port in list_text_encoder_ports() if class_in(network, port.classes))
+    port = next(ports, None)
+    return (lambda path: path) if port is None else find_text_encoder(port.name).rename

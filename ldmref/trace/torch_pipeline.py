@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ldmref.errors import UsageError
-from ldmref.models.family import Family, family_of_classes
+from ldmref.models.family import Family
+from ldmref.ports.port import family_of_classes, port_of
 from ldmref.trace.files import require_call_name
 from ldmref.trace.model import UNLIKE
 from ldmref.trace.recorder import CallRecord
@@ -105,6 +106,7 @@ class _PipelineRecorder:
         # its class.
         self._replaced: list[tuple[Any, str, AnyMethod, Any]] = []
         self._family = family
+        self._port = port_of(family)
         self._control = family.control
         self._layout = LatentLayout(family)
         self._request = RequestRecorder(writer, self._layout)
@@ -164,8 +166,8 @@ class _PipelineRecorder:
                 params[name] = value
         settings = _settings(pipe)
         if "guidance_scale" in params:
-            scale = 1.0 if self._family.diffusers.unguided(settings) else params["guidance_scale"]
-            params["guidance_scale"] = self._family.diffusers.scale(scale)
+            scale = 1.0 if self._port.unguided(settings) else params["guidance_scale"]
+            params["guidance_scale"] = self._family.guidance_scale.convert(scale)
         config = {name: _configuration(network) for name, network in networks.items()}
         model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
         manifest = describe_parameters(networks.values())
@@ -191,7 +193,7 @@ class _PipelineRecorder:
     def _make_begin(self, name: str) -> Callable:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(module, name, True)
-            change = self._family.diffusers.inputs
+            change = self._port.inputs
             inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
@@ -201,8 +203,8 @@ class _PipelineRecorder:
             timestep = inputs.get("timestep", kwargs.get("timestep"))
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
-            if self._family.diffusers.layer is not None:
-                self.layers.as_ours = partial(self._family.diffusers.layer, inputs)
+            if self._port.layer is not None:
+                self.layers.as_ours = partial(self._port.layer, inputs)
             attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
@@ -232,7 +234,7 @@ class _PipelineRecorder:
             named = zip(self._control.residuals._fields, parts, strict=False)
             found = {role: x for name, part in named for role, x in _number(name, part)}
         else:
-            prediction = self._family.diffusers.prediction(output)
+            prediction = self._port.prediction(output)
             found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"].detach().clone())
@@ -264,7 +266,7 @@ class _PipelineRecorder:
                 return
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
-            outputs = self._family.diffusers.read_encoded(output, skip, self._pipe)
+            outputs = self._port.read_encoded(output, skip, self._pipe)
             attributes = {"clip_skip": skip, "hidden_states": bool(hidden)}
             call.add("", outputs=outputs, attributes=attributes)
 

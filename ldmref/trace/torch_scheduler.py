@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmref.models.family import Family, PipelineCalls
+from ldmref.models.family import Family, GuidanceScale
+from ldmref.ports.port import FamilyPort, port_of
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
@@ -46,9 +47,9 @@ class SchedulerRecorder:
         self._scheduler = scheduler
         self._layers = layers
         self._layout = layout
-        calls = PipelineCalls() if family is None else family.diffusers
-        self._halves = calls.halves
-        self._scale_of = calls.scale
+        self._halves = (FamilyPort("") if family is None else port_of(family)).halves
+        theirs = GuidanceScale() if family is None else family.guidance_scale
+        self._scale_of = theirs.convert
         self._writer = layers.writer
         self._left_out = layers.writer.left_out
         self._time: Any = None  # of the step that is being taken

@@ -12,7 +12,6 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.datasets.config import EMOJI, SCENES
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.classifier import save_classifier
-from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.autoencoder_config import AutoencoderConfig
@@ -22,6 +21,7 @@ from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map, unflatten
 from ldmref.models.text_kind import kind_of
+from ldmref.ports.written import save_autoencoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer

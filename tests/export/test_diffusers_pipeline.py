@@ -15,13 +15,13 @@ from ldmref.io.diffusers.config import (
     convert_unet_config,
 )
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.io.diffusers.written import (
+from ldmref.models import preset
+from ldmref.ports.written import (
     SCHEDULERS,
     write_scheduler_config,
     write_text_config,
     write_unet_config,
 )
-from ldmref.models import preset
 
 onnx = pytest.importorskip("onnx")
 

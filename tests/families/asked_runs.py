@@ -102,7 +102,7 @@ class AskedRun(NamedTuple):
 
 def guided_kinds() -> list[str]:
     """Return the classes of pipelines that the families read, and those of PAG, that guide."""
-    known = [kind for family in list_families() for kind in family.diffusers.pipelines]
+    known = [kind for family in list_families() for kind in family.folders]
     known += [
         kind for kind in dir(diffusers) if kind.startswith("StableDiffusion") and "PAG" in kind
     ]

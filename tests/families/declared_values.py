@@ -30,13 +30,15 @@ from ldmref.families.auxiliary import (
 )
 from ldmref.io.key_table import KeyEntry
 from ldmref.models import autoencoder_kind, text_kind
-from ldmref.models.autoencoder_kind import autoencoder_of, find_autoencoder
+from ldmref.models.autoencoder_kind import find_autoencoder
 from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import BUILT_IN, Family, find_family
 from ldmref.models.taesd import TinyConfig
 from ldmref.models.text_kind import find_text_encoder, kind_of
+from ldmref.ports.network_port import find_autoencoder_port, find_text_encoder_port
+from ldmref.ports.port import port_of
 from ldmref.samplers.config import SchedulerConfig
 
 BLOCK = re.compile(r"\.\d+\.")
@@ -52,6 +54,7 @@ ASKED = {
     "negative_prompt": "",
 }
 LAYOUT = ("third", "form", "heads", "rows", "frames")  # of a tensor in a file
+DISTILLED = {"is_distilled": True}
 SIZES = ((64, 32), (1024, 1024))  # pixels
 
 
@@ -156,15 +159,18 @@ def find_prefix(known: Mapping[str, str], other: Mapping[str, str]) -> str | Non
 
 def describe_pipeline(family: Family, config: ModelConfig) -> dict[str, Any]:
     """Return the objects of diffusers that are made for a model, and their arguments."""
-    parts = family.diffusers.parts
+    parts = port_of(family).parts
     if parts is None:
         return {}
     try:
         pipeline = parts.pipeline(config)
     except UsageError as error:  # diffusers has none
         return {"refused": error.code}
-    vae = autoencoder_of(config.vae)
-    texts = [parts.text_encoder or kind_of(text).module for text in config.text_encoders]
+    vae = find_autoencoder_port(config.vae.kind)
+    texts = [
+        parts.text_encoder or find_text_encoder_port(kind_of(text).name).module
+        for text in config.text_encoders
+    ]
     return {
         "pipeline": plain(pipeline),
         "denoiser": plain(parts.denoiser(config)),
@@ -210,7 +216,7 @@ def describe_networks(family: Family) -> dict[str, Any]:
 def describe_family(name: str) -> dict[str, Any]:
     """Return what a family declares, and what follows from it for its presets."""
     family = find_family(name)
-    calls = family.diffusers
+    port = port_of(family)
     work = {}
     for preset, config in family.presets.items():
         work[preset] = [
@@ -219,8 +225,9 @@ def describe_family(name: str) -> dict[str, Any]:
         ]
     return {
         "family": plain(family),
+        "port": plain(port),
         "denoiser": describe_defaults(family.denoiser),
-        "scale": [calls.scale(5.0), calls.unguided({}), calls.unguided({"is_distilled": True})],
+        "scale": [family.guidance_scale.convert(5.0), *map(port.unguided, ({}, DISTILLED))],
         "work": work,
         "networks": describe_networks(family),
         "models": {
@@ -258,6 +265,10 @@ def describe_kinds() -> dict[str, Any]:
     return {
         "autoencoders": autoencoders,
         "text_encoders": texts,
+        "ports": [
+            *map(plain, map(find_autoencoder_port, autoencoder_kind.BUILT_IN)),
+            *map(plain, map(find_text_encoder_port, text_kind.BUILT_IN)),
+        ],
         "defaults": defaults,
         "auxiliary": [describe_network(network) for network in auxiliary],
     }

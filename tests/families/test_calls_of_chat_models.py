@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ldmref.families.qwen3.prompts import join_layers
-from ldmref.families.qwen_image_21 import pipelines as qwen
-from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.families.qwen_image_21.text import CHAT, IMAGE_START
 from ldmref.families.z_image import Z_IMAGE
-from ldmref.families.z_image import pipelines as z_image
 from ldmref.models import preset
+from ldmref.ports import qwen_image_21 as qwen
+from ldmref.ports import z_image as z_image
+from ldmref.ports.qwen3 import join_layers
 
 torch = pytest.importorskip("torch")
 
@@ -109,8 +109,8 @@ def test_objects_of_z_image():
     assert made.path == "diffusers:ZImageTransformer2DModel" and made.like == denoiser
     assert made.settings == {"n_kv_heads": 3, "axes_lens": (1024, 64, 64)}
     assert z_image.PARTS.pipeline(config).path == "diffusers:ZImagePipeline"
-    assert Z_IMAGE.diffusers.scale(5.0) == 6.0 and Z_IMAGE.diffusers.ask_scale(6.0) == 5.0
-    assert Z_IMAGE.diffusers.halves == ("cond", "uncond")
+    assert Z_IMAGE.guidance_scale.convert(5.0) == 6.0 and Z_IMAGE.guidance_scale.ask(6.0) == 5.0
+    assert z_image.PORT.halves == ("cond", "uncond")
 
 
 # -- Qwen-Image 2.1 -------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_objects_of_qwen_image():
     text = qwen.PARTS.text_encoder(config.text_encoder)
     assert text.path == "transformers:Qwen3VLForConditionalGeneration"
     assert qwen.PARTS.takes_tokens and qwen.PARTS.alone
-    assert (qwen.IMAGE_START, qwen.STEPS) == ("image_start", 1000.0)
+    assert (IMAGE_START, qwen.STEPS) == ("image_start", 1000.0)
 
 
 @pytest.mark.parametrize(("levels", "factor"), [(1, 1), (3, 4), (5, 16)])

@@ -8,14 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldmref.families import flux
-from ldmref.families.flux import pipelines as flux_pipelines
-from ldmref.families.flux2 import pipelines as flux2_pipelines
-from ldmref.families.flux3 import pipelines as flux3_pipelines
-from ldmref.families.krea2 import pipelines as krea2_pipelines
-from ldmref.families.sd3 import pipelines as sd3_pipelines
 from ldmref.models import preset
-from ldmref.models.family import find_family
+from ldmref.models.family import find_family, guide_by_difference
+from ldmref.ports import flux as flux_pipelines
+from ldmref.ports import flux2 as flux2_pipelines
+from ldmref.ports import flux3 as flux3_pipelines
+from ldmref.ports import krea2 as krea2_pipelines
+from ldmref.ports import sd3 as sd3_pipelines
 
 torch = pytest.importorskip("torch")
 
@@ -30,10 +29,10 @@ def states_of(count):
 
 
 def test_flux1_reads_times_in_thousandths_and_nothing_else():
-    found = flux.scale_time({"timestep": torch.tensor([0.5]), "guidance": 3.5})
+    found = flux_pipelines.scale_time({"timestep": torch.tensor([0.5]), "guidance": 3.5})
     assert found == {"timestep": torch.tensor([500.0]), "guidance": 3.5}
-    assert flux.scale_time({"guidance": 3.5}) == {"guidance": 3.5}
-    assert flux.scale_time({"timestep": None}) == {"timestep": None}
+    assert flux_pipelines.scale_time({"guidance": 3.5}) == {"guidance": 3.5}
+    assert flux_pipelines.scale_time({"timestep": None}) == {"timestep": None}
 
 
 def test_transformers_of_flux1_and_sd3_have_the_arguments_of_diffusers():
@@ -169,7 +168,7 @@ def test_flux2_reads_the_same_layers_of_any_encoder(count, said, skip, layers):
 
 @pytest.mark.parametrize(("scale", "ours"), [(0.5, 1.0), (1.0, 1.0), (1.5, 1.5), (4.0, 4.0)])
 def test_scales_of_flux2_up_to_1_guide_nothing(scale, ours):
-    assert find_family("flux2").diffusers.scale(scale) == ours
+    assert find_family("flux2").guidance_scale.convert(scale) == ours
 
 
 # -- FLUX.3 ---------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ def test_the_pipeline_of_flux3_has_its_parts_and_writes_no_prompts(monkeypatch, 
 def test_parts_of_the_pipeline_of_flux3(name, distilled):
     config = preset(name)
     made = flux3_pipelines.describe_pipeline(config)
-    assert made.path == "ldmref.families.flux3.pipelines:join_parts"
+    assert made.path == "ldmref.ports.flux3:join_parts"
     assert made.settings == {"flow_map": distilled}
     made = flux3_pipelines.describe_denoiser(config)
     assert made.path == "diffusers:Flux3Transformer2DModel"
@@ -400,4 +399,4 @@ def test_hidden_states_of_krea2_are_those_that_the_pipeline_selects():
 
 @pytest.mark.parametrize(("theirs", "ours"), [(4.5, 5.5), (0.5, 1.5), (0.0, 1.0), (-2.0, 1.0)])
 def test_scales_of_krea2_are_smaller_by_1(theirs, ours):
-    assert krea2_pipelines.read_scale(theirs) == ours
+    assert guide_by_difference(theirs) == ours

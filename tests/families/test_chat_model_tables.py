@@ -37,6 +37,8 @@ from ldmref.models.conditioning import CachedContext
 from ldmref.models.config import Defaults
 from ldmref.models.declared import BATCH
 from ldmref.models.params import Params, flatten
+from ldmref.models.transformer_layers import join_cells
+from ldmref.ports.port import find_port
 from ldmref.samplers.config import SchedulerConfig
 
 OPS = get_backend("numpy", dtype="float64")
@@ -166,16 +168,15 @@ def test_configurations_of_z_image_are_read():
 
 
 def test_pipelines_of_both():
-    calls = z_image.Z_IMAGE.diffusers
-    assert [*calls.pipelines] == [
+    assert [*z_image.Z_IMAGE.folders] == [
         "ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline",
     ]  # fmt: skip
-    assert calls.modules == ("ZImageTransformer2DModel",)
+    assert find_port("z-image").modules == ("ZImageTransformer2DModel",)
     assert z_files.read_folder.keywords["defaults"] == Defaults(50, 6.0)
-    calls = qwen_image_21.QWEN_IMAGE_21.diffusers
-    assert [*calls.pipelines] == ["QwenImage21Pipeline"]
-    assert calls.modules == ("QwenImage21Transformer2DModel",)
-    assert calls.unpack is qwen_image_21.join_cells
+    assert [*qwen_image_21.QWEN_IMAGE_21.folders] == ["QwenImage21Pipeline"]
+    port = find_port("qwen-image-2.1")
+    assert port.modules == ("QwenImage21Transformer2DModel",)
+    assert port.unpack is join_cells
 
 
 def test_configurations_of_qwen_image_are_read():

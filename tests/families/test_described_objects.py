@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from ldmref.cases.shrink import shrink
-from ldmref.families import flux, flux2, sd3
+from ldmref.families import sd3
 from ldmref.families.autoencoders import flux2 as flux2_vae
 from ldmref.families.autoencoders import qwen_image, qwen_image_21_config
 from ldmref.families.combined_files import PROJECTION, list_other_networks
-from ldmref.families.flux3 import pipelines as flux3_pipelines
 from ldmref.families.qwen3 import files as qwen3_files
 from ldmref.families.qwen_image_21 import files as qwen_image_21_files
 from ldmref.families.z_image import files as z_image_files
 from ldmref.models import preset
-from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.family import BUILT_IN, family_of, find_family
 from ldmref.passport import kit_families
+from ldmref.ports import flux3 as flux3_pipelines
+from ldmref.ports.network_port import find_autoencoder_port
+from ldmref.ports.port import find_port, port_of
 
 pytest.importorskip("diffusers")
 
@@ -38,7 +39,7 @@ ASKED = {"steps": 4, "cfg_scale": 5.0, "sampler": "euler"}
 TRANSFORMERS = [
     name
     for name in kit_families()
-    if preset(name).denoiser.network == "transformer" and family_of(preset(name)).diffusers.parts
+    if preset(name).denoiser.network == "transformer" and port_of(family_of(preset(name))).parts
 ]
 RULES = [  # of arguments that a class has and ldmref reads with one value alone
     (z_image_files.PLAIN, "ZImageTransformer2DModel"),
@@ -86,9 +87,9 @@ def parameters_of(path):
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_described_objects_have_the_arguments_that_are_set(name):
     config = preset(name)
-    parts = family_of(config).diffusers.parts
+    parts = port_of(family_of(config)).parts
     described = [parts.pipeline(config), parts.denoiser(config), parts.scheduler(config, "euler")]
-    described += [autoencoder_of(config.vae).module(config.vae)]
+    described += [find_autoencoder_port(config.vae.kind).module(config.vae)]
     described += parts.more(config, ASKED).values()
     for made in described:
         known = parameters_of(made.path)
@@ -104,15 +105,15 @@ def test_arguments_with_one_value_are_those_of_the_class(rules, kind):
 
 def test_requests_have_the_number_of_tokens_of_t5():
     config = preset("sd35-medium")
-    request = family_of(config).diffusers.parts.request
+    request = port_of(family_of(config)).parts.request
     assert request(config, ASKED) == {"max_sequence_length": 256}
     assert request(replace(config, text_encoder_3=None), ASKED) == {}
     dev = preset("flux-dev")
-    assert flux.FLUX.diffusers.parts.request(dev, ASKED)["max_sequence_length"] == 512
+    assert find_port("flux").parts.request(dev, ASKED)["max_sequence_length"] == 512
 
 
 def test_calls_of_flux2_may_lack_tokens_or_their_positions():
-    read = flux2.FLUX2.diffusers.inputs
+    read = find_port("flux2").inputs
     tokens, ids = torch.ones(1, 4, 16), torch.zeros(4, 4)
     for given in ({"hidden_states": tokens}, {"img_ids": ids}, {}):
         found = read({**given, "timestep": torch.tensor([0.5])})
@@ -133,7 +134,7 @@ def test_hidden_states_of_pipelines_are_earlier_by_what_is_skipped(name, skip, m
     monkeypatch.setattr(flux3_pipelines, "LAYERS", STATES["flux3-klein"])
     states = [torch.full((1, 2, 3), float(i)) for i in range(9)]
     pipe = SimpleNamespace(text_encoder_select_layers=STATES["krea-2"])
-    read = family_of(preset(name)).diffusers.states
+    read = port_of(family_of(preset(name))).states
     found = read(SimpleNamespace(hidden_states=states), skip, pipe)
     assert found[0, 0, ::3].tolist() == [layer - skip for layer in STATES[name]]
 
@@ -143,7 +144,7 @@ def test_pipelines_of_qwen_image_have_the_sizes_of_the_model():
     times = SimpleNamespace(freqs=torch.ones(3))
     embed = SimpleNamespace(time_text_embed=SimpleNamespace(time_proj=times))
     pipe = SimpleNamespace(vae=SimpleNamespace(config=config.vae), transformer=embed)
-    family_of(config).diffusers.parts.adapt(pipe)
+    port_of(family_of(config)).parts.adapt(pipe)
     assert pipe.vae_scale_factor == config.vae.factor == 16
     assert pipe._drop_idx == family_of(config).text.templates(config)["text_encoder"].dropped
     assert torch.equal(times.freqs, torch.ones(3))
@@ -191,7 +192,7 @@ def differing_defaults(ours, theirs):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_defaults_of_denoisers_are_those_of_diffusers_classes(name):
     family = FAMILIES[name]
-    for kind in family.diffusers.modules:
+    for kind in port_of(family).modules:
         found = differing_defaults(family.denoiser, getattr(diffusers, kind))
         assert found == OTHER_DEFAULTS.get(name, {})
     fields = {field.name: field.default for field in dataclasses.fields(family.denoiser)}
@@ -201,7 +202,7 @@ def test_defaults_of_denoisers_are_those_of_diffusers_classes(name):
 @pytest.mark.parametrize("name", ["sd15", "flux2-klein-4b", "krea-2", "qwen-image-2.1"])
 def test_defaults_of_autoencoders_are_those_of_diffusers_classes(name):
     vae = preset(name).vae
-    made = autoencoder_of(vae).module(vae)
+    made = find_autoencoder_port(vae.kind).module(vae)
     kind = made.path.partition(":")[2]
     found = differing_defaults(type(vae), getattr(diffusers, kind))
     assert found == OTHER_DEFAULTS.get(kind, {})
@@ -215,6 +216,7 @@ def test_defaults_of_qwen3_are_those_of_transformers():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pipelines_and_networks_are_classes_of_diffusers(name):
-    calls = FAMILIES[name].diffusers
-    assert calls.pipelines and calls.modules
-    assert {*calls.pipelines, *calls.modules} <= {*dir(diffusers)}
+    family = FAMILIES[name]
+    modules = port_of(family).modules
+    assert family.folders and modules
+    assert {*family.folders, *modules} <= {*dir(diffusers)}

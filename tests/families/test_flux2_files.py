@@ -23,6 +23,7 @@ from ldmref.io.quantized.float8 import E4M3FN
 from ldmref.io.tensors.writer import TensorSource, write_tensors
 from ldmref.models import ModelConfig, preset
 from ldmref.models.params import flatten
+from ldmref.ports.autoencoders import describe_flux2
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -130,7 +131,7 @@ def test_a_file_with_the_other_networks_of_a_folder(model, folder, tmp_path):
 def small_decoder(model, tmp_path_factory):
     """Return diffusers' autoencoder with a narrower decoder, as FLUX.2-small-decoder, and files."""
     folder = tmp_path_factory.mktemp("small")
-    made = FLUX2_AUTOENCODER.module(replace(model.config.vae, decoder_block_out_channels=(4, 8)))
+    made = describe_flux2(replace(model.config.vae, decoder_block_out_channels=(4, 8)))
     settings = made.settings | {
         name: getattr(made.like, name)
         for name in ("block_out_channels", "layers_per_block", "norm_num_groups")

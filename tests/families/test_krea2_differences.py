@@ -18,7 +18,7 @@ OPS = get_backend("numpy", dtype="float64")
 def test_the_guidance_scale_of_krea():
     """sampling.py of krea-ai/krea-2; diffsynth/diffusion/base_pipeline.py; denoiser.hpp."""
     cond, uncond = np.random.default_rng(0).standard_normal((2, 5))
-    scale = KREA2.diffusers.scale
+    scale = KREA2.guidance_scale.convert
 
     def krea(g):
         return cond + g * (cond - uncond) if g > 0 else cond

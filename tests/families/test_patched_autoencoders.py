@@ -17,6 +17,7 @@ from ldmref.families.autoencoders.qwen_image import QWEN_IMAGE, QwenAutoencoderC
 from ldmref.families.autoencoders.qwen_image_21_config import QwenImage21AutoencoderConfig
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.params import Params, flatten, unflatten
+from ldmref.ports.autoencoders import describe_flux2, describe_qwen_image, describe_qwen_image_21
 
 OPS = get_backend("numpy", dtype="float64")
 HALF = get_backend("numpy", dtype="float16")
@@ -437,12 +438,12 @@ def test_configurations_of_flux2_are_read():
         }
     )  # fmt: skip
     assert found == SMALL_2
-    made = FLUX2_AUTOENCODER.module(SMALL_2)
+    made = describe_flux2(SMALL_2)
     assert made.path == "diffusers:AutoencoderKLFlux2" and made.like == SMALL_2
     assert isinstance(made.settings["latent_channels"], int)
     narrow = flux2.read_config({"decoder_block_out_channels": [96, 192, 384, 384]})
     assert narrow == Flux2AutoencoderConfig(decoder_block_out_channels=(96, 192, 384, 384))
-    made_narrow = FLUX2_AUTOENCODER.module(narrow).settings
+    made_narrow = describe_flux2(narrow).settings
     assert made_narrow["decoder_block_out_channels"] == (96, 192, 384, 384)
     assert FLUX2_AUTOENCODER.shrink(narrow).decoder_block_out_channels == (4, 8)
     assert made.settings == {
@@ -496,7 +497,7 @@ def test_configurations_of_qwen_image_are_read():
         "input_channels": 4,
     }  # fmt: skip
     assert qwen_image.read_config(data) == replace(SMALL, in_channels=4, out_channels=4)
-    made = QWEN_IMAGE.module(SMALL)
+    made = describe_qwen_image(SMALL)
     assert made.path == "diffusers:AutoencoderKLQwenImage" and made.like == SMALL
     assert made.settings == {
         "z_dim": 3, "dim_mult": [1, 2, 4], "temperal_downsample": [False, False],
@@ -522,7 +523,7 @@ def test_configurations_of_qwen_image_21_are_read():
     same = of_21.read_config({**data, "decoder_base_dim": None})
     assert same == replace(SMALL_21, decoder_base_dim=2)
     assert of_21.read_config({"decoder_base_dim": None}).decoder_base_dim == 96
-    made = of_21.describe_qwen_image_21(SMALL_21)
+    made = describe_qwen_image_21(SMALL_21)
     assert made.path == "diffusers:AutoencoderKLQwenImage21" and made.like == SMALL_21
     assert made.settings == {
         "z_dim": 3, "dim_mult": [1, 2, 2], "temperal_downsample": [False, True],

@@ -27,11 +27,19 @@ from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
 from ldmref.models.steering import Steerable
 from ldmref.modes.advice import can_generate
+from ldmref.ports.network_port import find_autoencoder_port
+from ldmref.ports.port import FamilyPort, family_of_classes, find_port, list_ports, port_of
 from ldmref.trace import load_trace, read_trace, record_trace
 from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
 
 SOURCE = Path(ldmref.__file__).parents[1] / "examples" / "plugins" / "ldmref-dit" / "src"
-CACHES = (find_family, known_networks, list_graph_networks)
+CACHES = (find_family, find_port, find_autoencoder_port, known_networks, list_graph_networks)
+PORTS = """
+from ldmref.ports import FamilyPort, LibraryObject, NetworkPort
+
+FAMILY = FamilyPort("dit", ("TheirTransformer",), halves=("cond", "uncond"))
+VAE = NetworkPort("centred", lambda config: LibraryObject("theirs:Autoencoder"))
+"""
 
 
 def clear():
@@ -39,12 +47,14 @@ def clear():
         cache.cache_clear()
 
 
-def install(folder, points):
-    """Write what pip writes for a package with these families."""
+def install(folder, points, **groups):
+    """Write what pip writes for a package with these families, and other groups of points."""
     metadata = folder / "theirs-1.2.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
-    lines = ["[ldmref.families]", *(f"{name} = {value}" for name, value in points.items())]
+    lines = []
+    for group, named in ({"families": points} | groups).items():
+        lines += [f"[ldmref.{group}]", *(f"{name} = {value}" for name, value in named.items())]
     (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
@@ -71,7 +81,8 @@ def dit(site):
 def test_everything_that_a_family_needs_is_in_one_place():
     text = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
     imported = {*re.findall(r"^from (ldmref[\w.]*) import", text, re.MULTILINE)}
-    assert {name for name in imported if not name.startswith("ldmref_dit")} == {"ldmref.families"}
+    theirs = {name for name in imported if not name.startswith("ldmref_dit")}
+    assert theirs == {"ldmref.families", "ldmref.ports"}
     assert not re.search(r"^import ldmref", text, re.MULTILINE)
 
 
@@ -98,6 +109,25 @@ def test_without_the_package_its_folder_is_refused(site, tmp_path):
     with pytest.raises(CorruptModelError, match="no family 'dit'") as caught:
         config_from_dict(data)
     assert "latent-diffusion" in caught.value.hint
+
+
+def test_how_other_programs_write_it_is_found_in_its_package(site):
+    """A family without a port has the defaults; a port needs no change of ldmref."""
+    (site / "theirs.py").write_text(PORTS)
+    points = {"ports": {"dit": "theirs:FAMILY"}, "ports.autoencoders": {"centred": "theirs:VAE"}}
+    install(site, {"dit": "ldmref_dit:DIT"}, **points)
+    port = port_of(find_family("dit"))
+    assert port.halves == ("cond", "uncond") and port in [*list_ports()]
+    assert family_of_classes(["TheirPipeline"], ["TheirTransformer"]) is find_family("dit")
+    assert find_autoencoder_port("centred").module(None).library == "theirs"
+    assert find_port("their other family") == FamilyPort("their other family")
+
+
+def test_a_port_of_another_name_is_refused(site):
+    (site / "theirs.py").write_text(PORTS)
+    install(site, {"dit": "ldmref_dit:DIT"}, ports={"tid": "theirs:FAMILY"})
+    with pytest.raises(UsageError, match="is not a FamilyPort of that name"):
+        find_port("tid")
 
 
 def test_golden_cases_of_its_presets(dit):
@@ -167,7 +197,7 @@ def test_families_that_cannot_be_used(site, value, problem):
 def test_the_built_in_family_holds_all_presets():
     family = find_family("latent-diffusion")
     assert family.denoiser is UNetConfig and family.presets is PRESETS
-    assert "StableDiffusionXLPipeline" in family.diffusers.pipelines
+    assert "StableDiffusionXLPipeline" in family.folders
 
 
 def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):

@@ -323,6 +323,6 @@ def test_networks_are_found_by_their_configuration():
 @pytest.mark.parametrize("family", [*list_families()], ids=lambda family: family.name)
 def test_the_guidance_that_is_asked_of_a_pipeline_is_read_as_ours(family):
     """In tenths, whose sums with 1 are rounded."""
-    calls = family.diffusers
+    theirs = family.guidance_scale
     for scale in np.arange(15, 120) / 10:
-        assert calls.scale(calls.ask_scale(float(scale))) == pytest.approx(scale, rel=1e-15)
+        assert theirs.convert(theirs.ask(float(scale))) == pytest.approx(scale, rel=1e-15)

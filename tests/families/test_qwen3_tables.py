@@ -16,6 +16,7 @@ from ldmref.models import preset
 from ldmref.models.config import Defaults
 from ldmref.models.params import flatten, unflatten
 from ldmref.models.text_config import TextConfig
+from ldmref.ports import qwen3 as ports
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.samplers.config import SchedulerConfig
 
@@ -261,7 +262,7 @@ def test_functions_without_parameters_are_called_by_name(monkeypatch):
 
 
 def test_the_class_of_transformers_has_all_sizes():
-    made = encoder.describe_qwen3(replace(SMALL, layer_norm_eps=0.25, rope_theta=7.0))
+    made = ports.describe_qwen3(replace(SMALL, layer_norm_eps=0.25, rope_theta=7.0))
     assert made.path == "transformers:Qwen3ForCausalLM"
     assert made.settings == {
         "vocab_size": 11, "hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 3,
@@ -273,7 +274,7 @@ def test_the_class_of_transformers_has_all_sizes():
 
 @pytest.mark.parametrize(("head", "parts"), [(8, [2, 1, 1]), (128, [22, 21, 21]), (6, [1, 1, 1])])
 def test_the_class_that_sees_images_is_the_smallest(head, parts):
-    made = encoder.describe_qwen3_vl(replace(SMALL, head_dim=head), "Qwen3VLModel")
+    made = ports.describe_qwen3_vl(replace(SMALL, head_dim=head), "Qwen3VLModel")
     assert made.path == "transformers:Qwen3VLModel"
     assert made.settings["text_config"]["rope_parameters"] == {
         "rope_type": "default", "rope_theta": 1e6, "mrope_section": parts,
@@ -513,7 +514,7 @@ def test_a_processor_of_texts_passes_options_on():
         return [text, options]
 
     tokenize.apply_chat_template = lambda messages, **options: [messages, options]
-    processor = prompts.TextProcessor(tokenize)
+    processor = ports.TextProcessor(tokenize)
     assert processor.tokenizer is tokenize
     assert processor(["a"], padding=True) == [["a"], {"padding": True}]
     messages = [{"role": "user"}]

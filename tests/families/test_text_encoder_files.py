@@ -22,7 +22,6 @@ from ldmref.families.sd3 import original as sd3_original
 from ldmref.io import open_checkpoint, read_model_config, save_folder
 from ldmref.io.compvis.keys import autoencoder_table, open_clip_table
 from ldmref.io.compvis.unet_file import list_stored
-from ldmref.io.diffusers.written import write_tiny_config
 from ldmref.io.key_table import to_compvis
 from ldmref.io.quantized.float8 import E4M3FN
 from ldmref.io.tensors.safetensors import TensorFile
@@ -31,6 +30,7 @@ from ldmref.io.text_encoder_files import LLAMA, rename_llama
 from ldmref.models.params import flatten, init
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.modes.record import compare_models
+from ldmref.ports.written import write_tiny_config
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -9,7 +9,7 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
-from ldmref.families import latent_diffusion, unet, unet_pipelines
+from ldmref.families import latent_diffusion, unet
 from ldmref.io.diffusers.folder import diffusers_table
 from ldmref.models import preset
 from ldmref.models.autoencoder_kind import autoencoder_of
@@ -19,6 +19,7 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import flatten
 from ldmref.models.text_config import TextConfig
 from ldmref.models.unet import unet_spec
+from ldmref.ports import latent_diffusion as unet_pipelines
 
 SD15, SDXL = preset("sd15"), preset("sdxl")
 SMALL = UNetConfig(

@@ -146,7 +146,8 @@ class Together:
         self.own = model_of("tiny")
         text = SimpleNamespace(together=self.read)
         family = self.own.family
-        self.family = SimpleNamespace(text=text, diffusers=family.diffusers, name=family.name)
+        theirs = family.guidance_scale
+        self.family = SimpleNamespace(text=text, guidance_scale=theirs, name=family.name)
 
     def read(self, ops, images, length):
         return {"first": np.full(images, length), "second": np.full(images, -length)}

@@ -224,8 +224,9 @@ def test_encoders_are_read_with_the_pipeline_or_its_networks(monkeypatch):
         seen.append((result, skip, pipe))
         return "states"
 
-    family = SimpleNamespace(diffusers=SimpleNamespace(read_encoded=read))
-    monkeypatch.setattr(original, "family_of_pipeline", lambda kind: family)
+    port = SimpleNamespace(read_encoded=read)
+    monkeypatch.setattr(original, "family_of_pipeline", lambda kind: "family")
+    monkeypatch.setattr(original, "port_of", {"family": port}.get)
     attributes = {"hidden_states": True, "clip_skip": "3"}
     entry = {"call": "text_encoder.000", "layer": "", "attributes": attributes}
     tensors = {"text_encoder.000//output": X.numpy()}

@@ -9,6 +9,7 @@ import ldmref
 from ldmref import modes
 from ldmref.locate import diff_traces
 from ldmref.locate.layouts import latents_as_tokens
+from ldmref.ports.port import port_of
 from ldmref.trace import build_trace
 
 FAMILIES = ("sd3-tiny", "flux-tiny", "z-image-tiny", "flux2-tiny", "krea-2-tiny")
@@ -58,7 +59,7 @@ def test_arrays_without_the_axis_of_images_are_those_of_one(family, change):
 def as_tokens(model, x):
     """Return latents (1, c, h, w) as the tokens (1, l, d) of which the family joins them."""
     cell = 1 if model.family.name == "flux2" else 2
-    return latents_as_tokens(model.family.diffusers.unpack, x, *(n // cell for n in x.shape[2:]))
+    return latents_as_tokens(port_of(model.family).unpack, x, *(n // cell for n in x.shape[2:]))
 
 
 @pytest.mark.parametrize("family", ["flux-tiny", "flux2-tiny"])

@@ -15,6 +15,7 @@ from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.text_inputs import ExpectedText
+from ldmref.ports.port import port_of
 
 SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
@@ -122,10 +123,10 @@ def test_which_half_of_a_batch_is_which():
     assert own.halves() == ("uncond", "cond")
     theirs = context_of({"sampler.000": {"input.model_output": X}})
     assert theirs.is_diffusers and not own.is_diffusers
-    assert theirs.halves() == theirs.model.family.diffusers.halves
+    assert theirs.halves() == port_of(theirs.model.family).halves
     later = {"sampler.000": {"input.sample": X}, "sampler.001": {"input.model_output": X}}
     assert context_of(later).is_diffusers  # the first step was not recorded in full
-    family = SimpleNamespace(diffusers=SimpleNamespace(halves=("cond", "uncond")))
+    family = SimpleNamespace(name="z-image")
     for diffusers, right in ((True, ("cond", "uncond")), (False, ("uncond", "cond"))):
         run = SimpleNamespace(model=SimpleNamespace(family=family), is_diffusers=diffusers)
         assert PortRun.halves(run) == right

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.families.qwen_image_21.pipelines import IMAGE_START
+from ldmref.families.qwen_image_21.text import IMAGE_START
 from ldmref.locate.pipeline import tokens
 from ldmref.locate.pipeline.together import judge_together
 

@@ -10,8 +10,8 @@ from host_units import context_of, entry_of, normal
 
 pytest.importorskip("torch")
 
-from ldmref.families.flux import FLUX
 from ldmref.locate.modules import whole_calls
+from ldmref.ports.port import find_port
 
 LATENTS = normal(0, 2, 3, 4, 6)  # tokens of 2 x 2 pixels in two rows of three
 OUTPUT = normal(1, 2, 3, 4, 6)
@@ -55,7 +55,7 @@ def test_latents_are_the_tokens_that_the_network_reads():
     np.testing.assert_array_equal(inputs["hidden_states"], as_tokens(LATENTS))
     np.testing.assert_array_equal(outputs["output"], as_tokens(OUTPUT))
     np.testing.assert_allclose(inputs["timestep"], TIMES / 1000.0)  # Flux's own time
-    unpack = FLUX.diffusers.unpack
+    unpack = find_port("flux").unpack
     assert unpack is not None
     np.testing.assert_array_equal(unpack(as_tokens(LATENTS), 2, 3), LATENTS)
     tokens = {**KNOWN, "input.sample": as_tokens(LATENTS)}
@@ -93,7 +93,7 @@ def test_calls_with_the_own_arguments_are_as_they_were():
 )
 def test_times_that_no_line_relates_leave_the_call(times, monkeypatch):
     """A constant has no inverse, and a family may need what was not recorded."""
-    calls = replace(FLUX.diffusers, inputs=times)
+    calls = replace(find_port("flux"), inputs=times)
     monkeypatch.setattr(whole_calls, "_calls_of", lambda port: calls)
     assert changed(KNOWN)[2]
 
@@ -105,6 +105,6 @@ def test_times_that_run_backwards_are_turned(monkeypatch):
         assert arguments["hidden_states"].shape == (2, 6, 12)
         return {"timestep": 1000.0 - 1000.0 * arguments["timestep"]}
 
-    calls = replace(FLUX.diffusers, inputs=inputs)
+    calls = replace(find_port("flux"), inputs=inputs)
     monkeypatch.setattr(whole_calls, "_calls_of", lambda port: calls)
     np.testing.assert_allclose(changed(KNOWN)[0]["timestep"], 1.0 - TIMES / 1000.0)

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 from host_units import normal  # noqa: E402
 
-from ldmref.families.flux import FLUX  # noqa: E402
 from ldmref.locate.modules import whole_calls  # noqa: E402
+from ldmref.ports.port import find_port  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
 CALL, OTHER = "transformer.000", "transformer.001"
@@ -105,7 +105,7 @@ def tokens(x):
 
 
 def test_latents_are_tokens_where_their_positions_are_known(monkeypatch):
-    with_calls(monkeypatch, unpack=FLUX.diffusers.unpack)
+    with_calls(monkeypatch, unpack=find_port("flux").unpack)
     every = {"input.sample": LATENTS, "input.img_ids": IDS, "output": LATENTS * 2.0}
     found, _ = inputs_of(every)
     assert np.array_equal(found["hidden_states"], tokens(LATENTS))
@@ -182,4 +182,4 @@ def test_families_are_given_tensors_of_float64():
 )
 def test_the_calls_of_a_family_are_those_of_its_pipelines(pipeline, known):
     found = whole_calls._calls_of(build_trace({}, {"pipeline": pipeline}))
-    assert found is FLUX.diffusers if known else found is None
+    assert found is find_port("flux") if known else found is None

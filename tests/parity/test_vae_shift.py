@@ -12,9 +12,9 @@ from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.io import save_folder
 from ldmref.io.adapters.autoencoder import read_vae
-from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.params import unflatten
+from ldmref.ports.written import save_autoencoder
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -14,7 +14,6 @@ from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.errors import InputError, UsageError
 from ldmref.io import find_model, open_checkpoint, read_vae
 from ldmref.io.diffusers.folder import DiffusersFolder
-from ldmref.io.diffusers.pipeline_folder import parts_of, pipeline_files
 from ldmref.io.kit_folder import KitFolder
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
@@ -22,6 +21,7 @@ from ldmref.models.params import flatten
 from ldmref.passport import kit_families
 from ldmref.passport.make import write_checkpoint
 from ldmref.passport.recorded import kit_trace
+from ldmref.ports.pipeline_folder import parts_of, pipeline_files
 from ldmref.trace import build_trace
 
 EMOJI = ("emoji", "emoji-128")

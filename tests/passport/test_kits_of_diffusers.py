@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.io.diffusers.pipeline_folder import parts_of
 from ldmref.io.key_table import find_matching
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS
@@ -14,6 +13,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.passport import check_dump, run_pipeline
 from ldmref.passport.make import distinct_families
 from ldmref.passport.pipelines import make_object
+from ldmref.ports.pipeline_folder import parts_of
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

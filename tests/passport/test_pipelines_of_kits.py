@@ -7,10 +7,10 @@ import pytest
 
 import ldmref
 from ldmref.errors import UsageError
-from ldmref.models.library_object import LibraryObject
 from ldmref.passport import check_dump, kit_pipeline, make, make_kit, pipelines, run_pipeline
 from ldmref.passport.original import AS_DIFFUSERS, BATCH
 from ldmref.passport.pipelines import load_parameters, make_object
+from ldmref.ports.library_object import LibraryObject
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

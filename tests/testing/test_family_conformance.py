@@ -17,6 +17,7 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.declared import BATCH, CallSize, NetworkInput
 from ldmref.models.family import BUILT_IN, find_family
 from ldmref.models.golden_run import GoldenRun
+from ldmref.ports.port import port_of
 from ldmref.testing import (
     FAMILY_CHECKS,
     FamilyCheck,
@@ -25,7 +26,7 @@ from ldmref.testing import (
     assert_family_conforms,
     check_family,
 )
-from ldmref.testing.family import files, learning, pipelines
+from ldmref.testing.family import declaration, files, learning, pipelines
 from ldmref.testing.family.networks import check_padding, relative_error
 from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import Findings
@@ -105,8 +106,6 @@ def problems(family, check, **options):
          "lora.layers: no parameter 'proj_out.wait'; did you mean 'proj_out.weight'"),
         (with_lora(layers=lambda config: {"proj_out.weight": KeyEntry("a", (1,))}),
          "lora.layers: 'proj_out.weight' is (1,), the parameter"),
-        (replace(SD3, diffusers=replace(SD3.diffusers, halves=("cond", "cond"))),
-         "halves ('cond', 'cond') are not"),
         (replace(SD3, text=replace(SD3.text, optional=("text_encoder_4",))),
          "text.optional: no text encoder 'text_encoder_4'; did you mean"),
         (replace(SD3, golden=replace(SD3.golden, runs=[GoldenRun("sd3-medum", "euler")])),
@@ -334,9 +333,14 @@ def test_another_image_than_the_pipeline_s_is_found(live):
     assert "the image is (16, 16, 3), the pipeline's (16, 24, 3)" in found
 
 
+def test_halves_of_no_order_are_found(monkeypatch):
+    wrong = replace(port_of(SD3), halves=("cond", "cond"))
+    monkeypatch.setattr(declaration, "port_of", lambda family: wrong)
+    assert "halves ('cond', 'cond') are not" in problems(SD3, "names")
+
+
 def test_a_folder_of_another_family_is_found(live, install):
-    calls = replace(SD3.diffusers, pipelines={"OtherPipeline": None})
-    family = install(replace(SD3, diffusers=calls))
+    family = install(replace(SD3, folders={"OtherPipeline": None}))
     found = problems(family, "pipeline folder", pipelines=[live])
     assert "StableDiffusion3Pipeline" in found and "is not supported" in found
 

@@ -4,7 +4,7 @@ import pytest
 
 import ldmref
 from ldmref.locate import diff_modules
-from ldmref.models.text_kind import list_text_encoders
+from ldmref.ports.network_port import list_text_encoder_ports
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -31,7 +31,7 @@ def test_layers_have_the_names_of_the_kind_of_encoder():
     layers = {entry.layer for entry in record(make()).entries}
     assert {"layers.0.self_attn.q_proj", "norm", "embed_tokens"} <= layers
     assert not any(layer.startswith("model.") for layer in layers)
-    assert any("Qwen3ForCausalLM" in kind.classes for kind in list_text_encoders())
+    assert any("Qwen3ForCausalLM" in port.classes for port in list_text_encoder_ports())
 
 
 def test_it_is_judged_by_its_module():

@@ -124,8 +124,8 @@ def _read_guidance(
     """
     asked = values.get("cfg_scale")
     if made["diffusers"] and asked is not None and "cfg_scale" not in own:
-        calls = family_of(config).diffusers
-        return {"cfg_scale": calls.read_scale(config, asked) if calls.reads_scale(config) else 1.0}
+        theirs = family_of(config).guidance_scale
+        return {"cfg_scale": theirs.read(config, asked) if theirs.reads(config) else 1.0}
     distilled = made["distilled"]
     flow = config.scheduler.path is FLOW
     if distilled is None or "cfg_scale" in own or not (flow and config.denoiser.reads_guidance):

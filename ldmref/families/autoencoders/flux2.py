@@ -26,7 +26,6 @@ from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import KL
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import Autoencoder
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Shape, Spec
 
 PATCH = 2  # latents are patches of 2 x 2 cells of z
@@ -206,24 +205,6 @@ def shrink(config: Flux2AutoencoderConfig) -> Flux2AutoencoderConfig:
     )
 
 
-def describe_flux2(config: Flux2AutoencoderConfig) -> LibraryObject:
-    """Return diffusers' `AutoencoderKLFlux2` of a configuration.
-
-    >>> describe_flux2(Flux2AutoencoderConfig()).settings["latent_channels"]
-    32
-    """
-    levels = len(config.block_out_channels)
-    settings = {
-        "latent_channels": config.latent_channels // PATCH**2,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "patch_size": (PATCH, PATCH),
-    }
-    if config.decoder_block_out_channels:
-        settings["decoder_block_out_channels"] = config.decoder_block_out_channels
-    return LibraryObject("diffusers:AutoencoderKLFlux2", settings, config)
-
-
 FLUX2_AUTOENCODER = Autoencoder(
     "flux2",
     "FLUX.2 autoencoder",
@@ -236,7 +217,6 @@ FLUX2_AUTOENCODER = Autoencoder(
     spread=lambda ops, p, config: 1.0 / deviation(ops, p, config),
     normalized_by=("bn",),
     classes={"AutoencoderKLFlux2": read_config},
-    module=describe_flux2,
     original=original_autoencoder_table,
     with_sizes=with_sizes,
     ignored=r"bn\.num_batches_tracked",

@@ -26,7 +26,6 @@ from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import Autoencoder
 from ldmref.models.denoiser_config import Width
 from ldmref.models.layers import conv2d, layer
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, flatten, numbered
 from ldmref.models.specs import conv_spec
 
@@ -329,21 +328,6 @@ def shrink(config: QwenAutoencoderConfig) -> QwenAutoencoderConfig:
     )
 
 
-def describe_qwen_image(config: QwenAutoencoderConfig) -> LibraryObject:
-    """Return diffusers' `AutoencoderKLQwenImage` of a configuration; frames are never joined.
-
-    >>> describe_qwen_image(QwenAutoencoderConfig()).settings["z_dim"]
-    16
-    """
-    settings = {
-        "z_dim": config.latent_channels,
-        "dim_mult": list(config.dim_mult),
-        "temperal_downsample": [False] * (len(config.dim_mult) - 1),
-    }
-    own = ("in_channels", "out_channels", "latent_channels")
-    return LibraryObject("diffusers:AutoencoderKLQwenImage", settings, config, own)
-
-
 QWEN_IMAGE = Autoencoder(
     "qwen-image",
     "Qwen-Image autoencoder",
@@ -355,7 +339,6 @@ QWEN_IMAGE = Autoencoder(
     denormalize,
     spread=lambda ops, p, config: 1.0 / column(ops, config.latents_std),
     classes={"AutoencoderKLQwenImage": read_config},
-    module=describe_qwen_image,
     stored=stored,
     original=original_table,
     ignored=r".*\.time_conv\.(weight|bias)",

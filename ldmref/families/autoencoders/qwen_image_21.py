@@ -29,7 +29,6 @@ from ldmref.families.autoencoders.qwen_image import (
 from ldmref.families.autoencoders.qwen_image_21_config import (
     QwenImage21AutoencoderConfig,
     broken_rules,
-    describe_qwen_image_21,
     read_config,
     shrink,
 )
@@ -197,7 +196,6 @@ AUTOENCODER = Autoencoder(
     denormalize,
     find_spread,
     classes={"AutoencoderKLQwenImage21": read_config},
-    module=describe_qwen_image_21,
     ignored=r".*\.time_conv\.(weight|bias)",
     shrink=shrink,
     broken_rules=broken_rules,

@@ -12,7 +12,6 @@ from ldmref.io.diffusers.checks import require_plain
 from ldmref.io.diffusers.declared import read_declared
 from ldmref.models.autoencoder_config import BaseAutoencoderConfig
 from ldmref.models.denoiser_config import Flags, Layers, Width
-from ldmref.models.library_object import LibraryObject
 
 ChannelNumbers = Annotated[tuple[float, ...], Range(-1e6, 1e6), Length(1, 65536)]
 MEAN = (
@@ -154,18 +153,3 @@ def shrink(config: QwenImage21AutoencoderConfig) -> QwenImage21AutoencoderConfig
         latents_mean=config.latents_mean[:4],
         latents_std=config.latents_std[:4],
     )
-
-
-def describe_qwen_image_21(config: QwenImage21AutoencoderConfig) -> LibraryObject:
-    """Return diffusers' `AutoencoderKLQwenImage21` of a configuration.
-
-    >>> describe_qwen_image_21(QwenImage21AutoencoderConfig()).settings["z_dim"]
-    64
-    """
-    settings = {
-        "z_dim": config.latent_channels,
-        "dim_mult": list(config.dim_mult),
-        "temperal_downsample": list(config.temporal_downsample),
-    }
-    own = ("latent_channels", "temporal_downsample")
-    return LibraryObject("diffusers:AutoencoderKLQwenImage21", settings, config, own)

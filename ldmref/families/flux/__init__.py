@@ -7,7 +7,6 @@
 | `controlnet.py` | its ControlNets                      |
 | `control_files.py` | their single files                |
 | `text.py`       | how two text encoders condition it   |
-| `pipelines.py`  | how diffusers' pipeline is made      |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
 | `presets.py`    | the published sizes                  |
@@ -17,9 +16,7 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.control_files import list_candidates
@@ -27,25 +24,22 @@ from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
-from ldmref.families.flux.pipelines import PARTS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import T5_LENGTH, encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
     GUIDANCE,
     LORA_TARGETS,
-    SCALE,
     count_two_stream_flops,
     describe_model,
     list_inputs,
 )
-from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
+    GuidanceScale,
     LoraRules,
-    PipelineCalls,
     TextPath,
     TrainingRules,
     Work,
@@ -53,7 +47,6 @@ from ldmref.models.family import (
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
-from ldmref.models.transformer_layers import join_patches
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
@@ -118,13 +111,6 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
-def scale_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of diffusers' transformer with the time as our timestep."""
-    timestep = arguments.get("timestep")
-    scaled = {} if timestep is None else {"timestep": timestep * SCALE}
-    return {**arguments, **scaled}
-
-
 GOLDEN_RUNS = (
     GoldenRun("flux-dev", "euler", params={"negative_prompt": ""}),  # it reads the scale
     GoldenRun("flux-schnell", "euler"),
@@ -141,15 +127,9 @@ FLUX = Family(
     control=replace(CONTROL, candidates=list_candidates),
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        ("FluxTransformer2DModel",),
-        unpack=join_patches,
-        inputs=scale_time,
-        states=select_hidden_states,
-        scale=guide_always,
-        reads_scale=lambda config: transformer_of(config).guidance_embeds,
-        parts=PARTS,
+    folders=dict.fromkeys(PIPELINES, read_folder),
+    guidance_scale=GuidanceScale(
+        guide_always, reads=lambda config: transformer_of(config).guidance_embeds
     ),
     lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

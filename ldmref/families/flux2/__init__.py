@@ -6,7 +6,6 @@
 | `network.py`     | the transformer                                                  |
 | `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
 | `references.py`  | reference images as further tokens                               |
-| `pipelines.py`   | how diffusers' pipelines are made and call the networks          |
 | `files.py`       | diffusers' folders                                               |
 | `original.py`    | the makers' single files                                         |
 | `presets.py`     | the published sizes                                              |
@@ -25,7 +24,6 @@ from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_
 from ldmref.families.flux2.files import PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
-from ldmref.families.flux2.pipelines import PARTS, read_inputs, read_states
 from ldmref.families.flux2.presets import SCALES, make_presets, shrink
 from ldmref.families.flux2.references import REFERENCES
 from ldmref.families.flux2.text import CHAT, encode_prompts
@@ -43,13 +41,12 @@ from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInpu
 from ldmref.models.family import (
     Family,
     GoldenModels,
+    GuidanceScale,
     LoraRules,
-    PipelineCalls,
     TrainingRules,
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
-from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("_modulation_img.linear.weight", "_modulation_txt.linear.weight",
@@ -97,18 +94,9 @@ FLUX2 = Family(
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        ("Flux2Transformer2DModel",),
-        halves=("cond", "uncond"),
-        unpack=join_cells,
-        inputs=read_inputs,
-        states=read_states,
-        draws_images=False,
-        unguided=lambda settings: settings.get("is_distilled") is True,
-        reads_scale=lambda config: config.defaults.cfg_scale != SCALES[True],
-        parts=PARTS,
-    ),
+    folders=dict.fromkeys(PIPELINES, read_folder),
+    guidance_scale=GuidanceScale(reads=lambda config: config.defaults.cfg_scale != SCALES[True]),
+    draws_images=False,
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(shrink, GOLDEN_RUNS),

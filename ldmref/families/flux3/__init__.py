@@ -9,7 +9,6 @@
 | `references.py` | reference images                                                    |
 | `files.py`      | diffusers' folders                                                  |
 | `original.py`   | the makers' single files                                            |
-| `pipelines.py`  | how diffusers' pipelines call the transformer                       |
 | `presets.py`    | the published sizes                                                 |
 | `work.py`       | operations and memory                                               |
 
@@ -26,7 +25,6 @@ from ldmref.families.flux3.files import PIPELINES, read_folder
 from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
 from ldmref.families.flux3.network import REFERENCES as REF
 from ldmref.families.flux3.original import ORIGINALS
-from ldmref.families.flux3.pipelines import PARTS, read_inputs, read_layer, read_states
 from ldmref.families.flux3.presets import make_presets, shrink
 from ldmref.families.flux3.references import REFERENCES
 from ldmref.families.flux3.text import encode_prompts
@@ -44,14 +42,13 @@ from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInpu
 from ldmref.models.family import (
     Family,
     GoldenModels,
+    GuidanceScale,
     LoraRules,
-    PipelineCalls,
     TrainingRules,
     Work,
     guide_always,
 )
 from ldmref.models.golden_run import GoldenRun
-from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 MODULATIONS = tuple(f"_stream_modulations.{mode}.linear.weight" for mode in (IMAGE, REF, TEXT))
@@ -110,17 +107,9 @@ FLUX3 = Family(
     references=REFERENCES,
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        ("Flux3Transformer2DModel",),
-        halves=("cond", "uncond"),
-        unpack=join_cells,
-        inputs=read_inputs,
-        states=read_states,
-        layer=read_layer,
-        scale=guide_always,
-        reads_scale=lambda config: not config.denoiser.is_flow_map,
-        parts=PARTS,
+    folders=dict.fromkeys(PIPELINES, read_folder),
+    guidance_scale=GuidanceScale(
+        guide_always, reads=lambda config: not config.denoiser.is_flow_map
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

@@ -5,7 +5,6 @@
 | `config.py`    | the configuration, and what must fit together                            |
 | `network.py`   | the transformer: fusion of the text's states, blocks with gated attention |
 | `text.py`      | the chat around a prompt                                                 |
-| `pipelines.py` | how diffusers' pipeline calls the networks                               |
 | `files.py`     | diffusers' folders                                                       |
 | `original.py`  | the makers' single files                                                 |
 | `presets.py`   | the published sizes                                                      |
@@ -33,7 +32,6 @@ from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_
 from ldmref.families.krea2.files import PIPELINES, read_folder
 from ldmref.families.krea2.network import transformer, transformer_spec
 from ldmref.families.krea2.original import ORIGINALS
-from ldmref.families.krea2.pipelines import PARTS, read_inputs, read_layer, read_scale, read_states
 from ldmref.families.krea2.presets import make_presets, shrink
 from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
@@ -43,14 +41,14 @@ from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
+    GuidanceScale,
     LoraRules,
-    PipelineCalls,
     TrainingRules,
     Work,
+    guide_by_difference,
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import Steerable
-from ldmref.models.transformer_layers import join_patches
 
 MULTIPLE = 16  # to which the number of a text's tokens is rounded up
 # the weights of norms are differences from 1; the output and the blocks' gates begin as 0
@@ -90,17 +88,8 @@ KREA2 = Family(
     text=read_chat(CHAT, with_length=partial(with_length, dropped=CHAT.dropped), multiple=MULTIPLE),
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        modules=("Krea2Transformer2DModel",),
-        halves=("cond", "uncond"),
-        unpack=join_patches,
-        inputs=read_inputs,
-        states=read_states,
-        layer=read_layer,
-        scale=read_scale,
-        parts=PARTS,
-    ),
+    folders=dict.fromkeys(PIPELINES, read_folder),
+    guidance_scale=GuidanceScale(guide_by_difference),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(shrink, (GoldenRun("krea-2", "euler"), GoldenRun("krea-2-turbo", "euler"))),

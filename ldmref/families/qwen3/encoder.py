@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -26,22 +26,12 @@ from ldmref.families.qwen3.tokens import qwen_tokenizer, small_vocabulary
 from ldmref.math.arrays import Array
 from ldmref.models import transformer_layers
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, swiglu_spec
-from ldmref.models.text_config import MOST_TOKENS, TextConfig
+from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import TextEncoder
 
-QWEN3_FIELDS = (  # that transformers has under the same names
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim",
-)  # fmt: skip
-VISION = {  # of which no prompt reads anything
-    "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
-    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
-}  # fmt: skip
 OUT_LAYERS = "text_encoder_out_layers"  # of config.json: which hidden states a pipeline reads
-CONTEXT = MOST_TOKENS  # tokens of the published language model
 
 
 @dataclass(frozen=True)
@@ -276,57 +266,6 @@ def broken_rules(config: TextConfig) -> Iterator[str]:
         yield f"hidden_layers must be below {layers}: the last state is known only after a norm"
 
 
-def describe_qwen3(config: Qwen3Config) -> LibraryObject:
-    """Return transformers' `Qwen3ForCausalLM` of a configuration.
-
-    >>> describe_qwen3(Qwen3Config()).path
-    'transformers:Qwen3ForCausalLM'
-    """
-    return LibraryObject(
-        "transformers:Qwen3ForCausalLM",
-        describe_settings(config),
-        stored={"model_type": "qwen3"},
-        rename=lambda name: f"model.{name}",
-    )
-
-
-def describe_qwen3_vl(config: TextConfig, kind: str) -> LibraryObject:
-    """Return a class of transformers for Qwen3-VL, with the smallest network that sees images.
-
-    Args:
-        config: The configuration of the text part.
-        kind: The class.
-
-    >>> describe_qwen3_vl(Qwen3Config(), "Qwen3VLModel").settings["vision_config"]["depth"]
-    1
-    """
-    assert isinstance(config, Qwen3Config)
-    half = config.head_dim // 2  # angles of a head, shared by time, row and column
-    text = describe_settings(config)
-    text["rope_parameters"] |= {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
-    vision = VISION | {"out_hidden_size": config.hidden_size}
-    before = "language_model." if kind == "Qwen3VLModel" else "model.language_model."
-    return LibraryObject(
-        f"transformers:{kind}",
-        {"text_config": text, "vision_config": vision},
-        stored={"model_type": "qwen3_vl"},
-        rename=lambda name: before + name,
-    )
-
-
-def describe_settings(config: Qwen3Config) -> dict[str, Any]:
-    """Return the fields of the configuration of transformers."""
-    read = {OUT_LAYERS: [*config.hidden_layers]} if len(config.hidden_layers) > 1 else {}
-    return {
-        **{name: getattr(config, name) for name in QWEN3_FIELDS},
-        **read,
-        "rms_norm_eps": config.layer_norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": True,
-    }
-
-
 QWEN3 = TextEncoder(
     name="qwen3",
     title="Qwen3",
@@ -353,14 +292,6 @@ QWEN3 = TextEncoder(
     ),
     vocabulary=small_vocabulary,
     any_length=True,
-    classes=(
-        "Qwen3Model",
-        "Qwen3ForCausalLM",
-        "Qwen3VLTextModel",
-        "Qwen3VLModel",
-        "Qwen3VLForConditionalGeneration",
-    ),
-    module=describe_qwen3,
     rename=rename_tensor,
     ignored=r"lm_head\.weight|(model\.)?visual\..*|.*\.rotary_emb\.inv_freq",
     table="layers.0.self_attn.q_norm.weight",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ldmref.families.qwen3.encoder import OUT_LAYERS, Qwen3Config
+from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import TextPath
 from ldmref.prompts.prompt_template import PromptTemplate
@@ -49,25 +49,6 @@ def read_chat(template: PromptTemplate, **more: Any) -> TextPath:
     return replace(chat, **more)
 
 
-class TextProcessor:
-    """The texts of Qwen3-VL's processor, whose images need more libraries.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-    """
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-
-    def __call__(self, text: list[str], **options: object) -> Any:
-        """Return the ids and the mask of texts."""
-        return self.tokenizer(text, **options)
-
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: object) -> Any:
-        """Return messages with the text before and after them."""
-        return self.tokenizer.apply_chat_template(messages, **options)
-
-
 def choose_layers(text: Qwen3Config, usual: tuple[int, ...]) -> tuple[int, ...]:
     """Return the layers that a family reads: those that the encoder's file says, or the usual ones.
 
@@ -77,36 +58,6 @@ def choose_layers(text: Qwen3Config, usual: tuple[int, ...]) -> tuple[int, ...]:
     (1, 2, 3)
     """
     return usual if text.hidden_layers == Qwen3Config.hidden_layers else text.hidden_layers
-
-
-def read_layers(output: Any, usual: Sequence[int], skip: int, pipe: object) -> Any:
-    """Return the hidden states that a pipeline of diffusers reads, side by side.
-
-    Args:
-        output: The output of transformers' Qwen3 with its hidden states.
-        usual: The layers that are read where the encoder's configuration says no others.
-        skip: Number of layers by which the states come earlier.
-        pipe: The pipeline.
-    """
-    config = getattr(getattr(pipe, "text_encoder", None), "config", None)
-    config = getattr(config, "text_config", config)
-    layers = getattr(config, OUT_LAYERS, None) or usual
-    if max(layers) >= len(output.hidden_states):  # a call that names others: not known
-        return output.hidden_states[-1 - skip]
-    return join_layers(output, layers, skip)
-
-
-def join_layers(output: Any, layers: Sequence[int], skip: int) -> Any:
-    """Return the hidden states of some layers side by side, (n, l, k * hidden_size).
-
-    Args:
-        output: The output of transformers' Qwen3 with its hidden states.
-        layers: The numbers of the layers, 0 for the embeddings.
-        skip: Number of layers by which the states come earlier.
-    """
-    import torch
-
-    return torch.cat([output.hidden_states[number - skip] for number in layers], dim=-1)
 
 
 def broken_text_rules(config: ModelConfig, width: str = "") -> Iterator[str]:

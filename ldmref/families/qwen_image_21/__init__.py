@@ -5,7 +5,6 @@
 | `config.py`              | the configuration, and what must fit together             |
 | `network.py`             | the transformer, with a cache of keys and values of text  |
 | `text.py`                | the chat around a prompt, of which the start is dropped   |
-| `pipelines.py`           | how diffusers' pipeline is made and calls the networks    |
 | `files.py`               | diffusers' folders, and single files                      |
 | `presets.py`             | the published models                                      |
 | `work.py`                | operations and memory                                     |
@@ -38,15 +37,8 @@ from ldmref.families.qwen_image_21.config import (
 )
 from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
-from ldmref.families.qwen_image_21.pipelines import (
-    IMAGE_START,
-    PARTS,
-    read_inputs,
-    read_layer,
-    read_states,
-)
 from ldmref.families.qwen_image_21.presets import make_presets, shrink
-from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.families.qwen_image_21.text import CHAT, IMAGE_START
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
@@ -55,12 +47,10 @@ from ldmref.models.family import (
     Family,
     GoldenModels,
     LoraRules,
-    PipelineCalls,
     TrainingRules,
     Work,
 )
 from ldmref.models.golden_run import GoldenRun
-from ldmref.models.transformer_layers import join_cells
 
 # every block begins as the identity, and the output as zero
 ZEROS = ("modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight")
@@ -103,15 +93,7 @@ QWEN_IMAGE_21 = Family(
     text=read_chat(CHAT, multiple=1, together=start_behind, grows=True, feels_weights=False),
     presets=make_presets(),
     files=SINGLE_FILES,
-    diffusers=PipelineCalls(
-        {PIPELINE: read_folder},
-        modules=("QwenImage21Transformer2DModel",),
-        unpack=join_cells,
-        inputs=read_inputs,
-        states=read_states,
-        layer=read_layer,
-        parts=PARTS,
-    ),
+    folders={PIPELINE: read_folder},
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(

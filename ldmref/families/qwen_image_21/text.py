@@ -9,6 +9,7 @@ from ldmref.families.qwen3.prompts import ANSWER, with_system
 from ldmref.prompts.prompt_template import PromptTemplate
 
 LENGTH = 512  # tokens to which texts are filled up, with the template's; longer ones stay whole
+IMAGE_START = "image_start"  # the place of images on the first axis
 SYSTEM = "Comprehend and analyze the provided prompt."
 CHAT = PromptTemplate(with_system(SYSTEM), ANSWER, dropped=14, prepare=("blank",))
 

@@ -7,7 +7,6 @@
 | `controlnet.py` | its ControlNets                      |
 | `control_files.py` | their single files                |
 | `text.py`       | how three text encoders condition it |
-| `pipelines.py`  | how diffusers' pipeline is made      |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
 | `presets.py`    | the published sizes                  |
@@ -31,7 +30,6 @@ from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
-from ldmref.families.sd3.pipelines import PARTS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import (
     MOST_T5_TOKENS,
@@ -39,14 +37,12 @@ from ldmref.families.sd3.text import (
     encode_prompts,
     with_text_length,
 )
-from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
     LoraRules,
-    PipelineCalls,
     TextPath,
     TrainingRules,
     Work,
@@ -144,12 +140,7 @@ SD3 = Family(
     control=replace(CONTROL, candidates=list_candidates),
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        ("SD3Transformer2DModel",),
-        states=select_hidden_states,
-        parts=PARTS,
-    ),
+    folders=dict.fromkeys(PIPELINES, read_folder),
     lora=LoraRules(LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")}),
     training=TrainingRules(
         zeros=lambda config: ZEROS,

@@ -5,7 +5,6 @@
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
 | `text.py`      | the hidden states that are read                                         |
-| `pipelines.py` | how diffusers' pipelines are made and call the transformer              |
 | `files.py`     | diffusers' folders                                                      |
 | `original.py`  | single files, of the makers and of ComfyUI                              |
 | `presets.py`   | the published sizes                                                     |
@@ -35,13 +34,6 @@ from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, 
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.families.z_image.original import SINGLE_FILES
-from ldmref.families.z_image.pipelines import (
-    PARTS,
-    read_inputs,
-    read_layer,
-    read_prediction,
-    read_states,
-)
 from ldmref.families.z_image.presets import make_presets, shrink
 from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
@@ -51,10 +43,11 @@ from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
     GoldenModels,
+    GuidanceScale,
     LoraRules,
-    PipelineCalls,
     TrainingRules,
     Work,
+    guide_by_difference,
 )
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Params
@@ -131,17 +124,8 @@ Z_IMAGE = Family(
     text=read_chat(CHAT, multiple=SEGMENT, feels_weights=False),
     presets=make_presets(),
     files=SINGLE_FILES,
-    diffusers=PipelineCalls(
-        dict.fromkeys(PIPELINES, read_folder),
-        modules=("ZImageTransformer2DModel",),
-        halves=("cond", "uncond"),
-        inputs=read_inputs,
-        prediction=read_prediction,
-        states=read_states,
-        layer=read_layer,
-        scale=lambda scale: 1.0 + max(scale, 0.0),  # c + g (c - u), and none if g <= 0
-        parts=PARTS,
-    ),
+    folders=dict.fromkeys(PIPELINES, read_folder),
+    guidance_scale=GuidanceScale(guide_by_difference),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(

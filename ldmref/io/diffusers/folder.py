@@ -75,13 +75,11 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     if family is None:
         if "InstructPix2Pix" in kind:
             raise make_relative_error(folder, INSTRUCTIONS)
-        known = [name for family in list_families() for name in family.diffusers.pipelines]
+        known = [name for family in list_families() for name in family.folders]
         require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
     assert family is not None, "require_class refuses what no family reads"
     with damage_as_config_error(folder.name):
-        config = replace(
-            family.diffusers.pipelines[kind](folder, index), name=get_model_name(folder)
-        )
+        config = replace(family.folders[kind](folder, index), name=get_model_name(folder))
         return config_from_dict(config.to_dict())  # checks the type of every field
 
 

@@ -26,6 +26,7 @@ from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.models.family import family_of_pipeline
+from ldmref.ports.port import port_of
 from ldmref.trace import torch_names as known
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -226,7 +227,7 @@ class ModuleOriginal:
             return None
         pipe = SimpleNamespace(**self.networks) if self.pipe is None else self.pipe
         skip = int(entry.attributes[SKIP])
-        return lambda result: family.diffusers.read_encoded(result, skip, pipe)
+        return lambda result: port_of(family).read_encoded(result, skip, pipe)
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return a row for each call between the networks, which no module computes."""

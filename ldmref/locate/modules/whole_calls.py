@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ldmref.locate.layouts import latents_as_tokens
-from ldmref.models.family import PipelineCalls, family_of_pipeline
+from ldmref.models.family import family_of_pipeline
+from ldmref.ports.port import FamilyPort, port_of
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
@@ -108,7 +109,7 @@ class ConvertedLayers:
         return {role: torch.tensor(self.port.tensors[name]) for role, name in entry.inputs.items()}
 
 
-def _times_of(calls: PipelineCalls, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def _times_of(calls: FamilyPort, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return the times that a module was given, of which ldmref's timesteps are a linear function.
 
     Args:
@@ -136,8 +137,8 @@ def _argument(role: str, names: set[str]) -> str:
     return next((name for name in ARGUMENTS.get(role, ()) if name in names), role)
 
 
-def _calls_of(port: Trace) -> PipelineCalls | None:
+def _calls_of(port: Trace) -> FamilyPort | None:
     """Return how the pipelines of a port's family call its networks; None: no family reads them."""
     kind = port.manifest.get("pipeline")
     family = family_of_pipeline(kind) if isinstance(kind, str) else None
-    return None if family is None else family.diffusers
+    return None if family is None else port_of(family)

@@ -27,6 +27,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.modes.sizing import resize_image
+from ldmref.ports.port import port_of
 from ldmref.trace.model import TraceEntry
 
 HALF = 0.5  # from which a mask is white
@@ -485,7 +486,7 @@ def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray
         mask, latents = (context.read_output(entry, role) for role in ("mask", "latents"))
         if mask is not None and latents is not None:
             pair = [("mask", mask), ("masked image", latents)]
-            yield from pair if context.model.family.diffusers.unpack is None else pair[::-1]
+            yield from pair if port_of(context.model.family).unpack is None else pair[::-1]
             return
     for kind, name in OF_MODES.items():
         for entry in context.calls(kind)[-1:]:

@@ -16,6 +16,7 @@ from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.steps import is_inversion
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
+from ldmref.ports.port import port_of
 from ldmref.samplers import Schedule
 from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
@@ -306,7 +307,7 @@ def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
 def _unpacked(context: PipelineContext, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield latents that were unpacked from tokens in another order."""
     n, c, h, w = x.shape
-    if context.model.family.diffusers.unpack is None or h % 2 or w % 2:
+    if port_of(context.model.family).unpack is None or h % 2 or w % 2:
         return
     tokens = x.reshape(n, c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3, 5)  # n, r, k, c, y, x
     orders = {

@@ -22,6 +22,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import takes_all_steps
 from ldmref.modes.resolve import choose_sampler
+from ldmref.ports.port import port_of
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
 from ldmref.samplers.flow_spacings import shift_levels
 from ldmref.samplers.own_spacing import Spacing
@@ -68,7 +69,7 @@ class PortRun:
         named = None if guidance is None else guidance.attributes.get("halves")
         if isinstance(named, list) and sorted(map(str, named)) == ["cond", "uncond"]:
             return (str(named[0]), str(named[1]))
-        return self.model.family.diffusers.halves if self.is_diffusers else ("uncond", "cond")
+        return port_of(self.model.family).halves if self.is_diffusers else ("uncond", "cond")
 
     @property
     def guider(self) -> dict[str, Any]:
@@ -79,19 +80,22 @@ class PortRun:
     @property
     def asked_scale(self) -> float | None:
         """The guidance scale of the request; None if it was not recorded."""
-        calls = self.model.family.diffusers
+        theirs = self.model.family.guidance_scale
         if self.guider.get("enabled") is False:
             return 1.0
         if isinstance(self.guider.get("guidance_scale"), int | float):
             original = self.guider.get("use_original_formulation") is True
-            return calls.scale(float(self.guider["guidance_scale"]) + original)
-        if self.is_diffusers and calls.unguided(self.port.manifest.get("settings") or {}):
+            return theirs.convert(float(self.guider["guidance_scale"]) + original)
+        if self.is_diffusers and port_of(self.model.family).unguided(
+            self.port.manifest.get("settings") or {}
+        ):
             return 1.0
         for name in ("guidance_scale", "cfg_scale"):
             value = self.request.get(name)
             if isinstance(value, int | float):
-                theirs = name in (self.port.manifest.get("request") or {}) and self.is_diffusers
-                return calls.scale(value) if theirs else float(value)
+                of_request = name in (self.port.manifest.get("request") or {})
+                of_diffusers = of_request and self.is_diffusers
+                return theirs.convert(value) if of_diffusers else float(value)
         return None
 
     def requested(self, name: str) -> np.ndarray | None:
@@ -201,7 +205,7 @@ class PortRun:
         Then the levels are those of its table, as in the pipelines of SD3.
         """
         kind = self.port.manifest.get("pipeline")
-        known = isinstance(kind, str) and kind in self.model.family.diffusers.pipelines
+        known = isinstance(kind, str) and kind in self.model.family.folders
         entry = self.schedule_entry
         return not known and entry is not None and not {"sigmas", "timesteps"} & {*entry.inputs}
 

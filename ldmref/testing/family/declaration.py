@@ -13,6 +13,7 @@ from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape, count, flatten, unflatten
 from ldmref.models.validate import check_config, config_from_dict
+from ldmref.ports.port import port_of
 from ldmref.testing.family.report import Findings, shorten
 from ldmref.testing.family.subject import Subject, require
 
@@ -21,13 +22,10 @@ def check_names(subject: Subject, found: Findings) -> None:
     """Check that declared names are those of parameters, presets and arguments."""
     family = subject.family
     with found.about("halves"):
-        right = {*family.diffusers.halves} == {"uncond", "cond"} and len(
-            family.diffusers.halves
-        ) == 2
-        found.require(
-            right,
-            f"diffusers.halves {family.diffusers.halves} are not 'uncond' and 'cond' in one order",
-        )
+        halves = port_of(family).halves
+        right = sorted(halves) == ["cond", "uncond"]
+        message = f"the port's halves {halves} are not 'uncond' and 'cond' in one order"
+        found.require(right, message)
     with found.about("optional text encoders"):
         for name in {*family.text.optional} - {*TEXT_ENCODERS}:
             found.problem(f"text.optional: {unknown(name, TEXT_ENCODERS, 'text encoder')}")

@@ -59,7 +59,7 @@ def check_pipeline_folders(subject: Subject, found: Findings) -> None:
             own = model.family is subject.family
             found.require(own, f"{name}: its folder is a model of {model.family.name!r}")
             kinds = [kind.__name__ for kind in type(live.pipeline).__mro__]
-            listed = any(kind in subject.family.diffusers.pipelines for kind in kinds)
+            listed = any(kind in subject.family.folders for kind in kinds)
             found.require(listed, f"{name} is none of the family's pipelines")
             for line in _save_and_load(subject, model):
                 found.problem(f"{name}: {line}")

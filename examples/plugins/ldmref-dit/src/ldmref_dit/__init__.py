@@ -24,7 +24,6 @@ from ldmref.families import (
     ModelConfig,
     NetworkInput,
     NetworkOutput,
-    PipelineCalls,
     Steerable,
     TextPath,
     Tokens,
@@ -187,7 +186,7 @@ DIT = Family(
     text=TextPath(encode_labels, condition_on_labels),
     presets=make_presets(),
     files=(ORIGINAL,),
-    diffusers=PipelineCalls({"DiTPipeline": read_folder}, halves=("cond", "uncond")),
+    folders={"DiTPipeline": read_folder},
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS, with_classes=with_classes),
     golden=GoldenModels(shrink, GOLDEN_RUNS),
 )

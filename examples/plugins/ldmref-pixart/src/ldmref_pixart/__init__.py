@@ -19,7 +19,6 @@ from ldmref.families import (
     GoldenRun,
     NetworkInput,
     NetworkOutput,
-    PipelineCalls,
     TextPath,
     TrainingRules,
     Work,
@@ -124,7 +123,7 @@ PIXART = Family(
         templates=lambda config: {"text_encoder": LOWER},
     ),
     presets=make_presets(),
-    diffusers=PipelineCalls({"PixArtSigmaPipeline": read_folder}),
+    folders={"PixArtSigmaPipeline": read_folder},
     training=TrainingRules(ends=ENDS),
     golden=GoldenModels(shrink, (GoldenRun("pixart-sigma", "ddim"),)),
 )

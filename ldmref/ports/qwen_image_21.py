@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ldmref.families.qwen3.encoder import describe_qwen3_vl
-from ldmref.families.qwen3.prompts import TextProcessor
 from ldmref.families.qwen_image_21.config import transformer_of
-from ldmref.families.qwen_image_21.text import CHAT
+from ldmref.families.qwen_image_21.text import CHAT, IMAGE_START
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.transformer_layers import join_cells
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.qwen3 import TextProcessor, describe_qwen3_vl
 from ldmref.samplers.config import listed_levels
 
 OWN = ("sample_size",)  # a field that diffusers' class does not have
 PROCESSOR = "processor"  # the part of the pipeline that holds the tokenizer
-IMAGE_START = "image_start"  # the place of images on the first axis
 STEPS = 1000.0  # training timesteps of the time of the transformer
 TIMES = ("time_text_embed", "time_text_embed.time_proj")  # the layers that get the time
 
@@ -135,3 +135,14 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any | None:
 def read_states(output: Any, skip: int, pipeline: object) -> Any:
     """Return the last hidden states, of which the pipeline has taken off the norm."""
     return output.hidden_states[-1 - skip]
+
+
+PORT = FamilyPort(
+    "qwen-image-2.1",
+    ("QwenImage21Transformer2DModel",),
+    unpack=join_cells,
+    inputs=read_inputs,
+    states=read_states,
+    layer=read_layer,
+    parts=PARTS,
+)

@@ -7,8 +7,10 @@ from typing import Any
 
 from ldmref.families.sd3.config import transformer_of
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.text_encoders import select_hidden_states
 
 OWN = ("empty_tokens",)  # a field that diffusers' class does not have
 
@@ -31,3 +33,6 @@ PARTS = PipelineParts(
     describe_denoiser,
     request=limit_text,
 )
+
+
+PORT = FamilyPort("sd3", ("SD3Transformer2DModel",), states=select_hidden_states, parts=PARTS)

@@ -11,12 +11,13 @@ from ldmref.families.flux3.config import transformer_of
 from ldmref.families.flux3.files import PIPELINES
 from ldmref.families.flux3.positions import ROW_SCALE
 from ldmref.families.flux3.text import LAYERS
-from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
-from ldmref.families.qwen3.prompts import TextProcessor, read_layers
+from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.transformer_layers import join_cells
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.qwen3 import TextProcessor, describe_qwen3_vl, read_layers
 
 STEPS = 1000.0  # training timesteps, over diffusers' time
 TIMES = ("timestep", "target_timestep")
@@ -143,3 +144,15 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any:
 def read_states(output: Any, skip: int, pipe: object) -> Any:
     """Return the hidden states that the transformer reads, side by side."""
     return read_layers(output, LAYERS, skip, pipe)
+
+
+PORT = FamilyPort(
+    "flux3",
+    ("Flux3Transformer2DModel",),
+    halves=("cond", "uncond"),
+    unpack=join_cells,
+    inputs=read_inputs,
+    states=read_states,
+    layer=read_layer,
+    parts=PARTS,
+)

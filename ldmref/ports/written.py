@@ -1,15 +1,23 @@
-"""The configurations of diffusers and transformers that stand for ours: the inverse of `config`."""
+"""What diffusers and transformers read of ours: configurations, and an autoencoder's folder."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ldmref.io.atomic import atomic_folder
 from ldmref.io.diffusers.scheduler import FIELDS, PREDICTIONS, SAMPLERS, SCHEDULES
-from ldmref.models.clip import describe_clip
-from ldmref.models.config import TextConfig
+from ldmref.io.tensors.writer import source, write_to
+from ldmref.models.config import AutoencoderConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.library_object import LibraryObject
+from ldmref.models.params import Params, flatten
 from ldmref.models.taesd import TinyConfig
+from ldmref.ports.autoencoders import describe_kl_or_vq
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.text_encoders import describe_clip
 from ldmref.samplers.config import SchedulerConfig
 
 UNET_FIELDS = (
@@ -121,3 +129,23 @@ def write_tiny_config(config: TinyConfig) -> dict[str, Any]:
         "scaling_factor": 1.0,
         "shift_factor": 0.0,
     }
+
+
+def save_autoencoder(folder: Path, config: AutoencoderConfig, params: Params) -> None:
+    """Write the folder that `read_vae` and diffusers read; it appears complete or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    tensors = {k: source(np.asarray(v, np.float32, order="C")) for k, v in flatten(params).items()}
+    with atomic_folder(folder) as temporary:
+        with open(temporary / "diffusion_pytorch_model.safetensors", "wb") as file:
+            write_to(file, tensors)
+        text = json.dumps(to_diffusers_config(config), indent=2) + "\n"
+        (temporary / "config.json").write_text(text, "utf-8")
+
+
+def to_diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+    """Return diffusers' configuration, the inverse of `convert_autoencoder_config`."""
+    made = describe_kl_or_vq(config)
+    return {"_class_name": made.path.partition(":")[2], **made.settings}

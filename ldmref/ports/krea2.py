@@ -8,12 +8,13 @@ from typing import Any
 
 from ldmref.families.krea2.config import transformer_of
 from ldmref.families.krea2.text import LAYERS
-from ldmref.families.qwen3.encoder import Qwen3Config, describe_qwen3_vl
-from ldmref.families.qwen3.prompts import join_layers
+from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
-from ldmref.models.transformer_layers import PATCH
+from ldmref.models.transformer_layers import PATCH, join_patches
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.qwen3 import describe_qwen3_vl, join_layers
 
 OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
 TIMES = 1000.0  # the timesteps of ours are times multiplied by it
@@ -76,6 +77,13 @@ def read_states(output: object, skip: int, pipe: object) -> Any:
     return join_layers(output, getattr(pipe, "text_encoder_select_layers", LAYERS), skip)
 
 
-def read_scale(scale: float) -> float:
-    """Return our guidance scale: c + g (c - u) is u + (1 + g) (c - u), and none if g <= 0."""
-    return 1.0 + max(scale, 0.0)
+PORT = FamilyPort(
+    "krea2",
+    ("Krea2Transformer2DModel",),
+    halves=("cond", "uncond"),
+    unpack=join_patches,
+    inputs=read_inputs,
+    states=read_states,
+    layer=read_layer,
+    parts=PARTS,
+)

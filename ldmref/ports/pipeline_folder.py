@@ -17,18 +17,20 @@ from ldmref.errors import UsageError
 from ldmref.io.diffusers.folder import INDICES, diffusers_autoencoder_table, get_weight_stem
 from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES
 from ldmref.io.diffusers.tokens import describe_tokenizer, describe_tokens
-from ldmref.io.diffusers.written import describe_config
 from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
-from ldmref.models.family import family_of, list_families
-from ldmref.models.library_object import LibraryObject
+from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten
-from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import kind_of
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.network_port import find_autoencoder_port, find_text_encoder_port
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import list_ports, port_of
+from ldmref.ports.written import describe_config
 from ldmref.prompts.prompt_template import PLAIN
 
 CODE = "E-PASSPORT"
@@ -57,12 +59,12 @@ def parts_of(config: ModelConfig) -> PipelineParts:
     Raises:
         UsageError: Its family does not declare it.
     """
-    family = family_of(config)
-    if family.diffusers.parts is None:
-        known = ", ".join(each.name for each in list_families() if each.diffusers.parts)
-        message = f"diffusers' pipeline of {family.name} is not declared"
+    port = port_of(family_of(config))
+    if port.parts is None:
+        known = ", ".join(each.name for each in list_ports() if each.parts)
+        message = f"diffusers' pipeline of {port.name} is not declared"
         raise UsageError(message, code=CODE, hint=f"that of {known} is")
-    return family.diffusers.parts
+    return port.parts
 
 
 def pipeline_files(model: LatentDiffusion, asked: Mapping[str, Any]) -> dict[str, bytes]:
@@ -143,10 +145,11 @@ def describe_autoencoder(config: ModelConfig) -> LibraryObject:
         UsageError: Its kind declares none.
     """
     kind = autoencoder_of(config.vae)
-    if kind.module is None:
+    describe = find_autoencoder_port(kind.name).module
+    if describe is None:
         message = f"no network of diffusers is declared for the {kind.title}"
-        raise UsageError(message, code=CODE, hint="its kind has no `module`")
-    return kind.module(config.vae)
+        raise UsageError(message, code=CODE, hint="its kind has no `NetworkPort.module`")
+    return describe(config.vae)
 
 
 def describe_text_encoder(text: TextConfig, parts: PipelineParts | None = None) -> LibraryObject:
@@ -160,10 +163,10 @@ def describe_text_encoder(text: TextConfig, parts: PipelineParts | None = None) 
         UsageError: Neither declares one.
     """
     kind = kind_of(text)
-    describe = (parts and parts.text_encoder) or kind.module
+    describe = (parts and parts.text_encoder) or find_text_encoder_port(kind.name).module
     if describe is None:
         message = f"no network of transformers is declared for the text encoder {kind.name!r}"
-        raise UsageError(message, code=CODE, hint="its kind has no `module`")
+        raise UsageError(message, code=CODE, hint="its kind has no `NetworkPort.module`")
     return describe(text)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
 from ldmref.models.text_config import TextConfig
+from ldmref.ports.library_object import LibraryObject
 
 CODE = "E-PASSPORT"
 FLOW_SCHEDULERS = {
@@ -75,7 +75,7 @@ class PipelineParts:
         request: Returns further arguments of a call, or others instead of those that all pipelines
             have, from the configuration and a request of `txt2img` by the names of its parameters.
             None is left out.
-        takes_tokens: Whether a call takes latents as tokens, (n, l, c), as `PipelineCalls.unpack`
+        takes_tokens: Whether a call takes latents as tokens, (n, l, c), as `FamilyPort.unpack`
             reads them.
         adapt: Changes what a pipeline takes for given of the published model, such as the number of
             tokens of its chat.
@@ -91,8 +91,8 @@ class PipelineParts:
             pipeline and that of its blocks. None: it is none.
 
     >>> from ldmref.models import preset
-    >>> from ldmref.models.family import find_family
-    >>> parts = find_family("sd3").diffusers.parts
+    >>> from ldmref.ports.port import find_port
+    >>> parts = find_port("sd3").parts
     >>> parts.pipeline(preset("sd3-medium")).path
     'diffusers:StableDiffusion3Pipeline'
     """

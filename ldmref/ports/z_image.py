@@ -8,8 +8,9 @@ from typing import Any
 from ldmref.families.z_image.config import SEGMENT, transformer_of
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
 
 LATENTS, CAPTIONS, TIME = "x", "cap_feats", "t"  # arguments of the transformer
 OWN = ("out_channels", "sample_size")  # fields that diffusers' class does not have
@@ -78,3 +79,15 @@ def read_prediction(output: Any) -> Array:
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the last hidden states but one, which the transformer reads."""
     return output.hidden_states[-2 - skip]
+
+
+PORT = FamilyPort(
+    "z-image",
+    ("ZImageTransformer2DModel",),
+    halves=("cond", "uncond"),
+    inputs=read_inputs,
+    prediction=read_prediction,
+    states=read_states,
+    layer=read_layer,
+    parts=PARTS,
+)

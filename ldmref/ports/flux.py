@@ -7,9 +7,13 @@ from typing import Any
 
 from ldmref.families.flux.config import transformer_of
 from ldmref.families.flux.files import PACKED
+from ldmref.families.joint_transformers import SCALE
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.transformer_layers import join_patches
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.text_encoders import select_hidden_states
 
 OWN = ("sample_size",)  # a field that diffusers' class does not have
 
@@ -37,4 +41,21 @@ PARTS = PipelineParts(
     describe_denoiser,
     request=choose_scale,
     takes_tokens=True,
+)
+
+
+def scale_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of diffusers' transformer with the time as our timestep."""
+    timestep = arguments.get("timestep")
+    scaled = {} if timestep is None else {"timestep": timestep * SCALE}
+    return {**arguments, **scaled}
+
+
+PORT = FamilyPort(
+    "flux",
+    ("FluxTransformer2DModel",),
+    unpack=join_patches,
+    inputs=scale_time,
+    states=select_hidden_states,
+    parts=PARTS,
 )

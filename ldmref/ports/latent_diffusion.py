@@ -7,14 +7,16 @@ from typing import Any
 
 from ldmref.errors import UsageError
 from ldmref.io.diffusers.ldm import LDM_PIPELINES
-from ldmref.io.diffusers.written import SCHEDULERS, write_scheduler_config, write_unet_config
 from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.ldmbert import LDMBERT
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
 from ldmref.models.text_kind import kind_of
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.text_encoders import select_hidden_states
+from ldmref.ports.written import SCHEDULERS, write_scheduler_config, write_unet_config
 
 CODE = "E-PASSPORT"
 NAMES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # with one text encoder, with two
@@ -97,4 +99,9 @@ PARTS = PipelineParts(
     describe_scheduler,
     request=leave_size,
     require_kit=require_kit,
+)
+
+
+PORT = FamilyPort(
+    "latent-diffusion", ("UNet2DConditionModel",), states=select_hidden_states, parts=PARTS
 )

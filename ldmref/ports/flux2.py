@@ -10,11 +10,13 @@ from ldmref.families.flux2.references import TIME
 from ldmref.families.flux2.text import LAYERS
 from ldmref.families.joint_transformers import SCALE
 from ldmref.families.qwen3.encoder import Qwen3Config
-from ldmref.families.qwen3.prompts import read_layers
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
-from ldmref.models.library_object import LibraryObject
-from ldmref.models.pipeline_parts import PipelineParts
+from ldmref.models.transformer_layers import join_cells
+from ldmref.ports.library_object import LibraryObject
+from ldmref.ports.parts import PipelineParts
+from ldmref.ports.port import FamilyPort
+from ldmref.ports.qwen3 import read_layers
 
 OWN = ("sample_size",)  # a field that diffusers' class does not have
 KEPT = ("encoder_hidden_states", "guidance")
@@ -70,3 +72,15 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def read_states(output: Any, skip: int, pipe: object) -> Array:
     """Return the hidden states of the layers that the transformer reads, side by side."""
     return read_layers(output, LAYERS, skip, pipe)
+
+
+PORT = FamilyPort(
+    "flux2",
+    ("Flux2Transformer2DModel",),
+    halves=("cond", "uncond"),
+    unpack=join_cells,
+    inputs=read_inputs,
+    states=read_states,
+    unguided=lambda settings: settings.get("is_distilled") is True,
+    parts=PARTS,
+)
