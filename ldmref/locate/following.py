@@ -145,6 +145,10 @@ class LayerFollower:
         """Compute repeated runs in another number format than the port's."""
         raise NotImplementedError
 
+    def as_recorded(self, call: LayerCall, x: np.ndarray) -> np.ndarray:
+        """Return an array of a layer as the recorder writes it."""
+        return x
+
     def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
         """Note that a recorded input of a layer was compared."""
 
@@ -275,12 +279,15 @@ class LayerFollower:
         suspects = tuple(self._pending) or self._led  # the last layer may read the same array
         for role, recorded in self._read_inputs(entry, call).items():
             computed = call.inputs[role]
-            point = self._point(call, entry, role, computed, recorded, {}, frame, suspects, 0)
+            seen = self.as_recorded(call, computed)
+            point = self._point(call, entry, role, seen, recorded, {}, frame, suspects, 0)
             used = self._judge(point)
+            self._mark(entry, call, role)
+            if seen is not computed:  # nobody can turn what was recorded
+                continue
             made = inputs[role] = used.astype(
                 np.float64 if np.asarray(computed).dtype.kind == "f" else np.int64
             )
-            self._mark(entry, call, role)
             if role == first and norm:
                 self.streams.append((call.name, made))
                 # The sums behind a norm read the same array: one wrong gate or residual is one row.
@@ -302,8 +309,10 @@ class LayerFollower:
     ) -> np.ndarray:
         """Compare an output of a recorded layer, and return the array to use downstream."""
         suspects = tuple(self._pending)
-        point = self._point(call, entry, "", computed, recorded, inputs, frame, suspects, part)
+        seen = self.as_recorded(call, computed)
+        point = self._point(call, entry, "", seen, recorded, inputs, frame, suspects, part)
         used = self._judge(point)
+        used = used if seen is computed else computed  # nobody can turn what was recorded
         if used is recorded:
             recorded.setflags(write=False)  # norms do not write it
         else:
@@ -455,7 +464,9 @@ class LayerFollower:
                 return None
         parts = parts_of(result)
         part = parts[point.part] if point.part < len(parts) else None
-        return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
+        if not isinstance(part, np.ndarray):
+            return None
+        return np.asarray(self.as_recorded(point.call, part), np.float64)
 
     def _end_at_input(self, call: LayerCall) -> None:
         """End the part that is computed again if it ends at an input of a layer.

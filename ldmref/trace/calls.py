@@ -6,6 +6,11 @@ import re
 from functools import cached_property
 
 CONSTRAIN = "constrain"  # the layer of a step that puts the known part of an image back
+# A denoiser's call is recorded as ldmref has it. Where its module could not be called with that,
+# the module's own tensors are recorded as well, with this before their roles, and this attribute
+# describes its arguments.
+OF_MODULE = "module."
+MODULE_ARGUMENTS = "module_arguments"
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",

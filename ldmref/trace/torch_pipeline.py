@@ -14,22 +14,24 @@ import torch
 from ldmref.errors import UsageError
 from ldmref.models.family import Family
 from ldmref.ports.port import family_of_classes, port_of
+from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 from ldmref.trace.files import require_call_name
 from ldmref.trace.model import UNLIKE
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_arguments import under_declared_names
+from ldmref.trace.torch_arguments import describe_arguments, under_declared_names
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_networks import record_networks
-from ldmref.trace.torch_operations import named_inputs
+from ldmref.trace.torch_operations import name_arguments, named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
-from ldmref.trace.torch_values import first_tensor
+from ldmref.trace.torch_values import find_tensors, first_tensor
 
 SKIPPED = ("safety_checker", "image_encoder")
+SAME = ("hidden_states", "sample", "return_dict")  # arguments that have another role, or none
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
 PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
 LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
@@ -111,6 +113,7 @@ class _PipelineRecorder:
         self._layout = LatentLayout(family)
         self._request = RequestRecorder(writer, self._layout)
         self._slicing = False  # the decoder runs image by image
+        self._converts = False  # a denoiser's call is recorded otherwise than its module has it
         self._end_calls: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -208,6 +211,13 @@ class _PipelineRecorder:
             attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
+            arguments = name_arguments(module, args, kwargs)
+            denoises = not name.startswith("controlnet")  # whose result is several arrays
+            self._converts = denoises and _needs_more(arguments, inputs)
+            if self._converts:
+                own = named_inputs(module, "", args, kwargs)
+                inputs |= {OF_MODULE + role: x for role, x in own.items()}
+                attributes[MODULE_ARGUMENTS] = describe_arguments(module, args, kwargs)
             call.add("", "", inputs, attributes)
 
         return begin
@@ -238,6 +248,8 @@ class _PipelineRecorder:
             found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"].detach().clone())
+        if self._converts:
+            found |= {OF_MODULE + role: x for role, x in find_tensors(output, "output")}
         empty = {e.layer for e in call.entries if not e.inputs and not e.outputs}
         unlike = sorted(empty & self.layers.unlike)
         call.add("", attributes={UNLIKE: unlike} if unlike else {}, outputs=found)
@@ -352,6 +364,17 @@ class _PipelineRecorder:
         if call is not None:
             call.add("", outputs={role: drop_frame("", x) for role, x in outputs.items()})
         self.layers.end()
+
+
+def _needs_more(arguments: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Return whether a module cannot be called with the inputs that are recorded of its call.
+
+    Args:
+        arguments: Its arguments by name.
+        inputs: What is recorded of them, by role.
+    """
+    passed = {name for name, x in arguments.items() if isinstance(x, torch.Tensor) or x}
+    return bool(passed - {role.partition(".")[0] for role in inputs} - {*SAME})
 
 
 def drop_frame(layer: str, x: Any) -> Any:

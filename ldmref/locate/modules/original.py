@@ -188,6 +188,7 @@ class ModuleOriginal:
         whole = self.whole_call(port, call, dtype)
         if self._converted is not None:
             whole = replace(whole, converted=self._converted.holds)
+            replay.convert = partial(self._converted.as_recorded, call)
         with whole.hooked(replay.copies):
             layers = not self._only_whole
             problem = _replay(replay, port, call, method, whole, alone, layers)

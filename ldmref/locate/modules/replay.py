@@ -68,11 +68,14 @@ class ModuleReplay(RepeatedModule):
 
     Attributes:
         ledger: The arrays that were compared.
+        convert: Returns an array of a layer, by its name, as the recorder writes it. None: it
+            writes them as they are.
     """
 
     def __init__(self, copies: NetworkCopies, port: Trace, call: str, observer: PointObserver):
         super().__init__(copies, port, call, observer)
         self.ledger = Ledger()
+        self.convert: Callable[[str, np.ndarray], np.ndarray] | None = None
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -224,6 +227,10 @@ class ModuleReplay(RepeatedModule):
                 if inside is results[-1] and isinstance(forced, torch.Tensor):
                     x.copy_(forced)
             return forced
+
+    def as_recorded(self, call: LayerCall, x: np.ndarray) -> np.ndarray:
+        """Return an array of a layer as the recorder writes it."""
+        return x if self.convert is None else self.convert(call.name.partition(AGAIN)[0], x)
 
     def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
         """Note that a recorded input of a layer was compared."""

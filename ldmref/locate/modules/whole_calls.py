@@ -18,6 +18,7 @@ import torch
 from ldmref.locate.layouts import latents_as_tokens
 from ldmref.models.family import family_of_pipeline
 from ldmref.ports.port import FamilyPort, port_of
+from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
@@ -32,7 +33,8 @@ def in_terms_of_module(
 ) -> Trace:
     """Return a port whose whole call has the names and layouts of a module's arguments.
 
-    A call that was recorded with the module's own arguments is as it was.
+    A call that was recorded with the module's own arguments is as it was; where they were recorded
+    beside ldmref's, they take their place.
 
     Args:
         port: The trace.
@@ -40,6 +42,8 @@ def in_terms_of_module(
         function: What computes it.
         frames: Whether it decodes videos: recordings have latents of one frame, (n, c, h, w).
     """
+    if MODULE_ARGUMENTS in entry.attributes:
+        return _with_own_arguments(port, entry)
     names = set(inspect.signature(function).parameters)
     if "arguments" in entry.attributes or {*entry.inputs} <= names:
         return port
@@ -74,8 +78,21 @@ def in_terms_of_module(
     return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
 
 
+def _with_own_arguments(port: Trace, entry: TraceEntry) -> Trace:
+    """Return a port whose whole call has the module's own arguments, which were recorded too."""
+
+    def own(roles: Mapping[str, str]) -> dict[str, str]:
+        found = {role: name for role, name in roles.items() if role.startswith(OF_MODULE)}
+        return {role.removeprefix(OF_MODULE): name for role, name in found.items()}
+
+    inputs, outputs = own(entry.inputs), own(entry.outputs)
+    attributes = {**entry.attributes, "arguments": entry.attributes[MODULE_ARGUMENTS]}
+    changed = replace(entry, inputs=inputs, outputs=outputs, attributes=attributes)
+    return replace(port, entries=tuple(changed if e is entry else e for e in port.entries))
+
+
 class ConvertedLayers:
-    """Tells which layers' inputs a recorder wrote otherwise than their modules have them.
+    """Knows which arrays of layers a recorder wrote otherwise than their modules have them.
 
     The recorder of a known pipeline writes them in the unit and layout of ldmref's layer.
 
@@ -99,11 +116,29 @@ class ConvertedLayers:
         whole = self.port.find(entry.call)
         if self.convert is None or whole is None or SAMPLE not in whole.inputs:
             return False
-        if entry.call not in self._inputs:
-            self._inputs[entry.call] = self._read(whole)
-        inputs = self._inputs[entry.call]
+        inputs = self._inputs_of(whole)
         pairs = [(x, self.convert(inputs, layer, x)) for x in self._read(entry).values()]
         return any(y is None or y.shape != x.shape or not torch.equal(x, y.to(x)) for x, y in pairs)
+
+    def as_recorded(self, call: TraceCall, layer: str, x: np.ndarray) -> np.ndarray:
+        """Return an array of a module's layer as the recorder writes it.
+
+        Args:
+            call: The call.
+            layer: The name of the layer, without the number of its visit; "" for the network.
+            x: The array.
+        """
+        whole = self.port.find(call)
+        if self.convert is None or not layer or whole is None or SAMPLE not in whole.inputs:
+            return x
+        before = torch.from_numpy(np.asarray(x))
+        made = self.convert(self._inputs_of(whole), layer, before)
+        return x if made is before or made is None else made.numpy()
+
+    def _inputs_of(self, whole: TraceEntry) -> dict[str, torch.Tensor]:
+        if whole.call not in self._inputs:
+            self._inputs[whole.call] = self._read(whole)
+        return self._inputs[whole.call]
 
     def _read(self, entry: TraceEntry) -> dict[str, torch.Tensor]:
         return {role: torch.tensor(self.port.tensors[name]) for role, name in entry.inputs.items()}
