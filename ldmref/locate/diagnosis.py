@@ -6,7 +6,7 @@ fault, with two (`ldmref.locate.pairs`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -444,6 +444,7 @@ def _changes(
     """
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     alone = not _is_large(point)
+    again = _called_again(point.suspects) if alone else {}
     for call in point.suspects:
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
         if call.kind in TOGETHER and call.kind not in ROTATIONS and alone:
@@ -452,6 +453,7 @@ def _changes(
         if call.kind in ROTATIONS:  # first those of queries or keys alone
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
+    yield from _changes_of(replay, point, again)
     yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
     before: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.earlier:
@@ -461,6 +463,17 @@ def _changes(
     yield from _changes_of(
         replay, point, {key: x for key, x in before.items() if key not in groups}
     )
+
+
+def _called_again(suspects: Iterable[LayerCall]) -> dict[tuple[str, str], list[LayerCall]]:
+    """Return the operations that a part computes several times, which then share a fault.
+
+    An attention that is computed for the text and for the image has two with one name.
+    """
+    found: dict[tuple[str, str], list[LayerCall]] = {}
+    for call in suspects:
+        found.setdefault((call.kind, call.name.partition(AGAIN)[0]), []).append(call)
+    return {key: calls for key, calls in found.items() if len(calls) > 1}
 
 
 def _changes_of(

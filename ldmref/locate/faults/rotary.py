@@ -45,8 +45,10 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
     yield Variant(text, _without_minus)
     quarter = np.pi / 2
     angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "sine and cosine are swapped in the rotation": lambda a: quarter - a,
+        # Of queries and keys alike, a rotation by -a and one by pi/2 - a have the same scores, which
+        # depend on the difference of two angles.
         "the rotation has the other direction": lambda a: -a,
+        "sine and cosine are swapped in the rotation": lambda a: quarter - a,
         "the rotation is missing": np.zeros_like,
         "the angles of the rotation are rounded to bfloat16": lambda a: round_to(a, "bfloat16"),
         "the angles of the rotation are rounded to float16": lambda a: round_to(a, "float16"),
