@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import ldmref
 from ldmref.locate import diff_modules, diff_traces
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace import Selection, Trace, read_trace, record_pipeline
+from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 
 BLOCKS = ("transformer_blocks.?", "single_transformer_blocks.?", "layers.?", "*_blocks.?")
 RECORDED = {  # what a recording may hold of a network
@@ -98,6 +100,29 @@ def test_a_right_run_is_equal_to_its_module(make, name, recorded, tmp_path):
     assert {*whole} == {"equal"}
     left = [row for row in report.rows if row.verdict == "not judged"]
     assert all("mask" in row.note for row in left)  # which the pipeline makes
+
+
+def without_own_arguments(trace: Trace) -> Trace:
+    """Return a recording as older versions made it, and as ports write it."""
+
+    def change(entry: Any) -> Any:
+        kept = {k: x for k, x in entry.inputs.items() if not k.startswith(OF_MODULE)}
+        attributes = {k: x for k, x in entry.attributes.items() if k != MODULE_ARGUMENTS}
+        return replace(entry, inputs=kept, attributes=attributes)
+
+    return replace(trace, entries=tuple(map(change, trace.entries)))
+
+
+@pytest.mark.parametrize(
+    "name", ["z-image", pytest.param("qwen-image 2.1", marks=pytest.mark.full)]
+)
+def test_no_layer_is_accused_because_of_an_argument_that_was_not_recorded(make, name, tmp_path):
+    found = make(name)
+    network = getattr(found.pipe, found.name)
+    trace = without_own_arguments(record(found, network, "all layers", tmp_path / "trace"))
+    report = diff_modules(trace, {found.name: copy.deepcopy(network)})
+    assert not report.faults and report.verdict == "incomplete"
+    assert any("which was not recorded" in row.note for row in report.rows)
 
 
 def unscaled(path: str) -> Any:

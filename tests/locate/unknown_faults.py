@@ -211,7 +211,7 @@ SINGLE = {
     ),
     "sana: no 1 beside the last scale": case(
         "sana", within("norm_out", ADDS, without_one, matching=of_number(1)),
-        "norm_out", cause="the output of norm_out.norm is not added",
+        "norm_out", cause="1 is not added",
     ),
     "sana: flipped kernel": case(
         "sana", parameter("transformer_blocks.0.ff.conv_depth", "weight",
@@ -230,7 +230,7 @@ SINGLE = {
     ),
     "lumina2: gate without tanh": case(
         "lumina2", within("layers.0", (Tensor.tanh,), lambda f, a, k: a[0] * 1, 1),
-        "layers.0.ffn_norm1", "layers.0", cause="no activation instead of tanh",
+        "layers.0.ffn_norm1", cause="the gate does not go through tanh",
     ),
     "lumina2: keys of other heads": case(
         "lumina2", within("layers.0.attn", (Tensor.repeat,),
@@ -322,7 +322,7 @@ SINGLE = {
     ),
     "wan: the norm before cross attention is skipped": case(
         "wan", around("blocks.1.norm2", lambda f, a, k: a[0] * 1),
-        "blocks.1.norm2", cause="equals the input of blocks.1.norm2",
+        "blocks.1.norm2", cause="blocks.1.norm2 is skipped",
     ),
     "wan: frequencies of the time are shifted": case(
         "wan", setting("condition_embedder.timesteps_proj", "downscale_freq_shift", 1),
@@ -335,7 +335,7 @@ SINGLE = {
     ),
     "wan: no 1 beside the scale of the MLP": case(
         "wan", within("blocks.1", ADDS, without_one, 2, matching=of_number(1)),
-        "blocks.1.ffn", cause="the output of blocks.1.norm3 is not added",
+        "blocks.1.ffn", cause="1 is not added",
     ),
     "cogview4: theta": case(
         "cogview4", setting("rope", "theta", 256.0), "rope", cause="theta 256",

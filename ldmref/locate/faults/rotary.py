@@ -45,7 +45,7 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
     yield Variant(text, _without_minus)
     quarter = np.pi / 2
     angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        # Of queries and keys alike, a rotation by -a and one by pi/2 - a have the same scores, which
+        # Of queries and keys alike, rotations by -a and by pi/2 - a have the same scores, which
         # depend on the difference of two angles.
         "the rotation has the other direction": lambda a: -a,
         "sine and cosine are swapped in the rotation": lambda a: quarter - a,

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from ldmref.backends.named import AGAIN
 from ldmref.errors import UsageError, abbreviated
-from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, WIRING, Row
 from ldmref.locate.following import numbered
 from ldmref.locate.judging import Judge
 from ldmref.locate.modules.arrays import read_recorded, to_tensor
@@ -48,6 +49,7 @@ OWN_NAMES = (
     "; the dump has ldmref's names of arguments: `ldmref diff DUMP --model MODEL` judges it, where "
     "MODEL may be a kit"
 )
+LEFT_OUT = "it is another one; {} may have been given {}, which was not recorded"
 UNUSED = "no argument or result of the module has this name"
 
 
@@ -313,11 +315,42 @@ def _replay_alone(
     try:
         function = layer.module.forward
         arguments = _arguments(replay, port, entry, function, layer.kind, unread, settings)
+        rows = replay.observer.rows if isinstance(replay.observer, Judge) else []
+        judged = len(rows)
         with replay.attempt():
             replay.run_alone(layer, arguments)
+        inner = {x.name for x in replay.copies.exact.layers.values()} - {layer.name}
+        _doubt(rows, judged, layer.name, inner, _left_out(function, arguments))
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
     return ""
+
+
+def _left_out(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Return an argument of a layer that is None because nothing of it was recorded; "": none."""
+    parameters = inspect.signature(function).parameters.values()
+    optional = (p.name for p in parameters if p.default is None)
+    return next((name for name in optional if arguments.get(name) is None), "")
+
+
+def _doubt(rows: list[Row], begin: int, name: str, inner: Collection[str], argument: str) -> None:
+    """Let rows of a layer alone be "not judged" if it may have read what was not recorded.
+
+    A difference that a cause explains is none of those, nor is one of a layer that was computed
+    from its own recorded inputs.
+
+    Args:
+        rows: All rows.
+        begin: The number of those before the layer's.
+        name: The name of the layer.
+        inner: The names of the other layers.
+        argument: Its argument that was not recorded; "": all were.
+    """
+    for i in range(begin, len(rows) if argument else begin):
+        row = rows[i]
+        own = row.kind != WIRING and row.layer.partition(AGAIN)[0] in inner
+        if row.verdict == DIFFERS and not row.cause and not own:
+            rows[i] = replace(row, verdict=UNKNOWN, note=LEFT_OUT.format(name, argument))
 
 
 def _left(replay: ModuleReplay, port: Trace) -> Iterator[tuple[WatchedLayer, TraceEntry]]:
