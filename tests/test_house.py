@@ -83,7 +83,7 @@ ALLOWED = {
     **wing("lab", "trace", "testing.mixture"),
     "training.__main__": ("__main__",),  # `torchrun -m ldmref.training` is `ldmref train`
     # Apps stand beside each other: only the command line, which starts them, imports them all.
-    **dict.fromkeys(WINGS["apps"], (*ALL, *TOOLS, "apps.a1111", "apps.mcp")),
+    **dict.fromkeys(WINGS["apps"], (*ALL, *TOOLS, "apps.foreign", "apps.a1111", "apps.mcp")),
     "apps.cli": (TOP, *ALL, *TOOLS, *WINGS["lab"], *WINGS["apps"]),
     "__main__": ("apps.cli",),
     TOP: (*ALL, "trace"),  # the names of `ldmref`, imported at their first use

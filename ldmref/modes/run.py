@@ -13,7 +13,7 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
-from ldmref.modes.advice import advise
+from ldmref.modes.advice import advise, note_ineffective
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
 from ldmref.modes.cost import Cost, check_limits, estimate_cost
@@ -27,7 +27,6 @@ from ldmref.modes.generate import (
     explaining_memory,
     run_sampler,
 )
-from ldmref.modes.ineffective import note_ineffective
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image

@@ -118,7 +118,7 @@ def normalise_flag(name: str) -> str:
 @cache
 def aliases() -> dict[str, str]:
     """Return the names of other programs' flags, each with ours."""
-    from ldmref.modes.aliases import flag_aliases
+    from ldmref.apps.foreign import flag_aliases
     from ldmref.modes.registry import MODES
 
     parameters = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
