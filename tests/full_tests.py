@@ -113,7 +113,6 @@ FULL: dict[str, str] = {
     "tests/cases/test_cases_run.py": PROCESSES,
     "tests/backends/test_measure_backends.py": ONNX,
     "tests/bench": "measures the speed of programs",
-    "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
     "tests/trace/test_recording_mlx.py": "needs MLX",
     "tests/trace/test_recording_keras.py": "needs Keras",
