@@ -10,8 +10,8 @@ from benchmarks import formatting
 from benchmarks.against import ALLOWED, compare_with_commit
 from benchmarks.cases import BenchmarkCase, resized, select_cases
 from benchmarks.compare import run_case
-from ldmref.apps.bench.formatting import OutputFiles
-from ldmref.apps.bench.machine import GEMM_SIZES, openblas_overrides
+from benchmarks.machine import GEMM_SIZES, openblas_overrides
+from benchmarks.measured import OutputFiles
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError, VerifyError, one_line
 
 SCHEMA = 1
@@ -93,7 +93,7 @@ def compare_commits(commit: str, backend: str, rounds: int, quick: bool) -> None
         click.echo("--quick: both trees ran; the numbers mean nothing")
     elif slower:
         message = f"more than {ALLOWED} times as slow as {commit}: {', '.join(slower)}"
-        raise VerifyError(message, code="E-SLOWER", hint="ldmref bench --profile names operations")
+        raise VerifyError(message, code="E-SLOWER", hint="python -m benchmarks.alone --profile")
 
 
 def compare_programs(
@@ -134,17 +134,22 @@ def say(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code, and print an error as one line."""
+def run(command: click.Command, argv: list[str] | None, name: str) -> int:
+    """Run a command; return its exit code, and print an error as one line."""
     try:
-        benchmarks.main(argv, prog_name="python -m benchmarks", standalone_mode=False)
+        command.main(argv, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        say(f"error E-USAGE: {error.format_message()} ({name} --help)")
         return error.exit_code
     except LdmrefError as error:
         say(f"error {error.code}: {error}" + (f" ({error.hint})" if error.hint else ""))
         return error.exit_code
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
+    return run(benchmarks, argv, "python -m benchmarks")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.apps.bench.work import Workload
+from benchmarks.work import Workload
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.network import double_block, find_positions, single_block

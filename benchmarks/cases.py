@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.blocks import BLOCKS, block_workload, make_block, make_block_inputs
-from ldmref.apps.bench.profile import count_flops
-from ldmref.apps.bench.work import TITLES, MeasuredWork, Workload
+from benchmarks.profile import count_flops
+from benchmarks.work import TITLES, MeasuredWork, Workload
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError, did_you_mean

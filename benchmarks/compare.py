@@ -22,9 +22,9 @@ from PIL import Image
 
 from benchmarks.blocks import save_block
 from benchmarks.cases import BenchmarkCase
+from benchmarks.machine import GEMM_SIZES, gemm_peaks
 from benchmarks.peers import dpm_scheduler, peer_network, peer_workload, require_peer
-from ldmref.apps.bench.machine import GEMM_SIZES, gemm_peaks
-from ldmref.apps.bench.work import PROMPT, SEED, Workload, pixels
+from benchmarks.work import PROMPT, SEED, Workload, pixels
 from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError, ResourceError, VerifyError
 from ldmref.io.native import save_folder

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.cases import CASES
-from ldmref.apps.bench.machine import openblas_overrides
+from benchmarks.machine import openblas_overrides
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

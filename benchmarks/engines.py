@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.blocks import BlockInputs, BlockModel
 from benchmarks.cases import BenchmarkCase
-from ldmref.apps.bench.work import WorkInputs, Workload
+from benchmarks.work import WorkInputs, Workload
 from ldmref.backends.base import Backend
 from ldmref.backends.fast import threads
 from ldmref.errors import BackendUnavailable

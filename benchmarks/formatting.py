@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import BenchmarkCase
-from ldmref.apps.bench.formatting import bar_chart, format_quantity, save_figure
+from benchmarks.measured import bar_chart, format_quantity, save_figure
 
 CaseResult = Mapping[str, Any]
 VERDICTS = {"aim": "aim reached", "target": "target reached", "above": "not reached"}

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.cases import CASES
 from benchmarks.charts import describe, draw_chart, make_charts
 from benchmarks.formatting import markdown_table
-from ldmref.apps.bench.machine import openblas_overrides
+from benchmarks.machine import openblas_overrides
 from ldmref.support.version import __version__
 
 HERE = Path(__file__).resolve().parent

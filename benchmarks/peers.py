@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.blocks import block_peer
 from benchmarks.cases import BenchmarkCase
 from benchmarks.engines import ENGINES, engine_workload
-from ldmref.apps.bench.work import Workload, pixels
+from benchmarks.work import Workload, pixels
 from ldmref.backends.fast.threads import one_thread
 from ldmref.errors import BackendUnavailable
 from ldmref.math.schedules import alpha_bar_from_sigma

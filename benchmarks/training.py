@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from benchmarks.cases import TRAINING_BATCH, BenchmarkCase
 from benchmarks.peers import peer_network
-from ldmref.apps.bench.work import PROMPT, SEED, Workload
+from benchmarks.work import PROMPT, SEED, Workload
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder_config import AutoencoderConfig

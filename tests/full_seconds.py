@@ -318,8 +318,8 @@ TAKE_SECONDS = (
     "test_several_at_a_time_are_alone_within_rounding[torch-inpaint-float32]",
     "tests/modes/test_batches.py::"
     "test_several_at_a_time_are_alone_within_rounding[torch-txt2img-float32]",
-    "tests/modes/test_compositions.py::test_no_caption_of_training_is_warned_about",
-    "tests/modes/test_compositions.py::test_the_embedded_model_warns_and_others_do_not",
+    "tests/io/test_prompt_notes.py::test_no_caption_of_training_is_warned_about",
+    "tests/io/test_prompt_notes.py::test_the_embedded_model_warns_and_others_do_not",
     "tests/modes/test_junk.py::test_threads_that_share_a_model_draw_what_it_draws_alone",
     "tests/modes/test_modes.py::test_an_image_depends_on_its_seed_alone",
     "tests/modes/test_modes.py::test_another_size_is_resized_and_said_so",

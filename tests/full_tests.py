@@ -113,7 +113,6 @@ FULL: dict[str, str] = {
     "tests/cases/test_cases_run.py": PROCESSES,
     "tests/backends/test_measure_backends.py": ONNX,
     "tests/bench": "measures the speed of programs",
-    "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
     "tests/trace/test_recording_mlx.py": "needs MLX",
     "tests/trace/test_recording_keras.py": "needs Keras",
@@ -147,7 +146,7 @@ FULL: dict[str, str] = {
     "tests/check/test_agreement.py::test_a_changed_result_is_refused": SECONDS,
     "tests/modes/test_modes.py::test_backends_draw_the_same_image": SECONDS,
     "tests/modes/test_invert_interpolate.py::test_an_image_comes_back_from_its_noise": SECONDS,
-    "tests/modes/test_compositions.py::test_no_name_is_warned_about": SECONDS,
+    "tests/io/test_prompt_notes.py::test_no_name_is_warned_about": SECONDS,
     "tests/modes/test_shared_by_threads.py::test_each_thread_has_another_backend": SECONDS,
     "tests/samplers/test_plugins.py::test_a_damaged_list_of_entry_points_hurts_nobody_else": (
         PROCESSES

@@ -26,8 +26,7 @@ from ldmref.batch.tasks import (
 from ldmref.errors import Cancelled, LdmrefError, UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.generate import CancelFlag
+from ldmref.modes.generate import CancelFlag, check_callbacks
 
 MAX_SHARDS = 100_000
 

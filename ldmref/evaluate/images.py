@@ -21,7 +21,8 @@ from ldmref.math.schedules import alphas_cumprod, cosine_betas, sigma_from_alpha
 from ldmref.models.autoencoder_kind import add_alpha, autoencoder_of
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.model_denoiser import model_denoiser
+from ldmref.modes.batch_network import BatchNetwork
+from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.modes.text import encode_conditioning
 from ldmref.samplers.config import LEARNED, SchedulerConfig
 from ldmref.samplers.denoiser import TO_X0
@@ -273,7 +274,7 @@ def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoise
     def timestep(sigma: float, _: object) -> float:
         return float(timestep_at(table, sigma, of_flow))
 
-    denoise = model_denoiser(model, timestep, {"cond": conditioning}, 1.0)
+    denoise = BatchNetwork(model, timestep, {"cond": conditioning}, 1.0).guided(PLAIN)
 
     def on_host(x: Array, sigma: float) -> Array:
         with ops.inference():

@@ -20,8 +20,7 @@ from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.record import Recording, prepare_one, record_prepared, words_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, Progress
+from ldmref.modes.generate import Callback, CancelFlag, Progress, check_callbacks, notify
 from ldmref.modes.job import Job
 from ldmref.modes.record import (
     CONTROL_IMAGE,

@@ -21,8 +21,7 @@ from ldmref.explore.record import collect_inputs, prepare_one
 from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.generate import CancelFlag, explaining_memory
+from ldmref.modes.generate import CancelFlag, check_callbacks, explaining_memory
 from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
 

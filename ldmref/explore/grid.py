@@ -18,8 +18,14 @@ from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.io.images.labels import fit_text
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
+from ldmref.modes.generate import (
+    Callback,
+    CancelFlag,
+    GeneratedImage,
+    Progress,
+    check_callbacks,
+    notify,
+)
 from ldmref.modes.plan import find_mode, plan, require_images
 from ldmref.modes.run import Plan
 from ldmref.modes.validation import assign_seeds

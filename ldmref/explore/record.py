@@ -21,8 +21,14 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
-from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
+from ldmref.modes.generate import (
+    Callback,
+    CancelFlag,
+    GeneratedImage,
+    Progress,
+    check_callbacks,
+    notify,
+)
 from ldmref.modes.observers import Observers
 from ldmref.modes.plan import plan, require_images
 from ldmref.modes.record import GIVEN_ARRAYS, SOURCES

@@ -34,8 +34,7 @@ from ldmref.explore.flow import Denoise, FlowProgress, FlowWatch, converge, solv
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.generate import CancelFlag, on_backend
+from ldmref.modes.generate import CancelFlag, check_callbacks, on_backend
 from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.modes.validation import check_integer, check_number
 from ldmref.samplers import Interval

@@ -210,7 +210,8 @@ def open_checkpoint(
     modifications: list[Modification] = [] if vae is None else [ReplacedAutoencoder(vae)]
     if text_encoders:
         modifications.append(AddedTextEncoders(text_encoders))
-    modifications.append(MergedLoras(lora))
+    if lora not in ((), []):
+        modifications.append(MergedLoras(lora))
     path = find_model(name, fetch, variant)
     layout = next(layout for layout in LAYOUTS if layout.is_at(path))
     source = layout.open(path, OpeningOptions(config, variant, ema))

@@ -14,9 +14,8 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
 from ldmref.models.family import with_text_length
-from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
-from ldmref.models.networks import model_spec
+from ldmref.models.networks import ImageNetworks, model_spec
 from ldmref.models.residuals import convert_residuals
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import EncodedText

@@ -160,7 +160,7 @@ class SteeredBackend:
         self.network = network
         self.steering = steering
         self.arguments = arguments
-        self.guides: dict[tuple[float, ...], GuidedAttention] = {}
+        self._guided: dict[tuple[float, ...], GuidedAttention] = {}
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.inner, name)
@@ -177,19 +177,19 @@ class SteeredBackend:
             name_parts(self.params)
         return SteeredLayer(self, function, p, args, kwargs, self.steering).replaced()
 
-    def guide(self, numbers: tuple[float, ...]) -> GuidedAttention | None:
+    def guided_attention(self, numbers: tuple[float, ...]) -> GuidedAttention | None:
         """Return what stands in where image tokens attend to two texts; None: the family has none.
 
         Args:
             numbers: Of `AttentionGuided`.
         """
         declared = self.network.steerable.attention
-        if declared is not None and numbers not in self.guides:
+        if declared is not None and numbers not in self._guided:
             images = self.arguments[self.network.arguments[1]].shape[0]
-            self.guides[numbers] = GuidedAttention(
+            self._guided[numbers] = GuidedAttention(
                 self.inner, declared, numbers, images, self.arguments, self.network.text_first
             )
-        return self.guides.get(numbers)
+        return self._guided.get(numbers)
 
 
 class SteeredLayer:
@@ -273,14 +273,14 @@ class SteeredLayer:
 
     def guide_attention(self, numbers: Sequence[float]) -> Any:
         """Compute it for two texts; attention to both is combined with these numbers."""
-        guide = self.ops.guide(tuple(numbers))
-        if guide is None:
+        guided = self.ops.guided_attention(tuple(numbers))
+        if guided is None:
             return self.compute()
-        rules = find_rules(guide.declared, self.name, "" if self.is_network else self.kind)
+        rules = find_rules(guided.declared, self.name, "" if self.is_network else self.kind)
         args, kwargs = self.args, self.kwargs
         if rules.changes:
-            args, kwargs = (), guide.change(rules, self.arguments)
-        on = guide if rules.guided else self.on
+            args, kwargs = (), guided.change(rules, self.arguments)
+        on = guided if rules.guided else self.on
         return self._with(args, kwargs, on)
 
     def compute(self, **changes: Any) -> Any:

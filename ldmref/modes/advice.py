@@ -1,127 +1,36 @@
-"""Warnings about requests that are allowed but unusual."""
+"""Warnings about requests that are allowed but unusual, or of which a part changes nothing.
+
+A parameter acts, is refused, or is named in a warning; tests/modes/test_every_option.py goes over
+all that are declared. What no model of a kind can use is refused where it is checked.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
-from ldmref.errors import UsageError
-from ldmref.io.embedded import BASES, EMBEDDED
+from ldmref.errors import short_repr
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models.config import ModelConfig
-from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
-from ldmref.modes.checks import check_mode
-from ldmref.modes.compositions import Compositions
-from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
-from ldmref.modes.job import Job
-from ldmref.modes.levels import note_levels, note_strength
-from ldmref.modes.upscale_parameters import UpscaleParameters
+from ldmref.modes.guidance_parameter import find_unperturbed, is_asked, texts_read
+from ldmref.modes.job import Job, takes_all_steps
+from ldmref.modes.levels import begins_low, first_ratio
+from ldmref.modes.requests import Request
+from ldmref.samplers import repaint_visits
 from ldmref.samplers.guidance_attention import NormalizedAttention
-from ldmref.support.assets import read_asset
+from ldmref.samplers.path import FLOW
+from ldmref.samplers.schedule import sampling_sigmas
 
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
+SHARE = 0.2  # of the data in a state, from which pure noise is no such state
+ROUNDED = 0.05 + 1e-9  # of a strength: half a step of 10, or a whole one of 20
 
 
-@dataclass(frozen=True)
-class PromptNotes:
-    """What to know about the prompts of a bundled model: `prompts.json` beside its weights.
-
-    Args:
-        models: The names of the models, as in their configurations.
-        description: A sentence about what they know.
-        examples: Prompts that they understand.
-        note: A sentence about the prompts to try.
-        parameters: What to know about a parameter: {mode: {parameter: a line}}.
-        compositions: The words by which a prompt joins things.
-    """
-
-    models: Sequence[str]
-    description: str
-    examples: Sequence[str]
-    note: str
-    parameters: Mapping[str, Mapping[str, str]]
-    compositions: Compositions
-
-
-def prompt_notes(config: ModelConfig) -> PromptNotes | None:
-    """Return what to know about a model's prompts; None for models that read any text."""
-    return next((notes for notes in _all_notes() if config.name in notes.models), None)
-
-
-@cache
-def _all_notes() -> tuple[PromptNotes, ...]:
-    found = []
-    for name in (name for name in EMBEDDED if name not in BASES):
-        read: dict[str, Any] = json.loads(read_asset(name, "prompts.json"))
-        read["compositions"] = Compositions(**read["compositions"])
-        found.append(PromptNotes(**read))
-    return tuple(found)
-
-
-def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
-    """Return prompts that a model understands; none for models that read any text."""
-    notes = prompt_notes(config)
-    return () if notes is None else tuple(notes.examples)
-
-
-def note_on_prompts(config: ModelConfig) -> str:
-    """Return a sentence about the prompts to try, or ""."""
-    notes = prompt_notes(config)
-    return "" if notes is None else notes.note
-
-
-def can_generate(config: ModelConfig, mode: str) -> bool:
-    """Return whether a model has a mode.
-
-    >>> from ldmref.models import preset
-    >>> can_generate(preset("sd15"), "img2img"), can_generate(preset("sd15"), "superres")
-    (True, False)
-    """
-    try:
-        check_mode(config, mode)
-    except UsageError:
-        return False
-    return True
-
-
-def parameter_advice(config: ModelConfig) -> Mapping[str, Mapping[str, str]]:
-    """Return what to know about a parameter of a mode for a model: {mode: {parameter: a line}}."""
-    notes = prompt_notes(config)
-    return {} if notes is None else notes.parameters
-
-
-def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
-    """Return the parameters that a model has no use for, such as weights of words without words.
-
-    >>> from ldmref.models import preset
-    >>> unused_parameters(preset("qwen-image-2.1"))
-    ('control_image', 'references')
-    """
-    names = unused_words(config)
-    return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
-
-
-def unused_words(config: ModelConfig) -> tuple[str, ...]:
-    """Return the parameters about prompts that a model has no use for."""
-    words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
-    family = family_of(config)
-    control = () if config.concat == "control" else ("control_image",)
-    if family.references is None:
-        control = (*control, "references")
-    if family.text.together is None:
-        control = ("longest_prompt", "longest_negative_prompt", *control)
-    if family.text.with_length is None:
-        control = ("max_sequence_length", *control)
-    reads = kind_of(config.text_encoder).reads
-    if reads == "nothing":
-        return (*words, "negative_prompt", "cfg_scale", "guidance", *control)
-    return (*words, *control) if reads == "class" else control
+# -- what is unusual -------------------------------------------------------------------------------
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] = ()) -> list[str]:
@@ -134,7 +43,6 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
         scales: Guidance scales that the run uses besides that of the job.
     """
     lines = []
-    width, height = job.size
     is_cfgpp = job.sampler.unconditional and not job.sampler.guides
     if abs(job.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {job.cfg_scale:g} is far from the usual range of 1 to 20")
@@ -143,29 +51,34 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"
         )
-    lines.append(undrawn_prompt(config, job))
+    if job.cfg_scale == 0.0:
+        lines.append(undrawn_prompt(config, job))
     if any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {}):
         lines.append(unread_negative(config, job, scales))
-    lines += [*note_levels(config, job), *note_strength(config, job)]
+    if job.sigmas is not None:
+        lines.append(low_levels(config, job))
+    if job.strength:
+        lines.append(rounded_strength(config, job))
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
-    elif not config.defaults.is_near(width, height):
+    elif not config.defaults.is_near(*job.size):
         trained = f"{config.defaults.width} x {config.defaults.height}"
-        lines.append(f"{width} x {height} is far from the {trained} on which the model was trained")
+        size = f"{job.width} x {job.height}"
+        lines.append(f"{size} is far from the {trained} on which the model was trained")
     if ops.name == "numpy" and ops.dtype == "float16":
         lines.append("float16 on NumPy is slower than float32, and less accurate")
-    notes = prompt_notes(config)
-    if notes is not None and not job.embeddings:
+    notes = None if job.embeddings else prompt_notes(config)
+    if notes is not None:
         lines += [notes.compositions.unseen(prompt) for prompt in dict.fromkeys(job.prompts)]
     return [line for line in lines if line]
 
 
 def undrawn_prompt(config: ModelConfig, job: Job) -> str:
-    """Return a line about a guidance scale of 0, at which nothing is left of the prompt, or ""."""
+    """Return a line about the guidance scale 0, at which nothing is left of the prompt, or ""."""
     guides = job.sampler.unconditional or config.denoiser.reads_guidance  # 0 is usual for CFG++
     without = {"uncond", "empty"} & {*job.guidance.texts(0.0)}
     reads = kind_of(config.text_encoder).reads
-    if job.cfg_scale != 0.0 or guides or not without or reads == "nothing":
+    if guides or not without or reads == "nothing":
         return ""
     what = "the negative prompt" if any(job.negative_prompts) else "the empty (negative) prompt"
     return f"cfg_scale 0 draws {what}; 1 means without guidance"
@@ -188,3 +101,130 @@ def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> s
         reason = f"guidance {job.guidance.name!r} does not use it"
     then = f"; {' or '.join(ways)} for it to count" if ways else ""
     return f"nothing reads the negative prompt, because {reason}{then}"
+
+
+def low_levels(config: ModelConfig, job: Job) -> str:
+    """Return a line if given levels begin so low that the image, or its lack, shows, or ""."""
+    assert job.sigmas is not None
+    if job.first_step or not begins_low(config, job):
+        return ""
+    own = config.scheduler.path
+    largest = own.level(float(sampling_sigmas(config.scheduler)[-1]))
+    first = own.level(first_ratio(config, job))
+    begin = f"sigmas begin at {job.sigmas[0]:g}, far below the model's {largest:.4g}"
+    if own.alpha(first) / own.spread(first) <= SHARE:
+        return ""
+    if job.strength is not None:
+        return f"{begin}: the image shows through, also at strength {job.strength:g}"
+    if job.latents is not None:
+        return ""
+    other = ", or take img2img" if job.mode == "txt2img" else ""
+    return f"{begin}, where pure noise has no image to uncover: begin higher{other}"
+
+
+def rounded_strength(config: ModelConfig, job: Job) -> str:
+    """Return a line if whole steps are far from the strength that was asked for, or ""."""
+    assert job.strength is not None
+    taken = job.steps - job.first_step
+    share = taken / job.steps
+    exact = takes_all_steps(config, job.strength, job.sigmas)
+    if exact or abs(share - job.strength) <= ROUNDED:
+        return ""
+    return (
+        f"strength {job.strength:g} of {job.steps} steps is rounded to {taken}, as strength "
+        f"{share:.3g} is; with more steps it is nearer"
+    )
+
+
+# -- what changes nothing --------------------------------------------------------------------------
+
+Reason = Callable[[ModelConfig, Job, Any], str]
+
+
+def note_ineffective(
+    config: ModelConfig, job: Job, request: Request, last: Job | None = None
+) -> Iterator[str]:
+    """Yield a line for each parameter that was asked for and changes nothing.
+
+    Args:
+        config: The configuration of the model.
+        job: The resolved parameters.
+        request: The request, with the parameters that only its mode has.
+        last: The job of the last pass, whose latents are decoded. None: `job`.
+    """
+    fields = get_fields(type(request))
+    for name, find_reason in REASONS.items():
+        value = getattr(request, name, None)
+        if name not in fields or value is None or value == fields[name].default:
+            continue
+        decoded = last if name == "tile" and last is not None else job
+        if reason := find_reason(config, decoded, request):
+            shown = job.guidance.name if name == "guidance" else _write(value)
+            yield f"{name}={shown} changes nothing{reason}"
+
+
+def _write(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(str(part) for part in value)
+    return value if isinstance(value, str) else short_repr(value)
+
+
+def _path(config: ModelConfig, job: Job, request: Any) -> str:
+    sampler = job.sampler
+    if config.scheduler.path is FLOW or config.scheduler.convention == "diffusers":
+        return ""
+    if sampler.straight and sampler.name not in SAME_ON_PATHS:
+        return ""
+    return f": steps of {sampler.name} are the same on every path"
+
+
+def _guidance(config: ModelConfig, job: Job, request: Any) -> str:
+    guidance = job.guidance
+    if guidance.perturbed or guidance.by_guide or not is_asked(guidance):
+        return ""
+    if job.sampler.guides or tuple(guidance.texts(job.cfg_scale)) != ("cond",):
+        return ""
+    return f" at cfg_scale {job.cfg_scale:g}, where only one prediction is made"
+
+
+def _tile(config: ModelConfig, job: Job, request: Any) -> str:
+    assert job.tile is not None
+    if max(job.size) > job.tile:
+        return ""
+    return f": an image of {job.width} x {job.height} is a single tile"
+
+
+def _resample(config: ModelConfig, job: Job, request: Any) -> str:
+    assert job.resample is not None
+    taken = job.steps - job.first_step
+    visits = repaint_visits(taken, *job.resample, first=job.first_step)
+    if list(visits) != [*range(job.first_step, job.steps + 1)]:
+        return ""
+    return f": no jump fits into {taken} steps, or every stretch is taken once"
+
+
+def _padding(config: ModelConfig, job: Job, request: Any) -> str:
+    return "" if request.only_masked else ": the whole image is generated, without only_masked"
+
+
+def _upscale_steps(config: ModelConfig, job: Job, request: Any) -> str:
+    return " at upscale_strength 0, which takes none" if request.upscale_strength == 0.0 else ""
+
+
+def _source_scale(config: ModelConfig, job: Job, request: Any) -> str:
+    if config.denoiser.reads_guidance or request.source_prompt or any(job.negative_prompts):
+        return ""
+    return ": the source prompt is empty, as the negative prompt is"
+
+
+SAME_ON_PATHS = ("euler", "euler_churn")  # of the straight samplers; others run on `VE` as well
+REASONS: Mapping[str, Reason] = {
+    "noise_path": _path,
+    "guidance": _guidance,
+    "tile": _tile,
+    "resample": _resample,
+    "padding": _padding,
+    "upscale_steps": _upscale_steps,
+    "source_cfg_scale": _source_scale,
+}
+"""Why a parameter changes nothing in a job, or "": by its name."""

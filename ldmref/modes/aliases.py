@@ -1,4 +1,4 @@
-"""Parameters by the names that other programs give them, for suggestions and for flags.
+"""Parameters by the names that other programs give them, for suggestions.
 
 diffusers says `num_inference_steps`, A1111's web interface and API `cfg_scale`, `sampler_name` and
 `n_iter`, the scripts of CompVis `ddim_steps`. Some of them mean something else by a value: `NOTES`.
@@ -7,10 +7,7 @@ diffusers says `num_inference_steps`, A1111's web interface and API `cfg_scale`,
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from ldmref.declare import Field, flag_names, long_flag
 from ldmref.errors import did_you_mean
 
 ALIASES = {  # the name elsewhere -> the parameter here
@@ -55,7 +52,7 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "sampling_steps": "steps",
     "scheduler": "schedule",
 }
-NOTES = {  # where the value also differs; `meanings.py` reads those of the command line and server
+NOTES = {  # where the value also differs; those of flags and the server: `apps/foreign.py`
     "controlnet": "control=[modes.Control(net, image)]",
     "conditioning_scale": "control=[modes.Control(net, image, weight)]",
     "control_mode": "control=[modes.Control(net, image, mode=0)]",
@@ -75,17 +72,6 @@ NOTES = {  # where the value also differs; `meanings.py` reads those of the comm
     "resize_mode": "A1111's 0 to 2 are stretch, crop, fill",
     "scheduler": "the spacing of the noise levels; the method is sampler=",
 }
-FOREIGN = (  # of these, `meanings.py` reads what the value means
-    "guidance_scale",
-    "denoise",
-    "denoising_strength",
-    "hr_second_pass_steps",
-    "padding_mask_crop",
-    "inpainting_fill",
-    "resize_mode",
-    "inpaint_full_res",
-    "inpainting_mask_invert",
-)
 OF_PYTHON = ("conditioning_scale", "control_mode")  # numbers, which no flag takes
 UNLIKE = {  # names of other programs that are no parameter here, and what is nearest to each
     "clip_stop_at_last_layers": "clip_skip is one less: it counts the layers that are left out",
@@ -105,29 +91,6 @@ RUNNING = {  # arguments of functions that are not parameters of an image
     "output_type": "a Result has images and latents",
     "return_dict": "a Result has images and latents",
 }
-
-
-@dataclass(frozen=True)
-class ForeignValue:
-    """A value that was given under another program's name.
-
-    Args:
-        name: That name, one of `FOREIGN`.
-        value: The value, not yet checked.
-    """
-
-    name: str
-    value: Any
-
-
-def foreign_value(name: str, value: Any) -> Any:
-    """Return a value as it was given under a name: a `ForeignValue` if it may mean something else.
-
-    >>> foreign_value("--guidance-scale", 0.0), foreign_value("num_inference_steps", 20)
-    (ForeignValue(name='guidance_scale', value=0.0), 20)
-    """
-    name = name.lstrip("-").replace("-", "_")
-    return ForeignValue(name, value) if name in FOREIGN else value
 
 
 def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]) -> str:
@@ -152,38 +115,3 @@ def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]
     if others:
         return f"{mode} has no {meant!r}, but {', '.join(others)}"
     return did_you_mean(name, own)
-
-
-def flag_aliases(parameters: Mapping[str, Field]) -> dict[str, str]:
-    """Return the flags by their names elsewhere and in Python, all without leading hyphens.
-
-    Names whose value may mean something else are flags of their own: see `foreign_names`.
-
-    >>> from ldmref.modes.registry import MODES
-    >>> aliases = flag_aliases(MODES["img2img"].parameters)
-    >>> aliases["num-inference-steps"], aliases["cfg-scale"], aliases["init-image"]
-    ('steps', 'cfg', 'image')
-    """
-    own = {flag for field in parameters.values() for flag in flag_names(field)}
-    apart = {name for field in parameters.values() for name in foreign_names(field)}
-    aliases = {}
-    for alias, meant in ({name: name for name in parameters} | ALIASES).items():
-        if alias in apart or alias in OF_PYTHON:
-            continue
-        flag = long_flag(parameters[meant]) if meant in parameters else ""
-        spelled = alias.replace("_", "-")
-        if flag and f"--{spelled}" not in own:
-            aliases[spelled] = flag
-    return aliases
-
-
-def foreign_names(field: Field) -> tuple[str, ...]:
-    """Return the names in `FOREIGN` of a parameter; none if its flag has no value.
-
-    >>> from ldmref.modes.registry import MODES
-    >>> foreign_names(MODES["img2img"].parameters["strength"])
-    ('denoise', 'denoising_strength')
-    """
-    if field.kind is bool:
-        return ()
-    return tuple(name for name in FOREIGN if ALIASES[name] == field.name)

@@ -71,6 +71,20 @@ def check_mode(config: ModelConfig, mode: str) -> None:
         )
 
 
+def can_generate(config: ModelConfig, mode: str) -> bool:
+    """Return whether a model has a mode.
+
+    >>> from ldmref.models import preset
+    >>> can_generate(preset("sd15"), "img2img"), can_generate(preset("sd15"), "superres")
+    (True, False)
+    """
+    try:
+        check_mode(config, mode)
+    except UsageError:
+        return False
+    return True
+
+
 def check_flow_map(config: ModelConfig, job: Job) -> None:
     """Refuse what the steps of a flow map cannot do: to be guided, or divided."""
     name = config.name

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 from array_api_compat import array_namespace
 
-from ldmref.errors import UsageError
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError, did_you_mean
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
+from ldmref.modes.batch_network import BatchNetwork
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
-from ldmref.modes.model_denoiser import model_denoiser
+from ldmref.modes.job import Job
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
 from ldmref.modes.start import encode_job
+from ldmref.modes.text import TextConditioning
 from ldmref.samplers import Guidance, Guided, GuidedDenoiser, History, Interval
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
+
+
+class DenoiserOptions(TypedDict, total=False):
+    """What a denoiser takes of a request besides its prompts and scale, as `modes.txt2img` does."""
+
+    guidance: str | Mapping[str, Any] | Guidance | None
+    guide: GuideSource | None
+    clip_skip: int | None
+    max_sequence_length: int | None
+    long_prompts: str
+    prompt_weights: str
+    prompt_embeds: Array | None
+    negative_prompt_embeds: Array | None
+    pooled_prompt_embeds: Array | None
+    negative_pooled_prompt_embeds: Array | None
+    prompt_mask: Array | None
+    negative_prompt_mask: Array | None
 
 
 def denoiser(
@@ -33,19 +53,8 @@ def denoiser(
     negative_prompt: str | Sequence[str] = "",
     cfg_scale: float | None = None,
     *,
-    guidance: str | Mapping[str, Any] | Guidance | None = None,
-    guide: GuideSource | None = None,
-    clip_skip: int | None = None,
-    max_sequence_length: int | None = None,
-    long_prompts: str = "truncate",
-    prompt_weights: str = "none",
-    prompt_embeds: Array | None = None,
-    negative_prompt_embeds: Array | None = None,
-    pooled_prompt_embeds: Array | None = None,
-    negative_pooled_prompt_embeds: Array | None = None,
-    prompt_mask: Array | None = None,
-    negative_prompt_mask: Array | None = None,
     grad: bool = False,
+    **request: Unpack[DenoiserOptions],
 ) -> GuidedDenoiser:
     """Return the model as `denoise(x, sigma) -> x0`, for `samplers.sample` and your own samplers.
 
@@ -61,26 +70,15 @@ def denoiser(
         negative_prompt: Content to avoid: one text for all images, or one for each.
         cfg_scale: Guidance scale s in u + s (c - u), from -1000 to 1000. None: the model's setting,
             or 1 with autoguidance.
-        guidance: The rule that combines the predictions, as in `modes.txt2img`. A guidance with
-            momentum (`apg`) remembers earlier steps within `samplers.sample`; `denoise(x, sigma)`
-            starts without memory. None: classifier-free guidance.
-        guide: The weaker model of autoguidance, or where it is, as in `modes.txt2img`. None: no
-            other guidance has one.
-        clip_skip: Number of last layers of the text encoder to leave out. None: 0.
-        max_sequence_length: Number of tokens of T5 (SD3, Flux). None: the model's own.
-        long_prompts: `truncate` cuts prompts that the text encoder cannot read at once; `chunk`
-            reads them in chunks.
-        prompt_weights: `none`, or `a1111` for (word:1.3) and [word].
-        prompt_embeds: Hidden states (n, l, d), instead of prompts. None: the prompts are encoded.
-        negative_prompt_embeds: Hidden states (n, l, d) of the negative prompts. None: the negative
-            prompts are encoded.
-        pooled_prompt_embeds: Pooled output (n, d) of the prompts (SDXL). None: not given.
-        negative_pooled_prompt_embeds: Pooled output (n, d) of the negative prompts (SDXL). None:
-            not given.
-        prompt_mask, negative_prompt_mask: 1 for hidden states that are read and 0 for padding,
-            (n, l), for models that read a mask. None: all are read.
         grad: Let gradients flow from x0 to x, on a backend that differentiates (torch); the
             parameters of the model are constants.
+        request: What `modes.txt2img` reads of prompts and guidance, by the same names: `guidance`
+            and `guide`; `clip_skip`, `max_sequence_length`, `long_prompts` and `prompt_weights`;
+            hidden states (n, l, d) instead of prompts as `prompt_embeds` and
+            `negative_prompt_embeds`, pooled outputs (n, d) as `pooled_prompt_embeds` and
+            `negative_pooled_prompt_embeds`, and masks (n, l) as `prompt_mask` and
+            `negative_prompt_mask`. A guidance with momentum (`apg`) remembers earlier steps within
+            `samplers.sample`; `denoise(x, sigma)` starts without memory.
 
     Returns:
         The denoiser. `denoise(x, sigma)` returns x0 in the shape of x and `backend.state_dtype`,
@@ -96,73 +94,84 @@ def denoiser(
     >>> denoise(np.ones((1, 4, 8, 8), np.float32), 1.5).shape
     (1, 4, 8, 8)
     """
-    values = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "cfg_scale": cfg_scale,
-        "guidance": guidance,
-        "guide": guide,
-        "clip_skip": clip_skip,
-        "max_sequence_length": max_sequence_length,
-        "long_prompts": long_prompts,
-        "prompt_weights": prompt_weights,
-        "prompt_embeds": prompt_embeds,
-        "negative_prompt_embeds": negative_prompt_embeds,
-        "pooled_prompt_embeds": pooled_prompt_embeds,
-        "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-        "prompt_mask": prompt_mask,
-        "negative_prompt_mask": negative_prompt_mask,
-    }
     config = require_config("denoiser", model)
-    job = resolve(config, "txt2img", read_request("txt2img", values))
+    for name in request:
+        if name not in DenoiserOptions.__annotations__:
+            known = (*DenoiserOptions.__annotations__, "grad")
+            hint = did_you_mean(name, known)
+            raise UsageError(f"denoiser has no parameter {name!r}", code="E-USAGE", hint=hint)
+    texts = {"prompt": prompt, "negative_prompt": negative_prompt, "cfg_scale": cfg_scale}
+    job = resolve(config, "txt2img", read_request("txt2img", {**texts, **request}))
     model = model.with_text_length(job.max_sequence_length)
     weaker = None if job.guide is None else load_guide(model, job.guide)
     if validation.check_flag("grad", grad):
         model = model.differentiable()
         weaker = None if weaker is None else weaker.differentiable()
-    ops = model.backend
-    prompts = len(job.prompts)
     # The step of a sampler may ask for the prediction without the prompt.
     read = texts_read(job.guidance, job.sampler, job.cfg_scale)
     also = set() if config.denoiser.reads_guidance else {"uncond"}
     text = encode_job(model, job, InitialState(), read | also)
-    active: ActiveGuide | None = None
-    if weaker is not None:
-        active = encode_guide(weaker, job, InitialState(), text)
-    training_sigmas = sampling_sigmas(config.scheduler)
-    path = config.scheduler.path
+    guide = None if weaker is None else encode_guide(weaker, job, InitialState(), text)
+    return GuidedDenoiser(PromptedModel(model, job, text, guide).predict, job.guidance.remembers)
 
-    def timestep(sigma: float, interval: Interval | None) -> float:
-        return float(timestep_at(training_sigmas, path.ratio(sigma), path is FLOW))
 
-    @cache
-    def for_shape(n: int, h: int, w: int) -> list[tuple[slice, GuidedDenoiser]]:
-        times = n // prompts
-        size = (w * config.vae.factor, h * config.vae.factor)
-        batch = text.repeated(times, size)
-        channels = make_input_channels(model, size) if config.image_channels else None
-        second = None if active is None else active.repeated(times, size)
-        return [
-            (
-                part,
-                model_denoiser(
+@dataclass(frozen=True, eq=False)
+class PromptedModel:
+    """A model with encoded prompts, which denoises latents of any number and size.
+
+    Args:
+        model: The model.
+        job: The resolved prompts and guidance.
+        text: The encoded prompts.
+        guide: The weaker model of autoguidance. None: there is none.
+    """
+
+    model: LatentDiffusion
+    job: Job
+    text: TextConditioning
+    guide: ActiveGuide | None
+    _parts: dict[tuple[int, ...], list[tuple[slice, GuidedDenoiser]]] = field(
+        default_factory=dict, init=False
+    )
+
+    def timestep(self, sigma: float, interval: Interval | None) -> float:
+        """Return the timestep of a level of the model's path."""
+        scheduler = self.model.config.scheduler
+        ratio = scheduler.path.ratio(sigma)
+        return float(timestep_at(sampling_sigmas(scheduler), ratio, scheduler.path is FLOW))
+
+    def parts(self, shape: tuple[int, ...]) -> list[tuple[slice, GuidedDenoiser]]:
+        """Return the rows of latents (n, c, h, w) that are denoised together, with their denoiser.
+
+        Args:
+            shape: That of the latents.
+        """
+        if shape not in self._parts:
+            n, _, h, w = shape
+            model, guide = self.model, self.guide
+            factor = model.config.vae.factor
+            times, size = n // len(self.job.prompts), (w * factor, h * factor)
+            text = self.text.repeated(times, size)
+            weaker = None if guide is None else guide.repeated(times, size)
+            channels = make_input_channels(model, size) if model.config.image_channels else None
+            self._parts[shape] = found = []
+            for rows in text.batches(n):
+                conditionings = text.conditionings(rows)
+                if weaker is not None:
+                    conditionings |= weaker.conditioning(rows)
+                network = BatchNetwork(
                     model,
-                    timestep,
-                    batch.conditionings(part) | (second.conditioning(part) if second else {}),
-                    job.cfg_scale,
-                    job.guidance,
+                    self.timestep,
+                    conditionings,
+                    self.job.cfg_scale,
                     channels=channels,
-                    path=path,
-                    guide=weaker,
-                ),
-            )
-            for part in batch.batches(n)
-        ]
-
-    def concat(parts: Sequence[Array | None]) -> Any:
-        return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
+                    guide=None if guide is None else guide.model,
+                )
+                found.append((rows, network.guided(self.job.guidance, model.config.scheduler.path)))
+        return self._parts[shape]
 
     def predict(
+        self,
         x: Array,
         sigma: float,
         memory: History,
@@ -170,23 +179,26 @@ def denoiser(
         interval: Interval | None,
         scale: float | None,
     ) -> Guided:
-        most = 1.0 if path is FLOW else validation.MAX_SIGMA
+        """Return x0 of latents x (n, c, h, w) at a level; see `GuidedDenoiser.guided`."""
+        config, ops = self.model.config, self.model.backend
+        most = 1.0 if config.scheduler.path is FLOW else validation.MAX_SIGMA
         sigma = validation.check_noise_level("sigma", sigma, most)
-        x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
-        n, _, h, w = x.shape
+        x = check_latents(config, ops.own("x", x, ops.state_dtype), len(self.job.prompts))
         with ops.inference():
-            parts = for_shape(n, h, w)
+            parts = self.parts(tuple(x.shape))
             memories = memory or ((),) * len(parts)
             results = [
                 denoise.guided(x[rows], sigma, part_memory, unconditional, interval, scale)
                 for (rows, denoise), part_memory in zip(parts, memories, strict=True)
             ]
-            x0 = concat([result.x0 for result in results])
-            uncond = concat([r.uncond for r in results]) if unconditional else None
+            x0 = _concat(ops, [result.x0 for result in results])
+            uncond = _concat(ops, [r.uncond for r in results]) if unconditional else None
         memories = tuple(result.memory for result in results)
-        return Guided(x0, uncond, memories, job.cfg_scale)
+        return Guided(x0, uncond, memories, self.job.cfg_scale)
 
-    return GuidedDenoiser(predict, job.guidance.remembers)
+
+def _concat(ops: Backend, parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
 
 
 # -- latents that callers bring --------------------------------------------------------------------

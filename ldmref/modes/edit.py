@@ -43,7 +43,13 @@ def plan_edit(config: ModelConfig, request: Edit) -> Plan:
     def start(model: LatentDiffusion) -> InitialState:
         source = [method.source_prompt]
         known = encode_image(model, image)
-        return InitialState(image=known, from_noise=False, edit=method, prompts=source)
+        return InitialState(
+            image=known,
+            from_noise=False,
+            edit=method,
+            prompts=source,
+            scales=[method.source_cfg_scale],
+        )
 
     per_source_call = plain_guidance(config).evaluations(method.source_cfg_scale)
     return Plan(

@@ -10,13 +10,13 @@ import numpy as np
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.batch_network import BatchNetwork
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.edit_methods import EditMethod
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance_parameter import plain_guidance
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
-from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Step
@@ -41,15 +41,11 @@ class EditTrajectory(Trajectory):
     step: Step = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        source = model_denoiser(
-            self.model,
-            self.timestep,
-            self.source,
-            self.method.source_cfg_scale,
-            plain_guidance(self.model.config),
-            channels=self.channels,
-            path=self.schedule.path,
+        scale = self.method.source_cfg_scale
+        network = BatchNetwork(
+            self.model, self.timestep, self.source, scale, channels=self.channels
         )
+        source = network.guided(plain_guidance(self.model.config), self.schedule.path)
         assert self.noise is not None
         step = self.method.step(self.schedule, source, self.image, self.noise)
         object.__setattr__(self, "step", step)

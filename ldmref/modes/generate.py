@@ -1,4 +1,4 @@
-"""The loop of a run: its events, its end, and the check of every step.
+"""The loop of a run: its events, what watches and stops it, and the check of every step.
 
 All modes go through `run_sampler`.
 """
@@ -9,13 +9,13 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.errors import Cancelled
+from ldmref.errors import Cancelled, UsageError, short_repr
 from ldmref.io.images.pil import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -24,7 +24,6 @@ from ldmref.modes.job import Job
 from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.samplers import State
-from ldmref.samplers.interfaces import Constraint, Interval
 
 
 class CancelFlag(Protocol):
@@ -125,26 +124,37 @@ class GeneratedImage:
 Callback = Callable[[Progress], None]
 
 
-def constrain_known(
-    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray
-) -> Constraint:
-    """Return the constraint that keeps the latents of `image` where `keep` is 1.
+def check_callbacks(callback: object, cancel: CancelFlag | None, *, name: str = "callback") -> None:
+    """Check that `callback`, the argument `name`, can be called, and that `cancel` has `is_set`.
 
-    They are put back at the sampler's noise level with one fixed noise, and at the last level
-    without noise, whatever noise the schedule leaves.
-
-    Source: Lugmayr et al. 2022, arXiv:2201.09865, eq. 8, with a fixed noise.
+    Raises:
+        UsageError: One of them is something else.
     """
-    known, eps, kept = (on_backend(ops, x) for x in (image, noise, keep))
+    if callback is not None and not callable(callback):
+        raise UsageError(
+            f"{name} must be a function, not {short_repr(callback)}",
+            code="E-CALLBACK",
+            hint=f"{name}=lambda progress: print(progress)",
+        )
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise UsageError(
+            f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"
+        )
 
-    def constrain(x: Array, interval: Interval) -> Array:
-        sigma = interval.sigma_next
-        path = interval.path
-        clean = interval.i_next == interval.n
-        there = known * path.spread(sigma) if clean else path.noised(known, eps, sigma)
-        return (1.0 - kept) * x + kept * there
 
-    return constrain
+def notify(callback: Callback, progress: Progress) -> None:
+    """Call the callback after a step; its own exceptions pass through.
+
+    Raises:
+        UsageError: It returned something, which would have no effect.
+    """
+    returned: Any = callback(progress)  # type: ignore[func-returns-value]
+    if returned is not None:
+        raise UsageError(
+            f"the callback returned {short_repr(returned)}, which has no effect",
+            code="E-CALLBACK",
+            hint="a callback watches and returns None; cancel= stops a run",
+        )
 
 
 def on_backend(ops: Backend, x: np.ndarray) -> Array:

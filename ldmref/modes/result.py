@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import abbreviated
+from ldmref.io.images.display import arrange, to_html
 from ldmref.io.images.infotext import infotext
 from ldmref.io.images.metadata import check_target, encode_png, write_image
-from ldmref.modes.display import arrange, to_html
 from ldmref.modes.record import select_image
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmref.errors import Cancelled
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
-from ldmref.modes.advice import advise
-from ldmref.modes.callbacks import check_callbacks, run_to_end
+from ldmref.modes.advice import advise, note_ineffective
 from ldmref.modes.channels import encode_image
 from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.editing import start_edit
@@ -23,11 +23,12 @@ from ldmref.modes.generate import (
     CancelFlag,
     GeneratedImage,
     Progress,
+    check_callbacks,
     decode_images,
     explaining_memory,
+    notify,
     run_sampler,
 )
-from ldmref.modes.ineffective import note_ineffective
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
@@ -150,12 +151,23 @@ class Plan:
 
         Raises:
             Cancelled: `cancel` was set; its `partial` is the `Result` of the finished images.
-            UsageError: `callback` or `cancel` has the wrong type.
+            UsageError: `callback` or `cancel` has the wrong type, or `callback` returned something.
             NumericError, ResourceError: See `ldmref.errors`.
         """
         if callback is not None or cancel is not None:
             check_callbacks(callback, cancel)
-        return run_to_end(self.prepare(model, observer), callback, cancel)
+        run = self.prepare(model, observer)
+        images: list[GeneratedImage] = []
+        try:
+            for event in run.generate(cancel):
+                if isinstance(event, GeneratedImage):
+                    images.append(event)
+                elif callback is not None:
+                    notify(callback, event)
+        except Cancelled as stop:
+            stop.partial = run.result(images)
+            raise
+        return run.result(images)
 
     def __repr__(self) -> str:
         return f"<Plan of {self.job.summary}>"

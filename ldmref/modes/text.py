@@ -91,6 +91,8 @@ class TextConditioning:
     @property
     def record(self) -> dict[str, int]:
         """The parameters with which an image is generated alone as in its batch."""
+        if not self.as_diffusers:
+            return {}
         columns = {"cond": self.prompts, "uncond": self.negative_prompts}
         counts = {name: self._count_tokens(column) for name, column in columns.items()}
         longest = {name: max(of_texts, default=0) for name, of_texts in counts.items()}
@@ -135,7 +137,8 @@ class TextConditioning:
         ops = self.model.backend
         multiple = self.model.family.text.multiple
         texts = fit_lengths(ops, self._of_texts(batch), self.model.denoiser.of_tokens, multiple)
-        texts = {name: self._add_together(name, part) for name, part in texts.items()}
+        if self.as_diffusers:
+            texts = {name: self._add_together(name, part) for name, part in texts.items()}
         if not self.references:
             return texts
         n = len(self.prompts[batch])
@@ -155,7 +158,7 @@ class TextConditioning:
 
     def _count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each prompt; [] if none depends on the others."""
-        if not self.as_diffusers or self.model.family.text.together is None:
+        if self.model.family.text.together is None:
             return []
         masks = [self.encoded[text].more["mask"] for text in prompts if text in self.encoded]
         return [int(self.model.backend.to_numpy(mask).sum()) for mask in masks]

@@ -19,8 +19,8 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
+from ldmref.modes.batch_network import BatchNetwork
 from ldmref.modes.job import Job
-from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.text import TextConditioning
 from ldmref.samplers import (
     Guidance,
@@ -200,7 +200,7 @@ class Trajectory:
         x: The initial state, (n, c, h, w), an array of the backend.
         noise: Source of fresh noise; each call advances it. None: an inversion adds none.
         constrain: Function applied to x after every step (inpainting).
-        conditionings: By the name of the prediction; see `model_denoiser`.
+        conditionings: By the name of the prediction; see `BatchNetwork`.
         cfg_scale: The guidance scale.
         guidance: How the predictions become one.
         controls: ControlNets, with the levels at which they act.
@@ -271,20 +271,17 @@ class Trajectory:
         return GuidedDenoiser(predict, denoise.remembers)
 
     def _denoiser(self, observer: RunObserver = SILENT) -> GuidedDenoiser:
-        observed = observer is not SILENT
-        return model_denoiser(
+        network = BatchNetwork(
             self.model,
             self.timestep,
             self.conditionings,
             self.cfg_scale,
-            self.guidance,
-            controls=self.controls,
-            channels=self.channels,
-            observe=observer.evaluated if observed else None,
-            exchange=observer if observed else None,
-            path=self.schedule.path,
-            guide=self.guide,
+            self.controls,
+            self.channels,
+            self.guide,
         )
+        watching = None if observer is SILENT else observer
+        return network.guided(self.guidance, self.schedule.path, watching)
 
     def states(self, observer: RunObserver = SILENT) -> Iterator[State]:
         """Iterate over the sampler's states, one after each step.

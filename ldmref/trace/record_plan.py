@@ -17,8 +17,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.params import flatten
-from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.generate import Callback, CancelFlag, check_callbacks
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import PreparedRun, TakenStep, Trajectory

@@ -47,4 +47,4 @@ def peers():
 @pytest.fixture
 def single_call_rounds(monkeypatch):
     """Time one call per round, however short."""
-    monkeypatch.setattr("ldmref.apps.bench.work.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.work.MIN_SECONDS", 0.0)

@@ -11,14 +11,14 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.against import TreeComparison
 from benchmarks.cases import CASES
-from ldmref.apps.bench.machine import OPENBLAS_OVERRIDES
+from benchmarks.machine import OPENBLAS_OVERRIDES
 from ldmref.errors import BackendUnavailable
 
 
 @pytest.fixture(autouse=True)
 def quick_and_default_blas(monkeypatch):
     """Time one call per round, and warn of nothing."""
-    monkeypatch.setattr("ldmref.apps.bench.work.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.work.MIN_SECONDS", 0.0)
     for name in OPENBLAS_OVERRIDES:
         monkeypatch.delenv(name, raising=False)
 

@@ -9,13 +9,13 @@ import ldmref
 from benchmarks.cases import CASES, PEER_TITLES, WORK_TITLES, resized, select_cases
 from benchmarks.engines import ENGINES
 from benchmarks.formatting import format_result, markdown_table, plot_results, verdict
-from ldmref.apps.bench.formatting import (
+from benchmarks.measured import (
     format_profile,
     format_quantity,
     plot_profile,
     plot_scaling,
 )
-from ldmref.apps.bench.profile import OTHER, group_records, name_layers, trace
+from benchmarks.profile import OTHER, group_records, name_layers, trace
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 

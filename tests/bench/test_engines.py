@@ -15,8 +15,8 @@ import pytest
 from benchmarks import compare, engines, peers
 from benchmarks.cases import CASES, BenchmarkCase, resized
 from benchmarks.compare import relative_error
-from ldmref.apps.bench.machine import LIBRARIES, installed_versions
-from ldmref.apps.bench.work import WorkInputs
+from benchmarks.machine import LIBRARIES, installed_versions
+from benchmarks.work import WorkInputs
 from ldmref.errors import BackendUnavailable, VerifyError
 from ldmref.models.params import flatten
 
@@ -107,7 +107,7 @@ def test_threads_are_those_of_the_backend(monkeypatch):
 
 def test_a_case_is_measured_or_refused(monkeypatch):
     require(CASE)
-    monkeypatch.setattr("ldmref.apps.bench.work.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.work.MIN_SECONDS", 0.0)
     result = compare.run_case(CASE, 2, (64,))
     assert result["target"] is None and result["aim"] == 1
     assert result["peer_title"] == "ONNX Runtime"

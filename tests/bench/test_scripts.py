@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import charts, cpu, make_page
 from benchmarks.cases import CASES
-from ldmref.apps.bench.machine import OPENBLAS_OVERRIDES
+from benchmarks.machine import OPENBLAS_OVERRIDES
 from ldmref.support.version import __version__
 
 ROOT = Path(__file__).parents[2]

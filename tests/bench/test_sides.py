@@ -16,7 +16,7 @@ from benchmarks import child_process, compare
 from benchmarks.cases import CASES, BenchmarkCase, resized
 from benchmarks.compare import SIDES, relative_error, run_case
 from benchmarks.peers import peer_network, peer_workload
-from ldmref.apps.bench.profile import OTHER, count_flops, measure_scaling, profile_work, trace
+from benchmarks.profile import OTHER, count_flops, measure_scaling, profile_work, trace
 from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError, VerifyError

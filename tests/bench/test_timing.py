@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.compare import PairedSamples, alternate, relative_error, time_alternately
-from ldmref.apps.bench.machine import gemm_peak
-from ldmref.apps.bench.work import MIN_SECONDS, Workload, repeat_count
+from benchmarks.machine import gemm_peak
+from benchmarks.work import MIN_SECONDS, Workload, repeat_count
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from ldmref.apps.cli.grid import read_axis_flag
+from ldmref.apps.foreign import ForeignValue
 from ldmref.errors import UsageError
-from ldmref.modes.aliases import ForeignValue
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_parameters_become_flags(name, text, said):
         ),
         (["trainn"], "no such command: trainn", "did you mean 'train'?"),
         (["rain", "--seed", "1"], "no such command: rain", "ldmref txt2img rain --seed 1"),
+        (["bench", "--profile"], "bench is no command any more", "python -m benchmarks.alone"),
         (["help", "trainn"], "no such command: trainn", "did you mean 'train'?"),
         (["txt2img", "x", "--preview-fil", "a"], "--preview-fil", "did you mean '--preview-file'?"),
         (["txt2img", "x", "--style", "a"], "no such option: --style", "ldmref txt2img --help"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.modes import callbacks
+from ldmref.modes import run
 from ldmref.trace import read_trace
 
 
@@ -88,14 +88,14 @@ def test_an_existing_trace_is_kept(trace):
 
 
 def test_ctrl_c_leaves_complete_calls(trace, monkeypatch):
-    original = callbacks.notify
+    original = run.notify
 
     def interrupt(callback, progress):
         if progress.step == 0:
             signal.raise_signal(signal.SIGINT)
         original(callback, progress)
 
-    monkeypatch.setattr(callbacks, "notify", interrupt)
+    monkeypatch.setattr(run, "notify", interrupt)
     ran = trace("a cat", "--steps", "3", "-o", "t")
     assert ran.code == 130 and "E-CANCELLED" in ran.err
     found = read_trace("t")

@@ -9,8 +9,8 @@ import pytest
 import ldmref
 from ldmref.apps.cli.words import _load_tokenizer
 from ldmref.errors import UsageError
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models import preset
-from ldmref.modes.advice import prompt_notes
 
 NOTES = prompt_notes(preset("emoji-128"))
 EXAMPLES = tuple(NOTES.examples)

@@ -156,7 +156,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "benchmarks/README.md": {
         "pip install": NETWORK,
-        "ldmref bench": elsewhere("tests/cli/test_bench.py"),
+        "python -m benchmarks.alone": elsewhere("tests/bench/test_alone.py"),
         "python -m benchmarks --list": elsewhere("tests/bench/test_benchmarks_command.py"),
         "python -m benchmarks.": elsewhere("tests/bench/test_scripts.py"),
         "python -m benchmarks": HOURS,

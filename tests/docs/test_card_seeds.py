@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import ldmref
+from ldmref.apps.server.forms import prompts_to_try
 from ldmref.models import preset
-from ldmref.modes.advice import prompts_to_try
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "ldmref" / "assets" / "emoji" / "README.md"

@@ -14,12 +14,13 @@ from PIL import Image
 import ldmref
 from ldmref import explore, modes
 from ldmref.apps.cli.main import main
+from ldmref.apps.server.forms import unused_parameters
 from ldmref.errors import LdmrefError
 from ldmref.families.flux.original import original_table, recognise
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset
-from ldmref.modes.advice import can_generate, unused_parameters
+from ldmref.modes.checks import can_generate
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -26,7 +26,7 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
 from ldmref.models.steering import Steerable
-from ldmref.modes.advice import can_generate
+from ldmref.modes.checks import can_generate
 from ldmref.ports.network_port import find_autoencoder_port
 from ldmref.ports.port import FamilyPort, family_of_classes, find_port, list_ports, port_of
 from ldmref.trace import load_trace, read_trace, record_trace

@@ -17,6 +17,7 @@ from referring_family import configure, fit, known_family, make, networks
 import ldmref
 from ldmref import explore, modes
 from ldmref.apps.cli.main import main
+from ldmref.apps.server.forms import unused_parameters
 from ldmref.apps.server.inputs import read_values
 from ldmref.backends import get_backend
 from ldmref.batch.planning import plan_row
@@ -35,7 +36,6 @@ from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.modes import embeddings
-from ldmref.modes.advice import unused_parameters
 from ldmref.modes.record import compare_inputs, find_missing, replay, upgrade_record
 from ldmref.modes.references import MAX_REFERENCES
 

@@ -188,7 +188,6 @@ OWN = {
     ("apps/cli/standard_streams.py", "prepare_streams"),
     ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/emoji_dataset.py", "origin"),
     ("datasets/emoji/emoji_dataset.py", "EmojiDataset"),
-    ("apps/bench/machine.py", "cpu_model"),
     ("datasets/emoji/font.py", "emoji_list"), ("apps/server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref import modes
+from ldmref import loading, modes
 from ldmref.apps.cli.main import main
 from ldmref.apps.cli.serve import load_models
 from ldmref.apps.cli.session import CommandSession
@@ -132,6 +132,12 @@ def test_a_checkpoint_is_one_line(options):
     assert repr(checkpoint).startswith("<Checkpoint 'tiny' in ") and "\n" not in repr(checkpoint)
     assert checkpoint.ema is None and not checkpoint.warnings and not checkpoint.check_weights()
     assert checkpoint.tensors["unet.conv_in.weight"].shape == (16, 4, 3, 3)
+
+
+def test_published_weights_are_known_and_not_read_once_more(monkeypatch):
+    assert open_checkpoint("emoji-map").is_known
+    monkeypatch.setattr(loading, "check_weights", None)
+    assert not ldmref.load("emoji-map", backend="numpy").warnings
 
 
 def test_a_vocabulary_that_is_too_large_is_named_with_its_encoder(tmp_path):

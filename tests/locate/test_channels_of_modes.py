@@ -13,7 +13,7 @@ from ldmref.locate import diff_traces
 from ldmref.models import preset
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
-from ldmref.modes import model_denoiser
+from ldmref.modes import batch_network
 from ldmref.trace import read_trace, record_trace
 
 RNG = np.random.default_rng(0)
@@ -51,9 +51,9 @@ def test_a_run_agrees_with_itself(run):
 def test_other_channels_than_the_given_ones_are_named(run, monkeypatch):
     """Both are joined to the latents with the other sign."""
     name, model, record = run
-    repeat = model_denoiser.repeat
+    repeat = batch_network.repeat
     monkeypatch.setattr(
-        model_denoiser, "repeat", lambda ops, x, n: repeat(ops, -x if x.ndim == 4 else x, n)
+        batch_network, "repeat", lambda ops, x, n: repeat(ops, -x if x.ndim == 4 else x, n)
     )
     trace = of_another_program(record())
     monkeypatch.undo()  # the judge is the run, which would have the fault as well

@@ -8,9 +8,10 @@ import pytest
 
 from ldmref import modes
 from ldmref.apps.cli.main import aliases, cli
+from ldmref.apps.foreign import foreign_names
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.aliases import ALIASES, NOTES, OF_PYTHON, RUNNING, foreign_names
+from ldmref.modes.aliases import ALIASES, NOTES, OF_PYTHON, RUNNING
 from ldmref.modes.registry import MODES
 
 TINY = preset("tiny")

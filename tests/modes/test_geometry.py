@@ -20,12 +20,13 @@ from ldmref.models.config import Defaults, TextConfig
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
-from ldmref.modes import generate, masks
+from ldmref.modes import masks
+from ldmref.modes.batch_network import repeat
 from ldmref.modes.channels import encode_array, encode_image, make_input_channels, masked_pixel
 from ldmref.modes.initial import MaskedImage, Posterior
-from ldmref.modes.model_denoiser import repeat
 from ldmref.modes.seg2img import read_labels
 from ldmref.modes.sizing import size_image
+from ldmref.modes.start import constrain_known
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.noise import Streams
 
@@ -310,7 +311,7 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
     keep[..., 0] = 1.0
     last = sigma == 0.5
     interval = Interval(2, 3, 3 if last else 4, 3.0, sigma)
-    got = generate.constrain_known(tiny64.backend, keep, image, noise)(x, interval)
+    got = constrain_known(tiny64.backend, keep, image, noise)(x, interval)
     known = image * np.hypot(1.0, 0.5) if last else image + sigma * noise
     np.testing.assert_allclose(got[..., 0], known[..., 0], rtol=1e-12)
     np.testing.assert_array_equal(got[..., 1], x[..., 1])

@@ -448,7 +448,7 @@ def test_keys_and_values_of_the_prompt_are_made_once(monkeypatch):
     image = projections(4)[0]
     assert once > 0 and projections(4)[1] == once
     # as it would be without the cache
-    for module in ("ldmref.models.conditioning", "ldmref.modes.model_denoiser"):
+    for module in ("ldmref.models.conditioning", "ldmref.modes.batch_network"):
         monkeypatch.setattr(f"{module}.add_cache", lambda ops, conditioning: conditioning)
     again, count = projections(4)
     assert count == 4 * once

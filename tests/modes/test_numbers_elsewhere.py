@@ -21,6 +21,7 @@ from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.cli.main import cli
 from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.tasks import plan_tasks
+from ldmref.apps.foreign import FOREIGN, MEANINGS, ForeignValue, read_foreign, strength_of_steps
 from ldmref.apps.mcp.generation import check_names
 from ldmref.apps.server.a1111.translate import translate
 from ldmref.apps.server.openai.translate import translate_edit, translate_generation
@@ -28,9 +29,8 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import BUILT_IN, family_of
 from ldmref.models.presets import preset
-from ldmref.modes.aliases import ALIASES, FOREIGN, NOTES, OF_PYTHON, UNLIKE, ForeignValue
+from ldmref.modes.aliases import ALIASES, NOTES, OF_PYTHON, UNLIKE
 from ldmref.modes.job import skip_steps
-from ldmref.modes.meanings import MEANINGS, read_foreign, strength_of_steps
 from ldmref.modes.registry import MODES
 from ldmref.support.config import settings
 

@@ -12,9 +12,9 @@ from small_models import config_for
 import ldmref
 from ldmref import modes
 from ldmref.apps.cli.options import parameter_options
+from ldmref.apps.foreign import foreign_names
 from ldmref.declare import Doc, Range, flag_names
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.modes.aliases import foreign_names
 from ldmref.modes.registry import MODES
 
 IMAGE = Image.new("RGB", (16, 16), "teal")

@@ -12,6 +12,7 @@ from test_junk import JUNK
 
 import ldmref
 from ldmref.errors import LdmrefError, UsageError
+from ldmref.modes.denoiser import DenoiserOptions
 from ldmref.modes.registry import MODES
 from ldmref.samplers.spacings import timesteps_at
 
@@ -72,6 +73,14 @@ def test_an_argument_has_the_error_that_it_has_in_txt2img(tiny, name, value):
     if name in MODES["txt2img"].parameters:
         plan = {"prompt": "a"} | {name: value}
         assert code == code_of(ldmref.modes.plan, "txt2img", tiny, **plan)
+
+
+def test_it_takes_parameters_of_txt2img_and_no_other(tiny):
+    assert {*DenoiserOptions.__annotations__} <= {*MODES["txt2img"].parameters}
+    for name, hint in {"clip_skp": "clip_skip", "steps": ""}.items():
+        with pytest.raises(UsageError, match=f"denoiser has no parameter '{name}'") as caught:
+            ldmref.denoiser(tiny, "a", **{name: 3})
+        assert caught.value.code == "E-USAGE" and hint in caught.value.hint
 
 
 @pytest.mark.parametrize("wrong", ["emoji", None, 3, "x" * 5000])

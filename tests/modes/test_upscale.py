@@ -14,6 +14,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.server.forms import unused_parameters
 from ldmref.errors import UsageError
 from ldmref.explore import make_grid, plan_grid, record_run
 from ldmref.io.images.metadata import encode_png, read_parameters
@@ -192,7 +193,7 @@ def test_a_model_of_one_size_refuses_it_before_weights_are_read(tiny):
     config = dataclasses.replace(tiny.config, defaults=defaults)
     with pytest.raises(UsageError, match=ONE_SIZE):
         modes.plan("txt2img", config, **ASKED, upscale=2)
-    names = modes.advice.unused_parameters(config)
+    names = unused_parameters(config)
     assert {"upscale", "upscale_steps", "upscaler"} <= {*names}
 
 

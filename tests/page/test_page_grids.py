@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ldmref import explore
-from ldmref.modes.choices import choices_of
+from ldmref.apps.server.forms import choices_of
 
 GRID = "#view=grids&p.prompt=a+red+cat&p.seed=5&x.name=sampler&x.values=euler,+heun"
 BOTH = f"{GRID}&y.name=steps&y.values=2..4"

@@ -10,7 +10,7 @@ from page_checks import PHONE, find_serious
 from small_models import save_wordless
 
 import ldmref
-from ldmref.modes.choices import choices_of
+from ldmref.apps.server.forms import choices_of
 
 RUN = "p.prompt=a+red+cat&p.seed=3"
 

@@ -11,10 +11,10 @@ from ldmref.apps.cli.options import ParameterCommand, is_set, parameter_options,
 from ldmref.apps.cli.progress import print_line
 from ldmref.apps.cli.settings import naming_settings, with_settings
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
+from ldmref.apps.foreign import read_foreign
 from ldmref.io.checkpoint import read_model_config
 from ldmref.loading import open_backend
 from ldmref.modes.checks import MODE_OF
-from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES, read_request
 from ldmref.modes.resolve import resolve
 from ldmref.modes.run import Plan

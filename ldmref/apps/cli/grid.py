@@ -26,12 +26,12 @@ from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import MODEL, PROMPT, SAVING, VERBOSITY
 from ldmref.apps.cli.sources import read_prompts, resolve_image_source
 from ldmref.apps.cli.standard_streams import check_stdout
+from ldmref.apps.foreign import ForeignValue, foreign_value, read_foreign
 from ldmref.declare import Field
 from ldmref.errors import LdmrefError, UsageError, short_repr
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.models.config import ModelConfig
-from ldmref.modes.aliases import NOTES, ForeignValue, foreign_value
-from ldmref.modes.meanings import read_foreign
+from ldmref.modes.aliases import NOTES
 from ldmref.modes.registry import MODES
 from ldmref.support.config import read_number
 

@@ -65,6 +65,7 @@ class Lazy(MutableMapping[str, click.Command]):
 OWN_FLAGS = {"-h", "--help", "--version"}
 OWN_NAMES = {flag.lstrip("-") for flag in OWN_FLAGS}
 DEFAULT_COMMAND = "txt2img"
+MOVED = {"bench": "python -m benchmarks.alone, in a checkout of the repository"}
 SECTIONS = {
     "Generate": (
         "txt2img",
@@ -101,7 +102,6 @@ SECTIONS = {
         "differences",
         "pitfalls",
         "doctor",
-        "bench",
         "evaluate",
         "ledger",
     ),
@@ -118,7 +118,7 @@ def normalise_flag(name: str) -> str:
 @cache
 def aliases() -> dict[str, str]:
     """Return the names of other programs' flags, each with ours."""
-    from ldmref.modes.aliases import flag_aliases
+    from ldmref.apps.foreign import flag_aliases
     from ldmref.modes.registry import MODES
 
     parameters = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
@@ -153,6 +153,8 @@ class Commands(click.Group):
             args.remove(command)
             hint = quote_command(["ldmref", command, *args])
             raise UsageError(f"{word} must come after the command", code="E-USAGE", hint=hint)
+        if word in MOVED:
+            raise UsageError(f"{word} is no command any more", code="E-USAGE", hint=MOVED[word])
         words = list(takewhile(lambda a: not a.startswith("-"), args))
         close = closest(word, self.commands) if len(words) == 1 else ""
         if " " in word.strip() or (len(words) <= 1 and not close):

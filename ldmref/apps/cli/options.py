@@ -9,9 +9,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from ldmref.apps.foreign import FOREIGN, foreign_names, foreign_value
 from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
-from ldmref.modes.aliases import ALIASES, FOREIGN, NOTES, foreign_names, foreign_value
+from ldmref.modes.aliases import ALIASES, NOTES
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 from ldmref.samplers.noise import STREAMS
 from ldmref.support.config import read_number

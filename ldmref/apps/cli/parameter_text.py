@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldmref.apps.foreign import flag_aliases, foreign_names
 from ldmref.declare import Field, Flag, flag_names
 from ldmref.errors import UsageError, short_repr
-from ldmref.modes.aliases import flag_aliases, foreign_names, suggest_parameter
+from ldmref.modes.aliases import suggest_parameter
 from ldmref.modes.registry import MODES
 from ldmref.support.config import read_number
 

@@ -17,10 +17,9 @@ from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import MODEL, PROMPT
 from ldmref.apps.cli.sources import read_prompts
 from ldmref.apps.cli.tasks import Values, plan_tasks
+from ldmref.apps.foreign import foreign_value, read_foreign
 from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
-from ldmref.modes.aliases import foreign_value
-from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:

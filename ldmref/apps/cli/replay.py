@@ -17,6 +17,7 @@ from ldmref.apps.cli.session import CommandSession
 from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import FILES, MODEL
 from ldmref.apps.cli.tasks import WITHOUT_PROMPT
+from ldmref.apps.foreign import ForeignValue, read_foreign
 from ldmref.declare import flag_names, get_fields
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.embedded import EMBEDDED, PUBLISHED
@@ -26,8 +27,6 @@ from ldmref.io.images.pil import open_image
 from ldmref.io.native import WEIGHTS
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.aliases import ForeignValue
-from ldmref.modes.meanings import read_foreign
 from ldmref.modes.record import (
     REFERENCES,
     SOURCES,

@@ -15,10 +15,10 @@ from ldmref.apps.cli.options import SOURCES, is_set, listed
 from ldmref.apps.cli.output import check_noise_file, write_noise
 from ldmref.apps.cli.progress import Stop
 from ldmref.apps.cli.sources import STDIN, resolve_image_source
+from ldmref.apps.foreign import read_foreign
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES
 from ldmref.modes.run import Plan
 from ldmref.modes.validation import MAX_COUNT, assign_seeds

@@ -16,7 +16,7 @@ from ldmref.errors import UsageError, closest
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import is_native
 from ldmref.io.native import TOKENIZER
-from ldmref.modes.advice import prompt_notes
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer

@@ -9,10 +9,10 @@ from ldmref.apps.mcp.protocol import ToolCall
 from ldmref.apps.mcp.tools import Generated
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.metadata import encode_png
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan, schema
-from ldmref.modes.advice import prompt_notes
 from ldmref.modes.aliases import suggest_parameter
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.plan import find_mode

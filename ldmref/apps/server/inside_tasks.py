@@ -42,8 +42,7 @@ from ldmref.explore.record import name_encoder, require_one
 from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import Callback
-from ldmref.modes.generate import CancelFlag, Progress
+from ldmref.modes.generate import Callback, CancelFlag, Progress
 from ldmref.modes.run import Plan
 from ldmref.trace import Selection, Trace, read_trace, record_trace
 

@@ -21,6 +21,14 @@ from starlette.routing import Route
 from ldmref.apps.server.bodies import read_flag, read_object
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import UnknownJob
+from ldmref.apps.server.forms import (
+    choices_of,
+    negative_prompt_uses,
+    note_on_prompts,
+    parameter_advice,
+    prompts_to_try,
+    unused_parameters,
+)
 from ldmref.apps.server.guard.hosts import is_loopback
 from ldmref.apps.server.inputs import request_schema
 from ldmref.apps.server.inspect_image import inspect_image
@@ -39,14 +47,7 @@ from ldmref.declare import flag_names, get_fields, schema
 from ldmref.errors import short_repr
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.advice import (
-    can_generate,
-    note_on_prompts,
-    parameter_advice,
-    prompts_to_try,
-    unused_parameters,
-)
-from ldmref.modes.choices import choices_of, negative_prompt_uses
+from ldmref.modes.checks import can_generate
 from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from ldmref.errors import ImageError, UsageError, short_repr
+from ldmref.io.images.display import arrange
 from ldmref.io.images.pil import read_image
-from ldmref.modes.display import arrange
 
 __all__ = ["load_image", "make_image_grid"]
 

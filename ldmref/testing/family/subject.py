@@ -29,7 +29,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, count, flatten, unflatten
 from ldmref.models.text_kind import kind_of
-from ldmref.modes.advice import can_generate
+from ldmref.modes.checks import can_generate
 from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import NotChecked
 

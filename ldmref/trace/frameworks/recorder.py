@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.io.tensors.writer import KINDS
 from ldmref.trace.files import require_call_name
-from ldmref.trace.frameworks.arrays import storable
 from ldmref.trace.frameworks.framework import Framework, RecordedModules
 from ldmref.trace.name_maps import Joined, NameMap, Renamer, make_renamer
 from ldmref.trace.program_calls import ProgramTraceWriter
@@ -425,3 +425,22 @@ class CallRecorder:
         if first is not None and (layer or len(found) == 1):
             found = {"input": found.pop(first)} | found
         record.add(layer, inputs=found)
+
+
+def storable(x: np.ndarray) -> np.ndarray:
+    """Return an array in C order of a type that safetensors files of ldmref have.
+
+    Other types, such as bfloat16 and those of eight bits, become float32; complex numbers of other
+    sizes become complex64.
+
+    Args:
+        x: An array of any shape and type.
+
+    >>> storable(np.ones((2, 3), np.uint16).T).dtype
+    dtype('float32')
+    """
+    if np.issubdtype(x.dtype, np.complexfloating):
+        kept = x.dtype in (np.complex64, np.complex128)
+        return np.ascontiguousarray(x if kept else x.astype(np.complex64)).reshape(x.shape)
+    kept = x.dtype.newbyteorder("<") in KINDS
+    return np.ascontiguousarray(x if kept else x.astype(np.float32)).reshape(x.shape)

@@ -17,6 +17,7 @@ from PIL import Image
 from ldmref.apps.a1111.levels import DISCARDING, levels_for
 from ldmref.apps.a1111.names import RNGS
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks, split_networks
+from ldmref.apps.foreign import FILLS, RESIZES, ForeignValue, read_foreign
 from ldmref.apps.server.a1111.controlnet import SCRIPT, ReadImage, Units, split_scripts
 from ldmref.apps.server.a1111.fields import Fields
 from ldmref.apps.server.a1111.names import Method, read_method
@@ -26,8 +27,6 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask
 from ldmref.models.config import ModelConfig
-from ldmref.modes.aliases import ForeignValue
-from ldmref.modes.meanings import FILLS, RESIZES, read_foreign
 from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer
 from ldmref.samplers import SAMPLERS

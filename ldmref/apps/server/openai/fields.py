@@ -20,10 +20,11 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from ldmref.apps.foreign import foreign_value
 from ldmref.apps.server.bodies import read_json
 from ldmref.apps.server.errors import BadRequest
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.modes.aliases import ALIASES, foreign_value, suggest_parameter
+from ldmref.modes.aliases import ALIASES, suggest_parameter
 from ldmref.modes.registry import MODES
 
 FORMATS = ("png", "jpeg", "webp")

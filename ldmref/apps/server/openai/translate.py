@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from ldmref.apps.foreign import read_foreign
 from ldmref.apps.server.clients import choose_size
 from ldmref.apps.server.openai.fields import (
     FieldError,
@@ -24,7 +25,6 @@ from ldmref.errors import LdmrefError, short_repr
 from ldmref.io.images.pil import open_image, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
-from ldmref.modes.meanings import read_foreign
 from ldmref.modes.registry import MODES, name_parameter, naming_parameters
 from ldmref.modes.sizing import MAX_AREA, round_size
 

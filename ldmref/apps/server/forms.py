@@ -1,16 +1,21 @@
-"""The samplers, schedules and guidances that a model takes: what a form offers for it."""
+"""What a form shows for a model: its choices, the parameters that it has no use for, its advice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
+from ldmref.models.text_kind import kind_of
 from ldmref.modes.guidance_parameter import choose_guidance
 from ldmref.modes.plan import plan
+from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers import GUIDANCES, SAMPLERS, Guidance, get_sampler
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 
@@ -88,3 +93,48 @@ def negative_prompt_use(guidance: Guidance) -> str:
     if "uncond" in guidance.texts(1.0):
         return "always"
     return "guided" if "uncond" in guidance.texts(2.0) else "never"
+
+
+def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
+    """Return prompts that a model understands; none for models that read any text."""
+    notes = prompt_notes(config)
+    return () if notes is None else tuple(notes.examples)
+
+
+def note_on_prompts(config: ModelConfig) -> str:
+    """Return a sentence about the prompts to try, or ""."""
+    notes = prompt_notes(config)
+    return "" if notes is None else notes.note
+
+
+def parameter_advice(config: ModelConfig) -> Mapping[str, Mapping[str, str]]:
+    """Return what to know about a parameter of a mode for a model: {mode: {parameter: a line}}."""
+    notes = prompt_notes(config)
+    return {} if notes is None else notes.parameters
+
+
+def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
+    """Return the parameters that a model has no use for, such as weights of words without words.
+
+    >>> from ldmref.models import preset
+    >>> unused_parameters(preset("qwen-image-2.1"))
+    ('control_image', 'references')
+    """
+    names = _unused_words(config)
+    return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
+
+
+def _unused_words(config: ModelConfig) -> tuple[str, ...]:
+    words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
+    family = family_of(config)
+    control = () if config.concat == "control" else ("control_image",)
+    if family.references is None:
+        control = (*control, "references")
+    if family.text.together is None:
+        control = ("longest_prompt", "longest_negative_prompt", *control)
+    if family.text.with_length is None:
+        control = ("max_sequence_length", *control)
+    reads = kind_of(config.text_encoder).reads
+    if reads == "nothing":
+        return (*words, "negative_prompt", "cfg_scale", "guidance", *control)
+    return (*words, *control) if reads == "class" else control

@@ -1,4 +1,4 @@
-"""What `ldmref bench` measures: the pieces of an image, and how long they take."""
+"""What `python -m benchmarks.alone` measures: the pieces of an image, and how long they take."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Values of other programs that mean something else under our name for the same parameter.
+"""What other programs call our parameters, and what their values mean.
 
-`aliases.py` has the names. A value that was given under one of `MEANINGS` stands in a request as a
-`ForeignValue` under our name, until the model is known; then `read_foreign` returns what it means.
-Python takes our names alone, and its errors say both meanings (`aliases.NOTES`).
+`modes/aliases.py` has the names. A value that was given under one of `MEANINGS` stands in a request
+as a `ForeignValue` under our name, until the model is known; then `read_foreign` returns what it
+means. Python takes our names alone, and its errors say both meanings (`aliases.NOTES`).
 
 | name                   | program      | its value                                                |
 |------------------------|--------------|----------------------------------------------------------|
@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ldmref.declare import Field, flag_names, long_flag
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
-from ldmref.modes.aliases import ForeignValue
+from ldmref.modes.aliases import ALIASES, OF_PYTHON
 from ldmref.modes.job import skip_steps
 from ldmref.modes.upscale import steps_before
 from ldmref.modes.validation import MAX_STEPS
@@ -41,6 +43,29 @@ MOST_SCALE = 1000.0
 
 GivenValues = Mapping[str, Any]
 ReadMeaning = Callable[[ModelConfig, Any, GivenValues], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ForeignValue:
+    """A value that was given under another program's name.
+
+    Args:
+        name: That name, one of `FOREIGN`.
+        value: The value, not yet checked.
+    """
+
+    name: str
+    value: Any
+
+
+def foreign_value(name: str, value: Any) -> Any:
+    """Return a value as it was given under a name: a `ForeignValue` if it may mean something else.
+
+    >>> foreign_value("--guidance-scale", 0.0), foreign_value("num_inference_steps", 20)
+    (ForeignValue(name='guidance_scale', value=0.0), 20)
+    """
+    name = name.lstrip("-").replace("-", "_")
+    return ForeignValue(name, value) if name in FOREIGN else value
 
 
 def read_foreign(config: ModelConfig, values: GivenValues) -> dict[str, Any]:
@@ -188,3 +213,39 @@ MEANINGS: dict[str, ReadMeaning] = {
 Each returns our parameters of (configuration, value, values of the request). A value that the other
 program does not know is returned under our name, where it is refused.
 """
+FOREIGN = tuple(MEANINGS)
+
+
+def flag_aliases(parameters: Mapping[str, Field]) -> dict[str, str]:
+    """Return the flags by their names elsewhere and in Python, all without leading hyphens.
+
+    Names whose value may mean something else are flags of their own: see `foreign_names`.
+
+    >>> from ldmref.modes.registry import MODES
+    >>> aliases = flag_aliases(MODES["img2img"].parameters)
+    >>> aliases["num-inference-steps"], aliases["cfg-scale"], aliases["init-image"]
+    ('steps', 'cfg', 'image')
+    """
+    own = {flag for field in parameters.values() for flag in flag_names(field)}
+    apart = {name for field in parameters.values() for name in foreign_names(field)}
+    aliases = {}
+    for alias, meant in ({name: name for name in parameters} | ALIASES).items():
+        if alias in apart or alias in OF_PYTHON:
+            continue
+        flag = long_flag(parameters[meant]) if meant in parameters else ""
+        spelled = alias.replace("_", "-")
+        if flag and f"--{spelled}" not in own:
+            aliases[spelled] = flag
+    return aliases
+
+
+def foreign_names(field: Field) -> tuple[str, ...]:
+    """Return the names in `FOREIGN` of a parameter; none if its flag has no value.
+
+    >>> from ldmref.modes.registry import MODES
+    >>> foreign_names(MODES["img2img"].parameters["strength"])
+    ('denoise', 'denoising_strength')
+    """
+    if field.kind is bool:
+        return ()
+    return tuple(name for name in FOREIGN if ALIASES[name] == field.name)

@@ -1,24 +1,40 @@
-"""`ldmref bench`: how long the pieces of an image take on this machine."""
+"""`python -m benchmarks.alone`: how long the pieces of an image take on this machine."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
-from ldmref.apps.cli.progress import one_line, print_line, say
+from benchmarks.__main__ import run, say
+from benchmarks.machine import gemm_peaks, openblas_overrides
+from benchmarks.measured import (
+    OutputFiles,
+    format_profile,
+    format_scaling_point,
+    format_time,
+    plot_profile,
+    plot_scaling,
+    plot_times,
+)
+from benchmarks.profile import (
+    SCALING_VALUES,
+    SMALL_SCALING_VALUES,
+    measure_scaling,
+    measure_work,
+    profile_work,
+)
+from benchmarks.work import TITLES, MeasuredWork
 from ldmref.errors import UsageError
-
-if TYPE_CHECKING:
-    from ldmref.apps.bench.work import MeasuredWork
+from ldmref.models.presets import preset
 
 SCHEMA = 2
 WORK = ("text", "unet", "vae", "image")
 option = click.option
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", metavar="[WORK]...", nargs=-1, type=click.Choice(WORK))
 @option("--model", metavar="PRESET", default="emoji-128", help="Default: emoji-128.")
 @option("--backend", metavar="NAME", default="numpy", help="Default: numpy.")
@@ -32,7 +48,7 @@ option = click.option
 @option("--json", "json_file", metavar="FILE", help="Write all numbers and the machine's data.")
 @option("--plot", "plot_file", metavar="FILE", help="Write a plot: .png, .svg, .pdf.")
 @option("--overwrite", is_flag=True, help="Replace existing files.")
-def bench(
+def alone(
     names: tuple[str, ...],
     model: str,
     backend: str,
@@ -54,11 +70,6 @@ def bench(
     --model sd15 needs 4 GB of memory, and on two cores minutes for an image. --json also holds what
     the numbers depend on: processor, threads, versions.
     """
-    from ldmref.apps.bench.formatting import OutputFiles, plot_profile, plot_scaling, plot_times
-    from ldmref.apps.bench.machine import openblas_overrides
-    from ldmref.apps.bench.work import MeasuredWork
-    from ldmref.models.presets import preset
-
     if profile and grow:
         raise UsageError("--profile and --grow exclude each other", code="E-USAGE")
     if (profile or grow) and len(names) > 1:
@@ -67,7 +78,7 @@ def bench(
     defaults = preset(model).defaults
     overrides = openblas_overrides()
     if overrides:
-        say(one_line(f"warning: {overrides} overrides OpenBLAS' detection of the processor"))
+        say(f"warning: {overrides} overrides OpenBLAS' detection of the processor")
     work = MeasuredWork(
         work=names[0] if names else "unet",
         backend=backend,
@@ -92,51 +103,40 @@ def bench(
 
 def _measure(pieces: list[MeasuredWork], rounds: int) -> dict[str, list[dict]]:
     """Measure pieces of work of one model."""
-    from ldmref.apps.bench.formatting import format_time
-    from ldmref.apps.bench.machine import gemm_peaks
-    from ldmref.apps.bench.profile import measure_work
-
     first = pieces[0]
     model = first.make_model()
     peak = max(gemm_peaks(first.dtype, first.device or "cpu").values(), default=0.0)
     times = []
     for piece in pieces:
         found = measure_work(piece, model, rounds, peak)
-        _print_lines(format_time(found))
+        click.echo(format_time(found))
         times.append(found)
     return {"work": times}
 
 
 def _profile(work: MeasuredWork) -> dict[str, dict]:
-    from ldmref.apps.bench.formatting import format_profile
-    from ldmref.apps.bench.profile import profile_work
-
     found = profile_work(work)
-    _print_lines("\n".join(format_profile(found)))
+    click.echo("\n".join(format_profile(found)))
     return {"profile": found}
 
 
 def _grow(work: MeasuredWork, variable: str, rounds: int) -> dict[str, list[dict]]:
     """Measure how the cost of one piece of work grows."""
-    from ldmref.apps.bench.formatting import format_scaling_point
-    from ldmref.apps.bench.profile import SCALING_VALUES, SMALL_SCALING_VALUES, measure_scaling
-    from ldmref.apps.bench.work import TITLES
-    from ldmref.models.presets import preset
-
     large = preset(work.model).defaults.width >= 256
     values = (SCALING_VALUES if large else SMALL_SCALING_VALUES)[variable]
     title = TITLES["image" if variable == "steps" else work.work]
-    print_line(f"{work.model} on {work.backend}: {title}")
+    click.echo(f"{work.model} on {work.backend}: {title}")
     points = []
     for point in measure_scaling(work, variable, values, rounds):
-        _print_lines(format_scaling_point(point))
+        click.echo(format_scaling_point(point))
         points.append(point)
     return {"grow": points}
 
 
-def _print_lines(text: str) -> None:
-    for line in text.split("\n"):
-        print_line(line)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code, and print an error as one line."""
+    return run(alone, argv, "python -m benchmarks.alone")
 
 
-COMMANDS = (bench,)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldmref.apps.bench.machine import machine_info
+from benchmarks.machine import machine_info
 from ldmref.errors import BackendUnavailable, OutputError, UsageError
 from ldmref.io.atomic import atomic_write
 

@@ -11,8 +11,8 @@ from ldmref.datasets.emoji import captions
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
 from ldmref.datasets.emoji.nouns import nouns
 from ldmref.datasets.emoji.scene import ABOVE, BESIDE, Scene, Thing
+from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models import preset
-from ldmref.modes.advice import prompt_notes
 from ldmref.prompts.emoji import named_emoji
 
 WORDS = prompt_notes(preset("emoji-128")).compositions

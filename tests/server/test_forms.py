@@ -6,9 +6,9 @@ import pytest
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.server.forms import CHOICES, choices_of, negative_prompt_uses
 from ldmref.errors import UsageError
 from ldmref.models import preset
-from ldmref.modes.choices import CHOICES, choices_of, negative_prompt_uses
 from ldmref.samplers import GUIDANCES
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 

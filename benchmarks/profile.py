@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ldmref.apps.bench.work import MeasuredWork
+from benchmarks.work import MeasuredWork
 from ldmref.backends.traced import Record, TracedBackend, layer_names
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion

@@ -1,19 +1,24 @@
-"""Prompts that ask a bundled model for a composition that it has never seen.
+"""What to know about the prompts of an embedded model, which reads the words of its training alone.
 
-Such a model was trained on emoji and their names, and on scenes with one or two kinds of emoji next
-to or above each other (docs/command-line.md lists the words). It has seen a verb or an adjective
-join two things only in the name of an emoji ("person wearing turban"); other combinations become a
-mixture.
+It stands in `prompts.json` beside the weights. Such a model was trained on emoji and their names,
+and on scenes with one or two kinds of emoji next to or above each other (docs/command-line.md lists
+the words). It has seen a verb or an adjective join two things only in the name of an emoji ("person
+wearing turban"); other combinations become a mixture, of which `Compositions` warns.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
+from ldmref.io.embedded import BASES, EMBEDDED
+from ldmref.models.config import ModelConfig
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
+from ldmref.support.assets import read_asset
 
 _WORD = re.compile(r"[^\W_]+|[#*!&]")
 _ARTICLES = ("a", "an", "the")
@@ -39,7 +44,7 @@ class Compositions:
         """Return a warning about a prompt that joins what was never seen joined, or "".
 
         >>> from ldmref.models import preset
-        >>> from ldmref.modes.advice import prompt_notes
+        >>> from ldmref.io.prompt_notes import prompt_notes
         >>> seen = prompt_notes(preset("emoji-128")).compositions
         >>> seen.unseen("a smiling dragon").partition(":")[0]
         'no emoji that the model has seen has both "smiling" and "dragon" in its name'
@@ -108,7 +113,7 @@ class Compositions:
         """Return the singular of a plural if a name has it, otherwise the word.
 
         >>> from ldmref.models import preset
-        >>> from ldmref.modes.advice import prompt_notes
+        >>> from ldmref.io.prompt_notes import prompt_notes
         >>> seen = prompt_notes(preset("emoji-128")).compositions
         >>> [seen.singular(word) for word in ("foxes", "houses", "mice", "bus")]
         ['fox', 'house', 'mouse', 'bus']
@@ -117,3 +122,39 @@ class Compositions:
         singulars = [self.plurals.get(word, "")]
         singulars += [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
         return next((singular for singular in singulars if singular in self._spelt), word)
+
+
+@dataclass(frozen=True)
+class PromptNotes:
+    """What to know about the prompts of an embedded model: `prompts.json` beside its weights.
+
+    Args:
+        models: The names of the models, as in their configurations.
+        description: A sentence about what they know.
+        examples: Prompts that they understand.
+        note: A sentence about the prompts to try.
+        parameters: What to know about a parameter: {mode: {parameter: a line}}.
+        compositions: The words by which a prompt joins things.
+    """
+
+    models: Sequence[str]
+    description: str
+    examples: Sequence[str]
+    note: str
+    parameters: Mapping[str, Mapping[str, str]]
+    compositions: Compositions
+
+
+def prompt_notes(config: ModelConfig) -> PromptNotes | None:
+    """Return what to know about a model's prompts; None for models that read any text."""
+    return next((notes for notes in _all_notes() if config.name in notes.models), None)
+
+
+@cache
+def _all_notes() -> tuple[PromptNotes, ...]:
+    found = []
+    for name in (name for name in EMBEDDED if name not in BASES):
+        read: dict[str, Any] = json.loads(read_asset(name, "prompts.json"))
+        read["compositions"] = Compositions(**read["compositions"])
+        found.append(PromptNotes(**read))
+    return tuple(found)
