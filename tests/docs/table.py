@@ -7,9 +7,10 @@ runs as it is written, unless a row of `EXCEPTIONS` whose text it contains says 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-from blocks import SHELL, Block, blocks, pages
+from blocks import ROOT, SHELL, Block, blocks, pages
 
 
 class Page(NamedTuple):
@@ -54,6 +55,12 @@ COURSE = {
 }
 
 
+FAMILY = {
+    "ldmref passport": elsewhere("tests/passport/test_passport_command.py"),
+    "PROMPT": elsewhere("tests/docs/test_family_pages.py"),
+}
+
+
 PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings", torch_is_slow=True),
@@ -89,9 +96,7 @@ PAGES = {
     "docs/error-bounds.md": Page(torch_is_slow=True),
     "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
-    "docs/port-a-transformer.md": Page(("examples",), torch_is_slow=True),
     "docs/quantization.md": Page(is_slow=True),
-    "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
         (
@@ -322,21 +327,17 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/port-a-layer.md": {
         "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),
         "golden wrong -m": Reason("exits", "", 4),
+        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
+        "sd3-golden sd3-port -m": Reason("exits", "", 10),
+        "sd3-wrong -m": Reason("exits", "", 4),
+        "transformer.000": elsewhere("tests/trace/test_port_joint_block.py"),
         "layer or computation ": elsewhere("tests/trace/test_port_a_layer.py"),
         "from diffusers": TORCH,
         "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
     },
-    "docs/port-a-transformer.md": {
-        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
-        "sd3-wrong -m": Reason("exits", "", 4),
-    },
     "docs/quantization.md": {"--type all": HOURS},
     "docs/targets.md": {"compare_targets.py": elsewhere("tests/bench/test_compare_targets.py")},
-    "docs/transformers.md": {
-        "sd3-wrong -m": Reason("exits", "", 4),
-        "layer or computation ": elsewhere("tests/trace/test_port_joint_block.py"),
-    },
     "docs/random.md": {
         "pipe(prompt": elsewhere("tests/parity/test_random_order.py"),
         "221184 of": elsewhere("tests/samplers/test_rng_cuda.py"),
@@ -406,6 +407,13 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref finetune emoji-128": HOURS,
     },
     "tests/fuzz/README.md": {"python -m tests.fuzz": elsewhere("tests/fuzz/test_corpus.py")},
+}
+
+
+EXCEPTIONS |= {
+    page: {part: FAMILY[part] for part in FAMILY if part in (ROOT / page).read_text("utf-8")}
+    for page in pages()
+    if re.fullmatch(r"docs/families/[a-z0-9.-]+\.md", page)
 }
 
 
