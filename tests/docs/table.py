@@ -93,7 +93,7 @@ PAGES = {
         settings="recipe",
         is_slow=True,
     ),
-    "docs/error-bounds.md": Page(torch_is_slow=True),
+    "docs/evidence.md": Page(torch_is_slow=True),
     "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
     "docs/quantization.md": Page(is_slow=True),
@@ -270,7 +270,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref schedule": elsewhere("tests/atlas/test_page.py"),
         "constant shift 3": OUTPUT,
     },
-    "docs/error-bounds.md": {
+    "docs/evidence.md": {
         "--backend torch": TORCH,
         "--backend numpy,torch": TORCH,
         "# everything that runs here": elsewhere("tests/cli/test_check_backends.py"),
