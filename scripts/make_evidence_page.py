@@ -92,7 +92,7 @@ def ratios_by_length() -> str:
     for backend, operations in report["by_length"].items():
         dtype = backend.split()[1]
         for operation, ratios in operations.items():
-            before = largest.get((operation, dtype), ratios)
+            before = largest.get((operation, dtype)) or ratios
             largest[operation, dtype] = [max(pair) for pair in zip(before, ratios, strict=True)]
     heading = f"| operation | type | {' | '.join(map(str, report['lengths']))} |"
     ordered = sorted(largest, key=lambda key: (key[0], DTYPES.index(key[1])))

@@ -76,10 +76,15 @@ PAGES = {
             "hub_cache as home/.cache/huggingface/hub",
             "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
             "snapshots/0",
+            "lora as style.safetensors",
+            "lora as detail.safetensors",
+            "taesd",
+            "pickle as model.ckpt",
+            "diffusers as diffusers-folder",
         )
     ),
     "docs/batch.md": Page(is_slow=True),
-    "docs/explore.md": Page(is_slow=True),
+    "docs/explorer.md": Page(is_slow=True),
     "docs/command-line.md": Page(settings="settings", is_slow=True),
     "docs/compat.md": Page(("diffusers as path/to/folder",)),
     "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
@@ -117,18 +122,6 @@ PAGES = {
     ),
     "docs/find-where-my-port-differs.md": Page(("images as my-images",)),
     "docs/traces.md": Page(("images as my-images",), torch_is_slow=True),
-    "docs/weights.md": Page(
-        (
-            "single_file as v1-5.safetensors",
-            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
-            "snapshots/0",
-            "lora as style.safetensors",
-            "lora as detail.safetensors",
-            "taesd",
-            "pickle as model.ckpt",
-            "diffusers as diffusers-folder",
-        )
-    ),
 }
 EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "CONTRIBUTING.md": {
@@ -222,10 +215,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "heart-torch.png": TORCH,
         "<Result of txt2img": OUTPUT,
     },
-    "docs/formats.md": {
-        "{'mode'": OUTPUT,
-        " properties\n": OUTPUT,
-    },
     "docs/backends.md": {
         'device="cuda:0"': GPU,
         "--backend torch": TORCH,
@@ -265,6 +254,13 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'device="cuda"': GPU,
         "-m sd3_medium": elsewhere("tests/families/test_combined_files.py"),
         "--text-encoder clip_l": elsewhere("tests/families/test_text_encoder_files.py"),
+        "model.ckpt": TORCH,
+        "ldmref convert model.safetensors": TORCH,
+        ".gguf": elsewhere("tests/families/test_quantized_models.py"),
+        "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
+        "flux1-canny-dev-lora": elsewhere("tests/families/test_control_lora.py"),
+        "{'mode'": OUTPUT,
+        " properties\n": OUTPUT,
     },
     "docs/flow-schedules.md": {
         "ldmref schedule": elsewhere("tests/atlas/test_page.py"),
@@ -285,10 +281,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref evaluate emoji": HOURS,
         "decoder, E[": Reason("not run", "the output of a command that needs the font"),
     },
-    "docs/browser.md": {
-        "make_browser_model.py": elsewhere("tests/page/test_static_model.py"),
-        "http.server": elsewhere("tests/page/test_static_model.py"),
-    },
     "docs/export.md": {
         "pip install": NETWORK,
         "ldmref export onnx -o": ONNX,
@@ -303,7 +295,13 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff dump.npz": ONNX,
         "export_onnx(": ONNX,
     },
-    "docs/explorer.md": {"ldmref serve": elsewhere("tests/server/test_server_page.py")},
+    "docs/explorer.md": {
+        "ldmref serve": elsewhere("tests/server/test_server_page.py"),
+        "--truth": SLOW,
+        "explore.converged_image(": SLOW,
+        "make_browser_model.py": elsewhere("tests/page/test_static_model.py"),
+        "http.server": elsewhere("tests/page/test_static_model.py"),
+    },
     "docs/fine-tuning.md": {
         "ldmref finetune": BEGINS,
         "ldmref txt2img": SLOW,  # what the trainings above have saved when they are stopped
@@ -383,19 +381,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/course/06-undoing-it.md": COURSE,
     "docs/course/07-the-network.md": COURSE,
     "docs/course/08-guidance.md": COURSE,
-    "docs/explore.md": {"--truth": SLOW, "explore.converged_image(": SLOW},
     "docs/grids.md": {"ldmref grid": SLOW, "make_grid": SLOW},
     "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
     "docs/add-a-family.md": {"": elsewhere("tests/plugins/test_example_plugins.py")},
     "docs/write-a-backend.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
     "docs/write-a-sampler.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
-    "docs/weights.md": {
-        "model.ckpt": TORCH,
-        "ldmref convert model.safetensors": TORCH,
-        ".gguf": elsewhere("tests/families/test_quantized_models.py"),
-        "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
-        "flux1-canny-dev-lora": elsewhere("tests/families/test_control_lora.py"),
-    },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,
     "examples/plugins/ldmref-pixart/README.md": PLUGIN,
