@@ -371,7 +371,7 @@ def test_every_page_with_python_has_a_valid_notebook():
     site = pages.Site(allow_missing=True)
     texts = {place: site.text_of(page) for page, place in site.places.items()}
     made = make_notebooks.make_notebooks(site.places, texts)  # it validates them
-    assert {"start.ipynb", "train-it-yourself.ipynb", "explore.ipynb"} < {*made}
+    assert {"start.ipynb", "training.ipynb", "explorer.ipynb"} < {*made}
     assert made == make_notebooks.make_notebooks(site.places, texts)
 
 
