@@ -28,6 +28,8 @@ from ldmref.models.family import BUILT_IN, Family, find_family
 from ldmref.models.params import Params, count, init, name_parts
 from ldmref.models.text_config import TextConfig
 from ldmref.modes.registry import MODES
+from ldmref.ports import port_of
+from ldmref.ports.port import BUILT_IN as PORTS
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64  # pixels of the images with which modes are asked
@@ -266,13 +268,26 @@ class Facts:
 
     def scale_of_diffusers(self) -> str:
         """Return how the guidance scale of diffusers' pipelines differs from ours."""
-        if self.family.diffusers.scale(4.0) == 4.0:
+        if self.family.guidance_scale.convert(4.0) == 4.0:
             return ""
         return "diffusers' guidance scale g is g + 1 here."
 
     def pipelines(self) -> list[str]:
         """Return the classes of diffusers' pipelines whose folders are opened."""
-        return sorted(self.family.diffusers.pipelines)
+        return sorted(self.family.folders)
+
+    def other_programs(self) -> str:
+        """Return how diffusers writes the family: its classes and the order of predictions."""
+        port = port_of(self.family)
+        classes = ", ".join(f"`{name}`" for name in port.modules)
+        words = {"uncond": "without the prompt", "cond": "with it"}
+        if port.halves[0] == "cond":
+            words = {"cond": "with the prompt", "uncond": "without it"}
+        first, second = (words[half] for half in port.halves)
+        return (
+            f"In diffusers, {classes} computes the denoiser, and a batch that guidance needs holds "
+            f"the prediction {first}, then that {second}."
+        )
 
     def single_files(self) -> list[str]:
         return list(dict.fromkeys(file.description for file in self.family.files))
@@ -319,6 +334,7 @@ class Facts:
         path = Path(inspect.getfile(self.module))
         paths = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
         places = [inspect.getfile(inspect.unwrap(self.network.function))]
+        places.append(inspect.getfile(import_module(PORTS[self.name].partition(":")[0])))
         rows = {str(p): summarise(p) for p in [*paths, *map(Path, places)]}
         return [(str(Path(p).relative_to(ROOT)), text) for p, text in rows.items()]
 

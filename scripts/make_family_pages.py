@@ -250,7 +250,7 @@ def port(facts: Facts) -> str:
     return (
         f"```sh\n{commands}\n```\n\n"
         "A kit is a small model under the makers' names with every value that a port must compute; "
-        "`port` is what your program computed.\n\n"
+        f"`port` is what your program computed. {facts.other_programs()}\n\n"
         f"`ldmref.random_model({tiny!r})` is the same network at a size for tests, and "
         f"`ldmref.cases.golden_model({facts.first!r})` one with the proportions of the published "
         "model. [Port a layer or a block](../port-a-layer.md) begins with one part, "

@@ -13,7 +13,11 @@ from blocks import ROOT
 CHAPTER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 
 
-PAGES = {"docs/start.md": "", "docs/checkpoints.md": "Files of ldmref", "docs/flow-schedules.md": ""}
+PAGES = {  # a page, and the section that has outputs; "": the whole page
+    "docs/start.md": "",
+    "docs/checkpoints.md": "Files of ldmref",
+    "docs/flow-schedules.md": "",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
