@@ -396,12 +396,12 @@ def test_old_addresses_lead_to_pages_that_exist(tmp_path):
     from links import check
 
     for old, new in pages.MOVED.items():
-        place, _, anchor = new.partition("#")
-        assert place.replace(".html", ".md") in pages.find_pages().values()
+        target, _, anchor = new.partition("#")
+        assert target.replace(".html", ".md") in pages.find_pages().values()
         assert old.replace(".html", ".md") not in pages.find_pages().values()
-        text = (tmp_path / place).read_text() if (tmp_path / place).exists() else ""
-        page = f'{text}<p id="{anchor}">here</p>'
-        for place, text in {old: lead_on(old, new), place: page}.items():
+        before = (tmp_path / target).read_text() if (tmp_path / target).exists() else ""
+        page = f'{before}<p id="{anchor}">here</p>'
+        for place, text in {old: lead_on(old, new), target: page}.items():
             (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / place).write_text(text)
     assert check(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The page on porting a layer or a block: its example agrees, and the faults that the page names show."""
+"""The page on porting a layer or a block: its example agrees, and faults show."""
 
 from __future__ import annotations
 
