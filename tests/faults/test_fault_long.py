@@ -43,6 +43,4 @@ def test_memory_is_flat():
 
 def test_the_page_is_up_to_date():
     made = script("make_evidence_page")
-    assert made.PAGE.read_text("utf-8") == made.page(), (
-        "run python scripts/make_evidence_page.py"
-    )
+    assert made.PAGE.read_text("utf-8") == made.page(), "run python scripts/make_evidence_page.py"
