@@ -65,7 +65,7 @@ audit: $(FULL)/.ready
 	$(FULL)/bin/pip install --quiet pip-audit
 	$(FULL)/bin/pip-audit --skip-editable
 
-# The measurements of docs/reliability.md: each takes minutes to half an hour.
+# The measurements of docs/evidence.md: each takes minutes to half an hour.
 kills: $(FULL)/.ready
 	$(FULL)/bin/python scripts/kill.py --kills 200
 

@@ -125,7 +125,7 @@ def main() -> None:
     write_pages(source, args.only, args.allow_missing)
     build(source, args.out, args.jobs)
     for old, new in pages.MOVED.items():
-        if (args.out / new).is_file():
+        if (args.out / new.partition("#")[0]).is_file():
             write_if_changed(args.out / old, lead_on(old, new).encode())
     for schema, text in configuration.schemas().items():
         write_if_changed(args.out / schema, text.encode())

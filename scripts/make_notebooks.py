@@ -1,6 +1,6 @@
 """Make notebooks from pages that have Python blocks, with the outputs that the pages show.
 
-    python scripts/make_notebooks.py docs/train-it-yourself.md -o train-it-yourself.ipynb
+    python scripts/make_notebooks.py docs/training.md -o training.ipynb
 
 The site has a link to the notebook of each such page. The outputs are those that
 `scripts/run_chapter.py --write` has written into the page, and images are inside the file.

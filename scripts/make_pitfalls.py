@@ -26,8 +26,8 @@ Each row is a mistake that somebody made in public: what was seen, what it was, 
 know, and the number that then came out. Search them with `ldmref pitfalls WORDS`, also with
 `--json`, or with the tool `find_pitfalls` of [`ldmref mcp`](mcp.md).
 [`ldmref diff`](find-where-my-port-differs.md) computes the layers of a port again and tries the
-causes of the last table but one by itself; [Port a transformer](port-a-transformer.md) and
-[Port a layer](port-a-layer.md) begin a port.
+causes of the last table but one by itself; [Port a layer or a
+block](port-a-layer.md) begins a port.
 
 ```
 ldmref pitfalls                       # all, by subject

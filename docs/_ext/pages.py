@@ -18,7 +18,6 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
-    "tests/fuzz/README.md": "fuzzing.md",
     "ldmref/assets/emoji/README.md": "embedded-model.md",
     "ldmref/assets/styles-autoencoder/README.md": "styles-autoencoder.md",
     "examples/plugins/ldmref-dit/README.md": "plugins/ldmref-dit.md",
@@ -27,7 +26,21 @@ ELSEWHERE = {
     "examples/plugins/ldmref-sa-sampler/README.md": "plugins/ldmref-sa-sampler.md",
     "examples/plugins/ldmref-tangential/README.md": "plugins/ldmref-tangential.md",
 }
-MOVED = {"course/coverage.html": "course/index.html"}  # old addresses, which lead on
+MOVED = {  # old addresses, which lead on
+    "browser.html": "explorer.html#without-a-server",
+    "course/coverage.html": "course/index.html",
+    "course/running-a-training.html": "training.html#choose-the-settings",
+    "error-bounds.html": "evidence.html#rounding",
+    "explore.html": "explorer.html#records-in-python",
+    "formats.html": "checkpoints.html#files-of-ldmref",
+    "fuzzing.html": "evidence.html#fuzzing",
+    "mutation.html": "evidence.html#mutation-testing",
+    "port-a-transformer.html": "port-a-layer.html#a-block-of-a-transformer-and-the-sampler",
+    "reliability.html": "evidence.html#faults",
+    "train-it-yourself.html": "training.html#train-it-yourself",
+    "transformers.html": "families/index.html",
+    "weights.html": "checkpoints.html#lora",
+}
 HOME = ("docs/README.md", "README.md")  # both are the first page of the site
 IMAGES = (".png", ".webp", ".gif", ".svg", ".jpg")
 

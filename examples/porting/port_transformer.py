@@ -2,7 +2,7 @@
 
     python port_transformer.py sd3-model sd3-golden
 
-Only NumPy is needed. docs/port-a-transformer.md makes the model and its golden values.
+Only NumPy is needed. docs/port-a-layer.md makes the model and its golden values.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """`RunRecord`: every state and prediction of one run, from its trace.
 
-The file is a trace in one file (`ldmref.trace.single`). `docs/explore.md` describes it. No pickle,
+The file is a trace in one file (`ldmref.trace.single`). `docs/explorer.md` describes it. No pickle,
 no code, and nothing that needs ldmref to be read.
 """
 

@@ -7,9 +7,10 @@ runs as it is written, unless a row of `EXCEPTIONS` whose text it contains says 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-from blocks import SHELL, Block, blocks, pages
+from blocks import ROOT, SHELL, Block, blocks, pages
 
 
 class Page(NamedTuple):
@@ -54,6 +55,12 @@ COURSE = {
 }
 
 
+FAMILY = {
+    "ldmref passport": elsewhere("tests/passport/test_passport_command.py"),
+    "PROMPT": elsewhere("tests/docs/test_family_pages.py"),
+}
+
+
 PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings", torch_is_slow=True),
@@ -69,10 +76,15 @@ PAGES = {
             "hub_cache as home/.cache/huggingface/hub",
             "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
             "snapshots/0",
+            "lora as style.safetensors",
+            "lora as detail.safetensors",
+            "taesd",
+            "pickle as model.ckpt",
+            "diffusers as diffusers-folder",
         )
     ),
     "docs/batch.md": Page(is_slow=True),
-    "docs/explore.md": Page(is_slow=True),
+    "docs/explorer.md": Page(is_slow=True),
     "docs/command-line.md": Page(settings="settings", is_slow=True),
     "docs/compat.md": Page(("diffusers as path/to/folder",)),
     "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
@@ -86,12 +98,10 @@ PAGES = {
         settings="recipe",
         is_slow=True,
     ),
-    "docs/error-bounds.md": Page(torch_is_slow=True),
+    "docs/evidence.md": Page(torch_is_slow=True),
     "docs/passport.md": Page(is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
-    "docs/port-a-transformer.md": Page(("examples",), torch_is_slow=True),
     "docs/quantization.md": Page(is_slow=True),
-    "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
         (
@@ -112,18 +122,6 @@ PAGES = {
     ),
     "docs/find-where-my-port-differs.md": Page(("images as my-images",)),
     "docs/traces.md": Page(("images as my-images",), torch_is_slow=True),
-    "docs/weights.md": Page(
-        (
-            "single_file as v1-5.safetensors",
-            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
-            "snapshots/0",
-            "lora as style.safetensors",
-            "lora as detail.safetensors",
-            "taesd",
-            "pickle as model.ckpt",
-            "diffusers as diffusers-folder",
-        )
-    ),
 }
 EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "CONTRIBUTING.md": {
@@ -217,10 +215,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "heart-torch.png": TORCH,
         "<Result of txt2img": OUTPUT,
     },
-    "docs/formats.md": {
-        "{'mode'": OUTPUT,
-        " properties\n": OUTPUT,
-    },
     "docs/backends.md": {
         'device="cuda:0"': GPU,
         "--backend torch": TORCH,
@@ -260,12 +254,19 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'device="cuda"': GPU,
         "-m sd3_medium": elsewhere("tests/families/test_combined_files.py"),
         "--text-encoder clip_l": elsewhere("tests/families/test_text_encoder_files.py"),
+        "model.ckpt": TORCH,
+        "ldmref convert model.safetensors": TORCH,
+        ".gguf": elsewhere("tests/families/test_quantized_models.py"),
+        "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
+        "flux1-canny-dev-lora": elsewhere("tests/families/test_control_lora.py"),
+        "{'mode'": OUTPUT,
+        " properties\n": OUTPUT,
     },
     "docs/flow-schedules.md": {
         "ldmref schedule": elsewhere("tests/atlas/test_page.py"),
         "constant shift 3": OUTPUT,
     },
-    "docs/error-bounds.md": {
+    "docs/evidence.md": {
         "--backend torch": TORCH,
         "--backend numpy,torch": TORCH,
         "# everything that runs here": elsewhere("tests/cli/test_check_backends.py"),
@@ -279,10 +280,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/evaluate.md": {
         "ldmref evaluate emoji": HOURS,
         "decoder, E[": Reason("not run", "the output of a command that needs the font"),
-    },
-    "docs/browser.md": {
-        "make_browser_model.py": elsewhere("tests/page/test_static_model.py"),
-        "http.server": elsewhere("tests/page/test_static_model.py"),
     },
     "docs/export.md": {
         "pip install": NETWORK,
@@ -298,7 +295,13 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff dump.npz": ONNX,
         "export_onnx(": ONNX,
     },
-    "docs/explorer.md": {"ldmref serve": elsewhere("tests/server/test_server_page.py")},
+    "docs/explorer.md": {
+        "ldmref serve": elsewhere("tests/server/test_server_page.py"),
+        "--truth": SLOW,
+        "explore.converged_image(": SLOW,
+        "make_browser_model.py": elsewhere("tests/page/test_static_model.py"),
+        "http.server": elsewhere("tests/page/test_static_model.py"),
+    },
     "docs/fine-tuning.md": {
         "ldmref finetune": BEGINS,
         "ldmref txt2img": SLOW,  # what the trainings above have saved when they are stopped
@@ -322,21 +325,17 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/port-a-layer.md": {
         "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),
         "golden wrong -m": Reason("exits", "", 4),
+        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
+        "sd3-golden sd3-port -m": Reason("exits", "", 10),
+        "sd3-wrong -m": Reason("exits", "", 4),
+        "transformer.000": elsewhere("tests/trace/test_port_joint_block.py"),
         "layer or computation ": elsewhere("tests/trace/test_port_a_layer.py"),
         "from diffusers": TORCH,
         "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
     },
-    "docs/port-a-transformer.md": {
-        "largest difference of": elsewhere("tests/trace/test_port_transformer.py"),
-        "sd3-wrong -m": Reason("exits", "", 4),
-    },
     "docs/quantization.md": {"--type all": HOURS},
     "docs/targets.md": {"compare_targets.py": elsewhere("tests/bench/test_compare_targets.py")},
-    "docs/transformers.md": {
-        "sd3-wrong -m": Reason("exits", "", 4),
-        "layer or computation ": elsewhere("tests/trace/test_port_joint_block.py"),
-    },
     "docs/random.md": {
         "pipe(prompt": elsewhere("tests/parity/test_random_order.py"),
         "221184 of": elsewhere("tests/samplers/test_rng_cuda.py"),
@@ -350,8 +349,18 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/course/13-flow-matching.md": {"": elsewhere("tests/course/test_chapters.py")},
     "docs/course/14-transformers-for-images.md": {"": elsewhere("tests/course/test_chapters.py")},
     "docs/course/15-few-steps.md": {"": elsewhere("tests/course/test_chapters.py")},
-    "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
+        "small_emoji(": elsewhere("tests/training/test_chapter.py"),
+        "COLOURS = (": elsewhere("tests/training/test_chapter.py"),
+        "noise.png": elsewhere("tests/training/test_chapter.py"),
+        "t      v      x0     eps": elsewhere("tests/training/test_chapter.py"),
+        "expected.png": elsewhere("tests/training/test_chapter.py"),
+        "scale  PSNR": elsewhere("tests/training/test_chapter.py"),
+        "pixels against latents": elsewhere("tests/training/test_chapter.py"),
+        "weight  PSNR   KL": elsewhere("tests/training/test_chapter.py"),
+        "rate    batch   loss": elsewhere("tests/training/test_chapter.py"),
+        "s     loss    floor": elsewhere("tests/training/test_chapter.py"),
+        "rate falls in the last": elsewhere("tests/training/test_chapter.py"),
         "pip install": NETWORK,
         "npm pack": NETWORK,
         "ldmref train styles-autoencoder": HOURS,
@@ -378,23 +387,14 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/course/low-rank.md": FURTHER,
     "docs/course/memorised-images.md": FURTHER,
     "docs/course/number-formats.md": FURTHER,
-    "docs/course/running-a-training.md": FURTHER,
     "docs/course/06-undoing-it.md": COURSE,
     "docs/course/07-the-network.md": COURSE,
     "docs/course/08-guidance.md": COURSE,
-    "docs/explore.md": {"--truth": SLOW, "explore.converged_image(": SLOW},
     "docs/grids.md": {"ldmref grid": SLOW, "make_grid": SLOW},
     "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
     "docs/add-a-family.md": {"": elsewhere("tests/plugins/test_example_plugins.py")},
     "docs/write-a-backend.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
     "docs/write-a-sampler.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
-    "docs/weights.md": {
-        "model.ckpt": TORCH,
-        "ldmref convert model.safetensors": TORCH,
-        ".gguf": elsewhere("tests/families/test_quantized_models.py"),
-        "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
-        "flux1-canny-dev-lora": elsewhere("tests/families/test_control_lora.py"),
-    },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,
     "examples/plugins/ldmref-pixart/README.md": PLUGIN,
@@ -406,6 +406,13 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref finetune emoji-128": HOURS,
     },
     "tests/fuzz/README.md": {"python -m tests.fuzz": elsewhere("tests/fuzz/test_corpus.py")},
+}
+
+
+EXCEPTIONS |= {
+    page: {part: FAMILY[part] for part in FAMILY if part in (ROOT / page).read_text("utf-8")}
+    for page in pages()
+    if re.fullmatch(r"docs/families/[a-z0-9.-]+\.md", page)
 }
 
 

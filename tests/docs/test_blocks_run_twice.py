@@ -11,7 +11,7 @@ from blocks import blocks
 TORCH = ("torch", "openvino", "onnx")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/formats.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
 def test_the_first_blocks_run_twice(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [block for block in blocks(page) if block.language == "python"]

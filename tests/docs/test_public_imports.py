@@ -22,7 +22,7 @@ MODULES = set(
 )
 # Pages that show an internal function on purpose: (page, module) -> the reason.
 SHOWN = {
-    ("docs/weights.md", "ldmref.io.quantized.ggml"): "the page describes these functions",
+    ("docs/checkpoints.md", "ldmref.io.quantized.ggml"): "the page describes these functions",
     ("docs/course/low-rank.md", "ldmref.io.adapters.formulas"): "the page describes its formulas",
     (
         "docs/course/number-formats.md",

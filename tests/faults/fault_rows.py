@@ -1,4 +1,4 @@
-"""The faults by number, with the behaviour of ldmref: the text of docs/reliability.md."""
+"""The faults by number, with the behaviour of ldmref: the text of docs/evidence.md."""
 
 from __future__ import annotations
 

@@ -42,7 +42,5 @@ def test_memory_is_flat():
 
 
 def test_the_page_is_up_to_date():
-    made = script("make_reliability_page")
-    assert made.PAGE.read_text("utf-8") == made.page(), (
-        "run python scripts/make_reliability_page.py"
-    )
+    made = script("make_evidence_page")
+    assert made.PAGE.read_text("utf-8") == made.page(), "run python scripts/make_evidence_page.py"

@@ -182,7 +182,7 @@ def test_the_gap_of_the_bound_closes_at_the_rate_of_the_image():
 
 
 @states("objective.md", "the simple losses of two targets are different objectives")
-@states("../train-it-yourself.md", r"$`\omega_t = \bar\alpha_t`$")
+@states("../training.md", r"$`\omega_t = \bar\alpha_t`$")
 def test_the_simple_loss_of_eps_is_that_of_v_with_another_weight():
     rng = np.random.default_rng(1)
     x0, eps, eps_hat = rng.standard_normal((3, 2, 5))

@@ -15,7 +15,7 @@ KINDS = [
     "math/index.html", "math/samplers.html", "math/differences.html", "performance.html",
     "reading.html", "api/index.html", "api/ldmref.math.html", "api/ldmref.math/forward.html",
     "api/ldmref.modes.html", "commands.html", "configuration.html", "changelog.html",
-    "embedded-model.html", "train-it-yourself.html", "genindex.html",
+    "embedded-model.html", "training.html", "genindex.html",
     "search.html?q=variational", "source/ldmref/math/forward.py.html",
     "source/ldmref/math/index.html",
 ]  # fmt: skip

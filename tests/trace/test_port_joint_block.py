@@ -1,4 +1,4 @@
-"""The page on the transformers: its port of a joint block and of Euler's steps agrees."""
+"""The page on porting a layer or a block: its port of a joint block and of Euler's steps agrees."""
 
 import re
 import runpy
@@ -15,8 +15,8 @@ from ldmref.trace import load_trace
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "porting"
-PAGE = (ROOT / "docs" / "transformers.md").read_text("utf-8")
-OUTPUTS = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+PAGE = (ROOT / "docs" / "port-a-layer.md").read_text("utf-8")
+OUTPUTS = re.findall(r"```text\n(layer.*?transformer.*?)```", PAGE, re.DOTALL)[-2:]
 
 
 @pytest.fixture(scope="module")

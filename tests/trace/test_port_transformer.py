@@ -1,4 +1,4 @@
-"""The page "port a transformer": its example agrees, and the faults that the page names show."""
+"""The page on porting a layer or a block: its example agrees, and faults show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldmref.io import save_folder
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "porting"
-PAGE = (ROOT / "docs" / "port-a-transformer.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "port-a-layer.md").read_text("utf-8")
 
 
 @pytest.fixture

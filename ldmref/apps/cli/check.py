@@ -391,7 +391,7 @@ def operations(cases: int, seed: int, only: str | None, as_json: bool, **flags: 
     Each operation runs on random inputs, easy and hard, and on the inputs of the conformance suite.
     Errors are differences from the NumPy reference (in float64, for float64 in extended precision),
     relative to the largest value of the result. The ratio is the largest error / bound. A bound is
-    derived from the rounding of each step, or calibrated: docs/error-bounds.md. The exit code is 4
+    derived from the rounding of each step, or calibrated: docs/evidence.md. The exit code is 4
     if an error exceeds its bound.
     """
     from ldmref.backends.bounds import OPERATIONS

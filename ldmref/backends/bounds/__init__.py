@@ -9,7 +9,7 @@
 dtype. Each bound holds for every algorithm that the interface `Backend` allows: any order of
 summation in float32 at least, intermediate arrays in the dtype, Winograd's convolution, blocked
 attention. `basis` says whether it is derived from the standard model alone or has calibrated
-factors. docs/error-bounds.md explains both and shows how far the bounds are from the errors seen.
+factors. docs/evidence.md explains both and shows how far the bounds are from the errors seen.
 """
 
 from __future__ import annotations

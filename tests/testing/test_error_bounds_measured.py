@@ -1,4 +1,4 @@
-"""The tables of docs/error-bounds.md are those of benchmarks/results."""
+"""What docs/evidence.md says of error bounds and images holds of benchmarks/results."""
 
 import json
 import runpy
@@ -9,15 +9,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # of what the script imports
 
 
-def test_the_page_of_error_bounds_is_up_to_date():
-    made = runpy.run_path(str(SCRIPTS / "make_error_bounds_page.py"))
-    assert made["PAGE"].read_text("utf-8") == made["page"](), (
-        "run python scripts/make_error_bounds_page.py"
-    )
-
-
 def test_the_calibration_exceeds_no_bound_and_none_is_100_times_too_large():
-    made = runpy.run_path(str(SCRIPTS / "make_error_bounds_page.py"))
+    made = runpy.run_path(str(SCRIPTS / "make_evidence_page.py"))
     report = json.loads((made["RESULTS"] / "error-bounds.json").read_text())
     assert report["cases"] >= 10_000 and all(row["ok"] for row in report["worst"])
     largest = {}
@@ -33,7 +26,7 @@ def test_the_calibration_exceeds_no_bound_and_none_is_100_times_too_large():
 
 
 def test_images_in_float32_differ_by_at_most_one():
-    made = runpy.run_path(str(SCRIPTS / "make_error_bounds_page.py"))
+    made = runpy.run_path(str(SCRIPTS / "make_evidence_page.py"))
     rows = map(json.loads, (made["RESULTS"] / "images.jsonl").read_text().splitlines())
     exact = [r for r in rows if r.get("dtype") in ("float32", "float64") and "reason" not in r]
     assert len({row["sampler"] for row in exact}) == 5
