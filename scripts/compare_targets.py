@@ -63,6 +63,7 @@ from ldmref.samplers import SAMPLERS, sample
 from ldmref.training import TrainingProgress, fine_tune
 from ldmref.training.diffusion.latents import PATTERN
 from ldmref.training.diffusion.stage import initial_params
+from ldmref.training.family_rules import training_rules_of
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipes.file import recipe_from_dict
 
@@ -360,7 +361,7 @@ def count_trained(config: ModelConfig) -> int:
 
 def fixed_names(config: ModelConfig) -> set[str]:
     """Return the names of parameters that are computed and not trained."""
-    return set(family_of(config).training.fixed(config))
+    return set(training_rules_of(family_of(config)).fixed(config))
 
 
 # -- the rows --------------------------------------------------------------------------------------

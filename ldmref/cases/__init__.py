@@ -3,6 +3,7 @@
 `docs/cases.md` describes the files, which programs in any language can read.
 """
 
+from ldmref.cases.golden_families import GoldenModels, GoldenRun
 from ldmref.cases.golden_models import golden_model
 from ldmref.cases.make import make_suite, temporary_suite
 from ldmref.cases.model import PARTS, VERSION, CaseTensor, GoldenCase, Suite, read_suite
@@ -15,6 +16,8 @@ __all__ = [
     "CaseTensor",
     "CaseVerdict",
     "GoldenCase",
+    "GoldenModels",
+    "GoldenRun",
     "Suite",
     "golden_model",
     "make_suite",

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ldmref.backends.base import Backend
+from ldmref.cases.golden_families import GoldenRun, golden_models_of
 from ldmref.cases.model import CODE
 from ldmref.cases.network_cases import LENGTH
 from ldmref.cases.parameters import random_parameters
@@ -22,7 +23,6 @@ from ldmref.models.autoencoder_config import AutoencoderConfig
 from ldmref.models.autoencoder_kind import scales_of
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import BUILT_IN, family_of, find_family, list_families
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.text_kind import find_text_encoder, kind_of
@@ -47,7 +47,8 @@ def golden_runs(families: Collection[str] = ()) -> Iterator[GoldenRun]:
     """
     declared = list_families() if families else map(find_family, BUILT_IN)
     for family in declared:
-        yield from (r for r in family.golden.runs if not families or r.preset in families)
+        runs = golden_models_of(family).runs
+        yield from (run for run in runs if not families or run.preset in families)
 
 
 def golden_presets(families: Collection[str] = ()) -> dict[str, ModelConfig]:

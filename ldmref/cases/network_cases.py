@@ -31,6 +31,10 @@ GUIDANCE = (3.5, 1.0)
 SIZES = ((1024, 768, 0, 16, 1024, 1024), (512, 512, 8, 0, 768, 1024))  # of SDXL, likewise
 ONE_EXAMPLE = ("vae", "taesd", "cond_stage")  # networks whose batch is one image
 KEYS = {"x": "sample", "z": "latents"}  # argument -> the name of its random stream
+NAMES = {
+    "hint": "controlnet_cond",
+    "onehot": "labels",
+}  # in cases; others have their role
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def network_case(
         random_parameters(key, network.spec()),
         network.settings,
         {x.argument: random_input(key, network, x, tokens) for x in network.inputs},
-        {x.argument: x.case or x.role for x in network.inputs},
+        {x.argument: getattr(x, "case", "") or NAMES.get(x.role, x.role) for x in network.inputs},
         tuple(f"output.{role}" if role else "output" for role, _ in outputs),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.errors import UsageError
 from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderConfig
 from ldmref.models.autoencoder_kind import autoencoder_of
@@ -23,9 +24,9 @@ def shrink(config: ModelConfig) -> ModelConfig:
     Raises:
         UsageError: Its family does not say how.
     """
-    family = family_of(config)
-    if family.golden.shrink is not None:
-        return family.golden.shrink(config)
+    own = golden_models_of(family_of(config)).shrink
+    if own is not None:
+        return own(config)
     encoders = [shrink_text(encoder) for encoder in config.text_encoders]
     width = sum(encoder.hidden_size for encoder in encoders)
     pooled = encoders[-1].projection_dim if encoders else 0

@@ -72,17 +72,14 @@ if TYPE_CHECKING:
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Averages as Averages
     from ldmref.models.family import Family as Family
-    from ldmref.models.family import GoldenModels as GoldenModels
     from ldmref.models.family import GuidanceScale as GuidanceScale
     from ldmref.models.family import LoraRules as LoraRules
     from ldmref.models.family import SingleFile as SingleFile
     from ldmref.models.family import TextPath as TextPath
-    from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
     from ldmref.models.family import guide_above_one as guide_above_one
     from ldmref.models.family import guide_always as guide_always
     from ldmref.models.family import guide_by_difference as guide_by_difference
-    from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.params import Params as Params
     from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten

@@ -78,8 +78,6 @@ def declare_controlnet(
         "hint",
         "hint",
         (BATCH, hint_channels, HEIGHT, WIDTH),
-        case="controlnet_cond",
-        also=("controlnet_cond",),
     )
     without = () if net.joint_attention_dim else ("context",)
     inputs = [x for x in network.inputs if x.argument not in without]

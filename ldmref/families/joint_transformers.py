@@ -170,48 +170,20 @@ def describe_model(
 
 
 GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance")
-MASK = NetworkInput(
-    "mask", "encoder_attention_mask", (BATCH, TOKENS), "mask", also=("attention_mask", "mask")
-)
+MASK = NetworkInput("mask", "encoder_attention_mask", (BATCH, TOKENS), "mask")
 
 
-def latents_input(channels: int, *also: str) -> NetworkInput:
-    """Return the input of noisy latents; `also` are more names that ports give it."""
-    shape = (BATCH, channels, HEIGHT, WIDTH)
-    return NetworkInput("x", "sample", shape, also=("input", "0", "x", *also))
+TIME = NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps")
 
 
-def time_input(embedder: str = "") -> NetworkInput:
-    """Return the input of times.
-
-    Args:
-        embedder: The layer that reads them first. "": none reads them unchanged.
-    """
-    return NetworkInput(
-        "t",
-        "timestep",
-        (CallSize("timesteps"),),
-        "timesteps",
-        also=("t", "timesteps"),
-        layers=((embedder, "input"),) if embedder else (),
-    )
+def latents_input(channels: int) -> NetworkInput:
+    """Return the input of noisy latents."""
+    return NetworkInput("x", "sample", (BATCH, channels, HEIGHT, WIDTH))
 
 
-def text_input(width: int, *also: str, embedder: str = "") -> NetworkInput:
-    """Return the input of the text's hidden states.
-
-    Args:
-        width: Their width.
-        also: More names that ports give it.
-        embedder: The layer that reads it first. "": none reads it unchanged.
-    """
-    return NetworkInput(
-        "context",
-        "encoder_hidden_states",
-        (BATCH, TOKENS, width),
-        also=("context", *also),
-        layers=((embedder, "input"),) if embedder else (),
-    )
+def text_input(width: int) -> NetworkInput:
+    """Return the input of the text's hidden states, of this width."""
+    return NetworkInput("context", "encoder_hidden_states", (BATCH, TOKENS, width))
 
 
 def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
@@ -220,12 +192,9 @@ def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
         "pooled",
         "pooled_projections",
         (BATCH, config.pooled_projection_dim),
-        also=("y", "pooled"),
-        layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
     )
-    latents = latents_input(config.in_channels, "hidden_states")
-    text = text_input(config.joint_attention_dim, embedder="context_embedder")
-    return latents, time_input("time_proj"), text, pooled
+    latents = latents_input(config.in_channels)
+    return latents, TIME, text_input(config.joint_attention_dim), pooled
 
 
 def declare_transformer(

@@ -33,14 +33,11 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import (
     BLOCK_LAYERS,
     Family,
-    GoldenModels,
     LoraRules,
     TextPath,
-    TrainingRules,
     Work,
 )
 from ldmref.models.flops import count_unet_flops
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.memory import count_unet_activations
 from ldmref.models.presets import PRESETS
 from ldmref.models.rescaler import rescaler, rescaler_spec
@@ -69,9 +66,6 @@ def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
     return networks + describe_autoencoder(config.vae)
 
 
-TOKEN_TABLES = ("embeddings", "token_embedding", "shared", "embed_tokens")  # which read ids first
-
-
 def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
     """Return the declaration of a text encoder.
 
@@ -92,8 +86,6 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         "input_ids",
         (BATCH, config.max_position_embeddings),
         "ids",
-        also=("input", "0", "ids"),
-        layers=tuple((table, role) for table in TOKEN_TABLES for role in ("ids", "input")),
         below=config.vocab_size,
     )
     mask = NetworkInput(
@@ -101,7 +93,6 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         "attention_mask",
         (BATCH, config.max_position_embeddings),
         "mask",
-        also=("mask",),
     )
     states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
     return DeclaredNetwork(
@@ -167,7 +158,6 @@ def coder_pair(
         "latents",
         (BATCH, z, HEIGHT._replace(times=patch), WIDTH._replace(times=patch)),
         exported="latent_sample",
-        also=("input", "z", "x", "0", "sample"),
     )
     sides = (CallSize("height", factor), CallSize("width", factor))
     image = NetworkInput(
@@ -176,7 +166,6 @@ def coder_pair(
         (BATCH, channels, *sides),
         "image",
         exported="sample",
-        also=("input", "x", "0", "sample"),
     )
     params = "tiny" if name == "taesd" else name
     return [
@@ -216,8 +205,6 @@ def describe_rescaler(config: ModelConfig) -> DeclaredNetwork:
         "onehot",
         (BATCH, config.segmentation_classes, *sides),
         "classes",
-        case="labels",
-        also=("input", "x", "0"),
     )
     return DeclaredNetwork(
         "cond_stage",
@@ -245,35 +232,10 @@ def condition_on_text(
     return Conditioning(states, pooled, sizes)
 
 
-LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
-LAST_OF_ATTENTION = "to_out.0.weight"  # also of residual branches, without cross-attention
-
-
-def list_zeros(config: ModelConfig) -> tuple[str, ...]:
-    """Return the endings of the last layers of residual branches, which begin at zero."""
-    return LAST_LAYERS if config.text_encoders else (*LAST_LAYERS, LAST_OF_ATTENTION)
-
-
 PIPELINES: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {
     **dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion),
     **dict.fromkeys(LDM_PIPELINES, read_ldm_config),
 }
-GOLDEN_RUNS = (  # each model that reads a text with a deterministic sampler, some with another one
-    GoldenRun("sd15", "ddim"),
-    GoldenRun("sd2-base", "pndm"),
-    GoldenRun("sd2-v", "ddim"),
-    GoldenRun("sdxl", "euler", params={"negative_prompt": ""}),  # which is encoded as zeros
-    GoldenRun("ldm-text2img-large", "ddim"),
-    GoldenRun("ldm-text2img256", "euler"),
-    GoldenRun("emoji", "dpmpp_2m", vocabulary="words"),
-    GoldenRun("emoji-128", "euler", vocabulary="words"),
-    GoldenRun("sd15", "euler_a"),
-    GoldenRun("sd2-v", "euler_a"),
-    GoldenRun("sdxl", "euler_a"),
-    GoldenRun("emoji", "euler_a", vocabulary="words"),
-    GoldenRun("sd15", "ddim", "img2img"),
-    GoldenRun("sd15", "ddim", "inpaint"),
-)
 LATENT_DIFFUSION = Family(
     "latent-diffusion",
     UNetConfig,
@@ -286,7 +248,5 @@ LATENT_DIFFUSION = Family(
     files=(*UNET_FILES, WHOLE_FILE),
     folders=PIPELINES,
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=list_zeros),
-    golden=GoldenModels(runs=GOLDEN_RUNS),
 )
 """The family of latent diffusion with a U-Net."""

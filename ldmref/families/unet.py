@@ -81,14 +81,12 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
     """Return the inputs that a U-Net and a ControlNet share."""
     sample = (BATCH, config.in_channels, HEIGHT, WIDTH)
     inputs = [
-        NetworkInput("x", "sample", sample, also=("input", "0", "x")),
+        NetworkInput("x", "sample", sample),
         NetworkInput(
             "t",
             "timestep",
             (CallSize("timesteps"),),
             "timesteps",
-            also=("t", "timesteps"),
-            layers=(("time_proj", "input"),),
         ),
     ]
     if config.cross_attention_dim:
@@ -97,17 +95,13 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
                 "context",
                 "encoder_hidden_states",
                 (BATCH, TOKENS, config.cross_attention_dim),
-                also=("context",),
-                layers=(("attn2.to_k", "input"),),
             )
         )
     if config.addition_embed_type:
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        pooled = ("added_cond_kwargs.text_embeds",)
-        sizes = ("added_cond_kwargs.time_ids",)
         inputs += [
-            NetworkInput("pooled", "text_embeds", (BATCH, width), also=pooled),
-            NetworkInput("sizes", "time_ids", (BATCH, 6), "sizes", also=sizes),
+            NetworkInput("pooled", "text_embeds", (BATCH, width)),
+            NetworkInput("sizes", "time_ids", (BATCH, 6), "sizes"),
         ]
     return inputs
 
@@ -119,8 +113,6 @@ def describe_controlnet(net: ControlNetConfig) -> DeclaredNetwork:
         "hint",
         "hint",
         (BATCH, net.unet.block_out_channels[0], HEIGHT, WIDTH),
-        case="controlnet_cond",
-        layers=(("controlnet_cond_embedding", "output"),),
     )
     before = [x.argument for x in inputs].index("t") + 1
     before += any(x.argument == "context" for x in inputs)
@@ -151,8 +143,6 @@ def describe_hint(net: ControlNetConfig) -> DeclaredNetwork:
         "hint",
         (BATCH, net.conditioning_channels, *sides),
         "hint",
-        case="controlnet_cond",
-        also=("input", "0"),
     )
     return DeclaredNetwork(
         "controlnet.hint",

@@ -26,6 +26,7 @@ from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_token
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
+from ldmref.ports.arguments import names_of
 from ldmref.ports.port import port_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -136,7 +137,7 @@ class NetworkConventions:
         if not self.network.inputs or name_unknown_pipeline(self.port, self.model):
             return  # such a pipeline may give other tokens, too
         latents = self.network.inputs[0]
-        roles = (latents.role, *latents.also)
+        roles = names_of(self.network, latents)
         name = next((role for role in roles if whole is not None and role in whole.inputs), "")
         if whole is None or not name:
             return
@@ -196,7 +197,7 @@ class NetworkConventions:
         found: list[np.ndarray] = []
         for call in self.port.calls:
             entry = self.port.find(call) if call.kind == self.kind else None
-            names = () if entry is None else (x.role, *x.also)
+            names = () if entry is None else names_of(self.network, x)
             name = next((n for n in names if entry is not None and n in entry.inputs), None)
             if entry is not None and name is not None:
                 found.append(np.ravel(read_array(self.port, entry.inputs[name])))
@@ -380,7 +381,7 @@ def _units(
             turned = {x.argument: unit.turn(held)}
             computed = replay.rerun(point, arguments=turned)
             if computed is not None:
-                concerns = _of_whole((x.role, *x.also), "input")
+                concerns = _of_whole(names_of(known.network, x), "input")
                 convention = Convention(subject, unit.text, unit.turn, concerns)
                 yield Candidate(convention, point.recorded, computed, turned)
 

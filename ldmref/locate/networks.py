@@ -18,6 +18,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.declared import HEIGHT, WIDTH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
+from ldmref.ports.arguments import first_layers_of, names_of
 from ldmref.ports.port import port_of
 from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import TraceCall
@@ -87,7 +88,8 @@ def find_wrong_axes(
     whole = port.find(call)
     network, _ = find_definition(model, port, call, controlnets)
     for x in (*network.inputs, *network.optional):
-        role = next((r for r in (x.role, *x.also) if whole is not None and r in whole.inputs), None)
+        known = {} if whole is None else whole.inputs
+        role = next((name for name in names_of(network, x) if name in known), None)
         if whole is None or role is None:
             continue
         shape = np.shape(as_batch(x, np.asarray(port.tensors[whole.inputs[role]])))
@@ -129,7 +131,7 @@ def passes_tokens(port: Trace, model: LatentDiffusion, call: TraceCall) -> bool:
     if whole is None or call.network != denoiser.name or port_of(model.family).unpack is None:
         return False
     latents = denoiser.inputs[0]
-    roles = [role for role in (latents.role, *latents.also) if role in whole.inputs]
+    roles = [role for role in names_of(denoiser, latents) if role in whole.inputs]
     return any(np.ndim(port.tensors[whole.inputs[role]]) == TOKEN_AXES for role in roles)
 
 
@@ -256,6 +258,7 @@ class _CallSizes:
 
     def __init__(self, network: DeclaredNetwork, found: RecordedArguments):
         self.found = found
+        self.network = network
         config = network.settings.get("config")
         config = getattr(config, "unet", config)
         self.levels = len(getattr(config, "block_out_channels", ()))
@@ -327,8 +330,8 @@ class _CallSizes:
 
     def _recorded(self, x: NetworkInput) -> np.ndarray | None:
         """Return an input under one of its names, or as the first layers read it."""
-        value = self.found.read(x.role, *x.also)
-        for layer, role in x.layers:
+        value = self.found.read(*names_of(self.network, x))
+        for layer, role in first_layers_of(self.network, x):
             if value is None and role == "output":
                 value = self.found.layer_output(layer)
             elif value is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -37,12 +38,12 @@ def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
     >>> [*named.entries[0].inputs]
     ['input', 'encoder_hidden_states', 'timestep']
     """
-    inputs = {network.name: network.inputs for network in networks}
+    by_name = {network.name: network for network in networks}
     entries = []
     for entry in port.entries:
-        known = inputs.get(entry.call.kind.removeprefix(GUIDE_CALLS), ())
+        known = by_name.get(entry.call.kind.removeprefix(GUIDE_CALLS))
         numbers = sorted((role for role in entry.inputs if _is_later(role)), key=int)
-        if not entry.layer and known and numbers:
+        if not entry.layer and known is not None and numbers:
             entry = replace(entry, inputs=_name(port, entry, numbers, known))
         entries.append(entry)
     return replace(port, entries=tuple(entries))
@@ -54,13 +55,13 @@ def _is_later(role: str) -> bool:
 
 
 def _name(
-    port: Trace, entry: TraceEntry, numbers: Iterable[str], inputs: Iterable[NetworkInput]
+    port: Trace, entry: TraceEntry, numbers: Iterable[str], network: DeclaredNetwork
 ) -> Mapping[str, str]:
     """Return the inputs of a call with names in place of numbers."""
     free = [
         x
-        for x in [*inputs][1:]
-        if not x.of_references and not {x.role, x.argument, *x.also} & {*entry.inputs}
+        for x in network.inputs[1:]
+        if not x.of_references and not {x.argument, *names_of(network, x)} & {*entry.inputs}
     ]
     found: dict[str, str] = {}
     for number in numbers:

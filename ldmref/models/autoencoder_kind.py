@@ -7,7 +7,7 @@ entry point of the group `ldmref.autoencoders`, which names an `Autoencoder`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderC
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Params, Shape, Spec
 from ldmref.support.plugins import find_declared, list_plugins
+from ldmref.support.renames import keep_former
 
 GROUP = "ldmref.autoencoders"
 BUILT_IN = {
@@ -73,6 +74,7 @@ class Autoencoder:
             a weight per channel and a bias, 3 (latent_channels + 1) numbers; () if none is known.
         shrink: Returns a tiny version of a configuration, for golden cases. None: there is none.
         broken_rules: Yields the relations between fields that do not hold.
+        module: Former: `ldmref.ports.NetworkPort`.
 
     >>> from ldmref.models.autoencoder_kind import find_autoencoder
     >>> vq = find_autoencoder("vq")
@@ -104,6 +106,10 @@ class Autoencoder:
     preview: Callable[[Any], tuple[float, ...]] = lambda config: ()
     shrink: Callable[[Any], Any] | None = None
     broken_rules: Callable[[Any], Iterable[str]] = lambda config: ()
+    module: InitVar[Any] = None
+
+    def __post_init__(self, module: Any) -> None:
+        keep_former(self, "ldmref.ports.NetworkPort", module=module)
 
     def select(self, params: Params) -> Params:
         """Return the parameters that the normalisation reads.

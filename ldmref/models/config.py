@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from ldmref.declare import Range
 from ldmref.errors import UsageError
@@ -15,6 +15,7 @@ from ldmref.models.text_config import TextConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
+DenoiserKind = TypeVar("DenoiserKind", bound=DenoiserConfig)
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # fields of `ModelConfig`
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")  # of the text encoders
 
@@ -188,3 +189,17 @@ class ModelConfig:
         if type(self.vae) is not AutoencoderConfig:
             found["vae"] = {"kind": self.vae.kind, **found["vae"]}
         return {key: value for key, value in found.items() if value is not None}
+
+
+def denoiser_of(kind: type[DenoiserKind], config: ModelConfig) -> DenoiserKind:
+    """Return the configuration of a model's denoiser, which is of a class.
+
+    Args:
+        kind: The class, that of the model's family.
+        config: The configuration of the model.
+
+    >>> denoiser_of(UNetConfig, ModelConfig()).network
+    'unet'
+    """
+    assert isinstance(config.denoiser, kind)
+    return config.denoiser

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ldmref.models.params import Spec
 from ldmref.models.steering import Steerable, SteeredNetwork
 from ldmref.samplers.predictions import Steering
+from ldmref.support.renames import keep_former
 
 
 class CallSize(NamedTuple):
@@ -75,9 +76,8 @@ class NetworkInput:
             "ids", their "mask" (0 for padding), "labels" of classes, or "classes" of a
             segmentation map (one-hot).
         exported: Its name in exported graphs. "": the role.
-        case: Its name in golden cases. "": the role.
-        also: Names that ports give it, in addition to the role.
-        layers: Ends of the names of layers that read it first, with the role of their input.
+        case: Former: golden cases know it.
+        also, layers: Former: `FamilyPort.arguments` and `FamilyPort.first_layers`.
         below: For "ids" and "labels": all numbers are below it.
     """
 
@@ -86,10 +86,15 @@ class NetworkInput:
     shape: tuple[int | CallSize, ...]
     content: str = "normal"
     exported: str = ""
-    case: str = ""
-    also: tuple[str, ...] = ()
-    layers: tuple[tuple[str, str], ...] = ()
+    case: InitVar[str] = ""
+    also: InitVar[tuple[str, ...]] = ()
+    layers: InitVar[tuple[tuple[str, str], ...]] = ()
     below: int = 0
+
+    def __post_init__(
+        self, case: str, also: tuple[str, ...], layers: tuple[tuple[str, str], ...]
+    ) -> None:
+        keep_former(self, "ldmref.ports.FamilyPort", case=case, also=also, layers=layers)
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for the sizes of a call.

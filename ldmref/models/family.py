@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,12 +24,12 @@ from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
 from ldmref.models.declared_references import DeclaredReferences
 from ldmref.models.denoiser_config import DenoiserConfig
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.models.text_config import MOST_TOKENS
 from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.support.plugins import find_declared, list_plugins
+from ldmref.support.renames import keep_former
 
 GROUP = "ldmref.families"
 BUILT_IN = {
@@ -53,12 +53,6 @@ class CountWork(Protocol):
     """A number of one evaluation of the denoiser for one image, from the latents' size in cells."""
 
     def __call__(self, config: ModelConfig, width: int, height: int) -> int: ...
-
-
-def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
-    """Return a class-conditional configuration for classes of these names, and the null class."""
-    text = replace(config.text_encoder, vocab_size=len(names) + 1, class_names=names)
-    return replace(config, text_encoder=text)
 
 
 @dataclass(frozen=True)
@@ -316,28 +310,6 @@ class GuidanceScale:
 
 
 @dataclass(frozen=True)
-class TrainingRules:
-    """The parameters of a family's denoiser that a training treats in a special way.
-
-    Attributes:
-        zeros: Returns how the names of the parameters end that begin at zero.
-        fixed: Returns the parameters that are computed and not trained, by name, with functions of
-            their values: a table of positions.
-        ends: How the names of the first and last layers and of tables end, which Muon does not
-            train.
-        with_classes: Returns a configuration for the classes of a data set, by their names.
-
-    >>> find_family("sd3").training.ends
-    ('.pos_embed.proj.weight', 'transformer.proj_out.weight')
-    """
-
-    zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
-    fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
-    ends: tuple[str, ...] = ()
-    with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
-
-
-@dataclass(frozen=True)
 class LoraRules:
     """The layers of a family's denoiser that LoRA changes.
 
@@ -357,23 +329,6 @@ class LoraRules:
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
     layers: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
     with_control: Callable[[ModelConfig], ModelConfig] | None = None
-
-
-@dataclass(frozen=True)
-class GoldenModels:
-    """The small models of a family whose numbers golden cases hold.
-
-    Attributes:
-        shrink: Returns a small version of a configuration. None: the model is not made smaller.
-        runs: The runs of small versions of the presets that are held as traces.
-
-    >>> from ldmref.models import preset
-    >>> find_family("flux").golden.shrink(preset("flux-dev")).denoiser.num_layers
-    2
-    """
-
-    shrink: Callable[[ModelConfig], ModelConfig] | None = None
-    runs: Sequence[GoldenRun] = ()
 
 
 @dataclass(frozen=True)
@@ -401,8 +356,9 @@ class Family:
         draws_images: Whether the latents of an image are sampled from the encoder's posterior.
             False: they are its mean.
         lora: The layers that LoRA changes.
-        training: The parameters that a training treats in another way.
-        golden: The small models of golden cases.
+        diffusers, training, golden: Former: `ldmref.ports.FamilyPort`,
+            `ldmref.training.TrainingRules` and `ldmref.cases.GoldenModels`, each found through an
+            entry point of its own.
 
     >>> family = find_family("latent-diffusion")
     >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.folders
@@ -426,8 +382,19 @@ class Family:
     guidance_scale: GuidanceScale = field(default_factory=GuidanceScale)
     draws_images: bool = True
     lora: LoraRules = field(default_factory=LoraRules)
-    training: TrainingRules = field(default_factory=TrainingRules)
-    golden: GoldenModels = field(default_factory=GoldenModels)
+    diffusers: InitVar[Any] = None
+    training: InitVar[Any] = None
+    golden: InitVar[Any] = None
+
+    def __post_init__(self, diffusers: Any, training: Any, golden: Any) -> None:
+        keep_former(self, "ldmref.ports", diffusers=diffusers)
+        keep_former(self, "ldmref.training", training=training)
+        keep_former(self, "ldmref.cases", golden=golden)
+        if diffusers is not None and not self.folders:
+            scale = GuidanceScale(diffusers.scale, diffusers.reads_scale)
+            object.__setattr__(self, "folders", diffusers.pipelines)
+            object.__setattr__(self, "guidance_scale", scale)
+            object.__setattr__(self, "draws_images", diffusers.draws_images)
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:
         """Return the declaration of a network of a model.

@@ -8,7 +8,7 @@ and which names a `TextEncoder`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from ldmref.models.params import Spec
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.support.plugins import find_declared, list_plugins
+from ldmref.support.renames import keep_former
 
 GROUP = "ldmref.text_encoders"
 BUILT_IN = {
@@ -70,6 +71,7 @@ class TextEncoder:
         contradicts: Returns what a file says against a configuration that its shapes fit, such as
             that it is of a sibling; "" for nothing. It takes the names of the file, its metadata
             and the configuration.
+        classes, module: Former: `ldmref.ports.NetworkPort`.
 
     >>> from ldmref.models.text_kind import find_text_encoder
     >>> t5 = find_text_encoder("t5")
@@ -102,6 +104,11 @@ class TextEncoder:
     contradicts: Callable[[Collection[str], Mapping[str, Any], TextConfig], str] = (
         lambda names, metadata, config: ""
     )
+    classes: InitVar[tuple[str, ...]] = ()
+    module: InitVar[Any] = None
+
+    def __post_init__(self, classes: tuple[str, ...], module: Any) -> None:
+        keep_former(self, "ldmref.ports.NetworkPort", classes=classes, module=module)
 
     def reads_field(self, name: str) -> bool:
         """Return whether the kind reads a field of its configurations.

@@ -225,6 +225,22 @@ def join_patches(x: Array, rows: int, columns: int, channels_last: bool = False)
     return xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
 
 
+def swiglu(ops: Backend, gate: Params, up: Params, down: Params, x: Array) -> Array:
+    """Compute W_down (silu(W_gate x) * W_up x), a feed-forward layer with a gate.
+
+    Shazeer 2020, arXiv:2002.05202, section 2.
+
+    Args:
+        ops: The backend.
+        gate, up, down: The linear layers.
+        x: Tokens, (n, l, d).
+
+    Returns:
+        (n, l, d).
+    """
+    return linear(ops, down, ops.silu(linear(ops, gate, x)) * linear(ops, up, x))
+
+
 def place_cells(ops: Backend, plane: Array) -> Array:
     """Return row and column of each cell of a plane (h, w), from 0, one row after the other.
 

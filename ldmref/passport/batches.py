@@ -17,6 +17,7 @@ from ldmref.locate.law import GAIN
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_role
 from ldmref.models.declared import CallSize, NetworkInput
+from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -132,7 +133,7 @@ class RowReader:
     def read(self, at: CallRow, x: NetworkInput) -> np.ndarray | None:
         """Return an input of a row; None if it was not recorded."""
         entry = self.trace.find(at.call)
-        names = (x.role, *x.also)
+        names = names_of(self.network, x)
         arrays = () if entry is None else (self._role(entry, name) for name in names)
         array = next((a for a in arrays if a is not None and a.ndim), None)
         return None if array is None or len(array) <= at.row else array[at.row]

@@ -13,6 +13,7 @@ import numpy as np
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion
+from ldmref.ports.arguments import names_of
 from ldmref.ports.port import port_of
 from ldmref.trace.model import Trace
 
@@ -100,7 +101,7 @@ def _arrays(run: Trace, network: DeclaredNetwork, x: NetworkInput) -> Iterator[n
     """Yield what the calls of a network were given."""
     for call in run.calls:
         entry = run.find(call) if call.network == network.name else None
-        role = next((r for r in (x.role, *x.also) if entry and r in entry.inputs), None)
+        role = next((r for r in names_of(network, x) if entry and r in entry.inputs), None)
         if entry is not None and role is not None:
             yield np.asarray(run.tensors[entry.inputs[role]])
 

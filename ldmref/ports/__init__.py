@@ -15,6 +15,8 @@ diff`, kits, and the check of a family.
 | `krea2.py`, `qwen_image_21.py` | Krea 2, Qwen-Image 2.1 |
 | `text_encoders.py`, `qwen3.py` | the text encoders of ldmref |
 | `autoencoders.py` | the autoencoders of ldmref |
+| `arguments.py` | the names that programs give to the arrays of networks |
+| `former.py` | the declaration of earlier versions |
 | `pipeline_folder.py`, `written.py` | a model as a folder that diffusers opens |
 
 A package adds those of its own with entry points of the groups `ldmref.ports`,
@@ -29,6 +31,8 @@ from typing import TYPE_CHECKING
 from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ldmref.ports.arguments import first_layers_of as first_layers_of
+    from ldmref.ports.arguments import names_of as names_of
     from ldmref.ports.library_object import LibraryObject as LibraryObject
     from ldmref.ports.network_port import NetworkPort as NetworkPort
     from ldmref.ports.network_port import find_autoencoder_port as find_autoencoder_port

@@ -13,6 +13,7 @@ from ldmref.models.transformer_layers import join_patches
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.parts import PipelineParts
 from ldmref.ports.port import FamilyPort
+from ldmref.ports.sd3 import FIRST_LAYERS
 from ldmref.ports.text_encoders import select_hidden_states
 
 OWN = ("sample_size",)  # a field that diffusers' class does not have
@@ -57,5 +58,7 @@ PORT = FamilyPort(
     unpack=join_patches,
     inputs=scale_time,
     states=select_hidden_states,
+    arguments={"x": ("hidden_states",), "hint": ("controlnet_cond",)},
+    first_layers=FIRST_LAYERS,
     parts=PARTS,
 )

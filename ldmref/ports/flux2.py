@@ -82,5 +82,7 @@ PORT = FamilyPort(
     inputs=read_inputs,
     states=read_states,
     unguided=lambda settings: settings.get("is_distilled") is True,
+    arguments={"x": ("img", "hidden_states"), "context": ("ctx", "txt")},
+    first_layers={"t": (("time_proj", "input"),), "context": (("context_embedder", "input"),)},
     parts=PARTS,
 )

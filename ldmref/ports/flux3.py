@@ -154,5 +154,7 @@ PORT = FamilyPort(
     inputs=read_inputs,
     states=read_states,
     layer=read_layer,
+    arguments={"x": ("hidden_states",), "t_next": ("t_ref",)},
+    first_layers={"context": (("context_embedder", "input"),)},
     parts=PARTS,
 )

@@ -85,5 +85,7 @@ PORT = FamilyPort(
     inputs=read_inputs,
     states=read_states,
     layer=read_layer,
+    arguments={"x": ("img", "hidden_states")},
+    first_layers={"t": (("time_proj", "input"),)},
     parts=PARTS,
 )

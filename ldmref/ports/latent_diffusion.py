@@ -103,5 +103,13 @@ PARTS = PipelineParts(
 
 
 PORT = FamilyPort(
-    "latent-diffusion", ("UNet2DConditionModel",), states=select_hidden_states, parts=PARTS
+    "latent-diffusion",
+    ("UNet2DConditionModel",),
+    states=select_hidden_states,
+    first_layers={
+        "t": (("time_proj", "input"),),
+        "context": (("attn2.to_k", "input"),),
+        "hint": (("controlnet_cond_embedding", "output"),),
+    },
+    parts=PARTS,
 )

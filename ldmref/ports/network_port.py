@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ldmref.models.autoencoder_kind import find_autoencoder
+from ldmref.models.text_kind import TextEncoder, find_text_encoder, list_text_encoders
 from ldmref.ports.library_object import LibraryObject
-from ldmref.support.plugins import find_optional, list_plugins
+from ldmref.support.plugins import find_optional
 
 TEXT_ENCODERS = "ldmref.ports.text_encoders"  # groups of entry points
 AUTOENCODERS = "ldmref.ports.autoencoders"
@@ -62,7 +64,7 @@ def find_text_encoder_port(name: str) -> NetworkPort:
     Raises:
         UsageError: Its plug-in cannot be used.
     """
-    return _find(TEXT_ENCODERS, name)
+    return _find(TEXT_ENCODERS, name) or _read_former(find_text_encoder(name))
 
 
 @cache
@@ -79,17 +81,21 @@ def find_autoencoder_port(name: str) -> NetworkPort:
     >>> find_autoencoder_port("kl").module(preset("sd15").vae).path
     'diffusers:AutoencoderKL'
     """
-    return _find(AUTOENCODERS, name)
+    return _find(AUTOENCODERS, name) or _read_former(find_autoencoder(name))
 
 
 def list_text_encoder_ports() -> Iterator[NetworkPort]:
-    """Yield what is declared of text encoders: those of ldmref, then those of other packages."""
-    own = BUILT_IN[TEXT_ENCODERS]
-    for name in (*own, *sorted({*list_plugins(TEXT_ENCODERS)} - {*own})):
-        yield find_text_encoder_port(name)
+    """Yield what is declared of text encoders, in the order of `list_text_encoders`."""
+    for kind in list_text_encoders():
+        yield find_text_encoder_port(kind.name)
 
 
-def _find(group: str, name: str) -> NetworkPort:
-    """Return a declaration of a group; an empty one if there is none."""
-    found = find_optional(group, BUILT_IN[group], name, NetworkPort)
-    return NetworkPort(name) if found is None else found
+def _find(group: str, name: str) -> NetworkPort | None:
+    """Return a declaration of a group; None if there is none."""
+    return find_optional(group, BUILT_IN[group], name, NetworkPort)
+
+
+def _read_former(kind: Any) -> NetworkPort:
+    """Return what a kind of an earlier version declares itself; an empty port if it does not."""
+    classes = kind.classes if isinstance(kind, TextEncoder) else ()  # of an autoencoder: readers
+    return NetworkPort(kind.name, getattr(kind, "module", None), classes)

@@ -9,7 +9,7 @@ A package declares it with an entry point that names a `FamilyPort` and is calle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -51,6 +51,10 @@ class FamilyPort:
             different lengths in one row. "" is the denoiser, whose prediction may come with other
             tokens. It returns None for what no layer of ours has. None: their layers have our
             arrays.
+        arguments: Further names that programs give to the arrays of the denoiser and ControlNets,
+            by our argument; `ldmref.ports.arguments` has those of all families.
+        first_layers: For such an argument, ends of the names of layers that read it first, with the
+            role that it has there.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
         parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
@@ -67,6 +71,8 @@ class FamilyPort:
     prediction: Callable[[Any], Any] = lambda output: output
     states: Callable[[Any, int, Any], Any] = lambda output, skip, pipe: output.last_hidden_state
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
+    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    first_layers: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
 
@@ -107,6 +113,9 @@ def port_of(family: Family) -> FamilyPort:
     >>> port_of(find_family("flux")).modules
     ('FluxTransformer2DModel',)
     """
+    former = getattr(family, "diffusers", None)  # a declaration of an earlier version
+    if former is not None:
+        return FamilyPort(family.name, **former.of_port)
     return find_port(family.name)
 
 

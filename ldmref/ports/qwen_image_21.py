@@ -144,5 +144,6 @@ PORT = FamilyPort(
     inputs=read_inputs,
     states=read_states,
     layer=read_layer,
+    arguments={"x": ("hidden_states",)},
     parts=PARTS,
 )

@@ -12,6 +12,11 @@ from ldmref.ports.parts import PipelineParts
 from ldmref.ports.port import FamilyPort
 from ldmref.ports.text_encoders import select_hidden_states
 
+FIRST_LAYERS = {  # of the networks of SD3 and Flux.1, by our argument
+    "t": (("time_proj", "input"),),
+    "context": (("context_embedder", "input"),),
+    "pooled": (("text_embedder", "input"), ("text_embedder.linear_1", "input")),
+}
 OWN = ("empty_tokens",)  # a field that diffusers' class does not have
 
 
@@ -35,4 +40,11 @@ PARTS = PipelineParts(
 )
 
 
-PORT = FamilyPort("sd3", ("SD3Transformer2DModel",), states=select_hidden_states, parts=PARTS)
+PORT = FamilyPort(
+    "sd3",
+    ("SD3Transformer2DModel",),
+    states=select_hidden_states,
+    arguments={"x": ("hidden_states",), "hint": ("controlnet_cond",)},
+    first_layers=FIRST_LAYERS,
+    parts=PARTS,
+)

@@ -89,5 +89,6 @@ PORT = FamilyPort(
     prediction=read_prediction,
     states=read_states,
     layer=read_layer,
+    arguments={"context": ("cap_feats",)},
     parts=PARTS,
 )

@@ -109,7 +109,7 @@ def find_declared(
     Args:
         group: The group of entry points.
         built_in: Those of ldmref: `module:attribute` by name.
-        name: Its name, which the object also has as its attribute `name`.
+        name: Its name, which the object also has as its attribute `name`, if it has one.
         kind: Its class.
         what: What it is, in words.
         code: The code of the error if there is none.
@@ -125,7 +125,7 @@ def find_declared(
         hint = suggest_names(group, built_in, name)
         raise UsageError(f"no {what} {short_repr(name)}", code=code, hint=hint)
     found = load_plugin(point)
-    if not isinstance(found, kind) or getattr(found, "name", None) != point.name:
+    if not isinstance(found, kind) or getattr(found, "name", point.name) != point.name:
         message = f"{describe_origin(point)} is not a {kind.__name__} of that name"
         raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
     return found

@@ -16,6 +16,7 @@ monitor/        progress lines, metrics.jsonl, plots and preview images
 setup.py        checks before the start, the images, the folder and its lock, and whether a
                 training may continue from its checkpoint
 batches.py      the random batches of a step, which may be computed in equal parts
+family_rules.py parameters of a family that begin at zero, are computed, or not for Muon
 prefetch.py     batches that other processes prepare before their steps
 compiled.py     networks of a training as compiled graphs
 loss.py         the loss of a step, and the error if it is not finite
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ldmref.datasets.config import DataConfig as DataConfig
     from ldmref.datasets.loading import load_dataset as load_dataset
     from ldmref.training.batches import Part as Part
+    from ldmref.training.family_rules import TrainingRules as TrainingRules
     from ldmref.training.finetune.finetuning_run import fine_tune as fine_tune
     from ldmref.training.finetune.recipe import FineTuneRecipe as FineTuneRecipe
     from ldmref.training.loss import Loss as Loss

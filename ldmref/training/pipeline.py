@@ -33,6 +33,7 @@ from ldmref.training.diffusion.classifier import classifier_config, classifier_t
 from ldmref.training.diffusion.latents import Latents, NoisyLatents, known_latents, stored_latents
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer
 from ldmref.training.distributed import on_first_rank
+from ldmref.training.family_rules import training_rules_of
 from ldmref.training.monitor.previews import (
     exported_weights,
     reconstructions,
@@ -53,7 +54,8 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     prompts = ()
     if "diffusion" in recipe.stages:
         if kind_of(config.text_encoder).reads == "class":
-            config = family_of(config).training.with_classes(config, class_names(context.data))
+            rules = training_rules_of(family_of(config))
+            config = rules.with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     if recipe.autoencoder.source:
         vae, latents = encode_by_given(context)

@@ -11,6 +11,7 @@ from ldmref.backends.named import LayerCall
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases import make_suite, run_cases
 from ldmref.cases.files import SuiteReader
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.cases.recorder import (
     EMBEDDING,
     HALF,
@@ -31,7 +32,10 @@ from ldmref.models.layers import layer
 from ldmref.models.params import Params
 
 KITS = [find_family(name) for name in BUILT_IN if name != "latent-diffusion"]
-FAMILIES = ("sd15", *dict.fromkeys(run.preset for kit in KITS for run in kit.golden.runs))
+FAMILIES = (
+    "sd15",
+    *dict.fromkeys(run.preset for kit in KITS for run in golden_models_of(kit).runs),
+)
 FLOW_KINDS = {
     "adaptive_norm", "joint_attention", "joint_block", "double_block", "single_block", "rotate",
 }  # fmt: skip

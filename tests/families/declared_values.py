@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.cases.shrink import shrink
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import (
@@ -37,9 +38,11 @@ from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import BUILT_IN, Family, find_family
 from ldmref.models.taesd import TinyConfig
 from ldmref.models.text_kind import find_text_encoder, kind_of
+from ldmref.ports.arguments import first_layers_of, names_of
 from ldmref.ports.network_port import find_autoencoder_port, find_text_encoder_port
 from ldmref.ports.port import port_of
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.training.family_rules import training_rules_of
 
 BLOCK = re.compile(r"\.\d+\.")
 FOLDER = Path(__file__).with_name("declared")
@@ -117,7 +120,11 @@ def describe_network(network: DeclaredNetwork) -> dict[str, Any]:
     """Return a network's fields, without its parameters and the values of its settings."""
     fields = [field.name for field in fields_of(network) if field.name not in ("settings", "spec")]
     found = {name: plain(getattr(network, name)) for name in fields}
-    return found | {"settings": sorted(network.settings)}
+    known = {}
+    for x in (*network.inputs, *network.optional):
+        layers = ["/".join(layer) for layer in first_layers_of(network, x)]
+        known[x.argument] = " ".join([*names_of(network, x)[1:], *layers])
+    return found | {"names": known} | {"settings": sorted(network.settings)}
 
 
 def describe_table(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,10 +194,11 @@ def describe_pipeline(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 def describe_model(family: Family, config: ModelConfig) -> dict[str, Any]:
     """Return what a family computes from a small configuration."""
+    rules = training_rules_of(family)
     return {
         "files": describe_files(family, config),
-        "zeros": plain(family.training.zeros(config)),
-        "fixed": sorted(family.training.fixed(config)),
+        "zeros": plain(rules.zeros(config)),
+        "fixed": sorted(rules.fixed(config)),
         "lora_layers": describe_table(family.lora.layers(config)),
         "templates": plain(family.text.templates(config)),
     }
@@ -226,6 +234,8 @@ def describe_family(name: str) -> dict[str, Any]:
     return {
         "family": plain(family),
         "port": plain(port),
+        "training": plain(training_rules_of(family)),
+        "golden": plain(golden_models_of(family)),
         "denoiser": describe_defaults(family.denoiser),
         "scale": [family.guidance_scale.convert(5.0), *map(port.unguided, ({}, DISTILLED))],
         "work": work,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.errors import CorruptModelError
 from ldmref.families import qwen_image_21, z_image
 from ldmref.families.autoencoders.qwen_image_21_config import QwenImage21AutoencoderConfig
@@ -40,6 +41,7 @@ from ldmref.models.params import Params, flatten
 from ldmref.models.transformer_layers import join_cells
 from ldmref.ports.port import find_port
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.training.family_rules import training_rules_of
 
 OPS = get_backend("numpy", dtype="float64")
 Z, QWEN = preset("z-image-tiny"), preset("qwen-image-2.1-tiny")
@@ -551,21 +553,28 @@ def test_networks_of_qwen_image():
 
 def test_training_and_text_of_both():
     of_z, of_qwen = z_image.Z_IMAGE, qwen_image_21.QWEN_IMAGE_21
-    assert of_z.training.zeros(Z) == (
+    assert training_rules_of(of_z).zeros(Z) == (
         "adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token",
     )  # fmt: skip
-    assert of_z.training.ends == ("all_x_embedder.2-1.weight", "2-1.linear.weight", "pad_token")
-    assert of_qwen.training.zeros(QWEN) == (
+    assert training_rules_of(of_z).ends == (
+        "all_x_embedder.2-1.weight",
+        "2-1.linear.weight",
+        "pad_token",
+    )
+    assert training_rules_of(of_qwen).zeros(QWEN) == (
         "modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight",
     )  # fmt: skip
-    assert of_qwen.training.ends == (".img_in.weight", "transformer.proj_out.weight")
+    assert training_rules_of(of_qwen).ends == (".img_in.weight", "transformer.proj_out.weight")
     assert of_z.text.multiple == 32 and of_qwen.text.multiple == 1
     assert of_qwen.text.together is qwen_image_21.start_behind
     for family, config in ((of_z, Z), (of_qwen, QWEN)):
         names = " ".join(flatten({"transformer": family.networks(config)[1].spec()}))
-        for end in (*family.training.zeros(config), *family.training.ends):
+        for end in (*training_rules_of(family).zeros(config), *training_rules_of(family).ends):
             assert end in names
-    runs = [(run.preset, run.sampler) for run in (*of_z.golden.runs, *of_qwen.golden.runs)]
+    runs = [
+        (run.preset, run.sampler)
+        for run in (*golden_models_of(of_z).runs, *golden_models_of(of_qwen).runs)
+    ]
     assert runs == [(name, "euler") for name in (
         "z-image", "z-image-turbo", "qwen-image-2.1", "qwen-image-2.1-turbo",
     )]  # fmt: skip

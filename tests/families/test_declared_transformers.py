@@ -13,6 +13,7 @@ from ldmref.families.flux3 import work as flux3_work
 from ldmref.families.krea2 import work as krea2_work
 from ldmref.families.sd3.network import make_positions
 from ldmref.models import preset
+from ldmref.training.family_rules import training_rules_of
 
 
 def transformer_among(networks):
@@ -138,6 +139,6 @@ def test_positions_of_sd3_are_sines_and_cosines_of_column_and_row():
 
 def test_positions_are_what_no_program_of_sd3_trains():
     config = preset("sd3-tiny")
-    [(name, make)] = sd3.SD3.training.fixed(config).items()
+    [(name, make)] = training_rules_of(sd3.SD3).fixed(config).items()
     assert name == "transformer.pos_embed.pos_embed"
     assert np.array_equal(make(), make_positions(config.denoiser))

@@ -24,6 +24,7 @@ from ldmref.families.sd3.controlnet import MMDiTControlConfig
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset
 from ldmref.models.params import flatten
+from ldmref.ports.arguments import names_of
 
 FLUX_MODEL = FluxConfig(
     in_channels=4,
@@ -316,16 +317,16 @@ def test_networks_of_a_net_of_flux1(channels, modes, guided):
     if modes:
         mode = network.inputs[-1]
         assert (mode.role, mode.content, mode.below) == ("controlnet_mode", "labels", modes)
-        assert mode.shape_at({"batch": 3}) == (3, 1) and mode.also == ("mode",)
+        assert mode.shape_at({"batch": 3}) == (3, 1) and names_of(network, mode) == (
+            mode.role,
+            "mode",
+        )
     assert len(encoder) == bool(channels)
     for one in encoder:
         [image] = one.inputs
         assert image.shape_at({"batch": 2, "height": 3, "width": 5}) == (2, 3, 24, 40)
-        assert (image.content, image.case, image.also) == (
-            "image",
-            "controlnet_cond",
-            ("input", "0"),
-        )
+        assert image.content == "image"
+        assert names_of(one, image)[:3] == ("hint", "input", "0")
         assert (one.name, one.params) == ("controlnet.hint", "controlnet")
         assert [(x.role, x.exported) for x in one.outputs] == [("", "features")]
         assert one.spec() == flux.controlnet_spec(net)

@@ -9,17 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import ldmref
 from ldmref.backends import get_backend
 from ldmref.families import joint_controls, joint_transformers
 from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.unet import TOKENS
 from ldmref.models import preset
 from ldmref.models.autoencoder_config import AutoencoderConfig
-from ldmref.models.declared import BATCH, HEIGHT, WIDTH, CallSize, TextAttention
+from ldmref.models.declared import BATCH, HEIGHT, WIDTH, CallSize, NetworkInput, TextAttention
 from ldmref.models.params import flatten, unflatten
 from ldmref.models.specs import linear_spec
 from ldmref.models.steering import Steerable
 from ldmref.models.text_config import TextConfig
+from ldmref.ports.arguments import first_layers_of, names_of
 from ldmref.samplers.config import SchedulerConfig
 
 OPS = get_backend("numpy", dtype="float64")
@@ -152,19 +154,15 @@ def shapes_of(config):
 
 
 def test_inputs_have_names_sizes_and_contents():
-    latents = joint_transformers.latents_input(5, "hidden")
+    latents = joint_transformers.latents_input(5)
     assert (latents.argument, latents.role, latents.content) == ("x", "sample", "normal")
     assert latents.shape == (BATCH, 5, HEIGHT, WIDTH)
-    assert latents.also == ("input", "0", "x", "hidden")
-    time = joint_transformers.time_input()
+    time = joint_transformers.TIME
     assert (time.argument, time.role, time.content) == ("t", "timestep", "timesteps")
-    assert time.shape == (CallSize("timesteps"),) and time.also == ("t", "timesteps")
-    text = joint_transformers.text_input(7, "cap")
+    assert time.shape == (CallSize("timesteps"),)
+    text = joint_transformers.text_input(7)
     assert (text.argument, text.role) == ("context", "encoder_hidden_states")
-    assert text.shape == (BATCH, TOKENS, 7) and text.also == ("context", "cap")
-    assert text.layers == ()
-    embedded = joint_transformers.text_input(7, embedder="first")
-    assert embedded.layers == (("first", "input"),) and embedded.also == ("context",)
+    assert text.shape == (BATCH, TOKENS, 7)
     guidance, mask = joint_transformers.GUIDANCE, joint_transformers.MASK
     assert (guidance.argument, guidance.role, guidance.shape, guidance.content) == (
         "guidance", "guidance", (BATCH,), "guidance",
@@ -177,19 +175,47 @@ def test_inputs_have_names_sizes_and_contents():
 def test_inputs_of_a_network_with_pooled_text():
     config = SimpleNamespace(in_channels=4, joint_attention_dim=6, pooled_projection_dim=9)
     latents, time, text, pooled = joint_transformers.list_inputs(config)
-    assert latents == joint_transformers.latents_input(4, "hidden_states")
-    assert time == joint_transformers.time_input("time_proj")
-    assert text == joint_transformers.text_input(6, embedder="context_embedder")
+    assert latents == joint_transformers.latents_input(4)
+    assert time == joint_transformers.TIME
+    assert text == joint_transformers.text_input(6)
     assert (pooled.argument, pooled.role) == ("pooled", "pooled_projections")
-    assert pooled.shape == (BATCH, 9) and pooled.also == ("y", "pooled")
-    assert pooled.layers == (("text_embedder", "input"), ("text_embedder.linear_1", "input"))
+    assert pooled.shape == (BATCH, 9)
+
+
+@pytest.mark.parametrize(
+    ("preset", "argument", "names", "layers"),
+    [
+        ("flux-tiny", "pooled", ("y", "pooled"), ("text_embedder", "text_embedder.linear_1")),
+        ("sd3-tiny", "context", ("context",), ("context_embedder",)),
+        ("flux2-tiny", "x", ("input", "0", "x", "img", "hidden_states"), ()),
+        ("flux2-tiny", "context", ("context", "ctx", "txt"), ("context_embedder",)),
+        ("z-image-tiny", "context", ("context", "cap_feats"), ()),
+        ("krea-2-tiny", "t", ("t", "timesteps"), ("time_proj",)),
+        ("qwen-image-2.1-tiny", "mask", ("attention_mask", "mask"), ()),
+    ],
+)
+def test_other_programs_have_more_names(preset, argument, names, layers):
+    network = ldmref.random_model(preset).denoiser
+    x = network.input_of(argument)
+    assert names_of(network, x)[1:] == names
+    assert first_layers_of(network, x) == tuple((layer, "input") for layer in layers)
+
+
+def test_names_that_a_declaration_of_an_earlier_version_says_are_known():
+    with pytest.warns(DeprecationWarning, match=r"NetworkInput\(also=\) is declared by"):
+        x = NetworkInput("x", "sample", (BATCH, 1), also=("mine",))
+    with pytest.warns(DeprecationWarning, match="layers"):
+        x = replace(x, layers=(("first", "input"),))
+    network = replace(ldmref.random_model("flux-tiny").denoiser, inputs=(x,))
+    assert names_of(network, x)[-1] == "mine"
+    assert first_layers_of(network, x) == (("first", "input"),)
 
 
 def test_a_transformer_is_declared_with_its_configuration():
     config = preset("z-image-tiny").denoiser
     attention = TextAttention((".attn",), ("image", "text"))
     steerable = Steerable(blocks="layers")
-    inputs = [joint_transformers.latents_input(4), joint_transformers.time_input()]
+    inputs = [joint_transformers.latents_input(4), joint_transformers.TIME]
     optional = [joint_transformers.MASK]
 
     def spec():
@@ -212,7 +238,7 @@ def test_a_transformer_is_declared_with_its_configuration():
 def test_networks_of_a_model_are_in_the_order_of_a_run():
     config = preset("sd3-tiny")
     attention = TextAttention((".attn",))
-    inputs = [joint_transformers.latents_input(4), joint_transformers.time_input()]
+    inputs = [joint_transformers.latents_input(4), joint_transformers.TIME]
     made = joint_transformers.describe_model(
         config, predict, shapes_of, inputs, attention, description="a network"
     )
@@ -345,7 +371,7 @@ def test_a_controlnet_is_declared_with_hint_and_residuals():
     assert made.settings == {"config": net}
     assert [x.argument for x in made.inputs] == ["x", "t", "context", "hint", "pooled", "guidance"]
     hint = made.inputs[3]
-    assert (hint.role, hint.case, hint.also) == ("hint", "controlnet_cond", ("controlnet_cond",))
+    assert hint.role == "hint"
     assert hint.shape == (BATCH, 5, HEIGHT, WIDTH)
     assert [tuple(x) for x in made.outputs] == [
         ("blocks.0", "controlnet_block_samples.0"),

@@ -74,7 +74,9 @@ def site(tmp_path, monkeypatch):
 
 @pytest.fixture
 def dit(site):
-    install(site, {"dit": "ldmref_dit:DIT"})
+    wings = {"ports": "port:PORT", "cases": "golden:MODELS", "training": "training:RULES"}
+    points = {group: {"dit": f"ldmref_dit.{place}"} for group, place in wings.items()}
+    install(site, {"dit": "ldmref_dit:DIT"}, **points)
     return ldmref.random_model("dit-tiny")
 
 
@@ -82,7 +84,7 @@ def test_everything_that_a_family_needs_is_in_one_place():
     text = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
     imported = {*re.findall(r"^from (ldmref[\w.]*) import", text, re.MULTILINE)}
     theirs = {name for name in imported if not name.startswith("ldmref_dit")}
-    assert theirs == {"ldmref.families", "ldmref.ports"}
+    assert theirs == {"ldmref.families", "ldmref.ports", "ldmref.cases", "ldmref.training"}
     assert not re.search(r"^import ldmref", text, re.MULTILINE)
 
 

@@ -20,6 +20,8 @@ from ldmref.models.params import flatten
 from ldmref.models.text_config import TextConfig
 from ldmref.models.unet import unet_spec
 from ldmref.ports import latent_diffusion as unet_pipelines
+from ldmref.ports.arguments import first_layers_of, names_of
+from ldmref.training.family_rules import list_zeros
 
 SD15, SDXL = preset("sd15"), preset("sdxl")
 SMALL = UNetConfig(
@@ -36,12 +38,17 @@ BARE = replace(SMALL, cross_attention_dim=0, attention="self", attention_levels=
 def test_inputs_of_a_unet():
     sample, time, text = unet.unet_inputs(SMALL)
     assert (sample.argument, sample.role, sample.content) == ("x", "sample", "normal")
-    assert sample.shape == (BATCH, 5, HEIGHT, WIDTH) and sample.also == ("input", "0", "x")
+    assert sample.shape == (BATCH, 5, HEIGHT, WIDTH)
     assert (time.argument, time.role, time.content) == ("t", "timestep", "timesteps")
-    assert time.shape == (CallSize("timesteps"),) and time.also == ("t", "timesteps")
+    assert time.shape == (CallSize("timesteps"),)
     assert (text.argument, text.role) == ("context", "encoder_hidden_states")
     assert text.shape == (BATCH, CallSize("tokens", label="sequence_length"), 10)
-    assert text.also == ("context",) and text.layers == (("attn2.to_k", "input"),)
+    made = unet.describe_unet(SMALL)
+    assert names_of(made, sample) == ("sample", "input", "0", "x")
+    assert names_of(made, time) == ("timestep", "t", "timesteps")
+    assert names_of(made, text) == ("encoder_hidden_states", "context")
+    assert first_layers_of(made, text) == (("attn2.to_k", "input"),)
+    assert first_layers_of(made, time) == (("time_proj", "input"),)
     assert [x.argument for x in unet.unet_inputs(BARE)] == ["x", "t"]
 
 
@@ -52,9 +59,11 @@ def test_inputs_of_a_unet_that_reads_sizes():
     )  # fmt: skip
     *_, pooled, sizes = unet.unet_inputs(added)
     assert (pooled.argument, pooled.role, pooled.shape) == ("pooled", "text_embeds", (BATCH, 8))
-    assert pooled.also == ("added_cond_kwargs.text_embeds",)
+    made = unet.describe_unet(added)
+    assert names_of(made, pooled) == ("text_embeds", "added_cond_kwargs.text_embeds")
+    assert names_of(made, sizes) == ("time_ids", "added_cond_kwargs.time_ids")
     assert (sizes.argument, sizes.role, sizes.shape) == ("sizes", "time_ids", (BATCH, 6))
-    assert sizes.content == "sizes" and sizes.also == ("added_cond_kwargs.time_ids",)
+    assert sizes.content == "sizes"
     assert [x.argument for x in unet.unet_inputs(replace(added, cross_attention_dim=0))] == [
         "x", "t", "pooled", "sizes",
     ]  # fmt: skip
@@ -120,8 +129,8 @@ def test_a_controlnet_of_a_unet_is_declared():
     assert [x.argument for x in made.inputs] == ["x", "t", "context", "hint"]
     hint = made.inputs[3]
     assert hint.shape == (BATCH, 8, HEIGHT, WIDTH) and hint.content == "normal"
-    assert (hint.role, hint.case) == ("hint", "controlnet_cond")
-    assert hint.layers == (("controlnet_cond_embedding", "output"),)
+    assert names_of(made, hint) == ("hint",)
+    assert first_layers_of(made, hint) == (("controlnet_cond_embedding", "output"),)
     down = [(f"down.{i}", f"down_block_res_samples.{i}") for i in range(6)]
     assert [tuple(x) for x in made.outputs] == [*down, ("mid", "mid_block_res_sample")]
     assert flatten(made.spec()) == flatten(controlnet_spec(net))
@@ -146,7 +155,7 @@ def test_the_encoder_of_hints_is_declared():
     (hint,) = hinting.inputs
     assert hint.shape == (BATCH, 2, CallSize("height", 4), CallSize("width", 4))
     assert (hint.argument, hint.role, hint.content) == ("hint", "hint", "hint")
-    assert hint.case == "controlnet_cond" and hint.also == ("input", "0")
+    assert names_of(hinting, hint) == ("hint", "input", "0")
     assert [tuple(x) for x in hinting.outputs] == [("", "features")]
     assert flatten(hinting.spec()) == flatten(controlnet_spec(net))
 
@@ -220,7 +229,7 @@ def test_networks_are_in_the_order_of_a_run():
     sides = (CallSize("height", semantic.vae.factor), CallSize("width", semantic.vae.factor))
     assert onehot.shape == (BATCH, semantic.segmentation_classes, *sides)
     assert (onehot.argument, onehot.role, onehot.content) == ("onehot", "onehot", "classes")
-    assert onehot.case == "labels" and onehot.also == ("input", "x", "0")
+    assert names_of(rescaler, onehot) == ("onehot", "input", "x", "0")
     assert [tuple(x) for x in rescaler.outputs] == [("", "sample")]
 
 
@@ -236,14 +245,17 @@ def test_a_text_encoder_is_declared(projection, masked):
     assert made.settings == {"config": config} and not made.numbered
     ids = made.inputs[0]
     assert (ids.argument, ids.role, ids.content) == ("ids", "input_ids", "ids")
-    assert ids.shape == (BATCH, 7) and ids.below == 11 and ids.also == ("input", "0", "ids")
+    assert ids.shape == (BATCH, 7) and ids.below == 11
+    assert names_of(made, ids) == ("input_ids", "input", "0", "ids")
     tables = ("embeddings", "token_embedding", "shared", "embed_tokens")
-    assert ids.layers == tuple((table, role) for table in tables for role in ("ids", "input"))
+    read = tuple((table, role) for table in tables for role in ("ids", "input"))
+    assert first_layers_of(made, ids) == read
     assert len(made.inputs) == 1 + masked
     if masked:
         mask = made.inputs[1]
         assert (mask.argument, mask.role, mask.content) == ("mask", "attention_mask", "mask")
-        assert mask.shape == (BATCH, 7) and mask.also == ("mask",)
+        assert mask.shape == (BATCH, 7)
+        assert names_of(made, mask) == ("attention_mask", "mask")
     want = [("", "hidden_states"), ("pooled", "text_embeds")]
     assert [tuple(x) for x in made.outputs] == (want if projection else [("", "last_hidden_state")])
     name = "text_encoder_pooled" if projection else "text_encoder"
@@ -270,10 +282,11 @@ def test_coders_have_latents_and_images():
     sides = (CallSize("height", 2), CallSize("width", 2))
     assert (z.argument, z.role, z.exported) == ("z", "latents", "latent_sample")
     assert z.shape == (BATCH, 32, *sides) and z.content == "normal"
-    assert z.also == ("input", "z", "x", "0", "sample")
+    assert names_of(decoder, z) == ("latents", "input", "z", "x", "0", "sample")
     assert (image.argument, image.role, image.content) == ("image", "image", "image")
     assert image.shape == (BATCH, 3, CallSize("height", 16), CallSize("width", 16))
-    assert image.exported == "sample" and image.also == ("input", "x", "0", "sample")
+    assert image.exported == "sample"
+    assert names_of(encoder, image) == ("image", "input", "x", "0", "sample")
     assert [tuple(x) for x in decoder.outputs] == [("", "sample")]
     assert [tuple(x) for x in encoder.outputs] == [
         ("mean", "latent_sample"), ("logvar", "latent_logvar"),
@@ -296,8 +309,8 @@ def test_sdxl_reads_the_size_of_an_image():
 
 def test_last_layers_begin_at_zero():
     with_text = ("conv2.weight", "proj_out.weight", "conv_out.weight")
-    assert latent_diffusion.list_zeros(SD15) == with_text
-    alone = latent_diffusion.list_zeros(preset("ldm-unconditional"))
+    assert list_zeros(SD15) == with_text
+    alone = list_zeros(preset("ldm-unconditional"))
     assert alone == (*with_text, "to_out.0.weight")
 
 

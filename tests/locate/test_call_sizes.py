@@ -60,7 +60,7 @@ class Denoiser:
 
 
 def sizes(found, config=None):
-    network = SimpleNamespace(settings={} if config is None else {"config": config})
+    network = SimpleNamespace(name="", settings={} if config is None else {"config": config})
     return _CallSizes(network, found)
 
 

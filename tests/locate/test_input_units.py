@@ -160,7 +160,7 @@ def sizes_of(arrays, length=0):
         missing=lambda shape: np.full(shape, np.nan),
         text_shape=lambda: (2, 9),
     )
-    return _CallSizes(SimpleNamespace(settings={}), found)
+    return _CallSizes(SimpleNamespace(name="", settings={}), found)
 
 
 def test_arrays_that_were_not_recorded_have_the_sizes_of_the_others():

@@ -18,6 +18,7 @@ from ldmref.locate.names import is_apart
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.pipeline.prompt_arrays import _as_list
 from ldmref.locate.pipeline.wires import _nearer
+from ldmref.ports.arguments import names_of
 from ldmref.trace import Trace, build_trace
 
 
@@ -106,7 +107,9 @@ def with_declared_names(trace: Trace, model) -> Iterator[tuple[int, Trace]]:
     Inputs that declare fewer names keep their role.
     """
     declared = {
-        network.name: {x.role: x.also for x in (*network.inputs, *network.optional)}
+        network.name: {
+            x.role: names_of(network, x)[1:] for x in (*network.inputs, *network.optional)
+        }
         for network in networks_of_run(model.config)
     }
     used = [declared.get(e.call.kind, {}) for e in trace.entries if not e.layer]
@@ -141,7 +144,7 @@ def test_a_wrong_array_has_the_same_rows_under_declared_names(name):
         entries = [e for e in trace.entries if not e.layer and e.call.kind == kind]
         for x in network.inputs:
             arrays = {e.inputs[x.role] for e in entries if x.role in e.inputs}
-            if not arrays or not x.also:
+            if not arrays or not names_of(network, x)[1:]:
                 continue
             changed = {k: trace.tensors[k] + np.ones((), trace.tensors[k].dtype) for k in arrays}
             wrong = replace(trace, tensors={**trace.tensors, **changed})

@@ -13,6 +13,7 @@ from ldmref.models.family import family_of
 from ldmref.passport.inputs import describe_inputs
 from ldmref.passport.make import distinct_families
 from ldmref.passport.recorded import kit_trace, record_with_encoder
+from ldmref.ports.arguments import names_of
 from ldmref.trace import Trace
 
 FAMILIES = distinct_families()
@@ -101,7 +102,7 @@ def test_the_page_has_every_input_of_the_run(family):
     for entry in run.entries:
         network = networks.get(entry.call.network)
         for x in () if network is None else network.inputs:
-            recorded = {x.role, *x.also} & {*entry.inputs}
+            recorded = {*names_of(network, x)} & {*entry.inputs}
             assert not recorded or f"| {network.name} | `{x.role}` |" in text
 
 

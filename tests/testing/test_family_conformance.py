@@ -10,13 +10,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from ldmref.cases.golden_families import GoldenRun, golden_models_of
 from ldmref.errors import UsageError, VerifyError
 from ldmref.families.sd3 import SD3
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.declared import BATCH, CallSize, NetworkInput
 from ldmref.models.family import BUILT_IN, find_family
-from ldmref.models.golden_run import GoldenRun
 from ldmref.ports.port import port_of
 from ldmref.testing import (
     FAMILY_CHECKS,
@@ -31,6 +31,7 @@ from ldmref.testing.family.networks import check_padding, relative_error
 from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import Findings
 from ldmref.testing.family.subject import Subject
+from ldmref.training.family_rules import training_rules_of
 
 TINY = "sd3-tiny"
 
@@ -53,7 +54,11 @@ def install(monkeypatch):
 
 
 def with_training(**changes):
-    return replace(SD3, training=replace(SD3.training, **changes))
+    return replace(SD3, training=replace(training_rules_of(SD3), **changes))
+
+
+def with_runs(*runs):
+    return replace(SD3, golden=replace(golden_models_of(SD3), runs=runs))
 
 
 def with_lora(**changes):
@@ -95,11 +100,11 @@ def problems(family, check, **options):
     ("family", "line"),
     [
         (with_training(ends=(".pos_embed.prj.weight",)),
-         "training.ends: no parameter ends with '.pos_embed.prj.weight'; did you mean"),
+         "TrainingRules.ends: no parameter ends with '.pos_embed.prj.weight'; did you mean"),
         (with_training(zeros=lambda config: ("proj_uot.weight",)),
-         "training.zeros: no parameter ends with 'proj_uot.weight'; did you mean 'proj_out."),
+         "TrainingRules.zeros: no parameter ends with 'proj_uot.weight'; did you mean 'proj_out."),
         (with_training(fixed=lambda config: {"transformer.pos_embed.table": np.ones}),
-         "training.fixed: no parameter 'transformer.pos_embed.table'"),
+         "TrainingRules.fixed: no parameter 'transformer.pos_embed.table'"),
         (with_lora(targets={"attention": (".to_quer",)}),
          "lora.targets['attention']: no layer ends with '.to_quer'"),
         (with_lora(layers=lambda config: {"proj_out.wait": KeyEntry("a", (1,))}),
@@ -108,8 +113,8 @@ def problems(family, check, **options):
          "lora.layers: 'proj_out.weight' is (1,), the parameter"),
         (replace(SD3, text=replace(SD3.text, optional=("text_encoder_4",))),
          "text.optional: no text encoder 'text_encoder_4'; did you mean"),
-        (replace(SD3, golden=replace(SD3.golden, runs=[GoldenRun("sd3-medum", "euler")])),
-         "golden.runs: no preset 'sd3-medum'; did you mean 'sd3-medium'"),
+        (with_runs(GoldenRun("sd3-medum", "euler")),
+         "GoldenModels.runs: no preset 'sd3-medum'; did you mean 'sd3-medium'"),
     ],
 )  # fmt: skip
 def test_a_name_that_nothing_has_is_found(install, family, line):
@@ -128,7 +133,9 @@ def test_an_argument_that_the_function_lacks_is_found(install):
 def test_a_preset_that_is_not_valid_is_found(install):
     tiny = SD3.presets[TINY]
     wrong = replace(tiny, denoiser=replace(tiny.denoiser, dual_attention_layers=(9,)))
-    family = install(replace(SD3, presets={TINY: wrong}, golden=replace(SD3.golden, runs=())))
+    family = install(
+        replace(SD3, presets={TINY: wrong}, golden=replace(golden_models_of(SD3), runs=()))
+    )
     assert "'sd3-tiny': bad model configuration" in problems(family, "presets")
 
 

@@ -16,6 +16,7 @@ from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import flatten, tree_map
 from ldmref.models.presets import preset
+from ldmref.training.family_rules import training_rules_of
 
 torch = pytest.importorskip("torch")
 from ldmref.math.flow import flow_velocity  # noqa: E402
@@ -110,7 +111,7 @@ def test_muon_leaves_first_and_last_layers_to_adamw(name, model):
     optimizer = replace(settings.diffusion.optimizer, muon_rate=1e-3)
     settings = replace(settings, diffusion=replace(settings.diffusion, optimizer=optimizer))
     _, trainer = trainer_of(settings, model)
-    ends = family_of(model.config).training.ends
+    ends = training_rules_of(family_of(model.config)).ends
     assert {n for n in trainer.parameters if n.endswith(ends)}
     assert not any(n.endswith(ends) for n in trainer.muon) and trainer.muon
 

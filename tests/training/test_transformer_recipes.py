@@ -22,6 +22,7 @@ from ldmref.io.tensors.safetensors import TensorFile  # noqa: E402
 from ldmref.models.family import family_of  # noqa: E402
 from ldmref.models.params import flatten  # noqa: E402
 from ldmref.training.diffusion.stage import initial_params  # noqa: E402
+from ldmref.training.family_rules import training_rules_of  # noqa: E402
 from ldmref.training.finetune.recipe import FineTuneRecipe  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.training_run import train  # noqa: E402
@@ -155,7 +156,7 @@ def test_every_network_of_the_family_is_trained_but_what_is_computed(trained):
     present = encoders & {n.partition(".")[0] for n in start}
     assert len(present) == len(recipe.model.text_encoders)
     assert {n.partition(".")[0] for n in moved} == {recipe.model.denoiser.network} | present
-    fixed = family_of(recipe.model).training.fixed(recipe.model)
+    fixed = training_rules_of(family_of(recipe.model)).fixed(recipe.model)
     assert not moved & fixed.keys()
     if name.startswith("sd3"):
         assert fixed.keys() == {"transformer.pos_embed.pos_embed"}

@@ -24,7 +24,7 @@ from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS, xlabs_layers
-from ldmref.families.flux.presets import make_presets, shrink
+from ldmref.families.flux.presets import make_presets
 from ldmref.families.flux.text import T5_LENGTH, encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
     GUIDANCE,
@@ -37,20 +37,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     GuidanceScale,
     LoraRules,
     TextPath,
-    TrainingRules,
     Work,
     guide_always,
 )
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
 
-# adaLN-Zero: every block begins as the identity
-ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
-         "norm_out.linear.weight")  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
 STEERABLE = Steerable(
     attention=AttentionGuidance(
@@ -70,7 +64,6 @@ FLUX_LORA_TARGETS = LORA_TARGETS | {  # and of blocks that have one stream
     "feed_forward": (*LORA_TARGETS["feed_forward"], ".proj_mlp", ".proj_out"),
     "projections": ("x_embedder", "context_embedder"),
 }
-ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -111,11 +104,6 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
-GOLDEN_RUNS = (
-    GoldenRun("flux-dev", "euler", params={"negative_prompt": ""}),  # it reads the scale
-    GoldenRun("flux-schnell", "euler"),
-    GoldenRun("flux-dev", "euler", "img2img", {"negative_prompt": ""}),
-)
 FLUX = Family(
     "flux",
     FluxConfig,
@@ -132,7 +120,5 @@ FLUX = Family(
         guide_always, reads=lambda config: transformer_of(config).guidance_embeds
     ),
     lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of Flux.1."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.models.clip import CLIP
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 from ldmref.models.t5 import T5
 from ldmref.models.text_kind import kind_of
@@ -71,10 +72,8 @@ class FluxConfig(DenoiserConfig):
         return self.guidance_embeds
 
 
-def transformer_of(config: ModelConfig) -> FluxConfig:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, FluxConfig)
-    return config.denoiser
+transformer_of = partial(denoiser_of, FluxConfig)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

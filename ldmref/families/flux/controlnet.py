@@ -179,7 +179,6 @@ def describe_networks(net: FluxControlConfig) -> list[DeclaredNetwork]:
             "controlnet_mode",
             (BATCH, 1),
             "labels",
-            also=("mode",),
             below=net.num_mode,
         )
         more.append(mode)
@@ -189,9 +188,7 @@ def describe_networks(net: FluxControlConfig) -> list[DeclaredNetwork]:
     if not net.encodes_image:
         return [network]
     sides = CallSize("height", HINT_FACTOR), CallSize("width", HINT_FACTOR)
-    image = NetworkInput(
-        "hint", "hint", (BATCH, 3, *sides), "image", case="controlnet_cond", also=("input", "0")
-    )
+    image = NetworkInput("hint", "hint", (BATCH, 3, *sides), "image")
     encoder = DeclaredNetwork(
         "controlnet.hint",
         "controlnet",

@@ -24,34 +24,27 @@ from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_
 from ldmref.families.flux2.files import PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
 from ldmref.families.flux2.original import ORIGINALS
-from ldmref.families.flux2.presets import SCALES, make_presets, shrink
+from ldmref.families.flux2.presets import SCALES, make_presets
 from ldmref.families.flux2.references import REFERENCES
 from ldmref.families.flux2.text import CHAT, encode_prompts
 from ldmref.families.flux2.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     GUIDANCE,
+    TIME,
     describe_model,
     latents_input,
     text_input,
-    time_input,
 )
 from ldmref.families.qwen3.prompts import read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     GuidanceScale,
     LoraRules,
-    TrainingRules,
     Work,
 )
-from ldmref.models.golden_run import GoldenRun
 
-# every block begins as the identity, and the output as zero
-ZEROS = ("_modulation_img.linear.weight", "_modulation_txt.linear.weight",
-         "single_stream_modulation.linear.weight", "norm_out.linear.weight")  # fmt: skip
-ENDS = (".x_embedder.weight", ".context_embedder.weight", "transformer.proj_out.weight")
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0", ".add_q_proj", ".add_k_proj",
                   ".add_v_proj", ".to_add_out", ".to_qkv_mlp_proj", ".attn.to_out"),
@@ -68,9 +61,9 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     denoiser = transformer_of(config)
     z = denoiser.in_channels
     inputs = (
-        latents_input(z, "img", "hidden_states"),
-        time_input("time_proj"),
-        text_input(denoiser.joint_attention_dim, "ctx", "txt", embedder="context_embedder"),
+        latents_input(z),
+        TIME,
+        text_input(denoiser.joint_attention_dim),
         *((GUIDANCE,) if denoiser.guidance_embeds else ()),
         NetworkInput("reference_tokens", "reference_tokens", (BATCH, REFERENCE_TOKENS, z)),
         NetworkInput("reference_positions", "reference_positions", (BATCH, REFERENCE_TOKENS, 4)),
@@ -78,11 +71,6 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     return describe_model(config, transformer, transformer_spec, inputs, TEXT_ATTENTION)
 
 
-GOLDEN_RUNS = (
-    GoldenRun("flux2-klein-4b", "euler"),
-    GoldenRun("flux2-klein-base-4b", "euler"),
-    GoldenRun("flux2-klein-base-4b", "euler", "img2img"),
-)
 FLUX2 = Family(
     "flux2",
     Flux2Config,
@@ -98,7 +86,5 @@ FLUX2 = Family(
     guidance_scale=GuidanceScale(reads=lambda config: config.defaults.cfg_scale != SCALES[True]),
     draws_images=False,
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of FLUX.2 klein."""

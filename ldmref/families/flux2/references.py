@@ -36,7 +36,8 @@ def encode_references(
     for number, plane in enumerate(latents, 1):
         cells = place_cells(ops, plane[0, 0, :, :])
         one = xp.ones_like(cells[:, :1])
-        positions.append(xp.concat([TIME * number * one, cells, 0.0 * one], axis=1)[None, :, :])
+        axes = [TIME * number * one, cells, xp.zeros_like(one)]
+        positions.append(xp.concat(axes, axis=1)[None, :, :])
     return {"reference_tokens": tokens, "reference_positions": xp.concat(positions, axis=1)}
 
 

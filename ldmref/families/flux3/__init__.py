@@ -22,42 +22,30 @@ from __future__ import annotations
 
 from ldmref.families.flux3.config import WINDOW, Flux3Config, broken_rules, transformer_of
 from ldmref.families.flux3.files import PIPELINES, read_folder
-from ldmref.families.flux3.network import IMAGE, TEXT, transformer, transformer_spec
-from ldmref.families.flux3.network import REFERENCES as REF
+from ldmref.families.flux3.network import transformer, transformer_spec
 from ldmref.families.flux3.original import ORIGINALS
-from ldmref.families.flux3.presets import make_presets, shrink
+from ldmref.families.flux3.presets import make_presets
 from ldmref.families.flux3.references import REFERENCES
 from ldmref.families.flux3.text import encode_prompts
 from ldmref.families.flux3.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     MASK,
+    TIME,
     describe_model,
     latents_input,
     text_input,
-    time_input,
 )
 from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, CallSize, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     GuidanceScale,
     LoraRules,
-    TrainingRules,
     Work,
     guide_always,
 )
-from ldmref.models.golden_run import GoldenRun
 
-# every block begins as the identity, and the output as zero
-MODULATIONS = tuple(f"_stream_modulations.{mode}.linear.weight" for mode in (IMAGE, REF, TEXT))
-ZEROS = (*MODULATIONS, "norm_out.linear.weight", "proj_out.weight")
-ENDS = (
-    ".x_embedders.image.weight",
-    ".x_embedders.image_cond.weight",
-    "transformer.proj_out.weight",
-)
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
     "feed_forward": (".linear_in", ".linear_out"),
@@ -72,12 +60,13 @@ TIMESTEPS = (CallSize("timesteps"),)
 def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
     """Return the arrays that the transformer takes."""
     z, tokens = network.in_channels, CallSize("references")
-    end = NetworkInput("t_next", "target_timestep", TIMESTEPS, "ends", also=("t_ref",))
+    end = NetworkInput("t_next", "target_timestep", TIMESTEPS, "ends")
     return (
-        latents_input(z, "hidden_states"),
-        time_input(),
-        text_input(network.joint_attention_dim, embedder="context_embedder"),
+        latents_input(z),
+        TIME,
+        text_input(network.joint_attention_dim),
         MASK,
+        TIME,
         *((end,) if network.flow_map else ()),
         NetworkInput("reference_tokens", "image_cond_hidden_states", (BATCH, tokens, z)),
         NetworkInput("reference_places", "image_cond_ids", (BATCH, tokens, 4)),
@@ -112,13 +101,5 @@ FLUX3 = Family(
         guide_always, reads=lambda config: not config.denoiser.is_flow_map
     ),
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(
-        shrink,
-        (
-            GoldenRun("flux3-klein-base", "euler"),
-            GoldenRun("flux3-klein", "euler", params={"negative_prompt": "", "cfg_scale": 1.0}),
-        ),
-    ),
 )
 """The family of FLUX.3."""

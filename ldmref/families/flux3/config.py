@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.prompts import broken_text_rules
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 
 WINDOW = 80  # the tokens of a prompt are filled up to a multiple of it
@@ -68,10 +69,8 @@ class Flux3Config(DenoiserConfig):
         return self.flow_map
 
 
-def transformer_of(config: ModelConfig) -> Flux3Config:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, Flux3Config)
-    return config.denoiser
+transformer_of = partial(denoiser_of, Flux3Config)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

@@ -23,16 +23,16 @@ from functools import partial
 
 from ldmref.families.joint_transformers import (
     MASK,
+    TIME,
     describe_model,
     latents_input,
     text_input,
-    time_input,
 )
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
 from ldmref.families.krea2.files import PIPELINES, read_folder
 from ldmref.families.krea2.network import transformer, transformer_spec
 from ldmref.families.krea2.original import ORIGINALS
-from ldmref.families.krea2.presets import make_presets, shrink
+from ldmref.families.krea2.presets import make_presets
 from ldmref.families.krea2.text import CHAT
 from ldmref.families.krea2.work import count_activations, count_flops
 from ldmref.families.qwen3.prompts import read_chat, with_length
@@ -40,21 +40,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     GuidanceScale,
     LoraRules,
-    TrainingRules,
     Work,
     guide_by_difference,
 )
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import Steerable
 
 MULTIPLE = 16  # to which the number of a text's tokens is rounded up
-# the weights of norms are differences from 1; the output and the blocks' gates begin as 0
-ZEROS = (".norm.weight", ".norm1.weight", ".norm2.weight", ".norm_q.weight", ".norm_k.weight",
-         "scale_shift_table", "time_mod_proj.weight", "final_layer.linear.weight")  # fmt: skip
-ENDS = ("img_in.weight", "final_layer.linear.weight", "scale_shift_table")
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_gate", ".to_out.0"),
     "feed_forward": (".ff.gate", ".ff.up", ".ff.down"),
@@ -65,8 +58,8 @@ LORA_TARGETS = {
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    latents = latents_input(denoiser.in_channels, "img", "hidden_states")
-    inputs = (latents, time_input("time_proj"), text_input(denoiser.context_dim), MASK)
+    latents = latents_input(denoiser.in_channels)
+    inputs = (latents, TIME, text_input(denoiser.context_dim), MASK)
     attended = tuple(f"transformer_blocks.{i}.attn" for i in range(denoiser.num_layers))
     return describe_model(
         config,
@@ -91,7 +84,5 @@ KREA2 = Family(
     folders=dict.fromkeys(PIPELINES, read_folder),
     guidance_scale=GuidanceScale(guide_by_difference),
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(shrink, (GoldenRun("krea-2", "euler"), GoldenRun("krea-2-turbo", "euler"))),
 )
 """The family of Krea 2."""

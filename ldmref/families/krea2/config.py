@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
@@ -11,7 +12,7 @@ from ldmref.families.flux.config import Blocks
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.prompts import broken_text_rules
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 from ldmref.models.transformer_layers import PATCH
 
@@ -82,10 +83,8 @@ class Krea2Config(DenoiserConfig):
         return PATCH
 
 
-def transformer_of(config: ModelConfig) -> Krea2Config:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, Krea2Config)
-    return config.denoiser
+transformer_of = partial(denoiser_of, Krea2Config)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

@@ -30,6 +30,7 @@ from ldmref.models.transformer_layers import (
     gelu_tanh,
     join_patches,
     rms_norm,
+    swiglu,
     turn_by,
 )
 
@@ -234,7 +235,7 @@ def sigmoid(ops: Backend, x: Array) -> Array:
 @layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
-    return linear(ops, p.down, ops.silu(linear(ops, p.gate, x)) * linear(ops, p.up, x))
+    return swiglu(ops, p.gate, p.up, p.down, x)
 
 
 @layer

@@ -213,8 +213,7 @@ def grouped_attention(
 @layer
 def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_down (silu(W_gate x) * W_up x); x: (n, l, d) -> the same."""
-    gate = ops.silu(linear(ops, p.gate_proj, x))
-    return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
+    return transformer_layers.swiglu(ops, p.gate_proj, p.up_proj, p.down_proj, x)
 
 
 LLAMA = {  # modules of a block in llama.cpp -> in transformers

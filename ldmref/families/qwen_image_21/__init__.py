@@ -24,10 +24,10 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
+    TIME,
     describe_model,
     latents_input,
     text_input,
-    time_input,
 )
 from ldmref.families.qwen3.prompts import read_chat
 from ldmref.families.qwen_image_21.config import (
@@ -37,7 +37,7 @@ from ldmref.families.qwen_image_21.config import (
 )
 from ldmref.families.qwen_image_21.files import PIPELINE, SINGLE_FILES, read_folder
 from ldmref.families.qwen_image_21.network import transformer, transformer_spec
-from ldmref.families.qwen_image_21.presets import make_presets, shrink
+from ldmref.families.qwen_image_21.presets import make_presets
 from ldmref.families.qwen_image_21.text import CHAT, IMAGE_START
 from ldmref.families.qwen_image_21.work import count_activations, count_flops
 from ldmref.math.arrays import Array
@@ -45,16 +45,10 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     LoraRules,
-    TrainingRules,
     Work,
 )
-from ldmref.models.golden_run import GoldenRun
 
-# every block begins as the identity, and the output as zero
-ZEROS = ("modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight")
-ENDS = (".img_in.weight", "transformer.proj_out.weight")
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
     "feed_forward": (".img_mlp.proj", ".img_mlp.out", ".img_mlp.gate_layer"),
@@ -70,8 +64,8 @@ def start_behind(ops: Backend, n: int, longest: int) -> dict[str, Array]:
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
-    latents = latents_input(denoiser.in_channels, "hidden_states")
-    inputs = (latents, time_input(), text_input(denoiser.context_in_dim), MASK)
+    latents = latents_input(denoiser.in_channels)
+    inputs = (latents, TIME, text_input(denoiser.context_in_dim), MASK)
     return describe_model(
         config,
         transformer,
@@ -95,10 +89,5 @@ QWEN_IMAGE_21 = Family(
     files=SINGLE_FILES,
     folders={PIPELINE: read_folder},
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(
-        shrink,
-        (GoldenRun("qwen-image-2.1", "euler"), GoldenRun("qwen-image-2.1-turbo", "euler")),
-    ),
 )
 """The family of Qwen-Image 2.1."""

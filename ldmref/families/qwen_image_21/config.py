@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.prompts import broken_text_rules
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Eps, Width
 
 SLOT = 2  # a place of an image in a text stands for 2 x 2 cells, so sides are multiples of it
@@ -62,10 +63,8 @@ class QwenImage21Config(DenoiserConfig):
         return 1
 
 
-def transformer_of(config: ModelConfig) -> QwenImage21Config:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, QwenImage21Config)
-    return config.denoiser
+transformer_of = partial(denoiser_of, QwenImage21Config)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

@@ -33,6 +33,7 @@ from ldmref.models.transformer_layers import (
     rms_norm,
     split_cells,
     standardize,
+    swiglu,
     turn_pairs,
 )
 
@@ -144,7 +145,7 @@ def transformer(
 def add_clean_time(ops: Backend, t: Array) -> Array:
     """Return times, (n,), and time 0, as which text is modulated, after them: (n + 1,) floating."""
     t = as_floating(ops, t)
-    return ops.xp.concat([t, 0.0 * t[:1]], axis=0)
+    return ops.xp.concat([t, ops.xp.zeros_like(t[:1])], axis=0)
 
 
 @layer
@@ -183,7 +184,9 @@ def find_sequence(
     start = xp.sum(kept, axis=1) if image_start is None else image_start
     frame = xp.astype(start, wide, copy=False)[:, None, None]
     cells = find_cells(ops, x)
-    positions = xp.concat([frame + 0.0 * cells[:, :, :1], cells + 0.0 * frame], axis=2)
+    positions = xp.concat(
+        [frame + xp.zeros_like(cells[:, :, :1]), cells + xp.zeros_like(frame)], axis=2
+    )
     waves = join_waves(ops, config, positions)
     hidden = None
     if mask is not None:
@@ -298,7 +301,7 @@ def self_attention(
         return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
     assert text_waves is not None
     length = text_waves.shape[2]
-    joined = xp.concat([text_waves + 0.0 * waves[:, :, :1, :], waves], axis=2)
+    joined = xp.concat([text_waves + xp.zeros_like(waves[:, :, :1, :]), waves], axis=2)
     q, k, v = project(ops, p, x, joined, config)
     text = ops.attention(*(part[:, :, :length, :] for part in (q, k, v)), causal=True)
     image = ops.attention(q[:, :, length:, :], k, v, bias=hidden)
@@ -319,7 +322,7 @@ def project(
 @layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_out (silu(W_gate x) * W_proj x); x: (n, l, d) -> the same."""
-    return linear(ops, p.out, ops.silu(linear(ops, p.gate_layer, x)) * linear(ops, p.proj, x))
+    return swiglu(ops, p.gate_layer, p.proj, p.out, x)
 
 
 @layer

@@ -17,7 +17,6 @@ Esser et al. 2024, arXiv:2403.03206.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from ldmref.families.joint_transformers import (
     LORA_TARGETS,
@@ -28,9 +27,9 @@ from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
-from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
+from ldmref.families.sd3.network import transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
-from ldmref.families.sd3.presets import make_presets, shrink
+from ldmref.families.sd3.presets import make_presets
 from ldmref.families.sd3.text import (
     MOST_T5_TOKENS,
     condition_on_text,
@@ -41,19 +40,12 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     LoraRules,
     TextPath,
-    TrainingRules,
     Work,
 )
 from ldmref.models.flops import count_products
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.steering import AttentionGuidance, Steerable
-
-# adaLN-Zero: every block begins as the identity, and the output as zero
-ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", "norm_out.linear.weight",
-         "proj_out.weight")  # fmt: skip
 
 STEERABLE = Steerable(
     "transformer_blocks",
@@ -65,8 +57,6 @@ STEERABLE = Steerable(
         repeated={"time_text_embed": ("t",)},
     ),
 )
-ENDS = (".pos_embed.proj.weight", "transformer.proj_out.weight")
-POSITIONS = "transformer.pos_embed.pos_embed"  # sines and cosines, which no program trains
 
 __all__ = ["SD3", "MMDiTConfig"]
 
@@ -117,12 +107,6 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), text
 
 
-GOLDEN_RUNS = (
-    GoldenRun("sd3-medium", "euler"),
-    GoldenRun("sd35-medium", "heun"),
-    GoldenRun("sd35-medium", "euler_a"),
-    GoldenRun("sd3-medium", "euler", "img2img"),
-)
 SD3 = Family(
     "sd3",
     MMDiTConfig,
@@ -142,11 +126,5 @@ SD3 = Family(
     files=ORIGINALS,
     folders=dict.fromkeys(PIPELINES, read_folder),
     lora=LoraRules(LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")}),
-    training=TrainingRules(
-        zeros=lambda config: ZEROS,
-        fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
-        ends=ENDS,
-    ),
-    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of Stable Diffusion 3."""

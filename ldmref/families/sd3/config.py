@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from ldmref.declare import Length, Range
 from ldmref.models.clip import CLIP
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 from ldmref.models.text_kind import kind_of
 
@@ -69,10 +70,8 @@ class MMDiTConfig(DenoiserConfig):
         return self.pos_embed_max_size * self.patch_size
 
 
-def transformer_of(config: ModelConfig) -> MMDiTConfig:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, MMDiTConfig)
-    return config.denoiser
+transformer_of = partial(denoiser_of, MMDiTConfig)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

@@ -28,7 +28,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
-from ldmref.models.transformer_layers import attend_jointly, rms_norm
+from ldmref.models.transformer_layers import attend_jointly, count_from_zero, rms_norm
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
@@ -184,9 +184,9 @@ def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:
 def middle_places(ops: Backend, line: Array, side: int) -> Array:
     """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
     xp = ops.xp
-    count = xp.cumulative_sum(xp.ones_like(line), axis=0)
-    first = xp.astype((side - count[-1:]) / 2, xp.int64)
-    return first + xp.astype(count - 1.0, xp.int64)
+    places = count_from_zero(ops, line, 0)
+    first = xp.astype((side - 1.0 - places[-1:]) / 2, xp.int64)
+    return first + xp.astype(places, xp.int64)
 
 
 @layer

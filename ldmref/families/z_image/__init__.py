@@ -23,18 +23,18 @@ from __future__ import annotations
 from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import (
     MASK,
+    TIME,
     as_floating,
     describe_model,
     latents_input,
     text_input,
-    time_input,
 )
 from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref.families.z_image.files import PIPELINES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
 from ldmref.families.z_image.original import SINGLE_FILES
-from ldmref.families.z_image.presets import make_presets, shrink
+from ldmref.families.z_image.presets import make_presets
 from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
@@ -42,20 +42,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
     Family,
-    GoldenModels,
     GuidanceScale,
     LoraRules,
-    TrainingRules,
     Work,
     guide_by_difference,
 )
-from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Params
 
 STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the image
-# every block begins as the identity, and the output as zero; so do learned padding tokens
-ZEROS = ("adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token")
-ENDS = ("all_x_embedder.2-1.weight", "2-1.linear.weight", "pad_token")
 TEXT_ATTENTION = TextAttention(
     (".attention",), ("image", "text"), begin="layers.", multiple=SEGMENT
 )
@@ -103,7 +97,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoder, transformer and autoencoder."""
     denoiser = transformer_of(config)
     latents = latents_input(denoiser.in_channels)
-    inputs = (latents, time_input(), text_input(denoiser.cap_feat_dim, "cap_feats"), MASK)
+    inputs = (latents, TIME, text_input(denoiser.cap_feat_dim), MASK)
     return describe_model(
         config,
         predict_velocity,
@@ -127,9 +121,5 @@ Z_IMAGE = Family(
     folders=dict.fromkeys(PIPELINES, read_folder),
     guidance_scale=GuidanceScale(guide_by_difference),
     lora=LoraRules(LORA_TARGETS),
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
-    golden=GoldenModels(
-        shrink, (GoldenRun("z-image", "euler"), GoldenRun("z-image-turbo", "euler"))
-    ),
 )
 """The family of Z-Image."""

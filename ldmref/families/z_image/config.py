@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.families.qwen3.siblings import THETA, require_theta
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
 from ldmref.models.transformer_layers import PATCH
 
@@ -100,10 +101,8 @@ class UnfilledZImageConfig(UnfilledImageConfig, UnfilledTextConfig):
     """Z-Image without learned tokens, as some ports have it."""
 
 
-def transformer_of(config: ModelConfig) -> ZImageConfig:
-    """Return the transformer's configuration of a model of this family."""
-    assert isinstance(config.denoiser, ZImageConfig)
-    return config.denoiser
+transformer_of = partial(denoiser_of, ZImageConfig)
+"""Return the transformer's configuration of a model of this family."""
 
 
 def broken_rules(config: ModelConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     PATCH,
+    count_from_zero,
     cut_patches,
     cut_width,
     flatten_patches,
@@ -26,6 +27,7 @@ from ldmref.models.transformer_layers import (
     place_cells,
     project_heads,
     rms_norm,
+    swiglu,
     turn_by,
 )
 
@@ -142,7 +144,7 @@ def embed_caption(
     wide = getattr(xp, ops.state_dtype)
     real = xp.astype(mask, wide)[:, :, None]
     segment = config.text_segment
-    real = fill_segment(ops, real, 0.0 * real[:, :1, :], segment)
+    real = fill_segment(ops, real, xp.zeros_like(real[:, :1, :]), segment)
     last = context.shape[1] - 1
     context = fill_segment(ops, context, context[:, last:, :], segment)
     n, length, _ = real.shape
@@ -150,7 +152,7 @@ def embed_caption(
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
     h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
-    indices = xp.cumulative_sum(xp.ones_like(real), axis=1)
+    indices = count_from_zero(ops, real, 1) + 1.0
     nowhere = xp.zeros_like(indices)
     positions = xp.concat([indices, nowhere, nowhere], axis=2)
     return TokenStream(h, positions, xp.reshape(seen, (n, length)))
@@ -177,7 +179,7 @@ def embed_image(
     patches = fill_segment(ops, patches, patches[:, last:, :], segment)
     indices = place_cells(ops, grid[0, :, :, 0])[None, :, :]
     real = xp.ones_like(indices[:, :, :1])
-    real = fill_segment(ops, real, 0.0 * real[:, :1, :], segment)
+    real = fill_segment(ops, real, xp.zeros_like(real[:, :1, :]), segment)
     indices = fill_segment(ops, indices, indices[:, :1, :], segment)
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
     positions = xp.concat([after * real, indices + xp.zeros_like(after)], axis=2)
@@ -189,11 +191,11 @@ def embed_image(
 def fill_segment(ops: Backend, x: Array, row: Array, segment: int) -> Array:
     """Append `row`, (n, 1, k), to tokens (n, l, k) until l is a multiple of `segment`."""
     length = x.shape[1]
-    missing = (length + segment - 1) // segment * segment - length
-    if missing == 0:
+    whole = (length + segment - 1) // segment * segment
+    if whole - length == 0:
         return x
-    rows = ops.xp.concat([row] * (segment - 1), axis=1)
-    return ops.xp.concat([x, rows[:, :missing, :]], axis=1)
+    rows = [row] * (segment - 1)  # as many as may be missing
+    return ops.xp.concat([x, *rows], axis=1)[:, :whole, :]
 
 
 def refine(
@@ -269,7 +271,7 @@ def self_attention(
 @layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_2 (silu(W_1 x) * W_3 x); x: (n, l, d) -> the same."""
-    return linear(ops, p.w2, ops.silu(linear(ops, p.w1, x)) * linear(ops, p.w3, x))
+    return swiglu(ops, p.w1, p.w3, p.w2, x)
 
 
 @layer

@@ -21,6 +21,7 @@ from ldmref.locate.pipeline.ledger import KIND
 from ldmref.models.control import ControlNet
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
+from ldmref.ports.arguments import first_layers_of, names_of
 from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -45,7 +46,7 @@ def fill_inputs(
         entry = port.find(call)
         if entry is None or read_steering(entry.attributes):
             continue
-        found = {x.role: _find_in_layers(port, call, x) for x in _missing(entry, network)}
+        found = {x.role: _find_in_layers(port, call, network, x) for x in _missing(entry, network)}
         known = {role: name for role, name in found.items() if name}
         if known:
             filled[entry.name] = replace(entry, inputs={**entry.inputs, **known})
@@ -98,7 +99,7 @@ def _missing(entry: TraceEntry | None, network: DeclaredNetwork) -> Iterator[Net
     for x in network.inputs:
         if x.of_references:
             continue
-        if not known.keys() & {x.role, x.argument, *x.also}:
+        if not known.keys() & {x.argument, *names_of(network, x)}:
             yield x
 
 
@@ -109,10 +110,10 @@ def _has_none(port: Trace, entry: TraceEntry | None, x: NetworkInput) -> bool:
     return x.content == "mask" and "pipeline" in port.manifest and whole
 
 
-def _find_in_layers(port: Trace, call: str, x: NetworkInput) -> str:
+def _find_in_layers(port: Trace, call: str, network: DeclaredNetwork, x: NetworkInput) -> str:
     """Return the name of the tensor that the first layer was given which reads an input; ""."""
     for entry in port.of_call(call):
-        for layer, role in x.layers:
+        for layer, role in first_layers_of(network, x):
             if not entry.layer or not f".{entry.layer}".endswith(f".{layer}"):
                 continue
             roles = entry.outputs if role == "output" else entry.inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.models.declared import DeclaredNetwork
+from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import GUIDE_CALLS
 
 
@@ -21,7 +22,7 @@ def roles_of(run: PortRun, argument: str, network: str = "") -> tuple[str, ...]:
     """
     declared = _network_of(run, network)
     known = None if declared is None else declared.input_of(argument)
-    names = () if known is None else (known.role, *known.also)
+    names = () if declared is None or known is None else names_of(declared, known)
     return tuple(dict.fromkeys((*names, argument)))
 
 

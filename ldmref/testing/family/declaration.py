@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator
 
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.cases.network_cases import count_text_tokens
 from ldmref.errors import LdmrefError, closest
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
@@ -16,6 +17,7 @@ from ldmref.models.validate import check_config, config_from_dict
 from ldmref.ports.port import port_of
 from ldmref.testing.family.report import Findings, shorten
 from ldmref.testing.family.subject import Subject, require
+from ldmref.training.family_rules import training_rules_of
 
 
 def check_names(subject: Subject, found: Findings) -> None:
@@ -30,9 +32,9 @@ def check_names(subject: Subject, found: Findings) -> None:
         for name in {*family.text.optional} - {*TEXT_ENCODERS}:
             found.problem(f"text.optional: {unknown(name, TEXT_ENCODERS, 'text encoder')}")
     with found.about("golden runs"):
-        for run in family.golden.runs:
+        for run in golden_models_of(family).runs:
             if run.preset not in family.presets:
-                found.problem(f"golden.runs: {unknown(run.preset, family.presets, 'preset')}")
+                found.problem(f"GoldenModels.runs: {unknown(run.preset, family.presets, 'preset')}")
     with found.about("ends of parameters"):
         for line in _missing_ends(subject):
             found.problem(line)
@@ -45,19 +47,20 @@ def check_names(subject: Subject, found: Findings) -> None:
 def _missing_ends(subject: Subject) -> Iterator[str]:
     """Yield the declared ends with which no parameter of any preset ends."""
     family = subject.family
+    rules = training_rules_of(family)
     every: dict[str, Shape] = {}
     zeros: dict[str, None] = {}
     for config in family.presets.values():
         every |= flatten(model_spec(config))
-        zeros |= dict.fromkeys(family.training.zeros(config))
+        zeros |= dict.fromkeys(rules.zeros(config))
     if not every:
         return
     network = f"{family.denoiser.network}."
     own = [name for name in every if name.startswith(network)]
     paths = [name.removeprefix(network) for name in own]
     layers = [path.removesuffix(".weight") for path in paths if path.endswith(".weight")]
-    declared = [("training.zeros", end, own) for end in zeros]
-    declared += [("training.ends", end, [*every]) for end in family.training.ends]
+    declared = [("TrainingRules.zeros", end, own) for end in zeros]
+    declared += [("TrainingRules.ends", end, [*every]) for end in rules.ends]
     for target, ends in family.lora.targets.items():
         declared += [(f"lora.targets[{target!r}]", end, layers) for end in ends]
     for what, end, names in declared:
@@ -86,9 +89,9 @@ def _broken_networks(subject: Subject, config: ModelConfig) -> Iterator[str]:
             begin = attention.begin if attention else ""
             if not any(f"{end}." in f".{name}" and name.startswith(begin) for name in own):
                 yield f"{network.name}: text_attention: no layer ends with {end!r}"
-    for name in family.training.fixed(config):
+    for name in training_rules_of(family).fixed(config):
         if name not in spec:
-            yield f"training.fixed: {unknown(name, spec, 'parameter')}"
+            yield f"TrainingRules.fixed: {unknown(name, spec, 'parameter')}"
     denoiser = flatten(model_spec(config)[config.denoiser.network])
     for name, entry in family.lora.layers(config).items():
         if name not in denoiser:
@@ -121,7 +124,7 @@ def check_presets(subject: Subject, found: Findings) -> None:
             found.require(config.name == name, f"{name!r} is called {config.name!r}")
             for what, one in ((name, config), (f"small {name}", subject.make_small(config))):
                 if one is None:
-                    found.leave_out(f"a small {name!r}: golden.shrink is not declared")
+                    found.leave_out(f"a small {name!r}: GoldenModels.shrink is not declared")
                     continue
                 try:
                     check_config(one)

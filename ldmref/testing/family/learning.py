@@ -15,6 +15,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.samplers.path import FLOW
 from ldmref.testing.family.report import Findings, NotChecked, shorten
 from ldmref.testing.family.subject import LATENTS, Subject, require
+from ldmref.training.family_rules import training_rules_of
 
 STEPS = 4  # zero layers let gradients through one after the other
 BATCH = 4
@@ -73,10 +74,10 @@ def _train(subject: Subject, name: str, config: ModelConfig) -> Iterator[str]:
     start = flatten(initial_params(config, 0))
     network = f"{config.denoiser.network}."
     reached, moved = _run_steps(subject, name, config)
-    fixed = subject.family.training.fixed(config)
+    fixed = training_rules_of(subject.family).fixed(config)
     touched = sorted({*fixed} & moved)
     if touched:
-        yield f"{shorten(touched)} is computed (training.fixed), and a training changes it"
+        yield f"{shorten(touched)} is computed (TrainingRules.fixed), and a training changes it"
     required = [n for n in start if n not in fixed]
     if has_unused_layers(config):  # of text encoders
         required = [n for n in required if n.startswith(network)]

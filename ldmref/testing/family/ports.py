@@ -10,6 +10,7 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.cases import make_suite, open_runtime, run_cases
+from ldmref.cases.golden_families import golden_models_of
 from ldmref.locate import diff_traces
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
@@ -101,7 +102,8 @@ def check_cases(subject: Subject, found: Findings) -> None:
     with found.about(""):
         small = subject.require_small()
         require("onnx")
-        runs = [run for run in subject.family.golden.runs if run.preset in subject.presets]
+        declared = golden_models_of(subject.family).runs
+        runs = [run for run in declared if run.preset in subject.presets]
         parts = ("networks", "traces") if runs else ("networks",)
         suite = make_suite(subject.place("cases"), parts, tuple(small))
         if not runs:

@@ -32,6 +32,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.modes.checks import can_generate
 from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import NotChecked
+from ldmref.training.family_rules import training_rules_of
 
 SMALL = 2**22  # parameters of a model that need not be made smaller
 PROMPTS = {  # of unequal length, by what a text encoder reads
@@ -98,7 +99,7 @@ class Subject:
         """Return `small`; there must be a model."""
         if not self.small:
             raise NotChecked(
-                "the family has no preset that is small or can be made small (golden.shrink)"
+                "the family has no preset that is small or can be made small (GoldenModels.shrink)"
             )
         return self.small
 
@@ -107,7 +108,7 @@ class Subject:
         config = self.small[name]
         spec = model_spec(config)
         made = {n: random_parameters(f"{name}.{n}", shapes) for n, shapes in spec.items()}
-        fixed = self.family.training.fixed(config)
+        fixed = training_rules_of(self.family).fixed(config)
         if not fixed:
             return made
         values = {n: np.asarray(value(), np.float32) for n, value in fixed.items()}

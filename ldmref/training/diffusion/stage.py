@@ -35,6 +35,7 @@ from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.compiled import NetworkGraphs
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss
+from ldmref.training.family_rules import training_rules_of
 from ldmref.training.loss import Loss
 from ldmref.training.observe import ObservedBatch, StepObserver
 from ldmref.training.prefetch import Prefetched
@@ -63,22 +64,19 @@ def diffusion_spec(config: ModelConfig) -> Spec:
 
 def initial_params(config: ModelConfig, seed: int) -> Params:
     """Return random parameters, but those that are zero or computed, as the family says."""
-    family = family_of(config)
     flat = flatten(init(diffusion_spec(config), seed))
-    last = family.training.zeros(config)
+    rules = training_rules_of(family_of(config))
+    last = rules.zeros(config)
     for name in flat:
         if name.startswith(f"{config.denoiser.network}.") and name.endswith(last):
             flat[name] = np.zeros_like(flat[name])
-    flat |= {
-        name: np.asarray(value(), np.float32)
-        for name, value in family.training.fixed(config).items()
-    }
+    flat |= {name: np.asarray(value(), np.float32) for name, value in rules.fixed(config).items()}
     return unflatten(flat)
 
 
 def with_fixed(config: ModelConfig, params: Params) -> Params:
     """Return the parameters of a step, with no gradient for those that are computed."""
-    fixed = family_of(config).training.fixed(config)
+    fixed = training_rules_of(family_of(config)).fixed(config)
     if not fixed:
         return params
     flat = flatten(params)
@@ -259,6 +257,7 @@ def diffusion_trainer(
     )
     batches.observer = observer
     family = family_of(config)
+    rules = training_rules_of(family)
     denoiser = family.declared(config, config.denoiser.network)
     size = config.defaults.width, config.defaults.height
 
@@ -294,7 +293,7 @@ def diffusion_trainer(
         loss,
         ops,
         unused=has_unused_layers(config),
-        ends=(*family.training.ends, *family.training.fixed(config)),
+        ends=(*rules.ends, *rules.fixed(config)),
     )
     trainer.observer = observer
     trainer.on_end = batches.prefetched.close
@@ -318,7 +317,7 @@ def has_unused_layers(config: ModelConfig) -> bool:
 
     These are computed ones, and layers of text encoders on which the denoiser may not depend.
     """
-    return bool(family_of(config).training.fixed(config)) or any(
+    return bool(training_rules_of(family_of(config)).fixed(config)) or any(
         encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
         for encoder in config.text_encoders
     )

@@ -18,6 +18,7 @@ from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.stage import DiffusionBatches, has_unused_layers
+from ldmref.training.family_rules import training_rules_of
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.loss import Loss
@@ -59,7 +60,7 @@ def fine_tune_trainer(
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.predict_with_variance(*inputs))
 
-    training = family_of(config).training
+    rules = training_rules_of(family_of(config))
     learned = any(name in TEXT_ENCODERS for name in adapter.initial)
     trainer = Trainer(
         stage.optimizer,
@@ -68,7 +69,7 @@ def fine_tune_trainer(
         loss,
         ops,
         unused=learned and has_unused_layers(config),
-        ends=(*training.ends, *training.fixed(config)),
+        ends=(*rules.ends, *rules.fixed(config)),
     )
     trainer.observer = observer
     trainer.on_end = batches.prefetched.close

@@ -19,25 +19,18 @@ from ldmref.families import (
     Defaults,
     EncodedText,
     Family,
-    GoldenModels,
-    GoldenRun,
     ModelConfig,
     NetworkInput,
     NetworkOutput,
     Steerable,
     TextPath,
     Tokens,
-    TrainingRules,
     Work,
     describe_autoencoder,
 )
 from ldmref_dit.config import DiTConfig, broken_rules
 from ldmref_dit.files import ORIGINAL, ORIGINAL_SCHEDULER, configure, read_folder
 from ldmref_dit.network import transformer, transformer_spec
-
-# adaLN-Zero: every block begins as the identity, and the output as zero (section 3.2)
-ZEROS = ("norm1.linear.weight", "proj_out_1.weight", "proj_out_2.weight")
-ENDS = ("pos_embed.proj.weight", "proj_out_2.weight", "embedding_table.weight")
 
 __all__ = ["DIT", "DiTConfig", "transformer", "transformer_spec"]
 
@@ -48,19 +41,13 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     assert isinstance(denoiser, DiTConfig)
     batch, height, width = CallSize("batch"), CallSize("height"), CallSize("width")
     inputs = (
-        NetworkInput(
-            "x",
-            "sample",
-            (batch, denoiser.in_channels, height, width),
-            also=("input", "0", "x", "hidden_states"),
-        ),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput("x", "sample", (batch, denoiser.in_channels, height, width)),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps"),
         NetworkInput(
             "labels",
             "class_labels",
             (batch,),
             "labels",
-            also=("2", "y"),
             below=denoiser.num_classes + 1,
         ),
     )
@@ -144,15 +131,6 @@ def shrink(config: ModelConfig) -> ModelConfig:
     return replace(found, defaults=Defaults(4, 4.0, width=16, height=16))
 
 
-def with_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
-    """Return a configuration for classes of these names."""
-    denoiser = config.denoiser
-    assert isinstance(denoiser, DiTConfig)
-    text = replace(config.text_encoder, vocab_size=len(names) + 1, class_names=names)
-    denoiser = replace(denoiser, num_classes=len(names))
-    return replace(config, denoiser=denoiser, text_encoder=text)
-
-
 def make_presets() -> dict[str, ModelConfig]:
     """Return the published sizes, and one for tests."""
     sizes = {  # table 1: layers, heads, width of a head
@@ -175,7 +153,6 @@ def make_presets() -> dict[str, ModelConfig]:
     return {"dit-tiny": replace(shrink(found["dit-s-2-256"]), name="dit-tiny")} | found
 
 
-GOLDEN_RUNS = (GoldenRun("dit-s-2-256", "ddim", params={"prompt": "3", "negative_prompt": ""}),)
 DIT = Family(
     "dit",
     DiTConfig,
@@ -187,7 +164,5 @@ DIT = Family(
     presets=make_presets(),
     files=(ORIGINAL,),
     folders={"DiTPipeline": read_folder},
-    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS, with_classes=with_classes),
-    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of DiT."""

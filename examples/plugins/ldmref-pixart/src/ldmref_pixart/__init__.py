@@ -15,12 +15,9 @@ from ldmref.families import (
     CallSize,
     DeclaredNetwork,
     Family,
-    GoldenModels,
-    GoldenRun,
     NetworkInput,
     NetworkOutput,
     TextPath,
-    TrainingRules,
     Work,
     describe_autoencoder,
     describe_text_encoder,
@@ -29,12 +26,11 @@ from ldmref.families import (
 from ldmref.models import ModelConfig, Params
 from ldmref.prompts import PromptTemplate
 from ldmref_pixart.config import PixArtConfig, broken_rules, transformer_of
-from ldmref_pixart.files import make_presets, read_folder, shrink
+from ldmref_pixart.files import make_presets, read_folder
 from ldmref_pixart.network import transformer, transformer_spec
 
 Array = Any
 LOWER = PromptTemplate(prepare=("lower", "strip"))  # as diffusers prepares captions
-ENDS = ("pos_embed.proj.weight", "transformer.proj_out.weight", "scale_shift_table")
 
 __all__ = ["PIXART", "PixArtConfig", "transformer", "transformer_spec"]
 
@@ -63,13 +59,12 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     batch, tokens = CallSize("batch"), CallSize("tokens")
     latents = (batch, denoiser.in_channels, CallSize("height"), CallSize("width"))
     inputs = (
-        NetworkInput("x", "sample", latents, also=("input", "0", "x", "hidden_states")),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("t",)),
+        NetworkInput("x", "sample", latents),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps"),
         NetworkInput(
             "context",
             "encoder_hidden_states",
             (batch, tokens, denoiser.caption_channels),
-            also=("1",),
         ),
         NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
     )
@@ -124,7 +119,5 @@ PIXART = Family(
     ),
     presets=make_presets(),
     folders={"PixArtSigmaPipeline": read_folder},
-    training=TrainingRules(ends=ENDS),
-    golden=GoldenModels(shrink, (GoldenRun("pixart-sigma", "ddim"),)),
 )
 """The family of PixArt-sigma."""
