@@ -20,11 +20,15 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from ldmref.support.renames import find_former_name
+
 
 def export_lazily(
     package: str,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` of a package, from its source.
+
+    A former name (`ldmref.support.renames`) is found, too.
 
     Args:
         package: The name of the package, whose public names are imported under TYPE_CHECKING.
@@ -40,7 +44,7 @@ def export_lazily(
                 return getattr(import_module(modules[name]), name)
             except AttributeError:  # a module of that package
                 return import_module(f"{modules[name]}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return find_former_name(package, name)
 
     def list_names() -> list[str]:
         path = sys.modules[package].__path__

@@ -10,16 +10,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ldmref.backends import Backend
 from ldmref.families import (
+    Backend,
     CallSize,
     DeclaredNetwork,
     Family,
     GoldenModels,
     GoldenRun,
+    ModelConfig,
     NetworkInput,
     NetworkOutput,
+    Params,
     PipelineCalls,
+    PromptTemplate,
     TextPath,
     TrainingRules,
     Work,
@@ -27,8 +30,6 @@ from ldmref.families import (
     describe_text_encoder,
     get_hidden_states,
 )
-from ldmref.models import ModelConfig, Params
-from ldmref.prompts import PromptTemplate
 from ldmref_pixart.config import PixArtConfig, broken_rules, transformer_of
 from ldmref_pixart.files import make_presets, read_folder, shrink
 from ldmref_pixart.network import transformer, transformer_spec
