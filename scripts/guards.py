@@ -2,19 +2,20 @@
 
     python scripts/guards.py show ldmref/io/tensors.py    # the tests of a file
     python scripts/guards.py changed --since main         # run those of all changes (make changed)
-    python scripts/guards.py make                         # measure all of them anew (make map)
-    python scripts/guards.py prune                        # forget files that are gone
+    python scripts/guards.py make                         # write tests/guards.txt anew (make map)
+    python scripts/guards.py make --measure               # the same, from a run of the tests
 
-`make` runs one case of each function of `make test` under coverage, in one process, and notes which
-functions of ldmref each file of tests runs. That takes minutes, so no test and no continuous
-integration does it. A coverage context for each test would take several times as long and some
-100 MB; what a file of tests needs is one context, and what is stored are a few files of tests for
-each module: those that run, together, each line that any of them runs, the most specific ones first
-(`choose_guards`). Everything else is computed from the working tree when it is asked for: the tests
-that import a module, or name a file.
+A file of tests is near a module if it imports it, if it imports what imports it, or if they have
+words of their names in common: that takes seconds (`find_near`). `--measure` runs one case of each
+function of `make test` under coverage, in one process, which takes half an hour, and keeps the
+files that run, together, each line of a module that any of them runs (`choose_guards`).
 
-The stored map may be old. Then it lacks new tests, which `changed` finds by their imports, and new
-modules, whose tests are those that import them. It decides nothing: `make test` runs everything.
+A context for each test, as pytest-testmon has it, slows every run of the suite, and its database
+belongs to one machine; a few files for each module are enough to begin with, and are text that can
+be reviewed.
+
+The stored map may be old. New tests are found by their imports, and those of a new module as those
+of all modules here. It decides nothing: `make test` runs everything.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -30,13 +32,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = "tests/guards.txt"
-MOST = 8  # files of tests that are stored for a module, and those of its importers that are run
+MOST = 6  # files of tests that are stored for a module, and those of its importers that are run
 ALWAYS = ("tests/test_house.py",)
 BASES = ("origin/main", "main", "HEAD")  # what `changed` compares with, the first that exists
 HEAD = """\
-# The tests that guard each file of ldmref, the most specific first; +n: how many other files of
-# tests run it. `make map` writes this file, `python scripts/guards.py show FILE` reads it.
+# The tests that guard each file of ldmref, the nearest first; +n: how many others import or run it.
+# `make map` writes this file, and `python scripts/guards.py show FILE` prints a part of it.
 """
+FAR = 3  # imports between a module and a test of it
+ADDRESS = re.compile(r"ldmref(\.\w+)+(:\w+)?")
 Lines = frozenset[int]
 Guards = dict[str, tuple[list[str], int]]  # module -> its tests, and how many others run it
 
@@ -158,26 +162,30 @@ def exports_of(package: str, root: Path) -> Mapping[str, str]:
 
 
 def file_of(module: str, root: Path) -> str | None:
-    """Return the file of a module, relative to the repository, if it is one of ours."""
+    """Return the file of a module, or of the module that has this name, if it is one of ours."""
     path = module.replace(".", "/")
-    return next((x for x in (f"{path}.py", f"{path}/__init__.py") if (root / x).is_file()), None)
+    found = next((x for x in (f"{path}.py", f"{path}/__init__.py") if (root / x).is_file()), None)
+    above = module.rpartition(".")[0]
+    return file_of(above, root) if found is None and above else found
 
 
 def find_imports(name: str, root: Path = ROOT) -> Iterator[str]:
     """Yield the files that a Python file imports: of ldmref, and helpers of tests.
 
-    A name that a package of ldmref exports counts as an import of the module that defines it.
+    A name that a package of ldmref exports counts as an import of the module that defines it, and
+    so does a text such as "ldmref.families.sd3:SD3", as entry points and patches of tests have it.
     """
-    tree = ast.parse((root / name).read_text("utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse((root / name).read_text("utf-8"))):
+        modules: list[str] = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules = [resolve(node.module, alias.name, root) for alias in node.names]
-        else:
-            continue
+        elif isinstance(node, ast.Constant) and ADDRESS.fullmatch(str(node.value)):
+            modules = [node.value.partition(":")[0]]
         for module in modules:
-            file = file_of(module, root) if module.startswith("ldmref") else helper(module, root)
+            ours = module.startswith("ldmref")
+            file = file_of(module, root) if ours else helpers(root).get(module)
             if file:
                 yield file
 
@@ -186,7 +194,7 @@ def resolve(module: str, name: str, root: Path) -> str:
     """Return the module that defines a name which is imported from a module or package."""
     if not module.startswith("ldmref"):
         return module
-    if file_of(f"{module}.{name}", root):
+    if file_of(f"{module}.{name}", root) != file_of(module, root):
         return f"{module}.{name}"
     source = exports_of(module, root).get(name)
     return module if source is None or source == module else resolve(source, name, root)
@@ -196,22 +204,55 @@ def resolve(module: str, name: str, root: Path) -> str:
 def helpers(root: Path) -> Mapping[str, str]:
     """Return the files of modules that tests share, by their names, which are unique."""
     paths = [path for path in (root / "tests").rglob("*.py") if not path.name.startswith("test_")]
-    return {path.stem: path.relative_to(root).as_posix() for path in paths}
-
-
-def helper(module: str, root: Path) -> str | None:
-    """Return the file of a module that tests share."""
-    return None if module in ("conftest", "__init__") else helpers(root).get(module)
+    named = [path for path in paths if path.stem not in ("conftest", "__init__")]
+    return {path.stem: path.relative_to(root).as_posix() for path in named}
 
 
 def find_importers(names: Iterable[str], root: Path = ROOT) -> dict[str, set[str]]:
-    """Return the files of tests, and their helpers, that import each file."""
+    """Return the modules, tests and helpers of tests that import each file."""
     found: dict[str, set[str]] = {}
     for name in names:
-        if name.startswith("tests/") and name.endswith(".py"):
+        if name.startswith(("ldmref/", "tests/")) and name.endswith(".py"):
             for imported in find_imports(name, root):
                 found.setdefault(imported, set()).add(name)
     return found
+
+
+def find_near(
+    name: str, importers: Mapping[str, set[str]], others: Iterable[str] = ()
+) -> tuple[list[str], int]:
+    """Return the tests that are nearest to a module, and how many others import it.
+
+    Nearest are those with the smallest number of imports between them, less the number of words
+    that the paths have in common. The `__init__.py` of a package imports everything, and is no way.
+    A module that nothing near imports, such as a command, has those of `others` with common words.
+
+    >>> find_near("ldmref/io/files.py", {
+    ...     "ldmref/io/files.py": {"tests/io/test_names.py", "ldmref/io/folder.py"},
+    ...     "ldmref/io/folder.py": {"tests/io/test_folder.py", "tests/io/test_files_of_folder.py"}})
+    (['tests/io/test_names.py', 'tests/io/test_files_of_folder.py', 'tests/io/test_folder.py'], 0)
+    """
+    distances = {name: 0}
+    left = [name]
+    for file in left:
+        for user in sorted(importers.get(file, ())):
+            if user not in distances and not user.endswith("__init__.py") and distances[file] < FAR:
+                distances[user] = distances[file] + 1
+                left.append(user)
+    words = words_of(name)
+    if not any(map(is_test, distances)):
+        distances = {test: FAR for test in others if words & words_of(test)}
+    near = sorted(
+        (d - len(words & words_of(test)), d, test) for test, d in distances.items() if is_test(test)
+    )
+    direct = sum(d == 1 for _, d, _ in near[MOST:])
+    return [test for _, _, test in near[:MOST]], direct
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a path; those that all files have say nothing."""
+    words = re.split(r"[/_.]", name.removeprefix("ldmref/").removeprefix("tests/"))
+    return {word.removesuffix("s") for word in words} - {"test", "py", ""}
 
 
 class TestFinder:
@@ -230,10 +271,10 @@ class TestFinder:
         if is_test(name):
             return [name] if name in self.files else []
         if name.startswith("ldmref/") and name.endswith(".py"):
-            stored, _ = self.guards.get(name, ([], 0))
+            tests = [x for x in self.files if is_test(x)]
+            stored, _ = self.guards.get(name) or find_near(name, self.importers, tests)
             importing = sorted(x for x in self.importers.get(name, ()) if is_test(x))
-            few = importing if len(importing) <= MOST or not stored else []
-            return [*dict.fromkeys([*stored, *few])]
+            return [*dict.fromkeys([*stored, *(importing if len(importing) <= MOST else [])])]
         if name.startswith("tests/") and name.endswith(".py"):
             return self.users_of(name)
         return self.naming(name)
@@ -327,8 +368,8 @@ class OneCaseRecorder:
         self.coverage.switch_context(nodeid.partition("::")[0])
 
 
-def measure(tests: list[str]) -> Guards:
-    """Run tests, and return the guards of each module."""
+def measure(tests: str = "tests") -> Guards:
+    """Run one case of each test function, and return the guards of each module."""
     import pytest
     from coverage import Coverage
 
@@ -336,40 +377,45 @@ def measure(tests: list[str]) -> Guards:
     coverage.start()
     arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
     pytest.main(
-        [*arguments, "-m", "not slow and not full", *tests], plugins=[OneCaseRecorder(coverage)]
+        [*arguments, "-m", "not slow and not full", tests], plugins=[OneCaseRecorder(coverage)]
     )
     coverage.stop()
     return guards_of(coverage.get_data())
 
 
-def guards_of(data) -> Guards:
-    """Return the guards of each module, from coverage data with a context for each file of tests.
+def guards_of(data=None) -> Guards:
+    """Return the guards of each module.
 
-    A module of which no function ran has those that import it, such as one of constants.
+    Args:
+        data: Coverage data with a context for each file of tests. None, and for a module of which
+            no function ran: the tests that are near.
     """
     names = list_files()
     modules = [name for name in names if name.startswith("ldmref/") and name.endswith(".py")]
-    reached: dict[str, dict[str, Lines]] = {}
-    for module in modules:
-        bodies = lines_of_functions((ROOT / module).read_text("utf-8"))
-        by_test: dict[str, set[int]] = {}
-        for line, contexts in data.contexts_by_lineno(str(ROOT / module)).items():
-            for context in contexts if line in bodies else ():
-                if is_test(context):
-                    by_test.setdefault(context, set()).add(line)
-        reached[module] = {test: frozenset(lines) for test, lines in by_test.items()}
+    reached = {} if data is None else {name: find_reached(data, name) for name in modules}
     sizes: dict[str, int] = {}
     for by_file in reached.values():
         for test, lines in by_file.items():
             sizes[test] = sizes.get(test, 0) + len(lines)
     importers = find_importers(names)
+    tests = [name for name in names if is_test(name)]
     guards: Guards = {}
-    for module in modules:
-        chosen = choose_guards(reached[module], sizes)
-        importing = sorted(x for x in importers.get(module, ()) if is_test(x))
-        chosen = chosen or importing[:MOST]
-        guards[module] = chosen, len({*reached[module], *importing} - {*chosen})
+    for name in modules:
+        chosen = choose_guards(reached.get(name, {}), sizes)
+        more = len({*reached.get(name, {})} - {*chosen})
+        guards[name] = (chosen, more) if chosen else find_near(name, importers, tests)
     return guards
+
+
+def find_reached(data, name: str) -> dict[str, Lines]:
+    """Return the lines within functions of a module that each file of tests ran."""
+    bodies = lines_of_functions((ROOT / name).read_text("utf-8"))
+    found: dict[str, set[int]] = {}
+    for line, contexts in data.contexts_by_lineno(str(ROOT / name)).items():
+        for context in contexts if line in bodies else ():
+            if is_test(context):
+                found.setdefault(context, set()).add(line)
+    return {test: frozenset(lines) for test, lines in found.items()}
 
 
 def lines_of_functions(source: str) -> set[int]:
@@ -405,8 +451,8 @@ def main() -> int:
     changed = commands.add_parser("changed", help="run the tests of what was changed")
     changed.add_argument("--since", help="a commit or branch; default: origin/main, main or HEAD")
     changed.add_argument("--list", action="store_true", help="print the tests, and run none")
-    made = commands.add_parser("make", help=f"measure, and write {STORED}: takes minutes")
-    made.add_argument("tests", nargs="*", default=["tests"])
+    made = commands.add_parser("make", help=f"write {STORED}")
+    made.add_argument("--measure", action="store_true", help="run the tests: half an hour")
     commands.add_parser("prune", help=f"remove files that are gone from {STORED}")
     a, options = parser.parse_known_args()
     if options and a.command != "changed":
@@ -417,7 +463,7 @@ def main() -> int:
     elif a.command == "changed":
         return run_changed(a.since or None, a.list, options)
     elif a.command == "make":
-        stored.write_text(write_guards(measure(a.tests)), "utf-8")
+        stored.write_text(write_guards(measure() if a.measure else guards_of()), "utf-8")
     else:
         guards = prune_guards(read_guards(stored.read_text("utf-8")), set(list_files()))
         stored.write_text(write_guards(guards), "utf-8")

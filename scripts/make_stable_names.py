@@ -28,8 +28,8 @@ package imports, each from one address. They hold from the version in the last c
 
 A name that is renamed stays under its old address for one minor version, with a
 `DeprecationWarning` that says the new one: tests that run with `-W error::DeprecationWarning` show
-whether a package uses one. The packages of earlier versions, as their pages described them, are kept
-unchanged in `tests/plugins/published` and are tried against today's code.
+whether a package uses one. The packages of earlier versions, as their pages described them, are
+kept unchanged in `tests/plugins/published` and are tried against today's code.
 
 | address | for | names | since |
 |---|---|---|---|

@@ -26,15 +26,27 @@ PROJECTS = sorted(x.parent.relative_to(PUBLISHED) for x in PUBLISHED.glob("*/*/p
 DIGESTS = {  # of all files of a version: `digest_of`
     "0.1.0": "28ffadd5479417417ec1ab9a010a6b5d261df409e3d9014310742a640fe5ff13",
 }
+# The checks that need the family alone and take seconds; those of `make slow` are in the examples.
 FAMILY = """
 from ldmref.testing import assert_family_conforms
-print(assert_family_conforms({name!r}))
+checks = ["names", "presets", "batch", "padding", "modes", "traces", "folders"]
+report = assert_family_conforms({name!r}, presets=[{name!r} + "-tiny"], only=checks)
+assert len(report.holding) >= len(checks), report
 """
 BACKEND = """
 from ldmref.backends import get_backend
 from ldmref.testing import assert_conforms
 for dtype in ("float32", "float64"):
     assert_conforms(get_backend({name!r}, dtype=dtype))
+"""
+JAX = """
+import numpy as np
+from ldmref import random_model
+states = [
+    model.backend.to_numpy(model.encode_text(["a red cat"]))
+    for model in (random_model("tiny", backend=name) for name in ("numpy", "jax"))
+]
+assert np.abs(states[0] - states[1]).max() < 1e-5 * np.abs(states[0]).max()
 """
 IMAGES = """
 import numpy as np
@@ -89,11 +101,11 @@ assert states.shape == (1, 4, 6)
 CHECKS = {
     "ldmref-dit": FAMILY.format(name="dit"),
     "ldmref-pixart": FAMILY.format(name="pixart"),
-    "ldmref-jax": BACKEND.format(name="jax"),
+    "ldmref-jax": JAX,
     "ldmref-mine-backend": BACKEND.format(name="mine"),
     "ldmref-sa-sampler": ORDER.format(name="sa_solver"),
     "ldmref-mine-sampler": ORDER.format(name="ab2")
-    + IMAGES.format(options={"guidance": "fading:knee=2", "schedule": "cubic"}),
+    + IMAGES.format(options={"guidance": {"name": "fading", "knee": 2.0}, "schedule": "cubic"}),
     "ldmref-tangential": IMAGES.format(options={"guidance": "tcfg"}),
     "ldmref-mine-kinds": KINDS,
 }
