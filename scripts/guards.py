@@ -1,6 +1,6 @@
 """Which tests guard a file: `tests/guards.txt`, and the tests of what was changed.
 
-    python scripts/guards.py show ldmref/io/tensors.py    # the tests of a file
+    python scripts/guards.py show ldmref/io/tensors/safetensors.py   # tests of a file
     python scripts/guards.py changed --since main         # run those of all changes (make changed)
     python scripts/guards.py make                         # write tests/guards.txt anew (make map)
     python scripts/guards.py make --measure               # the same, from a run of the tests

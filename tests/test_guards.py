@@ -34,8 +34,8 @@ def test_nearly_all_files_have_tests():
     stored = guards.read_guards(STORED)
     modules = [name for name in stored if not name.endswith("__init__.py")]
     assert sum(bool(stored[name][0]) for name in modules) > 0.97 * len(modules)
-    assert "tests/io/test_safetensors.py" in stored["ldmref/io/safetensors.py"][0]
-    assert "tests/samplers/test_unipc.py" not in stored["ldmref/io/safetensors.py"][0]
+    assert "tests/io/test_safetensors.py" in stored["ldmref/io/tensors/safetensors.py"][0]
+    assert "tests/samplers/test_unipc.py" not in stored["ldmref/io/tensors/safetensors.py"][0]
 
 
 def test_files_that_are_gone_are_forgotten():
