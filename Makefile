@@ -8,7 +8,7 @@ FULL   := .venv-full
 STRICT := $(if $(CI),--strict-tier)
 EXAMPLES := $(if $(CI),HYPOTHESIS_PROFILE=test)
 
-.PHONY: demo test full rest reference slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
+.PHONY: demo test changed map full rest reference slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -19,6 +19,17 @@ demo: $(DEMO)/.ready
 test: $(TEST)/.ready
 	OMP_NUM_THREADS=1 $(EXAMPLES) $(TEST)/bin/python -m pytest -q -n auto --dist worksteal \
 		-m "not slow and not full" --durations-file=build/durations/test.json $(STRICT)
+
+# The tests of what was changed since the branch began, or since SINCE: `make changed SINCE=HEAD~3`.
+changed: $(TEST)/.ready
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=test $(TEST)/bin/python scripts/guards.py changed \
+		$(if $(SINCE),--since $(SINCE)) -n auto --dist worksteal
+
+# Which tests guard each file, in tests/guards.txt: seconds. With MEASURE=1, from a run of the tests.
+map: $(TEST)/.ready
+	$(if $(MEASURE),$(TEST)/bin/pip install --quiet "coverage>=7")
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=test $(TEST)/bin/python scripts/guards.py make \
+		$(if $(MEASURE),--measure)
 
 full: $(FULL)/.ready
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \

@@ -18,6 +18,7 @@ from ldmref.backends.arguments import fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.support.plugins import describe_origin, find_plugin, suggest_names, summarize_error
+from ldmref.support.renames import find_former_names
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -158,3 +159,7 @@ def _entry_point(name: str) -> EntryPoint | OwnBackend:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = find_former_names(__name__)

@@ -25,6 +25,8 @@ ControlNets, which every interface receives in its own way.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ldmref.declare.documentation import arguments_section, describe, document_fields
 from ldmref.declare.fields import (
     Attachment,
@@ -42,6 +44,7 @@ from ldmref.declare.fields import (
 from ldmref.declare.flags import flag_names, long_flag
 from ldmref.declare.reading import Invalid, read, verify, write
 from ldmref.declare.schema import schema
+from ldmref.support.renames import find_former_names
 
 __all__ = [
     "Attachment",
@@ -66,3 +69,6 @@ __all__ = [
     "verify",
     "write",
 ]
+
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = find_former_names(__name__)

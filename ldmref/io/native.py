@@ -216,7 +216,7 @@ def check_network(name: str, tree: Mapping[str, Any], allow_nonfinite: bool = Fa
 
 
 def save_folder(
-    folder: Path,
+    folder: str | Path,
     config: ModelConfig,
     params: Params,
     tokenizers: Sequence[PromptTokenizer],
@@ -252,7 +252,7 @@ def save_folder(
         name: TensorSource(kind, tuple(leaf.shape), partial(np.ascontiguousarray, leaf, dtype))
         for name, leaf in flat.items()
     }
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(Path(folder)) as temporary:
         with open(temporary / WEIGHTS, "wb") as file:
             write_to(file, sources)
         for name, text in texts.items():

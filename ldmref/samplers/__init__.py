@@ -19,6 +19,8 @@
 | `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
 
+from typing import TYPE_CHECKING
+
 from ldmref.samplers.autoguidance import Autoguidance, autoguidance
 from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import churn, euler_churn, heun_churn
@@ -84,6 +86,7 @@ from ldmref.samplers.spacings import SPACINGS, sigma_grid
 from ldmref.samplers.steps import ancestral, euler_step, with_noise
 from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
+from ldmref.support.renames import find_former_names
 
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
@@ -106,3 +109,7 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = find_former_names(__name__)

@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ldmref.support.renames import find_former_name
 from ldmref.testing.cases import Case, cases
 from ldmref.testing.conformance import OperationCheck, assert_conforms, check_backend
 from ldmref.testing.mixture import Mixture, three_modes
@@ -53,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name in FAMILY:
         module, _, attribute = FAMILY[name].partition(".")
         return getattr(import_module(f"ldmref.testing.family.{module}"), attribute)
-    raise AttributeError(f"module 'ldmref.testing' has no attribute {name!r}")
+    return find_former_name(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -117,6 +118,9 @@ def named_inputs(
     they are to be recorded.
     """
     changed = change(name_arguments(module, args, kwargs))
+    changed = {
+        k: torch.as_tensor(x) if isinstance(x, np.ndarray) else x for k, x in changed.items()
+    }
     found = dict(find_tensors(changed, ""))
     inputs = {role: found[argument] for argument, role in roles_of(module, kind, found).items()}
     if kind == "attention":  # self-attention attends to its own input

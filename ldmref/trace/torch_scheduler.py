@@ -30,6 +30,9 @@ class SchedulerRecorder:
 
     Attributes:
         predictions: The outputs of the denoiser since the last step, which guidance combines.
+
+    A pipeline that keeps its batch twice through the steps, as that of DiT does, is recorded as the
+    first half, from which it makes both again.
     """
 
     def __init__(
@@ -91,33 +94,37 @@ class SchedulerRecorder:
     def _wrap_step(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)
 
-        def before(args: tuple, kwargs: Mapping[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
+        def before(
+            args: tuple, kwargs: Mapping[str, Any]
+        ) -> tuple[CallRecord, dict[str, Any], int | None]:
             arguments = signature.bind(*args, **kwargs).arguments
             call = self._writer.begin("sampler")
             self._time = arguments.get("timestep")
-            with self._left_out.guard("guidance"):
-                self._record_guidance(self._layout.convert(arguments["model_output"]))
             inputs, attributes = _split(arguments)
-            attributes |= self._guides()
             inputs = self._layout.convert_all(inputs)
+            rows = self._rows_of_half(inputs)
+            inputs = _first_rows(inputs, rows)
+            with self._left_out.guard("guidance"):
+                self._record_guidance(inputs["model_output"])
+            attributes |= self._guides()
             call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
             self._layers.noise = []
-            return call, attributes
+            return call, attributes, rows
 
         def after(
-            begun: tuple[CallRecord, dict[str, Any]],
+            begun: tuple[CallRecord, dict[str, Any], int | None],
             args: tuple,
             kwargs: Mapping[str, Any],
             result: object,
         ) -> None:
-            call, attributes = begun
+            call, attributes, rows = begun
             noise_parts, self._layers.noise = self._layers.noise, None
             named = type(self._scheduler).__name__
             x0 = None if named in NO_X0 else _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
             noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
-            convert = self._layout.convert_all
-            call.add("", "", convert(noise) | self._levels(), attributes, convert(outputs))
+            made = [_first_rows(self._layout.convert_all(x), rows) for x in (noise, outputs)]
+            call.add("", "", made[0] | self._levels(), attributes, made[1])
             self._writer.end(call)
 
         return self._left_out.observed(method, "sampler", before, after)
@@ -138,20 +145,35 @@ class SchedulerRecorder:
             return {}
         return {"sigma": sigmas[index - 1], "sigma_next": sigmas[index]}
 
+    def _rows_of_half(self, inputs: Mapping[str, Any]) -> int | None:
+        """Return half the batch of a step whose batch is there twice, or None."""
+        sample, guided = inputs.get("sample"), inputs.get("model_output")
+        if sample is None or guided is None or len(sample) != len(guided):
+            return None
+        twice = self._is_guided_twice(guided) and torch.equal(*sample.chunk(2))
+        return len(guided) // 2 if twice else None
+
+    def _is_guided_twice(self, guided: torch.Tensor) -> bool:
+        """Return whether a guided prediction is there twice, as some pipelines pass it.
+
+        The denoiser's predictions are not equal: they are the two parts that guidance combines.
+        """
+        raw = self.predictions
+        if len(raw) != 1 or len(raw[0]) != len(guided) or len(guided) % 2:
+            return False
+        parts = raw[0][:, : guided.shape[1]].chunk(2)
+        return torch.equal(*guided.chunk(2)) and not torch.equal(*parts)
+
     def _record_guidance(self, guided: torch.Tensor) -> None:
         """Record the predictions since the last step, and what guidance made of them.
 
-        Further channels of the output are variances. Some pipelines give the scheduler the guided
-        prediction twice.
+        Further channels of the output are variances.
         """
+        guided = guided.chunk(2)[0] if self._is_guided_twice(guided) else guided
         raw, self.predictions = self.predictions, []
         if not raw or any(x.shape[2:] != guided.shape[2:] for x in raw):
             return
         raw = [x[:, : guided.shape[1]] for x in raw]
-        if len(guided) == len(raw[0]) and len(guided) % 2 == 0 and len(raw) == 1:
-            first, second = guided.chunk(2)
-            different = not torch.equal(*raw[0].chunk(2))
-            guided = first if different and torch.equal(first, second) else guided
         parts, numbers = self._parts(raw, len(guided))
         if not parts:
             return
@@ -256,6 +278,14 @@ def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     numbers = {k: v for k, v in flat.items() if isinstance(v, bool | int | float)}
     dropped = ("timestep", "return_dict")
     return inputs, {k: v for k, v in numbers.items() if k not in dropped}
+
+
+def _first_rows(arrays: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
+    """Return arrays with their first rows alone, those that are batches; None: as they are."""
+    if rows is None:
+        return dict(arrays)
+    batches = {name: x for name, x in arrays.items() if getattr(x, "ndim", 0) > 1}
+    return {**arrays, **{name: x[:rows] for name, x in batches.items()}}
 
 
 def _predicted(result: object) -> torch.Tensor | None:

@@ -43,7 +43,7 @@ def live(pipe: Any, folder: Path, request: dict[str, Any] | None, **options: Any
     if not folder.exists():
         pipe.save_pretrained(folder)
     run = partial(run_pipeline, **options)
-    return LivePipeline(pipe, run, request, folder=folder, whole=True)
+    return LivePipeline(pipe, run, request, folder=folder)
 
 
 # -- Stable Diffusion 3 ---------------------------------------------------------------------------

@@ -84,6 +84,15 @@ def test_classes_are_those_of_the_prompts():
     assert verdict([3], alone=True) == "differs"
 
 
+def test_classes_are_those_that_a_pipeline_was_asked_for():
+    """By the argument that has the name of the denoiser's; the empty prompt is the null class."""
+    assert verdict([0, 3], prompt=None, class_labels=[3]) == "equal"
+    assert verdict([3, 0], prompt=None, class_labels=[3]) == "differs"
+    assert verdict([0, 2], prompt=None, class_labels=[3]) == "differs"
+    assert verdict([0, 3], role="y", prompt=None, y=3) == "equal"
+    assert verdict([0, 0, 2, 3], images=2, prompt=None, class_labels=[2, 3]) == "equal"
+
+
 def test_images_of_a_prompt_follow_each_other():
     prompts = {"prompt": ["cat", "dog"], "images": 4}
     assert verdict([0, 0, 0, 0, 2, 2, 3, 3], **prompts) == "equal"

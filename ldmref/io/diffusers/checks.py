@@ -97,10 +97,15 @@ def damage_as_config_error(name: str) -> Iterator[None]:
         raise config_error(f"cannot read the configuration of {name!r}: {what}") from error
 
 
-def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
-    """Refuse a class of diffusers that is not supported; `where` begins the message."""
+def require_class(
+    kind: object, supported: Collection[str], where: str, code: str, more: str = ""
+) -> None:
+    """Refuse a class of diffusers that is not supported; `where` begins the message.
+
+    `more` begins the hint, which lists the supported ones.
+    """
     if not isinstance(kind, str) or kind not in supported:
-        hint = "supported: " + ", ".join(sorted(supported))
+        hint = f"{more}supported: " + ", ".join(sorted(supported))
         raise UnsupportedModelError(
             f"{where} a {str(kind)[:80]}, which is not supported", code=code, hint=hint
         )

@@ -76,7 +76,8 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
         if "InstructPix2Pix" in kind:
             raise make_relative_error(folder, INSTRUCTIONS)
         known = [name for family in list_families() for name in family.folders]
-        require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
+        more = "install a package that declares it (docs/add-a-family.md); "
+        require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE", more)
     assert family is not None, "require_class refuses what no family reads"
     with damage_as_config_error(folder.name):
         config = replace(family.folders[kind](folder, index), name=get_model_name(folder))

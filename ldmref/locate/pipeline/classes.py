@@ -1,4 +1,7 @@
-"""Judge the numbers of classes that a denoiser is given, from the prompts that name them."""
+"""Judge the numbers of classes that a denoiser is given, from the prompts that name them.
+
+A pipeline of classes is asked for them by an argument that has the name of the denoiser's.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,14 @@ def _labels(
     Raises:
         NotKnown: The prompts were not recorded, or do not name the classes.
     """
-    prompts = prompts_of(context, request, side)
-    if not prompts or images % len(prompts):
+    asked = next((request[name] for name in roles_of(context, x.argument) if name in request), None)
+    if side == "cond" and isinstance(asked, list | tuple | int):
+        found = np.ravel(asked).tolist()
+    else:
+        prompts = prompts_of(context, request, side) or []
+        found = [_label(context, request, each, x) for each in prompts]
+    if not found or images % len(found):
         raise NotKnown("the prompts of the classes were not recorded")
-    found = [_label(context, request, each, x) for each in prompts]
     return np.repeat(np.array(found, np.float64), images // len(found))
 
 

@@ -58,8 +58,8 @@ class LivePipeline:
         mode: The mode of the request.
         image: Returns the image of the result: a PIL image, or an array (h, w, 3) in [0, 1].
         folder: The folder of the same model. None: what `pipeline.save_pretrained` writes.
-        whole: Whether everything that is recorded must be compared. If not, what is not compared,
-            such as modules that ldmref does not call by themselves, is listed as left out.
+        whole: Whether everything that is recorded must be compared, so `ldmref diff` ends with exit
+            code 0. False: what is not compared is listed as left out.
 
     >>> from ldmref.testing import LivePipeline
     >>> LivePipeline(None, lambda pipeline: pipeline("a cat", num_inference_steps=2)).mode
@@ -72,7 +72,7 @@ class LivePipeline:
     mode: str = "txt2img"
     image: Callable[[Any], Any] = field(default=lambda result: result.images[0], repr=False)
     folder: str | Path | None = None
-    whole: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)

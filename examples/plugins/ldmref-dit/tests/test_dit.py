@@ -211,15 +211,33 @@ def test_the_order_of_guidance_is_the_family_s_unless_a_trace_says_it(pipe, fold
     assert odd.counts()["differs"] == 0
 
 
-def test_every_layer_of_diffusers_is_compared(pipe, folder):
-    """What is not judged is between the networks: the labels and the split of the output."""
-    with ldmref.recording(pipe) as run:
-        pipe([3], generator=torch.Generator().manual_seed(5), num_inference_steps=2)
+WRONG = {  # what a transformer is given by a wrong pipeline; by the kind of row that says so
+    "classes": ("class_labels", lambda x: x.flip(0)),
+    "latents": ("hidden_states", lambda x: 1.01 * x),
+}
+
+
+@pytest.mark.parametrize("wrong", ["", *WRONG])
+@pytest.mark.parametrize("classes", [[3], [3, 7]])
+def test_all_of_a_recording_is_compared(pipe, folder, classes, wrong):
+    """`ldmref diff` ends with exit code 0 for a right recording, and names what is wrong."""
+
+    def change(module, args, kwargs):
+        inputs = {**dict(zip(("hidden_states",), args, strict=True)), **kwargs}
+        name, function = WRONG.get(wrong, ("hidden_states", lambda x: x))
+        return (), {**inputs, name: function(inputs[name])}
+
+    hook = pipe.transformer.register_forward_pre_hook(change, with_kwargs=True)
+    try:
+        with ldmref.recording(pipe) as run:
+            pipe(classes, generator=torch.Generator().manual_seed(5), num_inference_steps=2)
+    finally:
+        hook.remove()
     report = diff_traces(run.trace, ldmref.load(folder, dtype="float32"))
-    assert not report.gaps and not report.faults
-    assert {row.kind for row in report.rows if row.verdict == "not judged"} <= {
-        "recorded", "latents",
-    }  # fmt: skip
+    if wrong:
+        assert {row.kind for row in report.faults} == {wrong}, report
+    else:
+        assert report.equal and not report.gaps, report
 
 
 def test_commands_know_the_family(folder, tmp_path):

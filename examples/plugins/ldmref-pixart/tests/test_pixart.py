@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import redirect_stdout
-from io import StringIO
 
 import numpy as np
 import pytest
@@ -15,21 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ldmref
 from ldmref import modes
-from ldmref.apps.cli.main import main
-from ldmref.locate import diff_traces
 from ldmref.math import timestep_embedding
 from ldmref.models import Conditioning, flatten, preset
+from ldmref.testing import LivePipeline, assert_family_conforms
 
 PROMPTS = ["A Red cat", "a blue hat on the table and a cat"]
 OPTIONS = {"use_resolution_binning": False, "clean_caption": False, "height": 16}
-
-
-def run(*arguments):
-    """Run a command of ldmref; its output."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        assert main([str(argument) for argument in arguments]) == 0
-    return printed.getvalue()
 
 
 @pytest.mark.parametrize("side", [8, 16, 4])
@@ -70,55 +59,17 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
         assert np.abs(np.asarray(image).astype(int) - np.round(their * 255)).max() <= 1
 
 
-def record(pipe, path):
-    """Record a run of two steps."""
-    with ldmref.recording(pipe, path) as trace:
-        options = {"num_inference_steps": 2, "width": 16}
-        pipe(
-            "a red cat",
-            generator=torch.Generator().manual_seed(5),
-            **options,
-            **OPTIONS,
-        )
-    return trace.trace
+def test_the_family_conforms(pipe, folder):
+    """And `ldmref diff` compares all of diffusers' runs, so it ends with exit code 0."""
 
+    def run(pipe):
+        options = {"num_inference_steps": 2, "width": 16, "output_type": "np"}
+        return pipe("a red cat", generator=torch.Generator().manual_seed(5), **options, **OPTIONS)
 
-def test_a_live_pipeline_has_no_fault(pipe, folder, tmp_path):
-    """And all of it is compared, so `ldmref diff` ends with exit code 0."""
-    report = diff_traces(record(pipe, tmp_path / "trace"), ldmref.load(folder, dtype="float32"))
-    assert report.equal and report.counts()["equal"] > 100, report.gaps
-
-
-FAULTS = {
-    "transformer_blocks.1.ff": lambda x: x * 1.01,
-    "transformer_blocks.0.attn2": lambda x: -x,
-    "caption_projection": lambda x: x + 0.1,
-    "proj_out": lambda x: x.flip(-1),
-}
-
-
-@pytest.mark.parametrize("layer", [*FAULTS])
-def test_a_wrong_layer_of_a_pipeline_is_named(pipe, folder, tmp_path, layer):
-    module = pipe.transformer.get_submodule(layer)
-    hook = module.register_forward_hook(lambda module, args, output: FAULTS[layer](output))
-    try:
-        trace = record(pipe, tmp_path / "trace")
-    finally:
-        hook.remove()
-    report = diff_traces(trace, ldmref.load(folder, dtype="float32"))
-    assert {row.layer for row in report.rows if row.verdict == "differs"} == {layer}
-
-
-def test_traces_exports_and_cases(folder, tmp_path):
-    pytest.importorskip("onnxruntime")
-    trace = tmp_path / "trace"
-    run("trace", "-m", folder, "a red cat", "--steps", "2", "--seed", "1", "-o", trace)
-    assert "agree" in run("diff", trace, "-m", folder)
-    run("export", "onnx", folder, "-o", tmp_path / "onnx")
-    assert (tmp_path / "onnx" / "transformer" / "model.onnx").is_file()
-    cases = tmp_path / "cases"
-    run("cases", "make", "-o", cases, "--family", "pixart-tiny", "--part", "networks")
-    assert "passes" in run("cases", "run", cases, "--runtime", "onnxruntime")
+    size = {"width": 16, "height": 16}
+    request = {"prompt": "a red cat", "seed": 5, "rng": "torch", "steps": 2, "cfg_scale": 4.5}
+    live = LivePipeline(pipe, run, request | size, folder=folder)
+    assert_family_conforms(PIXART, pipelines=[live], presets=["pixart-tiny"])
 
 
 def test_published_size():

@@ -10,21 +10,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ldmref.backends import Backend
 from ldmref.families import (
+    Backend,
     CallSize,
     DeclaredNetwork,
     Family,
+    ModelConfig,
     NetworkInput,
     NetworkOutput,
+    Params,
+    PromptTemplate,
     TextPath,
     Work,
     describe_autoencoder,
     describe_text_encoder,
     get_hidden_states,
 )
-from ldmref.models import ModelConfig, Params
-from ldmref.prompts import PromptTemplate
 from ldmref_pixart.config import PixArtConfig, broken_rules, transformer_of
 from ldmref_pixart.files import make_presets, read_folder
 from ldmref_pixart.network import transformer, transformer_spec

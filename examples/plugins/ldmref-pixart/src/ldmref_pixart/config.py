@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from ldmref.declare import Range
-from ldmref.families import DenoiserConfig
-from ldmref.models import ModelConfig
+from ldmref.families import DenoiserConfig, ModelConfig, Range
 
 Size = Annotated[int, Range(1, 65536)]
 

@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families import TextConfig, convert_t5_config
-from ldmref.io.diffusers import (
+from ldmref.families import (
+    AutoencoderConfig,
+    Defaults,
+    ModelConfig,
+    SchedulerConfig,
+    TextConfig,
     convert_autoencoder_config,
     convert_scheduler_config,
+    convert_t5_config,
     get_class,
     read_denoiser,
     read_json,
 )
-from ldmref.models import AutoencoderConfig, Defaults, ModelConfig
-from ldmref.samplers import SchedulerConfig
 from ldmref_pixart.config import PixArtConfig, transformer_of
 
 PLAIN: dict[str, tuple[Any, ...]] = {

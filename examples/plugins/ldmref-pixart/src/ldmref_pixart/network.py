@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
-
-from ldmref.backends import Backend
-from ldmref.math import timestep_embedding
-from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import attention, layer, linear, mask_bias, mlp
-from ldmref.models.specs import attention_spec, conv_spec, linear_spec
+from ldmref.families import (
+    Backend,
+    Params,
+    Spec,
+    layers,
+    numbered,
+    specs,
+    timestep_embedding,
+    transformer_layers,
+)
 from ldmref_pixart.config import PixArtConfig
 
 Array = Any
@@ -26,26 +29,28 @@ EPS = 1e-6  # of all norms
 def transformer_spec(config: PixArtConfig) -> Spec:
     """Return the shapes of every parameter."""
     d = config.width
-    two: Spec = {"linear_1": linear_spec(FREQUENCIES, d), "linear_2": linear_spec(d, d)}
+    two: Spec = {"linear_1": specs.linear_spec(FREQUENCIES, d), "linear_2": specs.linear_spec(d, d)}
     block: Spec = {
         "scale_shift_table": (6, d),
-        "attn1": attention_spec(d, bias=True),
-        "attn2": attention_spec(d, bias=True),
-        "ff": {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}},
+        "attn1": specs.attention_spec(d, bias=True),
+        "attn2": specs.attention_spec(d, bias=True),
+        "ff": {
+            "net": {"0": {"proj": specs.linear_spec(d, 4 * d)}, "2": specs.linear_spec(4 * d, d)}
+        },
     }
     text = config.caption_channels
     return {
-        "pos_embed": {"proj": conv_spec(config.in_channels, d, config.patch_size)},
+        "pos_embed": {"proj": specs.conv_spec(config.in_channels, d, config.patch_size)},
         "transformer_blocks": numbered([block] * config.num_layers),
         "scale_shift_table": (2, d),
-        "proj_out": linear_spec(d, config.patch_size**2 * config.out_channels),
+        "proj_out": specs.linear_spec(d, config.patch_size**2 * config.out_channels),
         "adaln_single": {
             "emb": {"timestep_embedder": two},
-            "linear": linear_spec(d, 6 * d),
+            "linear": specs.linear_spec(d, 6 * d),
         },
         "caption_projection": {
-            "linear_1": linear_spec(text, d),
-            "linear_2": linear_spec(d, d),
+            "linear_1": specs.linear_spec(text, d),
+            "linear_2": specs.linear_spec(d, d),
         },
     }
 
@@ -81,12 +86,12 @@ def transformer(
     h = xp.permute_dims(xp.reshape(h, (n, d, rows * columns)), (0, 2, 1)) + positions
     time, modulation = embed_time(ops, p.adaln_single, t, h)
     text = project_caption(ops, p.caption_projection, context)
-    hidden = mask_bias(ops, mask)
+    hidden = layers.mask_bias(ops, mask)
     for p_block in p.transformer_blocks.items_in_order():
         h = block(ops, p_block, h, text, modulation, hidden, config.num_attention_heads)
     table = p.scale_shift_table[None, :, :] + time[:, None, :]
     h = normalize(ops, h, "norm_out") * (1.0 + table[:, 1:2, :]) + table[:, 0:1, :]
-    h = linear(ops, p.proj_out, h)
+    h = layers.linear(ops, p.proj_out, h)
     c = config.out_channels
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
     h = xp.permute_dims(h, (0, 5, 1, 3, 2, 4))
@@ -117,18 +122,18 @@ def embed_time(ops: Backend, p: Params, t: Array, like: Array) -> tuple[Array, A
     if xp.isdtype(t.dtype, "integral"):
         t = xp.astype(t, getattr(xp, ops.state_dtype))
     waves = xp.astype(timestep_embedding(t, FREQUENCIES), like.dtype)
-    time = mlp(ops, p.emb.timestep_embedder, waves)
-    rows = linear(ops, p.linear, ops.silu(time))
+    time = layers.mlp(ops, p.emb.timestep_embedder, waves)
+    rows = layers.linear(ops, p.linear, ops.silu(time))
     return time, xp.reshape(rows, (rows.shape[0], 6, like.shape[2]))
 
 
-@layer
+@layers.layer
 def project_caption(ops: Backend, p: Params, x: Array) -> Array:
     """Project hidden states, (n, l, caption_channels) -> (n, l, d)."""
-    return linear(ops, p.linear_2, gelu(ops, linear(ops, p.linear_1, x)))
+    return layers.linear(ops, p.linear_2, gelu(ops, layers.linear(ops, p.linear_1, x)))
 
 
-@layer
+@layers.layer
 def block(
     ops: Backend,
     p: Params,
@@ -142,30 +147,21 @@ def block(
     table = p.scale_shift_table[None, :, :] + modulation
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (table[:, i : i + 1, :] for i in range(6))
     h = normalize(ops, x, "norm1") * (1.0 + scale) + shift
-    x = ops.add(x, gate * attention(ops, p.attn1, h, h, heads))
-    x = ops.add(x, attention(ops, p.attn2, x, text, heads, bias=hidden))
+    x = ops.add(x, gate * layers.attention(ops, p.attn1, h, h, heads))
+    x = ops.add(x, layers.attention(ops, p.attn2, x, text, heads, bias=hidden))
     h = normalize(ops, x, "norm2") * (1.0 + scale_mlp) + shift_mlp
     return ops.add(x, gate_mlp * feed_forward(ops, p.ff, h))
 
 
 def normalize(ops: Backend, x: Array, name: str) -> Array:
     """Normalise tokens (n, l, d) without learned weights; `name` is that of the module."""
-    return ops.call_function(name, center, x, ops.state_dtype, axis=-2)
+    return transformer_layers.standardize(ops, x, name, EPS)
 
 
-def center(x: Array, dtype: str) -> Array:
-    """Return (x - mean) / sqrt(variance + 1e-6) over the last axis, computed in `dtype`."""
-    xp = array_namespace(x)
-    wide = xp.astype(x, getattr(xp, dtype), copy=False)
-    wide = wide - xp.mean(wide, axis=-1, keepdims=True)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + EPS)
-    return xp.astype(wide, x.dtype, copy=False)
-
-
-@layer
+@layers.layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
-    return linear(ops, p.net["2"], gelu(ops, linear(ops, p.net["0"].proj, x)))
+    return layers.linear(ops, p.net["2"], gelu(ops, layers.linear(ops, p.net["0"].proj, x)))
 
 
 def gelu(ops: Backend, x: Array) -> Array:

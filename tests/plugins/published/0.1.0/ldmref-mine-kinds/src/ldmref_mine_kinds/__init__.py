@@ -1,0 +1,1 @@
+"""The text encoder and the autoencoder of docs/add-a-family.md."""
