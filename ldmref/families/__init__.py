@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from ldmref.families.transformer_files import list_entries as list_entries
     from ldmref.families.transformer_files import reads_sizes as reads_sizes
     from ldmref.families.transformer_files import stack_layers as stack_layers
-    from ldmref.families.unet_pipelines import describe_scheduler as describe_scheduler
     from ldmref.io.diffusers import convert_autoencoder_config as convert_autoencoder_config
     from ldmref.io.diffusers import convert_scheduler_config as convert_scheduler_config
     from ldmref.io.diffusers import convert_t5_config as convert_t5_config

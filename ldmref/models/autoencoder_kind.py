@@ -74,7 +74,7 @@ class Autoencoder:
             a weight per channel and a bias, 3 (latent_channels + 1) numbers; () if none is known.
         shrink: Returns a tiny version of a configuration, for golden cases. None: there is none.
         broken_rules: Yields the relations between fields that do not hold.
-        module: Former: `ldmref.ports.NetworkPort`.
+        module: Former: `ldmref.ports.NetworkPort`. None: not given.
 
     >>> from ldmref.models.autoencoder_kind import find_autoencoder
     >>> vq = find_autoencoder("vq")

@@ -358,7 +358,7 @@ class Family:
         lora: The layers that LoRA changes.
         diffusers, training, golden: Former: `ldmref.ports.FamilyPort`,
             `ldmref.training.TrainingRules` and `ldmref.cases.GoldenModels`, each found through an
-            entry point of its own.
+            entry point of its own. None: not given.
 
     >>> family = find_family("latent-diffusion")
     >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.folders

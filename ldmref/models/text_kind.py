@@ -71,7 +71,7 @@ class TextEncoder:
         contradicts: Returns what a file says against a configuration that its shapes fit, such as
             that it is of a sibling; "" for nothing. It takes the names of the file, its metadata
             and the configuration.
-        classes, module: Former: `ldmref.ports.NetworkPort`.
+        classes, module: Former: `ldmref.ports.NetworkPort`. None: not given.
 
     >>> from ldmref.models.text_kind import find_text_encoder
     >>> t5 = find_text_encoder("t5")

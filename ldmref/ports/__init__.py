@@ -33,6 +33,7 @@ from ldmref.support.lazy import export_lazily
 if TYPE_CHECKING:
     from ldmref.ports.arguments import first_layers_of as first_layers_of
     from ldmref.ports.arguments import names_of as names_of
+    from ldmref.ports.latent_diffusion import describe_scheduler as describe_scheduler
     from ldmref.ports.library_object import LibraryObject as LibraryObject
     from ldmref.ports.network_port import NetworkPort as NetworkPort
     from ldmref.ports.network_port import find_autoencoder_port as find_autoencoder_port

@@ -41,6 +41,9 @@ def names_of(network: DeclaredNetwork | Any, x: NetworkInput) -> tuple[str, ...]
         network: The network.
         x: One of its inputs.
 
+    Returns:
+        The names, each once.
+
     >>> import ldmref
     >>> network = ldmref.random_model("flux-tiny").denoiser
     >>> names_of(network, network.inputs[0])
@@ -58,6 +61,9 @@ def first_layers_of(network: DeclaredNetwork, x: NetworkInput) -> tuple[tuple[st
     Args:
         network: The network.
         x: One of its inputs.
+
+    Returns:
+        Pairs of an end of a name and a role.
 
     >>> import ldmref
     >>> network = ldmref.random_model("tiny").denoiser

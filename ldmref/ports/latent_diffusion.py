@@ -67,8 +67,19 @@ def describe_denoiser(config: ModelConfig) -> LibraryObject:
 def describe_scheduler(config: ModelConfig, sampler: str) -> LibraryObject:
     """Return diffusers' scheduler of a configuration for a sampler.
 
+    Args:
+        config: The configuration of the model.
+        sampler: The sampler of a run, a name in `SAMPLERS`.
+
+    Returns:
+        Its class with its settings.
+
     Raises:
         UsageError: No class of diffusers has this sampler alone.
+
+    >>> from ldmref.models import preset
+    >>> describe_scheduler(preset("sd15"), "ddim").path
+    'diffusers:DDIMScheduler'
     """
     if sampler not in SCHEDULERS:
         message = f"no scheduler of diffusers has the sampler {sampler!r} alone"

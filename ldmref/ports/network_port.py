@@ -61,8 +61,14 @@ def find_text_encoder_port(name: str) -> NetworkPort:
     Args:
         name: The name of the kind.
 
+    Returns:
+        What is declared of it.
+
     Raises:
         UsageError: Its plug-in cannot be used.
+
+    >>> find_text_encoder_port("clip").classes[0]
+    'CLIPTextModel'
     """
     return _find(TEXT_ENCODERS, name) or _read_former(find_text_encoder(name))
 
@@ -73,6 +79,9 @@ def find_autoencoder_port(name: str) -> NetworkPort:
 
     Args:
         name: The name of the kind.
+
+    Returns:
+        What is declared of it.
 
     Raises:
         UsageError: Its plug-in cannot be used.

@@ -26,6 +26,9 @@ def describe_flow_scheduler(config: ModelConfig, sampler: str) -> LibraryObject:
         config: The configuration of the model.
         sampler: The sampler of a run, a name in `SAMPLERS`.
 
+    Returns:
+        Its class with its settings.
+
     Raises:
         UsageError: diffusers has no such sampler for flows.
 

@@ -96,6 +96,9 @@ def find_port(name: str) -> FamilyPort:
     Args:
         name: The name of the family.
 
+    Returns:
+        What is declared of it.
+
     Raises:
         UsageError: Its plug-in cannot be used.
 
@@ -108,6 +111,12 @@ def find_port(name: str) -> FamilyPort:
 
 def port_of(family: Family) -> FamilyPort:
     """Return how other programs write a family.
+
+    Args:
+        family: The family.
+
+    Returns:
+        What is declared of it.
 
     >>> from ldmref.models.family import find_family
     >>> port_of(find_family("flux")).modules

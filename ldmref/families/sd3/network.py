@@ -184,9 +184,9 @@ def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:
 def middle_places(ops: Backend, line: Array, side: int) -> Array:
     """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
     xp = ops.xp
-    places = count_from_zero(ops, line, 0)
-    first = xp.astype((side - 1.0 - places[-1:]) / 2, xp.int64)
-    return first + xp.astype(places, xp.int64)
+    counted = count_from_zero(ops, line, 0)
+    first = xp.astype((side - 1.0 - counted[-1:]) / 2, xp.int64)
+    return first + xp.astype(counted, xp.int64)
 
 
 @layer
