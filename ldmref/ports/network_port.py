@@ -106,5 +106,5 @@ def _find(group: str, name: str) -> NetworkPort | None:
 
 def _read_former(kind: Any) -> NetworkPort:
     """Return what a kind of an earlier version declares itself; an empty port if it does not."""
-    classes = kind.classes if isinstance(kind, TextEncoder) else ()  # of an autoencoder: readers
-    return NetworkPort(kind.name, getattr(kind, "module", None), classes)
+    own = getattr(kind, "classes", ()) if isinstance(kind, TextEncoder) else ()
+    return NetworkPort(kind.name, getattr(kind, "module", None), own)  # an autoencoder's: readers
