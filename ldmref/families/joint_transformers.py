@@ -223,8 +223,8 @@ def list_inputs(config: Any) -> tuple[NetworkInput, ...]:
         also=("y", "pooled"),
         layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
     )
-    latents = latents_input(config.in_channels, "hidden_states")
-    text = text_input(config.joint_attention_dim, embedder="context_embedder")
+    latents = latents_input(config.in_channels, "img", "hidden_states")
+    text = text_input(config.joint_attention_dim, "txt", embedder="context_embedder")
     return latents, time_input("time_proj"), text, pooled
 
 

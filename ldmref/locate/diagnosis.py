@@ -135,6 +135,7 @@ def diagnose(
         found = _find_layout(wrong)
         return found if found.cause or not certain else _find_weights(wrong)
     tried = _try_known_faults(wrong)
+    tried.sort(key=lambda one: not alike.is_known(one.hypothesis.text))
     found = _explain_by_fault(wrong, tried, certain)
     found = found if found.cause else term
     found = found if found.cause else _find_other_residual(wrong)

@@ -206,7 +206,9 @@ def judge_call(
         remarks.note_together(call.network, together)
     elif together:
         gaps.append(NOT_TOGETHER.format(len(together), call, abbreviated(together, MAX_LISTED)))
-    if unknown:
+    if unknown and not problem and _leads_to_judged_output(rows):
+        remarks.note_between(call.network, sorted(unknown))
+    elif unknown:
         listed = abbreviated(sorted(unknown), MAX_LISTED)
         text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
@@ -214,6 +216,16 @@ def judge_call(
         note = f"cannot be replayed: {problem}" if problem else NO_LAYER if unknown else ALONE
         rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return rows
+
+
+def _leads_to_judged_output(rows: Sequence[Row]) -> bool:
+    """Return whether everything up to the output of a call was judged.
+
+    What other layers returned is then judged with the next array that has a name, or with the
+    output.
+    """
+    judged = all(row.verdict != UNKNOWN for row in rows)
+    return judged and any(not row.layer and row.kind == "own" for row in rows)
 
 
 @dataclass

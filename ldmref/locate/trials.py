@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,62 @@ NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
 # Tables that a network makes once for all of its layers, by operations that read them. Those of
 # angles are rounded before a layer begins: by |angle| units, which grows with the position.
 TABLES = {"turn_pairs": ("cos", "sin")}
+KEPT = 2**16  # numbers of a result that is kept for the next repeated run, at most
+ALL_KEPT = 2**22  # numbers of all results that are kept
+
+
+@dataclass
+class _KeptResults:
+    """Results before the first change of repeated runs, which all of these have in common.
+
+    Hundreds of changes are tried in one part, and each one leaves what precedes it as it is.
+
+    Attributes:
+        of: What is run again: a point, the number format, and which one it is.
+        results: By the name of a layer, its result, how often each name was called until then, and
+            the layers within it.
+        size: The numbers of all results.
+        names: The layers that the current run has visited.
+        unchanged: Whether the current run is still the one without a change.
+    """
+
+    of: tuple[object, ...] = ()
+    results: dict[str, tuple[Any, Counter[str], list[str]]] = field(default_factory=dict)
+    size: int = 0
+    names: list[str] = field(default_factory=list)
+    unchanged: bool = False
+
+    def find(self, call: LayerCall, other: Container[str]) -> Any:
+        """Return the result of a layer, and how often names were called; None: it is not known.
+
+        Args:
+            call: The layer.
+            other: The layers that this run changes, or whose inputs it writes: none is within.
+        """
+        found = self.results.get(call.name) if self.unchanged else None
+        if found is None or any(name in other for name in found[2][1:]):
+            return None
+        self.names += found[2]
+        return _copy(found[0]), found[1].copy()
+
+    def keep(self, call: LayerCall, result: object, seen: Counter[str], first: int) -> None:
+        """Keep the result of a layer, which is the first of the visited layers that it holds."""
+        arrays = result if type(result) is tuple else (result,)
+        if not self.unchanged or not all(isinstance(x, np.ndarray) for x in arrays):
+            return
+        sizes = [x.size for x in arrays]
+        if max(sizes, default=0) <= KEPT and self.size + sum(sizes) <= ALL_KEPT:
+            self.results[call.name] = _copy(result), seen.copy(), self.names[first:]
+            self.size += sum(sizes)
+
+
+def _copy(result: Any) -> Any:
+    """Return an array, or a tuple of arrays, that may be written if the first may."""
+    if isinstance(result, tuple):
+        return tuple(map(_copy, result))
+    copied = np.copy(result)
+    copied.setflags(write=result.flags.writeable)
+    return copied
 
 
 class _Reached(Exception):
@@ -49,6 +106,7 @@ class RepeatableRun(NamedBackend):
         self.exact = self.inner
         self.low = Rounding(dtype)
         self._trial: Trial | None = None
+        self._kept = _KeptResults()
         # Outputs that are not used as recorded, by layer and number.
         self._corrected: dict[tuple[str, int], np.ndarray] = {}
         self.stream: dict[str, np.ndarray] = {}  # what norms read where the run went on from it
@@ -122,6 +180,8 @@ class RepeatableRun(NamedBackend):
         itself = not point.role and point.call.name == frame.name
         target = "" if itself else point.call.name
         saved = self._seen, self._scope, self.inner, self._trial
+        self._begin_trial(point, low)
+        self._kept.unchanged = not (arguments or free or self._collected)
         self._seen, self._scope = frame.seen.copy(), list(frame.scope)
         self._trial = Trial(target, point.role, changes, low, free)
         self.inner = self.low if low else self.exact
@@ -145,6 +205,14 @@ class RepeatableRun(NamedBackend):
         part = parts_of(result)[point.part]
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
+    def _begin_trial(self, point: Point, low: bool) -> None:
+        """Forget what is kept of runs of another point, or in another number format."""
+        of = point.frame, point.call.name, point.role, point.part, low, self.dtype_of_port
+        known = self._kept.of
+        if known[1:] != of[1:] or known[0] is not point.frame:
+            self._kept = _KeptResults(of)
+        self._kept.names = []
+
     def _entry_of(self, call: LayerCall) -> TraceEntry | None:
         """Return what the port recorded of a layer, None if it did not."""
         base, _, number = call.name.partition(AGAIN)
@@ -165,6 +233,22 @@ class RepeatableRun(NamedBackend):
             raise _Reached(call.inputs[EXCHANGED[trial.role] if turned else trial.role])
         if call.name in self.stream:
             self._write_stream(call, self.stream[call.name])
+        kept = self._kept
+        kept.unchanged = kept.unchanged and call.name not in trial.changes
+        found = kept.find(call, {*trial.changes, *self.stream})
+        if found is not None:
+            result, self._seen = found
+            return result
+        first = len(kept.names)
+        kept.names.append(call.name)
+        result = self._compute_again(call, trial, target)
+        if target:
+            raise _Reached(result)
+        kept.keep(call, result, self._seen, first)
+        return result
+
+    def _compute_again(self, call: LayerCall, trial: Trial, target: bool) -> Any:
+        """Return the recorded output of a layer, or what it returns in a repeated run."""
         entry = self._entry_of(call)
         within = target or (call.composite and _may_hold(call.name, trial.target))
         changed = call.name in trial.changes
@@ -183,8 +267,6 @@ class RepeatableRun(NamedBackend):
         result = self._cast({"": result})[""]
         if (base := call.name.partition(AGAIN)[0]) in self._collected:
             self._collected[base].append({**call.inputs, "": result})
-        if target:
-            raise _Reached(result)
         return result
 
     def _write_stream(self, call: LayerCall, recorded: np.ndarray) -> bool:

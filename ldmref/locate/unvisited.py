@@ -183,6 +183,8 @@ class LayerRemarks:
         unread: The parts of which nothing is read, by network.
         together: The layers of some calls whose arrays no layer of ldmref has, by network; all from
             the last array before them to the next one was compared as a whole.
+        between: The layers that ldmref's definition does not have, by network, of calls that were
+            judged up to their output, and with it what these layers lead to.
 
     >>> remarks = LayerRemarks()
     >>> remarks.note_unread("text_encoder", ["norm", "lm_head"])
@@ -192,6 +194,7 @@ class LayerRemarks:
 
     unread: dict[str, dict[str, None]] = field(default_factory=dict)
     together: dict[str, dict[str, None]] = field(default_factory=dict)
+    between: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def note_unread(self, network: str, parts: Iterable[str]) -> None:
         """Note parts of a network of which nothing is read."""
@@ -200,6 +203,10 @@ class LayerRemarks:
     def note_together(self, network: str, layers: Iterable[str]) -> None:
         """Note layers that were compared together."""
         self.together.setdefault(network, {}).update(dict.fromkeys(layers))
+
+    def note_between(self, network: str, layers: Iterable[str]) -> None:
+        """Note layers that the definition does not have, whose effect was compared."""
+        self.between.setdefault(network, {}).update(dict.fromkeys(layers))
 
     def describe(self) -> Iterator[str]:
         """Yield a sentence for each network."""
@@ -211,6 +218,11 @@ class LayerRemarks:
                 listed = abbreviated(list(layers), MAX_LISTED)
                 what = f"{counted(len(layers), 'layer')} of {network}"
                 yield f"{what} compared together in calls that read cached states: {listed}"
+        for network, layers in self.between.items():
+            if layers:
+                listed = abbreviated(list(layers), MAX_LISTED)
+                what = f"{counted(len(layers), 'layer')} of {network}"
+                yield f"{what} without a name in ldmref, compared by what follows them: {listed}"
 
 
 class SortedLayers(NamedTuple):

@@ -256,6 +256,32 @@ def test_swapped_parts_of_a_modulation_are_named(model, recorded):
     check(report, words, (f"{BLOCK}.norm1" if recorded == "norm" else f"{BLOCK}.ff",))
 
 
+def test_parts_of_a_modulation_that_turn_are_named_in_every_row(flux_model):
+    """The row of the gate alone would fit an exchange as well."""
+
+    def turned(call, x):
+        h, gate, shift, scale, gate_mlp = call.compute(x)
+        return h, gate, gate_mlp, shift, scale
+
+    wrong = {f"{BLOCK}.norm1": turned}
+    report = judge(flux_model, run_port(flux_model, wrong, ("adaptive_norm", "block")))
+    words = "shift, scale and gate of the MLP are gate, shift and scale in "
+    assert report.faults
+    assert {row.cause for row in report.faults} == {f"{words}{BLOCK}.norm1.linear"}
+
+
+def test_a_gate_of_another_part_is_not_an_exchange(flux_model):
+    def other_gate(call, x):
+        h, _, shift, scale, gate_mlp = call.compute(x)
+        return h, gate_mlp, shift, scale, gate_mlp
+
+    wrong = {f"{BLOCK}.norm1": other_gate}
+    report = judge(flux_model, run_port(flux_model, wrong, ("adaptive_norm", "block")))
+    assert report.faults
+    words = f"the gate is the gate of the MLP in {BLOCK}.norm1.linear"
+    assert {row.cause for row in report.faults} == {words}
+
+
 @pytest.mark.parametrize(
     ("hidden", "words"),
     [
