@@ -118,7 +118,7 @@ def diagnose(
     recorded = point.kept(np.asarray(point.recorded, np.float64))
     wrong = _Wrong(replay, point, recorded, error, floor)
     term = Cause()  # that a norm's output is not added, or not rotated
-    for find in (_find_identity, _find_residual, _find_term):
+    for find in (_find_residual, _find_identity, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
             return found
