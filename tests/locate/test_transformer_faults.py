@@ -14,7 +14,7 @@ from numpy_ports import run_port as run_network
 
 from ldmref.families.flux import network as flux
 from ldmref.families.sd3 import network as sd3
-from ldmref.locate import diff_traces
+from ldmref.locate import diff_traces, trials
 from ldmref.locate.faults import FAULTS
 from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.report import describe
@@ -196,6 +196,33 @@ def test_right_ports_have_no_fault(model):
     assert report.equal and report.counts()["equal"] > 100
 
 
+def test_layers_without_a_name_are_compared_by_what_follows_them(flux_model):
+    tensors = run_port(flux_model)
+    tensors["transformer.000/double_blocks.9/output"] = np.ones((1, 5, 8))
+    report = judge(flux_model, tensors)
+    assert report.equal and not report.gaps
+    (note,) = (note for note in report.notes if "compared by what follows" in note)
+    assert note.startswith("1 layer of transformer") and note.endswith(": double_blocks.9")
+    without = {name: x for name, x in tensors.items() if "//output" not in name}
+    report = judge(flux_model, without)
+    assert report.verdict == "incomplete" and "double_blocks.9" in report.gaps[0]
+
+
+def test_tokens_by_the_makers_names_are_the_latents(flux_model):
+    tensors = run_port(flux_model)
+    (name,) = (name for name in tensors if name.endswith("//input.sample"))
+    (text,) = (name for name in tensors if name.endswith("//input.encoder_hidden_states"))
+    latents = tensors.pop(name)
+    n, c, h, w = latents.shape
+    cut = latents.reshape(n, c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3, 5)
+    tensors["transformer.000//input.img"] = cut.reshape(n, h * w // 4, 4 * c)
+    tensors["transformer.000//input.txt"] = tensors.pop(text)
+    places = np.stack([0 * np.ones((h // 2, w // 2)), *np.indices((h // 2, w // 2))], axis=-1)
+    tensors["transformer.000//input.img_ids"] = places.reshape(-1, 3)
+    report = judge(flux_model, tensors)
+    assert report.equal, (report.gaps, report.faults)
+
+
 @pytest.mark.parametrize("case", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_a_fault_of_both_transformers_is_named(model, case):
     check(judge(model, run_port(model, case.wrong)), case.words, case.layers)
@@ -268,6 +295,15 @@ def test_parts_of_a_modulation_that_turn_are_named_in_every_row(flux_model):
     words = "shift, scale and gate of the MLP are gate, shift and scale in "
     assert report.faults
     assert {row.cause for row in report.faults} == {f"{words}{BLOCK}.norm1.linear"}
+
+
+def test_results_that_are_kept_change_no_cause(flux_model, monkeypatch):
+    """Repeated runs share what precedes their changes."""
+    wrong = {f"{BLOCK}.attn.rotate": rotated(np.negative)}
+    tensors = run_port(flux_model, wrong, ("rotate", "attention", "layer_norm"))
+    kept = judge(flux_model, tensors)
+    monkeypatch.setattr(trials, "KEPT", 0)
+    assert kept.faults and judge(flux_model, tensors).rows == kept.rows
 
 
 def test_a_gate_of_another_part_is_not_an_exchange(flux_model):
