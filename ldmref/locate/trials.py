@@ -61,7 +61,7 @@ class _KeptResults:
         self.names += found[2]
         return _copy(found[0]), found[1].copy()
 
-    def keep(self, call: LayerCall, result: object, seen: Counter[str], first: int) -> None:
+    def keep(self, call: LayerCall, result: Any, seen: Counter[str], first: int) -> None:
         """Keep the result of a layer, which is the first of the visited layers that it holds."""
         arrays = result if type(result) is tuple else (result,)
         if not self.unchanged or not all(isinstance(x, np.ndarray) for x in arrays):
