@@ -1,8 +1,10 @@
 """Layers that are alike: networks repeat their blocks, and a port's fault with them.
 
-What explained the layer of one block is tried first in the others, and alone. Where nothing
-explained the first `TRIED` blocks, and none of them was right, later ones are tried whenever their
-number doubles: a fault of all blocks of a deep network costs as much as one of a few.
+What explained the layer of one block is tried first in the others, and alone. Of causes that
+explain a layer of another kind as well as each other, it is one that explained a layer before.
+Where nothing explained the first `TRIED` blocks, and none of them was right, later ones are tried
+whenever their number doubles: a fault of all blocks of a deep network costs as much as one of a
+few.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class AlikeLayers:
     def cause_of(self, kind: str) -> str:
         """Return what explained an earlier point of a kind, without numbers; "" for nothing."""
         return self._causes.get(kind, "")
+
+    def is_known(self, cause: str) -> bool:
+        """Return whether a cause explained an earlier point of any kind, whatever its numbers."""
+        return without_numbers(cause) in self._causes.values()
 
     def explain(self, kind: str, cause: str) -> None:
         """Note what explains a point of a kind."""

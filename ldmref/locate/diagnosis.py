@@ -7,7 +7,7 @@ fault, with two (`ldmref.locate.pairs`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -67,6 +67,7 @@ class _Wrong:
         recorded: It, in float64 and without padding.
         error: Its relative error.
         floor: The noise floor of the part, relative.
+        alike: What explained other layers of the call.
     """
 
     replay: FollowedRun
@@ -74,6 +75,7 @@ class _Wrong:
     recorded: np.ndarray
     error: float
     floor: float
+    alike: AlikeLayers = field(default_factory=AlikeLayers)
 
     def error_of(self, array: np.ndarray) -> float:
         """Return the error that the recorded array has if it should be another one."""
@@ -116,14 +118,14 @@ def diagnose(
         alike: What is known of the layers of other blocks. None: nothing is.
     """
     recorded = point.kept(np.asarray(point.recorded, np.float64))
-    wrong = _Wrong(replay, point, recorded, error, floor)
+    alike = AlikeLayers() if alike is None else alike
+    wrong = _Wrong(replay, point, recorded, error, floor, alike)
     term = Cause()  # that a norm's output is not added, or not rotated
     for find in (_find_identity, _find_residual, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
             return found
         term = term if term.cause else found
-    alike = AlikeLayers() if alike is None else alike
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
     if usual:
@@ -168,8 +170,10 @@ def _find_identity(wrong: _Wrong) -> Cause:
             continue
         left = wrong.error_of(array)
         if wrong.is_explained(left):
-            itself = text in ("its input", f"the input of {point.call.name}")
-            return Cause(SKIPPED.format(point.call.name) if itself else f"equals {text}", left)
+            if text in ("its input", f"the input of {point.call.name}"):
+                return Cause(SKIPPED.format(point.call.name), left)
+            residual = _find_residual(wrong)
+            return residual if residual.cause else Cause(f"equals {text}", left)
     return Cause()
 
 
@@ -338,6 +342,7 @@ def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
             known = result.shape == wrong.recorded.shape
             effect = sample(result) - right if known else np.zeros(0)
             tried.append(Tried(hypothesis, left, effect))
+    tried.sort(key=lambda one: not wrong.alike.is_known(one.hypothesis.text))
     return tried
 
 

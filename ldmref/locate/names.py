@@ -16,8 +16,12 @@ from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.layouts import restore_order
 from ldmref.trace.model import Trace, TraceEntry
 
+# fmt: off
 ALIASES = {  # the last part of ldmref's name -> those of other programs
-    "silu": ("nonlinearity", "act", "conv_act", "activation", "act_fn.silu", "mlp_act_fn.silu"),
+    "silu": (
+        "nonlinearity", "act", "conv_act", "activation", "act_fn.silu", "mlp_act_fn.silu",
+        "act.silu",
+    ),
     "gelu": ("activation_fn", "act_fn"),
     "quick_gelu": ("activation_fn", "act_fn"),
     "gelu_tanh": ("gelu", "act", "activation_fn", "act_fn"),
@@ -27,6 +31,8 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
     "layer_norm": ("norm", "norm2", "norm_final"),
     "layer_norm~1": ("norm2_context",),
 }
+# fmt: on
+ACTIVATIONS = ("silu", "gelu", "quick_gelu", "gelu_tanh", "act_mlp", "act")
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 OF_HEADED = "model."  # before the layers of a language model that has a head
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
@@ -55,12 +61,24 @@ def find_entry(port: Trace, call: str, layer: LayerCall) -> TraceEntry | None:
 
 
 def find_layer(port: Trace, call: str, layer: str) -> TraceEntry | None:
-    """Return the recorded entry of a layer by its name; None if the port did not record it."""
+    """Return the recorded entry of a layer by its name; None if the port did not record it.
+
+    The module that another program calls its activation may also multiply by a gate. It then
+    returns fewer channels than it reads, and is another layer.
+    """
+    plain = layer.partition(AGAIN)[0].rpartition(".")[2] not in ACTIVATIONS
     for name in _possible_names(layer):
         entry = port.find(call, name)
-        if entry is not None:
+        if entry is not None and (plain or name == layer or _keeps_shape(port, entry)):
             return entry
     return None
+
+
+def _keeps_shape(port: Trace, entry: TraceEntry) -> bool:
+    """Return whether a layer returns as many numbers as it reads, as far as it was recorded."""
+    sides = [[*side.values()][:1] for side in (entry.inputs, entry.outputs)]
+    sizes = [np.size(port.tensors[name]) for names in sides for name in names]
+    return len(set(sizes)) <= 1
 
 
 def _possible_names(name: str) -> list[str]:

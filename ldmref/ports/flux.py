@@ -58,7 +58,7 @@ PORT = FamilyPort(
     unpack=join_patches,
     inputs=scale_time,
     states=select_hidden_states,
-    arguments={"x": ("hidden_states",), "hint": ("controlnet_cond",)},
+    arguments={"x": ("img", "hidden_states"), "context": ("txt",), "hint": ("controlnet_cond",)},
     first_layers=FIRST_LAYERS,
     parts=PARTS,
 )

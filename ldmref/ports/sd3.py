@@ -44,7 +44,7 @@ PORT = FamilyPort(
     "sd3",
     ("SD3Transformer2DModel",),
     states=select_hidden_states,
-    arguments={"x": ("hidden_states",), "hint": ("controlnet_cond",)},
+    arguments={"x": ("img", "hidden_states"), "context": ("txt",), "hint": ("controlnet_cond",)},
     first_layers=FIRST_LAYERS,
     parts=PARTS,
 )

@@ -192,6 +192,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "benchmarks/ports/musubi-tuner/README.md": {
         "import torch": Reason("not run", "needs the port, which benchmarks/ports/run.py clones"),
     },
+    "benchmarks/ports/vllm-omni/README.md": {
+        "import torch": Reason("not run", "needs the port, which benchmarks/ports/run.py installs"),
+    },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,

@@ -32,6 +32,8 @@ def cause_of(recorded, port=None, **known):
 
 def test_a_residual_that_is_missing_or_another_one():
     assert cause_of(ADDED) == "the residual is missing: the input of block (input)"
+    last = [("block.ff", ADDED)]  # of which the block's output has the numbers
+    assert cause_of(ADDED, recent=last) == "the residual is missing: the input of block (input)"
     assert cause_of(2.0 * X + ADDED) == "the residual is added twice: the input of block (input)"
     assert cause_of(OTHER + ADDED) == (
         "the residual is the input of block (context) instead of the input of block (input)"

@@ -12,6 +12,7 @@ from ldmref.locate.names import (
     _possible_names,
     count_modulations,
     find_entry,
+    find_layer,
     is_apart,
     latent_scale,
     layers_of,
@@ -70,6 +71,7 @@ TRIED = [
             "m.activation~1",
             "m.act_fn.silu~1",
             "m.mlp_act_fn.silu~1",
+            "m.act.silu~1",
             "text_model.m.silu~1",
         ],
     ),
@@ -367,3 +369,10 @@ def test_neighbours_of_what_attention_returns_are_its_own_layers():
 def test_results_are_one_array_or_several():
     x = np.zeros(1)
     assert parts_of(x) == (x,) and parts_of((x, None)) == (x, None)
+
+
+@pytest.mark.parametrize(("channels", "found"), [(8, True), (4, False)])
+def test_a_module_that_also_multiplies_by_a_gate_is_no_activation(channels, found):
+    arrays = {"input": np.ones((1, 2, 8)), "output": np.ones((1, 2, channels))}
+    trace = build_trace({f"transformer.000/ff.act/{role}": x for role, x in arrays.items()})
+    assert (find_layer(trace, "transformer.000", "ff.silu") is not None) == found

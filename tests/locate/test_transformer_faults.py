@@ -196,6 +196,21 @@ def test_right_ports_have_no_fault(model):
     assert report.equal and report.counts()["equal"] > 100
 
 
+def test_tokens_by_the_makers_names_are_the_latents(flux_model):
+    tensors = run_port(flux_model)
+    (name,) = (name for name in tensors if name.endswith("//input.sample"))
+    (text,) = (name for name in tensors if name.endswith("//input.encoder_hidden_states"))
+    latents = tensors.pop(name)
+    n, c, h, w = latents.shape
+    cut = latents.reshape(n, c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3, 5)
+    tensors["transformer.000//input.img"] = cut.reshape(n, h * w // 4, 4 * c)
+    tensors["transformer.000//input.txt"] = tensors.pop(text)
+    places = np.stack([0 * np.ones((h // 2, w // 2)), *np.indices((h // 2, w // 2))], axis=-1)
+    tensors["transformer.000//input.img_ids"] = places.reshape(-1, 3)
+    report = judge(flux_model, tensors)
+    assert report.equal, (report.gaps, report.faults)
+
+
 @pytest.mark.parametrize("case", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_a_fault_of_both_transformers_is_named(model, case):
     check(judge(model, run_port(model, case.wrong)), case.words, case.layers)
@@ -254,6 +269,32 @@ def test_swapped_parts_of_a_modulation_are_named(model, recorded):
     report = judge(model, run_port(model, wrong, hidden))
     words = f"shift of the MLP and scale of the MLP are exchanged in {BLOCK}.norm1.linear"
     check(report, words, (f"{BLOCK}.norm1" if recorded == "norm" else f"{BLOCK}.ff",))
+
+
+def test_parts_of_a_modulation_that_turn_are_named_in_every_row(flux_model):
+    """The row of the gate alone would fit an exchange as well."""
+
+    def turned(call, x):
+        h, gate, shift, scale, gate_mlp = call.compute(x)
+        return h, gate, gate_mlp, shift, scale
+
+    wrong = {f"{BLOCK}.norm1": turned}
+    report = judge(flux_model, run_port(flux_model, wrong, ("adaptive_norm", "block")))
+    words = "shift, scale and gate of the MLP are gate, shift and scale in "
+    assert report.faults
+    assert {row.cause for row in report.faults} == {f"{words}{BLOCK}.norm1.linear"}
+
+
+def test_a_gate_of_another_part_is_not_an_exchange(flux_model):
+    def other_gate(call, x):
+        h, _, shift, scale, gate_mlp = call.compute(x)
+        return h, gate_mlp, shift, scale, gate_mlp
+
+    wrong = {f"{BLOCK}.norm1": other_gate}
+    report = judge(flux_model, run_port(flux_model, wrong, ("adaptive_norm", "block")))
+    assert report.faults
+    words = f"the gate is the gate of the MLP in {BLOCK}.norm1.linear"
+    assert {row.cause for row in report.faults} == {words}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ would with the rows of this layer in that order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 
 import numpy as np
@@ -94,6 +94,11 @@ def _of_operation(change: TurnRows) -> OperationChange:
 def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, TurnRows]]:
     """Yield words, and changes of the rows of a modulation, (..., parts d)."""
     count = len(parts)
+    for i, j in permutations(range(count), 2):  # before exchanges, of which they are a half
+        if parts[i].partition(" ")[0] == parts[j].partition(" ")[0]:
+            order = [*range(count)]
+            order[i] = j
+            yield f"the {parts[i]} is the {parts[j]}", _in_order(order)
     for i, j in combinations(range(count), 2):
         order = list(range(count))
         order[i], order[j] = j, i
@@ -109,11 +114,30 @@ def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, TurnRows]]:
                 yield f"the {name} does not go through tanh", _with_part(i, count, _undo_tanh)
         else:
             yield f"the {name} is missing", _with_part(i, count, np.zeros_like)
-    for i, j in permutations(range(count), 2):
-        if parts[i].partition(" ")[0] == parts[j].partition(" ")[0]:
+    yield from _rotations(parts)
+
+
+def _rotations(parts: tuple[str, ...]) -> Iterator[tuple[str, TurnRows]]:
+    """Yield words, and changes of the rows of a modulation whose shift, scale and gate turn.
+
+    A class of the three that is filled in another order turns those of attention and MLP alike.
+    """
+    count = len(parts)
+    starts = [*range(0, count, 3)] if count % 3 == 0 else []
+    several = [starts] if len(starts) > 1 else []
+    for by in (1, 2):
+        for turned in (*([start] for start in starts), *several):
             order = [*range(count)]
-            order[i] = j
-            yield f"the {parts[i]} is the {parts[j]}", _in_order(order)
+            for start in turned:
+                order[start : start + 3] = [start + (i + by) % 3 for i in range(3)]
+            read = [ATTENTION[(i + by) % 3] for i in range(3)]
+            of = parts[turned[0]].removeprefix(ATTENTION[0])  # " of the MLP"
+            also = " in all parts" if len(turned) > 1 else ""
+            yield f"{_listed(ATTENTION)}{of} are {_listed(read)}{also}", _in_order(order)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _in_order(order: list[int]) -> TurnRows:
