@@ -96,10 +96,9 @@ class LayerFollower:
         self.config: Any = None
         self.ids: np.ndarray | None = None
         self._frames: list[Frame] = []  # the parts from recorded arrays on, the innermost last
-        self._norms: list[
-            deque[LayerCall]
-        ] = []  # of each frame, the last ones that were not recorded
-        self._own: list[deque[LayerCall]] = []  # of each frame, operations that were not recorded
+        # Of each frame, the last operations that were not recorded, and the last norms.
+        self._own: list[deque[LayerCall]] = []
+        self._norms: list[deque[LayerCall]] = []
         self._around: list[Frame] = []  # the layers around an operation, recorded or not
         self._pending: list[LayerCall] = []  # operations since the last recorded array
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
