@@ -477,7 +477,8 @@ def _called_again(suspects: Iterable[LayerCall]) -> dict[tuple[str, str], list[L
     """
     found: dict[tuple[str, str], list[LayerCall]] = {}
     for call in suspects:
-        found.setdefault((call.kind, call.name.partition(AGAIN)[0]), []).append(call)
+        if call.kind not in TOGETHER:  # which are all changed anyway
+            found.setdefault((call.kind, call.name.partition(AGAIN)[0]), []).append(call)
     return {key: calls for key, calls in found.items() if len(calls) > 1}
 
 

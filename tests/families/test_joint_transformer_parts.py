@@ -186,7 +186,7 @@ def test_inputs_of_a_network_with_pooled_text():
     ("preset", "argument", "names", "layers"),
     [
         ("flux-tiny", "pooled", ("y", "pooled"), ("text_embedder", "text_embedder.linear_1")),
-        ("sd3-tiny", "context", ("context",), ("context_embedder",)),
+        ("sd3-tiny", "context", ("context", "txt"), ("context_embedder",)),
         ("flux2-tiny", "x", ("input", "0", "x", "img", "hidden_states"), ()),
         ("flux2-tiny", "context", ("context", "ctx", "txt"), ("context_embedder",)),
         ("z-image-tiny", "context", ("context", "cap_feats"), ()),

@@ -319,10 +319,11 @@ def test_each_call_without_positions_is_passed_over():
 def test_classes_follow_each_other(monkeypatch):
     numbers = {"a": 3.0, "b": 7.0}
     monkeypatch.setattr(classes, "_label", lambda context, request, prompts, x: numbers[prompts[0]])
-    context = context_of({})
+    monkeypatch.setattr(classes, "roles_of", lambda context, argument: ("class_labels",))
+    context, x = context_of({}), SimpleNamespace(argument="labels")
 
     def labels(images, **request):
-        return classes._labels(context, request, "cond", None, images).tolist()
+        return classes._labels(context, request, "cond", x, images).tolist()
 
     assert labels(4, prompt=["a", "b"]) == [3.0, 3.0, 7.0, 7.0]
     assert labels(2, prompt="b") == [7.0, 7.0]

@@ -492,7 +492,7 @@ def test_states_on_and_beside_the_path():
 def test_images_with_their_channels_last_are_turned():
     batch, height, width = (CallSize(x) for x in ("batch", "height", "width"))
     declared = NetworkInput("sample", "x", (batch, 4, height, width))
-    network = SimpleNamespace(settings={})
+    network = SimpleNamespace(name="net", settings={})
 
     def read(x):
         found = SimpleNamespace(read=lambda *names: x, model=model_of("tiny"))
@@ -521,7 +521,7 @@ def test_inputs_that_were_not_recorded_are_missing_or_none(content, optional):
         text_shape=lambda: (2, 7),
         length=lambda *layers: 3,
     )
-    sizes = _CallSizes(SimpleNamespace(settings={}), found)
+    sizes = _CallSizes(SimpleNamespace(name="net", settings={}), found)
     sizes.known["batch"] = 2
     got = sizes.read(declared, optional=optional)
     if optional:
@@ -538,7 +538,9 @@ def test_inputs_that_were_recorded_are_read_whether_they_are_optional_or_not(opt
     for content, dtype in (("normal", float), ("sizes", float), ("ids", np.int64)):
         declared = NetworkInput("a", "a", (CallSize("batch"), 4), content)
         found = SimpleNamespace(read=lambda *names: x, model=model_of("tiny"))
-        got = _CallSizes(SimpleNamespace(settings={}), found).read(declared, optional=optional)
+        got = _CallSizes(SimpleNamespace(name="net", settings={}), found).read(
+            declared, optional=optional
+        )
         assert np.array_equal(got, x) and got.dtype == dtype
 
 
@@ -548,7 +550,7 @@ def test_inputs_that_were_recorded_are_read_whether_they_are_optional_or_not(opt
 ])  # fmt: skip
 def test_numbers_of_each_image_or_of_all(value, content, right):
     found = SimpleNamespace(read=lambda *names: np.asarray(value), model=model_of("tiny"))
-    sizes = _CallSizes(SimpleNamespace(settings={}), found)
+    sizes = _CallSizes(SimpleNamespace(name="net", settings={}), found)
     sizes.known["batch"] = 2
     got = sizes.read(NetworkInput("t", "t", (CallSize("batch"),), content))
     assert got.tolist() == right and got.dtype == float
