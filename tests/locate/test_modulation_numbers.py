@@ -47,6 +47,8 @@ def test_the_parts_of_a_gated_block():
         "1 is not added to the scale": [10, 19, 30],
         "1 is added to the gate": [10, 20, 31],
         "the gate is missing": [10, 20, 1],
+        "shift, scale and gate are scale, gate and shift": [20, 30, 10],
+        "shift, scale and gate are gate, shift and scale": [30, 10, 20],
     }
 
 
@@ -70,8 +72,16 @@ def test_parts_by_their_number(count):
     }  # fmt: skip
     rest = [words.format(name) for name in names for words in single[name.split()[0]]]
     alike = [(a, b) for a, b in permutations(names, 2) if a.split()[0] == b.split()[0]]
-    rest += [f"the {a} is the {b}" for a, b in alike]
-    assert [x for x in found if x not in pairs] == rest
+    others = [f"the {a} is the {b}" for a, b in alike]
+    inner = [name.removeprefix("gate") for name in names if name.startswith("gate")]
+    ends = [*inner, " in all parts"] if len(inner) > 1 else inner
+    turned = [
+        f"shift, scale and gate{end if end in inner else ''} are {order}"
+        + (end if end not in inner else "")
+        for order in ("scale, gate and shift", "gate, shift and scale")
+        for end in ends
+    ]
+    assert [x for x in found if x not in pairs] == [*others, *rest, *turned]
 
 
 def test_wide_parts_are_cut_along_the_last_axis():

@@ -66,7 +66,6 @@ def list_inputs(network: Flux3Config) -> tuple[NetworkInput, ...]:
         TIME,
         text_input(network.joint_attention_dim),
         MASK,
-        TIME,
         *((end,) if network.flow_map else ()),
         NetworkInput("reference_tokens", "image_cond_hidden_states", (BATCH, tokens, z)),
         NetworkInput("reference_places", "image_cond_ids", (BATCH, tokens, 4)),
