@@ -47,7 +47,7 @@ def names_of(network: DeclaredNetwork | Any, x: NetworkInput) -> tuple[str, ...]
     >>> import ldmref
     >>> network = ldmref.random_model("flux-tiny").denoiser
     >>> names_of(network, network.inputs[0])
-    ('sample', 'input', '0', 'x', 'hidden_states')
+    ('sample', 'input', '0', 'x', 'img', 'hidden_states')
     """
     common = OF_NETWORKS.get(network.name, NAMES).get(x.role, ())
     own = find_port(_family_of(network)).arguments.get(x.argument, ())

@@ -39,6 +39,7 @@ from ldmref.models.config import Defaults
 from ldmref.models.declared import BATCH
 from ldmref.models.params import Params, flatten
 from ldmref.models.transformer_layers import join_cells
+from ldmref.ports.arguments import names_of
 from ldmref.ports.port import find_port
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.training.family_rules import training_rules_of
@@ -528,7 +529,7 @@ def test_networks_of_z_image():
     assert network.settings == {"config": Z.denoiser}
     assert [x.argument for x in network.inputs] == ["x", "t", "context", "mask"]
     assert network.inputs[0].shape[1] == 4 and network.inputs[2].shape[2] == 20
-    assert network.inputs[2].also == ("context", "cap_feats")
+    assert names_of(network, network.inputs[2])[1:] == ("context", "cap_feats")
     assert flatten(network.spec()) == flatten(z_spec(Z.denoiser))
     attention = network.text_attention
     assert attention.layers == (".attention",) and attention.tokens == ("image", "text")
@@ -541,7 +542,7 @@ def test_networks_of_qwen_image():
     assert network.function is qwen_image_21.transformer
     assert [x.argument for x in network.inputs] == ["x", "t", "context", "mask"]
     assert network.inputs[0].shape[1] == 4 and network.inputs[2].shape[2] == 20
-    assert network.inputs[0].also[-1] == "hidden_states"
+    assert names_of(network, network.inputs[0])[-1] == "hidden_states"
     (start,) = network.optional
     assert (start.argument, start.role, start.shape) == ("image_start", "image_start", (BATCH,))
     assert network.text_attention.layers == (".attn",)

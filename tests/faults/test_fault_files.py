@@ -398,7 +398,6 @@ def test_folders_without_a_name_are_named(stage, name):
         "txt2img cat -m {m} -o {o}.webp",
         "convert {m} {o}.safetensors",
         "invert cat -m {m} -i {i} --noise {o}.npy",
-        "bench text --json {o}.json",
     ],
 )
 def test_output_that_is_a_link_to_nothing(stage, monkeypatch, line):
@@ -482,7 +481,6 @@ sys.exit(main(sys.argv[1:]))
         "convert {m} a.safetensors",
         "convert {m} out",
         "train --data {d} -o out",
-        "bench text --json a.json",
     ],
 )
 def test_deleted_working_folder(stage, line):
