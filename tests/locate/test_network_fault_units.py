@@ -257,6 +257,16 @@ def test_modulations_in_another_order(count):
         elif name.startswith("gate"):
             more = {f"the {name} is missing": zero + 1, f"1 is added to the {name}": right[i] + 1}
         expected |= {f"{words} in b.norm.linear": changed(i, part) for words, part in more.items()}
+    for turn, order in (([1, 2, 0], "scale, gate and shift"), ([2, 0, 1], "gate, shift and scale")):
+        every = [right[3 * (i // 3) + turn[i % 3]] for i in range(count - count % 3)]
+        for first in range(0, len(every), 3):
+            end = parts[first + 2].removeprefix("gate")
+            one = [*right[:first], *every[first : first + 3], *right[first + 3 :]]
+            words = f"shift, scale and gate{end} are {order} in b.norm.linear"
+            expected[words] = np.concatenate(one, axis=-1)
+        if count > 3:
+            words = f"shift, scale and gate are {order} in all parts in b.norm.linear"
+            expected[words] = np.concatenate([*every, *right[len(every) :]], axis=-1)
     replay = replay_of(modulations={"a.norm.linear": 2, "b.norm.linear": count})
     faults = modulation.other_modulation(replay, point_of(within="b"))
     given = {**call.inputs, **call.parameters}
