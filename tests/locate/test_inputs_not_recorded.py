@@ -17,6 +17,7 @@ from ldmref.families.lookup import find_network, networks_of_run
 from ldmref.locate import diff_traces
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import list_families
+from ldmref.ports import first_layers_of
 from ldmref.trace import Trace
 from ldmref.trace.backend import LayerRecordingBackend
 
@@ -75,7 +76,8 @@ def is_read_alone(name: str, network: str, x: NetworkInput) -> bool:
     trace = right(name)
     calls = [call for call in trace.calls if call.network == network]
     arrays = trace.read_inputs(trace.find(calls[0]))
-    ends = tuple(f".{layer}" for layer, _ in x.layers)
+    declared = (one for one in networks_of_run(model_of(name).config) if one.name == network)
+    ends = tuple(f".{layer}" for layer, _ in first_layers_of(next(declared), x))
     return any(
         np.array_equal(trace.tensors[tensor], arrays[x.role])
         for entry in trace.of_call(calls[0])
