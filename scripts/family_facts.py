@@ -30,7 +30,7 @@ from ldmref.models.text_config import TextConfig
 from ldmref.modes.registry import MODES
 from ldmref.ports import port_of
 from ldmref.ports.port import BUILT_IN as PORTS
-from ldmref.training.family_rules import list_zeros
+from ldmref.training.family_rules import training_rules_of
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64  # pixels of the images with which modes are asked
@@ -234,7 +234,7 @@ class Facts:
 
     def zeros(self) -> tuple[str, ...]:
         """Return how the names of the parameters end that a training begins with zeros."""
-        return list_zeros(self.published[self.first])
+        return training_rules_of(self.family).zeros(self.published[self.first])
 
     def prediction(self) -> str:
         kinds = [config.scheduler.prediction_type for config in self.published.values()]
