@@ -26,7 +26,7 @@ from ldmref.locate.modules.selected_states import states_of_others
 from ldmref.locate.pipeline.tokens import mask_faults
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.unfit import first_line
-from ldmref.trace.calls import TraceCall
+from ldmref.trace.calls import OF_MODULE, TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 MASK_ROLE = re.compile("mask")
@@ -136,6 +136,8 @@ def list_given(port: Trace, alone: Iterable[TraceEntry] = ()) -> Iterator[GivenA
     entries = [e for e in port.entries if not e.layer and not e.call.is_host]
     for entry in [*entries, *alone]:
         for role in entry.inputs:
+            if role.startswith(OF_MODULE):
+                continue  # ldmref's own, which is recorded beside it, is compared
             x = np.asarray(port.tensors[entry.inputs[role]])
             if MASK_ROLE.search(role) or (x.dtype.kind == "b" and x.ndim > 1):
                 yield GivenArray(entry, role, MASKS)
