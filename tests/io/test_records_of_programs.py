@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import time
 
 import pytest
+from cheap import stays_cheap
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from program_files import (
@@ -278,9 +278,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_graphs_stay_cheap(name):
-    start = time.process_time()
-    lines = describe_graph(json.dumps(HOSTILE[name]))
-    assert time.process_time() - start < 1
+    with stays_cheap():
+        lines = describe_graph(json.dumps(HOSTILE[name]))
     assert len(lines) <= 50 and sum(map(len, lines)) < 100_000
 
 
@@ -297,13 +296,11 @@ def test_hostile_graphs_stay_cheap(name):
     ],
 )
 def test_hostile_xmp_stays_cheap(packet):
-    start = time.process_time()
-    describe_other_programs({"xmp": packet})
-    assert time.process_time() - start < 1
+    with stays_cheap():
+        describe_other_programs({"xmp": packet})
 
 
 @pytest.mark.parametrize("text", ['{"c":' * 100_000, "prompt:" + "{" * 100_000, "{" * 10**6])
 def test_hostile_texts_stay_cheap(text):
-    start = time.process_time()
-    describe_other_programs({"prompt": text, "Comment": text, "exif": text.encode()}, text)
-    assert time.process_time() - start < 1
+    with stays_cheap():
+        describe_other_programs({"prompt": text, "Comment": text, "exif": text.encode()}, text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 
 import pytest
+from cheap import stays_cheap
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,14 +42,12 @@ FIELDS = [
 
 def refused(function, *arguments):
     """Return whether a configuration is refused; outcomes except that and success raise."""
-    start = time.process_time()
     try:
-        function(*arguments)
+        with stays_cheap():  # it is refused before it is built
+            function(*arguments)
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 500
         return True
-    finally:
-        assert time.process_time() - start < 20, "it was built before it was refused"
     return False
 
 

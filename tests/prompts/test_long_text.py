@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from cheap import stays_cheap
 
 import ldmref
 from ldmref import modes
@@ -20,7 +19,6 @@ PATTERNS = {
     "brackets": "[a]", "weights": "(a:1.3)", "colons": ":", "breaks": "BREAK ", "nul": "\0",
     "accents": "e\u0301", "backslashes": "\\", "joiners": "\u200d", "marks": "!", "nested": "(a",
 }  # fmt: skip
-LIMIT = 5.0  # seconds of this process; the answer takes some hundredths, spaces once took minutes
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +29,12 @@ def model():
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=list(PATTERNS))
 def test_a_megabyte_is_refused_at_once(model, pattern):
     text = pattern * (10**6 // len(pattern))
-    start = time.process_time()
-    with pytest.raises(UsageError) as caught:
+    with stays_cheap(), pytest.raises(UsageError) as caught:
         modes.plan("txt2img", model.config, prompt=text)
     assert caught.value.code == "E-PROMPT-LENGTH"
-    with pytest.raises(UsageError) as caught:
+    with stays_cheap(), pytest.raises(UsageError) as caught:
         model.encode_text([text])
-    assert caught.value.code == "E-PROMPT-LENGTH"
-    assert len(str(caught.value)) < 200 and time.process_time() - start < LIMIT
+    assert caught.value.code == "E-PROMPT-LENGTH" and len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("options", [PromptOptions(), PromptOptions("chunk", "a1111")])
@@ -46,19 +42,19 @@ def test_a_megabyte_is_refused_at_once(model, pattern):
 def test_the_longest_text_is_read_in_little_time(model, pattern, options):
     text = pattern * (MAX_TEXT // len(pattern))
     for tokenizer in (model.tokenizer, clip_tokenizer(small_vocabulary())):
-        start = time.process_time()
         if pattern == "(a" and options.prompt_weights == "a1111":
-            with pytest.raises(UsageError):  # weights of 1.1^5000
+            with stays_cheap(), pytest.raises(UsageError):  # weights of 1.1^5000
                 tokenizer.tokenize([text], options)
         else:
-            assert tokenizer.tokenize([text], options).ids.shape[0] == 1
-        assert time.process_time() - start < LIMIT
+            with stays_cheap():
+                tokens = tokenizer.tokenize([text], options)
+            assert tokens.ids.shape[0] == 1
 
 
 def test_a_number_that_never_ends_is_text():
-    start = time.process_time()
-    [[span]] = parse_prompt_weights("x:" + "1" * MAX_TEXT)
-    assert span.weight == 1.0 and time.process_time() - start < LIMIT
+    with stays_cheap():
+        [[span]] = parse_prompt_weights("x:" + "1" * MAX_TEXT)
+    assert span.weight == 1.0
 
 
 def test_white_space_around_break_goes_and_no_other():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from cheap import stays_cheap
 
 from ldmref.prompts.text_checks import find_unread_notation
 
@@ -48,6 +47,5 @@ def test_nothing_is_said_of_plain_text(prompt):
 
 @pytest.mark.parametrize("part", ["[", "[|", "[a:", "{|", "(a", "a+", "++", "a++x", "[:|", "-"])
 def test_long_prompts_take_no_time(part):
-    start = time.process_time()
-    find_unread_notation(part * (10_000 // len(part)), "a1111")
-    assert time.process_time() - start < 1.0
+    with stays_cheap():
+        find_unread_notation(part * (100_000 // len(part)), "a1111")
