@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_numpy_namespace
+from array_api_compat import device, is_numpy_namespace
 
 from ldmref.backends.operations import Operations
 from ldmref.errors import UsageError, did_you_mean, short_repr
@@ -123,6 +123,22 @@ class Backend(Operations):
     def cast(self, x: Array, dtype: str) -> Array:
         """Return `x`, an array of this backend, in the floating-point type `dtype`, same shape."""
         return self.asarray(x, dtype)
+
+    def count_from_zero(self, x: Array, axis: int) -> Array:
+        """Return 0, 1, ... along an axis of `x`, the same for all other entries.
+
+        Args:
+            x: Array of this backend, of any shape; its numbers are not read.
+            axis: The axis, which may be negative.
+
+        Returns:
+            Shape of `x`, in `state_dtype`, which holds every place of a long text.
+        """
+        xp = self.xp
+        counted = xp.arange(x.shape[axis], dtype=getattr(xp, self.state_dtype), device=device(x))
+        line = [1] * x.ndim
+        line[axis] = -1
+        return xp.broadcast_to(xp.reshape(counted, tuple(line)), x.shape)
 
     def own(self, name: str, x: Array, dtype: str | None = None) -> Array:
         """Return an argument as an array of this backend: NumPy arrays are converted.

@@ -246,15 +246,8 @@ def place_cells(ops: Backend, plane: Array) -> Array:
 
     They are (h * w, 2), in `ops.state_dtype`.
     """
-    counted = [ops.xp.reshape(count_from_zero(ops, plane, axis), (-1, 1)) for axis in (0, 1)]
+    counted = [ops.xp.reshape(ops.count_from_zero(plane, axis), (-1, 1)) for axis in (0, 1)]
     return ops.xp.concat(counted, axis=1)
-
-
-def count_from_zero(ops: Backend, x: Array, axis: int) -> Array:
-    """Return 0, 1, ... along an axis of `x`, in its shape and in `ops.state_dtype`."""
-    xp = ops.xp
-    one = xp.ones_like(xp.astype(x, getattr(xp, ops.state_dtype), copy=False))
-    return xp.cumulative_sum(one, axis=axis) - 1.0
 
 
 def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:

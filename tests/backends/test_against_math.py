@@ -64,6 +64,22 @@ def backend(request):
     return get_backend(request.param, dtype="float64")
 
 
+@pytest.mark.parametrize("axis", [0, 2, -2, 3])
+def test_entries_are_counted_along_an_axis(backend, axis):
+    x = np.full(X.shape, np.nan)
+    x[0, 0] = 300.0
+    counted = backend.to_numpy(backend.count_from_zero(backend.asarray(x), axis))
+    assert counted.shape == x.shape and counted.dtype == np.float64
+    np.testing.assert_array_equal(counted, np.indices(x.shape)[axis])
+
+
+def test_a_long_text_is_counted_in_float32_by_half_precision():
+    pytest.importorskip("torch")
+    ops = get_backend("torch", dtype="bfloat16")
+    counted = ops.to_numpy(ops.count_from_zero(ops.asarray(np.zeros((1, 3000))), 1))
+    np.testing.assert_array_equal(counted[0], np.arange(3000))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_operation_equals_its_definition(backend, name):
     operation, definition = PAIRS[name]

@@ -169,6 +169,20 @@ def test_functions_of_arrays(function, name, sizes):
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("axes", [{}, {0: "n", 1: "m"}], ids=["known", "open"])
+def test_entries_are_counted_along_an_axis(name, axes):
+    x = np.full((2, 5, 3), 7.0, np.float32)
+    counted = run(
+        open_backend(name),
+        lambda s: tuple(GraphBackend().count_from_zero(s, axis) + 0.0 * s for axis in (0, 1, -2)),
+        x,
+        open_axes=[axes],
+    )
+    for got, axis in zip(counted, (0, 1, 1), strict=True):
+        np.testing.assert_array_equal(got, np.indices(x.shape)[axis])
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize("dtype", [np.int64, np.float32])
 def test_the_first_of_equal_elements_is_found(name, dtype):
     """As for the end token of a prompt whose padding is the end token."""

@@ -39,6 +39,11 @@ class GraphBackend(Backend):
     def to_numpy(self, x: Array) -> np.ndarray:
         raise TypeError("a symbolic array has no values: a network must not depend on them")
 
+    def count_from_zero(self, x: Array, axis: int) -> Array:
+        """Count by a sum of ones: how many there are is open when the graph is made."""
+        ones = namespace.full_like(namespace.astype(x, np.dtype(self.state_dtype)), 1.0)
+        return namespace.cumulative_sum(ones, axis=axis) - 1.0
+
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         y = namespace.matmul(x, weight.T)
         return y if bias is None else y + bias
@@ -82,8 +87,7 @@ class GraphBackend(Backend):
             future = np.arange(k.shape[2])[None, :] > np.arange(q.shape[2])[:, None]
             scores = scores + np.where(future, -np.inf, 0.0)
         elif causal:  # positions are counted, because their number is open
-            ones = namespace.full_like(scores[:1, :1, ...], 1.0)
-            keys, queries = (namespace.cumulative_sum(ones, axis=axis) for axis in (3, 2))
+            keys, queries = (self.count_from_zero(scores[:1, :1, ...], axis) for axis in (3, 2))
             scores = namespace.where(keys > queries, np.asarray(-np.inf, scores.dtype), scores)
         weights = scores.graph.add("Softmax", [scores], scores.shape, scores.dtype, axis=-1)
         return namespace.matmul(weights, v)

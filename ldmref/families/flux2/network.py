@@ -21,7 +21,6 @@ from ldmref.models.transformer_layers import (
     ADDED,
     QUERY_KEY_VALUE,
     attend_jointly,
-    count_from_zero,
     gate_halves,
     join_cells,
     normalize_heads,
@@ -148,7 +147,7 @@ def find_positions(ops: Backend, x: Array, text: Array) -> Array:
     xp = ops.xp
     cells = place_cells(ops, x[0, 0, :, :])
     none = xp.zeros_like(cells[:, :1])
-    place = count_from_zero(ops, text[0, :, :1], axis=0)
+    place = ops.count_from_zero(text[0, :, :1], axis=0)
     nowhere = xp.zeros_like(place)
     of_text = xp.concat([nowhere, nowhere, nowhere, place], axis=1)
     return xp.concat([of_text, xp.concat([none, cells, none], axis=1)], axis=0)

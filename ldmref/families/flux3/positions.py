@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.transformer_layers import count_from_zero, place_cells
+from ldmref.models.transformer_layers import place_cells
 
 Waves: TypeAlias = tuple[Array, Array]
 """Cosines and sines of the angles of tokens, (n or 1, 1, l, head / 2) each."""
@@ -30,7 +30,7 @@ def join_waves(ops: Backend, parts: Sequence[Waves]) -> Waves:
 
 def place_text(ops: Backend, states: Array) -> Array:
     """Return the positions of the hidden states of a text, (n, l, k): (1, l, 4)."""
-    place = count_from_zero(ops, states[:1, :, :1], axis=1)
+    place = ops.count_from_zero(states[:1, :, :1], axis=1)
     zero = ops.xp.zeros_like(place)
     return ops.xp.concat([zero, zero, zero, place], axis=2)
 

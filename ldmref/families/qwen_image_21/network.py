@@ -23,7 +23,6 @@ from ldmref.models.layers import layer, linear, mask_bias, merge_heads, mlp
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
-    count_from_zero,
     cut_width,
     find_waves,
     gelu_tanh,
@@ -199,7 +198,7 @@ def find_sequence(
 
 def find_text_waves(ops: Backend, config: QwenImage21Config, states: Array) -> Array:
     """Return the waves of text (n, l, d_text), whose tokens are counted on all three axes."""
-    counted = count_from_zero(ops, states[:1, :, :1], axis=1)
+    counted = ops.count_from_zero(states[:1, :, :1], axis=1)
     return join_waves(ops, config, ops.xp.concat([counted] * 3, axis=2))
 
 

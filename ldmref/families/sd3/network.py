@@ -28,7 +28,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
-from ldmref.models.transformer_layers import attend_jointly, count_from_zero, rms_norm
+from ldmref.models.transformer_layers import attend_jointly, rms_norm
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
@@ -174,9 +174,8 @@ def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:
             hint="generate a smaller image",
         )
     d = table.shape[2]
-    lines = xp.astype(grid[0, 0, ...], getattr(xp, ops.state_dtype))
-    rows = middle_places(ops, lines[:, 0], side)
-    columns = middle_places(ops, lines[0, :], side)
+    rows = middle_places(ops, grid[0, 0, :, 0], side)
+    columns = middle_places(ops, grid[0, 0, 0, :], side)
     cropped = xp.take(xp.reshape(table, (side, side, d)), rows, axis=0)
     return xp.reshape(xp.take(cropped, columns, axis=1), (1, -1, d))
 
@@ -184,7 +183,7 @@ def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:
 def middle_places(ops: Backend, line: Array, side: int) -> Array:
     """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
     xp = ops.xp
-    counted = count_from_zero(ops, line, 0)
+    counted = ops.count_from_zero(line, 0)
     first = xp.astype((side - 1.0 - counted[-1:]) / 2, xp.int64)
     return first + xp.astype(counted, xp.int64)
 

@@ -19,7 +19,6 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
     PATCH,
-    count_from_zero,
     cut_patches,
     cut_width,
     flatten_patches,
@@ -152,7 +151,7 @@ def embed_caption(
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
     h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
-    indices = count_from_zero(ops, real, 1) + 1.0
+    indices = ops.count_from_zero(real, 1) + 1.0
     nowhere = xp.zeros_like(indices)
     positions = xp.concat([indices, nowhere, nowhere], axis=2)
     return TokenStream(h, positions, xp.reshape(seen, (n, length)))

@@ -110,9 +110,8 @@ def embed_positions(ops: Backend, config: DiTConfig, patches: Array) -> Array:
 
 def count_places(ops: Backend, line: Array, base: int) -> Array:
     """Return 0, 1, ... for a line of patches (k,), in units of a grid of `base` patches."""
-    xp = ops.xp
-    places = xp.cumulative_sum(xp.ones_like(line), axis=0)
-    return (places - 1.0) / (places[-1:] / base)
+    places = ops.count_from_zero(line, 0)
+    return places / ((places[-1:] + 1.0) / base)
 
 
 @layers.layer

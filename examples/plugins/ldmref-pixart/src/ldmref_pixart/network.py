@@ -106,8 +106,8 @@ def embed_positions(ops: Backend, config: PixArtConfig, patches: Array) -> Array
     scale = config.interpolation_scale
     by = []
     for line in (grid[:, 0], grid[0, :]):
-        places = xp.cumulative_sum(xp.ones_like(line), axis=0)
-        places = (places - 1.0) / (places[-1:] / base) / scale
+        places = ops.count_from_zero(line, 0)
+        places = places / ((places[-1:] + 1.0) / base) / scale
         by.append(timestep_embedding(places, config.width // 2, flip_sin_to_cos=False))
     by_row, by_column = by[0][:, None, :], by[1][None, :, :]
     zero = xp.zeros_like(by_row[..., :1] + by_column[..., :1])
