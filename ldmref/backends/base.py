@@ -240,11 +240,26 @@ class Backend(Operations):
         Raises:
             UsageError: The array library does not differentiate.
         """
-        raise UsageError(
-            f"the {self.name} backend does not differentiate",
-            code="E-GRAD",
-            hint='ldmref.load(..., backend="torch")',
-        )
+        raise self._not_differentiable()
+
+    def gradient(self, function: Callable[[Array], Array], x: Array) -> Array:
+        """Return the gradient of a function at `x`, also within `inference()`.
+
+        Args:
+            function: Returns one number, of shape (), for an array like `x`.
+            x: Array of this backend, floating, of any shape.
+
+        Returns:
+            Shape and dtype of `x`.
+
+        Raises:
+            UsageError: The array library does not differentiate.
+        """
+        raise self._not_differentiable()
+
+    def _not_differentiable(self) -> UsageError:
+        message = f"the {self.name} backend does not differentiate"
+        return UsageError(message, code="E-GRAD", hint='ldmref.load(..., backend="torch")')
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         """Return `network(ops, params, ...)` as a function of the remaining arguments.

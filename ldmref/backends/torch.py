@@ -7,6 +7,7 @@ bfloat16 activations without autocast. `fast/torch.py` has the faster variant.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -137,6 +138,12 @@ class TorchBackend(Backend):
         other._records = True
         other.compiles = False
         return other
+
+    def gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            [slope] = torch.autograd.grad(function(x), [x])
+        return slope
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":

@@ -62,22 +62,23 @@ class LatentClassifier:
 
     def log_probabilities(self, x: Array, sigma: float) -> Array:
         """Return log p(y | x) of every class, (n, k), for x of shape (n, c, h, w)."""
-        ops = self.backend
+        ops, xp = self.backend, self.backend.xp
         table = sampling_sigmas(self.model.scheduler)
         x = ops.own("x", x)
-        t = ops.xp.full((x.shape[0],), float(timesteps_at(table, sigma)), dtype=x.dtype)
+        t = xp.full((x.shape[0],), float(timesteps_at(table, sigma)), dtype=x.dtype)
         xt = x * float(alpha_bar_from_sigma(sigma)) ** 0.5
-        return classifier(ops, self.params, self.config, xt, t).log_softmax(dim=1)
+        logits = classifier(ops, self.params, self.config, xt, t)
+        logits = logits - xp.max(logits, axis=1, keepdims=True)
+        return logits - xp.log(xp.sum(xp.exp(logits), axis=1, keepdims=True))
 
     def gradient(self, x: Array, sigma: float, label: int) -> Array:
         """Return the gradient of log p(label | x) with respect to x, shape of `x`."""
-        import torch
+        ops = self.backend
 
-        with torch.inference_mode(False), torch.enable_grad():
-            x = self.backend.own("x", x).clone().requires_grad_()
-            self.log_probabilities(x, sigma)[:, label].sum().backward()
-            assert x.grad is not None
-            return x.grad
+        def log_probability(x: Array) -> Array:
+            return ops.xp.sum(self.log_probabilities(x, sigma)[:, label])
+
+        return ops.gradient(log_probability, ops.own("x", x))
 
 
 def classifier_denoiser(

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the gradient is PyTorch's")
 
 import ldmref  # noqa: E402
+from ldmref.backends import get_backend  # noqa: E402
 from ldmref.errors import LdmrefError  # noqa: E402
 from ldmref.io.classifier import save_classifier  # noqa: E402
 from ldmref.models.classifier import ClassifierConfig, classifier_spec  # noqa: E402
@@ -84,6 +85,15 @@ def test_pure_noise_has_no_class():
     guide = MixtureClassifier(three_modes())
     guided = classifier_denoiser(lambda x, s: 0.5 * x, guide, 0, 3.0, FLOW)
     assert guided(np.ones((2, 2)), 1.0).tolist() == [[0.5, 0.5]] * 2
+
+
+@pytest.mark.parametrize("name", ["numpy", "onnx"])
+def test_other_libraries_have_no_gradient(name):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    ops = get_backend(name)
+    with pytest.raises(LdmrefError) as caught:
+        ops.gradient(ops.xp.sum, ops.asarray(np.ones(3)))
+    assert caught.value.code == "E-GRAD" and name in str(caught.value)
 
 
 def test_mistakes(folder, tmp_path):
