@@ -27,7 +27,12 @@ from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.batches import FULL_BATCH
 from ldmref.training.diffusion.latents import Latents, NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss
-from ldmref.training.diffusion.stage import Condition, DiffusionBatches, diffusion_trainer
+from ldmref.training.diffusion.stage import (
+    Condition,
+    DenoiserTraining,
+    DiffusionBatches,
+    diffusion_trainer,
+)
 from ldmref.training.recipes.schema import Budget, DiffusionStage, OptimizerConfig
 
 IMAGES = 256
@@ -46,12 +51,12 @@ def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Wor
     unscaled = LatentScale(ops, AutoencoderConfig(scaling_factor=1.0), Params())
     latents = NoisyLatents(Latents(*moments), np.ones(IMAGES), unscaled, ops)
     condition = Condition(lambda i, rng: PROMPT, model.tokenizers)
-    arguments = model.config, STAGE, SEED, ops
+    training = DenoiserTraining(model.config, STAGE, SEED, ops)
     params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})
-    trainer = diffusion_trainer(latents, condition, *arguments, params)
+    trainer = diffusion_trainer(latents, condition, training, params)
     steps = trainer.run()
     unet = unflatten(trainer.parameters)["unet"]
-    theirs = module_step(case, model, DiffusionBatches(latents, condition.prompt, *arguments))
+    theirs = module_step(case, model, DiffusionBatches(latents, condition.prompt, training))
     synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return (
         Workload(lambda: (next(steps).loss, flatten(unet)), _outcome, synchronize),

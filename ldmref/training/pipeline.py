@@ -29,9 +29,10 @@ from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_tr
 from ldmref.training.autoencoder.terms import measure
 from ldmref.training.checkpoint import read_headers
 from ldmref.training.classes import class_labels, class_names
+from ldmref.training.context import TrainingContext
 from ldmref.training.diffusion.classifier import classifier_config, classifier_trainer
 from ldmref.training.diffusion.latents import Latents, NoisyLatents, known_latents, stored_latents
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer
 from ldmref.training.distributed import on_first_rank
 from ldmref.training.family_rules import training_rules_of
 from ldmref.training.monitor.previews import (
@@ -44,7 +45,7 @@ from ldmref.training.monitor.progress import with_units
 from ldmref.training.recipes.model import reads_pooled_text, trained_autoencoder
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import warn_about_unknown_words
-from ldmref.training.stage import TrainingContext, exported, train_stage
+from ldmref.training.stage import exported, train_stage
 
 
 def train_stages(context: TrainingContext[Recipe]) -> Path:
@@ -76,17 +77,16 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     condition = _condition(context, config)
     tokenizers = dict(zip(TOKENIZERS, condition.tokenizers, strict=False))
     text = condition.tokenizers[0].tokenizer.to_str(pretty=True)
+    processes = recipe.data.processes
+    training = DenoiserTraining(
+        config, recipe.diffusion, recipe.seed, context.ops, processes, recipe.compile
+    )
     second = diffusion_trainer(
         noisy,
         condition,
-        config,
-        recipe.diffusion,
-        recipe.seed,
-        context.ops,
+        training,
         held_out=context.data.held_out,
         observer=context.observer,
-        processes=recipe.data.processes,
-        compiled=recipe.compile,
     )
     folder = context.folder / "model"
 

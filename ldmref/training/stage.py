@@ -6,16 +6,10 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Event
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ldmref.backends.torch import TorchBackend
-from ldmref.datasets.base import Dataset
-from ldmref.datasets.config import DataSummary
 from ldmref.errors import Cancelled, NumericError, OutputError
 from ldmref.training.checkpoint import (
     CheckpointTimer,
@@ -25,45 +19,14 @@ from ldmref.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from ldmref.training.context import TrainingContext
 from ldmref.training.distributed import any_rank, on_first_rank, rank, ranks
 from ldmref.training.monitor.previews import TrainingPreview
-from ldmref.training.monitor.progress import TrainingProgress
 from ldmref.training.monitor.stage import StageMonitor
-from ldmref.training.observe import StepObserver
 from ldmref.training.optimizers import learning_rate_factor
-from ldmref.training.recipes.file import AnyRecipe
 from ldmref.training.trainer import Trainer
 
 RATE_JUMP = 1.5  # a larger factor is logged
-R = TypeVar("R", bound=AnyRecipe)
-
-
-@dataclass
-class TrainingContext(Generic[R]):
-    """The recipe, images, backend and callbacks that all stages of one training share.
-
-    `on_progress` is called with the progress now and then, `log` with a line for the user.
-    `rewrite`: settings were changed, and complete stages record that in their checkpoints.
-    `observer`: sees the steps of the denoiser.
-    """
-
-    recipe: R
-    folder: Path
-    data: Dataset
-    summary: DataSummary
-    ops: TorchBackend
-    on_progress: Callable[[TrainingProgress], None]
-    log: Callable[[str], None]
-    cancel: Event | None
-    rewrite: bool
-    observer: StepObserver | None = None
-    logged_once: set[str] = field(default_factory=set)
-
-    def log_once(self, line: str) -> None:
-        """Log a line unless it was logged before."""
-        if line not in self.logged_once:
-            self.logged_once.add(line)
-            self.log(line)
 
 
 @contextmanager
@@ -128,17 +91,7 @@ def train_stage(
         history = header.continued(settings)
         trainer.load_state(header.step, arrays)
         log_rate_jump(context, stage, trainer, header)
-    monitor = StageMonitor(
-        trainer,
-        stage,
-        arrays,
-        context.folder,
-        context.recipe,
-        context.on_progress,
-        context.log_once,
-        preview,
-        context.log,
-    )
+    monitor = StageMonitor(context, stage, trainer, arrays, preview)
     del arrays  # the file that the next checkpoint replaces
     if header is not None and trainer.step >= trainer.steps:
         if context.rewrite:  # no step was made with these settings

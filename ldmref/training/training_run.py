@@ -74,10 +74,10 @@ def train(
     check_early(recipe, folder, accept_changes)
 
     from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
+    from ldmref.training.context import TrainingContext
     from ldmref.training.distributed import by_first_rank, process_group
     from ldmref.training.optimizers import require_shared
     from ldmref.training.pipeline import train_stages
-    from ldmref.training.stage import TrainingContext
 
     with process_group(recipe.device) as device:
         on_progress = by_first_rank(on_progress)

@@ -24,7 +24,7 @@ from ldmref.io.tensors.safetensors import TensorFile  # noqa: E402
 from ldmref.models.params import Params, flatten, unflatten  # noqa: E402
 from ldmref.passport.pipelines import make_pipeline  # noqa: E402
 from ldmref.training.diffusion.latents import Latents  # noqa: E402
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.training_run import train  # noqa: E402
 
@@ -121,8 +121,8 @@ def test_gradients_of_the_step_are_those_of_diffusers(trained, monkeypatch):
     params = Params(unflatten({n: np.asarray(x) for n, x in flatten(networks).items()}))
     watch = Gradients()
     condition = Condition(lambda i, rng: WORDS[i], model.tokenizers)
-    rest = config, recipe.diffusion, 0, ops, params
-    trainer = diffusion_trainer(noisy, condition, *rest, observer=watch)
+    training = DenoiserTraining(config, recipe.diffusion, 0, ops)
+    trainer = diffusion_trainer(noisy, condition, training, params, observer=watch)
     next(trainer.run())
 
     pipe = pipeline(model, words)

@@ -27,7 +27,7 @@ from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.diffusion.classifier import classifier_trainer  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, random_timesteps  # noqa: E402
 from ldmref.training.diffusion.loss import DiffusionLoss, FlowLoss  # noqa: E402
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.model import for_objective  # noqa: E402
 from ldmref.training.recipes.schema import (  # noqa: E402
@@ -178,9 +178,8 @@ def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **opti
 
     tokenizer = PromptTokenizer(word_tokenizer(["zero one two three four"], 512), 16)
     words = ("zero", "one", "two", "three", "four")
-    return diffusion_trainer(
-        noisy, Condition(lambda i, rng: words[i], [tokenizer]), config, stage, 0, ops
-    )
+    condition = Condition(lambda i, rng: words[i], [tokenizer])
+    return diffusion_trainer(noisy, condition, DenoiserTraining(config, stage, 0, ops))
 
 
 @pytest.mark.parametrize(

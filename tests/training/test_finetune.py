@@ -27,7 +27,7 @@ from ldmref.models.presets import preset
 torch = pytest.importorskip("torch")
 from ldmref.datasets.config import DataConfig  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer  # noqa: E402
 from ldmref.training.finetune.adapters import make_adapter  # noqa: E402
 from ldmref.training.finetune.finetuning_run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.recipe import (  # noqa: E402
@@ -126,10 +126,7 @@ def test_full_fine_tuning_trains_as_a_whole_training_from_there():
     other = diffusion_trainer(
         encoded(model),
         Condition(images.caption, model.tokenizers),
-        model.config,
-        settings.diffusion,
-        settings.seed,
-        model.backend,
+        DenoiserTraining(model.config, settings.diffusion, settings.seed, model.backend),
         start,
     )
     np.testing.assert_allclose([loss.loss for loss in other.run()], losses, rtol=1e-10)

@@ -24,7 +24,7 @@ from ldmref.models.conditioning import add_scale  # noqa: E402
 from ldmref.modes.text import encode_conditioning  # noqa: E402
 from ldmref.training.batches import FULL_BATCH  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
-from ldmref.training.diffusion.stage import DiffusionBatches  # noqa: E402
+from ldmref.training.diffusion.stage import DenoiserTraining, DiffusionBatches  # noqa: E402
 from ldmref.training.finetune.adapters import make_adapter  # noqa: E402
 from ldmref.training.finetune.finetuning_run import check_base  # noqa: E402
 from ldmref.training.finetune.lora_targets import list_targets, lora_layers  # noqa: E402
@@ -72,7 +72,8 @@ def trainer_of(settings, model):
 def loss_of(settings, model, adapter, params) -> float:
     """The squared error of the velocity on one batch, computed from the definition."""
     stage = settings.diffusion
-    batches = DiffusionBatches(latents_of(model), caption, model.config, stage, 7, model.backend)
+    training = DenoiserTraining(model.config, stage, 7, model.backend)
+    batches = DiffusionBatches(latents_of(model), caption, training)
     batch = batches(0, FULL_BATCH)
     adapted = adapter.adapted(model.backend, params)
     condition = encode_conditioning(adapted, batch.prompts, (16, 16))

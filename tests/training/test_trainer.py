@@ -17,7 +17,7 @@ from ldmref.models.params import Params  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.batches import FULL_BATCH  # noqa: E402
 from ldmref.training.diffusion.latents import Latents  # noqa: E402
-from ldmref.training.diffusion.stage import DiffusionBatches  # noqa: E402
+from ldmref.training.diffusion.stage import DenoiserTraining, DiffusionBatches  # noqa: E402
 from ldmref.training.loss import Loss  # noqa: E402
 from ldmref.training.recipes.schema import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Trainer  # noqa: E402
@@ -117,7 +117,8 @@ def test_captions_are_dropped_at_that_rate_and_belong_to_their_images(rate):
     latents = Latents(*rng.standard_normal((2, 10, 4, 8, 8)).astype(np.float32))
     noisy = scaled_latents(latents, np.ones(10), 1.0, OPS)
     stage = replace(stage, optimizer=replace(stage.optimizer, batch_size=40))
-    batches = DiffusionBatches(noisy, lambda i, rng: f"of {i}", preset("tiny"), stage, 0, OPS)
+    training = DenoiserTraining(preset("tiny"), stage, 0, OPS)
+    batches = DiffusionBatches(noisy, lambda i, rng: f"of {i}", training)
     drawn = [batches(step, FULL_BATCH) for step in range(100)]
     pairs = [(i, prompt) for b in drawn for i, prompt in zip(b.indices, b.prompts, strict=True)]
     kept = [(i, prompt) for i, prompt in pairs if prompt]

@@ -25,7 +25,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ldmref.prompts.words import word_tokenizer  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.diffusion.latents import Latents  # noqa: E402
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.schema import (  # noqa: E402
     AutoencoderStage,
@@ -61,10 +61,7 @@ def trainers(data, steps, **hyperparameters):
         "diffusion": lambda: diffusion_trainer(
             scaled_latents(latents, data.weights, config.vae.scaling_factor, ops),
             Condition(data.caption, [tokenizer]),
-            config,
-            second,
-            0,
-            ops,
+            DenoiserTraining(config, second, 0, ops),
         ),
     }
 
@@ -149,7 +146,7 @@ def test_latents_of_any_scale_train_alike(images):
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
         noisy = scaled_latents(latents, data.weights, latents.scaling_factor, ops)
         condition = Condition(data.caption, [tokenizer])
-        trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
+        trainer = diffusion_trainer(noisy, condition, DenoiserTraining(config, stage, 0, ops))
         losses.append([s.loss for s in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 

@@ -99,7 +99,12 @@ def _run_steps(
     """Return how large the gradients of each parameter were, and which parameters changed."""
     from ldmref.backends.torch import TorchBackend
     from ldmref.training.diffusion.latents import Latents, NoisyLatents
-    from ldmref.training.diffusion.stage import Condition, diffusion_trainer, initial_params
+    from ldmref.training.diffusion.stage import (
+        Condition,
+        DenoiserTraining,
+        diffusion_trainer,
+        initial_params,
+    )
     from ldmref.training.recipes.schema import (
         Budget,
         DiffusionObjective,
@@ -123,10 +128,7 @@ def _run_steps(
     trainer = diffusion_trainer(
         NoisyLatents(latents, np.ones(BATCH), as_they_are, ops),
         Condition(lambda i, rng: prompts[i % len(prompts)], subject.model(name).tokenizers),
-        config,
-        stage,
-        0,
-        ops,
+        DenoiserTraining(config, stage, 0, ops),
         observer=watch,
     )
     for _ in trainer.run():

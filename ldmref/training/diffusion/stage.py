@@ -11,7 +11,7 @@ jointly; the family of the model says how the encoders condition the denoiser. T
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +129,27 @@ class DiffusionBatch(NamedTuple):
     tokens: list[Tokens]  # of the prompts, for each encoder; none without tokenizers
 
 
+@dataclass(frozen=True)
+class DenoiserTraining:
+    """What a training of a denoiser is made of, besides its images and their prompts.
+
+    Args:
+        config: The model.
+        stage: Objective, optimizer and budget.
+        seed: Seed of initial parameters and of every step.
+        ops: The backend that trains.
+        processes: The number of processes that prefetch batches.
+        compiled: Whether the networks are compiled; steps that are observed are not.
+    """
+
+    config: ModelConfig
+    stage: DiffusionStage
+    seed: int
+    ops: TorchBackend
+    processes: int = 0
+    compiled: bool = False
+
+
 class DiffusionBatches:
     """Samples the batch of each step, `batches(step, part)`, from the generators of that step, and
     computes its loss."""
@@ -137,18 +158,15 @@ class DiffusionBatches:
         self,
         latents: NoisyLatents,
         prompt: PromptFunction,
-        config: ModelConfig,
-        stage: DiffusionStage,
-        seed: int,
-        ops: TorchBackend,
+        training: DenoiserTraining,
         tokenizers: Sequence[PromptTokenizer] = (),
-        processes: int = 0,
     ):
+        config, stage, ops = training.config, training.stage, training.ops
         self.latents = latents
         self.prompt = prompt
         self.tokenizers = tokenizers
         self.stage = stage
-        self.seed = seed
+        self.seed = training.seed
         self.ops = ops
         self.conditional = bool(config.text_encoders)
         self.diffusion_loss: DiffusionLoss | FlowLoss
@@ -160,7 +178,7 @@ class DiffusionBatches:
         else:
             self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
         self.observer: StepObserver | None = None
-        self.prefetched = Prefetched(self.sample, stage.budget.steps, processes)
+        self.prefetched = Prefetched(self.sample, stage.budget.steps, training.processes)
 
     def sample(self, step: int) -> HostBatch:
         """Return what a step needs on the host, from the generator of that step."""
@@ -226,42 +244,31 @@ class DiffusionBatches:
 def diffusion_trainer(
     latents: NoisyLatents,
     condition: Condition,
-    config: ModelConfig,
-    stage: DiffusionStage,
-    seed: int,
-    ops: TorchBackend,
+    training: DenoiserTraining,
     params: Params | None = None,
     held_out: np.ndarray | None = None,
     observer: StepObserver | None = None,
-    processes: int = 0,
-    compiled: bool = False,
 ) -> Trainer:
     """Return a trainer of the denoiser and its text encoders or class embedding.
 
     Args:
         latents: The encoded images.
         condition: Their prompts and the tokenizers.
-        config: The model.
-        stage: Objective, optimizer and budget.
-        seed: Seed of initial parameters and of every step.
-        ops: The backend that trains.
+        training: The model, what is learned, and the backend that trains.
         params: Initial parameters; random by default.
         held_out: Indices of the images for the loss that is reported but never minimised.
         observer: Sees every step.
-        processes: The number of processes that prefetch batches.
-        compiled: Whether the networks are compiled; steps that are observed are not.
     """
+    config, stage, ops = training.config, training.stage, training.ops
     tokenizers = condition.tokenizers if config.text_encoders else ()
-    batches = DiffusionBatches(
-        latents, condition.prompt, config, stage, seed, ops, tokenizers, processes
-    )
+    batches = DiffusionBatches(latents, condition.prompt, training, tokenizers)
     batches.observer = observer
     family = family_of(config)
     rules = training_rules_of(family)
     denoiser = family.declared(config, config.denoiser.network)
     size = config.defaults.width, config.defaults.height
 
-    graphs = NetworkGraphs(ops) if compiled else None
+    graphs = NetworkGraphs(ops) if training.compiled else None
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
@@ -285,7 +292,7 @@ def diffusion_trainer(
         return batches.loss(batch, network(config.denoiser, *inputs, *arguments))
 
     if params is None:
-        params = initial_params(config, seed)
+        params = initial_params(config, training.seed)
     trainer = Trainer(
         stage.optimizer,
         stage.budget.steps,

@@ -20,8 +20,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from ldmref.datasets.base import Dataset
-from ldmref.datasets.config import DataSummary
 from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
 from ldmref.models.autoencoder_kind import LatentScale, autoencoder_of
@@ -43,6 +41,7 @@ from ldmref.training.setup import (
 
 if TYPE_CHECKING:
     from ldmref.models.model import LatentDiffusion
+    from ldmref.training.context import TrainingContext
     from ldmref.training.finetune.adapters import Adapter
     from ldmref.training.finetune.stage import RecordingBackend
     from ldmref.training.trainer import Trainer
@@ -100,11 +99,12 @@ def fine_tune(
 
     import ldmref.backends.torch  # noqa: F401 - raises BackendUnavailable without PyTorch
     from ldmref.loading import load
+    from ldmref.training.context import TrainingContext
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import make_adapter
     from ldmref.training.finetune.stage import RecordingBackend
     from ldmref.training.monitor.previews import check_prompts, samples
-    from ldmref.training.stage import TrainingContext, exported, train_stage
+    from ldmref.training.stage import exported, train_stage
 
     with process_group(recipe.device) as device:
         on_progress = by_first_rank(on_progress)
@@ -132,27 +132,21 @@ def fine_tune(
             )
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
-            rest = recipe, folder, model, data, summary, adapter, ops, log, cancel, observer
-            trainer = make_trainer(*rest)
+            told = on_progress, log, cancel
             context = TrainingContext(
-                recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
+                recipe, folder, data, summary, ops, *told, rewrite=changed, observer=observer
             )
+            trainer = make_trainer(context, ops, model, adapter)
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
                 train_stage(context, "diffusion", trainer, "", preview)
             return adapter.file(folder)
 
 
 def make_trainer(
-    recipe: FineTuneRecipe,
-    folder: Path,
-    model: LatentDiffusion,
-    data: Dataset,
-    summary: DataSummary,
-    adapter: Adapter,
+    context: TrainingContext[FineTuneRecipe],
     ops: RecordingBackend,
-    log: Callable[[str], None],
-    cancel: Event | None,
-    observer: StepObserver | None,
+    model: LatentDiffusion,
+    adapter: Adapter,
 ) -> Trainer:
     """Return the trainer of a recipe: on runs of the base, or on the encoded images."""
     from ldmref.backends.torch import TorchBackend
@@ -162,19 +156,21 @@ def make_trainer(
     from ldmref.training.distill.trajectories import stored_trajectories
     from ldmref.training.finetune.stage import fine_tune_trainer
 
+    recipe, images = context.recipe, (context.data, context.summary)
     exact = TorchBackend(ops.device, "float32")
     if isinstance(adapter, DistillAdapter):
         teacher = model.with_params({}, exact)
-        runs = stored_trajectories(recipe, folder, teacher, data, summary, log, cancel)
-        return distillation_trainer(recipe, adapter, runs, ops, observer)
+        told = context.log, context.cancel
+        runs = stored_trajectories(recipe, context.folder, teacher, *images, *told)
+        return distillation_trainer(recipe, adapter, runs, ops, context.observer)
     vae = tree_map(exact.asarray, model.params["vae"])
     config = model.config.vae
-    latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
+    latents = stored_latents(context.folder, *images, vae, config, exact, context.cancel)
     statistics = autoencoder_of(config).select(vae)
     to_state = partial(ops.asarray, dtype=ops.state_dtype)
     scale = LatentScale(ops, config, tree_map(to_state, statistics))
-    noisy = NoisyLatents(latents, data.weights, scale, ops)
-    return fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
+    noisy = NoisyLatents(latents, context.data.weights, scale, ops)
+    return fine_tune_trainer(recipe, model.config, adapter, noisy, ops, context.observer)
 
 
 def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:

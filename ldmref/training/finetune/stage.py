@@ -17,7 +17,7 @@ from ldmref.models.params import Params
 from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part
 from ldmref.training.diffusion.latents import NoisyLatents
-from ldmref.training.diffusion.stage import DiffusionBatches, has_unused_layers
+from ldmref.training.diffusion.stage import DenoiserTraining, DiffusionBatches, has_unused_layers
 from ldmref.training.family_rules import training_rules_of
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -45,10 +45,8 @@ def fine_tune_trainer(
     """Return a trainer of the adapter on encoded images; `observer` sees every step."""
     stage = recipe.diffusion
     size = (recipe.data.size, recipe.data.size)
-    rest = stage, recipe.seed, ops
-    batches = DiffusionBatches(
-        latents, adapter.caption, config, *rest, processes=recipe.data.processes
-    )
+    training = DenoiserTraining(config, stage, recipe.seed, ops, recipe.data.processes)
+    batches = DiffusionBatches(latents, adapter.caption, training)
     batches.observer = observer
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:

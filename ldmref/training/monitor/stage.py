@@ -9,7 +9,6 @@ import io
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ldmref.datasets.listing import METRICS
 from ldmref.errors import Cancelled, NumericError, OutputError
 from ldmref.io.atomic import atomic_write
 from ldmref.models.params import Params
+from ldmref.training.context import TrainingContext
 from ldmref.training.diffusion.loss import BINS
 from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
@@ -42,45 +42,35 @@ class StageMonitor:
     rank writes files.
 
     Args:
-        trainer: The stage's trainer, after its checkpoint was loaded.
+        context: The training: it has the folder in which files are written, and is told of the
+            progress, of warnings, and of what takes minutes at the end of the stage.
         stage: The stage's name.
+        trainer: The stage's trainer, after its checkpoint was loaded.
         state: The arrays of that checkpoint.
-        folder: Where the files are written.
-        recipe: The recipe of the training.
-        on_progress: Called with the progress now and then.
-        warn: Called with a warning, which should be shown once.
         preview: The image that is made of the averaged weights; None: no image.
-        tell: Called with what is made at the end of the stage, which can take minutes.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
+        context: TrainingContext,
         stage: str,
+        trainer: Trainer,
         state: Mapping[str, np.ndarray],
-        folder: Path,
-        recipe: AnyRecipe,
-        on_progress: Callable[[TrainingProgress], None],
-        warn: Callable[[str], None],
         preview: TrainingPreview | None,
-        tell: Callable[[str], None],
     ):
-        self.trainer = trainer
+        self.context = context
         self.stage = stage
-        self.folder = folder
-        self.recipe = recipe
-        self.on_progress = on_progress
-        self.warn = warn
+        self.trainer = trainer
         self.preview = preview
-        self.tell = tell
-        self.metrics = folder / METRICS
+        self.warn = context.log_once
+        self.metrics = context.folder / METRICS
         start = stage, trainer.step, trainer.steps, trainer.config.batch_size
         self.display = ProgressMeter(*start)
         self.meter = ProgressMeter(*start, MOST_STEPS, math.inf)  # for lines of metrics
         arrays = {k.removeprefix(STATE): v for k, v in state.items() if k.startswith(STATE)}
         self.by_timestep = np.array(arrays.pop("by_timestep", np.zeros((2, BINS))))
         self.meter.values.update({name: values.tolist() for name, values in arrays.items()})
-        self.seconds = recipe.progress.seconds
+        self.seconds = context.recipe.progress.seconds
         self.next = time.monotonic() + self.seconds
 
     def state(self) -> dict[str, np.ndarray]:
@@ -98,7 +88,7 @@ class StageMonitor:
         """Record a step; return whether a line of metrics was written, the same on all ranks."""
         shown = self.display.update(done.step, done.loss, done.metrics)
         if shown is not None:
-            self.on_progress(shown)
+            self.context.on_progress(shown)
         if done.by_timestep is not None:
             recent = max(1.0, min(RECENT, self.trainer.steps / 5))
             self.by_timestep = (1 - 1 / recent) * self.by_timestep + done.by_timestep
@@ -152,7 +142,7 @@ class StageMonitor:
             line = f"plots of the loss need matplotlib: pip install matplotlib ({error})"
             self.warn(WARNING + line)
             return
-        units = loss_units(self.recipe)
+        units = loss_units(self.context.recipe)
         lines = []
         self._write(lambda: lines.extend(read_metrics(self.metrics)))
         self._write_file("loss.png", curves.loss_curves(figure, lines, units))
@@ -165,7 +155,7 @@ class StageMonitor:
         image = io.BytesIO()
         last = self.trainer.step == self.trainer.steps
         try:
-            preview.render(params, title, self.tell if last else _ignore).save(image, "PNG")
+            preview.render(params, title, self.context.log if last else _ignore).save(image, "PNG")
         except NumericError as error:
             self.warn(f"{WARNING}{preview.file} is not written: {error}")
         except Cancelled:
@@ -175,7 +165,7 @@ class StageMonitor:
 
     def _write_file(self, name: str, data: bytes) -> None:
         def write() -> None:
-            with atomic_write(self.folder / name, overwrite=True) as file:
+            with atomic_write(self.context.folder / name, overwrite=True) as file:
                 file.write(data)
 
         self._write(write)
