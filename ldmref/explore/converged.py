@@ -15,7 +15,7 @@ from PIL import Image
 
 from ldmref.errors import UsageError
 from ldmref.explore.distance import vp_distance
-from ldmref.explore.flow import FlowProgress, FlowWatch, converge
+from ldmref.explore.flow import Accuracy, FlowProgress, FlowWatch, converge
 from ldmref.explore.format import CODE
 from ldmref.explore.record import collect_inputs, prepare_one
 from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_of
@@ -115,20 +115,20 @@ def converged_image(
     (16, 16)
     """
     check_callbacks(callback, cancel)  # type: ignore[arg-type]
-    tolerance, refine = check_accuracy(tolerance, refine)
+    accuracy = check_accuracy(tolerance, refine)
     run = prepare_one(model, mode, params)
     trajectory = run.trajectory(slice(0, 1))
     if any(j < i for i, j in pairwise(trajectory.visits)):
         raise UsageError("a run that jumps back up (resample) does not converge", code=CODE)
-    key = describe_problem(run, trajectory, (tolerance, refine)) if cache is not None else ""
+    key = describe_problem(run, trajectory, accuracy) if cache is not None else ""
     if cache is not None and key in cache:
         return cache[key]
     watch = FlowWatch(callback, cancel)
     with explaining_memory(model, run.job):
-        latents, change = solve_to_the_end(trajectory, tolerance, refine, watch)
+        latents, change = solve_to_the_end(trajectory, accuracy, watch)
     [image] = run.decode(latents)
     found = ConvergedImage(
-        image, latents, run.params_of(0), change, change <= tolerance, watch.done
+        image, latents, run.params_of(0), change, change <= accuracy.tolerance, watch.done
     )
     if cache is not None:
         cache[key] = found
@@ -136,7 +136,7 @@ def converged_image(
 
 
 def solve_to_the_end(
-    trajectory: Trajectory, tolerance: float, refine: int, watch: FlowWatch
+    trajectory: Trajectory, accuracy: Accuracy, watch: FlowWatch
 ) -> tuple[np.ndarray, float]:
     """Return the converged final latents, (1, c, h, w), and the largest change of an interval."""
     ops = trajectory.model.backend
@@ -153,13 +153,13 @@ def solve_to_the_end(
     with ops.inference():
         x = begin(trajectory, trajectory.x, first)
         flow = flow_of(trajectory, watch)
-        solution = converge(flow, x, sigmas, tolerance, refine, distance, watch, path)
+        solution = converge(flow, x, sigmas, accuracy, distance, watch, path)
         end = finish(trajectory, solution.states[-1], last)
         end = ops.to_numpy(end / path.spread(last))
     return np.array(end, np.float32), max(solution.changes)
 
 
-def describe_problem(run: Run, trajectory: Trajectory, accuracy: tuple[float, int]) -> str:
+def describe_problem(run: Run, trajectory: Trajectory, accuracy: Accuracy) -> str:
     """Return a digest of everything that a converged image depends on, except for the model.
 
     Two requests share it if they differ only in how they step from the same first level to the same

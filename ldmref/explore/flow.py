@@ -79,6 +79,18 @@ class FlowWatch(RunObserver):
             raise Cancelled("stopped between two steps", code="E-CANCELLED")
 
 
+class Accuracy(NamedTuple):
+    """When an interval is solved.
+
+    Args:
+        tolerance: The largest change of its end.
+        refine: The largest number of its substeps, which is accepted as it is.
+    """
+
+    tolerance: float
+    refine: int
+
+
 class Solution(NamedTuple):
     """States at some noise levels.
 
@@ -143,8 +155,7 @@ def converge(
     denoise: Denoise,
     x: Array,
     sigmas: Sequence[float],
-    tolerance: float,
-    most: int,
+    accuracy: Accuracy,
     distance: Callable[[Array, Array, float], float],
     watch: FlowWatch | None = None,
     path: NoisePath = VE,
@@ -158,8 +169,7 @@ def converge(
     Args:
         denoise, x: As for `solve_interval`.
         sigmas: Decreasing noise levels, (n + 1,); the last may be 0.
-        tolerance: The largest change of the end of an interval.
-        most: The largest number of substeps of an interval, which is accepted as it is.
+        accuracy: When an interval is solved.
         distance: `distance(a, b, sigma)` between two states.
         watch: The observer of `denoise`, which learns how many evaluations come.
         path: The path of x and the levels.
@@ -174,7 +184,7 @@ def converge(
         while True:
             fine = solve_interval(denoise, start, sigma, sigma_next, substeps, path)
             change = distance(coarse, fine, sigma_next)
-            if not change > tolerance or 2 * substeps > most:
+            if not change > accuracy.tolerance or 2 * substeps > accuracy.refine:
                 break
             coarse = fine
             substeps = 2 * substeps

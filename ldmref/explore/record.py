@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def record_plan(
     """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
     run = prepare_plan(model, planned)
-    return record_prepared(run, None, attention, callback, cancel, observer)
+    return record_prepared(run, None, Watching(attention, callback, cancel, observer or SILENT))
 
 
 def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]) -> Run:
@@ -135,13 +135,19 @@ def require_one(planned: Plan) -> Plan:
     return planned
 
 
+class Watching(NamedTuple):
+    """What is recorded of a run, and who else sees it; as in `record_run`."""
+
+    attention: bool
+    callback: Callback | None = None
+    cancel: CancelFlag | None = None
+    observer: RunObserver = SILENT
+
+
 def record_prepared(
     run: Run,
     before: Recording | None,
-    attention: bool,
-    callback: Callback | None,
-    cancel: CancelFlag | None,
-    observer: RunObserver | None = None,
+    watching: Watching,
     branch: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> RunRecord:
@@ -150,19 +156,17 @@ def record_prepared(
     Args:
         run: The run of the image.
         before: What was recorded of earlier steps, of which the run is a continuation.
-        attention: Whether to record attention.
-        callback, cancel: As in `record_run`.
-        observer: Also sees the steps and the image.
+        watching: What is recorded, and who else sees it.
         branch: The trunk, step and changes of a branch.
         warnings: Warnings in addition to those of the run.
     """
-    recording = Recording(run, words_of(run) if attention else [], before)
+    recording = Recording(run, words_of(run) if watching.attention else [], before)
     images = []
-    for event in recording.generate(cancel, observer or SILENT):
+    for event in recording.generate(watching.cancel, watching.observer):
         if isinstance(event, GeneratedImage):
             images.append(event.image)
-        elif callback is not None:
-            notify(callback, event)
+        elif watching.callback is not None:
+            notify(watching.callback, event)
     return recording.finish(images[0], branch, [*run.warnings, *warnings])
 
 

@@ -30,7 +30,14 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.explore.branching import open_record
 from ldmref.explore.distance import Truth, vp_distance
-from ldmref.explore.flow import Denoise, FlowProgress, FlowWatch, converge, solve_interval
+from ldmref.explore.flow import (
+    Accuracy,
+    Denoise,
+    FlowProgress,
+    FlowWatch,
+    converge,
+    solve_interval,
+)
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -87,13 +94,13 @@ def truth_line(
     ((4,), (3,), 0.0)
     """
     check_callbacks(callback, cancel)  # type: ignore[arg-type]
-    tolerance, refine = check_accuracy(tolerance, refine)
+    accuracy = check_accuracy(tolerance, refine)
     segments = open_record(model, record, cancel)
     if (np.diff(record.sigmas) > 0.0).any():
         message = "the noise levels of the record rise, unlike those of its run"
         raise UsageError(message, code=CODE, hint="record the run again")
     watch = FlowWatch(callback, cancel)
-    solver = TruthSolver(model, record, tolerance, refine, watch)
+    solver = TruthSolver(model, record, accuracy, watch)
     ends = [*(segment.done for segment in segments[1:]), record.steps]
     for segment, end in zip(segments, ends, strict=True):
         solver.solve(segment.trajectory, segment.done, end)
@@ -101,9 +108,11 @@ def truth_line(
     return solver.finish({"stochastic": any(job.sampler.draws_noise(job.eta) for job in jobs)})
 
 
-def check_accuracy(tolerance: float, refine: int) -> tuple[float, int]:
+def check_accuracy(tolerance: float, refine: int) -> Accuracy:
     """Return the tolerance and the largest number of substeps, if they are in their ranges."""
-    return check_number("tolerance", tolerance, 1e-9, 1e3), check_integer("refine", refine, 2, 1024)
+    return Accuracy(
+        check_number("tolerance", tolerance, 1e-9, 1e3), check_integer("refine", refine, 2, 1024)
+    )
 
 
 class TruthSolver:
@@ -112,22 +121,21 @@ class TruthSolver:
     Args:
         model: The model of the run.
         record: The run.
-        tolerance, refine, watch: As in `truth_line`.
+        accuracy: When an interval is solved.
+        watch: The observer of the evaluations.
     """
 
     def __init__(
         self,
         model: LatentDiffusion,
         record: RunRecord,
-        tolerance: float,
-        refine: int,
+        accuracy: Accuracy,
         watch: FlowWatch,
     ):
         self.ops = model.backend
         self.record = record
         self.path = record.path
-        self.tolerance = tolerance
-        self.refine = refine
+        self.accuracy = accuracy
         self.watch = watch
         self.states = [record.x[0]]
         self.local_error: list[float] = []
@@ -144,8 +152,7 @@ class TruthSolver:
                 denoise,
                 x,
                 sigmas,
-                self.tolerance,
-                self.refine,
+                self.accuracy,
                 self._distance,
                 self.watch,
                 self.path,
@@ -182,8 +189,8 @@ class TruthSolver:
         description = {
             "change": change,
             "total_change": sum(self.changes),
-            "tolerance": self.tolerance,
-            "converged": change <= self.tolerance,
+            "tolerance": self.accuracy.tolerance,
+            "converged": change <= self.accuracy.tolerance,
             "substeps": self.substeps,
             "evaluations": self.watch.done,
         }

@@ -16,7 +16,7 @@ from ldmref import explore, modes
 from ldmref.errors import Cancelled, UsageError
 from ldmref.explore import converged
 from ldmref.explore.distance import vp_distance
-from ldmref.explore.flow import converge, solve_interval
+from ldmref.explore.flow import Accuracy, converge, solve_interval
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.spacings import sigmas_at
@@ -54,16 +54,16 @@ def test_it_agrees_with_scipy_on_a_mixture():
         return ((points - problem.denoise(points, sigma)) / sigma).ravel()
 
     expected = solve_ivp(slope, (10.0, 0.01), x.ravel(), "DOP853", rtol=1e-10, atol=1e-12).y[:, -1]
-    found = converge(problem.denoise, x, [10.0, 2.0, 0.5, 0.01], 1e-7, 4096, vp_distance)
+    found = converge(problem.denoise, x, [10.0, 2.0, 0.5, 0.01], Accuracy(1e-7, 4096), vp_distance)
     np.testing.assert_allclose(found.states[-1], expected.reshape(4, 2), atol=1e-6)
     assert max(found.changes) <= 1e-7 and len(found.substeps) == 3
 
 
 def test_convergence_is_measured_and_the_limit_is_kept():
     x = 10.0 * np.random.default_rng(1).standard_normal((4, 2))
-    loose = converge(three_modes().denoise, x, [10.0, 0.5, 0.0], 1e9, 64, vp_distance)
+    loose = converge(three_modes().denoise, x, [10.0, 0.5, 0.0], Accuracy(1e9, 64), vp_distance)
     assert loose.substeps == [2, 2]
-    strict = converge(three_modes().denoise, x, [10.0, 0.5, 0.0], 1e-12, 8, vp_distance)
+    strict = converge(three_modes().denoise, x, [10.0, 0.5, 0.0], Accuracy(1e-12, 8), vp_distance)
     assert strict.substeps == [8, 8] and max(strict.changes) > 1e-12
     for i in (1, 2):  # the reported changes are those of the last doubling
         start = strict.states[i - 1]
