@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,8 +75,7 @@ def _write_layer(
     name = f"{net.name}.{record.name}"
     inputs = {x.name: record.inputs[x.name] for x in layer.graph.inputs}
     attributes = {key: plain(value) for key, value in record.attributes.items()}
-    return _write_case(
-        write,
+    case = ComputedGraph(
         "layers",
         name,
         record.kind,
@@ -87,6 +86,7 @@ def _write_layer(
         attributes | layer.same,
         record.basis,
     )
+    return _write_case(write, case)
 
 
 def _write_network(
@@ -99,12 +99,10 @@ def _write_network(
     by_role = {net.roles[name]: stored(x) for name, x in net.inputs.items()}
     inputs = {x.name: by_role[x.name] for x in graph.inputs}
     attributes = {name: plain(x) for name, x in net.settings.items() if x is not None}
-    kind = net.description
-    return _write_case(
-        write,
+    case = ComputedGraph(
         "networks",
         net.name,
-        kind,
+        net.description,
         graph,
         inputs,
         exact,
@@ -112,38 +110,50 @@ def _write_network(
         attributes,
         "propagated",
     )
+    return _write_case(write, case)
 
 
-def _write_case(
-    write: WriteFile,
-    part: str,
-    name: str,
-    kind: str,
-    graph: Graph,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Sequence[np.ndarray],
-    tolerances: Sequence[Mapping[str, float]],
-    attributes: Mapping[str, Any],
-    basis: str,
-) -> GoldenCase:
-    folder = f"{part}/{name}"
+class ComputedGraph(NamedTuple):
+    """A network or layer as ONNX, with the arrays of one call and the tolerance of each output."""
+
+    part: str
+    name: str
+    kind: str
+    graph: Graph
+    inputs: Mapping[str, np.ndarray]
+    outputs: Sequence[np.ndarray]
+    tolerances: Sequence[Mapping[str, float]]
+    attributes: Mapping[str, Any]
+    basis: str
+
+
+def _write_case(write: WriteFile, case: ComputedGraph) -> GoldenCase:
+    graph, inputs = case.graph, case.inputs
+    folder = f"{case.part}/{case.name}"
     model = make_model(graph, "embedded")
-    model.graph.name = name
+    model.graph.name = case.name
     write(f"{folder}/model.onnx", model.SerializeToString(deterministic=True))
     for i, (role, x) in enumerate(inputs.items()):
         write(f"{folder}/{DATA}/input_{i}.pb", tensor_bytes(role, x))
     results = []
-    for i, (declared, y) in enumerate(zip(graph.outputs, outputs, strict=True)):
+    for i, (declared, y) in enumerate(zip(graph.outputs, case.outputs, strict=True)):
         write(f"{folder}/{DATA}/output_{i}.pb", tensor_bytes(declared.name, stored(y)))
-        tolerance = {dtype: (rounded_up(atol), 0.0) for dtype, atol in tolerances[i].items()}
+        tolerance = {dtype: (rounded_up(atol), 0.0) for dtype, atol in case.tolerances[i].items()}
         results.append(CaseTensor(declared.name, "float32", y.shape, tolerance))
     largest = max(x.tolerance["float32"][0] for x in results)
     data = json.dumps({"rtol": 0.0, "atol": largest})  # read by onnx.backend.test
     write(f"{folder}/data.json", f"{data}\n".encode())
     described = tuple(CaseTensor(role, str(x.dtype), x.shape) for role, x in inputs.items())
-    parameters = tuple(graph.parameters)
     return GoldenCase(
-        name, part, kind, folder, described, tuple(results), attributes, parameters, basis
+        case.name,
+        case.part,
+        case.kind,
+        folder,
+        described,
+        tuple(results),
+        case.attributes,
+        tuple(graph.parameters),
+        case.basis,
     )
 
 

@@ -14,14 +14,12 @@ numbers it checks against these, too.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldmref.errors import UsageError, counted, did_you_mean
-from ldmref.models.config import ModelConfig
 from ldmref.models.family import Family, find_family
-from ldmref.models.params import Shape
 from ldmref.testing.family.declaration import (
     check_flops,
     check_names,
@@ -31,7 +29,7 @@ from ldmref.testing.family.declaration import (
 from ldmref.testing.family.files import check_files, check_folders, check_pipeline_folders
 from ldmref.testing.family.learning import check_training
 from ldmref.testing.family.networks import check_batch, check_originals, check_padding
-from ldmref.testing.family.oracles import FamilyOptions, LivePipeline, Original
+from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.pipelines import check_live, check_pipeline_images, check_wrong_layers
 from ldmref.testing.family.ports import check_cases, check_export, check_traces
 from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport, Findings
@@ -67,16 +65,8 @@ INSTALLED = "installed"
 def check_family(
     family: Family | str,
     *,
-    originals: Sequence[Original] = (),
-    pipelines: Sequence[LivePipeline] = (),
-    parameters: Mapping[str, int] | None = None,
-    presets: Sequence[str] = (),
-    backends: Sequence[str] = (),
-    request: Mapping[str, Any] | None = None,
-    flops_within: float = 0.05,
-    unread: Callable[[ModelConfig], Collection[str]] = lambda config: (),
-    also_stored: Callable[[ModelConfig], Mapping[str, Shape]] = lambda config: {},
     only: Sequence[str] = (),
+    **options: Any,
 ) -> FamilyReport:
     """Check what a family declares, in every tool.
 
@@ -85,20 +75,9 @@ def check_family(
     Args:
         family: The family, or its name. Its package must be installed, because every tool finds it
             by its name.
-        originals: Modules of the original program (`Original`), for parity in float64.
-        pipelines: Pipelines of another program, such as diffusers (`LivePipeline`), for traces of
-            live runs and equal images.
-        parameters: The published number of the denoiser's parameters, by preset. None: not known.
-        presets: The presets to check. (): all.
-        backends: The backends to compare with NumPy. (): those that run here.
-        request: Parameters of all runs of small models, such as a prompt. None: short ones.
-        flops_within: The part by which `work.flops` may differ from what torch counts. 0.05 leaves
-            room for what is computed once per image, such as the embedding of the time.
-        unread: Returns, for a configuration, the parameters of the denoiser that files hold and
-            no layer reads; no gradient reaches them.
-        also_stored: Returns, for a configuration, the shapes of tensors that single files hold
-            besides those that are read, and by which they are recognised.
         only: Names of checks, keys of `FAMILY_CHECKS`. (): all.
+        **options: What to compare it with, by name: the arguments of `FamilyOptions`, such as
+            `originals`, `pipelines`, `presets` and `parameters`.
 
     Returns:
         A check for each promise, whether it holds, is broken, or was not compared.
@@ -111,6 +90,7 @@ def check_family(
     >>> report.holding, report.not_checked
     (['installed', 'names', 'presets'], ['original'])
     """
+    compared = FamilyOptions(**options)
     installed = Findings(INSTALLED)
     found = _find(family, installed)
     if found is None:
@@ -119,25 +99,14 @@ def check_family(
         )
     for name, known, what in (
         *((name, FAMILY_CHECKS, "check") for name in only),
-        *((name, found.presets, "preset") for name in (*presets, *(parameters or {}))),
+        *((name, found.presets, "preset") for name in (*compared.presets, *compared.parameters)),
     ):
         if name not in known:
             message = f"no {what} {name!r}"
             raise UsageError(message, code="E-CONFORMANCE", hint=did_you_mean(name, known))
-    options = FamilyOptions(
-        tuple(originals),
-        tuple(pipelines),
-        parameters or {},
-        tuple(presets),
-        tuple(backends),
-        request or {},
-        flops_within,
-        unread,
-        also_stored,
-    )
     checks: list[FamilyCheck] = [installed.close()]
     with tempfile.TemporaryDirectory(prefix="ldmref-family-") as folder:
-        subject = Subject(found, options, Path(folder))
+        subject = Subject(found, compared, Path(folder))
         for name, check in FAMILY_CHECKS.items():
             if only and name not in only:
                 continue

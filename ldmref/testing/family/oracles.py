@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,29 @@ class LivePipeline:
 
 @dataclass(frozen=True)
 class FamilyOptions:
-    """All that a caller gives; `assert_family_conforms` describes each."""
+    """What a family is compared with, by the names that `check_family` takes.
 
-    originals: tuple[Original, ...] = ()
-    pipelines: tuple[LivePipeline, ...] = ()
+    Args:
+        originals: Modules of the original program (`Original`), for parity in float64.
+        pipelines: Pipelines of another program, such as diffusers (`LivePipeline`), for traces of
+            live runs and equal images.
+        parameters: The published number of the denoiser's parameters, by preset.
+        presets: The presets to check. (): all.
+        backends: The backends to compare with NumPy. (): those that run here.
+        request: Parameters of all runs of small models, such as a prompt. {}: short ones.
+        flops_within: The part by which `work.flops` may differ from what torch counts. 0.05 leaves
+            room for what is computed once per image, such as the embedding of the time.
+        unread: Returns, for a configuration, the parameters of the denoiser that files hold and
+            no layer reads; no gradient reaches them.
+        also_stored: Returns, for a configuration, the shapes of tensors that single files hold
+            besides those that are read, and by which they are recognised.
+    """
+
+    originals: Sequence[Original] = ()
+    pipelines: Sequence[LivePipeline] = ()
     parameters: Mapping[str, int] = field(default_factory=dict)
-    presets: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
+    presets: Sequence[str] = ()
+    backends: Sequence[str] = ()
     request: Mapping[str, Any] = field(default_factory=dict)
     flops_within: float = 0.05
     unread: Callable[[ModelConfig], Collection[str]] = lambda config: ()
