@@ -14,8 +14,9 @@ from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import AutoencoderFile
 from ldmref.io.adapters.textual_inversion import read_words
-from ldmref.io.checkpoint import Checkpoint, open_checkpoint
+from ldmref.io.checkpoint import Checkpoint
 from ldmref.io.native import check_network, check_weights
+from ldmref.io.stored_model import OpeningOptions
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
@@ -118,17 +119,10 @@ def load(
     require_type("allow_nonfinite", allow_nonfinite, bool)
     require_type("ema", ema, bool, type(None))
     require_type("variant", variant, str, type(None))
-    checkpoint = open_checkpoint(
-        name,
-        config,
-        tokenizer,
-        fetch=fetch,
-        variant=variant,
-        ema=ema,
-        text_encoders=text_encoders,
-        vae=vae,
-        lora=lora,
+    options = OpeningOptions(
+        config, tokenizer, fetch, variant, ema, text_encoders, vae=vae, lora=lora
     )
+    checkpoint = Checkpoint.open(name, options)
     configured = {} if isinstance(backend, Backend) else settings().limits
     return load_checkpoint(
         checkpoint,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ldmref.io.modifications import (
 )
 from ldmref.io.native import NativeFolder, check_weights
 from ldmref.io.single_file import SingleCheckpoint, require_autoencoder, require_text_encoders
-from ldmref.io.stored_model import OpeningOptions, StoredModel
+from ldmref.io.stored_model import OpeningChoices, OpeningOptions, StoredModel
 from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -58,6 +59,29 @@ class Checkpoint:
     modifications: Sequence[Modification] = ()
     vocabulary: str | Path | None = None
     ineffective: Sequence[str] = ()
+
+    @classmethod
+    def open(cls, name: str | Path, options: OpeningOptions) -> Checkpoint:
+        """Find a model and its configuration; `open_checkpoint` takes the options by name.
+
+        Raises:
+            LdmrefError: As for `open_checkpoint`.
+        """
+        modifications = _list_modifications(options)
+        path = find_model(name, options.fetch, options.variant)
+        layout = next(layout for layout in LAYOUTS if layout.is_at(path))
+        source = layout.open(path, options)
+        if options.tokenizer is not None and not source.takes_vocabulary:
+            raise UsageError(
+                f"{path.name!r} has its own tokenizer",
+                code="E-TOKENIZER",
+                hint="leave out tokenizer= (--tokenizer)",
+            )
+        modified = source.config
+        for change in modifications:
+            modified = change.configure(modified, None if source.certain else source.networks)
+        ineffective = [*_note_ineffective(source, options)]
+        return cls(source, modified, modifications, options.tokenizer, ineffective)
 
     @property
     def path(self) -> Path:
@@ -167,13 +191,7 @@ def open_checkpoint(
     name: str | Path,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    *,
-    fetch: bool = False,
-    variant: str | None = None,
-    ema: bool | None = None,
-    text_encoders: Sequence[str | Path] = (),
-    vae: str | Path | None = None,
-    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    **choices: Unpack[OpeningChoices],
 ) -> Checkpoint:
     """Find a model and its configuration, without reading its weights.
 
@@ -186,13 +204,8 @@ def open_checkpoint(
             recognised.
         tokenizer: The location of CLIP's vocabulary, as for `ldmref.load`. None: the model's
             own folder, then the usual places.
-        fetch: Whether to download a model that the cache of Hugging Face lacks.
-        variant: The variant of the weights in a diffusers folder, such as `fp16`. None: the
-            files without a variant.
-        ema: Whether to read the averaged weights. None: the family's published default.
-        text_encoders: Files of text encoders, as for `ldmref.load`.
-        vae: Another autoencoder, as for `ldmref.load`. None: the model's own.
-        lora: LoRA files, as for `ldmref.load`.
+        choices: `fetch`, `variant` and `ema`, which decide what is read, and the files that
+            complete or change the model, `text_encoders`, `vae` and `lora`; as for `ldmref.load`.
 
     Returns:
         The checkpoint; its tensors are read when they are used.
@@ -207,38 +220,27 @@ def open_checkpoint(
     >>> open_checkpoint("emoji").config.unet.in_channels
     16
     """
-    modifications: list[Modification] = [] if vae is None else [ReplacedAutoencoder(vae)]
-    if text_encoders:
-        modifications.append(AddedTextEncoders(text_encoders))
-    if lora not in ((), []):
-        modifications.append(MergedLoras(lora))
-    path = find_model(name, fetch, variant)
-    layout = next(layout for layout in LAYOUTS if layout.is_at(path))
-    source = layout.open(path, OpeningOptions(config, variant, ema))
-    if tokenizer is not None and not source.takes_vocabulary:
-        raise UsageError(
-            f"{path.name!r} has its own tokenizer",
-            code="E-TOKENIZER",
-            hint="leave out tokenizer= (--tokenizer)",
-        )
-    modified = source.config
-    for change in modifications:
-        modified = change.configure(modified, None if source.certain else source.networks)
-    ineffective = [*note_ineffective(source, variant, ema)]
-    return Checkpoint(source, modified, modifications, tokenizer, ineffective)
+    return Checkpoint.open(name, OpeningOptions(config, tokenizer, **choices))
 
 
-def note_ineffective(source: StoredModel, variant: str | None, ema: bool | None) -> Iterator[str]:
-    """Yield a line for each choice of weights that a model does not have, and that is harmless.
+def _list_modifications(options: OpeningOptions) -> list[Modification]:
+    """Return what the user's files change, in the order in which they are applied."""
+    changes: list[Modification] = []
+    if options.vae is not None:
+        changes.append(ReplacedAutoencoder(options.vae))
+    if options.text_encoders:
+        changes.append(AddedTextEncoders(options.text_encoders))
+    if options.lora not in ((), []):
+        changes.append(MergedLoras(options.lora))
+    return changes
 
-    Args:
-        source: The model.
-        variant, ema: As for `open_checkpoint`; None was not asked for.
-    """
-    if variant is not None and not source.has_variants:
+
+def _note_ineffective(source: StoredModel, options: OpeningOptions) -> Iterator[str]:
+    """Yield a line for each choice of weights that a model does not have, and that is harmless."""
+    if options.variant is not None and not source.has_variants:
         kind = "a single file" if source.path.is_file() else "no diffusers folder"
-        yield f"variant={variant} changes nothing: {source.path.name!r} is {kind}"
-    if ema is False and source.averaged is None:
+        yield f"variant={options.variant} changes nothing: {source.path.name!r} is {kind}"
+    if options.ema is False and source.averaged is None:
         yield f"ema=False changes nothing: {source.path.name!r} has no averages beside its weights"
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict
 
 import numpy as np
 
@@ -17,20 +17,44 @@ from ldmref.models.networks import model_spec
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 
+Lora = str | Path | tuple[str | Path, float]  # a file or folder, with its weight or without
+
 
 @dataclass(frozen=True)
 class OpeningOptions:
-    """Which of the weights and configurations that a model may have are read.
+    """What a model is opened with: which of its files are read, and what completes or changes it.
 
     Attributes:
         config: The configuration of a single file, by name or path. None: it is recognised.
+        tokenizer: The location of CLIP's vocabulary. None: the model's own folder, then the usual
+            places.
+        fetch: Whether a model that the cache of Hugging Face lacks is downloaded.
         variant: The variant of the weights in a diffusers folder. None: the files without one.
         ema: Whether the averages of a single file are read. None: the family's published default.
+        text_encoders: Files of text encoders that the model lacks, or has others of.
+        vae: Another autoencoder, or TAESD. None: the model's own.
+        lora: LoRA files, to merge into the weights.
     """
 
     config: str | Path | None = None
+    tokenizer: str | Path | None = None
+    fetch: bool = False
     variant: str | None = None
     ema: bool | None = None
+    text_encoders: Sequence[str | Path] = ()
+    vae: str | Path | None = None
+    lora: Sequence[Lora] = ()
+
+
+class OpeningChoices(TypedDict, total=False):
+    """The options of `open_checkpoint` that are given by name, as in `OpeningOptions`."""
+
+    fetch: bool
+    variant: str | None
+    ema: bool | None
+    text_encoders: Sequence[str | Path]
+    vae: str | Path | None
+    lora: Sequence[Lora]
 
 
 class StoredModel(ABC):

@@ -6,17 +6,21 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
 from ldmref.apps.cli.file_info import name_weights
 from ldmref.apps.cli.messages import quote_command
+from ldmref.apps.cli.options import with_options
 from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.session import opening_options
+from ldmref.apps.cli.shared_options import FINDING
 from ldmref.apps.cli.tables import join_first
 from ldmref.errors import InputError, LdmrefError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
-from ldmref.io.checkpoint import open_checkpoint
+from ldmref.io.checkpoint import Checkpoint
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.whole_file import make_scale_tensor
 from ldmref.io.key_table import to_compvis
@@ -39,40 +43,17 @@ METADATA = {"format": "pt"}
 @click.command()
 @click.argument("path", metavar="IN")
 @click.argument("to", metavar="OUT")
-@click.option(
-    "--model-config",
-    metavar="NAME|FOLDER",
-    help="Configuration for a single file that does not determine its own.",
-)
+@with_options(FINDING)
 @click.option("--tokenizer", metavar="FOLDER|FILE", help="Vocabulary of CLIP, if OUT is a folder.")
-@click.option(
-    "--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if it is not cached."
-)
-@click.option(
-    "--variant",
-    metavar="NAME",
-    help="Which weights to read from a folder with several, e.g. fp16.",
-)
-@click.option(
-    "--ema/--no-ema",
-    default=None,
-    help="Read the averaged or the last weights of a training checkpoint. Default: the model "
-    "family's published choice.",
-)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def convert(
     path: str,
     to: str,
-    model_config: str | None,
-    tokenizer: str | None,
-    fetch: bool,
-    variant: str | None,
-    ema: bool | None,
     overwrite: bool,
     as_json: bool,
-    verbose: bool,
+    **flags: Any,
 ) -> None:
     """Convert a pickle to safetensors, or a model to another layout.
 
@@ -92,10 +73,8 @@ def convert(
         return report_written(out, left_out, as_json)
     refuse_format(out)
     single = out.suffix.lower() == ENDING
-    vocabulary = None if single else tokenizer
-    checkpoint = open_checkpoint(
-        path, model_config, vocabulary, fetch=fetch, variant=variant, ema=ema
-    )
+    options = opening_options(flags | ({"tokenizer": None} if single else {}))
+    checkpoint = Checkpoint.open(path, options)
     config = checkpoint.config
     tensors = checkpoint.tensors
     for warning in checkpoint.check_weights(allow_nonfinite=True):
@@ -109,7 +88,7 @@ def convert(
     if checkpoint.ema is not None:
         say(f"ldmref: read {name_weights(checkpoint.ema)}")
     if needs_config:
-        flag = quote_command(["--model-config", model_config or path])
+        flag = quote_command(["--model-config", flags["model_config"] or path])
         say(
             f"ldmref: warning: {out} does not say which model it is, and nothing else does: it is "
             f"opened with {flag}; a folder (OUT without {ENDING}) holds its configuration"

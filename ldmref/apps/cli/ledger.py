@@ -10,12 +10,11 @@ import click
 
 from ldmref.apps.cli.options import with_options
 from ldmref.apps.cli.progress import one_line, print_line, say
-from ldmref.apps.cli.quantize import RULE
+from ldmref.apps.cli.quantize import RULE, read_rule
 from ldmref.apps.cli.shared_options import BACKEND, CHANGING, FINDING, TOKENIZER
 from ldmref.errors import UsageError
 
 if TYPE_CHECKING:
-    from ldmref.io.checkpoint import Checkpoint
     from ldmref.io.quantizing import QuantizationRule
     from ldmref.ledger import QuantizationLedger
 
@@ -69,10 +68,7 @@ def ledger(
     other: str | None,
     kinds: tuple[str, ...],
     plot: str | None,
-    overwrite: bool,
     as_json: bool,
-    quiet: bool,
-    verbose: bool,
     **flags: Any,
 ) -> None:
     """Show what quantisation costs: weights, outputs and image, layer by layer.
@@ -82,6 +78,8 @@ def ledger(
     perturbations of the same norm. The share of a layer is that of its squared error of the image
     when it alone is exchanged.
     """
+    from ldmref.apps.cli.session import opening_options
+    from ldmref.io.checkpoint import Checkpoint
     from ldmref.ledger import make_ledger, make_ledgers, to_lines, to_summary
     from ldmref.loading import open_backend
 
@@ -93,13 +91,13 @@ def ledger(
     if plot is not None:
         from ldmref.plots.files import check_plot
 
-        file = check_plot(plot, overwrite)
+        file = check_plot(plot, flags["overwrite"])
     ops = open_backend(flags["backend"], flags["device"], flags["dtype"], speed=flags["speed"])
     settings = _read_settings(flags, len(rules) > 1)
-    first = _open(model, flags)
+    first = Checkpoint.open(model, opening_options(flags))
 
     def progress(line: str) -> None:
-        if not quiet:
+        if not flags["quiet"]:
             say(one_line(line))
 
     made: list[QuantizationLedger]
@@ -114,17 +112,13 @@ def ledger(
     for line in lines:
         print_line(line)
     if file is not None:
-        _write_plot(file, made, overwrite)
+        _write_plot(file, made, flags["overwrite"])
 
 
 def _read_rules(kinds: tuple[str, ...], flags: dict[str, Any]) -> list[QuantizationRule]:
-    from ldmref.io.quantizing import QuantizationRule, list_types
+    from ldmref.io.quantizing import list_types
 
-    names = list_types() if EVERY in kinds else kinds
-    return [
-        QuantizationRule(name, flags["edges"], flags["keep"], not flags["own_rows"])
-        for name in names
-    ]
+    return [read_rule(kind, flags) for kind in (list_types() if EVERY in kinds else kinds)]
 
 
 def _read_settings(flags: dict[str, Any], several: bool) -> Any:
@@ -139,22 +133,6 @@ def _read_settings(flags: dict[str, Any], several: bool) -> Any:
         flags["controls"],
         "" if layers == "none" else layers,
         flags["floor"],
-    )
-
-
-def _open(model: str, flags: dict[str, Any]) -> Checkpoint:
-    from ldmref.io.checkpoint import open_checkpoint
-
-    return open_checkpoint(
-        model,
-        flags["model_config"],
-        flags["tokenizer"],
-        fetch=flags["fetch"],
-        variant=flags["variant"],
-        ema=flags["ema"],
-        text_encoders=flags["text_encoders"],
-        vae=flags["vae"],
-        lora=flags["loras"],
     )
 
 

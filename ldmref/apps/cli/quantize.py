@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,9 @@ from ldmref.apps.cli.options import PATH, with_options
 from ldmref.apps.cli.progress import one_line, say
 from ldmref.apps.cli.shared_options import FINDING, LORA
 from ldmref.errors import OutputError
+
+if TYPE_CHECKING:
+    from ldmref.io.quantizing import QuantizationRule
 
 option = click.option
 
@@ -46,12 +50,8 @@ def quantize(
     model: str,
     kind: str,
     output: str,
-    edges: bool,
-    keep: tuple[str, ...],
-    own_rows: bool,
     overwrite: bool,
     as_json: bool,
-    verbose: bool,
     **flags: Any,
 ) -> None:
     """Write the denoiser of a model as a GGUF file with quantised weights.
@@ -62,11 +62,12 @@ def quantize(
 
     Types: Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K, Q2_K, MXFP4, NVFP4, BF16, F16.
     """
+    from ldmref.apps.cli.session import opening_options
     from ldmref.io.atomic import check_writable
-    from ldmref.io.checkpoint import open_checkpoint
-    from ldmref.io.quantizing import QuantizationRule, quantize_model, require_written
+    from ldmref.io.checkpoint import Checkpoint
+    from ldmref.io.quantizing import quantize_model, require_written
 
-    rule = QuantizationRule(kind, edges, keep, not own_rows)
+    rule = read_rule(kind, flags)
     path = Path(output)
     require_written(rule, path)
     try:
@@ -74,14 +75,7 @@ def quantize(
     except OutputError as error:
         hint = error.hint.replace("overwrite=True", "--overwrite")
         raise OutputError(str(error), code=error.code, hint=hint) from None
-    checkpoint = open_checkpoint(
-        model,
-        flags["model_config"],
-        fetch=flags["fetch"],
-        variant=flags["variant"],
-        ema=flags["ema"],
-        lora=flags["loras"],
-    )
+    checkpoint = Checkpoint.open(model, opening_options(flags))
     written = quantize_model(checkpoint, rule, path, overwrite=overwrite)
     size = path.stat().st_size
     if as_json:
@@ -94,6 +88,13 @@ def quantize(
         return
     types = ", ".join(f"{count} {name}" for name, (count, _, _) in written.types.items())
     say(one_line(f"{path}  {types}  {written.bits:.2f} bits per weight  {size / 1e6:.1f} MB"))
+
+
+def read_rule(kind: str, flags: Mapping[str, Any]) -> QuantizationRule:
+    """Return the rule of a type and the flags in `RULE`."""
+    from ldmref.io.quantizing import QuantizationRule
+
+    return QuantizationRule(kind, flags["edges"], flags["keep"], not flags["own_rows"])
 
 
 COMMANDS = (quantize,)

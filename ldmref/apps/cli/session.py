@@ -17,8 +17,9 @@ from typing import Any
 
 from ldmref.apps.cli.settings import naming_settings
 from ldmref.backends import Backend
-from ldmref.io.checkpoint import Checkpoint, open_checkpoint
+from ldmref.io.checkpoint import Checkpoint
 from ldmref.io.embedded import EMBEDDED
+from ldmref.io.stored_model import OpeningOptions
 from ldmref.loading import load, load_checkpoint, open_backend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -26,19 +27,30 @@ from ldmref.support.config import LIMIT_KEYS, settings
 
 DEFAULT_MODEL = "emoji"
 BACKEND_FLAGS = ("backend", "device", "dtype", "speed")
-OPENING_FLAGS = {  # argument of `open_checkpoint` -> flag of a command, if it has it
+OPENING_FLAGS = {  # field of `OpeningOptions` -> flag of a command, if it has it
     "config": "model_config",
     "tokenizer": "tokenizer",
+    "fetch": "fetch",
     "text_encoders": "text_encoders",
     "variant": "variant",
     "ema": "ema",
     "vae": "vae",
     "lora": "loras",
 }
-LOADING_FLAGS = {  # the same of `load_checkpoint`
+LOADING_FLAGS = {  # the same of the arguments of `load_checkpoint`
     "allow_nonfinite": "allow_nonfinite",
     "embeddings": "embeddings",
 }
+
+
+def opening_options(flags: Mapping[str, Any]) -> OpeningOptions:
+    """Return what a model is opened with, of those flags that a command has."""
+    return OpeningOptions(**_select(OPENING_FLAGS, flags))
+
+
+def _select(wanted: Mapping[str, str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that a command has, by the argument that takes each."""
+    return {to: flags[name] for to, name in wanted.items() if name in flags}
 
 
 class CommandSession:
@@ -86,9 +98,7 @@ class CommandSession:
 
     def find(self, name: str | None = None) -> ModelConfig:
         """Open the model of the session, or another one, and return its configuration."""
-        fetch = self.flags.get("fetch", False)
-        options = self._select(OPENING_FLAGS)
-        self.checkpoint = open_checkpoint(name or self.name, fetch=fetch, **options)
+        self.checkpoint = Checkpoint.open(name or self.name, opening_options(self.flags))
         return self.checkpoint.config
 
     def open(self) -> Backend:
@@ -109,15 +119,12 @@ class CommandSession:
         """Return a function that opens and loads the model in another process or folder."""
         path = self.checkpoint.path.absolute()
         source = self.name if self.name in EMBEDDED else path  # which may lie elsewhere there
-        options = {**self._select(OPENING_FLAGS), **self._loading_options()}
+        opening = {to: name for to, name in OPENING_FLAGS.items() if to != "fetch"}
+        options = {**_select(opening, self.flags), **self._loading_options()}
         return partial(load, source, backend=self.backend, **options)
-
-    def _select(self, wanted: Mapping[str, str]) -> dict[str, Any]:
-        """Return the flags that the command has, by the argument that takes each."""
-        return {to: self.flags[name] for to, name in wanted.items() if name in self.flags}
 
     def _loading_options(self) -> dict[str, Any]:
         """Return the arguments of `load_checkpoint`, of flags and the configured limits."""
         limits = {key: self.flags.get(key) for key in LIMIT_KEYS}
         limits = {key: value for key, value in limits.items() if value is not None}
-        return {**self._select(LOADING_FLAGS), **self.configured.limits, **limits}
+        return {**_select(LOADING_FLAGS, self.flags), **self.configured.limits, **limits}
