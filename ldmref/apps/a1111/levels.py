@@ -112,10 +112,7 @@ def levels_for(
     schedule: str,
     steps: int | None,
     strength: float | None = None,
-    *,
-    beta: tuple[float, float] = (0.6, 0.6),
-    discard: bool = False,
-    drops_level: bool = True,
+    options: Options | None = None,
 ) -> Levels | None:
     """Return A1111's noise levels for a model, None if it has none for this sampler and schedule.
 
@@ -125,7 +122,7 @@ def levels_for(
         config: Configuration of the model that generates.
         sampler, schedule, strength: As for `a1111_levels`.
         steps: Number of steps; None: the model's.
-        beta, discard, drops_level: As in `Options`.
+        options: Further options, of which the model decides `sdxl`; None: the defaults.
 
     Raises:
         UsageError: `steps` or `strength` is out of range.
@@ -137,7 +134,7 @@ def levels_for(
     check_steps(steps, min(validation.MAX_STEPS, len(table)))
     if strength is not None:
         strength = validation.check_number("strength", strength, 0.0, 1.0)
-    options = Options(beta, discard, config.text_encoder_2 is not None, drops_level)
+    options = (options or Options())._replace(sdxl=config.text_encoder_2 is not None)
     return a1111_levels(table, sampler, schedule, steps, strength, options)
 
 

@@ -72,16 +72,11 @@ def replay_request(
     second = None
     if not set(OWN_LEVELS) & set(own) and not find_schedule(values["sampler"]):
         alpha, beta = made["beta"]
+        sdxl = config.text_encoder_2 is not None
+        options = Options((alpha, beta), made["discard"], sdxl, made["drops_level"])
         strength = values.get("strength") if noised else None
         levels = levels_for(
-            config,
-            sampler,
-            made["schedule"],
-            values.get("steps"),
-            strength,
-            beta=(alpha, beta),
-            discard=made["discard"],
-            drops_level=made["drops_level"],
+            config, sampler, made["schedule"], values.get("steps"), strength, options
         )
         if levels is None:
             notes.append(_no_levels(config, sampler, made["schedule"]))
@@ -92,12 +87,7 @@ def replay_request(
                 made["schedule"],
                 values.get("upscale_steps") or values.get("steps"),
                 values.get("upscale_strength") or STRENGTH,
-                Options(
-                    (alpha, beta),
-                    made["discard"],
-                    sdxl=config.text_encoder_2 is not None,
-                    drops_level=made["drops_level"],
-                ),
+                options,
             )
     if levels is not None:
         values |= levels.parameters(noised)

@@ -96,13 +96,7 @@ def batch(
     requests: str,
     output: str,
     shard: str | None,
-    dry_run: bool,
     as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    progress: str,
-    retry_errors: bool,
-    limit: int | None,
     **flags: Any,
 ) -> None:
     """Generate the images of a file of requests, one JSON object per line; - is standard input.
@@ -121,16 +115,16 @@ def batch(
     source = session.loader()
     shared = {
         "shard": part,
-        "retry_errors": retry_errors,
-        "limit": limit,
+        "retry_errors": flags["retry_errors"],
+        "limit": flags["limit"],
         "config": config,
         "complete": complete_rows(session.configured),
     }
-    if dry_run:
+    if flags["dry_run"]:
         check = check_batch(source, requests, output, **shared)
         show_check(check, as_json)
         return
-    show = BatchConsole(quiet, verbose, as_json, progress)
+    show = BatchConsole(flags["quiet"], flags["verbose"], as_json, flags["progress"])
     running = {key: flags[key] for key in ("executor", "workers", "threads", "address", "gpus")}
     with stopping() as stop:
         try:

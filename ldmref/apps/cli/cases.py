@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -111,19 +111,10 @@ def make(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per case.")
 def run(
     folder: str | None,
-    runtime: str | None,
-    backend: str | None,
-    command: str | None,
-    values: str | None,
-    dtype: str | None,
-    patterns: tuple[str, ...],
-    kinds: tuple[str, ...],
     parts: tuple[str, ...],
-    output: str | None,
-    timeout: float,
-    as_list: bool,
     show_all: bool,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Run golden cases and print the verdict.
 
@@ -133,11 +124,10 @@ def run(
     """
     from ldmref.cases import summary
 
-    _check_flags(runtime, backend, command, values, dtype, output)
-    judge = SuiteJudge(runtime or "ldmref", backend, command, values, dtype, output, timeout)
+    judge = SuiteJudge(flags)
     with _open_suite(folder, judge.needed_parts(parts)) as suite:
-        selected = suite.select(patterns, parts or PART_NAMES, kinds)
-        if as_list:
+        selected = suite.select(flags["patterns"], parts or PART_NAMES, flags["kinds"])
+        if flags["as_list"]:
             _print_cases(selected, as_json)
             return
         results = []
@@ -152,8 +142,8 @@ def run(
             f"{judge.program()} computes none of these cases",
             code="E-CASES",
             hint="runtimes of ONNX models compute layers, networks and traces"
-            if dtype not in HALF
-            else f"in {dtype}, only layers and networks are judged",
+            if judge.dtype not in HALF
+            else f"in {judge.dtype}, only layers and networks are judged",
         )
     failed = [result for result in results if not result.passed]
     verdict = summary(results, suite.label, judge.program())
@@ -177,28 +167,27 @@ COMMANDS = (cases,)
 
 
 class SuiteJudge:
-    """The source of results: a runtime, a command, or a file."""
+    """The source of results: a runtime, a command, or a file.
 
-    def __init__(
-        self,
-        runtime: str,
-        backend: str | None,
-        command: str | None,
-        values: str | None,
-        dtype: str | None,
-        output: str | None,
-        timeout: float,
-    ):
+    Args:
+        flags: Those of `ldmref cases run`.
+
+    Raises:
+        UsageError: They exclude each other.
+    """
+
+    def __init__(self, flags: Mapping[str, Any]):
         from ldmref.cases.suite_run import open_runtime
 
-        self.command = command
-        self.values = None if values is None else Path(values)
-        self.dtype = dtype
-        self.output = None if output is None else Path(output)
-        self.timeout = timeout
+        _check_flags(flags)
+        self.command: str | None = flags["command"]
+        self.values = None if flags["values"] is None else Path(flags["values"])
+        self.dtype: str | None = flags["dtype"]
+        self.output = None if flags["output"] is None else Path(flags["output"])
+        self.timeout: float = flags["timeout"]
         self.runtime = None
-        if command is None and values is None:
-            self.runtime = open_runtime(runtime, backend, dtype)
+        if self.command is None and self.values is None:
+            self.runtime = open_runtime(flags["runtime"] or "ldmref", flags["backend"], self.dtype)
 
     def parts(self) -> tuple[str, ...]:
         """Return the parts of the suite that may be computed."""
@@ -238,28 +227,22 @@ class SuiteJudge:
         return judge_command(suite, command, selected, self.dtype, self.output, self.timeout)
 
 
-def _check_flags(
-    runtime: str | None,
-    backend: str | None,
-    command: str | None,
-    values: str | None,
-    dtype: str | None,
-    output: str | None,
-) -> None:
+def _check_flags(flags: Mapping[str, Any]) -> None:
     """Refuse flags that exclude each other.
 
     Raises:
         UsageError: The flags do not fit together.
     """
-    sources = {"--runtime": runtime, "--command": command, "--values": values}
-    both = [flag for flag, value in sources.items() if value is not None]
-    if len(both) > 1:
-        raise UsageError(f"{' and '.join(both)} exclude each other", code="E-USAGE")
-    if backend is not None and (both and runtime != "ldmref"):
+    sources = [name for name in ("runtime", "command", "values") if flags[name] is not None]
+    runtime = flags["runtime"]
+    if len(sources) > 1:
+        names = " and ".join(f"--{name}" for name in sources)
+        raise UsageError(f"{names} exclude each other", code="E-USAGE")
+    if flags["backend"] is not None and (sources and runtime != "ldmref"):
         raise UsageError("--backend is for --runtime ldmref", code="E-USAGE")
-    if output is not None and command is None:
+    if flags["output"] is not None and flags["command"] is None:
         raise UsageError("--output is for --command", code="E-USAGE")
-    if dtype not in (None, "float32") and runtime not in (None, "ldmref"):
+    if flags["dtype"] not in (None, "float32") and runtime not in (None, "ldmref"):
         message = f"--runtime {runtime} computes in float32"
         raise UsageError(message, code="E-USAGE", hint="leave --dtype out")
 

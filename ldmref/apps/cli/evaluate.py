@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import click
@@ -67,12 +67,8 @@ def evaluate(
     data: str,
     font: str | None,
     packages: str | None,
-    backend: str | None,
-    device: str | None,
-    dtype: str | None,
     as_json: bool,
-    verbose: bool,
-    **settings: Any,
+    **flags: Any,
 ) -> None:
     """Measure a model on images: reconstruction, likelihood, samples, retrieval.
 
@@ -90,14 +86,16 @@ def evaluate(
     from ldmref.io.locate import find_model
     from ldmref.support.config import settings as read_settings
 
+    wanted = {field.name: flags[field.name] for field in fields(EvaluationSettings)}
     path = find_model(model)
     config = DataConfig(source(data) or data, font=font or "", packages=packages or "")
     check_data(config)
-    with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
-        loaded = load(model, backend=backend, device=device, dtype=dtype)
+    computing = {name: flags[name] for name in ("backend", "device", "dtype")}
+    with naming_settings(read_settings(), computing):
+        loaded = load(model, **computing)
     images = load_dataset(replace(config, size=loaded.config.defaults.width))
     sections = evaluate(
-        loaded, images, EvaluationSettings(**settings), path, lambda s: say(one_line(s))
+        loaded, images, EvaluationSettings(**wanted), path, lambda s: say(one_line(s))
     )
     for line in [json.dumps(to_dict(sections))] if as_json else to_lines(sections):
         print_line(line)

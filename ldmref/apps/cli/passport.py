@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,13 +106,10 @@ def check(
     dump: str,
     folder: str,
     against: str | None,
-    dtype: str | None,
-    names: str | None,
     badge: str | None,
     overwrite: bool,
-    everything: bool,
     as_json: bool,
-    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Judge a port's dump by the kit that the port ran.
 
@@ -127,7 +124,7 @@ def check(
     from ldmref.trace.readers import load_trace
 
     kit = read_kit(folder)
-    port = load_trace(dump, names)
+    port = load_trace(dump, flags["names"])
     for file in badge_files(Path(badge)) if badge is not None else ():
         check_writable(file, overwrite)
     made = None
@@ -136,14 +133,14 @@ def check(
 
         with printing_to_stderr():
             made = make_original(against)
-    bar = ProgressBar("none" if quiet or as_json else "auto")
+    bar = ProgressBar("none" if flags["quiet"] or as_json else "auto")
     try:
         with printing_to_stderr(), foreign_code(against or "the kit", "E-AGAINST"):
             verdict = check_dump(
                 port,
                 kit,
                 against=made,
-                dtype=dtype,
+                dtype=flags["dtype"],
                 progress=lambda n, calls, call: bar.update(max(n, 1), calls, 0, 1, call, "calls"),
             )
     finally:
@@ -154,7 +151,7 @@ def check(
     if as_json:
         click.echo(json.dumps(verdict.to_dict()))
     else:
-        print_report(verdict.report, everything)
+        print_report(verdict.report, flags["everything"])
     _conclude(verdict, as_json)
 
 

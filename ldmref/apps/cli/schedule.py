@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,12 +42,10 @@ option = click.option
 def schedule(
     family: str | None,
     size: str,
-    steps: int | None,
-    programs: tuple[str, ...],
     plot: str | None,
     overwrite: bool,
-    show_list: bool,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Print the flow times of a family in several programs, or name a list of flow times.
 
@@ -57,20 +55,19 @@ def schedule(
     """
     from ldmref.atlas import count_tokens, find_flow_schedule, make_flow_sigmas
 
-    if show_list:
+    if flags["show_list"]:
         _print_list(family, as_json)
         return
     if family is None:
         _name_numbers(_read_standard_input(), as_json)
         return
-    rows = [find_flow_schedule(family, program) for program in programs or (None,)]
+    rows = [find_flow_schedule(family, program) for program in flags["programs"] or (None,)]
     file = None
     if plot is not None:
         from ldmref.plots.files import check_plot
 
         file = check_plot(plot, overwrite)
-    if steps is None:
-        steps = rows[0].steps
+    steps = rows[0].steps if flags["steps"] is None else flags["steps"]
     tokens = count_tokens(*_pixels(size))
     columns = [make_flow_sigmas(row, steps, tokens) for row in rows]
     if as_json:
