@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from ldmref.batch.executors import check_number, choose_executor
 from ldmref.batch.folder import BatchFolder, ManifestLine, check_path, is_named_after, name_image
@@ -23,7 +24,7 @@ from ldmref.batch.tasks import (
     load_source,
     make_task,
 )
-from ldmref.errors import Cancelled, LdmrefError, UsageError, short_repr
+from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import CancelFlag, check_callbacks
@@ -31,24 +32,55 @@ from ldmref.modes.generate import CancelFlag, check_callbacks
 MAX_SHARDS = 100_000
 
 
+class RowOptions(TypedDict, total=False):
+    """Which rows are generated, and how they are read.
+
+    Args:
+        shard: (i, n): only part i of n, from 1 to n. Equal rows are in the same part. None: all
+            rows.
+        retry_errors: Whether rows that failed in an earlier run are tried again. Default: False.
+        limit: The largest number of rows to generate in this run. None: all.
+        folder: The folder to which paths in rows are relative. None: that of the file.
+        config: The model's configuration, to check the rows before `model` loads it. None: the
+            model is loaded first.
+        complete: `complete(mode, values)` returns the values of a row with those that a
+            configuration adds. None: the values of the row alone.
+    """
+
+    shard: tuple[int, int] | None
+    retry_errors: bool
+    limit: int | None
+    folder: str | os.PathLike[str] | None
+    config: ModelConfig | None
+    complete: CompleteRow | None
+
+
+class BatchOptions(RowOptions, total=False):
+    """`RowOptions`, and who generates the rows.
+
+    Args:
+        executor: `serial`, the default, `process` or `ray`. The images do not depend on it.
+        workers: The number of workers of `process` and `ray`. None: as many as there are cores.
+        threads: The number of threads of each worker. Default: 1.
+        address: The address of a Ray cluster. None: Ray is started on this machine.
+        gpus: The number of GPUs of each worker of `ray`; may be a fraction. Default: 0.
+    """
+
+    executor: str
+    workers: int | None
+    threads: int
+    address: str | None
+    gpus: float
+
+
 def run_batch(
     model: ModelSource,
     rows: RowSource,
     out: str | os.PathLike[str],
     *,
-    executor: str = "serial",
-    workers: int | None = None,
-    threads: int = 1,
-    shard: tuple[int, int] | None = None,
-    retry_errors: bool = False,
-    limit: int | None = None,
-    address: str | None = None,
-    gpus: float = 0.0,
-    folder: str | os.PathLike[str] | None = None,
-    config: ModelConfig | None = None,
-    complete: CompleteRow | None = None,
     report: Callable[[RowEvent], None] | None = None,
     cancel: CancelFlag | None = None,
+    **options: Unpack[BatchOptions],
 ) -> BatchSummary:
     """Generate the images of all rows that are not there yet.
 
@@ -62,24 +94,13 @@ def run_batch(
             therefore be picklable.
         rows: A file of JSON lines, "-" for standard input, or mappings.
         out: The folder for images and manifest, which is created if needed.
-        executor: `serial`, `process` or `ray`. The images do not depend on it.
-        workers: The number of workers of `process` and `ray`. None: as many as there are cores.
-        threads: The number of threads of each worker.
-        shard: (i, n): only part i of n, from 1 to n. Equal rows are in the same part. None: all
-            rows.
-        retry_errors: Whether rows that failed in an earlier run are tried again.
-        limit: The largest number of rows to generate in this run. None: all.
-        address: The address of a Ray cluster. None: Ray is started on this machine.
-        gpus: The number of GPUs of each worker of `ray`; may be a fraction.
-        folder: The folder to which paths in rows are relative. None: that of the file.
-        config: The model's configuration, to check the rows before `model` loads it. None: the
-            model is loaded first.
-        complete: `complete(mode, values)` returns the values of a row with those that a
-            configuration adds. None: the values of the row alone.
         report: Called with a `RowEvent` after every row; and before the first one, if rows are
             wrong or have failed in an earlier run. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised. Finished rows are
             kept. None: the batch cannot be cancelled.
+        options: Which rows are generated (`shard`, `retry_errors`, `limit`), how they are read
+            (`folder`, `config`, `complete`), and who generates them (`executor`, `workers`,
+            `threads`, `address`, `gpus`); `BatchOptions` describes each.
 
     Returns:
         The numbers of rows.
@@ -101,15 +122,21 @@ def run_batch(
         (2, 2, 0)
     """
     start = time.monotonic()
-    part = check_shard(shard)
-    check_number("limit", limit)
+    part, limit = _check_options(options, BatchOptions)
     check_callbacks(report, cancel, name="report")
-    choose = choose_executor(executor, workers, threads, address, gpus)
-    planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
+    choose = choose_executor(
+        options.get("executor", "serial"),
+        options.get("workers"),
+        options.get("threads", 1),
+        options.get("address"),
+        options.get("gpus", 0.0),
+    )
+    planned, wrong, loaded = _plan(model, rows, options, part)
     out_folder = BatchFolder(check_path(out), part)
     with out_folder.locked():
         loaded = loaded or load_source(model)
-        ledger = _open_ledger(loaded, planned, wrong, out_folder, retry_errors)
+        retry = options.get("retry_errors", False)
+        ledger = _open_ledger(loaded, planned, wrong, out_folder, retry)
         out_folder.remove_leftovers(ledger.list_files())
         verified = ledger.count_done()
         todo = ledger.list_open()[:limit]
@@ -149,13 +176,7 @@ def check_batch(
     model: ModelSource,
     rows: RowSource,
     out: str | os.PathLike[str],
-    *,
-    shard: tuple[int, int] | None = None,
-    retry_errors: bool = False,
-    limit: int | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    config: ModelConfig | None = None,
-    complete: CompleteRow | None = None,
+    **options: Unpack[RowOptions],
 ) -> BatchCheck:
     """Check all rows and existing files, and estimate the time, without writing or generating.
 
@@ -165,13 +186,7 @@ def check_batch(
         model: A model, or a function that loads it.
         rows: A file of JSON lines, "-" for standard input, or mappings.
         out: The folder of images and manifest; it does not have to exist.
-        shard: (i, n): only part i of n, from 1 to n. None: all rows.
-        retry_errors: Whether rows that failed in an earlier run count as rows to generate.
-        limit: The largest number of rows to generate. None: all.
-        folder: The folder to which paths in rows are relative. None: that of the file.
-        config: The model's configuration, to check the rows without the model. None: the model's.
-        complete: `complete(mode, values)` returns the values of a row with those that a
-            configuration adds. None: the values of the row alone.
+        options: Which rows count, and how they are read; `RowOptions` describes each.
 
     Returns:
         The numbers of rows, the failures and a lower bound of the time.
@@ -189,11 +204,11 @@ def check_batch(
     >>> check_batch(model, rows, tempfile.mkdtemp()).images
     1
     """
-    part = check_shard(shard)
-    check_number("limit", limit)
-    planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
+    part, limit = _check_options(options, RowOptions)
+    planned, wrong, loaded = _plan(model, rows, options, part)
     loaded = loaded or load_source(model)
-    ledger = _open_ledger(loaded, planned, wrong, BatchFolder(check_path(out), part), retry_errors)
+    retry = options.get("retry_errors", False)
+    ledger = _open_ledger(loaded, planned, wrong, BatchFolder(check_path(out), part), retry)
     todo = ledger.list_open()[:limit]
     costs = [row.plan(loaded.config).estimate(loaded).seconds for row in todo]
     return BatchCheck(
@@ -204,6 +219,23 @@ def check_batch(
         failures=ledger.list_failures(),
         seconds=sum(costs),
     )
+
+
+def _check_options(
+    options: RowOptions, known: type[RowOptions]
+) -> tuple[BatchShard | None, int | None]:
+    """Return the shard and the limit of options whose names are known.
+
+    Raises:
+        UsageError: There is another name, or one of them has a wrong value.
+    """
+    for name in options:
+        if name not in known.__annotations__:
+            hint = did_you_mean(name, known.__annotations__)
+            raise UsageError(f"a batch has no option {name!r}", code="E-USAGE", hint=hint)
+    limit = options.get("limit")
+    check_number("limit", limit)
+    return check_shard(options.get("shard")), limit
 
 
 def check_shard(shard: tuple[int, int] | None) -> BatchShard | None:
@@ -225,15 +257,11 @@ def check_shard(shard: tuple[int, int] | None) -> BatchShard | None:
 
 
 def _plan(
-    model: ModelSource,
-    config: ModelConfig | None,
-    rows: RowSource,
-    folder: str | os.PathLike[str] | None,
-    complete: CompleteRow | None,
-    part: BatchShard | None,
+    model: ModelSource, rows: RowSource, options: RowOptions, part: BatchShard | None
 ) -> tuple[list[PlannedRow], list[RowFailure], LatentDiffusion | None]:
     """Return the rows that can be generated, those that cannot, and the model if it was needed."""
     loaded = None
+    config, folder = options.get("config"), options.get("folder")
     if config is None:
         loaded = load_source(model)
         config = loaded.config
@@ -241,7 +269,7 @@ def _plan(
     if folder is None:
         from_file = isinstance(rows, str | os.PathLike) and os.fspath(rows) != STDIN
         folder = Path(os.fspath(rows)).parent if from_file else Path()  # type: ignore[arg-type]
-    checked = select_shard(plan_rows(read, config, Path(folder), complete), part)
+    checked = select_shard(plan_rows(read, config, Path(folder), options.get("complete")), part)
     wrong = [row for row in checked if isinstance(row, RowFailure)]
     return [row for row in checked if isinstance(row, PlannedRow)], wrong, loaded
 

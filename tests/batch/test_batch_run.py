@@ -193,6 +193,15 @@ def test_equal_rows_are_in_one_shard(tiny, tmp_path):
     assert sorted(sizes) == [0, 0, 6] and count_images(tmp_path) == 1
 
 
+def test_an_unknown_option_is_refused_with_the_name_that_is_meant(tiny, tmp_path):
+    rows = [{"prompt": "cat", "steps": 1}]
+    for start, name in ((run_batch, "worker"), (check_batch, "limits")):
+        with pytest.raises(UsageError, match=f"no option '{name}'") as caught:
+            start(tiny, rows, tmp_path / "out", **{name: 1})
+        assert name.rstrip("s") in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1,), "1/2", (1, 2.0), (True, 2)])
 def test_a_shard_that_does_not_exist_is_refused(tiny, tmp_path, shard):
     with pytest.raises(UsageError) as caught:
