@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -125,26 +125,11 @@ def check(
         hard=flags["hard"],
         piece=piece,
     )
-    count = 0
-    failed = []
-    heading = ""
-    noun = ("identity", "identities")
-    for result in results:
-        count += 1
-        if not result.holds:
-            failed.append(result)
-        if result.function in PIECES:
-            noun = ("check", "checks")
-        if as_json:
-            click.echo(json.dumps(result.to_dict()))
-            continue
-        if result.function != heading:
-            heading = result.function
-            print_line(f"  [{result.source}]", heading)
-            if formulas and result.formula:
-                print_line(f"  {result.formula}")
-        for line in _format_result(result):
-            print_line(line)
+    checked = _print_results(results, formulas, as_json)
+    count = len(checked)
+    failed = [result for result in checked if not result.holds]
+    pieces = any(result.function in PIECES for result in checked)
+    noun = ("check", "checks") if pieces else ("identity", "identities")
     if failed and not as_json:
         _explain_numbers(failed, backend)
     if not piece:
@@ -248,6 +233,26 @@ def _report_unchecked_gradients(backend: Backend, module: ModuleType | None, onl
             f"note: {len(left_out)} {gradients} not checked, because {backend.name} computes none; "
             "use --backend torch"
         )
+
+
+def _print_results(
+    results: Iterable[CheckResult], formulas: bool, as_json: bool
+) -> list[CheckResult]:
+    """Print each result when it is there, and return all of them."""
+    checked: list[CheckResult] = []
+    for result in results:
+        heading = checked[-1].function if checked else ""
+        checked.append(result)
+        if as_json:
+            click.echo(json.dumps(result.to_dict()))
+            continue
+        if result.function != heading:
+            print_line(f"  [{result.source}]", result.function)
+            if formulas and result.formula:
+                print_line(f"  {result.formula}")
+        for line in _format_result(result):
+            print_line(line)
+    return checked
 
 
 def _format_result(result: CheckResult) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -86,28 +87,7 @@ def print_model_info(
     the whole configuration, the text what the model reads of it.
     """
     files = list_weight_files(path, variant)
-    unused: list[str] = []
-    averaged: bool | None = None
-    adapter: dict[str, Any] | None = None
-    try:
-        if path.is_file():
-            found = recognise_file(files[0][1])
-            model, unused, averaged = found.config, found.unused, found.averaged
-        else:
-            model = read_model_config(path)
-        config = model.to_dict()
-        shown = list_fields_read(model)
-        fits = True
-    except (KeyMismatchError, UsageError) as error:  # a single file of no known family
-        reason = f"{error}; {error.hint}" if error.hint else str(error)
-        owners = list_owners(files[0][1])
-        if owners and TEXT not in reason:
-            reason = f"{path.name} is a text encoder, not a model; {TEXT}"
-        reason += f"; the model is {' or '.join(owners)}, or of its kind" if owners else ""
-        config = {"name": path.name, "family": {"not found": reason}}
-        adapter = describe_adapter(files[0][1])
-        shown = {"name": path.name, **adapter} if adapter else dict(config)
-        fits = False
+    found = _recognise(path, files)
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
     warnings = [line for _, file in files for line in file.warnings]
     digests = [file.sha256() for _, file in files]
@@ -117,22 +97,21 @@ def print_model_info(
             "path": str(path),
             "sha256": digests[0],
             "files": len(files),
-            "fits": fits,
-            "config": config,
+            "fits": found.fits,
+            "config": found.config,
             "tensors": table,
-            "unused": unused,
-            "ema": averaged,
+            "unused": [*found.unused],
+            "ema": found.averaged,
         }
-        row |= {"adapter": adapter} if adapter else {}
+        row |= {"adapter": found.adapter} if found.adapter else {}
         row |= {"warnings": warnings} if warnings else {}
         row |= {"text_encoder": list(hashed)} if hashed else {}
         click.echo(json.dumps(row))
         return
-    name = shown.pop("name")
     for (_, file), digest in zip(files, digests, strict=True):
-        click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
-    for part, values in shown.items():
-        text = describe_value(values)
+        click.echo(one_line(f"{found.shown['name']}: {file.path} sha256 {digest}"))
+    for part, values in found.shown.items():
+        text = "" if part == "name" else describe_value(values)
         if text:
             click.echo(one_line(f"{part}: {text}"))
     if hashed:
@@ -141,13 +120,56 @@ def print_model_info(
         click.echo(one_line(f"warning: {warning}"))
     if listed:
         print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
-    if averaged is not None:
-        print_line(f"reads {name_weights(averaged)}")
-    if unused:
-        click.echo(one_line(f"{len(unused)} tensors are not read: {join_first(unused)}"))
+    if found.averaged is not None:
+        print_line(f"reads {name_weights(found.averaged)}")
+    if found.unused:
+        unused = f"{len(found.unused)} tensors are not read: {join_first([*found.unused])}"
+        click.echo(one_line(unused))
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
     print_line(total if listed else f"{total}; --tensors lists them")
+
+
+class RecognisedWeights(NamedTuple):
+    """What a file or folder of weights is.
+
+    Args:
+        config: The whole configuration; without a known family, the name and the reason.
+        shown: What the model reads of it, by part, with its name.
+        fits: Whether it is a model of a known family.
+        unused: Tensors of a single file that are not read.
+        averaged: Whether averaged weights are read. None: there are none.
+        adapter: What an adapter is, if it is one.
+    """
+
+    config: Mapping[str, Any]
+    shown: Mapping[str, Any]
+    fits: bool = True
+    unused: Sequence[str] = ()
+    averaged: bool | None = None
+    adapter: Mapping[str, Any] | None = None
+
+
+def _recognise(path: Path, files: Sequence[tuple[str, ModelFile]]) -> RecognisedWeights:
+    """Return what the files are: a model, an adapter, or why they are none."""
+    try:
+        if path.is_file():
+            found = recognise_file(files[0][1])
+            model = found.config
+            fields = model.to_dict(), list_fields_read(model)
+            return RecognisedWeights(*fields, True, found.unused, found.averaged)
+        model = read_model_config(path)
+        return RecognisedWeights(model.to_dict(), list_fields_read(model))
+    except (KeyMismatchError, UsageError) as error:  # a single file of no known family
+        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        owners = list_owners(files[0][1])
+        if owners and TEXT not in reason:
+            reason = f"{path.name} is a text encoder, not a model; {TEXT}"
+        reason += f"; the model is {' or '.join(owners)}, or of its kind" if owners else ""
+        config = {"name": path.name, "family": {"not found": reason}}
+        adapter = describe_adapter(files[0][1])
+        shown = {"name": path.name, **adapter} if adapter else config
+        return RecognisedWeights(config, shown, fits=False, adapter=adapter)
 
 
 def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:

@@ -123,8 +123,6 @@ def grid(
     The sheet is written as an image, and the parameters and distances of its images as JSON next to
     it.
     """
-    from ldmref.explore.grid import GridCell, plan_grid
-
     mode = "inpaint" if flags["mask"] else "img2img" if flags["image"] else "txt2img"
     axes = {key: read_axis_flag(mode, flags[key], key) for key in "xyz" if flags[key]}
     names = [name for name, _ in axes.values()]
@@ -137,6 +135,17 @@ def grid(
         flags["prompt"] = texts[0]
     elif words or prompt or prompts:
         raise UsageError("prompt is an axis and has a value", code="E-GRID")
+    _run_grid(flags, mode, axes)
+
+
+COMMANDS = (grid,)
+
+
+def _run_grid(flags: dict[str, Any], mode: str, axes: dict[str, tuple[str, list[Any]]]) -> None:
+    """Plan, check and generate a grid, and print what was written."""
+    from ldmref.explore.grid import GridCell, plan_grid
+
+    names = [name for name, _ in axes.values()]
     session = CommandSession(flags)
     explicit = {n for n in PARAMETERS if is_set(flags.get(n))}
     with session.planning() as config:
@@ -144,8 +153,8 @@ def grid(
         values = read_parameters(mode, flags)
         values = {n: v for n, v in values.items() if n not in names or n in explicit}
         values = read_foreign(config, values)
-        axes = {key: read_axis(config, *axis, values) for key, axis in axes.items()}
-        x, y, z = (axes.get(key) for key in "xyz")
+        read = {key: read_axis(config, *axis, values) for key, axis in axes.items()}
+        x, y, z = (read.get(key) for key in "xyz")
         assert x is not None
         planned = plan_grid(config, x, y, mode, z=z, distance=flags["distance"], **values)
     label = str(values.get("prompt", names[0]))
@@ -186,9 +195,6 @@ def grid(
         say(one_line(f"{written}  {planned.count} images"))
     if flags["as_json"]:
         click.echo(json.dumps({"path": written} | output.grid.to_json()))
-
-
-COMMANDS = (grid,)
 
 
 def read_parameters(mode: str, flags: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import PurePath
 from typing import Any
@@ -65,89 +64,100 @@ SHORT = ("request", "images", "files", "data", "warnings")  # left out of a list
 PNG = "image/png"
 
 
-def routes(engine: Engine) -> list[Route]:
-    """Return the routes of the native interface."""
+class NativeInterface:
+    """The answers to the requests of the native interface."""
 
-    async def submit(request: Request) -> Response:
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self._words: dict[str, list[str]] = {}
+
+    async def submit(self, request: Request) -> Response:
         """Submit a job."""
-        job = await submit_body(engine, request)
+        job = await submit_body(self.engine, request)
         if job.attended:
             end_unless_read(job)
         return JSONResponse(job.describe(), 202, {"Location": job.url})
 
-    async def list_jobs(request: Request) -> Response:
+    async def list_jobs(self, request: Request) -> Response:
         """List the jobs, the newest first."""
-        return JSONResponse({"jobs": [summarise(job) for job in engine.jobs()]})
+        return JSONResponse({"jobs": [summarise(job) for job in self.engine.jobs()]})
 
-    async def describe(request: Request) -> Response:
+    async def describe(self, request: Request) -> Response:
         """Describe a job: its state, progress and results."""
-        return JSONResponse(find(request).describe())
+        return JSONResponse(self.find(request).describe())
 
-    async def cancel(request: Request) -> Response:
+    async def cancel(self, request: Request) -> Response:
         """Cancel a job; one that has ended stays as it is."""
-        return JSONResponse(engine.cancel(request.path_params["id"]).describe())
+        return JSONResponse(self.engine.cancel(request.path_params["id"]).describe())
 
-    async def events(request: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Follow a job: server-sent events up to its end."""
-        return event_stream(request, find(request))
+        return event_stream(request, self.find(request))
 
-    async def image(request: Request) -> Response:
+    async def image(self, request: Request) -> Response:
         """Get an image of a job as PNG, with its parameters in the file."""
-        return send_png(find(request), read_index(request.path_params["index"]))
+        return send_png(self.find(request), read_index(request.path_params["index"]))
 
-    async def file(request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         """Get a file of a job."""
-        return send_file(find(request), request.path_params["name"])
+        return send_file(self.find(request), request.path_params["name"])
 
-    async def generate(request: Request) -> Response:
+    async def generate(self, request: Request) -> Response:
         """Generate, wait, and get the first image, or with `?image=N` another one, from 0."""
-        job = await submit_body(engine, request)
+        job = await submit_body(self.engine, request)
         await await_job(request, job)
         return send_result(job, read_event_number(request.query_params.get("image")))
 
-    async def inspect(request: Request) -> Response:
+    async def inspect(self, request: Request) -> Response:
         """Read from an image how it was made; `?model=NAME` replays one of A1111 by that model."""
-        asked = engine.find_model(request.query_params.get("model"))
+        asked = self.engine.find_model(request.query_params.get("model"))
         data = await request.body()
-        most = engine.settings.max_pixels
-        found = await run_in_threadpool(inspect_image, data, most, engine.served, asked)
+        most = self.engine.settings.max_pixels
+        found = await run_in_threadpool(inspect_image, data, most, self.engine.served, asked)
         return JSONResponse(found)
 
-    async def capabilities(request: Request) -> Response:
+    async def capabilities(self, request: Request) -> Response:
         """List models, modes with their parameters, samplers, schedules, guidances and limits."""
-        return JSONResponse(await run_in_threadpool(describe_server, engine))
+        return JSONResponse(await run_in_threadpool(describe_server, self.engine))
 
-    @cache
-    def words_of(model: str) -> list[str]:
-        return list_words(engine.models[model].tokenizer, shortest=1)
+    def words_of(self, model: str) -> list[str]:
+        """Return the words of a model's vocabulary."""
+        if model not in self._words:
+            self._words[model] = list_words(self.engine.models[model].tokenizer, shortest=1)
+        return self._words[model]
 
-    async def words(request: Request) -> Response:
+    async def words(self, request: Request) -> Response:
         """Complete a word of a prompt by those of a vocabulary: `?start=re&model=NAME`.
 
         `known` says whether what is there is one of them already.
         """
-        model = engine.find_model(request.query_params.get("model"))
+        model = self.engine.find_model(request.query_params.get("model"))
         start = request.query_params.get("start", "")
-        known = await run_in_threadpool(words_of, model)
+        known = await run_in_threadpool(self.words_of, model)
         found = complete_word(known, start) if start else []
         return JSONResponse({"words": found, "known": start.lower() in known})
 
-    def find(request: Request) -> ServedJob:
-        return engine.get(request.path_params["id"])
+    def find(self, request: Request) -> ServedJob:
+        """Return the job in the path of a request."""
+        return self.engine.get(request.path_params["id"])
 
+
+def routes(engine: Engine) -> list[Route]:
+    """Return the routes of the native interface."""
+    served = NativeInterface(engine)
     job = "/v1/jobs/{id}"
     return [
-        Route("/v1/jobs", submit, methods=["POST"]),
-        Route("/v1/jobs", list_jobs, methods=["GET"]),
-        Route(job, describe, methods=["GET"]),
-        Route(job, cancel, methods=["DELETE"]),
-        Route(job + "/events", events, methods=["GET"]),
-        Route(job + "/images/{index}.png", image, methods=["GET"]),
-        Route(job + "/files/{name}", file, methods=["GET"]),
-        Route("/v1/generate", generate, methods=["POST"]),
-        Route("/v1/inspect", inspect, methods=["POST"]),
-        Route("/v1/capabilities", capabilities, methods=["GET"]),
-        Route("/v1/words", words, methods=["GET"]),
+        Route("/v1/jobs", served.submit, methods=["POST"]),
+        Route("/v1/jobs", served.list_jobs, methods=["GET"]),
+        Route(job, served.describe, methods=["GET"]),
+        Route(job, served.cancel, methods=["DELETE"]),
+        Route(job + "/events", served.events, methods=["GET"]),
+        Route(job + "/images/{index}.png", served.image, methods=["GET"]),
+        Route(job + "/files/{name}", served.file, methods=["GET"]),
+        Route("/v1/generate", served.generate, methods=["POST"]),
+        Route("/v1/inspect", served.inspect, methods=["POST"]),
+        Route("/v1/capabilities", served.capabilities, methods=["GET"]),
+        Route("/v1/words", served.words, methods=["GET"]),
     ]
 
 

@@ -109,123 +109,125 @@ class Session:
         return unfinished[0] if unfinished else (None, None)
 
 
-def routes(engine: Engine) -> list[Route]:
-    """Return the routes of A1111's interface."""
-    session = Session(engine)
+class A1111Interface:
+    """The answers to the requests of A1111's clients."""
 
-    async def txt2img(request: Request) -> Response:
+    def __init__(self, session: Session):
+        self.session = session
+
+    async def txt2img(self, request: Request) -> Response:
         """Generate images from a prompt."""
-        return await generate(session, request, with_images=False)
+        return await generate(self.session, request, with_images=False)
 
-    async def img2img(request: Request) -> Response:
+    async def img2img(self, request: Request) -> Response:
         """Change an image, or repaint the white part of a mask."""
-        return await generate(session, request, with_images=True)
+        return await generate(self.session, request, with_images=True)
 
-    async def progress(request: Request) -> Response:
+    async def progress(self, request: Request) -> Response:
         """Say how far the oldest job is, with a preview."""
-        job, task = session.current
+        job, task = self.session.current
         skip_image = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
         if task is not None and not skip_image:
             task.watch()
         return JSONResponse(describe_progress(job, task, not skip_image))
 
-    async def interrupt(request: Request) -> Response:
+    async def interrupt(self, request: Request) -> Response:
         """Stop the oldest job."""
-        job, task = session.current
+        job, task = self.session.current
         if job is not None and task is not None:
             task.was_interrupted = True
             job.cancel()
         return JSONResponse({})
 
-    async def skip(request: Request) -> Response:
+    async def skip(self, request: Request) -> Response:
         """Stop the batch that runs, and go on with the next."""
-        _, task = session.current
+        _, task = self.session.current
         if task is not None:
             task.skip()
         return JSONResponse({})
 
-    async def get_options(request: Request) -> Response:
+    async def get_options(self, request: Request) -> Response:
         """Say which model is selected."""
-        return JSONResponse(await run_in_threadpool(session.describe_options))
+        return JSONResponse(await run_in_threadpool(self.session.describe_options))
 
-    async def set_options(request: Request) -> Response:
+    async def set_options(self, request: Request) -> Response:
         """Select a served model; other options have no effect."""
         body = await read_object(request)
         label = body.get("sd_model_checkpoint")
         if label is not None:
-            await run_in_threadpool(session.select, label)
+            await run_in_threadpool(self.session.select, label)
         return JSONResponse(None)
 
-    async def png_info(request: Request) -> Response:
+    async def png_info(self, request: Request) -> Response:
         """Read from an image how it was made."""
         body = await read_object(request)
-        answer = await run_in_threadpool(inspect, body.get("image"), engine.settings.max_pixels)
+        most = self.session.engine.settings.max_pixels
+        answer = await run_in_threadpool(inspect, body.get("image"), most)
         return JSONResponse(answer)
 
-    async def models(request: Request) -> Response:
+    async def models(self, request: Request) -> Response:
         """List the models."""
-        return JSONResponse(await run_in_threadpool(session.list_models))
+        return JSONResponse(await run_in_threadpool(self.session.list_models))
 
-    async def samplers(request: Request) -> Response:
+    async def samplers(self, request: Request) -> Response:
         """List samplers."""
         return JSONResponse(names.list_samplers())
 
-    async def schedulers(request: Request) -> Response:
+    async def schedulers(self, request: Request) -> Response:
         """List schedules."""
         return JSONResponse(names.list_schedulers())
 
-    async def refresh(request: Request) -> Response:
+    async def refresh(self, request: Request) -> Response:
         """Do nothing: the models are fixed."""
         return JSONResponse(None)
 
-    def make_stub(content: object) -> Endpoint:
-        async def stub(request: Request) -> Response:
-            """Answer that there is none."""
-            return JSONResponse(content)
 
-        return stub
+def answer_with(content: object, summary: str) -> Endpoint:
+    """Return the endpoint of an answer that never changes; the summary describes it."""
 
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(content)
+
+    endpoint.__doc__ = summary
+    return endpoint
+
+
+def routes(engine: Engine) -> list[Route]:
+    """Return the routes of A1111's interface."""
+    served = A1111Interface(Session(engine))
     nets = engine.served.controlnets
-    scripts: dict[str, Any] = (
-        {"scripts": {"txt2img": [SCRIPT], "img2img": [SCRIPT]}} if nets else {}
-    )
-    stubs = STUBS | scripts
-    extension = describe_extension(nets) if nets else {}
-
-    def describe(content: object) -> Endpoint:
-        async def extension(request: Request) -> Response:
-            """Answer as A1111's extension for ControlNets."""
-            return JSONResponse(content)
-
-        return extension
-
-    got = {
-        "progress": progress,
-        "options": get_options,
-        "sd-models": models,
-        "samplers": samplers,
-        "schedulers": schedulers,
-    } | {path: make_stub(content) for path, content in stubs.items()}
-    posted = {
-        "txt2img": txt2img,
-        "img2img": img2img,
-        "interrupt": interrupt,
-        "skip": skip,
-        "options": set_options,
-        "png-info": png_info,
-        "refresh-checkpoints": refresh,
-        "refresh-vae": refresh,
+    stubs = dict(STUBS)
+    if nets:
+        stubs["scripts"] = {"txt2img": [SCRIPT], "img2img": [SCRIPT]}
+    got: dict[str, Endpoint] = {
+        "progress": served.progress,
+        "options": served.get_options,
+        "sd-models": served.models,
+        "samplers": served.samplers,
+        "schedulers": served.schedulers,
     }
+    for path, content in stubs.items():
+        got[path] = answer_with(content, "Answer that there is none.")
+    posted: dict[str, Endpoint] = {
+        "txt2img": served.txt2img,
+        "img2img": served.img2img,
+        "interrupt": served.interrupt,
+        "skip": served.skip,
+        "options": served.set_options,
+        "png-info": served.png_info,
+        "refresh-checkpoints": served.refresh,
+        "refresh-vae": served.refresh,
+    }
+    extension = describe_extension(nets) if nets else {}
+    about = "Answer as A1111's extension for ControlNets."
+
+    def route(path: str, endpoint: Endpoint, method: str) -> Route:
+        return Route(f"{PREFIX}/{path}", refuse_with(a1111_status, endpoint), methods=[method])
+
     return [
-        *(
-            Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["GET"])
-            for path, f in got.items()
-        ),
-        *(Route(f"/{SCRIPT}/{path}", describe(answer)) for path, answer in extension.items()),
-        *(
-            Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["POST"])
-            for path, f in posted.items()
-        ),
+        *(route(path, endpoint, "GET") for path, endpoint in got.items()),
+        *(Route(f"/{SCRIPT}/{path}", answer_with(x, about)) for path, x in extension.items()),
+        *(route(path, endpoint, "POST") for path, endpoint in posted.items()),
     ]
 
 
