@@ -9,7 +9,15 @@ from __future__ import annotations
 import sys
 from importlib.util import LazyLoader, find_spec, module_from_spec
 
-PARTS = ("numpy.f2py", "numpy.testing", "numpy.ctypeslib", "numpy.polynomial")
+PARTS = (
+    "numpy.f2py",
+    "numpy.testing",
+    "numpy.ctypeslib",
+    "numpy.polynomial",
+    "numpy.ma",
+    "numpy.char",
+    "numpy.rec",
+)
 
 
 def import_at_first_use(name: str) -> None:
