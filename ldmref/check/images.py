@@ -65,9 +65,8 @@ def compare_images(
     dtypes: Sequence[str] = (),
     speeds: Sequence[str] = (),
     samplers: Sequence[str] = (),
-    steps: int | None = None,
-    seed: int = 0,
     model: str = "emoji",
+    **request: Any,
 ) -> Iterator[ImageComparison]:
     """Generate the image of one seed on all backends, and compare it with NumPy's in float64.
 
@@ -77,9 +76,8 @@ def compare_images(
         dtypes: Names; by default all of each backend.
         speeds: Names; by default all of each backend.
         samplers: Names; by default `SAMPLERS_SHOWN`.
-        steps: Number of steps; None: the model's own.
-        seed: Seed of the image.
         model: Name or path of the model, as for `ldmref.load`.
+        request: Further parameters of `modes.txt2img`, such as `steps`; the seed is 0 by default.
 
     Returns:
         An iterator of comparisons. Backends that cannot run, and combinations that take minutes and
@@ -98,7 +96,7 @@ def compare_images(
     def generate(ops: Backend) -> Iterator[np.ndarray]:
         loaded = load(model, backend=ops)
         for sampler in samplers:
-            result = modes.txt2img(loaded, prompt, sampler=sampler, steps=steps, seed=seed)
+            result = modes.txt2img(loaded, prompt, sampler=sampler, **{"seed": 0, **request})
             yield np.asarray(result.images[0], float)
 
     opened = [

@@ -17,7 +17,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.explore.format import CODE, RunRecord
-from ldmref.explore.record import Recording, Watching, prepare_one, record_prepared, words_of
+from ldmref.explore.record import Recording, RunWatch, prepare_one, record_prepared, words_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Callback, CancelFlag, Progress, check_callbacks, notify
@@ -103,8 +103,8 @@ def branch_run(
     True
     """
     check_callbacks(callback, cancel)
-    watching = Watching(attention, callback, cancel, observer or SILENT)
-    brancher = Brancher(model, watching)
+    watch = RunWatch(attention, callback, cancel, observer or SILENT)
+    brancher = Brancher(model, watch)
     recipe: Any = trunk
     inputs: Mapping[str, Any] = {}
     if isinstance(trunk, RunRecord):
@@ -120,7 +120,7 @@ def branch_run(
     return record_prepared(
         branch.run,
         branch.before,
-        watching,
+        watch,
         branch.recipe,
         warnings,
     )
@@ -159,10 +159,10 @@ class Brancher:
     def __init__(
         self,
         model: LatentDiffusion,
-        watching: Watching,
+        watch: RunWatch,
     ):
         self.model = model
-        self.watching = watching
+        self.watch = watch
 
     def open(self, recipe: object, inputs: Mapping[str, Any]) -> Segment:
         """Return the segment of a description: parameters, or a trunk, a step and changes.
@@ -217,19 +217,19 @@ class Brancher:
 
     def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
-        watching = self.watching
-        words = words_of(trunk.run) if watching.attention else []
+        watch = self.watch
+        words = words_of(trunk.run) if watch.attention else []
         recording = Recording(trunk.run, words, trunk.before)
         if k == 0:  # no step is taken, and the schedule is recorded
-            trajectory = recording.started(watching.observer.started(trunk.trajectory))
+            trajectory = recording.started(watch.observer.started(trunk.trajectory))
             return recording, trajectory.x, trajectory.history
         state = None
         # The generator does not end, but has the levels ahead, which some steps read.
-        for event in islice(recording.generate(watching.cancel, watching.observer), k):
+        for event in islice(recording.generate(watch.cancel, watch.observer), k):
             assert isinstance(event, Progress)
             state = event.state
-            if watching.callback is not None:
-                notify(watching.callback, event)
+            if watch.callback is not None:
+                notify(watch.callback, event)
         assert state is not None
         return recording, state.x, state.history
 
@@ -246,7 +246,7 @@ def open_record(
         message = f"the run must be a RunRecord, not {short_repr(record)}"
         raise UsageError(message, code=CODE, hint="explore.record_run(model, ...) makes one")
     recipe = record.meta["branch"] or record.params
-    brancher = Brancher(model, Watching(False, None, cancel))
+    brancher = Brancher(model, RunWatch(False, None, cancel))
     segment: Segment | None = brancher.open(recipe, record.inputs)
     segments = []
     while segment is not None:

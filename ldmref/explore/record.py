@@ -103,7 +103,7 @@ def record_plan(
     """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
     run = prepare_plan(model, planned)
-    return record_prepared(run, None, Watching(attention, callback, cancel, observer or SILENT))
+    return record_prepared(run, None, RunWatch(attention, callback, cancel, observer or SILENT))
 
 
 def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]) -> Run:
@@ -135,7 +135,7 @@ def require_one(planned: Plan) -> Plan:
     return planned
 
 
-class Watching(NamedTuple):
+class RunWatch(NamedTuple):
     """What is recorded of a run, and who else sees it; as in `record_run`."""
 
     attention: bool
@@ -147,7 +147,7 @@ class Watching(NamedTuple):
 def record_prepared(
     run: Run,
     before: Recording | None,
-    watching: Watching,
+    watch: RunWatch,
     branch: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> RunRecord:
@@ -156,17 +156,17 @@ def record_prepared(
     Args:
         run: The run of the image.
         before: What was recorded of earlier steps, of which the run is a continuation.
-        watching: What is recorded, and who else sees it.
+        watch: What is recorded, and who else sees it.
         branch: The trunk, step and changes of a branch.
         warnings: Warnings in addition to those of the run.
     """
-    recording = Recording(run, words_of(run) if watching.attention else [], before)
+    recording = Recording(run, words_of(run) if watch.attention else [], before)
     images = []
-    for event in recording.generate(watching.cancel, watching.observer):
+    for event in recording.generate(watch.cancel, watch.observer):
         if isinstance(event, GeneratedImage):
             images.append(event.image)
-        elif watching.callback is not None:
-            notify(watching.callback, event)
+        elif watch.callback is not None:
+            notify(watch.callback, event)
     return recording.finish(images[0], branch, [*run.warnings, *warnings])
 
 

@@ -64,8 +64,15 @@ class Checkpoint:
     def open(cls, name: str | Path, options: OpeningOptions) -> Checkpoint:
         """Find a model and its configuration; `open_checkpoint` takes the options by name.
 
+        Args:
+            name: The model's name, file or folder, as for `ldmref.load`.
+            options: What it is opened with.
+
+        Returns:
+            The checkpoint; its tensors are read when they are used.
+
         Raises:
-            LdmrefError: As for `open_checkpoint`.
+            InputError, UnsafeFileError, KeyMismatchError, UsageError: As for `open_checkpoint`.
         """
         modifications = _list_modifications(options)
         path = find_model(name, options.fetch, options.variant)

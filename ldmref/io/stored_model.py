@@ -17,7 +17,7 @@ from ldmref.models.networks import model_spec
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-Lora = str | Path | tuple[str | Path, float]  # a file or folder, with its weight or without
+LoraSource = str | Path | tuple[str | Path, float]  # a file or folder, with its weight or not
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OpeningOptions:
     ema: bool | None = None
     text_encoders: Sequence[str | Path] = ()
     vae: str | Path | None = None
-    lora: Sequence[Lora] = ()
+    lora: Sequence[LoraSource] = ()
 
 
 class OpeningChoices(TypedDict, total=False):
@@ -54,7 +54,7 @@ class OpeningChoices(TypedDict, total=False):
     ema: bool | None
     text_encoders: Sequence[str | Path]
     vae: str | Path | None
-    lora: Sequence[Lora]
+    lora: Sequence[LoraSource]
 
 
 class StoredModel(ABC):

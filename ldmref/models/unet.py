@@ -17,6 +17,11 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import Params, Spec, numbered
 
 
+def _mlp_spec(d_in: int, d_emb: int) -> Spec:
+    linear_1 = specs.linear_spec(d_in, d_emb)
+    return {"linear_1": linear_1, "linear_2": specs.linear_spec(d_emb, d_emb)}
+
+
 def unet_spec(config: UNetConfig) -> Spec:
     """Return the shapes of every parameter of the U-Net."""
     channels = config.block_out_channels
@@ -46,11 +51,6 @@ def unet_spec(config: UNetConfig) -> Spec:
             spec[resample] = {"0": layer}
         return spec
 
-    def mlp(d_in: int) -> Spec:
-        linear_1 = specs.linear_spec(d_in, d_emb)
-        linear_2 = specs.linear_spec(d_emb, d_emb)
-        return {"linear_1": linear_1, "linear_2": linear_2}
-
     down = []
     up = []
     skips = [channels[0]]
@@ -66,14 +66,14 @@ def unet_spec(config: UNetConfig) -> Spec:
     c = channels[-1]
     spec: Spec = {}
     if config.flow_map:
-        spec["step_embedding"] = mlp(channels[0])
+        spec["step_embedding"] = _mlp_spec(channels[0], d_emb)
     if config.class_embed_type:
         spec["class_embedding"] = specs.linear_spec(config.cross_attention_dim, d_emb)
     if config.addition_embed_type:
-        spec["add_embedding"] = mlp(config.projection_class_embeddings_input_dim)
+        spec["add_embedding"] = _mlp_spec(config.projection_class_embeddings_input_dim, d_emb)
     return spec | {
         "conv_in": specs.conv_spec(config.in_channels, channels[0]),
-        "time_embedding": mlp(channels[0]),
+        "time_embedding": _mlp_spec(channels[0], d_emb),
         "down_blocks": numbered(down),
         "mid_block": {
             "resnets": numbered([res(c, c)] * 2),

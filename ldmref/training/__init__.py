@@ -4,6 +4,7 @@
 
 training_run.py `train`: check the recipe, read the images, lock the folder
 pipeline.py     `train_stages`: the stages in their order, each on the result of the one before it
+context.py      what all stages of one training share
 stage.py        `train_stage`: one stage, resumed from its checkpoint, saved and shown while it runs
 trainer.py      `Trainer`: one parameter tree, its optimizers and its moving average, step by step
 

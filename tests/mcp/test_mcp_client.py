@@ -13,31 +13,30 @@ import ldmref
 from ldmref import modes
 
 mcp = pytest.importorskip("mcp")
-from mcp import ClientSession, StdioServerParameters  # noqa: E402
+from mcp import Client, StdioServerParameters  # noqa: E402
 from mcp.client.stdio import stdio_client  # noqa: E402
 
 COMMAND = StdioServerParameters(command=sys.executable, args=["-m", "ldmref", "mcp"])
 
 
 def talk(conversation):
-    """Run `conversation(session)` with its own server."""
+    """Run `conversation(client)` with its own server; they agree on a version by themselves."""
 
     async def run():
-        async with stdio_client(COMMAND) as streams, ClientSession(*streams) as session:
-            await session.initialize()
-            return await conversation(session)
+        async with Client(stdio_client(COMMAND)) as client:
+            return await conversation(client)
 
     return asyncio.run(run())
 
 
 def test_the_official_client_lists_and_calls_every_tool():
-    async def conversation(session):
-        listed = await session.list_tools()
-        formula = await session.call_tool("check_formula", {"name": "x0_from_v", "cases": 3})
-        rows = await session.call_tool("where_implementations_differ", {"sampler": "DPM++ 2M"})
-        known = await session.call_tool("find_pitfalls", {"words": ["Z-Image", "padding"]})
-        named = await session.call_tool("flow_schedule", {"numbers": "1.0 0.9 0.75 0.5"})
-        made = await session.call_tool("flow_schedule", {"family": "SD3", "steps": 4})
+    async def conversation(client):
+        listed = await client.list_tools()
+        formula = await client.call_tool("check_formula", {"name": "x0_from_v", "cases": 3})
+        rows = await client.call_tool("where_implementations_differ", {"sampler": "DPM++ 2M"})
+        known = await client.call_tool("find_pitfalls", {"words": ["Z-Image", "padding"]})
+        named = await client.call_tool("flow_schedule", {"numbers": "1.0 0.9 0.75 0.5"})
+        made = await client.call_tool("flow_schedule", {"family": "SD3", "steps": 4})
         return listed.tools, formula, rows, known, named, made
 
     tools, formula, rows, known, named, made = talk(conversation)
@@ -62,12 +61,12 @@ def test_the_official_client_lists_and_calls_every_tool():
 def test_its_image_is_the_image_of_python_and_progress_is_reported():
     seen = []
 
-    async def conversation(session):
+    async def conversation(client):
         async def progress(step, total, message):
             seen.append((step, total))
 
         arguments = {"prompt": "red heart", "seed": 1, "steps": 2}
-        return await session.call_tool("generate_image", arguments, progress_callback=progress)
+        return await client.call_tool("generate_image", arguments, progress_callback=progress)
 
     result = talk(conversation)
     data, params = result.content[:2]

@@ -1,7 +1,10 @@
 """The messages of the protocol: JSON-RPC 2.0 requests in, responses out.
 
-The official `mcp` package is not used: it needs pydantic, OpenTelemetry, PyJWT and eight more
-packages for the four methods below. The tests run its client against this module.
+The four methods below do not use the official `mcp` package, whose client the tests run against
+them. Its server (2.3.0) was tried: it takes 1.6 s to import, eight times what NumPy takes on the
+same machine, and brings 28 packages of 10 MB. On standard input, Ctrl-C does not end it before the
+next line comes, a line that is no JSON is not answered, and a call that was read before the end of
+the input is dropped.
 """
 
 from __future__ import annotations

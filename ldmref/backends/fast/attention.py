@@ -47,6 +47,27 @@ def attention(
     return out
 
 
+def _subtract_maximum(
+    scores: np.ndarray, maximum: np.ndarray | None, sums: np.ndarray, hides: bool
+) -> np.ndarray:
+    """Subtract the largest score so far of each query, and return it.
+
+    Args:
+        scores: Those of a block of keys, (heads, keys, queries); changed.
+        maximum: The largest of earlier blocks. None: this is the first.
+        sums: The sums of earlier blocks, which get the new unit.
+        hides: Whether all keys of a block may be hidden, whose exponentials are 0.
+    """
+    largest = scores.max(axis=1, keepdims=True)
+    if hides:
+        largest = np.maximum(largest, LOWEST)
+    if maximum is not None:
+        largest = np.maximum(largest, maximum)
+        sums *= np.exp(maximum - largest)
+    scores -= largest
+    return largest
+
+
 @divisible
 def _attend_in_blocks(
     q: np.ndarray,
@@ -105,14 +126,7 @@ def _attend_in_blocks(
                 future = np.arange(first, key_slice.stop)[:, None] > np.arange(start, stop)
                 np.copyto(scores, -np.inf, where=future)
             if not safe:
-                new_maximum = scores.max(axis=1, keepdims=True)
-                if of_scores is not None:  # a block of hidden keys, whose exponentials are 0
-                    new_maximum = np.maximum(new_maximum, LOWEST)
-                if maximum is not None:
-                    new_maximum = np.maximum(new_maximum, maximum)
-                    sums *= np.exp(maximum - new_maximum)
-                maximum = new_maximum
-                scores -= maximum
+                maximum = _subtract_maximum(scores, maximum, sums, hides=of_scores is not None)
             np.exp(scores, out=scores)
             np.matmul(v_and_ones[at][:, :, key_slice], scores, out=block_sums if first else sums)
             if first:

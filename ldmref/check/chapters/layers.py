@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -169,27 +171,28 @@ def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
 # -- mistakes --------------------------------------------------------------------------------------
 
 
-def attended(
-    q: Array,
-    k: Array,
-    v: Array,
-    causal: bool,
-    mask: Array | None,
-    divisor: float,
+def attention(
     *,
+    divisor: Callable[[int], float] = math.sqrt,
     axis: int = -1,
     nothing: float = 0.0,
-) -> Array:
-    """Return attention whose scores are divided by `divisor`, with weights that sum to 1 on `axis`.
+    hides: bool = True,
+) -> Callable[..., Array]:
+    """Return an attention whose scores are divided by `divisor` of the width.
 
-    A query that may look nowhere gets `nothing`.
+    Its weights sum to 1 on `axis`. A query that may look nowhere gets `nothing`. Without `hides`,
+    neither causal nor mask has an effect.
     """
-    scores = q @ np.swapaxes(k, -1, -2) / divisor
-    allowed = np.ones(scores.shape[-2:], bool) if mask is None else mask
-    allowed = np.tril(allowed) if causal else allowed
-    weights = np.where(allowed, np.exp(scores), 0.0)
-    total = np.sum(weights, axis=axis, keepdims=True)
-    return np.where(total > 0, weights / np.where(total > 0, total, 1.0), nothing) @ v
+
+    def attend(q: Array, k: Array, v: Array, causal: bool = False, mask: Any = None) -> Array:
+        scores = q @ np.swapaxes(k, -1, -2) / divisor(q.shape[-1])
+        allowed = np.ones(scores.shape[-2:], bool) if mask is None or not hides else mask
+        allowed = np.tril(allowed) if causal and hides else allowed
+        weights = np.where(allowed, np.exp(scores), 0.0)
+        total = np.sum(weights, axis=axis, keepdims=True)
+        return np.where(total > 0, weights / np.where(total > 0, total, 1.0), nothing) @ v
+
+    return attend
 
 
 def normed(
@@ -221,18 +224,15 @@ chapter.known_mistakes("softmax", {
 })
 chapter.known_mistakes("scaled_dot_product_attention", {
     "the scores are not divided by the root of the width":
-        lambda q, k, v, causal=False, mask=None: attended(q, k, v, causal, mask, 1.0),
+        attention(divisor=lambda d: 1.0),
     "the scores are divided by the width; by its root is meant":
-        lambda q, k, v, causal=False, mask=None: attended(q, k, v, causal, mask, q.shape[-1]),
+        attention(divisor=float),
     "the weights sum to 1 over the queries, and neither causal nor mask has an effect":
-        lambda q, k, v, causal=False, mask=None:
-            attended(q, k, v, False, None, math.sqrt(q.shape[-1]), axis=-2),
+        attention(axis=-2, hides=False),
     "the weights sum to 1 over the queries; over the keys is meant":
-        lambda q, k, v, causal=False, mask=None:
-            attended(q, k, v, causal, mask, math.sqrt(q.shape[-1]), axis=-2),
+        attention(axis=-2),
     "a query that may look nowhere gets 0 / 0, no number; zeros are meant":
-        lambda q, k, v, causal=False, mask=None:
-            attended(q, k, v, causal, mask, math.sqrt(q.shape[-1]), nothing=math.nan),
+        attention(nothing=math.nan),
 })
 chapter.known_mistakes("group_norm", {
     "mean and variance are over the batch as well; each example has its own":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,32 +81,31 @@ def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> C
 # -- mistakes --------------------------------------------------------------------------------------
 
 
-def stepped(
-    xt: Array,
-    eps: Array,
-    beta: Array,
-    kept: Array,
-    sigma: Array = 0.0,
-    z: Array | None = None,
-    *,
+def stepping(
     coefficient: Any = lambda beta, kept: beta / np.sqrt(1 - kept),
     divisor: Any = lambda beta: np.sqrt(1 - beta),
-) -> Array:
-    """Take a step with another coefficient of the noise, or another divisor."""
-    beta, kept = along(beta, xt), along(kept, xt)
-    mean = (xt - coefficient(beta, kept) * eps) / divisor(beta)
-    return mean if z is None else mean + along(sigma, xt) * z
+) -> Callable[..., Array]:
+    """Return a step with another coefficient of the noise, or another divisor."""
+
+    def step(
+        xt: Array, eps: Array, beta: Array, kept: Array, sigma: Array = 0.0, z: Array | None = None
+    ) -> Array:
+        beta, kept = along(beta, xt), along(kept, xt)
+        mean = (xt - coefficient(beta, kept) * eps) / divisor(beta)
+        return mean if z is None else mean + along(sigma, xt) * z
+
+    return step
 
 
 # fmt: off
 chapter.known_mistakes("ddpm_step", {
     "all of eps is subtracted, without its coefficient, and the bracket is not divided by its root":
-        lambda *args: stepped(*args, coefficient=lambda b, a: 1.0, divisor=lambda b: 1.0),
+        stepping(coefficient=lambda b, a: 1.0, divisor=lambda b: 1.0),
     "the bracket is not divided by the root of 1 - beta":
-        lambda *args: stepped(*args, divisor=lambda b: 1.0),
+        stepping(divisor=lambda b: 1.0),
     "eps has no coefficient; it is beta over the root of 1 - alpha_bar":
-        lambda *args: stepped(*args, coefficient=lambda b, a: 1.0),
+        stepping(coefficient=lambda b, a: 1.0),
     "the coefficient of eps is beta / (1 - alpha_bar): the root is missing":
-        lambda *args: stepped(*args, coefficient=lambda b, a: b / (1 - a)),
+        stepping(coefficient=lambda b, a: b / (1 - a)),
 })
 # fmt: on

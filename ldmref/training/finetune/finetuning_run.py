@@ -132,9 +132,9 @@ def fine_tune(
             )
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
-            told = on_progress, log, cancel
+            callbacks = on_progress, log, cancel
             context = TrainingContext(
-                recipe, folder, data, summary, ops, *told, rewrite=changed, observer=observer
+                recipe, folder, data, summary, ops, *callbacks, rewrite=changed, observer=observer
             )
             trainer = make_trainer(context, ops, model, adapter)
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
@@ -160,8 +160,8 @@ def make_trainer(
     exact = TorchBackend(ops.device, "float32")
     if isinstance(adapter, DistillAdapter):
         teacher = model.with_params({}, exact)
-        told = context.log, context.cancel
-        runs = stored_trajectories(recipe, context.folder, teacher, *images, *told)
+        rest = context.log, context.cancel
+        runs = stored_trajectories(recipe, context.folder, teacher, *images, *rest)
         return distillation_trainer(recipe, adapter, runs, ops, context.observer)
     vae = tree_map(exact.asarray, model.params["vae"])
     config = model.config.vae

@@ -42,7 +42,7 @@ class StageMonitor:
     rank writes files.
 
     Args:
-        context: The training: it has the folder in which files are written, and is told of the
+        context: The training: it has the folder in which files are written, and hears of the
             progress, of warnings, and of what takes minutes at the end of the stage.
         stage: The stage's name.
         trainer: The stage's trainer, after its checkpoint was loaded.
