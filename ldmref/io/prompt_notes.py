@@ -52,7 +52,7 @@ class Compositions:
         ''
         """
         text = with_emoji_names(prompt).lower()
-        if self._named(self._words(text)):
+        if self._is_name(text) or self._named(self._words(text)):
             return ""
         things = 0
         for part in self._relation.split(text):
@@ -95,6 +95,14 @@ class Compositions:
     def _known(self) -> frozenset[str]:
         """The words of all names, in the singular."""
         return frozenset().union(*self._names)
+
+    def _is_name(self, text: str) -> bool:
+        """Return whether one emoji has all the words in its name, as they are spelt.
+
+        It is the usual case, and the singulars of all names take as long as a step of the model.
+        """
+        words = {word for word in _WORD.findall(text) if word not in _ARTICLES}
+        return any(words.issubset(name) for name in self._spelt_names)
 
     def _named(self, words: list[str]) -> bool:
         """Return whether the name of one emoji has all the words."""
