@@ -56,7 +56,6 @@ modules: dict[str, Any] = sys.modules
 modules["openvino_telemetry"] = None  # it reports that OpenVINO was imported, from another process
 
 
-
 def read_entry_points_once() -> None:
     """Keep the entry points of the installed packages, which do not change while tests run.
 

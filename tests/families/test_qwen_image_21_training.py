@@ -17,7 +17,7 @@ from qwen_image_21_pipelines import make_autoencoder
 
 
 def test_a_recipe_trains_it_on_a_given_autoencoder(tmp_path):
-    """On latents of an autoencoder of another kind than recipes train; what begins at zero changes, and words are read."""
+    """On latents of another kind than recipes train: zeros change, and words are read."""
     levels = {"dim_mult": [1, 2, 2], "temperal_downsample": [False, True]}
     make_autoencoder(**levels, scale_factor_spatial=4).save_pretrained(tmp_path / "vae")
     optimizer = {"batch_size": 4, "warmup": 1}
