@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.metadata
 import os
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,6 +30,7 @@ for name in [name for name in os.environ if name.startswith("PYTHON")]:
 
 pytest_plugins = ("not_tested", "tiers", "durations")  # in the order of their imports
 
+ROOT = Path(__file__).parents[1]
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "", None, b"localhost", b"127.0.0.1", b"::1")
 
 
@@ -51,6 +54,34 @@ def block_network(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(block_network)
 modules: dict[str, Any] = sys.modules
 modules["openvino_telemetry"] = None  # it reports that OpenVINO was imported, from another process
+
+
+def read_entry_points_once() -> None:
+    """Keep the entry points of the installed packages, which do not change while tests run.
+
+    ldmref reads them whenever it lists families or samplers: four percent of the time of all tests.
+    Where `sys.path` has other folders, of packages that a test makes, they are read as ever.
+    """
+    read = importlib.metadata.entry_points
+    fixed = tuple({os.path.realpath(x) for x in (*sys.path, sys.prefix, sys.base_prefix, ROOT)})
+    known: dict[Any, Any] = {}
+
+    def entry_points(**wanted: Any) -> Any:
+        folders = tuple(sys.path)
+        if folders not in installed:
+            installed[folders] = all(os.path.realpath(x).startswith(fixed) for x in folders)
+        if not installed[folders]:
+            return read(**wanted)
+        key = folders, *sorted(wanted.items())
+        if key not in known:
+            known[key] = read(**wanted)
+        return known[key]
+
+    installed: dict[tuple[str, ...], bool] = {}
+    importlib.metadata.entry_points = entry_points
+
+
+read_entry_points_once()
 
 NAMESPACES = {
     "numpy": "array_api_compat.numpy",

@@ -180,7 +180,6 @@ TAKE_SECONDS = (
     "tests/families/test_krea2_recording.py::test_a_right_run_has_no_fault",
     "tests/families/test_krea2_recording.py::test_a_right_run_of_turbo_has_no_fault",
     "tests/families/test_krea2_recording.py::test_the_schedule_of_raw_is_named",
-    "tests/families/test_krea2_training.py::test_a_recipe_trains_it",
     "tests/families/test_masks_of_batches.py::test_a_mask_that_t5_does_not_have_is_named",
     "tests/families/test_masks_of_batches.py::test_a_pooled_row_of_padding_is_named",
     "tests/families/test_masks_of_batches.py::test_a_right_run_is_silent",

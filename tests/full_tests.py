@@ -264,6 +264,7 @@ LONG: dict[str, str] = {
         for family in ("sd3", "flux", "latent-diffusion")
     },
     "tests/test_house.py": "reads every file of the package",
+    "tests/check/test_identities.py::test_identities_hold": "checks every identity in a library",
     "tests/backends/test_conformance.py::test_numpy_conforms": "every operation in a type",
     "tests/backends/test_conformance.py::test_torch_conforms": "every operation in a type",
 }

@@ -18,13 +18,15 @@ from ldmref.atlas import (
     read_flow_schedules,
     read_numbers,
 )
+from ldmref.atlas.intervals import depends_on_tokens
 from ldmref.errors import InputError
 
 ROWS = read_flow_schedules()
+BY_TOKENS = [row for row in ROWS if depends_on_tokens(row)]
+OF_A_SIZE = [*((row, 1024) for row in ROWS), *((row, 6144) for row in BY_TOKENS)]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("tokens", [1024, 6144])
+@pytest.mark.parametrize(("row", "tokens"), OF_A_SIZE, ids=lambda x: getattr(x, "name", str(x)))
 def test_every_row_is_named_in_single_precision(row, tokens):
     steps = len(row.sigmas) or 20
     sigmas = np.float32(make_flow_sigmas(row, steps, tokens))

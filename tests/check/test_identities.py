@@ -20,15 +20,12 @@ IDENTITIES = identities()
 NAMES = [i.name for i in IDENTITIES]
 
 
-@pytest.mark.parametrize("identity", NAMES)
-def test_identity_holds(ops, identity):
-    results = [r for r in run(ops, cases=10, only=identity) if r.identity == identity]
-    if not results:
-        pytest.skip("this library records no gradients")
-    (result,) = results
-    assert result.holds, (
-        f"{result.verdict}: worst {result.worst} of {result.allowed}; {result.detail}"
-    )
+def test_identities_hold(ops):
+    """All, but for gradients in a library that records none."""
+    results = [*run(ops, cases=10)]
+    gradients = {identity.name for identity in IDENTITIES if identity.gradients}
+    assert {*NAMES} - {r.identity for r in results} <= gradients
+    assert not [r for r in results if not r.holds]
 
 
 def test_names_are_unique():
@@ -51,9 +48,8 @@ def test_identities_name_functions_that_exist():
             public(name)
 
 
-@pytest.mark.parametrize("identity", IDENTITIES, ids=NAMES)
-def test_identity_calls_its_functions(identity):
-    """It could not fail for a function that it does not call."""
+def test_identities_call_their_functions():
+    """They could not fail for a function that they do not call."""
     called = set()
 
     class Spy(Functions):
@@ -61,16 +57,18 @@ def test_identity_calls_its_functions(identity):
             called.add(name)
             return super().__getattr__(name)
 
-    for case in range(5):
-        identity.case(Spy(), random_inputs(identity, _backend_for(identity), 0, case))
-    assert {identity.function, *identity.uses} <= called
+    for identity in IDENTITIES:
+        called.clear()
+        for case in range(5):
+            identity.case(Spy(), random_inputs(identity, _backend_for(identity), 0, case))
+        assert {identity.function, *identity.uses} <= called, identity.name
 
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=NAMES)
 def test_identity_tells_wrong_from_right(identity):
     """The identity fails for a function whose numbers are off by 1 in 1000 for each example."""
     wrong = module_of({identity.function: wrapped_function(public(identity.function), _spoilt)})
-    results = run(_backend_for(identity), against=wrong, cases=30, only=identity.name)
+    results = run(_backend_for(identity), against=wrong, cases=10, only=identity.name)
     assert not next(r for r in results if r.identity == identity.name).holds
 
 

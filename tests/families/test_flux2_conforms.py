@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 
 import ldmref
 from ldmref.families.flux2 import FLUX2
-from ldmref.testing import FAMILY_CHECKS, LivePipeline, Original, assert_family_conforms
+from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
 from flux2_pipelines import LAYERS, make_pipeline, transformer_in_double
+from live_pipelines import live_pipeline, tensors_under
 from qwen3_networks import encoder_in_double, write_vocabulary
 
-PROMPT = "a red cat"
-SIZE = {"width": 24, "height": 16}
 LENGTH = {"max_sequence_length": 48}
+read_text = partial(tensors_under, "model.")
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +77,14 @@ def originals(pipe, folder):
     encoder = copy.deepcopy(pipe.text_encoder).double()
     return [
         Original(transformer, call_transformer, config),
-        Original(encoder, call_encoder, config, "text_encoder", read=strip),
+        Original(encoder, call_encoder, config, "text_encoder", read=read_text),
     ]
-
-
-def strip(state):
-    """Return the tensors of the language model that encode text."""
-    return {name.removeprefix("model."): x for name, x in state.items() if name != "lm_head.weight"}
 
 
 def live(pipe, folder, scale):
     """Return the pipeline with a guidance scale, and the request for its image."""
-
-    def run(pipe):
-        options = {"guidance_scale": scale, "num_inference_steps": 2, "output_type": "np"}
-        options |= {"text_encoder_out_layers": LAYERS, **LENGTH, **SIZE}
-        return pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(5), **options)
-
-    request = {"prompt": PROMPT, "seed": 5, "rng": "torch", "steps": 2, "cfg_scale": scale}
-    return LivePipeline(pipe, run, request | SIZE | LENGTH, folder=folder)
+    options = {"guidance_scale": scale, "text_encoder_out_layers": LAYERS, **LENGTH}
+    return live_pipeline(pipe, folder, options, {"cfg_scale": scale, **LENGTH})
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -24,9 +25,11 @@ from flux3_pipelines import (
     transformer_in_double,
     with_positions,
 )
+from live_pipelines import tensors_under
 from qwen3_networks import vl_in_double, write_vocabulary
 
 SIZE = {"width": 24, "height": 16}
+read_text = partial(tensors_under, "model.language_model.")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +65,6 @@ def call_encoder(theirs, x):
     return torch.cat([states[1], states[2]], dim=-1)
 
 
-def strip(state):
-    """Return the tensors of the language model that encode text."""
-    start = "model.language_model."
-    return {name.removeprefix(start): x for name, x in state.items() if name.startswith(start)}
-
-
 @pytest.fixture(scope="module")
 def originals(pipes):
     """Return the networks of both pipelines in float64."""
@@ -78,7 +75,7 @@ def originals(pipes):
             transformer = copy.deepcopy(pipe.transformer).double()
         found.append(Original(transformer, call_transformer, config))
     encoder = copy.deepcopy(pipes[0][0].text_encoder).double()
-    return [*found, Original(encoder, call_encoder, config, "text_encoder", read=strip)]
+    return [*found, Original(encoder, call_encoder, config, "text_encoder", read=read_text)]
 
 
 def live(pipe, folder, scale):

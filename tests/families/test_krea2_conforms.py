@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 
 import ldmref
 from ldmref.families.krea2 import KREA2
-from ldmref.testing import FAMILY_CHECKS, LivePipeline, Original, assert_family_conforms
+from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
 from krea2_pipelines import LAYERS, call_transformer, make_pipeline, networks_in_double
+from live_pipelines import live_pipeline, tensors_under
 
-PROMPT = "a red cat"
-SIZE = {"width": 24, "height": 16}
+read_text = partial(tensors_under, "language_model.")
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +68,13 @@ def originals(pipe, folder):
     double = [copy.deepcopy(x).double() for x in (pipe.transformer, pipe.text_encoder)]
     return [
         Original(double[0], predict, config),
-        Original(double[1], encode, config, "text_encoder", read=strip),
+        Original(double[1], encode, config, "text_encoder", read=read_text),
     ]
-
-
-def strip(state):
-    """Return the tensors of the language model that encode text."""
-    prefix = "language_model."
-    return {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
 
 
 def live(pipe, folder, scale):
     """Return the pipeline with a guidance scale, and the request for its image."""
-
-    def run(pipe):
-        options = {"guidance_scale": scale, "num_inference_steps": 2, "output_type": "np"}
-        return pipe(PROMPT, generator=torch.Generator().manual_seed(5), **options, **SIZE)
-
-    request = {"prompt": PROMPT, "seed": 5, "rng": "torch", "steps": 2, "cfg_scale": 1.0 + scale}
-    return LivePipeline(pipe, run, request | SIZE, folder=folder)
+    return live_pipeline(pipe, folder, {"guidance_scale": scale}, {"cfg_scale": 1.0 + scale})
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 
 import ldmref
 from ldmref.families.qwen_image_21 import QWEN_IMAGE_21
-from ldmref.testing import FAMILY_CHECKS, LivePipeline, Original, assert_family_conforms
+from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
+from live_pipelines import live_pipeline, tensors_under
 from qwen3_networks import vl_in_double
 from qwen_image_21_pipelines import (
     TURBO_TIMES,
@@ -21,8 +23,9 @@ from qwen_image_21_pipelines import (
     transformer_in_double,
 )
 
-PROMPT, NEGATIVE = "a red cat", "the blue house"
+NEGATIVE = "the blue house"
 SIZE = {"width": 96, "height": 64}
+read_text = partial(tensors_under, "model.language_model.")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +69,6 @@ def call_encoder(theirs, x):
         handle.remove()
 
 
-def strip(state):
-    """Return the tensors of the language model that encode text."""
-    prefix = "model.language_model."
-    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
-
-
 @pytest.fixture(scope="module")
 def originals(pipe, folder):
     """Return both networks of the pipeline in float64."""
@@ -81,22 +78,18 @@ def originals(pipe, folder):
     encoder = copy.deepcopy(pipe.text_encoder).double()
     return [
         Original(transformer, call_transformer, config),
-        Original(encoder, call_encoder, config, "text_encoder", read=strip),
+        Original(encoder, call_encoder, config, "text_encoder", read=read_text),
     ]
 
 
 def live(pipe, folder, scale, steps=2, cache=True):
     """Return the pipeline with a guidance scale, and the request for its image."""
-
-    def run(pipe):
-        options = {"num_inference_steps": steps, "output_type": "np", "use_kv_cache": cache} | SIZE
-        if scale > 1:
-            options |= {"true_cfg_scale": scale, "negative_prompt": NEGATIVE}
-        return pipe(PROMPT, generator=torch.Generator().manual_seed(5), **options)
-
-    request = {"prompt": PROMPT, "seed": 5, "rng": "torch", "steps": steps, "cfg_scale": scale}
-    request |= {"negative_prompt": NEGATIVE} if scale > 1 else {}
-    return LivePipeline(pipe, run, request | SIZE, folder=folder)
+    options = {"num_inference_steps": steps, "use_kv_cache": cache} | SIZE
+    request = {"steps": steps, "cfg_scale": scale} | SIZE
+    if scale > 1:
+        options |= {"true_cfg_scale": scale, "negative_prompt": NEGATIVE}
+        request |= {"negative_prompt": NEGATIVE}
+    return live_pipeline(pipe, folder, options, request)
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS)

@@ -1,4 +1,4 @@
-"""Qwen-Image 2.1 from nothing: a recipe on words, and the model that it makes."""
+"""Qwen-Image 2.1 from nothing, on the latents of its own autoencoder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytest.importorskip("transformers")
 from qwen_image_21_pipelines import make_autoencoder
 
 
-def test_a_recipe_trains_it(tmp_path):
-    """On the latents of a given autoencoder; what begins at zero changes, and words are read."""
+def test_a_recipe_trains_it_on_a_given_autoencoder(tmp_path):
+    """On latents of another kind than recipes train: zeros change, and words are read."""
     levels = {"dim_mult": [1, 2, 2], "temperal_downsample": [False, True]}
     make_autoencoder(**levels, scale_factor_spatial=4).save_pretrained(tmp_path / "vae")
     optimizer = {"batch_size": 4, "warmup": 1}

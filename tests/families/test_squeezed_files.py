@@ -38,10 +38,10 @@ DROPPED = [drop_leading, drop_trailing, drop_all]
 def list_layouts(tiny):
     """Yield every layout of single files of every preset; files of all networks need no rows."""
     for name, config in list_presets().items():
-        for number, layout in enumerate(family_of(config).files):
-            entries = layout.table(config)
-            if not layout.whole and entries and name.endswith("-tiny") == tiny:
-                yield pytest.param(config, layout, id=f"{name}-{number}")
+        if name.endswith("-tiny") == tiny:
+            for number, layout in enumerate(family_of(config).files):
+                if not layout.whole and layout.table(config):
+                    yield pytest.param(config, layout, id=f"{name}-{number}")
 
 
 def has_ones(config, layout):
@@ -83,13 +83,14 @@ def test_files_without_axes_of_one_are_read(tmp_path, config, layout, drop):
         assert np.array_equal(np.asarray(found[f"{network}.{name}"]), x), name
 
 
-@pytest.mark.parametrize("drop", DROPPED)
 @pytest.mark.parametrize(("config", "layout"), [*list_layouts(False)])
-def test_published_models_are_recognised_without_axes_of_one(config, layout, drop):
+def test_published_models_are_recognised_without_axes_of_one(config, layout):
     shapes = {entry.name: entry.stored_shape for entry in layout.table(config).values()}
     known = layout.recognise and layout.recognise(shapes)
     if known is not None and fit(shapes, layout.table(known)).fits:
-        assert layout.recognise({name: drop(x) for name, x in shapes.items()}) == known
+        for drop in DROPPED:
+            found = layout.recognise({name: drop(x) for name, x in shapes.items()})
+            assert found == known, drop.__name__
 
 
 def test_numbers_of_another_order_are_refused(tmp_path):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 
 import ldmref
 from ldmref.families.z_image import Z_IMAGE
-from ldmref.testing import FAMILY_CHECKS, LivePipeline, Original, assert_family_conforms
+from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
+from live_pipelines import live_pipeline, tensors_under
 from qwen3_networks import encoder_in_double, write_vocabulary
 from z_image_pipelines import make_pipeline, transformer_in_double
 
-PROMPT = "a red cat"
-SIZE = {"width": 24, "height": 16}
+read_text = partial(tensors_under, "model.")
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +60,13 @@ def originals(pipe, folder):
     encoder = copy.deepcopy(pipe.text_encoder).double()
     return [
         Original(transformer, call_transformer, config),
-        Original(encoder, call_encoder, config, "text_encoder", read=strip),
+        Original(encoder, call_encoder, config, "text_encoder", read=read_text),
     ]
-
-
-def strip(state):
-    """Return the tensors of the language model that encode text."""
-    return {name.removeprefix("model."): x for name, x in state.items() if name != "lm_head.weight"}
 
 
 def live(pipe, folder, scale):
     """Return the pipeline with a guidance scale, and the request for its image."""
-
-    def run(pipe):
-        options = {"guidance_scale": scale, "num_inference_steps": 2, "output_type": "np"}
-        return pipe(PROMPT, generator=torch.Generator().manual_seed(5), **options, **SIZE)
-
-    request = {"prompt": PROMPT, "seed": 5, "rng": "torch", "steps": 2, "cfg_scale": 1.0 + scale}
-    return LivePipeline(pipe, run, request | SIZE, folder=folder)
+    return live_pipeline(pipe, folder, {"guidance_scale": scale}, {"cfg_scale": 1.0 + scale})
 
 
 # test_live.py makes layers wrong: the whole transformer, a list of images, cannot be multiplied

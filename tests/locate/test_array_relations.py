@@ -11,12 +11,8 @@ from ldmref.locate.layouts import (
     _by_channel,
     _constant,
     _flipped,
-    _other_part_first,
     _ranges,
     _scaled,
-    _shifted,
-    _swapped_channels,
-    _swapped_halves,
     _zeros_in_front,
     find_order,
     first_nonfinite,
@@ -71,18 +67,6 @@ def test_largest_values_and_what_shrinks():
     assert shrinkage(np.zeros(2), np.ones(2)) == 0.0
 
 
-def swaps(x):
-    return [layout.array.tolist() for layout in _swapped_halves(x, x)]
-
-
-def test_only_an_even_batch_has_halves(rng):
-    assert swaps(np.array([[1.0, 2.0], [3.0, 4.0]])) == [[[3.0, 4.0], [1.0, 2.0]]]
-    four = np.arange(8.0).reshape(4, 2)
-    assert swaps(four) == [four[[2, 3, 0, 1]].tolist()]
-    assert swaps(four[:1]) == swaps(four[:3]) == swaps(four[:, 0]) == []
-    assert [*_swapped_halves(four, four[:, :1])] == []
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_one_number_that_is_not_finite_hides_any_relation(value, rng):
     right = rng.standard_normal((2, 3, 4))
@@ -114,28 +98,6 @@ def test_pixels_in_a_row_with_their_channels_last(shape, rng):
 
 def rolled(relation, x, by, axis):
     return [layout.text.partition("order ")[2] for layout in relation(np.roll(x, by, axis), x)]
-
-
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((2, 5), 1), ((2, 3, 5), 2), ((1, 5, 2, 3), 1), ((2, 2, 2, 2, 5), 4)]
-)
-def test_the_axis_of_channels(shape, axis, rng):
-    x = rng.standard_normal(shape)
-    for k in (1, 2, 3, 4):
-        assert rolled(_swapped_channels, x, -k, axis) == [f"[{k}:, :{k}]"]
-    assert rolled(_swapped_channels, x, 0, axis) == []
-    assert [*_swapped_channels(x, x[:1, :1])] == []
-    assert [*_swapped_channels(x[0, :1].ravel(), x[0, :1].ravel()[::-1])] == []
-
-
-@pytest.mark.parametrize("length", [1, 2, 4])
-def test_tokens_of_the_other_part_first(length, rng):
-    x = rng.standard_normal((2, length, 3))
-    for k in range(length):
-        expected = [f"[{k}:, :{k}]"] if k else []
-        assert rolled(_other_part_first, x, -k, 1) == expected
-    assert rolled(_other_part_first, x[..., None], -1, 1) == []
-    assert rolled(_other_part_first, x[..., 0], -1, 1) == []
 
 
 def test_what_is_recognised_restores_the_array(rng):
@@ -315,27 +277,12 @@ def test_the_nearest_order_of_whole_numbers(rng):
         assert found is not None and np.array_equal(found.array, right)
 
 
-def test_tokens_end_with_their_last_number_of_any_row(rng):
-    right, got = rng.standard_normal((2, 2, 3, 4))
-    right[0, 1, 3:] = right[1, 1, 2:] = right[:, 2, 1:] = 0.0
-    (layout,) = _zeros_in_front(got, right)
-    assert "tokens [1:3]" in layout.text
-    for token, by in ((0, 0), (1, 3), (2, 1)):
-        assert np.array_equal(layout.array[:, token], np.roll(got[:, token], by, axis=1))
-
-
 def test_axes_of_one_number_are_not_reversed(rng):
     x = rng.standard_normal((1, 2, 3, 1))
     found = {layout.text: layout.array for layout in _flipped(x, x)}
     assert set(found) == {"axis 1 reversed", "axis 2 reversed"}
     assert np.array_equal(found["axis 1 reversed"], x[:, ::-1])
     assert [*_flipped(x, x[:, :1])] == []
-
-
-def test_one_number_is_not_shifted_and_two_are():
-    x = np.array([1.0, 3.0])
-    assert [layout.text for layout in _shifted(x + 0.5, x)] == ["shifted by 0.5"]
-    assert [*_shifted(x[:1] + 0.5, x[:1])] == [*_shifted(x, x)] == [*_shifted(x, x[:1])] == []
 
 
 @pytest.mark.parametrize(

@@ -154,23 +154,6 @@ def test_of_several_encoders_all_tokens_are_read(encoders):
     assert read_of([[1, 0]], encoders=encoders)[0] == [[1, 1]]
 
 
-def test_a_mask_of_the_states_hides_them():
-    states = np.array([[[3.0], [1.0], [2.0], [0.0], [1.0]]])
-
-    def indices(**more):
-        return [
-            x.tolist() for x in padding._read_indices(SimpleNamespace(states=states, more=more))
-        ]
-
-    assert indices() == [[0, 1, 2]]
-    assert indices(mask=np.array([[0, 1, 1, 1, 1]])) == [[0, 1]]
-    assert indices(mask=np.array([[1, 0, 0, 0, 7]])) == [[0, 2]]
-    assert indices(mask=np.array([[1, 0, 1, 0, 0]])) == [[1, 2]]
-    assert indices(other=np.zeros((1, 5))) == [[0, 1, 2]]
-    found = padding._compile_indices(max, "text_encoder")("config", np.zeros((2, 3)), 1, 2)
-    assert found.tolist() == [[[1.0], [2.0], [3.0]]] * 2
-
-
 # -- the two runs ---------------------------------------------------------------------------------
 
 

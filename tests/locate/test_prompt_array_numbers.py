@@ -177,29 +177,6 @@ def test_what_a_family_is_asked_for():
         arrays(context, "a cat", "a red dog")
 
 
-LENGTHS = [
-    (3, 3, 3),
-    (4, 3, 4),
-    (6, 9, 6),
-    (5, 9, 5),
-    (0, 3, 5),
-    (2, 3, 5),
-    (3, None, 5),
-    (3, "3", 5),
-]
-
-
-def test_zeros_of_an_encoder_that_a_model_does_not_have():
-    for length, asked, rows in LENGTHS:
-        states = np.concatenate([np.ones((3, 4)), np.zeros((2, 4))])
-        found = prompt_arrays._without_zeros(states, length, {"max_sequence_length": asked})
-        right = states[:rows] if rows <= 5 else np.concatenate([states, np.zeros((rows - 5, 4))])
-        assert np.array_equal(found, right)
-        text = np.ones((5, 4))  # whose end is no zeros
-        same = prompt_arrays._without_zeros(text, length, {"max_sequence_length": asked})
-        assert same is text or np.array_equal(same, np.pad(text, ((0, 1), (0, 0))))
-
-
 def test_a_model_without_an_encoder_gives_as_many_zeros_as_were_asked_for():
     zeros = np.concatenate([normal(0, 1, 3, 4), np.zeros((1, 2, 4))], axis=1)
     text = SimpleNamespace(

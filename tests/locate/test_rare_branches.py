@@ -19,7 +19,6 @@ from ldmref.locate.pipeline import (
     images,
     inputs,
     latents,
-    prompt_arrays,
     residuals,
     schedule,
     steps,
@@ -344,34 +343,6 @@ def test_a_distilled_model_is_not_guided():
     asked = {"request": {"guidance_scale": 4.0}}
     assert scale(**asked) == scale(**asked, settings={"is_distilled": False}) == 4.0
     assert scale(**asked, settings={"is_distilled": True}) == 1.0
-
-
-def test_hidden_states_that_were_given():
-    states, pooled = normal(0, 2, 3, 4), normal(1, 2, 6)
-
-    def found(**arrays):
-        roles = {f"input.{name}": x for name, x in arrays.items()}
-        return prompt_arrays._given(context_of({"inputs.000": roles}), "cond")
-
-    for more in ({}, {"pooled_prompt_embeds": pooled}):
-        got = found(prompt_embeds=states, **more)
-        assert [np.array_equal(x.states, y) for x, y in zip(got, states, strict=True)] == [True] * 2
-        right = pooled if more else (None, None)
-        assert all(np.array_equal(x.pooled, y) for x, y in zip(got, right, strict=True))
-    assert found(pooled_prompt_embeds=pooled) is None
-
-
-def test_zeros_stand_for_an_encoder_in_the_length_that_was_asked_for():
-    states = np.concatenate([normal(0, 3, 4), np.zeros((2, 4))])
-
-    def cut(length, asked=3, states=states):
-        return prompt_arrays._without_zeros(states, length, {"max_sequence_length": asked})
-
-    assert np.array_equal(cut(3), states[:3]) and np.array_equal(cut(4), states[:4])
-    assert np.array_equal(cut(7), np.concatenate([states, np.zeros((2, 4))]))
-    for same in (cut(5), cut(0), cut(3, None), cut(2), cut(3, states=normal(1, 5, 4))):
-        assert len(same) == 5
-    assert prompt_arrays._without_zeros(states, 3, {}) is states
 
 
 def test_prompts_that_cannot_be_tokenized_leave_a_note(monkeypatch):

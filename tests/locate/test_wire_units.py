@@ -23,7 +23,7 @@ from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.hints import _encoded, judge_hint
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
-from ldmref.locate.pipeline.prompt_arrays import PromptArrays, _zeros
+from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.recorded_step import from_path, to_path
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
@@ -398,20 +398,6 @@ def test_what_is_drawn_from_an_encoder():
 
 
 # -- what is given --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("negative", "model_output", "zeros"),
-    [(None, True, True), ("", True, False), ("", False, True), ("x", False, False)],
-)
-def test_negative_sides_that_are_zero(negative, model_output, zeros):
-    role = "input.model_output" if model_output else "input.x"
-    context = context_of({"sampler.000": {role: X}})
-    config = SimpleNamespace(zero_empty_negative=True)
-    run = SimpleNamespace(model=SimpleNamespace(config=config), is_diffusers=context.is_diffusers)
-    assert _zeros(run, {} if negative is None else {"negative_prompt": negative}) == zeros
-    config.zero_empty_negative = False
-    assert not _zeros(run, {})
 
 
 def test_words_of_texts_of_one_half():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.cases.golden_models import golden_model
+from ldmref.cases.golden_models import golden_config, golden_model
 from ldmref.cases.trace_runs import record_whole
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
@@ -53,8 +53,10 @@ def predict(family, arguments):
 
 
 def argument(family, content):
-    """Return the argument of a denoiser that has a content."""
-    inputs = run_of(family)[0].denoiser.inputs
+    """Return the argument of a denoiser that has a content; the tests are made by it."""
+    config = golden_config(family)
+    networks = {one.name: one for one in family_of(config).networks(config)}
+    inputs = networks[config.denoiser.network].inputs
     return next((x.argument for x in inputs if x.content == content), None)
 
 
