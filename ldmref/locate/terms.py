@@ -252,6 +252,10 @@ def follow_in_terms(
     def count_faults(followed: FollowedTerms[Result]) -> tuple[int, int]:
         return count(followed.result)
 
+    def count_unexplained(followed: FollowedTerms[Result]) -> tuple[int, int]:
+        faults, unexplained = count_faults(followed)
+        return unexplained, faults
+
     layouts = _list_layouts(terms, call)
     best = run(set(), layouts[0])
     for layout in layouts[1:]:
@@ -263,7 +267,7 @@ def follow_in_terms(
     if order is not None and any(count_faults(best)):  # the tokens may have another number here
         other = run(set(), layout, (ORDER,))
         if ORDER in other.adopted and other.adopted[ORDER].text == order.text:
-            best = min(best, other, key=count_faults)
+            best = min(other, best, key=count_unexplained)  # a wrong order hides faults
     added = best.adopted.keys() - terms.adopted.keys() - layout.keys()
     if added and any(count_faults(best)):
         without: Iterator[set[str]] = chain(({one} for one in sorted(added)), (set(added),))

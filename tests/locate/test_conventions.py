@@ -12,8 +12,11 @@ import pytest
 from numpy_ports import SIZES, make_model, run_port
 
 from ldmref.locate import diff_traces
+from ldmref.locate.conventions import ORDER, Convention
+from ldmref.locate.terms import PortTerms, TermsFound, follow_in_terms
 from ldmref.math import timestep_embedding
 from ldmref.trace import build_trace
+from ldmref.trace.calls import TraceCall
 
 TOKENS = 5  # of a text
 SHORT = [1, 1, 1, 0, 0]
@@ -153,6 +156,26 @@ def test_tokens_in_the_other_order_are_equal_in_texts_of_several_lengths(monkeyp
         joined = x.ndim in (3, 4) and x.shape[-2] == 96 and "//" not in key
         tensors[key.replace(".000", ".001", 1)] = np.roll(x, -32, axis=-2) if joined else x
     assert_equal(judge(model, tensors), "text first")
+
+
+def test_an_order_that_hides_faults_is_not_the_better_one():
+    """An order known from tokens of another number leaves one fault without a cause, of fewer."""
+    orders = [
+        Convention(ORDER, "text first", np.asarray, lambda *_: False, length) for length in (64, 96)
+    ]
+    faults = {64: (3, 1), 96: (4, 0)}  # by length: all, and those without a cause
+    model = model_of("z-image-tiny")
+    call = TraceCall("transformer.003")
+    port = build_trace({"transformer.003/layers.0/output": np.zeros((1, 1, 1), np.float32)})
+    terms = PortTerms().of_call(port, model, call, ())
+    terms.adopted[ORDER] = orders[0]
+
+    def follow(port, seen):
+        if ORDER not in seen.adopted:
+            raise TermsFound(orders[1])
+        return seen.adopted[ORDER].length
+
+    assert follow_in_terms(terms, port, call, follow, faults.__getitem__) == 96
 
 
 def test_the_layer_after_tokens_in_the_other_order_is_judged():
