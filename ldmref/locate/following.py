@@ -109,6 +109,8 @@ class LayerFollower:
         self.collected: dict[str, list[dict[str, np.ndarray]]] = {}
         self.turned: set[str] = set()
         self._trial: Trial | None = None  # of the part that is computed again
+        # By their identity, inputs of parts that were not recorded: they, and in the port's format.
+        self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     # -- what the kinds of runs say ---------------------------------------------------------------
 
@@ -448,8 +450,9 @@ class LayerFollower:
         itself = not point.role and point.call.name == frame.name
         trial = Trial("" if itself else point.call.name, point.role, changes or {}, low, free)
         try:
+            made = self._inputs_of(frame) if low else frame.inputs
             with self._repeating(frame, trial), np.errstate(all="ignore"):
-                inputs = self._cast({**frame.inputs, **(arguments or {})})
+                inputs = self._cast({**made, **(arguments or {})})
                 if itself and not point.call.composite:
                     change = trial.changes.get(point.call.name, compute_as_is)
                     own = self._cast(self.parameters(point.call))
@@ -466,6 +469,34 @@ class LayerFollower:
         if not isinstance(part, np.ndarray):
             return None
         return np.asarray(self.as_recorded(point.call, part), np.float64)
+
+    def _inputs_of(self, frame: Frame) -> dict[str, np.ndarray]:
+        """Return the inputs of a part, those not recorded as the port's format makes them.
+
+        A port rounds them before the part begins, and by more than the part does: the angles of
+        rotations by |angle| units, modulations by what the embedding of the time does.
+        """
+        found = dict(frame.inputs)
+        if frame.outer is None:
+            return found
+        for role in frame.computed:
+            x = found[role]
+            if id(x) not in self._made:
+                self._made[id(x)] = x, self._make_input(frame.outer, frame.name, role, x)
+            found[role] = self._made[id(x)][1]
+        return found
+
+    def _make_input(self, outer: Frame, name: str, role: str, x: np.ndarray) -> np.ndarray:
+        """Return an input of a layer as a part around it makes it in the port's format."""
+        inputs = self._inputs_of(outer)
+        try:
+            with self._repeating(outer, Trial(name, role, {}, True, False)):
+                outer.compute(self._cast(inputs))
+        except TargetReached as reached:
+            return reached.parts
+        except FAILS:
+            pass
+        return x
 
     def _end_at_input(self, call: LayerCall) -> None:
         """End the part that is computed again if it ends at an input of a layer.
