@@ -36,7 +36,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace
+from ldmref.trace.model import Trace, without_own_arguments
 
 MAX_LISTED = 5
 AFTER_OWN = "it follows an attention that ldmref does not have, whose output was not recorded"
@@ -97,6 +97,7 @@ def diff_traces(
     [('unet.000/conv_in', 'differs')]
     """
     original = None if model is None else ModelOriginal(model, controlnets, guide)
+    port = without_own_arguments(port)
     if model is not None:
         port = name_as_makers(name_numbered(port, networks_of_run(model.config)), model)
     return compare(port, original, reference, dtype, progress)

@@ -109,8 +109,8 @@ class LayerFollower:
         self.collected: dict[str, list[dict[str, np.ndarray]]] = {}
         self.turned: set[str] = set()
         self._trial: Trial | None = None  # of the part that is computed again
-        # By their identity, inputs of parts that were not recorded: they, and in the port's format.
-        self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # By their identity and a format, inputs of parts that were not recorded: they, and in it.
+        self._made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
 
     # -- what the kinds of runs say ---------------------------------------------------------------
 
@@ -430,6 +430,7 @@ class LayerFollower:
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
         free: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again.
 
@@ -439,6 +440,7 @@ class LayerFollower:
             arguments: Other inputs of the part that is computed again.
             low: Whether to compute in the port's number format.
             free: Whether recorded layers are also computed again.
+            exact: Whether inputs of the part that were not recorded are not rounded before it.
 
         Returns:
             The array, float64. None: it was not reached.
@@ -450,7 +452,7 @@ class LayerFollower:
         itself = not point.role and point.call.name == frame.name
         trial = Trial("" if itself else point.call.name, point.role, changes or {}, low, free)
         try:
-            made = self._inputs_of(frame) if low else frame.inputs
+            made = self._inputs_of(frame) if low and not exact else frame.inputs
             with self._repeating(frame, trial), np.errstate(all="ignore"):
                 inputs = self._cast({**made, **(arguments or {})})
                 if itself and not point.call.composite:
@@ -481,9 +483,10 @@ class LayerFollower:
             return found
         for role in frame.computed:
             x = found[role]
-            if id(x) not in self._made:
-                self._made[id(x)] = x, self._make_input(frame.outer, frame.name, role, x)
-            found[role] = self._made[id(x)][1]
+            key = id(x), self.dtype_of_port
+            if key not in self._made:
+                self._made[key] = x, self._make_input(frame.outer, frame.name, role, x)
+            found[role] = self._made[key][1]
         return found
 
     def _make_input(self, outer: Frame, name: str, role: str, x: np.ndarray) -> np.ndarray:
@@ -535,6 +538,19 @@ class LayerFollower:
 def compute_as_is(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Any:
     """Compute an operation without a change."""
     return call.compute(inputs)
+
+
+def made_before(
+    used: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Return the roles of a layer's inputs of floats for which no recorded array is used.
+
+    Args:
+        used: The inputs with which it is computed.
+        inputs: Those that the run has.
+    """
+    floats = (role for role, x in used.items() if np.asarray(x).dtype.kind == "f")
+    return tuple(role for role in floats if used[role] is inputs[role])
 
 
 def numbered(base: str, number: int) -> str:

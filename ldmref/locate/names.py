@@ -36,7 +36,7 @@ ACTIVATIONS = ("silu", "gelu", "quick_gelu", "gelu_tanh", "act_mlp", "act")
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 OF_HEADED = "model."  # before the layers of a language model that has a head
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
-    "emb": ("temb", "conditioning_embedding"),
+    "emb": ("temb", "conditioning_embedding", "adaln_input"),
     "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
     "modulation": ("temb_mod", "temb"),

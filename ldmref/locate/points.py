@@ -149,6 +149,7 @@ class FollowedRun(Protocol):
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
         free: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again, with changes or in the port's number format."""
         ...

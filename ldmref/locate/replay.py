@@ -18,6 +18,7 @@ from ldmref.locate.following import (
     LayerFollower,
     TargetReached,
     compute_as_is,
+    made_before,
 )
 from ldmref.locate.names import (
     find_layer,
@@ -296,8 +297,7 @@ class Replay(LayerFollower, NamedBackend):
             inputs: The inputs with which it is computed.
             outer: The part that made those of its inputs that were not recorded.
         """
-        floats = (role for role, x in inputs.items() if np.asarray(x).dtype.kind == "f")
-        computed = tuple(role for role in floats if inputs[role] is call.inputs[role])
+        computed = made_before(inputs, call.inputs)
         seen, scope = self._seen.copy(), self._scope[:]
         return Frame(call.name, call.compute, inputs, seen, scope, outer, computed)
 
@@ -318,12 +318,12 @@ class Replay(LayerFollower, NamedBackend):
     @contextmanager
     def in_format(self, dtype: str) -> Iterator[None]:
         """Compute repeated runs in another number format than the port's."""
-        saved = self.low, self.dtype_of_port, self._made
-        self.low, self.dtype_of_port, self._made = Rounding(dtype), dtype, {}
+        saved = self.low, self.dtype_of_port
+        self.low, self.dtype_of_port = Rounding(dtype), dtype
         try:
             yield
         finally:
-            self.low, self.dtype_of_port, self._made = saved
+            self.low, self.dtype_of_port = saved
 
     @contextmanager
     def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
