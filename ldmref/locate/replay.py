@@ -9,11 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.locate.faults.attention import without_mask
 from ldmref.locate.following import (
     LayerFollower,
     TargetReached,
@@ -76,6 +78,7 @@ class Replay(LayerFollower, NamedBackend):
         self.low = Rounding(dtype)
         self.reads = reads
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
+        self.unmasked = False  # whether attention reads the padding
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -142,6 +145,9 @@ class Replay(LayerFollower, NamedBackend):
 
     def visit(self, call: LayerCall) -> Any:
         """Observe a layer, and return its recorded output if there is one."""
+        bias = call.inputs.get("bias") if call.kind == "attention" and self.unmasked else None
+        if bias is not None:
+            call = replace(call, inputs={**call.inputs, "bias": without_mask(bias)})
         if self._trial is not None:
             return self._visit_again(call, self._trial)
         if self.reads is not None:
@@ -446,6 +452,7 @@ def replay_network(
     padding: PaddingRows | None = None,
     reads: RunReads | None = None,
     foreign: Iterable[str] = (),
+    unmasked: bool = False,
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -459,10 +466,12 @@ def replay_network(
         padding: The rows that are padding. None: there are none.
         reads: Where is noted what the network reads. None: nowhere.
         foreign: Layers of the port that compute something else, and are not judged.
+        unmasked: Whether no attention has the mask of its padding.
     """
     replay = Replay(port, call, dtype, observer, padding, reads)
     replay.visited = visited
     replay.foreign = (*foreign,)
+    replay.unmasked = unmasked
     try:
         with np.errstate(all="ignore"):
             replay.run(network.network, network.params, network.arguments)
