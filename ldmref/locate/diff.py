@@ -286,16 +286,16 @@ def _replay_in_terms(
     faults, unexplained = _count_faults(found)
     best = found, known.rows, []
     others = [
-        (describe_unfilled(call, layers), partial(follow, model=other))
+        (describe_unfilled(call, layers), partial(follow, model=other), LESS)
         for layers, other in (terms.unfilled.find(model, call) if unexplained else ())
     ]
     padded = found.network is not None and padding.find(model, found.network)
     if padded and may_lack_mask(found.judge.rows):
-        others.append((describe_unmasked(call), partial(follow, unmasked=True)))
-    for said, other in others:
+        others.append((describe_unmasked(call), partial(follow, unmasked=True), 1))
+    for said, other, less in others:
         known.rows = {**before}
         changed = follow_in_terms(known, port, call, other, _count_faults)
-        few = _count_faults(changed)[0] <= faults / LESS
+        few = _count_faults(changed)[0] <= faults / less
         if few and _count_faults(changed) < _count_faults(best[0]):
             best = changed, known.rows, said
     found, known.rows, said = best

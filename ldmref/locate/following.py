@@ -284,8 +284,10 @@ class LayerFollower:
             point = self._point(call, entry, role, seen, recorded, {}, frame, suspects, 0)
             used = self._judge(point)
             self._mark(entry, call, role)
-            if seen is not computed:  # nobody can turn what was recorded
-                continue
+            if seen is not computed:
+                if not _is_spread(seen, computed) or used.shape != seen.shape:
+                    continue  # nobody can turn what was recorded
+                used = np.broadcast_to(used, computed.shape)
             made = inputs[role] = used.astype(
                 np.float64 if np.asarray(computed).dtype.kind == "f" else np.int64
             )
@@ -538,6 +540,15 @@ class LayerFollower:
 def compute_as_is(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Any:
     """Compute an operation without a change."""
     return call.compute(inputs)
+
+
+def _is_spread(x: np.ndarray, whole: np.ndarray) -> bool:
+    """Return whether an array has the numbers of another one whose rows along an axis are alike."""
+    if x.ndim != whole.ndim or any(
+        a not in (1, b) for a, b in zip(x.shape, whole.shape, strict=True)
+    ):
+        return False
+    return bool(np.array_equal(np.broadcast_to(x, whole.shape), whole))
 
 
 def made_before(

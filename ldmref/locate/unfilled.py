@@ -66,7 +66,7 @@ def describe_unfilled(call: TraceCall, layers: tuple[str, ...]) -> list[Row]:
 def may_lack_mask(rows: Iterable[Row]) -> bool:
     """Return whether rows have faults without a cause, or several layers without their mask."""
     faults = [row for row in rows if row.verdict == DIFFERS]
-    masks = sum(row.cause.startswith(OF_ATTENTION) for row in faults)
+    masks = sum(OF_ATTENTION in row.cause for row in faults)
     return masks > 1 or any(not row.cause for row in faults)
 
 
