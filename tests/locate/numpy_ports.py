@@ -16,7 +16,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.trace import tensor_name
 
-SIZES = {"batch": 2, "timesteps": 2, "height": 8, "width": 4, "tokens": 5, "references": 0}
+SIZES = {"batch": 2, "timesteps": 2, "height": 8, "width": 4, "tokens": 5}
 Change = Callable[[LayerCall, Mapping[str, Any]], Any]
 
 
