@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -19,7 +20,7 @@ from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.rotary import other_places
-from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS, ROTATIONS
+from ldmref.locate.faults.table import BETWEEN, BY_POSITIONS, IN_BLOCKS, ROTATIONS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
@@ -34,15 +35,17 @@ LARGE = 24  # operations in a part; in a larger one, a fault concerns all operat
 SMALL = 2**16  # numbers of an array of a part that is quickly computed again, as often as follows
 MAX_RERUNS_OF_SMALL = 1200
 LARGE_OF_SMALL = 64
+MOST_OF_BLOCK = 200  # operations of a block, written as those of torch; a network has more
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
 # Operations that share a table or a constant: a fault concerns all of them or one.
 TOGETHER = (
-    "rotate", "rotate_halves", "power", "polar", "sine", "cosine", "repeat_each", "masked",
+    *ROTATIONS, "power", "polar", "sine", "cosine", "repeat_each", "masked",
 )  # fmt: skip
 SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
+OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
 OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
 HINT = "nearest to {}, which leaves {:.2g}"
@@ -85,6 +88,11 @@ class _Wrong:
         """Return whether an error is rounding, by the floor of the right part or of a wrong one."""
         return explains(left, self.error, allowed_error(max(self.floor, floor)))
 
+    @cached_property
+    def residual(self) -> Cause:
+        """The tokens that were not added, or added twice."""
+        return _find_residual(self)
+
     def noise_of(self, hypothesis: Hypothesis) -> float:
         """Return the noise floor of a part with a fault, which may be larger than without it."""
         exact = hypothesis.compute(self.replay, self.point)
@@ -121,7 +129,7 @@ def diagnose(
     alike = AlikeLayers() if alike is None else alike
     wrong = _Wrong(replay, point, recorded, error, floor, alike)
     term = Cause()  # that a norm's output is not added, or not rotated
-    for find in (_find_identity, _find_residual, _find_term):
+    for find in (_find_identity, lambda one: one.residual, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
             return found
@@ -129,7 +137,10 @@ def diagnose(
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
     if usual:
-        found = _explain_by_fault(wrong, _try_known_faults(wrong, usual), certain)
+        tried = _try_known_faults(wrong, usual)
+        if _is_block(point):
+            tried += _try_known_faults(wrong, usual, each=True)
+        found = _explain_by_fault(wrong, tried, certain)
         if found.cause:
             return found
     if not alike.tries(kind):
@@ -138,6 +149,9 @@ def diagnose(
         return found if found.cause or not certain else _find_weights(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
+    if not found.cause and certain and _is_block(point):
+        tried += _try_known_faults(wrong, each=True)
+        found = _explain_by_fault(wrong, tried, certain)
     found = found if found.cause else term
     found = found if found.cause else _find_other_residual(wrong)
     found = found if found.cause else _find_layout(wrong)
@@ -172,8 +186,7 @@ def _find_identity(wrong: _Wrong) -> Cause:
         if wrong.is_explained(left):
             if text in ("its input", f"the input of {point.call.name}"):
                 return Cause(SKIPPED.format(point.call.name), left)
-            residual = _find_residual(wrong)
-            return residual if residual.cause else Cause(f"equals {text}", left)
+            return wrong.residual if wrong.residual.cause else Cause(f"equals {text}", left)
     return Cause()
 
 
@@ -327,13 +340,20 @@ def _find_weights(wrong: _Wrong) -> Cause:
     return Cause(found.text, left) if wrong.is_explained(left) else Cause()
 
 
-def _try_known_faults(wrong: _Wrong, words: str = "") -> list[Tried]:
-    """Compute the part with every known fault, or with those of these words alone."""
+def _try_known_faults(wrong: _Wrong, words: str = "", each: bool = False) -> list[Tried]:
+    """Compute the part with every known fault, or with those of these words alone.
+
+    Args:
+        wrong: The array that is wrong.
+        words: The fault in words without numbers. "": any.
+        each: Whether to change each operation of a large part alone, and nothing else.
+    """
     point = wrong.point
     tried = []
     right = sample(point.computed)
     most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
-    for hypothesis in islice(_hypotheses(wrong.replay, point), most):
+    hypotheses = _hypotheses_of_each(wrong.replay, point) if each else None
+    for hypothesis in islice(hypotheses or _hypotheses(wrong.replay, point), most):
         if words and without_numbers(hypothesis.text) != words:
             continue
         result = hypothesis.compute(wrong.replay, point)
@@ -440,6 +460,16 @@ def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
         yield Hypothesis(text, changes)
 
 
+def _hypotheses_of_each(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
+    """Yield the known faults of each operation of a part, and of those that are called again."""
+    groups: dict[tuple[str, str], list[LayerCall]] = {}
+    for call in point.suspects:
+        groups.setdefault((call.kind, call.name), []).append(call)
+    for found in (_called_again(point.suspects), groups):
+        for text, changes in _changes_of(replay, point, found):
+            yield Hypothesis(text, changes)
+
+
 def _changes(
     replay: FollowedRun, point: Point
 ) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
@@ -491,7 +521,7 @@ def _changes_of(
         alone = _name_alone(first) if name else ""
         for variant in _variants(replay, first):
             where = f"{alone} in {name}" if name not in ("", point.call.name) else ""
-            where = f" in all {KINDS.get(kind, kind)}" if not name and len(calls) > 1 else where
+            where = f" in all {OF_KIND.get(kind, kind)}" if not name and len(calls) > 1 else where
             yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
 
 
@@ -504,7 +534,7 @@ def _name_alone(call: LayerCall) -> str:
 
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     mask = replay.arguments.get("mask")
-    if call.kind in ROTATIONS and isinstance(mask, np.ndarray):
+    if call.kind in BY_POSITIONS and isinstance(mask, np.ndarray):
         yield from other_places(call, mask)
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
@@ -528,6 +558,11 @@ def _is_small(point: Point) -> bool:
 def _is_large(point: Point) -> bool:
     """Return whether a part has too many operations to change each alone."""
     return len(point.suspects) > (LARGE_OF_SMALL if _is_small(point) else LARGE)
+
+
+def _is_block(point: Point) -> bool:
+    """Return whether a large part is a block, whose operations are few enough to change each."""
+    return _is_large(point) and len(point.suspects) <= MOST_OF_BLOCK
 
 
 def _nearby(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray]]:

@@ -30,13 +30,18 @@ from ldmref.locate.preflight import unlike_ours
 from ldmref.locate.replay import replay_network
 from ldmref.locate.rows import is_within
 from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
-from ldmref.locate.unfilled import LESS, describe_unfilled
+from ldmref.locate.unfilled import (
+    LESS,
+    describe_unfilled,
+    describe_unmasked,
+    may_lack_mask,
+)
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace
+from ldmref.trace.model import Trace, without_own_arguments
 
 MAX_LISTED = 5
 AFTER_OWN = "it follows an attention that ldmref does not have, whose output was not recorded"
@@ -97,6 +102,7 @@ def diff_traces(
     [('unet.000/conv_in', 'differs')]
     """
     original = None if model is None else ModelOriginal(model, controlnets, guide)
+    port = without_own_arguments(port)
     if model is not None:
         port = name_as_makers(name_numbered(port, networks_of_run(model.config)), model)
     return compare(port, original, reference, dtype, progress)
@@ -269,22 +275,31 @@ def _replay_in_terms(
     if terms is None:
         return _replay(port, model, call, dtype, controlnets, padding)
 
-    def follow(turned: Trace, seen: TermsObserver, model: LatentDiffusion = model) -> ReplayedCall:
-        return _replay(turned, model, call, dtype, controlnets, padding, seen)
+    def follow(
+        turned: Trace, seen: TermsObserver, model: LatentDiffusion = model, unmasked: bool = False
+    ) -> ReplayedCall:
+        return _replay(turned, model, call, dtype, controlnets, padding, seen, unmasked)
 
     known = terms.of_call(port, model, call, controlnets)
     before = {**known.rows}
     found = follow_in_terms(known, port, call, follow, _count_faults)
     faults, unexplained = _count_faults(found)
-    best = found, known.rows, ()
-    for layers, other in terms.unfilled.find(model, call) if unexplained else ():
+    best = found, known.rows, []
+    others = [
+        (describe_unfilled(call, layers), partial(follow, model=other), LESS)
+        for layers, other in (terms.unfilled.find(model, call) if unexplained else ())
+    ]
+    padded = found.network is not None and padding.find(model, found.network)
+    if padded and may_lack_mask(found.judge.rows):
+        others.append((describe_unmasked(call), partial(follow, unmasked=True), 1))
+    for said, other, less in others:
         known.rows = {**before}
-        unfilled = follow_in_terms(known, port, call, partial(follow, model=other), _count_faults)
-        few = _count_faults(unfilled)[0] <= faults / LESS
-        if few and _count_faults(unfilled) < _count_faults(best[0]):
-            best = unfilled, known.rows, layers
-    found, known.rows, layers = best
-    found.judge.rows[:0] = describe_unfilled(call, layers)
+        changed = follow_in_terms(known, port, call, other, _count_faults)
+        few = _count_faults(changed)[0] <= faults / less
+        if few and _count_faults(changed) < _count_faults(best[0]):
+            best = changed, known.rows, said
+    found, known.rows, said = best
+    found.judge.rows[:0] = said
     if found.masks:
         known.masks[call] = found.masks
     return found
@@ -298,11 +313,12 @@ def _replay(
     controlnets: Sequence[ControlNet],
     padding: PaddingFinder,
     terms: TermsObserver | None = None,
+    unmasked: bool = False,
 ) -> ReplayedCall:
     """Return the judge of a call, the layers that were computed, and why others were not.
 
-    If the recorded or assumed arrays do not fit each other, a second replay judges each layer that
-    is left by its own input.
+    If `unmasked`, no attention has the mask of its padding. If the recorded or assumed arrays do
+    not fit each other, a second replay judges each layer that is left by its own input.
     """
     found = ReplayedCall(Judge(call, dtype, terms))
     part = port
@@ -312,7 +328,8 @@ def _replay(
         if network is not None:
             found.network = network
             own = _own_attention(port, call)
-            follow = partial(_follow, part, call, dtype, padding.find(model, network), own)
+            rows = padding.find(model, network)
+            follow = partial(_follow, part, call, dtype, rows, own, unmasked)
             before = len(found.judge.rows)
             found.problem = follow(found.judge, found.visited, found.reads, network)
             again = partial(_rows_again, call, dtype, follow, terms)
@@ -337,12 +354,15 @@ def _follow(
     dtype: str,
     padding: PaddingRows,
     foreign: Iterable[str],
+    unmasked: bool,
     judge: PointObserver,
     visited: set[str],
     reads: RunReads,
     network: RecordedNetwork,
 ) -> str:
-    return replay_network(network, port, call, dtype, judge, visited, padding, reads, foreign)
+    return replay_network(
+        network, port, call, dtype, judge, visited, padding, reads, foreign, unmasked
+    )
 
 
 def _watch(follow: Callable[..., str], observer: PointObserver, network: RecordedNetwork) -> str:

@@ -109,6 +109,8 @@ class LayerFollower:
         self.collected: dict[str, list[dict[str, np.ndarray]]] = {}
         self.turned: set[str] = set()
         self._trial: Trial | None = None  # of the part that is computed again
+        # By their identity and a format, inputs of parts that were not recorded: they, and in it.
+        self._made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
 
     # -- what the kinds of runs say ---------------------------------------------------------------
 
@@ -282,8 +284,10 @@ class LayerFollower:
             point = self._point(call, entry, role, seen, recorded, {}, frame, suspects, 0)
             used = self._judge(point)
             self._mark(entry, call, role)
-            if seen is not computed:  # nobody can turn what was recorded
-                continue
+            if seen is not computed:
+                if not _is_spread(seen, computed) or used.shape != seen.shape:
+                    continue  # nobody can turn what was recorded
+                used = np.broadcast_to(used, computed.shape)
             made = inputs[role] = used.astype(
                 np.float64 if np.asarray(computed).dtype.kind == "f" else np.int64
             )
@@ -428,6 +432,7 @@ class LayerFollower:
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
         free: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again.
 
@@ -437,6 +442,7 @@ class LayerFollower:
             arguments: Other inputs of the part that is computed again.
             low: Whether to compute in the port's number format.
             free: Whether recorded layers are also computed again.
+            exact: Whether inputs of the part that were not recorded are not rounded before it.
 
         Returns:
             The array, float64. None: it was not reached.
@@ -448,8 +454,9 @@ class LayerFollower:
         itself = not point.role and point.call.name == frame.name
         trial = Trial("" if itself else point.call.name, point.role, changes or {}, low, free)
         try:
+            made = self._inputs_of(frame) if low and not exact else frame.inputs
             with self._repeating(frame, trial), np.errstate(all="ignore"):
-                inputs = self._cast({**frame.inputs, **(arguments or {})})
+                inputs = self._cast({**made, **(arguments or {})})
                 if itself and not point.call.composite:
                     change = trial.changes.get(point.call.name, compute_as_is)
                     own = self._cast(self.parameters(point.call))
@@ -466,6 +473,35 @@ class LayerFollower:
         if not isinstance(part, np.ndarray):
             return None
         return np.asarray(self.as_recorded(point.call, part), np.float64)
+
+    def _inputs_of(self, frame: Frame) -> dict[str, np.ndarray]:
+        """Return the inputs of a part, those not recorded as the port's format makes them.
+
+        A port rounds them before the part begins, and by more than the part does: the angles of
+        rotations by |angle| units, modulations by what the embedding of the time does.
+        """
+        found = dict(frame.inputs)
+        if frame.outer is None:
+            return found
+        for role in frame.computed:
+            x = found[role]
+            key = id(x), self.dtype_of_port
+            if key not in self._made:
+                self._made[key] = x, self._make_input(frame.outer, frame.name, role, x)
+            found[role] = self._made[key][1]
+        return found
+
+    def _make_input(self, outer: Frame, name: str, role: str, x: np.ndarray) -> np.ndarray:
+        """Return an input of a layer as a part around it makes it in the port's format."""
+        inputs = self._inputs_of(outer)
+        try:
+            with self._repeating(outer, Trial(name, role, {}, True, False)):
+                outer.compute(self._cast(inputs))
+        except TargetReached as reached:
+            return reached.parts
+        except FAILS:
+            pass
+        return x
 
     def _end_at_input(self, call: LayerCall) -> None:
         """End the part that is computed again if it ends at an input of a layer.
@@ -504,6 +540,28 @@ class LayerFollower:
 def compute_as_is(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Any:
     """Compute an operation without a change."""
     return call.compute(inputs)
+
+
+def _is_spread(x: np.ndarray, whole: np.ndarray) -> bool:
+    """Return whether an array has the numbers of another one whose rows along an axis are alike."""
+    if x.ndim != whole.ndim or any(
+        a not in (1, b) for a, b in zip(x.shape, whole.shape, strict=True)
+    ):
+        return False
+    return bool(np.array_equal(np.broadcast_to(x, whole.shape), whole))
+
+
+def made_before(
+    used: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Return the roles of a layer's inputs of floats for which no recorded array is used.
+
+    Args:
+        used: The inputs with which it is computed.
+        inputs: Those that the run has.
+    """
+    floats = (role for role, x in used.items() if np.asarray(x).dtype.kind == "f")
+    return tuple(role for role in floats if used[role] is inputs[role])
 
 
 def numbered(base: str, number: int) -> str:

@@ -201,7 +201,7 @@ class Judge:
         bound = CERTAIN * floor if bound is None else bound
         judged = replace(row, allowed=limit, floor=floor, bound=bound)
         if row.error <= limit:
-            return judged
+            return self._judge_rounded(replay, point, judged)
         certain = row.error > max(limit, bound) and not overflows
         found = diagnose(replay, point, row.error, floor, certain, alike=self.alike)
         if overflows and not found.cause:
@@ -209,6 +209,20 @@ class Judge:
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):
             return replace(judged, verdict=NOISY)
         return self._blame(judged, found)
+
+    def _judge_rounded(self, replay: FollowedRun, point: Point, row: Row) -> Row:
+        """Judge an error that rounding of the inputs of a part explains which were not recorded.
+
+        It is a fault if a cause leaves no more than rounding within the part.
+        """
+        if point.frame.outer is None or not point.frame.computed:
+            return row
+        floor = noise_floor(self._floor(replay, point, exact=True), self._epsilon(point))
+        if row.error <= allowed_error(floor):
+            return row
+        found = diagnose(replay, point, row.error, floor, alike=self.alike)
+        tight = replace(row, allowed=allowed_error(floor), floor=floor)
+        return self._blame(tight, found) if found.cause else row
 
     def _judge_small(self, replay: FollowedRun, point: Point, row: Row) -> Row:
         """Judge an error that has the size of rounding by its pattern, in the narrow formats."""
@@ -233,10 +247,12 @@ class Judge:
         replay: FollowedRun,
         point: Point,
         arguments: Mapping[str, np.ndarray] = MappingProxyType({}),
+        exact: bool = False,
     ) -> float:
         """Return the error of ldmref in the port's number format; 0 if it cannot be computed.
 
-        With other arguments, it is that of the part that is computed from them.
+        With other arguments, it is that of the part that is computed from them; if `exact`, without
+        that of inputs which were not recorded.
         """
         computed = np.asarray(point.computed)
         if arguments:
@@ -244,7 +260,7 @@ class Judge:
             computed = computed if other is None else point.kept(other)
             low = replay.rerun(point, arguments=arguments, low=True)
         else:
-            low = replay.rerun(point, low=True)
+            low = replay.rerun(point, low=True, exact=exact)
         floor = 0.0 if low is None else relative_error(point.kept(low), computed)
         if point.role or point.call.composite or point.call.kind not in NORMS:
             return floor

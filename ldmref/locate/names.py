@@ -36,11 +36,14 @@ ACTIVATIONS = ("silu", "gelu", "quick_gelu", "gelu_tanh", "act_mlp", "act")
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 OF_HEADED = "model."  # before the layers of a language model that has a head
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
-    "emb": ("temb", "conditioning_embedding"),
+    "emb": ("temb", "conditioning_embedding", "adaln_input"),
     "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
-    "modulation": ("temb_mod",),
+    "modulation": ("temb_mod", "temb"),
     "text_modulation": ("temb_mod_context",),
+    "rows": ("modulation", "temb_mod"),
+    "of_image": ("temb_mod_img",),
+    "of_text": ("temb_mod_txt",),
     "ids": ("input_ids",),
     "input": ("hidden_states", "sample", "latent", "x", "timestep", "0"),
 }

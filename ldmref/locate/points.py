@@ -21,13 +21,24 @@ PaddingRows = Mapping[tuple[str, str, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Frame:
-    """A layer of several operations, or the whole network, that can be run again."""
+    """A layer of several operations, or the whole network, that can be run again.
+
+    Attributes:
+        name: The name of the layer; "" for the network.
+        compute: Computes it from inputs by role.
+        inputs: Its inputs by role.
+        seen, scope: The names that were given before it, and the layers around it.
+        outer: The part that computed those of its inputs that were not recorded. None: all were.
+        computed: The roles of these, which are as exact as a run in float64.
+    """
 
     name: str
     compute: Callable[[Mapping[str, np.ndarray]], Any] = field(repr=False)
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     seen: Counter[str] = field(repr=False)
     scope: list[Any] = field(repr=False)
+    outer: Frame | None = field(default=None, repr=False)
+    computed: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,7 @@ class FollowedRun(Protocol):
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
         free: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again, with changes or in the port's number format."""
         ...

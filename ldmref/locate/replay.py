@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.locate.faults.attention import without_mask
 from ldmref.locate.following import (
     LayerFollower,
     TargetReached,
     compute_as_is,
-    operation_frame,
+    made_before,
 )
 from ldmref.locate.names import (
     find_layer,
@@ -33,7 +35,7 @@ from ldmref.locate.names import (
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import Frame, PaddingRows, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
-from ldmref.locate.rotations import OF_OPERATIONS, make_tables, read_positions
+from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.locate.unvisited import RunReads
@@ -76,9 +78,7 @@ class Replay(LayerFollower, NamedBackend):
         self.low = Rounding(dtype)
         self.reads = reads
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
-        # The network's function, parameters and arguments. None: it is not known.
-        self.of_tables: tuple[Callable, Mapping[str, Any], Mapping[str, Any]] | None = None
-        self._tables: Mapping[str, dict[str, np.ndarray]] | None = None  # in the port's format
+        self.unmasked = False  # whether attention reads the padding
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -100,7 +100,6 @@ class Replay(LayerFollower, NamedBackend):
 
         whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
-        self.of_tables = function, params, arrays
         with self._inside(frame):
             self._around.append(frame)
             with self.observed(function.__name__):
@@ -146,6 +145,9 @@ class Replay(LayerFollower, NamedBackend):
 
     def visit(self, call: LayerCall) -> Any:
         """Observe a layer, and return its recorded output if there is one."""
+        bias = call.inputs.get("bias") if call.kind == "attention" and self.unmasked else None
+        if bias is not None:
+            call = replace(call, inputs={**call.inputs, "bias": without_mask(bias)})
         if self._trial is not None:
             return self._visit_again(call, self._trial)
         if self.reads is not None:
@@ -163,13 +165,13 @@ class Replay(LayerFollower, NamedBackend):
         if closed:
             self._close()
         if call.composite:
-            frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
+            frame = self._frame(call, inputs, self._frames[-1] if closed else None)
             with self._inside(frame) if closed else nullcontext():
                 self._around.append(frame)
                 result = self._finish(call.compute(inputs))
                 self._around.pop()
         else:
-            frame = operation_frame(call, inputs)
+            frame = self._frame(call, inputs, self._frames[-1] if closed else None)
             result = self._operate_exactly(call, inputs)
             self._pass(call, entry is not None)
         if entry is None:
@@ -255,7 +257,7 @@ class Replay(LayerFollower, NamedBackend):
     def _follow_inside(self, call: LayerCall) -> None:
         """Observe what was recorded within a layer that cannot be computed as a whole."""
         inputs = dict(call.inputs)
-        frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
+        frame = self._frame(call, inputs)
         self._around.append(frame)
         call.compute(inputs)
         self._around.pop()
@@ -264,7 +266,7 @@ class Replay(LayerFollower, NamedBackend):
         self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]
     ) -> None:
         """Judge the outputs of a layer from its recorded inputs alone."""
-        frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
+        frame = self._frame(call, inputs)
         self._pending, self._after = [] if call.composite else [call], ()
         with self._inside(frame):
             try:
@@ -291,6 +293,20 @@ class Replay(LayerFollower, NamedBackend):
 
         return self._visit_function(look_up, "embedding", {"table": table, "ids": ids})
 
+    def _frame(
+        self, call: LayerCall, inputs: Mapping[str, np.ndarray], outer: Frame | None = None
+    ) -> Frame:
+        """Return a layer as a part that can be run again.
+
+        Args:
+            call: The layer.
+            inputs: The inputs with which it is computed.
+            outer: The part that made those of its inputs that were not recorded.
+        """
+        computed = made_before(inputs, call.inputs)
+        seen, scope = self._seen.copy(), self._scope[:]
+        return Frame(call.name, call.compute, inputs, seen, scope, outer, computed)
+
     def _finish(self, result: object) -> Any:
         """Return an array in float64; other results as they are."""
         if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
@@ -308,12 +324,12 @@ class Replay(LayerFollower, NamedBackend):
     @contextmanager
     def in_format(self, dtype: str) -> Iterator[None]:
         """Compute repeated runs in another number format than the port's."""
-        saved = self.low, self.dtype_of_port, self._tables
-        self.low, self.dtype_of_port, self._tables = Rounding(dtype), dtype, None
+        saved = self.low, self.dtype_of_port
+        self.low, self.dtype_of_port = Rounding(dtype), dtype
         try:
             yield
         finally:
-            self.low, self.dtype_of_port, self._tables = saved
+            self.low, self.dtype_of_port = saved
 
     @contextmanager
     def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
@@ -358,8 +374,6 @@ class Replay(LayerFollower, NamedBackend):
             if forced is not None:
                 return self._cast({"": forced})[""]
         inputs = dict(call.inputs)
-        if trial.low and call.kind in OF_OPERATIONS:
-            inputs |= self._low_tables(call)
         if call.composite:
             result = call.compute(inputs)
         else:
@@ -382,16 +396,6 @@ class Replay(LayerFollower, NamedBackend):
             return False
         stream[...] = recorded
         return True
-
-    def _low_tables(self, call: LayerCall) -> Mapping[str, Any]:
-        """Return the tables of an operation as the network makes them in the port's format."""
-        own = {role: call.inputs[role] for role in OF_OPERATIONS[call.kind]}
-        if self._tables is None:
-            self._tables = {}
-            if self.of_tables is not None:
-                self._tables = make_tables(self.low.rounded, *self.of_tables)
-        found = self._tables.get(call.name, own)
-        return found if all(found[role].shape == x.shape for role, x in own.items()) else own
 
     def _forced(self, name: str, entry: TraceEntry) -> np.ndarray | None:
         """Return the output that the replay used downstream of a recorded layer."""
@@ -448,6 +452,7 @@ def replay_network(
     padding: PaddingRows | None = None,
     reads: RunReads | None = None,
     foreign: Iterable[str] = (),
+    unmasked: bool = False,
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -461,10 +466,12 @@ def replay_network(
         padding: The rows that are padding. None: there are none.
         reads: Where is noted what the network reads. None: nowhere.
         foreign: Layers of the port that compute something else, and are not judged.
+        unmasked: Whether no attention has the mask of its padding.
     """
     replay = Replay(port, call, dtype, observer, padding, reads)
     replay.visited = visited
     replay.foreign = (*foreign,)
+    replay.unmasked = unmasked
     try:
         with np.errstate(all="ignore"):
             replay.run(network.network, network.params, network.arguments)

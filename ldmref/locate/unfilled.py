@@ -1,14 +1,15 @@
-"""Ports without the learned tokens that fill up an image or a text: one fault, not one a layer.
+"""Ports all of whose layers read other tokens than they should: one fault, not one a layer.
 
 Z-Image fills up image and caption to multiples of 32 with learned tokens, which are read like all
-others. A port that leaves them out has other numbers in all layers; these are then compared with
-those of a network without such tokens.
+others; texts of a batch are padded, and a mask hides what pads them. A port that leaves out these
+tokens, or the mask, has other numbers in all layers; they are then compared with those of a network
+without them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ldmref.locate.findings import DIFFERS, WIRING, Row
@@ -16,6 +17,8 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 
 CAUSE = "the learned tokens that fill up what it reads are missing"
+NO_MASK = "the padding mask is missing: in all layers, tokens read the padding"
+OF_ATTENTION = "the padding mask is missing"  # the cause of one layer
 LESS = 2  # factor by which the network without them has fewer faults, to be that of the port
 
 
@@ -58,3 +61,15 @@ def describe_unfilled(call: TraceCall, layers: tuple[str, ...]) -> list[Row]:
         Row(call, layer, WIRING, error=float("inf"), verdict=DIFFERS, cause=CAUSE)
         for layer in layers
     ]
+
+
+def may_lack_mask(rows: Iterable[Row]) -> bool:
+    """Return whether rows have faults without a cause, or several layers without their mask."""
+    faults = [row for row in rows if row.verdict == DIFFERS]
+    masks = sum(OF_ATTENTION in row.cause for row in faults)
+    return masks > 1 or any(not row.cause for row in faults)
+
+
+def describe_unmasked(call: TraceCall) -> list[Row]:
+    """Return the row of a network whose layers read the padding."""
+    return [Row(call, "", WIRING, error=float("inf"), verdict=DIFFERS, cause=NO_MASK)]

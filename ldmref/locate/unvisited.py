@@ -23,7 +23,7 @@ from ldmref.locate.precision import EPSILONS, stored_unit
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Params, flatten
 from ldmref.models.transformer_layers import THETA, find_angles
-from ldmref.trace.calls import OF_MODULE, TraceCall
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 ROUNDINGS = 16.0  # units of the port's format by which a table may be off, and of the angle's
@@ -292,8 +292,7 @@ class _RecordedArrays:
     def __init__(self, port: Trace, call: TraceCall, visited: Collection[str]):
         self.port = port
         entries = [e for e in port.of_call(call) if e.layer in visited or not e.layer]
-        arrays = [pair for e in entries for pair in (*e.inputs.items(), *e.outputs.items())]
-        self.names = [name for role, name in arrays if not role.startswith(OF_MODULE)]
+        self.names = [x for e in entries for x in (*e.inputs.values(), *e.outputs.values())]
 
     def has(self, x: np.ndarray) -> bool:
         """Return whether an array has the numbers of one of them, or of channels of one."""

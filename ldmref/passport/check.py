@@ -34,7 +34,7 @@ from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
 from ldmref.passport.request import other_length, other_request
 from ldmref.passport.wires import wrong_inputs
-from ldmref.trace.model import Trace, TraceEntry, tensor_name
+from ldmref.trace.model import Trace, TraceEntry, tensor_name, without_own_arguments
 
 PASSES = "passes"
 OPTIONAL = ("", "vae.encode")  # what the host computes, and the encoder, which few ports have
@@ -154,7 +154,7 @@ def check_dump(
     run = kit.trace
     port = with_request(port, run)
     if not kit.networks:
-        port = name_numbered(port, networks_of_run(kit.config))
+        port = name_numbered(without_own_arguments(port), networks_of_run(kit.config))
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
     report = compare(judged_port, original, reference, dtype=dtype, progress=progress)

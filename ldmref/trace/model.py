@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import InputError
-from ldmref.trace.calls import TraceCall
+from ldmref.trace.calls import OF_MODULE, TraceCall
 
 NUMBERS = "biufc"  # kinds of the types of arrays
 UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
@@ -218,6 +218,30 @@ def build_trace(
     if missing:
         rest[MISSING] = missing
     return Trace(tensors, entries, rest, dict(kinds or {}), source)
+
+
+def without_own_arguments(trace: Trace) -> Trace:
+    """Return a trace without what modules were given beside ldmref's arguments of whole calls.
+
+    >>> x = np.ones(2)
+    >>> arrays = {"transformer.000//input.sample": x, "transformer.000//input.module.x": x}
+    >>> [entry.inputs for entry in without_own_arguments(build_trace(arrays)).entries]
+    [{'sample': 'transformer.000//input.sample'}]
+    """
+    changed = {}
+    for entry in trace.entries:
+        roles = (*entry.inputs, *entry.outputs) if not entry.layer else ()
+        if any(role.startswith(OF_MODULE) for role in roles):
+            inputs, outputs = map(_without_own, (entry.inputs, entry.outputs))
+            changed[entry.call] = replace(entry, inputs=inputs, outputs=outputs)
+    if not changed:
+        return trace
+    entries = (e if e.layer else changed.get(e.call, e) for e in trace.entries)
+    return replace(trace, entries=tuple(entries))
+
+
+def _without_own(roles: Mapping[str, str]) -> dict[str, str]:
+    return {role: name for role, name in roles.items() if not role.startswith(OF_MODULE)}
 
 
 def _require_numbers(tensors: Mapping[str, Any]) -> None:

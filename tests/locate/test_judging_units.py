@@ -37,7 +37,7 @@ def point_of(recorded, computed=RIGHT, role="", call=None, suspects=(), after=()
 def replay_of(low=0.0, **more):
     """Return a replay whose reruns in the port's format have a relative error of `low`."""
 
-    def rerun(point, changes=None, *, arguments=None, low=False, free=False):
+    def rerun(point, changes=None, *, arguments=None, low=False, free=False, exact=False):
         largest = np.max(np.abs(point.computed), initial=0.0)
         moved = np.array(point.computed, np.float64)
         if low and moved.size:

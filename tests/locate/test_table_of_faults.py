@@ -49,6 +49,7 @@ ORDER = {  # by operation
     ],
     "rotate": OF_ROTATIONS,
     "rotate_halves": OF_ROTATIONS,
+    "turn_pairs": ["rotary.other_waves"],
     "timestep_embedding": [
         "embedding.sine_first", "embedding.frequency_shift", "embedding.scaled_timestep",
         "embedding.other_period",

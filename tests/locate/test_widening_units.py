@@ -123,7 +123,7 @@ def repeated(monkeypatch, dtype, results, error=ValueError):
     """Return a run that gives results by format, None for exact ones, and what it computed."""
     formats_of_runs = []
 
-    def rerun(self, point, changes=None, *, arguments=None, low=False, free=False):
+    def rerun(self, point, changes=None, *, arguments=None, low=False, free=False, exact=False):
         form = self.dtype_of_port if low else None
         formats_of_runs.append(form)
         if form not in results:

@@ -251,7 +251,7 @@ SINGLE = {
     "chroma: the rotation backwards": case(
         "chroma", around("transformer_blocks.1.attn", lambda f, a, k: f(*a, **{
             **k, "image_rotary_emb": (k["image_rotary_emb"][0], -k["image_rotary_emb"][1])})),
-        "transformer_blocks.1.attn.attention", cause="subtracted",
+        "transformer_blocks.1.attn.attention", cause="the rotation has the other direction",
     ),
     "chroma: bias of the text's values": case(
         "chroma", parameter("transformer_blocks.0.attn.add_v_proj", "bias",

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.locate.faults.variants import BACKWARDS, Inputs, Variant
+
+ROUNDING = 1e-6  # of products, in float32
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -62,8 +64,27 @@ def missing_term(call: LayerCall) -> Iterator[Variant]:
     first, second = call.inputs
     yield Variant("the residual is missing: only its second term", lambda c, x: x[second])
     yield Variant("the residual is missing: only its first term", lambda c, x: x[first])
-    yield Variant("the second term is subtracted", lambda c, x: x[first] - x[second])
+    turns = is_rotation(call.inputs[first], call.inputs[second])
+    text = BACKWARDS if turns else "the second term is subtracted"
+    yield Variant(text, lambda c, x: x[first] - x[second])
     yield Variant("the second term is added twice", lambda c, x: x[first] + 2.0 * x[second])
     yield Variant(
         "the sum is divided by sqrt(2)", lambda c, x: (x[first] + x[second]) / math.sqrt(2.0)
     )
+
+
+def is_rotation(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether two terms are x cos(a) and the pairs of x across, times sin(a).
+
+    Their products then cancel in each pair, which is of neighbouring channels or of halves.
+
+    >>> x, a = np.array([3.0, 4.0]), 0.1
+    >>> is_rotation(x * np.cos(a), np.array([-4.0, 3.0]) * np.sin(a)), is_rotation(x, x)
+    (True, False)
+    """
+    if first.shape != second.shape or first.ndim == 0 or first.shape[-1] % 2:
+        return False
+    products = first * second
+    pairs = products[..., ::2] + products[..., 1::2], sum(np.split(products, 2, axis=-1))
+    largest = np.abs(products).max(initial=0.0)
+    return bool(largest) and any(np.abs(x).max() <= ROUNDING * largest for x in pairs)

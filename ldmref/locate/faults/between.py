@@ -14,7 +14,7 @@ from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
 from ldmref.locate.faults.embedding import ROUNDED, changed_times
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
@@ -154,3 +154,25 @@ def other_half(replay: FollowedRun, point: Point) -> Iterator[Given]:
         yield "gate and value are interleaved", even * exact_gelu(odd)
         text = "gate and value are interleaved, and GELU is applied to the value"
         yield text, exact_gelu(even) * odd
+
+
+def missing_residual(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield what a block returns whose tokens are not added before one of its inner norms."""
+    shape = np.shape(point.computed)
+    if point.role or not point.frame.name or len(shape) != 3:
+        return
+    streams = {role: x for role, x in point.frame.inputs.items() if np.shape(x) == shape}
+    for call in point.suspects:
+        inner = "norm" in call.name.rpartition(".")[2]
+        if not inner or np.shape(call.inputs.get("input")) != shape:
+            continue
+        for role, x in streams.items():
+            found = replay.rerun(point, {call.name: _without(x)})
+            if found is not None:
+                text = f"the residual is missing before {call.name}"
+                yield f"{text}: the input of {point.frame.name} ({role})", found - x
+
+
+def _without(stream: np.ndarray) -> OperationChange:
+    """Return a norm of what it reads less the tokens that were added."""
+    return lambda call, x: call.compute({**x, "input": x["input"] - stream})

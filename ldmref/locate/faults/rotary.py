@@ -1,4 +1,4 @@
-"""Known faults of rotary positions, `rotate` and `rotate_halves` of `models.transformer_layers`."""
+"""Known faults of rotary positions, of rotations of `models.transformer_layers`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.locate.faults.variants import BACKWARDS, Inputs, Variant
 from ldmref.locate.precision import round_to
 from ldmref.models.transformer_layers import THETA, find_angles, turn, turn_halves
 
@@ -47,7 +47,7 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
     angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         # Of queries and keys alike, rotations by -a and by pi/2 - a have the same scores, which
         # depend on the difference of two angles.
-        "the rotation has the other direction": lambda a: -a,
+        BACKWARDS: lambda a: -a,
         "sine and cosine are swapped in the rotation": lambda a: quarter - a,
         "the rotation is missing": np.zeros_like,
         "the angles of the rotation are rounded to bfloat16": lambda a: round_to(a, "bfloat16"),
@@ -55,6 +55,24 @@ def other_layout(call: LayerCall) -> Iterator[Variant]:
     }
     for text, change in angles.items():
         yield Variant(text, lambda c, x, f=change: _turn(c, x, f(_angles(c, x))))
+
+
+def other_waves(call: LayerCall) -> Iterator[Variant]:
+    """Yield rotations by cosines and sines in other directions, and of other pairs."""
+
+    def with_waves(text: str, change: Callable[[Inputs], dict]) -> Variant:
+        return Variant(text, lambda c, x: c.compute({**x, **change(x)}))
+
+    def halves(c: LayerCall, x: Inputs) -> np.ndarray:
+        pairs = np.stack(np.split(x["input"], 2, axis=-1), axis=-1).reshape(x["input"].shape)
+        y = c.compute({**x, "input": pairs})
+        return np.concatenate([y[..., ::2], y[..., 1::2]], axis=-1)
+
+    yield Variant("halves of a head are rotated instead of neighbouring channels", halves)
+    yield with_waves(BACKWARDS, lambda x: {"sin": -x["sin"]})
+    text = "sine and cosine are swapped in the rotation"
+    yield with_waves(text, lambda x: {"cos": x["sin"], "sin": x["cos"]})
+    yield Variant("the rotation is missing", lambda c, x: x["input"])
 
 
 def _turn_mixed(x: np.ndarray, angles: np.ndarray, halves: bool) -> np.ndarray:

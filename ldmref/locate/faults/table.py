@@ -33,7 +33,8 @@ from ldmref.locate.points import FollowedRun, Point
 
 NORMS = ("group_norm", "layer_norm")
 RMS = ("divide_by_rms",)
-ROTATIONS = ("rotate", "rotate_halves")
+BY_POSITIONS = ("rotate", "rotate_halves")
+ROTATIONS = (*BY_POSITIONS, "turn_pairs")
 PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh")
 
@@ -95,13 +96,14 @@ FAULTS = (
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
     Fault(("attention",), attention.other_bias, "TensorRT-LLM#1343, diffusers#12294"),
     Fault(("attention",), masks.other_masks, "masks of a batch of texts"),
-    Fault(ROTATIONS, rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
-    Fault(ROTATIONS, rotary.other_frequencies, "theta and axes of other models"),
+    Fault(BY_POSITIONS, rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
+    Fault(BY_POSITIONS, rotary.other_frequencies, "theta and axes of other models"),
     Fault(
-        ROTATIONS,
+        BY_POSITIONS,
         rotary.other_positions,
         "vllm-omni#4443, diffusion-4k#17, diffusers#13920, DiffSynth-Studio#753",
     ),
+    Fault(("turn_pairs",), rotary.other_waves, "flashinfer#3819, FastVideo#1321, candle#3520"),
     Fault(("timestep_embedding",), embedding.sine_first, "flip_sin_to_cos"),
     Fault(("timestep_embedding",), embedding.frequency_shift, "downscale_freq_shift"),
     Fault(("timestep_embedding",), embedding.scaled_timestep, "maxdiffusion#482"),
@@ -141,6 +143,7 @@ BETWEEN = (
     BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
     BetweenLayers(attention.tiled_arrays, "repeat of NumPy and PyTorch are not the same"),
     BetweenLayers(between.other_gate, "gates of what attention returns"),
+    BetweenLayers(between.missing_residual, "residual connections"),
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
     BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
     BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),

@@ -14,7 +14,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.norms import EPSILONS, SMALL
-from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+from ldmref.locate.faults.variants import BACKWARDS, Inputs, Variant, with_changes
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import round_to
 
@@ -59,7 +59,7 @@ def missing_factor(call: LayerCall) -> Iterator[Variant]:
         text = f"the {'second' if other == 'b' else 'first'} factor is missing"
         yield Variant(text, lambda c, x, role=role, other=other: _alone(x, role, other))
     if call.attributes.get("complex"):
-        text = "the rotation has the other direction"
+        text = BACKWARDS
         conjugate = np.array([1.0, -1.0])
         yield Variant(text, lambda c, x: c.compute({**x, "b": conjugate * x["b"]}))
         yield Variant("the rotation is missing", lambda c, x: x["input"])
@@ -105,7 +105,7 @@ def other_angles(call: LayerCall) -> Iterator[Variant]:
     """Yield functions of angles that are negated, rounded, or those of the other function."""
     other = np.sin if call.kind == "cosine" else np.cos
     if call.kind == "sine":
-        yield Variant("the rotation has the other direction", lambda c, x: -c.compute(x))
+        yield Variant(BACKWARDS, lambda c, x: -c.compute(x))
     for form in ("bfloat16", "float16"):
         text = f"the angles are rounded to {form}"
         yield Variant(text, lambda c, x, form=form: c.compute(_with_rounded(x, form)))
@@ -114,7 +114,7 @@ def other_angles(call: LayerCall) -> Iterator[Variant]:
 
 def other_turn(call: LayerCall) -> Iterator[Variant]:
     """Yield complex numbers of unit length of negated and rounded angles."""
-    text = "the rotation has the other direction"
+    text = BACKWARDS
     yield Variant(text, lambda c, x: c.compute({**x, "input": -x["input"]}))
     for form in ("bfloat16", "float16"):
         text = f"the angles are rounded to {form}"

@@ -18,10 +18,11 @@ from ldmref.models.t5 import find_buckets
 TABLE = "relative_attention_bias"
 DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones that are tried
 BIAS = "bias"  # the role of the positions in blocks and in attention
+T5_GATE = ("wi_0", "wi_1")
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
 SWAPPED = "gate and value are exchanged: SiLU is applied to {}"
 GATES = {("silu", "w2"): ("w1", "w3"), ("silu", "down_proj"): ("gate_proj", "up_proj"),
-         ("silu", "down"): ("gate", "up")}  # fmt: skip
+         ("silu", "down"): ("gate", "up"), ("silu", "out"): ("gate_layer", "proj")}  # fmt: skip
 PROJECTION = "text_projection"
 BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
@@ -118,7 +119,7 @@ def exchanged_gate(replay: FollowedRun, point: Point) -> Iterator[Given]:
     parent, _, last = point.call.name.rpartition(".")
     if point.role != "input" or last not in ("act", "wo"):
         return
-    found = [_read(replay, f"{parent}.{name}") for name in ("wi_0", "wi_1")]
+    found = [_read(replay, f"{parent}.{name}") for name in T5_GATE]
     value, gate = found
     if value is None or gate is None or value.shape != gate.shape:
         return
@@ -147,11 +148,23 @@ def exchanged_halves(replay: FollowedRun, point: Point) -> Iterator[ChangedOpera
             continue
         gate = call.inputs["input"]
         width = gate.shape[-1]
-        for name, x in replay.recent:
+        for name, x in (*replay.recent, *_returned(replay, point, gate)):
             fits = x.ndim == gate.ndim and x.shape[:-1] == gate.shape[:-1]
             if fits and np.array_equal(x[..., -2 * width : -width], gate):
                 text = f"{SWAPPED.format('the other half')} of {name}"
                 yield text, {name: _with_last_swapped(width)}
+
+
+def _returned(
+    replay: FollowedRun, point: Point, gate: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what the linear layers of a part returned that give twice as many channels, or more."""
+    for call in point.suspects:
+        weight = call.parameters.get("weight")
+        if call.kind == "linear" and weight is not None and len(weight) >= 2 * gate.shape[-1]:
+            x = {**replay.parameters(call), **call.inputs}
+            if np.shape(x["input"])[:-1] == gate.shape[:-1]:
+                yield call.name, np.asarray(call.compute(x))
 
 
 def _with_last_swapped(width: int) -> OperationChange:
@@ -166,14 +179,17 @@ def _with_last_swapped(width: int) -> OperationChange:
 
 
 def exchanged_projections(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
-    """Yield T5's gated layer with its two projections exchanged."""
+    """Yield gated layers with their two projections exchanged."""
     by_name = {call.name: call for call in point.suspects if call.kind == "linear"}
+    pairs = {T5_GATE: EXCHANGED, **{names: SWAPPED.format(names[1]) for names in GATES.values()}}
     for name, call in by_name.items():
-        other = by_name.get(name.removesuffix("wi_0") + "wi_1")
-        if name.endswith("wi_0") and other is not None:
-            first, second = (replay.parameters(one) for one in (call, other))
-            changes = {name: _with_parameters(second), other.name: _with_parameters(first)}
-            yield f"{EXCHANGED} in {name.rpartition('.')[0]}", changes
+        parent, _, last = name.rpartition(".")
+        for (gate, value), text in pairs.items():
+            other = by_name.get(f"{parent}.{value}")
+            if last == gate and other is not None:
+                first, second = (replay.parameters(one) for one in (call, other))
+                changes = {name: _with_parameters(second), other.name: _with_parameters(first)}
+                yield f"{text} in {parent}", changes
 
 
 def _with_parameters(parameters: Mapping[str, np.ndarray]) -> OperationChange:

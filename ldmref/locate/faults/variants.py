@@ -11,6 +11,7 @@ from ldmref.backends.named import LayerCall
 
 Inputs = Mapping[str, Any]
 Given = tuple[str, np.ndarray]  # words, and the array that a fault would have given
+BACKWARDS = "the rotation has the other direction"
 
 
 class Variant(NamedTuple):

@@ -36,6 +36,9 @@ def argument_changes(replay: FollowedRun, point: Point) -> Iterator[Changed]:
         yield "the guidance is not used", {"guidance": None}, False
     for text, changed in other_modulation_of_block(replay, point):
         yield text, changed, False
+    if isinstance(inputs.get("seen"), np.ndarray) and "positions" in inputs:
+        first = {role: _of_first(inputs[role]) for role in ("positions", "seen")}
+        yield "every row has the positions of the first", first, False
     if point.frame.name:
         return
     if "sizes" in inputs:
@@ -99,6 +102,11 @@ def _joined_states(point: Point, states: Sequence[Given]) -> Iterator[Given]:
             named.append(f"part {part + 1} of {count} is {words}")
     if named:
         yield "; ".join(named), changed
+
+
+def _of_first(x: np.ndarray) -> np.ndarray:
+    """Return an array (n, ...) whose rows are the first; what has no position there is 0."""
+    return np.repeat(x[:1], len(x), axis=0)
 
 
 def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:

@@ -26,8 +26,8 @@ from ldmref.locate.modules.selected_states import states_of_others
 from ldmref.locate.pipeline.tokens import mask_faults
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.unfit import first_line
-from ldmref.trace.calls import OF_MODULE, TraceCall
-from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry, without_own_arguments
 
 MASK_ROLE = re.compile("mask")
 TEXT_ROLE = re.compile("encoder_hidden_states|text|prompt|pooled|context|cap_feats")
@@ -100,6 +100,7 @@ class PipelineOriginal(ModuleOriginal):
 
     def judge_host(self, port: Trace, dtype: str, notes: list[str]) -> list[Row]:
         """Return rows for what networks are given, and for each call between them."""
+        port = without_own_arguments(port)  # what is recorded beside them is compared
         arrays = [*list_given(port, self.alone)]
         judged, rows, why = self._judge_given(port, dtype, arrays)
         for x in arrays:
@@ -136,8 +137,6 @@ def list_given(port: Trace, alone: Iterable[TraceEntry] = ()) -> Iterator[GivenA
     entries = [e for e in port.entries if not e.layer and not e.call.is_host]
     for entry in [*entries, *alone]:
         for role in entry.inputs:
-            if role.startswith(OF_MODULE):
-                continue  # ldmref's own, which is recorded beside it, is compared
             x = np.asarray(port.tensors[entry.inputs[role]])
             if MASK_ROLE.search(role) or (x.dtype.kind == "b" and x.ndim > 1):
                 yield GivenArray(entry, role, MASKS)

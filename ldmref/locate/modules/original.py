@@ -319,8 +319,10 @@ def _replay_alone(
         judged = len(rows)
         with replay.attempt():
             replay.run_alone(layer, arguments)
-        inner = {x.name for x in replay.copies.exact.layers.values()} - {layer.name}
-        _doubt(rows, judged, layer.name, inner, _left_out(function, arguments))
+        left_out = _left_out(function, arguments)
+        if left_out:
+            inner = {x.name for x in replay.copies.exact.layers.values()} - {layer.name}
+            _doubt(rows, judged, layer.name, inner, left_out)
     except (UnknownArgument, *FAILURES) as error:
         return f"{layer.name}: {first_line(error)}"
     return ""
@@ -344,9 +346,9 @@ def _doubt(rows: list[Row], begin: int, name: str, inner: Collection[str], argum
         begin: The number of those before the layer's.
         name: The name of the layer.
         inner: The names of the other layers.
-        argument: Its argument that was not recorded; "": all were.
+        argument: Its argument that was not recorded.
     """
-    for i in range(begin, len(rows) if argument else begin):
+    for i in range(begin, len(rows)):
         row = rows[i]
         own = row.kind != WIRING and row.layer.partition(AGAIN)[0] in inner
         if row.verdict == DIFFERS and not row.cause and not own:

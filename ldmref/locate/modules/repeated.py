@@ -161,6 +161,7 @@ class RepeatedModule(LayerFollower):
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
         free: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again, as `LayerFollower.rerun` does.
 
@@ -171,7 +172,7 @@ class RepeatedModule(LayerFollower):
 
         def run(low: bool) -> np.ndarray | None:
             return super(RepeatedModule, self).rerun(
-                point, changes, arguments=arguments, low=low, free=free
+                point, changes, arguments=arguments, low=low, free=free, exact=exact
             )
 
         try:
@@ -179,12 +180,12 @@ class RepeatedModule(LayerFollower):
         except (ValueError, NotImplementedError):
             if not low or dtype in (EXACT, "float32"):
                 raise
-        exact = run(False)
+        right = run(False)
         with self.in_format("float32"):
             single = run(True)
-        if exact is None or single is None:
+        if right is None or single is None:
             return None
-        return exact + (single - exact) * (EPSILONS[dtype] / EPSILONS["float32"])
+        return right + (single - right) * (EPSILONS[dtype] / EPSILONS["float32"])
 
     @contextmanager
     def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:

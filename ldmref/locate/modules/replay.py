@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.following import operation_frame
+from ldmref.locate.following import made_before, operation_frame
 from ldmref.locate.modules.arrays import (
     ArraysByRole,
     arrays_in,
@@ -213,7 +213,9 @@ class ModuleReplay(RepeatedModule):
             self._mark_context(call, entry)
         if closed:
             self._close()
-        frame = Frame(name, again, used, self._seen.copy(), list(self.names.scopes))
+        scopes, outer = list(self.names.scopes), self._frames[-1] if closed else None
+        computed = made_before(used, inputs)
+        frame = Frame(name, again, used, self._seen.copy(), scopes, outer, computed)
         with self._inside(frame) if closed else nullcontext():
             self._around.append(frame)
             again(used)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.run.calls import INPUT, OUTPUT
-from ldmref.trace.calls import OF_MODULE
 from ldmref.trace.model import Trace, TraceEntry
 
 KIND = "recorded"  # of a row for arrays that nothing compared
@@ -78,7 +77,7 @@ class Ledger:
                 (side, role)
                 for side, roles in sides
                 for role in roles
-                if (entry.name, side, role) not in self.marked and not role.startswith(OF_MODULE)
+                if (entry.name, side, role) not in self.marked
             ]
             by_reason: dict[str, list[str]] = {}
             for side, role in left:
