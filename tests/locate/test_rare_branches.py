@@ -134,7 +134,7 @@ def initial(model="tiny", noise=X, state=X, first=None, encoded=False, **manifes
     calls["sampler.000"] = {"input.x": state}
     attributes = {"sampler.000": first or {}}
     context = context_of(calls, model, attributes=attributes, **manifest)
-    rows = [(x.call, x.kind, x.verdict) for x in latents._judge_initial(context)]
+    rows = [(x.call, x.kind, x.verdict) for x in latents.judge_initial(context)]
     reason = why_of(context, "initial", "output", "output")
     return rows, reason, context.ledger.has(entry_of(context, "initial"), "output", "output")
 

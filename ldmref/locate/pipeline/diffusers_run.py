@@ -16,7 +16,7 @@ relatives are x_t, those of ldmref x0 + sigma eps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,7 @@ from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.path import FLOW
@@ -38,6 +39,8 @@ from ldmref.trace.model import TraceEntry
 
 OTHER_CALLS = ("vae.encode", "mask", "control", "add_noise", "posterior")  # of other modes
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
+TIME = 1e-5  # the same of the times that networks are given
+SCHEDULE = "schedule/"
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
 # Arguments of a pipeline's call that the request reads, or that change no array.
 READ = (
@@ -91,13 +94,7 @@ class _DiffusersRun:
         for index, evaluation in enumerate(context.evaluations):
             self._add_evaluation(view, index, evaluation)
         self._add_steps(view)
-        for entry in context.calls("vae.decode"):
-            for role in entry.inputs:
-                name = ArrayName(entry.name, INPUT, role)
-                view.pair(name, name)
-            for role in entry.outputs:
-                name = ArrayName(entry.name, OUTPUT, role)
-                view.pair(name, name)
+        self._add_decoder(view)
         model = context.model.with_params({}, context.model.backend)
         model.config = replace(context.model.config, scheduler=context.config)
         return view, model
@@ -154,7 +151,12 @@ class _DiffusersRun:
 
     @cached_property
     def scale(self) -> float:
-        """The guidance scale; 1: without guidance."""
+        """The guidance scale; 1: without guidance, as where a pipeline does not say that it guides.
+        """
+        steps = self.context.calls("sampler")
+        says = "guided" in steps[0].attributes or self.context.guider
+        if not says and not self.context.model.config.denoiser.reads_guidance:
+            return 1.0
         scale = self.context.asked_scale
         if scale is None:
             raise NotARun("its guidance scale was not recorded")
@@ -183,20 +185,18 @@ class _DiffusersRun:
         """The request, as a run of ldmref records it."""
         for name in self.asked:
             self._require_read(name)
-        each, rest = divmod(len(self.state), len(self.prompts))
-        if rest or len(self.negative_prompts) != len(self.prompts):
-            raise NotARun("it has other images than prompts")
         width, height = self.size
         found: dict[str, Any] = {
             "mode": "txt2img",
-            "prompt": [text for text in self.prompts for _ in range(each)],
-            "negative_prompt": [text for text in self.negative_prompts for _ in range(each)],
             "width": width,
             "height": height,
             "cfg_scale": self.scale,
             "seed": [0] * len(self.state),
             "clip_skip": int(self.asked.get("clip_skip") or 0),
         }
+        embedded = bool(self.embeddings)
+        found["prompt"] = None if embedded else self._of_images(self.prompts)
+        found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
         if {"sigmas", "timesteps"} & set(self.asked):
             found["sigmas"] = self.schedule.sigmas.tolist()
         else:
@@ -205,11 +205,27 @@ class _DiffusersRun:
         if rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}
         sampler, _ = self.context.choose_sampler(self.context.config)
-        if self.asked.get("eta") and sampler.eta is not None:
-            found["eta"] = float(self.asked["eta"])
+        eta = self.asked.get("eta", self.context.calls("sampler")[0].attributes.get("eta"))
+        if eta is not None and sampler.eta is not None:
+            found["eta"] = float(eta)
         if "max_sequence_length" in self.asked:
             found["max_sequence_length"] = self.asked["max_sequence_length"]
         return found
+
+    def _of_images(self, values: Sequence[Any]) -> list[Any]:
+        """Return values of prompts, each once for every image of its prompt."""
+        each, rest = divmod(len(self.state), len(values))
+        if rest:
+            raise NotARun("it has other images than prompts")
+        return [value for value in values for _ in range(each)]
+
+    @cached_property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The hidden states that the caller gave, by parameter."""
+        found = {name: self.context.requested(name) for name in EMBEDDINGS}
+        return {
+            name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None
+        }
 
     def _require_read(self, name: str) -> None:
         """Require that a request of ldmref has an argument, or that it asks for nothing."""
@@ -232,12 +248,29 @@ class _DiffusersRun:
         if noise is None:
             start = self.state * self._spread(0)
             noise = start / self.schedule.init_noise_sigma
-        return {"latents": np.asarray(noise, np.float32)}
+        return {"latents": np.asarray(noise, np.float32), **self.embeddings}
+
+    def _add_decoder(self, view: RunView) -> None:
+        """Add the call of the decoder; a run that returns latents has none."""
+        decoders = self.context.calls("vae.decode")
+        for entry in decoders:
+            for role in entry.inputs:
+                name = ArrayName(entry.name, INPUT, role)
+                view.pair(name, name)
+            for role in entry.outputs:
+                name = ArrayName(entry.name, OUTPUT, role)
+                view.pair(name, name)
+        if not decoders:
+            width, height = self.size
+            image = np.zeros((len(self.state), 3, height, width), np.float32)
+            view.silent[ArrayName("vae.decode/", OUTPUT, OUTPUT)] = image
 
     # -- texts ------------------------------------------------------------------------------------
 
     def _add_texts(self, view: RunView) -> None:
         """Add the calls of text encoders: one for each text, in place of batches of them."""
+        if self.embeddings:
+            return
         reads_scale = self.context.model.config.denoiser.reads_guidance
         guided = self.scale != 1.0 and not reads_scale
         columns = self.prompts + (self.negative_prompts if guided else [])
@@ -312,19 +345,38 @@ class _DiffusersRun:
         return float(np.hypot(1.0, self.schedule.sigmas[index]))
 
     def _add_schedule(self, view: RunView) -> None:
+        """Add the schedule, in which a step has several timesteps if it has several calls."""
         entry = self.context.schedule_entry
         if entry is None:
             return
-        for role in ("sigmas", "alphas_cumprod"):
-            name = ArrayName(entry.name, OUTPUT, role)
-            view.pair(name._replace(entry="schedule/"), name)
-            view.least[name] = TABLE
-        name = ArrayName(entry.name, OUTPUT, "timesteps")
-        if max(map(len, self.calls_of_steps)) == 1:
-            view.pair(name._replace(entry="schedule/"), name)
-            return
-        times = (self._time(i) for i in range(len(self.context.evaluations)))
-        view.recorded[name] = tuple(times)
+        view.given |= {ArrayName(entry.name, INPUT, role) for role in entry.inputs}
+        alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
+        view.pair(alphas._replace(entry=SCHEDULE), alphas)
+        steps = self.calls_of_steps
+        first = [numbers[0] for numbers in steps]
+        times = alphas._replace(role="timesteps")
+        if times.tensor_name_in(view.port) is not None:
+            own = times._replace(entry=SCHEDULE)
+            view.own[own] = tuple(ArrayPart(times, slice(i, i + 1)) for i in first)
+            view.recorded[times] = tuple(self._times_of(k, i) for k, x in enumerate(steps) for i in x)
+            view.least[times] = TABLE
+        sigmas = alphas._replace(role="sigmas")
+        x = sigmas.tensor_in(view.port)
+        if x is not None:
+            own, last = sigmas._replace(entry=SCHEDULE), len(steps)
+            several = self.context.choose_sampler(self.context.config)[0].nfe > 1
+            levels = [min((i + several) // (1 + several), last) for i in range(len(x))]
+            ends = dict(reversed([(k, i) for i, k in enumerate(levels)]))
+            view.own[own] = tuple(ArrayPart(sigmas, slice(ends[k], ends[k] + 1)) for k in sorted(ends))
+            view.recorded[sigmas] = tuple(ArrayPart(own, slice(k, k + 1)) for k in levels)
+            view.least[sigmas] = TABLE
+
+    def _times_of(self, step: int, number: int) -> ArrayPart:
+        """Return the timestep of a call of the scheduler in a step."""
+        if self.context.path is not FLOW:
+            return self._time(number)
+        later = step + (number > self.calls_of_steps[step][0])
+        return ArrayPart(ArrayName(SCHEDULE, OUTPUT, "timesteps"), slice(later, later + 1))
 
     def _time(self, index: int) -> ArrayPart:
         """Return the timestep that the denoiser is given at an evaluation."""
@@ -388,6 +440,8 @@ class _DiffusersRun:
             ArrayPart(ArrayName(entry.name, side, role), slice(i * n, i * n + n))
             for entry, i in (sources[part] for part in own)
         )
+        if role == "timestep":
+            view.least[ArrayName(network.name, side, role)] = TIME
         here = sorted((i, own.index(part)) for part, (entry, i) in sources.items() if entry is network)
         view.recorded[ArrayName(network.name, side, role)] = tuple(
             ArrayPart(name, slice(j * n, j * n + n)) for _, j in here
@@ -401,7 +455,9 @@ class _DiffusersRun:
         entry, network = calls[index], evaluation.networks[0]
         given = ArrayName(network.name, INPUT, "sample")
         view.recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = view.recorded[given]
-        view.recorded[ArrayName(entry.name, INPUT, "timestep")] = (self._time(index),)
+        time = ArrayName(entry.name, INPUT, "timestep")
+        view.recorded[time] = (self._time(index),)
+        view.least[time] = TIME
         state = view.recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"))
         if state is not None:
             times = len(view.recorded[given])
@@ -430,7 +486,8 @@ class _DiffusersRun:
             view.pair(at._replace(role=f"prediction{suffix}"), recorded._replace(role="model_output"))
             if recorded._replace(role="noise").tensor_name_in(view.port):
                 noise = f"noise.{draws}" if draws else "noise"
-                view.pair(at._replace(role=noise), recorded._replace(role="noise"))
+                drawn = recorded._replace(role="noise")
+                view.own[at._replace(role=noise)] = (ArrayPart(drawn),)
                 draws += 1
             x0 = ArrayName(entry.name, OUTPUT, "x0")
             view.pair(at._replace(role=f"x0{suffix}"), x0)
@@ -443,7 +500,9 @@ class _DiffusersRun:
                 view.recorded[output] = (later,)
             else:
                 view.pair(ArrayName(call, OUTPUT, OUTPUT), output, after)
-            self._add_time(view, recorded._replace(role="timestep"), numbers[i], at, suffix)
+            time = recorded._replace(role="timestep")
+            view.recorded[time] = (self._times_of(k, numbers[i]),)
+            view.least[time] = TABLE
         first = next(iter(self.context.calls("initial")), None)
         if k == 0 and first is not None:
             x = ArrayPart(ArrayName(call, INPUT, "x"), None, 1.0 / self._spread(0))
@@ -457,16 +516,6 @@ class _DiffusersRun:
     def _again_scaled(self, view: RunView, numbers: list[int]) -> None:
         for i in numbers:
             self._add_scaled(view, i, self.context.evaluations[i])
-
-    def _add_time(
-        self, view: RunView, recorded: ArrayName, index: int, at: ArrayName, suffix: str
-    ) -> None:
-        if self.context.path is not FLOW:
-            view.recorded[recorded] = (self._time(index),)
-            return
-        total = float(self.context.config.num_train_timesteps)
-        role = f"sigma_at{suffix}" if suffix else "sigma"
-        view.recorded[recorded] = (ArrayPart(at._replace(role=role), None, total),)
 
 
 def _step_of(calls: list[int], i: int) -> int:

@@ -56,8 +56,8 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     if not entries or is_inversion(entries[0]):
         return
     yield from judge_times(context, entries)
+    yield from judge_noises(context)
     for entry in entries:
-        yield from _judge_noise(context, entry)
         context.compared_output(entry)  # a row says whether it was compared
     if context.unknown_scheduler:
         for entry in entries:
@@ -133,6 +133,12 @@ def _judge_states(
         if row.verdict == DIFFERS:  # those of later evaluations follow from the same fault
             within = iter([x for x in within if x.kind in POINTS and x.verdict == DIFFERS])
         yield from within
+
+
+def judge_noises(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the noises of all steps, of which only the distribution is known."""
+    for entry in context.calls("sampler"):
+        yield from _judge_noise(context, entry)
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:

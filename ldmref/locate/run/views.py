@@ -37,7 +37,10 @@ class ArrayPart(NamedTuple):
         x = read(self.name)
         if x is None:
             return None
-        x = x if self.rows is None else np.atleast_1d(x)[self.rows]
+        if self.rows is not None:
+            x = np.atleast_1d(x)[self.rows]
+            if len(x) < self.rows.stop - self.rows.start:
+                return None
         return x if self.factor == 1.0 else self.factor * np.asarray(x, np.float64)
 
 
@@ -75,6 +78,7 @@ class RunView:
         own: The arrays of the run of ldmref, of recorded ones.
         recorded: The recorded arrays, of those of the run of ldmref.
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
+        given: The recorded arrays that the caller gave.
         least: The relative errors that are allowed at least of recorded arrays.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
@@ -85,6 +89,7 @@ class RunView:
     own: dict[ArrayName, Parts] = field(default_factory=dict)
     recorded: dict[ArrayName, Parts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
+    given: set[ArrayName] = field(default_factory=set)
     least: dict[ArrayName, float] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
