@@ -58,9 +58,9 @@ from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.references import judge_references
-from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.pipeline.schedule import judge_given_levels, judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
-from ldmref.locate.pipeline.steps import judge_noises, judge_steps
+from ldmref.locate.pipeline.steps import judge_noises, judge_steps, judge_times
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
@@ -91,6 +91,8 @@ JUDGES = (
     judge_training,
     judge_gradients,
 )
+# Of a run that was followed: what it is given, and whether its steps are those of its schedule.
+JUDGES_OF_GIVEN = (judge_given_levels, judge_times, judge_noises, judge_initial, judge_positions)
 
 
 def judge_host(
@@ -137,7 +139,8 @@ def judge_host(
 def follow_diffusers(context: PipelineContext) -> list[Row] | None:
     """Return the rows of a run of diffusers that is followed from its request to its images.
 
-    Of noise that was sampled only the distribution is known, and positions are those of a grid.
+    What the run is given has rows of its own: its noise, of which only the distribution is known,
+    levels that its scheduler is given, and positions.
 
     Args:
         context: The recorded run.
@@ -158,9 +161,9 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
             apart.compared_output(entry)
-    for judge in (judge_initial, judge_noises, judge_positions):
+    for judge in JUDGES_OF_GIVEN:
         rows += try_judge(judge, apart)
-    apart.ledger.marked.update(followed.computed, view.given)
+    apart.ledger.marked.update(followed.computed)
     if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):
         return None
     context.notes.extend(apart.notes)

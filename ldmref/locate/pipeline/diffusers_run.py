@@ -42,16 +42,17 @@ TABLE = 1e-4  # relative error of numbers of a float32 schedule
 TIME = 1e-5  # the same of the times that networks are given
 SCHEDULE = "schedule/"
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
+TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
 # Arguments of a pipeline's call that the request reads, or that change no array.
 READ = (
     "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
     "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
     "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
-    "skip_layer_guidance_stop",
+    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers",
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "true_cfg_scale": (1.0,), "cfg_normalization": (False, 0.0), "cfg_truncation": (1.0,),
+    TRUE_CFG: (1.0,), "cfg_normalization": (False, 0.0), "cfg_truncation": (1.0,),
     "denoising_end": (None,), "crops_coords_top_left": ((0, 0),),
     "negative_crops_coords_top_left": ((0, 0),),
 }  # fmt: skip
@@ -153,9 +154,12 @@ class _DiffusersRun:
     def scale(self) -> float:
         """The guidance scale; 1: without guidance, as where a pipeline does not say that it guides.
         """
+        reads_scale = self.context.model.config.denoiser.reads_guidance
         steps = self.context.calls("sampler")
         says = "guided" in steps[0].attributes or self.context.guider
-        if not says and not self.context.model.config.denoiser.reads_guidance:
+        if not reads_scale and TRUE_CFG in self.asked:
+            return float(self.asked[TRUE_CFG]) if "negative_prompt" in self.asked else 1.0
+        if not reads_scale and not says:
             return 1.0
         scale = self.context.asked_scale
         if scale is None:
@@ -231,7 +235,8 @@ class _DiffusersRun:
         """Require that a request of ldmref has an argument, or that it asks for nothing."""
         value = self.asked[name]
         value = tuple(value) if isinstance(value, list) else value
-        if name in READ or name == "num_timesteps":
+        reads_scale = self.context.model.config.denoiser.reads_guidance
+        if name in READ or (name == TRUE_CFG and not reads_scale):
             return
         if name in SIZES and value == self.size[::-1]:
             return
@@ -349,7 +354,6 @@ class _DiffusersRun:
         entry = self.context.schedule_entry
         if entry is None:
             return
-        view.given |= {ArrayName(entry.name, INPUT, role) for role in entry.inputs}
         alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
         view.pair(alphas._replace(entry=SCHEDULE), alphas)
         steps = self.calls_of_steps

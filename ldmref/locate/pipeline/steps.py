@@ -55,7 +55,7 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     entries = context.calls("sampler")
     if not entries or is_inversion(entries[0]):
         return
-    yield from judge_times(context, entries)
+    yield from judge_times(context)
     yield from judge_noises(context)
     for entry in entries:
         context.compared_output(entry)  # a row says whether it was compared
@@ -231,8 +231,9 @@ def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> It
         yield context.judge(entry, role, got, right, least=least)
 
 
-def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator[Row]:
+def judge_times(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the times and levels of steps, from the recorded schedule."""
+    entries = context.calls("sampler")
     schedule = context.schedule_entry
     timesteps, sigmas = (context.read_output(schedule, x) for x in ("timesteps", "sigmas"))
     own = None if context.unknown_scheduler else context.make_schedule()

@@ -78,7 +78,6 @@ class RunView:
         own: The arrays of the run of ldmref, of recorded ones.
         recorded: The recorded arrays, of those of the run of ldmref.
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
-        given: The recorded arrays that the caller gave.
         least: The relative errors that are allowed at least of recorded arrays.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
@@ -89,7 +88,6 @@ class RunView:
     own: dict[ArrayName, Parts] = field(default_factory=dict)
     recorded: dict[ArrayName, Parts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
-    given: set[ArrayName] = field(default_factory=set)
     least: dict[ArrayName, float] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
