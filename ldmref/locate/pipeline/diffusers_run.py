@@ -26,6 +26,7 @@ import numpy as np
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation
 from ldmref.locate.pipeline.passes import split_passes
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.config import TEXT_ENCODERS
@@ -231,12 +232,22 @@ class _DiffusersRun:
             name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None
         }
 
+    @property
+    def _guider_asks_nothing(self) -> bool:
+        """Whether a guider of a modular pipeline is classifier-free guidance, in all steps."""
+        guider = self.context.guider
+        usual = {"class": ("ClassifierFreeGuidance",), "guidance_rescale": (None, 0.0)}
+        usual |= {"start": (None, 0.0), "stop": (None, 1.0)}
+        return all(guider.get(name) in values for name, values in usual.items())
+
     def _require_read(self, name: str) -> None:
         """Require that a request of ldmref has an argument, or that it asks for nothing."""
         value = self.asked[name]
         value = tuple(value) if isinstance(value, list) else value
         reads_scale = self.context.model.config.denoiser.reads_guidance
         if name in READ or (name == TRUE_CFG and not reads_scale):
+            return
+        if name == "guider" and self._guider_asks_nothing:
             return
         if name in SIZES and value == self.size[::-1]:
             return
@@ -410,6 +421,11 @@ class _DiffusersRun:
                 for role in roles:
                     if not role.startswith(OF_MODULE):
                         self._add_rows(view, network, side, role, call, own, sources)
+            texts, masks = (roles_of(self.context, name) for name in ("context", "mask"))
+            for text in set(texts) & set(network.inputs):
+                for mask in set(masks) & set(network.inputs):
+                    name = ArrayName(network.name, INPUT, text)
+                    view.masks[name] = name._replace(role=mask)
         self._add_scaled(view, index, evaluation)
         if guidance is not None:
             own_call = f"guidance.{index:03}/"

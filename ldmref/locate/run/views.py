@@ -79,6 +79,7 @@ class RunView:
         recorded: The recorded arrays, of those of the run of ldmref.
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
         least: The relative errors that are allowed at least of recorded arrays.
+        masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
 
@@ -89,6 +90,7 @@ class RunView:
     recorded: dict[ArrayName, Parts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     least: dict[ArrayName, float] = field(default_factory=dict)
+    masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
     def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
@@ -125,7 +127,38 @@ class RunView:
             if x is not None and recorded is not None:
                 same = x.size == recorded.size
                 found[name] = np.reshape(x, recorded.shape) if same else x
+        for text, mask in self.masks.items():
+            got = text.tensor_in(self.port)
+            if text in found and mask in found and got is not None:
+                found[text], found[mask] = without_padding(found[text], found[mask], got)
         return found | self.numbers
+
+
+def without_padding(
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a text and its mask with the padding of a recorded text.
+
+    Args:
+        x: The text, (n, l, d).
+        mask: (n, l), 0 for padding.
+        recorded: The recorded text, (n, m, d).
+
+    Returns:
+        (n, m, d) and (n, m); as they were if that would leave out tokens.
+
+    >>> text, mask = without_padding(np.ones((1, 2, 1)), np.array([[1, 0]]), np.zeros((1, 3, 1)))
+    >>> text.ravel(), mask
+    (array([1., 0., 0.]), array([[1, 0, 0]]))
+    """
+    n = recorded.shape[1]
+    if x.shape[:2] != mask.shape or recorded.ndim != x.ndim or mask[:, n:].any():
+        return x, mask
+    more = max(n - x.shape[1], 0)
+    x = np.pad(x[:, :n], [(0, 0), (0, more), (0, 0)])
+    mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
+    same = x.shape == recorded.shape
+    return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
 
 
 class ViewedArrays(Mapping[str, np.ndarray]):
