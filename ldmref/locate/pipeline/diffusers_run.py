@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation
 from ldmref.locate.pipeline.passes import split_passes
@@ -76,7 +77,7 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
     """
     try:
         return _DiffusersRun(context).view()
-    except NotARun as error:
+    except (NotARun, *FAILS) as error:
         return str(error)
 
 
@@ -193,6 +194,7 @@ class _DiffusersRun:
         width, height = self.size
         found: dict[str, Any] = {
             "mode": "txt2img",
+            "rng": "torch",
             "width": width,
             "height": height,
             "cfg_scale": self.scale,

@@ -20,7 +20,8 @@ from ldmref.trace.model import Trace, TraceEntry
 # What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
 RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
 READ = {
-    "x": "state", "input_ids": "tokens", "scale": "guidance scale",
+    "x": "state", "sample": "state", "model_output": "prediction", "input_ids": "tokens",
+    "scale": "guidance scale",
     "cond": "conditional prediction", "uncond": "unconditional prediction",
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image",
