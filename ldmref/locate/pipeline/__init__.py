@@ -7,6 +7,7 @@ computed again from its recorded state.
 | module        | what is judged                                                        |
 |---------------|-----------------------------------------------------------------------|
 | `diffusers_run` | a run of diffusers, under the names of a run of ldmref              |
+| `diffusers_request` | what it was asked for                                           |
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `conditions`  | what the denoiser is given of the size of the image                   |
