@@ -90,7 +90,7 @@ def test_every_array_of_the_other_program_is_compared(viewed):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "places"),
+    ("tensor", "rows"),
     [
         ("sampler.001//output", {"sampler.001 step", "sampler.002 state"}),
         (
@@ -103,10 +103,10 @@ def test_every_array_of_the_other_program_is_compared(viewed):
         ("guidance.001//output", {"guidance.001 guidance", "sampler.001 prediction"}),
     ],
 )
-def test_a_changed_array_is_named_where_it_is(tensor, places, viewed):
+def test_a_changed_array_is_named_where_it_is(tensor, rows, viewed):
     view, model = viewed
     changed = {**view.port.tensors, tensor: 1.1 * np.asarray(view.port.tensors[tensor])}
-    assert wrong_rows(replace(view, port=replace(view.port, tensors=changed)), model) == places
+    assert wrong_rows(replace(view, port=replace(view.port, tensors=changed)), model) == rows
 
 
 def test_numbers_of_the_table_are_compared_with_what_they_should_be(viewed):

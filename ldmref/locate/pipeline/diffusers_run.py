@@ -291,8 +291,8 @@ class _ViewedCalls:
     def _add_draws(self, k: int, entries: list[TraceEntry]) -> None:
         """Add the noises of a step, which the run is given."""
         names = [ArrayName(entry.name, INPUT, "noise") for entry in entries]
-        drawn = [name for name in names if name.tensor_name_in(self.view.port) is not None]
-        for i, name in enumerate(drawn):
+        noises = [name for name in names if name.tensor_name_in(self.view.port) is not None]
+        for i, name in enumerate(noises):
             own = ArrayName(f"sampler.{k:03}/", INPUT, f"noise.{i}" if i else "noise")
             self.view.own[own] = (ArrayPart(name),)
 
@@ -328,12 +328,12 @@ class _ViewedCalls:
         recorded = self.view.recorded
         for i, (entry, evaluation) in enumerate(zip(calls, evaluations, strict=True)):
             sample = ArrayName(entry.name, INPUT, "sample")
-            given = recorded[ArrayName(evaluation.networks[0].name, INPUT, "sample")]
-            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = given
+            network = recorded[ArrayName(evaluation.networks[0].name, INPUT, "sample")]
+            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = network
             recorded[sample._replace(role="timestep")] = (self._given_time(i),)
             self.view.least[sample._replace(role="timestep")] = TIME
             state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
-            recorded[sample] = state * len(given)
+            recorded[sample] = state * len(network)
 
     # -- the decoder ------------------------------------------------------------------------------
 

@@ -165,5 +165,5 @@ class FollowedCall(CallRecord):
             for i, (role, x) in enumerate(roles.items()):
                 name = ArrayName(entry, side, role.replace("/", ".") or side)
                 numbered = name._replace(role=str(i))  # as programs without names record it
-                known = name.tensor_in(self.calls.port) is not None
+                known = name.tensor_name_in(self.calls.port) is not None
                 self.calls.exchange(name if known else numbered, x)

@@ -103,8 +103,8 @@ class RunView:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
         roles: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         sources: dict[str, Callable[[], np.ndarray | None]] = {}
-        given = {ArrayName(f"{REQUESTED}/", INPUT, k): x for k, x in self.arrays.items()}
-        known: dict[ArrayName, Any] = {**self.own, **self.silent, **given}
+        requested = {ArrayName(f"{REQUESTED}/", INPUT, k): x for k, x in self.arrays.items()}
+        known: dict[ArrayName, Any] = {**self.own, **self.silent, **requested}
         for name, source in known.items():
             call, layer = name.entry.split("/", 1)
             tensor = tensor_name(call, layer, name.side, name.role)
