@@ -44,10 +44,10 @@ class ArrayPart(NamedTuple):
         return x if self.factor == 1.0 else self.factor * np.asarray(x, np.float64)
 
 
-Parts = tuple[ArrayPart, ...]
+ArrayParts = tuple[ArrayPart, ...]
 
 
-def join_parts(parts: Parts, read: ReadArray) -> np.ndarray | None:
+def join_parts(parts: ArrayParts, read: ReadArray) -> np.ndarray | None:
     """Return the array that is made of parts, one after the other; None if one is missing.
 
     Args:
@@ -86,8 +86,8 @@ class RunView:
     port: Trace
     request: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    own: dict[ArrayName, Parts] = field(default_factory=dict)
-    recorded: dict[ArrayName, Parts] = field(default_factory=dict)
+    own: dict[ArrayName, ArrayParts] = field(default_factory=dict)
+    recorded: dict[ArrayName, ArrayParts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     least: dict[ArrayName, float] = field(default_factory=dict)
     masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class ViewedArrays(Mapping[str, np.ndarray]):
 
     Args:
         port: The recorded run.
-        sources: Parts of its arrays, or an array, by tensor name.
+        sources: ArrayParts of its arrays, or an array, by tensor name.
     """
 
     def __init__(self, port: Trace, sources: Mapping[str, Any]):
