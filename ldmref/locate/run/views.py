@@ -166,7 +166,7 @@ class ViewedArrays(Mapping[str, np.ndarray]):
 
     Args:
         port: The recorded run.
-        sources: ArrayParts of its arrays, or an array, by tensor name.
+        sources: Parts of its arrays, or an array, by tensor name.
     """
 
     def __init__(self, port: Trace, sources: Mapping[str, Any]):
