@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+import asked_runs
 import diffusers
 from asked_runs import (
     ARGUMENTS,
@@ -32,7 +33,8 @@ from asked_runs import (
 )
 
 from ldmref.locate import diff_traces
-from ldmref.locate.pipeline import judge_host
+from ldmref.locate.pipeline import follow_diffusers, judge_host
+from ldmref.locate.pipeline.context import PipelineContext
 
 KINDS = [*guided_kinds(), *MODULAR]
 WRONG = [
@@ -71,6 +73,16 @@ def test_what_was_asked_for_and_used_has_no_fault(kind, tmp_path):
     unjudged = [(row.call, row.kind, row.note) for row in rows if row.verdict == "not judged"]
     known = ("ControlNet" in kind) or kind == "FluxControlInpaintPipeline"
     assert known or not unjudged
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["Flux2KleinPipeline", "Flux3ModularPipeline", "ZImagePipeline"])
+def test_a_run_of_plain_guidance_is_followed_as_a_whole(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(asked_runs, "ARGUMENTS", {"guidance_scale": (5.0, 3.0)})
+    monkeypatch.setattr(asked_runs, "OF_GUIDER", {"guidance_scale": (5.0, 3.0)})
+    trace, model = record(AskedRun(kind), tmp_path), model_of(base_of(kind))
+    rows = follow_diffusers(PipelineContext(trace, model, "float32", []))
+    assert rows is not None and {row.verdict for row in rows} == {"equal"}
 
 
 @pytest.mark.parametrize("run", WRONG, ids=lambda run: run.name.replace(" ", "-"))

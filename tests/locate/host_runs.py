@@ -20,7 +20,8 @@ from sd3_networks import make_pipeline as make_sd3
 from small_pipelines import pipeline
 
 import ldmref
-from ldmref.locate.pipeline import judge_host
+from ldmref.locate.pipeline import follow_diffusers, judge_host
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.trace import Selection, read_trace, record_pipeline
 
 STEPS = 3
@@ -230,6 +231,16 @@ RIGHT = (
 )
 
 
+APART = (  # runs from noise that no request of ldmref makes: each computation is judged alone
+    "callback", "callback that ends guidance", "callback on latents", "inpainting model",
+    "inpainting model at 1", "inpainting model in bfloat16", "inpainting model, Euler",
+    "sdxl, empty negative", "sdxl, prompts 2", "sdxl, sizes", "sdxl, end of the base",
+    "sd3, three prompts", "sd3, skipped layers", "dev, prompt 2", "dev, true guidance",
+    "dev, two images", "dev in bfloat16, true guidance", "fill", "fill, two images",
+    "fill in bfloat16", "control",
+)  # fmt: skip
+
+
 def make(family: str) -> Any:
     """Return a seeded random pipeline of a family."""
     torch.manual_seed(0)
@@ -313,3 +324,10 @@ def judge(run: HostRun, folder: Path, before: Any = None, within: Any = None) ->
         pipe(**arguments)
     model = model_of(run.family, run.scheduler, tuple(run.fields.items()))
     return judge_host(read_trace(folder), model, run.dtype, [])
+
+
+def is_followed(run: HostRun, folder: Path) -> bool:
+    """Return whether a recorded run is followed from its request to its images."""
+    model = model_of(run.family, run.scheduler, tuple(run.fields.items()))
+    context = PipelineContext(read_trace(folder), model, run.dtype, [])
+    return follow_diffusers(context) is not None

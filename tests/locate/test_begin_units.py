@@ -311,7 +311,7 @@ def test_each_call_without_positions_is_passed_over():
         "unet.003": {"input.sample": x, "input.img_ids": ids + 1.0},
     }
     context = context_of(calls)
-    rows = [*inputs._judge_positions(context, context.calls("unet"))]
+    rows = [*inputs.judge_positions(context)]
     assert [(row.call, row.verdict) for row in rows] == [
         ("unet.002", "equal"), ("unet.003", "differs"),
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def position_rows(*calls, sample=WIDE):
         for i, call in enumerate(calls)
     }
     context = context_of(arrays, "flux-tiny")
-    rows = [*inputs._judge_positions(context, context.calls("transformer"))]
+    rows = [*inputs.judge_positions(context)]
     return rows, context
 
 
@@ -130,7 +130,7 @@ def test_calls_without_positions_do_not_hide_the_others():
         assert position_rows({"img_ids": PLACES}, sample=sample)[0] == []
     calls = {TRANSFORMER: {"input.img_ids": PLACES}}
     context = context_of(calls, "flux-tiny")
-    assert [*inputs._judge_positions(context, context.calls("transformer"))] == []
+    assert [*inputs.judge_positions(context)] == []
 
 
 # -- sizes ----------------------------------------------------------------------------------------

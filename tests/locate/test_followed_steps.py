@@ -316,7 +316,7 @@ def time_notes(times, listed):
     calls = {"schedule.000": {"output.timesteps": np.array(listed, float)}}
     calls |= {f"sampler.{i:03}": {"input.timestep": np.array(t)} for i, t in enumerate(times)}
     context = context_of(calls)
-    return [row.note for row in steps.judge_times(context, context.calls("sampler"))]
+    return [row.note for row in steps.judge_times(context)]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_levels_of_steps_are_those_that_were_recorded_or_follow(diffusers, recor
         calls = {"schedule.000": {"output.sigmas": levels} if recorded else {}}
         calls["sampler.000"] = {**own, "input.sigma": np.array(sigma)}
         context = context_of(calls, params=EULER)
-        rows = [row.kind for row in steps.judge_times(context, context.calls("sampler"))]
+        rows = [row.kind for row in steps.judge_times(context)]
         return rows, context.ledger.has(entry_of(context, "sampler.000"), "sigma")
 
     known = recorded or not diffusers

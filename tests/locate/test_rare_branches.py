@@ -134,7 +134,7 @@ def initial(model="tiny", noise=X, state=X, first=None, encoded=False, **manifes
     calls["sampler.000"] = {"input.x": state}
     attributes = {"sampler.000": first or {}}
     context = context_of(calls, model, attributes=attributes, **manifest)
-    rows = [(x.call, x.kind, x.verdict) for x in latents._judge_initial(context)]
+    rows = [(x.call, x.kind, x.verdict) for x in latents.judge_initial(context)]
     reason = why_of(context, "initial", "output", "output")
     return rows, reason, context.ledger.has(entry_of(context, "initial"), "output", "output")
 
@@ -189,7 +189,7 @@ def test_a_tiny_decoder_alone_is_given_its_latents():
 def test_times_without_a_schedule_have_a_reason():
     calls = {"sampler.000": {"input.timestep": np.array(7.0), "input.sigma": np.array(3.0)}}
     context = context_of(calls, scheduler=UNHEARD)
-    assert not [*steps.judge_times(context, context.calls("sampler"))]
+    assert not [*steps.judge_times(context)]
     for role in ("timestep", "sigma", "sigma_next"):
         assert why_of(context, "sampler.000", role) == "no schedule was recorded"
 

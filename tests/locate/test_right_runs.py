@@ -15,14 +15,31 @@ import torch
 from recorded_pipelines import build, names_of
 from right_runs import RUNS, Run, prepare, with_image
 
-from ldmref.locate import DiffReport, diff_traces
-from ldmref.locate.pipeline import judge_host
+from ldmref.locate import DiffReport, diff_traces, pipeline
+from ldmref.locate.pipeline import follow_diffusers, judge_host
 from ldmref.trace import Selection, read_trace, record_pipeline
 
 STEPS = 3
 
 
+# Runs from noise that are not followed: other sizes and prompts than ldmref's requests have, levels
+# that end above 0, and times, levels and x0 that diffusers computes otherwise than ldmref.
+APART = (
+    "sizes", "negative sizes", "sigmas", "zero terminal SNR", "zero terminal SNR of DDPM",
+    "zero terminal SNR of Euler", "KDPM2 ancestral", "KDPM2 ancestral, Karras", "thresholding",
+    "v and Heun, Karras", "two prompts of SDXL", "end of SDXL's base", "float16 and Heun",
+)  # fmt: skip
+
+
 def judge(run, folder, fault=None):
+    trace, model, arguments = record(run, folder, fault)
+    if run.family == "sd1" and not arguments.get("clip_skip") and not run.kind:  # plain networks
+        return DiffReport(tuple(judge_host(trace, model, run.dtype, [])))
+    return diff_traces(trace, model)
+
+
+def record(run, folder, fault=None):
+    """Return the trace of a run, its model, and the arguments of its call."""
     pipe, model = build(run.family, folder / "model", lambda pipe: prepare(pipe, run))
     if fault is not None:
         prepare(pipe, fault)
@@ -39,15 +56,21 @@ def judge(run, folder, fault=None):
             **size,
             **arguments,
         )
-    trace = read_trace(folder / "t")
-    if run.family == "sd1" and not arguments.get("clip_skip") and not run.kind:  # plain networks
-        return DiffReport(tuple(judge_host(trace, model, run.dtype, [])))
-    return diff_traces(trace, model)
+    return read_trace(folder / "t"), model, arguments
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name.replace(" ", "-"))
-def test_a_right_run_raises_no_alarm(run, tmp_path):
+def test_a_right_run_raises_no_alarm(run, tmp_path, monkeypatch):
+    """A run from noise is decided as a whole, by following it from its request to its images."""
+    found = []
+
+    def follow(context):
+        found.append(follow_diffusers(context))
+        return found[-1]
+
+    monkeypatch.setattr(pipeline, "follow_diffusers", follow)
     report = judge(run, tmp_path)
+    assert (found[0] is not None) == (not run.kind and run.name not in APART)
     assert not report.faults, (names_of(report), [row for row in report.faults][:3])
     unjudged = [
         (row.call, row.kind, row.note) for row in report.rows if row.verdict == "not judged"

@@ -300,7 +300,7 @@ def initial_row(x, model="tiny", roles=("input.model_output", "input.sample"), *
     """Return the row of the first state of a run from pure noise, of 4 steps."""
     calls = {"sampler.000": {roles[0]: X, roles[1]: x, "output": X}}
     context = context_of(calls, model, params={"steps": 4} | manifest.pop("params", {}), **manifest)
-    return next(latents._judge_initial(context)), context
+    return next(latents.judge_initial(context)), context
 
 
 def exact_noise(deviation, size=(4, 4, 8, 8)):
@@ -542,7 +542,7 @@ def test_positions_that_a_network_reads():
         sample = np.zeros((1, 4, 2 * rows, 2 * columns))
         calls = {"unet.000": {"input.sample": sample, f"input.{role}": got}}
         context = context_of(calls)
-        found = verdicts(inputs._judge_positions(context, context.calls("unet")))
+        found = verdicts(inputs.judge_positions(context))
         return found[0][1:] if found else None
 
     assert cause(right) == ("equal", "") and cause(np.zeros((7, 3)), "txt_ids") == ("equal", "")

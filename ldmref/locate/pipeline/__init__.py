@@ -1,10 +1,13 @@
 """What a pipeline computes between its networks.
 
-A complete run of ldmref is followed (`ldmref.locate.run`). Of other runs, and where a run that was
-followed differs, each computation is computed again from its recorded state.
+A complete run of ldmref is followed (`ldmref.locate.run`), and one of diffusers under the names of
+a run of ldmref. Of other runs, and where a run that was followed differs, each computation is
+computed again from its recorded state.
 
 | module        | what is judged                                                        |
 |---------------|-----------------------------------------------------------------------|
+| `diffusers_run` | a run of diffusers, under the names of a run of ldmref              |
+| `diffusers_request` | what it was asked for                                           |
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `conditions`  | what the denoiser is given of the size of the image                   |
@@ -33,10 +36,10 @@ followed differs, each computation is computed again from its recorded state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -46,22 +49,23 @@ from ldmref.locate.pipeline.combination import judge_guidance
 from ldmref.locate.pipeline.conditions import judge_conditions
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
+from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
-from ldmref.locate.pipeline.inputs import judge_inputs
+from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions
 from ldmref.locate.pipeline.known_parts import judge_known_parts
-from ldmref.locate.pipeline.latents import judge_latents
+from ldmref.locate.pipeline.latents import judge_initial, judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.references import judge_references
-from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.pipeline.schedule import judge_given_levels, judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
-from ldmref.locate.pipeline.steps import judge_steps
+from ldmref.locate.pipeline.steps import judge_noises, judge_steps, judge_times
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
-from ldmref.locate.run import explain_rows, follow_run
+from ldmref.locate.run import explain_rows, follow_run, follow_view
 from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
@@ -88,6 +92,8 @@ JUDGES = (
     judge_training,
     judge_gradients,
 )
+# Of a run that was followed: what it is given, and whether its steps are those of its schedule.
+JUDGES_OF_GIVEN = (judge_given_levels, judge_times, judge_noises, judge_initial, judge_positions)
 
 
 def judge_host(
@@ -115,6 +121,10 @@ def judge_host(
         return unknown
     port = fill_inputs(port, model, controlnets)
     context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
+    missing = rows_of_missing(port, model, controlnets)
+    right = follow_diffusers(context) if context.is_diffusers else None
+    if right is not None:
+        return [*right, *missing]
     followed = follow_run(port, model, controlnets, guide, context.epsilon)
     if isinstance(followed, str):
         rows = _judge_each(context)
@@ -124,12 +134,52 @@ def judge_host(
             apart = replace(context, ledger=Ledger())
             rows = explain_rows(rows, _judge_each(apart))
         context.ledger.marked.update(followed.computed)
+    return [*rows, *_rows_of_rest(context), *missing]
+
+
+def follow_diffusers(context: PipelineContext) -> list[Row] | None:
+    """Return the rows of a run of diffusers that is followed from its request to its images.
+
+    What the run is given has rows of its own: its noise, of which only the distribution is known,
+    levels that its scheduler is given, and positions.
+
+    Args:
+        context: The recorded run.
+
+    Returns:
+        None if the run cannot be followed, or not all of it, or if anything in it differs: then
+        each computation is judged from its recorded state.
+    """
+    apart = replace(context, ledger=Ledger(), notes=[])
+    found = view_run(apart)
+    if isinstance(found, str):
+        return None
+    view, model = found
+    followed = follow_view(view, model, context.epsilon)
+    if isinstance(followed, str):
+        return None
+    rows = followed.rows()
+    for entry in apart.calls("initial"):
+        if entry.inputs:  # noise that the caller gave
+            apart.compared_output(entry)
+    for judge in JUDGES_OF_GIVEN:
+        rows += try_judge(judge, apart)
+    apart.ledger.marked.update(followed.computed)
+    if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):
+        return None
+    context.notes.extend(apart.notes)
+    context.ledger.marked.update(apart.ledger.marked)
+    return rows
+
+
+def _rows_of_rest(context: PipelineContext) -> Iterator[Row]:
+    """Yield the rows of recorded arrays that nothing compared."""
+    port = context.port
     whole = [entry for entry in port.entries if not entry.layer]
     host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if e.call.network]
-    rest = rows_of_rest(port, context.ledger, host, networks)
-    return [*rows, *rest, *rows_of_missing(port, model, controlnets)]
+    yield from rows_of_rest(port, context.ledger, host, networks)
 
 
 def _judge_each(context: PipelineContext) -> list[Row]:

@@ -34,7 +34,7 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     yield from judge_together(context)
     yield from _judge_sizes(context, networks)
     yield from _judge_scales(context, networks)
-    yield from _judge_positions(context, networks)
+    yield from judge_positions(context)
     for evaluation in context.evaluations:
         for network in evaluation.networks:
             yield from _judge_timestep(context, network, evaluation)
@@ -86,10 +86,10 @@ def _judge_scales(context: PipelineContext, networks: list[TraceEntry]) -> Itera
 # -- positions ------------------------------------------------------------------------------------
 
 
-def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
+def judge_positions(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the positions that are passed with the tokens of Flux.1, once for all."""
     seen: list[tuple[str, np.ndarray]] = []
-    for network in networks:
+    for network in context.calls(context.denoiser):
         sample = context.read(network, *roles_of(context, "x"))
         for role in ("img_ids", "txt_ids"):
             got = context.read(network, role)

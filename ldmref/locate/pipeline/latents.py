@@ -28,12 +28,12 @@ KNOWN_SCALES = (0.18215, 0.13025, 0.3611, 1.5305, 1.0)
 
 def judge_latents(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the initial latents and the decoder's input."""
-    yield from _judge_initial(context)
+    yield from judge_initial(context)
     yield from _judge_decoder(context)
     yield from _judge_tiny_decoder(context)
 
 
-def _judge_initial(context: PipelineContext) -> Iterator[Row]:
+def judge_initial(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the standard deviation of the initial latents of a run from pure noise."""
     steps = context.calls("sampler")
     schedule = context.make_schedule()

@@ -219,6 +219,12 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_sigmas(context, entry, schedule, [(text, x.sigmas) for text, x in others])
 
 
+def judge_given_levels(context: PipelineContext) -> Iterator[Row]:
+    """Yield the rows of a schedule that was made of levels or timesteps that it was given."""
+    if context.schedule_entry is not None and context.schedule_entry.inputs:
+        yield from judge_schedule(context)
+
+
 def _judge_sigmas(
     context: PipelineContext,
     entry: TraceEntry,

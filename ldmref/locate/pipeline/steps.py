@@ -55,9 +55,9 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     entries = context.calls("sampler")
     if not entries or is_inversion(entries[0]):
         return
-    yield from judge_times(context, entries)
+    yield from judge_times(context)
+    yield from judge_noises(context)
     for entry in entries:
-        yield from _judge_noise(context, entry)
         context.compared_output(entry)  # a row says whether it was compared
     if context.unknown_scheduler:
         for entry in entries:
@@ -133,6 +133,12 @@ def _judge_states(
         if row.verdict == DIFFERS:  # those of later evaluations follow from the same fault
             within = iter([x for x in within if x.kind in POINTS and x.verdict == DIFFERS])
         yield from within
+
+
+def judge_noises(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the noises of all steps, of which only the distribution is known."""
+    for entry in context.calls("sampler"):
+        yield from _judge_noise(context, entry)
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
@@ -225,8 +231,9 @@ def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> It
         yield context.judge(entry, role, got, right, least=least)
 
 
-def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator[Row]:
+def judge_times(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the times and levels of steps, from the recorded schedule."""
+    entries = context.calls("sampler")
     schedule = context.schedule_entry
     timesteps, sigmas = (context.read_output(schedule, x) for x in ("timesteps", "sigmas"))
     own = None if context.unknown_scheduler else context.make_schedule()

@@ -9,9 +9,13 @@ with the recorded array, so a fault stays where it is.
 | `calls`    | the recorded calls, with which those of the run are compared         |
 | `networks` | the backend whose networks return what was recorded                  |
 | `follow`   | the run, and what of it was compared                                 |
+| `views`    | the run of another program, under the names of a run of ldmref       |
 | `rows`     | the rows of a report, with the noise of each computation             |
 """
 
 from ldmref.locate.run.follow import follow_run as follow_run
+from ldmref.locate.run.follow import follow_view as follow_view
 from ldmref.locate.run.rows import RunComparison as RunComparison
 from ldmref.locate.run.rows import explain_rows as explain_rows
+from ldmref.locate.run.views import ArrayPart as ArrayPart
+from ldmref.locate.run.views import RunView as RunView

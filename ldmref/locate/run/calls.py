@@ -34,11 +34,16 @@ class ArrayName(NamedTuple):
         """Return its entry in a trace; None: it was not recorded."""
         return port.find(*self.entry.split("/", 1))
 
-    def tensor_in(self, port: Trace) -> np.ndarray | None:
-        """Return the array as it was recorded in a trace; None: it was not."""
+    def tensor_name_in(self, port: Trace) -> str | None:
+        """Return the name of its tensor in a trace; None: it was not recorded."""
         entry = self.entry_in(port)
         roles = {} if entry is None else entry.inputs if self.side == INPUT else entry.outputs
-        return np.asarray(port.tensors[roles[self.role]]) if self.role in roles else None
+        return roles.get(self.role)
+
+    def tensor_in(self, port: Trace) -> np.ndarray | None:
+        """Return the array as it was recorded in a trace; None: it was not."""
+        name = self.tensor_name_in(port)
+        return None if name is None else np.asarray(port.tensors[name])
 
 
 class NotFollowed(Exception):
@@ -160,5 +165,5 @@ class FollowedCall(CallRecord):
             for i, (role, x) in enumerate(roles.items()):
                 name = ArrayName(entry, side, role.replace("/", ".") or side)
                 numbered = name._replace(role=str(i))  # as programs without names record it
-                known = name.tensor_in(self.calls.port) is not None
+                known = name.tensor_name_in(self.calls.port) is not None
                 self.calls.exchange(name if known else numbered, x)

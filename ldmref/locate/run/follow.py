@@ -13,6 +13,7 @@ from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.run.calls import INPUT, OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.rows import RunComparison
+from ldmref.locate.run.views import RunView
 from ldmref.math.arrays import Array
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -52,6 +53,44 @@ def follow_run(
     Returns:
         What was compared, or in words why the run cannot be followed.
     """
+    found = _follow(port, model, nets, guide, epsilon)
+    unknown = [] if isinstance(found, str) else _unknown_arrays(port, found.computed)
+    return f"{unknown[0]} is not an array of a run of ldmref" if unknown else found
+
+
+def follow_view(
+    view: RunView, model: LatentDiffusion, epsilon: float = SINGLE
+) -> RunComparison | str:
+    """Follow a recorded run of another program, under the names of a run of ldmref.
+
+    Args:
+        view: The recorded run.
+        model: The model that ran, with the scheduler of the run.
+        epsilon: The unit of rounding of the port's number format.
+
+    Returns:
+        What was compared of the recorded arrays, or in words why the run cannot be followed.
+    """
+    found = _follow(view.trace(), model, (), None, epsilon)
+    if isinstance(found, str):
+        return found
+    return replace(
+        found,
+        port=view.port,
+        least=view.least,
+        computed=view.as_recorded(found.computed),
+        round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
+    )
+
+
+def _follow(
+    port: Trace,
+    model: LatentDiffusion,
+    nets: Sequence[ControlNet],
+    guide: LatentDiffusion | None,
+    epsilon: float,
+) -> RunComparison | str:
+    """Return what was compared of a run, or why it cannot be followed."""
     if port.manifest.get("branch") is not None:
         return "a branch changes its request on the way"
     inputs = _recorded_inputs(port)
@@ -69,9 +108,6 @@ def follow_run(
         return str(error)
     except FAILS as error:
         return f"the recorded request cannot be run again: {error}"
-    unknown = _unknown_arrays(port, computed)
-    if unknown:
-        return f"{unknown[0]} is not an array of a run of ldmref"
 
     def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,8 @@ from ldmref.trace.model import Trace, TraceEntry
 # What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
 RETURNED = {"guidance": "guidance", "sampler": "step", "jump": "jump"}
 READ = {
-    "x": "state", "input_ids": "tokens", "scale": "guidance scale",
+    "x": "state", "sample": "state", "model_output": "prediction", "input_ids": "tokens",
+    "scale": "guidance scale",
     "cond": "conditional prediction", "uncond": "unconditional prediction",
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image",
@@ -44,6 +45,7 @@ class RunComparison:
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
         unknown: The first call of a network whose outputs were not recorded.
+        least: The relative errors that are allowed at least.
     """
 
     port: Trace
@@ -52,6 +54,7 @@ class RunComparison:
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
     unknown: Sequence[str] = ()
+    least: Mapping[ArrayName, float] = field(default_factory=dict)
 
     @cached_property
     def rounded(self) -> Sequence[Mapping[ArrayName, np.ndarray]]:
@@ -77,11 +80,12 @@ class RunComparison:
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
-        if error > allowed_error(floor) and not whole:
+        least = self.least.get(name, 0.0)
+        if error > max(allowed_error(floor), least) and not whole:
             others = [np.asarray(run[name], np.float64) for run in self.rounded if name in run]
             floor = max([floor, *(relative_error(x, expected) for x in others)])
             floor = noise_floor(floor, self.epsilon)
-        allowed = 0.0 if whole else allowed_error(floor)
+        allowed = 0.0 if whole else max(allowed_error(floor), least)
         values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
         other = "" if got.shape == expected.shape else OTHER_SHAPE.format(got.shape, expected.shape)
         row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)

@@ -1,0 +1,221 @@
+"""What a recorded pipeline of diffusers was asked for, as a request of ldmref."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.passes import split_passes
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
+from ldmref.samplers import Schedule
+
+OTHER_CALLS = ("vae.encode", "mask", "control", "add_noise", "posterior")  # of other modes
+TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
+# Arguments of a pipeline's call that the request reads, or that change no array.
+READ = (
+    "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
+    "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
+    "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
+    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers",
+)  # fmt: skip
+# Others, with the values that ask for nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    TRUE_CFG: (1.0,), "cfg_normalization": (False, 0.0), "cfg_truncation": (1.0,),
+    "denoising_end": (None,), "crops_coords_top_left": ((0, 0),),
+    "negative_crops_coords_top_left": ((0, 0),),
+}  # fmt: skip
+PIXELS = ("width", "height")
+SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
+SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
+
+
+class NotARun(Exception):
+    """A recording is no run of ldmref; the message says why."""
+
+
+@dataclass(frozen=True)
+class DiffusersRequest:
+    """What is read of a recorded run to ask ldmref for the same.
+
+    Attributes:
+        context: The recorded run.
+    """
+
+    context: PipelineContext
+
+    def require_known(self) -> None:
+        """Require that the run is one of ldmref.
+
+        Raises:
+            NotARun: It is not.
+        """
+        context = self.context
+        if not context.is_diffusers:
+            raise NotARun("its steps are not those of diffusers")
+        if context.port.manifest.get("pipeline") not in context.model.family.folders:
+            raise NotARun("its pipeline is not known")
+        if context.unknown_scheduler:
+            raise NotARun(context.unknown_scheduler)
+        if len(split_passes(context.port)) > 1:
+            raise NotARun("it has several passes")
+        other = [e.call for e in context.port.entries if e.call.kind in OTHER_CALLS]
+        other += [e.call for e in context.port.entries if e.call.startswith("controlnet")]
+        if other:
+            raise NotARun(f"{other[0]} is of another mode than txt2img")
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call, and what its methods were asked for."""
+        return {k: x for k, x in self.context.request.items() if x is not None}
+
+    @cached_property
+    def state(self) -> np.ndarray:
+        """The first state, (n, c, h, w)."""
+        steps = self.context.calls("sampler")
+        state = self.context.read(steps[0], "sample") if steps else None
+        if state is None or state.ndim != 4:
+            raise NotARun("its first state was not recorded")
+        return state
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The schedule of the run."""
+        made = self.context.make_schedule()
+        if made is None:
+            raise NotARun("its schedule is not known")
+        return made
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the images."""
+        factor = self.context.model.config.vae.factor
+        return self.state.shape[3] * factor, self.state.shape[2] * factor
+
+    @property
+    def reads_scale(self) -> bool:
+        """Whether the denoiser reads the guidance scale itself."""
+        return self.context.model.config.denoiser.reads_guidance
+
+    @cached_property
+    def scale(self) -> float:
+        """The guidance scale; 1: there is no guidance, or the pipeline does not say so."""
+        steps = self.context.calls("sampler")
+        says = "guided" in steps[0].attributes or self.context.guider
+        if not self.reads_scale and TRUE_CFG in self.asked:
+            return float(self.asked[TRUE_CFG]) if "negative_prompt" in self.asked else 1.0
+        if not self.reads_scale and not says:
+            return 1.0
+        scale = self.context.asked_scale
+        if scale is None:
+            raise NotARun("its guidance scale was not recorded")
+        return scale
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts, one for each call for texts."""
+        return self._texts("prompt")
+
+    @cached_property
+    def negative_prompts(self) -> list[str]:
+        """The negative prompts, as many as prompts."""
+        found = self._texts("negative_prompt") if "negative_prompt" in self.asked else [""]
+        return found * len(self.prompts) if len(found) == 1 else found
+
+    def _texts(self, name: str) -> list[str]:
+        value = self.asked.get(name)
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+            raise NotARun(f"its {name} was not recorded")
+        return found
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """The request, as a run of ldmref records it."""
+        for name in self.asked:
+            self._require_read(name)
+        width, height = self.size
+        found: dict[str, Any] = {
+            "mode": "txt2img",
+            "rng": "torch",
+            "width": width,
+            "height": height,
+            "cfg_scale": self.scale,
+            "seed": [0] * len(self.state),
+            "clip_skip": int(self.asked.get("clip_skip") or 0),
+        }
+        embedded = bool(self.embeddings)
+        found["prompt"] = None if embedded else self._of_images(self.prompts)
+        found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
+        if {"sigmas", "timesteps"} & set(self.asked):
+            found["sigmas"] = self.schedule.sigmas.tolist()
+        else:
+            found["steps"] = self.asked.get("num_inference_steps", self.context.steps)
+        rescale = self.asked.get("guidance_rescale")
+        if rescale:
+            found["guidance"] = {"name": "rescale", "phi": rescale}
+        sampler, _ = self.context.choose_sampler(self.context.config)
+        eta = self.asked.get("eta", self.context.calls("sampler")[0].attributes.get("eta"))
+        if eta is not None and sampler.eta is not None:
+            found["eta"] = float(eta)
+        if "max_sequence_length" in self.asked:
+            found["max_sequence_length"] = self.asked["max_sequence_length"]
+        return found
+
+    def _of_images(self, values: Sequence[Any]) -> list[Any]:
+        """Return values of prompts, each once for every image of its prompt."""
+        each, rest = divmod(len(self.state), len(values))
+        if rest or each != self.asked.get("num_images_per_prompt", each):
+            raise NotARun("it has other images than prompts")
+        return [value for value in values for _ in range(each)]
+
+    @cached_property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The hidden states that the caller gave, by parameter."""
+        found = {name: self.context.requested(name) for name in EMBEDDINGS}
+        return {name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None}
+
+    @property
+    def _guider_asks_nothing(self) -> bool:
+        """Whether a guider of a modular pipeline is classifier-free guidance, in all steps."""
+        guider = self.context.guider
+        usual = {"class": ("ClassifierFreeGuidance",), "guidance_rescale": (None, 0.0)}
+        usual |= {"start": (None, 0.0), "stop": (None, 1.0)}
+        return all(guider.get(name) in values for name, values in usual.items())
+
+    def _require_read(self, name: str) -> None:
+        """Require that a request of ldmref has an argument, or that it asks for nothing."""
+        value = self.asked[name]
+        value = tuple(value) if isinstance(value, list) else value
+        if name in PIXELS and value != self.size[PIXELS.index(name)]:
+            raise NotARun(f"its states are not those of {name} {value!r}")
+        if name in READ or (name == TRUE_CFG and not self.reads_scale):
+            return
+        if name == "guider" and self._guider_asks_nothing:
+            return
+        if name in SIZES and value == self.size[::-1]:
+            return
+        if name in SECOND and self.asked[name] == self.asked.get(name.rpartition("_")[0]):
+            return
+        if value not in NEUTRAL.get(name, ()):
+            raise NotARun(f"a request of ldmref has no {name} {value!r}")
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the request: the initial noise, of unit variance."""
+        initial = next(iter(self.context.calls("initial")), None)
+        noise = self.context.read(initial, "latents")
+        if noise is None:
+            start = self.state * self.spread(0)
+            noise = start / self.schedule.init_noise_sigma
+        return {"latents": np.asarray(noise, np.float32), **self.embeddings}
+
+    def spread(self, index: int) -> float:
+        """Return by what a recorded state is multiplied to be on the path, at a level."""
+        if self.context.states_on_path:
+            return 1.0
+        return float(np.hypot(1.0, self.schedule.sigmas[index]))

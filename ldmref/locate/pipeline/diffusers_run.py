@@ -1,0 +1,356 @@
+"""A recorded run of a pipeline of diffusers, as a run of ldmref: the same calls, by its names.
+
+| recorded                                         | of a run of ldmref                            |
+|--------------------------------------------------|-----------------------------------------------|
+| arguments of the pipeline's call                 | the request (`diffusers_request`)             |
+| `tokens`, calls of text encoders                 | a call of each encoder for each text          |
+| `schedule` timesteps, sigmas, alphas_cumprod     | the same                                      |
+| `initial` output                                 | the first state                               |
+| `scale_input`, calls of the denoiser             | a call for the predictions of each evaluation |
+| `guidance` uncond, cond, scale, output           | the same                                      |
+| `sampler` sample, model_output, output, x0       | x, prediction, output, x0 of a step           |
+
+A scheduler with two evaluations in a step has two calls for it. States of diffusers' DDIM and its
+relatives are x_t, those of ldmref x0 + sigma eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from ldmref.locate.parts.visit import FAILS
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.diffusers_request import DiffusersRequest, NotARun
+from ldmref.locate.pipeline.evaluations import RunEvaluation
+from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.run import ArrayPart, RunView
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.diffusers.steps import plms_calls
+from ldmref.samplers.path import FLOW
+from ldmref.trace.calls import OF_MODULE
+from ldmref.trace.model import TraceEntry
+
+TABLE = 1e-4  # relative error of numbers of a float32 schedule
+TIME = 1e-5  # the same of the times that networks are given
+SCHEDULE = "schedule/"
+PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
+PNDM = "pndm"  # whose first step has two calls
+
+
+def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
+    """Return a recorded run of diffusers as one of ldmref, with the model that has its scheduler.
+
+    Args:
+        context: The recorded run.
+
+    Returns:
+        The run and the model, or in words why it is no run of ldmref.
+    """
+    request = DiffusersRequest(context)
+    try:
+        request.require_known()
+        view = RunView(context.port, request.request, request.arrays)
+        calls = _ViewedCalls(request, view)
+        calls.add_texts()
+        calls.add_schedule()
+        calls.add_evaluations()
+        calls.add_steps()
+        calls.add_scaled()
+        calls.add_decoder()
+    except (NotARun, *FAILS) as error:
+        return str(error)
+    model = context.model.with_params({}, context.model.backend)
+    model.config = replace(context.model.config, scheduler=context.config)
+    return view, model
+
+
+class _ViewedCalls:
+    """Adds the calls of a recorded run to its view.
+
+    Args:
+        request: What was asked for.
+        view: The view.
+    """
+
+    def __init__(self, request: DiffusersRequest, view: RunView):
+        self.request = request
+        self.view = view
+        self.context = request.context
+        self.images = len(request.state)
+
+    # -- texts ------------------------------------------------------------------------------------
+
+    def add_texts(self) -> None:
+        """Add the calls of text encoders: one for each text, in place of batches of them."""
+        request = self.request
+        if request.embeddings:
+            return
+        guided = request.scale != 1.0 and not request.reads_scale
+        texts = request.prompts + (request.negative_prompts if guided else [])
+        order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        for i in range(len(self.context.model.config.text_encoders)):
+            suffix = f"_{i + 1}" if i else ""
+            encoder = f"text_encoder{suffix}"
+            rows = [_again(encoder, order[text]) for text in texts]
+            self._add_encoder(encoder, rows)
+            self._add_tokens(f"tokens{suffix}", rows)
+            if "" in order and self.context.model.config.zero_empty_negative:
+                self._add_zeros(_again(encoder, order[texts[0]]), _again(encoder, order[""]))
+
+    def _add_encoder(self, kind: str, rows: list[str]) -> None:
+        """Add the calls of one text encoder, whose rows are calls of ldmref."""
+        for name, calls in self._rows_of(kind, rows):
+            if name.side == INPUT:
+                self.view.recorded[name] = tuple(
+                    ArrayPart(name._replace(entry=call)) for call in calls
+                )
+            for i, call in enumerate(calls):
+                part = ArrayPart(name, slice(i, i + 1))
+                self.view.own.setdefault(name._replace(entry=call), (part,))
+
+    def _add_tokens(self, kind: str, rows: list[str]) -> None:
+        """Add the tokens of one text encoder, which are what it is given."""
+        for name, calls in self._rows_of(kind, rows):
+            read = (ArrayName(call, INPUT, "input_ids") for call in calls)
+            self.view.recorded[name] = tuple(ArrayPart(ids) for ids in read)
+
+    def _rows_of(self, kind: str, rows: list[str]) -> Iterator[tuple[ArrayName, list[str]]]:
+        """Yield the arrays of calls of a kind, with the calls of ldmref for each of their rows."""
+        left = [*rows]
+        for entry in self.context.calls(kind):
+            names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
+            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
+            x = names[0].tensor_in(self.view.port) if names else None
+            count = 0 if x is None else len(x)
+            calls, left = left[:count], left[count:]
+            if len(calls) == count:
+                yield from ((name, calls) for name in names)
+
+    def _add_zeros(self, first: str, empty: str) -> None:
+        """Add a call for the empty negative prompt, which nothing reads: zeros stand for it."""
+        known = [name for name in self.view.own if name.entry == first and name.side == OUTPUT]
+        for name in known:
+            x = self.view.own[name][0].taken(lambda part: part.tensor_in(self.view.port))
+            other = name._replace(entry=empty)
+            if x is not None and other not in self.view.own:
+                self.view.silent[other] = np.zeros_like(x)
+
+    # -- the schedule -----------------------------------------------------------------------------
+
+    @cached_property
+    def numbers(self) -> list[list[int]]:
+        """The numbers of the scheduler's calls in each step."""
+        count = len(self.context.calls("sampler"))
+        sampler, _ = self.context.choose_sampler(self.context.config)
+        if sampler.name == PNDM:
+            more = len(plms_calls(len(self.request.schedule.timesteps), 0)) - 1
+            return [[*range(min(2, more + 1))], *([i] for i in range(2, more + 1))]
+        each = sampler.nfe
+        return [[*range(i, min(i + each, count))] for i in range(0, count, each)]
+
+    def add_schedule(self) -> None:
+        """Add the schedule, which has the time and the level of each call of the scheduler."""
+        entry = self.context.schedule_entry
+        if entry is None:
+            return
+        view = self.view
+        alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
+        view.pair(alphas._replace(entry=SCHEDULE), alphas)
+        times = alphas._replace(role="timesteps")
+        calls = [(k, i) for k, numbers in enumerate(self.numbers) for i in numbers]
+        if times.tensor_name_in(view.port) is not None:
+            first = (ArrayPart(times, slice(x[0], x[0] + 1)) for x in self.numbers)
+            view.own[times._replace(entry=SCHEDULE)] = tuple(first)
+            view.recorded[times] = tuple(self._time(k, i) for k, i in calls)
+            view.least[times] = TABLE
+        sigmas = alphas._replace(role="sigmas")
+        recorded = sigmas.tensor_in(view.port)
+        if recorded is None:
+            return
+        each = self.context.choose_sampler(self.context.config)[0].nfe
+        most = len(self.numbers)
+        levels = [min((i + each - 1) // each, most) for i in range(len(recorded))]
+        own = sigmas._replace(entry=SCHEDULE)
+        rows = [levels.index(k) for k in sorted({*levels})]
+        view.own[own] = tuple(ArrayPart(sigmas, slice(i, i + 1)) for i in rows)
+        view.recorded[sigmas] = tuple(ArrayPart(own, slice(k, k + 1)) for k in levels)
+        view.least[sigmas] = TABLE
+
+    def _time(self, step: int, number: int) -> ArrayPart:
+        """Return the timestep of a call of the scheduler in a step."""
+        if self.context.path is not FLOW:
+            return self._given_time(number)
+        later = step + (number > self.numbers[step][0])
+        return ArrayPart(ArrayName(SCHEDULE, OUTPUT, "timesteps"), slice(later, later + 1))
+
+    def _given_time(self, index: int) -> ArrayPart:
+        """Return the timestep that the denoiser is given at an evaluation."""
+        call = ArrayName(f"{self.context.denoiser}.{index:03}/", INPUT, "timestep")
+        return ArrayPart(call, slice(0, 1))
+
+    # -- evaluations ------------------------------------------------------------------------------
+
+    def add_evaluations(self) -> None:
+        """Add the calls of the denoiser and of the guidance."""
+        for index, evaluation in enumerate(self.context.evaluations):
+            sources = self._predictions_of(evaluation)
+            for network in evaluation.networks:
+                self._add_network(index, network, sources)
+            if evaluation.guidance is not None:
+                self._add_guidance(f"guidance.{index:03}/", evaluation.guidance)
+
+    def _predictions_of(self, evaluation: RunEvaluation) -> dict[str, tuple[TraceEntry, int]]:
+        """Return the call of each prediction, and which part of its batch it is.
+
+        Raises:
+            NotARun: They are not those of classifier-free guidance.
+        """
+        networks, guidance = evaluation.networks, evaluation.guidance
+        sizes = [self._count(entry) for entry in networks]
+        rule = None if guidance is None else guidance.attributes.get("name")
+        if rule not in (None, "rescale"):
+            raise NotARun(f"its guidance is {rule}")
+        halves = ("cond",) if guidance is None else self.context.halves(guidance)
+        if sizes == [self.images * len(halves)]:
+            return {part: (networks[0], i) for i, part in enumerate(halves)}
+        if sizes == [self.images] * 2 and len(halves) == 2:
+            return {"cond": (networks[0], 0), "uncond": (networks[1], 0)}
+        raise NotARun("its predictions are not those of one guidance")
+
+    def _count(self, network: TraceEntry) -> int:
+        x = self.context.read(network, "sample")
+        return 0 if x is None else len(x)
+
+    def _add_network(
+        self, index: int, network: TraceEntry, sources: Mapping[str, tuple[TraceEntry, int]]
+    ) -> None:
+        """Add a call of the denoiser, whose rows may be in another order, or those of a part."""
+        n, view = self.images, self.view
+        own = [part for part in PLAIN if part in sources]
+        names = [ArrayName(network.name, INPUT, role) for role in network.inputs]
+        names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
+        here = [(i, own.index(part)) for part, (entry, i) in sources.items() if entry is network]
+        for recorded in names:
+            if recorded.role.startswith(OF_MODULE):
+                continue
+            name = recorded._replace(entry=f"{self.context.denoiser}.{index:03}/")
+            parts = ((entry.name, i * n) for entry, i in (sources[part] for part in own))
+            view.own[name] = tuple(
+                ArrayPart(recorded._replace(entry=entry), slice(i, i + n)) for entry, i in parts
+            )
+            view.recorded[recorded] = tuple(
+                ArrayPart(name, slice(j * n, j * n + n)) for _, j in sorted(here)
+            )
+            if recorded.role == "timestep":
+                view.least[recorded] = TIME
+        texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
+        for text in set(texts) & set(network.inputs):
+            for mask in set(masks) & set(network.inputs):
+                name = ArrayName(network.name, INPUT, text)
+                view.masks[name] = name._replace(role=mask)
+
+    def _add_guidance(self, own: str, guidance: TraceEntry) -> None:
+        """Add a call of the guidance."""
+        for role in (*PLAIN, "scale"):
+            name = ArrayName(guidance.name, INPUT, role)
+            self.view.pair(name._replace(entry=own), name)
+        output = ArrayName(guidance.name, OUTPUT, OUTPUT)
+        self.view.pair(output._replace(entry=own), output)
+        rescale = ArrayName(guidance.name, INPUT, "rescale")
+        if rescale.tensor_name_in(self.view.port) is not None:
+            phi = self.request.asked.get("guidance_rescale") or 0.0
+            self.view.numbers[rescale] = np.array(float(phi))
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def add_steps(self) -> None:
+        """Add the calls of the scheduler.
+
+        Raises:
+            NotARun: They are more or fewer than those of its schedule.
+        """
+        steps = self.context.calls("sampler")
+        if sum(map(len, self.numbers)) != len(steps):
+            raise NotARun("it has other steps than its schedule")
+        for k, numbers in enumerate(self.numbers):
+            self._add_draws(k, [steps[i] for i in numbers])
+            for i, number in enumerate(numbers):
+                self._add_call(k, i, number, steps[number])
+        for entry in self.context.calls("initial"):
+            x = ArrayName("sampler.000/", INPUT, "x")
+            name = ArrayName(entry.name, OUTPUT, OUTPUT)
+            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self.request.spread(0)),)
+            for role in entry.inputs:
+                self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
+
+    def _add_draws(self, k: int, entries: list[TraceEntry]) -> None:
+        """Add the noises of a step, which the run is given."""
+        names = [ArrayName(entry.name, INPUT, "noise") for entry in entries]
+        noises = [name for name in names if name.tensor_name_in(self.view.port) is not None]
+        for i, name in enumerate(noises):
+            own = ArrayName(f"sampler.{k:03}/", INPUT, f"noise.{i}" if i else "noise")
+            self.view.own[own] = (ArrayPart(name),)
+
+    def _add_call(self, k: int, i: int, number: int, entry: TraceEntry) -> None:
+        """Add the i-th call of the scheduler in a step."""
+        view, spread = self.view, self.request.spread
+        own = ArrayName(f"sampler.{k:03}/", INPUT, "")
+        read, made = (ArrayName(entry.name, side, "") for side in (INPUT, OUTPUT))
+        suffix, last = f".{i}" if i else "", i + 1 == len(self.numbers[k])
+        state = own._replace(role=f"x_at{suffix}" if i else "x")
+        view.pair(state, read._replace(role="sample"), spread(k + (i > 0)))
+        prediction = own._replace(role=f"prediction{suffix}")
+        view.pair(prediction, read._replace(role="model_output"))
+        view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
+        time = read._replace(role="timestep")
+        view.recorded[time] = (self._time(k, number),)
+        view.least[time] = TABLE
+        output, after = made._replace(role=OUTPUT), spread(k + 1)
+        if last:
+            view.pair(own._replace(side=OUTPUT, role=OUTPUT), output, after)
+        else:
+            between = own._replace(role=f"x_at.{i + 1}")
+            view.recorded[output] = (ArrayPart(between, None, 1.0 / after),)
+        for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
+            view.pair(own._replace(role=role), read._replace(role=role))
+            view.least[read._replace(role=role)] = TABLE
+
+    def add_scaled(self) -> None:
+        """Add what the scheduler makes of states before the denoiser reads them."""
+        evaluations, calls = self.context.evaluations, self.context.calls("scale_input")
+        if len(calls) != len(evaluations) or any(len(e.networks) != 1 for e in evaluations):
+            return
+        recorded = self.view.recorded
+        for i, (entry, evaluation) in enumerate(zip(calls, evaluations, strict=True)):
+            sample = ArrayName(entry.name, INPUT, "sample")
+            network = recorded[ArrayName(evaluation.networks[0].name, INPUT, "sample")]
+            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = network
+            recorded[sample._replace(role="timestep")] = (self._given_time(i),)
+            self.view.least[sample._replace(role="timestep")] = TIME
+            state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
+            recorded[sample] = state * len(network)
+
+    # -- the decoder ------------------------------------------------------------------------------
+
+    def add_decoder(self) -> None:
+        """Add the call of the decoder; a run that returns latents has none."""
+        decoders = self.context.calls("vae.decode")
+        for entry in decoders:
+            names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
+            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
+            for name in names:
+                self.view.pair(name, name)
+        if not decoders:
+            width, height = self.request.size
+            image = np.zeros((self.images, 3, height, width), np.float32)
+            self.view.silent[ArrayName("vae.decode/", OUTPUT, OUTPUT)] = image
+
+
+def _again(encoder: str, i: int) -> str:
+    """Return the entry of the call of a text encoder for the i-th text."""
+    return f"{encoder}~{i}/" if i else f"{encoder}/"

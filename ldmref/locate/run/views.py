@@ -1,0 +1,189 @@
+"""A recorded run under the names of a run of ldmref, in whose coordinates it has its arrays.
+
+Another program calls the same arrays otherwise, splits a batch into other calls, or scales its
+states. A table of parts says which array is made of which; it has no formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.locate.run.calls import INPUT, REQUESTED, ArrayName
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace, TraceEntry, tensor_name
+
+ReadArray = Callable[[ArrayName], np.ndarray | None]
+
+
+class ArrayPart(NamedTuple):
+    """An array, or rows of one, of which another is made.
+
+    Attributes:
+        name: Its name.
+        rows: The rows that are taken. None: all.
+        factor: By which it is multiplied.
+    """
+
+    name: ArrayName
+    rows: slice | None = None
+    factor: float = 1.0
+
+    def taken(self, read: ReadArray) -> np.ndarray | None:
+        """Return the part of the array that `read` returns; None if there is none."""
+        x = read(self.name)
+        if x is None:
+            return None
+        if self.rows is not None:
+            x = np.atleast_1d(x)[self.rows]
+            if len(x) < self.rows.stop - self.rows.start:
+                return None
+        return x if self.factor == 1.0 else self.factor * np.asarray(x, np.float64)
+
+
+ArrayParts = tuple[ArrayPart, ...]
+
+
+def join_parts(parts: ArrayParts, read: ReadArray) -> np.ndarray | None:
+    """Return the array that is made of parts, one after the other; None if one is missing.
+
+    Args:
+        parts: The parts.
+        read: Returns an array by its name.
+
+    >>> name = ArrayName("unet.000/", "input", "sample")
+    >>> parts = (ArrayPart(name, slice(1, 2)), ArrayPart(name, slice(0, 1), 2.0))
+    >>> join_parts(parts, lambda name: np.array([1.0, 3.0]))
+    array([3., 2.])
+    """
+    found = [part.taken(read) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    known = [x for x in found if x is not None]
+    same = len({x.shape[1:] for x in known}) == 1
+    return np.concatenate(known) if len(known) == len(found) and same else None
+
+
+@dataclass
+class RunView:
+    """Which arrays of a recorded run are those of a run of ldmref, and the reverse.
+
+    Attributes:
+        port: The recorded run.
+        request: The parameters of the run of ldmref, as one records them.
+        arrays: The arrays of its request, by parameter.
+        own: The arrays of the run of ldmref, of recorded ones.
+        recorded: The recorded arrays, of those of the run of ldmref.
+        numbers: Recorded numbers that no call of ldmref has, by what they should be.
+        least: The relative errors that are allowed at least of recorded arrays.
+        masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
+        silent: What is returned by networks that the program does not call, since nothing reads it.
+    """
+
+    port: Trace
+    request: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own: dict[ArrayName, ArrayParts] = field(default_factory=dict)
+    recorded: dict[ArrayName, ArrayParts] = field(default_factory=dict)
+    numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
+    least: dict[ArrayName, float] = field(default_factory=dict)
+    masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
+    silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
+
+    def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
+        """Note that two arrays are the same: the recorded one, times a factor, is ldmref's."""
+        if recorded.tensor_name_in(self.port) is not None:
+            self.own[own] = (ArrayPart(recorded, None, factor),)
+            self.recorded[recorded] = (ArrayPart(own, None, 1.0 / factor),)
+
+    def trace(self) -> Trace:
+        """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
+        roles: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        sources: dict[str, Callable[[], np.ndarray | None]] = {}
+        requested = {ArrayName(f"{REQUESTED}/", INPUT, k): x for k, x in self.arrays.items()}
+        known: dict[ArrayName, Any] = {**self.own, **self.silent, **requested}
+        for name, source in known.items():
+            call, layer = name.entry.split("/", 1)
+            tensor = tensor_name(call, layer, name.side, name.role)
+            inputs, outputs = roles.setdefault(name.entry, ({}, {}))
+            (inputs if name.side == INPUT else outputs)[name.role] = tensor
+            sources[tensor] = source
+        entries = (
+            TraceEntry(TraceCall(entry.split("/", 1)[0]), entry.split("/", 1)[1], *sides)
+            for entry, sides in roles.items()
+        )
+        manifest = {**self.port.manifest, "params": dict(self.request)}
+        tensors = ViewedArrays(self.port, sources)
+        return replace(self.port, tensors=tensors, entries=tuple(entries), manifest=manifest)
+
+    def as_recorded(self, computed: Mapping[ArrayName, np.ndarray]) -> dict[ArrayName, np.ndarray]:
+        """Return what a run computed, by the recorded arrays in whose place it stands."""
+        found = {}
+        for name, parts in self.recorded.items():
+            x, recorded = join_parts(parts, computed.get), name.tensor_in(self.port)
+            if x is not None and recorded is not None:
+                same = x.size == recorded.size
+                found[name] = np.reshape(x, recorded.shape) if same else x
+        for text, mask in self.masks.items():
+            got = text.tensor_in(self.port)
+            if text in found and mask in found and got is not None:
+                found[text], found[mask] = without_padding(found[text], found[mask], got)
+        return found | self.numbers
+
+
+def without_padding(
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a text and its mask with the padding of a recorded text.
+
+    Args:
+        x: The text, (n, l, d).
+        mask: (n, l), 0 for padding.
+        recorded: The recorded text, (n, m, d).
+
+    Returns:
+        (n, m, d) and (n, m); as they were if that would leave out tokens.
+
+    >>> text, mask = without_padding(np.ones((1, 2, 1)), np.array([[1, 0]]), np.zeros((1, 3, 1)))
+    >>> text.ravel(), mask
+    (array([1., 0., 0.]), array([[1, 0, 0]]))
+    """
+    n = recorded.shape[1]
+    if x.shape[:2] != mask.shape or recorded.ndim != x.ndim or mask[:, n:].any():
+        return x, mask
+    more = max(n - x.shape[1], 0)
+    x = np.pad(x[:, :n], [(0, 0), (0, more), (0, 0)])
+    mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
+    same = x.shape == recorded.shape
+    return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
+
+
+class ViewedArrays(Mapping[str, np.ndarray]):
+    """The arrays of a view by tensor name, each made when it is read.
+
+    Args:
+        port: The recorded run.
+        sources: Parts of its arrays, or an array, by tensor name.
+    """
+
+    def __init__(self, port: Trace, sources: Mapping[str, Any]):
+        self.port = port
+        self.sources = sources
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        source = self.sources[name]
+        if not isinstance(source, tuple):
+            return source
+        found = join_parts(source, lambda part: part.tensor_in(self.port))
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)

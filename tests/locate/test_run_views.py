@@ -1,0 +1,153 @@
+"""The run of another program is followed under the names of a run of ldmref.
+
+The program is ldmref itself, whose recorded calls are renamed: its states are scaled, and each
+prediction is a call of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_followed_runs import model_of, record
+
+from ldmref.locate.run import ArrayPart, RunView, follow_view
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.views import join_parts, without_padding
+from ldmref.trace import build_trace
+
+FACTOR = 0.5  # of the other program's states
+STEPS = 3
+DENOISER = "unet"
+
+
+def renamed(name):
+    """Return the name of an array of the other program, and the factor of its values."""
+    if name.entry.startswith("sampler"):
+        role = {"x": "sample", "prediction": "model_output"}.get(name.role, name.role)
+        return name._replace(role=role), FACTOR if role in ("sample", "output") else 1.0
+    return name, 1.0
+
+
+def names_of(trace):
+    """Yield the arrays of whole calls of a trace, without what the request gives."""
+    for entry in trace.entries:
+        if not entry.layer and entry.call.kind != "inputs":
+            yield from (ArrayName(entry.name, INPUT, role) for role in entry.inputs)
+            yield from (ArrayName(entry.name, OUTPUT, role) for role in entry.outputs)
+
+
+def tensor_of(name):
+    call = name.entry.removesuffix("/")
+    return f"{call}//{name.side}" + ("" if name.role == name.side else f".{name.role}")
+
+
+@pytest.fixture(scope="module")
+def viewed(tmp_path_factory):
+    """Return the view of a renamed run, and its model."""
+    model = model_of("tiny")
+    own = record(tmp_path_factory.mktemp("run") / "t", model)
+    arrays, pairs = {}, []
+    for name in names_of(own):
+        x = name.tensor_in(own)
+        if name.entry.startswith(DENOISER):  # a call for each prediction, "cond" first
+            halves = [f"{DENOISER}.{2 * int(name.entry[5:8]) + i:03}/" for i in range(2)]
+            for i, entry in enumerate(halves):
+                part = name._replace(entry=entry)
+                arrays[tensor_of(part)] = x[1 - i : 2 - i]
+            pairs.append((name, [name._replace(entry=entry) for entry in halves]))
+        else:
+            other, factor = renamed(name)
+            arrays[tensor_of(other)] = factor * x if factor != 1.0 else x
+            pairs.append((name, other, factor))
+    view = RunView(build_trace(arrays), own.manifest["params"])
+    for name, other, *factor in pairs:
+        if factor:
+            view.pair(name, other, 1.0 / factor[0])
+            continue
+        view.own[name] = tuple(ArrayPart(part) for part in reversed(other))
+        for i, part in enumerate(other):
+            view.recorded[part] = (ArrayPart(name, slice(1 - i, 2 - i)),)
+    return view, model
+
+
+def wrong_rows(view, model):
+    followed = follow_view(view, model)
+    assert not isinstance(followed, str), followed
+    return {f"{row.call} {row.kind}" for row in followed.rows() if row.verdict != "equal"}
+
+
+def test_every_array_of_the_other_program_is_compared(viewed):
+    view, model = viewed
+    followed = follow_view(view, model)
+    assert not isinstance(followed, str), followed
+    compared = set(followed.computed)
+    networks = {e.name for e in view.port.entries if e.call.network}
+    expected = {n for n in names_of(view.port) if n.side == INPUT or n.entry not in networks}
+    assert expected <= compared
+    assert {row.verdict for row in followed.rows()} == {"equal"}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "rows"),
+    [
+        ("sampler.001//output", {"sampler.001 step", "sampler.002 state"}),
+        (
+            "sampler.001//input.sample",
+            {"sampler.001 state", "sampler.001 x0", "sampler.001 step"}
+            | {"unet.002 latents", "unet.003 latents"},
+        ),
+        ("unet.002//input.timestep", {"unet.002 timestep"}),
+        ("unet.003//input.encoder_hidden_states", {"unet.003 text"}),
+        ("guidance.001//output", {"guidance.001 guidance", "sampler.001 prediction"}),
+    ],
+)
+def test_a_changed_array_is_named_where_it_is(tensor, rows, viewed):
+    view, model = viewed
+    changed = {**view.port.tensors, tensor: 1.1 * np.asarray(view.port.tensors[tensor])}
+    assert wrong_rows(replace(view, port=replace(view.port, tensors=changed)), model) == rows
+
+
+def test_numbers_of_the_table_are_compared_with_what_they_should_be(viewed):
+    view, model = viewed
+    scale = ArrayName("guidance.000/", INPUT, "scale")
+    right = scale.tensor_in(view.port)
+    assert not wrong_rows(replace(view, numbers={scale: right}), model)
+    wrong = wrong_rows(replace(view, numbers={scale: 2.0 * right}), model)
+    assert wrong == {"guidance.000 guidance scale"}
+    allowed = replace(view, numbers={scale: 1.0001 * right}, least={scale: 1e-3})
+    assert not wrong_rows(allowed, model)
+
+
+def test_an_output_that_was_not_recorded_ends_the_run(viewed):
+    view, model = viewed
+    name = ArrayName("vae.decode/", OUTPUT, OUTPUT)
+    own = {k: x for k, x in view.own.items() if k != name}
+    lacking = replace(view, own=own)
+    assert follow_view(lacking, model) == "what vae.decode returned was not recorded"
+    image = name.tensor_in(view.port)
+    assert not wrong_rows(replace(lacking, silent={name: 0.0 * image}), model)
+
+
+def test_parts_are_rows_one_after_the_other():
+    arrays = {"a": np.arange(6.0).reshape(3, 2), "b": np.ones((1, 2)), "c": np.ones((1, 3))}
+    names = {k: ArrayName(k, INPUT, INPUT) for k in (*arrays, "d")}
+    read = {names[k]: x for k, x in arrays.items()}.get
+
+    def joined(*parts):
+        return join_parts(tuple(ArrayPart(names[k], *more) for k, *more in parts), read)
+
+    assert joined(("a", slice(1, 2)), ("b", None, 3.0)).tolist() == [[2.0, 3.0], [3.0, 3.0]]
+    assert joined(("a", slice(2, 4))) is None  # there are only three rows
+    assert joined(("a",), ("d",)) is None and joined(("a",), ("c",)) is None
+
+
+def test_nothing_is_read_of_padding():
+    x, mask = np.ones((1, 3, 2)), np.array([[1, 1, 0]])
+    got = np.full((1, 2, 2), 5.0)
+    text, kept = without_padding(x, mask, got)
+    assert text.shape == got.shape and text.min() == 1.0 == text.max() and kept.tolist() == [[1, 1]]
+    assert without_padding(x, mask, got[:, :1])[0] is x  # which leaves out a token
+    text, kept = without_padding(x, mask, np.full((1, 4, 2), 5.0))
+    assert text[0, :, 0].tolist() == [1.0, 1.0, 5.0, 5.0] and kept.tolist() == [[1, 1, 0, 0]]
