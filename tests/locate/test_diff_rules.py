@@ -167,8 +167,8 @@ class Networks:
         self.opened.append(values)
         return self.fits[len(self.opened) - 1]
 
-    def replay(self, network, port, call, dtype, judge, visited, rows, reads, foreign):
-        assert not foreign
+    def replay(self, network, port, call, dtype, judge, visited, rows, reads, foreign, unmasked):
+        assert not foreign and not unmasked
         self.reads = reads
         self.replays.append((network, port, call, dtype, rows))
         visited.add(f"l{len(self.replays)}")
@@ -298,15 +298,16 @@ def test_what_is_compared_with_what(monkeypatch):
     monkeypatch.setattr(diff, "name_numbered", lambda port, networks: (port, networks))
     monkeypatch.setattr(diff, "name_as_makers", lambda port, model: port)
     monkeypatch.setattr(diff, "networks_of_run", lambda config: f"networks of {config}")
+    monkeypatch.setattr(diff, "without_own_arguments", lambda port: f"{port} of the calls")
     model = SimpleNamespace(config="c")
     more = {"controlnets": ["net"], "guide": "guide", "dtype": "float16", "progress": max}
     assert diff.diff_traces("port", model, "reference", **more) == "report"
     port, original, reference, dtype, progress = asked.pop()
-    assert port == ("port", "networks of c") and reference == "reference"
+    assert port == ("port of the calls", "networks of c") and reference == "reference"
     assert (dtype, progress) == ("float16", max)
     assert (original.model, original.nets, original.guide) == (model, ["net"], "guide")
     diff.diff_traces("port", None, "reference", controlnets=["net"])
-    assert asked.pop() == ("port", None, "reference", None, None)
+    assert asked.pop() == ("port of the calls", None, "reference", None, None)
     diff.diff_traces("port", model)
     _, original, *rest = asked.pop()
     assert rest == [None, None, None] and (original.nets, original.guide) == ((), None)

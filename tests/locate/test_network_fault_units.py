@@ -27,7 +27,14 @@ from ldmref.locate.faults import (
 
 def test_the_table_names_operations():
     operations = {name for name in dir(Backend) if not name.startswith("_")}
-    functions = {"quick_gelu", "tanh_gelu", "divide_by_rms", "rotate", "rotate_halves"}
+    functions = {
+        "quick_gelu",
+        "tanh_gelu",
+        "divide_by_rms",
+        "rotate",
+        "rotate_halves",
+        "turn_pairs",
+    }
     functions |= {
         "add",
         "timestep_embedding",

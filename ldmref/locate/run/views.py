@@ -6,13 +6,14 @@ states. A table of parts says which array is made of which; it has no formulas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.locate.run.calls import INPUT, REQUESTED, ArrayName
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
@@ -161,7 +162,7 @@ def without_padding(
     return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
 
 
-class ViewedArrays(Mapping[str, np.ndarray]):
+class ViewedArrays(LazyMapping[np.ndarray]):
     """The arrays of a view by tensor name, each made when it is read.
 
     Args:
@@ -172,6 +173,7 @@ class ViewedArrays(Mapping[str, np.ndarray]):
     def __init__(self, port: Trace, sources: Mapping[str, Any]):
         self.port = port
         self.sources = sources
+        self._recorded = [name for name, source in sources.items() if self._was_recorded(source)]
 
     def __getitem__(self, name: str) -> np.ndarray:
         source = self.sources[name]
@@ -182,8 +184,11 @@ class ViewedArrays(Mapping[str, np.ndarray]):
             raise KeyError(name)
         return found
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sources)
+    @property
+    def names(self) -> Collection[str]:
+        """The tensors of which all parts were recorded."""
+        return self._recorded
 
-    def __len__(self) -> int:
-        return len(self.sources)
+    def _was_recorded(self, source: Any) -> bool:
+        parts = source if isinstance(source, tuple) else ()
+        return all(part.name.tensor_name_in(self.port) is not None for part in parts)
