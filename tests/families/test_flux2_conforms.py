@@ -15,7 +15,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
 from flux2_pipelines import LAYERS, make_pipeline, transformer_in_double
-from live_pipelines import live_pipeline, tensors_under
+from live_runs import live_pipeline, tensors_under
 from qwen3_networks import encoder_in_double, write_vocabulary
 
 LENGTH = {"max_sequence_length": 48}

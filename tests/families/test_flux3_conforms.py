@@ -25,7 +25,7 @@ from flux3_pipelines import (
     transformer_in_double,
     with_positions,
 )
-from live_pipelines import tensors_under
+from live_runs import tensors_under
 from qwen3_networks import vl_in_double, write_vocabulary
 
 SIZE = {"width": 24, "height": 16}

@@ -15,7 +15,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
 from krea2_pipelines import LAYERS, call_transformer, make_pipeline, networks_in_double
-from live_pipelines import live_pipeline, tensors_under
+from live_runs import live_pipeline, tensors_under
 
 read_text = partial(tensors_under, "language_model.")
 

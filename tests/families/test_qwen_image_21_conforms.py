@@ -14,7 +14,7 @@ from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
-from live_pipelines import live_pipeline, tensors_under
+from live_runs import live_pipeline, tensors_under
 from qwen3_networks import vl_in_double
 from qwen_image_21_pipelines import (
     TURBO_TIMES,

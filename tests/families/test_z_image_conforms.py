@@ -14,7 +14,7 @@ from ldmref.testing import FAMILY_CHECKS, Original, assert_family_conforms
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import torch
-from live_pipelines import live_pipeline, tensors_under
+from live_runs import live_pipeline, tensors_under
 from qwen3_networks import encoder_in_double, write_vocabulary
 from z_image_pipelines import make_pipeline, transformer_in_double
 

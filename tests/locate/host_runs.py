@@ -23,6 +23,7 @@ import ldmref
 from ldmref.locate.pipeline import follow_diffusers, judge_host
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.trace import Selection, read_trace, record_pipeline
+from ldmref.trace.model import without_own_arguments
 
 STEPS = 3
 PIXELS = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
@@ -329,5 +330,6 @@ def judge(run: HostRun, folder: Path, before: Any = None, within: Any = None) ->
 def is_followed(run: HostRun, folder: Path) -> bool:
     """Return whether a recorded run is followed from its request to its images."""
     model = model_of(run.family, run.scheduler, tuple(run.fields.items()))
-    context = PipelineContext(read_trace(folder), model, run.dtype, [])
+    port = without_own_arguments(read_trace(folder))
+    context = PipelineContext(port, model, run.dtype, [])
     return follow_diffusers(context) is not None

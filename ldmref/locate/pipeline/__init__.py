@@ -71,7 +71,7 @@ from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import CONSTRAIN
-from ldmref.trace.model import Trace
+from ldmref.trace.model import Trace, without_own_arguments
 
 JUDGES = (
     judge_schedule,
@@ -116,6 +116,7 @@ def judge_host(
         controlnets: The ControlNets of the run, in their order; (): they are not known.
         guide: The weaker model of a run with autoguidance. None: there is none.
     """
+    port = without_own_arguments(port)
     unknown = _unknown_pipeline(port, model)
     if unknown:
         return unknown
