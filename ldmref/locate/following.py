@@ -495,7 +495,7 @@ class LayerFollower:
         """Return an input of a layer as a part around it makes it in the port's format."""
         inputs = self._inputs_of(outer)
         try:
-            with self._repeating(outer, Trial(name, role, {}, True, False)):
+            with self._repeating(outer, Trial(name, role, {}, True, False, positions=True)):
                 outer.compute(self._cast(inputs))
         except TargetReached as reached:
             return reached.parts

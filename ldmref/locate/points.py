@@ -45,7 +45,8 @@ class Frame:
 class Trial:
     """The conditions of a repeated run: operations exchanged, and where it ends.
 
-    It ends at the input `role` of the layer `target`, or at its output if the role is "".
+    It ends at the input `role` of the layer `target`, or at its output if the role is "". If `low`,
+    it computes in the port's number format, with `positions` also places and times.
     """
 
     target: str
@@ -53,6 +54,7 @@ class Trial:
     changes: Mapping[str, OperationChange]
     low: bool
     free: bool
+    positions: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.backends.base import Backend
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
 from ldmref.locate.faults.attention import without_mask
 from ldmref.locate.following import (
@@ -334,14 +335,20 @@ class Replay(LayerFollower, NamedBackend):
     @contextmanager
     def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
         """Compute a frame again in a block, under the conditions of a trial."""
-        saved = self._seen, self._scope, self.inner, self._trial
+        saved = self._seen, self._scope, self.inner, self.dtype, self._trial
         self._seen, self._scope = frame.seen.copy(), [*frame.scope]
         self._trial = trial
         self.inner = self.low if trial.low else self.exact
+        if trial.positions:
+            self.dtype = self.inner.dtype
         try:
             yield
         finally:
-            self._seen, self._scope, self.inner, self._trial = saved
+            self._seen, self._scope, self.inner, self.dtype, self._trial = saved
+
+    def count_from_zero(self, x: Array, axis: int) -> Array:
+        """Count in the state dtype of the run, which a trial may change."""
+        return Backend.count_from_zero(self, x, axis)
 
     def _find(self, name: str) -> TraceEntry | None:
         """Return what the port recorded under a name, or one that it has for it."""

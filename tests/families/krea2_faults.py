@@ -133,7 +133,7 @@ FAULTS = {
     ),
     "padding is seen": Fault(
         see_padding,
-        ("transformer.000", "text_fusion.refiner_blocks.0.attn.attention", "own"),
+        ("transformer.000", "", "wiring"),
         "the padding mask is missing",
     ),
     "norms without one": Fault(

@@ -35,6 +35,7 @@ from asked_runs import (
 from ldmref.locate import diff_traces
 from ldmref.locate.pipeline import follow_diffusers, judge_host
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.trace.model import without_own_arguments
 
 KINDS = [*guided_kinds(), *MODULAR]
 WRONG = [
@@ -81,7 +82,8 @@ def test_a_run_of_plain_guidance_is_followed_as_a_whole(kind, tmp_path, monkeypa
     monkeypatch.setattr(asked_runs, "ARGUMENTS", {"guidance_scale": (5.0, 3.0)})
     monkeypatch.setattr(asked_runs, "OF_GUIDER", {"guidance_scale": (5.0, 3.0)})
     trace, model = record(AskedRun(kind), tmp_path), model_of(base_of(kind))
-    rows = follow_diffusers(PipelineContext(trace, model, "float32", []))
+    port = without_own_arguments(trace)
+    rows = follow_diffusers(PipelineContext(port, model, "float32", []))
     assert rows is not None and {row.verdict for row in rows} == {"equal"}
 
 

@@ -22,6 +22,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.pipeline.ledger import KIND as NOT_COMPARED
 from ldmref.locate.precision import EPSILONS
 from ldmref.trace import Trace
+from ldmref.trace.model import without_own_arguments
 
 FOLDER = Path(__file__).with_name("changed_arrays")
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d.]*(e[+-]?\d+)?(?!\w)")
@@ -148,6 +149,7 @@ def describe_changes(
         controlnets: Its ControlNets.
         kinds: Kinds of calls whose first arrays are changed in every way.
     """
+    trace = without_own_arguments(trace)
     rows = judge_host(trace, model, "float32", [], controlnets)
     lines = [f"unchanged: {'equal' if DiffReport(tuple(rows)).equal else 'not equal'}"]
     lines += [f"{words_of(row)}{allowed_of(row)}" for row in rows]

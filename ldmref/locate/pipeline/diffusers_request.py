@@ -212,6 +212,9 @@ class DiffusersRequest:
         if noise is None:
             start = self.state * self.spread(0)
             noise = start / self.schedule.init_noise_sigma
+        asked = self.context.requested("latents")
+        if asked is not None and asked.shape == noise.shape:
+            noise = asked
         return {"latents": np.asarray(noise, np.float32), **self.embeddings}
 
     def spread(self, index: int) -> float:

@@ -32,7 +32,6 @@ from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.path import FLOW
-from ldmref.trace.calls import OF_MODULE
 from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
@@ -154,7 +153,11 @@ class _ViewedCalls:
         return [[*range(i, min(i + each, count))] for i in range(0, count, each)]
 
     def add_schedule(self) -> None:
-        """Add the schedule, which has the time and the level of each call of the scheduler."""
+        """Add the schedule, which has the time and the level of each call of the scheduler.
+
+        Raises:
+            NotARun: It has more or fewer levels.
+        """
         entry = self.context.schedule_entry
         if entry is None:
             return
@@ -174,6 +177,9 @@ class _ViewedCalls:
             return
         each = self.context.choose_sampler(self.context.config)[0].nfe
         most = len(self.numbers)
+        count = each * (most - 1) + 2  # the first and the last level are those of one call
+        if len(recorded) not in (count, count + each * (each > 1)):
+            raise NotARun("it has other levels than its steps")
         levels = [min((i + each - 1) // each, most) for i in range(len(recorded))]
         own = sigmas._replace(entry=SCHEDULE)
         rows = [levels.index(k) for k in sorted({*levels})]
@@ -236,8 +242,6 @@ class _ViewedCalls:
         names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
         here = [(i, own.index(part)) for part, (entry, i) in sources.items() if entry is network]
         for recorded in names:
-            if recorded.role.startswith(OF_MODULE):
-                continue
             name = recorded._replace(entry=f"{self.context.denoiser}.{index:03}/")
             parts = ((entry.name, i * n) for entry, i in (sources[part] for part in own))
             view.own[name] = tuple(
