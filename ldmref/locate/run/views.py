@@ -126,7 +126,7 @@ class RunView:
         for name, parts in self.recorded.items():
             x, recorded = join_parts(parts, computed.get), name.tensor_in(self.port)
             if x is not None and recorded is not None:
-                same = x.size == recorded.size
+                same = x.size == recorded.size and min(x.ndim, recorded.ndim) < 2
                 found[name] = np.reshape(x, recorded.shape) if same else x
         for text, mask in self.masks.items():
             got = text.tensor_in(self.port)

@@ -25,7 +25,7 @@ from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.params import Params
 from ldmref.training import OptimizerConfig, read_recipe, train
 from ldmref.training.diffusion.latents import Latents, NoisyLatents
-from ldmref.training.diffusion.stage import Condition, diffusion_trainer
+from ldmref.training.diffusion.stage import Condition, DenoiserTraining, diffusion_trainer
 from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.recipes.schema import Budget, DiffusionStage
 
@@ -147,8 +147,9 @@ def test_gradients_of_the_flow_are_those_of_diffusers(pipe, folder):
     names = [n for n, _ in theirs.named_parameters()]
     start = {f"transformer.{n}": p.detach().numpy() for n, p in theirs.named_parameters()}
     watch = Gradients()
-    rest = config, stage, 0, ops, unflatten(start)
-    next(diffusion_trainer(noisy, condition, *rest, observer=watch).run())
+    training = DenoiserTraining(config, stage, 0, ops)
+    params = unflatten(start)
+    next(diffusion_trainer(noisy, condition, training, params, observer=watch).run())
     seen = watch.seen
     labels = torch.as_tensor([int(prompt) if prompt else 1000 for prompt in seen.prompts])
     s = torch.as_tensor(seen.timesteps / 1000)[:, None, None, None]
