@@ -91,7 +91,9 @@ def copy_of(pipe):
 
 
 # Of some families, the pipeline says what blocks are given that is no array.
-CASES = [*((family, False) for family in MAKERS), ("z-image", True), ("flux2", True)]
+CASES = [*((family, False) for family in MAKERS if family != "flux3")]
+CASES += [("z-image", True), ("flux2", True)]
+CASES += [pytest.param("flux3", False, marks=pytest.mark.not_sampled)]  # the longest
 
 
 @pytest.mark.parametrize(("family", "with_pipeline"), CASES)

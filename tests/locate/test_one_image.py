@@ -62,8 +62,11 @@ def as_tokens(model, x):
     return latents_as_tokens(port_of(model.family).unpack, x, *(n // cell for n in x.shape[2:]))
 
 
+HIGH = pytest.param({"width": 32, "height": 64}, marks=pytest.mark.not_sampled, id="high")
+
+
 @pytest.mark.parametrize("family", ["flux-tiny", "flux2-tiny"])
-@pytest.mark.parametrize("size", [{"width": 64, "height": 32}, {"width": 32, "height": 64}])
+@pytest.mark.parametrize("size", [pytest.param({"width": 64, "height": 32}, id="wide"), HIGH])
 def test_tokens_for_latents_have_the_rows_and_columns_with_which_all_layers_agree(family, size):
     model = ldmref.random_model(family, dtype="float64")
     arrays = whole_call(model, **size)
