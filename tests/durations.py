@@ -17,7 +17,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from tiers import reason_to_take_long
 
-LIMIT = 5.0  # seconds of processor time in the call of a test; fixtures are not counted
+LIMIT = 7.0  # seconds of processor time in the call of a test; fixtures are not counted
 recorded: dict[str, dict[str, float]] = {}
 
 

@@ -129,7 +129,7 @@ def suite(tmp_path):
     (tmp_path / "pytest.ini").write_text(f"[pytest]\n{markers}")
     for name in PLUGINS:
         text = Path(__file__).with_name(name).read_text("utf-8")
-        (tmp_path / name).write_text(text.replace("LIMIT = 5.0", "LIMIT = 0.1"))
+        (tmp_path / name).write_text(text.replace("LIMIT = 7.0", "LIMIT = 0.1"))
     (tmp_path / "full_tests.py").write_text(TABLES)
     (tmp_path / "test_some.py").write_text(SUITE)
     (tmp_path / "test_other.py").write_text("def test_other():\n    pass\n")
