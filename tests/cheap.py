@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIMIT = 20.0  # seconds of this process, on any machine: what is meant takes a second at most
+LIMIT = 20.0  # seconds of this process; the right algorithm takes a second at most
 
 
 @contextmanager
 def stays_cheap() -> Iterator[None]:
-    """Check that a block ends at once, for inputs on which the dear way takes minutes."""
+    """Check that a block ends soon, for inputs on which a quadratic algorithm takes minutes."""
     start = time.process_time()
     try:
         yield

@@ -55,7 +55,7 @@ def turned_back(call: LayerCall, x: Any) -> Any:
 
 
 def wrong_layers(name: str, fault: str) -> dict[str, Change]:
-    """Return the layers of a block with a fault, as `NumpyPort` takes them."""
+    """Return the layers of a block with a fault, as `NumpyPort` reads them."""
     calls = {n: c for n, c in calls_of(name).items() if n.startswith(f"{BLOCKS[name]}.")}
     if fault == "gate":
         names = [f"{BLOCKS[name]}.{part}" for part in GATES[name]]

@@ -1,7 +1,7 @@
 """The run of another program is followed under the names of a run of ldmref.
 
 The program is ldmref itself, whose recorded calls are renamed: its states are scaled, and each
-prediction is a call of its own.
+prediction has a separate call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def renamed(name):
 
 
 def names_of(trace):
-    """Yield the arrays of whole calls of a trace, without what the request gives."""
+    """Yield the arrays of whole calls of a trace, except for those of the request."""
     for entry in trace.entries:
         if not entry.layer and entry.call.kind != "inputs":
             yield from (ArrayName(entry.name, INPUT, role) for role in entry.inputs)

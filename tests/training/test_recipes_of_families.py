@@ -24,7 +24,7 @@ TINY = {
     if name.split("-")[-1] == "tiny"
 }
 LONGER_TEXTS = {"flux": {"text_encoder_2": {"max_position_embeddings": 24}}}  # than its tiny preset
-UNREAD = "image_cond"  # parameters of reference images, which a recipe has not
+UNREAD = "image_cond"  # parameters of reference images, which recipes do not train
 
 
 def test_every_family_has_a_tiny_preset():
@@ -33,7 +33,7 @@ def test_every_family_has_a_tiny_preset():
 
 @pytest.mark.parametrize("family", TINY)
 def test_a_recipe_trains_it(family, tmp_path):
-    """What begins at zero changes, and prompts are read.
+    """Parameters that begin at zero change, and prompts are read.
 
     A recipe trains KL's autoencoder; other kinds are given, as `test_qwen_image_21_training.py`
     does.

@@ -59,9 +59,8 @@ def missing_factor(call: LayerCall) -> Iterator[Variant]:
         text = f"the {'second' if other == 'b' else 'first'} factor is missing"
         yield Variant(text, lambda c, x, role=role, other=other: _alone(x, role, other))
     if call.attributes.get("complex"):
-        text = BACKWARDS
         conjugate = np.array([1.0, -1.0])
-        yield Variant(text, lambda c, x: c.compute({**x, "b": conjugate * x["b"]}))
+        yield Variant(BACKWARDS, lambda c, x: c.compute({**x, "b": conjugate * x["b"]}))
         yield Variant("the rotation is missing", lambda c, x: x["input"])
         return
     yield Variant("1 is added to the second factor", lambda c, x: c.compute({**x, "b": 1 + x["b"]}))
@@ -114,8 +113,7 @@ def other_angles(call: LayerCall) -> Iterator[Variant]:
 
 def other_turn(call: LayerCall) -> Iterator[Variant]:
     """Yield complex numbers of unit length of negated and rounded angles."""
-    text = BACKWARDS
-    yield Variant(text, lambda c, x: c.compute({**x, "input": -x["input"]}))
+    yield Variant(BACKWARDS, lambda c, x: c.compute({**x, "input": -x["input"]}))
     for form in ("bfloat16", "float16"):
         text = f"the angles are rounded to {form}"
         yield Variant(text, lambda c, x, form=form: c.compute(_with_rounded(x, form)))

@@ -123,7 +123,7 @@ def judge_host(
     port = fill_inputs(port, model, controlnets)
     context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
     missing = rows_of_missing(port, model, controlnets)
-    right = follow_diffusers(context) if context.is_diffusers else None
+    right = follow_diffusers(context)
     if right is not None:
         return [*right, *missing]
     followed = follow_run(port, model, controlnets, guide, context.epsilon)

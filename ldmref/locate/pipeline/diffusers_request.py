@@ -35,7 +35,7 @@ SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
 
 
 class NotARun(Exception):
-    """A recording is no run of ldmref; the message says why."""
+    """A recording is not a run that ldmref has; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class DiffusersRequest:
 
     @cached_property
     def scale(self) -> float:
-        """The guidance scale; 1: there is no guidance, or the pipeline does not say so."""
+        """The guidance scale; 1 without guidance, or if the pipeline does not mention it."""
         steps = self.context.calls("sampler")
         says = "guided" in steps[0].attributes or self.context.guider
         if not self.reads_scale and TRUE_CFG in self.asked:
@@ -207,14 +207,12 @@ class DiffusersRequest:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the request: the initial noise, of unit variance."""
-        initial = next(iter(self.context.calls("initial")), None)
-        noise = self.context.read(initial, "latents")
+        noise = self.context.requested("latents")
+        if noise is None or noise.shape != self.state.shape:
+            initial = next(iter(self.context.calls("initial")), None)
+            noise = self.context.read(initial, "latents")
         if noise is None:
-            start = self.state * self.spread(0)
-            noise = start / self.schedule.init_noise_sigma
-        asked = self.context.requested("latents")
-        if asked is not None and asked.shape == noise.shape:
-            noise = asked
+            noise = self.state * self.spread(0) / self.schedule.init_noise_sigma
         return {"latents": np.asarray(noise, np.float32), **self.embeddings}
 
     def spread(self, index: int) -> float:

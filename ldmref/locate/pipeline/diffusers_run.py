@@ -48,7 +48,7 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         context: The recorded run.
 
     Returns:
-        The run and the model, or in words why it is no run of ldmref.
+        The run and the model, or in words why ldmref has no such run.
     """
     request = DiffusersRequest(context)
     try:
@@ -85,7 +85,7 @@ class _ViewedCalls:
     # -- texts ------------------------------------------------------------------------------------
 
     def add_texts(self) -> None:
-        """Add the calls of text encoders: one for each text, in place of batches of them."""
+        """Add the calls of text encoders: one for each text instead of one for a batch."""
         request = self.request
         if request.embeddings:
             return
@@ -131,7 +131,7 @@ class _ViewedCalls:
                 yield from ((name, calls) for name in names)
 
     def _add_zeros(self, first: str, empty: str) -> None:
-        """Add a call for the empty negative prompt, which nothing reads: zeros stand for it."""
+        """Add a call for the empty negative prompt: diffusers uses zeros and does not encode it."""
         known = [name for name in self.view.own if name.entry == first and name.side == OUTPUT]
         for name in known:
             x = self.view.own[name][0].taken(lambda part: part.tensor_in(self.view.port))

@@ -103,9 +103,9 @@ class RunView:
     def trace(self) -> Trace:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
         roles: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-        sources: dict[str, Callable[[], np.ndarray | None]] = {}
+        sources: dict[str, ArrayParts | np.ndarray] = {}
         requested = {ArrayName(f"{REQUESTED}/", INPUT, k): x for k, x in self.arrays.items()}
-        known: dict[ArrayName, Any] = {**self.own, **self.silent, **requested}
+        known: dict[ArrayName, ArrayParts | np.ndarray] = {**self.own, **self.silent, **requested}
         for name, source in known.items():
             call, layer = name.entry.split("/", 1)
             tensor = tensor_name(call, layer, name.side, name.role)
@@ -121,7 +121,7 @@ class RunView:
         return replace(self.port, tensors=tensors, entries=tuple(entries), manifest=manifest)
 
     def as_recorded(self, computed: Mapping[ArrayName, np.ndarray]) -> dict[ArrayName, np.ndarray]:
-        """Return what a run computed, by the recorded arrays in whose place it stands."""
+        """Return what a run computed, by the names of the recorded arrays."""
         found = {}
         for name, parts in self.recorded.items():
             x, recorded = join_parts(parts, computed.get), name.tensor_in(self.port)
@@ -170,7 +170,7 @@ class ViewedArrays(LazyMapping[np.ndarray]):
         sources: Parts of its arrays, or an array, by tensor name.
     """
 
-    def __init__(self, port: Trace, sources: Mapping[str, Any]):
+    def __init__(self, port: Trace, sources: Mapping[str, ArrayParts | np.ndarray]):
         self.port = port
         self.sources = sources
         self._recorded = [name for name, source in sources.items() if self._was_recorded(source)]
@@ -189,6 +189,6 @@ class ViewedArrays(LazyMapping[np.ndarray]):
         """The tensors of which all parts were recorded."""
         return self._recorded
 
-    def _was_recorded(self, source: Any) -> bool:
+    def _was_recorded(self, source: ArrayParts | np.ndarray) -> bool:
         parts = source if isinstance(source, tuple) else ()
         return all(part.name.tensor_name_in(self.port) is not None for part in parts)
