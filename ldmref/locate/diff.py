@@ -36,6 +36,7 @@ from ldmref.locate.unfilled import (
     describe_unmasked,
     may_lack_mask,
 )
+from ldmref.locate.unnamed import ComputedArrays
 from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
@@ -204,7 +205,7 @@ def judge_call(
     if unknown and not problem and replayed.network is not None:
         network = replayed.network.network
         apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
-        unknown &= {*apart.left}
+        unknown &= {*apart.left} - replayed.unnamed
         remarks.note_unread(call.network, apart.unread)
     whole = port.find(call)
     together = unlike_ours({} if whole is None else whole.attributes)
@@ -233,6 +234,7 @@ class ReplayedCall:
         network: The network. None: its arguments do not fit.
         problem: Why the run could not be completed. "": it was.
         masks: By role, masks that were not recorded, and with which the layers agree alone.
+        unnamed: Layers that the definition has no name for, and whose arrays it computes.
     """
 
     judge: Judge
@@ -241,6 +243,7 @@ class ReplayedCall:
     network: RecordedNetwork | None = None
     problem: str = ""
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unnamed: set[str] = field(default_factory=set)
 
 
 def _count_faults(found: ReplayedCall) -> tuple[int, int]:
@@ -337,6 +340,8 @@ def _replay(
             rows[before:] = without_assumed(rows[before:], network, again)
             watch = partial(_watch, follow)
             found.masks = find_shown_masks(rows[before:], network, watch)
+            if not found.problem and not any(row.verdict == DIFFERS for row in rows):
+                found.unnamed = _find_unnamed(found, part, call, dtype, follow, terms)
         if not found.problem or assume:
             break
         whole = port.find(call)
@@ -359,10 +364,31 @@ def _follow(
     visited: set[str],
     reads: RunReads,
     network: RecordedNetwork,
+    **more: ComputedArrays,
 ) -> str:
     return replay_network(
-        network, port, call, dtype, judge, visited, padding, reads, foreign, unmasked
+        network, port, call, dtype, judge, visited, padding, reads, foreign, unmasked, **more
     )
+
+
+def _find_unnamed(
+    found: ReplayedCall,
+    port: Trace,
+    call: TraceCall,
+    dtype: str,
+    follow: Callable[..., str],
+    terms: TermsObserver | None,
+) -> set[str]:
+    """Return the layers that were not visited, and whose arrays a right run computes."""
+    left = [e for e in port.of_call(call) if e.layer and e.layer not in found.visited]
+    if not left:
+        return set()
+    computed = ComputedArrays(port, left, dtype)
+    judged = {"", *found.visited}
+    computed.note_entries(e for e in port.of_call(call) if e.layer in judged)
+    judge = Judge(call, dtype, terms and terms.without_looking())
+    follow(judge, set(), RunReads(), found.network, computed=computed)
+    return computed.find_right(found.reads)
 
 
 def _watch(follow: Callable[..., str], observer: PointObserver, network: RecordedNetwork) -> str:

@@ -23,6 +23,7 @@ from ldmref.locate.following import (
     compute_as_is,
     made_before,
 )
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     find_layer,
     is_apart,
@@ -39,6 +40,7 @@ from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within
 from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.locate.unnamed import ComputedArrays
 from ldmref.locate.unvisited import RunReads
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
@@ -47,6 +49,7 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
+NO_OUTPUT = "none of the arrays that it returned is its output"
 LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
@@ -80,6 +83,7 @@ class Replay(LayerFollower, NamedBackend):
         self.reads = reads
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
         self.unmasked = False  # whether attention reads the padding
+        self.computed: ComputedArrays | None = None  # that looks for recorded arrays
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -107,11 +111,17 @@ class Replay(LayerFollower, NamedBackend):
                 result = compute(arrays)
             self._around.pop()
             entry = self.port.find(self.call)
+            seen = False
             for part, (output, array) in enumerate(name_outputs(network, result).items()):
                 outputs = {} if entry is None else entry.outputs
                 recorded = read_role(self.port, outputs, output or "output")
+                if entry is not None and recorded is None and not output:
+                    recorded = _find_output(self.port, entry, array)
                 if entry is not None and recorded is not None:
                     self._observe_output(whole, entry, part, array, recorded, arrays, frame)
+                    seen = True
+            if entry is not None and entry.outputs and not seen:
+                self.observer.skip(whole, NO_OUTPUT)
         return result
 
     def group_norm_silu(
@@ -175,10 +185,15 @@ class Replay(LayerFollower, NamedBackend):
             frame = self._frame(call, inputs, self._frames[-1] if closed else None)
             result = self._operate_exactly(call, inputs)
             self._pass(call, entry is not None)
+        if self.computed is not None:
+            params = {} if self.reads is None else self.reads.params
+            self.computed.note_layer(call, inputs, result, params, self._compute_freely)
         if entry is None:
             return self._keep(call, result)
         start = frame if closed else self._frames[-1]
         forced = self._observe_outputs(call, entry, result, inputs, start)
+        if self.computed is not None:
+            self.computed.note(*parts_of(forced))
         return forced if call.several else self._keep(call, forced)
 
     def _observe_outputs(
@@ -217,12 +232,18 @@ class Replay(LayerFollower, NamedBackend):
 
     def _assume(self, call: LayerCall) -> Any:
         """Return the output of a layer, only for its shape."""
+        return self._compute_freely(call, call.inputs, False)
+
+    def _compute_freely(self, call: LayerCall, inputs: Mapping[str, np.ndarray], low: bool) -> Any:
+        """Return the output of a layer from other inputs, whatever was recorded within it."""
         seen = self._seen.copy()
-        self._trial = Trial("", "", {}, False, True)
+        self._trial = Trial("", "", {}, low, True)
+        self.inner = self.low if low else self.exact
         try:
-            return self._finish(call.compute({**self.parameters(call), **call.inputs}))
+            return self._finish(call.compute(self._cast({**self.parameters(call), **inputs})))
         finally:
             self._trial = None
+            self.inner = self.exact
             self._seen = seen  # or layers within it would be counted as called twice
 
     def _pass_on(self, call: LayerCall) -> Any:
@@ -429,6 +450,16 @@ def _may_hold(layer: str, target: str) -> bool:
     return inner == plain or inner.startswith(f"{plain}.")
 
 
+def _find_output(port: Trace, entry: TraceEntry, computed: np.ndarray) -> np.ndarray | None:
+    """Return the output of a network among several that a port returns by number; None: none is.
+
+    It is the nearest one of its shape.
+    """
+    several = [read_output(port, entry, part) for part in range(len(entry.outputs))]
+    fits = [x for x in several if x is not None and x.shape == computed.shape]
+    return min(fits, key=lambda x: relative_error(x, computed), default=None)
+
+
 def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> list[np.ndarray]:
     """Return the outputs of a layer that a port returned as one array; [] if they are not joined.
 
@@ -460,6 +491,7 @@ def replay_network(
     reads: RunReads | None = None,
     foreign: Iterable[str] = (),
     unmasked: bool = False,
+    computed: ComputedArrays | None = None,
 ) -> str:
     """Follow one run of a network, and return why it could not be completed; "": it was.
 
@@ -474,11 +506,13 @@ def replay_network(
         reads: Where is noted what the network reads. None: nowhere.
         foreign: Layers of the port that compute something else, and are not judged.
         unmasked: Whether no attention has the mask of its padding.
+        computed: What is shown all arrays between layers. None: nothing.
     """
     replay = Replay(port, call, dtype, observer, padding, reads)
     replay.visited = visited
     replay.foreign = (*foreign,)
     replay.unmasked = unmasked
+    replay.computed = computed
     try:
         with np.errstate(all="ignore"):
             replay.run(network.network, network.params, network.arguments)

@@ -116,7 +116,7 @@ class RunReads:
         parts = layer.partition(AGAIN)[0].split(".")
         for count in range(1, len(parts) + 1):
             part = ".".join(parts[:count])
-            tree = _part_of(self.params, part)
+            tree = part_of(self.params, part)
             if tree is None:
                 return ""
             within = (name == part or name.startswith(part + ".") for name in self.parts)
@@ -134,7 +134,8 @@ class RunReads:
         """
         if array.ndim < 2 or array.dtype.kind not in "fc" or not array.size:
             return False
-        part = _part_of(self.params, layer) or {}
+        array = _waves_of_matrices(array)
+        part = part_of(self.params, layer) or {}
         rows = part.get("weight")
         known = [] if rows is None or np.ndim(rows) != 2 else [np.asarray(rows)]
         tables = array.reshape(-1, *array.shape[-2:])
@@ -144,12 +145,21 @@ class RunReads:
         return any(_is_of_waves(waves, tables, unit) for waves in self.waves)
 
 
-def _part_of(tree: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+def part_of(tree: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     """Return a part of a tree of parameters; None if it has no such part."""
     found: Any = tree
     for key in name.split("."):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def _waves_of_matrices(x: np.ndarray) -> np.ndarray:
+    """Return matrices ((cos, -sin), (sin, cos)) as cos + i sin; other arrays as they are."""
+    if x.ndim < 4 or x.shape[-2:] != (2, 2) or x.dtype.kind != "f":
+        return x
+    (cos, other), (sin, again) = np.moveaxis(x, (-2, -1), (0, 1))
+    same = np.array_equal(cos, again) and np.array_equal(sin, -other)
+    return cos + 1j * sin if same else x
 
 
 def _is_of_waves(waves: np.ndarray, tables: np.ndarray, unit: float) -> bool:

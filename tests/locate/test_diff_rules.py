@@ -167,8 +167,12 @@ class Networks:
         self.opened.append(values)
         return self.fits[len(self.opened) - 1]
 
-    def replay(self, network, port, call, dtype, judge, visited, rows, reads, foreign, unmasked):
+    def replay(
+        self, network, port, call, dtype, judge, visited, rows, reads, foreign, unmasked, **more
+    ):
         assert not foreign and not unmasked
+        if more:  # a run that looks for layers without a name
+            return ""
         self.reads = reads
         self.replays.append((network, port, call, dtype, rows))
         visited.add(f"l{len(self.replays)}")

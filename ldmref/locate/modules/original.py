@@ -26,6 +26,8 @@ from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_modul
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
 from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.locate.unnamed import ComputedArrays
+from ldmref.locate.unvisited import RunReads
 from ldmref.models.family import family_of_pipeline
 from ldmref.ports.port import port_of
 from ldmref.trace import torch_names as known
@@ -145,7 +147,8 @@ class ModuleOriginal:
             return [Row(call, "", verdict=UNKNOWN, note=note)]
         rows = [*judge.rows, *_rest(replay, port, call)]
         layers = {entry.layer for entry in port.of_call(call) if entry.layer}
-        unknown = sorted(layers - replay.visited)
+        around = set() if problem else _find_around(port, call, replay.visited, dtype)
+        unknown = sorted(layers - replay.visited - around)
         if unknown:
             listed = abbreviated(unknown, MAX_LISTED)
             kind = type(replay.copies.module).__name__
@@ -468,3 +471,11 @@ def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
             for _, roles, why in ledger.rest([entry]):
                 note = f"{', '.join(roles)} not compared: {why or UNUSED}"
                 yield Row(call, entry.layer, KIND, verdict=UNKNOWN, note=note)
+
+
+def _find_around(port: Trace, call: TraceCall, visited: Collection[str], dtype: str) -> set[str]:
+    """Return layers that were not visited, and read and return what others do that were judged."""
+    entries = [entry for entry in port.of_call(call) if entry.inputs and entry.layer]
+    found = ComputedArrays(port, (e for e in entries if e.layer not in visited), dtype)
+    found.note_entries(e for e in entries if e.layer in visited)
+    return found.find_right(RunReads())

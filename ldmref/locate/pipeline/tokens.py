@@ -24,6 +24,7 @@ PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
 )  # fmt: skip
 MASK = "attention_mask"
+POSITIONS = "position_ids"
 
 
 def judge_tokens(context: PipelineContext) -> Iterator[Row]:
@@ -35,8 +36,8 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
             ids = context.read(entry, *names)
             if ids is None:
                 continue
-            if not prompts:  # the tokens are what was given
-                context.compared(entry, *names)
+            if not prompts:  # the tokens are what was given, with their mask and positions
+                context.compared(entry, *names, MASK, *roles_of(context, "mask", name), POSITIONS)
                 continue
             rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
             yield from rows
