@@ -402,10 +402,10 @@ class Replay(LayerFollower, NamedBackend):
             if forced is not None:
                 return self._cast({"": forced})[""]
         inputs = dict(call.inputs)
+        change = trial.changes.get(call.name, compute_as_is)
         if call.composite:
-            result = call.compute(inputs)
+            result = change(call, inputs)
         else:
-            change = trial.changes.get(call.name, compute_as_is)
             result = change(call, {**self._cast(self.parameters(call)), **inputs})
         result = self._cast({"": result})[""]
         if (base := call.name.partition(AGAIN)[0]) in self.collected:

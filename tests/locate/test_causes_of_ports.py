@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from fault_calls import call_of, faulty, normal, point_of, replay_of
+from test_conventions import judge, record
 
 from ldmref.locate import diagnosis
 from ldmref.locate.conventions import Convention, turn_call
@@ -205,3 +208,27 @@ def test_an_array_that_a_layer_shares_with_the_whole_call_is_not_turned_with_it(
     turned = turn_call(port, call, [negative])
     whole, layer = (turned.read_inputs(entry)["input"].tolist() for entry in turned.entries)
     assert whole == [-1.0] * 3 and layer == [1.0] * 3
+
+
+@pytest.mark.full
+def test_positions_of_a_port_whose_norms_are_no_layers():
+    """Only the layers that read the first norm show that a table is cropped in its corner."""
+
+    def crop(call, x):
+        table = np.asarray(model.params["transformer"]["pos_embed"]["pos_embed"])
+        side = math.isqrt(table.shape[1])
+        grid = table.reshape(side, side, -1)
+        rows, columns = (size // 2 for size in x["input"].shape[2:])
+        top, left = (side - rows) // 2, (side - columns) // 2
+        right = grid[top : top + rows, left : left + columns]
+        moved = (grid[:rows, :columns] - right).reshape(1, rows * columns, -1)
+        return call.compute(x) + moved
+
+    model, _ = record("sd3-tiny")
+    _, wrong = record("sd3-tiny", {"pos_embed": crop})
+    words = "the positions are those of the first rows and columns"
+    inputs = {key: x for key, x in wrong.items() if "//input" in key}
+    layer = "transformer_blocks.1.attn.to_q"
+    read = {key: x for key, x in wrong.items() if f"/{layer}/input" in key}
+    (fault,) = judge(model, inputs | read).faults
+    assert fault.layer == layer and fault.cause.startswith(words)

@@ -390,6 +390,11 @@ def test_other_crops_of_a_table_of_positions(rows, columns):
     arrays["the positions are not added"] = tokens
     arrays["the positions are added twice"] = 2 * computed - tokens
     assert_same(found, arrays)
+    before = replay_of(tables={"pos_embed": grid.reshape(1, 36, 3)}, arguments={"x": latents})
+    made = dict(joint.other_table_before(before, point_of("block.to_q")))
+    call = SimpleNamespace(compute=lambda x: computed)
+    assert_same({words: one["pos_embed"](call, {}) for words, one in made.items()}, arrays)
+    assert not [*joint.other_table_before(before, point_of("block.to_q", within="block"))]
     assert not [*joint.other_table(replay_of(), point)]
     assert not [*joint.other_table(replay, point_of("x", "", computed, inputs={"input": latents}))]
     large = point_of(

@@ -15,6 +15,7 @@ from ldmref.locate.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
 EMBEDDING = "pos_embed"
+PATCH = 2  # rows and columns of a patch
 FIRST = ("transformer_blocks.0.norm1", "transformer_blocks.0.norm1.layer_norm")  # reads it
 
 
@@ -43,20 +44,41 @@ def _rolled(shift: int) -> OperationChange:
 def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
     """Yield patches with other positions of SD3's table, of which the middle is right."""
     latents = _embedded_latents(replay, point)
-    table = None if latents is None else replay.parameters_of(EMBEDDING)
     computed = np.asarray(point.computed)
-    if table is None or latents is None or table.ndim != 3 or computed.ndim != 3:
+    if latents is not None and computed.ndim == 3:
+        for text, added in _other_positions(replay, latents, computed.shape[1]):
+            yield text, computed + added
+
+
+def other_table_before(replay: FollowedRun, point: Point) -> Iterator[ChangedOperations]:
+    """Yield other positions of a port of which no layer shows the tokens after they are added."""
+    latents: Any = replay.arguments.get("x")
+    if not isinstance(latents, np.ndarray) or latents.ndim != 4 or point.frame.name:
         return
+    for text, added in _other_positions(replay, latents):
+        yield text, {EMBEDDING: lambda call, x, added=added: call.compute(x) + added}
+
+
+def _other_positions(replay: FollowedRun, latents: np.ndarray, tokens: int = 0) -> Iterator[Given]:
+    """Yield what other positions of SD3's table add to those of the patches of latents.
+
+    Args:
+        replay: The replay.
+        latents: The latents, (n, c, h, w).
+        tokens: The number of patches. 0: those of two rows and columns.
+    """
+    table = replay.parameters_of(EMBEDDING)
+    if table is None or table.ndim != 3:
+        return
+    height, width = latents.shape[2:]
     side = math.isqrt(table.shape[1])
-    patch = math.isqrt(latents.shape[2] * latents.shape[3] // computed.shape[1])
-    if not patch:
-        return
-    rows, columns = latents.shape[2] // patch, latents.shape[3] // patch
-    if rows * columns != computed.shape[1] or max(rows, columns) > side:
+    patch = math.isqrt(height * width // tokens) if tokens else PATCH
+    rows, columns = (height // patch, width // patch) if patch else (0, 0)
+    if not rows * columns or (tokens and rows * columns != tokens) or max(rows, columns) > side:
         return
     grid = table.reshape(side, side, -1)
     top, left = (side - rows) // 2, (side - columns) // 2
-    patches = computed - _crop(grid, top, left, rows, columns)
+    right = _crop(grid, top, left, rows, columns)
     across = grid.swapaxes(0, 1)
     crops = {
         "the positions are those of the first rows and columns of the table, not of its middle": (
@@ -79,12 +101,12 @@ def other_table(replay: FollowedRun, point: Point) -> Iterator[Given]:
         "the positions begin one row and column earlier": _crop(
             grid, top - 1, left - 1, rows, columns
         ),
+        "the positions are not added": np.zeros_like(right),
+        "the positions are added twice": 2.0 * right,
     }
     for text, crop in crops.items():
-        if crop.shape == computed.shape[1:]:
-            yield text, patches + crop
-    yield "the positions are not added", patches
-    yield "the positions are added twice", 2.0 * computed - patches
+        if crop.shape == right.shape:
+            yield text, crop - right
 
 
 def _embedded_latents(replay: FollowedRun, point: Point) -> np.ndarray | None:

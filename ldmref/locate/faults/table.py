@@ -167,6 +167,7 @@ class InBlock(NamedTuple):
 IN_BLOCKS = (
     InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
     InBlock(modulation.unused_embedding, "pooled texts and second times that are not added"),
+    InBlock(joint.other_table_before, "tables of positions that are cropped in their middle"),
     InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
     InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
     InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
