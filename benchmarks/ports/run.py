@@ -30,7 +30,9 @@ ROOT = FOLDER.parents[1]
 PAGE = ROOT / "docs" / "ports.md"
 # What the page shows of each port. first.json is what was measured before causes were mended after
 # it, and is never written again.
-TABLES = {"results.json": "networks", "first.json": "first", "faults.json": "faults"}
+TABLES = {
+    "networks": "results.json", "faults": "faults.json", "first": "first.json", "rest": "faults.json"
+}  # fmt: skip
 BEGIN, END = "<!-- {} of benchmarks/ports/run.py -->", "<!-- end of {} -->"
 Row = dict[str, Any]
 
@@ -168,12 +170,26 @@ def fault_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]
     yield [port.declared["title"], *map(str, (len(rows), located, explained, wrong))]
 
 
+def rest_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]]:
+    """Yield the rows of a port in the table of faults without a right cause alone."""
+    for script, rows in found.items():
+        for row in rows:
+            if row["explained"] and not row["wrong"]:
+                continue
+            wrong = ", ".join(f'"{words}"' for words in row["wrong"])
+            beside = f", wrong beside it: {wrong}" if wrong else ""
+            said = f"right{beside}" if row["explained"] else f"wrong: {wrong}" if wrong else NO_CAUSE
+            said = said if row["located"] else "not located"
+            yield [port.declared["title"], f"`{script}`", row["fault"], said]
+
+
 HEADERS = {
     "networks": ["port", "network", "layers", "verdict", "errors that ldmref names", "difference"],
     "first": ["port", "faults", "located", "explained", "wrong causes"],
     "faults": ["port", "faults", "located", "explained", "wrong causes"],
+    "rest": ["port", "network", "fault", "cause"],
 }
-ROWS = {"networks": network_rows, "first": fault_rows, "faults": fault_rows}
+ROWS = {"networks": network_rows, "first": fault_rows, "faults": fault_rows, "rest": rest_rows}
 
 
 def make_table(subject: str, file: str) -> str:
@@ -189,7 +205,7 @@ def make_table(subject: str, file: str) -> str:
 def write_page() -> None:
     """Write the tables of the stored results into the page."""
     text = PAGE.read_text("utf-8")
-    for file, subject in TABLES.items():
+    for subject, file in TABLES.items():
         begin, end = BEGIN.format(subject), END.format(subject)
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{make_table(subject, file)}\n{end}{rest.partition(end)[2]}"
