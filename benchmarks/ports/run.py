@@ -31,7 +31,8 @@ PAGE = ROOT / "docs" / "ports.md"
 # What the page shows of each port. first.json is what was measured before causes were mended after
 # it, and is never written again.
 TABLES = {
-    "networks": "results.json", "faults": "faults.json", "first": "first.json", "rest": "faults.json"
+    "networks": "results.json", "faults": "faults.json", "first": "first.json",
+    "rest": "faults.json",
 }  # fmt: skip
 BEGIN, END = "<!-- {} of benchmarks/ports/run.py -->", "<!-- end of {} -->"
 Row = dict[str, Any]
@@ -176,10 +177,10 @@ def rest_rows(port: Port, found: Mapping[str, list[Row]]) -> Iterator[list[str]]
         for row in rows:
             if row["explained"] and not row["wrong"]:
                 continue
-            wrong = ", ".join(f'"{words}"' for words in row["wrong"])
-            beside = f", wrong beside it: {wrong}" if wrong else ""
-            said = f"right{beside}" if row["explained"] else f"wrong: {wrong}" if wrong else NO_CAUSE
-            said = said if row["located"] else "not located"
+            said = NO_CAUSE if row["located"] else "not located"
+            if row["wrong"]:
+                words = ", ".join(f'"{words}"' for words in row["wrong"])
+                said = f"right; wrong beside it: {words}" if row["explained"] else f"wrong: {words}"
             yield [port.declared["title"], f"`{script}`", row["fault"], said]
 
 

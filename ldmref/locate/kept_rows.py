@@ -53,7 +53,7 @@ def find_rows(
         point: The array, of another shape than the computed one.
         allowed: The relative error that is rounding.
         known: The rows of earlier arrays, by the numbers of their rows: those of an array that is
-            too wrong to tell.
+            wrong.
     """
     recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
     if computed.ndim not in (3, 4) or computed.dtype.kind != "f":
@@ -76,12 +76,12 @@ def find_rows(
     sizes = (*(rows.shape[-2] for rows in parts), computed.shape[-2])
     if lacks.all():
         return None
-    if read is None and relative_error(point.kept(made), computed) > ALIKE:
-        if sizes not in known:
-            return None
+    error = relative_error(point.kept(made), computed)
+    if read is None and sizes in known and error > allowed:
         taken = [*known[sizes]]
-        for number, rows in enumerate(parts):
-            made[number] = rows[..., taken[number], :]
+        made = np.stack([x[..., at, :] for x, at in zip(parts, taken, strict=True)])
+    elif read is None and error > ALIKE:
+        return None
     whole = tuple(taken) if len(taken) == len(parts) else ()
     counts = sorted({rows.shape[-2] for rows in parts})
     text = f"{' and '.join(map(str, counts))} rows of tokens for {computed.shape[-2]}"

@@ -12,7 +12,7 @@ from test_conventions import judge, record
 
 from ldmref.locate import diagnosis
 from ldmref.locate.conventions import Convention, turn_call
-from ldmref.locate.faults import attention, between, modulation, rotary, text
+from ldmref.locate.faults import attention, between, masks, modulation, rotary, text
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
@@ -232,3 +232,33 @@ def test_positions_of_a_port_whose_norms_are_no_layers():
     read = {key: x for key, x in wrong.items() if f"/{layer}/input" in key}
     (fault,) = judge(model, inputs | read).faults
     assert fault.layer == layer and fault.cause.startswith(words)
+
+
+def test_attention_without_a_mask_to_rows_that_the_port_alone_has():
+    q, k, v = (normal(seed, 1, 2, 9, 4) for seed in range(3))
+    scores = q @ k.swapaxes(2, 3) / 2.0
+    weights = np.exp(scores)
+    mixed = weights / weights.sum(-1, keepdims=True) @ v
+    call = call_of("attention", None, {"input": q[:, :, :5], "k": k[:, :, :5], "v": v[:, :, :5]})
+    layer = f"transformer.000/{call.name}"
+
+    def found(**changed):
+        arrays = {"input": q, "input.k": k, "input.v": v, "output": mixed, **changed}
+        port = build_trace({f"{layer}/{role}": x for role, x in arrays.items()})
+        kept = point_of(computed=0.5 * mixed[:, :, :5], recorded=mixed[:, :, :5], role="", unit=0.0)
+        kept.call = call
+        replay = SimpleNamespace(port=port, call="transformer.000")
+        return [*masks.unmasked_rows(replay, kept)]
+
+    ((words, array),) = found()
+    assert words.startswith("the padding mask is missing") and np.array_equal(
+        array, mixed[:, :, :5]
+    )
+    assert not found(output=1.01 * mixed)  # a fault of another kind
+    assert not found(**{"input.k": k[:, :, :5], "input.v": v[:, :, :5], "output": mixed})
+    assert not found(
+        **{
+            name: x[:, :, :5]
+            for name, x in {"input": q, "input.k": k, "input.v": v, "output": mixed}.items()
+        }
+    )

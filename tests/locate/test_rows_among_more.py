@@ -51,3 +51,14 @@ def test_rows_of_a_wrong_array_are_those_of_an_earlier_one():
     assert np.array_equal(found.array, recorded[:, 3:9])
     other = find_rows(REPLAY, point_of(recorded[:, :15], computed), ROUNDING, known)
     assert other is None  # arrays of other lengths say nothing of each other
+
+
+def test_rows_of_an_array_that_is_partly_wrong_are_those_of_an_earlier_one():
+    """Other rows that are alike are nearer than the wrong ones."""
+    computed, recorded = (1.0 + 0.01 * rows_of(seed, 2, n, 4) for seed, n in ((0, 6), (1, 16)))
+    recorded[:, 3:9] = computed
+    earlier = find_rows(REPLAY, point_of(recorded, computed), ROUNDING)
+    recorded[:, 6] += 0.3
+    known = {earlier.counts: earlier.taken}
+    found = find_rows(REPLAY, point_of(recorded, computed), ROUNDING, known)
+    assert np.array_equal(found.array, recorded[:, 3:9])

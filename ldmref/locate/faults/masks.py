@@ -8,7 +8,12 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.attention import HIDDEN, NOT_WANTED, find_padding, without_mask
-from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.locate.faults.variants import Given, Inputs, Variant
+from ldmref.locate.law import allowed_error
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.names import find_entry, read_inputs, read_output
+from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.precision import EPSILONS
 
 NO_KEYS = {  # what programs return of queries without keys
     "return zeros": 0.0,  # PyTorch's kernels
@@ -138,3 +143,29 @@ def _attend(
     empty = total == 0.0
     weights = np.where(empty, alike / k.shape[2], weights / np.where(empty, 1.0, total))
     return weights @ v
+
+
+def unmasked_rows(replay: FollowedRun, point: Point) -> Iterator[Given]:
+    """Yield attention that reads rows of padding which the port alone has: what was recorded.
+
+    It is that of all recorded rows, with no mask.
+    """
+    call = point.call
+    entry = find_entry(replay.port, replay.call, call) if call.kind == "attention" else None
+    if entry is None or point.role:
+        return
+    x, recorded = read_inputs(replay.port, entry, call), read_output(replay.port, entry)
+    shapes = {role: np.shape(array) for role, array in x.items()}
+    expected = np.shape(point.computed)
+    if recorded is None or not x.keys() >= {"input", "k", "v"} or len(set(shapes.values())) > 1:
+        return
+    if recorded.shape != shapes["k"] or recorded.ndim != 4 or recorded.shape[2] <= expected[2]:
+        return
+    every, nothing = np.ones((1, 1, 1, 1), bool), np.zeros((), np.float32)
+    computed = _attend(call, x, every, nothing, 0.0)
+    low = {role: np.asarray(array, np.float32) for role, array in x.items()}
+    floor = relative_error(_attend(call, low, every, nothing, 0.0), computed)
+    unit = max(EPSILONS["float32"], point.unit)
+    if relative_error(recorded, computed) <= allowed_error(max(floor, unit)):
+        text = "the padding mask is missing: rows of padding are read that ldmref does not have"
+        yield text, np.asarray(point.recorded)

@@ -141,6 +141,7 @@ BETWEEN = (
     BetweenLayers(between.other_times, "times from 0 to 1, from the noise to the image"),
     BetweenLayers(tokens.other_filling, "pad tokens that a port loads and does not use"),
     BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
+    BetweenLayers(masks.unmasked_rows, "texts of a batch that are filled up to one length"),
     BetweenLayers(attention.tiled_arrays, "repeat of NumPy and PyTorch are not the same"),
     BetweenLayers(between.other_gate, "gates of what attention returns"),
     BetweenLayers(between.missing_residual, "residual connections"),
