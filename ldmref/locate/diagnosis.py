@@ -17,6 +17,7 @@ from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
+from ldmref.locate.faults.definition import rewirings
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.rotary import other_places
@@ -44,6 +45,7 @@ TOGETHER = (
 SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
+LIKELY = 20.0  # factor by which a change that no table knows must reduce an error
 NOISIEST = 3  # nearest faults whose own noise is computed
 OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
@@ -141,6 +143,8 @@ def diagnose(
         if _is_block(point):
             tried += _try_known_faults(wrong, usual, each=True)
         found = _explain_by_fault(wrong, tried, certain)
+        if not found.cause and certain:
+            found = _find_rewiring(wrong, usual)
         if found.cause:
             return found
     if not alike.tries(kind):
@@ -152,6 +156,8 @@ def diagnose(
     if not found.cause and certain and _is_block(point):
         tried += _try_known_faults(wrong, each=True)
         found = _explain_by_fault(wrong, tried, certain)
+    if not found.cause and certain:
+        found = _find_rewiring(wrong)
     found = found if found.cause else term
     found = found if found.cause else _find_other_residual(wrong)
     found = found if found.cause else _find_layout(wrong)
@@ -326,6 +332,20 @@ def _find_layout(wrong: _Wrong) -> Cause:
     if layout is None:
         return Cause()
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
+
+
+def _find_rewiring(wrong: _Wrong, words: str = "") -> Cause:
+    """Find what an operation of the definition reads or does instead, of these words or any.
+
+    There are so many that one must leave far less than the error.
+    """
+    if wrong.recorded.shape != np.shape(wrong.point.computed):
+        return Cause()
+    for text, array in rewirings(wrong.replay, wrong.point, words):
+        left = wrong.error_of(array)
+        if wrong.is_explained(left) and left <= wrong.error / LIKELY:
+            return Cause(text, left)
+    return Cause()
 
 
 def _find_weights(wrong: _Wrong) -> Cause:
