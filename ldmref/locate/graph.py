@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.backends.named import LayerCall
+
 Read = Callable[[int], np.ndarray]  # the value of an operation by its number
 Rule = Callable[[Read], np.ndarray]
 SAME_NUMBERS = ("reshape", "transpose", "astype", "copy", "squeeze", "swapaxes", "expand_dims")
@@ -105,12 +107,13 @@ class Graph:
         known = tuple(i for i in inputs if i is not None)
         return self.add(Operation(kind, name, known, lambda arrays: plain(x), plain(x), True))
 
-    def close(self, name: str) -> None:
-        """Add what reads the target, the layer of this name, as the last operation."""
+    def close(self, call: LayerCall, role: str) -> None:
+        """Add what reads the target, a role of a layer or "" for its output, as the last one."""
         assert self.target is not None
-        value = self.value(self.target)
+        inputs, value = (self.target,), self.value(self.target)
+        constants = (call.kind, role)
         self.operations.append(
-            Operation(READER, name, (self.target,), lambda arrays: arrays[0], value)
+            Operation(READER, call.name, inputs, lambda x: x[0], value, constants=constants)
         )
         self.target = len(self.operations) - 1
 

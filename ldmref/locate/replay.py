@@ -401,7 +401,7 @@ class Replay(LayerFollower, NamedBackend):
                 graph.target = graph.number_of(last)
         if graph.target is None or graph.value(graph.target).shape != np.shape(point.computed):
             return None
-        graph.close(point.call.name)
+        graph.close(point.call, point.role)
         return graph
 
     def _visit_in_graph(self, call: LayerCall, trial: Trial, graph: Graph) -> Any:
@@ -416,7 +416,7 @@ class Replay(LayerFollower, NamedBackend):
         entry = self.find(call.name)
         outside = not (target or (call.composite and _may_hold(call.name, trial.target)))
         forced = None
-        if entry is not None and not call.several and (outside or trial.role and target):
+        if entry is not None and outside and not call.several and graph.target is None:
             forced = self._forced(call.name, entry)
         if call.composite:
             if forced is not None:

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from ldmref.locate.alike import without_numbers
-from ldmref.locate.graph import INPUT, READER, RECORDED, SAME_NUMBERS, Graph, Operation, Read, Rule
+from ldmref.locate.graph import INPUT, READER, RECORDED, Graph, Operation, Read, Rule
 from ldmref.locate.points import FollowedRun, Point
 
 ROTATION, NORM, ACTIVATION, GATE, SCALE = "rotation", "norm", "activation", "gate", "scale"
@@ -114,7 +114,8 @@ def _joined(found: Iterator[Rewiring]) -> Iterator[Rewiring]:
     for one in found:
         groups.setdefault(one.words, []).append(one)
     for words, alike in groups.items():
-        if len(alike) > 1:
+        changed = [key for one in alike for key in (*one.results, *one.inputs)]
+        if len(alike) > 1 and len(changed) == len({*changed}):
             results = {key: rule for one in alike for key, rule in one.results.items()}
             inputs = {key: rule for one in alike for key, rule in one.inputs.items()}
             where = dict.fromkeys(one.where for one in alike)
@@ -146,7 +147,7 @@ def _elsewhere(graph: Graph, words: Words) -> Iterator[Rewiring]:
                 text = f"the {one.noun} is applied after {where}"
                 moved.append(Rewiring(text, words.name_of(one), {one.number: _skip(graph, one)},
                                       {edge: rule}))  # fmt: skip
-            elif consumer in graph.before(one.number):
+            elif consumer in graph.before(graph.operations[one.number].inputs[one.place]):
                 text = f"the {one.noun} is applied before {words.consumer(consumer)}"
                 at = words.name_of(one)
                 moved.append(Rewiring(text, at, {one.number: _skip(graph, one)}, {edge: rule}))
@@ -191,7 +192,7 @@ def _fits(graph: Graph, one: Applied, source: int) -> bool:
     x, usual = graph.value(source), graph.value(graph.operations[one.number].inputs[one.place])
     if not isinstance(x, np.ndarray) or x.ndim != usual.ndim or x.ndim < 3:
         return False
-    return x.shape[-1] == usual.shape[-1] and x.shape[0] == usual.shape[0]
+    return x.shape[-2:] == usual.shape[-2:] and x.shape[0] == usual.shape[0]
 
 
 def _edges(graph: Graph) -> Iterator[Edge]:
@@ -347,6 +348,8 @@ class Words:
         if not operation.inputs or depth > DEEPEST:
             return f"an array of {operation.name or self.frame}"
         first = operation.inputs[0]
+        if _adds_one(self.graph, number):
+            return f"the scale of {self.noun_after(number)}"
         role = self.role_of(number)
         if role:
             return role
@@ -354,7 +357,7 @@ class Words:
             return f"a part of {self.describe(first, depth + 1)}"
         if self.is_sum(number):
             return f"the stream after {self.noun_before(operation.inputs[1])}"
-        if operation.kind in (*SAME_NUMBERS, "broadcast_to"):
+        if len(operation.inputs) == 1:
             return self.describe(first, depth + 1)
         return f"the result of {operation.kind} in {operation.name or self.frame}"
 
@@ -412,12 +415,13 @@ class Words:
             for reader, _ in self.graph.readers.get(i, ()):
                 operation = self.graph.operations[reader]
                 layer = operation.is_layer and operation.kind in (*PRODUCTS, "attention")
-                if layer or operation.kind in (RECORDED, READER):
-                    return _noun(operation.name) if operation.name else "the output"
+                if layer or operation.kind == RECORDED:
+                    return _noun(operation.name)
                 if reader not in seen:
                     seen.add(reader)
                     left.append(reader)
-        return self.frame
+        reader = self.graph.operations[-1]
+        return _noun(reader.name) if reader.name else "the output"
 
     def name_of(self, one: Applied) -> str:
         """Return the layer of an operation, or what is multiplied."""
@@ -436,7 +440,8 @@ class Words:
         if operation.kind in PRODUCTS:
             return "the output projection" if OUTPUT.search(operation.name) else "the projection"
         if operation.kind == READER:
-            return operation.name or "the output"
+            kind, role = operation.constants
+            return (f"the {NOUNS[kind]}" if role and kind in NOUNS else operation.name) or "the end"
         if operation.kind == "multiply":
             scale = any(_adds_one(self.graph, i) for i in operation.inputs)
             return f"the {SCALE if scale else GATE}"
@@ -460,14 +465,18 @@ class Words:
         consumer, place = edge
         operation = self.graph.operations[consumer]
         name = self.name_of(one)
-        if operation.kind == "attention":
+        kind, role = operation.kind, ""
+        if kind == READER:
+            kind, role = operation.constants
+            if not role:
+                where = self.between(one, operation.inputs[place])
+                return f"the {one.noun} is applied after {where}", name
+        elif kind == "attention":
             role = operation.constants[place]
+        if kind == "attention":
             return f"the {SLOTS.get(role, role)} are {PARTICIPLES[one.noun]} too", name
-        source = operation.inputs[place]
-        if operation.kind == READER and not operation.name:
-            return f"the {one.noun} is applied after {self.describe(source)}", name
-        if operation.kind == READER:
-            return f"the {one.noun} is applied before {operation.name}", name
+        if operation.kind == READER and kind in NOUNS:
+            return f"the {one.noun} is applied before the {NOUNS[kind]}", f"{name}, {operation.name}"
         return f"the {one.noun} is applied before {self.consumer(consumer)} too", name
 
     def reads(self, consumer: int, old: int, new: int) -> tuple[str, str]:
