@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -19,7 +19,8 @@ from ldmref.locate.alike import without_numbers
 from ldmref.locate.graph import INPUT, READER, RECORDED, Graph, Operation, Read, Rule
 from ldmref.locate.points import FollowedRun, Point
 
-ROTATION, NORM, ACTIVATION, GATE, SCALE = "rotation", "norm", "activation", "gate", "scale"
+ROTATION, NORM, ACTIVATION = "rotation", "norm", "activation"
+GATE, SCALE, PRODUCT = "gate", "scale", "product"
 NOUNS = {
     **dict.fromkeys(("rotate", "rotate_halves", "turn_pairs"), ROTATION),
     **dict.fromkeys(
@@ -36,6 +37,9 @@ PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
 ATTENTION = re.compile(r"(^|[._])(attn|attention)\d*([._]|$)")
 MLP = re.compile(r"(^|[._])(ff|ffn|mlp|feed_forward)\d*([._]|$)")
 OUTPUT = re.compile(r"\.(to_out(\.0)?|to_add_out|proj_out|wo)$")
+ORDERS = {  # what is said of the other operation
+    "the product is applied before the activation": "the activation is applied after the product",
+}
 NEAREST = 48  # operations before an array whose inputs are changed
 MOST = 2000  # hypotheses of a part
 MOST_NUMBERS = 2**18  # of an array of a part that is tried
@@ -152,8 +156,8 @@ def _elsewhere(graph: Graph, words: Words) -> Iterator[Rewiring]:
                 at = words.name_of(one)
                 moved.append(Rewiring(text, at, {one.number: _skip(graph, one)}, {edge: rule}))
             more.append(Rewiring(*words.also(one, edge, after), {}, {edge: rule}))
-    yield from moved
-    yield from more
+    for one in (*moved, *more):
+        yield replace(one, words=ORDERS.get(one.words, one.words))
 
 
 def _applicable(graph: Graph) -> Iterator[Applied]:
@@ -168,7 +172,7 @@ def _applicable(graph: Graph) -> Iterator[Applied]:
             for place in (0, 1):
                 x, other = operation.inputs[place], operation.inputs[1 - place]
                 if graph.value(x).shape == operation.value.shape:
-                    noun = SCALE if _adds_one(graph, other) else GATE
+                    noun = _noun_of_factor(graph, number, other)
                     yield Applied(noun, number, place, lambda read, x, i=other: x * read(i))
 
 
@@ -176,6 +180,14 @@ def _adds_one(graph: Graph, number: int) -> bool:
     operation = graph.operations[number]
     ones = [x for x in operation.constants if isinstance(x, (int, float)) and x == 1.0]
     return operation.kind == "add" and bool(ones)
+
+
+def _noun_of_factor(graph: Graph, number: int, factor: int) -> str:
+    """Return what a factor of a product is: a scale, a gate, or half of a feed-forward layer."""
+    if _adds_one(graph, factor):
+        return SCALE
+    kinds = {graph.operations[i].kind for i in graph.operations[number].inputs}
+    return PRODUCT if any(NOUNS.get(kind) == ACTIVATION for kind in kinds) else GATE
 
 
 def _skip(graph: Graph, one: Applied) -> Rule:
@@ -259,6 +271,8 @@ def _other_inputs(graph: Graph, words: Words) -> Iterator[Rewiring]:
             x = graph.value(new)
             if new == old or x.shape != right.shape or new in below or np.array_equal(x, right):
                 continue
+            if graph.operations[old].kind == "multiply" and new in graph.operations[old].inputs:
+                continue  # a factor is missing
             text, where = words.reads(consumer, old, new)
             yield Rewiring(text, where, {}, {edge: lambda read, i=new: read(i)})
 
@@ -313,7 +327,7 @@ def _missing(graph: Graph, words: Words) -> Iterator[Rewiring]:
             if operation.kind == "add":
                 yield Rewiring(*words.without_term(number, left_out), rule)
             else:
-                noun = SCALE if _adds_one(graph, left_out) else GATE
+                noun = _noun_of_factor(graph, number, left_out)
                 where = f": {words.describe(kept)} is not multiplied by {words.describe(left_out)}"
                 yield Rewiring(f"the {noun} is missing", where, rule)
 
@@ -490,7 +504,8 @@ class Words:
         reader = operation.name or "the output" if operation.kind == READER else reader
         if self.is_sum(old) and new in self.graph.operations[old].inputs[:1]:
             branch = self.noun_before(self.graph.operations[old].inputs[1])
-            text = f"{self.noun_after(consumer)} reads the stream without {branch}"
+            at = old if operation.kind == READER else consumer
+            text = f"{self.noun_after(at)} reads the stream without {branch}"
             return text, f": {reader} reads {where}"
         return f"{reader} reads {where}", ""
 
