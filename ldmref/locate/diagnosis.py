@@ -6,6 +6,7 @@ fault, with two (`ldmref.locate.pairs`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,8 @@ NOISIEST = 3  # nearest faults whose own noise is computed
 OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
 OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
+EQUALS = "equals the "  # a cause that says less than one of another order of operations
+REORDERED = re.compile(r"reads the stream without|is applied (after|before) the|are \w+ too")
 HINT = "nearest to {}, which leaves {:.2g}"
 
 
@@ -134,7 +137,8 @@ def diagnose(
     for find in (_find_identity, lambda one: one.residual, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
-            return found
+            said = _find_rewiring(wrong) if certain and found.cause.startswith(EQUALS) else found
+            return said if REORDERED.search(said.cause) else found
         term = term if term.cause else found
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)

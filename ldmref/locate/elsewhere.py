@@ -12,7 +12,8 @@ from dataclasses import replace
 from ldmref.locate.findings import Row
 
 BLOCK = re.compile(r".*?\.\d+(?=\.|$)")
-MISSING = re.compile(r"the (\w+) is missing")
+NOUN_MISSING = re.compile(r"the (rotation|norm|activation|gate|scale|product) is missing")
+TWICE = "the residual is added twice"
 ELSEWHERE = re.compile(r"the (\w+) is applied (after|before) the (\w+)")
 EQUALS = "equals the output of {}"
 
@@ -27,6 +28,11 @@ def join_causes(rows: Sequence[Row]) -> list[Row]:
     """
     found = {}
     for row in rows:
+        if row.cause.startswith(TWICE) and "norm" in row.layer.rpartition(".")[2]:
+            other = row.cause.replace(TWICE, "the residual is missing")
+            if any(x.cause == other and _block_of(x) == _block_of(row) for x in rows):
+                words = f"the norm is applied after the residual sum: {row.layer}"
+                found |= {(_block_of(row), said): words for said in (row.cause, other)}
         if ELSEWHERE.match(row.cause):
             for words in _said_of(row):
                 found[_block_of(row), words] = row.cause
@@ -42,7 +48,7 @@ def _said_of(row: Row) -> Iterator[str]:
 
 
 def _key(row: Row) -> tuple[str, str]:
-    match = MISSING.match(row.cause)
+    match = NOUN_MISSING.match(row.cause)
     return _block_of(row), match[0] if match else row.cause
 
 

@@ -215,7 +215,7 @@ def _edges(graph: Graph) -> Iterator[Edge]:
         operation = graph.operations[number]
         if operation.fixed:
             continue
-        if _matters(operation):
+        if _matters(operation) or _cuts_sum(graph, operation):
             count += 1
             if count > NEAREST:
                 return
@@ -224,6 +224,13 @@ def _edges(graph: Graph) -> Iterator[Edge]:
             if i not in seen:
                 seen.add(i)
                 left.append(i)
+
+
+def _cuts_sum(graph: Graph, operation: Operation) -> bool:
+    """Return whether an operation takes tokens of a sum, which may have been changed before."""
+    if operation.kind != "getitem" or graph.operations[operation.inputs[0]].kind != "add":
+        return False
+    return operation.value.ndim == 3 == graph.value(operation.inputs[0]).ndim
 
 
 def _matters(operation: Operation) -> bool:
@@ -351,6 +358,11 @@ class Words:
     def describe(self, number: int, depth: int = 0) -> str:
         """Return which array an operation returns."""
         operation = self.graph.operations[number]
+        if _adds_one(self.graph, number):
+            return f"the scale of {self.noun_after(number)}"
+        role = self.role_of(number)
+        if role:
+            return role
         if number in self.graph.ends:
             return f"the output of {self.graph.ends[number][-1]}"
         if operation.kind == INPUT:
@@ -362,17 +374,13 @@ class Words:
         if not operation.inputs or depth > DEEPEST:
             return f"an array of {operation.name or self.frame}"
         first = operation.inputs[0]
-        if _adds_one(self.graph, number):
-            return f"the scale of {self.noun_after(number)}"
-        role = self.role_of(number)
-        if role:
-            return role
         if operation.kind in ("getitem", "part"):
             return f"a part of {self.describe(first, depth + 1)}"
         if self.is_sum(number):
             return f"the stream after {self.noun_before(operation.inputs[1])}"
-        if len(operation.inputs) == 1:
-            return self.describe(first, depth + 1)
+        wide = [i for i in operation.inputs if self.graph.value(i).shape == operation.value.shape]
+        if len(operation.inputs) == 1 or len(wide) == 1:
+            return self.describe(wide[0] if wide else first, depth + 1)
         return f"the result of {operation.kind} in {operation.name or self.frame}"
 
     def is_sum(self, number: int) -> bool:
@@ -416,8 +424,10 @@ class Words:
                 names.append(operation.name)
             if names:
                 return _noun(names[-1])
-            for j in operation.inputs:
-                if j not in seen:
+            shapes = [self.graph.value(j).shape for j in operation.inputs]
+            for j, shape in zip(operation.inputs, shapes, strict=True):
+                factor = operation.kind == "multiply" and shape != operation.value.shape
+                if j not in seen and not factor:
                     seen.add(j)
                     left.append(j)
         return self.frame
@@ -487,11 +497,22 @@ class Words:
                 return f"the {one.noun} is applied after {where}", name
         elif kind == "attention":
             role = operation.constants[place]
+        elif kind == "concatenate" and (found := self.attended_as(consumer)):
+            kind, role = "attention", found
         if kind == "attention":
             return f"the {SLOTS.get(role, role)} are {PARTICIPLES[one.noun]} too", name
         if operation.kind == READER and kind in NOUNS:
             return f"the {one.noun} is applied before the {NOUNS[kind]}", f"{name}, {operation.name}"
         return f"the {one.noun} is applied before {self.consumer(consumer)} too", name
+
+    def attended_as(self, number: int) -> str:
+        """Return as which input an attention reads joined arrays; "": it does not read them."""
+        readers = self.graph.readers.get(number, ())
+        for reader, place in readers:
+            operation = self.graph.operations[reader]
+            if operation.kind == "attention":
+                return operation.constants[place]
+        return ""
 
     def reads(self, consumer: int, old: int, new: int) -> tuple[str, str]:
         """Return that an operation reads another array."""
