@@ -8,6 +8,7 @@ again.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -206,7 +207,8 @@ class Graph:
         def read(number: int) -> np.ndarray:
             return changed[number] if number in changed else self.value(number)
 
-        for number in self.cone:
+        begin = min((*results, *(number for number, _ in inputs)), default=0)
+        for number in self.cone[bisect_left(self.cone, begin) :]:
             operation = self.operations[number]
             if number in results:
                 changed[number] = results[number](read)

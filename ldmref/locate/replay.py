@@ -38,7 +38,7 @@ from ldmref.locate.names import (
     read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame, PaddingRows, PointObserver, Trial
+from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within

@@ -41,7 +41,7 @@ ORDERS = {  # what is said of the other operation
     "the product is applied before the activation": "the activation is applied after the product",
 }
 NEAREST = 48  # operations before an array whose inputs are changed
-MOST = 2000  # hypotheses of a part
+MOST = 1000  # hypotheses of a part
 MOST_NUMBERS = 2**18  # of an array of a part that is tried
 DEEPEST = 4  # operations that are followed to describe an array
 Edge = tuple[int, int]
@@ -349,7 +349,8 @@ class Words:
         self.graph = graph
         self.frame = point.frame.name or "the network"
         context = replay.arguments.get("context")
-        self.text = context.shape[1] if np.ndim(context) == 3 else 0
+        known = isinstance(context, np.ndarray) and context.ndim == 3
+        self.text = context.shape[1] if known else 0
 
     def tokens(self, count: int) -> str:
         """Return whose tokens there are as many of."""
@@ -518,15 +519,18 @@ class Words:
         """Return that an operation reads another array."""
         operation = self.graph.operations[consumer]
         where = f"{self.describe(new)} instead of {self.describe(old)}"
-        if self.is_sum(consumer) and self.is_residual(consumer, old):
+        branch = self.is_sum(old) and new == self.graph.operations[old].inputs[1]
+        if not branch and self.is_sum(consumer) and self.is_residual(consumer, old):
             return f"the residual is {where}", ""
+        if branch:
+            return self.without_term(old, self.graph.operations[old].inputs[0])
         name = operation.name if operation.is_layer else ""
         reader = name or f"{self.consumer(consumer)} in {operation.name or self.frame}"
         reader = operation.name or "the output" if operation.kind == READER else reader
         if self.is_sum(old) and new in self.graph.operations[old].inputs[:1]:
-            branch = self.noun_before(self.graph.operations[old].inputs[1])
+            term = self.noun_before(self.graph.operations[old].inputs[1])
             at = old if operation.kind == READER else consumer
-            text = f"{self.noun_after(at)} reads the stream without {branch}"
+            text = f"{self.noun_after(at)} reads the stream without {term}"
             return text, f": {reader} reads {where}"
         return f"{reader} reads {where}", ""
 
