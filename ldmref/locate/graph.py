@@ -19,7 +19,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 
 Read = Callable[[int], np.ndarray]  # the value of an operation by its number
-Rule = Callable[[Read], np.ndarray]
+NewValue = Callable[[Read], np.ndarray]
 SAME_NUMBERS = ("reshape", "transpose", "astype", "copy", "squeeze", "swapaxes", "expand_dims")
 METHODS = (
     *SAME_NUMBERS, "sum", "mean", "max", "min", "repeat", "ravel", "flatten", "clip", "__getitem__",
@@ -29,7 +29,7 @@ READER = "reader"  # the kind of what reads the target
 
 
 @dataclass
-class Operation:
+class NotedOperation:
     """An operation of a part.
 
     Attributes:
@@ -53,7 +53,7 @@ class Operation:
     constants: tuple[Any, ...] = ()
 
 
-class Graph:
+class PartGraph:
     """The operations of a part of a network, in the order in which they are computed.
 
     Attributes:
@@ -64,14 +64,14 @@ class Graph:
     """
 
     def __init__(self, around: Callable[[], str]):
-        self.operations: list[Operation] = []
+        self.operations: list[NotedOperation] = []
         self.ends: dict[int, list[str]] = {}
         self.target: int | None = None
         self.around = around
 
     # -- noting -----------------------------------------------------------------------------------
 
-    def add(self, operation: Operation) -> Any:
+    def add(self, operation: NotedOperation) -> Any:
         """Note an operation, and return its result as an array that notes what is done to it."""
         number = len(self.operations)
         self.operations.append(operation)
@@ -83,7 +83,7 @@ class Graph:
     def _part(self, number: int, part: int, value: object) -> Any:
         compute = lambda arrays: arrays[0][part]  # noqa: E731
         name = self.operations[number].name
-        return self.add(Operation("part", name, (number,), compute, value, constants=(part,)))
+        return self.add(NotedOperation("part", name, (number,), compute, value, constants=(part,)))
 
     def _noted(self, value: object, number: int) -> Any:
         if not isinstance(value, np.ndarray):
@@ -92,9 +92,7 @@ class Graph:
         found.graph, found.number = self, number
         return found
 
-    def constant(
-        self, x: object, kind: str, name: str, inputs: Sequence[int | None] = ()
-    ) -> Any:
+    def constant(self, x: object, kind: str, name: str, inputs: Sequence[int | None] = ()) -> Any:
         """Return an array that no operation of the part makes; others as they are.
 
         Args:
@@ -106,7 +104,7 @@ class Graph:
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             return x
         known = tuple(i for i in inputs if i is not None)
-        return self.add(Operation(kind, name, known, lambda arrays: plain(x), plain(x), True))
+        return self.add(NotedOperation(kind, name, known, lambda arrays: plain(x), plain(x), True))
 
     def close(self, call: LayerCall, role: str) -> None:
         """Add what reads the target, a role of a layer or "" for its output, as the last one."""
@@ -114,7 +112,7 @@ class Graph:
         inputs, value = (self.target,), self.value(self.target)
         constants = (call.kind, role)
         self.operations.append(
-            Operation(READER, call.name, inputs, lambda x: x[0], value, constants=constants)
+            NotedOperation(READER, call.name, inputs, lambda x: x[0], value, constants=constants)
         )
         self.target = len(self.operations) - 1
 
@@ -143,7 +141,7 @@ class Graph:
 
         constants = tuple(x for x in args if not isinstance(x, Noted))
         return self.add(
-            Operation(kind, self.around(), order, compute, value, constants=constants)
+            NotedOperation(kind, self.around(), order, compute, value, constants=constants)
         )
 
     def rewrite(self, x: Noted, key: Any, value: object) -> None:
@@ -155,7 +153,7 @@ class Graph:
         kept = plain(x).copy()
         name = self.around()
         x.number = len(self.operations)
-        self.operations.append(Operation(RECORDED, name, (), lambda arrays: kept, kept, True))
+        self.operations.append(NotedOperation(RECORDED, name, (), lambda arrays: kept, kept, True))
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -189,7 +187,7 @@ class Graph:
         return self.operations[number].value
 
     def evaluate(
-        self, results: Mapping[int, Rule], inputs: Mapping[tuple[int, int], Rule]
+        self, results: Mapping[int, NewValue], inputs: Mapping[tuple[int, int], NewValue]
     ) -> np.ndarray:
         """Return the target with changes.
 
@@ -214,7 +212,7 @@ class Graph:
                 changed[number] = results[number](read)
                 continue
             own = any((number, place) in inputs for place in range(len(operation.inputs)))
-            if own or not operation.fixed and not changed.keys().isdisjoint(operation.inputs):
+            if own or (not operation.fixed and not changed.keys().isdisjoint(operation.inputs)):
                 arrays = [
                     inputs[number, place](read) if (number, place) in inputs else read(i)
                     for place, i in enumerate(operation.inputs)
@@ -226,7 +224,7 @@ class Graph:
 class Noted(np.ndarray):
     """An array of which a graph knows what made it."""
 
-    graph: Graph | None
+    graph: PartGraph | None
     number: int
 
     def __array_finalize__(self, obj: object) -> None:
@@ -237,7 +235,7 @@ class Noted(np.ndarray):
         graph = _graph_of(args)
         out = kwargs.pop("out", None)
         function = getattr(ufunc, method)
-        if graph is None or out is not None and not isinstance(out[0], Noted):
+        if graph is None or (out is not None and not isinstance(out[0], Noted)):
             args, kwargs = _replace((args, kwargs), plain)
             more = {} if out is None else {"out": tuple(map(plain, out))}
             return function(*args, **kwargs, **more)
@@ -267,12 +265,12 @@ class Noted(np.ndarray):
             self.graph.rewrite(self, key, value)
 
     @property
-    def T(self) -> Any:  # noqa: N802
+    def T(self) -> Any:
         """The array with its axes reversed."""
         return self.transpose()
 
     @property
-    def mT(self) -> Any:  # noqa: N802
+    def mT(self) -> Any:
         """The array with its last two axes exchanged."""
         return self.swapaxes(-1, -2)
 
@@ -304,7 +302,7 @@ def _collect(found: list[Noted], x: Noted) -> np.ndarray:
     return plain(x)
 
 
-def _graph_of(args: object) -> Graph | None:
+def _graph_of(args: object) -> PartGraph | None:
     return next((x.graph for x in _arrays_in(args) if x.graph is not None), None)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.graph import Graph
+from ldmref.locate.graph import PartGraph
 from ldmref.trace.model import Trace
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
@@ -57,7 +57,7 @@ class Trial:
     low: bool
     free: bool
     positions: bool = False
-    graph: Graph | None = None
+    graph: PartGraph | None = None
     part: int = 0
 
 
@@ -160,7 +160,7 @@ class FollowedRun(Protocol):
         """Compute a point again, with changes or in the port's number format."""
         ...
 
-    def graph_of(self, point: Point) -> Graph | None:
+    def graph_of(self, point: Point) -> PartGraph | None:
         """Return the operations of the part that leads to a point; None: they are not known."""
         ...
 

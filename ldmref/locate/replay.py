@@ -25,8 +25,7 @@ from ldmref.locate.following import (
     compute_as_is,
     made_before,
 )
-from ldmref.locate.graph import RECORDED, Graph, Operation, plain
-from ldmref.locate.graph import INPUT as GRAPH_INPUT
+from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
 from ldmref.locate.names import (
     find_layer,
     is_apart,
@@ -373,20 +372,20 @@ class Replay(LayerFollower, NamedBackend):
 
     # -- the part as a graph -----------------------------------------------------------------------
 
-    def graph_of(self, point: Point) -> Graph | None:
+    def graph_of(self, point: Point) -> PartGraph | None:
         """Return the operations of the part that leads to a point, and of the block around it.
 
         None: the part cannot be computed again as it was.
         """
         frame = point.frame
-        graph = Graph(lambda: self._scope[-1] if self._scope else "")
+        graph = PartGraph(lambda: self._scope[-1] if self._scope else "")
         itself = not point.role and point.call.name == frame.name
         target = "" if itself else point.call.name
         trial = Trial(target, point.role, {}, False, False, graph=graph, part=point.part)
         try:
             with self._repeating(frame, trial), np.errstate(all="ignore"):
                 inputs = {
-                    role: graph.constant(x, GRAPH_INPUT, role)
+                    role: graph.constant(x, INPUT, role)
                     for role, x in self._cast(frame.inputs).items()
                 }
                 result = frame.compute(inputs)
@@ -404,7 +403,7 @@ class Replay(LayerFollower, NamedBackend):
         graph.close(point.call, point.role)
         return graph
 
-    def _visit_in_graph(self, call: LayerCall, trial: Trial, graph: Graph) -> Any:
+    def _visit_in_graph(self, call: LayerCall, trial: Trial, graph: PartGraph) -> Any:
         """Compute a layer again, and note its operations."""
         target = call.name == trial.target
         if target and trial.role:
@@ -437,7 +436,7 @@ class Replay(LayerFollower, NamedBackend):
             raise TargetReached(result)
         return result
 
-    def _note_layer(self, call: LayerCall, graph: Graph, forced: np.ndarray | None) -> Any:
+    def _note_layer(self, call: LayerCall, graph: PartGraph, forced: np.ndarray | None) -> Any:
         """Compute a layer that is one operation, and note it; with what it returned, if known."""
         parameters = self._cast(self.parameters(call))
         found = {role: graph.number_of(x) for role, x in call.inputs.items()}
@@ -453,7 +452,7 @@ class Replay(LayerFollower, NamedBackend):
         numbers = tuple(number for number in found.values() if number is not None)
         fixed = forced is not None
         return graph.add(
-            Operation(call.kind, call.name, numbers, compute, value, fixed, True, (*roles,))
+            NotedOperation(call.kind, call.name, numbers, compute, value, fixed, True, (*roles,))
         )
 
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:

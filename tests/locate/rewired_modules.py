@@ -103,7 +103,8 @@ def network_of(family: str) -> Recordable:
     handle.remove()
     tensors = run.trace.tensors
     inputs = {name: x for name, x in tensors.items() if name.startswith(f"{CALL}//input")}
-    return Recordable(model, network, *seen[0], inputs)
+    args, kwargs = seen[0]
+    return Recordable(model, network, args, kwargs, inputs)
 
 
 def judge(family: str, fault: Fault | None = None, recorded: str = ".*") -> DiffReport:

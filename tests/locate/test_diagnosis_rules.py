@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate import diagnosis
+from ldmref.locate import diagnosis, nearby
 from ldmref.locate.diagnosis import Cause, _Wrong
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.pairs import Hypothesis, Tried
@@ -179,7 +179,7 @@ def test_arrays_nearby_have_names_in_their_order():
 
     def texts(**changes):
         replay = replay_of(recent=recent)
-        return [text for text, _ in diagnosis._nearby(replay, point_of(**more | changes))]
+        return [text for text, _ in nearby.arrays_around(replay, point_of(**more | changes))]
 
     around = ["the output of m.b", "the output of m.a", "the input of m.silu",
               "the input of m.silu (emb)", "its input", "its input (k)"]  # fmt: skip

@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from ldmref.locate.alike import without_numbers
-from ldmref.locate.graph import INPUT, READER, RECORDED, Graph, Operation, Read, Rule
+from ldmref.locate.graph import INPUT, READER, RECORDED, NewValue, NotedOperation, PartGraph, Read
 from ldmref.locate.points import FollowedRun, Point
 
 ROTATION, NORM, ACTIVATION = "rotation", "norm", "activation"
@@ -60,8 +61,8 @@ class Rewiring:
 
     words: str
     where: str
-    results: Mapping[int, Rule] = field(default_factory=dict)
-    inputs: Mapping[Edge, Rule] = field(default_factory=dict)
+    results: Mapping[int, NewValue] = field(default_factory=dict)
+    inputs: Mapping[Edge, NewValue] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -132,7 +133,7 @@ def _joined(found: Iterator[Rewiring]) -> Iterator[Rewiring]:
 # -- elsewhere ------------------------------------------------------------------------------------
 
 
-def _elsewhere(graph: Graph, words: Words) -> Iterator[Rewiring]:
+def _elsewhere(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield operations that are applied after or before another one, or to another array."""
     edges = [*_edges(graph)]
     moved, more = [], []
@@ -140,7 +141,7 @@ def _elsewhere(graph: Graph, words: Words) -> Iterator[Rewiring]:
         for edge in edges:
             consumer, place = edge
             source = graph.operations[consumer].inputs[place]
-            if one.number in (source, consumer) or one.number > source and consumer == one.number:
+            if one.number in (source, consumer) or (one.number > source and consumer == one.number):
                 continue
             if not _fits(graph, one, source):
                 continue
@@ -160,7 +161,7 @@ def _elsewhere(graph: Graph, words: Words) -> Iterator[Rewiring]:
         yield replace(one, words=ORDERS.get(one.words, one.words))
 
 
-def _applicable(graph: Graph) -> Iterator[Applied]:
+def _applicable(graph: PartGraph) -> Iterator[Applied]:
     for number, operation in enumerate(graph.operations):
         if operation.kind in NOUNS and operation.is_layer and operation.inputs:
             rest = operation.inputs[1:]
@@ -176,13 +177,13 @@ def _applicable(graph: Graph) -> Iterator[Applied]:
                     yield Applied(noun, number, place, lambda read, x, i=other: x * read(i))
 
 
-def _adds_one(graph: Graph, number: int) -> bool:
+def _adds_one(graph: PartGraph, number: int) -> bool:
     operation = graph.operations[number]
     ones = [x for x in operation.constants if isinstance(x, (int, float)) and x == 1.0]
     return operation.kind == "add" and bool(ones)
 
 
-def _noun_of_factor(graph: Graph, number: int, factor: int) -> str:
+def _noun_of_factor(graph: PartGraph, number: int, factor: int) -> str:
     """Return what a factor of a product is: a scale, a gate, or half of a feed-forward layer."""
     if _adds_one(graph, factor):
         return SCALE
@@ -190,16 +191,16 @@ def _noun_of_factor(graph: Graph, number: int, factor: int) -> str:
     return PRODUCT if any(NOUNS.get(kind) == ACTIVATION for kind in kinds) else GATE
 
 
-def _skip(graph: Graph, one: Applied) -> Rule:
+def _skip(graph: PartGraph, one: Applied) -> NewValue:
     source = graph.operations[one.number].inputs[one.place]
     return lambda read: read(source)
 
 
-def _applied(one: Applied, source: int) -> Rule:
+def _applied(one: Applied, source: int) -> NewValue:
     return lambda read: one.apply(read, read(source))
 
 
-def _fits(graph: Graph, one: Applied, source: int) -> bool:
+def _fits(graph: PartGraph, one: Applied, source: int) -> bool:
     """Return whether an operation may be applied to an array, which keeps its shape."""
     x, usual = graph.value(source), graph.value(graph.operations[one.number].inputs[one.place])
     if not isinstance(x, np.ndarray) or x.ndim != usual.ndim or x.ndim < 3:
@@ -207,7 +208,7 @@ def _fits(graph: Graph, one: Applied, source: int) -> bool:
     return x.shape[-2:] == usual.shape[-2:] and x.shape[0] == usual.shape[0]
 
 
-def _edges(graph: Graph) -> Iterator[Edge]:
+def _edges(graph: PartGraph) -> Iterator[Edge]:
     """Yield the inputs of the operations nearest before the target, the nearest first."""
     assert graph.target is not None
     left, seen, count = [graph.target], {graph.target}, 0
@@ -226,14 +227,14 @@ def _edges(graph: Graph) -> Iterator[Edge]:
                 left.append(i)
 
 
-def _cuts_sum(graph: Graph, operation: Operation) -> bool:
+def _cuts_sum(graph: PartGraph, operation: NotedOperation) -> bool:
     """Return whether an operation takes tokens of a sum, which may have been changed before."""
     if operation.kind != "getitem" or graph.operations[operation.inputs[0]].kind != "add":
         return False
     return operation.value.ndim == 3 == graph.value(operation.inputs[0]).ndim
 
 
-def _matters(operation: Operation) -> bool:
+def _matters(operation: NotedOperation) -> bool:
     kinds = ("add", "multiply", "subtract", "concatenate", "where", READER)
     return operation.is_layer or operation.kind in kinds
 
@@ -241,7 +242,7 @@ def _matters(operation: Operation) -> bool:
 # -- other arrays ---------------------------------------------------------------------------------
 
 
-def _other_tokens(graph: Graph, words: Words) -> Iterator[Rewiring]:
+def _other_tokens(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield tokens that are taken from the other end of a sequence."""
     for number in reversed(graph.cone):
         operation = graph.operations[number]
@@ -266,7 +267,7 @@ def _other_tokens(graph: Graph, words: Words) -> Iterator[Rewiring]:
         )  # fmt: skip
 
 
-def _other_inputs(graph: Graph, words: Words) -> Iterator[Rewiring]:
+def _other_inputs(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield operations that read another array of the same shape."""
     candidates = [i for i in range(len(graph.operations) - 1) if _is_array(graph, i)]
     for edge in _edges(graph):
@@ -284,14 +285,14 @@ def _other_inputs(graph: Graph, words: Words) -> Iterator[Rewiring]:
             yield Rewiring(text, where, {}, {edge: lambda read, i=new: read(i)})
 
 
-def _is_array(graph: Graph, number: int) -> bool:
+def _is_array(graph: PartGraph, number: int) -> bool:
     operation = graph.operations[number]
     kinds = ("add", "multiply", "concatenate", "getitem", "part", INPUT, RECORDED)
     known = operation.is_layer or operation.kind in kinds or number in graph.ends
     return known and isinstance(operation.value, np.ndarray) and operation.value.ndim > 1
 
 
-def _after(graph: Graph, number: int) -> set[int]:
+def _after(graph: PartGraph, number: int) -> set[int]:
     """Return the operations that read the result of one, and it."""
     found = {number}
     for later in range(number + 1, len(graph.operations)):
@@ -301,7 +302,7 @@ def _after(graph: Graph, number: int) -> set[int]:
     return found
 
 
-def _exchanged(graph: Graph, words: Words) -> Iterator[Rewiring]:
+def _exchanged(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield parts of one array that are exchanged, such as a scale and a shift."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for number in graph.cone:
@@ -320,7 +321,7 @@ def _exchanged(graph: Graph, words: Words) -> Iterator[Rewiring]:
             yield Rewiring(text, "", results)
 
 
-def _missing(graph: Graph, words: Words) -> Iterator[Rewiring]:
+def _missing(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield sums without one of their terms, and products without a factor."""
     for number in reversed(graph.cone):
         operation = graph.operations[number]
@@ -345,10 +346,10 @@ def _missing(graph: Graph, words: Words) -> Iterator[Rewiring]:
 class Words:
     """The operations of a graph in words."""
 
-    def __init__(self, graph: Graph, point: Point, replay: FollowedRun):
+    def __init__(self, graph: PartGraph, point: Point, replay: FollowedRun):
         self.graph = graph
         self.frame = point.frame.name or "the network"
-        context = replay.arguments.get("context")
+        context: Any = replay.arguments.get("context")
         known = isinstance(context, np.ndarray) and context.ndim == 3
         self.text = context.shape[1] if known else 0
 
@@ -503,7 +504,10 @@ class Words:
         if kind == "attention":
             return f"the {SLOTS.get(role, role)} are {PARTICIPLES[one.noun]} too", name
         if operation.kind == READER and kind in NOUNS:
-            return f"the {one.noun} is applied before the {NOUNS[kind]}", f"{name}, {operation.name}"
+            return (
+                f"the {one.noun} is applied before the {NOUNS[kind]}",
+                f"{name}, {operation.name}",
+            )
         return f"the {one.noun} is applied before {self.consumer(consumer)} too", name
 
     def attended_as(self, number: int) -> str:
@@ -520,14 +524,17 @@ class Words:
         operation = self.graph.operations[consumer]
         where = f"{self.describe(new)} instead of {self.describe(old)}"
         branch = self.is_sum(old) and new == self.graph.operations[old].inputs[1]
-        if not branch and self.is_sum(consumer) and self.is_residual(consumer, old):
+        first = self.is_sum(old) and new == self.graph.operations[old].inputs[0]
+        kind, role = self.graph.operations[-1].constants
+        of_norm = first and role != "" and NOUNS.get(kind) == NORM
+        if not (branch or of_norm) and self.is_sum(consumer) and self.is_residual(consumer, old):
             return f"the residual is {where}", ""
         if branch:
             return self.without_term(old, self.graph.operations[old].inputs[0])
         name = operation.name if operation.is_layer else ""
         reader = name or f"{self.consumer(consumer)} in {operation.name or self.frame}"
         reader = operation.name or "the output" if operation.kind == READER else reader
-        if self.is_sum(old) and new in self.graph.operations[old].inputs[:1]:
+        if first:
             term = self.noun_before(self.graph.operations[old].inputs[1])
             at = old if operation.kind == READER else consumer
             text = f"{self.noun_after(at)} reads the stream without {term}"
@@ -538,7 +545,7 @@ class Words:
         """Return whether a term of a sum is the stream to which the other one is added."""
         inputs = self.graph.operations[number].inputs
         others = [i for i in inputs if i != term]
-        return bool(others) and term in self.graph.before(others[0]) or inputs[0] == term
+        return (bool(others) and term in self.graph.before(others[0])) or inputs[0] == term
 
     def without_term(self, number: int, term: int) -> tuple[str, str]:
         """Return that a term of a sum is missing."""
@@ -551,7 +558,7 @@ class Words:
 def _noun(name: str) -> str:
     """Return a layer in words if it is an attention or an MLP, and its name if not.
 
-    >>> _noun("transformer_blocks.0.attn.to_out.0"), _noun("layers.1.feed_forward"), _noun("conv_in")
+    >>> _noun("blocks.0.attn.to_out.0"), _noun("layers.1.feed_forward"), _noun("conv_in")
     ('the attention', 'the MLP', 'conv_in')
     """
     if MLP.search(name):
