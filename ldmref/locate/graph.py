@@ -186,6 +186,10 @@ class PartGraph:
         """Return the result of an operation."""
         return self.operations[number].value
 
+    def shape(self, number: int) -> tuple[int, ...]:
+        """Return the shape of the result of an operation; () if it returns several arrays."""
+        return shape_of(self.value(number))
+
     def evaluate(
         self, results: Mapping[int, NewValue], inputs: Mapping[tuple[int, int], NewValue]
     ) -> np.ndarray:
@@ -290,6 +294,11 @@ def _method(name: str) -> Callable[..., Any]:
 for _name in METHODS:
     if hasattr(np.ndarray, _name):
         setattr(Noted, _name, _method(_name))
+
+
+def shape_of(x: object) -> tuple[int, ...]:
+    """Return the shape of an array; () for anything else, such as a tuple of arrays."""
+    return getattr(x, "shape", ())
 
 
 def plain(x: Any) -> Any:

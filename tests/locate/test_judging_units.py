@@ -48,6 +48,7 @@ def replay_of(low=0.0, **more):
     port = SimpleNamespace(of_call=lambda call: [], find=lambda *names: None)
     given = {
         "rerun": rerun, "parameters": lambda call: {}, "recent": [], "streams": [],
+        "graph_of": lambda point: None,
         "skips": {}, "ids": None,
         "config": None, "arguments": {}, "modulations": {}, "port": port, "call": "unet.000",
         "parameters_of": lambda *names: None, "similar_layers": lambda call: [],

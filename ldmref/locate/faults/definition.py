@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.alike import without_numbers
-from ldmref.locate.graph import INPUT, READER, RECORDED, NewValue, NotedOperation, PartGraph, Read
+from ldmref.locate.graph import (
+    INPUT,
+    READER,
+    RECORDED,
+    NewValue,
+    NotedOperation,
+    PartGraph,
+    Read,
+    shape_of,
+)
 from ldmref.locate.points import FollowedRun, Point
 
 ROTATION, NORM, ACTIVATION = "rotation", "norm", "activation"
@@ -172,7 +181,7 @@ def _applicable(graph: PartGraph) -> Iterator[Applied]:
         elif operation.kind == "multiply" and len(operation.inputs) == 2:
             for place in (0, 1):
                 x, other = operation.inputs[place], operation.inputs[1 - place]
-                if graph.value(x).shape == operation.value.shape:
+                if graph.shape(x) == shape_of(operation.value):
                     noun = _noun_of_factor(graph, number, other)
                     yield Applied(noun, number, place, lambda read, x, i=other: x * read(i))
 
@@ -203,7 +212,7 @@ def _applied(one: Applied, source: int) -> NewValue:
 def _fits(graph: PartGraph, one: Applied, source: int) -> bool:
     """Return whether an operation may be applied to an array, which keeps its shape."""
     x, usual = graph.value(source), graph.value(graph.operations[one.number].inputs[one.place])
-    if not isinstance(x, np.ndarray) or x.ndim != usual.ndim or x.ndim < 3:
+    if shape_of(x)[1:] == () or len(shape_of(x)) != len(shape_of(usual)) or x.ndim < 3:
         return False
     return x.shape[-2:] == usual.shape[-2:] and x.shape[0] == usual.shape[0]
 
@@ -231,7 +240,7 @@ def _cuts_sum(graph: PartGraph, operation: NotedOperation) -> bool:
     """Return whether an operation takes tokens of a sum, which may have been changed before."""
     if operation.kind != "getitem" or graph.operations[operation.inputs[0]].kind != "add":
         return False
-    return operation.value.ndim == 3 == graph.value(operation.inputs[0]).ndim
+    return len(shape_of(operation.value)) == 3 == len(graph.shape(operation.inputs[0]))
 
 
 def _matters(operation: NotedOperation) -> bool:
@@ -274,6 +283,8 @@ def _other_inputs(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
         consumer, place = edge
         old = graph.operations[consumer].inputs[place]
         right = graph.value(old)
+        if not isinstance(right, np.ndarray):
+            continue
         below = _after(graph, consumer)
         for new in candidates:
             x = graph.value(new)
@@ -308,7 +319,7 @@ def _exchanged(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     for number in graph.cone:
         operation = graph.operations[number]
         if operation.kind in ("getitem", "part", "add", "linear") and len(operation.inputs) == 1:
-            shape = np.shape(operation.value)
+            shape = shape_of(operation.value)
             alike.setdefault((operation.inputs, operation.kind, shape), []).append(number)
     for (inputs, *_), numbers in alike.items():
         (source,) = inputs if isinstance(inputs, tuple) else (0,)
@@ -329,7 +340,7 @@ def _missing(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
             continue
         for place in (0, 1):
             kept, left_out = operation.inputs[place], operation.inputs[1 - place]
-            if graph.value(kept).shape != operation.value.shape:
+            if graph.shape(kept) != shape_of(operation.value):
                 continue
             rule = {number: lambda read, i=kept: read(i)}
             if operation.kind == "add":
@@ -380,7 +391,7 @@ class Words:
             return f"a part of {self.describe(first, depth + 1)}"
         if self.is_sum(number):
             return f"the stream after {self.noun_before(operation.inputs[1])}"
-        wide = [i for i in operation.inputs if self.graph.value(i).shape == operation.value.shape]
+        wide = [i for i in operation.inputs if self.graph.shape(i) == shape_of(operation.value)]
         if len(operation.inputs) == 1 or len(wide) == 1:
             return self.describe(wide[0] if wide else first, depth + 1)
         return f"the result of {operation.kind} in {operation.name or self.frame}"
@@ -388,7 +399,7 @@ class Words:
     def is_sum(self, number: int) -> bool:
         """Return whether an operation adds two arrays of one shape."""
         operation = self.graph.operations[number]
-        shapes = {self.graph.value(i).shape for i in operation.inputs}
+        shapes = {self.graph.shape(i) for i in operation.inputs}
         return operation.kind == "add" and len(operation.inputs) == 2 and len(shapes) == 1
 
     def role_of(self, number: int) -> str:
@@ -405,13 +416,13 @@ class Words:
                 seen.add(reader)
                 if _adds_one(self.graph, reader):
                     return f"the scale of {self.noun_after(reader)}"
-                if len(operation.inputs) == 2 and operation.value.shape[1] > 1:
+                if len(operation.inputs) == 2 and shape_of(operation.value)[1:2] > (1,):
                     if operation.kind == "multiply":
                         other = operation.inputs[1 - place]
                         return f"the gate of {self.noun_before(other)}"
                     if operation.kind == "add":
                         return f"the shift of {self.noun_after(reader)}"
-                if operation.value.shape == x.shape:
+                if shape_of(operation.value) == x.shape:
                     left.append(reader)
         return ""
 
@@ -426,9 +437,9 @@ class Words:
                 names.append(operation.name)
             if names:
                 return _noun(names[-1])
-            shapes = [self.graph.value(j).shape for j in operation.inputs]
+            shapes = [self.graph.shape(j) for j in operation.inputs]
             for j, shape in zip(operation.inputs, shapes, strict=True):
-                factor = operation.kind == "multiply" and shape != operation.value.shape
+                factor = operation.kind == "multiply" and shape != shape_of(operation.value)
                 if j not in seen and not factor:
                     seen.add(j)
                     left.append(j)
@@ -482,7 +493,7 @@ class Words:
             number = self.graph.operations[number].inputs[0]
         operation = self.graph.operations[number]
         if operation.kind == "multiply" and operation.name and not operation.is_layer:
-            shapes = {self.graph.value(i).shape for i in operation.inputs}
+            shapes = {self.graph.shape(i) for i in operation.inputs}
             return "the product" if len(shapes) == 1 else self.consumer(number)
         return self.consumer(number)
 
