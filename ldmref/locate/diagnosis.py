@@ -55,6 +55,7 @@ SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 LIKELY = 20.0  # factor by which a change that no table knows must reduce an error
+MOST_IN_VAIN = 8  # parts in a row of a call in which such a change is looked for
 NOISIEST = 3  # nearest faults whose own noise is computed
 OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
@@ -322,11 +323,14 @@ def _find_rewiring(wrong: _Wrong, words: str = "") -> Cause:
 
     There are so many that one must leave far less than the error.
     """
-    if wrong.recorded.shape != np.shape(wrong.point.computed):
+    unlike = wrong.recorded.shape != np.shape(wrong.point.computed)
+    if unlike or wrong.alike.vain >= MOST_IN_VAIN:
         return Cause()
+    wrong.alike.vain += 1
     for text, array in rewirings(wrong.replay, wrong.point, words):
         left = wrong.error_of(array)
         if wrong.is_explained(left) and left <= wrong.error / LIKELY:
+            wrong.alike.vain = 0
             return Cause(text, left)
     return Cause()
 
