@@ -39,6 +39,7 @@ class AlikeLayers:
     def __init__(self) -> None:
         self._causes: dict[str, str] = {}
         self._failed: dict[str, int] = {}
+        self.vain = 0  # parts in a row of which no change of the definition explains one
 
     def kind_of(self, point: Point) -> str:
         """Return the kind of a point: its layer without numbers, and its role."""

@@ -6,6 +6,7 @@ fault, with two (`ldmref.locate.pairs`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
+from ldmref.locate.faults.definition import rewirings
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.rotary import other_places
@@ -26,7 +28,15 @@ from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import largest_value, recognise, relative_error
-from ldmref.locate.names import find_entry, find_layer, read_output, read_role
+from ldmref.locate.names import find_entry, read_role
+from ldmref.locate.nearby import (
+    arrays_around,
+    broadcasts,
+    fit_tokens,
+    is_usable,
+    normalized,
+    read_before,
+)
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
 
@@ -44,10 +54,14 @@ TOGETHER = (
 SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
+LIKELY = 20.0  # factor by which a change that no table knows must reduce an error
+MOST_IN_VAIN = 8  # parts in a row of a call in which such a change is looked for
 NOISIEST = 3  # nearest faults whose own noise is computed
 OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
 OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
+EQUALS = "equals the "  # a cause that says less than one of another order of operations
+REORDERED = re.compile(r"reads the stream without|is applied (after|before) the|are \w+ too")
 HINT = "nearest to {}, which leaves {:.2g}"
 
 
@@ -132,7 +146,8 @@ def diagnose(
     for find in (_find_identity, lambda one: one.residual, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
-            return found
+            said = _find_rewiring(wrong) if certain and found.cause.startswith(EQUALS) else found
+            return said if REORDERED.search(said.cause) else found
         term = term if term.cause else found
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
@@ -141,6 +156,8 @@ def diagnose(
         if _is_block(point):
             tried += _try_known_faults(wrong, usual, each=True)
         found = _explain_by_fault(wrong, tried, certain)
+        if not found.cause and certain:
+            found = _find_rewiring(wrong, usual)
         if found.cause:
             return found
     if not alike.tries(kind):
@@ -152,6 +169,8 @@ def diagnose(
     if not found.cause and certain and _is_block(point):
         tried += _try_known_faults(wrong, each=True)
         found = _explain_by_fault(wrong, tried, certain)
+    if not found.cause and certain:
+        found = _find_rewiring(wrong)
     found = found if found.cause else term
     found = found if found.cause else _find_other_residual(wrong)
     found = found if found.cause else _find_layout(wrong)
@@ -179,7 +198,7 @@ def _find_identity(wrong: _Wrong) -> Cause:
         left = wrong.error_of(np.asarray(between.inputs["input"]))
         if wrong.is_explained(left):
             return Cause(SKIPPED.format(between.name), left)
-    for text, array in _nearby(wrong.replay, point):
+    for text, array in arrays_around(wrong.replay, point):
         if array is point.computed:
             continue
         left = wrong.error_of(array)
@@ -195,7 +214,7 @@ def _find_exchanged_inputs(wrong: _Wrong) -> Cause:
     point, port = wrong.point, wrong.replay.port
     entry = find_entry(port, wrong.replay.call, point.call) if point.role else None
     for role, array in point.call.inputs.items():
-        if entry is None or role == point.role or not _usable(array):
+        if entry is None or role == point.role or not is_usable(array):
             continue
         left = wrong.error_of(array)
         recorded = read_role(port, entry.inputs, role, list(point.call.inputs))
@@ -212,9 +231,9 @@ def _find_term(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
     if wrong.recorded.shape != computed.shape:
         return Cause()
-    for text, array in _nearby(wrong.replay, wrong.point):
+    for text, array in arrays_around(wrong.replay, wrong.point):
         term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
-        if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
+        if term.ndim != computed.ndim or not broadcasts(term.shape, computed.shape):
             continue
         for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
             left = wrong.error_of(computed + factor * term)
@@ -252,8 +271,8 @@ def _find_other_residual(wrong: _Wrong) -> Cause:
     computed = np.asarray(wrong.point.computed, np.float64)
     wanted, right = sample(wrong.recorded), sample(computed)
     replay = wrong.replay
-    others = [*_nearby(replay, wrong.point), *_read_before(replay), *_normalized(replay)]
-    fits = [(text, x) for text, whole in others for x in _fit_tokens(whole, computed)]
+    others = [*arrays_around(replay, wrong.point), *read_before(replay), *normalized(replay)]
+    fits = [(text, x) for text, whole in others for x in fit_tokens(whole, computed)]
     for stream, old in _streams(wrong):
         for text, new in fits:
             apart = right + sample(new) - sample(old) - wanted
@@ -273,45 +292,16 @@ def _streams(wrong: _Wrong) -> Iterator[tuple[str, np.ndarray]]:
         return
     near = [(call.name, call.inputs.get("input")) for call in (*point.suspects, *point.norms)]
     named = [(f"the input of {name}", x) for name, x in near if _is_named_norm(name)]
-    named += [(text, x) for text, x in _read_before(replay) if _is_named_norm(text)]
+    named += [(text, x) for text, x in read_before(replay) if _is_named_norm(text)]
     roles = point.frame.inputs.items() if point.frame.name else ()
     named += [(f"the input of {point.frame.name} ({role})", x) for role, x in roles]
     for text, whole in named:
-        for x in _fit_tokens(whole, computed):
+        for x in fit_tokens(whole, computed):
             yield text, x
 
 
 def _is_named_norm(name: str) -> bool:
     return "norm" in name.rpartition(".")[2]
-
-
-def _read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what the layers that were recorded last read first."""
-    for name, _ in reversed(replay.recent):
-        entry = find_layer(replay.port, replay.call, name)
-        found = None if entry is None else read_role(replay.port, entry.inputs, "input")
-        if found is not None:
-            yield f"the input of {name}", found
-
-
-def _normalized(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what the norms returned that were recorded last."""
-    for name, _ in reversed(replay.streams):
-        entry = find_layer(replay.port, replay.call, name)
-        found = None if entry is None else read_output(replay.port, entry)
-        if found is not None:
-            yield f"the output of {name}", found
-
-
-def _fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield tokens of the shape (n, l, d) of an array: it, or the first and last l of more."""
-    if not _usable(x) or not isinstance(x, np.ndarray) or x.ndim != computed.ndim:
-        return
-    if x.shape == computed.shape:
-        yield x
-    elif x.ndim == 3 and x.shape[::2] == computed.shape[::2] and x.shape[1] > computed.shape[1]:
-        yield x[:, : computed.shape[1]]
-        yield x[:, -computed.shape[1] :]
 
 
 def _find_layout(wrong: _Wrong) -> Cause:
@@ -326,6 +316,23 @@ def _find_layout(wrong: _Wrong) -> Cause:
     if layout is None:
         return Cause()
     return Cause(layout.text, relative_error(wrong.point.kept(layout.array), computed))
+
+
+def _find_rewiring(wrong: _Wrong, words: str = "") -> Cause:
+    """Find what an operation of the definition reads or does instead, of these words or any.
+
+    There are so many that one must leave far less than the error.
+    """
+    unlike = wrong.recorded.shape != np.shape(wrong.point.computed)
+    if unlike or wrong.alike.vain >= MOST_IN_VAIN:
+        return Cause()
+    wrong.alike.vain += 1
+    for text, array in rewirings(wrong.replay, wrong.point, words):
+        left = wrong.error_of(array)
+        if wrong.is_explained(left) and left <= wrong.error / LIKELY:
+            wrong.alike.vain = 0
+            return Cause(text, left)
+    return Cause()
 
 
 def _find_weights(wrong: _Wrong) -> Cause:
@@ -563,34 +570,3 @@ def _is_large(point: Point) -> bool:
 def _is_block(point: Point) -> bool:
     """Return whether a large part is a block, whose operations are few enough to change each."""
     return _is_large(point) and len(point.suspects) <= MOST_OF_BLOCK
-
-
-def _nearby(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays around a point, with their names in words."""
-    for name, x in reversed(replay.recent):
-        if _usable(x):
-            yield f"the output of {name}", x
-    for name, x in reversed(replay.streams):
-        if _usable(x):
-            yield f"the input of {name}", x
-    for call in point.suspects:
-        for role, x in call.inputs.items():
-            if _usable(x):
-                which = "its input" if call.name == point.call.name else f"the input of {call.name}"
-                yield (which if role == "input" else f"{which} ({role})"), x
-    for role, x in point.call.inputs.items():
-        if _usable(x) and role != point.role:
-            yield f"its input {role!r}", x
-    if not point.role or point.frame.name:
-        for role, x in point.frame.inputs.items():
-            name = point.frame.name or "the network"
-            if _usable(x):
-                yield f"the input of {name}" + ("" if role == "input" else f" ({role})"), x
-
-
-def _usable(x: object) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isfinite(x).all())
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return all(a in (1, b) for a, b in zip(shape, to, strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import find_shown_masks, without_assumed
+from ldmref.locate.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.makers import name_as_makers
@@ -195,7 +196,7 @@ def judge_call(
     replayed = _replay_in_terms(port, model, call, dtype, controlnets, padding, terms)
     visited, problem = replayed.visited, replayed.problem
     inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
-    rows = [_after_own(row, of_port) for row in inside]
+    rows = [_after_own(row, of_port) for row in join_causes(inside)]
     for layer, kind in of_port.items():  # layers whose attention is another function
         note = f"its attention is that of {kind}, which ldmref does not have"
         rows.append(Row(call, layer, verdict=UNKNOWN, note=note))

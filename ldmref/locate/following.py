@@ -26,6 +26,7 @@ import numpy as np
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import EXCHANGED, align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.faults.norms import eps_of_norm
+from ldmref.locate.graph import PartGraph
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import count_modulations, neighbours_of, parts_of
@@ -473,6 +474,10 @@ class LayerFollower:
         if not isinstance(part, np.ndarray):
             return None
         return np.asarray(self.as_recorded(point.call, part), np.float64)
+
+    def graph_of(self, point: Point) -> PartGraph | None:
+        """Return the operations of the part that leads to a point; None: they are not known."""
+        return None
 
     def _inputs_of(self, frame: Frame) -> dict[str, np.ndarray]:
         """Return the inputs of a part, those not recorded as the port's format makes them.

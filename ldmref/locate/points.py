@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.locate.graph import PartGraph
 from ldmref.trace.model import Trace
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
@@ -46,7 +47,8 @@ class Trial:
     """The conditions of a repeated run: operations exchanged, and where it ends.
 
     It ends at the input `role` of the layer `target`, or at its output if the role is "". If `low`,
-    it computes in the port's number format, with `positions` also places and times.
+    it computes in the port's number format, with `positions` also places and times. A `graph` notes
+    all operations, also behind the target, which is the output `part` of a layer.
     """
 
     target: str
@@ -55,6 +57,8 @@ class Trial:
     low: bool
     free: bool
     positions: bool = False
+    graph: PartGraph | None = None
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,10 @@ class FollowedRun(Protocol):
         exact: bool = False,
     ) -> np.ndarray | None:
         """Compute a point again, with changes or in the port's number format."""
+        ...
+
+    def graph_of(self, point: Point) -> PartGraph | None:
+        """Return the operations of the part that leads to a point; None: they are not known."""
         ...
 
     def in_format(self, dtype: str) -> AbstractContextManager[None]:

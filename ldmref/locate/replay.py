@@ -16,14 +16,17 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.locate.alignment import EXCHANGED
 from ldmref.locate.faults.attention import without_mask
 from ldmref.locate.following import (
+    FAILS,
     LayerFollower,
     TargetReached,
     compute_as_is,
     made_before,
 )
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
 from ldmref.locate.names import (
     find_layer,
     is_apart,
@@ -35,7 +38,7 @@ from ldmref.locate.names import (
     read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame, PaddingRows, PointObserver, Trial
+from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within
@@ -388,7 +391,94 @@ class Replay(LayerFollower, NamedBackend):
         for tree in self._trees:
             yield from layers_of(tree, "")
 
+    # -- the part as a graph -----------------------------------------------------------------------
+
+    def graph_of(self, point: Point) -> PartGraph | None:
+        """Return the operations of the part that leads to a point, and of the block around it.
+
+        None: the part cannot be computed again as it was.
+        """
+        frame = point.frame
+        graph = PartGraph(lambda: self._scope[-1] if self._scope else "")
+        itself = not point.role and point.call.name == frame.name
+        target = "" if itself else point.call.name
+        trial = Trial(target, point.role, {}, False, False, graph=graph, part=point.part)
+        try:
+            with self._repeating(frame, trial), np.errstate(all="ignore"):
+                inputs = {
+                    role: graph.constant(x, INPUT, role)
+                    for role, x in self._cast(frame.inputs).items()
+                }
+                result = frame.compute(inputs)
+        except TargetReached:
+            pass
+        except FAILS:
+            return None
+        else:
+            if itself:
+                parts = parts_of(result)
+                last = parts[point.part] if point.part < len(parts) else None
+                graph.target = graph.number_of(last)
+        if graph.target is None or graph.value(graph.target).shape != np.shape(point.computed):
+            return None
+        graph.close(point.call, point.role)
+        return graph
+
+    def _visit_in_graph(self, call: LayerCall, trial: Trial, graph: PartGraph) -> Any:
+        """Compute a layer again, and note its operations."""
+        target = call.name == trial.target
+        if target and trial.role:
+            role = EXCHANGED[trial.role] if call.name in self.turned else trial.role
+            graph.target = graph.number_of(call.inputs[role])
+        if call.name in self.resumed:
+            first = next(iter(call.inputs.values()))
+            self._resume(call.name, first, self.resumed[call.name])
+        entry = self.find(call.name)
+        outside = not (target or (call.composite and _may_hold(call.name, trial.target)))
+        forced = None
+        if entry is not None and outside and not call.several and graph.target is None:
+            forced = self._forced(call.name, entry)
+        if call.composite:
+            if forced is not None:
+                numbers = tuple(map(graph.number_of, call.inputs.values()))
+                return graph.constant(self._cast({"": forced})[""], RECORDED, call.name, numbers)
+            result = call.compute(call.inputs)
+            for part in parts_of(result):
+                number = graph.number_of(part)
+                if number is not None:
+                    graph.ends.setdefault(number, []).append(call.name)
+        else:
+            result = self._note_layer(call, graph, forced)
+        if target and not trial.role:
+            parts = parts_of(result)
+            graph.target = graph.number_of(parts[trial.part]) if trial.part < len(parts) else None
+        is_block = call.composite and call.name.rpartition(".")[2].isdecimal()
+        if graph.target is not None and is_block and _may_hold(call.name, trial.target):
+            raise TargetReached(result)
+        return result
+
+    def _note_layer(self, call: LayerCall, graph: PartGraph, forced: np.ndarray | None) -> Any:
+        """Compute a layer that is one operation, and note it; with what it returned, if known."""
+        parameters = self._cast(self.parameters(call))
+        found = {role: graph.number_of(x) for role, x in call.inputs.items()}
+        roles = [role for role, number in found.items() if number is not None]
+        others = {role: plain(x) for role, x in call.inputs.items() if role not in roles}
+
+        def compute(arrays: Sequence[np.ndarray]) -> Any:
+            inputs = dict(zip(roles, map(np.copy, arrays), strict=True))
+            return self._cast({"": call.compute({**parameters, **others, **inputs})})[""]
+
+        value = compute([plain(call.inputs[role]) for role in roles]) if forced is None else forced
+        value = self._cast({"": value})[""]
+        numbers = tuple(number for number in found.values() if number is not None)
+        fixed = forced is not None
+        return graph.add(
+            NotedOperation(call.kind, call.name, numbers, compute, value, fixed, True, (*roles,))
+        )
+
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
+        if trial.graph is not None:
+            return self._visit_in_graph(call, trial, trial.graph)
         self._end_at_input(call)
         target = call.name == trial.target
         if call.name in self.resumed:

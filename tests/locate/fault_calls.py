@@ -68,6 +68,7 @@ def replay_of(**values):
         "modulations": {},
         "parameters_of": lambda *names: next((tables[n] for n in names if n in tables), None),
         "parameters": lambda call: call.parameters,
+        "graph_of": lambda point: None,
     }
     return SimpleNamespace(**given | values)
 

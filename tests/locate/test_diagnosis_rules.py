@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate import diagnosis
+from ldmref.locate import diagnosis, nearby
 from ldmref.locate.diagnosis import Cause, _Wrong
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.pairs import Hypothesis, Tried
@@ -76,31 +76,32 @@ def tried_of(text, left, *results, **more):
 
 
 STEPS = (
-    "_find_identity", "_find_residual", "_find_term", "_explain_by_fault", "_find_other_residual",
-    "_find_layout", "_find_pair",
+    "_find_identity", "_find_residual", "_find_term", "_explain_by_fault", "_find_rewiring",
+    "_find_other_residual", "_find_layout", "_find_pair",
 )  # fmt: skip
+OF_CERTAIN = ("_find_rewiring", "_find_pair")
 
 
 @pytest.mark.parametrize("certain", [True, False, None])
 def test_causes_are_tried_in_their_order(monkeypatch, certain):
-    """Pairs and the nearest fault are only asked of what is certainly a fault."""
-    for first in range(len(STEPS) + 1):
+    """Rewirings, pairs and the nearest fault are only asked of what is certainly a fault."""
+    steps = [name for name in STEPS if certain or name not in OF_CERTAIN]
+    for first in range(len(steps) + 1):
         asked = []
-        for i, name in enumerate(STEPS):
+        for name in STEPS:
 
-            def find(*values, i=i, name=name, asked=asked, first=first):
+            def find(*values, name=name, asked=asked, first=first):
                 asked.append((name, values))
-                return Cause(name, 0.0) if i == first else Cause()
+                return Cause(name, 0.0) if steps[first : first + 1] == [name] else Cause()
 
             monkeypatch.setattr(diagnosis, name, find)
         monkeypatch.setattr(diagnosis, "_try_known_faults", lambda wrong: ["t"])
         monkeypatch.setattr(diagnosis, "_nearest", lambda wrong, tried: f"near {tried[0]}")
         more = {} if certain is None else {"certain": certain}
         found = diagnosis.diagnose("run", point_of(np.ones((2, 3, 4), int)), 0.5, 0.25, **more)
-        last = len(STEPS) if certain else len(STEPS) - 1
-        assert [name for name, _ in asked] == list(STEPS[: min(first + 1, last)])
-        if first < last:
-            assert found == Cause(STEPS[first], 0.0)
+        assert [name for name, _ in asked] == steps[: first + 1]
+        if first < len(steps):
+            assert found == Cause(steps[first], 0.0)
         else:
             assert found == Cause(note="near t" if certain else "")
         wrong = asked[0][1][0]
@@ -178,7 +179,7 @@ def test_arrays_nearby_have_names_in_their_order():
 
     def texts(**changes):
         replay = replay_of(recent=recent)
-        return [text for text, _ in diagnosis._nearby(replay, point_of(**more | changes))]
+        return [text for text, _ in nearby.arrays_around(replay, point_of(**more | changes))]
 
     around = ["the output of m.b", "the output of m.a", "the input of m.silu",
               "the input of m.silu (emb)", "its input", "its input (k)"]  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from host_units import context_of, entry_of, normal
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate import Row, diagnosis
+from ldmref.locate import Row, diagnosis, nearby
 from ldmref.locate.judging import Judge, _describe_segment, _shorten
 from ldmref.locate.names import count_modulations
 from ldmref.locate.pairs import Hypothesis, Tried
@@ -48,6 +48,7 @@ def replay_of(low=0.0, **more):
     port = SimpleNamespace(of_call=lambda call: [], find=lambda *names: None)
     given = {
         "rerun": rerun, "parameters": lambda call: {}, "recent": [], "streams": [],
+        "graph_of": lambda point: None,
         "skips": {}, "ids": None,
         "config": None, "arguments": {}, "modulations": {}, "port": port, "call": "unet.000",
         "parameters_of": lambda *names: None, "similar_layers": lambda call: [],
@@ -229,7 +230,7 @@ def test_which_arrays_are_nearby(role, frame):
     if not role or frame:
         of = f"the input of {frame or 'the network'}"
         known |= {of: whole["input"], f"{of} (x)": whole["x"]}
-    assert dict(diagnosis._nearby(replay, point)) == known
+    assert dict(nearby.arrays_around(replay, point)) == known
 
 
 def test_arrays_that_are_no_terms_do_not_hide_those_that_are():
@@ -285,10 +286,10 @@ def test_large_parts_are_those_of_many_operations():
 
 
 def test_what_broadcasts():
-    assert diagnosis._broadcasts((2, 1, 4), (2, 3, 4))
-    assert not diagnosis._broadcasts((2, 2, 4), (2, 3, 4))
-    assert diagnosis._usable(RIGHT) and not diagnosis._usable(RIGHT * np.nan)
-    assert not diagnosis._usable(np.arange(3)) and not diagnosis._usable(None)
+    assert nearby.broadcasts((2, 1, 4), (2, 3, 4))
+    assert not nearby.broadcasts((2, 2, 4), (2, 3, 4))
+    assert nearby.is_usable(RIGHT) and not nearby.is_usable(RIGHT * np.nan)
+    assert not nearby.is_usable(np.arange(3)) and not nearby.is_usable(None)
 
 
 # -- the replay -----------------------------------------------------------------------------------

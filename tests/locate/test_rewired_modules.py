@@ -1,0 +1,238 @@
+"""Faults that no table of causes has, in networks of diffusers: what reads or does something else.
+
+No cause of any row may be another one, and whatever is recorded of a network, none may be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from rewired_modules import Fault, judge
+
+BLOCK = r"(single_transformer_|transformer_|layerwise_|refiner_)?(blocks|layers|refiner)\.\d+"
+Z, KREA, SD3 = "z-image-tiny", "krea-2-tiny", "sd3-tiny"
+FLUX, FLUX2, QWEN = "flux-tiny", "flux2-tiny", "qwen-image-2.1-tiny"
+Z_ATTENTION = "transformer_z_image.ZSingleStreamAttnProcessor.__call__"
+Z_BLOCK = "transformer_z_image.ZImageTransformerBlock.forward"
+KREA_ATTENTION = "transformer_krea2.Krea2AttnProcessor.__call__"
+KREA_BLOCK = "transformer_krea2.Krea2TransformerBlock.forward"
+SD3_BLOCK = "attention.JointTransformerBlock.forward"
+FLUX_BLOCK = "transformer_flux.FluxTransformerBlock.forward"
+FLUX_SINGLE = "transformer_flux.FluxSingleTransformerBlock.forward"
+FLUX2_ATTENTION = "transformer_flux2.Flux2AttnProcessor.__call__"
+FLUX2_SINGLE = "transformer_flux2.Flux2ParallelSelfAttnProcessor.__call__"
+FLUX2_BLOCK = "transformer_flux2.Flux2TransformerBlock.forward"
+TURN = "apply_rotary_emb({}, image_rotary_emb, sequence_dim=1)"
+TURNED_KEYS = f"key = {TURN.format('key')}"
+NO_NORMS = (("attn.norm_q(query)", "query"), ("attn.norm_k(key)", "key"))
+TURNED_BEFORE = (
+    *NO_NORMS,
+    *((TURN.format(x), f"attn.norm_{x[0]}({TURN.format(x)})") for x in ("query", "key")),
+)
+VALUES_TURNED = ((TURNED_KEYS, f"{TURNED_KEYS}; value = {TURN.format('value')}"),)
+VALUES_NORMALIZED = (
+    ("key = attn.norm_k(key)", "key = attn.norm_k(key); value = attn.norm_k.forward(value)"),
+)
+ROTATED, NORMALIZED = "the values are rotated too", "the values are normalized too"
+BEFORE_NORM = "the rotation is applied before the norm"
+STREAM = "the MLP reads the stream without the attention"
+SCALED = "the scale is applied before the norm"
+AFTER_SUM = "the gate is applied after the sum"
+ATTENTIONS = ("norm_q", "norm_k", "attention")
+FAULTS = {
+    "z-norm-after-rotation": Fault(
+        Z, Z_ATTENTION,
+        (*NO_NORMS, *((f"= apply_rotary_emb({x}, freqs_cis)",
+                       f"= attn.norm_{x[0]}(apply_rotary_emb({x}, freqs_cis))")
+                      for x in ("query", "key"))),
+        ATTENTIONS, BEFORE_NORM,
+    ),
+    "z-values-rotated": Fault(
+        Z, Z_ATTENTION,
+        (("key = apply_rotary_emb(key, freqs_cis)",
+          "key, value = (apply_rotary_emb(x, freqs_cis) for x in (key, value))"),),
+        ("attention",), ROTATED,
+    ),
+    "z-gate-after-sum": Fault(
+        Z, Z_BLOCK,
+        (("x + gate_msa * self.attention_norm2(attn_out)",
+          "gate_msa * (x + self.attention_norm2(attn_out))"),),
+        ("ffn_norm1",), AFTER_SUM,
+    ),
+    "z-norm-after-sum": Fault(
+        Z, Z_BLOCK,
+        (("x = x + self.attention_norm2(attn_out)", "x = self.attention_norm2(x + attn_out)"),),
+        ("attention_norm2", "ffn_norm1"), "the norm is applied after the residual sum",
+    ),
+    "z-mlp-without-attention": Fault(
+        Z, Z_BLOCK,
+        (("self.ffn_norm1(x) * scale_mlp",
+          "self.ffn_norm1(x - gate_msa * self.attention_norm2.forward(attn_out)) * scale_mlp"),),
+        ("ffn_norm1",), STREAM,
+    ),
+    "z-scale-before-norm": Fault(
+        Z, Z_BLOCK,
+        (("self.attention_norm1(x) * scale_msa", "self.attention_norm1(x * scale_msa)"),),
+        ("attention_norm1", "attention"), SCALED,
+    ),
+    "z-residual-of-mlp": Fault(
+        Z, Z_BLOCK, (("x = x + gate_mlp *", "x = gate_mlp *"),),
+        ("noise_refiner", "layers"), "the residual is missing",
+    ),
+    "krea-gate-after-projection": Fault(
+        KREA, KREA_ATTENTION,
+        (("hidden_states = hidden_states * torch.sigmoid(gate)", "pass"),
+         ("return attn.to_out[0](hidden_states)",
+          "return attn.to_out[0](hidden_states) * torch.sigmoid(gate)")),
+        ("attn", "to_out"), "the gate is applied after the output projection",
+    ),
+    "krea-norm-after-rotation": Fault(
+        KREA, KREA_ATTENTION,
+        (*NO_NORMS, ("num_key_value_groups =",
+                     "query, key = attn.norm_q(query), attn.norm_k(key); num_key_value_groups =")),
+        ATTENTIONS, BEFORE_NORM,
+    ),
+    "krea-values-rotated": Fault(KREA, KREA_ATTENTION, VALUES_TURNED, ("attention",), ROTATED),
+    "krea-values-normalized": Fault(
+        KREA, KREA_ATTENTION, VALUES_NORMALIZED, ("attention",), NORMALIZED
+    ),
+    "krea-mlp-without-attention": Fault(
+        KREA, KREA_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states - pregate * attn_out)"),),
+        ("norm2",), STREAM,
+    ),
+    "krea-scale-and-shift-of-the-last-norm": Fault(
+        KREA, "transformer_krea2.Krea2FinalLayer.forward",
+        (("scale, shift = modulation", "shift, scale = modulation"),),
+        ("final_layer.linear",),
+        "the scale of final_layer.linear and the shift of final_layer.linear are exchanged",
+    ),
+    "krea-scale-before-norm": Fault(
+        KREA, KREA_BLOCK,
+        (("(1.0 + postscale) * self.norm2(hidden_states)",
+          "self.norm2((1.0 + postscale) * hidden_states)"),),
+        ("norm2", "ff"), SCALED,
+    ),
+    "krea-activation-after-product": Fault(
+        KREA, "transformer_krea2.Krea2SwiGLU.forward",
+        (("F.silu(self.gate(hidden_states)) * self.up(hidden_states)",
+          "F.silu(self.gate(hidden_states) * self.up(hidden_states))"),),
+        ("silu", "down"), "the activation is applied after the product",
+    ),
+    "krea-image-from-the-front": Fault(
+        KREA, "transformer_krea2.Krea2Transformer2DModel.forward",
+        (("hidden_states[:, text_seq_len:]", "hidden_states[:, :-text_seq_len]"),),
+        ("final_layer",), "the image is taken from the front of the sequence",
+    ),
+    "sd3-mlp-without-attention": Fault(
+        SD3, SD3_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states - attn_output)"),),
+        ("layer_norm",), STREAM,
+    ),
+    "sd3-residual-of-mlp": Fault(
+        SD3, SD3_BLOCK,
+        (("hidden_states = hidden_states + ff_output", "hidden_states = ff_output"),),
+        ("transformer_blocks",), "the residual is missing",
+    ),
+    "sd3-residual-of-the-texts-mlp": Fault(
+        SD3, SD3_BLOCK,
+        (("encoder_hidden_states = encoder_hidden_states + c_gate_mlp",
+          "encoder_hidden_states = c_gate_mlp"),),
+        ("transformer_blocks",), "the residual is missing",
+    ),
+    "sd3-gate-after-sum": Fault(
+        SD3, SD3_BLOCK,
+        (("attn_output = gate_msa.unsqueeze(1) * attn_output", "pass"),
+         ("hidden_states = hidden_states + attn_output\n",
+          "hidden_states = gate_msa.unsqueeze(1) * (hidden_states + attn_output)\n")),
+        ("layer_norm",), AFTER_SUM,
+    ),
+    "sd3-scale-before-norm": Fault(
+        SD3, SD3_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states * (1 + scale_mlp[:, None]))"),
+         ("norm_hidden_states * (1 + scale_mlp[:, None]) + ", "norm_hidden_states + ")),
+        ("layer_norm", "ff"), SCALED,
+    ),
+    "flux-values-rotated": Fault(
+        FLUX, "transformer_flux.FluxAttnProcessor.__call__", VALUES_TURNED, ("attention",), ROTATED
+    ),
+    "flux-mlp-without-attention": Fault(
+        FLUX, FLUX_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states - attn_output)"),),
+        ("layer_norm",), STREAM,
+    ),
+    "flux-scale-after-shift": Fault(
+        FLUX, FLUX_BLOCK,
+        (("norm_hidden_states * (1 + scale_mlp[:, None]) + shift_mlp[:, None]",
+          "(norm_hidden_states + shift_mlp[:, None]) * (1 + scale_mlp[:, None])"),),
+        ("ff",), "the scale is applied after the shift",
+    ),
+    "flux-gate-after-sum": Fault(
+        FLUX, FLUX_SINGLE,
+        (("hidden_states = gate * self.proj_out(hidden_states)",
+          "hidden_states = self.proj_out(hidden_states)"),
+         ("hidden_states = residual + hidden_states",
+          "hidden_states = gate * (residual + hidden_states)")),
+        ("single_transformer_blocks",), AFTER_SUM,
+    ),
+    "flux-streams-split-in-the-other-order": Fault(
+        FLUX, FLUX_SINGLE,
+        (("hidden_states[:, :text_seq_len], hidden_states[:, text_seq_len:]",
+          "hidden_states[:, -text_seq_len:], hidden_states[:, :-text_seq_len]"),),
+        ("single_transformer_blocks",), "the (text|image) is taken from the (front|end) of",
+    ),
+    "flux2-image-from-the-front": Fault(
+        FLUX2, "transformer_flux2.Flux2Transformer2DModel.forward",
+        (("hidden_states = hidden_states[:, num_txt_tokens:, ...]",
+          "hidden_states = hidden_states[:, :-num_txt_tokens, ...]"),),
+        ("norm_out",), "the image is taken from the front of the sequence",
+    ),
+    "flux2-values-rotated": Fault(FLUX2, FLUX2_ATTENTION, VALUES_TURNED, ("attention",), ROTATED),
+    "flux2-values-normalized": Fault(
+        FLUX2, FLUX2_ATTENTION, VALUES_NORMALIZED, ("attention",), NORMALIZED
+    ),
+    "flux2-norm-after-rotation": Fault(
+        FLUX2, FLUX2_SINGLE, TURNED_BEFORE, ATTENTIONS, BEFORE_NORM
+    ),
+    "flux2-mlp-without-attention": Fault(
+        FLUX2, FLUX2_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states - attn_output)"),),
+        ("norm2",), STREAM,
+    ),
+    "flux2-scale-before-norm": Fault(
+        FLUX2, FLUX2_BLOCK,
+        (("self.norm1(hidden_states)", "self.norm1((1 + scale_msa) * hidden_states)"),
+         ("(1 + scale_msa) * norm_hidden_states", "norm_hidden_states")),
+        ("norm1", "attn"), SCALED,
+    ),
+}  # fmt: skip
+DEFAULT = ("z-norm-after-rotation", "z-values-rotated")  # the others in `make full`
+
+
+def cases() -> Iterator[Any]:
+    for name in FAULTS:
+        yield pytest.param(name, marks=() if name in DEFAULT else pytest.mark.full)
+
+
+@pytest.mark.parametrize("name", [*cases()])
+def test_what_reads_or_does_something_else_is_said_and_nothing_else(name):
+    fault = FAULTS[name]
+    report = judge(fault.family, fault)
+    found = {(re.sub(r"(\.\d+|~\d+)+$", "", row.layer), row.cause) for row in report.faults}
+    assert found, str(report)
+    assert all(layer.endswith(fault.layers) for layer, _ in found), str(report)
+    assert all(re.match(fault.words, cause) for _, cause in found), str(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", sorted({fault.family for fault in FAULTS.values()}))
+def test_a_network_without_a_fault_is_equal(family):
+    report = judge(family)
+    assert report.equal, str(report)
