@@ -123,8 +123,10 @@ class NetworkConventions:
         for kind in kinds:
             yield from kind(self, replay, point, adopted)
 
-    def find_layouts(self, call: TraceCall) -> Iterator[Convention]:
+    def find_layouts(self, call: TraceCall) -> Iterator[Convention | None]:
         """Yield the layouts that the latents of a call may have, the likely ones first.
+
+        None is ldmref's own, where another one fits their sizes as well.
 
         Tokens (n, l, d) have rows and columns that no array need say; latents of a video have an
         axis of frames, (n, c, 1, h, w).
@@ -147,6 +149,12 @@ class NetworkConventions:
             names = roles if side == "input" else OUTPUTS
             return not entry.layer and role in names
 
+        own = latents.shape[1] if len(latents.shape) == 4 else None
+        if tokens.ndim == 4 and own == tokens.shape[3]:
+            if own == tokens.shape[1]:
+                yield None
+            turned = partial(_channels_first, *tokens.shape[1:3])
+            yield Convention("memory order of latents", "channels last", turned, concerns)
         if len(latents.shape) == 4 and tokens.ndim == 5 and tokens.shape[2] == 1:
             text = "latents of a video of one frame"
             yield Convention("axis of frames", text, _without_frames, concerns)
@@ -452,6 +460,12 @@ def turn_call(port: Trace, call: TraceCall, conventions: Sequence[Convention]) -
 
     entries = tuple(map(turn_entry, port.entries)) if conventions else port.entries
     return with_derived(port, entries, turned) if turned else port
+
+
+def _channels_first(rows: int, columns: int, x: np.ndarray) -> np.ndarray:
+    """Return an array (n, h, w, c) as (n, c, h, w), if h and w are in the ratio of the latents'."""
+    last = x.ndim == 4 and x.shape[1] * columns == x.shape[2] * rows
+    return x.transpose(0, 3, 1, 2) if last else x
 
 
 def _turn(conventions: Sequence[Convention], x: np.ndarray) -> np.ndarray:

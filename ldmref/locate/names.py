@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,38 @@ def read_output(
             return read_array(port, entry.outputs[role])
     alone = only and not {"0", "1", "output.0", "output.1"} & entry.outputs.keys()
     return read_role(port, entry.outputs, "output") if alone else None
+
+
+def read_outputs(
+    port: Trace, entry: TraceEntry, shapes: Sequence[tuple[int, ...]], alone: int
+) -> list[np.ndarray | None]:
+    """Return the outputs of a layer that returns several; None for those that were not recorded.
+
+    A program may return the same arrays in another order, as the image before the text. Arrays
+    that do not fit are read in the one order in which all do.
+
+    Args:
+        port: The trace.
+        entry: The layer.
+        shapes: Of the outputs that the layer should return.
+        alone: The number of the one that a layer returns which returns one alone.
+    """
+    parts = range(len(shapes))
+    found = [read_output(port, entry, part, only=part == alone) for part in parts]
+
+    def fits(order: Sequence[int]) -> bool:
+        sizes = [found[part] for part in order]
+        return all(
+            x is not None and _without_ones(x.shape) == _without_ones(shape)
+            for x, shape in zip(sizes, shapes, strict=True)
+        )
+
+    orders = [order for order in permutations(parts) if fits(order)]
+    return [found[part] for part in orders[0]] if len(orders) == 1 else found
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ from ldmref.locate.names import (
     parts_of,
     read_inputs,
     read_output,
+    read_outputs,
     read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
@@ -213,9 +214,9 @@ class Replay(LayerFollower, NamedBackend):
         read = {id(x) for x in inputs.values()}
         returned = [part for part, x in enumerate(used) if id(x) not in read] or [0]
         joined = split_joined(read_output(self.port, entry), used)
-        for part, computed in enumerate(used):
-            recorded = read_output(self.port, entry, part, only=part == returned[0])
-            recorded = joined[part] if joined else recorded
+        shapes = [np.shape(x) for x in used]
+        outputs = joined or read_outputs(self.port, entry, shapes, returned[0])
+        for part, (computed, recorded) in enumerate(zip(list(used), outputs, strict=True)):
             if recorded is not None:
                 used[part] = self._observe_output(
                     call, entry, part, computed, recorded, inputs, frame

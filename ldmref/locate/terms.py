@@ -262,7 +262,10 @@ def follow_in_terms(
         if not any(count_faults(best)):
             break
         best = min(best, run(set(), layout), key=count_faults)
-    layout = {name: one for name, one in best.adopted.items() if name in layouts[0]}
+    subjects = {subject for layout in layouts for subject in layout}
+    layout = {name: one for name, one in best.adopted.items() if name in subjects}
+    if {} in layouts:  # either was possible
+        terms.own |= subjects - layout.keys()
     order = terms.adopted.get(ORDER)
     if order is not None and any(count_faults(best)):  # the tokens may have another number here
         other = run(set(), layout, (ORDER,))
@@ -282,5 +285,8 @@ def follow_in_terms(
 
 def _list_layouts(terms: NetworkTerms, call: TraceCall) -> list[AdoptedTerms]:
     """Return the layouts in which the latents of a call may be, which are not known yet."""
-    found = terms.declared.find_layouts(call)
-    return [{one.subject: one} for one in found if one.subject not in terms.adopted] or [{}]
+    known = {*terms.adopted, *terms.own}
+    found = [
+        one for one in terms.declared.find_layouts(call) if not one or one.subject not in known
+    ]
+    return [{one.subject: one} if one else {} for one in found] or [{}]

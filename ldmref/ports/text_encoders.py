@@ -12,7 +12,14 @@ CLIP_FIELDS = (  # that transformers has under the same names
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
 )  # fmt: skip
-CLIP_TYPE = {"model_type": "clip_text_model"}  # in configuration files
+# In configuration files, what else published ones have and other programs read.
+CLIP_TYPE = {"model_type": "clip_text_model"}
+T5_TYPE = {
+    "model_type": "t5",
+    "dense_act_fn": "gelu_new",
+    "is_gated_act": True,
+    "tie_word_embeddings": False,
+}
 
 
 def describe_clip(config: TextConfig) -> LibraryObject:
@@ -62,7 +69,7 @@ def describe_t5(config: TextConfig) -> LibraryObject:
         "feed_forward_proj": "gated-gelu",
         "layer_norm_epsilon": config.layer_norm_eps,
     }
-    return LibraryObject("transformers:T5EncoderModel", settings, stored={"model_type": "t5"})
+    return LibraryObject("transformers:T5EncoderModel", settings, stored=T5_TYPE)
 
 
 def describe_ldmbert(config: TextConfig) -> LibraryObject:

@@ -38,6 +38,7 @@ SLOW = Reason("slow")
 BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved
 NETWORK = Reason("not run", "needs the network")
 HOURS = Reason("not run", "takes hours")
+MLX_EXAMPLES = Reason("not run", "needs mlx-examples, which benchmarks/ports/run.py clones")
 DIFFSYNTH = Reason("not run", "needs DiffSynth-Studio, which benchmarks/ports/run.py installs")
 FRAGMENT = Reason("elsewhere", "tests/docs/test_contributing.py")
 OUTPUT = Reason("elsewhere", "tests/docs/test_shown_outputs.py")
@@ -181,6 +182,14 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "benchmarks/ports/comfyui/README.md": {
         "import comfy": Reason("not run", "needs ComfyUI, which benchmarks/ports/run.py clones"),
+    },
+    "benchmarks/ports/diffusionkit/README.md": {
+        "import mlx": Reason("not run", "needs the port, which benchmarks/ports/run.py clones"),
+    },
+    "benchmarks/ports/mlx-examples/README.md": {
+        "import mlx": MLX_EXAMPLES,
+        "from stable_diffusion": MLX_EXAMPLES,
+        "from flux.layers": MLX_EXAMPLES,
     },
     "benchmarks/ports/mflux/README.md": {
         "import mlx": Reason("not run", "needs mflux, which benchmarks/ports/run.py installs"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy_ports import make_model, run_port
 
+from ldmref.cases.golden_models import golden_model
 from ldmref.locate import diff_traces
 from ldmref.locate.law import CERTAIN, GAIN, NOISE, allowed_error, explains, is_clearly_better
 from ldmref.locate.layouts import find_order, recognise, relative_error
@@ -205,3 +206,56 @@ def test_numbers_that_are_not_finite_are_compared_without_a_warning():
         warnings.simplefilter("error")
         for got, right in ((np.inf, np.inf), (np.nan, 1.0), (largest, -largest)):
             assert relative_error(np.array([got]), np.array([right])) == np.inf
+
+
+def channels_last(key, x):
+    """Return what a port whose arrays are (n, h, w, c) records, also of whole networks."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if np.ndim(x) == 4 else x
+
+
+@pytest.mark.parametrize("network", ["unet", "vae.decode", "encode"])
+def test_networks_with_the_channels_last_are_equal(network):
+    model, tensors = run("tiny", network, "float32")
+    tensors = {key: channels_last(key, x) for key, x in tensors.items()}
+    report = diff_traces(build_trace(tensors), model)
+    assert report.verdict == "equal", report.rows
+    assert any("no fault: channels last" in note for note in report.notes)
+
+
+def test_the_size_of_an_image_with_the_channels_last_is_that_of_its_rows_and_columns():
+    model = golden_model("sdxl")
+    sizes = np.array([[16.0, 8.0, 0.0, 0.0, 16.0, 8.0]] * 2)  # of 8 rows of latents, and 4 columns
+    for right in (sizes, sizes[:, ::-1]):
+        tensors = run_port(model, None, "unet", given={"sizes": right})
+        tensors = {key: channels_last(key, x) for key, x in tensors.items()}
+        report = diff_traces(build_trace(tensors), model)
+        faults = [(row.layer, row.kind) for row in report.faults]
+        assert faults == ([] if right is sizes else [("", "micro-conditioning")])
+
+
+def test_latents_with_as_many_rows_as_channels_are_read_in_the_order_that_explains_them():
+    model = model_of("tiny")
+    x = narrow(np.random.default_rng(5).standard_normal((2, 4, 4, 8)), "float32")
+    tensors = run_port(model, None, "unet", given={"x": x})
+    assert diff_traces(build_trace(tensors), model).verdict == "equal"
+    tensors = {key: channels_last(key, array) for key, array in tensors.items()}
+    report = diff_traces(build_trace(tensors), model)
+    assert report.verdict == "equal", report.rows
+    assert any("no fault: channels last" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("axes", [(), (2,)], ids=["tokens", "with an axis of one"])
+def test_outputs_in_another_order_are_equal(axes):
+    """Blocks of some ports return the image before the text, or tokens (n, l, 1, d)."""
+    model, right = run("sd3-tiny", "transformer", "float32")
+    block = "transformer.000/transformer_blocks.0"
+    image, text = right[f"{block}/output.1"], right[f"{block}/output.0"]
+    assert image.shape != text.shape
+    swapped = {f"{block}/output.0": image, f"{block}/output.1": text}
+    swapped = {key: np.expand_dims(x, axes) for key, x in swapped.items()}
+    report = diff_traces(build_trace({**right, **swapped}), model)
+    assert report.verdict == "equal", [row for row in report.rows if row.verdict != "equal"]
+    swapped[f"{block}/output.0"] = 1.5 * np.expand_dims(image, axes)
+    report = diff_traces(build_trace({**right, **swapped}), model)
+    (row,) = report.faults
+    assert row.layer == "transformer_blocks.0" and row.cause == "scaled by 1.5"
