@@ -93,7 +93,16 @@ JUDGES = (
     judge_gradients,
 )
 # Of a run that was followed: what it is given, and whether its steps are those of its schedule.
-JUDGES_OF_GIVEN = (judge_given_levels, judge_times, judge_noises, judge_initial, judge_positions)
+JUDGES_OF_GIVEN = (
+    judge_given_levels,
+    judge_times,
+    judge_noises,
+    judge_initial,
+    judge_positions,
+    judge_images,
+    judge_prepared,
+    judge_added_noise,
+)
 
 
 def judge_host(

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule
 
-OTHER_CALLS = ("vae.encode", "mask", "control", "add_noise", "posterior")  # of other modes
 TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
 # Arguments of a pipeline's call that the request reads, or that change no array.
 READ = (
     "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
     "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
     "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
-    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers",
+    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength",
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -32,10 +32,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 PIXELS = ("width", "height")
 SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
 SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
-
-
-class NotARun(Exception):
-    """A recording is not a run that ldmref has; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,15 @@ class DiffusersRequest:
             raise NotARun(context.unknown_scheduler)
         if len(split_passes(context.port)) > 1:
             raise NotARun("it has several passes")
-        other = [e.call for e in context.port.entries if e.call.kind in OTHER_CALLS]
-        other += [e.call for e in context.port.entries if e.call.startswith("controlnet")]
+        other = [e.call for e in context.port.entries if e.call.startswith("controlnet")]
         if other:
-            raise NotARun(f"{other[0]} is of another mode than txt2img")
+            raise NotARun(f"{other[0]} is of a ControlNet")
+        self.images.require_known()
+
+    @cached_property
+    def images(self) -> RecordedImages:
+        """Its images, masks and noise."""
+        return RecordedImages(self.context, self.size)
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class DiffusersRequest:
             self._require_read(name)
         width, height = self.size
         found: dict[str, Any] = {
-            "mode": "txt2img",
+            "mode": self.images.mode,
             "rng": "torch",
             "width": width,
             "height": height,
@@ -155,6 +156,10 @@ class DiffusersRequest:
             found["sigmas"] = self.schedule.sigmas.tolist()
         else:
             found["steps"] = self.asked.get("num_inference_steps", self.context.steps)
+        if self.images.mode != "txt2img":
+            found["strength"] = self.strength
+        if self.images.mode == "inpaint":
+            found["only_masked"] = False
         rescale = self.asked.get("guidance_rescale")
         if rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}
@@ -165,6 +170,21 @@ class DiffusersRequest:
         if "max_sequence_length" in self.asked:
             found["max_sequence_length"] = self.asked["max_sequence_length"]
         return found
+
+    @cached_property
+    def calls_before(self) -> int:
+        """The calls of the scheduler that the schedule has before the first one."""
+        taken = len(self.context.calls("sampler"))
+        times = self.context.read_output(self.context.schedule_entry, "timesteps")
+        return 0 if times is None else max(len(times) - taken, 0)
+
+    @property
+    def strength(self) -> float:
+        """The strength that was asked for; one that was not follows from the number of steps."""
+        if "strength" in self.asked:
+            return float(self.asked["strength"])
+        taken = len(self.context.calls("sampler"))
+        return taken / (taken + self.calls_before)
 
     def _of_images(self, values: Sequence[Any]) -> list[Any]:
         """Return values of prompts, each once for every image of its prompt."""
@@ -206,14 +226,16 @@ class DiffusersRequest:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the request: the initial noise, of unit variance."""
-        noise = self.context.requested("latents")
+        """The arrays of the request: the initial noise, of unit variance, and images."""
+        noise = self.images.noise
+        if noise is None:
+            noise = self.context.requested("latents")
         if noise is None or noise.shape != self.state.shape:
             initial = next(iter(self.context.calls("initial")), None)
             noise = self.context.read(initial, "latents")
         if noise is None:
             noise = self.state * self.spread(0) / self.schedule.init_noise_sigma
-        return {"latents": np.asarray(noise, np.float32), **self.embeddings}
+        return {"latents": np.asarray(noise, np.float32), **self.embeddings, **self.images.arrays}
 
     def spread(self, index: int) -> float:
         """Return by what a recorded state is multiplied to be on the path, at a level."""

@@ -24,7 +24,8 @@ import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.diffusers_request import DiffusersRequest, NotARun
+from ldmref.locate.pipeline.diffusers_images import NotARun
+from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.pipeline.evaluations import RunEvaluation
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
@@ -61,6 +62,7 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         calls.add_steps()
         calls.add_scaled()
         calls.add_decoder()
+        request.images.add_encoders(view, len(request.state))
     except (NotARun, *FAILS) as error:
         return str(error)
     model = context.model.with_params({}, context.model.backend)
@@ -80,7 +82,7 @@ class _ViewedCalls:
         self.request = request
         self.view = view
         self.context = request.context
-        self.images = len(request.state)
+        self.images, self.channels = request.state.shape[:2]
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -145,12 +147,36 @@ class _ViewedCalls:
     def numbers(self) -> list[list[int]]:
         """The numbers of the scheduler's calls in each step."""
         count = len(self.context.calls("sampler"))
-        sampler, _ = self.context.choose_sampler(self.context.config)
-        if sampler.name == PNDM:
-            more = len(plms_calls(len(self.request.schedule.timesteps), 0)) - 1
-            return [[*range(min(2, more + 1))], *([i] for i in range(2, more + 1))]
-        each = sampler.nfe
+        if self._is_pndm:
+            return [[*range(min(2, count))], *([i] for i in range(2, count))]
+        each = self._calls_of_step
         return [[*range(i, min(i + each, count))] for i in range(0, count, each)]
+
+    @cached_property
+    def _calls_of_step(self) -> int:
+        return self.context.choose_sampler(self.context.config)[0].nfe
+
+    @property
+    def _is_pndm(self) -> bool:
+        return self.context.choose_sampler(self.context.config)[0].name == PNDM
+
+    def _level_of(self, number: int) -> int:
+        """Return the level at which a call of the scheduler begins, of those of the schedule."""
+        if self._is_pndm:
+            n = len(self.request.schedule.timesteps)
+            return [*plms_calls(n, 0), n][number]
+        return (number + self._calls_of_step - 1) // self._calls_of_step
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """The levels at which the steps begin, and the last one."""
+        before = self.request.calls_before
+        found = [self._level_of(before + numbers[0]) for numbers in self.numbers]
+        return [*found, len(self.request.schedule.sigmas) - 1]
+
+    def _spread(self, number: int) -> float:
+        """Return the spread of the state that a call of the scheduler reads."""
+        return self.request.spread(self._level_of(self.request.calls_before + number))
 
     def add_schedule(self) -> None:
         """Add the schedule, which has the time and the level of each call of the scheduler.
@@ -165,18 +191,21 @@ class _ViewedCalls:
         alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
         view.pair(alphas._replace(entry=SCHEDULE), alphas)
         times = alphas._replace(role="timesteps")
+        before, last = self.request.calls_before, len(self.request.schedule.sigmas) - 1
         calls = [(k, i) for k, numbers in enumerate(self.numbers) for i in numbers]
         if times.tensor_name_in(view.port) is not None:
-            first = (ArrayPart(times, slice(x[0], x[0] + 1)) for x in self.numbers)
-            view.own[times._replace(entry=SCHEDULE)] = tuple(first)
-            view.recorded[times] = tuple(self._time(k, i) for k, i in calls)
+            every = [self._level_of(i) for i in range(before + len(calls))]
+            first = (every.index(k) for k in sorted({*every}))
+            own = times._replace(entry=SCHEDULE)
+            view.own[own] = tuple(ArrayPart(times, slice(i, i + 1)) for i in first)
+            skipped = (ArrayPart(own, slice(k, k + 1)) for k in every[:before])
+            view.recorded[times] = (*skipped, *(self._time(k, i) for k, i in calls))
             view.least[times] = TABLE
         sigmas = alphas._replace(role="sigmas")
         recorded = sigmas.tensor_in(view.port)
         if recorded is None:
             return
-        each = self.context.choose_sampler(self.context.config)[0].nfe
-        most = len(self.numbers)
+        each, most = self._calls_of_step, last
         count = each * (most - 1) + 2  # the first and the last level are those of one call
         if len(recorded) not in (count, count + each * (each > 1)):
             raise NotARun("it has other levels than its steps")
@@ -191,7 +220,7 @@ class _ViewedCalls:
         """Return the timestep of a call of the scheduler in a step."""
         if self.context.path is not FLOW:
             return self._given_time(number)
-        later = step + (number > self.numbers[step][0])
+        later = self.levels[step + (number > self.numbers[step][0])]
         return ArrayPart(ArrayName(SCHEDULE, OUTPUT, "timesteps"), slice(later, later + 1))
 
     def _given_time(self, index: int) -> ArrayPart:
@@ -288,7 +317,7 @@ class _ViewedCalls:
         for entry in self.context.calls("initial"):
             x = ArrayName("sampler.000/", INPUT, "x")
             name = ArrayName(entry.name, OUTPUT, OUTPUT)
-            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self.request.spread(0)),)
+            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
 
@@ -302,24 +331,26 @@ class _ViewedCalls:
 
     def _add_call(self, k: int, i: int, number: int, entry: TraceEntry) -> None:
         """Add the i-th call of the scheduler in a step."""
-        view, spread = self.view, self.request.spread
+        view, spread, kept = self.view, self._spread, self.request.images.kept
         own = ArrayName(f"sampler.{k:03}/", INPUT, "")
         read, made = (ArrayName(entry.name, side, "") for side in (INPUT, OUTPUT))
         suffix, last = f".{i}" if i else "", i + 1 == len(self.numbers[k])
         state = own._replace(role=f"x_at{suffix}" if i else "x")
-        view.pair(state, read._replace(role="sample"), spread(k + (i > 0)))
+        view.pair(state, read._replace(role="sample"), spread(number))
         prediction = own._replace(role=f"prediction{suffix}")
         view.pair(prediction, read._replace(role="model_output"))
         view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
         time = read._replace(role="timestep")
         view.recorded[time] = (self._time(k, number),)
         view.least[time] = TABLE
-        output, after = made._replace(role=OUTPUT), spread(k + 1)
+        output, after = made._replace(role=OUTPUT), spread(number + 1)
         if last:
             view.pair(own._replace(side=OUTPUT, role=OUTPUT), output, after)
         else:
             between = own._replace(role=f"x_at.{i + 1}")
             view.recorded[output] = (ArrayPart(between, None, 1.0 / after),)
+            if kept is not None:  # with the latents of the image put back
+                view.unread[output] = kept
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
             view.pair(own._replace(role=role), read._replace(role=role))
             view.least[read._replace(role=role)] = TABLE
@@ -333,7 +364,8 @@ class _ViewedCalls:
         for i, (entry, evaluation) in enumerate(zip(calls, evaluations, strict=True)):
             sample = ArrayName(entry.name, INPUT, "sample")
             network = recorded[ArrayName(evaluation.networks[0].name, INPUT, "sample")]
-            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = network
+            scaled = (part._replace(channels=self.channels) for part in network)
+            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = tuple(scaled)
             recorded[sample._replace(role="timestep")] = (self._given_time(i),)
             self.view.least[sample._replace(role="timestep")] = TIME
             state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())

@@ -27,11 +27,13 @@ class ArrayPart(NamedTuple):
         name: Its name.
         rows: The rows that are taken. None: all.
         factor: By which it is multiplied.
+        channels: How many channels are taken, (n, c, ...). None: all.
     """
 
     name: ArrayName
     rows: slice | None = None
     factor: float = 1.0
+    channels: int | None = None
 
     def taken(self, read: ReadArray) -> np.ndarray | None:
         """Return the part of the array that `read` returns; None if there is none."""
@@ -42,6 +44,8 @@ class ArrayPart(NamedTuple):
             x = np.atleast_1d(x)[self.rows]
             if len(x) < self.rows.stop - self.rows.start:
                 return None
+        if self.channels is not None and np.ndim(x) > 1:
+            x = x[:, : self.channels]
         return x if self.factor == 1.0 else self.factor * np.asarray(x, np.float64)
 
 
@@ -81,6 +85,7 @@ class RunView:
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
         least: The relative errors that are allowed at least of recorded arrays.
         masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
+        unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
 
@@ -92,6 +97,7 @@ class RunView:
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     least: dict[ArrayName, float] = field(default_factory=dict)
     masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
+    unread: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
     def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
@@ -132,6 +138,10 @@ class RunView:
             got = text.tensor_in(self.port)
             if text in found and mask in found and got is not None:
                 found[text], found[mask] = without_padding(found[text], found[mask], got)
+        for name, there in self.unread.items():
+            got = name.tensor_in(self.port)
+            if name in found and got is not None and got.shape == found[name].shape:
+                found[name] = np.where(there != 0, got, found[name])
         return found | self.numbers
 
 
