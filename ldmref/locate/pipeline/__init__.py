@@ -102,6 +102,7 @@ JUDGES_OF_GIVEN = (
     judge_images,
     judge_prepared,
     judge_added_noise,
+    judge_asked,
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
@@ -22,10 +23,12 @@ READ = (
     "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
     "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
     "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength",
+    "callback_on_step_end", "callback_on_step_end_tensor_inputs", "skip_guidance_layers",
+    "true_cfg_scale", "cfg_normalization", "cfg_truncation", "pag_scale", "pag_adaptive_scale",
+    "pag_applied_layers", "perturbed_layers",
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    TRUE_CFG: (1.0,), "cfg_normalization": (False, 0.0), "cfg_truncation": (1.0,),
     "denoising_end": (None,), "crops_coords_top_left": ((0, 0),),
     "negative_crops_coords_top_left": ((0, 0),),
 }  # fmt: skip
@@ -53,7 +56,8 @@ class DiffusersRequest:
         context = self.context
         if not context.is_diffusers:
             raise NotARun("its steps are not those of diffusers")
-        if context.port.manifest.get("pipeline") not in context.model.family.folders:
+        pipeline = str(context.port.manifest.get("pipeline")).replace("PAG", "")
+        if pipeline not in context.model.family.folders:
             raise NotARun("its pipeline is not known")
         if context.unknown_scheduler:
             raise NotARun(context.unknown_scheduler)
@@ -63,6 +67,12 @@ class DiffusersRequest:
         if other:
             raise NotARun(f"{other[0]} is of a ControlNet")
         self.images.require_known()
+
+    @cached_property
+    def evaluations(self) -> RecordedEvaluations:
+        """Its evaluations of the denoiser, and their guidance."""
+        second = self.scale if self.true_scale is None else self.true_scale
+        return RecordedEvaluations(self.context, len(self.state), second)
 
     @cached_property
     def images(self) -> RecordedImages:
@@ -101,6 +111,12 @@ class DiffusersRequest:
     def reads_scale(self) -> bool:
         """Whether the denoiser reads the guidance scale itself."""
         return self.context.model.config.denoiser.reads_guidance
+
+    @property
+    def true_scale(self) -> float | None:
+        """The scale of a second guidance, where the denoiser reads one itself; None: it has none."""
+        guided = self.context.calls("guidance")
+        return float(self.asked[TRUE_CFG]) if self.reads_scale and guided else None
 
     @cached_property
     def scale(self) -> float:
@@ -161,7 +177,9 @@ class DiffusersRequest:
         if self.images.mode == "inpaint":
             found["only_masked"] = False
         rescale = self.asked.get("guidance_rescale")
-        if rescale:
+        if self.true_scale is not None or not self.evaluations.is_plain:
+            found["guidance"] = self.evaluations.guidance
+        elif rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}
         sampler, _ = self.context.choose_sampler(self.context.config)
         eta = self.asked.get("eta", self.context.calls("sampler")[0].attributes.get("eta"))
@@ -200,12 +218,10 @@ class DiffusersRequest:
         return {name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None}
 
     @property
-    def _guider_asks_nothing(self) -> bool:
-        """Whether a guider of a modular pipeline is classifier-free guidance, in all steps."""
+    def _guider_is_plain(self) -> bool:
+        """Whether a guider of a modular pipeline is classifier-free guidance."""
         guider = self.context.guider
-        usual = {"class": ("ClassifierFreeGuidance",), "guidance_rescale": (None, 0.0)}
-        usual |= {"start": (None, 0.0), "stop": (None, 1.0)}
-        return all(guider.get(name) in values for name, values in usual.items())
+        return guider.get("class") == "ClassifierFreeGuidance"
 
     def _require_read(self, name: str) -> None:
         """Require that a request of ldmref has an argument, or that it asks for nothing."""
@@ -213,9 +229,9 @@ class DiffusersRequest:
         value = tuple(value) if isinstance(value, list) else value
         if name in PIXELS and value != self.size[PIXELS.index(name)]:
             raise NotARun(f"its states are not those of {name} {value!r}")
-        if name in READ or (name == TRUE_CFG and not self.reads_scale):
+        if name in READ:
             return
-        if name == "guider" and self._guider_asks_nothing:
+        if name == "guider" and self._guider_is_plain:
             return
         if name in SIZES and value == self.size[::-1]:
             return

@@ -16,7 +16,7 @@ relatives are x_t, those of ldmref x0 + sigma eps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -24,10 +24,9 @@ import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.diffusers_evaluations import TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
-from ldmref.locate.pipeline.evaluations import RunEvaluation
-from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.model import LatentDiffusion
@@ -36,9 +35,7 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
-TIME = 1e-5  # the same of the times that networks are given
 SCHEDULE = "schedule/"
-PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
 PNDM = "pndm"  # whose first step has two calls
 
 
@@ -57,8 +54,8 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         view = RunView(context.port, request.request, request.arrays)
         calls = _ViewedCalls(request, view)
         calls.add_texts()
+        request.evaluations.add(view)
         calls.add_schedule()
-        calls.add_evaluations()
         calls.add_steps()
         calls.add_scaled()
         calls.add_decoder()
@@ -225,79 +222,9 @@ class _ViewedCalls:
 
     def _given_time(self, index: int) -> ArrayPart:
         """Return the timestep that the denoiser is given at an evaluation."""
-        call = ArrayName(f"{self.context.denoiser}.{index:03}/", INPUT, "timestep")
+        first = self.request.evaluations.first_calls[index]
+        call = ArrayName(f"{self.context.denoiser}.{first:03}/", INPUT, "timestep")
         return ArrayPart(call, slice(0, 1))
-
-    # -- evaluations ------------------------------------------------------------------------------
-
-    def add_evaluations(self) -> None:
-        """Add the calls of the denoiser and of the guidance."""
-        for index, evaluation in enumerate(self.context.evaluations):
-            sources = self._predictions_of(evaluation)
-            for network in evaluation.networks:
-                self._add_network(index, network, sources)
-            if evaluation.guidance is not None:
-                self._add_guidance(f"guidance.{index:03}/", evaluation.guidance)
-
-    def _predictions_of(self, evaluation: RunEvaluation) -> dict[str, tuple[TraceEntry, int]]:
-        """Return the call of each prediction, and which part of its batch it is.
-
-        Raises:
-            NotARun: They are not those of classifier-free guidance.
-        """
-        networks, guidance = evaluation.networks, evaluation.guidance
-        sizes = [self._count(entry) for entry in networks]
-        rule = None if guidance is None else guidance.attributes.get("name")
-        if rule not in (None, "rescale"):
-            raise NotARun(f"its guidance is {rule}")
-        halves = ("cond",) if guidance is None else self.context.halves(guidance)
-        if sizes == [self.images * len(halves)]:
-            return {part: (networks[0], i) for i, part in enumerate(halves)}
-        if sizes == [self.images] * 2 and len(halves) == 2:
-            return {"cond": (networks[0], 0), "uncond": (networks[1], 0)}
-        raise NotARun("its predictions are not those of one guidance")
-
-    def _count(self, network: TraceEntry) -> int:
-        x = self.context.read(network, "sample")
-        return 0 if x is None else len(x)
-
-    def _add_network(
-        self, index: int, network: TraceEntry, sources: Mapping[str, tuple[TraceEntry, int]]
-    ) -> None:
-        """Add a call of the denoiser, whose rows may be in another order, or those of a part."""
-        n, view = self.images, self.view
-        own = [part for part in PLAIN if part in sources]
-        names = [ArrayName(network.name, INPUT, role) for role in network.inputs]
-        names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
-        here = [(i, own.index(part)) for part, (entry, i) in sources.items() if entry is network]
-        for recorded in names:
-            name = recorded._replace(entry=f"{self.context.denoiser}.{index:03}/")
-            parts = ((entry.name, i * n) for entry, i in (sources[part] for part in own))
-            view.own[name] = tuple(
-                ArrayPart(recorded._replace(entry=entry), slice(i, i + n)) for entry, i in parts
-            )
-            view.recorded[recorded] = tuple(
-                ArrayPart(name, slice(j * n, j * n + n)) for _, j in sorted(here)
-            )
-            if recorded.role == "timestep":
-                view.least[recorded] = TIME
-        texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
-        for text in set(texts) & set(network.inputs):
-            for mask in set(masks) & set(network.inputs):
-                name = ArrayName(network.name, INPUT, text)
-                view.masks[name] = name._replace(role=mask)
-
-    def _add_guidance(self, own: str, guidance: TraceEntry) -> None:
-        """Add a call of the guidance."""
-        for role in (*PLAIN, "scale"):
-            name = ArrayName(guidance.name, INPUT, role)
-            self.view.pair(name._replace(entry=own), name)
-        output = ArrayName(guidance.name, OUTPUT, OUTPUT)
-        self.view.pair(output._replace(entry=own), output)
-        rescale = ArrayName(guidance.name, INPUT, "rescale")
-        if rescale.tensor_name_in(self.view.port) is not None:
-            phi = self.request.asked.get("guidance_rescale") or 0.0
-            self.view.numbers[rescale] = np.array(float(phi))
 
     # -- steps ------------------------------------------------------------------------------------
 
