@@ -52,7 +52,7 @@ from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
-from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions
+from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions, judge_sizes
 from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.latents import judge_initial, judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
@@ -104,6 +104,9 @@ JUDGES_OF_GIVEN = (
     judge_added_noise,
     judge_asked,
 )
+
+# Of a run that was followed, what no request of ldmref has.
+JUDGES_APART = {"sizes": judge_sizes, "tokens": judge_tokens}
 
 
 def judge_host(
@@ -165,15 +168,14 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
     found = view_run(apart)
     if isinstance(found, str):
         return None
-    view, model = found
-    followed = follow_view(view, model, context.epsilon)
+    followed = follow_view(found.view, found.model, context.epsilon)
     if isinstance(followed, str):
         return None
     rows = followed.rows()
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
             apart.compared_output(entry)
-    for judge in JUDGES_OF_GIVEN:
+    for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
         rows += try_judge(judge, apart)
     apart.ledger.marked.update(followed.computed)
     if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):

@@ -7,7 +7,7 @@ were asked for, `ldmref.locate.pipeline.asked` judges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,10 +22,13 @@ from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import ClassifierFree
+from ldmref.samplers.predictions import TEXTS, Prediction, Steering
 from ldmref.trace.model import TraceEntry
 
 TIME = 1e-5  # relative error of the times that networks are given
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
+SCALES = ("skip_scale", "perturbed_scale")
+LEAST = 1e-30
 FURTHER = ("skipped", "perturbed")  # predictions of a changed network
 
 
@@ -65,7 +68,7 @@ class GuidanceOfSteps(Guidance):
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         rule, scale = self.at(sigma)
-        return rule.needs(sigma, scale)
+        return tuple(_as_recorded(name) for name in rule.needs(sigma, scale))
 
     def texts(self, cfg_scale: float) -> tuple[str, ...]:
         pairs = zip(self.rules, self.scales, strict=True)
@@ -73,7 +76,27 @@ class GuidanceOfSteps(Guidance):
 
     def __call__(self, predictions, sigma, cfg_scale, memory):
         rule, scale = self.at(sigma)
-        return rule(predictions, sigma, scale, memory)
+        named = {name: predictions[_as_recorded(name)] for name in rule.needs(sigma, scale)}
+        return rule(named, sigma, scale, memory)
+
+
+@dataclass(frozen=True)
+class RecordedChange(Steering):
+    """A change of the network whose outputs were recorded.
+
+    Attributes:
+        role: The role of the prediction.
+    """
+
+    kind = "recorded"
+    role: str
+
+
+def _as_recorded(name: str) -> str:
+    """Return a prediction as the network makes it that returns what was recorded."""
+    if name in TEXTS:
+        return name
+    return Prediction("cond", RecordedChange(name.partition("_")[0]))
 
 
 @dataclass
@@ -106,6 +129,9 @@ class RecordedEvaluations:
                 found.append(None)
                 continue
             numbers = {role: self.context.number(guidance, role) for role in NUMBERS}
+            for scale in SCALES:
+                if numbers[scale] == 0.0:
+                    numbers[scale] = LEAST  # the prediction is made, though it adds nothing
             rule = guidance_rule(guidance.attributes, guidance.inputs, numbers)
             if isinstance(rule, str):
                 raise NotARun(rule)
@@ -139,8 +165,19 @@ class RecordedEvaluations:
         scales = tuple(1.0 if x is None else self.scale for x in self.rules)
         return GuidanceOfSteps(tuple(ratios), rules, scales)
 
-    def add(self, view: RunView) -> None:
-        """Add the calls of the denoiser and of the guidance to the view of the run."""
+    @property
+    def reads_negative(self) -> bool:
+        """Whether a prediction is without the prompt."""
+        return any(e.guidance and "uncond" in e.guidance.inputs for e in self.context.evaluations)
+
+    def add(self, view: RunView, apart: Collection[str] = ()) -> None:
+        """Add the calls of the denoiser and of the guidance to the view of the run.
+
+        Args:
+            view: The view.
+            apart: Arguments of the denoiser that are no part of the run.
+        """
+        left = {role for argument in apart for role in roles_of(self.context, argument)}
         count = 0
         for index, evaluation in enumerate(self.context.evaluations):
             sources = self._predictions_of(evaluation)
@@ -155,7 +192,8 @@ class RecordedEvaluations:
                 count += 1
             for network in evaluation.networks:
                 mine = [(i, part) for part, (entry, i) in sources.items() if entry is network]
-                self._add_recorded(view, network, [rows[part] for _, part in sorted(mine)])
+                parts = [rows[part] for _, part in sorted(mine)]
+                self._add_recorded(view, network, parts, [x for x in network.inputs if x not in left])
             if evaluation.guidance is not None:
                 self._add_guidance(view, index, evaluation.guidance)
 
@@ -198,9 +236,11 @@ class RecordedEvaluations:
                 self._rows(name._replace(entry=entry.name), i) for entry, i in sources
             )
 
-    def _add_recorded(self, view: RunView, network: TraceEntry, rows: list[ArrayPart]) -> None:
+    def _add_recorded(
+        self, view: RunView, network: TraceEntry, rows: list[ArrayPart], inputs: list[str]
+    ) -> None:
         """Add a recorded call of the denoiser, whose rows are those of ldmref's calls."""
-        names = [ArrayName(network.name, INPUT, role) for role in network.inputs]
+        names = [ArrayName(network.name, INPUT, role) for role in inputs]
         names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
         for name in names:
             view.recorded[name] = tuple(
@@ -216,11 +256,10 @@ class RecordedEvaluations:
 
     def _add_guidance(self, view: RunView, index: int, guidance: TraceEntry) -> None:
         """Add a call of the guidance."""
-        rule = self.rules[index]
-        renamed: Mapping[str, str] = {} if rule is None else rule.arrays
         own = f"guidance.{index:03}/"
         for role in (*PLAIN, *FURTHER):
             name = ArrayName(guidance.name, INPUT, role)
-            view.pair(name._replace(entry=own, role=renamed.get(role, role)), name)
+            own_role = str(_as_recorded(role)) if role in FURTHER else role
+            view.pair(name._replace(entry=own, role=own_role), name)
         output = ArrayName(guidance.name, OUTPUT, OUTPUT)
         view.pair(output._replace(entry=own), output)

@@ -29,11 +29,11 @@ READ = (
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "denoising_end": (None,), "crops_coords_top_left": ((0, 0),),
-    "negative_crops_coords_top_left": ((0, 0),),
+    "denoising_end": (None,),
 }  # fmt: skip
 PIXELS = ("width", "height")
 SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
+CROPS = ("crops_coords_top_left", "negative_crops_coords_top_left")
 SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
 
 
@@ -141,6 +141,8 @@ class DiffusersRequest:
     def negative_prompts(self) -> list[str]:
         """The negative prompts, as many as prompts."""
         found = self._texts("negative_prompt") if "negative_prompt" in self.asked else [""]
+        if "negative_prompt" in self.asked and self.context.model.config.zero_empty_negative:
+            found = [text or " " for text in found]  # encoded as an empty one is, which is zeros
         return found * len(self.prompts) if len(found) == 1 else found
 
     def _texts(self, name: str) -> list[str]:
@@ -217,6 +219,26 @@ class DiffusersRequest:
         found = {name: self.context.requested(name) for name in EMBEDDINGS}
         return {name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None}
 
+    @cached_property
+    def other_sizes(self) -> bool:
+        """Whether the sizes of the image that the denoiser reads are not those of the request."""
+        asked = {name: tuple(self.asked[name]) for name in (*SIZES, *CROPS) if name in self.asked}
+        return any(x != ((0, 0) if name in CROPS else self.size[::-1]) for name, x in asked.items())
+
+    def prompts_of(self, encoder: int, guided: bool) -> list[str]:
+        """Return the texts that a text encoder reads: prompts, and with guidance negative ones."""
+        texts = self._second("prompt", encoder, self.prompts)
+        if not guided:
+            return texts
+        return texts + self._second("negative_prompt", encoder, self.negative_prompts)
+
+    def _second(self, name: str, encoder: int, first: list[str]) -> list[str]:
+        """Return the prompts of a text encoder, by default those of the first one."""
+        if not encoder or f"{name}_{encoder + 1}" not in self.asked:
+            return first
+        found = self._texts(f"{name}_{encoder + 1}")
+        return found * len(first) if len(found) == 1 else found
+
     @property
     def _guider_is_plain(self) -> bool:
         """Whether a guider of a modular pipeline is classifier-free guidance."""
@@ -233,9 +255,7 @@ class DiffusersRequest:
             return
         if name == "guider" and self._guider_is_plain:
             return
-        if name in SIZES and value == self.size[::-1]:
-            return
-        if name in SECOND and self.asked[name] == self.asked.get(name.rpartition("_")[0]):
+        if name in (*SIZES, *CROPS, *SECOND):
             return
         if value not in NEUTRAL.get(name, ()):
             raise NotARun(f"a request of ldmref has no {name} {value!r}")

@@ -16,9 +16,10 @@ relatives are x_t, those of ldmref x0 + sigma eps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,14 +40,29 @@ SCHEDULE = "schedule/"
 PNDM = "pndm"  # whose first step has two calls
 
 
-def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
-    """Return a recorded run of diffusers as one of ldmref, with the model that has its scheduler.
+class ViewedRun(NamedTuple):
+    """A recorded run of diffusers under the names of a run of ldmref.
+
+    Attributes:
+        view: The run.
+        model: The model that has its scheduler.
+        apart: What no request of ldmref has, and is no part of the run: "tokens" of further
+            prompts, "sizes" of other images.
+    """
+
+    view: RunView
+    model: LatentDiffusion
+    apart: Collection[str] = ()
+
+
+def view_run(context: PipelineContext) -> ViewedRun | str:
+    """Return a recorded run of diffusers as one of ldmref.
 
     Args:
         context: The recorded run.
 
     Returns:
-        The run and the model, or in words why ldmref has no such run.
+        The run, or in words why ldmref has no such run.
     """
     request = DiffusersRequest(context)
     try:
@@ -54,7 +70,7 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         view = RunView(context.port, request.request, request.arrays)
         calls = _ViewedCalls(request, view)
         calls.add_texts()
-        request.evaluations.add(view)
+        request.evaluations.add(view, calls.apart)
         calls.add_schedule()
         calls.add_steps()
         calls.add_scaled()
@@ -64,7 +80,7 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         return str(error)
     model = context.model.with_params({}, context.model.backend)
     model.config = replace(context.model.config, scheduler=context.config)
-    return view, model
+    return ViewedRun(view, model, calls.apart)
 
 
 class _ViewedCalls:
@@ -80,6 +96,7 @@ class _ViewedCalls:
         self.view = view
         self.context = request.context
         self.images, self.channels = request.state.shape[:2]
+        self.apart: set[str] = {"sizes"} if request.other_sizes else set()
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -88,22 +105,33 @@ class _ViewedCalls:
         request = self.request
         if request.embeddings:
             return
-        guided = request.scale != 1.0 and not request.reads_scale
-        texts = request.prompts + (request.negative_prompts if guided else [])
+        guided = request.evaluations.reads_negative
+        texts = request.prompts_of(0, guided)
         order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         for i in range(len(self.context.model.config.text_encoders)):
             suffix = f"_{i + 1}" if i else ""
             encoder = f"text_encoder{suffix}"
             rows = [_again(encoder, order[text]) for text in texts]
-            self._add_encoder(encoder, rows)
-            self._add_tokens(f"tokens{suffix}", rows)
+            own = request.prompts_of(i, guided)
+            if len({*zip(texts, own, strict=True)}) > len(order):
+                raise NotARun("one prompt has two others for a further text encoder")
+            if own != texts:
+                self.apart.add("tokens")
+            self._add_encoder(encoder, rows, own == texts)
+            self._add_tokens(f"tokens{suffix}", rows if own == texts else [])
             if "" in order and self.context.model.config.zero_empty_negative:
                 self._add_zeros(_again(encoder, order[texts[0]]), _again(encoder, order[""]))
 
-    def _add_encoder(self, kind: str, rows: list[str]) -> None:
-        """Add the calls of one text encoder, whose rows are calls of ldmref."""
+    def _add_encoder(self, kind: str, rows: list[str], reads_same: bool) -> None:
+        """Add the calls of one text encoder, whose rows are calls of ldmref.
+
+        Args:
+            kind: The kind of its calls.
+            rows: A call of ldmref for each row.
+            reads_same: Whether it reads the prompts of the request.
+        """
         for name, calls in self._rows_of(kind, rows):
-            if name.side == INPUT:
+            if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call)) for call in calls
                 )
