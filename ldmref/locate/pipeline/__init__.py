@@ -106,7 +106,7 @@ JUDGES_OF_GIVEN = (
 )
 
 # Of a run that was followed, what no request of ldmref has.
-JUDGES_APART = {"sizes": judge_sizes, "tokens": judge_tokens}
+JUDGES_APART = {"sizes": judge_sizes, "tokens": judge_tokens, "schedule": judge_schedule}
 
 
 def judge_host(

@@ -22,10 +22,12 @@ from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import ClassifierFree
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.predictions import TEXTS, Prediction, Steering
 from ldmref.trace.model import TraceEntry
 
 TIME = 1e-5  # relative error of the times that networks are given
+NEAR = 1e-3  # absolute error of times from 0 to 1000, which diffusers interpolates in float32
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
 SCALES = ("skip_scale", "perturbed_scale")
 LEAST = 1e-30
@@ -248,6 +250,8 @@ class RecordedEvaluations:
             )
             if name.role == "timestep":
                 view.least[name] = TIME
+                if self.context.path is not FLOW:
+                    view.nearest[name] = NEAR
         texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
         for text in set(texts) & set(network.inputs):
             for mask in set(masks) & set(network.inputs):

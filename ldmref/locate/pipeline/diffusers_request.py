@@ -22,14 +22,13 @@ READ = (
     "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
     "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
     "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
-    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength",
+    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength", "denoising_end",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "skip_guidance_layers",
     "true_cfg_scale", "cfg_normalization", "cfg_truncation", "pag_scale", "pag_adaptive_scale",
     "pag_applied_layers", "perturbed_layers",
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "denoising_end": (None,),
 }  # fmt: skip
 PIXELS = ("width", "height")
 SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
@@ -170,8 +169,8 @@ class DiffusersRequest:
         embedded = bool(self.embeddings)
         found["prompt"] = None if embedded else self._of_images(self.prompts)
         found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
-        if {"sigmas", "timesteps"} & set(self.asked):
-            found["sigmas"] = self.schedule.sigmas.tolist()
+        if {"sigmas", "timesteps", "denoising_end"} & set(self.asked):
+            found["sigmas"] = self.schedule.sigmas[: self.last_level + 1].tolist()
         else:
             found["steps"] = self.asked.get("num_inference_steps", self.context.steps)
         if self.images.mode != "txt2img":
@@ -196,7 +195,19 @@ class DiffusersRequest:
         """The calls of the scheduler that the schedule has before the first one."""
         taken = len(self.context.calls("sampler"))
         times = self.context.read_output(self.context.schedule_entry, "timesteps")
-        return 0 if times is None else max(len(times) - taken, 0)
+        return 0 if times is None or self.ends_early else max(len(times) - taken, 0)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run ends before the last level of its schedule."""
+        return "denoising_end" in self.asked
+
+    @property
+    def last_level(self) -> int:
+        """The level at which the run ends, of those of its schedule."""
+        if not self.ends_early:
+            return len(self.schedule.sigmas) - 1
+        return len(self.context.calls("sampler"))
 
     @property
     def strength(self) -> float:

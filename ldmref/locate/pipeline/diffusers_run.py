@@ -25,7 +25,7 @@ import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.diffusers_evaluations import TIME
+from ldmref.locate.pipeline.diffusers_evaluations import NEAR, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.run import ArrayPart, RunView
@@ -36,7 +36,7 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
-SCHEDULE = "schedule/"
+SCHEDULE, DECODER = "schedule/", "vae.decode/"
 PNDM = "pndm"  # whose first step has two calls
 
 
@@ -97,6 +97,8 @@ class _ViewedCalls:
         self.context = request.context
         self.images, self.channels = request.state.shape[:2]
         self.apart: set[str] = {"sizes"} if request.other_sizes else set()
+        if request.ends_early:
+            self.apart.add("schedule")
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class _ViewedCalls:
         """The levels at which the steps begin, and the last one."""
         before = self.request.calls_before
         found = [self._level_of(before + numbers[0]) for numbers in self.numbers]
-        return [*found, len(self.request.schedule.sigmas) - 1]
+        return [*found, self.request.last_level]
 
     def _spread(self, number: int) -> float:
         """Return the spread of the state that a call of the scheduler reads."""
@@ -216,7 +218,9 @@ class _ViewedCalls:
         alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
         view.pair(alphas._replace(entry=SCHEDULE), alphas)
         times = alphas._replace(role="timesteps")
-        before, last = self.request.calls_before, len(self.request.schedule.sigmas) - 1
+        if "schedule" in self.apart:
+            return
+        before, last = self.request.calls_before, self.request.last_level
         calls = [(k, i) for k, numbers in enumerate(self.numbers) for i in numbers]
         if times.tensor_name_in(view.port) is not None:
             every = [self._level_of(i) for i in range(before + len(calls))]
@@ -226,6 +230,8 @@ class _ViewedCalls:
             skipped = (ArrayPart(own, slice(k, k + 1)) for k in every[:before])
             view.recorded[times] = (*skipped, *(self._time(k, i) for k, i in calls))
             view.least[times] = TABLE
+            if self.context.path is not FLOW:
+                view.nearest[times] = NEAR
         sigmas = alphas._replace(role="sigmas")
         recorded = sigmas.tensor_in(view.port)
         if recorded is None:
@@ -298,6 +304,8 @@ class _ViewedCalls:
         time = read._replace(role="timestep")
         view.recorded[time] = (self._time(k, number),)
         view.least[time] = TABLE
+        if self.context.path is not FLOW:
+            view.nearest[time] = NEAR
         output, after = made._replace(role=OUTPUT), spread(number + 1)
         if last:
             view.pair(own._replace(side=OUTPUT, role=OUTPUT), output, after)
@@ -323,23 +331,41 @@ class _ViewedCalls:
             recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = tuple(scaled)
             recorded[sample._replace(role="timestep")] = (self._given_time(i),)
             self.view.least[sample._replace(role="timestep")] = TIME
+            self.view.nearest[sample._replace(role="timestep")] = NEAR
             state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
             recorded[sample] = state * len(network)
 
     # -- the decoder ------------------------------------------------------------------------------
 
     def add_decoder(self) -> None:
-        """Add the call of the decoder; a run that returns latents has none."""
+        """Add the call of the decoder, of which a program may have one for each image.
+
+        A run that returns latents has none. Noise that the last level leaves stays in the latents
+        of the schedulers whose states are x0 + sigma eps; ldmref divides by its spread.
+        """
         decoders = self.context.calls("vae.decode")
+        sigma = float(self.request.schedule.sigmas[self.levels[-1]])
+        divided = self.context.states_on_path and sigma > 0.0
+        factor = 1.0 / self.context.path.spread(sigma) if divided else 1.0
+        own: dict[ArrayName, list[ArrayPart]] = {}
+        taken = 0
         for entry in decoders:
             names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
-            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
+            x = names[0].tensor_in(self.view.port) if names else None
+            rows = slice(taken, taken + (0 if x is None else len(x)))
+            taken = rows.stop
             for name in names:
-                self.view.pair(name, name)
+                latents = name._replace(entry=DECODER)
+                self.view.recorded[name] = (ArrayPart(latents, rows, 1.0 / factor),)
+                own.setdefault(latents, []).append(ArrayPart(name, None, factor))
+            for role in entry.outputs:
+                name = ArrayName(entry.name, OUTPUT, role)
+                own.setdefault(name._replace(entry=DECODER), []).append(ArrayPart(name))
+        self.view.own |= {name: tuple(parts) for name, parts in own.items()}
         if not decoders:
             width, height = self.request.size
             image = np.zeros((self.images, 3, height, width), np.float32)
-            self.view.silent[ArrayName("vae.decode/", OUTPUT, OUTPUT)] = image
+            self.view.silent[ArrayName(DECODER, OUTPUT, OUTPUT)] = image
 
 
 def _again(encoder: str, i: int) -> str:

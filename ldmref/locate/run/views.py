@@ -84,6 +84,7 @@ class RunView:
         recorded: The recorded arrays, of those of the run of ldmref.
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
         least: The relative errors that are allowed at least of recorded arrays.
+        nearest: The absolute errors that are allowed, of times that may be almost 0.
         masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
         unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
         silent: What is returned by networks that the program does not call, since nothing reads it.
@@ -96,6 +97,7 @@ class RunView:
     recorded: dict[ArrayName, ArrayParts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     least: dict[ArrayName, float] = field(default_factory=dict)
+    nearest: dict[ArrayName, float] = field(default_factory=dict)
     masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
     unread: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
@@ -142,6 +144,10 @@ class RunView:
             got = name.tensor_in(self.port)
             if name in found and got is not None and got.shape == found[name].shape:
                 found[name] = np.where(there != 0, got, found[name])
+        for name, allowed in self.nearest.items():
+            got = name.tensor_in(self.port)
+            if name in found and got is not None and got.shape == found[name].shape:
+                found[name] = np.where(np.abs(found[name] - got) <= allowed, got, found[name])
         return found | self.numbers
 
 
