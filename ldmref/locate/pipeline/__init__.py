@@ -106,7 +106,13 @@ JUDGES_OF_GIVEN = (
 )
 
 # Of a run that was followed, what no request of ldmref has.
-JUDGES_APART = {"sizes": judge_sizes, "tokens": judge_tokens, "schedule": judge_schedule}
+JUDGES_APART = {
+    "sizes": judge_sizes,
+    "tokens": judge_tokens,
+    "schedule": judge_schedule,
+    "controls": judge_controls,
+    "steps": judge_steps,
+}
 
 
 def judge_host(
@@ -175,8 +181,10 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
             apart.compared_output(entry)
+    known = {(row.call, row.kind) for row in rows}
     for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
-        rows += try_judge(judge, apart)
+        judged = try_judge(judge, apart)
+        rows += [x for x in judged if x.verdict != EQUAL or (x.call, x.kind) not in known]
     apart.ledger.marked.update(followed.computed)
     if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):
         return None

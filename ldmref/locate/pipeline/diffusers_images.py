@@ -63,7 +63,7 @@ class RecordedImages:
             found["image"] = blank
         if self.mode == "inpaint":
             found["mask"] = self.mask
-        if self.drawn(CONTROL) is not None:
+        if self._reads_control:
             found["control_image"] = blank
         return found
 
@@ -84,12 +84,19 @@ class RecordedImages:
         found = [x for x in made if x is not None]
         return np.concatenate(found) if found else None
 
+    @property
+    def has_controlnets(self) -> bool:
+        """Whether ControlNets ran, which read images of their own."""
+        return any(e.call.startswith("controlnet") for e in self.context.port.entries)
+
     def require_known(self) -> None:
         """Require that each image that is encoded is one of a request of ldmref.
 
         Raises:
             NotARun: One is not.
         """
+        if self.has_controlnets:  # whose images are encoded as well
+            return
         for entry in self.context.calls("posterior"):
             if entry.attributes.get("for") not in (IMAGE, MASKED, CONTROL):
                 raise NotARun(f"{entry.call} is of an image that no request of ldmref has")
@@ -106,7 +113,7 @@ class RecordedImages:
         config = self.context.model.config
         order = [IMAGE] if self.mode != "txt2img" else []
         order += [MASKED] if self.mode == "inpaint" and reads_mask(config) else []
-        order += [CONTROL] if self.drawn(CONTROL) is not None else []
+        order += [CONTROL] if self._reads_control else []
         for number, method in enumerate(order):
             x = self.drawn(method)
             if x is None:
@@ -115,6 +122,12 @@ class RecordedImages:
             name = ArrayName(f"vae.encode~{number}/" if number else "vae.encode/", OUTPUT, "mean")
             view.silent[name] = rows
             view.silent[name._replace(role="logvar")] = np.full_like(rows, NO_SPREAD)
+
+    @property
+    def _reads_control(self) -> bool:
+        """Whether the denoiser itself reads a control image."""
+        reads = self.context.model.config.concat == "control"
+        return reads and self.drawn(CONTROL) is not None
 
     def _latents_of(self, method: str) -> np.ndarray:
         """Return what an encoder returns for latents that the caller gave; of none, nothing."""

@@ -14,7 +14,7 @@ from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.samplers import Schedule
+from ldmref.samplers import Schedule, make_schedule
 
 TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
 # Arguments of a pipeline's call that the request reads, or that change no array.
@@ -25,7 +25,8 @@ READ = (
     "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength", "denoising_end",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "skip_guidance_layers",
     "true_cfg_scale", "cfg_normalization", "cfg_truncation", "pag_scale", "pag_adaptive_scale",
-    "pag_applied_layers", "perturbed_layers",
+    "pag_applied_layers", "perturbed_layers", "controlnet_conditioning_scale",
+    "control_guidance_start", "control_guidance_end", "control_mode",
 )  # fmt: skip
 # Others, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -55,16 +56,14 @@ class DiffusersRequest:
         context = self.context
         if not context.is_diffusers:
             raise NotARun("its steps are not those of diffusers")
-        pipeline = str(context.port.manifest.get("pipeline")).replace("PAG", "")
-        if pipeline not in context.model.family.folders:
+        pipeline = str(context.port.manifest.get("pipeline"))
+        plain = pipeline.replace("PAG", "").replace("ControlNet", "")
+        if not {pipeline, plain} & {*context.model.family.folders}:
             raise NotARun("its pipeline is not known")
         if context.unknown_scheduler:
             raise NotARun(context.unknown_scheduler)
         if len(split_passes(context.port)) > 1:
             raise NotARun("it has several passes")
-        other = [e.call for e in context.port.entries if e.call.startswith("controlnet")]
-        if other:
-            raise NotARun(f"{other[0]} is of a ControlNet")
         self.images.require_known()
 
     @cached_property
@@ -99,6 +98,26 @@ class DiffusersRequest:
         if made is None:
             raise NotARun("its schedule is not known")
         return made
+
+    @property
+    def given_levels(self) -> list[float] | None:
+        """The levels that the request has instead of a number of steps; None: it has that."""
+        if not {"sigmas", "timesteps", "denoising_end"} & set(self.asked):
+            return None
+        return self.schedule.sigmas[: self.last_level + 1].tolist()
+
+    @property
+    def first_deviation(self) -> float:
+        """The standard deviation of a first state of pure noise, on the path."""
+        levels = self.given_levels
+        if levels is None:
+            return float(self.schedule.init_noise_sigma)
+        context = self.context
+        sampler, spacing = context.choose_sampler(context.config)
+        steps = len(levels) - 1
+        more = (context.path, context.tokens)
+        made = make_schedule(context.config, sampler, spacing, steps, levels, *more)
+        return float(made.init_noise_sigma)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -169,8 +188,8 @@ class DiffusersRequest:
         embedded = bool(self.embeddings)
         found["prompt"] = None if embedded else self._of_images(self.prompts)
         found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
-        if {"sigmas", "timesteps", "denoising_end"} & set(self.asked):
-            found["sigmas"] = self.schedule.sigmas[: self.last_level + 1].tolist()
+        if self.given_levels is not None:
+            found["sigmas"] = self.given_levels
         else:
             found["steps"] = self.asked.get("num_inference_steps", self.context.steps)
         if self.images.mode != "txt2img":
@@ -281,7 +300,7 @@ class DiffusersRequest:
             initial = next(iter(self.context.calls("initial")), None)
             noise = self.context.read(initial, "latents")
         if noise is None:
-            noise = self.state * self.spread(0) / self.schedule.init_noise_sigma
+            noise = self.state * self.spread(0) / self.first_deviation
         return {"latents": np.asarray(noise, np.float32), **self.embeddings, **self.images.arrays}
 
     def spread(self, index: int) -> float:

@@ -46,8 +46,9 @@ class ViewedRun(NamedTuple):
     Attributes:
         view: The run.
         model: The model that has its scheduler.
-        apart: What no request of ldmref has, and is no part of the run: "tokens" of further
-            prompts, "sizes" of other images.
+        apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
+            "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
+            denoiser was given, and "steps" of which not all arrays are those of ldmref.
     """
 
     view: RunView
@@ -99,6 +100,12 @@ class _ViewedCalls:
         self.apart: set[str] = {"sizes"} if request.other_sizes else set()
         if request.ends_early:
             self.apart.add("schedule")
+        if request.images.has_controlnets:
+            self.apart.add("controls")
+        config = self.context.config
+        self.clips = bool(config.thresholding_ratio or config.clip_sample_range)
+        if self.clips or config.rescale_betas_zero_snr:
+            self.apart.add("steps")
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -300,7 +307,8 @@ class _ViewedCalls:
         view.pair(state, read._replace(role="sample"), spread(number))
         prediction = own._replace(role=f"prediction{suffix}")
         view.pair(prediction, read._replace(role="model_output"))
-        view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
+        if not self.clips and not self._without_signal(number):  # diffusers returns the clipped one
+            view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
         time = read._replace(role="timestep")
         view.recorded[time] = (self._time(k, number),)
         view.least[time] = TABLE
@@ -314,9 +322,19 @@ class _ViewedCalls:
             view.recorded[output] = (ArrayPart(between, None, 1.0 / after),)
             if kept is not None:  # with the latents of the image put back
                 view.unread[output] = kept
+        if self._without_signal(number):
+            view.recorded.pop(output, None)
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
             view.pair(own._replace(role=role), read._replace(role=role))
             view.least[read._replace(role=role)] = TABLE
+
+    def _without_signal(self, number: int) -> bool:
+        """Return whether a call of the scheduler begins where some of diffusers keep no signal.
+
+        ldmref has alpha-bar of 2^-24 there, as the others of diffusers.
+        """
+        first = self._level_of(self.request.calls_before + number) == 0
+        return first and self.context.config.rescale_betas_zero_snr
 
     def add_scaled(self) -> None:
         """Add what the scheduler makes of states before the denoiser reads them."""
