@@ -27,6 +27,7 @@ from ldmref.samplers.predictions import TEXTS, Prediction, Steering
 from ldmref.trace.model import TraceEntry
 
 TIME = 1e-5  # relative error of the times that networks are given
+STEP = 1e-5  # the same of what float32's steps compute, which may amplify roundings
 NEAR = 1e-3  # absolute error of times from 0 to 1000, which diffusers interpolates in float32
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
 SCALES = ("skip_scale", "perturbed_scale")
@@ -231,9 +232,11 @@ class RecordedEvaluations:
     ) -> None:
         """Add a call of ldmref's denoiser, whose predictions are rows of recorded calls."""
         first, _ = sources[0]
-        names = [call._replace(role=role) for role in first.inputs]
-        names += [call._replace(side=OUTPUT, role=role) for role in first.outputs]
-        for name in names:
+        for role in first.inputs:  # which are compared, and need not be of each prediction
+            name = call._replace(role=role)
+            view.own[name] = (self._rows(name._replace(entry=first.name), sources[0][1]),)
+        for role in first.outputs:
+            name = call._replace(side=OUTPUT, role=role)
             view.own[name] = tuple(
                 self._rows(name._replace(entry=entry.name), i) for entry, i in sources
             )
@@ -242,12 +245,15 @@ class RecordedEvaluations:
         self, view: RunView, network: TraceEntry, rows: list[ArrayPart], inputs: list[str]
     ) -> None:
         """Add a recorded call of the denoiser, whose rows are those of ldmref's calls."""
+        latents = roles_of(self.context, "x")
         names = [ArrayName(network.name, INPUT, role) for role in inputs]
         names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
         for name in names:
             view.recorded[name] = tuple(
                 part._replace(name=name._replace(entry=part.name.entry)) for part in rows
             )
+            if name.role in latents:
+                view.least[name] = STEP
             if name.role == "timestep":
                 view.least[name] = TIME
                 if self.context.path is not FLOW:

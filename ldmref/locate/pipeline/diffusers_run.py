@@ -25,7 +25,7 @@ import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.diffusers_evaluations import NEAR, TIME
+from ldmref.locate.pipeline.diffusers_evaluations import NEAR, STEP, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.run import ArrayPart, RunView
@@ -117,7 +117,8 @@ class _ViewedCalls:
         guided = request.evaluations.reads_negative
         texts = request.prompts_of(0, guided)
         order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        for i in range(len(self.context.model.config.text_encoders)):
+        model = self.context.model.with_text_length(request.asked.get("max_sequence_length"))
+        for i, config in enumerate(model.config.text_encoders):
             suffix = f"_{i + 1}" if i else ""
             encoder = f"text_encoder{suffix}"
             rows = [_again(encoder, order[text]) for text in texts]
@@ -126,33 +127,45 @@ class _ViewedCalls:
                 raise NotARun("one prompt has two others for a further text encoder")
             if own != texts:
                 self.apart.add("tokens")
-            self._add_encoder(encoder, rows, own == texts)
+            self._add_encoder(encoder, rows, own == texts, config.max_position_embeddings)
             self._add_tokens(f"tokens{suffix}", rows if own == texts else [])
             if "" in order and self.context.model.config.zero_empty_negative:
                 self._add_zeros(_again(encoder, order[texts[0]]), _again(encoder, order[""]))
 
-    def _add_encoder(self, kind: str, rows: list[str], reads_same: bool) -> None:
+    def _add_encoder(
+        self, kind: str, rows: list[str], reads_same: bool, length: int
+    ) -> None:
         """Add the calls of one text encoder, whose rows are calls of ldmref.
 
         Args:
             kind: The kind of its calls.
             rows: A call of ldmref for each row.
             reads_same: Whether it reads the prompts of the request.
+            length: The tokens to which ldmref fills up a text. Nothing reads those that a program
+                has not.
         """
         for name, calls in self._rows_of(kind, rows):
+            x = name.tensor_in(self.view.port)
+            tokens = None if x is None or x.ndim < 2 or x.shape[1] >= length else x.shape[1]
             if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
-                    ArrayPart(name._replace(entry=call)) for call in calls
+                    ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
                 )
             for i, call in enumerate(calls):
-                part = ArrayPart(name, slice(i, i + 1))
-                self.view.own.setdefault(name._replace(entry=call), (part,))
+                own = name._replace(entry=call)
+                self.view.own.setdefault(own, (ArrayPart(name, slice(i, i + 1)),))
+                if name.side == OUTPUT and name.role == OUTPUT and tokens is not None:
+                    assert x is not None
+                    more = [(0, 0), (0, length - tokens), *[(0, 0)] * (x.ndim - 2)]
+                    self.view.silent.setdefault(own, np.pad(x[i : i + 1], more))
 
     def _add_tokens(self, kind: str, rows: list[str]) -> None:
         """Add the tokens of one text encoder, which are what it is given."""
         for name, calls in self._rows_of(kind, rows):
+            x = name.tensor_in(self.view.port)
+            tokens = None if x is None else x.shape[-1]
             read = (ArrayName(call, INPUT, "input_ids") for call in calls)
-            self.view.recorded[name] = tuple(ArrayPart(ids) for ids in read)
+            self.view.recorded[name] = tuple(ArrayPart(ids, channels=tokens) for ids in read)
 
     def _rows_of(self, kind: str, rows: list[str]) -> Iterator[tuple[ArrayName, list[str]]]:
         """Yield the arrays of calls of a kind, with the calls of ldmref for each of their rows."""
@@ -286,6 +299,7 @@ class _ViewedCalls:
             x = ArrayName("sampler.000/", INPUT, "x")
             name = ArrayName(entry.name, OUTPUT, OUTPUT)
             self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            self.view.least[name] = STEP
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
 
@@ -322,6 +336,8 @@ class _ViewedCalls:
             view.recorded[output] = (ArrayPart(between, None, 1.0 / after),)
             if kept is not None:  # with the latents of the image put back
                 view.unread[output] = kept
+        for name in (read._replace(role="sample"), made._replace(role="x0"), output):
+            view.least[name] = STEP
         if self._without_signal(number):
             view.recorded.pop(output, None)
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
@@ -352,6 +368,8 @@ class _ViewedCalls:
             self.view.nearest[sample._replace(role="timestep")] = NEAR
             state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
             recorded[sample] = state * len(network)
+            for name in (sample, ArrayName(entry.name, OUTPUT, OUTPUT)):
+                self.view.least[name] = STEP
 
     # -- the decoder ------------------------------------------------------------------------------
 
@@ -375,6 +393,7 @@ class _ViewedCalls:
             for name in names:
                 latents = name._replace(entry=DECODER)
                 self.view.recorded[name] = (ArrayPart(latents, rows, 1.0 / factor),)
+                self.view.least[name] = STEP
                 own.setdefault(latents, []).append(ArrayPart(name, None, factor))
             for role in entry.outputs:
                 name = ArrayName(entry.name, OUTPUT, role)

@@ -139,7 +139,8 @@ class RunView:
         for text, mask in self.masks.items():
             got = text.tensor_in(self.port)
             if text in found and mask in found and got is not None:
-                found[text], found[mask] = without_padding(found[text], found[mask], got)
+                texts = without_padding(found[text], found[mask], got)
+                found[text], found[mask] = _as_placed(*texts, got, mask.tensor_in(self.port))
         for name, there in self.unread.items():
             got = name.tensor_in(self.port)
             if name in found and got is not None and got.shape == found[name].shape:
@@ -176,6 +177,24 @@ def without_padding(
     mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
     same = x.shape == recorded.shape
     return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
+
+
+def _as_placed(
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, recorded_mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a text and its mask with the padding where a recorded text has it.
+
+    A program may fill up a text before the end of its template, and not after it.
+    """
+    known = recorded_mask is not None and recorded_mask.shape == mask.shape
+    if not known or x.shape != recorded.shape or mask.shape != x.shape[:2]:
+        return x, mask
+    here, there = mask != 0, recorded_mask != 0
+    if not np.array_equal(here.sum(axis=1), there.sum(axis=1)):
+        return x, mask
+    placed = np.array(recorded, x.dtype)
+    placed[there] = x[here]
+    return placed, np.asarray(recorded_mask)
 
 
 class ViewedArrays(LazyMapping[np.ndarray]):
