@@ -17,6 +17,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import repeat_rows
 from ldmref.locate.run import RunView
 from ldmref.locate.run.calls import OUTPUT, ArrayName
+from ldmref.modes.channels import mask_channels
 from ldmref.modes.inpaint import reads_mask
 from ldmref.modes.masks import find_kept_cells
 
@@ -111,6 +112,8 @@ class RecordedImages:
             images: How many images it makes.
         """
         config = self.context.model.config
+        if self.mode == "inpaint":
+            self.add_mask(view)
         order = [IMAGE] if self.mode != "txt2img" else []
         order += [MASKED] if self.mode == "inpaint" and reads_mask(config) else []
         order += [CONTROL] if self._reads_control else []
@@ -138,6 +141,17 @@ class RecordedImages:
         found = self.context.denormalize(latents)
         assert found is not None
         return found
+
+    def add_mask(self, view: RunView) -> None:
+        """Add the mask as the pipeline made it for the latents."""
+        small = mask_channels(self.context.model.config, Image.fromarray(self.mask))
+        for entry in self.context.calls("mask"):
+            name = ArrayName(entry.name, OUTPUT, "mask")
+            got = name.tensor_in(self.context.port)
+            if got is not None and got.ndim == small.ndim:
+                right = np.repeat(small, len(got), axis=0)
+                alike = got.shape[1] if right.shape[1] == 1 else 1  # the same for each channel
+                view.numbers[name] = np.repeat(right, alike, axis=1)
 
     @cached_property
     def kept(self) -> np.ndarray | None:

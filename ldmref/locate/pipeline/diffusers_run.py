@@ -97,6 +97,7 @@ class _ViewedCalls:
         self.view = view
         self.context = request.context
         self.images, self.channels = request.state.shape[:2]
+        self.lengths: set[int] = set()  # of texts that are not filled up as those of ldmref
         self.apart: set[str] = {"sizes"} if request.other_sizes else set()
         if request.ends_early:
             self.apart.add("schedule")
@@ -146,7 +147,12 @@ class _ViewedCalls:
         """
         for name, calls in self._rows_of(kind, rows):
             x = name.tensor_in(self.view.port)
-            tokens = None if x is None or x.ndim < 2 or x.shape[1] >= length else x.shape[1]
+            states = name._replace(side=OUTPUT, role=OUTPUT).tensor_in(self.view.port)
+            tokens = None if states is None or states.shape[1] >= length else states.shape[1]
+            if x is None or x.ndim < 2 or x.shape[1] != tokens:
+                tokens = None
+            else:
+                self.lengths.add(tokens)
             if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
@@ -163,7 +169,7 @@ class _ViewedCalls:
         """Add the tokens of one text encoder, which are what it is given."""
         for name, calls in self._rows_of(kind, rows):
             x = name.tensor_in(self.view.port)
-            tokens = None if x is None else x.shape[-1]
+            tokens = None if x is None or x.shape[-1] not in self.lengths else x.shape[-1]
             read = (ArrayName(call, INPUT, "input_ids") for call in calls)
             self.view.recorded[name] = tuple(ArrayPart(ids, channels=tokens) for ids in read)
 
