@@ -111,6 +111,7 @@ JUDGES_APART = {
     "tokens": judge_tokens,
     "schedule": judge_schedule,
     "controls": judge_controls,
+    "references": judge_references,
     "steps": judge_steps,
 }
 
@@ -170,11 +171,26 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
         None if the run cannot be followed, or not all of it, or if anything in it differs: then
         each computation is judged from its recorded state.
     """
+    passes = split_passes(context.port)
     apart = replace(context, ledger=Ledger(), notes=[])
+    rows: list[Row] = []
+    for part in passes:
+        whole = None if len(passes) == 1 else context.port
+        found = _follow_pass(replace(apart, port=part, whole=whole))
+        if found is None:
+            return None
+        rows += found
+    context.notes.extend(apart.notes)
+    context.ledger.marked.update(apart.ledger.marked)
+    return rows
+
+
+def _follow_pass(apart: PipelineContext) -> list[Row] | None:
+    """Return the rows of one pass, all of which are equal; None if they are not."""
     found = view_run(apart)
     if isinstance(found, str):
         return None
-    followed = follow_view(found.view, found.model, context.epsilon)
+    followed = follow_view(found.view, found.model, apart.epsilon)
     if isinstance(followed, str):
         return None
     rows = followed.rows()
@@ -188,8 +204,6 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
     apart.ledger.marked.update(followed.computed)
     if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):
         return None
-    context.notes.extend(apart.notes)
-    context.ledger.marked.update(apart.ledger.marked)
     return rows
 
 

@@ -196,7 +196,9 @@ class RecordedEvaluations:
             for network in evaluation.networks:
                 mine = [(i, part) for part, (entry, i) in sources.items() if entry is network]
                 parts = [rows[part] for _, part in sorted(mine)]
-                self._add_recorded(view, network, parts, [x for x in network.inputs if x not in left])
+                self._add_recorded(
+                    view, network, parts, [x for x in network.inputs if x not in left]
+                )
             if evaluation.guidance is not None:
                 self._add_guidance(view, index, evaluation.guidance)
 

@@ -90,13 +90,19 @@ class RecordedImages:
         """Whether ControlNets ran, which read images of their own."""
         return any(e.call.startswith("controlnet") for e in self.context.port.entries)
 
+    @property
+    def has_references(self) -> bool:
+        """Whether the denoiser reads reference images."""
+        roles = {role for e in self.context.calls(self.context.denoiser) for role in e.inputs}
+        return any(role.startswith("reference_") for role in roles)
+
     def require_known(self) -> None:
         """Require that each image that is encoded is one of a request of ldmref.
 
         Raises:
             NotARun: One is not.
         """
-        if self.has_controlnets:  # whose images are encoded as well
+        if self.has_controlnets or self.has_references:  # whose images are encoded as well
             return
         for entry in self.context.calls("posterior"):
             if entry.attributes.get("for") not in (IMAGE, MASKED, CONTROL):

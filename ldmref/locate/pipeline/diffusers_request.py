@@ -12,7 +12,6 @@ import numpy as np
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
-from ldmref.locate.pipeline.passes import split_passes
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule, make_schedule
 
@@ -62,8 +61,6 @@ class DiffusersRequest:
             raise NotARun("its pipeline is not known")
         if context.unknown_scheduler:
             raise NotARun(context.unknown_scheduler)
-        if len(split_passes(context.port)) > 1:
-            raise NotARun("it has several passes")
         self.images.require_known()
 
     @cached_property

@@ -48,7 +48,8 @@ class ViewedRun(NamedTuple):
         model: The model that has its scheduler.
         apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
             "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
-            denoiser was given, and "steps" of which not all arrays are those of ldmref.
+            denoiser was given, "references" that it reads, and "steps" of which not all arrays are
+            those of ldmref.
     """
 
     view: RunView
@@ -103,6 +104,8 @@ class _ViewedCalls:
             self.apart.add("schedule")
         if request.images.has_controlnets:
             self.apart.add("controls")
+        if request.images.has_references:
+            self.apart.add("references")
         config = self.context.config
         self.clips = bool(config.thresholding_ratio or config.clip_sample_range)
         if self.clips or config.rescale_betas_zero_snr:
@@ -133,9 +136,7 @@ class _ViewedCalls:
             if "" in order and self.context.model.config.zero_empty_negative:
                 self._add_zeros(_again(encoder, order[texts[0]]), _again(encoder, order[""]))
 
-    def _add_encoder(
-        self, kind: str, rows: list[str], reads_same: bool, length: int
-    ) -> None:
+    def _add_encoder(self, kind: str, rows: list[str], reads_same: bool, length: int) -> None:
         """Add the calls of one text encoder, whose rows are calls of ldmref.
 
         Args:
