@@ -64,7 +64,7 @@ def test_every_argument_that_asks_for_guidance_is_in_the_table():
     assert all(reason for reason in UNGUIDED.values())
 
 
-# Of these, ControlNets that are not given, or packed latents of a mask, leave something not compared.
+# What ControlNets that are not given, and packed latents of a mask, are given is not compared.
 APART = (
     "FluxControlInpaintPipeline", "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline",
     "FluxControlNetInpaintPipeline", "StableDiffusion3ControlNetPipeline",

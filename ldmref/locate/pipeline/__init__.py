@@ -8,6 +8,8 @@ computed again from its recorded state.
 |---------------|-----------------------------------------------------------------------|
 | `diffusers_run` | a run of diffusers, under the names of a run of ldmref              |
 | `diffusers_request` | what it was asked for                                           |
+| `diffusers_evaluations` | its predictions, and the guidance of each step              |
+| `diffusers_images` | its images, its mask and its noise                               |
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `conditions`  | what the denoiser is given of the size of the image                   |

@@ -16,24 +16,24 @@ from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule, make_schedule
 
 TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
-# Arguments of a pipeline's call that the request reads, or that change no array.
-READ = (
-    "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
-    "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
-    "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
-    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers", "strength", "denoising_end",
-    "callback_on_step_end", "callback_on_step_end_tensor_inputs", "skip_guidance_layers",
-    "true_cfg_scale", "cfg_normalization", "cfg_truncation", "pag_scale", "pag_adaptive_scale",
-    "pag_applied_layers", "perturbed_layers", "controlnet_conditioning_scale",
-    "control_guidance_start", "control_guidance_end", "control_mode",
-)  # fmt: skip
-# Others, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-}  # fmt: skip
 PIXELS = ("width", "height")
 SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
 CROPS = ("crops_coords_top_left", "negative_crops_coords_top_left")
-SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
+# Arguments of a pipeline's call that the request reads, that judges of what a run is given compare,
+# or that change no array. A callback may change arrays, which then differ.
+READ = (
+    *PIXELS, *SIZES, *CROPS,
+    "prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3",
+    "num_images_per_prompt", "clip_skip", "max_sequence_length", "text_encoder_out_layers",
+    "num_inference_steps", "num_timesteps", "sigmas", "timesteps", "mu", "eta", "strength",
+    "denoising_end", "guidance_scale", "guidance_rescale", "true_cfg_scale", "cfg_normalization",
+    "cfg_truncation", "skip_guidance_layers", "skip_layer_guidance_scale",
+    "skip_layer_guidance_start", "skip_layer_guidance_stop", "pag_scale", "pag_adaptive_scale",
+    "pag_applied_layers", "perturbed_layers", "controlnet_conditioning_scale",
+    "control_guidance_start", "control_guidance_end", "control_mode", "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+)  # fmt: skip
+GUIDER = "ClassifierFreeGuidance"  # of modular pipelines, which the request reads
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class DiffusersRequest:
 
     @property
     def true_scale(self) -> float | None:
-        """The scale of a second guidance, where the denoiser reads one itself; None: it has none."""
+        """The scale of a second guidance, where the denoiser reads one itself; None: none."""
         guided = self.context.calls("guidance")
         return float(self.asked[TRUE_CFG]) if self.reads_scale and guided else None
 
@@ -266,25 +266,13 @@ class DiffusersRequest:
         found = self._texts(f"{name}_{encoder + 1}")
         return found * len(first) if len(found) == 1 else found
 
-    @property
-    def _guider_is_plain(self) -> bool:
-        """Whether a guider of a modular pipeline is classifier-free guidance."""
-        guider = self.context.guider
-        return guider.get("class") == "ClassifierFreeGuidance"
-
     def _require_read(self, name: str) -> None:
-        """Require that a request of ldmref has an argument, or that it asks for nothing."""
+        """Require that a request of ldmref has an argument, or that it changes no array."""
         value = self.asked[name]
-        value = tuple(value) if isinstance(value, list) else value
         if name in PIXELS and value != self.size[PIXELS.index(name)]:
             raise NotARun(f"its states are not those of {name} {value!r}")
-        if name in READ:
-            return
-        if name == "guider" and self._guider_is_plain:
-            return
-        if name in (*SIZES, *CROPS, *SECOND):
-            return
-        if value not in NEUTRAL.get(name, ()):
+        plain = name == "guider" and self.context.guider.get("class") == GUIDER
+        if name not in READ and not plain:
             raise NotARun(f"a request of ldmref has no {name} {value!r}")
 
     @cached_property
