@@ -147,13 +147,7 @@ class _ViewedCalls:
                 has not.
         """
         for name, calls in self._rows_of(kind, rows):
-            x = name.tensor_in(self.view.port)
-            states = name._replace(side=OUTPUT, role=OUTPUT).tensor_in(self.view.port)
-            tokens = None if states is None or states.shape[1] >= length else states.shape[1]
-            if x is None or x.ndim < 2 or x.shape[1] != tokens:
-                tokens = None
-            else:
-                self.lengths.add(tokens)
+            tokens = self._shorter(name, length)
             if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
@@ -161,10 +155,21 @@ class _ViewedCalls:
             for i, call in enumerate(calls):
                 own = name._replace(entry=call)
                 self.view.own.setdefault(own, (ArrayPart(name, slice(i, i + 1)),))
-                if name.side == OUTPUT and name.role == OUTPUT and tokens is not None:
-                    assert x is not None
+                x = name.tensor_in(self.view.port)
+                if name.side == name.role == OUTPUT and tokens is not None and x is not None:
                     more = [(0, 0), (0, length - tokens), *[(0, 0)] * (x.ndim - 2)]
                     self.view.silent.setdefault(own, np.pad(x[i : i + 1], more))
+
+    def _shorter(self, name: ArrayName, length: int) -> int | None:
+        """Return the tokens of a text encoder's array if ldmref's has more; None: it has not."""
+        x = name.tensor_in(self.view.port)
+        states = name._replace(side=OUTPUT, role=OUTPUT).tensor_in(self.view.port)
+        if x is None or states is None or x.ndim < 2 or x.shape[1] != states.shape[1]:
+            return None
+        if states.shape[1] >= length:
+            return None
+        self.lengths.add(states.shape[1])
+        return states.shape[1]
 
     def _add_tokens(self, kind: str, rows: list[str]) -> None:
         """Add the tokens of one text encoder, which are what it is given."""
