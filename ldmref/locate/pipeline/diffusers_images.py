@@ -78,8 +78,8 @@ class RecordedImages:
             raise NotARun("each of its images has another mask")
         return np.where(mask[0, 0] >= 0.5, 255, 0).astype(np.uint8)
 
-    def drawn(self, method: str) -> np.ndarray | None:
-        """Return what was drawn from the encoder within a method of the pipeline, unscaled."""
+    def sample_of(self, method: str) -> np.ndarray | None:
+        """Return the encoder's sample within a method of the pipeline, unscaled."""
         draws = self.context.calls("posterior")
         made = [self.context.read_output(e) for e in draws if e.attributes.get("for") == method]
         found = [x for x in made if x is not None]
@@ -124,7 +124,7 @@ class RecordedImages:
         order += [MASKED] if self.mode == "inpaint" and reads_mask(config) else []
         order += [CONTROL] if self._reads_control else []
         for number, method in enumerate(order):
-            x = self.drawn(method)
+            x = self.sample_of(method)
             if x is None:
                 x = self._latents_of(method)
             rows = x if len(x) == 1 else repeat_rows(x, images)
@@ -136,7 +136,7 @@ class RecordedImages:
     def _reads_control(self) -> bool:
         """Whether the denoiser itself reads a control image."""
         reads = self.context.model.config.concat == "control"
-        return reads and self.drawn(CONTROL) is not None
+        return reads and self.sample_of(CONTROL) is not None
 
     def _latents_of(self, method: str) -> np.ndarray:
         """Return what an encoder returns for latents that the caller gave; of none, nothing."""
