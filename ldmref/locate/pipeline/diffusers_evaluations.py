@@ -110,12 +110,16 @@ class RecordedEvaluations:
         context: The recorded run.
         images: How many images it makes.
         scale: The guidance scale that was asked for.
+        phi: The rescaling that was asked for.
+        scale_is_read: Whether it is the scale of the request, and not a second one.
         first_calls: The first call of the denoiser in each evaluation of ldmref's run.
     """
 
     context: PipelineContext
     images: int
     scale: float
+    phi: float = 0.0
+    scale_is_read: bool = True
     first_calls: list[int] = field(default_factory=list)
 
     @cached_property
@@ -148,7 +152,8 @@ class RecordedEvaluations:
             None if e.guidance is None else e.guidance.attributes.get("name", "")
             for e in self.context.evaluations
         }
-        return len(names) == 1 and names <= {None, "", "rescale"}
+        usual = len(names) == 1 and names <= {None, "", "rescale"}
+        return usual and not self.context.guider and self.scale_is_read
 
     @property
     def guidance(self) -> GuidanceOfSteps:
@@ -171,7 +176,8 @@ class RecordedEvaluations:
     @property
     def reads_negative(self) -> bool:
         """Whether a prediction is without the prompt."""
-        return any(e.guidance and "uncond" in e.guidance.inputs for e in self.context.evaluations)
+        guidances = [e.guidance for e in self.context.evaluations if e.guidance is not None]
+        return bool(guidances) and (self.is_plain or any("uncond" in e.inputs for e in guidances))
 
     def add(self, view: RunView, apart: Collection[str] = ()) -> None:
         """Add the calls of the denoiser and of the guidance to the view of the run.
@@ -214,6 +220,8 @@ class RecordedEvaluations:
         guidance = evaluation.guidance
         roles = () if guidance is None else guidance.inputs
         parts = [part for part in PLAIN if part in roles] or ["cond"]
+        if guidance is not None and self.is_plain:
+            parts = [*PLAIN]
         if guidance is not None and len(parts) == len(PLAIN):
             parts = [*self.context.halves(guidance)]
             if len(evaluation.networks) == len(PLAIN) and "skipped" not in roles:
@@ -275,3 +283,10 @@ class RecordedEvaluations:
             view.pair(name._replace(entry=own, role=own_role), name)
         output = ArrayName(guidance.name, OUTPUT, OUTPUT)
         view.pair(output._replace(entry=own), output)
+        if not self.is_plain:
+            return
+        scale = ArrayName(guidance.name, INPUT, "scale")
+        view.pair(scale._replace(entry=own), scale)
+        rescale = scale._replace(role="rescale")
+        if rescale.tensor_name_in(view.port) is not None:
+            view.numbers[rescale] = np.array(float(self.phi))
