@@ -104,11 +104,11 @@ JUDGES_OF_GIVEN = (
     judge_images,
     judge_prepared,
     judge_added_noise,
+    judge_asked,
 )
 
 # Of a run that was followed, what no request of ldmref has.
 JUDGES_APART = {
-    "asked": judge_asked,
     "sizes": judge_sizes,
     "tokens": judge_tokens,
     "schedule": judge_schedule,

@@ -110,16 +110,12 @@ class RecordedEvaluations:
         context: The recorded run.
         images: How many images it makes.
         scale: The guidance scale that was asked for.
-        phi: The rescaling that was asked for.
-        scale_is_read: Whether it is the scale of the request, and not a second one.
         first_calls: The first call of the denoiser in each evaluation of ldmref's run.
     """
 
     context: PipelineContext
     images: int
     scale: float
-    phi: float = 0.0
-    scale_is_read: bool = True
     first_calls: list[int] = field(default_factory=list)
 
     @cached_property
@@ -152,8 +148,7 @@ class RecordedEvaluations:
             None if e.guidance is None else e.guidance.attributes.get("name", "")
             for e in self.context.evaluations
         }
-        usual = len(names) == 1 and names <= {None, "", "rescale"}
-        return usual and not self.context.guider and self.scale_is_read
+        return len(names) == 1 and names <= {None, "", "rescale"}
 
     @property
     def guidance(self) -> GuidanceOfSteps:
@@ -176,8 +171,7 @@ class RecordedEvaluations:
     @property
     def reads_negative(self) -> bool:
         """Whether a prediction is without the prompt."""
-        guidances = [e.guidance for e in self.context.evaluations if e.guidance is not None]
-        return bool(guidances) and (self.is_plain or any("uncond" in e.inputs for e in guidances))
+        return any(e.guidance and "uncond" in e.guidance.inputs for e in self.context.evaluations)
 
     def add(self, view: RunView, apart: Collection[str] = ()) -> None:
         """Add the calls of the denoiser and of the guidance to the view of the run.
@@ -220,8 +214,6 @@ class RecordedEvaluations:
         guidance = evaluation.guidance
         roles = () if guidance is None else guidance.inputs
         parts = [part for part in PLAIN if part in roles] or ["cond"]
-        if guidance is not None and self.is_plain:
-            parts = [*PLAIN]
         if guidance is not None and len(parts) == len(PLAIN):
             parts = [*self.context.halves(guidance)]
             if len(evaluation.networks) == len(PLAIN) and "skipped" not in roles:
@@ -283,10 +275,3 @@ class RecordedEvaluations:
             view.pair(name._replace(entry=own, role=own_role), name)
         output = ArrayName(guidance.name, OUTPUT, OUTPUT)
         view.pair(output._replace(entry=own), output)
-        if not self.is_plain:
-            return
-        scale = ArrayName(guidance.name, INPUT, "scale")
-        view.pair(scale._replace(entry=own), scale)
-        rescale = scale._replace(role="rescale")
-        if rescale.tensor_name_in(view.port) is not None:
-            view.numbers[rescale] = np.array(float(self.phi))

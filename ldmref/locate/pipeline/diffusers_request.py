@@ -67,9 +67,7 @@ class DiffusersRequest:
     def evaluations(self) -> RecordedEvaluations:
         """Its evaluations of the denoiser, and their guidance."""
         second = self.scale if self.true_scale is None else self.true_scale
-        phi = float(self.asked.get("guidance_rescale") or 0.0)
-        plain = self.true_scale is None
-        return RecordedEvaluations(self.context, len(self.state), second, phi, plain)
+        return RecordedEvaluations(self.context, len(self.state), second)
 
     @cached_property
     def images(self) -> RecordedImages:
@@ -196,7 +194,7 @@ class DiffusersRequest:
         if self.images.mode == "inpaint":
             found["only_masked"] = False
         rescale = self.asked.get("guidance_rescale")
-        if not self.evaluations.is_plain:
+        if self.true_scale is not None or not self.evaluations.is_plain:
             found["guidance"] = self.evaluations.guidance
         elif rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}

@@ -46,10 +46,10 @@ class ViewedRun(NamedTuple):
     Attributes:
         view: The run.
         model: The model that has its scheduler.
-        apart: What is no part of the run: which guidance each step should have ("asked"), "tokens"
-            of further prompts, "sizes" of other images, a "schedule" that is not followed to its
-            end, "controls" of ControlNets, whose outputs the denoiser was given, "references" that
-            it reads, and "steps" of which not all arrays are those of ldmref.
+        apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
+            "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
+            denoiser was given, "references" that it reads, and "steps" of which not all arrays are
+            those of ldmref.
     """
 
     view: RunView
@@ -104,8 +104,6 @@ class _ViewedCalls:
             self.apart.add("schedule")
         if request.images.has_controlnets:
             self.apart.add("controls")
-        if not request.evaluations.is_plain:
-            self.apart.add("asked")
         if request.images.has_references:
             self.apart.add("references")
         config = self.context.config
