@@ -232,14 +232,8 @@ RIGHT = (
 )
 
 
-APART = (  # runs from noise that no request of ldmref makes: each computation is judged alone
-    "callback", "callback that ends guidance", "callback on latents", "inpainting model",
-    "inpainting model at 1", "inpainting model in bfloat16", "inpainting model, Euler",
-    "sdxl, empty negative", "sdxl, prompts 2", "sdxl, sizes", "sdxl, end of the base",
-    "sd3, three prompts", "sd3, skipped layers", "dev, prompt 2", "dev, true guidance",
-    "dev, two images", "dev in bfloat16, true guidance", "fill", "fill, two images",
-    "fill in bfloat16", "control",
-)  # fmt: skip
+# Runs that no request of ldmref makes: each computation is judged alone.
+APART = ("callback that ends guidance", "callback on latents")
 
 
 def make(family: str) -> Any:

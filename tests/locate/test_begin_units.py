@@ -292,12 +292,12 @@ def test_each_call_without_known_sizes_is_passed_over():
         "unet.004": {"input.sample": X, "input.time_ids": 2 * sizes},
     }
     context = replace(context_of(calls), model=Sized())
-    rows = [*inputs._judge_sizes(context, context.calls("unet"))]
+    rows = [*inputs.judge_sizes(context)]
     assert [row.call for row in rows] == ["unet.002", "unet.004"]
     marked = [c for c in calls if context.ledger.has(entry_of(context, c), "time_ids")]
     assert marked == ["unet.002", "unet.003", "unet.004"]
     ours = replace(context_of(calls, params={"original_width": 3}), model=Sized())
-    assert not [*inputs._judge_sizes(ours, ours.calls("unet"))]
+    assert not [*inputs.judge_sizes(ours)]
     explained = {name for name, _, role in ours.ledger.reasons if role == "time_ids"}
     assert explained == {"unet.002/", "unet.003/", "unet.004/"}
 

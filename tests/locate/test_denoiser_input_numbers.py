@@ -141,7 +141,7 @@ IMAGE = [16.0, 24.0]  # of latents of 8 x 12, whose autoencoder has the factor 2
 def sizes_row(got, **params):
     calls = {UNET: {"input.sample": np.zeros((1, 4, 8, 12)), "input.time_ids": np.array(got)}}
     context = replace(context_of(calls, params=params), model=Sized())
-    (row,) = inputs._judge_sizes(context, context.calls("unet"))
+    (row,) = inputs.judge_sizes(context)
     assert row.kind == "micro-conditioning" and row.call == UNET
     return row
 
@@ -202,7 +202,7 @@ def test_sizes_that_are_wrong_have_a_cause():
 def test_sizes_of_other_programs_have_a_reason(name):
     calls = {UNET: {"input.sample": X, "input.time_ids": np.zeros((1, 6))}}
     context = replace(context_of(calls, params={name: 1}), model=Sized())
-    assert [*inputs._judge_sizes(context, context.calls("unet"))] == []
+    assert [*inputs.judge_sizes(context)] == []
     assert why_of(context, UNET, "time_ids") and not context.ledger.marked
 
 

@@ -34,8 +34,7 @@ def test_a_right_run_is_equal_or_says_what_was_not_compared(run, tmp_path):
     else:
         assert report.verdict == "incomplete"
         assert all(run.reason in note for *_, note in unjudged), unjudged[:4]
-    from_noise = run.kind in ("", "embeds") and run.name not in APART
-    assert is_followed(run, tmp_path / "t") == (from_noise and not run.reason)
+    assert is_followed(run, tmp_path / "t") == (run.name not in APART and not run.reason)
 
 
 def blame(fault, rows):

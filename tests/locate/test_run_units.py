@@ -567,7 +567,7 @@ def test_sizes_that_a_network_reads():
             "unet.000": {"input.sample": np.zeros((2, 4, 8, 4)), "input.time_ids": np.array(got)}
         }
         context = replace(context_of(calls, params=params), model=Sized())
-        found = verdicts(inputs._judge_sizes(context, context.calls("unet")))
+        found = verdicts(inputs.judge_sizes(context))
         return found[0][1:] if found else None
 
     usual = [[h, w, 0.0, 0.0, h, w]] * 2

@@ -143,6 +143,39 @@ def test_parts_are_rows_one_after_the_other():
     assert joined(("a",), ("d",)) is None and joined(("a",), ("c",)) is None
 
 
+def test_parts_may_have_the_first_channels_alone():
+    name = ArrayName("unet.000/", INPUT, "sample")
+    x = np.arange(6.0).reshape(1, 3, 2)
+    (found,) = join_parts((ArrayPart(name, channels=2),), lambda _: x)
+    assert found.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+
+def test_what_nothing_reads_and_times_of_almost_zero_are_as_recorded():
+    names = {role: ArrayName("a/", OUTPUT, role) for role in ("time", "state")}
+    port = build_trace({"a//output.time": np.array([0.0, 5.0]), "a//output.state": np.ones(2)})
+    view = RunView(port, {}, recorded={name: (ArrayPart(name),) for name in names.values()})
+    view.nearest[names["time"]] = 1e-3
+    view.unread[names["state"]] = np.array([0, 1])
+    computed = {names["time"]: np.array([1e-5, 5.1]), names["state"]: np.array([2.0, 3.0])}
+    found = view.as_recorded(computed)
+    assert found[names["time"]].tolist() == [0.0, 5.1]
+    assert found[names["state"]].tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("there", "same"), [([1, 0, 1], True), ([1, 0, 0], False)])
+def test_a_text_may_be_filled_up_before_its_end(there, same):
+    """As many tokens in the same order are the same text; fewer are not."""
+    text, mask = (ArrayName("a/", INPUT, role) for role in ("text", "mask"))
+    recorded = np.array([[[1.0], [9.0], [2.0]]])
+    port = build_trace({"a//input.text": recorded, "a//input.mask": np.array([there])})
+    view = RunView(port, {}, recorded={name: (ArrayPart(name),) for name in (text, mask)})
+    view.masks[text] = mask
+    computed = {text: np.array([[[1.0], [2.0], [0.0]]]), mask: np.array([[1, 1, 0]])}
+    found = view.as_recorded(computed)
+    assert np.array_equal(found[mask][0], there) == same
+    assert np.array_equal(found[text], recorded) == same
+
+
 def test_nothing_is_read_of_padding():
     x, mask = np.ones((1, 3, 2)), np.array([[1, 1, 0]])
     got = np.full((1, 2, 2), 5.0)

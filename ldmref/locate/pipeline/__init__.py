@@ -8,6 +8,8 @@ computed again from its recorded state.
 |---------------|-----------------------------------------------------------------------|
 | `diffusers_run` | a run of diffusers, under the names of a run of ldmref              |
 | `diffusers_request` | what it was asked for                                           |
+| `diffusers_evaluations` | its predictions, and the guidance of each step              |
+| `diffusers_images` | its images, its mask and its noise                               |
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `conditions`  | what the denoiser is given of the size of the image                   |
@@ -52,7 +54,7 @@ from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
-from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions
+from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions, judge_sizes
 from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.latents import judge_initial, judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
@@ -93,7 +95,27 @@ JUDGES = (
     judge_gradients,
 )
 # Of a run that was followed: what it is given, and whether its steps are those of its schedule.
-JUDGES_OF_GIVEN = (judge_given_levels, judge_times, judge_noises, judge_initial, judge_positions)
+JUDGES_OF_GIVEN = (
+    judge_given_levels,
+    judge_times,
+    judge_noises,
+    judge_initial,
+    judge_positions,
+    judge_images,
+    judge_prepared,
+    judge_added_noise,
+    judge_asked,
+)
+
+# Of a run that was followed, what no request of ldmref has.
+JUDGES_APART = {
+    "sizes": judge_sizes,
+    "tokens": judge_tokens,
+    "schedule": judge_schedule,
+    "controls": judge_controls,
+    "references": judge_references,
+    "steps": judge_steps,
+}
 
 
 def judge_host(
@@ -151,25 +173,39 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | None:
         None if the run cannot be followed, or not all of it, or if anything in it differs: then
         each computation is judged from its recorded state.
     """
+    passes = split_passes(context.port)
     apart = replace(context, ledger=Ledger(), notes=[])
+    rows: list[Row] = []
+    for part in passes:
+        whole = None if len(passes) == 1 else context.port
+        found = _follow_pass(replace(apart, port=part, whole=whole))
+        if found is None:
+            return None
+        rows += found
+    context.notes.extend(apart.notes)
+    context.ledger.marked.update(apart.ledger.marked)
+    return rows
+
+
+def _follow_pass(apart: PipelineContext) -> list[Row] | None:
+    """Return the rows of one pass, all of which are equal; None if they are not."""
     found = view_run(apart)
     if isinstance(found, str):
         return None
-    view, model = found
-    followed = follow_view(view, model, context.epsilon)
+    followed = follow_view(found.view, found.model, apart.epsilon)
     if isinstance(followed, str):
         return None
     rows = followed.rows()
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
             apart.compared_output(entry)
-    for judge in JUDGES_OF_GIVEN:
-        rows += try_judge(judge, apart)
+    known = {(row.call, row.kind) for row in rows}
+    for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
+        judged = try_judge(judge, apart)
+        rows += [x for x in judged if x.verdict != EQUAL or (x.call, x.kind) not in known]
     apart.ledger.marked.update(followed.computed)
     if any(row.verdict != EQUAL for row in rows) or any(_rows_of_rest(apart)):
         return None
-    context.notes.extend(apart.notes)
-    context.ledger.marked.update(apart.ledger.marked)
     return rows
 
 

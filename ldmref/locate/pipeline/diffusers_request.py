@@ -10,32 +10,30 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.passes import split_passes
+from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
+from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.samplers import Schedule
+from ldmref.samplers import Schedule, make_schedule
 
-OTHER_CALLS = ("vae.encode", "mask", "control", "add_noise", "posterior")  # of other modes
 TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
-# Arguments of a pipeline's call that the request reads, or that change no array.
-READ = (
-    "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
-    "guidance_rescale", "num_images_per_prompt", "eta", "clip_skip", "max_sequence_length",
-    "sigmas", "timesteps", "mu", "skip_layer_guidance_scale", "skip_layer_guidance_start",
-    "skip_layer_guidance_stop", "num_timesteps", "text_encoder_out_layers",
-)  # fmt: skip
-# Others, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    TRUE_CFG: (1.0,), "cfg_normalization": (False, 0.0), "cfg_truncation": (1.0,),
-    "denoising_end": (None,), "crops_coords_top_left": ((0, 0),),
-    "negative_crops_coords_top_left": ((0, 0),),
-}  # fmt: skip
 PIXELS = ("width", "height")
 SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
-SECOND = ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
-
-
-class NotARun(Exception):
-    """A recording is not a run that ldmref has; the message says why."""
+CROPS = ("crops_coords_top_left", "negative_crops_coords_top_left")
+# Arguments of a pipeline's call that the request reads, that judges of what a run is given compare,
+# or that change no array. A callback may change arrays, which then differ.
+READ = (
+    *PIXELS, *SIZES, *CROPS,
+    "prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3",
+    "num_images_per_prompt", "clip_skip", "max_sequence_length", "text_encoder_out_layers",
+    "num_inference_steps", "num_timesteps", "sigmas", "timesteps", "mu", "eta", "strength",
+    "denoising_end", "guidance_scale", "guidance_rescale", "true_cfg_scale", "cfg_normalization",
+    "cfg_truncation", "skip_guidance_layers", "skip_layer_guidance_scale",
+    "skip_layer_guidance_start", "skip_layer_guidance_stop", "pag_scale", "pag_adaptive_scale",
+    "pag_applied_layers", "perturbed_layers", "controlnet_conditioning_scale",
+    "control_guidance_start", "control_guidance_end", "control_mode", "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+)  # fmt: skip
+GUIDER = "ClassifierFreeGuidance"  # of modular pipelines, which the request reads
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,24 @@ class DiffusersRequest:
         context = self.context
         if not context.is_diffusers:
             raise NotARun("its steps are not those of diffusers")
-        if context.port.manifest.get("pipeline") not in context.model.family.folders:
+        pipeline = str(context.port.manifest.get("pipeline"))
+        plain = pipeline.replace("PAG", "").replace("ControlNet", "")
+        if not {pipeline, plain} & {*context.model.family.folders}:
             raise NotARun("its pipeline is not known")
         if context.unknown_scheduler:
             raise NotARun(context.unknown_scheduler)
-        if len(split_passes(context.port)) > 1:
-            raise NotARun("it has several passes")
-        other = [e.call for e in context.port.entries if e.call.kind in OTHER_CALLS]
-        other += [e.call for e in context.port.entries if e.call.startswith("controlnet")]
-        if other:
-            raise NotARun(f"{other[0]} is of another mode than txt2img")
+        self.images.require_known()
+
+    @cached_property
+    def evaluations(self) -> RecordedEvaluations:
+        """Its evaluations of the denoiser, and their guidance."""
+        second = self.scale if self.true_scale is None else self.true_scale
+        return RecordedEvaluations(self.context, len(self.state), second)
+
+    @cached_property
+    def images(self) -> RecordedImages:
+        """Its images, masks and noise."""
+        return RecordedImages(self.context, self.size)
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -90,6 +96,26 @@ class DiffusersRequest:
             raise NotARun("its schedule is not known")
         return made
 
+    @property
+    def given_levels(self) -> list[float] | None:
+        """The levels that the request has instead of a number of steps; None: it has that."""
+        if not {"sigmas", "timesteps", "denoising_end"} & set(self.asked):
+            return None
+        return self.schedule.sigmas[: self.last_level + 1].tolist()
+
+    @property
+    def first_deviation(self) -> float:
+        """The standard deviation of a first state of pure noise, on the path."""
+        levels = self.given_levels
+        if levels is None:
+            return float(self.schedule.init_noise_sigma)
+        context = self.context
+        sampler, spacing = context.choose_sampler(context.config)
+        steps = len(levels) - 1
+        more = (context.path, context.tokens)
+        made = make_schedule(context.config, sampler, spacing, steps, levels, *more)
+        return float(made.init_noise_sigma)
+
     @cached_property
     def size(self) -> tuple[int, int]:
         """Width and height of the images."""
@@ -100,6 +126,12 @@ class DiffusersRequest:
     def reads_scale(self) -> bool:
         """Whether the denoiser reads the guidance scale itself."""
         return self.context.model.config.denoiser.reads_guidance
+
+    @property
+    def true_scale(self) -> float | None:
+        """The scale of a second guidance, where the denoiser reads one itself; None: none."""
+        guided = self.context.calls("guidance")
+        return float(self.asked[TRUE_CFG]) if self.reads_scale and guided else None
 
     @cached_property
     def scale(self) -> float:
@@ -124,6 +156,8 @@ class DiffusersRequest:
     def negative_prompts(self) -> list[str]:
         """The negative prompts, as many as prompts."""
         found = self._texts("negative_prompt") if "negative_prompt" in self.asked else [""]
+        if "negative_prompt" in self.asked and self.context.model.config.zero_empty_negative:
+            found = [text or " " for text in found]  # encoded as an empty one is, which is zeros
         return found * len(self.prompts) if len(found) == 1 else found
 
     def _texts(self, name: str) -> list[str]:
@@ -140,7 +174,7 @@ class DiffusersRequest:
             self._require_read(name)
         width, height = self.size
         found: dict[str, Any] = {
-            "mode": "txt2img",
+            "mode": self.images.mode,
             "rng": "torch",
             "width": width,
             "height": height,
@@ -151,12 +185,18 @@ class DiffusersRequest:
         embedded = bool(self.embeddings)
         found["prompt"] = None if embedded else self._of_images(self.prompts)
         found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
-        if {"sigmas", "timesteps"} & set(self.asked):
-            found["sigmas"] = self.schedule.sigmas.tolist()
+        if self.given_levels is not None:
+            found["sigmas"] = self.given_levels
         else:
             found["steps"] = self.asked.get("num_inference_steps", self.context.steps)
+        if self.images.mode != "txt2img":
+            found["strength"] = self.strength
+        if self.images.mode == "inpaint":
+            found["only_masked"] = False
         rescale = self.asked.get("guidance_rescale")
-        if rescale:
+        if self.true_scale is not None or not self.evaluations.is_plain:
+            found["guidance"] = self.evaluations.guidance
+        elif rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}
         sampler, _ = self.context.choose_sampler(self.context.config)
         eta = self.asked.get("eta", self.context.calls("sampler")[0].attributes.get("eta"))
@@ -165,6 +205,33 @@ class DiffusersRequest:
         if "max_sequence_length" in self.asked:
             found["max_sequence_length"] = self.asked["max_sequence_length"]
         return found
+
+    @cached_property
+    def calls_before(self) -> int:
+        """The calls of the scheduler that the schedule has before the first one."""
+        taken = len(self.context.calls("sampler"))
+        times = self.context.read_output(self.context.schedule_entry, "timesteps")
+        return 0 if times is None or self.ends_early else max(len(times) - taken, 0)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run ends before the last level of its schedule."""
+        return "denoising_end" in self.asked
+
+    @property
+    def last_level(self) -> int:
+        """The level at which the run ends, of those of its schedule."""
+        if not self.ends_early:
+            return len(self.schedule.sigmas) - 1
+        return len(self.context.calls("sampler"))
+
+    @property
+    def strength(self) -> float:
+        """The strength that was asked for; one that was not follows from the number of steps."""
+        if "strength" in self.asked:
+            return float(self.asked["strength"])
+        taken = len(self.context.calls("sampler"))
+        return taken / (taken + self.calls_before)
 
     def _of_images(self, values: Sequence[Any]) -> list[Any]:
         """Return values of prompts, each once for every image of its prompt."""
@@ -179,41 +246,47 @@ class DiffusersRequest:
         found = {name: self.context.requested(name) for name in EMBEDDINGS}
         return {name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None}
 
-    @property
-    def _guider_asks_nothing(self) -> bool:
-        """Whether a guider of a modular pipeline is classifier-free guidance, in all steps."""
-        guider = self.context.guider
-        usual = {"class": ("ClassifierFreeGuidance",), "guidance_rescale": (None, 0.0)}
-        usual |= {"start": (None, 0.0), "stop": (None, 1.0)}
-        return all(guider.get(name) in values for name, values in usual.items())
+    @cached_property
+    def other_sizes(self) -> bool:
+        """Whether the sizes of the image that the denoiser reads are not those of the request."""
+        asked = {name: tuple(self.asked[name]) for name in (*SIZES, *CROPS) if name in self.asked}
+        return any(x != ((0, 0) if name in CROPS else self.size[::-1]) for name, x in asked.items())
+
+    def prompts_of(self, encoder: int, guided: bool) -> list[str]:
+        """Return the texts that a text encoder reads: prompts, and with guidance negative ones."""
+        texts = self._second("prompt", encoder, self.prompts)
+        if not guided:
+            return texts
+        return texts + self._second("negative_prompt", encoder, self.negative_prompts)
+
+    def _second(self, name: str, encoder: int, first: list[str]) -> list[str]:
+        """Return the prompts of a text encoder, by default those of the first one."""
+        if not encoder or f"{name}_{encoder + 1}" not in self.asked:
+            return first
+        found = self._texts(f"{name}_{encoder + 1}")
+        return found * len(first) if len(found) == 1 else found
 
     def _require_read(self, name: str) -> None:
-        """Require that a request of ldmref has an argument, or that it asks for nothing."""
+        """Require that a request of ldmref has an argument, or that it changes no array."""
         value = self.asked[name]
-        value = tuple(value) if isinstance(value, list) else value
         if name in PIXELS and value != self.size[PIXELS.index(name)]:
             raise NotARun(f"its states are not those of {name} {value!r}")
-        if name in READ or (name == TRUE_CFG and not self.reads_scale):
-            return
-        if name == "guider" and self._guider_asks_nothing:
-            return
-        if name in SIZES and value == self.size[::-1]:
-            return
-        if name in SECOND and self.asked[name] == self.asked.get(name.rpartition("_")[0]):
-            return
-        if value not in NEUTRAL.get(name, ()):
+        plain = name == "guider" and self.context.guider.get("class") == GUIDER
+        if name not in READ and not plain:
             raise NotARun(f"a request of ldmref has no {name} {value!r}")
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the request: the initial noise, of unit variance."""
-        noise = self.context.requested("latents")
+        """The arrays of the request: the initial noise, of unit variance, and images."""
+        noise = self.images.noise
+        if noise is None:
+            noise = self.context.requested("latents")
         if noise is None or noise.shape != self.state.shape:
             initial = next(iter(self.context.calls("initial")), None)
             noise = self.context.read(initial, "latents")
         if noise is None:
-            noise = self.state * self.spread(0) / self.schedule.init_noise_sigma
-        return {"latents": np.asarray(noise, np.float32), **self.embeddings}
+            noise = self.state * self.spread(0) / self.first_deviation
+        return {"latents": np.asarray(noise, np.float32), **self.embeddings, **self.images.arrays}
 
     def spread(self, index: int) -> float:
         """Return by what a recorded state is multiplied to be on the path, at a level."""

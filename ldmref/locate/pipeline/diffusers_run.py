@@ -16,17 +16,18 @@ relatives are x_t, those of ldmref x0 + sigma eps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.diffusers_request import DiffusersRequest, NotARun
-from ldmref.locate.pipeline.evaluations import RunEvaluation
-from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.pipeline.diffusers_evaluations import NEAR, STEP, TIME
+from ldmref.locate.pipeline.diffusers_images import NotARun
+from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.model import LatentDiffusion
@@ -35,20 +36,35 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
-TIME = 1e-5  # the same of the times that networks are given
-SCHEDULE = "schedule/"
-PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
+SCHEDULE, DECODER = "schedule/", "vae.decode/"
 PNDM = "pndm"  # whose first step has two calls
 
 
-def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
-    """Return a recorded run of diffusers as one of ldmref, with the model that has its scheduler.
+class ViewedRun(NamedTuple):
+    """A recorded run of diffusers under the names of a run of ldmref.
+
+    Attributes:
+        view: The run.
+        model: The model that has its scheduler.
+        apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
+            "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
+            denoiser was given, "references" that it reads, and "steps" of which not all arrays are
+            those of ldmref.
+    """
+
+    view: RunView
+    model: LatentDiffusion
+    apart: Collection[str] = ()
+
+
+def view_run(context: PipelineContext) -> ViewedRun | str:
+    """Return a recorded run of diffusers as one of ldmref.
 
     Args:
         context: The recorded run.
 
     Returns:
-        The run and the model, or in words why ldmref has no such run.
+        The run, or in words why ldmref has no such run.
     """
     request = DiffusersRequest(context)
     try:
@@ -56,16 +72,17 @@ def view_run(context: PipelineContext) -> tuple[RunView, LatentDiffusion] | str:
         view = RunView(context.port, request.request, request.arrays)
         calls = _ViewedCalls(request, view)
         calls.add_texts()
+        request.evaluations.add(view, calls.apart)
         calls.add_schedule()
-        calls.add_evaluations()
         calls.add_steps()
         calls.add_scaled()
         calls.add_decoder()
+        request.images.add_encoders(view, len(request.state))
     except (NotARun, *FAILS) as error:
         return str(error)
     model = context.model.with_params({}, context.model.backend)
     model.config = replace(context.model.config, scheduler=context.config)
-    return view, model
+    return ViewedRun(view, model, calls.apart)
 
 
 class _ViewedCalls:
@@ -80,7 +97,19 @@ class _ViewedCalls:
         self.request = request
         self.view = view
         self.context = request.context
-        self.images = len(request.state)
+        self.images, self.channels = request.state.shape[:2]
+        self.lengths: set[int] = set()  # of texts that are not filled up as those of ldmref
+        self.apart: set[str] = {"sizes"} if request.other_sizes else set()
+        if request.ends_early:
+            self.apart.add("schedule")
+        if request.images.has_controlnets:
+            self.apart.add("controls")
+        if request.images.has_references:
+            self.apart.add("references")
+        config = self.context.config
+        self.clips = bool(config.thresholding_ratio or config.clip_sample_range)
+        if self.clips or config.rescale_betas_zero_snr:
+            self.apart.add("steps")
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -89,34 +118,66 @@ class _ViewedCalls:
         request = self.request
         if request.embeddings:
             return
-        guided = request.scale != 1.0 and not request.reads_scale
-        texts = request.prompts + (request.negative_prompts if guided else [])
+        guided = request.evaluations.reads_negative
+        texts = request.prompts_of(0, guided)
         order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        for i in range(len(self.context.model.config.text_encoders)):
+        model = self.context.model.with_text_length(request.asked.get("max_sequence_length"))
+        for i, config in enumerate(model.config.text_encoders):
             suffix = f"_{i + 1}" if i else ""
             encoder = f"text_encoder{suffix}"
             rows = [_again(encoder, order[text]) for text in texts]
-            self._add_encoder(encoder, rows)
-            self._add_tokens(f"tokens{suffix}", rows)
+            own = request.prompts_of(i, guided)
+            if len({*zip(texts, own, strict=True)}) > len(order):
+                raise NotARun("one prompt has two others for a further text encoder")
+            if own != texts:
+                self.apart.add("tokens")
+            self._add_encoder(encoder, rows, own == texts, config.max_position_embeddings)
+            self._add_tokens(f"tokens{suffix}", rows if own == texts else [])
             if "" in order and self.context.model.config.zero_empty_negative:
                 self._add_zeros(_again(encoder, order[texts[0]]), _again(encoder, order[""]))
 
-    def _add_encoder(self, kind: str, rows: list[str]) -> None:
-        """Add the calls of one text encoder, whose rows are calls of ldmref."""
+    def _add_encoder(self, kind: str, rows: list[str], reads_same: bool, length: int) -> None:
+        """Add the calls of one text encoder, whose rows are calls of ldmref.
+
+        Args:
+            kind: The kind of its calls.
+            rows: A call of ldmref for each row.
+            reads_same: Whether it reads the prompts of the request.
+            length: The tokens to which ldmref fills up a text. Nothing reads those that a program
+                has not.
+        """
         for name, calls in self._rows_of(kind, rows):
-            if name.side == INPUT:
+            tokens = self._shorter(name, length)
+            if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
-                    ArrayPart(name._replace(entry=call)) for call in calls
+                    ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
                 )
             for i, call in enumerate(calls):
-                part = ArrayPart(name, slice(i, i + 1))
-                self.view.own.setdefault(name._replace(entry=call), (part,))
+                own = name._replace(entry=call)
+                self.view.own.setdefault(own, (ArrayPart(name, slice(i, i + 1)),))
+                x = name.tensor_in(self.view.port)
+                if name.side == name.role == OUTPUT and tokens is not None and x is not None:
+                    more = [(0, 0), (0, length - tokens), *[(0, 0)] * (x.ndim - 2)]
+                    self.view.silent.setdefault(own, np.pad(x[i : i + 1], more))
+
+    def _shorter(self, name: ArrayName, length: int) -> int | None:
+        """Return the tokens of a text encoder's array if ldmref's has more; None: it has not."""
+        x = name.tensor_in(self.view.port)
+        states = name._replace(side=OUTPUT, role=OUTPUT).tensor_in(self.view.port)
+        if x is None or states is None or x.ndim < 2 or x.shape[1] != states.shape[1]:
+            return None
+        if states.shape[1] >= length:
+            return None
+        self.lengths.add(states.shape[1])
+        return states.shape[1]
 
     def _add_tokens(self, kind: str, rows: list[str]) -> None:
         """Add the tokens of one text encoder, which are what it is given."""
         for name, calls in self._rows_of(kind, rows):
+            x = name.tensor_in(self.view.port)
+            tokens = None if x is None or x.shape[-1] not in self.lengths else x.shape[-1]
             read = (ArrayName(call, INPUT, "input_ids") for call in calls)
-            self.view.recorded[name] = tuple(ArrayPart(ids) for ids in read)
+            self.view.recorded[name] = tuple(ArrayPart(ids, channels=tokens) for ids in read)
 
     def _rows_of(self, kind: str, rows: list[str]) -> Iterator[tuple[ArrayName, list[str]]]:
         """Yield the arrays of calls of a kind, with the calls of ldmref for each of their rows."""
@@ -145,12 +206,36 @@ class _ViewedCalls:
     def numbers(self) -> list[list[int]]:
         """The numbers of the scheduler's calls in each step."""
         count = len(self.context.calls("sampler"))
-        sampler, _ = self.context.choose_sampler(self.context.config)
-        if sampler.name == PNDM:
-            more = len(plms_calls(len(self.request.schedule.timesteps), 0)) - 1
-            return [[*range(min(2, more + 1))], *([i] for i in range(2, more + 1))]
-        each = sampler.nfe
+        if self._is_pndm:
+            return [[*range(min(2, count))], *([i] for i in range(2, count))]
+        each = self._calls_of_step
         return [[*range(i, min(i + each, count))] for i in range(0, count, each)]
+
+    @cached_property
+    def _calls_of_step(self) -> int:
+        return self.context.choose_sampler(self.context.config)[0].nfe
+
+    @property
+    def _is_pndm(self) -> bool:
+        return self.context.choose_sampler(self.context.config)[0].name == PNDM
+
+    def _level_of(self, number: int) -> int:
+        """Return the level at which a call of the scheduler begins, of those of the schedule."""
+        if self._is_pndm:
+            n = len(self.request.schedule.timesteps)
+            return [*plms_calls(n, 0), n][number]
+        return (number + self._calls_of_step - 1) // self._calls_of_step
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """The levels at which the steps begin, and the last one."""
+        before = self.request.calls_before
+        found = [self._level_of(before + numbers[0]) for numbers in self.numbers]
+        return [*found, self.request.last_level]
+
+    def _spread(self, number: int) -> float:
+        """Return the spread of the state that a call of the scheduler reads."""
+        return self.request.spread(self._level_of(self.request.calls_before + number))
 
     def add_schedule(self) -> None:
         """Add the schedule, which has the time and the level of each call of the scheduler.
@@ -165,18 +250,25 @@ class _ViewedCalls:
         alphas = ArrayName(entry.name, OUTPUT, "alphas_cumprod")
         view.pair(alphas._replace(entry=SCHEDULE), alphas)
         times = alphas._replace(role="timesteps")
+        if "schedule" in self.apart:
+            return
+        before, last = self.request.calls_before, self.request.last_level
         calls = [(k, i) for k, numbers in enumerate(self.numbers) for i in numbers]
         if times.tensor_name_in(view.port) is not None:
-            first = (ArrayPart(times, slice(x[0], x[0] + 1)) for x in self.numbers)
-            view.own[times._replace(entry=SCHEDULE)] = tuple(first)
-            view.recorded[times] = tuple(self._time(k, i) for k, i in calls)
+            every = [self._level_of(i) for i in range(before + len(calls))]
+            first = (every.index(k) for k in sorted({*every}))
+            own = times._replace(entry=SCHEDULE)
+            view.own[own] = tuple(ArrayPart(times, slice(i, i + 1)) for i in first)
+            skipped = (ArrayPart(own, slice(k, k + 1)) for k in every[:before])
+            view.recorded[times] = (*skipped, *(self._time(k, i) for k, i in calls))
             view.least[times] = TABLE
+            if self.context.path is not FLOW:
+                view.nearest[times] = NEAR
         sigmas = alphas._replace(role="sigmas")
         recorded = sigmas.tensor_in(view.port)
         if recorded is None:
             return
-        each = self.context.choose_sampler(self.context.config)[0].nfe
-        most = len(self.numbers)
+        each, most = self._calls_of_step, last
         count = each * (most - 1) + 2  # the first and the last level are those of one call
         if len(recorded) not in (count, count + each * (each > 1)):
             raise NotARun("it has other levels than its steps")
@@ -191,84 +283,14 @@ class _ViewedCalls:
         """Return the timestep of a call of the scheduler in a step."""
         if self.context.path is not FLOW:
             return self._given_time(number)
-        later = step + (number > self.numbers[step][0])
+        later = self.levels[step + (number > self.numbers[step][0])]
         return ArrayPart(ArrayName(SCHEDULE, OUTPUT, "timesteps"), slice(later, later + 1))
 
     def _given_time(self, index: int) -> ArrayPart:
         """Return the timestep that the denoiser is given at an evaluation."""
-        call = ArrayName(f"{self.context.denoiser}.{index:03}/", INPUT, "timestep")
+        first = self.request.evaluations.first_calls[index]
+        call = ArrayName(f"{self.context.denoiser}.{first:03}/", INPUT, "timestep")
         return ArrayPart(call, slice(0, 1))
-
-    # -- evaluations ------------------------------------------------------------------------------
-
-    def add_evaluations(self) -> None:
-        """Add the calls of the denoiser and of the guidance."""
-        for index, evaluation in enumerate(self.context.evaluations):
-            sources = self._predictions_of(evaluation)
-            for network in evaluation.networks:
-                self._add_network(index, network, sources)
-            if evaluation.guidance is not None:
-                self._add_guidance(f"guidance.{index:03}/", evaluation.guidance)
-
-    def _predictions_of(self, evaluation: RunEvaluation) -> dict[str, tuple[TraceEntry, int]]:
-        """Return the call of each prediction, and which part of its batch it is.
-
-        Raises:
-            NotARun: They are not those of classifier-free guidance.
-        """
-        networks, guidance = evaluation.networks, evaluation.guidance
-        sizes = [self._count(entry) for entry in networks]
-        rule = None if guidance is None else guidance.attributes.get("name")
-        if rule not in (None, "rescale"):
-            raise NotARun(f"its guidance is {rule}")
-        halves = ("cond",) if guidance is None else self.context.halves(guidance)
-        if sizes == [self.images * len(halves)]:
-            return {part: (networks[0], i) for i, part in enumerate(halves)}
-        if sizes == [self.images] * 2 and len(halves) == 2:
-            return {"cond": (networks[0], 0), "uncond": (networks[1], 0)}
-        raise NotARun("its predictions are not those of one guidance")
-
-    def _count(self, network: TraceEntry) -> int:
-        x = self.context.read(network, "sample")
-        return 0 if x is None else len(x)
-
-    def _add_network(
-        self, index: int, network: TraceEntry, sources: Mapping[str, tuple[TraceEntry, int]]
-    ) -> None:
-        """Add a call of the denoiser, whose rows may be in another order, or those of a part."""
-        n, view = self.images, self.view
-        own = [part for part in PLAIN if part in sources]
-        names = [ArrayName(network.name, INPUT, role) for role in network.inputs]
-        names += [ArrayName(network.name, OUTPUT, role) for role in network.outputs]
-        here = [(i, own.index(part)) for part, (entry, i) in sources.items() if entry is network]
-        for recorded in names:
-            name = recorded._replace(entry=f"{self.context.denoiser}.{index:03}/")
-            parts = ((entry.name, i * n) for entry, i in (sources[part] for part in own))
-            view.own[name] = tuple(
-                ArrayPart(recorded._replace(entry=entry), slice(i, i + n)) for entry, i in parts
-            )
-            view.recorded[recorded] = tuple(
-                ArrayPart(name, slice(j * n, j * n + n)) for _, j in sorted(here)
-            )
-            if recorded.role == "timestep":
-                view.least[recorded] = TIME
-        texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
-        for text in set(texts) & set(network.inputs):
-            for mask in set(masks) & set(network.inputs):
-                name = ArrayName(network.name, INPUT, text)
-                view.masks[name] = name._replace(role=mask)
-
-    def _add_guidance(self, own: str, guidance: TraceEntry) -> None:
-        """Add a call of the guidance."""
-        for role in (*PLAIN, "scale"):
-            name = ArrayName(guidance.name, INPUT, role)
-            self.view.pair(name._replace(entry=own), name)
-        output = ArrayName(guidance.name, OUTPUT, OUTPUT)
-        self.view.pair(output._replace(entry=own), output)
-        rescale = ArrayName(guidance.name, INPUT, "rescale")
-        if rescale.tensor_name_in(self.view.port) is not None:
-            phi = self.request.asked.get("guidance_rescale") or 0.0
-            self.view.numbers[rescale] = np.array(float(phi))
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -288,7 +310,8 @@ class _ViewedCalls:
         for entry in self.context.calls("initial"):
             x = ArrayName("sampler.000/", INPUT, "x")
             name = ArrayName(entry.name, OUTPUT, OUTPUT)
-            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self.request.spread(0)),)
+            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            self.view.least[name] = STEP
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
 
@@ -302,27 +325,44 @@ class _ViewedCalls:
 
     def _add_call(self, k: int, i: int, number: int, entry: TraceEntry) -> None:
         """Add the i-th call of the scheduler in a step."""
-        view, spread = self.view, self.request.spread
+        view, spread, kept = self.view, self._spread, self.request.images.kept
         own = ArrayName(f"sampler.{k:03}/", INPUT, "")
         read, made = (ArrayName(entry.name, side, "") for side in (INPUT, OUTPUT))
         suffix, last = f".{i}" if i else "", i + 1 == len(self.numbers[k])
         state = own._replace(role=f"x_at{suffix}" if i else "x")
-        view.pair(state, read._replace(role="sample"), spread(k + (i > 0)))
+        view.pair(state, read._replace(role="sample"), spread(number))
         prediction = own._replace(role=f"prediction{suffix}")
         view.pair(prediction, read._replace(role="model_output"))
-        view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
+        if not self.clips and not self._without_signal(number):  # diffusers returns the clipped one
+            view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
         time = read._replace(role="timestep")
         view.recorded[time] = (self._time(k, number),)
         view.least[time] = TABLE
-        output, after = made._replace(role=OUTPUT), spread(k + 1)
+        if self.context.path is not FLOW:
+            view.nearest[time] = NEAR
+        output, after = made._replace(role=OUTPUT), spread(number + 1)
         if last:
             view.pair(own._replace(side=OUTPUT, role=OUTPUT), output, after)
         else:
             between = own._replace(role=f"x_at.{i + 1}")
             view.recorded[output] = (ArrayPart(between, None, 1.0 / after),)
+            if kept is not None:  # with the latents of the image put back
+                view.unread[output] = kept
+        for name in (read._replace(role="sample"), made._replace(role="x0"), output):
+            view.least[name] = STEP
+        if self._without_signal(number):
+            view.recorded.pop(output, None)
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
             view.pair(own._replace(role=role), read._replace(role=role))
             view.least[read._replace(role=role)] = TABLE
+
+    def _without_signal(self, number: int) -> bool:
+        """Return whether a call of the scheduler begins where some of diffusers keep no signal.
+
+        ldmref has alpha-bar of 2^-24 there, as the others of diffusers.
+        """
+        first = self._level_of(self.request.calls_before + number) == 0
+        return first and self.context.config.rescale_betas_zero_snr
 
     def add_scaled(self) -> None:
         """Add what the scheduler makes of states before the denoiser reads them."""
@@ -333,26 +373,48 @@ class _ViewedCalls:
         for i, (entry, evaluation) in enumerate(zip(calls, evaluations, strict=True)):
             sample = ArrayName(entry.name, INPUT, "sample")
             network = recorded[ArrayName(evaluation.networks[0].name, INPUT, "sample")]
-            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = network
+            scaled = (part._replace(channels=self.channels) for part in network)
+            recorded[ArrayName(entry.name, OUTPUT, OUTPUT)] = tuple(scaled)
             recorded[sample._replace(role="timestep")] = (self._given_time(i),)
             self.view.least[sample._replace(role="timestep")] = TIME
+            self.view.nearest[sample._replace(role="timestep")] = NEAR
             state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
             recorded[sample] = state * len(network)
+            for name in (sample, ArrayName(entry.name, OUTPUT, OUTPUT)):
+                self.view.least[name] = STEP
 
     # -- the decoder ------------------------------------------------------------------------------
 
     def add_decoder(self) -> None:
-        """Add the call of the decoder; a run that returns latents has none."""
+        """Add the call of the decoder, of which a program may have one for each image.
+
+        A run that returns latents has none. Noise that the last level leaves stays in the latents
+        of the schedulers whose states are x0 + sigma eps; ldmref divides by its spread.
+        """
         decoders = self.context.calls("vae.decode")
+        sigma = float(self.request.schedule.sigmas[self.levels[-1]])
+        divided = self.context.states_on_path and sigma > 0.0
+        factor = 1.0 / self.context.path.spread(sigma) if divided else 1.0
+        own: dict[ArrayName, list[ArrayPart]] = {}
+        taken = 0
         for entry in decoders:
             names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
-            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
+            x = names[0].tensor_in(self.view.port) if names else None
+            rows = slice(taken, taken + (0 if x is None else len(x)))
+            taken = rows.stop
             for name in names:
-                self.view.pair(name, name)
+                latents = name._replace(entry=DECODER)
+                self.view.recorded[name] = (ArrayPart(latents, rows, 1.0 / factor),)
+                self.view.least[name] = STEP
+                own.setdefault(latents, []).append(ArrayPart(name, None, factor))
+            for role in entry.outputs:
+                name = ArrayName(entry.name, OUTPUT, role)
+                own.setdefault(name._replace(entry=DECODER), []).append(ArrayPart(name))
+        self.view.own |= {name: tuple(parts) for name, parts in own.items()}
         if not decoders:
             width, height = self.request.size
             image = np.zeros((self.images, 3, height, width), np.float32)
-            self.view.silent[ArrayName("vae.decode/", OUTPUT, OUTPUT)] = image
+            self.view.silent[ArrayName(DECODER, OUTPUT, OUTPUT)] = image
 
 
 def _again(encoder: str, i: int) -> str:

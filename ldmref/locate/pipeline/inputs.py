@@ -32,7 +32,7 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     networks = context.calls(context.denoiser)
     yield from judge_text(context)
     yield from judge_together(context)
-    yield from _judge_sizes(context, networks)
+    yield from judge_sizes(context)
     yield from _judge_scales(context, networks)
     yield from judge_positions(context)
     for evaluation in context.evaluations:
@@ -128,11 +128,11 @@ def judge_positions(context: PipelineContext) -> Iterator[Row]:
 # -- micro-conditioning ---------------------------------------------------------------------------
 
 
-def _judge_sizes(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
+def judge_sizes(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the sizes, once for all calls that were given the same."""
     names = roles_of(context, "sizes")
     seen: list[np.ndarray] = []
-    for network in networks:
+    for network in context.calls(context.denoiser):
         sizes = context.read(network, *names)
         sample = context.read(network, *roles_of(context, "x"))
         if sizes is None or sample is None or sizes.ndim != 2 or sizes.shape[1] != 6:

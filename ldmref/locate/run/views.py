@@ -27,11 +27,13 @@ class ArrayPart(NamedTuple):
         name: Its name.
         rows: The rows that are taken. None: all.
         factor: By which it is multiplied.
+        channels: How many channels are taken, (n, c, ...). None: all.
     """
 
     name: ArrayName
     rows: slice | None = None
     factor: float = 1.0
+    channels: int | None = None
 
     def taken(self, read: ReadArray) -> np.ndarray | None:
         """Return the part of the array that `read` returns; None if there is none."""
@@ -42,6 +44,8 @@ class ArrayPart(NamedTuple):
             x = np.atleast_1d(x)[self.rows]
             if len(x) < self.rows.stop - self.rows.start:
                 return None
+        if self.channels is not None and np.ndim(x) > 1:
+            x = x[:, : self.channels]
         return x if self.factor == 1.0 else self.factor * np.asarray(x, np.float64)
 
 
@@ -80,7 +84,9 @@ class RunView:
         recorded: The recorded arrays, of those of the run of ldmref.
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
         least: The relative errors that are allowed at least of recorded arrays.
+        nearest: The absolute errors that are allowed, of times that may be almost 0.
         masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
+        unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
 
@@ -91,7 +97,9 @@ class RunView:
     recorded: dict[ArrayName, ArrayParts] = field(default_factory=dict)
     numbers: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     least: dict[ArrayName, float] = field(default_factory=dict)
+    nearest: dict[ArrayName, float] = field(default_factory=dict)
     masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
+    unread: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
     def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
@@ -131,7 +139,16 @@ class RunView:
         for text, mask in self.masks.items():
             got = text.tensor_in(self.port)
             if text in found and mask in found and got is not None:
-                found[text], found[mask] = without_padding(found[text], found[mask], got)
+                texts = without_padding(found[text], found[mask], got)
+                found[text], found[mask] = _as_placed(*texts, got, mask.tensor_in(self.port))
+        for name, there in self.unread.items():
+            got = name.tensor_in(self.port)
+            if name in found and got is not None and got.shape == found[name].shape:
+                found[name] = np.where(there != 0, got, found[name])
+        for name, allowed in self.nearest.items():
+            got = name.tensor_in(self.port)
+            if name in found and got is not None and got.shape == found[name].shape:
+                found[name] = np.where(np.abs(found[name] - got) <= allowed, got, found[name])
         return found | self.numbers
 
 
@@ -160,6 +177,24 @@ def without_padding(
     mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
     same = x.shape == recorded.shape
     return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
+
+
+def _as_placed(
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, recorded_mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a text and its mask with the padding where a recorded text has it.
+
+    A program may fill up a text before the end of its template, and not after it.
+    """
+    known = recorded_mask is not None and recorded_mask.shape == mask.shape
+    if not known or x.shape != recorded.shape or mask.shape != x.shape[:2]:
+        return x, mask
+    here, there = mask != 0, recorded_mask != 0
+    if not np.array_equal(here.sum(axis=1), there.sum(axis=1)):
+        return x, mask
+    placed = np.array(recorded, x.dtype)
+    placed[there] = x[here]
+    return placed, np.asarray(recorded_mask)
 
 
 class ViewedArrays(LazyMapping[np.ndarray]):
