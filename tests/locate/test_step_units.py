@@ -12,7 +12,7 @@ from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import added_noise, schedule, steps
 from ldmref.locate.pipeline.known_parts import judge_known_parts
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
+from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod

@@ -24,7 +24,7 @@ from ldmref.locate.pipeline import (
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
 from ldmref.locate.pipeline.recorded_step import NotRecorded, RecordedEvaluation, ReplayedStep
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
+from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.models.transformer_layers import find_angles
 from ldmref.samplers import SAMPLERS

@@ -100,6 +100,11 @@ class RunView:
             self.own[own] = (ArrayPart(recorded, None, factor),)
             self.recorded[recorded] = (ArrayPart(own, None, 1.0 / factor),)
 
+    def own_name(self, recorded: ArrayName) -> ArrayName | None:
+        """Return the array of the run of ldmref that a recorded one is; None: it is of several."""
+        parts = self.recorded.get(recorded, ())
+        return parts[0].name if len(parts) == 1 else None
+
     def trace(self) -> Trace:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
         roles: dict[str, tuple[dict[str, str], dict[str, str]]] = {}

@@ -1,0 +1,220 @@
+"""Causes of a wrong array of a run that was followed: one change of what the run computes it from.
+
+A change is another array of the run in its place, a number with another value, a step or a guidance
+with another setting, or a parameter of the request or of the scheduler with another value. The last
+ones are tried by making the run again; one that explains an array is tried on all others as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate.law import choose_cause
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.parts.guidance_faults import known_guidance_faults
+from ldmref.locate.parts.hypotheses import hypotheses
+from ldmref.locate.parts.rules import other_guidances
+from ldmref.locate.parts.visit import Visit
+from ldmref.locate.run.calls import OUTPUT, ArrayName
+from ldmref.locate.run.changes import RunChange
+from ldmref.locate.run.steps import TakenSteps
+from ldmref.samplers.parts import COMBINE, STEP
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace
+
+Found = tuple[str, float]
+Tried = tuple[str, np.ndarray | None]
+Computed = Mapping[ArrayName, np.ndarray]
+NEAR = 24  # arrays before and after one that may have been taken in its place
+TRIES = 3  # arrays for which the run is made again with changes, each of another kind
+NOT_TEXTS = ("sample", "timestep")  # of networks
+DECLARED_FIRST = ("schedule", "tokens")  # whose numbers follow from what is declared
+
+
+@dataclass
+class SeenParts:
+    """The visits of a run that was followed.
+
+    Attributes:
+        guidances: The visits of guidance, by call.
+        steps: Those of steps, by batch.
+        factors: Numbers of the run by which arrays are scaled, by their words.
+        timesteps: The number of timesteps of training.
+    """
+
+    guidances: dict[str, Visit] = field(default_factory=dict)
+    steps: list[TakenSteps] = field(default_factory=list)
+    factors: dict[str, float] = field(default_factory=dict)
+    timesteps: int = 1000
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether networks read the negative prompt in the first half of a batch."""
+        return any({"uncond", "cond"} <= {*visit.arrays} for visit in self.guidances.values())
+
+
+@dataclass
+class RunCauses:
+    """Finds causes.
+
+    Attributes:
+        port: The recorded run.
+        parts: The visits of the run.
+        changes: The changes with which it may be made again.
+        again: Makes it again with a change, up to an array or to its end, and returns what it
+            computed.
+        as_recorded: Returns what a run computes by the names of the recorded arrays.
+        own_name: Returns the name that the run has for a recorded array. None: it is of several.
+    """
+
+    port: Trace
+    parts: SeenParts
+    changes: Sequence[RunChange]
+    again: Callable[[RunChange, ArrayName | None], Computed]
+    as_recorded: Callable[[Computed], Computed] = lambda computed: computed
+    own_name: Callable[[ArrayName], ArrayName | None] = lambda name: name
+    _explained: dict[str, Computed] = field(default_factory=dict)
+    _tried: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def find(
+        self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
+    ) -> Found | None:
+        """Return the cause of a wrong array, and the error that it leaves; None: it is not found.
+
+        Args:
+            name: Its name.
+            got: What was recorded.
+            computed: What the run computed.
+            error: The error without a cause.
+            allowed: The largest error that is rounding.
+        """
+        kind = TraceCall(name.entry.split("/", 1)[0]).kind
+        explained = ((words, run.get(name)) for words, run in self._explained.items())
+        tiers: list[Iterable[Tried]] = [explained, self._of_visits(name, got)]
+        if kind in DECLARED_FIRST:
+            tiers.append(self._of_runs(name))
+        tiers.append(self._of_arrays(name, got, computed))
+        for tier in tiers:
+            found = choose(tier, got, error, allowed)
+            if found is not None:
+                return found
+        return None
+
+    def find_by_runs(
+        self, name: ArrayName, got: np.ndarray, error: float, allowed: float
+    ) -> Found | None:
+        """Return the change of the run that explains an array, as `find` does."""
+        return choose(self._of_runs(name), got, error, allowed)
+
+    def _of_runs(self, name: ArrayName) -> Iterator[Tried]:
+        """Yield what the run computes with each change, as long as arrays of its kind are few."""
+        kind = (TraceCall(name.entry.split("/", 1)[0]).kind, name.side, name.role)
+        own = self.own_name(name)
+        if own is None or kind in self._tried or len(self._tried) == TRIES:
+            return
+        self._tried.add(kind)
+        for change in self.changes:
+            found = self.as_recorded(self.again(change, own)).get(name)
+            if found is not None:
+                yield change.words, found
+
+    def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:
+        """Yield what the guidance or the step computes with one of its settings changed."""
+        own = self.own_name(name)
+        if own is None:
+            return
+        call = TraceCall(own.entry.split("/", 1)[0])
+        if call.kind == COMBINE.call and own.side == OUTPUT and call in self.parts.guidances:
+            for words, make in self._of_guidance(call, got):
+                yield words, self._recorded(name, own, make())
+        elif call.kind == STEP.call:
+            steps = next((steps for steps in self.parts.steps if steps.has(call)), None)
+            if steps is not None:
+                for words, arrays in steps.alternatives.items():
+                    if own in arrays:
+                        yield words, self._recorded(name, own, arrays[own])
+                yield from steps.noises(own, got)
+
+    def _of_guidance(self, call: str, got: np.ndarray) -> Iterator[Any]:
+        visits = self.parts.guidances
+        order = [*visits]
+        i = order.index(call)
+        visit = visits[call]
+        before = visits[order[i - 1]] if i else None
+        after = visits[order[i + 1]] if i + 1 < len(order) else None
+        rules = other_guidances(visit.rule)
+        causes = hypotheses(visit, np.asarray(got, np.float64), before, after, rules)
+        yield from chain(known_guidance_faults(visit), causes)
+
+    def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else self.as_recorded({own: x}).get(name)
+
+    def _of_arrays(self, name: ArrayName, got: np.ndarray, computed: Computed) -> Iterator[Tried]:
+        """Yield other arrays of the run in its place, and the right one times a declared number."""
+        right = np.asarray(computed[name])
+        call = TraceCall(name.entry.split("/", 1)[0])
+        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
+            other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
+            if other is not None:
+                yield f"that of the call {words}", other
+        if right.size > 1 and np.ptp(right):
+            if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
+                yield from _halves(right)
+            yield from self._others(name, right, computed)
+        elif right.size and np.isfinite(right).all():
+            yield from self._of_number(name, np.asarray(right, np.float64))
+        for words, factor in self.parts.factors.items() if right.dtype.kind == "f" else ():
+            if factor not in (0.0, 1.0):
+                yield f"it is multiplied by {words}", factor * right
+                yield f"it is divided by {words}", right / factor
+
+    def _others(self, name: ArrayName, right: np.ndarray, computed: Computed) -> Iterator[Tried]:
+        """Yield arrays of the same shape that the run has computed before, the nearest first."""
+        order = [*computed]
+        i = order.index(name)
+        for other in order[max(i - NEAR, 0) : i][::-1]:
+            x = other.tensor_in(self.port)
+            if x is not None and x.shape == right.shape and x.dtype.kind == "f":
+                side = "" if other.role == other.side else f" {other.role}"
+                yield f"{other.entry.rstrip('/')} {other.side}{side} in its place", x
+
+    def _of_number(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
+        """Yield other values of an array that holds one number."""
+        words = "the " + name.role.replace("_", " ")
+        total = float(self.parts.timesteps)
+        yield f"{words} is scaled by {total:g}", total * right
+        yield f"{words} is scaled by 1/{total:g}", right / total
+        yield f"{words} is larger by 1", right + 1.0
+        yield f"{words} is smaller by 1", right - 1.0
+        yield f"{words} t is {total:g} - t", total - right
+        yield f"{words} is truncated to a whole number", np.floor(right)
+        number = TraceCall(name.entry.split("/", 1)[0]).number
+        yield "the number of the step", np.full_like(right, float(number))
+
+    def remember(self, words: str) -> None:
+        """Make the whole run again with a change that explained an array."""
+        change = next((change for change in self.changes if change.words == words), None)
+        if change is not None and words not in self._explained:
+            self._explained[words] = self.as_recorded(self.again(change, None))
+
+
+def choose(tried: Iterable[Tried], got: np.ndarray, error: float, allowed: float) -> Found | None:
+    """Return the cause that explains an error, and what it leaves; None if none does."""
+    left = ((words, relative_error(got, np.asarray(x))) for words, x in tried if x is not None)
+    return choose_cause(left, error, allowed)
+
+
+def _halves(right: np.ndarray) -> Iterator[Tried]:
+    """Yield the rows of a text in another order of prompts and negative prompts."""
+    n = len(right) // 2
+    if len(right) != 2 * n:
+        return
+    negative, positive = right[:n], right[n:]
+    yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
+    yield "both halves are those of the prompt", np.concatenate([positive, positive])
+    yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
