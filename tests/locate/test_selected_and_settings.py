@@ -10,10 +10,10 @@ import pytest
 from host_units import context_of, entry_of
 
 from ldmref.locate.parts import step_faults as settings_module
-from ldmref.locate.pipeline.ledger import Ledger
 from ldmref.locate.parts.scheduler_faults import config_faults
-from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.locate.parts.step_faults import StepSettings, step_faults
+from ldmref.locate.pipeline.ledger import Ledger
+from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.samplers import SAMPLERS, SchedulerConfig
 
 ONE = {"output": np.zeros(1)}

@@ -19,21 +19,29 @@ from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
 from ldmref.locate.parts.hypotheses import hypotheses
 from ldmref.locate.parts.rules import other_guidances
+from ldmref.locate.parts.scheduler_faults import (
+    fit_shift,
+    other_levels,
+    other_tables,
+    shift_levels,
+)
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.locate.run.changes import RunChange
 from ldmref.locate.run.steps import TakenSteps
 from ldmref.samplers.parts import COMBINE, STEP
-from ldmref.trace.calls import TraceCall
+from ldmref.trace.calls import CONSTRAIN, TraceCall
 from ldmref.trace.model import Trace
 
 Found = tuple[str, float]
 Tried = tuple[str, np.ndarray | None]
 Computed = Mapping[ArrayName, np.ndarray]
 NEAR = 24  # arrays before and after one that may have been taken in its place
-TRIES = 3  # arrays for which the run is made again with changes, each of another kind
+TRIES = 2  # arrays for which the run is made again with changes, each of another kind
 NOT_TEXTS = ("sample", "timestep")  # of networks
-DECLARED_FIRST = ("schedule", "tokens")  # whose numbers follow from what is declared
+SCHEDULE = "schedule"
+DECLARED_FIRST = (SCHEDULE, "vae.decode", "taesd.decode")  # whose numbers are declared
+TIMES = ("timestep", "timesteps", "time", "target")
 
 
 @dataclass
@@ -45,12 +53,14 @@ class SeenParts:
         steps: Those of steps, by batch.
         factors: Numbers of the run by which arrays are scaled, by their words.
         timesteps: The number of timesteps of training.
+        tokens: The number of tokens of an image.
     """
 
     guidances: dict[str, Visit] = field(default_factory=dict)
     steps: list[TakenSteps] = field(default_factory=list)
     factors: dict[str, float] = field(default_factory=dict)
     timesteps: int = 1000
+    tokens: int = 0
 
     @property
     def is_guided(self) -> bool:
@@ -95,9 +105,13 @@ class RunCauses:
         """
         kind = TraceCall(name.entry.split("/", 1)[0]).kind
         explained = ((words, run.get(name)) for words, run in self._explained.items())
-        tiers: list[Iterable[Tried]] = [explained, self._of_visits(name, got)]
+        tiers: list[Iterable[Tried]] = [explained]
+        if got.shape == np.shape(computed[name]):
+            tiers.append(self._of_visits(name, got))
         if kind in DECLARED_FIRST:
             tiers.append(self._of_runs(name))
+        if kind == SCHEDULE:
+            tiers.append(self._of_schedule(name, got))
         tiers.append(self._of_arrays(name, got, computed))
         for tier in tiers:
             found = choose(tier, got, error, allowed)
@@ -106,9 +120,16 @@ class RunCauses:
         return None
 
     def find_by_runs(
-        self, name: ArrayName, got: np.ndarray, error: float, allowed: float
+        self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
     ) -> Found | None:
-        """Return the change of the run that explains an array, as `find` does."""
+        """Return the change of the run that explains an array, as `find` does.
+
+        A number is another one, whatever made it.
+        """
+        right = np.asarray(computed[name])
+        if right.size == got.size == 1:
+            words = f"{name.role} {got.item():.6g} instead of {right.item():.6g}"
+            return words, 0.0
         return choose(self._of_runs(name), got, error, allowed)
 
     def _of_runs(self, name: ArrayName) -> Iterator[Tried]:
@@ -140,6 +161,32 @@ class RunCauses:
                         yield words, self._recorded(name, own, arrays[own])
                 yield from steps.noises(own, got)
 
+    def _of_schedule(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:
+        """Yield other levels, times and tables of noise."""
+        steps = self.parts.steps[0] if self.parts.steps else None
+        own = self.own_name(name)
+        if steps is None or own is None:
+            return
+        config, schedule = steps.config, steps.schedule
+        others = [*other_levels(config, schedule, self.parts.tokens)]
+        found: list[tuple[str, np.ndarray]] = []
+        if own.role == "alphas_cumprod":
+            found = [*other_tables(config)]
+        elif own.role == "sigmas":
+            found = [(words, other.sigmas) for words, other in others]
+            if got.ndim == 1:
+                shift = fit_shift(got, schedule.sigmas)
+                words = f"the levels are shifted by {shift:.5g}"
+                found.append((words, shift_levels(schedule.sigmas, shift)))
+            found.append(("the last sigma is missing", schedule.sigmas[:-1]))
+        elif own.role == "timesteps":
+            found = [(words, other.timesteps) for words, other in others]
+            words = "the timesteps are truncated to whole numbers"
+            found.append((words, np.floor(schedule.timesteps)))
+            found.append(("the timesteps are in increasing order", schedule.timesteps[::-1]))
+        for words, x in found:
+            yield words, self._recorded(name, own, x)
+
     def _of_guidance(self, call: str, got: np.ndarray) -> Iterator[Any]:
         visits = self.parts.guidances
         order = [*visits]
@@ -166,8 +213,8 @@ class RunCauses:
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
                 yield from _halves(right)
             yield from self._others(name, right, computed)
-        elif right.size and np.isfinite(right).all():
-            yield from self._of_number(name, np.asarray(right, np.float64))
+        elif name.role in TIMES and np.isfinite(right).all():
+            yield from self._of_time(name, np.asarray(right, np.float64))
         for words, factor in self.parts.factors.items() if right.dtype.kind == "f" else ():
             if factor not in (0.0, 1.0):
                 yield f"it is multiplied by {words}", factor * right
@@ -181,10 +228,12 @@ class RunCauses:
             x = other.tensor_in(self.port)
             if x is not None and x.shape == right.shape and x.dtype.kind == "f":
                 side = "" if other.role == other.side else f" {other.role}"
-                yield f"{other.entry.rstrip('/')} {other.side}{side} in its place", x
+                words = f"{other.entry.rstrip('/')} {other.side}{side} in its place"
+                unkept = other._replace(entry=name.entry) == name and name.entry.endswith(CONSTRAIN)
+                yield "the known part is not put back" if unkept else words, x
 
-    def _of_number(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
-        """Yield other values of an array that holds one number."""
+    def _of_time(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
+        """Yield other times of the network."""
         words = "the " + name.role.replace("_", " ")
         total = float(self.parts.timesteps)
         yield f"{words} is scaled by {total:g}", total * right

@@ -17,6 +17,7 @@ from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.config import ModelConfig
 from ldmref.modes.registry import MODES
 from ldmref.modes.request_inputs import CONTROL
+from ldmref.samplers import SPACINGS
 from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import TraceCall
 
@@ -62,12 +63,16 @@ def list_changes(
         config: The configuration of the model.
         names: The arrays that the run exchanges.
     """
-    yield from _slots(names)
+    yield from _of_prompts(values)
     yield from _of_controls(values)
-    yield from _of_request(mode, values)
     yield from _of_autoencoder(config)
     for words, scheduler in config_faults(config.scheduler):
         yield RunChange(words, config=replace(config, scheduler=scheduler))
+    yield from _of_request(mode, values)
+    yield from _slots(names)
+    for rng in MODES[mode].parameters["rng"].choices if "rng" in values else ():
+        if rng != values["rng"] and ":" not in rng:  # no other card's
+            yield RunChange(f"rng {rng} instead of {values['rng']}", {"rng": rng})
 
 
 def _of_autoencoder(config: ModelConfig) -> Iterator[RunChange]:
@@ -107,6 +112,18 @@ def _slots(names: Iterable[ArrayName]) -> Iterator[RunChange]:
         yield RunChange(f"{words} is zero", slot=is_slot, array=np.zeros_like)
 
 
+def _of_prompts(values: Mapping[str, Any]) -> Iterator[RunChange]:
+    """Yield other prompts, of which the texts that are encoded are as many."""
+    prompt, negative = values.get("prompt"), values.get("negative_prompt")
+    if not isinstance(prompt, str) or not isinstance(negative, str) or prompt == negative:
+        return
+    exchanged = {"prompt": negative, "negative_prompt": prompt}
+    yield RunChange("prompt and negative prompt are exchanged", exchanged)
+    if prompt and negative:
+        yield RunChange("the prompt is empty", {"prompt": ""})
+        yield RunChange("the negative prompt is empty", {"negative_prompt": ""})
+
+
 def _of_controls(values: Mapping[str, Any]) -> Iterator[RunChange]:
     """Yield ControlNets that are left out, or have another weight."""
     controls = list(values.get(CONTROL) or ())
@@ -130,7 +147,9 @@ def _of_request(mode: str, values: Mapping[str, Any]) -> Iterator[RunChange]:
         if name in KEPT or field.attachment or isinstance(right, np.ndarray):
             continue
         others: list[Any] = []
-        if field.kind is bool:
+        if name == "schedule" and isinstance(right, str):
+            others = [*SPACINGS]
+        elif field.kind is bool:
             others = [not right]
         elif field.choices:
             others = [*field.choices]

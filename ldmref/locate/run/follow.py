@@ -257,6 +257,7 @@ class RunFollower(TraceObserver):
         steps = TakenSteps(self.job, config.scheduler, trajectory.schedule)
         self.parts.steps.append(steps)
         self.parts.timesteps = config.scheduler.num_train_timesteps
+        self.parts.tokens = config.count_tokens(*self.job.size)
         self.parts.factors |= {
             "the scale of the initial noise (init_noise_sigma)": steps.schedule.init_noise_sigma,
             "the guidance scale": trajectory.cfg_scale,

@@ -90,18 +90,18 @@ class RunComparison:
         allowed = 0.0 if whole else max(allowed_error(floor), least)
         values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
         other = "" if got.shape == expected.shape else OTHER_SHAPE.format(got.shape, expected.shape)
-        note = bad or other or (_first_wrong(got, computed) if whole else "")
-        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=note)
+        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
         if error <= allowed:
             return row
+        row = replace(row, note=row.note or _describe_wrong(name, got, computed))
         found = None
-        if real and np.isfinite(error):
+        if real and not bad:
             found = self.causes.find(name, got, self.computed, error, allowed)
-        if found is None and real:
+        if found is None and real and got.size > 1:
             layout = recognise(got, expected, max(allowed, 1e-6))
             found = layout and (layout.text, relative_error(layout.array, expected))
-        if found is None and real and np.isfinite(error):
-            found = self.causes.find_by_runs(name, got, error, allowed)
+        if found is None and real and not bad:
+            found = self.causes.find_by_runs(name, got, self.computed, error, allowed)
         cause, left = found or ("", None)
         self.causes.remember(cause)
         return replace(row, verdict=DIFFERS, cause=cause, explained=left)
@@ -123,9 +123,11 @@ class RunComparison:
         return READ.get(name.role, name.role)
 
 
-def _first_wrong(got: np.ndarray, right: np.ndarray) -> str:
-    """Return where whole numbers differ first, and how many do; "" if they are equal."""
-    wrong = np.argwhere(got != right)
+def _describe_wrong(name: ArrayName, got: np.ndarray, right: np.ndarray) -> str:
+    """Return where whole numbers differ first, and what noise has as its mean and deviation."""
+    if name.role.partition(".")[0] == "noise":
+        return f"mean {got.mean():.3g}, standard deviation {got.std():.3g}"
+    wrong = np.argwhere(got != right) if right.dtype.kind in "iub" else ()
     if not len(wrong):
         return ""
     first = tuple(wrong[0])

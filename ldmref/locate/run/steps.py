@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -75,12 +75,15 @@ class SteppedVisit:
             seen[self._name(numbered_role("x_at", number))] = np.asarray(x)
             seen[self._name(numbered_role("sigma_at", number))] = np.asarray(sigma)
             evaluation = next(left, None)
-            if evaluation is None or (unconditional and "uncond" not in evaluation.predictions):
+            if evaluation is None or (unconditional and "uncond" not in evaluation.outputs):
                 raise NoMore
-            x0 = _predicted(evaluation, settings, self.interval)
+            x0 = self._read(evaluation.guided, settings, x, sigma)
             seen[self._name(numbered_role("x0", number))] = np.asarray(x0)
             x0 = 2.0 * x - x0 if settings.backwards else x0
-            return Guided(x0, evaluation.predictions.get("uncond"), (), evaluation.scale)
+            if not unconditional:
+                return Guided(x0, None, (), evaluation.scale)
+            uncond = self._read(evaluation.outputs["uncond"], settings, x, sigma)
+            return Guided(x0, uncond, (), evaluation.scale)
 
         def draw() -> Array:
             noise = next(draws, None)
@@ -96,17 +99,14 @@ class SteppedVisit:
         outputs = {self._name(role, OUTPUT): np.asarray(x) for role, x in found.items()}
         return {**seen, **outputs}, history
 
+    def _read(self, predicted: Array, settings: StepSettings, x: Array, sigma: float) -> Array:
+        """Return x0 of a prediction at the point of an evaluation, read as the settings say."""
+        kind = settings.prediction_type or settings.config.prediction_type
+        xt, level = in_own_scale(kind, x, sigma, self.interval.path)
+        return TO_X0[kind](xt, settings.sign * predicted, level)
+
     def _name(self, role: str, side: str = INPUT) -> ArrayName:
         return ArrayName(f"{self.call}/", side, role)
-
-
-def _predicted(evaluation: Evaluation, settings: StepSettings, interval: Interval) -> Array:
-    """Return x0 of an evaluation, whose prediction is read as the settings say."""
-    if settings.sign == 1.0 and not settings.prediction_type:
-        return evaluation.x0
-    kind = settings.prediction_type or settings.config.prediction_type
-    xt, level = in_own_scale(kind, evaluation.x, evaluation.sigma, interval.path)
-    return TO_X0[kind](xt, settings.sign * evaluation.guided, level)
 
 
 class TakenSteps:
@@ -149,15 +149,13 @@ class TakenSteps:
         """Return the settings of the run."""
         job = self.job
         compatible = follows_diffusers(job.rng) and job.resample is None
-        return StepSettings(self.config, job.sampler, compatible, eta=job.eta)
+        kind = job.guidance.combines(self.config.prediction_type)
+        return StepSettings(self.config, job.sampler, compatible, eta=job.eta, prediction_type=kind)
 
     def _list(self) -> Iterator[tuple[str, StepArrays]]:
         right = self._settings()
-        kind = self.job.guidance.combines(self.config.prediction_type)
-        named = replace(right, config=replace(self.config, prediction_type=kind))
-        for words, settings in step_faults(named):
-            settings = replace(settings, config=replace(settings.config, prediction_type=kind))
-            make = self._same if _is_same_step(settings, named) else self._made
+        for words, settings in step_faults(right):
+            make = self._same if _is_same_step(settings, right) else self._made
             yield words, self._take_all(settings, make)
         still = {v.call: v.x for v in self.visits}
         outputs = ((ArrayName(f"{call}/", OUTPUT, OUTPUT), x) for call, x in still.items())
