@@ -7,8 +7,9 @@ ones are tried by making the run again; one that explains an array is tried on a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 from ldmref.locate.law import choose_cause
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
-from ldmref.locate.parts.hypotheses import hypotheses
-from ldmref.locate.parts.rules import other_guidances
+from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
+from ldmref.locate.parts.rules import PLAIN, changed, other_guidances
 from ldmref.locate.parts.scheduler_faults import (
     fit_shift,
     other_levels,
@@ -27,9 +28,12 @@ from ldmref.locate.parts.scheduler_faults import (
 )
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.run.calls import OUTPUT, ArrayName
-from ldmref.locate.run.changes import RunChange
+from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.steps import TakenSteps
+from ldmref.samplers.flow_spacings import shift_factor
+from ldmref.samplers.guidances import Rescale
 from ldmref.samplers.parts import COMBINE, STEP
+from ldmref.samplers.path import FLOW
 from ldmref.trace.calls import CONSTRAIN, TraceCall
 from ldmref.trace.model import Trace
 
@@ -51,16 +55,21 @@ class SeenParts:
     Attributes:
         guidances: The visits of guidance, by call.
         steps: Those of steps, by batch.
-        factors: Numbers of the run by which arrays are scaled, by their words.
         timesteps: The number of timesteps of training.
         tokens: The number of tokens of an image.
     """
 
     guidances: dict[str, Visit] = field(default_factory=dict)
     steps: list[TakenSteps] = field(default_factory=list)
-    factors: dict[str, float] = field(default_factory=dict)
     timesteps: int = 1000
     tokens: int = 0
+
+    def visit_of(self, call: TraceCall, port: Trace) -> Visit | None:
+        """Return the guidance that follows a call of the denoiser; None: it is not known."""
+        of_kind = [name for name in port.calls if TraceCall(name).kind == call.kind]
+        visits = [*self.guidances.values()]
+        known = call.network and len(of_kind) == len(visits)
+        return visits[call.number] if known and 0 <= call.number < len(visits) else None
 
     @property
     def is_guided(self) -> bool:
@@ -76,6 +85,7 @@ class RunCauses:
         port: The recorded run.
         parts: The visits of the run.
         changes: The changes with which it may be made again.
+        numbers: Numbers with which it may be made again.
         again: Makes it again with a change, up to an array or to its end, and returns what it
             computed.
         as_recorded: Returns what a run computes by the names of the recorded arrays.
@@ -85,19 +95,28 @@ class RunCauses:
     port: Trace
     parts: SeenParts
     changes: Sequence[RunChange]
+    numbers: Sequence[FittedChange]
     again: Callable[[RunChange, ArrayName | None], Computed]
     as_recorded: Callable[[Computed], Computed] = lambda computed: computed
     own_name: Callable[[ArrayName], ArrayName | None] = lambda name: name
+    _made: dict[str, RunChange] = field(default_factory=dict)
     _explained: dict[str, Computed] = field(default_factory=dict)
     _tried: set[tuple[str, str, str]] = field(default_factory=set)
 
     def find(
-        self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
+        self,
+        name: ArrayName,
+        words: str,
+        got: np.ndarray,
+        computed: Computed,
+        error: float,
+        allowed: float,
     ) -> Found | None:
         """Return the cause of a wrong array, and the error that it leaves; None: it is not found.
 
         Args:
             name: Its name.
+            words: What rows call it.
             got: What was recorded.
             computed: What the run computed.
             error: The error without a cause.
@@ -112,7 +131,7 @@ class RunCauses:
             tiers.append(self._of_runs(name))
         if kind == SCHEDULE:
             tiers.append(self._of_schedule(name, got))
-        tiers.append(self._of_arrays(name, got, computed))
+        tiers.append(self._of_arrays(name, words, computed))
         for tier in tiers:
             found = choose(tier, got, error, allowed)
             if found is not None:
@@ -143,6 +162,23 @@ class RunCauses:
             found = self.as_recorded(self.again(change, own)).get(name)
             if found is not None:
                 yield change.words, found
+        for number in self.numbers:
+            yield from self._fitted(number, name, own)
+
+    def _fitted(self, number: FittedChange, name: ArrayName, own: ArrayName) -> Iterator[Tried]:
+        """Yield what the run computes with a number that is fitted to what was recorded."""
+        got = name.tensor_in(self.port)
+
+        def at(value: float) -> np.ndarray | None:
+            found = self.as_recorded(self.again(number.at(value), own)).get(name)
+            same = found is not None and got is not None and found.shape == got.shape
+            return np.asarray(found, np.float64) if same else None
+
+        value = None if got is None else fit(at, number.right, np.asarray(got, np.float64))
+        if value is not None and not math.isclose(value, number.right, rel_tol=ALIKE):
+            words = f"{number.words} {value:.5g} instead of {number.right:g}"
+            self._made[words] = number.at(value)
+            yield words, at(value)
 
     def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:
         """Yield what the guidance or the step computes with one of its settings changed."""
@@ -176,7 +212,10 @@ class RunCauses:
             found = [(words, other.sigmas) for words, other in others]
             if got.ndim == 1:
                 shift = fit_shift(got, schedule.sigmas)
-                words = f"the levels are shifted by {shift:.5g}"
+                words = f"sigma shift {shift:.5g}"
+                if schedule.path is FLOW:
+                    factor = shift_factor(config, self.parts.tokens, len(schedule.timesteps))
+                    words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
                 found.append((words, shift_levels(schedule.sigmas, shift)))
             found.append(("the last sigma is missing", schedule.sigmas[:-1]))
         elif own.role == "timesteps":
@@ -192,6 +231,8 @@ class RunCauses:
         order = [*visits]
         i = order.index(call)
         visit = visits[call]
+        if visit.rule.name in PLAIN:  # without phi, guidance rescale is classifier-free
+            visit = replace(visit, rule=changed(Rescale(), phi=0.0))
         before = visits[order[i - 1]] if i else None
         after = visits[order[i + 1]] if i + 1 < len(order) else None
         rules = other_guidances(visit.rule)
@@ -201,7 +242,7 @@ class RunCauses:
     def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
         return None if x is None else self.as_recorded({own: x}).get(name)
 
-    def _of_arrays(self, name: ArrayName, got: np.ndarray, computed: Computed) -> Iterator[Tried]:
+    def _of_arrays(self, name: ArrayName, kind: str, computed: Computed) -> Iterator[Tried]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
         right = np.asarray(computed[name])
         call = TraceCall(name.entry.split("/", 1)[0])
@@ -211,14 +252,31 @@ class RunCauses:
                 yield f"that of the call {words}", other
         if right.size > 1 and np.ptp(right):
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
+                yield f"the {kind} is zero", np.zeros_like(right)
                 yield from _halves(right)
             yield from self._others(name, right, computed)
         elif name.role in TIMES and np.isfinite(right).all():
             yield from self._of_time(name, np.asarray(right, np.float64))
-        for words, factor in self.parts.factors.items() if right.dtype.kind == "f" else ():
-            if factor not in (0.0, 1.0):
-                yield f"it is multiplied by {words}", factor * right
-                yield f"it is divided by {words}", right / factor
+        if right.dtype.kind == "f":
+            yield from self._of_factors(name, right)
+
+    def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
+        """Yield an array without a factor of the run, and with the factor twice."""
+        own = self.own_name(name) or name
+        call = TraceCall(own.entry.split("/", 1)[0])
+        first = self.parts.steps and self.parts.steps[0].visits[:1]
+        if (own.role, call) == ("x", first[0].call if first else ""):
+            level, scale = first[0].interval.sigma, self.parts.steps[0].schedule.init_noise_sigma
+            for factor in dict.fromkeys((scale, level)):
+                yield "the scale of the initial noise is missing (init_noise_sigma)", right / factor
+                yield "the noise is scaled twice", right * factor
+        visit = self.parts.visit_of(call, self.port)
+        if own.role in ("sample", "x") and visit is not None:
+            sigma = visit.inputs["path"].ratio(visit.inputs["sigma"])
+            scale = math.hypot(1.0, sigma)
+            yield "the scaling of the input is missing (scale_model_input)", right * scale
+            yield "the input is scaled twice", right / scale
+            yield "the input is divided by sigma", right * scale / max(sigma, 1e-9)
 
     def _others(self, name: ArrayName, right: np.ndarray, computed: Computed) -> Iterator[Tried]:
         """Yield arrays of the same shape that the run has computed before, the nearest first."""
@@ -247,7 +305,8 @@ class RunCauses:
 
     def remember(self, words: str) -> None:
         """Make the whole run again with a change that explained an array."""
-        change = next((change for change in self.changes if change.words == words), None)
+        known = self._made | {change.words: change for change in self.changes}
+        change = known.get(words)
         if change is not None and words not in self._explained:
             self._explained[words] = self.as_recorded(self.again(change, None))
 

@@ -52,6 +52,21 @@ class RunChange:
 UNCHANGED = RunChange()
 
 
+@dataclass(frozen=True)
+class FittedChange:
+    """A number of a run with another value, which is fitted to an array.
+
+    Attributes:
+        words: What the number is called.
+        right: Its value.
+        at: Returns the change that gives it another value.
+    """
+
+    words: str
+    right: float
+    at: Callable[[float], RunChange]
+
+
 def list_changes(
     mode: str, values: Mapping[str, Any], config: ModelConfig, names: Iterable[ArrayName]
 ) -> Iterator[RunChange]:
@@ -75,6 +90,32 @@ def list_changes(
             yield RunChange(f"rng {rng} instead of {values['rng']}", {"rng": rng})
 
 
+def list_numbers(values: Mapping[str, Any], config: ModelConfig) -> Iterator[FittedChange]:
+    """Yield the numbers of a run that arrays depend on smoothly, and that no call records.
+
+    Args:
+        values: The parameters of its request.
+        config: The configuration of the model.
+    """
+    for name in ("scaling_factor", "shift_factor"):
+        right = getattr(config.vae, name, None)
+        if isinstance(right, float):
+
+            def of_vae(value: float, name: str = name) -> RunChange:
+                vae: Any = replace(config.vae, **{name: value})
+                return RunChange(config=replace(config, vae=vae))
+
+            yield FittedChange(name.replace("_", " "), right, of_vae)
+    for i, control in enumerate(values.get(CONTROL) or ()):
+
+        def of_control(value: float, i: int = i) -> RunChange:
+            controls = [*values[CONTROL]]
+            controls[i] = replace(controls[i], weight=value)
+            return RunChange(values={CONTROL: controls})
+
+        yield FittedChange(f"weight of ControlNet {i}", float(control.weight), of_control)
+
+
 def _of_autoencoder(config: ModelConfig) -> Iterator[RunChange]:
     """Yield other factors of the latents."""
     for name, default in (("scaling_factor", 1.0), ("shift_factor", 0.0)):
@@ -83,6 +124,11 @@ def _of_autoencoder(config: ModelConfig) -> Iterator[RunChange]:
             vae: Any = replace(config.vae, **{name: default})
             words = f"the {name.replace('_', ' ')} is missing"
             yield RunChange(words, config=replace(config, vae=vae))
+    factor = getattr(config.vae, "scaling_factor", 1.0)
+    if factor != 1.0:
+        inverse: Any = replace(config.vae, scaling_factor=1.0 / factor)
+        words = "multiplied by the scaling factor instead of divided, or the reverse"
+        yield RunChange(words, config=replace(config, vae=inverse))
 
 
 def _slots(names: Iterable[ArrayName]) -> Iterator[RunChange]:

@@ -21,7 +21,7 @@ from ldmref.locate.run.calls import (
     NotFollowed,
 )
 from ldmref.locate.run.causes import RunCauses, SeenParts
-from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes
+from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.rows import RunComparison
 from ldmref.locate.run.steps import SteppedVisit, TakenSteps
@@ -142,6 +142,7 @@ def _follow(
         return calls.computed
 
     changes = [*list_changes(mode, values, model.config, _names(port))]
+    numbers = [*list_numbers(values, model.config)]
     networks = networks_of_run(model.config)
     return RunComparison(
         port,
@@ -149,7 +150,7 @@ def _follow(
         calls.computed,
         round_again,
         epsilon,
-        RunCauses(port, parts, changes, change_run),
+        RunCauses(port, parts, changes, numbers, change_run),
         calls.unknown[:1],
     )
 
@@ -258,10 +259,6 @@ class RunFollower(TraceObserver):
         self.parts.steps.append(steps)
         self.parts.timesteps = config.scheduler.num_train_timesteps
         self.parts.tokens = config.count_tokens(*self.job.size)
-        self.parts.factors |= {
-            "the scale of the initial noise (init_noise_sigma)": steps.schedule.init_noise_sigma,
-            "the guidance scale": trajectory.cfg_scale,
-        }
         self._memory = self._left = ()
 
         def step(

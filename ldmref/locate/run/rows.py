@@ -96,7 +96,7 @@ class RunComparison:
         row = replace(row, note=row.note or _describe_wrong(name, got, computed))
         found = None
         if real and not bad:
-            found = self.causes.find(name, got, self.computed, error, allowed)
+            found = self.causes.find(name, row.kind, got, self.computed, error, allowed)
         if found is None and real and got.size > 1:
             layout = recognise(got, expected, max(allowed, 1e-6))
             found = layout and (layout.text, relative_error(layout.array, expected))
