@@ -26,8 +26,9 @@ from ldmref.locate.parts.scheduler_faults import (
     other_tables,
     shift_levels,
 )
+from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.parts.visit import Visit
-from ldmref.locate.run.calls import OUTPUT, ArrayName
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.steps import TakenSteps
 from ldmref.samplers.flow_spacings import shift_factor
@@ -122,21 +123,29 @@ class RunCauses:
             error: The error without a cause.
             allowed: The largest error that is rounding.
         """
-        kind = TraceCall(name.entry.split("/", 1)[0]).kind
+        call = TraceCall(name.entry.split("/", 1)[0])
+        kind = call.kind
         explained = ((words, run.get(name)) for words, run in self._explained.items())
         tiers: list[Iterable[Tried]] = [explained]
         if got.shape == np.shape(computed[name]):
             tiers.append(self._of_visits(name, got))
         if kind in DECLARED_FIRST:
-            tiers.append(self._of_runs(name))
+            tiers += self._of_runs(name)
         if kind == SCHEDULE:
             tiers.append(self._of_schedule(name, got))
         tiers.append(self._of_arrays(name, words, computed))
-        for tier in tiers:
-            found = choose(tier, got, error, allowed)
-            if found is not None:
-                return found
-        return None
+        right = np.asarray(computed[name])
+        if call.network and "mask" in name.role and right.ndim == 2:
+            tiers.append(mask_faults(right.astype(np.int64)))
+        found = choose_first(tiers, got, error, allowed)
+        ids = right.dtype.kind in "iu" and got.shape == right.shape and right.ndim > 1
+        if found is None and ids:
+            rows = zip(
+                got.reshape(-1, got.shape[-1]), right.reshape(-1, got.shape[-1]), strict=True
+            )
+            text = next(explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y))
+            return (text, 0.0) if text else None
+        return found
 
     def find_by_runs(
         self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
@@ -149,28 +158,31 @@ class RunCauses:
         if right.size == got.size == 1:
             words = f"{name.role} {got.item():.6g} instead of {right.item():.6g}"
             return words, 0.0
-        return choose(self._of_runs(name), got, error, allowed)
+        return choose_first(self._of_runs(name), got, error, allowed)
 
-    def _of_runs(self, name: ArrayName) -> Iterator[Tried]:
-        """Yield what the run computes with each change, as long as arrays of its kind are few."""
+    def _of_runs(self, name: ArrayName) -> list[Iterable[Tried]]:
+        """Return what the run computes with each change, and then with each number fitted.
+
+        [] if that was tried of an array of this kind, or of several arrays.
+        """
         kind = (TraceCall(name.entry.split("/", 1)[0]).kind, name.side, name.role)
         own = self.own_name(name)
         if own is None or kind in self._tried or len(self._tried) == TRIES:
-            return
+            return []
         self._tried.add(kind)
-        for change in self.changes:
-            found = self.as_recorded(self.again(change, own)).get(name)
-            if found is not None:
-                yield change.words, found
-        for number in self.numbers:
-            yield from self._fitted(number, name, own)
+        changed = ((x.words, self._changed(x, name, own)) for x in self.changes)
+        fits = (self._fitted(number, name, own) for number in self.numbers)
+        return [changed, chain.from_iterable(fits)]
+
+    def _changed(self, change: RunChange, name: ArrayName, own: ArrayName) -> np.ndarray | None:
+        return self.as_recorded(self.again(change, own)).get(name)
 
     def _fitted(self, number: FittedChange, name: ArrayName, own: ArrayName) -> Iterator[Tried]:
         """Yield what the run computes with a number that is fitted to what was recorded."""
         got = name.tensor_in(self.port)
 
         def at(value: float) -> np.ndarray | None:
-            found = self.as_recorded(self.again(number.at(value), own)).get(name)
+            found = self._changed(number.at(value), name, own)
             same = found is not None and got is not None and found.shape == got.shape
             return np.asarray(found, np.float64) if same else None
 
@@ -264,10 +276,10 @@ class RunCauses:
         """Yield an array without a factor of the run, and with the factor twice."""
         own = self.own_name(name) or name
         call = TraceCall(own.entry.split("/", 1)[0])
-        first = self.parts.steps and self.parts.steps[0].visits[:1]
-        if (own.role, call) == ("x", first[0].call if first else ""):
-            level, scale = first[0].interval.sigma, self.parts.steps[0].schedule.init_noise_sigma
-            for factor in dict.fromkeys((scale, level)):
+        first = next((visit for steps in self.parts.steps for visit in steps.visits), None)
+        if first is not None and own == ArrayName(f"{first.call}/", INPUT, "x"):
+            scale = self.parts.steps[0].schedule.init_noise_sigma
+            for factor in dict.fromkeys((scale, first.interval.sigma)):
                 yield "the scale of the initial noise is missing (init_noise_sigma)", right / factor
                 yield "the noise is scaled twice", right * factor
         visit = self.parts.visit_of(call, self.port)
@@ -309,6 +321,14 @@ class RunCauses:
         change = known.get(words)
         if change is not None and words not in self._explained:
             self._explained[words] = self.as_recorded(self.again(change, None))
+
+
+def choose_first(
+    tiers: Iterable[Iterable[Tried]], got: np.ndarray, error: float, allowed: float
+) -> Found | None:
+    """Return the cause of the first group that has one; None if none has."""
+    found = (choose(tier, got, error, allowed) for tier in tiers)
+    return next((x for x in found if x is not None), None)
 
 
 def choose(tried: Iterable[Tried], got: np.ndarray, error: float, allowed: float) -> Found | None:

@@ -127,9 +127,8 @@ def _describe_wrong(name: ArrayName, got: np.ndarray, right: np.ndarray) -> str:
     """Return where whole numbers differ first, and what noise has as its mean and deviation."""
     if name.role.partition(".")[0] == "noise":
         return f"mean {got.mean():.3g}, standard deviation {got.std():.3g}"
-    wrong = np.argwhere(got != right) if right.dtype.kind in "iub" else ()
-    if not len(wrong):
+    if right.dtype.kind not in "iub" or np.array_equal(got, right):
         return ""
-    first = tuple(wrong[0])
-    at = [int(i) for i in first]
-    return f"{got[first]} instead of {right[first]} at {at}, {len(wrong)} of {got.size} differ"
+    first = tuple(int(i) for i in np.argwhere(got != right)[0])
+    count = np.count_nonzero(got != right)
+    return f"{got[first]} instead of {right[first]} at {[*first]}, {count} of {got.size} differ"
