@@ -1,8 +1,8 @@
 """What a pipeline computes between its networks.
 
 A complete run of ldmref is followed (`ldmref.locate.run`), and one of diffusers under the names of
-a run of ldmref. Of other runs, and where a run that was followed differs, each computation is
-computed again from its recorded state.
+a run of ldmref. Of other runs, and where a run of diffusers differs, each computation is computed
+again from its recorded state.
 
 | module        | what is judged                                                        |
 |---------------|-----------------------------------------------------------------------|
@@ -19,7 +19,6 @@ computed again from its recorded state.
 | `combination` | the combination of predictions by guidance                            |
 | `asked`       | the guidance that was asked for, against what was used                |
 | `wires`       | what one call returned, against what the next one was given           |
-| `known_parts` | what puts the known part of an image back, and jumps back (RePaint)   |
 | `steps`       | the sampler's steps, with the history of recorded earlier steps       |
 | `latents`     | the scale of the initial noise, and of the latents before the decoder |
 | `training`    | a training step: noising, target and losses                           |
@@ -53,7 +52,6 @@ from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions
-from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.latents import judge_initial, judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
@@ -86,7 +84,6 @@ JUDGES = (
     judge_guidance,
     judge_asked,
     judge_wires,
-    judge_known_parts,
     judge_steps,
     judge_latents,
     judge_training,

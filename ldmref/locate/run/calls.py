@@ -14,7 +14,6 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
-REQUESTED = "inputs"  # the call with the images and arrays of the request
 
 
 class ArrayName(NamedTuple):

@@ -14,7 +14,6 @@ from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import (
     INPUT,
     OUTPUT,
-    REQUESTED,
     ArrayName,
     ArrayReached,
     FollowedCalls,
@@ -37,7 +36,7 @@ from ldmref.samplers import Interval
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
 from ldmref.samplers.parts import COMBINE, STEP
-from ldmref.trace.calls import CONSTRAIN
+from ldmref.trace.calls import CONSTRAIN, REQUESTED
 from ldmref.trace.model import Trace
 from ldmref.trace.observer import TraceObserver, numbered_role
 

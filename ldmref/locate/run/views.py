@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.locate.run.calls import INPUT, REQUESTED, ArrayName
+from ldmref.locate.run.calls import INPUT, ArrayName
 from ldmref.support.lazy_mapping import LazyMapping
-from ldmref.trace.calls import TraceCall
+from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ReadArray = Callable[[ArrayName], np.ndarray | None]
