@@ -66,7 +66,7 @@ REQUESTS = {  # what was done, what was asked for, an array, and its cause
         {"sampler": "heun"}, {"sampler": "dpmpp_2s"}, ("sampler.000", "step"),
         "a step of heun instead of dpmpp_2s"),
     "strength": (
-        {**IMAGE, "strength": 0.5}, {**IMAGE, "strength": 1.0}, ("sampler.000", "state"),
+        {**IMAGE, "strength": 0.7}, {**IMAGE, "strength": 1.0}, ("sampler.000", "state"),
         "strength 0.75 instead of 1"),
     "the other part": (
         {**MASKED, "mask_invert": True}, MASKED, ("sampler.001/constrain", "constrain"),

@@ -182,14 +182,15 @@ class RunCauses:
         got = name.tensor_in(self.port)
 
         def at(value: float) -> np.ndarray | None:
-            found = self._changed(number.at(value), name, own)
+            found = self._changed(number.at(number.read(value)), name, own)
             same = found is not None and got is not None and found.shape == got.shape
             return np.asarray(found, np.float64) if same else None
 
-        value = None if got is None else fit(at, number.right, np.asarray(got, np.float64))
-        if value is not None and not math.isclose(value, number.right, rel_tol=ALIKE):
-            words = f"{number.words} {value:.5g} instead of {number.right:g}"
-            self._made[words] = number.at(value)
+        start = number.read(number.right)
+        value = None if got is None else fit(at, start, np.asarray(got, np.float64))
+        if value is not None and not math.isclose(value, start, rel_tol=ALIKE):
+            words = f"{number.words} {number.read(value):.5g} instead of {number.right:g}"
+            self._made[words] = number.at(number.read(value))
             yield words, at(value)
 
     def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:

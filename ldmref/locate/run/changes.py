@@ -60,11 +60,17 @@ class FittedChange:
         words: What the number is called.
         right: Its value.
         at: Returns the change that gives it another value.
+        divides: Whether arrays are divided by it, so that they are linear in its inverse.
     """
 
     words: str
     right: float
     at: Callable[[float], RunChange]
+    divides: bool = False
+
+    def read(self, value: float) -> float:
+        """Return the number of a value in which arrays are linear, and the reverse."""
+        return 1.0 / value if self.divides and value else value
 
 
 def list_changes(
@@ -105,7 +111,8 @@ def list_numbers(values: Mapping[str, Any], config: ModelConfig) -> Iterator[Fit
                 vae: Any = replace(config.vae, **{name: value})
                 return RunChange(config=replace(config, vae=vae))
 
-            yield FittedChange(name.replace("_", " "), right, of_vae)
+            divides = name == "scaling_factor"
+            yield FittedChange(name.replace("_", " "), right, of_vae, divides)
     for i, control in enumerate(values.get(CONTROL) or ()):
 
         def of_control(value: float, i: int = i) -> RunChange:
