@@ -11,6 +11,7 @@ import pytest
 from host_units import Sized, context_of, entry_of, normal
 
 from ldmref.locate.pipeline import added_noise, classes, inputs, latents
+from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.prompt_arrays import NotKnown
 from ldmref.samplers.schedule import training_alphas_cumprod
 
@@ -210,6 +211,72 @@ def test_images_that_are_decoded_one_by_one():
     assert rows_of(last[:2], last[2:]) == rows_of(last[:1], last[1:]) == ["equal"] * 2
     assert rows_of(last[:1], last[2:], last[1:2]) == ["equal", "differs", "differs"]
     assert rows_of(last[:1]) == ["not judged"]
+
+
+# -- known parts ----------------------------------------------------------------------------------
+
+
+WHITE = np.zeros((1, 1, 8, 8), bool)
+WHITE[..., 5:] = True
+
+
+def constrained(after, sigma=3.0, known=True, before=X, attributes=None, **params):
+    """Return the rows of a state into which the known part of an image was put."""
+    calls = {"vae.encode.000": {"output.mean": Y}} if known else {}
+    calls |= {
+        "sampler.000": {"input.x": X, "input.sigma_next": np.array(sigma), "output": X},
+        "sampler.000/constrain": {"input": before, "output": after},
+    }
+    named = {"sampler.000": attributes or {}}
+    context = context_of(calls, attributes=named, params={"steps": 4} | params)
+    return [(row.verdict, row.segment) for row in judge_known_parts(context)]
+
+
+def test_known_parts_are_the_image_with_noise():
+    clean = context_of({}).normalize(Y)
+    noise = NOISE / np.sqrt(np.mean(np.square(NOISE * WHITE)) / WHITE.mean())
+    step = ("equal", "from the step")
+    noisy = "the noise of the known part"
+    assert constrained(np.where(WHITE, clean + 3.0 * noise, X)) == [step, ("equal", noisy)]
+    assert constrained(np.where(WHITE, clean + 9.0 * noise, X)) == [step, ("differs", noisy)]
+    assert constrained(np.where(WHITE, 3.0 * noise + 5.0, X)) == [step, ("differs", noisy)]
+    moved = constrained(np.where(WHITE, clean + 3.0 * noise, X), before=X + 1.0)
+    assert moved[0] == ("differs", "from the step")
+    for more in ({"known": False}, {"rng": "torch"}):  # which latents they are is not known
+        assert constrained(np.where(WHITE, clean, X), **more) == [step]
+    few = np.zeros(WHITE.shape, bool)
+    few[..., 0, :3] = True  # twelve values, of which no distribution is judged
+    assert constrained(np.where(few, 99.0, X)) == [step]
+    few[..., 0, :4] = True
+    assert constrained(np.where(few, 99.0, X)) == [step, ("differs", noisy)]
+
+
+def test_steps_without_known_parts_do_not_end_the_list():
+    """A part of the steps may leave the image as it is, or lack a state."""
+    calls = {"vae.encode.000": {"output.mean": Y}}
+    for i, state in enumerate((None, {"input": X}, {"input": X, "output": X})):
+        calls[f"sampler.00{i}"] = {"input.x": X, "input.sigma_next": np.array(3.0), "output": X}
+        calls |= {} if state is None else {f"sampler.00{i}/constrain": state}
+    rows = [(row.call, row.verdict) for row in judge_known_parts(context_of(calls))]
+    assert rows == [("sampler.001", "equal"), ("sampler.002", "equal")]
+
+
+def test_known_parts_have_no_noise_at_the_end():
+    clean = context_of({}).normalize(Y)
+    right = np.where(WHITE, clean, X)
+    assert constrained(right, 0.0)[1] == ("equal", "")
+    assert constrained(right + 1e-3 * WHITE, 0.0)[1] == ("differs", "")
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        moved = right.copy()
+        moved[0, 0, 7, 7] += apart * np.abs(right).max()
+        assert constrained(moved, 0.0)[1] == (verdict, "")
+    before = X.copy()  # one channel of one pixel has the value that is put there already
+    before[0, 2, 6, 6] = clean[0, 2, 6, 6]
+    rows = constrained(right, 0.0, before=before)
+    assert rows[1] == ("equal", "") and np.sum(right != before) < 4 * WHITE.sum()
+    last = {"i_next": 4, "n": 4}
+    assert constrained(np.where(WHITE, clean + 3.0, X), attributes=last)[1][0] == "differs"
+    assert constrained(right, 0.01, attributes={"i_next": 3, "n": 4})[1][1].startswith("the noise")
 
 
 # -- sizes ----------------------------------------------------------------------------------------

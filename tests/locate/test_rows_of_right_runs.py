@@ -76,6 +76,13 @@ def test_noise_is_judged_by_its_size_alone(name):
         assert row.allowed == pytest.approx(6.0 / math.sqrt(2.0 * n))
 
 
+def test_known_parts_say_where_they_come_from():
+    rows = [row for row in rows_of("repainted") if row.kind == "constrain"]
+    found = {row.segment: row.allowed for row in rows}
+    assert set(found) == {"from the step", "the noise of the known part", ""}
+    assert found["from the step"] == pytest.approx(ROUNDING) and found[""] == pytest.approx(1e-5)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_call_between_networks_has_a_row(name):
     """A call of which nothing is judged would be right whatever it does."""

@@ -13,6 +13,7 @@ from host_units import context_of, entry_of, normal
 from ldmref.locate.parts import scheduler_faults
 from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import added_noise, schedule, steps
+from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -439,6 +440,37 @@ def test_levels_of_other_numbers_of_tokens():
         found = [text for text, _ in scheduler_faults.other_levels(dynamic, made, tokens)]
         found = [text for text in found if text.startswith("the shift of")]
         assert found == [f"the shift of {n} image tokens instead of {tokens}" for n in others]
+
+
+def test_a_jump_back_adds_noise():
+    """x at sigma 4 becomes x at sigma 9 by noise of the variance 81 - 16."""
+    state, noise = normal(0, *SHAPE), normal(1, *SHAPE)
+    right = state + math.sqrt(65.0) * noise
+
+    def rows_of(got=right, level=9.0, following=None):
+        calls = {
+            "sampler.000": {"input.sigma_next": np.array(4.0), "output": state},
+            "jump.000": {"input.noise": noise, "input.sigma": np.array(level), "output": got},
+            "sampler.001": {
+                "input.sigma": np.array(9.0),
+                "input.x": got if following is None else following,
+            },
+        }
+        rows = [*judge_known_parts(context_of(calls))]
+        return {row.kind: (row.verdict, row.cause) for row in rows}
+
+    kinds = ("noise", "jump level", "jump", "state")
+    assert rows_of() == dict.fromkeys(kinds, ("equal", ""))
+    assert rows_of(state)["jump"] == ("differs", "the state before the jump")
+    assert rows_of(math.sqrt(65.0) * noise)["jump"] == ("differs", "only the noise")
+    for apart, verdict in ((0.9e-6, "equal"), (1.1e-6, "differs")):
+        assert rows_of(level=9.0 * (1.0 + apart))["jump level"][0] == verdict
+    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
+        moved = right.copy()
+        moved.flat[3] += apart * np.abs(right).max()
+        rows = rows_of(moved)
+        assert (rows["jump"][0], rows["state"][0]) == (verdict, "equal")
+    assert rows_of(following=right + 1.0)["state"][0] == "differs"
 
 
 @pytest.mark.parametrize("first", range(5))

@@ -5,12 +5,45 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from host_units import context_of, normal
 
 from ldmref.locate.pipeline import inputs
+from ldmref.locate.pipeline.known_parts import judge_known_parts
 
 SHAPE = (1, 4, 8, 8)
 X, Y = (normal(i, *SHAPE) for i in range(2))
+
+
+def jump_rows(start, begun, model="tiny"):
+    """Return the rows of a jump from one level to another, by kind."""
+    calls = {
+        "sampler.000": {"input.sigma_next": np.array(start), "output": X},
+        "jump.000": {"input.noise": Y, "input.sigma": np.array(begun), "output": X},
+        "sampler.001": {"input.sigma": np.array(begun), "input.x": X},
+    }
+    rows = judge_known_parts(context_of(calls, model))
+    return {row.kind: row.verdict for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("start", "begun", "model", "verdict"),
+    [
+        (4.0, 4.0, "tiny", "equal"),
+        (0.5, 0.5, "flux-tiny", "equal"),
+        (4.0, 3.0, "tiny", "not judged"),
+        (4.0, 5.0, "tiny", "differs"),
+        (0.0, 5.0, "tiny", "differs"),
+        (-5.0, -4.0, "tiny", "not judged"),
+        (1.0, 1.0, "flux-tiny", "not judged"),
+        (0.5, 0.4, "flux-tiny", "not judged"),
+    ],
+)
+def test_a_jump_to_no_more_noise_is_not_recomputed(start, begun, model, verdict):
+    found = jump_rows(start, begun, model)
+    assert found["jump"] == verdict
+    assert found["state"] == "equal"
+    assert found["jump level"] == "equal"
 
 
 def test_an_input_that_is_divided_by_the_level_of_its_evaluation():

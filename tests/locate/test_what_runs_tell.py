@@ -15,6 +15,7 @@ from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import (
     added_noise,
     controls,
+    known_parts,
     residuals,
     schedule,
     steps,
@@ -209,6 +210,22 @@ def test_levels_that_were_given_end_at_zero():
 
     assert levels([3.0, 2.0], [900.0, 500.0]) == [3.0, 2.0, 0.0]
     assert levels([3.0, 2.0, 0.5], [900.0, 500.0]) == [3.0, 2.0, 0.5]
+
+
+def test_the_last_step_leads_to_the_last_level():
+    """Requests may name levels that do not end at 0."""
+    params = {"steps": 2, "sampler": "euler", "sigmas": [3.0, 2.0, 0.5]}
+
+    def is_last(sigma, attributes=None, **more):
+        calls = {"sampler.000": {"input.x": X, "input.sigma_next": np.array(sigma)}}
+        named = {"sampler.000": attributes or {}}
+        context = context_of(calls, attributes=named, params=params | more)
+        return known_parts._is_last(context, entry_of(context, "sampler.000"), sigma)
+
+    assert is_last(0.5) and is_last(0.5 * (1 + 0.9e-3)) and is_last(0.0)
+    assert not is_last(2.0) and not is_last(3.0) and not is_last(0.5 * (1 + 1.2e-3))
+    assert is_last(2.0, {"i_next": 4, "n": 4}) and not is_last(0.5, {"i_next": 3, "n": 4})
+    assert is_last(0.0, {"i_next": 3, "n": 4}) and not is_last(0.5, {"i_next": 3})
 
 
 @pytest.mark.parametrize("name", ["prompt_embeds", "negative_prompt_embeds"])

@@ -19,6 +19,7 @@ again from its recorded state.
 | `combination` | the combination of predictions by guidance                            |
 | `asked`       | the guidance that was asked for, against what was used                |
 | `wires`       | what one call returned, against what the next one was given           |
+| `known_parts` | what puts the known part of an image back, and jumps back (RePaint)   |
 | `steps`       | the sampler's steps, with the history of recorded earlier steps       |
 | `latents`     | the scale of the initial noise, and of the latents before the decoder |
 | `training`    | a training step: noising, target and losses                           |
@@ -52,6 +53,7 @@ from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs, judge_positions
+from ldmref.locate.pipeline.known_parts import judge_known_parts
 from ldmref.locate.pipeline.latents import judge_initial, judge_latents
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
@@ -84,6 +86,7 @@ JUDGES = (
     judge_guidance,
     judge_asked,
     judge_wires,
+    judge_known_parts,
     judge_steps,
     judge_latents,
     judge_training,
