@@ -38,8 +38,8 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.calls import CONSTRAIN, TraceCall
 from ldmref.trace.model import Trace
 
-Found = tuple[str, float]
-Tried = tuple[str, np.ndarray | None]
+FoundCause = tuple[str, float]
+TriedArray = tuple[str, np.ndarray | None]
 Computed = Mapping[ArrayName, np.ndarray]
 NEAR = 24  # arrays before and after one that may have been taken in its place
 TRIES = 2  # arrays for which the run is made again with changes, each of another kind
@@ -112,7 +112,7 @@ class RunCauses:
         computed: Computed,
         error: float,
         allowed: float,
-    ) -> Found | None:
+    ) -> FoundCause | None:
         """Return the cause of a wrong array, and the error that it leaves; None: it is not found.
 
         Args:
@@ -126,7 +126,7 @@ class RunCauses:
         call = TraceCall(name.entry.split("/", 1)[0])
         kind = call.kind
         explained = ((words, run.get(name)) for words, run in self._explained.items())
-        tiers: list[Iterable[Tried]] = [explained]
+        tiers: list[Iterable[TriedArray]] = [explained]
         if got.shape == np.shape(computed[name]):
             tiers.append(self._of_visits(name, got))
         if kind in DECLARED_FIRST:
@@ -149,7 +149,7 @@ class RunCauses:
 
     def find_by_runs(
         self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
-    ) -> Found | None:
+    ) -> FoundCause | None:
         """Return the change of the run that explains an array, as `find` does.
 
         A number is another one, whatever made it.
@@ -160,7 +160,7 @@ class RunCauses:
             return words, 0.0
         return choose_first(self._of_runs(name), got, error, allowed)
 
-    def _of_runs(self, name: ArrayName) -> list[Iterable[Tried]]:
+    def _of_runs(self, name: ArrayName) -> list[Iterable[TriedArray]]:
         """Return what the run computes with each change, and then with each number fitted.
 
         [] if that was tried of an array of this kind, or of several arrays.
@@ -177,7 +177,9 @@ class RunCauses:
     def _changed(self, change: RunChange, name: ArrayName, own: ArrayName) -> np.ndarray | None:
         return self.as_recorded(self.again(change, own)).get(name)
 
-    def _fitted(self, number: FittedChange, name: ArrayName, own: ArrayName) -> Iterator[Tried]:
+    def _fitted(
+        self, number: FittedChange, name: ArrayName, own: ArrayName
+    ) -> Iterator[TriedArray]:
         """Yield what the run computes with a number that is fitted to what was recorded."""
         got = name.tensor_in(self.port)
 
@@ -193,7 +195,7 @@ class RunCauses:
             self._made[words] = number.at(number.read(value))
             yield words, at(value)
 
-    def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:
+    def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[TriedArray]:
         """Yield what the guidance or the step computes with one of its settings changed."""
         own = self.own_name(name)
         if own is None:
@@ -210,7 +212,7 @@ class RunCauses:
                         yield words, self._recorded(name, own, arrays[own])
                 yield from steps.noises(own, got)
 
-    def _of_schedule(self, name: ArrayName, got: np.ndarray) -> Iterator[Tried]:
+    def _of_schedule(self, name: ArrayName, got: np.ndarray) -> Iterator[TriedArray]:
         """Yield other levels, times and tables of noise."""
         steps = self.parts.steps[0] if self.parts.steps else None
         own = self.own_name(name)
@@ -255,7 +257,7 @@ class RunCauses:
     def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
         return None if x is None else self.as_recorded({own: x}).get(name)
 
-    def _of_arrays(self, name: ArrayName, kind: str, computed: Computed) -> Iterator[Tried]:
+    def _of_arrays(self, name: ArrayName, kind: str, computed: Computed) -> Iterator[TriedArray]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
         right = np.asarray(computed[name])
         call = TraceCall(name.entry.split("/", 1)[0])
@@ -273,7 +275,7 @@ class RunCauses:
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
 
-    def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
+    def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
         """Yield an array without a factor of the run, and with the factor twice."""
         own = self.own_name(name) or name
         call = TraceCall(own.entry.split("/", 1)[0])
@@ -291,7 +293,9 @@ class RunCauses:
             yield "the input is scaled twice", right / scale
             yield "the input is divided by sigma", right * scale / max(sigma, 1e-9)
 
-    def _others(self, name: ArrayName, right: np.ndarray, computed: Computed) -> Iterator[Tried]:
+    def _others(
+        self, name: ArrayName, right: np.ndarray, computed: Computed
+    ) -> Iterator[TriedArray]:
         """Yield arrays of the same shape that the run has computed before, the nearest first."""
         order = [*computed]
         i = order.index(name)
@@ -303,7 +307,7 @@ class RunCauses:
                 unkept = other._replace(entry=name.entry) == name and name.entry.endswith(CONSTRAIN)
                 yield "the known part is not put back" if unkept else words, x
 
-    def _of_time(self, name: ArrayName, right: np.ndarray) -> Iterator[Tried]:
+    def _of_time(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
         """Yield other times of the network."""
         words = "the " + name.role.replace("_", " ")
         total = float(self.parts.timesteps)
@@ -325,20 +329,22 @@ class RunCauses:
 
 
 def choose_first(
-    tiers: Iterable[Iterable[Tried]], got: np.ndarray, error: float, allowed: float
-) -> Found | None:
+    tiers: Iterable[Iterable[TriedArray]], got: np.ndarray, error: float, allowed: float
+) -> FoundCause | None:
     """Return the cause of the first group that has one; None if none has."""
     found = (choose(tier, got, error, allowed) for tier in tiers)
     return next((x for x in found if x is not None), None)
 
 
-def choose(tried: Iterable[Tried], got: np.ndarray, error: float, allowed: float) -> Found | None:
+def choose(
+    tried: Iterable[TriedArray], got: np.ndarray, error: float, allowed: float
+) -> FoundCause | None:
     """Return the cause that explains an error, and what it leaves; None if none does."""
     left = ((words, relative_error(got, np.asarray(x))) for words, x in tried if x is not None)
     return choose_cause(left, error, allowed)
 
 
-def _halves(right: np.ndarray) -> Iterator[Tried]:
+def _halves(right: np.ndarray) -> Iterator[TriedArray]:
     """Yield the rows of a text in another order of prompts and negative prompts."""
     n = len(right) // 2
     if len(right) != 2 * n:

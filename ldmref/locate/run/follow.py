@@ -116,7 +116,7 @@ def _follow(
     if "batch_size" in MODES[mode].parameters:
         values |= _batch_size(port)
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
-    run = FollowedRun(model, nets, mode, values)
+    run = RepeatedRun(model, nets, mode, values)
     calls = FollowedCalls(port)
     try:
         parts = run.follow(calls).parts
@@ -155,7 +155,7 @@ def _follow(
 
 
 @dataclass(frozen=True)
-class FollowedRun:
+class RepeatedRun:
     """The run of a recorded request, which can be made again.
 
     Attributes:
