@@ -144,7 +144,9 @@ def test_the_images_of_a_request_are_those_of_the_reference(tmp_path):
     manifest = {name: x for name, x in reference.manifest.items() if name != "params"}
     port = replace(reference, entries=entries, manifest=manifest)
     assert diff_traces(port, model, reference).equal
-    name = reference.find("sampler.001", "constrain").outputs["output"]
+    entry = reference.find("sampler.001", "constrain")
+    assert entry is not None
+    name = entry.outputs["output"]
     wrong = {**port.tensors, name: 2 * np.asarray(port.tensors[name])}
     rows = diff_traces(replace(port, tensors=wrong), model, reference).rows
     assert ("sampler.001", "constrain") in {(r.call, r.layer) for r in rows if r.cause}
