@@ -27,7 +27,7 @@ def main() -> None:
             lines = changed_layers.describe(name)
         elif name in changed_runs.RUNS:
             kinds = changed_runs.KINDS.get(name, ())
-            lines = describe_changes(*changed_runs.RUNS[name](), kinds)
+            lines = describe_changes(*changed_runs.RUNS[name](), kinds, few=True)
         else:
             kinds = changed_pipelines.KINDS[name]
             lines = describe_changes(*changed_pipelines.record(name), (), kinds)

@@ -9,6 +9,7 @@ port, or as agreement with a reference that is none.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.networks import number_controlnet
 from ldmref.locate.precision import round_to
 from ldmref.samplers.predictions import read_steering
+from ldmref.trace.calls import REQUESTED
 from ldmref.trace.left_out import LEFT_OUT
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, UNLIKE, Trace, TraceEntry
 
@@ -67,11 +69,22 @@ def require_comparable(port: Trace, reference: Trace | None = None, dtype: str =
 
 
 def with_request(port: Trace, reference: Trace | None) -> Trace:
-    """Return the port's trace, with the request of the reference if it does not have its own."""
+    """Return the port's trace, with the request of the reference if it does not have its own.
+
+    The images and arrays of the request are a part of it.
+    """
     request = None if reference is None else reference.manifest.get("params")
-    if request is None or "params" in port.manifest or "scheduler" in port.manifest:
+    if reference is None or request is None:
         return port
-    return replace(port, manifest={**port.manifest, "params": request})
+    if "params" in port.manifest or "scheduler" in port.manifest:
+        return port
+    port = replace(port, manifest={**port.manifest, "params": request})
+    known = reference.find(REQUESTED)
+    if known is None or port.find(REQUESTED) is not None:
+        return port
+    arrays = {name: reference.tensors[name] for name in known.inputs.values()}
+    tensors = ChainMap(arrays, port.tensors)  # type: ignore[arg-type]
+    return replace(port, tensors=tensors, entries=(known, *port.entries))
 
 
 def find_gaps(port: Trace, controlnets: int = 0) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
+REQUESTED = "inputs"  # the call with the images and arrays of the request
 CONSTRAIN = "constrain"  # the layer of a step that puts the known part of an image back
 # A denoiser's call is recorded as ldmref has it. Where its module could not be called with that,
 # the module's own tensors are recorded as well, with this before their roles, and this attribute

@@ -1,5 +1,7 @@
 """Recorded runs in which one array is changed, and what the locator says of each change.
 
+Runs of ldmref are followed, so the first array of each kind stands for the others.
+
 `changed_arrays/RUN.txt` has a line for each change: the array, the change, and the rows that are
 not equal. Numbers within causes are left out, as they follow from the weights.
 `python scripts/make_changed_arrays.py` writes the files anew.
@@ -64,18 +66,32 @@ ONCE: dict[str, Change] = {  # of the first array of each kind
 }
 
 
-def changed_runs(trace: Trace, kinds: tuple[str, ...]) -> Iterator[tuple[str, Trace]]:
-    """Yield the changes of each array of whole calls: the array's name, and the run."""
+FEW = ("halved", "later", "zero", "rows exchanged", "missing", "cut")  # of `ONCE`
+
+
+def changed_runs(
+    trace: Trace, kinds: tuple[str, ...], few: bool = False
+) -> Iterator[tuple[str, Trace]]:
+    """Yield the changes of each array of whole calls: the array's name, and the run.
+
+    Args:
+        trace: The run.
+        kinds: Kinds of calls whose first arrays are changed in every way.
+        few: Whether only the first array of each kind is changed, in `FEW` ways.
+    """
     seen = set()
+    once = {title: ONCE[title] for title in FEW} if few else ONCE
     for entry in trace.entries:
         of_text = entry.call.kind.startswith("text_encoder")
         if entry.layer or (of_text and "text_encoder" not in kinds):
             continue
         for side in ("inputs", "outputs"):
             for role in getattr(entry, side):
-                kind = (entry.call.kind, side, role)
+                kind = (entry.call.kind, side, role.partition(".")[0] if few else role)
                 first = kind not in seen and entry.call.startswith(kinds)
-                changes = {**OFTEN, **ONCE} if first else OFTEN
+                changes = {**OFTEN, **once} if first else OFTEN
+                if few and kind in seen:
+                    continue
                 seen.add(kind)
                 for title, change in changes.items():
                     made = change_array(trace, entry, side, role, title, change)
@@ -139,7 +155,11 @@ def allowed_of(row: Row) -> str:
 
 
 def describe_changes(
-    trace: Trace, model: Any, controlnets: Sequence = (), kinds: tuple[str, ...] = ()
+    trace: Trace,
+    model: Any,
+    controlnets: Sequence = (),
+    kinds: tuple[str, ...] = (),
+    few: bool = False,
 ) -> list[str]:
     """Return a line for each change of a run.
 
@@ -148,12 +168,13 @@ def describe_changes(
         model: Its model.
         controlnets: Its ControlNets.
         kinds: Kinds of calls whose first arrays are changed in every way.
+        few: Whether only the first array of each kind is changed.
     """
     trace = without_own_arguments(trace)
     rows = judge_host(trace, model, "float32", [], controlnets)
     lines = [f"unchanged: {'equal' if DiffReport(tuple(rows)).equal else 'not equal'}"]
     lines += [f"{words_of(row)}{allowed_of(row)}" for row in rows]
-    for title, run in changed_runs(trace, kinds):
+    for title, run in changed_runs(trace, kinds, few):
         with np.errstate(all="ignore"):
             rows = judge_host(run, model, "float32", [], controlnets)
         found = [words_of(row) for row in rows if row.verdict != "equal"]

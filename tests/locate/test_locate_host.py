@@ -191,7 +191,7 @@ def test_initial_noise_without_its_scale_is_named(model, recorded):
     name = "sampler.000//input.x"
     sigma = float(np.ravel(tensors["sampler.000//input.sigma"])[0])
     found = faults(model, recorded, **{name: tensors[name] / sigma})
-    assert "scale of the initial noise is missing" in found["sampler.000", "initial noise"].cause
+    assert "scale of the initial noise is missing" in found["sampler.000", "state"].cause
 
 
 @pytest.mark.parametrize(

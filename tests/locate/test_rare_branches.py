@@ -13,6 +13,7 @@ from host_units import context_of, entry_of, normal
 from ldmref.errors import LdmrefError
 from ldmref.locate.faults.attention import MASKED, TEXT_SEGMENT, with_text_mask
 from ldmref.locate.findings import DiffReport, Row
+from ldmref.locate.parts.scheduler_faults import config_faults
 from ldmref.locate.pipeline import (
     added_noise,
     hints,
@@ -268,13 +269,13 @@ def test_other_shifts_of_an_empirical_one():
     flow = SchedulerConfig(
         prediction_type="flow", spacing="flow", dynamic_shift=True, shift_rule="empirical"
     )
-    found = dict(schedule._flow_faults(flow))
+    found = dict(config_faults(flow))
     line = found["a shift linear in the tokens instead of the empirical one"]
     assert line.shift_rule == "linear" and line.dynamic_shift
     constant = found["mu 2.02 at every size"]
     assert constant.base_shift == constant.max_shift == 2.02 and constant.shift_rule == "linear"
     assert "mu 2.02 at every size" not in dict(
-        schedule._flow_faults(SchedulerConfig(**{**vars(flow), "shift_rule": "linear"}))
+        config_faults(SchedulerConfig(**{**vars(flow), "shift_rule": "linear"}))
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
+from ldmref.locate.parts import scheduler_faults
 from ldmref.locate.pipeline import schedule
 from ldmref.math.sigmas import beta_sigmas
 from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
@@ -49,7 +50,7 @@ def moved(levels, k):
 def test_tables_have_numbers_of_their_format(form, rescaled, betas):
     """Also one without signal at its end, of which a positive number remains."""
     config = replace(CONFIG, beta_schedule=betas, rescale_betas_zero_snr=rescaled)
-    found = training_alphas_cumprod(schedule.in_format(config, form))
+    found = training_alphas_cumprod(scheduler_faults.in_format(config, form))
     stored = found.astype(FORMATS[form]).astype(np.float64)
     np.testing.assert_allclose(found, stored, rtol=1e-12)
     assert (np.diff(found) <= 0.0).all() and found[-1] >= 2.0**-24 * (1.0 - 1e-12)
@@ -57,14 +58,14 @@ def test_tables_have_numbers_of_their_format(form, rescaled, betas):
 
 def test_a_number_of_a_table_is_at_least_the_smallest_of_float16():
     vanishing = replace(CONFIG, trained_betas=(0.5, 0.9, 1.0 - 2.0**-30))
-    found = training_alphas_cumprod(schedule.in_format(vanishing, "float16"))
+    found = training_alphas_cumprod(scheduler_faults.in_format(vanishing, "float16"))
     smallest = float(np.finfo(np.float16).smallest_subnormal)
     np.testing.assert_allclose(found, [0.5, float(np.float16(0.05)), smallest])
 
 
 def test_alphas_of_known_faults():
     exact = training_alphas_cumprod(CONFIG)
-    found = dict(schedule._alphas(CONFIG))
+    found = dict(scheduler_faults.other_tables(CONFIG))
     after, before = np.arange(1, 1001), np.arange(-1, 999)
     expected = {
         "alphas_cumprod shifted: that of the next timestep": exact[np.minimum(after, 999)],
@@ -143,7 +144,7 @@ def test_other_spacings_of_a_flow(own):
     config = replace(FLOWS, spacing=own)
     found = {
         text: changed.spacing
-        for text, changed in schedule._flow_faults(config)
+        for text, changed in scheduler_faults.config_faults(config)
         if text.startswith("spacing")
     }
     others = [name for name in FLOW_SPACINGS if name != own]
@@ -153,7 +154,7 @@ def test_other_spacings_of_a_flow(own):
 @pytest.mark.parametrize("steps", [2, 5])
 def test_ends_of_levels_that_are_shifted_once(steps):
     made = flow_levels(steps=steps)
-    found = dict(schedule._other_levels(FLOWS, made, 0))
+    found = dict(scheduler_faults.other_levels(FLOWS, made, 0))
     once = found["the end of the levels is shifted once instead of twice"]
     even = np.linspace(1.0, 1e-3, steps)
     np.testing.assert_allclose(once.sigmas, [*moved(even, 3.0), 0.0])
@@ -166,7 +167,7 @@ def test_ends_of_levels_that_are_shifted_once(steps):
 def test_levels_of_other_numbers_of_tokens_are_those_of_their_images(tokens, steps, rule):
     config = replace(DYNAMIC, shift_rule=rule)
     made = flow_levels(config, steps, tokens)
-    found = dict(schedule._other_counts(config, made, tokens))
+    found = dict(scheduler_faults.other_levels(config, made, tokens))
     for other in (4 * tokens, tokens // 4):
         right = flow_levels(config, steps, other)
         levels = found[f"the shift of {other} image tokens instead of {tokens}"]
@@ -178,7 +179,7 @@ def test_levels_that_diffusion_models_space():
     """By Karras, in log sigma and by quantiles, each between ends of which one is right."""
     steps, total = 5, 1000
     made = flow_levels(steps=steps)
-    found = dict(schedule._spaced_by_sigma(FLOWS, made, 3.0))
+    found = dict(scheduler_faults.other_levels(FLOWS, made, 0))
     first, last = made.sigmas[0], made.sigmas[steps - 1]
     way = np.linspace(0.0, 1.0, steps)
 
@@ -198,7 +199,7 @@ def test_levels_that_diffusion_models_space():
             f"{words}, shifted afterwards": moved(levels(1.0 / total), 3.0),
             f"{words}, between the ends of the shifted levels": levels(last),
         }
-    assert found.keys() == expected.keys()
+    assert {text for text in found if text.startswith("spacing")} == expected.keys()
     for text, right in expected.items():
         np.testing.assert_allclose(found[text].sigmas, [*right, 0.0], err_msg=text)
         np.testing.assert_allclose(found[text].timesteps, total * right, err_msg=text)
@@ -221,7 +222,7 @@ def test_a_shift_is_read_at_the_first_level_inside(turned, shift):
     """Levels rise where images are inverted."""
     levels = np.array([0.0, 0.2, 0.7, 1.0])
     levels = levels[::-1] if turned else levels
-    assert schedule._fit_shift(moved(levels, shift), levels) == pytest.approx(shift)
+    assert scheduler_faults.fit_shift(moved(levels, shift), levels) == pytest.approx(shift)
 
 
 # -- causes ---------------------------------------------------------------------------------------
@@ -312,7 +313,9 @@ def test_shifts_of_recorded_levels_are_said():
     )
     factor = math.exp(config.base_shift + slope * (tokens - config.base_image_seq_len))
     assert rows["sigmas"].cause == f"shift {2.0 * factor:.5g} instead of {factor:.5g}"
-    rows, _ = judged(lambda made: (made.timesteps, schedule._shifted(made.sigmas, 1.25)))
+    rows, _ = judged(
+        lambda made: (made.timesteps, scheduler_faults.shift_levels(made.sigmas, 1.25))
+    )
     assert rows["sigmas"].cause == "sigma shift 1.25"
 
 

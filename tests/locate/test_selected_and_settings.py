@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of
 
-from ldmref.locate.pipeline import step_faults as settings_module
+from ldmref.locate.parts import step_faults as settings_module
+from ldmref.locate.parts.scheduler_faults import config_faults
+from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline.ledger import Ledger
-from ldmref.locate.pipeline.schedule import config_faults
 from ldmref.locate.pipeline.selected import mark_selected
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
 from ldmref.samplers import SAMPLERS, SchedulerConfig
 
 ONE = {"output": np.zeros(1)}

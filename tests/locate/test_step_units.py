@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
+from ldmref.locate.parts import scheduler_faults
+from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import added_noise, schedule, steps
 from ldmref.locate.pipeline.known_parts import judge_known_parts
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
 from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -29,21 +30,21 @@ EPSILON = 2.0**-23
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
 def test_shifts_of_levels(shift):
     levels = np.linspace(1.0, 0.0, 6)
-    moved = schedule._shifted(levels, shift)
+    moved = scheduler_faults.shift_levels(levels, shift)
     np.testing.assert_allclose(
         moved[1:-1] / (1 - moved[1:-1]), shift * levels[1:-1] / (1 - levels[1:-1])
     )
     assert moved[0] == 1.0 and moved[-1] == 0.0
-    assert schedule._fit_shift(moved, levels) == pytest.approx(shift)
-    back = schedule._shifted(moved, 1.0 / shift)
+    assert scheduler_faults.fit_shift(moved, levels) == pytest.approx(shift)
+    back = scheduler_faults.shift_levels(moved, 1.0 / shift)
     np.testing.assert_allclose(back, levels, atol=1e-15)
 
 
 def test_a_shift_that_cannot_be_told_is_one():
     levels = np.array([1.0, 0.5, 0.0])
-    assert schedule._fit_shift(levels[:2], levels) == 1.0
-    assert schedule._fit_shift(levels, np.array([1.0, 0.0, 0.0])) == 1.0
-    assert schedule._fit_shift(np.ones(3), levels) == 1.0
+    assert scheduler_faults.fit_shift(levels[:2], levels) == 1.0
+    assert scheduler_faults.fit_shift(levels, np.array([1.0, 0.0, 0.0])) == 1.0
+    assert scheduler_faults.fit_shift(np.ones(3), levels) == 1.0
 
 
 def test_levels_that_are_listed_twice():
@@ -64,10 +65,10 @@ def test_levels_that_are_listed_twice():
 
 
 def test_tables_in_a_format():
-    assert schedule.in_format(FLOWS, "float16") is FLOWS
+    assert scheduler_faults.in_format(FLOWS, "float16") is FLOWS
     exact = training_alphas_cumprod(CONFIG)
     for form, unit in (("float32", 2.0**-24), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)):
-        found = training_alphas_cumprod(schedule.in_format(CONFIG, form))
+        found = training_alphas_cumprod(scheduler_faults.in_format(CONFIG, form))
         # a product of up to 1000 factors in float32, rounded once
         bound = unit + 2.0 * 1000 * 2.0**-24
         assert np.abs(found / exact - 1.0).max() <= bound
@@ -76,41 +77,43 @@ def test_tables_in_a_format():
 
 
 def test_faults_of_a_forward_process():
-    found = dict(schedule.config_faults(CONFIG))
+    found = dict(scheduler_faults.config_faults(CONFIG))
     assert found["with zero terminal SNR"].rescale_betas_zero_snr
     zero = replace(CONFIG, rescale_betas_zero_snr=True)
-    assert not dict(schedule.config_faults(zero))[
+    assert not dict(scheduler_faults.config_faults(zero))[
         "without zero terminal SNR"
     ].rescale_betas_zero_snr
     names = {text for text in found if text.startswith("betas")}
     others = {"linear", "scaled_linear", "cosine"} - {CONFIG.beta_schedule}
     assert names == {f"betas {name} instead of {CONFIG.beta_schedule}" for name in others}
     trained = replace(CONFIG, trained_betas=(0.1, 0.2))
-    betas = [x for text, x in schedule.config_faults(trained) if text.startswith("betas")]
+    betas = [x for text, x in scheduler_faults.config_faults(trained) if text.startswith("betas")]
     assert len(betas) == 3 and not any(x.trained_betas for x in betas)
     for offset in (0, 1):
         config = replace(CONFIG, steps_offset=offset)
-        texts = [text for text, _ in schedule.config_faults(config) if "steps_offset" in text]
+        texts = [
+            text for text, _ in scheduler_faults.config_faults(config) if "steps_offset" in text
+        ]
         assert texts == [f"steps_offset {1 - offset} instead of {offset}"]
     for last, (sigma, alpha, other) in {
         "zero": ("the smallest of the table", "that of timestep 0", "sigma_min"),
         "sigma_min": ("0", "1", "zero"),
     }.items():
         config = replace(CONFIG, final_sigma=last, final_alpha=last)
-        found = dict(schedule.config_faults(config))
+        found = dict(scheduler_faults.config_faults(config))
         assert found[f"the last sigma is {sigma}"].final_sigma == other
         assert found[f"the last alpha_bar is {alpha} (set_alpha_to_one)"].final_alpha == other
 
 
 def test_faults_of_a_flow():
-    found = dict(schedule.config_faults(FLOWS))
+    found = dict(scheduler_faults.config_faults(FLOWS))
     assert found["the levels are shifted twice"].shift == 9.0
     assert found["shift 1 instead of shift 3"].shift == 1.0
     assert "shift 3 instead of shift 3" not in found
     assert found["a shift by the tokens instead of a constant one"].dynamic_shift
-    even = dict(schedule.config_faults(replace(FLOWS, shift=1.0)))
+    even = dict(scheduler_faults.config_faults(replace(FLOWS, shift=1.0)))
     assert "shift 3 instead of shift 1" in even and "the levels are shifted twice" not in even
-    dynamic = dict(schedule.config_faults(replace(FLOWS, dynamic_shift=True)))
+    dynamic = dict(scheduler_faults.config_faults(replace(FLOWS, dynamic_shift=True)))
     assert {text for text in dynamic if "tokens" in text} == {
         "shift 1 instead of a shift by the tokens", "shift 3 instead of a shift by the tokens",
     }  # fmt: skip
@@ -121,28 +124,28 @@ def test_faults_of_a_flow():
 
 def test_other_levels_of_a_flow():
     made = make_schedule(FLOWS, SAMPLERS["euler"], FLOWS.spacing, 4, path=FLOW)
-    found = dict(schedule._other_levels(FLOWS, made, 0))
-    assert not [*schedule._other_levels(CONFIG, made, 0)]
+    found = dict(scheduler_faults.other_levels(FLOWS, made, 0))
+    assert not [*scheduler_faults.other_levels(CONFIG, made, 0)]
     total = FLOWS.num_train_timesteps
     for text, other in found.items():
         np.testing.assert_allclose(other.timesteps, total * other.sigmas[:4], err_msg=text)
         assert other.sigmas.shape == made.sigmas.shape
         assert other.sigmas.max() <= 1.0 + 1e-12 and (np.diff(other.sigmas) <= 0.0).all()
     plain = found["shift 1 instead of shift 3"].sigmas
-    np.testing.assert_allclose(schedule._shifted(plain, 3.0), made.sigmas, atol=1e-12)
+    np.testing.assert_allclose(scheduler_faults.shift_levels(plain, 3.0), made.sigmas, atol=1e-12)
     twice = found["the levels are shifted twice"].sigmas
-    np.testing.assert_allclose(twice, schedule._shifted(plain, 9.0), atol=1e-12)
+    np.testing.assert_allclose(twice, scheduler_faults.shift_levels(plain, 9.0), atol=1e-12)
     last = found["the last evaluation is at level 0"].sigmas
     assert last[0] == 1.0 and last[3] == last[4] == 0.0
     np.testing.assert_allclose(
-        schedule._shifted(last, 1 / 3)[:4], [1.0, 2 / 3, 1 / 3, 0.0], atol=1e-12
+        scheduler_faults.shift_levels(last, 1 / 3)[:4], [1.0, 2 / 3, 1 / 3, 0.0], atol=1e-12
     )
     whole = found["the levels are made of whole timesteps"]
     assert np.array_equal(whole.timesteps, np.rint(made.timesteps))
     assert len([text for text in found if "karras" in text]) == 3
-    dynamic = dict(schedule._other_levels(replace(FLOWS, dynamic_shift=True), made, 64))
+    dynamic = dict(scheduler_faults.other_levels(replace(FLOWS, dynamic_shift=True), made, 64))
     assert "the last evaluation is at level 0" not in dynamic
-    even = dict(schedule._other_levels(replace(FLOWS, shift=1.0), made, 0))
+    even = dict(scheduler_faults.other_levels(replace(FLOWS, shift=1.0), made, 0))
     assert (
         "the last evaluation is at level 0" in even and "the levels are shifted twice" not in even
     )
@@ -431,9 +434,11 @@ def test_noise_is_judged_once():
 
 
 def test_levels_of_other_numbers_of_tokens():
+    dynamic = replace(FLOWS, dynamic_shift=True)
     made = make_schedule(FLOWS, SAMPLERS["euler"], FLOWS.spacing, 4, path=FLOW)
     for tokens, others in ((64, (256, 16)), (4, (16, 1)), (3, (12,))):
-        found = [text for text, _ in schedule._other_counts(FLOWS, made, tokens)]
+        found = [text for text, _ in scheduler_faults.other_levels(dynamic, made, tokens)]
+        found = [text for text in found if text.startswith("the shift of")]
         assert found == [f"the shift of {n} image tokens instead of {tokens}" for n in others]
 
 

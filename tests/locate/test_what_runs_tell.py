@@ -11,6 +11,7 @@ import pytest
 from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs
+from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import (
     added_noise,
     controls,
@@ -24,7 +25,6 @@ from ldmref.locate.pipeline import (
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, PromptArrays
 from ldmref.locate.pipeline.recorded_step import NotRecorded, RecordedEvaluation, ReplayedStep
-from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
 from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.models.transformer_layers import find_angles
 from ldmref.samplers import SAMPLERS

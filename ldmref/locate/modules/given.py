@@ -23,7 +23,7 @@ from ldmref.locate.modules.arrays import read_recorded
 from ldmref.locate.modules.original import ModuleOriginal, WholeCall
 from ldmref.locate.modules.own_run import ENCODER, OwnRun
 from ldmref.locate.modules.selected_states import states_of_others
-from ldmref.locate.pipeline.tokens import mask_faults
+from ldmref.locate.parts.token_faults import mask_faults
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.unfit import first_line
 from ldmref.trace.calls import TraceCall

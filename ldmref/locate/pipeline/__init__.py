@@ -1,8 +1,8 @@
 """What a pipeline computes between its networks.
 
 A complete run of ldmref is followed (`ldmref.locate.run`), and one of diffusers under the names of
-a run of ldmref. Of other runs, and where a run that was followed differs, each computation is
-computed again from its recorded state.
+a run of ldmref. Of other runs, and where a run of diffusers differs, each computation is computed
+again from its recorded state.
 
 | module        | what is judged                                                        |
 |---------------|-----------------------------------------------------------------------|
@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
+from ldmref.locate.findings import EQUAL, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -67,7 +67,7 @@ from ldmref.locate.pipeline.steps import judge_noises, judge_steps, judge_times
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
-from ldmref.locate.run import explain_rows, follow_run, follow_view
+from ldmref.locate.run import follow_run, follow_view
 from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
@@ -153,9 +153,6 @@ def judge_host(
         rows = _judge_each(context)
     else:
         rows = followed.rows()
-        if any(row.verdict == DIFFERS for row in rows):
-            apart = replace(context, ledger=Ledger())
-            rows = explain_rows(rows, _judge_each(apart))
         context.ledger.marked.update(followed.computed)
     return [*rows, *_rows_of_rest(context), *missing]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.parts.hypotheses import PossibleCause, hypotheses
+from ldmref.locate.parts.guidance_faults import known_guidance_faults
+from ldmref.locate.parts.hypotheses import hypotheses
 from ldmref.locate.parts.rules import (
     NUMBERS,
     PLAIN,
     RecordedRule,
-    changed,
     depends_on_level,
     guidance_rule,
     other_guidances,
@@ -23,8 +22,6 @@ from ldmref.locate.parts.visit import Visit
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import sigma_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
-from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
-from ldmref.samplers.guidances import ClassifierFree
 from ldmref.samplers.interfaces import History
 from ldmref.samplers.parts import COMBINE
 from ldmref.trace.model import TraceEntry
@@ -164,50 +161,8 @@ def judge_visit(
     near = [x if isinstance(x, Visit) else None for x in (before, after)]
     rules = other_guidances(visit.rule)
     got = np.asarray(output, np.float64)
-    causes = chain(_known(visit), hypotheses(visit, got, *near, rules=rules))
+    causes = chain(known_guidance_faults(visit), hypotheses(visit, got, *near, rules=rules))
     return context.judge(entry, "guidance", output, expected, floor=floor, variants=causes)
-
-
-def _known(visit: Visit) -> Iterator[PossibleCause]:
-    """Yield causes that are another formula, or have words of their own."""
-    rule, arrays, scale = visit.rule, visit.arrays, visit.inputs["scale"]
-    cond, uncond = arrays.get("cond"), arrays.get("uncond")
-    yield from _known_of_two_models(visit)
-    for prediction in rule.perturbed:
-        words = prediction.name.partition("_")[0]
-        weight = getattr(rule, "inner", rule)
-        for text, value in (
-            (f"the {words} prediction is not used", 0.0),
-            (f"the sign of the {words} prediction is reversed", -weight.scale),
-        ):
-            yield text, replace(visit, rule=changed(weight, scale=value)).output
-    if cond is None or uncond is None:
-        return
-    phi = getattr(rule, "phi", 0.0)
-    if phi:
-        plain = ClassifierFree()(arrays, 1.0, scale, ())[0]
-        yield f"guidance rescale {phi:g} is missing", lambda: plain
-    yield "the sum uncond + scale cond", lambda: uncond + scale * cond
-    larger = cond + scale * (cond - uncond)
-    yield "cond + scale (cond - uncond), which is a scale larger by 1", lambda: larger
-
-
-def _known_of_two_models(visit: Visit) -> Iterator[PossibleCause]:
-    """Yield causes of a wrong guidance by a weaker model."""
-    rule, arrays = visit.rule, visit.arrays
-    if not isinstance(rule, Autoguidance | EmbeddedScaleAutoguidance):
-        return
-    weights = {
-        "the weaker model is not used": 1.0,
-        "the weaker model alone": 0.0,
-        "a weight larger by 1": rule.weight + 1.0,
-    }
-    for text, weight in weights.items():
-        yield text, replace(visit, rule=changed(rule, weight=weight)).output
-    exchanged = replace(visit, rule=changed(rule, weight=1.0 - rule.weight))
-    if "uncond" not in arrays:
-        exchanged = visit.with_arrays(cond=arrays["guide"], guide=arrays["cond"])
-    yield "the two models are exchanged", exchanged.output
 
 
 def _judge_level(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ldmref.locate.parts.step_faults import StepSettings
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.locate.precision import round_to
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval

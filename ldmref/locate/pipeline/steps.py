@@ -17,6 +17,8 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.law import NOISE, allowed_error
 from ldmref.locate.layouts import relative_error, shrinkage
+from ldmref.locate.parts.scheduler_faults import in_format
+from ldmref.locate.parts.step_faults import StepSettings, fitted_noise, step_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.recorded_step import (
@@ -27,8 +29,6 @@ from ldmref.locate.pipeline.recorded_step import (
     to_path,
     to_x0,
 )
-from ldmref.locate.pipeline.schedule import in_format
-from ldmref.locate.pipeline.step_faults import StepSettings, fitted_noise, step_faults
 from ldmref.samplers import configured_step
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import run_intervals

@@ -18,6 +18,7 @@ import numpy as np
 from ldmref.locate.faults.text import pool_elsewhere
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.parts.token_faults import mask_faults
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
@@ -33,7 +34,7 @@ from ldmref.locate.pipeline.prompt_arrays import (
     prompts_of,
 )
 from ldmref.locate.pipeline.roles import roles_of
-from ldmref.locate.pipeline.tokens import known_prompts, mask_faults
+from ldmref.locate.pipeline.tokens import known_prompts
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.samplers.predictions import read_prediction

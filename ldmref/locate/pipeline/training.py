@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.findings import Row
+from ldmref.locate.parts.scheduler_faults import config_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.schedule import config_faults
 from ldmref.math.flow import flow_sample, flow_velocity
 from ldmref.math.forward import q_sample
 from ldmref.math.objective import min_snr_weight

@@ -11,11 +11,13 @@ with the recorded array, so a fault stays where it is.
 | `follow`   | the run, and what of it was compared                                 |
 | `views`    | the run of another program, under the names of a run of ldmref       |
 | `rows`     | the rows of a report, with the noise of each computation             |
+| `causes`   | the causes of wrong arrays: one change of what they are computed from |
+| `changes`  | changes of the request, the configuration and of single arrays       |
+| `steps`    | the steps, taken again with another setting                          |
 """
 
 from ldmref.locate.run.follow import follow_run as follow_run
 from ldmref.locate.run.follow import follow_view as follow_view
 from ldmref.locate.run.rows import RunComparison as RunComparison
-from ldmref.locate.run.rows import explain_rows as explain_rows
 from ldmref.locate.run.views import ArrayPart as ArrayPart
 from ldmref.locate.run.views import RunView as RunView

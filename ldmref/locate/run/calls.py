@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
-REQUESTED = "inputs"  # the call with the images and arrays of the request
 
 
 class ArrayName(NamedTuple):
@@ -50,6 +49,15 @@ class NotFollowed(Exception):
     """The run cannot be followed; the message says why."""
 
 
+class ArrayReached(Exception):
+    """The run has computed the array that was asked for."""
+
+
+def keep_array(name: ArrayName, x: Any) -> Any:
+    """Return the array with which a run continues: as it was recorded."""
+    return x
+
+
 class FollowedCalls(Recorder):
     """Compares each call of a run with the recorded one, instead of recording it.
 
@@ -58,17 +66,29 @@ class FollowedCalls(Recorder):
         dtype: The number format of the run.
         epsilon: The unit by which each recorded array is rounded another way; 0: it is not.
         seed: Of the roundings.
+        change: Returns an array with which the run continues, of its name and the recorded one.
+        until: The array with which the run ends. None: it ends with its images.
 
     Attributes:
         computed: What the run computed instead of each recorded array.
         unknown: The calls of networks whose outputs were not recorded.
     """
 
-    def __init__(self, port: Trace, dtype: str = "float64", epsilon: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        port: Trace,
+        dtype: str = "float64",
+        epsilon: float = 0.0,
+        seed: int = 0,
+        change: Callable[[ArrayName, Any], Any] = keep_array,
+        until: ArrayName | None = None,
+    ):
         super().__init__(self, dict)  # type: ignore[arg-type]
         self.port = port
         self.dtype = dtype
         self.epsilon = epsilon
+        self.change = change
+        self.until = until
         self._random = np.random.default_rng(seed)
         self.computed: dict[ArrayName, np.ndarray] = {}
         self.unknown: list[str] = []
@@ -93,12 +113,18 @@ class FollowedCalls(Recorder):
         """Return what was recorded instead of an array, which is compared with it.
 
         An array that was not recorded, or in another shape, is returned as it was computed.
+
+        Raises:
+            ArrayReached: It is the array with which the run ends.
         """
         recorded = name.tensor_in(self.port)
         if recorded is None:
-            return computed
+            return self.change(name, computed)
         self.computed.setdefault(name, np.asarray(computed))
-        return self.read(recorded) if np.shape(recorded) == np.shape(computed) else computed
+        if name == self.until:
+            raise ArrayReached
+        same = np.shape(recorded) == np.shape(computed)
+        return self.change(name, self.read(recorded) if same else computed)
 
     def read(self, recorded: np.ndarray) -> np.ndarray:
         """Return a recorded array in the number format of the run, rounded another way."""
@@ -124,7 +150,11 @@ class FollowedCalls(Recorder):
         """
         entry = self.port.find(call)
         if entry is not None and entry.outputs:
-            return {role: self.read(x) for role, x in self._arrays(entry.outputs).items()}
+            found = {role: self.read(x) for role, x in self._arrays(entry.outputs).items()}
+            return {
+                role: self.change(ArrayName(entry.name, OUTPUT, role), x)
+                for role, x in found.items()
+            }
         kind = TraceCall(call).kind
         of_kind = (e for e in self.port.entries if not e.layer and e.call.kind == kind)
         like = next((e for e in of_kind if e.outputs), None)

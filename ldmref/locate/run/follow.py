@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.parts.visit import FAILS
-from ldmref.locate.run.calls import INPUT, OUTPUT, REQUESTED, ArrayName, FollowedCalls, NotFollowed
+from ldmref.locate.parts.visit import FAILS, Visit
+from ldmref.locate.run.calls import (
+    INPUT,
+    OUTPUT,
+    ArrayName,
+    ArrayReached,
+    FollowedCalls,
+    NotFollowed,
+)
+from ldmref.locate.run.causes import RunCauses, SeenParts
+from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.rows import RunComparison
+from ldmref.locate.run.steps import SteppedVisit, TakenSteps
 from ldmref.locate.run.views import RunView
 from ldmref.math.arrays import Array
 from ldmref.models.control import ControlNet
@@ -22,9 +33,10 @@ from ldmref.modes.registry import MODES
 from ldmref.modes.request_inputs import CONTROL, recorded_request
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Interval
+from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
 from ldmref.samplers.parts import COMBINE, STEP
-from ldmref.trace.calls import CONSTRAIN
+from ldmref.trace.calls import CONSTRAIN, REQUESTED
 from ldmref.trace.model import Trace
 from ldmref.trace.observer import TraceObserver, numbered_role
 
@@ -80,6 +92,9 @@ def follow_view(
         least=view.least,
         computed=view.as_recorded(found.computed),
         round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
+        causes=replace(
+            found.causes, port=view.port, as_recorded=view.as_recorded, own_name=view.own_name
+        ),
     )
 
 
@@ -101,9 +116,10 @@ def _follow(
     if "batch_size" in MODES[mode].parameters:
         values |= _batch_size(port)
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
+    run = RepeatedRun(model, nets, mode, values)
     calls = FollowedCalls(port)
     try:
-        computed = _computed(calls, model, nets, mode, values)
+        parts = run.follow(calls).parts
     except NotFollowed as error:
         return str(error)
     except FAILS as error:
@@ -111,27 +127,77 @@ def _follow(
 
     def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
         roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
-        return [_computed(calls, model, nets, mode, values) for calls in roundings]
+        for calls in roundings:
+            run.follow(calls)
+        return [calls.computed for calls in roundings]
 
+    def change_run(change: RunChange, until: ArrayName | None) -> Mapping[ArrayName, np.ndarray]:
+        calls = FollowedCalls(port, change=change.changed, until=until)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                run.follow(calls, change)
+        except (NotFollowed, ArrayReached, *FAILS):
+            pass  # what was computed up to there is known
+        return calls.computed
+
+    changes = [*list_changes(mode, values, model.config, _names(port))]
+    numbers = [*list_numbers(values, model.config)]
     networks = networks_of_run(model.config)
-    return RunComparison(port, networks, computed, round_again, epsilon, calls.unknown[:1])
+    return RunComparison(
+        port,
+        networks,
+        calls.computed,
+        round_again,
+        epsilon,
+        RunCauses(port, parts, changes, numbers, change_run),
+        calls.unknown[:1],
+    )
 
 
-def _computed(
-    calls: FollowedCalls,
-    model: LatentDiffusion,
-    nets: Sequence[ControlNet],
-    mode: str,
-    values: Mapping[str, Any],
-) -> Mapping[ArrayName, np.ndarray]:
-    """Return what the run computes instead of each recorded array."""
-    ops = exact_backend(calls.dtype)
-    controls = zip(values.get(CONTROL, ()), nets, strict=True)
-    moved = [replace(control, net=net.with_backend(ops)) for control, net in controls]
-    with np.errstate(all="ignore"):
-        planned = plan(mode, model, **{**values, **({CONTROL: moved} if moved else {})})
-        planned.run(model, observer=RunFollower(calls))
-    return calls.computed
+@dataclass(frozen=True)
+class RepeatedRun:
+    """The run of a recorded request, which can be made again.
+
+    Attributes:
+        model: The model that ran.
+        nets: The ControlNets of the run, in their order.
+        mode: Its mode.
+        values: The parameters of its request.
+    """
+
+    model: LatentDiffusion
+    nets: Sequence[ControlNet]
+    mode: str
+    values: Mapping[str, Any]
+
+    def follow(self, calls: FollowedCalls, change: RunChange = UNCHANGED) -> RunFollower:
+        """Make the run, which is compared with recorded calls.
+
+        Args:
+            calls: The recorded calls.
+            change: What is changed of its request, or of the scheduler.
+        """
+        ops = exact_backend(calls.dtype)
+        values = {**self.values, **(change.values or {})}
+        model = self.model
+        if change.config is not None:
+            model = model.with_params({}, model.backend)
+            model.config = change.config
+        controls = zip(values.get(CONTROL, ()), self.nets, strict=True)
+        moved = [replace(control, net=net.with_backend(ops)) for control, net in controls]
+        with np.errstate(all="ignore"):
+            planned = plan(self.mode, model, **{**values, **({CONTROL: moved} if moved else {})})
+            follower = RunFollower(calls)
+            planned.run(model, observer=follower)
+        return follower
+
+
+def _names(port: Trace) -> Iterator[ArrayName]:
+    """Yield the arrays of whole calls that were recorded."""
+    for entry in port.entries:
+        if not entry.layer:
+            yield from (ArrayName(entry.name, INPUT, role) for role in entry.inputs)
+            yield from (ArrayName(entry.name, OUTPUT, role) for role in entry.outputs)
 
 
 def _unknown_arrays(port: Trace, computed: Mapping[ArrayName, np.ndarray]) -> list[str]:
@@ -168,6 +234,9 @@ class RunFollower(TraceObserver):
 
     Args:
         calls: The recorded calls.
+
+    Attributes:
+        parts: The visits of guidance and of steps.
     """
 
     recording = RecordedNetworks
@@ -175,27 +244,61 @@ class RunFollower(TraceObserver):
 
     def __init__(self, calls: FollowedCalls):
         super().__init__(calls, whole=True)
+        self.parts = SeenParts()
         self._stepping = False
+        self._memory: History = ()  # of the guidance, in this step
+        self._left: History = ()  # what its first evaluation leaves
 
     def started(self, trajectory: Trajectory) -> Trajectory:
         """Return the sampling with steps that continue with what was recorded of them."""
         trajectory = super().started(trajectory)
         take, constrain = trajectory.step, trajectory.constrain
+        config = self.model.config
+        steps = TakenSteps(self.job, config.scheduler, trajectory.schedule)
+        self.parts.steps.append(steps)
+        self.parts.timesteps = config.scheduler.num_train_timesteps
+        self.parts.tokens = config.count_tokens(*self.job.size)
+        self._memory = self._left = ()
 
         def step(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
         ) -> Stepped:
             x = self._exchange(STEP.call, "x", x)
             self._stepping = True
-            x_next, x0, history = take(denoise, x, interval, history, noise)
+            x_next, x0, after = take(denoise, x, interval, history, noise)
             self._stepping = False
-            return self._exchange(STEP.call, OUTPUT, x_next, OUTPUT), x0, history
+            call = self.recorder.next_name(STEP.call)
+            seen = [evaluation for evaluation, _ in self.evaluations]
+            visit = SteppedVisit(call, take, x, interval, seen, [*self.draws])
+            steps.visits.append(visit)
+            return self._exchange(STEP.call, OUTPUT, x_next, OUTPUT), x0, after
 
         def kept(x: Array, interval: Interval) -> Array:
             assert constrain is not None
             return self._exchange(STEP.call, OUTPUT, constrain(x, interval), OUTPUT, CONSTRAIN)
 
         return replace(trajectory, step=step, constrain=None if constrain is None else kept)
+
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """Compare a jump, and begin a step, which forgets guidance before a jump."""
+        self._memory = () if self.draws else self._left
+        super().stepping(x, interval)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Compare a guidance, and keep its visit."""
+        inputs = {
+            "predictions": {k: np.asarray(x) for k, x in evaluation.outputs.items()},
+            "scale": evaluation.scale,
+            "sigma": evaluation.sigma,
+            "path": self.trajectory.schedule.path,
+        }
+        if self.job.guidance.remembers:
+            inputs["memory"] = self._memory
+        visit = Visit(COMBINE, self.job.guidance, inputs)
+        if self.job.guidance.remembers and not self.evaluations:
+            self._left = visit.memory() or ()
+        self.parts.guidances[self.recorder.next_name(COMBINE.call)] = visit
+        super().evaluated(evaluation)
 
     def noise_sampled(self, noise: Array) -> Array:
         """Return the recorded noise of the step, or of the jump before it."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.law import allowed_error, choose_cause, noise_floor
-from ldmref.locate.layouts import CLOSE, first_nonfinite, recognise, relative_error
+from ldmref.locate.law import allowed_error, noise_floor
+from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
+from ldmref.locate.run.causes import RunCauses
 from ldmref.models.declared import DeclaredNetwork
-from ldmref.trace.calls import GUIDE_CALLS, TraceCall
+from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
 # What rows call arrays: of what a call returns, by its kind; of what it reads, by its role.
@@ -44,6 +44,7 @@ class RunComparison:
         round_again: Returns the same in the port's number format, from other roundings of the
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
+        causes: Finds the causes of wrong arrays.
         unknown: The first call of a network whose outputs were not recorded.
         least: The relative errors that are allowed at least.
     """
@@ -53,6 +54,7 @@ class RunComparison:
     computed: Mapping[ArrayName, np.ndarray]
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
+    causes: RunCauses
     unknown: Sequence[str] = ()
     least: Mapping[ArrayName, float] = field(default_factory=dict)
 
@@ -91,23 +93,18 @@ class RunComparison:
         row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
         if error <= allowed:
             return row
-        found = choose_cause(self._neighbours(entry, name, got), error, allowed) if real else None
-        if found is None and real:
+        row = replace(row, note=row.note or _describe_wrong(name, got, computed))
+        found = None
+        if real and not bad:
+            found = self.causes.find(name, row.kind, got, self.computed, error, allowed)
+        if found is None and real and got.size > 1:
             layout = recognise(got, expected, max(allowed, 1e-6))
             found = layout and (layout.text, relative_error(layout.array, expected))
+        if found is None and real and not bad:
+            found = self.causes.find_by_runs(name, got, self.computed, error, allowed)
         cause, left = found or ("", None)
+        self.causes.remember(cause)
         return replace(row, verdict=DIFFERS, cause=cause, explained=left)
-
-    def _neighbours(
-        self, entry: TraceEntry, name: ArrayName, got: np.ndarray
-    ) -> Iterator[tuple[str, float]]:
-        """Yield the same array of the calls before and after, with the error that it leaves."""
-        call = entry.call
-        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
-            other = self.computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
-            if other is not None:
-                expected = np.asarray(other, np.float64)
-                yield f"that of the call {words}", relative_error(got, expected)
 
     def _kind(self, entry: TraceEntry, name: ArrayName) -> str:
         """Return what a row calls an array."""
@@ -126,49 +123,12 @@ class RunComparison:
         return READ.get(name.role, name.role)
 
 
-# What computing each part apart calls the same array.
-ALSO = {"state": ("initial noise", "initial latents")}
-
-
-def explain_rows(rows: Sequence[Row], apart: Sequence[Row]) -> list[Row]:
-    """Return the rows of a run, with what computing each part apart says of those that differ.
-
-    Args:
-        rows: Those of a run that was followed, which decide.
-        apart: Those of each computation from its recorded state.
-    """
-    left = [row for row in apart if row.verdict == DIFFERS]
-    found = {i: _find(row, left) for i, row in enumerate(rows) if row.verdict == DIFFERS}
-    for i in [i for i, other in found.items() if other is None]:
-        found[i] = _as_elsewhere(rows[i], apart)
-    for i in [i for i, other in found.items() if other is None]:  # under another name
-        others = [row for row in left if row.call == rows[i].call]
-        same = [j for j, other in found.items() if other is None and rows[j].call == rows[i].call]
-        if len(others) == len(same) == 1:
-            found[i] = others[0]
-            left.remove(others[0])
-    return [found.get(i) or row for i, row in enumerate(rows)]
-
-
-def _find(row: Row, left: list[Row]) -> Row | None:
-    """Take the row of the same array out of those that are left."""
-    for other in left:
-        if (other.call, other.layer) == (row.call, row.layer) and _is_same_kind(row, other):
-            left.remove(other)
-            return other
-    return None
-
-
-def _as_elsewhere(row: Row, apart: Sequence[Row]) -> Row | None:
-    """Return a row with the cause that the same array has in another call, if it is as wrong."""
-    kind = TraceCall(row.call).kind
-    for other in apart:
-        of_same = TraceCall(other.call).kind == kind and _is_same_kind(row, other)
-        if of_same and other.cause and math.isclose(other.error, row.error, rel_tol=CLOSE):
-            return replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
-    return None
-
-
-def _is_same_kind(row: Row, other: Row) -> bool:
-    named = row.kind.replace("_", " ")
-    return other.kind.replace("_", " ") in (named, *ALSO.get(row.kind, ()))
+def _describe_wrong(name: ArrayName, got: np.ndarray, right: np.ndarray) -> str:
+    """Return where whole numbers differ first, and what noise has as its mean and deviation."""
+    if name.role.partition(".")[0] == "noise":
+        return f"mean {got.mean():.3g}, standard deviation {got.std():.3g}"
+    if right.dtype.kind not in "iub" or np.array_equal(got, right):
+        return ""
+    first = tuple(int(i) for i in np.argwhere(got != right)[0])
+    count = np.count_nonzero(got != right)
+    return f"{got[first]} instead of {right[first]} at {[*first]}, {count} of {got.size} differ"

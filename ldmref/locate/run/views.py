@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.locate.run.calls import INPUT, REQUESTED, ArrayName
+from ldmref.locate.run.calls import INPUT, ArrayName
 from ldmref.support.lazy_mapping import LazyMapping
-from ldmref.trace.calls import TraceCall
+from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ReadArray = Callable[[ArrayName], np.ndarray | None]
@@ -107,6 +107,11 @@ class RunView:
         if recorded.tensor_name_in(self.port) is not None:
             self.own[own] = (ArrayPart(recorded, None, factor),)
             self.recorded[recorded] = (ArrayPart(own, None, 1.0 / factor),)
+
+    def own_name(self, recorded: ArrayName) -> ArrayName | None:
+        """Return the array of the run of ldmref that a recorded one is; None: it is of several."""
+        parts = self.recorded.get(recorded, ())
+        return parts[0].name if len(parts) == 1 else None
 
     def trace(self) -> Trace:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ldmref.locate.pipeline.schedule import config_faults
+from ldmref.locate.parts.scheduler_faults import config_faults
 from ldmref.samplers import SAMPLERS, Interval, Sampler, SchedulerConfig
 
 IntervalChange = Callable[[Interval], Interval]

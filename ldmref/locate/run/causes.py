@@ -1,0 +1,355 @@
+"""Causes of a wrong array of a run that was followed: one change of what the run computes it from.
+
+A change is another array of the run in its place, a number with another value, a step or a guidance
+with another setting, or a parameter of the request or of the scheduler with another value. The last
+ones are tried by making the run again; one that explains an array is tried on all others as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate.law import choose_cause
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.parts.guidance_faults import known_guidance_faults
+from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
+from ldmref.locate.parts.rules import PLAIN, changed, other_guidances
+from ldmref.locate.parts.scheduler_faults import (
+    fit_shift,
+    other_levels,
+    other_tables,
+    shift_levels,
+)
+from ldmref.locate.parts.token_faults import explain, mask_faults
+from ldmref.locate.parts.visit import Visit
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.changes import FittedChange, RunChange
+from ldmref.locate.run.steps import TakenSteps
+from ldmref.samplers.flow_spacings import shift_factor
+from ldmref.samplers.guidances import Rescale
+from ldmref.samplers.parts import COMBINE, STEP
+from ldmref.samplers.path import FLOW
+from ldmref.trace.calls import CONSTRAIN, TraceCall
+from ldmref.trace.model import Trace
+
+FoundCause = tuple[str, float]
+TriedArray = tuple[str, np.ndarray | None]
+Computed = Mapping[ArrayName, np.ndarray]
+NEAR = 24  # arrays before and after one that may have been taken in its place
+TRIES = 2  # arrays for which the run is made again with changes, each of another kind
+NOT_TEXTS = ("sample", "timestep")  # of networks
+SCHEDULE = "schedule"
+DECLARED_FIRST = (SCHEDULE, "vae.decode", "taesd.decode")  # whose numbers are declared
+TIMES = ("timestep", "timesteps", "time", "target")
+
+
+@dataclass
+class SeenParts:
+    """The visits of a run that was followed.
+
+    Attributes:
+        guidances: The visits of guidance, by call.
+        steps: Those of steps, by batch.
+        timesteps: The number of timesteps of training.
+        tokens: The number of tokens of an image.
+    """
+
+    guidances: dict[str, Visit] = field(default_factory=dict)
+    steps: list[TakenSteps] = field(default_factory=list)
+    timesteps: int = 1000
+    tokens: int = 0
+
+    def visit_of(self, call: TraceCall, port: Trace) -> Visit | None:
+        """Return the guidance that follows a call of the denoiser; None: it is not known."""
+        of_kind = [name for name in port.calls if TraceCall(name).kind == call.kind]
+        visits = [*self.guidances.values()]
+        known = call.network and len(of_kind) == len(visits)
+        return visits[call.number] if known and 0 <= call.number < len(visits) else None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether networks read the negative prompt in the first half of a batch."""
+        return any({"uncond", "cond"} <= {*visit.arrays} for visit in self.guidances.values())
+
+
+@dataclass
+class RunCauses:
+    """Finds causes.
+
+    Attributes:
+        port: The recorded run.
+        parts: The visits of the run.
+        changes: The changes with which it may be made again.
+        numbers: Numbers with which it may be made again.
+        again: Makes it again with a change, up to an array or to its end, and returns what it
+            computed.
+        as_recorded: Returns what a run computes by the names of the recorded arrays.
+        own_name: Returns the name that the run has for a recorded array. None: it is of several.
+    """
+
+    port: Trace
+    parts: SeenParts
+    changes: Sequence[RunChange]
+    numbers: Sequence[FittedChange]
+    again: Callable[[RunChange, ArrayName | None], Computed]
+    as_recorded: Callable[[Computed], Computed] = lambda computed: computed
+    own_name: Callable[[ArrayName], ArrayName | None] = lambda name: name
+    _made: dict[str, RunChange] = field(default_factory=dict)
+    _explained: dict[str, Computed] = field(default_factory=dict)
+    _tried: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def find(
+        self,
+        name: ArrayName,
+        words: str,
+        got: np.ndarray,
+        computed: Computed,
+        error: float,
+        allowed: float,
+    ) -> FoundCause | None:
+        """Return the cause of a wrong array, and the error that it leaves; None: it is not found.
+
+        Args:
+            name: Its name.
+            words: What rows call it.
+            got: What was recorded.
+            computed: What the run computed.
+            error: The error without a cause.
+            allowed: The largest error that is rounding.
+        """
+        call = TraceCall(name.entry.split("/", 1)[0])
+        kind = call.kind
+        explained = ((words, run.get(name)) for words, run in self._explained.items())
+        tiers: list[Iterable[TriedArray]] = [explained]
+        if got.shape == np.shape(computed[name]):
+            tiers.append(self._of_visits(name, got))
+        if kind in DECLARED_FIRST:
+            tiers += self._of_runs(name)
+        if kind == SCHEDULE:
+            tiers.append(self._of_schedule(name, got))
+        tiers.append(self._of_arrays(name, words, computed))
+        right = np.asarray(computed[name])
+        if call.network and "mask" in name.role and right.ndim == 2:
+            tiers.append(mask_faults(right.astype(np.int64)))
+        found = choose_first(tiers, got, error, allowed)
+        ids = right.dtype.kind in "iu" and got.shape == right.shape and right.ndim > 1
+        if found is None and ids:
+            rows = zip(
+                got.reshape(-1, got.shape[-1]), right.reshape(-1, got.shape[-1]), strict=True
+            )
+            text = next(explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y))
+            return (text, 0.0) if text else None
+        return found
+
+    def find_by_runs(
+        self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
+    ) -> FoundCause | None:
+        """Return the change of the run that explains an array, as `find` does.
+
+        A number is another one, whatever made it.
+        """
+        right = np.asarray(computed[name])
+        if right.size == got.size == 1:
+            words = f"{name.role} {got.item():.6g} instead of {right.item():.6g}"
+            return words, 0.0
+        return choose_first(self._of_runs(name), got, error, allowed)
+
+    def _of_runs(self, name: ArrayName) -> list[Iterable[TriedArray]]:
+        """Return what the run computes with each change, and then with each number fitted.
+
+        [] if that was tried of an array of this kind, or of several arrays.
+        """
+        kind = (TraceCall(name.entry.split("/", 1)[0]).kind, name.side, name.role)
+        own = self.own_name(name)
+        if own is None or kind in self._tried or len(self._tried) == TRIES:
+            return []
+        self._tried.add(kind)
+        changed = ((x.words, self._changed(x, name, own)) for x in self.changes)
+        fits = (self._fitted(number, name, own) for number in self.numbers)
+        return [changed, chain.from_iterable(fits)]
+
+    def _changed(self, change: RunChange, name: ArrayName, own: ArrayName) -> np.ndarray | None:
+        return self.as_recorded(self.again(change, own)).get(name)
+
+    def _fitted(
+        self, number: FittedChange, name: ArrayName, own: ArrayName
+    ) -> Iterator[TriedArray]:
+        """Yield what the run computes with a number that is fitted to what was recorded."""
+        got = name.tensor_in(self.port)
+
+        def at(value: float) -> np.ndarray | None:
+            found = self._changed(number.at(number.read(value)), name, own)
+            same = found is not None and got is not None and found.shape == got.shape
+            return np.asarray(found, np.float64) if same else None
+
+        start = number.read(number.right)
+        value = None if got is None else fit(at, start, np.asarray(got, np.float64))
+        if value is not None and not math.isclose(value, start, rel_tol=ALIKE):
+            words = f"{number.words} {number.read(value):.5g} instead of {number.right:g}"
+            self._made[words] = number.at(number.read(value))
+            yield words, at(value)
+
+    def _of_visits(self, name: ArrayName, got: np.ndarray) -> Iterator[TriedArray]:
+        """Yield what the guidance or the step computes with one of its settings changed."""
+        own = self.own_name(name)
+        if own is None:
+            return
+        call = TraceCall(own.entry.split("/", 1)[0])
+        if call.kind == COMBINE.call and own.side == OUTPUT and call in self.parts.guidances:
+            for words, make in self._of_guidance(call, got):
+                yield words, self._recorded(name, own, make())
+        elif call.kind == STEP.call:
+            steps = next((steps for steps in self.parts.steps if steps.has(call)), None)
+            if steps is not None:
+                for words, arrays in steps.alternatives.items():
+                    if own in arrays:
+                        yield words, self._recorded(name, own, arrays[own])
+                yield from steps.noises(own, got)
+
+    def _of_schedule(self, name: ArrayName, got: np.ndarray) -> Iterator[TriedArray]:
+        """Yield other levels, times and tables of noise."""
+        steps = self.parts.steps[0] if self.parts.steps else None
+        own = self.own_name(name)
+        if steps is None or own is None:
+            return
+        config, schedule = steps.config, steps.schedule
+        others = [*other_levels(config, schedule, self.parts.tokens)]
+        found: list[tuple[str, np.ndarray]] = []
+        if own.role == "alphas_cumprod":
+            found = [*other_tables(config)]
+        elif own.role == "sigmas":
+            found = [(words, other.sigmas) for words, other in others]
+            if got.ndim == 1:
+                shift = fit_shift(got, schedule.sigmas)
+                words = f"sigma shift {shift:.5g}"
+                if schedule.path is FLOW:
+                    factor = shift_factor(config, self.parts.tokens, len(schedule.timesteps))
+                    words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
+                found.append((words, shift_levels(schedule.sigmas, shift)))
+            found.append(("the last sigma is missing", schedule.sigmas[:-1]))
+        elif own.role == "timesteps":
+            found = [(words, other.timesteps) for words, other in others]
+            words = "the timesteps are truncated to whole numbers"
+            found.append((words, np.floor(schedule.timesteps)))
+            found.append(("the timesteps are in increasing order", schedule.timesteps[::-1]))
+        for words, x in found:
+            yield words, self._recorded(name, own, x)
+
+    def _of_guidance(self, call: str, got: np.ndarray) -> Iterator[Any]:
+        visits = self.parts.guidances
+        order = [*visits]
+        i = order.index(call)
+        visit = visits[call]
+        if visit.rule.name in PLAIN:  # without phi, guidance rescale is classifier-free
+            visit = replace(visit, rule=changed(Rescale(), phi=0.0))
+        before = visits[order[i - 1]] if i else None
+        after = visits[order[i + 1]] if i + 1 < len(order) else None
+        rules = other_guidances(visit.rule)
+        causes = hypotheses(visit, np.asarray(got, np.float64), before, after, rules)
+        yield from chain(known_guidance_faults(visit), causes)
+
+    def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else self.as_recorded({own: x}).get(name)
+
+    def _of_arrays(self, name: ArrayName, kind: str, computed: Computed) -> Iterator[TriedArray]:
+        """Yield other arrays of the run in its place, and the right one times a declared number."""
+        right = np.asarray(computed[name])
+        call = TraceCall(name.entry.split("/", 1)[0])
+        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
+            other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
+            if other is not None:
+                yield f"that of the call {words}", other
+        if right.size > 1 and np.ptp(right):
+            if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
+                yield f"the {kind} is zero", np.zeros_like(right)
+                yield from _halves(right)
+            yield from self._others(name, right, computed)
+        elif name.role in TIMES and np.isfinite(right).all():
+            yield from self._of_time(name, np.asarray(right, np.float64))
+        if right.dtype.kind == "f":
+            yield from self._of_factors(name, right)
+
+    def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
+        """Yield an array without a factor of the run, and with the factor twice."""
+        own = self.own_name(name) or name
+        call = TraceCall(own.entry.split("/", 1)[0])
+        first = next((visit for steps in self.parts.steps for visit in steps.visits), None)
+        if first is not None and own == ArrayName(f"{first.call}/", INPUT, "x"):
+            scale = self.parts.steps[0].schedule.init_noise_sigma
+            for factor in dict.fromkeys((scale, first.interval.sigma)):
+                yield "the scale of the initial noise is missing (init_noise_sigma)", right / factor
+                yield "the noise is scaled twice", right * factor
+        visit = self.parts.visit_of(call, self.port)
+        if own.role in ("sample", "x") and visit is not None:
+            sigma = visit.inputs["path"].ratio(visit.inputs["sigma"])
+            scale = math.hypot(1.0, sigma)
+            yield "the scaling of the input is missing (scale_model_input)", right * scale
+            yield "the input is scaled twice", right / scale
+            yield "the input is divided by sigma", right * scale / max(sigma, 1e-9)
+
+    def _others(
+        self, name: ArrayName, right: np.ndarray, computed: Computed
+    ) -> Iterator[TriedArray]:
+        """Yield arrays of the same shape that the run has computed before, the nearest first."""
+        order = [*computed]
+        i = order.index(name)
+        for other in order[max(i - NEAR, 0) : i][::-1]:
+            x = other.tensor_in(self.port)
+            if x is not None and x.shape == right.shape and x.dtype.kind == "f":
+                side = "" if other.role == other.side else f" {other.role}"
+                words = f"{other.entry.rstrip('/')} {other.side}{side} in its place"
+                unkept = other._replace(entry=name.entry) == name and name.entry.endswith(CONSTRAIN)
+                yield "the known part is not put back" if unkept else words, x
+
+    def _of_time(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
+        """Yield other times of the network."""
+        words = "the " + name.role.replace("_", " ")
+        total = float(self.parts.timesteps)
+        yield f"{words} is scaled by {total:g}", total * right
+        yield f"{words} is scaled by 1/{total:g}", right / total
+        yield f"{words} is larger by 1", right + 1.0
+        yield f"{words} is smaller by 1", right - 1.0
+        yield f"{words} t is {total:g} - t", total - right
+        yield f"{words} is truncated to a whole number", np.floor(right)
+        number = TraceCall(name.entry.split("/", 1)[0]).number
+        yield "the number of the step", np.full_like(right, float(number))
+
+    def remember(self, words: str) -> None:
+        """Make the whole run again with a change that explained an array."""
+        known = self._made | {change.words: change for change in self.changes}
+        change = known.get(words)
+        if change is not None and words not in self._explained:
+            self._explained[words] = self.as_recorded(self.again(change, None))
+
+
+def choose_first(
+    tiers: Iterable[Iterable[TriedArray]], got: np.ndarray, error: float, allowed: float
+) -> FoundCause | None:
+    """Return the cause of the first group that has one; None if none has."""
+    found = (choose(tier, got, error, allowed) for tier in tiers)
+    return next((x for x in found if x is not None), None)
+
+
+def choose(
+    tried: Iterable[TriedArray], got: np.ndarray, error: float, allowed: float
+) -> FoundCause | None:
+    """Return the cause that explains an error, and what it leaves; None if none does."""
+    left = ((words, relative_error(got, np.asarray(x))) for words, x in tried if x is not None)
+    return choose_cause(left, error, allowed)
+
+
+def _halves(right: np.ndarray) -> Iterator[TriedArray]:
+    """Yield the rows of a text in another order of prompts and negative prompts."""
+    n = len(right) // 2
+    if len(right) != 2 * n:
+        return
+    negative, positive = right[:n], right[n:]
+    yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
+    yield "both halves are those of the prompt", np.concatenate([positive, positive])
+    yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
