@@ -63,11 +63,15 @@ class RunComparison:
         """What other roundings give; needed only where something differs by more than a unit."""
         return self.round_again()
 
-    def rows(self) -> list[Row]:
-        """Return a row for each array that was compared, in the order of the run."""
-        return [self._row(name, x) for name, x in self.computed.items()]
+    def rows(self, explained: bool = True) -> list[Row]:
+        """Return a row for each array that was compared, in the order of the run.
 
-    def _row(self, name: ArrayName, computed: np.ndarray) -> Row:
+        Args:
+            explained: Whether causes are searched for wrong arrays.
+        """
+        return [self._row(name, x, explained) for name, x in self.computed.items()]
+
+    def _row(self, name: ArrayName, computed: np.ndarray, explained: bool) -> Row:
         entry, got = name.entry_in(self.port), name.tensor_in(self.port)
         assert entry is not None and got is not None
         expected = np.asarray(computed, np.float64)
@@ -93,6 +97,8 @@ class RunComparison:
         row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
         if error <= allowed:
             return row
+        if not explained:
+            return replace(row, verdict=DIFFERS)
         row = replace(row, note=row.note or _describe_wrong(name, got, computed))
         found = None
         if real and not bad:
