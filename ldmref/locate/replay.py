@@ -25,8 +25,8 @@ from ldmref.locate.following import (
     compute_as_is,
     made_before,
 )
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     find_layer,
     is_apart,
