@@ -59,9 +59,12 @@ def record(pipe, path, prompts=(SHORT,), scale=1.0, steps=2, **options):
     generator = torch.Generator().manual_seed(5)
     with ldmref.recording(pipe, path) as trace:
         pipe(
-            prompt=[*prompts], generator=generator, text_encoder_out_layers=LAYERS,
-            **shared, **options,
-        )  # fmt: skip
+            prompt=[*prompts],
+            generator=generator,
+            text_encoder_out_layers=LAYERS,
+            **shared,
+            **options,
+        )
     return trace.trace
 
 

@@ -17,10 +17,15 @@ import torch
 from flux3_pipelines import join_cells, make_transformer, transformer_in_double, with_positions
 
 SMALL = dict(
-    in_channels=8, num_layers=2, num_single_layers=3, attention_head_dim=16,
-    num_attention_heads=2, joint_attention_dim=24, timestep_channels=16,
+    in_channels=8,
+    num_layers=2,
+    num_single_layers=3,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=24,
+    timestep_channels=16,
     axes_dims_rope=(4, 4, 4, 4),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["base", "distilled"])

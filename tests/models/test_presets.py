@@ -66,9 +66,13 @@ BETAS = {
 }  # fmt: skip
 # Widths of an attention head, or numbers of heads, and guidance in the makers' scripts.
 HEAD_WIDTHS = {
-    "sd2-base": 64, "sd2-v": 64, "sdxl": 64, "ldm-unconditional": 32, "ldm-text2img256": 32,
+    "sd2-base": 64,
+    "sd2-v": 64,
+    "sdxl": 64,
+    "ldm-unconditional": 32,
+    "ldm-text2img256": 32,
     "ldm-superres": 32,
-}  # fmt: skip
+}
 HEADS = {
     "sd15": 8, "sd15-inpainting": 8, "ldm-churches": 8, "ldm-imagenet": 1,
     "ldm-text2img-large": 8, "ldm-inpainting": 8, "ldm-semantic": 8,

@@ -174,6 +174,10 @@ def attention_blocks(student: Student) -> Iterator[Question]:
     arguments = {"x": x, "context": context, "heads": heads, "groups": groups}
     where = WeightsAt("unet.down_blocks.1.attentions.0")
     yield Question(
-        "attention_block", "of the second level", {"p": where, **arguments}, block(), mistakes,
+        "attention_block",
+        "of the second level",
+        {"p": where, **arguments},
+        block(),
+        mistakes,
         TOKENS,
-    )  # fmt: skip
+    )
