@@ -211,5 +211,5 @@ def test_the_memory_to_decode_is_that_of_the_largest_images_channels():
     model.decode(latents)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    expected = estimate_memory(spec, config, ops, 192, 192).decoding
+    expected = estimate_memory(spec, config, ops, (192, 192)).decoding
     assert 0.5 * peak <= expected <= 3 * peak, expected / peak
