@@ -45,14 +45,6 @@ def pipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("flux2")
-    pipe.save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def model(folder):
     return ldmref.load(folder)
 
