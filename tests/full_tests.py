@@ -27,10 +27,11 @@ CLIENT = "needs another project's client"
 PLOTS = "needs matplotlib"
 SECONDS = "takes seconds"
 SITE = "needs Sphinx"
-KITS = (  # the files that make a kit or run one
-    "all_kits", "kit_by_diffusers", "kits", "kits_of_diffusers", "module_kits", "passport_command",
-    "pipelines_of_kits", "port_in_c", "prompts_in_batches",
-)  # fmt: skip
+# The files that make a kit or run one
+KITS = """
+    all_kits kit_by_diffusers kits kits_of_diffusers module_kits passport_command
+    pipelines_of_kits port_in_c prompts_in_batches
+""".split()
 CONFORM = "tests/families/test_families_conform.py::test_our_families_conform"
 
 FULL: dict[str, str] = {

@@ -34,8 +34,9 @@ def steps_as_trace(tensors, manifest=(), words=()):
         levels |= {role: tensors[name]} if name in tensors else {}
     add("schedule", {}, levels)
     for i in range(len(tensors["x"]) - 1):
-        halves = {half: tensors[f"x0_{half}"][i] for half in ("uncond", "cond")
-                  if f"x0_{half}" in tensors}  # fmt: skip
+        halves = {
+            half: tensors[f"x0_{half}"][i] for half in ("uncond", "cond") if f"x0_{half}" in tensors
+        }
         kept = {half: x[None] for half, x in halves.items() if not np.isnan(x).all()}
         sigma, after = (np.asarray(tensors["sigmas"][k], np.float64) for k in (i, i + 1))
         guided = {"": tensors["x0"][i][None]} if "x0" in tensors else {}

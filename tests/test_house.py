@@ -21,10 +21,9 @@ TOP = "(top)"
 # Everything but formulas may import these; they import only each other.
 SUPPORT = ("errors", "declare", "support")
 # From a formula to an image. It imports no wing: `make reference` runs its tests without them.
-REFERENCE = (
-    "math", "backends", "samplers", "prompts", "models", "families", "io", "loading",
-    "loading_networks", "modes",
-)  # fmt: skip
+REFERENCE = """
+    math backends samplers prompts models families io loading loading_networks modes
+""".split()
 # What is built on the reference.
 WINGS = {
     "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
@@ -410,9 +409,7 @@ def test_sizes_are_printed():
 # -- words ----------------------------------------------------------------------------------------
 
 # Words that once replaced the established terms of the field.
-NO_NAMES = {
-    "told", "walk", "course", "way", "lasting", "facts", "places", "given", "chosen", "drawn",
-}  # fmt: skip
+NO_NAMES = set("told walk course way lasting facts places given chosen drawn".split())
 NO_PHRASES = (
     "where there is", "where there are", "what is walked", "is told", "are told", "comes along",
     "goes on with", "goes on where", "goes on from", "something else than",

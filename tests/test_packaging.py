@@ -14,8 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The last one is always shipped.
 NOT_SHIPPED = {
-    ".gitattributes", ".gitignore", ".github", ".pre-commit-config.yaml", "pyproject.toml",
-}  # fmt: skip
+    ".gitattributes",
+    ".gitignore",
+    ".github",
+    ".pre-commit-config.yaml",
+    "pyproject.toml",
+}
 
 
 def test_the_source_distribution_holds_every_file():

@@ -51,8 +51,9 @@ def imported(folder):
 
 def test_what_is_imported_is_declared():
     declared = required([*PROJECT["dependencies"], *(f"ldmref[{name}]" for name in EXTRAS)])
-    assert {name: str(path) for name, path in imported(ROOT / "ldmref").items()
-            if name not in declared} == {}  # fmt: skip
+    assert {
+        name: str(path) for name, path in imported(ROOT / "ldmref").items() if name not in declared
+    } == {}
 
 
 def test_the_server_declares_what_it_imports():

@@ -77,8 +77,11 @@ def test_the_two_commands_run_on_three_systems():
 
 def test_windows_runs_the_commands_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    steps = {s["name"]: s["run"] for s in load(FOLDER / "tests.yml")["jobs"]["windows"]["steps"]
-             if "name" in s}  # fmt: skip
+    steps = {
+        s["name"]: s["run"]
+        for s in load(FOLDER / "tests.yml")["jobs"]["windows"]["steps"]
+        if "name" in s
+    }
     (demo,) = re.findall(r"bin/(ldmref txt2img .*)", makefile)
     assert demo in steps["demo"]
     (torch,) = {*re.findall(r"torch==[\d.]+", makefile)}

@@ -20,9 +20,20 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 
 OPERATIONS = (
-    "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
-    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu", "geglu",
-)  # fmt: skip
+    "linear",
+    "conv2d",
+    "group_norm",
+    "layer_norm",
+    "attention",
+    "embedding",
+    "silu",
+    "gelu",
+    "quick_gelu",
+    "upsample2x",
+    "pad_bottom_right",
+    "group_norm_silu",
+    "geglu",
+)
 NAMED_OPERATIONS = (*OPERATIONS, "add")
 PARAMETER_ARGUMENTS = ("weight", "bias", "table")
 AGAIN = "~"  # between a name and the number of its earlier occurrences in a call

@@ -38,13 +38,14 @@ ELEMENTS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("a logarithm is missing", np.exp),
     ("a logarithm is taken that does not belong there", np.log),
     ("bits are meant in place of nats", lambda y: y / math.log(2.0)),
-    ("the logarithm of 2 multiplies, where it belongs in the denominator",
-     lambda y: y * math.log(2.0) ** 2),
+    (
+        "the logarithm of 2 multiplies, where it belongs in the denominator",
+        lambda y: y * math.log(2.0) ** 2,
+    ),
     ("the last two axes are exchanged", lambda y: np.swapaxes(y, -1, -2)),
     ("the last axis is reversed", lambda y: y[..., ::-1]),
-    ("both halves of the last axis are exchanged",
-     lambda y: np.roll(y, y.shape[-1] // 2, axis=-1)),
-)  # fmt: skip
+    ("both halves of the last axis are exchanged", lambda y: np.roll(y, y.shape[-1] // 2, axis=-1)),
+)
 # text after "this is the result if", and the change of an argument
 ARGUMENTS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("{} has the opposite sign", lambda a: -a),

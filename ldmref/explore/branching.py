@@ -39,10 +39,10 @@ from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.modes.validation import is_whole
 from ldmref.samplers import History, Schedule, get_guidance
 
-CHANGEABLE = (
-    "prompt", "negative_prompt", "cfg_scale", "guidance", "sampler", "eta", "schedule", "steps",
-    "sigmas", "clip_skip", "prompt_weights", "long_prompts",
-)  # fmt: skip
+CHANGEABLE = """
+    prompt negative_prompt cfg_scale guidance sampler eta schedule steps sigmas clip_skip
+    prompt_weights long_prompts
+""".split()
 
 CLOSE = 1e-6  # relative: noise levels closer than this are the same
 

@@ -30,13 +30,17 @@ class PreviewMatrix(NamedTuple):
 
 
 SD_FACTORS = (
-    (0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350),
-    (-0.2829, 0.1762, 0.2721), (-0.2120, -0.2616, -0.7177),
-)  # fmt: skip
+    (0.3512, 0.2297, 0.3227),
+    (0.3250, 0.4974, 0.2350),
+    (-0.2829, 0.1762, 0.2721),
+    (-0.2120, -0.2616, -0.7177),
+)
 SDXL_FACTORS = (
-    (0.3651, 0.4232, 0.4341), (-0.2533, -0.0042, 0.1068),
-    (0.1076, 0.1111, -0.0362), (-0.3165, -0.2492, -0.2188),
-)  # fmt: skip
+    (0.3651, 0.4232, 0.4341),
+    (-0.2533, -0.0042, 0.1068),
+    (0.1076, 0.1111, -0.0362),
+    (-0.3165, -0.2492, -0.2188),
+)
 # By the scaling factor, which tells the two autoencoders of Stable Diffusion apart: a row for each
 # of the four channels, and the bias, for RGB from -1 to 1.
 PUBLISHED_FACTORS = {

@@ -55,10 +55,10 @@ MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx_data"
 IDS = "int32"  # of token ids, as diffusers' pipelines hand them over
 # What the levels of a flow depend on, by the names of `SchedulerConfig`.
-FLOW_SCHEDULE = (
-    "num_train_timesteps", "spacing", "shift", "dynamic_shift", "shift_rule", "base_shift",
-    "max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal", "flow_times",
-)  # fmt: skip
+FLOW_SCHEDULE = """
+    num_train_timesteps spacing shift dynamic_shift shift_rule base_shift max_shift
+    base_image_seq_len max_image_seq_len shift_terminal flow_times
+""".split()
 
 
 @dataclass(frozen=True)

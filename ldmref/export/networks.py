@@ -35,9 +35,14 @@ from ldmref.models.residuals import list_arrays, map_residuals
 from ldmref.models.taesd import TinyConfig
 
 EXAMPLE = {  # open sizes
-    "batch": 2, "timesteps": 2, "height": 16, "width": 16, "patches": 64, "tokens": 77,
+    "batch": 2,
+    "timesteps": 2,
+    "height": 16,
+    "width": 16,
+    "patches": 64,
+    "tokens": 77,
     "references": 64,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

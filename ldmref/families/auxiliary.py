@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ldmref.families.latent_diffusion import coder_pair
+from ldmref.families.latent_diffusion import CoderSizes, coder_pair
 from ldmref.families.unet import unet_inputs
 from ldmref.models.classifier import ClassifierConfig, classifier, classifier_spec
 from ldmref.models.config import ModelConfig
@@ -34,12 +34,11 @@ def describe_tiny(config: TinyConfig) -> list[DeclaredNetwork]:
     """Return TAESD's decoder and encoder."""
     return coder_pair(
         "taesd",
-        (tiny_decode, tiny_encode),
-        ("TAESD's decoder", "TAESD's encoder"),
+        ("TAESD's decoder", tiny_decode),
+        ("TAESD's encoder", tiny_encode),
         partial(tiny_spec, config),
         {},
-        (config.latent_channels, config.in_channels, config.factor, 1),
-        "latents",
+        CoderSizes(config.latent_channels, config.in_channels, config.factor, latents="latents"),
         (NetworkOutput("", "latent_sample"),),
     )
 

@@ -42,10 +42,15 @@ FREQUENCIES = 256  # width of the sines and cosines of the time
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 EPS = 1e-6  # of all norms
 LORA_TARGETS = {  # of both streams
-    "attention": (*BLOCK_LAYERS["attention"], ".add_q_proj", ".add_k_proj", ".add_v_proj",
-                  ".to_add_out"),
+    "attention": (
+        *BLOCK_LAYERS["attention"],
+        ".add_q_proj",
+        ".add_k_proj",
+        ".add_v_proj",
+        ".to_add_out",
+    ),
     "feed_forward": (*BLOCK_LAYERS["feed_forward"], ".ff_context.net.0.proj", ".ff_context.net.2"),
-}  # fmt: skip
+}
 
 # -- parts of the networks ------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,43 +127,55 @@ def describe_autoencoder(vae: BaseAutoencoderConfig) -> list[DeclaredNetwork]:
         return list(kind.networks(vae))
     return coder_pair(
         "vae",
-        (kind.decode, kind.encode),
-        (f"decoder of a {kind.title}", f"encoder of a {kind.title}"),
+        (f"decoder of a {kind.title}", kind.decode),
+        (f"encoder of a {kind.title}", kind.encode),
         partial(kind.spec, vae),
         {"config": vae},
-        (vae.latent_channels // vae.patch**2, vae.in_channels, vae.factor, vae.patch),
-        "z",
+        CoderSizes(vae.latent_channels // vae.patch**2, vae.in_channels, vae.factor, vae.patch),
         (NetworkOutput("mean", "latent_sample"), NetworkOutput("logvar", "latent_logvar")),
     )
 
 
+class CoderSizes(NamedTuple):
+    """Sizes of what a pair of coders reads.
+
+    Attributes:
+        latent_channels: Channels of what is decoded.
+        image_channels: Channels of images.
+        factor: Pixels per latent cell, along a side.
+        patch: Cells that are decoded for each latent cell, along a side.
+        latents: The argument of the decoder.
+    """
+
+    latent_channels: int
+    image_channels: int
+    factor: int
+    patch: int = 1
+    latents: str = "z"
+
+
 def coder_pair(
     name: str,
-    functions: tuple[Callable[..., Any], Callable[..., Any]],
-    descriptions: tuple[str, str],
+    decoder: tuple[str, Callable[..., Any]],
+    encoder: tuple[str, Callable[..., Any]],
     spec: Callable[[], Any],
     settings: dict[str, Any],
-    sizes: tuple[int, int, int, int],
-    latents: str,
+    sizes: CoderSizes,
     encoded: Sequence[NetworkOutput],
 ) -> list[DeclaredNetwork]:
-    """Return a decoder and an encoder.
-
-    `sizes` are the channels of what is decoded and of images, the number of pixels per latent cell,
-    and the number of cells that are decoded for each of them, along a side.
-    """
-    z, channels, factor, patch = sizes
+    """Return a decoder and an encoder, each given by its description and its function."""
+    rows, columns = (side._replace(times=sizes.patch) for side in (HEIGHT, WIDTH))
     latent_input = NetworkInput(
-        latents,
+        sizes.latents,
         "latents",
-        (BATCH, z, HEIGHT._replace(times=patch), WIDTH._replace(times=patch)),
+        (BATCH, sizes.latent_channels, rows, columns),
         exported="latent_sample",
     )
-    sides = (CallSize("height", factor), CallSize("width", factor))
+    sides = (CallSize("height", sizes.factor), CallSize("width", sizes.factor))
     image = NetworkInput(
         "image",
         "image",
-        (BATCH, channels, *sides),
+        (BATCH, sizes.image_channels, *sides),
         "image",
         exported="sample",
     )
@@ -172,8 +184,7 @@ def coder_pair(
         DeclaredNetwork(
             f"{name}.decode",
             params,
-            descriptions[0],
-            functions[0],
+            *decoder,
             spec,
             settings,
             (latent_input,),
@@ -184,8 +195,7 @@ def coder_pair(
         DeclaredNetwork(
             f"{name}.encode",
             params,
-            descriptions[1],
-            functions[1],
+            *encoder,
             spec,
             settings,
             (image,),

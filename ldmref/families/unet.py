@@ -39,9 +39,12 @@ PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
 TOKENS = CallSize("tokens", label="sequence_length")
 END = NetworkInput("t_next", "target_timestep", (CallSize("timesteps"),), "ends")
 COPIED = (  # fields of a ControlNet's U-Net that are those of the model's
-    "block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "class_embed_type",
     "addition_embed_type",
-)  # fmt: skip
+)
 
 
 PARTS = {"down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks."}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -15,17 +15,14 @@ from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.embedded import EmbeddedFolder
 from ldmref.io.kit_folder import KitFolder
 from ldmref.io.locate import find_model
-from ldmref.io.modifications import (
-    AddedTextEncoders,
-    MergedLoras,
-    Modification,
-    ReplacedAutoencoder,
-)
 from ldmref.io.native import NativeFolder, check_weights
 from ldmref.io.single_file import SingleCheckpoint, require_autoencoder, require_text_encoders
 from ldmref.io.stored_model import OpeningChoices, OpeningOptions, StoredModel
 from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    from ldmref.io.modifications import Modification
 
 LAYOUTS: tuple[type[StoredModel], ...] = (
     EmbeddedFolder,
@@ -232,13 +229,17 @@ def open_checkpoint(
 
 def _list_modifications(options: OpeningOptions) -> list[Modification]:
     """Return what the user's files change, in the order in which they are applied."""
+    if options.vae is None and not options.text_encoders and options.lora in ((), []):
+        return []
+    from ldmref.io import modifications  # a model without such files does not need it
+
     changes: list[Modification] = []
     if options.vae is not None:
-        changes.append(ReplacedAutoencoder(options.vae))
+        changes.append(modifications.ReplacedAutoencoder(options.vae))
     if options.text_encoders:
-        changes.append(AddedTextEncoders(options.text_encoders))
+        changes.append(modifications.AddedTextEncoders(options.text_encoders))
     if options.lora not in ((), []):
-        changes.append(MergedLoras(options.lora))
+        changes.append(modifications.MergedLoras(options.lora))
     return changes
 
 

@@ -28,10 +28,10 @@ from ldmref.support.files import open_file
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 ENDINGS = (".safetensors", ".gguf")
-TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
-    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "spiece.model",
-)  # fmt: skip
+TOKENIZER_FILES = """
+    vocab.json merges.txt tokenizer.json special_tokens_map.json tokenizer_config.json
+    added_tokens.json vocab.txt spiece.model
+""".split()
 MAX_REF = 1000  # bytes; it holds a commit
 SITE = "https://huggingface.co/"
 # Error of huggingface_hub -> message and hint; the first match counts.

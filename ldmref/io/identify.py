@@ -54,10 +54,12 @@ _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blo
 BESIDE: tuple[tuple[Callable[[list[str]], bool], str], ...] = (
     (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net"),
     (_some(r"^(adapter\.)?body\.\d+\.(?!rdb1)"), "a T2I-Adapter, which adds features of an image"),
-    (_some(r"^(ip_adapter|image_proj|ip_adapter_proj_model)\.|\.ip_adapter_"),
-     "an IP-Adapter, which reads an image as text"),
+    (
+        _some(r"^(ip_adapter|image_proj|ip_adapter_proj_model)\.|\.ip_adapter_"),
+        "an IP-Adapter, which reads an image as text",
+    ),
     (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention"),
-)  # fmt: skip
+)
 
 # Adapters that are not read. Sources: huggingface/peft (tuners), KohakuBlueleaf/LyCORIS (modules),
 # comfyanonymous/ComfyUI, comfy/controlnet.py, and the names of the published files.
@@ -68,12 +70,17 @@ UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"\.(on_input|ia3_l)(\.|$)"), "an (IA)3, factors of activations", OTHERS),
     (_some(r"\.vera_lambda_[bd](\.|$)"), "a VeRA, factors of fixed random matrices", OTHERS),
     (_some(r"\.lora_E(\.|$)"), "an AdaLoRA, singular values and vectors", OTHERS),
-    (_some(r"\.(fourierft_spectrum|hra_u|vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|"
-           r"bone_block|miss_block|hira_[AB])(\.|$)"),
-     "an adapter of PEFT of another kind", OTHERS),
+    (
+        _some(
+            r"\.(fourierft_spectrum|hra_u|vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|"
+            r"bone_block|miss_block|hira_[AB])(\.|$)"
+        ),
+        "an adapter of PEFT of another kind",
+        OTHERS,
+    ),
     *((test, what, OTHERS) for test, what in BESIDE),
     (_all(r"(\d+)\.[01]\.linear\."), "a hypernetwork, layers before keys and values", OTHERS),
-)  # fmt: skip
+)
 
 # (test of the names, what the file is, hint); the first test that holds counts. Sources: the
 # families' own code, and the names by which huggingface/diffusers (loaders/single_file_utils.py)
@@ -239,13 +246,16 @@ def _is_shallow(shapes: Mapping[str, Shape]) -> bool:
 # Comfy-Org/ComfyUI, comfy/supported_models.py and model_base.py.
 VARIANTS: tuple[tuple[Callable[[Mapping[str, Shape]], bool], str, str], ...] = (
     (lambda x: "edm_mean" in x, *EDM),
-    (lambda x: "edm_vpred.sigma_max" in x and _reads(x, 8),
-     "CosXL Edit, trained with noise levels of EDM to change an image by an instruction", BASE),
+    (
+        lambda x: "edm_vpred.sigma_max" in x and _reads(x, 8),
+        "CosXL Edit, trained with noise levels of EDM to change an image by an instruction",
+        BASE,
+    ),
     (lambda x: "edm_vpred.sigma_max" in x, "CosXL, trained with noise levels of EDM", BASE),
     (lambda x: _reads(x, 8), *INSTRUCTIONS),
     (_is_shallow, *FEWER_LAYERS),
     (_some_name(r"(^|\.)siglip_(embedder|refiner)\."), *OMNI),
-)  # fmt: skip
+)
 
 
 def refuse_variant(name: str, shapes: Mapping[str, Shape]) -> None:

@@ -42,11 +42,17 @@ from ldmref.support.files import NOT_THERE, check_input_path
 
 CODE = "E-TEXT-ENCODER"
 PREFIXES = (
-    "", "text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer.",
-    "text_encoders.t5xxl.transformer.", "cond_stage_model.transformer.", "cond_stage_model.model.",
-    "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.", "text_encoder.",
+    "",
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_g.transformer.",
+    "text_encoders.t5xxl.transformer.",
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.1.model.",
+    "text_encoder.",
     "transformer.",
-)  # fmt: skip
+)
 PROJECTION = "text_projection.weight"
 # Positions, masks, a number of the training, T5's vocabulary, and the second name of its table.
 UNUSED = (

@@ -48,9 +48,7 @@ LARGE_OF_SMALL = 64
 MOST_OF_BLOCK = 200  # operations of a block, written as those of torch; a network has more
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
 # Operations that share a table or a constant: a fault concerns all of them or one.
-TOGETHER = (
-    *ROTATIONS, "power", "polar", "sine", "cosine", "repeat_each", "masked",
-)  # fmt: skip
+TOGETHER = (*ROTATIONS, "power", "polar", "sine", "cosine", "repeat_each", "masked")
 SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint

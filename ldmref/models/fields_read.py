@@ -10,10 +10,10 @@ from ldmref.samplers.config import SchedulerConfig
 
 _LINE = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 _SHIFT = ("shift", "dynamic_shift", "shift_rule", *_LINE, "shift_terminal", "flow_times")
-_OF_EVERY_PATH = (
-    "num_train_timesteps", "prediction_type", "sampler", "spacing", "lower_order_final",
-    "clip_sample_range", "thresholding_ratio", "sample_max_value",
-)  # fmt: skip
+_OF_EVERY_PATH = """
+    num_train_timesteps prediction_type sampler spacing lower_order_final clip_sample_range
+    thresholding_ratio sample_max_value
+""".split()
 
 
 def list_fields_read(config: ModelConfig) -> dict[str, Any]:

@@ -110,8 +110,7 @@ def estimate_memory(
     spec: Mapping[str, Spec],
     config: ModelConfig,
     ops: Backend,
-    width: int,
-    height: int,
+    size: tuple[int, int],
     n: int = 1,
     tile: int | None = None,
     reference_pixels: int = 0,
@@ -122,12 +121,12 @@ def estimate_memory(
         spec: The shapes of all parameters, from `model_spec`.
         config: The model's configuration.
         ops: The backend.
-        width: Width of the images in pixels.
-        height: Height of the images in pixels.
+        size: Width and height of the images in pixels.
         n: The number of images at a time.
         tile: The side of the decoder's tiles in pixels; None: decoded at once.
         reference_pixels: Pixels of the reference images that the denoiser reads beside an image.
     """
+    width, height = size
     sizes = unflatten(
         {
             name: ops.weight_bytes(shape, _pixels(name, config, n, width, height))
@@ -136,12 +135,12 @@ def estimate_memory(
     )
     weights = {name: sum(flatten(tree).values()) for name, tree in sizes.items()}
     in_parts = {} if ops.compiles else {n: count_streamed(tree) for n, tree in sizes.items()}
-    streamed = {name: min(weights[name], size) for name, size in in_parts.items()}
-    size = ops.weight_bytes((1,), 0)
+    streamed = {name: min(weights[name], part) for name, part in in_parts.items()}
+    number = ops.weight_bytes((1,), 0)  # bytes
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     read = enlarge(config, width, height, reference_pixels)
-    sampling = 2 * n * size * family_of(config).work.activations(config, *read)
-    decoding = n * size * WORKING * config.vae.decoder_width * decoded
+    sampling = 2 * n * number * family_of(config).work.activations(config, *read)
+    decoding = n * number * WORKING * config.vae.decoder_width * decoded
     return MemoryEstimate(weights, sampling, decoding, config.denoiser.network, streamed)
 
 

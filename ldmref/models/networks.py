@@ -146,8 +146,8 @@ class Networks:
             reference_pixels: Pixels of the reference images that the denoiser reads beside an
                 image.
         """
-        size = width, height, n, tile, reference_pixels
-        return estimate_memory(model_spec(self.config), self.config, self.backend, *size)
+        spec, images = model_spec(self.config), (n, tile, reference_pixels)
+        return estimate_memory(spec, self.config, self.backend, (width, height), *images)
 
     @property
     def has_limit(self) -> bool:

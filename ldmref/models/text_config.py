@@ -9,10 +9,11 @@ from ldmref.declare import Range
 from ldmref.models.denoiser_config import Eps, Width, WidthOrZero
 
 MOST_TOKENS = 40960  # of a prompt: the context of Qwen3, the longest of all text encoders
-LAYER_FIELDS = (  # that every transformer of text reads
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-    "num_attention_heads", "max_position_embeddings", "layer_norm_eps", "skipped_layers",
-)  # fmt: skip
+# That every transformer of text reads
+LAYER_FIELDS = """
+    model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    max_position_embeddings layer_norm_eps skipped_layers
+""".split()
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def count_guide_bytes(model: LatentDiffusion, job: Job) -> int:
     networks = family_of(config).networks(config)
     used = {network.params for network in networks if network.numbered or network.reads_tokens}
     spec = {name: shapes for name, shapes in model_spec(config).items() if name in used}
-    needs = estimate_memory(spec, config, model.backend, *job.size)
+    needs = estimate_memory(spec, config, model.backend, job.size)
     return sum(needs.weights.values())
 
 

@@ -10,10 +10,11 @@ from ldmref.models.autoencoder_config import AutoencoderConfig
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.network_port import NetworkPort
 
-SHARED_FIELDS = (  # that diffusers has under the same names
-    "in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
-    "norm_num_groups", "mid_block_add_attention", "scaling_factor",
-)  # fmt: skip
+# That diffusers has under the same names
+SHARED_FIELDS = """
+    in_channels out_channels latent_channels block_out_channels layers_per_block norm_num_groups
+    mid_block_add_attention scaling_factor
+""".split()
 KL_FIELDS = ("shift_factor", "use_quant_conv", "use_post_quant_conv")
 
 

@@ -10,14 +10,19 @@ from ldmref.models.text_config import MOST_TOKENS, TextConfig
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.network_port import NetworkPort
 
-QWEN3_FIELDS = (  # that transformers has under the same names
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim",
-)  # fmt: skip
+# That transformers has under the same names
+QWEN3_FIELDS = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads head_dim
+""".split()
 VISION = {  # of which no prompt reads anything
-    "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
-    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
-}  # fmt: skip
+    "depth": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_heads": 2,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0],
+}
 CONTEXT = MOST_TOKENS  # tokens of the published language model
 
 

@@ -8,10 +8,11 @@ from ldmref.models.text_config import TextConfig
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.network_port import NetworkPort
 
-CLIP_FIELDS = (  # that transformers has under the same names
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
-)  # fmt: skip
+# That transformers has under the same names
+CLIP_FIELDS = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    max_position_embeddings hidden_act layer_norm_eps eos_token_id
+""".split()
 # In configuration files, what else published ones have and other programs read.
 CLIP_TYPE = {"model_type": "clip_text_model"}
 T5_TYPE = {

@@ -20,11 +20,10 @@ from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.text_encoders import describe_clip
 from ldmref.samplers.config import SchedulerConfig
 
-UNET_FIELDS = (
-    "in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block",
-    "norm_num_groups", "norm_eps", "transformer_layers_per_block", "cross_attention_dim",
-    "use_linear_projection",
-)  # fmt: skip
+UNET_FIELDS = """
+    in_channels out_channels sample_size block_out_channels layers_per_block norm_num_groups
+    norm_eps transformer_layers_per_block cross_attention_dim use_linear_projection
+""".split()
 SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # of SDXL
 SCHEDULERS = {sampler: kind for kind, sampler in reversed(SAMPLERS.items())}
 

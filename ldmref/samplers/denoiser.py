@@ -28,9 +28,11 @@ from ldmref.samplers.predictions import (
 
 # (xt, prediction, level): the level is alpha-bar, or the flow time of a velocity
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
+    "eps": x0_from_eps,
+    "v": x0_from_v,
+    "x0": lambda xt, y, alpha_bar: y,
     "flow": x0_from_velocity,
-}  # fmt: skip
+}
 
 
 class Network(Protocol):

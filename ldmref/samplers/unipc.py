@@ -95,12 +95,7 @@ def unipc(
         return h if variant == "bh1" else -math.expm1(-h)
 
     def move(
-        x: Array,
-        sigma: float,
-        sigma_next: float,
-        new: Array,
-        others: Sequence[Node],
-        halved: bool,
+        x: Array, sigma: float, sigma_next: float, new: Array, others: Sequence[Node], halved: bool
     ) -> Array:
         """Move from (x, sigma) to sigma_next, using the predictions `new` and `others`."""
         h = math.log(sigma / sigma_next)

@@ -13,11 +13,10 @@ CONSTRAIN = "constrain"  # the layer of a step that puts the known part of an im
 OF_MODULE = "module."
 MODULE_ARGUMENTS = "module_arguments"
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
-HOST = (
-    "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
-    "add_noise", "initial", "train", "words", "image", "inputs", "truth", "posterior", "mask",
-    "control", "low_resolution",
-)  # fmt: skip
+HOST = """
+    tokens tokens_2 tokens_3 schedule guidance sampler jump scale_input add_noise initial train
+    words image inputs truth posterior mask control low_resolution
+""".split()
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 CONTROLNET = re.compile(r"controlnet_(\d+)")  # of several ControlNets of a port
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports

@@ -13,10 +13,27 @@ from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 
 BEFORE = (  # kinds of calls before the first step
-    "inputs", "truth", "words", "tokens", "tokens_2", "tokens_3", "text_encoder", "text_encoder_2",
-    "text_encoder_3", "cond_stage", "vae.encode", "taesd.encode", "posterior", "mask", "control",
-    "low_resolution", "schedule", "initial", "add_noise", "controlnet.hint",
-)  # fmt: skip
+    "inputs",
+    "truth",
+    "words",
+    "tokens",
+    "tokens_2",
+    "tokens_3",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "cond_stage",
+    "vae.encode",
+    "taesd.encode",
+    "posterior",
+    "mask",
+    "control",
+    "low_resolution",
+    "schedule",
+    "initial",
+    "add_noise",
+    "controlnet.hint",
+)
 FIRST = ("scale_input", "controlnet")  # of an evaluation
 LAST = ("guidance", "sampler", "jump")  # of an evaluation or a step, after its networks
 AFTER = ("vae.decode", "taesd.decode", "image")

@@ -25,9 +25,11 @@ STATES = (
 )
 # What it finds from the rest: x0 from the prediction, and points between two states.
 DERIVED = (
-    "sampler.*//input.x0", "sampler.*//input.prediction.*", "sampler.*//input.x_at.*",
+    "sampler.*//input.x0",
+    "sampler.*//input.prediction.*",
+    "sampler.*//input.x_at.*",
     "sampler.*//input.sigma_at.*",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_scheduler import AnyMethod
 from ldmref.trace.torch_values import find_tensors, first_tensor
 
-PROMPTS = (
-    "prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3",
-    "clip_skip", "max_sequence_length", "num_images_per_prompt",
-)  # fmt: skip
+PROMPTS = """
+    prompt prompt_2 prompt_3 negative_prompt negative_prompt_2 negative_prompt_3 clip_skip
+    max_sequence_length num_images_per_prompt
+""".split()
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
 WITH_DEFAULT = re.compile(r"(.*_)?(guidance|cfg|pag|sag)_.*")  # what guides, unless it is given
 NOT_ASKED = ("generator", "output_type", "return_dict")  # arguments that change no number

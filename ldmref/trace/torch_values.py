@@ -9,10 +9,14 @@ from ldmref.trace.values import ArraySearch
 TENSORS = ArraySearch(
     (torch.Tensor,),
     (
-        torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator,
+        torch.dtype,
+        torch.device,
+        torch.layout,
+        torch.memory_format,
+        torch.Generator,
         torch.nn.Module,
     ),
-)  # fmt: skip
+)
 find_tensors = TENSORS.find
 replace_tensors = TENSORS.replace
 find_unread = TENSORS.find_unread

@@ -11,8 +11,9 @@ from ldmref.errors import UsageError
 from ldmref.training.distributed import full_tensor, ranks, sharded_like
 from ldmref.training.recipes.schema import OptimizerConfig
 
-NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight", "shared.weight",
-                "relative_attention_bias.weight")  # fmt: skip
+NOT_FOR_MUON = """
+    embedding.weight conv_in.weight conv_out.weight shared.weight relative_attention_bias.weight
+""".split()
 
 
 def uses_muon(

@@ -112,10 +112,9 @@ THEIRS = {
     "kl optimal": theirs_kl_optimal, "align your steps": theirs_align_your_steps,
     "simple": theirs_simple, "ddim": theirs_ddim, "beta": theirs_beta, "turbo": theirs_turbo,
 }  # fmt: skip
-PLAIN = (
-    "euler", "euler_a", "heun", "lms_euler", "dpmpp_2s_a", "dpmpp_2m", "dpmpp_sde", "dpmpp_2m_sde",
-    "dpmpp_2m_sde_heun",
-)  # fmt: skip
+PLAIN = """
+    euler euler_a heun lms_euler dpmpp_2s_a dpmpp_2m dpmpp_sde dpmpp_2m_sde dpmpp_2m_sde_heun
+""".split()
 KARRAS = ("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm_solver_2", "dpm_solver_2_a")
 EXPONENTIAL = ("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 

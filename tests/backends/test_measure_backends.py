@@ -22,6 +22,10 @@ def test_every_backend_is_measured(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [" ".join(row[:2]) for row in rows] == [
-        "numpy fast", "torch fast", "onnx fast", "openvino fast", "openvino fastest",
-    ]  # fmt: skip
+        "numpy fast",
+        "torch fast",
+        "onnx fast",
+        "openvino fast",
+        "openvino fastest",
+    ]
     assert all(int(row[-1]) <= (16 if row[1] == "fastest" else 1) for row in rows)

@@ -70,9 +70,10 @@ def test_a_row_is_that_of_python_and_loads_the_guide_once(folder, monkeypatch):
     tasks.load_guide.cache_clear()
 
 
-@pytest.mark.parametrize(("value", "code"), [
-    ("no/such", "E-MODEL"), (3, "E-GUIDE"), ("", "E-GUIDE"), ("emoji", "E-GUIDE"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [("no/such", "E-MODEL"), (3, "E-GUIDE"), ("", "E-GUIDE"), ("emoji", "E-GUIDE")],
+)
 def test_a_wrong_guide_is_one_failure(folder, value, code):
     config = ldmref.load(folder / "tiny").config
     (failure,) = plan_rows([row_of(guide=value)], config, folder)

@@ -37,8 +37,13 @@ FAMILIES = (
     *dict.fromkeys(run.preset for kit in KITS for run in golden_models_of(kit).runs),
 )
 FLOW_KINDS = {
-    "adaptive_norm", "joint_attention", "joint_block", "double_block", "single_block", "rotate",
-}  # fmt: skip
+    "adaptive_norm",
+    "joint_attention",
+    "joint_block",
+    "double_block",
+    "single_block",
+    "rotate",
+}
 
 
 @pytest.fixture(scope="module")

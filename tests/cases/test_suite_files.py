@@ -98,10 +98,15 @@ def test_layers_have_the_parameters_and_attributes_of_their_definition(small):
     assert self_attention.attributes["context"] == "input"
 
 
-EQUAL_WHEN_TINY = {  # to others
-    "emoji-128", "sd2-v", "z-image-turbo", "flux2-klein-base-4b", "krea-2-turbo",
+# To others, when they are tiny
+EQUAL_WHEN_TINY = {
+    "emoji-128",
+    "sd2-v",
+    "z-image-turbo",
+    "flux2-klein-base-4b",
+    "krea-2-turbo",
     "qwen-image-2.1-turbo",
-}  # fmt: skip
+}
 
 
 def test_every_family_and_every_sampler_is_there(values):

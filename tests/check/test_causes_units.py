@@ -165,9 +165,13 @@ def test_an_option_without_effect_is_named():
 
 @pytest.mark.parametrize(
     ("where", "count"),
-    [("all entries", 30), ("the examples", 2), ("the entries of an example", 15),
-     ("the last axis", 5)],
-)  # fmt: skip
+    [
+        ("all entries", 30),
+        ("the examples", 2),
+        ("the entries of an example", 15),
+        ("the last axis", 5),
+    ],
+)
 def test_a_count_is_named(where, count):
     x = np.zeros((2, 3, 5))
     right = {"result": np.asarray([0.3, 0.7])}
@@ -186,9 +190,13 @@ def test_one_entry_has_no_mean():
 
 @pytest.mark.parametrize(
     ("reduce", "axis", "what"),
-    [(np.sum, (1, 2), "sum over the entries"), (np.mean, (1, 2), "mean over the entries"),
-     (np.sum, (0, 1), "sum over the first axes"), (np.mean, (0, 1), "mean over the first axes")],
-)  # fmt: skip
+    [
+        (np.sum, (1, 2), "sum over the entries"),
+        (np.mean, (1, 2), "mean over the entries"),
+        (np.sum, (0, 1), "sum over the first axes"),
+        (np.mean, (0, 1), "mean over the first axes"),
+    ],
+)
 def test_a_missing_reduction_is_named(reduce, axis, what):
     got = RNG.uniform(0.3, 0.9, (4, 5, 4))
     mistakes = [*of_missing_reductions({"r": got}, {"r": reduce(got, axis=axis)})]
@@ -199,11 +207,14 @@ def test_a_missing_reduction_is_named(reduce, axis, what):
 
 @pytest.mark.parametrize(
     ("added", "what"),
-    [(lambda x: 0.25, "larger by 0.25"), (lambda x: -2 * x, "smaller by 2 x"),
-     (lambda x: 0.5 * x * x, "larger by 0.5 x^2"),
-     (lambda x: -3 * np.exp(x), "smaller by 3 exp(x)"),
-     (lambda x: 4 * np.log(x), "larger by 4 log(x)")],
-)  # fmt: skip
+    [
+        (lambda x: 0.25, "larger by 0.25"),
+        (lambda x: -2 * x, "smaller by 2 x"),
+        (lambda x: 0.5 * x * x, "larger by 0.5 x^2"),
+        (lambda x: -3 * np.exp(x), "smaller by 3 exp(x)"),
+        (lambda x: 4 * np.log(x), "larger by 4 log(x)"),
+    ],
+)
 def test_a_term_too_many_is_named(added, what):
     x = RNG.uniform(0.3, 0.9, (3, 4))
     right = {"0": np.cos(x)}
@@ -282,8 +293,9 @@ def test_the_mean_difference():
 
 def test_parts_of_several_calls_are_exchanged_within_their_call():
     right = {f"{i}.{part}": RNG.uniform(0.3, 0.9, 3) for i in (0, 1) for part in ("mean", "std")}
-    got = {f"{i}.{a}": right[f"{i}.{b}"] for i in (0, 1) for a, b in (("mean", "std"),
-                                                                     ("std", "mean"))}  # fmt: skip
+    got = {
+        f"{i}.{a}": right[f"{i}.{b}"] for i in (0, 1) for a, b in (("mean", "std"), ("std", "mean"))
+    }
     assert named(got, right, of_results(right)) == "mean and std are exchanged"
     doubled = right | {name: -right[name] for name in ("0.std", "1.std")}
     assert named(doubled, right, of_results(right)) == f"std: {ELEMENTS[0][0]}"

@@ -249,11 +249,16 @@ class Data:
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        ((1.0, 2.0), [1.0, 2.0]), ([1.0, 2.0], [1.0, 2.0]), ({"b": 1.0, "a": 2.0}, [1.0, 2.0]),
-        (Data(1.0, 2.0), [1.0, 2.0]), (SimpleNamespace(b=1.0, a=2.0), [1.0, 2.0]), (3.0, [3.0]),
-        (4, [4]), ((), []),
+        ((1.0, 2.0), [1.0, 2.0]),
+        ([1.0, 2.0], [1.0, 2.0]),
+        ({"b": 1.0, "a": 2.0}, [1.0, 2.0]),
+        (Data(1.0, 2.0), [1.0, 2.0]),
+        (SimpleNamespace(b=1.0, a=2.0), [1.0, 2.0]),
+        (3.0, [3.0]),
+        (4, [4]),
+        ((), []),
     ],
-)  # fmt: skip
+)
 def test_values_keep_their_order(result, expected):
     assert values_of(result) == expected
 

@@ -85,8 +85,10 @@ def test_a_right_answer_has_no_hint_and_one_of_its_own_has_no_declared_one(name)
     assert not found & declared
 
 
-PLAIN = ("patchify", "adaptive_layer_norm", "rotary_embedding", "x0_from_velocity",
-         "interpolant_pair", "gaussian_flow_map", "mean_flow_target")  # fmt: skip
+PLAIN = """
+    patchify adaptive_layer_norm rotary_embedding x0_from_velocity interpolant_pair
+    gaussian_flow_map mean_flow_target
+""".split()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -147,8 +147,10 @@ def test_arguments_that_a_function_cannot_take_are_named():
     def raises(x0, alpha_bar, eps):
         raise TypeError("unsupported operand")
 
-    for function, hints in ((lacks_one, ["hint: its arguments are q_sample(x0, alpha_bar, eps)"]),
-                            (raises, [])):  # fmt: skip
+    for function, hints in (
+        (lacks_one, ["hint: its arguments are q_sample(x0, alpha_bar, eps)"]),
+        (raises, []),
+    ):
         function.__name__ = "q_sample"
         function.__qualname__ = "q_sample"
         ops = get_backend("numpy", dtype="float64")

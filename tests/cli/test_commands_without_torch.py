@@ -39,7 +39,10 @@ def test_every_command_that_needs_torch_has_exit_code_5(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "cat", "steps": 1}) + "\n")
     ran = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(COMMANDS)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert json.loads(ran.stdout.splitlines()[-1]) == [5] * len(COMMANDS), ran.stderr
     assert ran.stderr.count("E-BACKEND") == len(COMMANDS) == ran.stderr.count("hint: pip install")

@@ -19,18 +19,20 @@ from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipes.file import SHIPPED, read_recipe
 
 METHODS = {
-    "lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full", "distill": "Distill",
-}  # fmt: skip
+    "lora": "LoRA",
+    "textual-inversion": "Textual inversion",
+    "full": "Full",
+    "distill": "Distill",
+}
 VALUES = {
     "base": "BASE", "data": "DATA", "rank": "3", "alpha": "5", "targets": "text", "word": "<x>",
     "initial": "cat", "vectors": "3", "size": "64", "steps": "7", "batch": "3", "lr": "3e-5",
     "seed": "9", "device": "meta", "dtype": "bfloat16", "font": "font.ttf",
     "packages": "packages", "processes": "2",
 }  # fmt: skip
-NOT_SETTINGS = {
-    "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose", "no_plots",
-    "model_config",
-}  # fmt: skip
+NOT_SETTINGS = """
+    recipe output accept_changes trace trace_steps as_json verbose no_plots model_config
+""".split()
 OPTIONS = [p for p in command.finetune.params if isinstance(p, click.Option)]
 FLAGS = {p.name: (p.opts[0], p.help) for p in OPTIONS if p.name not in NOT_SETTINGS}
 

@@ -23,9 +23,13 @@ def test_help_imports_less_than_numpy():
     assert "click" in loaded and len(loaded) < len(modules("numpy"))
     assert not {"numpy", "PIL", "tokenizers", "ldmref.models", "ldmref.modes"} & loaded
     assert {name for name in loaded if name.startswith("ldmref.apps.cli.")} == {
-        "ldmref.apps.cli.completion", "ldmref.apps.cli.flags", "ldmref.apps.cli.main",
-        "ldmref.apps.cli.messages", "ldmref.apps.cli.progress", "ldmref.apps.cli.standard_streams",
-    }  # fmt: skip
+        "ldmref.apps.cli.completion",
+        "ldmref.apps.cli.flags",
+        "ldmref.apps.cli.main",
+        "ldmref.apps.cli.messages",
+        "ldmref.apps.cli.progress",
+        "ldmref.apps.cli.standard_streams",
+    }
 
 
 def test_the_table_says_what_the_commands_say():

@@ -34,9 +34,13 @@ def pairs(name, end="to_q.weight"):
 
 
 FAMILIES = {  # preset -> the end of layers whose shapes no other family has
-    "sd15": "attn2.to_k.weight", "sd2-base": "attn2.to_k.weight", "sdxl": "attn2.to_k.weight",
-    "sd3-medium": "to_q.weight", "sd35-large": "to_q.weight", "flux-dev": "proj_mlp.weight",
-}  # fmt: skip
+    "sd15": "attn2.to_k.weight",
+    "sd2-base": "attn2.to_k.weight",
+    "sdxl": "attn2.to_k.weight",
+    "sd3-medium": "to_q.weight",
+    "sd35-large": "to_q.weight",
+    "flux-dev": "proj_mlp.weight",
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -55,8 +59,9 @@ def test_a_folder_of_peft(ldm, work):
     (work / "style").mkdir()
     path = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     parts = {"lora_A": (4, 768), "lora_B": (320, 4), "lora_magnitude_vector": (320,)}
-    tensors = {f"{path}.{part}" + ".weight" * (part[-2] == "_"): np.zeros(x)
-               for part, x in parts.items()}  # fmt: skip
+    tensors = {
+        f"{path}.{part}" + ".weight" * (part[-2] == "_"): np.zeros(x) for part, x in parts.items()
+    }
     save_file(tensors, "style/adapter_model.safetensors")
     recorded = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_dora": True}
     (work / "style" / "adapter_config.json").write_text(json.dumps(recorded))
@@ -113,8 +118,10 @@ def test_a_pickle_with_code_is_refused(ldm, work):
     )
 
 
-@pytest.mark.parametrize(("ending", "format"), [(".gguf", "GGUF"), (".safetensors", "safetensors"),
-                                                (".ckpt", "safetensors")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ending", "format"),
+    [(".gguf", "GGUF"), (".safetensors", "safetensors"), (".ckpt", "safetensors")],
+)
 def test_a_page_in_place_of_a_file(ldm, work, ending, format):
     (work / f"a{ending}").write_text("<!DOCTYPE html><html>")
     ran = ldm("info", f"a{ending}")

@@ -130,7 +130,7 @@ BAD = [
     ("noise of one for two", ["txt2img", "cat", "-c", 2, "--latents", "noise.npy"], "E-LATENTS", 2),
     ("noise of objects", ["txt2img", "cat", "--latents", "objects.npy"], "E-LATENTS", 3),
     ("noise with NaN", ["txt2img", "cat", "--latents", "nan.npy"], "E-LATENTS", 3),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -135,12 +135,14 @@ IMAGES = {
     "plain": ["--steps", 3, "--schedule", "karras", "--sampler", "euler"],
     "sigmas": ["--sigmas", "9.0,3.0,1.0,0.0", "--sampler", "euler"],
     "eta": ["--steps", 3, "--sampler", "euler_a", "--eta", "0.5"],
-}  # fmt: skip
+}
 # Keys of the record that a flag may change with its own, because they belong to it.
 FOLLOWS = {
-    "--steps": {"sigmas", "schedule"}, "--schedule": {"sigmas"}, "--sigmas": {"steps", "schedule"},
+    "--steps": {"sigmas", "schedule"},
+    "--schedule": {"sigmas"},
+    "--sigmas": {"steps", "schedule"},
     "--sampler": {"eta", "schedule"},
-}  # fmt: skip
+}
 VOLATILE = {"created", "seconds", "infotext"}
 
 

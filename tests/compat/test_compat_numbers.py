@@ -35,12 +35,29 @@ ROWS = {  # the value -> whether both give the same image, or ours refuses what 
     "strength": {0: REFUSED, 1: True},
     "width": {0: True, 1: REFUSED},
 }
-OTHERS = {  # arguments that are no numbers, or whose default alone is supported
-    "callback_on_step_end", "callback_on_step_end_tensor_inputs", "callback", "callback_steps",
-    "cross_attention_kwargs", "generator", "image", "ip_adapter_image", "ip_adapter_image_embeds",
-    "latents", "mask_image", "masked_image_latents", "negative_prompt", "negative_prompt_embeds",
-    "output_type", "prompt", "prompt_embeds", "return_dict", "sigmas", "timesteps",
-}  # fmt: skip
+# Arguments that are no numbers, or whose default alone is supported
+OTHERS = {
+    "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+    "callback",
+    "callback_steps",
+    "cross_attention_kwargs",
+    "generator",
+    "image",
+    "ip_adapter_image",
+    "ip_adapter_image_embeds",
+    "latents",
+    "mask_image",
+    "masked_image_latents",
+    "negative_prompt",
+    "negative_prompt_embeds",
+    "output_type",
+    "prompt",
+    "prompt_embeds",
+    "return_dict",
+    "sigmas",
+    "timesteps",
+}
 CASES = [  # each name in the first task that has it
     (next(task for task, cls in TASKS.items() if name in cls.parameters), name, value)
     for name in ROWS

@@ -190,14 +190,19 @@ def test_the_answers_stand_alone(answers):
             name
             for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.Import | ast.ImportFrom)
-            for name in ([node.module] if isinstance(node, ast.ImportFrom) else
-                         [alias.name for alias in node.names])
-        }  # fmt: skip
+            for name in (
+                [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
+        }
         assert modules <= {"json", "math", "pathlib", "itertools", *library, *PIECES}
         assert f"solutions/{answers.name}/{piece}.py" in PAGE.read_text("utf-8")
         page = PAGE.read_text("utf-8")
-        assert all(f"`{name}`" in page or f"`{name}(" in page
-                   for name in (*FORMULAS[piece].split(), *FUNCTIONS[piece].split()))  # fmt: skip
+        assert all(
+            f"`{name}`" in page or f"`{name}(" in page
+            for name in (*FORMULAS[piece].split(), *FUNCTIONS[piece].split())
+        )
 
 
 def test_the_report_on_the_page_is_what_is_printed(student, mark):

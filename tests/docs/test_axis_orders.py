@@ -147,8 +147,9 @@ def test_a_pattern_says_what_the_code_does(pattern, code):
     assert not any(np.array_equal(result, rearrange(source, p, **SIZES)) for p in others)
 
 
-@pytest.mark.parametrize(("name", "module", "pattern"), [
-    ("flux-dev", flux, CUT), ("z-image", z_image, CUT_LAST)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "module", "pattern"), [("flux-dev", flux, CUT), ("z-image", z_image, CUT_LAST)]
+)
 def test_the_networks_cut_their_inputs_so(name, module, pattern, monkeypatch):
     seen = []
 
@@ -204,8 +205,10 @@ def places():
 
 
 def test_every_sentence_about_an_order_has_a_pattern():
-    found = {path.relative_to(ROOT): [s for text in texts for s in unproven(text)]
-             for path, texts in places()}  # fmt: skip
+    found = {
+        path.relative_to(ROOT): [s for text in texts for s in unproven(text)]
+        for path, texts in places()
+    }
     assert not {path: sentences for path, sentences in found.items() if sentences}
 
 
@@ -215,12 +218,15 @@ def test_every_pattern_is_run():
     assert not patterns - {*RUNS}
 
 
-@pytest.mark.parametrize("sentence", [
-    "The order is channel, row, column in Stable Diffusion 3.",
-    "Within a patch the channel comes first.",
-    "Rows, then columns, then channels.",
-    "The channel is last in a token.",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The order is channel, row, column in Stable Diffusion 3.",
+        "Within a patch the channel comes first.",
+        "Rows, then columns, then channels.",
+        "The channel is last in a token.",
+    ],
+)
 def test_a_sentence_without_a_pattern_is_found(sentence):
     assert unproven(sentence)
     assert not unproven(f"{sentence} `{CUT}`")

@@ -103,5 +103,8 @@ def test_shares_are_those_of_the_styles_that_appear():
     one = np.stack([FEATURES[name, "round"] for name in names])
     found = values(measure_shares(one, names, shares, PICTURES, GALLERY))
     assert {name.split(",")[0]: share for name, share in found.items()} == {
-        "flat": 0.0, "noto": 0.0, "round": 1.0, "square": 0.0,
-    }  # fmt: skip
+        "flat": 0.0,
+        "noto": 0.0,
+        "round": 1.0,
+        "square": 0.0,
+    }

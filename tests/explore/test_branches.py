@@ -248,9 +248,13 @@ def test_the_image_is_decoded_as_the_mode_does(tiny):
     """only_masked pastes the region back; a branch without changes keeps the rest bit for bit."""
     large = PHOTO.resize((32, 32))
     parameters = {
-        "prompt": "a cat", "image": large, "mask": HALF.resize((32, 32)), "only_masked": True,
-        "seed": 1, "steps": 3,
-    }  # fmt: skip
+        "prompt": "a cat",
+        "image": large,
+        "mask": HALF.resize((32, 32)),
+        "only_masked": True,
+        "seed": 1,
+        "steps": 3,
+    }
     expected = modes.inpaint(tiny, **parameters)
     trunk = explore.record_run(tiny, "inpaint", **parameters)
     branch = explore.branch_run(tiny, trunk, 1)

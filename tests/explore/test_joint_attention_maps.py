@@ -130,8 +130,11 @@ def test_a_branch_keeps_the_maps_of_the_words_that_both_have():
     trunk = explore.record_run(model, prompt=PROMPT, seed=1, steps=3)
     one = explore.branch_run(model, trunk, 1, prompt="a cat")
     assert [(word.encoder, word.text) for word in one.words] == [
-        ("CLIP", "a"), ("CLIP", "cat"), ("T5", "a"), ("T5", "cat"),
-    ]  # fmt: skip
+        ("CLIP", "a"),
+        ("CLIP", "cat"),
+        ("T5", "a"),
+        ("T5", "cat"),
+    ]
     assert np.array_equal(one.attention[0], trunk.attention[0][[0, 2, 3, 5]])
 
 

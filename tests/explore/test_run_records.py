@@ -191,8 +191,12 @@ def test_a_record_is_a_part_of_the_trace_of_its_run(tiny, record, tmp_path):
     whole = load_trace(tmp_path / "trace")
     part = load_trace(record.save(tmp_path / "run.safetensors"))
     assert {call.partition(".")[0] for call in part.calls} == {
-        "schedule", "guidance", "sampler", "words", "image",
-    }  # fmt: skip
+        "schedule",
+        "guidance",
+        "sampler",
+        "words",
+        "image",
+    }
     shared = [e for e in part.entries if e.call in whole.calls]
     assert len(shared) == 9
     for entry in shared:

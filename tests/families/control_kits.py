@@ -35,9 +35,12 @@ IMAGES = [
 MASK = Image.new("L", (24, 16), 0)
 MASK.paste(255, (0, 0, 12, 16))
 ZEROS = (  # layers that are zero before training
-    "controlnet_blocks", "controlnet_single", "controlnet_x", "input_hint_block.conv_out",
+    "controlnet_blocks",
+    "controlnet_single",
+    "controlnet_x",
+    "input_hint_block.conv_out",
     "pos_embed_input",
-)  # fmt: skip
+)
 SD3_NETS: dict[str, dict[str, Any]] = {
     "joint": {"num_layers": 2, "force_zeros_for_pooled_projection": False},
     "unshifted": {"num_layers": 1},

@@ -14,7 +14,9 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.apps.server.native import describe_model
+from ldmref.backends import get_backend
 from ldmref.io import save_folder
+from ldmref.models import unflatten
 
 # of unequal length
 PROMPTS = ["a red cat", "the blue house of a dog on a table, painted by an assistant of a cat"]
@@ -33,6 +35,15 @@ def assert_within_a_level(images, theirs):
     """Compare images with those of diffusers, in [0, 1]: they differ by 1/255 at most."""
     for image, want in zip(images, theirs, strict=True):
         assert np.abs(np.asarray(image).astype(int) - np.round(want * 255)).max() <= 1
+
+
+def compile_network(backend: str, theirs, network):
+    """Return a backend of graphs, and a network compiled for it with diffusers' parameters."""
+    pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
+    ops = get_backend(backend)
+    flat = {name: value.float().numpy() for name, value in theirs.state_dict().items()}
+    params = unflatten({name: ops.weight(value) for name, value in flat.items()})
+    return ops, ops.compile(network, params)
 
 
 def check_modes(folder: Path, size: dict[str, int] = SIZE) -> None:

@@ -30,9 +30,12 @@ TRANSFORMER = dict(
     axes_dims_rope=(4, 4, 4),
 )  # fmt: skip
 SCHEDULER = dict(
-    use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
+    use_dynamic_shifting=True,
+    base_shift=0.5,
+    max_shift=1.15,
+    base_image_seq_len=256,
     max_image_seq_len=6400,
-)  # fmt: skip
+)
 
 
 def make_transformer(**changes) -> Krea2Transformer2DModel:

@@ -29,9 +29,12 @@ BATCHES = {  # whose texts have unequal numbers of the units that a family pads 
 }
 TRANSFORMERS = {"qwen-image-2.1": "encoder_hidden_states_mask", "krea2": "encoder_attention_mask"}
 LANGUAGE_MODELS = {
-    "qwen-image-2.1": modeling_qwen3_vl, "krea2": modeling_qwen3_vl,
-    "z-image": modeling_qwen3, "flux2": modeling_qwen3, "flux3": modeling_qwen3_vl,
-}  # fmt: skip
+    "qwen-image-2.1": modeling_qwen3_vl,
+    "krea2": modeling_qwen3_vl,
+    "z-image": modeling_qwen3,
+    "flux2": modeling_qwen3,
+    "flux3": modeling_qwen3_vl,
+}
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "inverted": lambda mask: ~mask,
     "one late": lambda mask: mask.roll(1, -1),
@@ -186,8 +189,10 @@ def record_batch(
         options |= {"max_sequence_length": 64, "guidance_scale": 0.0}
     if family == "flux2":
         options |= {
-            "max_sequence_length": 64, "guidance_scale": 1.0, "text_encoder_out_layers": (1, 2, 3)
-        }  # fmt: skip
+            "max_sequence_length": 64,
+            "guidance_scale": 1.0,
+            "text_encoder_out_layers": (1, 2, 3),
+        }
     if family.startswith("flux3"):  # whose pipeline takes one prompt
         options |= {"text_encoder_out_layers": (1, 2), "output": "images"}
         prompts = prompts or SHORT

@@ -25,9 +25,12 @@ from ldmref.families.qwen3.tokens import MARKS, WORDS
 SEEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # The three parts of "Comprehend" apart, so that the system message has 14 tokens, as in Qwen's.
 TEXTS = (
-    "system\nuser\nassistant\n", "Com\npre\nhend\nhe\n", " and analyze the provided prompt.",
-    "a red cat on a table, painted by an assistant", "the blue house of a dog",
-)  # fmt: skip
+    "system\nuser\nassistant\n",
+    "Com\npre\nhend\nhe\n",
+    " and analyze the provided prompt.",
+    "a red cat on a table, painted by an assistant",
+    "the blue house of a dog",
+)
 MESSAGES = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
     "{%- for part in message.content %}{{- part.text }}{%- endfor %}{{- '<|im_end|>\n' }}"
@@ -38,14 +41,23 @@ TRANSFORMER: dict[str, Any] = dict(
     context_in_dim=20, axes_dims_rope=(4, 4, 4),
 )  # fmt: skip
 AUTOENCODER: dict[str, Any] = dict(
-    base_dim=8, decoder_base_dim=12, z_dim=4, dim_mult=[1, 2, 2, 4, 4], num_res_blocks=2,
+    base_dim=8,
+    decoder_base_dim=12,
+    z_dim=4,
+    dim_mult=[1, 2, 2, 4, 4],
+    num_res_blocks=2,
     temperal_downsample=[False, True, True, True],
-    latents_mean=[0.5, -0.25, 0.1, 1.0], latents_std=[1.5, 0.75, 2.0, 1.0],
-)  # fmt: skip
+    latents_mean=[0.5, -0.25, 0.1, 1.0],
+    latents_std=[1.5, 0.75, 2.0, 1.0],
+)
 FLOW: dict[str, Any] = dict(
-    use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256,
-    max_image_seq_len=8192, shift_terminal=0.02,
-)  # fmt: skip
+    use_dynamic_shifting=True,
+    base_shift=0.5,
+    max_shift=0.9,
+    base_image_seq_len=256,
+    max_image_seq_len=8192,
+    shift_terminal=0.02,
+)
 TURBO_TIMES = [1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568]
 
 

@@ -50,9 +50,7 @@ def arguments_of_z_image(*lengths):
 def test_lists_of_latents_and_captions_become_arrays(lengths, longest):
     given = arguments_of_z_image(*lengths)
     found = z_image.read_inputs(given)
-    assert [*found] == [
-        "sample", "timestep", "encoder_hidden_states", "encoder_attention_mask",
-    ]  # fmt: skip
+    assert [*found] == ["sample", "timestep", "encoder_hidden_states", "encoder_attention_mask"]
     assert found["sample"].shape == (len(lengths), 2, 4, 6)
     assert torch.equal(found["sample"][-1], given["x"][-1][:, 0])
     assert found["timestep"].tolist() == [750.0, 0.0][: len(lengths)]
@@ -129,9 +127,7 @@ def arguments_of_qwen(length=4, **more):
 def test_a_call_without_a_mask_has_no_padding():
     given = arguments_of_qwen()
     found = qwen.read_inputs(given)
-    assert [*found] == [
-        "sample", "timestep", "encoder_hidden_states", "encoder_attention_mask",
-    ]  # fmt: skip
+    assert [*found] == ["sample", "timestep", "encoder_hidden_states", "encoder_attention_mask"]
     assert found["sample"] is given["hidden_states"]
     assert found["timestep"].tolist() == [500.0, 300.78125]
     assert found["timestep"].dtype == torch.float32

@@ -294,15 +294,14 @@ def test_references_of_flux3_have_rows_and_columns_in_halves_and_their_number():
     ]
 
 
-SHARED = [
-    "silu", "silu_1", "early_stream_modulations.image.linear", "norm_out", "norm_out.linear",
-    "mode_blocks.image.3", "mode_blocks.image_cond.12", "txt_mode_blocks.0",
-    "single_transformer_blocks.7",
-]  # fmt: skip
-OWN = [
-    "x_embedders.image", "mode_blocks.image.3.attn", "txt_mode_blocks.0.ff.linear_in",
-    "single_transformer_blocks.7.attn.to_q", "proj_out", "time_proj", "my_norm_out",
-]  # fmt: skip
+SHARED = """
+    silu silu_1 early_stream_modulations.image.linear norm_out norm_out.linear
+    mode_blocks.image.3 mode_blocks.image_cond.12 txt_mode_blocks.0 single_transformer_blocks.7
+""".split()
+OWN = """
+    x_embedders.image mode_blocks.image.3.attn txt_mode_blocks.0.ff.linear_in
+    single_transformer_blocks.7.attn.to_q proj_out time_proj my_norm_out
+""".split()
 
 
 @pytest.mark.parametrize("layer", [*SHARED, *OWN])

@@ -105,12 +105,13 @@ def test_shapes_of_z_image():
     config = ZImageConfig(
         in_channels=5, dim=300, n_layers=1, n_refiner_layers=1, n_heads=3, cap_feat_dim=7
     )
-    norm = {f"{name}.weight": (300,) for name in (
-        "attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2",
-    )}  # fmt: skip
-    block = norm | {f"attention.{name}.weight": (300, 300) for name in (
-        "to_q", "to_k", "to_v", "to_out.0",
-    )}  # fmt: skip
+    norm = {
+        f"{name}.weight": (300,)
+        for name in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2")
+    }
+    block = norm | {
+        f"attention.{name}.weight": (300, 300) for name in ("to_q", "to_k", "to_v", "to_out.0")
+    }
     block |= {f"attention.norm_{name}.weight": (100,) for name in "qk"}
     block |= {"feed_forward.w1.weight": (800, 300), "feed_forward.w3.weight": (800, 300)}
     block |= {"feed_forward.w2.weight": (300, 800)}
@@ -120,10 +121,13 @@ def test_shapes_of_z_image():
         layers = block if row == "context_refiner" else block | timed
         want |= {f"{row}.0.{name}": shape for name, shape in layers.items()}
     linear = {
-        "all_x_embedder.2-1": (300, 20), "all_final_layer.2-1.linear": (20, 300),
-        "all_final_layer.2-1.adaLN_modulation.1": (300, 256), "t_embedder.mlp.0": (1024, 256),
-        "t_embedder.mlp.2": (256, 1024), "cap_embedder.1": (300, 7),
-    }  # fmt: skip
+        "all_x_embedder.2-1": (300, 20),
+        "all_final_layer.2-1.linear": (20, 300),
+        "all_final_layer.2-1.adaLN_modulation.1": (300, 256),
+        "t_embedder.mlp.0": (1024, 256),
+        "t_embedder.mlp.2": (256, 1024),
+        "cap_embedder.1": (300, 7),
+    }
     for name, shape in linear.items():
         want |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     want["cap_embedder.0.weight"] = (7,)
@@ -138,10 +142,14 @@ def test_shapes_of_qwen_image():
     want = {
         "time_text_embed.timestep_embedder.linear_1": (12, 256),
         "time_text_embed.timestep_embedder.linear_2": (12, 12),
-        "txt_in.text_norm": (7,), "txt_in.in_layer": (12, 7), "txt_in.out_layer": (12, 12),
-        "img_in": (12, 5), "modulation.1": (48, 12), "norm_out.linear": (12, 12),
+        "txt_in.text_norm": (7,),
+        "txt_in.in_layer": (12, 7),
+        "txt_in.out_layer": (12, 12),
+        "img_in": (12, 5),
+        "modulation.1": (48, 12),
+        "norm_out.linear": (12, 12),
         "proj_out": (6, 12),
-    }  # fmt: skip
+    }
     block = {f"attn.{name}": (12, 12) for name in ("to_q", "to_k", "to_v", "to_out.0")}
     block |= {"attn.norm_q": (4,), "attn.norm_k": (4,), "img_mlp.proj": (24, 12)}
     block |= {"img_mlp.gate_layer": (24, 12), "img_mlp.out": (12, 24)}
@@ -156,24 +164,33 @@ def test_shapes_of_qwen_image():
 def test_configurations_of_z_image_are_read():
     assert z_files.convert_transformer_config({}) == ZImageConfig()
     plain = {
-        "all_patch_size": [2], "all_f_patch_size": [1], "qk_norm": True, "siglip_feat_dim": None,
+        "all_patch_size": [2],
+        "all_f_patch_size": [1],
+        "qk_norm": True,
+        "siglip_feat_dim": None,
         "n_kv_heads": 30,
-    }  # fmt: skip
+    }
     assert z_files.convert_transformer_config(plain) == ZImageConfig()
     found = z_files.convert_transformer_config({"n_heads": 7, "n_kv_heads": 7, "in_channels": 4})
     assert found == ZImageConfig(n_heads=7, in_channels=4, out_channels=4)
     for wrong in (
-        {"n_kv_heads": 29}, {"n_heads": 7, "n_kv_heads": 30}, {"all_patch_size": [1]},
-        {"all_f_patch_size": [2]}, {"qk_norm": False}, {"siglip_feat_dim": 3},
-    ):  # fmt: skip
+        {"n_kv_heads": 29},
+        {"n_heads": 7, "n_kv_heads": 30},
+        {"all_patch_size": [1]},
+        {"all_f_patch_size": [2]},
+        {"qk_norm": False},
+        {"siglip_feat_dim": 3},
+    ):
         with pytest.raises(CorruptModelError, match=[*wrong][-1]):
             z_files.convert_transformer_config(wrong)
 
 
 def test_pipelines_of_both():
     assert [*z_image.Z_IMAGE.folders] == [
-        "ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline",
-    ]  # fmt: skip
+        "ZImagePipeline",
+        "ZImageImg2ImgPipeline",
+        "ZImageInpaintPipeline",
+    ]
     assert find_port("z-image").modules == ("ZImageTransformer2DModel",)
     assert z_files.read_folder.keywords["defaults"] == Defaults(50, 6.0)
     assert [*qwen_image_21.QWEN_IMAGE_21.folders] == ["QwenImage21Pipeline"]
@@ -228,9 +245,13 @@ def test_files_of_qwen_image_say_their_sizes(prefix):
     base = preset("qwen-image-2.1")
     assert qwen_files.recognise(shapes_of_qwen(prefix), prefix) == base
     changes = {
-        "in_channels": 5, "out_channels": 6, "num_layers": 3, "num_attention_heads": 7,
-        "context_in_dim": 9, "mlp_ratio": 2,
-    }  # fmt: skip
+        "in_channels": 5,
+        "out_channels": 6,
+        "num_layers": 3,
+        "num_attention_heads": 7,
+        "context_in_dim": 9,
+        "mlp_ratio": 2,
+    }
     for name, value in changes.items():
         found = qwen_files.recognise(shapes_of_qwen(prefix, **{name: value}), prefix)
         want = change(base, "denoiser", **{name: value})
@@ -328,9 +349,13 @@ def test_files_of_z_image_say_their_sizes(comfyui):
 
     assert recognise() == turbo
     for changes in (
-        {"in_channels": 5, "out_channels": 5}, {"n_layers": 3}, {"n_refiner_layers": 3},
-        {"cap_feat_dim": 9}, {"dim": 256, "n_heads": 2}, {"dim": 128, "n_heads": 1},
-    ):  # fmt: skip
+        {"in_channels": 5, "out_channels": 5},
+        {"n_layers": 3},
+        {"n_refiner_layers": 3},
+        {"cap_feat_dim": 9},
+        {"dim": 256, "n_heads": 2},
+        {"dim": 128, "n_heads": 1},
+    ):
         found = recognise(**changes)
         assert found == change(turbo, "denoiser", **changes)
         for name in ("in_channels", "out_channels", "n_heads"):
@@ -356,9 +381,8 @@ def test_published_models_of_z_image():
     assert turbo.defaults == Defaults(8, 1.0, width=1024, height=1024)
     assert base.defaults == Defaults(50, 6.0, width=1024, height=1024)
     text = replace(
-        QWEN3_SIZES["qwen3-4b"], max_position_embeddings=512, hidden_layers=(-2,),
-        final_norm=False,
-    )  # fmt: skip
+        QWEN3_SIZES["qwen3-4b"], max_position_embeddings=512, hidden_layers=(-2,), final_norm=False
+    )
     assert turbo.text_encoder == base.text_encoder == text
     assert (turbo.vae.scaling_factor, turbo.vae.shift_factor) == (0.3611, 0.1159)
     assert turbo.vae.latent_channels == 16 and not turbo.vae.use_quant_conv
@@ -376,16 +400,20 @@ def test_a_small_z_image():
     assert Z.scheduler == base.scheduler
     small = presets.shrink(preset("z-image-turbo"))
     assert small == replace(
-        Z, name="z-image-turbo", scheduler=replace(FLOW, shift=3.0),
+        Z,
+        name="z-image-turbo",
+        scheduler=replace(FLOW, shift=3.0),
         defaults=replace(Z.defaults, cfg_scale=1.0),
-    )  # fmt: skip
+    )
 
 
 def test_published_models_of_qwen_image():
     base, turbo = preset("qwen-image-2.1"), preset("qwen-image-2.1-turbo")
     assert [*qwen_presets.make_presets()] == [
-        "qwen-image-2.1-tiny", "qwen-image-2.1", "qwen-image-2.1-turbo",
-    ]  # fmt: skip
+        "qwen-image-2.1-tiny",
+        "qwen-image-2.1",
+        "qwen-image-2.1-turbo",
+    ]
     assert base.denoiser == QwenImage21Config() and base.vae == QwenImage21AutoencoderConfig()
     assert base.scheduler == replace(
         FLOW, dynamic_shift=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256,
@@ -394,13 +422,17 @@ def test_published_models_of_qwen_image():
     assert base.defaults == Defaults(40, 1.0, width=1024, height=1024)
     times = (1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568)
     assert turbo == replace(
-        base, name="qwen-image-2.1-turbo", scheduler=replace(FLOW, flow_times=times),
+        base,
+        name="qwen-image-2.1-turbo",
+        scheduler=replace(FLOW, flow_times=times),
         defaults=replace(base.defaults, steps=8),
-    )  # fmt: skip
+    )
     assert base.text_encoder == replace(
-        QWEN3_SIZES["qwen3-vl-8b"], max_position_embeddings=512, hidden_layers=(-1,),
+        QWEN3_SIZES["qwen3-vl-8b"],
+        max_position_embeddings=512,
+        hidden_layers=(-1,),
         final_norm=False,
-    )  # fmt: skip
+    )
     chat = qwen_text.CHAT
     assert chat.dropped == 14 and chat.prepare == ("blank",) and chat.cut == "prompt"
     assert chat.after == "<|im_end|>\n<|im_start|>assistant\n"
@@ -452,9 +484,10 @@ def count_matrices(spec, rows):
 def test_operations_of_z_image(width, height, image):
     """Tokens of image and caption are filled up to segments of 32."""
     config = change(
-        change(Z, "denoiser", n_layers=3, n_refiner_layers=2), "text_encoder",
+        change(Z, "denoiser", n_layers=3, n_refiner_layers=2),
+        "text_encoder",
         max_position_embeddings=40,
-    )  # fmt: skip
+    )
     side = 2 * config.vae.factor
     assert -(-(width // side) * (height // side) // 32) * 32 == image
     assert z_work.count_tokens(config, width, height) == (image, 64)
@@ -477,9 +510,10 @@ def test_operations_of_z_image(width, height, image):
 
 def test_operations_of_qwen_image():
     config = change(
-        change(QWEN, "denoiser", num_layers=3, mlp_ratio=2), "text_encoder",
+        change(QWEN, "denoiser", num_layers=3, mlp_ratio=2),
+        "text_encoder",
         max_position_embeddings=40,
-    )  # fmt: skip
+    )
     side = config.vae.factor
     width, height = 3 * side, 5 * side
     image, text, d = 15, 40 - 14, 24
@@ -555,16 +589,21 @@ def test_networks_of_qwen_image():
 def test_training_and_text_of_both():
     of_z, of_qwen = z_image.Z_IMAGE, qwen_image_21.QWEN_IMAGE_21
     assert training_rules_of(of_z).zeros(Z) == (
-        "adaLN_modulation.0.weight", "adaLN_modulation.1.weight", "2-1.linear.weight", "pad_token",
-    )  # fmt: skip
+        "adaLN_modulation.0.weight",
+        "adaLN_modulation.1.weight",
+        "2-1.linear.weight",
+        "pad_token",
+    )
     assert training_rules_of(of_z).ends == (
         "all_x_embedder.2-1.weight",
         "2-1.linear.weight",
         "pad_token",
     )
     assert training_rules_of(of_qwen).zeros(QWEN) == (
-        "modulation.1.weight", "norm_out.linear.weight", "transformer.proj_out.weight",
-    )  # fmt: skip
+        "modulation.1.weight",
+        "norm_out.linear.weight",
+        "transformer.proj_out.weight",
+    )
     assert training_rules_of(of_qwen).ends == (".img_in.weight", "transformer.proj_out.weight")
     assert of_z.text.multiple == 32 and of_qwen.text.multiple == 1
     assert of_qwen.text.together is qwen_image_21.start_behind
@@ -576,9 +615,10 @@ def test_training_and_text_of_both():
         (run.preset, run.sampler)
         for run in (*golden_models_of(of_z).runs, *golden_models_of(of_qwen).runs)
     ]
-    assert runs == [(name, "euler") for name in (
-        "z-image", "z-image-turbo", "qwen-image-2.1", "qwen-image-2.1-turbo",
-    )]  # fmt: skip
+    assert runs == [
+        (name, "euler")
+        for name in ("z-image", "z-image-turbo", "qwen-image-2.1", "qwen-image-2.1-turbo")
+    ]
 
 
 def test_the_transformer_of_a_model():

@@ -179,9 +179,14 @@ def test_a_file_of_xlabs(tmp_path):
         ends |= {f"{path}_1": f"{theirs}_in.in_layer", f"{path}_2": f"{theirs}_in.out_layer"}
     streams = {
         "img": ("norm1.linear", "attn.to_{}", "attn.to_out.0", "attn.norm_", "ff"),
-        "txt": ("norm1_context.linear", "attn.add_{}_proj", "attn.to_add_out", "attn.norm_added_",
-                "ff_context"),
-    }  # fmt: skip
+        "txt": (
+            "norm1_context.linear",
+            "attn.add_{}_proj",
+            "attn.to_add_out",
+            "attn.norm_added_",
+            "ff_context",
+        ),
+    }
     stored = {n: x for n, x in tensors.items() if n.startswith("controlnet_blocks.")}
     stored |= {
         f"{theirs}.{leaf}": tensors[f"{ours}.{leaf}"]

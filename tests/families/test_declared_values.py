@@ -37,8 +37,10 @@ def test_differences_are_found():
     assert not [*list_differences(stored, {"a": [1, {"b": "x"}], "c": None})]
     changed = {"a": [1, {"b": "y"}], "d": None}
     assert [*list_differences(stored, changed)] == [
-        "/a/1/b: 'y', stored is 'x'", "/c: no longer there", "/d: new",
-    ]  # fmt: skip
+        "/a/1/b: 'y', stored is 'x'",
+        "/c: no longer there",
+        "/d: new",
+    ]
     assert [*list_differences(stored["a"], [1])] == [f": [1], stored is {stored['a']}"]
 
 

@@ -27,14 +27,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("flux2")
-    pipe.save_pretrained(path)
-    return path
-
-
 def call_transformer(theirs, x):
     """Return our prediction of diffusers' transformer, which takes the positions of one row."""
     rows = [

@@ -41,14 +41,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("flux2")
-    pipe.save_pretrained(path)
-    return path
-
-
 def make_picture(width, height, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

@@ -45,14 +45,6 @@ def pipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("flux2")
-    pipe.save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def model(folder):
     return ldmref.load(folder)
 
@@ -285,9 +277,12 @@ def test_merged_lora_weights_are_those_of_diffusers(folder, tmp_path, form, skip
     ours = apply_loras(config, flat, read_loras([(tmp_path / "a.safetensors", 0.7)]))
     pipe = make_pipeline(folder / "tokenizer")
     pipe.transformer.load_state_dict(
-        {name.removeprefix("transformer."): torch.tensor(np.array(x)) for name, x in flat.items()
-         if name.startswith("transformer.")}
-    )  # fmt: skip
+        {
+            name.removeprefix("transformer."): torch.tensor(np.array(x))
+            for name, x in flat.items()
+            if name.startswith("transformer.")
+        }
+    )
     pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")
     pipe.fuse_lora(components=["transformer"], lora_scale=0.7)
     pipe.unload_lora_weights()

@@ -39,14 +39,6 @@ def pipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("flux2")
-    pipe.save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def model(folder):
     return ldmref.load(folder, dtype="float32")
 
@@ -59,9 +51,12 @@ def record(pipe, path, prompts=(SHORT,), scale=1.0, steps=2, **options):
     generator = torch.Generator().manual_seed(5)
     with ldmref.recording(pipe, path) as trace:
         pipe(
-            prompt=[*prompts], generator=generator, text_encoder_out_layers=LAYERS,
-            **shared, **options,
-        )  # fmt: skip
+            prompt=[*prompts],
+            generator=generator,
+            text_encoder_out_layers=LAYERS,
+            **shared,
+            **options,
+        )
     return trace.trace
 
 

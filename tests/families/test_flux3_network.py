@@ -14,13 +14,19 @@ from ldmref.models import flatten, unflatten
 
 pytest.importorskip("diffusers")
 import torch
+from family_tools import compile_network
 from flux3_pipelines import join_cells, make_transformer, transformer_in_double, with_positions
 
 SMALL = dict(
-    in_channels=8, num_layers=2, num_single_layers=3, attention_head_dim=16,
-    num_attention_heads=2, joint_attention_dim=24, timestep_channels=16,
+    in_channels=8,
+    num_layers=2,
+    num_single_layers=3,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=24,
+    timestep_channels=16,
     axes_dims_rope=(4, 4, 4, 4),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["base", "distilled"])
@@ -110,16 +116,12 @@ def test_shapes_are_those_of_diffusers(theirs):
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_a_graph_takes_every_size(theirs, name):
-    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
-    ops = get_backend(name)
-    flat = {key: value.float().numpy() for key, value in theirs.state_dict().items()}
-    params = unflatten({key: ops.weight(value) for key, value in flat.items()})
     names = tuple(draw(theirs, lengths=(5, 9), references=((2, 4),)))
 
     def graph(ops, p, *arrays):
         return transformer(ops, p, configure(theirs), **dict(zip(names, arrays, strict=True)))
 
-    compiled = ops.compile(graph, params)
+    ops, compiled = compile_network(name, theirs, graph)
     for lengths, height, width, sizes in (((5, 9), 4, 4, ((2, 4),)), ((3, 2), 6, 2, ((6, 4),))):
         arrays = draw(theirs, height, width, lengths, sizes)
         want = compute(theirs, arrays)

@@ -59,8 +59,9 @@ def test_the_table_is_that_of_diffusers_in_both_directions(guidance, monkeypatch
     from diffusers.loaders import single_file_utils
 
     table, theirs, stored = in_both(guidance)
-    patched = type("torch", (), {"split": staticmethod(split), "chunk": torch.chunk,
-                                 "cat": torch.cat})  # fmt: skip
+    patched = type(
+        "torch", (), {"split": staticmethod(split), "chunk": torch.chunk, "cat": torch.cat}
+    )
     monkeypatch.setattr(single_file_utils, "torch", patched)
     tensors = Narrow({name: torch.tensor(x) for name, x in stored.items()})
     converted = convert_flux_transformer_checkpoint_to_diffusers(tensors)

@@ -402,9 +402,13 @@ def test_places_of_the_residuals_of_flux1(channels, count, single, blocks):
 
 
 SIZES = {
-    "in_channels": 16, "num_layers": 1, "num_single_layers": 0, "num_attention_heads": 2,
-    "attention_head_dim": 12, "axes_dims_rope": [2, 4, 6],
-}  # fmt: skip
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 0,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "axes_dims_rope": [2, 4, 6],
+}
 
 
 @pytest.mark.parametrize(

@@ -203,10 +203,14 @@ def test_a_net_of_another_family_is_refused(kits, tmp_path):
         ("flux", "union", {"num_layers": 3}, "missing"),
         ("flux", "union", {"num_mode": -1}, "num_mode"),
         ("flux", "union", {"patch_size": 2}, "patch_size"),
-        ("flux", "union", {"conditioning_embedding_channels": 16, "patch_size": 2},
-         "conditioning_embedding"),
+        (
+            "flux",
+            "union",
+            {"conditioning_embedding_channels": 16, "patch_size": 2},
+            "conditioning_embedding",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_folder_is_refused(kits, tmp_path, family, kind, change, message):
     shutil.copytree(kits[family].net(kind), tmp_path / "net")
     file = tmp_path / "net" / "config.json"

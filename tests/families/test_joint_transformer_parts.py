@@ -124,9 +124,11 @@ def test_a_norm_without_weights_has_a_small_number_below_the_root():
 def test_the_feed_forward_layer_is_scaled_shifted_and_gated():
     spec = joint_transformers.feed_forward_spec(3)
     assert flatten(spec) == {
-        "net.0.proj.weight": (12, 3), "net.0.proj.bias": (12,),
-        "net.2.weight": (3, 12), "net.2.bias": (3,),
-    }  # fmt: skip
+        "net.0.proj.weight": (12, 3),
+        "net.0.proj.bias": (12,),
+        "net.2.weight": (3, 12),
+        "net.2.bias": (3,),
+    }
     flat = draw(flatten(spec), 3)
     x = np.random.default_rng(4).standard_normal((2, 5, 3))
 
@@ -165,11 +167,17 @@ def test_inputs_have_names_sizes_and_contents():
     assert text.shape == (BATCH, TOKENS, 7)
     guidance, mask = joint_transformers.GUIDANCE, joint_transformers.MASK
     assert (guidance.argument, guidance.role, guidance.shape, guidance.content) == (
-        "guidance", "guidance", (BATCH,), "guidance",
-    )  # fmt: skip
+        "guidance",
+        "guidance",
+        (BATCH,),
+        "guidance",
+    )
     assert (mask.argument, mask.role, mask.shape, mask.content) == (
-        "mask", "encoder_attention_mask", (BATCH, TOKENS), "mask",
-    )  # fmt: skip
+        "mask",
+        "encoder_attention_mask",
+        (BATCH, TOKENS),
+        "mask",
+    )
 
 
 def test_inputs_of_a_network_with_pooled_text():
@@ -243,9 +251,13 @@ def test_networks_of_a_model_are_in_the_order_of_a_run():
         config, predict, shapes_of, inputs, attention, description="a network"
     )
     assert [network.name for network in made] == [
-        "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae.decode",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "transformer",
+        "vae.decode",
         "vae.encode",
-    ]  # fmt: skip
+    ]
     network = made[3]
     assert network.spec() == shapes_of(config.denoiser)
     assert network.settings["config"] is config.denoiser
@@ -295,13 +307,19 @@ def test_small_versions_of_models():
     small = joint_transformers.shrink_model(config, {"num_layers": 3}, text_encoder_2=text)
     defaults = replace(config.defaults, steps=4, width=16, height=16)
     vae = replace(
-        config.vae, latent_channels=4, block_out_channels=(8, 12), layers_per_block=1,
+        config.vae,
+        latent_channels=4,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
         norm_num_groups=4,
-    )  # fmt: skip
+    )
     assert small == replace(
-        config, denoiser=replace(config.denoiser, num_layers=3), vae=vae, defaults=defaults,
+        config,
+        denoiser=replace(config.denoiser, num_layers=3),
+        vae=vae,
+        defaults=defaults,
         text_encoder_2=text,
-    )  # fmt: skip
+    )
     own = preset("flux2-klein-4b")
     other = joint_transformers.shrink_model(own, {})
     assert other.vae.latent_channels == 16 and other.text_encoder == own.text_encoder
@@ -342,12 +360,17 @@ def test_operations_of_two_streams():
 
     attention = 4 * 5 * both**2 * 7
     rows = {
-        "x_embedder": image, "context_embedder": text, "transformer_blocks.0.attn.to_q": image,
-        "transformer_blocks.0.attn.add_k_proj": text, "transformer_blocks.0.attn.to_add_out": text,
-        "transformer_blocks.0.ff_context.net": text, "transformer_blocks.0.ff.net": image,
-        "single_transformer_blocks.0.proj_mlp": both, "single_transformer_blocks.1.add_x": both,
+        "x_embedder": image,
+        "context_embedder": text,
+        "transformer_blocks.0.attn.to_q": image,
+        "transformer_blocks.0.attn.add_k_proj": text,
+        "transformer_blocks.0.attn.to_add_out": text,
+        "transformer_blocks.0.ff_context.net": text,
+        "transformer_blocks.0.ff.net": image,
+        "single_transformer_blocks.0.proj_mlp": both,
+        "single_transformer_blocks.1.add_x": both,
         "x.context_embedder": image,
-    }  # fmt: skip
+    }
     for name, number in rows.items():
         assert count(name) == attention + 2 * 6 * number, name
         assert count(name, lambda name: True) == attention + 2 * 6 * once

@@ -25,14 +25,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("krea2")
-    pipe.save_pretrained(path)
-    return path
-
-
 def predict(theirs, x):
     """Return our prediction of diffusers' transformer."""
     with networks_in_double():

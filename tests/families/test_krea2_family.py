@@ -34,14 +34,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("krea2")
-    pipe.save_pretrained(path)
-    return path
-
-
 @pytest.mark.parametrize("backend", ["numpy", "torch", "onnx", "openvino"])
 @pytest.mark.parametrize("scale", [0.0, 2.0])
 def test_images_are_those_of_diffusers(pipe, folder, backend, scale):

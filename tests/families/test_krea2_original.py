@@ -133,14 +133,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("krea2")
-    pipe.save_pretrained(path)
-    return path
-
-
 def stored_of(pipe, folder, prefix=""):
     """Return the tensors of the transformer under the makers' names."""
     table = original_table(ldmref.load(folder).config, prefix)

@@ -164,15 +164,17 @@ def test_a_whole_transformer_is_trained_and_resumed_bit_for_bit(made, tmp_path):
     (tmp_path / "images").mkdir()
     for colour in ("red", "blue"):
         Image.new("RGB", (16, 16), colour).save(tmp_path / "images" / f"{colour}.png")
-    recipe = recipe_from_dict({
-        "base": str(folder),
-        "method": "full",
-        "data": {"source": str(tmp_path / "images"), "size": 16},
-        "diffusion": {
-            "optimizer": {"batch_size": 2, "warmup": 1, "learning_rate": 0.01},
-            "budget": {"steps": 4},
-        },
-    })  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "base": str(folder),
+            "method": "full",
+            "data": {"source": str(tmp_path / "images"), "size": 16},
+            "diffusion": {
+                "optimizer": {"batch_size": 2, "warmup": 1, "learning_rate": 0.01},
+                "budget": {"steps": 4},
+            },
+        }
+    )
     assert isinstance(recipe, FineTuneRecipe)
     once = fine_tune(recipe, tmp_path / "once")
     cancel = Event()
@@ -236,8 +238,9 @@ def assert_equal_changes(tensors, converted, config=DEV):
 
 def test_kohyas_files_are_read_as_by_diffusers():
     """Queries, keys and values are stacked there, in blocks of one stream with the MLP's."""
-    tensors = dev_file(".lora_down.weight", ".lora_up.weight",
-                       lambda layer: "lora_unet_" + layer.replace(".", "_"))  # fmt: skip
+    tensors = dev_file(
+        ".lora_down.weight", ".lora_up.weight", lambda layer: "lora_unet_" + layer.replace(".", "_")
+    )
     scaled = {name.partition(".")[0] for name in tensors if "final_layer" not in name}
     tensors |= {f"{layer}.alpha": np.asarray(1.5) for layer in scaled}  # there diffusers drops it
     theirs = {name: torch.tensor(x) for name, x in tensors.items()}

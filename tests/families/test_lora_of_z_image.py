@@ -81,11 +81,15 @@ FORMS = {  # the layers, their names, the ends of the tensors, alpha
     "diffusers": (list_layers, "transformer.{}".format, PEFT, None),
     "ai-toolkit": (list_layers, "diffusion_model.{}".format, PEFT, None),
     "with-alpha": (list_layers, "diffusion_model.{}".format, PEFT, 1.5),
-    "default": (list_layers, "diffusion_model.{}".format,
-                (".lora_A.default.weight", ".lora_B.default.weight"), None),
+    "default": (
+        list_layers,
+        "diffusion_model.{}".format,
+        (".lora_A.default.weight", ".lora_B.default.weight"),
+        None,
+    ),
     "down-and-up": (list_layers, "diffusion_model.{}".format, KOHYA, 1.5),
     "kohya": (list_layers, join_kohya, KOHYA, 1.5),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -26,9 +26,13 @@ from ldmref.samplers.flow_spacings import flow_levels
 from ldmref.testing.mixture import three_modes
 
 TINY_SD3 = dict(
-    sample_size=8, num_layers=2, num_attention_heads=2, joint_attention_dim=40,
-    pooled_projection_dim=24, pos_embed_max_size=7,
-)  # fmt: skip
+    sample_size=8,
+    num_layers=2,
+    num_attention_heads=2,
+    joint_attention_dim=40,
+    pooled_projection_dim=24,
+    pos_embed_max_size=7,
+)
 TINY_FLUX = dict(
     sample_size=8, num_layers=2, num_single_layers=2, num_attention_heads=3, attention_head_dim=16,
     joint_attention_dim=40, pooled_projection_dim=24, axes_dims_rope=(4, 6, 6),
@@ -143,8 +147,9 @@ def test_the_transformer_of_black_forest_labs(kind, ops):
     )
 
 
-@pytest.mark.parametrize(("kind", "steps", "name"), [("schnell", 4, "flux-schnell"),
-                                                     ("dev", 5, "flux-dev")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "steps", "name"), [("schnell", 4, "flux-schnell"), ("dev", 5, "flux-dev")]
+)
 def test_the_sampler_of_black_forest_labs(kind, steps, name, ops):
     """Its schedule for 15 tokens, and its loop."""
     config = FLUX[kind]

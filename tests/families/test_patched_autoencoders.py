@@ -22,14 +22,23 @@ from ldmref.ports.autoencoders import describe_flux2, describe_qwen_image, descr
 OPS = get_backend("numpy", dtype="float64")
 HALF = get_backend("numpy", dtype="float16")
 SMALL = QwenAutoencoderConfig(
-    latent_channels=3, base_dim=4, dim_mult=(1, 2, 4), num_res_blocks=1,
-    latents_mean=(0.5, -1.0, 2.0), latents_std=(2.0, 0.5, 4.0),
-)  # fmt: skip
-SMALL_21 = QwenImage21AutoencoderConfig(
-    latent_channels=3, base_dim=2, decoder_base_dim=3, dim_mult=(1, 2, 2), num_res_blocks=1,
-    temporal_downsample=(False, True), latents_mean=(0.5, -1.0, 2.0),
+    latent_channels=3,
+    base_dim=4,
+    dim_mult=(1, 2, 4),
+    num_res_blocks=1,
+    latents_mean=(0.5, -1.0, 2.0),
     latents_std=(2.0, 0.5, 4.0),
-)  # fmt: skip
+)
+SMALL_21 = QwenImage21AutoencoderConfig(
+    latent_channels=3,
+    base_dim=2,
+    decoder_base_dim=3,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(False, True),
+    latents_mean=(0.5, -1.0, 2.0),
+    latents_std=(2.0, 0.5, 4.0),
+)
 SMALL_2 = Flux2AutoencoderConfig(
     latent_channels=8, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2
 )
@@ -123,9 +132,13 @@ def test_the_kl_within_flux2_has_its_fields(name):
     kl = config.kl
     assert isinstance(kl.latent_channels, int)
     assert want == (
-        kl.in_channels, kl.out_channels, kl.latent_channels, kl.block_out_channels,
-        kl.layers_per_block, kl.norm_num_groups,
-    )  # fmt: skip
+        kl.in_channels,
+        kl.out_channels,
+        kl.latent_channels,
+        kl.block_out_channels,
+        kl.layers_per_block,
+        kl.norm_num_groups,
+    )
     assert getattr(kl, name) and not getattr(replace(config, **{name: False}).kl, name)
 
 
@@ -432,11 +445,15 @@ def test_configurations_of_flux2_are_read():
     assert flux2.read_config({"patch_size": (2, 2)}) == Flux2AutoencoderConfig()
     found = flux2.read_config(
         {
-            "latent_channels": 2, "block_out_channels": [4, 8], "layers_per_block": 1,
-            "norm_num_groups": 2, "act_fn": "silu", "patch_size": [2, 2],
+            "latent_channels": 2,
+            "block_out_channels": [4, 8],
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+            "act_fn": "silu",
+            "patch_size": [2, 2],
             "decoder_block_out_channels": None,
         }
-    )  # fmt: skip
+    )
     assert found == SMALL_2
     made = describe_flux2(SMALL_2)
     assert made.path == "diffusers:AutoencoderKLFlux2" and made.like == SMALL_2
@@ -447,14 +464,19 @@ def test_configurations_of_flux2_are_read():
     assert made_narrow["decoder_block_out_channels"] == (96, 192, 384, 384)
     assert FLUX2_AUTOENCODER.shrink(narrow).decoder_block_out_channels == (4, 8)
     assert made.settings == {
-        "latent_channels": 2, "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2, "patch_size": (2, 2),
-    }  # fmt: skip
+        "latent_channels": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "patch_size": (2, 2),
+    }
     small = FLUX2_AUTOENCODER.shrink(Flux2AutoencoderConfig(batch_norm_eps=0.5))
     assert small == Flux2AutoencoderConfig(
-        latent_channels=16, block_out_channels=(8, 12), layers_per_block=1, norm_num_groups=4,
+        latent_channels=16,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
         batch_norm_eps=0.5,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -500,14 +522,20 @@ def test_configurations_of_qwen_image_are_read():
     made = describe_qwen_image(SMALL)
     assert made.path == "diffusers:AutoencoderKLQwenImage" and made.like == SMALL
     assert made.settings == {
-        "z_dim": 3, "dim_mult": [1, 2, 4], "temperal_downsample": [False, False],
-    }  # fmt: skip
+        "z_dim": 3,
+        "dim_mult": [1, 2, 4],
+        "temperal_downsample": [False, False],
+    }
     small = QWEN_IMAGE.shrink(QwenAutoencoderConfig(in_channels=5))
     assert small == QwenAutoencoderConfig(
-        in_channels=5, latent_channels=4, base_dim=8, dim_mult=(1, 2), num_res_blocks=1,
+        in_channels=5,
+        latent_channels=4,
+        base_dim=8,
+        dim_mult=(1, 2),
+        num_res_blocks=1,
         latents_mean=(-0.7571, -0.7089, -0.9113, 0.1075),
         latents_std=(2.8184, 1.4541, 2.3275, 2.6558),
-    )  # fmt: skip
+    )
 
 
 def test_configurations_of_qwen_image_21_are_read():
@@ -515,10 +543,15 @@ def test_configurations_of_qwen_image_21_are_read():
     assert of_21.read_config(plain) == QwenImage21AutoencoderConfig()
     assert of_21.read_config({"attn_scales": [], "patch_size": None}) == of_21.read_config({})
     data = {
-        "z_dim": 3, "base_dim": 2, "decoder_base_dim": 3, "dim_mult": [1, 2, 2],
-        "num_res_blocks": 1, "temperal_downsample": [False, True],
-        "latents_mean": [0.5, -1.0, 2.0], "latents_std": [2.0, 0.5, 4.0],
-    }  # fmt: skip
+        "z_dim": 3,
+        "base_dim": 2,
+        "decoder_base_dim": 3,
+        "dim_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True],
+        "latents_mean": [0.5, -1.0, 2.0],
+        "latents_std": [2.0, 0.5, 4.0],
+    }
     assert of_21.read_config(data) == SMALL_21
     same = of_21.read_config({**data, "decoder_base_dim": None})
     assert same == replace(SMALL_21, decoder_base_dim=2)
@@ -526,13 +559,19 @@ def test_configurations_of_qwen_image_21_are_read():
     made = describe_qwen_image_21(SMALL_21)
     assert made.path == "diffusers:AutoencoderKLQwenImage21" and made.like == SMALL_21
     assert made.settings == {
-        "z_dim": 3, "dim_mult": [1, 2, 2], "temperal_downsample": [False, True],
-    }  # fmt: skip
+        "z_dim": 3,
+        "dim_mult": [1, 2, 2],
+        "temperal_downsample": [False, True],
+    }
     assert of_21.shrink(QwenImage21AutoencoderConfig(in_channels=5)) == replace(
-        SMALL_21, in_channels=5, latent_channels=4, base_dim=8, decoder_base_dim=12,
+        SMALL_21,
+        in_channels=5,
+        latent_channels=4,
+        base_dim=8,
+        decoder_base_dim=12,
         latents_mean=(0.5126, 0.7721, -0.0631, 1.3506),
         latents_std=(3.2001, 3.2936, 3.4321, 3.0091),
-    )  # fmt: skip
+    )
 
 
 # -- rules ----------------------------------------------------------------------------------------

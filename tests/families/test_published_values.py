@@ -53,26 +53,38 @@ def test_autoencoders_schedules_and_usual_requests(name):
     assert config.scheduler.shift == shift
     assert config.scheduler.dynamic_shift == (name in FLUX[1:])
     assert config.scheduler.prediction_type == "flow" and config.scheduler.final_sigma == "zero"
-    usual = {"flux-schnell": (4, 1.0), "flux-dev": (28, 3.5), "flux-fill-dev": (50, 30.0),
-             "flux-control-dev": (50, 10.0)}.get(name, (28, 7.0))  # fmt: skip
+    usual = {
+        "flux-schnell": (4, 1.0),
+        "flux-dev": (28, 3.5),
+        "flux-fill-dev": (50, 30.0),
+        "flux-control-dev": (50, 10.0),
+    }.get(name, (28, 7.0))
     assert (config.defaults.steps, config.defaults.cfg_scale) == usual
     assert (config.defaults.width, config.defaults.height) == (1024, 1024)
 
 
 def test_transformers_have_their_published_sizes():
-    sizes = {"sd3-medium": (24, 24, 192, "", 0), "sd35-medium": (24, 24, 384, "rms_norm", 13),
-             "sd35-large": (38, 38, 192, "rms_norm", 0)}  # fmt: skip
+    sizes = {
+        "sd3-medium": (24, 24, 192, "", 0),
+        "sd35-medium": (24, 24, 384, "rms_norm", 13),
+        "sd35-large": (38, 38, 192, "rms_norm", 0),
+    }
     for name, (layers, heads, side, norm, dual) in sizes.items():
         net = preset(name).denoiser
         assert (net.num_layers, net.num_attention_heads, net.attention_head_dim) == (
-            layers, heads, 64,
-        )  # fmt: skip
+            layers,
+            heads,
+            64,
+        )
         assert (net.pos_embed_max_size, net.qk_norm) == (side, norm)
         assert net.dual_attention_layers == tuple(range(dual))
         assert (net.joint_attention_dim, net.pooled_projection_dim) == (4096, 2048)
         assert (net.in_channels, net.out_channels, net.patch_size, net.sample_size) == (
-            16, 16, 2, 128,
-        )  # fmt: skip
+            16,
+            16,
+            2,
+            128,
+        )
     channels = {"flux-schnell": 64, "flux-dev": 64, "flux-fill-dev": 384, "flux-control-dev": 128}
     for name, count in channels.items():
         net = preset(name).denoiser

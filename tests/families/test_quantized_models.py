@@ -33,8 +33,9 @@ from flux_networks import make_pipeline
 from small_models import save_flow
 from small_pipelines import pipeline
 
-NF4 = np.float32([-1, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44,
-                  0.56, 0.72, 1])  # fmt: skip
+NF4 = np.float32(
+    [-1, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1]
+)
 
 
 def generate(model):
@@ -177,8 +178,9 @@ def test_a_whole_single_file_in_float8(folder, tmp_path):
     sources = {k: TensorSource("F8_E4M3", x.shape, lambda x=x: x) for k, x in signed.items()}
     write_tensors(tmp_path / "a.safetensors", sources)
     save_file({k: E4M3FN[x] for k, x in signed.items()}, str(tmp_path / "b.safetensors"))
-    found, want = (ldmref.load(tmp_path / x, config=folder) for x in
-                   ("a.safetensors", "b.safetensors"))  # fmt: skip
+    found, want = (
+        ldmref.load(tmp_path / x, config=folder) for x in ("a.safetensors", "b.safetensors")
+    )
     assert generate(found) == generate(want)
 
 
@@ -201,9 +203,12 @@ def test_a_lora_of_a_quantised_transformer(name, tmp_path, monkeypatch):
     monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
     plain, model, without = (
         ldmref.load(tmp_path / file, config=tmp_path / "model", lora=lora)
-        for file, lora in (("plain.safetensors", [tmp_path / "lora.safetensors"]),
-                           (name, [tmp_path / "lora.safetensors"]), (name, ()))
-    )  # fmt: skip
+        for file, lora in (
+            ("plain.safetensors", [tmp_path / "lora.safetensors"]),
+            (name, [tmp_path / "lora.safetensors"]),
+            (name, ()),
+        )
+    )
     image = generate(model)
     assert image == generate(plain) != generate(without)
     assert "transformer" in model.params.releasable
@@ -249,9 +254,12 @@ def test_one_tensor_at_a_time_is_expanded(tmp_path, monkeypatch):
     file = open_model_file(tmp_path / "a.gguf")
     read = []
     monkeypatch.setattr(type(file._file), "__getitem__", counted(read, type(file._file)))
-    parts = [table[f"single_transformer_blocks.0.{name}.weight"].read(
-        file["single_blocks.0.linear1.weight"]
-    ) for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]  # fmt: skip
+    parts = [
+        table[f"single_transformer_blocks.0.{name}.weight"].read(
+            file["single_blocks.0.linear1.weight"]
+        )
+        for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+    ]
     assert all(isinstance(part, DeferredArray) for part in parts) and not read
     assert [len(np.array(part)) for part in parts] == [24, 24, 24, 96]
     assert read == ["single_blocks.0.linear1.weight"]
@@ -331,9 +339,13 @@ def test_info_describes_single_files_of_transformers(tmp_path, capsys):
 
 
 def test_other_formats_are_refused_in_one_line(tmp_path):
-    save_file({"transformer_blocks.0.qkv_proj.qweight": np.zeros((2, 2), np.int8),
-               "transformer_blocks.0.qkv_proj.wscales": np.zeros(2, np.float32)},
-              str(tmp_path / "svdq.safetensors"))  # fmt: skip
+    save_file(
+        {
+            "transformer_blocks.0.qkv_proj.qweight": np.zeros((2, 2), np.int8),
+            "transformer_blocks.0.qkv_proj.wscales": np.zeros(2, np.float32),
+        },
+        str(tmp_path / "svdq.safetensors"),
+    )
     with pytest.raises(InputError, match=r"svdq\.safetensors holds .* as SVDQuant's") as caught:
         ldmref.load(tmp_path / "svdq.safetensors")
     assert caught.value.code == "E-QUANTIZED"

@@ -220,9 +220,12 @@ def hidden_states(flat, config, ids, mask, positions):
 @pytest.mark.parametrize("counted", [None, -1])
 def test_hidden_states_by_hand(layers, final_norm, counted):
     config = replace(
-        SMALL, hidden_layers=layers, final_norm=final_norm, padding_position=counted,
+        SMALL,
+        hidden_layers=layers,
+        final_norm=final_norm,
+        padding_position=counted,
         rope_theta=50.0,
-    )  # fmt: skip
+    )
     generator = np.random.default_rng(0)
     flat = {
         name: generator.standard_normal(shape)
@@ -277,8 +280,10 @@ def test_the_class_that_sees_images_is_the_smallest(head, parts):
     made = ports.describe_qwen3_vl(replace(SMALL, head_dim=head), "Qwen3VLModel")
     assert made.path == "transformers:Qwen3VLModel"
     assert made.settings["text_config"]["rope_parameters"] == {
-        "rope_type": "default", "rope_theta": 1e6, "mrope_section": parts,
-    }  # fmt: skip
+        "rope_type": "default",
+        "rope_theta": 1e6,
+        "mrope_section": parts,
+    }
     found = made.settings["text_config"]["rope_parameters"]["mrope_section"]
     assert sum(parts) == head // 2 and all(isinstance(part, int) for part in found)
     assert made.settings["vision_config"] == {
@@ -339,13 +344,14 @@ def write_folder(path, index_class="FlowMatchEulerDiscreteScheduler"):
     contents = {
         "transformer": {"sample_size": 6},
         "vae": {
-            "_class_name": "AutoencoderKL", "latent_channels": 16,
+            "_class_name": "AutoencoderKL",
+            "latent_channels": 16,
             "block_out_channels": [32, 32, 32],
             "down_block_types": ["DownEncoderBlock2D"] * 3,
             "up_block_types": ["UpDecoderBlock2D"] * 3,
         },
         "text_encoder": {"hidden_size": 20},
-    }  # fmt: skip
+    }
     for name, data in contents.items():
         (path / name).mkdir()
         (path / name / "config.json").write_text(json.dumps(data))
@@ -454,8 +460,12 @@ def test_the_base_of_a_family_is_required():
 def test_published_sizes_of_siblings():
     small, large = presets.QWEN3_SIZES["qwen3-0.6b"], presets.QWEN3_SIZES["qwen3-8b"]
     assert [*presets.QWEN3_SIZES] == [
-        "qwen3-0.6b", "qwen3-4b", "qwen3-8b", "qwen3-vl-4b", "qwen3-vl-8b",
-    ]  # fmt: skip
+        "qwen3-0.6b",
+        "qwen3-4b",
+        "qwen3-8b",
+        "qwen3-vl-4b",
+        "qwen3-vl-8b",
+    ]
     found = [
         (x.hidden_size, x.intermediate_size, x.num_hidden_layers, x.num_attention_heads)
         for x in (small, PLAIN, large)
@@ -519,8 +529,9 @@ def test_a_processor_of_texts_passes_options_on():
     assert processor(["a"], padding=True) == [["a"], {"padding": True}]
     messages = [{"role": "user"}]
     assert processor.apply_chat_template(messages, tokenize=False) == [
-        messages, {"tokenize": False},
-    ]  # fmt: skip
+        messages,
+        {"tokenize": False},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,6 @@ def pipe():
     return make_pipeline()
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("qwen-image-21")
-    pipe.save_pretrained(path)
-    return path
-
-
 def call_transformer(theirs, x):
     """Return our prediction of diffusers' transformer, which the makers run on one prompt."""
     n, _, height, width = x["x"].shape

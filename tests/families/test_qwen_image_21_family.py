@@ -44,14 +44,6 @@ def pipe():
     return make_pipeline()
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("qwen-image-21")
-    pipe.save_pretrained(path)
-    return path
-
-
 def over_white(image):
     """Return an image of diffusers, (h, w, 4) in [0, 1], over white."""
     return image[..., :3] * image[..., 3:] + 1.0 - image[..., 3:]

@@ -32,14 +32,6 @@ def pipe():
     return make_pipeline()
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("qwen-image-21")
-    pipe.save_pretrained(path)
-    return path
-
-
 def write_lora(pipe, path, program):
     """Write a LoRA for every linear layer of the transformer, in the names of a program."""
     start, down_end, up_end = NAMES[program]

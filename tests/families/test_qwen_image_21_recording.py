@@ -68,8 +68,9 @@ def test_images_behind_padding_are_where_diffusers_puts_them(pipe, model, tmp_pa
     rows = diff_traces(trace, model).rows
     assert {row.verdict for row in rows} == {"equal"}
     assert [row.call for row in rows if row.kind == "image_start"] == [
-        "transformer.000", "transformer.001"
-    ]  # fmt: skip
+        "transformer.000",
+        "transformer.001",
+    ]
     name = next(e for e in trace.entries if e.name == "transformer.000/").inputs["image_start"]
     mask = next(e for e in trace.entries if e.name == "transformer.000/").inputs
     alone = trace.tensors[mask["encoder_attention_mask"]].sum(axis=1)

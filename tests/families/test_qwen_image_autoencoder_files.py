@@ -36,9 +36,13 @@ def configure(**changes):
     )
     torch.manual_seed(0)
     theirs = AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[*config.dim_mult], num_res_blocks=config.num_res_blocks,
-        latents_mean=[*MEAN], latents_std=[*DEVIATION],
-    )  # fmt: skip
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[*config.dim_mult],
+        num_res_blocks=config.num_res_blocks,
+        latents_mean=[*MEAN],
+        latents_std=[*DEVIATION],
+    )
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.1 if parameter.ndim > 1 else 0.3)
     return config, theirs.eval().double()

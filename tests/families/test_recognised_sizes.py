@@ -21,9 +21,12 @@ from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import ModelConfig, preset
 
 FILES = {
-    "flux-tiny": flux, "flux2-tiny": flux2, "flux3-tiny": flux3, "krea-2-tiny": krea2,
+    "flux-tiny": flux,
+    "flux2-tiny": flux2,
+    "flux3-tiny": flux3,
+    "krea-2-tiny": krea2,
     "sd3-tiny": sd3,
-}  # fmt: skip
+}
 NETWORKS = {  # whose heads are the published ones, without which the axes do not fit
     flux: FluxConfig(
         in_channels=6, out_channels=6, num_layers=2, num_single_layers=3, num_attention_heads=3,
@@ -50,11 +53,14 @@ FIELDS = {  # changes of one or two sizes
     flux3: [{"flow_map": True}, {"mlp_ratio": 2.5}, {"num_attention_heads": 1}],
     krea2: [{"num_key_value_heads": 4}, {"num_attention_heads": 2, "num_key_value_heads": 1}],
     sd3: [
-        {"qk_norm": "rms_norm"}, {"qk_norm": "rms_norm", "attention_head_dim": 20},
-        {"dual_attention_layers": ()}, {"patch_size": 1, "sample_size": 10},
-        {"pos_embed_max_size": 60, "sample_size": 128}, {"num_attention_heads": 1},
+        {"qk_norm": "rms_norm"},
+        {"qk_norm": "rms_norm", "attention_head_dim": 20},
+        {"dual_attention_layers": ()},
+        {"patch_size": 1, "sample_size": 10},
+        {"pos_embed_max_size": 60, "sample_size": 128},
+        {"num_attention_heads": 1},
     ],
-}  # fmt: skip
+}
 CASES = [(file, change) for file, changes in FIELDS.items() for change in ({}, *changes)]
 
 
@@ -88,9 +94,11 @@ def test_the_last_layer_says_the_channels_of_the_output(file, last):
 
 
 FIRST = {  # the tensor whose rows are the width of the tokens
-    flux: "img_in.weight", flux3: "emb_in.image.weight", sd3: "x_embedder.proj.weight",
+    flux: "img_in.weight",
+    flux3: "emb_in.image.weight",
+    sd3: "x_embedder.proj.weight",
     krea2: "first.weight",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("file", FIRST, ids=lambda file: file.__name__.split(".")[2])

@@ -15,9 +15,12 @@ from ldmref.models import preset
 from ldmref.models.family import family_of
 
 TINY = {
-    "flux-tiny": flux, "flux2-tiny": flux2, "flux3-tiny": flux3, "krea-2-tiny": krea2,
+    "flux-tiny": flux,
+    "flux2-tiny": flux2,
+    "flux3-tiny": flux3,
+    "krea-2-tiny": krea2,
     "sd3-tiny": sd3,
-}  # fmt: skip
+}
 AXES = "must be even and add up"
 CHANNELS = "out_channels must equal in_channels"
 EVEN = "must be even"

@@ -20,14 +20,22 @@ pytest.importorskip("diffusers")
 
 from qwen3_networks import write_vocabulary  # noqa: E402
 
-MODULES = sorted(path.stem for path in Path(__file__).parent.glob("*_pipelines.py")
-                 if not path.stem.startswith("test_"))  # fmt: skip
+MODULES = sorted(
+    path.stem
+    for path in Path(__file__).parent.glob("*_pipelines.py")
+    if not path.stem.startswith("test_")
+)
 FOLDER = ("vocabulary", "folder")  # parameters for which a tokenizer is written
 PUBLISHED = {"layers_per_block": 2}  # in every published autoencoder; the constructors say 1
 # Numbers that do not count parts of a network; what small images and few tokens need.
 NOT_COUNTED = {
-    "patch_size", "in_channels", "out_channels", "axes_lens", "norm_num_groups", "sample_size",
-}  # fmt: skip
+    "patch_size",
+    "in_channels",
+    "out_channels",
+    "axes_lens",
+    "norm_num_groups",
+    "sample_size",
+}
 UNREAD = {"vision_config"}  # of Qwen3-VL, whose encoder of images generates nothing
 TRAINED_ON_VIDEO = {"temperal_downsample", "temporal_downsample"}  # a level less, as in `dim_mult`
 
@@ -38,9 +46,11 @@ def small_pipeline(name: str, folder: Path) -> Any:
     asked = inspect.signature(module.make_pipeline).parameters
     if "folder" in asked:
         return module.make_pipeline(folder)
-    return module.make_pipeline(write_vocabulary(folder)) if "vocabulary" in asked else (
-        module.make_pipeline()
-    )  # fmt: skip
+    return (
+        module.make_pipeline(write_vocabulary(folder))
+        if "vocabulary" in asked
+        else (module.make_pipeline())
+    )
 
 
 def networks(pipe: Any) -> Iterator[tuple[str, Any]]:

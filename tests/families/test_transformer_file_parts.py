@@ -286,8 +286,11 @@ def test_auxiliary_networks_fit_the_model_or_are_given():
     config = preset("tiny")
     usual = auxiliary.auxiliary_networks(config)
     assert [x.name for x in usual] == [
-        "taesd.decode", "taesd.encode", "controlnet.hint", "controlnet",
-    ]  # fmt: skip
+        "taesd.decode",
+        "taesd.encode",
+        "controlnet.hint",
+        "controlnet",
+    ]
     assert usual[1].inputs[0].shape[1] == 3
     net = usual[3].settings["config"]
     assert net.unet == config.unet
@@ -306,8 +309,11 @@ def test_networks_are_found_by_what_is_nearest():
 
     one, two = [1, 2], [1, 2]
     networks = [
-        named("a", "f", [3]), named("b", "f", one), named("c", "f", two), named("d", "g", two),
-    ]  # fmt: skip
+        named("a", "f", [3]),
+        named("b", "f", one),
+        named("c", "f", two),
+        named("d", "g", two),
+    ]
 
     def find(function, **arguments):
         found = lookup.find_network(networks, function, arguments)

@@ -54,9 +54,11 @@ def test_inputs_of_a_unet():
 
 def test_inputs_of_a_unet_that_reads_sizes():
     added = replace(
-        SMALL, addition_embed_type="text_time", addition_time_embed_dim=7,
+        SMALL,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=7,
         projection_class_embeddings_input_dim=50,
-    )  # fmt: skip
+    )
     *_, pooled, sizes = unet.unet_inputs(added)
     assert (pooled.argument, pooled.role, pooled.shape) == ("pooled", "text_embeds", (BATCH, 8))
     made = unet.describe_unet(added)
@@ -65,8 +67,11 @@ def test_inputs_of_a_unet_that_reads_sizes():
     assert (sizes.argument, sizes.role, sizes.shape) == ("sizes", "time_ids", (BATCH, 6))
     assert sizes.content == "sizes"
     assert [x.argument for x in unet.unet_inputs(replace(added, cross_attention_dim=0))] == [
-        "x", "t", "pooled", "sizes",
-    ]  # fmt: skip
+        "x",
+        "t",
+        "pooled",
+        "sizes",
+    ]
 
 
 def test_a_unet_is_declared():
@@ -237,9 +242,11 @@ def test_networks_are_in_the_order_of_a_run():
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_text_encoder_is_declared(projection, masked):
     config = TextConfig(
-        vocab_size=11, max_position_embeddings=7, projection_dim=projection,
+        vocab_size=11,
+        max_position_embeddings=7,
+        projection_dim=projection,
         use_attention_mask=masked,
-    )  # fmt: skip
+    )
     made = latent_diffusion.describe_text_encoder("text_encoder_2", config)
     assert (made.name, made.params, made.exported) == ("text_encoder_2",) * 3
     assert made.settings == {"config": config} and not made.numbered
@@ -289,8 +296,9 @@ def test_coders_have_latents_and_images():
     assert names_of(encoder, image) == ("image", "input", "x", "0", "sample")
     assert [tuple(x) for x in decoder.outputs] == [("", "sample")]
     assert [tuple(x) for x in encoder.outputs] == [
-        ("mean", "latent_sample"), ("logvar", "latent_logvar"),
-    ]  # fmt: skip
+        ("mean", "latent_sample"),
+        ("logvar", "latent_logvar"),
+    ]
 
 
 # -- conditions, training and golden cases --------------------------------------------------------
@@ -328,8 +336,10 @@ def test_pipelines_of_stable_diffusion():
     one = unet_pipelines.describe_pipeline(SD15)
     assert one.path == "diffusers:StableDiffusionPipeline"
     assert one.settings == {
-        "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
-    }  # fmt: skip
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
     for zeros in (False, True):
         two = unet_pipelines.describe_pipeline(replace(SDXL, zero_empty_negative=zeros))
         assert two.path == "diffusers:StableDiffusionXLPipeline"

@@ -26,14 +26,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("z-image")
-    pipe.save_pretrained(path)
-    return path
-
-
 def call_transformer(theirs, x):
     """Return our prediction of diffusers' transformer."""
     images = [image[:, None] for image in x["x"]]

@@ -250,8 +250,12 @@ def test_a_hash_tells_siblings_apart(made, tmp_path, capsys):
     changed = rounded | {f"model.{QWEN3.table}": 1.01 * rounded[f"model.{QWEN3.table}"]}
     save_file(changed, tmp_path / "sibling.safetensors")
     found = []
-    for path in (tmp_path / "half.safetensors", tmp_path / "same.safetensors",
-                 tmp_path / "sibling.safetensors", folder):  # fmt: skip
+    for path in (
+        tmp_path / "half.safetensors",
+        tmp_path / "same.safetensors",
+        tmp_path / "sibling.safetensors",
+        folder,
+    ):
         assert main(["info", str(path)]) == 0
         found += re.findall(
             rf"text encoder: {QWEN3.table} sha256 (\w{{64}})", capsys.readouterr().out

@@ -23,14 +23,6 @@ def pipe(tmp_path_factory):
     return make_pipeline(write_vocabulary(tmp_path_factory.mktemp("tokenizer")))
 
 
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    """Return the folder that diffusers writes."""
-    path = tmp_path_factory.mktemp("z-image")
-    pipe.save_pretrained(path)
-    return path
-
-
 def record(pipe, path, prompts, scale=2.0, steps=2):
     """Record a run of the pipeline."""
     options = {"num_inference_steps": steps, "guidance_scale": scale}

@@ -67,14 +67,18 @@ TOKENIZERS = {
     "isolated": part("pre_tokenizer", pattern("[\\p{L}\\p{N}]+|[#*!&]", "Isolated")),
     "template": part("post_processor", TWICE),
     "decoder": part("decoder", {"type": "Fuse"}),
-    "word pieces": model(type="WordPiece", continuing_subword_prefix="##", unk_token="<unknown>",
-                         max_input_chars_per_word=10**9),
+    "word pieces": model(
+        type="WordPiece",
+        continuing_subword_prefix="##",
+        unk_token="<unknown>",
+        max_input_chars_per_word=10**9,
+    ),
     "another unknown": model(unk_token="<pad>"),
     "a list of words": model(vocab=["<pad>", "<start>"]),
     "negative id": model(vocab={"<pad>": 0, "<start>": 1, "<end>": 2, "<unknown>": -1}),
     "word of a hundred vectors": with_vectors,
     "nothing": lambda words: words.clear(),
-}  # fmt: skip
+}
 
 
 def image_folder(name: str = "", content: bytes | str | None = None) -> Make:

@@ -34,11 +34,16 @@ def read_only() -> np.ndarray:
 
 
 STRANGE = {
-    "emoji": "❤️ \U0001f468‍\U0001f469‍\U0001f467", "right to left": "قلب أحمر ‮red",
-    "CJK": "赤いハート 红心", "combining": "e" + "́" * 500, "control": "a\x00b\x1b[2Jc\x7f",
-    "line breaks": "red\r\nheart\u2028", "braces": "{}%s%d{seed}", "brackets": "(((((red" * 50,
+    "emoji": "❤️ \U0001f468‍\U0001f469‍\U0001f467",
+    "right to left": "قلب أحمر ‮red",
+    "CJK": "赤いハート 红心",
+    "combining": "e" + "́" * 500,
+    "control": "a\x00b\x1b[2Jc\x7f",
+    "line breaks": "red\r\nheart\u2028",
+    "braces": "{}%s%d{seed}",
+    "brackets": "(((((red" * 50,
     "Steps: 5": "cat\nNegative prompt: dog\nSteps: 1, Seed: 7",
-}  # fmt: skip
+}
 
 PROMPTS: list[Case] = [
     case(32, "500 words", warns=True, prompt="red heart " * 250),

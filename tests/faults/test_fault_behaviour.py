@@ -345,10 +345,13 @@ def test_environment_variables(stage, monkeypatch, name, value, code):
 
 
 SETTINGS = {
-    "typo": "[defaults]\nstpes = 3\n", "type": "[defaults]\nsteps = 'many'\n",
-    "table": "[default]\nsteps = 3\n", "no TOML": "[defaults\n",
-    "twice": "[defaults]\nsteps = 3\nsteps = 4\n", "deep": "a = " + "[" * 5000,
-}  # fmt: skip
+    "typo": "[defaults]\nstpes = 3\n",
+    "type": "[defaults]\nsteps = 'many'\n",
+    "table": "[default]\nsteps = 3\n",
+    "no TOML": "[defaults\n",
+    "twice": "[defaults]\nsteps = 3\nsteps = 4\n",
+    "deep": "a = " + "[" * 5000,
+}
 
 
 @covers(94, "a settings file", PYTHON, COMMAND_LINE, code="E-CONFIG-KEY")

@@ -84,10 +84,10 @@ def test_body_that_is_a_list(client):
 
 # -- 137: who is served meanwhile -----------------------------------------------------------------
 
-JSON_PATHS = (
-    "/v1/generate", "/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img",
-    "/sdapi/v1/img2img", "/sdapi/v1/options", "/sdapi/v1/png-info", "/mcp",
-)  # fmt: skip
+JSON_PATHS = """
+    /v1/generate /v1/jobs /v1/images/generations /sdapi/v1/txt2img /sdapi/v1/img2img
+    /sdapi/v1/options /sdapi/v1/png-info /mcp
+""".split()
 FORM = "Content-Type: multipart/form-data; boundary=x"
 
 

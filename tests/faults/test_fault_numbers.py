@@ -102,8 +102,9 @@ def test_numbers_of_a1111s_text():
 def test_answers_hold_no_number_that_json_lacks():
     odd = {"a": [math.nan, math.inf, 1.5, 10**5000], "b": {"c": (-math.inf, 2**64)}}
     assert json.loads(JSONResponse(odd).body) == {
-        "a": [None, None, 1.5, None], "b": {"c": [None, 2**64]}
-    }  # fmt: skip
+        "a": [None, None, 1.5, None],
+        "b": {"c": [None, 2**64]},
+    }
     response = add_warnings(JSONResponse({}), ["dall-e-\ud800 is not served here"])
     assert response.headers["ldmref-warning"].startswith("dall-e-")
 

@@ -120,11 +120,11 @@ ODD = {
     "huge": lambda x: np.full(x.shape, 1e308),
     "complex": lambda x: np.ones(x.shape, np.complex64),
 }
-PLACES = (
-    "unet.000/conv_in/output", "unet.000//input.timestep", "text_encoder//input.input_ids",
-    "guidance.000//input.cond", "sampler.000//input.x", "schedule//output.sigmas",
-    "vae.decode//input.latents", "unet.000/down_blocks.0.resnets.0.norm1/output",
-)  # fmt: skip
+PLACES = """
+    unet.000/conv_in/output unet.000//input.timestep text_encoder//input.input_ids
+    guidance.000//input.cond sampler.000//input.x schedule//output.sigmas
+    vae.decode//input.latents unet.000/down_blocks.0.resnets.0.norm1/output
+""".split()
 
 
 @covers(161, "thirteen odd arrays in eight places of a run", PYTHON)

@@ -415,4 +415,4 @@ TARGETS = {
     "tokenizer-files": Target(
         run_tokenizer_files, _tokenizer_seeds, folder("tokenizer/tokenizer.json"), mutate_json
     ),
-}  # fmt: skip
+}

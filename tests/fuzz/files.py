@@ -302,7 +302,9 @@ def run_metadata(path: Path) -> None:
 
 TARGETS = {
     "safetensors": Target(
-        run_safetensors, _safetensors_seeds, lambda data: (file("a.safetensors")(data), data),
+        run_safetensors,
+        _safetensors_seeds,
+        lambda data: (file("a.safetensors")(data), data),
         mutate_safetensors,
     ),
     "pickle": Target(run_pickle, _pickle_seeds, words=PICKLE_WORDS),
@@ -310,7 +312,9 @@ TARGETS = {
         run_checkpoint, lambda: [_pickled(), *laughs()], in_zip, words=PICKLE_WORDS
     ),
     "checkpoint": Target(
-        run_checkpoint, lambda: [in_zip(_pickled()).read_bytes(), _legacy_seed()], file("a.ckpt"),
+        run_checkpoint,
+        lambda: [in_zip(_pickled()).read_bytes(), _legacy_seed()],
+        file("a.ckpt"),
         words=PICKLE_WORDS,
     ),
     "noise": Target(
@@ -319,4 +323,4 @@ TARGETS = {
     "image": Target(run_image, _image_seeds, file("image")),
     "png": Target(run_image, _png_seeds, file("image.png"), mutate_png),
     "metadata": Target(run_metadata, _metadata_seeds, file("recorded.png"), mutate_png),
-}  # fmt: skip
+}

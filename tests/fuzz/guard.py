@@ -33,17 +33,42 @@ READABLE = tuple(
         *(os.path.realpath(path) for path in sysconfig.get_paths().values()),
         *(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, SCRATCH, REPOSITORY)),
         *(os.path.realpath(path) for path in sys.path if path.endswith("-packages")),
-        "/proc/self", "/sys/devices/system/cpu",
+        "/proc/self",
+        "/sys/devices/system/cpu",
     }
-)  # fmt: skip
+)
 INPUTS = f"{SCRATCH}/"
 WRITTEN = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 FORBIDDEN = (
-    "socket.", "subprocess.", "pty.", "ftplib.", "http.", "urllib.", "smtplib.", "webbrowser.",
-    "shutil.", "pickle.find_class", "ctypes.dlopen", "os.chmod", "os.chown", "os.exec", "os.fork",
-    "os.kill", "os.link", "os.mkdir", "os.posix_spawn", "os.putenv", "os.remove", "os.rename",
-    "os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate", "os.unsetenv",
-)  # fmt: skip
+    "socket.",
+    "subprocess.",
+    "pty.",
+    "ftplib.",
+    "http.",
+    "urllib.",
+    "smtplib.",
+    "webbrowser.",
+    "shutil.",
+    "pickle.find_class",
+    "ctypes.dlopen",
+    "os.chmod",
+    "os.chown",
+    "os.exec",
+    "os.fork",
+    "os.kill",
+    "os.link",
+    "os.mkdir",
+    "os.posix_spawn",
+    "os.putenv",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.spawn",
+    "os.symlink",
+    "os.system",
+    "os.truncate",
+    "os.unsetenv",
+)
 
 
 class Broken(AssertionError):

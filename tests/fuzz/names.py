@@ -278,4 +278,4 @@ TARGETS = {
     "embedding": Target(
         run_embedding, _embedding_seeds, tensor_file("word.safetensors"), mutate_json
     ),
-}  # fmt: skip
+}

@@ -129,11 +129,16 @@ def run_quantized(path: Path) -> None:
 
 TARGETS = {
     "gguf": Target(
-        run_model_file, _gguf_seeds, file("a.gguf"),
+        run_model_file,
+        _gguf_seeds,
+        file("a.gguf"),
         words=(b"GGUF", b"comfy.gguf.orig_shape.", b"\x00\x00\x00\x80", b"\xff" * 8),
     ),
     "quantized": Target(
-        run_quantized, _quantized_seeds, file("quantized.safetensors"), mutate_safetensors,
+        run_quantized,
+        _quantized_seeds,
+        file("quantized.safetensors"),
+        mutate_safetensors,
         words=(b"float8_e4m3fn", b"nvfp4", b"mxfp8", b'"shape"', b"blocksize", b"convrot"),
     ),
-}  # fmt: skip
+}

@@ -104,9 +104,11 @@ def run_weights(prompt: str) -> None:
 
 CHUNKS = PromptOptions("chunk")
 OPTIONS = (
-    PromptOptions(), CHUNKS, PromptOptions("truncate", "a1111"),
+    PromptOptions(),
+    CHUNKS,
+    PromptOptions("truncate", "a1111"),
     PromptOptions("chunk", "a1111", chunks=2),
-)  # fmt: skip
+)
 
 
 @lru_cache(maxsize=4)
@@ -222,7 +224,7 @@ TOML = (
     '[defaults]\nsteps = 30\ncfg_scale = 2.0\nsampler = "heun"\nschedule = "karras"\nwidth = 64\n'
     'model = "m"\nheight = 64\nnegative_prompt = "x"\n',
     "a.b.c = [1, [2], {x = 1979-05-27T07:32:00Z}]\n[[t]]\n'''\n'''",
-)  # fmt: skip
+)
 
 
 def run_toml(path: Path) -> None:
@@ -245,9 +247,9 @@ def run_environment(data: str) -> None:
 INFOTEXT = (
     infotext(PARAMS),
     infotext(PARAMS | {"prompt": "a\nb", "negative_prompt": "c"}),
-    'x\nNegative prompt: y\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, '
+    "x\nNegative prompt: y\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, "
     'Model hash: 6ce0161689, Model: v1-5, Lora hashes: "a: b, c: d", Version: v1.10.1',
-)  # fmt: skip
+)
 
 
 @constants_cached

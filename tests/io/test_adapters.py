@@ -37,10 +37,13 @@ TINY = preset("tiny")
 VAE = TINY.vae
 FLAT = flatten(init(autoencoder_spec(VAE), 1))
 VAE_JSON = {
-    "_class_name": "AutoencoderKL", "block_out_channels": [8, 16], "norm_num_groups": 4,
-    "scaling_factor": 1.0, "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [8, 16],
+    "norm_num_groups": 4,
+    "scaling_factor": 1.0,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
-}  # fmt: skip
+}
 
 
 def write(path, tensors):

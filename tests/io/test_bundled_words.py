@@ -14,8 +14,10 @@ from ldmref.io.adapters.lora_file import Lora
 from ldmref.models.params import flatten
 from ldmref.models.presets import preset
 
-LAYER = {"unet.conv_out.lora_A.weight": np.ones((1, 16, 3, 3), np.float32),
-         "unet.conv_out.lora_B.weight": np.ones((4, 1, 1, 1), np.float32)}  # fmt: skip
+LAYER = {
+    "unet.conv_out.lora_A.weight": np.ones((1, 16, 3, 3), np.float32),
+    "unet.conv_out.lora_B.weight": np.ones((4, 1, 1, 1), np.float32),
+}
 VECTORS = np.arange(64, dtype=np.float32).reshape(2, 32) / 64
 
 

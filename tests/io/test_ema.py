@@ -103,10 +103,9 @@ def test_latent_diffusion_is_read_with_its_averages(tmp_path):
 
 # Families whose configuration leaves `use_ema` at its default, True (CompVis/latent-diffusion,
 # models/ldm/*/config.yaml); cin256-v2.yaml and txt2img-1p4B-eval.yaml set it to False.
-AVERAGED = (
-    "ldm-unconditional", "ldm-churches", "ldm-text2img256", "ldm-inpainting", "ldm-superres",
-    "ldm-semantic",
-)  # fmt: skip
+AVERAGED = """
+    ldm-unconditional ldm-churches ldm-text2img256 ldm-inpainting ldm-superres ldm-semantic
+""".split()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

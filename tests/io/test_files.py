@@ -53,7 +53,7 @@ READERS = {
     "load_tokenizer": load_tokenizer,
     "wordpiece": lambda path: wordpiece_tokenizer(path, 77),
     "TensorFile": TensorFile,
-}  # fmt: skip
+}
 NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 PATHLESS = [5, 1.5, True, b"x", ["a"], ("a", "b", "c"), {"a": 1}, NOTHING, "", "a\0b", "\ud800"]
 

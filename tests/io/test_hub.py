@@ -51,12 +51,19 @@ REPOSITORY = {  # as stable-diffusion-v1-5 has them
     "vae/diffusion_pytorch_model.fp16.safetensors": "vae16",
 }
 READ = {
-    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
-    "text_encoder/model.safetensors", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)

@@ -141,8 +141,10 @@ FOREIGN = {
     "an autoencoder, no": ["first_stage_model.encoder.conv_in.weight"],
     "a Flux model": ["img_in.weight", "double_blocks.0.img_attn.qkv.weight"],
     "a Flux model, no": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"],
-    "a FLUX.2 model of another kind": ["double_stream_modulation_img.lin.weight",
-                       "double_blocks.0.img_attn.qkv.weight"],
+    "a FLUX.2 model of another kind": [
+        "double_stream_modulation_img.lin.weight",
+        "double_blocks.0.img_attn.qkv.weight",
+    ],
     "a text encoder of llama.cpp": ["blk.0.attn_q.weight", "token_embd.weight"],
     "a Stable Diffusion 3 model": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"],
     "a T5 text encoder": ["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"],
@@ -158,10 +160,12 @@ FOREIGN = {
     "one half of TAESD": ["1.weight", "3.conv.0.bias"],
     "a network that enlarges": ["model.1.sub.0.RDB1.conv1.0.weight"],
     "a ControlNet, not a model": ["input_blocks.0.0.weight", "input_hint_block.0.weight"],
-    "SDXL's refiner": ["conditioner.embedders.0.model.ln_final.weight",
-                       "model.diffusion_model.out.0.weight"],
+    "SDXL's refiner": [
+        "conditioner.embedders.0.model.ln_final.weight",
+        "model.diffusion_model.out.0.weight",
+    ],
     "empty": [],
-}  # fmt: skip
+}
 PLACES = {"a LoRA": "--lora", "a T5": "--text-encoder", "a CLIP": "--text-encoder",
           "one half": "--vae", "an autoencoder": "--vae", "a ControlNet": "--control",
           "a textual": "--embedding", "a U-Net": "model_index.json",

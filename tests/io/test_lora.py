@@ -97,7 +97,8 @@ def test_names_never_stand_for_two_layers(preset):
 
 SDXL = {
     "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k": (
-        "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"),
+        "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"
+    ),
     "lora_unet_input_blocks_3_0_op": "unet.down_blocks.0.downsamplers.0.conv",
     "lora_unet_input_blocks_0_0": "unet.conv_in",
     "lora_unet_input_blocks_8_0_in_layers_2": "unet.down_blocks.2.resnets.1.conv1",
@@ -111,9 +112,10 @@ SDXL = {
     "lora_unet_label_emb_0_0": "unet.add_embedding.linear_1",
     "lora_unet_out_2": "unet.conv_out",
     "lora_te1_text_model_encoder_layers_11_mlp_fc2": (
-        "text_encoder.text_model.encoder.layers.11.mlp.fc2"),
+        "text_encoder.text_model.encoder.layers.11.mlp.fc2"
+    ),
     "lora_te2_text_projection": "text_encoder_2.text_projection",
-}  # fmt: skip
+}
 
 
 def test_names_of_sdxl():

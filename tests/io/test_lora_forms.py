@@ -54,8 +54,9 @@ def test_a_tucker_kernel_is_three_convolutions(o, i, p, q, seed):
 @given(o=sizes, n=sizes, r=sizes, s=sizes, seed=seeds)
 def test_loha_is_a_product_of_rank_r_s(o, n, r, s, seed):
     """Of the row-wise and column-wise Kronecker products (Khatri-Rao) of the factors."""
-    a, b, c, d = (normal(seed + k, *shape)
-                  for k, shape in enumerate(((o, r), (r, n), (o, s), (s, n))))  # fmt: skip
+    a, b, c, d = (
+        normal(seed + k, *shape) for k, shape in enumerate(((o, r), (r, n), (o, s), (s, n)))
+    )
     up = np.einsum("or,os->ors", a, c).reshape(o, r * s)
     down = np.einsum("rn,sn->rsn", b, d).reshape(r * s, n)
     bound = 8 * EPS * r * s * (np.abs(up) @ np.abs(down))
@@ -102,8 +103,10 @@ def table_of(config):
 def loha(shape, seed):
     """Return the tensors of a LoHa by ending, and its change of weight 1."""
     rest = int(np.prod(shape[1:]))
-    a, b, c, d = (0.3 * normal(seed + k, *size) for k, size in enumerate(
-        ((shape[0], RANK), (RANK, rest), (shape[0], RANK), (RANK, rest))))  # fmt: skip
+    a, b, c, d = (
+        0.3 * normal(seed + k, *size)
+        for k, size in enumerate(((shape[0], RANK), (RANK, rest), (shape[0], RANK), (RANK, rest)))
+    )
     parts = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d, "alpha": 3.0}
     return parts, 1.5 * (a @ b * (c @ d)).reshape(shape)
 
@@ -425,10 +428,14 @@ def test_peft_scales_whole_factors_of_lokr_by_the_recorded_rank(tmp_path):
 
 
 def test_what_peft_records_and_cannot_be_followed():
-    for recorded in ({"peft_type": "OFT"}, {"alpha_pattern": [1]}, {"lora_alpha": "x"},
-                     {"lora_alpha": 1, "alpha_pattern": {"(a*)*b": 1}},
-                     {"lora_alpha": 1, "alpha_pattern": {"(": 1}},
-                     {"lora_alpha": 1, "alpha_pattern": {"[ab]+" * 9: 1}}):  # fmt: skip
+    for recorded in (
+        {"peft_type": "OFT"},
+        {"alpha_pattern": [1]},
+        {"lora_alpha": "x"},
+        {"lora_alpha": 1, "alpha_pattern": {"(a*)*b": 1}},
+        {"lora_alpha": 1, "alpha_pattern": {"(": 1}},
+        {"lora_alpha": 1, "alpha_pattern": {"[ab]+" * 9: 1}},
+    ):
         with pytest.raises(CorruptModelError):
             layer_config(recorded, "unet.conv_in.weight", "conv_in.lora_A.weight")
     assert not matches("conv", "conv_in") and matches("in", "x.in") and not matches("in", "conv_in")
@@ -469,8 +476,10 @@ def test_a_glora_is_named():
 
 def test_the_hint_names_another_family_only_if_it_fits_there():
     layer = "lora_unet_double_blocks_0_img_attn_proj"
-    fits = {f"{layer}.lora_down.weight": np.ones((2, 3072)),
-            f"{layer}.lora_up.weight": np.ones((3072, 2))}  # fmt: skip
+    fits = {
+        f"{layer}.lora_down.weight": np.ones((2, 3072)),
+        f"{layer}.lora_up.weight": np.ones((3072, 2)),
+    }
     assert "flux-dev" in find_families(Lora("x", fits))
     with pytest.raises(KeyMismatchError) as caught:
         lora_changes(preset("tiny"), Lora("x", fits))

@@ -32,9 +32,13 @@ def fits(form, have, layer=LAYER):
 
 HADAMARD = {"hada_w1_a": (6, R), "hada_w1_b": (R, 8), "hada_w2_a": (6, 3), "hada_w2_b": (3, 8)}
 TUCKER = {
-    "hada_w1_a": (R, 6), "hada_w1_b": (R, 8), "hada_t1": (R, R, 3, 3),
-    "hada_w2_a": (3, 6), "hada_w2_b": (3, 8), "hada_t2": (3, 3, 3, 3),
-}  # fmt: skip
+    "hada_w1_a": (R, 6),
+    "hada_w1_b": (R, 8),
+    "hada_t1": (R, R, 3, 3),
+    "hada_w2_a": (3, 6),
+    "hada_w2_b": (3, 8),
+    "hada_t2": (3, 3, 3, 3),
+}
 FITTING = {
     "LoRA": ("LoRA", {"down": (R, 8), "up": (6, R)}, LAYER),
     "LoRA of a kernel": ("LoRA", {"down": (R, 8, 3, 3), "up": (6, R)}, KERNEL),
@@ -148,8 +152,10 @@ def test_changes_are_their_formulas():
 
 def _by_hand(name, x):
     if name == "LoHa with cores":
-        one, two = (np.einsum("pqxy,po,qi->oixy", x[f"hada_t{n}"], x[f"hada_w{n}_a"],
-                              x[f"hada_w{n}_b"]) for n in (1, 2))  # fmt: skip
+        one, two = (
+            np.einsum("pqxy,po,qi->oixy", x[f"hada_t{n}"], x[f"hada_w{n}_a"], x[f"hada_w{n}_b"])
+            for n in (1, 2)
+        )
         return one * two
     if name.startswith("LoHa"):
         return (x["hada_w1_a"] @ x["hada_w1_b"]) * (x["hada_w2_a"] @ x["hada_w2_b"])
@@ -199,8 +205,12 @@ def test_each_network_has_its_own():
 
 
 def test_a_pattern_comes_before_what_holds_for_all():
-    recorded = {"lora_alpha": 8, "r": 4, "alpha_pattern": {"to_k": 1, "to_q": 2, "mid.to_q": 3},
-                "rank_pattern": {"up.*": 16}}  # fmt: skip
+    recorded = {
+        "lora_alpha": 8,
+        "r": 4,
+        "alpha_pattern": {"to_k": 1, "to_q": 2, "mid.to_q": 3},
+        "rank_pattern": {"up.*": 16},
+    }
     assert config(recorded) == LayerConfig(2.0, 4.0)
     assert config(recorded, "unet.up.0.to_v.weight") == LayerConfig(2.0, 16.0)
     other = config(recorded, "unet.up.0.to_v.weight", "unet.up.0.to_v.lora_A.weight")

@@ -155,8 +155,12 @@ def nvfp4(order, rows=20, columns=80):
     q = RNG.integers(0, 16, (rows, columns), np.uint8)
     scale = codes(rows, columns // 16) & 127
     second = np.float32(0.125)
-    want = np.array([[E2M1[q[r, c]] * (E4M3FN[scale[r, c // 16]] * second) for c in range(columns)]
-                     for r in range(rows)])  # fmt: skip
+    want = np.array(
+        [
+            [E2M1[q[r, c]] * (E4M3FN[scale[r, c // 16]] * second) for c in range(columns)]
+            for r in range(rows)
+        ]
+    )
     even, odd = q[:, 0::2], q[:, 1::2]
     packed = odd << 4 | even if order == "low" else even << 4 | odd
     stored = scale if order == "low" else tile(scale).reshape(-1, 4)
@@ -219,15 +223,22 @@ def test_nf4_is_what_bitsandbytes_computes():
 def nf4(double=True):
     """Tensors of one weight (3, 40), as bitsandbytes stores it."""
     shape = {"shape": [3, 40], "blocksize": 64, "quant_type": "nf4", "dtype": "float16"}
-    once = {"": codes(60, 1), ".absmax": np.float32([1, 2]), ".quant_map": E2M1,
-            ".quant_state.bitsandbytes__nf4": of_text(shape)}  # fmt: skip
+    once = {
+        "": codes(60, 1),
+        ".absmax": np.float32([1, 2]),
+        ".quant_map": E2M1,
+        ".quant_state.bitsandbytes__nf4": of_text(shape),
+    }
     if not double:
         return once
     more = shape | {"nested_blocksize": 256, "nested_offset": 0.5, "nested_dtype": "float32"}
     table = np.linspace(-1, 1, 256).astype(np.float32)
-    return once | {".absmax": np.uint8([0, 255]), ".nested_absmax": np.float32([4]),
-                   ".nested_quant_map": table,
-                   ".quant_state.bitsandbytes__nf4": of_text(more)}  # fmt: skip
+    return once | {
+        ".absmax": np.uint8([0, 255]),
+        ".nested_absmax": np.float32([4]),
+        ".nested_quant_map": table,
+        ".quant_state.bitsandbytes__nf4": of_text(more),
+    }
 
 
 def in_file(path, tensors):
@@ -283,10 +294,12 @@ DAMAGED_NF4 = {
     "large": ({STATE: of_text({"shape": [2**30] * 9, "blocksize": 64})}, "does not say shape"),
     "larger": ({STATE: of_text({"shape": [2**30] * 4, "blocksize": 64})}, "numbers, not"),
     "block": ({STATE: of_text({"shape": [3, 40], "blocksize": 0})}, "does not say shape"),
-    "offset": ({STATE: of_text({"shape": [3, 40], "blocksize": 64, "nested_offset": 10**400})},
-               "does not say shape"),
+    "offset": (
+        {STATE: of_text({"shape": [3, 40], "blocksize": 64, "nested_offset": 10**400})},
+        "does not say shape",
+    ),
     "no state": ({STATE: of_text([])}, "does not say shape"),
-}  # fmt: skip
+}
 REFUSED = {
     "SVDQuant": ({".qweight": codes(4, 4).view(np.int8), ".wscales": ROWS}, "SVDQuant"),
     "GPTQ": ({".qweight": codes(4, 4), ".qzeros": codes(4), ".scales": ROWS}, "GPTQ"),

@@ -175,8 +175,10 @@ def test_the_format_says_what_bytes_are(stored, kind, tmp_path):
     ("scales", "fits"), [(1, True), (4, True), (3, False), (8, False), (0, False)]
 )
 def test_a_tensor_has_one_scale_or_one_for_each_row(scales, fits, tmp_path):
-    tensors = {"a.weight": ("F8_E4M3", codes(4, 8)),
-               "a.weight_scale": np.arange(1, scales + 1, dtype=np.float32)}  # fmt: skip
+    tensors = {
+        "a.weight": ("F8_E4M3", codes(4, 8)),
+        "a.weight_scale": np.arange(1, scales + 1, dtype=np.float32),
+    }
     path = write(tmp_path / "a.safetensors", tensors)
     assert refused(path) if not fits else read(path)["a.weight"].shape == (4, 8)
 
@@ -219,14 +221,16 @@ def test_mxfp8_is_e4m3_with_powers_in_tiles(change, fits, tmp_path):
 @pytest.mark.parametrize(
     ("change", "fits"),
     [
-        ({}, True), ({".weight_scale": ("U8", codes(20, 5) & 127)}, True),
+        ({}, True),
+        ({".weight_scale": ("U8", codes(20, 5) & 127)}, True),
         ({".weight_scale": ("F8_E5M2", codes(20, 5) & 127)}, False),
         ({".weight_scale": ("F8_E4M3", codes(20, 4) & 127)}, False),
-        ({".weight": codes(20, 44)}, False), ({".weight": ("I8", codes(20, 40))}, False),
+        ({".weight": codes(20, 44)}, False),
+        ({".weight": ("I8", codes(20, 40))}, False),
         ({".weight_scale_2": np.ones(2, np.float32)}, False),
         ({".weight_scale_2": ONE.reshape(1, 1)}, True),
     ],
-)  # fmt: skip
+)
 def test_nvfp4_has_a_scale_for_16_weights_and_one_for_all(change, fits, tmp_path):
     tensors = {f"a{end}": x for end, x in (nvfp4("low")[0] | change).items()}
     path = write(tmp_path / "a.safetensors", tensors)

@@ -139,9 +139,12 @@ def test_the_numbers_of_a_k_quant_are_the_nearest_of_their_grid(name, seed):
 def grids(name, raw):
     """The numbers of all blocks with each q in turn: the bytes of q filled with one number."""
     fields = {
-        "Q2_K": ((16, 80), 2, None), "Q3_K": ((32, 96), 2, (0, 32)), "Q4_K": ((16, 144), 4, None),
-        "Q5_K": ((48, 176), 4, (16, 48)), "Q6_K": ((0, 128), 4, (128, 192)),
-    }  # fmt: skip
+        "Q2_K": ((16, 80), 2, None),
+        "Q3_K": ((32, 96), 2, (0, 32)),
+        "Q4_K": ((16, 144), 4, None),
+        "Q5_K": ((48, 176), 4, (16, 48)),
+        "Q6_K": ((0, 128), 4, (128, 192)),
+    }
     (begin, end), bits, high = fields[name]
     high_bits = {"Q3_K": 1, "Q5_K": 1, "Q6_K": 2}.get(name, 0)
     repeat = {1: 0xFF, 2: 0x55, 4: 0x11}

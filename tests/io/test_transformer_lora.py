@@ -99,8 +99,10 @@ def test_a_change_of_the_makers_layers(config, flat, notation, alpha):
         expected = want[name.removeprefix(prefix)] if name.startswith(prefix) else x
         assert np.abs(got[name] - expected).max() <= 1e-12, name
         changed += not np.array_equal(got[name], x)
-    assert changed == sum(name.startswith(prefix) and name.endswith(".weight") and x.ndim in (2, 4)
-                          for name, x in flat.items())  # fmt: skip
+    assert changed == sum(
+        name.startswith(prefix) and name.endswith(".weight") and x.ndim in (2, 4)
+        for name, x in flat.items()
+    )
 
 
 def test_only_up_is_swapped_in_the_last_layer(config):
@@ -122,9 +124,12 @@ def test_biases_and_norms_of_black_forest_labs_files(config, flat):
     offset = np.random.default_rng(1).standard_normal(entry.stored_shape[0])
     norm = table_of(config)[NORM.removeprefix("transformer.")].name
     tensors = {
-        f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.alpha": np.ones(1),
-        f"{layer}.lora_B.bias": offset, norm: np.arange(flat[NORM].size) / 7,
-    }  # fmt: skip
+        f"{layer}.lora_A.weight": down,
+        f"{layer}.lora_B.weight": up,
+        f"{layer}.alpha": np.ones(1),
+        f"{layer}.lora_B.bias": offset,
+        norm: np.arange(flat[NORM].size) / 7,
+    }
     width = len(offset) // 3
     for weight in (1.0, 0.5, 0.0):
         got = apply_loras(config, flat, [Lora("control", tensors, weight)])

@@ -14,9 +14,11 @@ from ldmref.trace import Selection, Trace, read_trace, record_pipeline
 
 NEGATIVE = {"negative_prompt": "dog"}
 SIZES = {
-    "original_size": (32, 24), "crops_coords_top_left": (2, 4),
-    "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 0),
-}  # fmt: skip
+    "original_size": (32, 24),
+    "crops_coords_top_left": (2, 4),
+    "negative_original_size": (8, 8),
+    "negative_crops_coords_top_left": (1, 0),
+}
 OWN = (
     HostRun("sd1, two images", "sd1", "", {**NEGATIVE, "num_images_per_prompt": 2}),
     HostRun("sd1, Euler", "sd1", "", NEGATIVE, EULER),

@@ -117,11 +117,15 @@ def test_what_is_recognised_restores_the_array(rng):
         "scaled and shifted: 2 x - 0.75": (2.0 * right - 0.75, right),
         "pixels in [0, 1] instead of [-1, 1]: 0.5 x + 0.5": (0.5 * right + 0.5, right),
         "heads permuted: (d/heads, heads) for 2 heads": (
-            tokens.reshape(2, 6, 2, 4).swapaxes(2, 3).reshape(tokens.shape), tokens),
+            tokens.reshape(2, 6, 2, 4).swapaxes(2, 3).reshape(tokens.shape),
+            tokens,
+        ),
         "heads permuted: (heads, l) instead of (l, heads) for 2 heads": (
-            tokens.reshape(2, 6, 2, 4).swapaxes(1, 2).reshape(tokens.shape), tokens),
+            tokens.reshape(2, 6, 2, 4).swapaxes(1, 2).reshape(tokens.shape),
+            tokens,
+        ),
         "all zeros": (0.0 * right, right),
-    }  # fmt: skip
+    }
     for text, (got, expected) in cases.items():
         found = recognise(got, expected, TINY)
         assert found is not None and found.text == text

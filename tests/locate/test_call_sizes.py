@@ -70,10 +70,14 @@ def sizes(found, config=None):
 def test_inputs_have_their_names_or_are_those_of_the_first_layers():
     x = replace(LATENTS, layers=(("a", "input"), ("b", "output"), ("c", "emb")))
     for found, expected in (
-        (Found({"sample": X}, a_input=X + 1), X), (Found({"x": X}, b=X + 1), X),
-        (Found({"x": X + 1, "sample": X}), X), (Found(a_input=X, b=X + 1), X),
-        (Found(b=X, c_emb=X + 1), X), (Found(c_emb=X), X), (Found(a_emb=X, b_output=X, c=X), None),
-    ):  # fmt: skip
+        (Found({"sample": X}, a_input=X + 1), X),
+        (Found({"x": X}, b=X + 1), X),
+        (Found({"x": X + 1, "sample": X}), X),
+        (Found(a_input=X, b=X + 1), X),
+        (Found(b=X, c_emb=X + 1), X),
+        (Found(c_emb=X), X),
+        (Found(a_emb=X, b_output=X, c=X), None),
+    ):
         got = sizes(found)._recorded(x)
         assert got is None if expected is None else np.array_equal(got, expected)
     found = Found()
@@ -102,10 +106,11 @@ def test_what_may_be_left_out_is_none():
 def test_sizes_that_were_not_recorded_are_those_of_the_layers_or_of_one_token():
     levels = SimpleNamespace(block_out_channels=(1, 2, 3))
     for config, shape in (
-        (None, (1, 4, 2, 2)), (levels, (5, 4, 30, 60)),
+        (None, (1, 4, 2, 2)),
+        (levels, (5, 4, 30, 60)),
         (SimpleNamespace(unet=levels), (5, 4, 30, 60)),
         (SimpleNamespace(block_out_channels=()), (1, 4, 2, 2)),
-    ):  # fmt: skip
+    ):
         made = sizes(Found(), config)
         assert made.read(LATENTS).shape == shape
         times = NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps")
@@ -133,10 +138,14 @@ def test_sizes_that_were_not_recorded_are_those_of_the_layers_or_of_one_token():
 @pytest.mark.parametrize(
     ("shape", "turned"),
     [
-        ((2, 4, 8, 6), False), ((2, 8, 6, 4), True), ((2, 4, 6, 4), False), ((2, 8, 6, 5), False),
-        ((2, 8, 4), False), ((8, 6, 4, 2), False),
+        ((2, 4, 8, 6), False),
+        ((2, 8, 6, 4), True),
+        ((2, 4, 6, 4), False),
+        ((2, 8, 6, 5), False),
+        ((2, 8, 4), False),
+        ((8, 6, 4, 2), False),
     ],
-)  # fmt: skip
+)
 def test_channels_that_are_last_are_turned(shape, turned):
     x = normal(1, *shape)
     got = sizes(Found({"sample": x})).read(LATENTS)
@@ -168,9 +177,10 @@ def test_whole_numbers_and_numbers_of_each_image():
 # -- the arguments in their order -----------------------------------------------------------------
 
 WHOLE = {
-    "input.sample": normal(0, 1, 4, 8, 8), "input.timestep": np.array([3]),
+    "input.sample": normal(0, 1, 4, 8, 8),
+    "input.timestep": np.array([3]),
     "input.encoder_hidden_states": normal(1, 1, 16, 32),
-}  # fmt: skip
+}
 
 
 def opened(arrays=WHOLE, attributes=None, call="unet.000", model="tiny", **more):
@@ -214,11 +224,12 @@ def test_a_weighted_function_has_the_name_of_the_function():
     [
         ({}, {}),
         ({"identity_attention": ["mid"]}, {"identity_attention": ("mid",)}),
-        ({"identity_attention": []}, {}), ({"identity_attention": "mid"}, {}),
+        ({"identity_attention": []}, {}),
+        ({"identity_attention": "mid"}, {}),
         ({"skip_layers": [0]}, {}),  # which U-Nets do not take
         ({"other": ["mid"]}, {}),
     ],
-)  # fmt: skip
+)
 def test_what_steers_a_call_is_given_to_it(attributes, steered):
     found = opened(attributes=attributes)
     given = {k: x for one in found.arguments.get("steering", ()) for k, x in one.recorded.items()}
@@ -272,9 +283,10 @@ def test_reasons_are_given_unless_shapes_are_assumed(monkeypatch):
     [
         (["controlnet.000", "controlnet.001"], [0, 1]),
         (["controlnet_1.000", "controlnet_2.000", "controlnet_3.005"], [0, 1, 2]),
-        (["controlnet.003", "controlnet_2.000"], [0, 1]), (["controlnet.005"], [5]),
+        (["controlnet.003", "controlnet_2.000"], [0, 1]),
+        (["controlnet.005"], [5]),
     ],
-)  # fmt: skip
+)
 def test_controlnets_have_numbers(calls, numbers):
     port = build_trace({f"{call}//input.x": np.zeros(1) for call in calls})
     assert [networks.number_controlnet(port, call) for call in port.calls] == numbers
@@ -292,8 +304,9 @@ def test_a_text_encoder_leaves_out_layers_as_its_call_or_the_run_says(asked, own
     params = {} if asked is None else {"clip_skip": asked}
     context = context_of(
         {"text_encoder.000": {"input.ids": np.ones((1, 2))}},
-        attributes={"text_encoder.000": attributes}, params=params,
-    )  # fmt: skip
+        attributes={"text_encoder.000": attributes},
+        params=params,
+    )
     found = SimpleNamespace(port=context.port, call="text_encoder.000")
     assert _clip_skip(found, 4) == skip
     bare = SimpleNamespace(port=context.port, call="text_encoder.001")

@@ -16,17 +16,20 @@ REAL = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).reshape(2, 3, 2)
 TURN = torch.polar(torch.ones_like(REAL), REAL)
 
 
-@pytest.mark.parametrize(("function", "terms"), [
-    (torch.mul, (REAL, TURN)),
-    (torch.mul, (TURN, REAL)),
-    (torch.mul, (TURN, TURN)),
-    (torch.mul, (REAL, REAL)),
-    (torch.add, (REAL, TURN)),
-    (torch.sub, (TURN, REAL)),
-    (torch.view_as_complex, (REAL,)),
-    (torch.view_as_real, (TURN,)),
-    (torch.neg, (TURN,)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "terms"),
+    [
+        (torch.mul, (REAL, TURN)),
+        (torch.mul, (TURN, REAL)),
+        (torch.mul, (TURN, TURN)),
+        (torch.mul, (REAL, REAL)),
+        (torch.add, (REAL, TURN)),
+        (torch.sub, (TURN, REAL)),
+        (torch.view_as_complex, (REAL,)),
+        (torch.view_as_real, (TURN,)),
+        (torch.neg, (TURN,)),
+    ],
+)
 def test_a_changed_operation_returns_numbers_of_its_kind(function, terms):
     run = bare_run()
     operation = describe_function(function, terms, {})

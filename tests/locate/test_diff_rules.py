@@ -22,9 +22,12 @@ def port_of(*layers, inputs=False, attributes=None, call=CALL):
     if inputs:
         tensors[f"{call}//input"] = np.zeros(1)
     whole = {
-        "call": call, "layer": "", "inputs": {"input": f"{call}//input"},
-        "outputs": {"output": f"{call}//output"}, "attributes": attributes or {},
-    }  # fmt: skip
+        "call": call,
+        "layer": "",
+        "inputs": {"input": f"{call}//input"},
+        "outputs": {"output": f"{call}//output"},
+        "attributes": attributes or {},
+    }
     return build_trace(tensors, {"entries": [whole]} if attributes else {})
 
 
@@ -119,10 +122,13 @@ def test_parts_of_which_nothing_is_read_are_remarks(replayed):
 @pytest.mark.parametrize(
     ("rows", "gaps"),
     [
-        ([Row(CALL, "")], 0), ([Row(CALL, "", verdict="differs")], 0), ([Row(CALL, "a")], 1),
-        ([Row(CALL, "", verdict="not judged")], 1), ([], 1),
+        ([Row(CALL, "")], 0),
+        ([Row(CALL, "", verdict="differs")], 0),
+        ([Row(CALL, "a")], 1),
+        ([Row(CALL, "", verdict="not judged")], 1),
+        ([], 1),
     ],
-)  # fmt: skip
+)
 def test_layers_in_another_form_are_compared_by_the_output_of_their_call(replayed, rows, gaps):
     replayed.rows = rows
     replayed.visited = {"a"}
@@ -139,8 +145,10 @@ def test_attention_of_the_ports_own_is_not_judged(replayed):
     port = port_of("", "a", "m", "m.to_q", "m.x", "mm", attributes={"own_attention": {"m": "K"}})
     rows, gaps = judged(port)
     assert [(row.layer, row.verdict) for row in rows] == [
-        ("a", "equal"), ("mm", "equal"), ("m", "not judged"),
-    ]  # fmt: skip
+        ("a", "equal"),
+        ("mm", "equal"),
+        ("m", "not judged"),
+    ]
     assert "of K," in rows[-1].note and gaps == []
     for found in (["m"], None, {}):
         port = port_of("", "a", "m", attributes={"own_attention": found, "x": 1})
@@ -215,8 +223,10 @@ def test_layers_that_are_left_are_judged_by_themselves(networks, inputs):
     rest = networks.opened[1][1]
     assert rest is networks.replays[1][1] and rest.tensors is port.tensors
     assert {(e.call, e.layer) for e in rest.entries} == {
-        (CALL, "x"), ("unet.001", "l1"), ("unet.001", ""),
-    }  # fmt: skip
+        (CALL, "x"),
+        ("unet.001", "l1"),
+        ("unet.001", ""),
+    }
     assert found.visited == {"l1", "l2"} and found.problem == "second"
     assert len(found.judge.rows) == inputs
     if inputs:
@@ -258,8 +268,10 @@ def test_calls_are_judged_by_the_model_that_ran_them(judges):
     original = ModelOriginal("model", ["net"], "guide")
     gaps = []
     for call, model in (
-        ("unet.000", "model"), ("guide.unet.000", "guide"), ("controlnet.000", "model"),
-    ):  # fmt: skip
+        ("unet.000", "model"),
+        ("guide.unet.000", "guide"),
+        ("controlnet.000", "model"),
+    ):
         assert original.judge_call("port", TraceCall(call), "float16", gaps) == ["rows"]
         assert judges.pop() == (
             "port", model, call, "float16", gaps, ["net"], original.padding, original.remarks,
@@ -273,9 +285,13 @@ def test_calls_are_judged_by_the_model_that_ran_them(judges):
 
 
 @pytest.mark.parametrize(
-    ("call", "word"), [("controlnet.000", "ControlNet"), ("controlnet_2.000", "ControlNet"),
-                       ("guide.unet.000", "weaker")],
-)  # fmt: skip
+    ("call", "word"),
+    [
+        ("controlnet.000", "ControlNet"),
+        ("controlnet_2.000", "ControlNet"),
+        ("guide.unet.000", "weaker"),
+    ],
+)
 def test_networks_that_were_not_given_are_not_judged(judges, call, word):
     (row,) = ModelOriginal("model").judge_call("port", TraceCall(call), "float32", [])
     assert (row.call, row.layer, row.verdict) == (call, "", "not judged") and word in row.note

@@ -106,14 +106,10 @@ def changed_later(block, x):
 
 
 SAME = {
-    "silu": (
-        silu, silu_in_place, silu_by_position, silu_without_result, silu_of_a_module,
-    ),
-    "residual": (
-        residual, residual_in_place, residual_into_the_input, residual_into_an_output,
-    ),
+    "silu": (silu, silu_in_place, silu_by_position, silu_without_result, silu_of_a_module),
+    "residual": (residual, residual_in_place, residual_into_the_input, residual_into_an_output),
     "relu": (relu, relu_in_place, changed_later),
-}  # fmt: skip
+}
 PAIRS = [pair for same in SAME.values() for pair in itertools.product(same, same)]
 NAMES = [f"{port.__name__}-{original.__name__}" for port, original in PAIRS]
 

@@ -180,11 +180,14 @@ def test_reruns_that_give_nothing_have_no_floor(diagnosed):
 @pytest.mark.parametrize(
     ("kind", "dtype", "wide"),
     [
-        ("group_norm", "float16", "float32"), ("group_norm", "float32", "float32"),
-        ("group_norm", "float64", "float64"), ("layer_norm", "float32", "float32"),
-        ("layer_norm", "float64", "float64"), ("linear", "float32", "float32"),
+        ("group_norm", "float16", "float32"),
+        ("group_norm", "float32", "float32"),
+        ("group_norm", "float64", "float64"),
+        ("layer_norm", "float32", "float32"),
+        ("layer_norm", "float64", "float64"),
+        ("linear", "float32", "float32"),
     ],
-)  # fmt: skip
+)
 def test_norms_may_find_the_variance_in_one_pass(diagnosed, monkeypatch, kind, dtype, wide):
     asked = []
 
@@ -220,8 +223,11 @@ def test_a_pass_that_overflows_is_no_floor(diagnosed, monkeypatch):
 
 def test_a_port_in_float64_may_round_to_float32(diagnosed):
     for single, error, verdict in (
-        (0.0, 8.0, "noisy"), (0.0, 9.0, "differs"), (UNIT, 16.0, "noisy"), (UNIT, 17.0, "differs"),
-    ):  # fmt: skip
+        (0.0, 8.0, "noisy"),
+        (0.0, 9.0, "differs"),
+        (UNIT, 16.0, "noisy"),
+        (UNIT, 17.0, "differs"),
+    ):
         run = Run(single=single)
         row, _ = judged(moved(error * UNIT), dtype="float64", run=run)
         assert row.verdict == verdict and run.formats == ["float32"]

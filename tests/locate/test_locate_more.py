@@ -116,8 +116,11 @@ def test_a_right_step_of_a_training():
     model = ldmref.random_model("tiny")
     faults, report = judge(model)
     assert not faults and {row.kind for row in report.rows} == {
-        "noising", "target", "losses", "loss"
-    }  # fmt: skip
+        "noising",
+        "target",
+        "losses",
+        "loss",
+    }
 
 
 @pytest.mark.parametrize(

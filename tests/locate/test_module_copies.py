@@ -31,7 +31,7 @@ from ldmref.trace import build_trace  # noqa: E402
         (torch.tensor([1 + 2j]).conj().imag, [-2], np.float64),
         (torch.tensor([1.0], requires_grad=True), [1.0], np.float64),
     ],
-)  # fmt: skip
+)
 def test_tensors_are_arrays_of_floats_and_whole_numbers(x, expected, form):
     got = arrays.to_array(x)
     assert got.dtype == form and got.tolist() == expected
@@ -40,13 +40,16 @@ def test_tensors_are_arrays_of_floats_and_whole_numbers(x, expected, form):
 @pytest.mark.parametrize(
     ("x", "form", "expected"),
     [
-        (np.array([1.5]), torch.float32, [1.5]), (np.array(2.5), torch.float64, 2.5),
-        (np.array([3]), torch.float16, [3.0]), (np.array([[1.0, 2.0]]), torch.complex64, [1 + 2j]),
-        (np.array([[1, 2]]), torch.complex128, [1 + 2j]), (np.array([0, 5]), torch.bool, [0, 1]),
+        (np.array([1.5]), torch.float32, [1.5]),
+        (np.array(2.5), torch.float64, 2.5),
+        (np.array([3]), torch.float16, [3.0]),
+        (np.array([[1.0, 2.0]]), torch.complex64, [1 + 2j]),
+        (np.array([[1, 2]]), torch.complex128, [1 + 2j]),
+        (np.array([0, 5]), torch.bool, [0, 1]),
         (np.arange(6.0).reshape(2, 3).T, torch.float64, [[0, 3], [1, 4], [2, 5]]),
         (np.zeros((0, 2)), torch.float32, []),
     ],
-)  # fmt: skip
+)
 def test_arrays_are_tensors_of_the_kind_of_another(x, form, expected):
     before = x.copy()
     got = arrays.to_tensor(x, torch.zeros(3, dtype=form))
@@ -57,15 +60,21 @@ def test_arrays_are_tensors_of_the_kind_of_another(x, form, expected):
 
 
 def test_recorded_arrays_are_read_as_they_are_compared():
-    trace = build_trace({
-        "a.000//input.f": np.array([0.5], np.float16), "a.000//input.i": np.array([3], np.uint8),
-        "a.000//input.b": np.array([True]), "a.000//input.c": np.array([1 + 2j], np.complex64),
-        "a.000//input.x": np.ones((1, 3, 2, 2), np.float32),
-    })  # fmt: skip
+    trace = build_trace(
+        {
+            "a.000//input.f": np.array([0.5], np.float16),
+            "a.000//input.i": np.array([3], np.uint8),
+            "a.000//input.b": np.array([True]),
+            "a.000//input.c": np.array([1 + 2j], np.complex64),
+            "a.000//input.x": np.ones((1, 3, 2, 2), np.float32),
+        }
+    )
     for role, form, expected in (
-        ("f", np.float64, [0.5]), ("i", np.int64, [3]), ("b", np.int64, [1]),
+        ("f", np.float64, [0.5]),
+        ("i", np.int64, [3]),
+        ("b", np.int64, [1]),
         ("c", np.float64, [[1.0, 2.0]]),
-    ):  # fmt: skip
+    ):
         got = arrays.read_recorded(trace, f"a.000//input.{role}")
         assert got.dtype == form and got.tolist() == expected
     name = "a.000//input.x"
@@ -77,12 +86,16 @@ def test_recorded_arrays_are_read_as_they_are_compared():
 @pytest.mark.parametrize(
     ("shape", "wanted", "framed"),
     [
-        ((2, 3, 4, 5), (2, 3, 1, 4, 5), True), ((2, 3, 4, 5), (2, 3, 2, 4, 5), False),
-        ((2, 3, 4, 5), (2, 3, 1, 5, 4), False), ((2, 3, 4, 5), (3, 2, 1, 4, 5), False),
-        ((2, 1, 3, 4), (2, 1, 1, 3, 4), True), ((2, 3, 4), (2, 3, 1, 4), False),
-        ((2, 3, 1, 4, 5), (2, 3, 1, 4, 5), False), ((2, 3, 4, 5, 6), (2, 3, 1, 4, 5, 6), False),
+        ((2, 3, 4, 5), (2, 3, 1, 4, 5), True),
+        ((2, 3, 4, 5), (2, 3, 2, 4, 5), False),
+        ((2, 3, 4, 5), (2, 3, 1, 5, 4), False),
+        ((2, 3, 4, 5), (3, 2, 1, 4, 5), False),
+        ((2, 1, 3, 4), (2, 1, 1, 3, 4), True),
+        ((2, 3, 4), (2, 3, 1, 4), False),
+        ((2, 3, 1, 4, 5), (2, 3, 1, 4, 5), False),
+        ((2, 3, 4, 5, 6), (2, 3, 1, 4, 5, 6), False),
     ],
-)  # fmt: skip
+)
 def test_images_are_videos_of_one_frame(shape, wanted, framed):
     x = np.arange(float(np.prod(shape))).reshape(shape)
     got = arrays.with_frame(x, wanted)
@@ -104,9 +117,12 @@ def test_tensors_within_arguments_are_found_and_replaced():
 
 def test_every_narrow_format_is_widened():
     expected = {
-        torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
-        torch.complex64: torch.complex128, torch.complex32: torch.complex128,
-    }  # fmt: skip
+        torch.float32: torch.float64,
+        torch.float16: torch.float64,
+        torch.bfloat16: torch.float64,
+        torch.complex64: torch.complex128,
+        torch.complex32: torch.complex128,
+    }
     assert expected == formats.WIDE
     for form in (torch.float64, torch.complex128, torch.int32, torch.bool):
         x = torch.zeros(1, dtype=form)
@@ -289,9 +305,11 @@ def test_layers_are_watched():
     assert watched.network is network and watched.dtype == torch.float32
     kinds = {path: (layer.name, layer.kind) for path, layer in watched.layers.items()}
     assert kinds == {
-        "block": ("block", ""), "block.ff": ("", "chunked"), "block.act": ("", "quick_gelu"),
+        "block": ("block", ""),
+        "block.ff": ("", "chunked"),
+        "block.act": ("", "quick_gelu"),
         "inner": ("inner", "linear"),
-    }  # fmt: skip
+    }
     assert watched.layers["inner"].module is network.inner
     assert watched.layers["block.ff"].forward == own
     x = torch.zeros(1, 2)

@@ -101,7 +101,7 @@ def test_decoders_are_judged_again_with_frames(monkeypatch):
         ("vae.decode", ("bad", "worse"), [False, True, False], ["frames False", said]),
         ("vae.encode", ("bad", ""), [False], ["frames False", said]),
         ("net", ("bad", ""), [False], ["frames False", said]),
-    ):  # fmt: skip
+    ):
         seen.clear()
         judge(problems)
         trace = build_trace({f"{kind}.000//input": X.numpy()})
@@ -140,9 +140,9 @@ def test_names_of_networks_and_their_methods():
             return z
 
     coder = Coder()
-    trace = build_trace({
-        f"{kind}.000//input": X.numpy() for kind in ("vae.decode", "vae.number", "vae", "vae.x.y")
-    })  # fmt: skip
+    trace = build_trace(
+        {f"{kind}.000//input": X.numpy() for kind in ("vae.decode", "vae.number", "vae", "vae.x.y")}
+    )
     decode, number, whole, other = trace.calls
     made_ = ModuleOriginal({"vae": coder})
     assert made_._find(decode) == ("vae", "decode") and made_._find(whole) == ("vae", "")
@@ -410,11 +410,15 @@ def arguments(arrays, function, kind="", unread=(), attributes=None):
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        (np.float32, torch.float64), (np.float16, torch.float64), (np.float64, torch.float64),
-        (np.int32, torch.int64), (np.uint8, torch.int64), (bool, torch.bool),
+        (np.float32, torch.float64),
+        (np.float16, torch.float64),
+        (np.float64, torch.float64),
+        (np.int32, torch.int64),
+        (np.uint8, torch.int64),
+        (bool, torch.bool),
         (np.complex64, torch.complex128),
     ],
-)  # fmt: skip
+)
 def test_recorded_arrays_are_tensors(form, expected):
     x = np.array([0, 1, 1]).astype(form)
     found = arguments({"x": x}, lambda x: x)["x"]

@@ -57,9 +57,11 @@ def test_copies_are_made_once_for_each_format():
     copies = NetworkCopies(module, "bfloat16")
     third = torch.tensor(THIRD).bfloat16()
     for made_, form in (
-        (copies.exact, torch.float64), (copies.narrow("bfloat16"), torch.bfloat16),
-        (copies.narrow("float32"), torch.float32), (copies.narrow("float64"), torch.float64),
-    ):  # fmt: skip
+        (copies.exact, torch.float64),
+        (copies.narrow("bfloat16"), torch.bfloat16),
+        (copies.narrow("float32"), torch.float32),
+        (copies.narrow("float64"), torch.float64),
+    ):
         weight = made_.network.weight
         assert made_.dtype == weight.dtype == form and weight[0, 0].double() == third.double()
     assert copies.exact is copies.exact is not copies.narrow("float64")
@@ -80,8 +82,9 @@ def test_a_run_is_followed_while_its_block_runs(net):
     exact, before = replay.copies.exact, torch.get_default_dtype()
     assert replay.is_exact and replay.dtype_of_port == "float32" and not replay._plain
     for network, wide_, is_exact in (
-        (exact, torch.float64, True), (replay.copies.narrow("bfloat16"), torch.float32, False),
-    ):  # fmt: skip
+        (exact, torch.float64, True),
+        (replay.copies.narrow("bfloat16"), torch.float32, False),
+    ):
         replay.network = network
         network.follower = "before"
         assert replay.is_exact == is_exact
@@ -119,8 +122,10 @@ def test_casts_of_code_are_exact_unless_a_copy_is_made(net):
     replay, _ = replayed(net, build_trace({}))
     x = torch.tensor([THIRD], dtype=torch.float64)
     for plain, exact, form in (
-        (False, True, torch.float64), (True, True, torch.float32), (False, False, torch.float32),
-    ):  # fmt: skip
+        (False, True, torch.float64),
+        (True, True, torch.float32),
+        (False, False, torch.float32),
+    ):
         replay._plain = plain
         replay.network = replay.copies.exact if exact else replay.copies.narrow("float32")
         assert replay.compute_function(torch.Tensor.float, (x,), {}).dtype == form
@@ -161,8 +166,10 @@ def test_parameters_are_those_of_the_copy_in_float64(net, run):
     assert [name for name, _ in replay._layers()] == ["first.inner", "second.inner"]
     blocks = torch.nn.Module()
     blocks.to_q, blocks.to_k, blocks.norm = (
-        torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.LayerNorm(2),
-    )  # fmt: skip
+        torch.nn.Linear(2, 2),
+        torch.nn.Linear(2, 2),
+        torch.nn.LayerNorm(2),
+    )
     replay, _ = replayed(blocks, build_trace({}))
     weights = {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}
     call = LayerCall("to_q", "linear", {}, weights, {}, lambda x: x)
@@ -546,7 +553,10 @@ def test_the_last_outputs_are_kept(net):
 
 def test_real_numbers_are_those_with_a_point_or_two_parts():
     for form, real in (
-        (torch.float32, True), (torch.bfloat16, True), (torch.complex64, True),
-        (torch.int64, False), (torch.bool, False),
-    ):  # fmt: skip
+        (torch.float32, True),
+        (torch.bfloat16, True),
+        (torch.complex64, True),
+        (torch.int64, False),
+        (torch.bool, False),
+    ):
         assert repeated._is_real(torch.zeros(1).to(form)) == real

@@ -274,9 +274,10 @@ def test_outputs_tell_operations_apart_where_inputs_were_not_recorded():
 
     with np.errstate(over="ignore"):
         tensors = {
-            f"{CALL}/silu/input": x * 30.0, f"{CALL}/silu/output": silu(30.0),
+            f"{CALL}/silu/input": x * 30.0,
+            f"{CALL}/silu/output": silu(30.0),
             f"{CALL}/silu~1/output": silu(5000.0),
-        }  # fmt: skip
+        }
     replay, observer = followed(Silus(), build_trace(tensors), dtype="float64", x=X)
     assert replay.aligned == {"silu": (None, 0, None, 1)}
     for point in observer.points:

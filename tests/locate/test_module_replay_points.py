@@ -47,7 +47,7 @@ WAYS = {  # recorded layers: of each point the layer, role, suspects, layers bef
         ("second.inner", "", ["second.inner"], [], [], "second.inner"),
         ("", "", [*SECOND[2:], *ENDS], ["second.inner"], [SECOND[0], "cosine", *FIRST[::-1]], ""),
     ],
-}  # fmt: skip
+}
 
 
 def names(calls):
@@ -82,10 +82,11 @@ def test_what_is_recorded_is_used_downstream():
     shifted = {
         name: np.asarray(trace.tensors[name]) + shift
         for name, shift in (
-            (f"{CALL}/second/input", 0.5), (f"{CALL}/second/output", 0.25),
+            (f"{CALL}/second/input", 0.5),
+            (f"{CALL}/second/output", 0.25),
             (f"{CALL}/first.inner/output", 0.125),
         )
-    }  # fmt: skip
+    }
     _, observer = followed(network, recorded(network, arrays=shifted, x=X), x=X)
     inner = torch.tensor(shifted[f"{CALL}/first.inner/output"], dtype=torch.float64)
     expected = {
@@ -160,9 +161,12 @@ def test_layers_of_several_arrays_have_a_point_for_each():
     replay, observer = followed(network, trace, x=X, y=y)
     a, b = X.double().numpy(), y.double().numpy()
     right = {
-        ("x", 0): a, ("more", 0): b, ("other", 0): a + b, ("", 0): 4.0 * a,
+        ("x", 0): a,
+        ("more", 0): b,
+        ("other", 0): a + b,
+        ("", 0): 4.0 * a,
         ("", 1): b + (a + b) * a,
-    }  # fmt: skip
+    }
     found = {(p.role, p.part): p for p in observer.points if p.call.name == "several"}
     assert [*found] == [*right]
     for key, x in right.items():
@@ -329,10 +333,12 @@ def test_images_that_are_doubled_have_names():
     _, observer = followed(network, trace, x=x)
     found = [(p.call.name, p.role, names(p.suspects)) for p in observer.points]
     assert found == [
-        ("upsample2x", "input", []), ("upsample2x", "", ["upsample2x"]),
+        ("upsample2x", "input", []),
+        ("upsample2x", "", ["upsample2x"]),
         ("pad_bottom_right", "input", [found[2][2][0]]),
-        ("pad_bottom_right", "", ["pad_bottom_right"]), ("", "", ["multiply_number"]),
-    ]  # fmt: skip
+        ("pad_bottom_right", "", ["pad_bottom_right"]),
+        ("", "", ["multiply_number"]),
+    ]
     for point in observer.points:
         assert np.array_equal(point.computed, point.recorded)
 
@@ -357,10 +363,12 @@ def test_activations_are_operations():
     _, observer = followed(network, trace, x=X)
     found = [(p.call.name, p.role, names(p.suspects)) for p in observer.points]
     assert found == [
-        ("quick_gelu", "input", []), ("quick_gelu", "", ["quick_gelu"]),
+        ("quick_gelu", "input", []),
+        ("quick_gelu", "", ["quick_gelu"]),
         ("quick_gelu~1", "input", ["multiply_number"]),
-        ("quick_gelu~1", "", ["quick_gelu~1"]), ("", "", []),
-    ]  # fmt: skip
+        ("quick_gelu~1", "", ["quick_gelu~1"]),
+        ("", "", []),
+    ]
     for point in observer.points:
         np.testing.assert_allclose(point.computed, point.recorded, rtol=1e-5)
         assert point.call.kind in ("quick_gelu", CALL)

@@ -70,10 +70,15 @@ def test_a_layer_returns_what_was_recorded():
 @pytest.mark.parametrize(
     ("roles", "expected"),
     [
-        (("output.0", "output.1"), "output.1"), (("0", "1"), "1"), (("b", "1"), "b"),
-        (("raw", "1"), "raw"), (("1", "output.1"), "1"), (("0", "output.0"), None), ((), None),
+        (("output.0", "output.1"), "output.1"),
+        (("0", "1"), "1"),
+        (("b", "1"), "b"),
+        (("raw", "1"), "raw"),
+        (("1", "output.1"), "1"),
+        (("0", "output.0"), None),
+        ((), None),
     ],
-)  # fmt: skip
+)
 def test_outputs_have_names_or_numbers(roles, expected):
     outputs = dict.fromkeys(roles, "t")
     assert repeated.name_of_output(outputs, 1, "raw", "b") == expected
@@ -154,9 +159,13 @@ def test_where_a_repeated_run_ends(net, run):
     way, parts, times = again("first")
     assert (way, times) == ("reached", 1) and parts[0].tolist() == [[4.0, 4.0]] * 2
     for more in (
-        {"free": True}, {"target": "first.inner"}, {"target": "first.inner", "role": "input"},
-        {"changes": ["first.sine"]}, {"changes": ["x", "first.sine"]}, {"name": "unrecorded"},
-    ):  # fmt: skip
+        {"free": True},
+        {"target": "first.inner"},
+        {"target": "first.inner", "role": "input"},
+        {"changes": ["first.sine"]},
+        {"changes": ["x", "first.sine"]},
+        {"name": "unrecorded"},
+    ):
         way, parts, times = again(**more)
         assert (way, times) == ("returned", 1) and parts[0, 0] == 4.0
         assert not replay._seen

@@ -191,16 +191,15 @@ def test_layers_of_other_shapes_than_were_guessed():
 # -- arrays ---------------------------------------------------------------------------------------
 
 
-SELECTING = (
-    "x//input.id", "x//input.ids", "x//input.input_ids", "x//input.indices", "x//input.label",
-    "x//input.labels", "x//input.mask", "x//input.position", "x//input.bucket", "tokens//output",
-    "x//input.timestep", "x/a.embedding/input", "x/embeddings/input", "x/embed_tokens/input",
-    "x/shared/input", "x/wte/input", "x/wpe/input", "x/relative_attention_bias/input",
-)  # fmt: skip
-OTHERS = (
-    "x/conv/input", "x//input.ids_of", "x/tokens/input", "x//input.labels_of", "x/wte/output",
-    "x/shared_x/input",
-)  # fmt: skip
+SELECTING = """
+    x//input.id x//input.ids x//input.input_ids x//input.indices x//input.label x//input.labels
+    x//input.mask x//input.position x//input.bucket tokens//output x//input.timestep
+    x/a.embedding/input x/embeddings/input x/embed_tokens/input x/shared/input x/wte/input
+    x/wpe/input x/relative_attention_bias/input
+""".split()
+OTHERS = """
+    x/conv/input x//input.ids_of x/tokens/input x//input.labels_of x/wte/output x/shared_x/input
+""".split()
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint8, np.bool_])
@@ -266,8 +265,10 @@ def test_pixels_of_four_levels():
 def test_trees_are_read_from_the_outside_to_the_inside():
     tree = {"b": {"x": {"weight": 1}, "bias": 2, "y": {}}, "weight": 3}
     assert list(layers_of(tree, "m")) == [
-        ("m", {"weight": 3}), ("m.b", {"bias": 2}), ("m.b.x", {"weight": 1}),
-    ]  # fmt: skip
+        ("m", {"weight": 3}),
+        ("m.b", {"bias": 2}),
+        ("m.b.x", {"weight": 1}),
+    ]
     assert [name for name, _ in layers_of(tree, "")] == ["", "b", "b.x"]
 
 
@@ -346,9 +347,13 @@ def test_neighbours_of_layers():
     for name, beside in NEIGHBOURS:
         weights = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
         names = (
-            "b.1.attn.to_q", "b.1.attn.to_k", "b.1.attn.to_out.0", "b.1.attn.to_out.1", "b.2.to_q",
+            "b.1.attn.to_q",
+            "b.1.attn.to_k",
+            "b.1.attn.to_out.0",
+            "b.1.attn.to_out.1",
+            "b.2.to_q",
             "c",
-        )  # fmt: skip
+        )
         layers = [(other, weights) for other in names]
         layers.append(("b.1.attn.narrow", {"weight": np.zeros((2, 2)), "bias": np.zeros(2)}))
         layers.append(("b.1.attn.without", {"weight": np.zeros((2, 3))}))

@@ -309,10 +309,12 @@ def test_calls_without_their_network_have_rows():
 
 def test_layers_that_no_definition_has_are_gaps():
     tensors = {
-        "unet.000/conv_in/input": X, "unet.000/conv_in/output": X,
-        "unet.000/nowhere/output": X + 1, "unet.000/elsewhere/output": X + 2,
+        "unet.000/conv_in/input": X,
+        "unet.000/conv_in/output": X,
+        "unet.000/nowhere/output": X + 1,
+        "unet.000/elsewhere/output": X + 2,
         "what.000/x/output": X,
-    }  # fmt: skip
+    }
     report = diff_traces(build_trace(tensors), model_of("tiny"))
     assert report.gaps == (
         "2 layers are not in ldmref's definition of unet: elsewhere, nowhere",
@@ -326,9 +328,12 @@ def test_layers_that_no_definition_has_are_gaps():
 def test_attention_of_a_port_is_not_judged():
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1"
     tensors = {
-        "unet.000/conv_in/input": X, "unet.000/conv_in/output": X, f"unet.000/{layer}/output": X,
-        f"unet.000/{layer}.to_q/output": X, "whole": X,
-    }  # fmt: skip
+        "unet.000/conv_in/input": X,
+        "unet.000/conv_in/output": X,
+        f"unet.000/{layer}/output": X,
+        f"unet.000/{layer}.to_q/output": X,
+        "whole": X,
+    }
     attributes = {"own_attention": {layer: "Mine"}}
     whole = {"call": "unet.000", "layer": "", "inputs": {"sample": "whole"}}
     entries = [{**whole, "attributes": attributes}]

@@ -57,9 +57,13 @@ def test_rows_are_in_the_order_of_calls():
     report = original.compare(port_of(*CALLS), made, progress=lambda *x: seen.append(x))
     found = [(row.call, row.layer, row.kind) for row in report.rows]
     assert found == [
-        ("net.000", "", "own"), ("net.000", "", "wire"), ("net.001", "b", "own"),
-        ("net.001", "a", "own"), ("other.000", "", "own"), ("unheard", "", "own"),
-    ]  # fmt: skip
+        ("net.000", "", "own"),
+        ("net.000", "", "wire"),
+        ("net.001", "b", "own"),
+        ("net.001", "a", "own"),
+        ("other.000", "", "own"),
+        ("unheard", "", "own"),
+    ]
     assert report.dtype == "float32" and report.notes == ("n", "m") and report.gaps[-1:] == ("g",)
     assert len(set(report.gaps)) == len(report.gaps)
     assert made.asked == [(call, "float32") for call in (*CALLS, "")]
@@ -74,8 +78,11 @@ def test_rows_of_a_port_in_float64_are_judged_again_in_float32():
     report = original.compare(port_of("net.000", dtype=np.float64), made)
     assert [row.verdict for row in report.rows] == ["noisy", "differs"]
     assert made.asked == [
-        ("net.000", "float64"), ("net.000", "float32"), ("", "float64"), ("", "float32"),
-    ]  # fmt: skip
+        ("net.000", "float64"),
+        ("net.000", "float32"),
+        ("", "float64"),
+        ("", "float32"),
+    ]
     assert report.dtype == "float64"
     again = original.compare(port_of("net.000", dtype=np.float64), made, dtype="float32")
     assert again.dtype == "float32" and [row.verdict for row in again.rows] == ["equal", "differs"]
@@ -130,9 +137,13 @@ def test_networks_of_an_original():
     one, two = torch.nn.Linear(2, 2), torch.nn.Tanh()
     assert against.find_networks(one) == {"": one}
     parts = {
-        "transformer": one, "vae": two, "scheduler": 3, "safety_checker": one,
-        "image_encoder": one, 5: two,
-    }  # fmt: skip
+        "transformer": one,
+        "vae": two,
+        "scheduler": 3,
+        "safety_checker": one,
+        "image_encoder": one,
+        5: two,
+    }
     expected = {"transformer": one, "vae": two, "5": two}
     assert against.find_networks(parts) == expected
     assert against.find_networks(SimpleNamespace(components=parts)) == expected
@@ -249,15 +260,19 @@ def test_a_function_of_the_current_folder_makes_an_original(source):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("made_here.inside", "names no function"), ("made_here.inside:", "names no function"),
-        (":make", "names no function"), ("made_here..inside:make", "names no function"),
-        ("made_here.inside:a.b", "names no function"), ("made-here:make", "names no function"),
-        ("made_here.nowhere:make", "ModuleNotFoundError"), ("breaks:make", "ValueError: broken"),
+        ("made_here.inside", "names no function"),
+        ("made_here.inside:", "names no function"),
+        (":make", "names no function"),
+        ("made_here..inside:make", "names no function"),
+        ("made_here.inside:a.b", "names no function"),
+        ("made-here:make", "names no function"),
+        ("made_here.nowhere:make", "ModuleNotFoundError"),
+        ("breaks:make", "ValueError: broken"),
         ("made_here.inside:value", "has no function 'value'"),
         ("made_here.inside:other", "has no function 'other'"),
         ("made_here.inside:fail", "raised ZeroDivisionError: no number"),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_original_is_refused(source, name, said):
     with pytest.raises(UsageError, match=said) as caught:
         make_original(name)

@@ -50,8 +50,11 @@ def judge(folder, preset, dtype="float32", selection=None, **request):
         plan = modes.plan("txt2img", model, **values)
         record_trace(plan, model, folder, selection=selection or SELECTIONS["whole"])
         report = diff_traces(read_trace(folder), model, guide=guide)
-    other = [(x.name, x.kind, x.verdict, x.cause, x.note) for x in report.rows
-             if x.verdict not in ("equal", "noisy")]  # fmt: skip
+    other = [
+        (x.name, x.kind, x.verdict, x.cause, x.note)
+        for x in report.rows
+        if x.verdict not in ("equal", "noisy")
+    ]
     return report.verdict, other, report.gaps
 
 
@@ -111,8 +114,9 @@ def test_guidances_are_equal_with_samplers_that_remember_and_raise_noise(name, s
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "euler_churn"])
 def test_runs_of_which_some_steps_were_recorded_are_not_accused(sampler, steps, tmp_path):
     selection = Selection(layers=("",), steps=steps)
-    verdict, other, _ = judge(tmp_path / "trace", "tiny", selection=selection, steps=5,
-                              sampler=sampler)  # fmt: skip
+    verdict, other, _ = judge(
+        tmp_path / "trace", "tiny", selection=selection, steps=5, sampler=sampler
+    )
     assert not [row for row in other if row[2] == "differs"] and verdict in ("equal", "incomplete")
 
 

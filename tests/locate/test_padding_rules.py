@@ -207,8 +207,10 @@ def test_differences_are_relative_to_the_largest_value():
     x = np.array([1000.0, 1.0, -4.0])
     for apart, changed in ((0.9e-6, False), (1.1e-6, True), (-1.1e-6, True)):
         assert padding._changed(x, x + np.array([0.0, apart, 0.0])).tolist() == [
-            False, changed, False,
-        ]  # fmt: skip
+            False,
+            changed,
+            False,
+        ]
     assert padding._changed(-x, 1e-5 - x).all() and not padding._changed(-x, -x).any()
     assert padding._changed(np.array([np.inf]), np.array([1.0])).all()
     assert padding._changed(np.zeros(0), np.zeros(0)).shape == (0,)
@@ -271,10 +273,15 @@ def test_arrays_of_other_tokens_stay():
         return np.zeros((2, 3))
 
     arrays = {
-        "x": normal(0, 2, 3, 4), "image": normal(1, 2, 3, 4), "pooled": normal(2, 2),
-        "ids": np.full((2, 3), 7), "short": normal(3, 2, 2, 4), "absent": None, "mask": MASK,
+        "x": normal(0, 2, 3, 4),
+        "image": normal(1, 2, 3, 4),
+        "pooled": normal(2, 2),
+        "ids": np.full((2, 3), 7),
+        "short": normal(3, 2, 2, 4),
+        "absent": None,
+        "mask": MASK,
         "config": "c",
-    }  # fmt: skip
+    }
     assert padding._find(network_of(run, inputs, **arrays), HIDDEN, TOKENS) == {}
     first, second = seen
     assert first.keys() == second.keys() == arrays.keys()

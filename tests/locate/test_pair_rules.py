@@ -118,8 +118,10 @@ def test_pairs_are_sorted_by_what_their_sum_leaves(nearest):
     """First those of the hypothesis that leaves least, then all others."""
     effects = normal(1, 7, 20) * np.arange(1.0, 8.0)[:, None]
     difference = normal(2, 20)
-    left = {(i, j): np.linalg.norm(difference - effects[i] - effects[j])
-            for i, j in combinations(range(7), 2)}  # fmt: skip
+    left = {
+        (i, j): np.linalg.norm(difference - effects[i] - effects[j])
+        for i, j in combinations(range(7), 2)
+    }
     order = sorted(left, key=left.get)
     first = [(nearest, sum(pair) - nearest) for pair in order if nearest in pair]
     others = [pair for pair in order if nearest not in pair]

@@ -49,8 +49,12 @@ def test_zeros_of_a_profiling_run_are_refused(model, tensors):
 
 def test_another_tensor_under_the_name_is_named(model, tensors):
     """verl-omni#254: hooks of two modules wrote under one name."""
-    wrong = {**tensors, f"transformer.000/{BLOCK}.attn.to_q/output":
-             tensors[f"transformer.000/{BLOCK}.attn.to_k/output"]}  # fmt: skip
+    wrong = {
+        **tensors,
+        f"transformer.000/{BLOCK}.attn.to_q/output": tensors[
+            f"transformer.000/{BLOCK}.attn.to_k/output"
+        ],
+    }
     causes = {row.layer: row.cause for row in judge(model, wrong).faults}
     assert "to_k" in causes[f"{BLOCK}.attn.to_q"]
 
@@ -150,10 +154,13 @@ def test_what_was_cast_after_it_was_recorded_is_named(model, tensors):
     ("ours", "theirs", "words"),
     [
         ({"params": {"sampler": "euler"}}, {"params": {"sampler": "dpmpp_2m"}}, "sampler"),
-        ({"scheduler": {"class": "FlowMatchEulerDiscreteScheduler"}},
-         {"scheduler": {"class": "UniPCMultistepScheduler"}}, "scheduler"),
+        (
+            {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler"}},
+            {"scheduler": {"class": "UniPCMultistepScheduler"}},
+            "scheduler",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_reference_of_another_sampler_is_refused(model, tensors, ours, theirs, words):
     """UniRL#374: the reference silently fell back to another flow."""
     port, reference = build_trace(tensors, ours), build_trace(tensors, theirs)

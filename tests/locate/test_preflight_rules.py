@@ -164,9 +164,10 @@ def test_a_call_is_compared_with_the_last_one_of_its_network():
     assert not refused(run_of(BEFORE, other, same))
     assert "unet.001 and unet.002" in refused(run_of(other, BEFORE, same))
     between = run_of([("", "output", 1)], network="guidance")
-    first, second = run_of(BEFORE), {
-        name.replace("000", "001"): x for name, x in run_of(same).items()
-    }  # fmt: skip
+    first, second = (
+        run_of(BEFORE),
+        {name.replace("000", "001"): x for name, x in run_of(same).items()},
+    )
     assert "unet.000 and unet.001" in refused(first | between | second)
     elsewhere = {name.replace("unet", "vae.decode"): x for name, x in second.items()}
     assert not refused(first | elsewhere)

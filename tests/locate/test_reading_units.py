@@ -217,9 +217,7 @@ def test_whole_numbers_are_floats_unless_they_select():
 
 def test_layers_of_a_tree():
     tree = {"a": {"weight": 1, "b": {"bias": 2}}, "c": {"weight": 3}}
-    assert dict(layers_of(tree, "")) == {
-        "a": {"weight": 1}, "a.b": {"bias": 2}, "c": {"weight": 3},
-    }  # fmt: skip
+    assert dict(layers_of(tree, "")) == {"a": {"weight": 1}, "a.b": {"bias": 2}, "c": {"weight": 3}}
     assert dict(layers_of({"weight": 1}, "x")) == {"x": {"weight": 1}}
 
 
@@ -426,8 +424,10 @@ def test_differences_from_a_reference():
     )
     rows, doubts = compare_reference(port, other, [Row("u.000", "a"), Row("u.000", "a", "wiring")])
     assert [(row.layer, row.kind, row.inherited, row.verdict) for row in rows] == [
-        ("a", "own", 0.5, "equal"), ("a", "wiring", None, "equal"), ("b", "own", 0.0, "not judged"),
-    ]  # fmt: skip
+        ("a", "own", 0.5, "equal"),
+        ("a", "wiring", None, "equal"),
+        ("b", "own", 0.0, "not judged"),
+    ]
     assert [row.note for row in rows] == ["", "", REFERENCE_ALONE]
     assert len(doubts) == 1 and doubts[0].startswith("1 layer ")
     parts = [Row("u.000", "", "a"), Row("u.000", "b", "wiring")]  # a part of a step is judged
@@ -516,10 +516,13 @@ def test_excess_and_verdicts():
     assert Row("u", "a", error=1.0, verdict="not judged").excess == 0.0
     unknown, equal, noisy = (Row("u", "a", verdict=x) for x in ("not judged", "equal", "noisy"))
     for rows, gaps, verdict in (
-        ([equal], (), "equal"), ([noisy], (), "equal"), ([equal, unknown], (), "incomplete"),
-        ([equal], ("gap",), "incomplete"), ([unknown], (), "nothing compared"),
+        ([equal], (), "equal"),
+        ([noisy], (), "equal"),
+        ([equal, unknown], (), "incomplete"),
+        ([equal], ("gap",), "incomplete"),
+        ([unknown], (), "nothing compared"),
         ([], ("gap",), "nothing compared"),
-    ):  # fmt: skip
+    ):
         assert DiffReport(tuple(rows), gaps=gaps).verdict == verdict
     alone = DiffReport((Row("u", "a", verdict="not judged", inherited=0.5),))
     assert (
@@ -591,10 +594,15 @@ def test_a_report_as_a_dictionary():
     found = DiffReport(rows, "port", "float16", ("note",), 1.0, ("gap",)).to_dict()
     assert found.pop("rows") == [row.to_dict() for row in rows]
     assert found == {
-        "port": "port", "dtype": "float16", "verdict": "differs", "equal": False,
+        "port": "port",
+        "dtype": "float16",
+        "verdict": "differs",
+        "equal": False,
         "counts": {"equal": 1, "noisy": 0, "differs": 1, "not judged": 0},
-        "notes": ["note"], "gaps": ["gap"], "padding": 0,
-    }  # fmt: skip
+        "notes": ["note"],
+        "gaps": ["gap"],
+        "padding": 0,
+    }
     assert rows[0].to_dict()["error"] is None and rows[1].to_dict()["error"] == 0.0
 
 

@@ -48,9 +48,10 @@ def test_the_first_of_several_names_is_read():
 
 def test_the_first_layer_with_an_ending_and_the_role_is_read():
     found = arguments_of(
-        ("a.q", {"other": [1.0]}, {}), ("b.q", {"input": [2.0], "other": [5.0]}, {}),
+        ("a.q", {"other": [1.0]}, {}),
+        ("b.q", {"input": [2.0], "other": [5.0]}, {}),
         ("c.q", {"input": [3.0]}, {"output": [4.0]}),
-    )  # fmt: skip
+    )
     assert found.layer_input("q").tolist() == [2.0]
     assert found.layer_input("q", "other").tolist() == [1.0]
     assert found.layer_input("c.q").tolist() == [3.0] and found.layer_input("r") is None
@@ -84,9 +85,11 @@ def test_texts_and_tokens_of_the_first_layer_that_tells_them(layers, expected):
 
 def test_the_number_of_tokens_is_that_of_outputs_of_three_axes():
     found = arguments_of(
-        ("a.k", {"input": zeros(1, 9, 2)}, {}), ("b.k", {}, {"output": zeros(1, 8)}),
-        ("c.k", {}, {"output": zeros(1, 7, 2)}), ("d.v", {}, {"output": zeros(1, 6, 2)}),
-    )  # fmt: skip
+        ("a.k", {"input": zeros(1, 9, 2)}, {}),
+        ("b.k", {}, {"output": zeros(1, 8)}),
+        ("c.k", {}, {"output": zeros(1, 7, 2)}),
+        ("d.v", {}, {"output": zeros(1, 6, 2)}),
+    )
     assert found.length("k") == 7 and found.length("v") == 6 and found.length("v", "k") == 7
     assert found.length("a.k") == found.length("b.k") == found.length("z") == 1
 
@@ -112,10 +115,15 @@ LATENTS = [
     ([("time_embedding", {"input": zeros(5, 2)}, {}), ("a", {"i": zeros(3)}, {})], 2, (5, 4, 4)),
     ([("time_proj", {"input": zeros(5, 2)}, {}), ("x", {"i": zeros(3, 1)}, {})], 2, (3, 4, 4)),
     ([("x", {"a": zeros(3), "b": zeros(2, 4, 6, 8)}, {})], 1, (1, 2, 2)),
-    ([("time_proj", {}, {"output": zeros(2, 4)}), ("conv_in", {"i": zeros(1, 4, 6, 8)}, {})], 3,
-     (1, 6, 8)),
-    ([], 4, (1, 16, 16)), ([], 3, (1, 8, 8)), ([], 1, (1, 2, 2)),
-]  # fmt: skip
+    (
+        [("time_proj", {}, {"output": zeros(2, 4)}), ("conv_in", {"i": zeros(1, 4, 6, 8)}, {})],
+        3,
+        (1, 6, 8),
+    ),
+    ([], 4, (1, 16, 16)),
+    ([], 3, (1, 8, 8)),
+    ([], 1, (1, 2, 2)),
+]
 
 
 @pytest.mark.parametrize(("layers", "levels", "expected"), LATENTS)
@@ -155,11 +163,15 @@ DOWN = {"control.down.0": [[1.0]], "control.down.1": [[2.0]]}
     [
         (DOWN | {"control.mid": [3.0]}, ([1.0, 2.0], 3.0, None)),
         (DOWN | {"control.mid": [3.0], "control.more": [4.0]}, ([1.0, 2.0], 3.0, 4.0)),
-        (DOWN, None), ({"control.mid": [3.0]}, None), ({"control.more": [3.0]}, None), ({}, None),
+        (DOWN, None),
+        ({"control.mid": [3.0]}, None),
+        ({"control.more": [3.0]}, None),
+        ({}, None),
         ({"control.down.1": [[2.0]], "control.mid": [3.0]}, None),
-        (DOWN | {"control.mid": []}, None), (DOWN | {"mid": [3.0]}, None),
+        (DOWN | {"control.mid": []}, None),
+        (DOWN | {"mid": [3.0]}, None),
     ],
-)  # fmt: skip
+)
 def test_residuals_are_those_of_the_declared_fields(roles, expected):
     placed = []
     found = arguments_of(("", roles, {}), model=model_with(placed)).residuals(())

@@ -49,8 +49,10 @@ def reverse(pipe):
 FAULTS = {
     "squeezed": (
         prepared(squeeze),
-        ["the image is squeezed to 64 x 64 pixels instead of 96 x 64",
-         "the image is squeezed to 64 x 64 pixels instead of 64 x 128"],
+        [
+            "the image is squeezed to 64 x 64 pixels instead of 96 x 64",
+            "the image is squeezed to 64 x 64 pixels instead of 64 x 128",
+        ],
     ),
     "reversed": (reverse, ["the references are in another order"] * 2),
     "from 0 to 1": (
@@ -61,7 +63,7 @@ FAULTS = {
         prepared(lambda inner, *args, **options: inner(*args, **options).flip(1)),
         ["red and blue are exchanged"] * 2,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,12 @@ SIZES = {
     "shrunk": (shrink, ["64 x 64 pixels instead of 96 x 64", "64 x 64 pixels instead of 64 x 128"]),
     "sides": (
         exchange_sides,
-        [f"{EXCHANGED}64 x 96 pixels instead of 96 x 64",
-         f"{EXCHANGED}128 x 64 pixels instead of 64 x 128"],
+        [
+            f"{EXCHANGED}64 x 96 pixels instead of 96 x 64",
+            f"{EXCHANGED}128 x 64 pixels instead of 64 x 128",
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -215,9 +215,12 @@ def test_layers_that_read_one_array_have_the_same_suspects():
     found = replayed(without(recorded(attend), "silu"), function=attend)
     suspects = {(p.call.name, p.role): [c.name for c in p.suspects] for p in found.points}
     assert suspects == {
-        ("conv_in", "input"): ["silu"], ("conv_in", ""): ["conv_in"],
-        ("out", "input"): ["silu"], ("out", ""): ["out"], ("", ""): [],
-    }  # fmt: skip
+        ("conv_in", "input"): ["silu"],
+        ("conv_in", ""): ["conv_in"],
+        ("out", "input"): ["silu"],
+        ("out", ""): ["out"],
+        ("", ""): [],
+    }
 
 
 def test_the_units_of_stored_arrays():
@@ -296,8 +299,10 @@ def test_outputs_of_a_network_have_numbers():
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("operation", ["group_norm_silu", "geglu"])
 def test_fused_operations_are_those_that_the_port_recorded(operation, fused):
-    params = {"n": {"weight": np.ones(6), "bias": np.zeros(6)},
-              "g": {"weight": normal(1, 12, 6), "bias": normal(2, 12)}}  # fmt: skip
+    params = {
+        "n": {"weight": np.ones(6), "bias": np.zeros(6)},
+        "g": {"weight": normal(1, 12, 6), "bias": normal(2, 12)},
+    }
     name = {"group_norm_silu": "n", "geglu": "g"}[operation]
 
     def one(ops, params, x, emb):
@@ -311,9 +316,12 @@ def test_fused_operations_are_those_that_the_port_recorded(operation, fused):
     wanted = one(right, params, **arrays)
     output = f"{CALL}/{name}/output"
     entry = {
-        "call": CALL, "layer": name, "kind": operation if fused else "other", "inputs": {},
+        "call": CALL,
+        "layer": name,
+        "kind": operation if fused else "other",
+        "inputs": {},
         "outputs": {"output": output},
-    }  # fmt: skip
+    }
     port = build_trace({output: wanted}, {"entries": [entry]})
     found = replayed(port, arrays, one, params, use=lambda p: p.computed)
     np.testing.assert_allclose(found.result, wanted, rtol=1e-5, atol=1e-6)
@@ -500,13 +508,15 @@ def test_layers_of_other_shapes_are_judged_by_their_own_inputs():
         for p in found.points
     ]
     assert described[:2] == [
-        ("conv_in", "", "conv_in", ["conv_in"], ()), ("b.silu", "input", "b", [], ()),
-    ]  # fmt: skip
+        ("conv_in", "", "conv_in", ["conv_in"], ()),
+        ("b.silu", "input", "b", [], ()),
+    ]
     assert described[9:] == [
         ("b.fc2", "input", "b", [], ("b.silu~1",)),
         ("b.fc2", "", "b.fc2", ["b.fc2"], ("b.silu~1",)),
-        ("b", "", "b", [], ("b.fc2",)), ("out", "", "out", ["out"], ()),
-    ]  # fmt: skip
+        ("b", "", "b", [], ("b.fc2",)),
+        ("out", "", "out", ["out"], ()),
+    ]
     for point in found.points:
         assert point.computed.shape == (1, 9, int(point.computed.shape[-1]))
         np.testing.assert_allclose(point.computed, point.recorded, rtol=1e-4, atol=1e-4)

@@ -31,10 +31,8 @@ def test_calls_are_alike_up_to_their_numbers():
 
 @pytest.mark.parametrize(
     "more",
-    [
-        {"layer": "b"}, {"kind": "wiring"}, {"verdict": "noisy"}, {"cause": "c"}, {"segment": "s"},
-    ],
-)  # fmt: skip
+    [{"layer": "b"}, {"kind": "wiring"}, {"verdict": "noisy"}, {"cause": "c"}, {"segment": "s"}],
+)
 def test_rows_of_another_finding_are_apart(more):
     rows = [wrong(), wrong("unet.001", **{"layer": "a"} | more)]
     assert len(report.group_rows(rows)) == 2
@@ -54,8 +52,10 @@ def test_groups_are_in_the_order_of_rows_or_of_their_excess():
     rows.append(wrong(layer="c", excess=1.0))
     groups = report.group_rows(rows)
     assert [(group.worst.layer, group.worst.excess) for group in groups] == [
-        ("a", 5.0), ("b", 3.0), ("c", 1.0),
-    ]  # fmt: skip
+        ("a", 5.0),
+        ("b", 3.0),
+        ("c", 1.0),
+    ]
     assert names(rows[1:], worst_first=True) == ["unet.001/a", "unet.000/b", "unet.000/c"]
     assert names(rows[1:], worst_first=False) == ["unet.000/b", "unet.001/a", "unet.000/c"]
 
@@ -64,10 +64,12 @@ def test_groups_are_in_the_order_of_rows_or_of_their_excess():
 
 
 ROWS = (
-    wrong(layer="a", excess=1.0), wrong(layer="b", excess=3.0),
-    Row("unet.000", "e"), wrong(layer="n", excess=2.0, verdict="noisy"),
+    wrong(layer="a", excess=1.0),
+    wrong(layer="b", excess=3.0),
+    Row("unet.000", "e"),
+    wrong(layer="n", excess=2.0, verdict="noisy"),
     wrong("unet.001", layer="a", excess=2.5),
-)  # fmt: skip
+)
 
 
 def first_cells(*rows, **options):
@@ -77,12 +79,18 @@ def first_cells(*rows, **options):
 def test_a_table_shows_what_is_not_equal():
     assert first_cells(*ROWS) == ["unet.000 to unet.001/a", "unet.000/b", "unet.000/n"]
     assert first_cells(*ROWS, worst_first=True) == [
-        "unet.000/b", "unet.000 to unet.001/a", "unet.000/n",
-    ]  # fmt: skip
+        "unet.000/b",
+        "unet.000 to unet.001/a",
+        "unet.000/n",
+    ]
     assert first_cells(*ROWS, everything=True) == [row.name for row in ROWS]
     assert first_cells(*ROWS, everything=True, worst_first=True) == [
-        "unet.000/b", "unet.001/a", "unet.000/n", "unet.000/a", "unet.000/e",
-    ]  # fmt: skip
+        "unet.000/b",
+        "unet.001/a",
+        "unet.000/n",
+        "unet.000/a",
+        "unet.000/e",
+    ]
     assert first_cells(Row("u", "a", verdict="not judged")) == ["u/a"]
 
 
@@ -107,14 +115,22 @@ def test_what_follows_from_an_earlier_nan_stands_where_its_first_row_was():
         return Row(call, layer, verdict="not judged", note="NaN, as upstream")
 
     rows = [
-        Row("unet.000", "z", verdict="not judged", note="x"), wrong(layer="b"),
-        after("unet.000", "c"), wrong(layer="d"), after("unet.001", "e"), after("unet.000", "f"),
+        Row("unet.000", "z", verdict="not judged", note="x"),
+        wrong(layer="b"),
+        after("unet.000", "c"),
+        wrong(layer="d"),
+        after("unet.001", "e"),
+        after("unet.000", "f"),
         Row("unet.000", "g", verdict="not judged", note="as upstream of it"),
-    ]  # fmt: skip
+    ]
     table = report.table(DiffReport(tuple(rows)))[1:]
     assert [cells[0] for cells in table] == [
-        "unet.000/z", "unet.000/b", "unet.000 to unet.001/c", "unet.000/d", "unet.000/g",
-    ]  # fmt: skip
+        "unet.000/z",
+        "unet.000/b",
+        "unet.000 to unet.001/c",
+        "unet.000/d",
+        "unet.000/g",
+    ]
     assert "3 layers" in table[2][-1]
     two = report.table(DiffReport((rows[2], rows[4])))[1:]
     assert [cells[0] for cells in two] == ["unet.000 to unet.001/c"]

@@ -26,10 +26,15 @@ ATTENTIONS = re.compile(
     r".*\b(to_out\.0|attention\.out|attn\.out|o_proj|out_proj|proj_out|SelfAttention\.o)"
 )
 NETWORKS = [
-    ("tiny", "unet"), ("tiny", "text_encoder"), ("sd3-tiny", "transformer"),
-    ("flux-tiny", "transformer"), ("sd3-tiny", "text_encoder_3"), ("z-image-tiny", "transformer"),
-    ("krea-2-tiny", "transformer"), ("qwen-image-2.1-tiny", "transformer"),
-]  # fmt: skip
+    ("tiny", "unet"),
+    ("tiny", "text_encoder"),
+    ("sd3-tiny", "transformer"),
+    ("flux-tiny", "transformer"),
+    ("sd3-tiny", "text_encoder_3"),
+    ("z-image-tiny", "transformer"),
+    ("krea-2-tiny", "transformer"),
+    ("qwen-image-2.1-tiny", "transformer"),
+]
 GIVEN = {"mask": np.ones((2, 5), np.int64)}
 
 

@@ -71,10 +71,13 @@ def test_states_of_layers_around_the_selected_one():
     run = Run({"text_encoder": copies_of(norms), "transformer": copies_of(encoder("norm"))})
     found = others(STATES[:1, 0], STATES[:1, 1], run, read)
     assert [words for words, _ in found] == [
-        "the text is zero", "the final norm is applied to the selected states",
-        "states of 1 layer later are selected", "states of 1 layer earlier are selected",
-        "states of 2 layers later are selected", "states of 2 layers earlier are selected",
-    ]  # fmt: skip
+        "the text is zero",
+        "the final norm is applied to the selected states",
+        "states of 1 layer later are selected",
+        "states of 1 layer earlier are selected",
+        "states of 2 layers later are selected",
+        "states of 2 layers earlier are selected",
+    ]
     assert np.array_equal(found[0][1], np.zeros((1, 3)))
     numbers = [x[0, 0] for _, x in found[1:]]
     assert numbers == [7.0, 2.0, 0.0, 3.0, 0.0]
@@ -111,10 +114,11 @@ def test_arrays_of_other_shapes_are_not_those_of_other_layers():
         ({"text_encoder": ("norm", "layers.norm")}, "layers.norm"),
         ({"text_encoder": ("norm.other", "norms")}, None),
         ({"text_encoder": ("norm",), "text_encoder_2": ("norm",)}, None),
-        ({"transformer": ("norm",)}, None), ({}, None),
+        ({"transformer": ("norm",)}, None),
+        ({}, None),
         ({"text_encoder_2": ("norm",), "transformer": ("norm",)}, "norm"),
     ],
-)  # fmt: skip
+)
 def test_the_final_norm_of_the_only_encoder(networks, expected):
     modules = {name: encoder(*parts) for name, parts in networks.items()}
     run = Run({name: copies_of(module) for name, module in modules.items()})
@@ -172,9 +176,14 @@ def test_tokens_of_a_window_are_shifted_by_up_to_half_of_it():
 
 @pytest.mark.parametrize(
     ("got", "right"),
-    [(STATES[:, 0], STATES), (STATES, STATES[:, 0]), (STATES[:, 0], STATES[:, 0]),
-     (STATES[:, :, :2], STATES), (STATES[None], STATES[None])],
-)  # fmt: skip
+    [
+        (STATES[:, 0], STATES),
+        (STATES, STATES[:, 0]),
+        (STATES[:, 0], STATES[:, 0]),
+        (STATES[:, :, :2], STATES),
+        (STATES[None], STATES[None]),
+    ],
+)
 def test_arrays_without_the_same_channels_have_no_tokens(got, right):
     assert of_tokens(got, right) == []
 
@@ -182,8 +191,11 @@ def test_arrays_without_the_same_channels_have_no_tokens(got, right):
 def test_the_likeliest_selection_comes_first():
     words = [text for text, _ in others(STATES, STATES, Run(), read)]
     assert words[:2] == [
-        "1 token at the start not dropped", "1 token too many dropped at the start",
-    ]  # fmt: skip
+        "1 token at the start not dropped",
+        "1 token too many dropped at the start",
+    ]
     assert words[6:9] == [
-        "rows of prompts are exchanged", "the text is zero", "states of 1 layer later are selected",
-    ]  # fmt: skip
+        "rows of prompts are exchanged",
+        "the text is zero",
+        "states of 1 layer later are selected",
+    ]

@@ -68,11 +68,13 @@ def test_numbers_of_other_calls_and_of_further_outputs_are_not_compared():
 @pytest.mark.parametrize(
     ("one", "two", "equal"),
     [
-        (SAME, SAME.copy(), True), (SAME, SAME[None], False), (SAME, SAME + 1.0, False),
+        (SAME, SAME.copy(), True),
+        (SAME, SAME[None], False),
+        (SAME, SAME + 1.0, False),
         (np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(3, 2).T.copy().T, False),
         (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), True),
     ],
-)  # fmt: skip
+)
 def test_arrays_are_the_same_by_shape_and_numbers(one, two, equal):
     assert (rows._digest(one) == rows._digest(two)) == equal
 
@@ -91,11 +93,15 @@ def of_kinds(kinds, shift=0.0):
 
 
 PAIRS = [
-    ("group_norm_silu", "group_norm", False), ("group_norm", "group_norm_silu", False),
-    ("geglu", "linear", False), ("linear", "geglu", False), ("geglu", "geglu", True),
-    ("group_norm_silu", "group_norm_silu", True), ("linear", "linear", True),
+    ("group_norm_silu", "group_norm", False),
+    ("group_norm", "group_norm_silu", False),
+    ("geglu", "linear", False),
+    ("linear", "geglu", False),
+    ("geglu", "geglu", True),
+    ("group_norm_silu", "group_norm_silu", True),
+    ("linear", "linear", True),
     ("linear", "other", True),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("ours", "theirs", "compared"), PAIRS)
@@ -115,9 +121,11 @@ def test_layers_without_outputs_are_not_compared():
 
     full = {"a": SAME, "b": SAME}
     for port, reference, layers in (
-        (trace(**full), trace(**full), ["a", "b"]), (trace(b=SAME), trace(**full), ["b"]),
-        (trace(**full), trace(b=SAME), ["b"]), (trace(a=SAME), trace(b=SAME), []),
-    ):  # fmt: skip
+        (trace(**full), trace(**full), ["a", "b"]),
+        (trace(b=SAME), trace(**full), ["b"]),
+        (trace(**full), trace(b=SAME), ["b"]),
+        (trace(a=SAME), trace(b=SAME), []),
+    ):
         assert [row.layer for row in compare_reference(port, reference, [])[0]] == layers
     entry = {"call": CALL, "layer": "a", "outputs": {"unheard": "x"}}
     odd = build_trace({"x": SAME}, {"entries": [entry]})

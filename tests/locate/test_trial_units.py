@@ -32,13 +32,15 @@ def layer(*shape, seed=0):
 TREE = {
     "b": {
         "attn": {
-            "to_q": layer(4, 4, seed=1), "to_k": layer(4, 4, seed=2), "to_v": layer(4, 6, seed=3),
+            "to_q": layer(4, 4, seed=1),
+            "to_k": layer(4, 4, seed=2),
+            "to_v": layer(4, 6, seed=3),
             "to_out": {"0": layer(4, 4, seed=4)},
         },
         "norm": {"weight": normal(5, 4)},
     },
     "c": {"to_q": layer(4, 4, seed=6)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ["b.attn.to_q", "b.attn.to_out.0"])
@@ -69,8 +71,10 @@ def test_parameters_have_the_format_of_the_port():
 def test_repeated_runs_compute_in_the_format_of_the_port():
     x = {"a": np.ones(2), "i": np.arange(2), "s": "text"}
     for dtype, low, kind in (
-        ("float16", True, "float32"), ("float16", False, "float64"), ("float64", True, "float64"),
-    ):  # fmt: skip
+        ("float16", True, "float32"),
+        ("float16", False, "float64"),
+        ("float64", True, "float64"),
+    ):
         run = run_of(dtype=dtype)
         run._trial = SimpleNamespace(low=low)
         found = run._cast(x)
@@ -121,9 +125,12 @@ def test_ids_that_are_not_known_have_unknown_rows():
 
 def test_layers_that_a_skip_connection_carries():
     carried = (
-        "conv_in", "down_blocks.0.resnets.1", "down_blocks.10.attentions.0",
-        "down_blocks.1.downsamplers.0", "down_blocks.1.downsamplers.0.conv",
-    )  # fmt: skip
+        "conv_in",
+        "down_blocks.0.resnets.1",
+        "down_blocks.10.attentions.0",
+        "down_blocks.1.downsamplers.0",
+        "down_blocks.1.downsamplers.0.conv",
+    )
     for name in carried:
         assert SKIPS.fullmatch(name), name
     for name in ("up_blocks.0.resnets.1", "conv_out", "down_blocks.0.resnets.1.conv1.x"):
@@ -170,8 +177,9 @@ def test_outputs_that_a_skip_connection_carries_are_kept_as_recorded():
     assert replay_network(network, port, call, "float32", observer, set()) == ""
     recorded = {
         entry.layer: port.tensors[entry.outputs["output"]]
-        for entry in port.entries if SKIPS.fullmatch(entry.layer) and "output" in entry.outputs
-    }  # fmt: skip
+        for entry in port.entries
+        if SKIPS.fullmatch(entry.layer) and "output" in entry.outputs
+    }
     found = seen[-1].skips
     assert set(found) == set(recorded) and len(found) > 4
     for name, x in recorded.items():

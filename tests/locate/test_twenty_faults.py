@@ -48,11 +48,11 @@ def test_five_cases_have_three_faults():
     assert sum(len(case.faults) == 3 for case in CASES) == 5
 
 
-SCHEDULERS = (
-    "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "LMSDiscreteScheduler",
-    "DDPMScheduler", "KDPM2DiscreteScheduler", "DEISMultistepScheduler", "DDIMScheduler",
-)  # fmt: skip
+SCHEDULERS = """
+    EulerDiscreteScheduler DPMSolverMultistepScheduler HeunDiscreteScheduler
+    EulerAncestralDiscreteScheduler UniPCMultistepScheduler LMSDiscreteScheduler DDPMScheduler
+    KDPM2DiscreteScheduler DEISMultistepScheduler DDIMScheduler
+""".split()
 
 
 @pytest.mark.slow

@@ -16,9 +16,13 @@ MASKED = {"pixart", "sana", "lumina2", "ltx"}  # which are given a mask that no 
 MASK = "mask of the text"
 # What bfloat16 rounds more than these faults change: at most 16 of its units of 2^-8.
 FAINT = {
-    "pixart: eps of norm2", "pixart: exact GELU", "sana: eps of the caption's norm",
-    "lumina2: eps of norm_q", "lumina2: gate without tanh", "cogvideox: eps of the last norm",
-}  # fmt: skip
+    "pixart: eps of norm2",
+    "pixart: exact GELU",
+    "sana: eps of the caption's norm",
+    "lumina2: eps of norm_q",
+    "lumina2: gate without tanh",
+    "cogvideox: eps of the last norm",
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -20,10 +20,13 @@ POSITIONS = np.arange(10.0)[:, None]
 DIMS, THETA = (6,), 100.0
 ANGLES = find_angles(POSITIONS, DIMS, THETA)
 TREE = {
-    "embed.weight": np.arange(12.0).reshape(6, 2), "layers.0.a.weight": np.ones(2),
-    "layers.0.a.bias": np.ones(2), "layers.1.a.weight": np.ones(2), "layers.1.b.weight": np.ones(2),
+    "embed.weight": np.arange(12.0).reshape(6, 2),
+    "layers.0.a.weight": np.ones(2),
+    "layers.0.a.bias": np.ones(2),
+    "layers.1.a.weight": np.ones(2),
+    "layers.1.b.weight": np.ones(2),
     "norm.weight": np.ones(2),
-}  # fmt: skip
+}
 
 
 def reads_of(*names):
@@ -94,9 +97,11 @@ ROTATED = {
     "by positions": BY_POSITIONS,
     "by waves": {"kind": "turn_pairs", "cos": np.cos(ANGLES), "sin": np.sin(ANGLES)},
     "by waves of rows": {
-        "kind": "turn_pairs", "cos": np.cos(ANGLES)[None, None], "sin": np.sin(ANGLES)[None, None],
+        "kind": "turn_pairs",
+        "cos": np.cos(ANGLES)[None, None],
+        "sin": np.sin(ANGLES)[None, None],
     },
-}  # fmt: skip
+}
 TABLES = {
     "pairs": np.repeat(np.cos(ANGLES), 2, axis=1),
     "halves": np.concatenate([np.sin(ANGLES)] * 2, axis=1)[None],
@@ -169,11 +174,12 @@ def test_a_layer_whose_result_only_is_known_was_not_compared():
 def test_the_inputs_of_a_table_need_not_be_known():
     reads = rotate(**BY_POSITIONS)
     tensors = {
-        f"{CALL}/a/output": np.ones(3), f"{CALL}/rotary_emb/input.position_ids": np.arange(10),
+        f"{CALL}/a/output": np.ones(3),
+        f"{CALL}/rotary_emb/input.position_ids": np.arange(10),
         f"{CALL}/rotary_emb/input.x": np.ones((1, 10, 4)),
         f"{CALL}/rotary_emb/output.0": TABLES["halves"],
         f"{CALL}/rotary_emb/output.1": TABLES["pairs"],
-    }  # fmt: skip
+    }
     assert sorted_of(build_trace(tensors), reads=reads) == ([], [])
     tensors[f"{CALL}/rotary_emb/output.1"] = TABLES["pairs"] + 0.01
     assert sorted_of(build_trace(tensors), reads=reads) == ([], ["rotary_emb"])

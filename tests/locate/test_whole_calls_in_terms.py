@@ -81,9 +81,10 @@ def test_names_of_arguments_that_modules_have():
 
 def test_other_calls_of_the_trace_stay():
     tensors = {
-        f"{CALL}//input.sample": LATENTS, f"{OTHER}//input.sample": LATENTS + 1.0,
+        f"{CALL}//input.sample": LATENTS,
+        f"{OTHER}//input.sample": LATENTS + 1.0,
         f"{CALL}/a/output": TIMES,
-    }  # fmt: skip
+    }
     port = build_trace(tensors, {"note": "kept"})
     entry = port.find(CALL)
     found = whole_calls.in_terms_of_module(port, entry, transformer)

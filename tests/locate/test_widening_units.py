@@ -82,15 +82,21 @@ def test_calls_that_cast():
     for cast in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
         found = formats.widen_call(cast, (x, torch.preserve_format), {"other": 1}, "float32")
         assert found == (torch.Tensor.double, (x,), {})
-    wider = {torch.float32: torch.float64, torch.bfloat16: torch.float64,
-             torch.complex64: torch.complex128, torch.int64: torch.int64}  # fmt: skip
+    wider = {
+        torch.float32: torch.float64,
+        torch.bfloat16: torch.float64,
+        torch.complex64: torch.complex128,
+        torch.int64: torch.int64,
+    }
     for form, wide in wider.items():
         like = torch.zeros(1, dtype=form)
         found = formats.widen_call(torch.Tensor.type_as, (x, like), {}, "float32")
         assert found == (torch.Tensor.to, (x, wide), {})
         assert formats.widen_call(torch.zeros, (2,), {"dtype": form}, "float32") == (
-            torch.zeros, (2,), {"dtype": wide}
-        )  # fmt: skip
+            torch.zeros,
+            (2,),
+            {"dtype": wide},
+        )
         assert formats.widen_call(torch.Tensor.to, (x, form), {}, "float32")[1][1] == wide
 
 

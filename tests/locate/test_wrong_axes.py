@@ -15,10 +15,9 @@ from ldmref.locate.layouts import restore_order
 from ldmref.locate.report import summary
 from ldmref.trace import build_trace
 
-FAMILIES = (
-    "tiny", "sd3-tiny", "flux-tiny", "z-image-tiny", "flux2-tiny", "flux3-tiny", "krea-2-tiny",
-    "qwen-image-2.1-tiny",
-)  # fmt: skip
+FAMILIES = """
+    tiny sd3-tiny flux-tiny z-image-tiny flux2-tiny flux3-tiny krea-2-tiny qwen-image-2.1-tiny
+""".split()
 MOST_AXES = 7
 
 

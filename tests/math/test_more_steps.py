@@ -133,8 +133,10 @@ def test_clamp_makes_the_first_step_violent():
     right = times[1] ** 2 + (1 - times[1]) ** 2 * 0.25
     told = re.search(r"which is ([\d.]+) for 0.999 .*? = ([\d.]+)\), where ([\d.]+) is right", PAGE)
     assert told and [float(number) for number in told.groups()] == [
-        round(variance, 1), round(g, 1), round(right, 2)
-    ]  # fmt: skip
+        round(variance, 1),
+        round(g, 1),
+        round(right, 2),
+    ]
     assert formula == pytest.approx(variance, rel=1e-3)
 
 

@@ -149,17 +149,17 @@ def test_damaged_config_json(tmp_path, text, code):
 # -- diffusers ------------------------------------------------------------------------------------
 
 PLAIN = {
-    "unet": {}, "vae": {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2},
+    "unet": {},
+    "vae": {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2},
     "text_encoder": {"hidden_size": 1280, "num_attention_heads": 20},
     "scheduler": {"_class_name": "DDIMScheduler"},
-}  # fmt: skip
+}
 INDEX = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
-SCHEDULER_FIELDS = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
-    "prediction_type", "timestep_spacing", "steps_offset", "clip_sample", "clip_sample_range",
-    "set_alpha_to_one", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
-    "rescale_betas_zero_snr", "_class_name",
-)  # fmt: skip
+SCHEDULER_FIELDS = """
+    num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type
+    timestep_spacing steps_offset clip_sample clip_sample_range set_alpha_to_one thresholding
+    dynamic_thresholding_ratio sample_max_value rescale_betas_zero_snr _class_name
+""".split()
 DIFFUSERS_FIELDS = [
     *(("unet", name) for name in (*diffusers_config.UNET_DEFAULTS, *diffusers_config.UNET_PLAIN,
                                   "sample_size")),

@@ -207,7 +207,7 @@ REFUSED = [
     (changed("sdxl", "denoiser", addition_time_embed_dim=254), "pooled text and six sizes"),
     (changed("sdxl", "denoiser", addition_time_embed_dim=255), "must be even"),
     (changed("sdxl", "denoiser", projection_class_embeddings_input_dim=2815), "pooled text"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("config", ALLOWED, ids=range(len(ALLOWED)))

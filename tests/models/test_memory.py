@@ -188,12 +188,12 @@ def test_the_estimate_counts_weights_exactly_and_grows_with_the_image():
     config = preset("sd15")
     ops = get_backend("numpy", dtype="float64")
     spec = model_spec(config)
-    needs = estimate_memory(spec, config, ops, 512, 512)
+    needs = estimate_memory(spec, config, ops, (512, 512))
     total = sum(int(np.prod(shape)) for shape in flatten(spec).values())
     assert sum(needs.weights.values()) == 8 * total
-    larger = estimate_memory(spec, config, ops, 1024, 512, n=2)
+    larger = estimate_memory(spec, config, ops, (1024, 512), n=2)
     assert larger.sampling == 4 * needs.sampling and larger.decoding == 4 * needs.decoding
-    tiled = estimate_memory(spec, config, ops, 1024, 1024, tile=256)
+    tiled = estimate_memory(spec, config, ops, (1024, 1024), tile=256)
     assert tiled.decoding == needs.decoding
     biggest = max(needs.weights.values())
     assert (
@@ -208,17 +208,17 @@ def test_activations_by_hand():
     ops = get_backend("numpy", dtype="float64")
     skips = 2 * 16 * 8 * 8 + 2 * 32 * 4 * 4  # per level as many as blocks, and one
     widest = (16 + 32) * 8 * 8  # what goes into an upper block: its skip and what comes from below
-    needs = estimate_memory(model_spec(config), config, ops, 16, 16)
+    needs = estimate_memory(model_spec(config), config, ops, (16, 16))
     assert needs.sampling == 2 * 8 * (skips + 4 * widest)  # with guidance, in float64
     assert needs.decoding == 8 * 4 * 16 * 16 * 16
-    wide = estimate_memory(model_spec(config), config, ops, 32, 16, n=3)
+    wide = estimate_memory(model_spec(config), config, ops, (32, 16), n=3)
     assert (wide.sampling, wide.decoding) == (6 * needs.sampling, 6 * needs.decoding)
     short = get_backend("numpy", dtype="float16")
-    half = estimate_memory(model_spec(config), config, short, 16, 16)
+    half = estimate_memory(model_spec(config), config, short, (16, 16))
     assert (half.sampling, half.decoding) == (needs.sampling // 4, needs.decoding // 4)
     one_level = replace(config, vae=replace(config.vae, block_out_channels=(8,)))
     assert (
-        estimate_memory(model_spec(one_level), one_level, ops, 16, 16).decoding == 8 * 4 * 8 * 256
+        estimate_memory(model_spec(one_level), one_level, ops, (16, 16)).decoding == 8 * 4 * 8 * 256
     )
 
 
@@ -229,7 +229,7 @@ def test_tiles_bound_what_decoding_takes():
     spec = model_spec(config)
 
     def decoding(width, height, tile=None):
-        return estimate_memory(spec, config, ops, width, height, tile=tile).decoding
+        return estimate_memory(spec, config, ops, (width, height), tile=tile).decoding
 
     assert decoding(256, 256, 32) == decoding(64, 64)
     assert decoding(48, 32, 32) == decoding(48, 32)

@@ -66,9 +66,13 @@ BETAS = {
 }  # fmt: skip
 # Widths of an attention head, or numbers of heads, and guidance in the makers' scripts.
 HEAD_WIDTHS = {
-    "sd2-base": 64, "sd2-v": 64, "sdxl": 64, "ldm-unconditional": 32, "ldm-text2img256": 32,
+    "sd2-base": 64,
+    "sd2-v": 64,
+    "sdxl": 64,
+    "ldm-unconditional": 32,
+    "ldm-text2img256": 32,
     "ldm-superres": 32,
-}  # fmt: skip
+}
 HEADS = {
     "sd15": 8, "sd15-inpainting": 8, "ldm-churches": 8, "ldm-imagenet": 1,
     "ldm-text2img-large": 8, "ldm-inpainting": 8, "ldm-semantic": 8,
@@ -207,5 +211,5 @@ def test_the_memory_to_decode_is_that_of_the_largest_images_channels():
     model.decode(latents)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    expected = estimate_memory(spec, config, ops, 192, 192).decoding
+    expected = estimate_memory(spec, config, ops, (192, 192)).decoding
     assert 0.5 * peak <= expected <= 3 * peak, expected / peak

@@ -163,16 +163,25 @@ def test_published_unets(name):
 
 # ch_mult; attn_resolutions: sides at which levels attend, of images of 256 x 256
 STAGES = {
-    "vq-f4": ((1, 2, 4), ()), "vq-f4-noattn": ((1, 2, 4), ()), "vq-f8": ((1, 2, 2, 4), (32,)),
-    "vq-f8-n256": ((1, 2, 2, 4), (32,)), "vq-f16": ((1, 1, 2, 2, 4), (16,)),
-    "kl-f4": ((1, 2, 4), ()), "kl-f8": ((1, 2, 4, 4), ()), "kl-f16": ((1, 1, 2, 2, 4), (16,)),
+    "vq-f4": ((1, 2, 4), ()),
+    "vq-f4-noattn": ((1, 2, 4), ()),
+    "vq-f8": ((1, 2, 2, 4), (32,)),
+    "vq-f8-n256": ((1, 2, 2, 4), (32,)),
+    "vq-f16": ((1, 1, 2, 2, 4), (16,)),
+    "kl-f4": ((1, 2, 4), ()),
+    "kl-f8": ((1, 2, 4, 4), ()),
+    "kl-f16": ((1, 1, 2, 2, 4), (16,)),
     "kl-f32": ((1, 1, 2, 2, 4, 4), (16, 8)),
-}  # fmt: skip
+}
 FIRST_STAGE = {
-    "ldm-churches": "kl-f8", "ldm-text2img-large": "kl-f8", "ldm-inpainting": "vq-f4-noattn",
-    **dict.fromkeys(("ldm-unconditional", "ldm-imagenet", "ldm-text2img256", "ldm-superres",
-                     "ldm-semantic"), "vq-f4"),
-}  # fmt: skip
+    "ldm-churches": "kl-f8",
+    "ldm-text2img-large": "kl-f8",
+    "ldm-inpainting": "vq-f4-noattn",
+    **dict.fromkeys(
+        ("ldm-unconditional", "ldm-imagenet", "ldm-text2img256", "ldm-superres", "ldm-semantic"),
+        "vq-f4",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", STAGES)

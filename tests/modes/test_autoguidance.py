@@ -129,13 +129,17 @@ def tiny():
     return model_of(preset("tiny")), model_of(narrow(preset("tiny")), 1)
 
 
-@pytest.mark.parametrize("request_of", [
-    ("img2img", {"image": TEAL, "strength": 0.7}),
-    ("inpaint", {"image": TEAL, "mask": MASK}),
-    ("txt2img", {"upscale": 2.0, "prompt": [PROMPT, "a dog"], "batch_size": 2}),
-    ("txt2img", {"prompt": "red " * 20 + "cat", "long_prompts": "chunk"}),
-    ("interpolate", {"prompt_b": "a dog", "positions": 3}),
-], ids=lambda request: request[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        ("img2img", {"image": TEAL, "strength": 0.7}),
+        ("inpaint", {"image": TEAL, "mask": MASK}),
+        ("txt2img", {"upscale": 2.0, "prompt": [PROMPT, "a dog"], "batch_size": 2}),
+        ("txt2img", {"prompt": "red " * 20 + "cat", "long_prompts": "chunk"}),
+        ("interpolate", {"prompt_b": "a dog", "positions": 3}),
+    ],
+    ids=lambda request: request[0],
+)
 def test_every_mode_with_prompts_has_it(tiny, request_of):
     mode, more = request_of
     model, weaker = tiny
@@ -306,9 +310,11 @@ REFUSED = [
     ({"guide": TINY, "guidance": "rescale"}, "not for 'rescale'"),
     ({"guide": 3, "guidance": "autoguidance"}, "guide must be a model or a path, not 3"),
     ({"guide": "", "guidance": "autoguidance"}, "guide must be a model or a path, not ''"),
-    ({"guide": TINY, "guidance": "autoguidance", "prompt": None, "prompt_embeds": EMBEDS},
-     "a guide encodes the prompts itself"),
-]  # fmt: skip
+    (
+        {"guide": TINY, "guidance": "autoguidance", "prompt": None, "prompt_embeds": EMBEDS},
+        "a guide encodes the prompts itself",
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "text"), REFUSED)

@@ -51,9 +51,7 @@ def test_a_number_of_steps_is_at_most_that_of_a_run():
         plan(n_max=10**6, steps=None)
 
 
-@pytest.mark.parametrize(
-    ("name", "share"), [("sd3-tiny", 33 / 50), ("flux-tiny", 24 / 28)]
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "share"), [("sd3-tiny", 33 / 50), ("flux-tiny", 24 / 28)])
 def test_flowedit_takes_its_share_of_any_number_of_steps(name, share):
     for steps in (1, 2, 3, 8, 28, 50, 100):
         assert plan(name, steps=steps).params["n_max"] == max(1, round(steps * share))
@@ -84,9 +82,7 @@ def test_what_is_asked_for_is_kept_even_if_it_is_zero():
     assert {name: params[name] for name in kept} == kept
 
 
-@pytest.mark.parametrize(
-    ("name", "factor"), [("sd3-tiny", 2), ("flux-tiny", 1)]
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "factor"), [("sd3-tiny", 2), ("flux-tiny", 1)])
 def test_a_plan_counts_the_calls_of_both_prompts(name, factor):
     made = plan(name, n_max=6, n_min=2, n_avg=3)
     assert made.calls == 4 * 3 + 2

@@ -272,7 +272,7 @@ def test_a_map_names_the_parameter_that_it_does_not_take(models, parameter, valu
         ("txt2img", {"guidance": "rescale", "cfg_scale": 1}, "guidance=rescale changes nothing at"),
         ("txt2img", {"noise_path": "flow", "sampler": "ddim"}, "steps of ddim are the same on"),
     ],
-)  # fmt: skip
+)
 def test_the_warning_says_why(tiny, mode, parameters, line):
     result = getattr(modes, mode)(tiny, **request(mode) | parameters)
     assert sum(line in warning for warning in result.warnings) == 1

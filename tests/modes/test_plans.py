@@ -43,14 +43,18 @@ ARGUMENTS = {
     "txt2img": ({"prompt": "a cat", "seed": 1, "count": 2}, {"seed": 2}),
     "img2img": ({"prompt": "a cat", "image": FIRST, "seed": 1}, {"image": SECOND}),
     "inpaint": ({"prompt": "a", "image": FIRST, "mask": HALF, "seed": 1}, {"image": SECOND}),
-    "interpolate": ({"prompt": "a", "prompt_b": "a dog", "positions": 3, "seed": 1},
-                    {"prompt_b": "hat"}),
+    "interpolate": (
+        {"prompt": "a", "prompt_b": "a dog", "positions": 3, "seed": 1},
+        {"prompt_b": "hat"},
+    ),
     "invert": ({"prompt": "a cat", "image": FIRST}, {"image": SECOND}),
-    "edit": ({"prompt": "a dog", "image": FIRST, "source_prompt": "a cat", "seed": 1},
-             {"image": SECOND}),
+    "edit": (
+        {"prompt": "a dog", "image": FIRST, "source_prompt": "a cat", "seed": 1},
+        {"image": SECOND},
+    ),
     "superres": ({"image": noisy_image(1, 8), "seed": 1}, {"image": noisy_image(2, 8)}),
     "seg2img": ({"segmentation": labels(1), "seed": 1}, {"segmentation": labels(2)}),
-}  # fmt: skip
+}
 
 
 def model_for(mode):

@@ -30,11 +30,10 @@ def code_of(function, *args, **kwargs):
 
 # -- arguments ------------------------------------------------------------------------------------
 
-ARGUMENTS = (
-    "prompt", "negative_prompt", "cfg_scale", "clip_skip", "long_prompts", "prompt_weights",
-    "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-    "negative_pooled_prompt_embeds", "grad", "model",
-)  # fmt: skip
+ARGUMENTS = """
+    prompt negative_prompt cfg_scale clip_skip long_prompts prompt_weights prompt_embeds
+    negative_prompt_embeds pooled_prompt_embeds negative_pooled_prompt_embeds grad model
+""".split()
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -212,8 +212,9 @@ def test_the_map_of_the_colour_word_is_in_the_tour(open_ready):
     answer(page)
     assert captions_of(page) == ["“a red car”", "“a blue car”"]
     assert maps.locator("figcaption").all_inner_texts() == [
-        "Where it looks for “red”", "Where it looks for “blue”",
-    ]  # fmt: skip
+        "Where it looks for “red”",
+        "Where it looks for “blue”",
+    ]
     assert all(canvas.evaluate("c => c.width") > 1 for canvas in maps.locator("canvas").all())
 
 

@@ -27,9 +27,11 @@ DROP = """
 """
 PNG = "image/png"
 SHOWN = {  # a part of each view that is there once the view is
-    "generate": ".teaser-text", "paint": ".painter", "grids": ".grids form",
+    "generate": ".teaser-text",
+    "paint": ".painter",
+    "grids": ".grids form",
     "explore": ".ex-strips canvas",
-}  # fmt: skip
+}
 
 
 def drop(page, selector, data, name="x.png", kind=PNG):

@@ -44,11 +44,12 @@ def test_errors_name_fields_and_limits_of_the_page(page_of, tiny):
     set_field(page, "Prompt", "a cat")
     wrong = {
         ("Guidance scale", "cfg_scale"): (
-            "much", "Guidance scale must be a number from -1000 to 1000, not “much”."
+            "much",
+            "Guidance scale must be a number from -1000 to 1000, not “much”.",
         ),
         ("Images", "count"): ("65", "Images must be a whole number from 1 to 64, not “65”."),
         ("Steps", "steps"): ("2.5", "Steps must be a whole number from 1 to 1000, not “2.5”."),
-    }  # fmt: skip
+    }
     for (label, _), (text, _) in wrong.items():
         set_field(page, label, text)
     page.get_by_role("button", name="Generate", exact=True).click()

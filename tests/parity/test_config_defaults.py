@@ -23,13 +23,13 @@ from ldmref.io.diffusers.scheduler import FIELDS, FORWARD_ONLY, convert_schedule
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-SCHEDULERS = (
-    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
-    "DEISMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-    "LCMScheduler", "TCDScheduler", "DPMSolverSinglestepScheduler", "DDIMParallelScheduler",
-    "DDPMParallelScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
-)  # fmt: skip
+SCHEDULERS = """
+    DDIMScheduler DDPMScheduler PNDMScheduler EulerDiscreteScheduler
+    EulerAncestralDiscreteScheduler HeunDiscreteScheduler LMSDiscreteScheduler
+    DEISMultistepScheduler KDPM2DiscreteScheduler KDPM2AncestralDiscreteScheduler LCMScheduler
+    TCDScheduler DPMSolverSinglestepScheduler DDIMParallelScheduler DDPMParallelScheduler
+    DPMSolverMultistepScheduler UniPCMultistepScheduler
+""".split()
 NEEDED = {"PNDMScheduler": {"skip_prk_steps": True}}  # the pipelines set it
 DPM, UNIPC = SCHEDULERS[-2:]
 
@@ -99,13 +99,17 @@ TOGETHER = {  # fields that act only with others
 }
 OTHERS = {"lambda_min_clipped": -5.0, "trained_betas": [0.1]}
 WITHOUT_EFFECT = {
-    "flow_shift", "time_shift_type", "use_flow_sigmas",  # of flow matching, which is refused
-    "variance_type", "solver_p",  # tested below, or refused where they act
-}  # fmt: skip
-UNUSED_BY_TCD = {  # its class declares them, and its step reads none of them
-    "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio",
-    "sample_max_value", "timestep_scaling",
-}  # fmt: skip
+    "flow_shift",
+    "time_shift_type",
+    "use_flow_sigmas",  # of flow matching, which is refused
+    "variance_type",
+    "solver_p",  # tested below, or refused where they act
+}
+# Its class declares them, and its step reads none of them
+UNUSED_BY_TCD = """
+    clip_sample clip_sample_range thresholding dynamic_thresholding_ratio sample_max_value
+    timestep_scaling
+""".split()
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -187,10 +191,12 @@ def ldm_bert():
 
 
 NETWORKS = {
-    "UNet2DConditionModel": convert_unet_config, "UNet2DModel": convert_unet2d_config,
-    "AutoencoderKL": convert_autoencoder_config, "VQModel": convert_autoencoder_config,
+    "UNet2DConditionModel": convert_unet_config,
+    "UNet2DModel": convert_unet2d_config,
+    "AutoencoderKL": convert_autoencoder_config,
+    "VQModel": convert_autoencoder_config,
     "AutoencoderTiny": convert_tiny_config,
-}  # fmt: skip
+}
 # Fields that do not change the image: training, precision, and heads of parts that are refused.
 NEUTRAL = {
     "UNet2DConditionModel": {"addition_embed_type_num_heads", "upcast_attention"},

@@ -38,9 +38,11 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 BETAS = {
-    "scaled_linear": SD, "linear": {}, "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+    "scaled_linear": SD,
+    "linear": {},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
     "zero snr": SD | {"rescale_betas_zero_snr": True},
-}  # fmt: skip
+}
 
 
 FLAGS = {

@@ -212,8 +212,9 @@ def renormalized_as_published(program, guided, cond):
             images.append(one * (largest / size) if size > largest else one)
         return torch.stack(images)
     if program == "Qwen-Image":
-        packed, other = (diffusers.QwenImagePipeline._pack_latents(x[:, None], *x.shape)
-                         for x in (guided, cond))  # fmt: skip
+        packed, other = (
+            diffusers.QwenImagePipeline._pack_latents(x[:, None], *x.shape) for x in (guided, cond)
+        )
         packed = packed * (other.norm(dim=-1, keepdim=True) / packed.norm(dim=-1, keepdim=True))
         h, w = (8 * size for size in guided.shape[2:])
         return diffusers.QwenImagePipeline._unpack_latents(packed, h, w, 8)[:, :, 0]

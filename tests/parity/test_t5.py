@@ -151,8 +151,10 @@ def test_files_hold_the_table_of_tokens_once_or_twice(theirs, folder, tmp_path, 
 def test_configurations():
     config = convert_t5_config(SMALL, 256)
     assert (config.head_dim, config.layer_norm_eps, config.max_position_embeddings) == (
-        10, 1e-6, 256,
-    )  # fmt: skip
+        10,
+        1e-6,
+        256,
+    )
     for change in ({"feed_forward_proj": "relu"}, {"is_decoder": True}):
         with pytest.raises(CorruptModelError, match="which is not supported"):
             convert_t5_config(SMALL | change, 256)

@@ -16,9 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-FAMILIES = (
-    "z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "sd15", "sdxl", "krea-2",
-)  # fmt: skip
+FAMILIES = ("z-image", "flux2-klein-4b", "sd3-medium", "flux-dev", "sd15", "sdxl", "krea-2")
 SIBLINGS = ("flux-schnell", "sd2-base", "krea-2-turbo", "sd35-medium")  # of the same pipelines
 ALONE = ("qwen-image-2.1", "qwen-image-2.1-turbo")  # a call for each prompt
 MODULAR = ("flux3-klein-base", "flux3-klein")  # the same, by modular pipelines

@@ -200,8 +200,12 @@ def test_a_request_that_is_the_kits_has_no_difference():
     for equal in ({"negative_prompt": "grey"}, {"negative_prompt": None}, {"prompt": None}):
         assert difference(request=equal) == ""
     assert difference(request={"prompt": ("red", "red heart")}) == ""
-    assert difference(asked={**ASKED, "prompt": "red"}, request={"prompt": "red",
-                      "negative_prompt": "grey"}) == ""  # fmt: skip
+    assert (
+        difference(
+            asked={**ASKED, "prompt": "red"}, request={"prompt": "red", "negative_prompt": "grey"}
+        )
+        == ""
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,12 @@ def test_numbers_of_the_makers():
     """Sigmas of 4 steps at 4096 tokens, and mu on both sides of its jump."""
     np.testing.assert_allclose(levels(FLUX2, 4, 4096)[1:4], [0.96738, 0.90814, 0.76720], atol=5e-6)
     wanted = {
-        1024: (2.0307, 1.8592, 1.7020), 4096: (2.2912, 2.1514, 2.0234),
-        4300: (2.3085, 2.1709, 2.0447), 4301: (1.1847,) * 3, 16384: (3.23,) * 3,
-    }  # fmt: skip
+        1024: (2.0307, 1.8592, 1.7020),
+        4096: (2.2912, 2.1514, 2.0234),
+        4300: (2.3085, 2.1709, 2.0447),
+        4301: (1.1847,) * 3,
+        16384: (3.23,) * 3,
+    }
     for tokens, mus in wanted.items():
         found = [empirical_mu(tokens, steps) for steps in (4, 28, 50)]
         np.testing.assert_allclose(found, mus, atol=5e-5)

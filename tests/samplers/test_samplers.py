@@ -331,8 +331,11 @@ def test_fields_of_families_of_samplers():
     assert named(lambda s: "variant" in s.configurable) == {"unipc_1", "unipc", "unipc_3"}
     limited = named(lambda s: s.lower_orders == "configured")
     assert limited == {n for n in SAMPLERS if n.startswith("dpmpp_2m")} | {
-        "deis", "deis_3_euler", "dpm_solver_2m", "dpm_solver_2m_sde",
-    }  # fmt: skip
+        "deis",
+        "deis_3_euler",
+        "dpm_solver_2m",
+        "dpm_solver_2m_sde",
+    }
     for sampler in SAMPLERS.values():
         assert set(sampler.configurable) <= set(inspect.signature(sampler.make).parameters)
 

@@ -231,11 +231,16 @@ def test_the_last_step_of_the_third_order_reaches_the_prediction(steps, lower_or
 
 
 SCHEDULERS = {
-    "DDIMScheduler": "ddim", "DDPMScheduler": "ddim", "PNDMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler",
-    "HeunDiscreteScheduler": "euler", "LMSDiscreteScheduler": "euler",
-    "DPMSolverMultistepScheduler": "multistep", "UniPCMultistepScheduler": "multistep",
-}  # fmt: skip
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddim",
+    "PNDMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "euler",
+    "LMSDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "multistep",
+    "UniPCMultistepScheduler": "multistep",
+}
 ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
 
 

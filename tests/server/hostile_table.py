@@ -50,12 +50,14 @@ INTERFACES = {
     "MCP": Interface(
         "/mcp",
         {
-            "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
             "params": {"name": "generate_image", "arguments": SHORT},
         },
         ("params", "arguments"),
     ),
-}  # fmt: skip
+}
 
 
 class Hostile(NamedTuple):
@@ -200,9 +202,13 @@ WRONG_JSON = {
 
 # Values of parameters that every interface has.
 WRONG_PROMPTS = {
-    "number": 5, "list of numbers": [1, 2], "object": {"a": 1}, "true": True,
-    "500 kB": "cat " * 125_000, "lone surrogate": "cat \ud800",
-}  # fmt: skip
+    "number": 5,
+    "list of numbers": [1, 2],
+    "object": {"a": 1},
+    "true": True,
+    "500 kB": "cat " * 125_000,
+    "lone surrogate": "cat \ud800",
+}
 
 # Values of parameters of the native interface.
 WRONG_VALUES: list[tuple[str, dict[str, Any]]] = [

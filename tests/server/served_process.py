@@ -100,9 +100,13 @@ def serving_process(model_folder: Path, folder: Path, *flags: str):
     argv = [sys.executable, "-m", "ldmref", "serve", "-m", f"tiny={model_folder}", "--port", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*argv, *flags], stdout=output, stderr=output, env=environment(), cwd=folder,
+            [*argv, *flags],
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            cwd=folder,
             preexec_fn=raise_limit_of_files,
-        )  # fmt: skip
+        )
     try:
         yield Served(process, wait_for_port(process, log), log)
     finally:

@@ -224,9 +224,12 @@ def test_enable_hr_is_a_second_pass():
 
 @pytest.mark.parametrize(
     ("sides", "size"),
-    [({"hr_resize_x": 1000}, (1000, 744)), ({"hr_resize_y": 576}, (768, 576)),
-     ({"hr_resize_x": 1024, "hr_resize_y": 768}, (1024, 768))],
-)  # fmt: skip
+    [
+        ({"hr_resize_x": 1000}, (1000, 744)),
+        ({"hr_resize_y": 576}, (768, 576)),
+        ({"hr_resize_x": 1024, "hr_resize_y": 768}, (1024, 768)),
+    ],
+)
 def test_a_second_pass_to_a_size(sides, size):
     (values,) = txt2img(**SECOND, **sides).batches
     _, job = modes.plan("txt2img", SD15, **values).passes

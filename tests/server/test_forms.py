@@ -46,9 +46,12 @@ def test_every_offered_schedule_of_a_flow_generates():
 
 @pytest.mark.parametrize(
     "name, plain, nag, rescale",
-    [("sd15", "guided", "always", "guided"), ("flux-schnell", "guided", "always", "guided"),
-     ("flux-dev", "never", "always", None)],
-)  # fmt: skip
+    [
+        ("sd15", "guided", "always", "guided"),
+        ("flux-schnell", "guided", "always", "guided"),
+        ("flux-dev", "never", "always", None),
+    ],
+)
 def test_when_a_model_reads_a_negative_prompt(name, plain, nag, rescale):
     uses = negative_prompt_uses(preset(name))
     found = uses["guidances"]

@@ -53,10 +53,15 @@ def run(app, receive, path="/x", headers=((b"transfer-encoding", b"chunked"),)):
         sent.append(message)
 
     scope = {
-        "type": "http", "method": "POST", "path": path, "headers": [HOST, *headers],
-        "http_version": "1.1", "query_string": b"", "client": ("127.0.0.1", 1),
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [HOST, *headers],
+        "http_version": "1.1",
+        "query_string": b"",
+        "client": ("127.0.0.1", 1),
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
+    }
     asyncio.run(app(scope, receive, send))
     return sent
 

@@ -22,12 +22,14 @@ def header(name: str, value: str) -> tuple[bytes, bytes]:
 
 # -- Host -----------------------------------------------------------------------------------------
 
-LOCAL = ["localhost", "LOCALHOST:1", "localhost.", "127.0.0.1", "127.0.0.1:7860", "127.8.9.1",
-         "[::1]", "[::1]:80", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "app.localhost:3",
-         "localhost:"]  # fmt: skip
-FOREIGN = ["evil.example", "evil.example:7860", "localhost.evil.example", "notlocalhost",
-           "192.168.1.5", "[2001:db8::1]", "0.0.0.0", "127.0.0.1.nip.io", "2130706433",
-           "127.1", "0x7f.1", "xn--localhost-x"]  # fmt: skip
+LOCAL = """
+    localhost LOCALHOST:1 localhost. 127.0.0.1 127.0.0.1:7860 127.8.9.1 [::1] [::1]:80
+    [0:0:0:0:0:0:0:1] [::ffff:127.0.0.1] app.localhost:3 localhost:
+""".split()
+FOREIGN = """
+    evil.example evil.example:7860 localhost.evil.example notlocalhost 192.168.1.5 [2001:db8::1]
+    0.0.0.0 127.0.0.1.nip.io 2130706433 127.1 0x7f.1 xn--localhost-x
+""".split()
 INVALID = ["", "a b", "user@localhost", "localhost:80:80", "localhost:port", "localhost:99999",
            "[::1", "::1", "[localhost]", "[127.0.0.1]", "localhost/", "localhost,evil.example",
            "http://localhost", "löcalhost", "local\thost", "localhost:-1",
@@ -139,12 +141,17 @@ def test_two_origins_are_refused():
 
 
 SITES = [
-    ("same-origin", "cors", "empty", 200), ("none", "navigate", "document", 200),
-    ("cross-site", "navigate", "document", 200), ("cross-site", "navigate", "iframe", 403),
-    ("cross-site", "no-cors", "image", 403), ("cross-site", "no-cors", "script", 403),
-    ("same-site", "no-cors", "image", 403), ("same-site", "navigate", "document", 200),
-    ("cross-site", "cors", "empty", 403), ("odd", "", "", 403),
-]  # fmt: skip
+    ("same-origin", "cors", "empty", 200),
+    ("none", "navigate", "document", 200),
+    ("cross-site", "navigate", "document", 200),
+    ("cross-site", "navigate", "iframe", 403),
+    ("cross-site", "no-cors", "image", 403),
+    ("cross-site", "no-cors", "script", 403),
+    ("same-site", "no-cors", "image", 403),
+    ("same-site", "navigate", "document", 200),
+    ("cross-site", "cors", "empty", 403),
+    ("odd", "", "", 403),
+]
 
 
 @pytest.mark.parametrize(("site", "mode", "dest", "status"), SITES)
@@ -155,8 +162,11 @@ def test_only_links_of_other_pages_are_followed(site, mode, dest, status):
 
 
 def test_a_form_of_another_page_is_refused_without_origin():
-    headers = [header("sec-fetch-site", "cross-site"), header("sec-fetch-mode", "navigate"),
-               header("sec-fetch-dest", "document")]  # fmt: skip
+    headers = [
+        header("sec-fetch-site", "cross-site"),
+        header("sec-fetch-mode", "navigate"),
+        header("sec-fetch-dest", "document"),
+    ]
     assert call(guarded(), "POST", "/sdapi/v1/interrupt", headers).status == 403
 
 
@@ -222,14 +232,19 @@ def test_other_methods_are_refused(method):
 
 
 FRAMES = [
-    [("content-length", "3"), ("content-length", "3")], [("content-length", "3, 3")],
-    [("content-length", "-1")], [("content-length", "+3")], [("content-length", "0x3")],
-    [("content-length", "٣")], [("content-length", "")],
+    [("content-length", "3"), ("content-length", "3")],
+    [("content-length", "3, 3")],
+    [("content-length", "-1")],
+    [("content-length", "+3")],
+    [("content-length", "0x3")],
+    [("content-length", "٣")],
+    [("content-length", "")],
     [("content-length", "3"), ("transfer-encoding", "chunked")],
-    [("transfer-encoding", "gzip, chunked")], [("transfer-encoding", "identity")],
+    [("transfer-encoding", "gzip, chunked")],
+    [("transfer-encoding", "identity")],
     [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
     [("transfer-encoding", "xchunked")],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
@@ -405,11 +420,13 @@ def test_websockets_are_closed():
 
 @pytest.mark.parametrize(
     ("path", "keys"),
-    [("/v1/jobs", {"code", "message", "hint", "parameter"}),
-     ("/v1/images/generations", {"message", "type", "param", "code"}),
-     ("/v1/models", {"message", "type", "param", "code"}),
-     ("/mcp", {"code", "message", "data"})],
-)  # fmt: skip
+    [
+        ("/v1/jobs", {"code", "message", "hint", "parameter"}),
+        ("/v1/images/generations", {"message", "type", "param", "code"}),
+        ("/v1/models", {"message", "type", "param", "code"}),
+        ("/mcp", {"code", "message", "data"}),
+    ],
+)
 def test_shape_of_the_interface(path, keys):
     answer = call(guarded(), "GET", path, host=header("host", "evil.example"))
     assert answer.status == 403 and {*json.loads(answer.body)["error"]} == keys

@@ -28,7 +28,8 @@ def connect(port: int, timeout: float = 10.0) -> socket.socket:
 
 
 NOT_HTTP = [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n", b"GET\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n",
+    b"GET\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
@@ -40,7 +41,7 @@ NOT_HTTP = [
     b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
     b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("data", NOT_HTTP, ids=range(len(NOT_HTTP)))
@@ -172,8 +173,10 @@ def test_nothing_is_read_of_a_refused_request_that_expects_100(port):
 
 
 def test_upgrades_are_not_made(port):
-    for lines in (("Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13"),
-                  ("Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")):  # fmt: skip
+    for lines in (
+        ("Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13"),
+        ("Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"),
+    ):
         data = request("GET", "/", *lines).replace(b"Connection: close", b"Connection: Upgrade")
         assert status_of(exchange(port, data)) == 200  # answered as what it is without the upgrade
 

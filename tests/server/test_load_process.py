@@ -268,9 +268,11 @@ def test_token_and_prompt_appear_in_no_log_and_no_list_of_processes(
             body = b'{"parameters": {"prompt": "secretword \\u001b[2J", "steps": 1}}'
             connection.sendall(
                 b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                b"Content-Type: application/json\r\nAuthorization: Bearer " + token.encode()
-                + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-            )  # fmt: skip
+                b"Content-Type: application/json\r\nAuthorization: Bearer "
+                + token.encode()
+                + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
             assert connection.recv(2000).startswith(b"HTTP/1.1 200")
         text = served.log.read_text()
         assert token not in text and "secretword" not in text and "\x1b" not in text

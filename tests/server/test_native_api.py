@@ -76,8 +76,12 @@ def test_a_job_from_its_submission_to_its_image(server):
     done = server.finish(job["id"])
     assert done["state"] == "done" and done["error"] is None
     assert done["progress"] | {"seconds_left": 0} == {
-        "step": 2, "steps": 2, "image": 0, "images": 1, "seconds_left": 0,
-    }  # fmt: skip
+        "step": 2,
+        "steps": 2,
+        "image": 0,
+        "images": 1,
+        "seconds_left": 0,
+    }
     assert done["created"] <= done["started"] <= done["finished"]
     (image,) = done["images"]
     assert (image["index"], image["seed"], image["width"], image["height"]) == (0, 3, 16, 16)
@@ -576,14 +580,15 @@ def test_refusals_have_the_form_of_their_interface():
     error = AnyError("not\nso", code="E-X", hint="do this")
     error.parameter = "steps"
     native = error_body("/v1/jobs", 404, error)["error"]
-    assert native == {
-        "code": "E-X", "message": "not\\nso", "hint": "do this", "parameter": "steps",
-    }  # fmt: skip
+    assert native == {"code": "E-X", "message": "not\\nso", "hint": "do this", "parameter": "steps"}
     theirs = error_body("/v1/images/generations", 422, error)["error"]
     assert theirs["param"] == "steps" and theirs["type"] == "invalid_request_error"
     assert error_body("/sdapi/v1/txt2img", 404, error).keys() == {
-        "error", "detail", "body", "errors",
-    }  # fmt: skip
+        "error",
+        "detail",
+        "body",
+        "errors",
+    }
     rpc = error_body("/mcp", 404, error)
     assert rpc["jsonrpc"] == "2.0" and rpc["error"]["data"]["code"] == "E-X"
 

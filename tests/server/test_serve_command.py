@@ -269,9 +269,12 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
         "sys.exit(main())\n"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=environment(),
-    )  # fmt: skip
+    )
     assert ran.returncode == 5, ran.stderr
     first, hint = ran.stderr.splitlines()
     assert "which is not installed" in first and hint == "hint: pip install 'ldmref[server]'"

@@ -40,8 +40,9 @@ def test_the_page_runs_as_it_is_read(serve, emoji, tmp_path, monkeypatch):
                 if line.startswith("curl"):
                     ran = subprocess.run(
                         ["sh", "-c", line.replace("curl ", "curl -sS --fail-with-body ", 1)],
-                        capture_output=True, text=True,
-                    )  # fmt: skip
+                        capture_output=True,
+                        text=True,
+                    )
                     assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
                     answers.append(ran.stdout)
         elif language == "python":

@@ -141,8 +141,12 @@ def test_the_layers_of_a_function_by_name():
         model(X + 1)
     assert run.trace.calls == ["transformer.000", "transformer.001"]
     assert [entry.layer for entry in run.trace.of_call("transformer.001")] == [
-        "conv_in", "blocks.0", "blocks.0.layers.0", "blocks.0~1", "blocks.0.layers.0~1",
-    ]  # fmt: skip
+        "conv_in",
+        "blocks.0",
+        "blocks.0.layers.0",
+        "blocks.0~1",
+        "blocks.0.layers.0~1",
+    ]
     assert np.array_equal(run.trace.tensors["transformer.001/conv_in/input"], X + 1)
 
 
@@ -198,8 +202,10 @@ def test_a_joined_layer_is_recorded_as_its_parts():
     only = Selection(layers=("layers.kv",))
     with ldmref.recording(network, names=names, selection=only) as run:
         network(X)
-    assert np.array_equal(run.trace.tensors["unet.000/layers.kv/output"], np.tile(X @ K.T, 2)[:, :6]
-                          * [1, 1, 1, 1.5, 1.5, 1.5])  # fmt: skip
+    assert np.array_equal(
+        run.trace.tensors["unet.000/layers.kv/output"],
+        np.tile(X @ K.T, 2)[:, :6] * [1, 1, 1, 1.5, 1.5, 1.5],
+    )
     assert [entry.layer for entry in run.trace.entries] == ["", "layers.kv"]
 
 

@@ -221,8 +221,11 @@ def test_wrong_patterns(names, message):
 def test_patterns():
     rename = make_renamer({"blk.*.b*.w": "x.{2}.{1}", "blk.0.b1.w": "exact", "*.bias": "b/*"})
     assert [rename(n) for n in ("blk.0.b1.w", "blk.3.b7.w", "a.b.bias", "other")] == [
-        "exact", "x.7.3", "b/a.b", None,
-    ]  # fmt: skip
+        "exact",
+        "x.7.3",
+        "b/a.b",
+        None,
+    ]
     assert make_renamer(lambda name: name.upper())("a") == "A"
 
 
@@ -255,8 +258,9 @@ def test_two_tensors_of_one_name_and_a_name_that_is_not_a_traces(tmp_path):
 
 
 def gguf(**changes):
-    return gguf_bytes({"unet.000/a/output": (0, (2, 32), b"\0" * 256)} | changes.pop("more", {}),
-                      **changes)  # fmt: skip
+    return gguf_bytes(
+        {"unet.000/a/output": (0, (2, 32), b"\0" * 256)} | changes.pop("more", {}), **changes
+    )
 
 
 def npy(array=X, **changes):

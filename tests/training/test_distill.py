@@ -148,8 +148,10 @@ def test_shares_of_the_steps():
 def test_a_prediction_leads_back_to_the_end(kind):
     rng = np.random.default_rng(0)
     x, end = rng.standard_normal((2, 5, 3))
-    start, to = (tuple(np.asarray(s) for s in zip(*(scales(kind, p) for p in angles), strict=True))
-                 for angles in (np.linspace(0.9, 1.5, 5), np.linspace(0.0, 0.8, 5)))  # fmt: skip
+    start, to = (
+        tuple(np.asarray(s) for s in zip(*(scales(kind, p) for p in angles), strict=True))
+        for angles in (np.linspace(0.9, 1.5, 5), np.linspace(0.0, 0.8, 5))
+    )
     y, _, _ = mean_prediction(kind, x, end, start, to)
     assert arrive(kind, x, y, start, to) == pytest.approx(end, abs=1e-13)
 
@@ -388,9 +390,12 @@ def test_own_states_are_those_of_sampling(settings, tmp_path, kind):
     for row in (0, 1, 3):
         steps = 4 // (last - first)[row]
         plan = modes.plan(
-            "txt2img", student, prompt=prompts[row], steps=int(steps),
+            "txt2img",
+            student,
+            prompt=prompts[row],
+            steps=int(steps),
             seed=trajectories.FIRST_SEED + int(numbers[row]),
-        )  # fmt: skip
+        )
         states = trajectories.list_states(plan.prepare(student).trajectory(slice(0, 1)))
         want = states[0, jumps[row]].astype(np.float64)
         limit = 2.0**-10 * np.abs(want).max()  # the first and this state are rounded to float16

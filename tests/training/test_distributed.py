@@ -92,10 +92,12 @@ CASES = {
     "FSDP2": {"second": {"shard": True}},
     "FSDP2, Muon": {"first": {"shard": True}, "second": {"shard": True, "muon_rate": 0.01}},
     "FSDP2, codebook, discriminator": {
-        "stages": ["autoencoder"], "vae": {"codebook_size": 8},
-        "first": {"shard": True, "muon_rate": 0.01}, "autoencoder": {"objective": OF_A_BATCH},
+        "stages": ["autoencoder"],
+        "vae": {"codebook_size": 8},
+        "first": {"shard": True, "muon_rate": 0.01},
+        "autoencoder": {"objective": OF_A_BATCH},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -182,14 +184,12 @@ UNUSED = {  # objective of the autoencoder and of the denoiser, changes of the m
     "moving average": (EXACT | {"codebook_decay": 0.9}, {}, VQ, {"autoencoder": True}),
     "perceptual": ({"perceptual_weight": 0.1}, {}, {}, {"features": False, "autoencoder": False}),
     "adversary": ({"adversarial_weight": 0.5}, {}, {}, {"autoencoder": False}),
-    "later": (
-        {"adversarial_weight": 0.5, "adversarial_start": 1}, {}, {}, {"autoencoder": True},
-    ),
+    "later": ({"adversarial_weight": 0.5, "adversarial_start": 1}, {}, {}, {"autoencoder": True}),
     "class": ({}, {"condition": "class"}, {}, {"diffusion": False, "classifier": False}),
     "none": ({}, {"condition": "none"}, {}, {"diffusion": False}),
     "hybrid": ({}, {"loss": "hybrid"}, {}, {"diffusion": False}),
     "clip skip": ({}, {}, {"text_encoder": SKIPPING}, {"diffusion": True}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNUSED)

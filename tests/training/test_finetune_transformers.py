@@ -53,8 +53,9 @@ def caption(i, rng):
 def recipe(name, steps=20) -> FineTuneRecipe:
     base = FineTuneRecipe(base=name, lora=LoraConfig(RANK, 2.0, tuple(list_targets(preset(name)))))
     optimizer = replace(base.diffusion.optimizer, learning_rate=0.05, warmup=1, weight_decay=0.0)
-    return replace(base, diffusion=replace(base.diffusion, optimizer=optimizer,
-                                           budget=Budget(steps)))  # fmt: skip
+    return replace(
+        base, diffusion=replace(base.diffusion, optimizer=optimizer, budget=Budget(steps))
+    )
 
 
 def latents_of(model) -> NoisyLatents:

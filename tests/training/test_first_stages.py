@@ -159,19 +159,23 @@ def test_a_training_ends_with_its_figures(make, out):
 
 EVERYTHING = {
     "codebook by moving average, discriminator": (
-        EXACT | GAN | {"codebook_decay": 0.9}, {"codebook_size": 8},
+        EXACT | GAN | {"codebook_decay": 0.9},
+        {"codebook_size": 8},
     ),
     "codebook by gradient, log loss": (
-        EXACT | GAN | {"adversarial_loss": "log"}, {"codebook_size": 8},
+        EXACT | GAN | {"adversarial_loss": "log"},
+        {"codebook_size": 8},
     ),
     "evidence bound, learned variance": (
-        EXACT | {"square_weight": 0, "elbo_weight": 1, "learn_variance": True}, {},
+        EXACT | {"square_weight": 0, "elbo_weight": 1, "learn_variance": True},
+        {},
     ),
     "sparse, masked": (
-        EXACT | {"sparsity_weight": 1, "corruption": "masking"}, {"latent_activation": "sigmoid"},
+        EXACT | {"sparsity_weight": 1, "corruption": "masking"},
+        {"latent_activation": "sigmoid"},
     ),
     "perceptual term": (EXACT | {"perceptual_weight": 1, "l1_weight": 0.1}, {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -210,11 +214,13 @@ def test_10_and_10_steps_equal_20(make, tmp_path, kind, muon_rate):
 SEPARABLE = {
     "divergence": ({}, {}),
     "evidence bound, noisy": (
-        EXACT | {"square_weight": 0, "elbo_weight": 1, "learn_variance": True}
-        | {"corruption": "gaussian"}, {},
+        EXACT
+        | {"square_weight": 0, "elbo_weight": 1, "learn_variance": True}
+        | {"corruption": "gaussian"},
+        {},
     ),
     "perceptual term": (EXACT | {"perceptual_weight": 1}, {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", SEPARABLE)

@@ -141,8 +141,9 @@ def test_the_step_is_that_of_the_paper(trained):
         np.testing.assert_allclose(np.asarray(batch.losses.detach()), errors, rtol=1e-5)
         assert abs(loss - errors.mean()) < 1e-5 * loss
         shares = np.asarray([share_below(time, shift) for time in s])
-        assert ((np.arange(BATCH) <= shares * BATCH) & (shares * BATCH <= np.arange(1, BATCH + 1))
-                ).all()  # fmt: skip
+        assert (
+            (np.arange(BATCH) <= shares * BATCH) & (shares * BATCH <= np.arange(1, BATCH + 1))
+        ).all()
 
 
 def test_every_network_of_the_family_is_trained_but_what_is_computed(trained):

@@ -48,10 +48,15 @@ ALIGN_YOUR_STEPS = {
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
 AUTOMATIC = {  # the schedule "Automatic", where it is not uniform
-    "dpmpp_2m": "karras", "dpmpp_sde": "karras", "dpmpp_2s_a": "karras", "dpm_solver_2": "karras",
-    "dpm_solver_2_a": "karras", "dpmpp_2m_sde": "exponential", "dpmpp_2m_sde_heun": "exponential",
+    "dpmpp_2m": "karras",
+    "dpmpp_sde": "karras",
+    "dpmpp_2s_a": "karras",
+    "dpm_solver_2": "karras",
+    "dpm_solver_2_a": "karras",
+    "dpmpp_2m_sde": "exponential",
+    "dpmpp_2m_sde_heun": "exponential",
     "dpmpp_3m_sde": "exponential",
-}  # fmt: skip
+}
 DISCARDING = ("dpm_solver_2", "dpm_solver_2_a", "dpmpp_3m_sde")  # drop the last but one level
 UNIPC = "unipc_3"
 COMPVIS = ("ddim", "pndm", UNIPC)  # follow CompVis' timesteps and no schedule

@@ -23,10 +23,15 @@ SILENT = {"Version", "User", "Backend", "Model", "Model hash", "App"}  # without
 DISTILLED = "Distilled CFG Scale"  # the guidance that a network reads, as Flux.1 [dev] does
 A1111_VERSION = re.compile(r"v?1\.(?:9|10)\.")
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "Steps": ("steps", int), "Seed": ("seed", int), "CFG scale": ("cfg_scale", float),
-    "Eta": ("eta", float), "Eta DDIM": ("eta", float), "Denoising strength": ("strength", float),
-    "Mask blur": ("mask_blur", float), "Clip skip": ("clip_skip", lambda text: int(text) - 1),
-}  # fmt: skip
+    "Steps": ("steps", int),
+    "Seed": ("seed", int),
+    "CFG scale": ("cfg_scale", float),
+    "Eta": ("eta", float),
+    "Eta DDIM": ("eta", float),
+    "Denoising strength": ("strength", float),
+    "Mask blur": ("mask_blur", float),
+    "Clip skip": ("clip_skip", lambda text: int(text) - 1),
+}
 
 
 def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:

@@ -16,9 +16,7 @@ from ldmref.errors import UsageError, VerifyError
 if TYPE_CHECKING:
     from ldmref.cases import CaseVerdict, GoldenCase, Suite
 
-PART_NAMES = (
-    "layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas", "traces",
-)  # fmt: skip
+PART_NAMES = tuple("layers networks schedules samplers guidance tokenizers formulas traces".split())
 RUNTIME_NAMES = ("onnxruntime", "openvino", "onnx-reference", "ldmref")
 HALF = ("float16", "bfloat16")
 FAILURES = 50  # lines about failing cases

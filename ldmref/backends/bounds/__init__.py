@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     from ldmref.backends.named import LayerCall
 
 __all__ = [
-    "OPERATIONS", "PRECISIONS", "Precision", "basis", "error_bound", "layer_bound", "precision",
-]  # fmt: skip
+    "OPERATIONS",
+    "PRECISIONS",
+    "Precision",
+    "basis",
+    "error_bound",
+    "layer_bound",
+    "precision",
+]
 
 
 def _exact(p: Precision, *args: np.ndarray) -> float:

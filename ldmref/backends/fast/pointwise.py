@@ -14,9 +14,14 @@ BLOCK = 2**17  # elements of a block: as large as the cache allows, since short 
 # erf(x / sqrt(2)) = tanh(x p(x^2)), p fitted by scripts/fit_gelu.py. p is positive everywhere, so
 # for large |x| the tanh is 1, even where p overflows.
 ERF = (
-    7.978842158e-01, 3.633427723e-02, -3.312291583e-05, -5.524276251e-05,
-    3.969516340e-06, -1.334738362e-07, 1.806258787e-09,
-)  # fmt: skip
+    7.978842158e-01,
+    3.633427723e-02,
+    -3.312291583e-05,
+    -5.524276251e-05,
+    3.969516340e-06,
+    -1.334738362e-07,
+    1.806258787e-09,
+)
 
 
 def gelu_(x: np.ndarray) -> None:

@@ -13,7 +13,7 @@ entries up to 8 and loses about a digit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -119,38 +119,24 @@ def _convolve_tiles(
     (images, height, m, columns, _, out) = target.shape
     grid = (images, height, columns)
     size = m + 2
-    v = memory.scratch("tiles", (size, size, *grid, u.shape[1]))
-    products = memory.scratch("products", (size, size, *grid, out))
-    sums = memory.scratch("sums", (size, m, *grid, out))
-    factors = v.reshape(len(u), -1, u.shape[1])
-    by_entry = products.reshape(len(u), -1, out)
-    chunks = _chunks(grid, max(u.shape[1:]))
-    length = threads.block_length(size, size)  # rows of a part
-    parts = [slice(a, a + length) for a in range(0, size, length)]
-
-    def list_tile_steps(part: slice, chunk: int) -> list[ArrayStep]:
-        batch, r = chunks[chunk]
-        lines = slice(m * r.start, m * r.stop + 2)
-        return _list_tile_steps(phases[:, batch, lines], v[part, :, batch, r], m, part)
-
-    def list_column_steps(part: slice, chunk: int) -> list[ArrayStep]:
-        at = (part, slice(None), *chunks[chunk])
-        return _list_column_steps(products[at], sums[at], part)
-
-    def list_row_steps(chunk: int) -> list[list[ArrayStep]]:
-        return _list_row_steps(sums[:, :, *chunks[chunk]])
-
-    def list_all_steps() -> tuple[Any, ...]:
-        tile_steps = [list_tile_steps(part, 0) for part in parts]
-        column_steps = [list_column_steps(part, 0) for part in parts]
-        return tile_steps, column_steps, list_row_steps(0)
-
+    tiles = _Tiles(
+        phases,
+        v=memory.scratch("tiles", (size, size, *grid, u.shape[1])),
+        products=memory.scratch("products", (size, size, *grid, out)),
+        sums=memory.scratch("sums", (size, m, *grid, out)),
+        chunks=_chunks(grid, max(u.shape[1:])),
+        length=threads.block_length(size, size),
+    )
+    parts, chunks = tiles.parts, tiles.chunks
+    factors = tiles.v.reshape(len(u), -1, u.shape[1])
+    by_entry = tiles.products.reshape(len(u), -1, out)
     # Views of scratch memory of this thread, also for the steps that others run
-    known = None if chunks[1:] else memory.remember_views((v.shape, out, length), list_all_steps)
+    key = (tiles.v.shape, out, tiles.length)
+    known = None if chunks[1:] else memory.remember_views(key, tiles.list_all_steps)
 
     def transform(i: int) -> None:
         part, chunk = divmod(i, len(chunks))
-        _run(known[0][part] if known else list_tile_steps(parts[part], chunk))
+        _run(known[0][part] if known else tiles.list_tile_steps(parts[part], chunk))
 
     def multiply(entries: slice) -> None:
         np.matmul(factors[entries], u[entries], out=by_entry[entries])
@@ -159,7 +145,7 @@ def _convolve_tiles(
 
     def add_columns(i: int) -> None:
         part, chunk = divmod(i, len(chunks))
-        _run(known[1][part] if known else list_column_steps(parts[part], chunk))
+        _run(known[1][part] if known else tiles.list_column_steps(parts[part], chunk))
 
     def compute(part: int) -> None:
         shares = range(part * len(chunks), (part + 1) * len(chunks))
@@ -171,7 +157,7 @@ def _convolve_tiles(
 
     def add_rows(chunk: int) -> None:
         outputs = target[chunks[chunk]].transpose(2, 4, 0, 1, 3, 5)
-        rows = known[2] if known else list_row_steps(chunk)
+        rows = known[2] if known else tiles.list_row_steps(chunk)
         for steps, output in zip(rows, outputs, strict=True):
             _run(steps, output)
 
@@ -182,6 +168,53 @@ def _convolve_tiles(
         threads.parallel(lambda i: multiply(slice(i, i + 1)), len(u))
         threads.parallel(add_columns, len(parts) * len(chunks))
     threads.parallel(add_rows, len(chunks))
+
+
+class _Tiles(NamedTuple):
+    """The arrays of a block of tiles, and the steps from each to the next.
+
+    Attributes:
+        phases: Pixels by column mod m, of `_phases`.
+        v: B^T d B, (size, size, images, rows, columns, channels).
+        products: Of the entries of v with those of the weights, (size, size, ..., o).
+        sums: Products, added up over their columns, (size, m, ..., o).
+        chunks: Images and rows of tiles that are computed at a time, of `_chunks`.
+        length: Number of rows of the transformed tiles in a part.
+    """
+
+    phases: np.ndarray
+    v: np.ndarray
+    products: np.ndarray
+    sums: np.ndarray
+    chunks: list[tuple[slice, slice]]
+    length: int
+
+    @property
+    def parts(self) -> list[slice]:
+        """Rows of the transformed tiles, for each part."""
+        return [slice(a, a + self.length) for a in range(0, len(self.v), self.length)]
+
+    def list_tile_steps(self, part: slice, chunk: int) -> list[ArrayStep]:
+        """Return the steps from pixels to a part's rows of v."""
+        m = self.sums.shape[1]
+        batch, rows = self.chunks[chunk]
+        lines = slice(m * rows.start, m * rows.stop + 2)
+        return _list_tile_steps(self.phases[:, batch, lines], self.v[part, :, batch, rows], m, part)
+
+    def list_column_steps(self, part: slice, chunk: int) -> list[ArrayStep]:
+        """Return the steps from a part's products to their sums over columns."""
+        at = (part, slice(None), *self.chunks[chunk])
+        return _list_column_steps(self.products[at], self.sums[at], part)
+
+    def list_row_steps(self, chunk: int) -> list[list[ArrayStep]]:
+        """Return the steps from sums over columns to each row of the outputs."""
+        return _list_row_steps(self.sums[:, :, *self.chunks[chunk]])
+
+    def list_all_steps(self) -> tuple[Any, ...]:
+        """Return the steps of all parts where all tiles are one chunk."""
+        tile_steps = [self.list_tile_steps(part, 0) for part in self.parts]
+        column_steps = [self.list_column_steps(part, 0) for part in self.parts]
+        return tile_steps, column_steps, self.list_row_steps(0)
 
 
 def _chunks(grid: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:

@@ -52,7 +52,8 @@ def encoders(student: Student) -> Iterator[CheckResult]:
     scale = np.float32(config.scaling_factor)
     mistakes = [
         wrong(
-            "the encoder pads all four sides before it halves a grid; " + HALVED, network,
+            "the encoder pads all four sides before it halves a grid; " + HALVED,
+            network,
             of_layers={layers.downsample_padded: padded_evenly},
         ),
         Mistake(
@@ -77,7 +78,7 @@ def encoders(student: Student) -> Iterator[CheckResult]:
         ),
         _without("quant_conv", network, p.quant_conv),
         *_of_both(network, p.encoder.conv_norm_out.weight),
-    ]  # fmt: skip
+    ]
     arguments = {"p": WeightsAt("vae"), "config": ConfigAt("vae"), "image": image}
     question = Question("encode", "of a random image", arguments, network(), mistakes, HALVED)
     result = ask(student, question)
@@ -172,13 +173,18 @@ def _of_both(network: Any, last: object) -> list[Mistake]:
 
     return [
         wrong("there is no SiLU after conv_norm_out", network, group_norm_silu=end_without_silu),
-        wrong("the middle has no attention", network,
-               of_layers={layers.attention_block: left_out}),
-        wrong("the attention of the middle has no GroupNorm before it", network,
-               of_layers={layers.attention_block: without_norm}),
-        wrong("the attention of the middle is not added to its input", network,
-               of_layers={layers.attention_block: only_attention}),
-    ]  # fmt: skip
+        wrong("the middle has no attention", network, of_layers={layers.attention_block: left_out}),
+        wrong(
+            "the attention of the middle has no GroupNorm before it",
+            network,
+            of_layers={layers.attention_block: without_norm},
+        ),
+        wrong(
+            "the attention of the middle is not added to its input",
+            network,
+            of_layers={layers.attention_block: only_attention},
+        ),
+    ]
 
 
 def _without(name: str, network: Any, conv: Any) -> Mistake:

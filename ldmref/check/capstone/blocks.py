@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -111,18 +111,41 @@ def attention_blocks(student: Student) -> Iterator[Question]:
         return block(MistakenBackend(group_norm=group_norm))
 
     mistakes = [
-        wrong(
-            "ff multiplies gates by gelu(values), instead of values by gelu(gates): the first half "
-            "of its first layer are the values",
-            block,
-            geglu=net.gate_for_value,
-        ),
-        wrong("ff has SiLU in place of GELU", block, geglu=net.silu_gate),
+        *_mistakes_of_tokens(block),
         *(
             Mistake(f"epsilon of GroupNorm is {e:g}; here it is 1e-6", lambda e=e: eps_of_norm(e))
             for e in (1e-5, 1e-3, 1e-2, 0.0)
         ),
         Mistake("x is not added at the end", lambda: {"result": block()["result"] - x}),
+        *_mistakes_of_heads(block, heads),
+        *(
+            Mistake(
+                "the image is reshaped to tokens without a transpose: " + TOKENS,
+                lambda end=end: of_mixed_positions(True, end),
+            )
+            for end in (False, True)
+        ),
+        Mistake(
+            "tokens become an image without a transpose: (n, h w, c) is transposed to (n, c, h w), "
+            "and then reshaped",
+            lambda: of_mixed_positions(False, True),
+        ),
+    ]
+    arguments = {"x": x, "context": context, "heads": heads, "groups": groups}
+    where = WeightsAt("unet.down_blocks.1.attentions.0")
+    yield Question(
+        "attention_block",
+        "of the second level",
+        {"p": where, **arguments},
+        block(),
+        mistakes,
+        TOKENS,
+    )
+
+
+def _mistakes_of_heads(block: Callable[..., dict], heads: int) -> list[Mistake]:
+    """Return wrong scales and divisions into heads of the attentions of `block`."""
+    return [
         wrong(
             "the scores are divided by the root of all channels, not of one head's",
             block,
@@ -148,18 +171,19 @@ def attention_blocks(student: Student) -> Iterator[Question]:
             block,
             attention=net.attention_of_heads(128 // heads),
         ),
-        *(
-            Mistake(
-                "the image is reshaped to tokens without a transpose: " + TOKENS,
-                lambda end=end: of_mixed_positions(True, end),
-            )
-            for end in (False, True)
+    ]
+
+
+def _mistakes_of_tokens(block: Callable[..., dict]) -> list[Mistake]:
+    """Return wrong orders and gates in the transformer of `block`."""
+    return [
+        wrong(
+            "ff multiplies gates by gelu(values), instead of values by gelu(gates): the first half "
+            "of its first layer are the values",
+            block,
+            geglu=net.gate_for_value,
         ),
-        Mistake(
-            "tokens become an image without a transpose: (n, h w, c) is transposed to (n, c, h w), "
-            "and then reshaped",
-            lambda: of_mixed_positions(False, True),
-        ),
+        wrong("ff has SiLU in place of GELU", block, geglu=net.silu_gate),
         wrong(
             "attn1, attn2 and ff are added to the normed tokens, not to those before the LayerNorm",
             block,
@@ -171,9 +195,3 @@ def attention_blocks(student: Student) -> Iterator[Question]:
             of_layers={layers.transformer_block: net.norms_of_sums},
         ),
     ]
-    arguments = {"x": x, "context": context, "heads": heads, "groups": groups}
-    where = WeightsAt("unet.down_blocks.1.attentions.0")
-    yield Question(
-        "attention_block", "of the second level", {"p": where, **arguments}, block(), mistakes,
-        TOKENS,
-    )  # fmt: skip

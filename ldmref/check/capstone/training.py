@@ -160,9 +160,10 @@ def _wrong_data(watched: WatchedTraining) -> str:
     if all(len({*t.tolist()}) == 1 for _, _, t in watched.steps[-200:]) and batch > 1:
         always = len({*times.tolist()}) == 1
         return (
-            f"all examples have the timestep {times[0]}" if always else
-            "a whole batch has one timestep"
-        ) + ": Algorithm 1 draws t for each example, uniformly from all"  # fmt: skip
+            f"all examples have the timestep {times[0]}"
+            if always
+            else "a whole batch has one timestep"
+        ) + ": Algorithm 1 draws t for each example, uniformly from all"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,25 @@ def unets(student: Student) -> Iterator[Question]:
     def network(ops: Any = net.RIGHT, config: Any = config, t: Array = t) -> dict:
         return {"result": unet(ops, p, config, x, t, context)}
 
+    mistakes = [
+        *_mistakes_of_conditions(network, p, context),
+        Mistake(
+            "class_embedding of the prompt's last token is not added to the time",
+            lambda: network(config=replace(config, class_embed_type="")),
+        ),
+        Mistake("t is divided by 1000", lambda: network(t=t / 1000)),
+        *_mistakes_of_levels(network, p),
+        *_mistakes_of_the_end(network, p),
+    ]
+    arguments = {"config": ConfigAt("unet"), "x": x, "t": t, "context": context}
+    yield Question(
+        "unet", "on random input", {"p": WeightsAt("unet"), **arguments}, network(), mistakes, SKIPS
+    )
+
+
+def _mistakes_of_conditions(network: Callable[..., dict], p: Any, context: Array) -> list[Mistake]:
+    """Return mistakes in what the time and the prompt's last token become."""
+
     def of_first_token(x: Array, weight: Array, bias: Array | None = None) -> Any:
         x = context[:, 0] if weight is p.class_embedding.weight else x
         return net.RIGHT.linear(x, weight, bias)
@@ -47,71 +66,90 @@ def unets(student: Student) -> Iterator[Question]:
     def without_silu(ops: Any, p: Any, x: Array) -> Any:
         return layers.linear(ops, p.linear_2, layers.linear(ops, p.linear_1, x))
 
-    def end_without_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
-        is_end = weight is p.conv_norm_out.weight
-        norm = net.RIGHT.group_norm if is_end else net.RIGHT.group_norm_silu
-        return norm(x, weight, bias, groups, eps)
+    return [
+        wrong(
+            "class_embedding reads the prompt's first token, not its last",
+            network,
+            linear=of_first_token,
+        ),
+        wrong(
+            "class_embedding reads the mean of the tokens, not the last one",
+            network,
+            linear=of_mean_token,
+        ),
+        wrong("the time has its sines first", network, call_function=sines_first),
+        wrong(
+            "there is no SiLU between linear_1 and linear_2 of the time",
+            network,
+            of_layers={layers.mlp: without_silu},
+        ),
+        wrong(
+            "the time gets no SiLU before time_emb_proj",
+            network,
+            of_layers={layers.resnet_block: _without_silu_of_time},
+        ),
+    ]
 
-    def without_end(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
-        is_end = weight is p.conv_norm_out.weight
-        return x if is_end else net.RIGHT.group_norm_silu(x, weight, bias, groups, eps)
+
+def _mistakes_of_levels(network: Callable[..., dict], p: Any) -> list[Mistake]:
+    """Return mistakes on the way down, in the middle and on the way up."""
 
     def none_in_the_middle(ops: object, q: Array, x: Array, *args: Any) -> Any:
         is_middle = q.proj_in.weight is p.mid_block.attentions["0"].proj_in.weight
         return x if is_middle else layers.spatial_transformer(net.RIGHT, q, x, *args)
 
-    mistakes = [
+    return [
         wrong(
-            "skip connections come before x where both are put together", network,
+            "skip connections come before x where both are put together",
+            network,
             xp=net.OtherConcat(lambda below, skip: [skip, below]),
-        ),
-        wrong(
-            "class_embedding reads the prompt's first token, not its last", network,
-            linear=of_first_token,
-        ),
-        wrong(
-            "class_embedding reads the mean of the tokens, not the last one", network,
-            linear=of_mean_token,
-        ),
-        Mistake(
-            "class_embedding of the prompt's last token is not added to the time",
-            lambda: network(config=replace(config, class_embed_type="")),
-        ),
-        wrong("the time has its sines first", network, call_function=sines_first),
-        wrong(
-            "there is no SiLU between linear_1 and linear_2 of the time", network,
-            of_layers={layers.mlp: without_silu},
-        ),
-        wrong("the time gets no SiLU before time_emb_proj", network,
-               of_layers={layers.resnet_block: _without_silu_of_time}),
-        wrong("there is no SiLU after conv_norm_out", network, group_norm_silu=end_without_silu),
-        wrong("GroupNorm and SiLU before conv_out are left out", network,
-               group_norm_silu=without_end),
-        wrong(
-            "the way down pads as the encoder does before it halves a grid; here the convolution "
-            "of stride 2 pads all four sides", network,
-            of_layers={layers.downsample: layers.downsample_padded},
-        ),
-        wrong(
-            "the way up convolves before it doubles a grid; it repeats positions first", network,
-            of_layers={layers.upsample: _convolved_and_doubled},
         ),
         Mistake(
             "a skip connection is kept before the attention of its level, not after it",
             lambda: network(_SkipsBeforeAttention()),
         ),
-        wrong("the middle has no attention", network,
-               of_layers={layers.spatial_transformer: none_in_the_middle}),
-        Mistake("t is divided by 1000", lambda: network(t=t / 1000)),
         wrong(
-            "ff multiplies gates by gelu(values), instead of values by gelu(gates)", network,
+            "the way down pads as the encoder does before it halves a grid; here the convolution "
+            "of stride 2 pads all four sides",
+            network,
+            of_layers={layers.downsample: layers.downsample_padded},
+        ),
+        wrong(
+            "the way up convolves before it doubles a grid; it repeats positions first",
+            network,
+            of_layers={layers.upsample: _convolved_and_doubled},
+        ),
+        wrong(
+            "the middle has no attention",
+            network,
+            of_layers={layers.spatial_transformer: none_in_the_middle},
+        ),
+        wrong(
+            "ff multiplies gates by gelu(values), instead of values by gelu(gates)",
+            network,
             geglu=net.gate_for_value,
         ),
-    ]  # fmt: skip
-    arguments = {"config": ConfigAt("unet"), "x": x, "t": t, "context": context}
-    yield Question(
-        "unet", "on random input", {"p": WeightsAt("unet"), **arguments}, network(), mistakes, SKIPS
-    )
+    ]
+
+
+def _mistakes_of_the_end(network: Callable[..., dict], p: Any) -> list[Mistake]:
+    """Return mistakes between the last level and conv_out."""
+
+    def without_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
+        is_end = weight is p.conv_norm_out.weight
+        norm = net.RIGHT.group_norm if is_end else net.RIGHT.group_norm_silu
+        return norm(x, weight, bias, groups, eps)
+
+    def without_both(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Any:
+        is_end = weight is p.conv_norm_out.weight
+        return x if is_end else net.RIGHT.group_norm_silu(x, weight, bias, groups, eps)
+
+    return [
+        wrong("there is no SiLU after conv_norm_out", network, group_norm_silu=without_silu),
+        wrong(
+            "GroupNorm and SiLU before conv_out are left out", network, group_norm_silu=without_both
+        ),
+    ]
 
 
 def _without_silu_of_time(ops: object, p: Any, *args: Any) -> Any:

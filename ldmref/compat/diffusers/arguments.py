@@ -74,13 +74,22 @@ XL_INPAINT = (
 # Of `encode_prompt`; the arguments of a call follow with their defaults.
 _ENCODE = {"device": None, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
 ENCODE = (
-    {"prompt": None} | _ENCODE | NEGATIVE | EMBEDS | {"lora_scale": None, "clip_skip": None}
+    {"prompt": None}
+    | _ENCODE
+    | NEGATIVE
+    | EMBEDS
+    | {"lora_scale": None, "clip_skip": None}
     | TXT2IMG
-)  # fmt: skip
+)
 XL_ENCODE = (
-    PROMPT_XL | _ENCODE | NEGATIVE_XL | EMBEDS | POOLED | {"lora_scale": None, "clip_skip": None}
+    PROMPT_XL
+    | _ENCODE
+    | NEGATIVE_XL
+    | EMBEDS
+    | POOLED
+    | {"lora_scale": None, "clip_skip": None}
     | XL_TXT2IMG
-)  # fmt: skip
+)
 # Names that diffusers still reads, although they are not parameters.
 OLDER = {"callback": None, "callback_steps": None}
 

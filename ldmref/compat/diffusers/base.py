@@ -47,22 +47,19 @@ from ldmref.errors import UsageError, did_you_mean, short_repr
 HELPERS = ("image_processor", "mask_processor", "vae_scale_factor")  # set once, from the model
 
 # Options of from_pretrained that choose something that ldmref does not have, or does by itself.
-LOADING_OPTIONS = {
-    "safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder",
-    "use_safetensors", "local_files_only", "low_cpu_mem_usage", "add_watermarker",
-    "force_zeros_for_empty_prompt",
-}  # fmt: skip
+LOADING_OPTIONS = """
+    safety_checker requires_safety_checker feature_extractor image_encoder use_safetensors
+    local_files_only low_cpu_mem_usage add_watermarker force_zeros_for_empty_prompt
+""".split()
 
 # Without effect: ldmref decodes images one by one, and its backends choose their attention.
-WITHOUT_EFFECT = (
-    "enable_attention_slicing", "disable_attention_slicing",
-    "enable_vae_slicing", "disable_vae_slicing",
-    "enable_vae_tiling", "disable_vae_tiling",
-    "enable_xformers_memory_efficient_attention", "disable_xformers_memory_efficient_attention",
-    "set_use_memory_efficient_attention_xformers",
-    "fuse_qkv_projections", "unfuse_qkv_projections", "upcast_vae",
-    "reset_device_map", "maybe_free_model_hooks", "remove_all_hooks",
-)  # fmt: skip
+WITHOUT_EFFECT = """
+    enable_attention_slicing disable_attention_slicing enable_vae_slicing disable_vae_slicing
+    enable_vae_tiling disable_vae_tiling enable_xformers_memory_efficient_attention
+    disable_xformers_memory_efficient_attention set_use_memory_efficient_attention_xformers
+    fuse_qkv_projections unfuse_qkv_projections upcast_vae reset_device_map
+    maybe_free_model_hooks remove_all_hooks
+""".split()
 # These also bring the pipeline to a GPU, where torch has one.
 OFFLOADING = ("enable_model_cpu_offload", "enable_sequential_cpu_offload")
 

@@ -35,13 +35,15 @@ from ldmref.support.files import read_json
 FILE = "scheduler_config.json"
 USED = "_use_default_values"
 # Classes whose states have the scale x0 + sigma eps; the others divide by sqrt(1 + sigma^2).
-EXPLODING = {
-    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-}  # fmt: skip
+EXPLODING = """
+    EulerDiscreteScheduler EulerAncestralDiscreteScheduler HeunDiscreteScheduler
+    LMSDiscreteScheduler KDPM2DiscreteScheduler KDPM2AncestralDiscreteScheduler
+""".split()
 SECOND_ORDER = {
-    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-}  # fmt: skip
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+}
 WITH_ETA = {"DDIMScheduler", "DDIMParallelScheduler", "TCDScheduler"}
 
 

@@ -12,21 +12,35 @@ from ldmref.datasets.emoji.nouns import Noun, article, noun_by_name, nouns
 from ldmref.datasets.emoji.scene import ABOVE, Scene, Thing
 
 NUMBERS = {
-    2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4"),
-    5: ("five", "5"), 6: ("six", "6"), 7: ("seven", "7"), 8: ("eight", "8"), 9: ("nine", "9"),
-}  # fmt: skip
+    2: ("two", "2", "a pair of", "a couple of"),
+    3: ("three", "3"),
+    4: ("four", "4"),
+    5: ("five", "5"),
+    6: ("six", "6"),
+    7: ("seven", "7"),
+    8: ("eight", "8"),
+    9: ("nine", "9"),
+}
 NUMBER_ODDS = dict.fromkeys(NUMBERS, (0.65, 0.35)) | {2: (0.55, 0.25, 0.1, 0.1)}
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 SIZE_ODDS = (0.6, 0.25, 0.15)
 BESIDE_PHRASES = {  # for the left thing {0} and the right thing {1}
-    "{0} and {1}": 0.44, "{0} next to {1}": 0.09, "{0} beside {1}": 0.04, "{0} with {1}": 0.03,
-    "{0} left of {1}": 0.10, "{0} to the left of {1}": 0.10, "{1} right of {0}": 0.10,
+    "{0} and {1}": 0.44,
+    "{0} next to {1}": 0.09,
+    "{0} beside {1}": 0.04,
+    "{0} with {1}": 0.03,
+    "{0} left of {1}": 0.10,
+    "{0} to the left of {1}": 0.10,
+    "{1} right of {0}": 0.10,
     "{1} to the right of {0}": 0.10,
-}  # fmt: skip
+}
 ABOVE_PHRASES = {  # for the upper thing {0} and the lower thing {1}
-    "{0} above {1}": 0.34, "{0} over {1}": 0.12, "{0} on top of {1}": 0.10,
-    "{1} below {0}": 0.26, "{1} under {0}": 0.18,
-}  # fmt: skip
+    "{0} above {1}": 0.34,
+    "{0} over {1}": 0.12,
+    "{0} on top of {1}": 0.10,
+    "{1} below {0}": 0.26,
+    "{1} under {0}": 0.18,
+}
 BACKGROUND_PHRASES = {"{0} on {1}": 0.4, "{0} on a {1} background": 0.4, "{0}, {1} background": 0.2}
 # a caption of drawings in one style names it after the whole, before each noun, or not at all
 STYLE_ODDS = {"whole": 0.3, "each": 0.2, "": 0.5}

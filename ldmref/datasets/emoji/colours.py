@@ -5,15 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (224, 32, 36), "orange": (250, 130, 10), "yellow": (252, 210, 20),
-    "green": (48, 160, 60), "blue": (36, 96, 228), "purple": (136, 56, 196),
-    "pink": (252, 112, 184), "brown": (124, 76, 44),
-}  # fmt: skip
+    "red": (224, 32, 36),
+    "orange": (250, 130, 10),
+    "yellow": (252, 210, 20),
+    "green": (48, 160, 60),
+    "blue": (36, 96, 228),
+    "purple": (136, 56, 196),
+    "pink": (252, 112, 184),
+    "brown": (124, 76, 44),
+}
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "red": (236, 72, 72), "orange": (255, 160, 64), "yellow": (255, 226, 88),
-    "green": (104, 196, 112), "blue": (92, 148, 244), "purple": (168, 108, 216),
-    "pink": (255, 166, 212), "brown": (156, 112, 80),
-}  # fmt: skip
+    "red": (236, 72, 72),
+    "orange": (255, 160, 64),
+    "yellow": (255, 226, 88),
+    "green": (104, 196, 112),
+    "blue": (92, 148, 244),
+    "purple": (168, 108, 216),
+    "pink": (255, 166, 212),
+    "brown": (156, 112, 80),
+}
 # ends of the ramp: share of the colour in black, share of white in the colour
 DARKEST = 0.12
 LIGHTEST = 0.35

@@ -24,9 +24,15 @@ from ldmref.models.config import Defaults, ModelConfig
 FILL = "FluxFillPipeline"
 CONTROL = ("FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline")
 PIPELINES = (
-    "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL,
-    "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
-)  # fmt: skip
+    "FluxPipeline",
+    "FluxImg2ImgPipeline",
+    "FluxInpaintPipeline",
+    FILL,
+    *CONTROL,
+    "FluxControlNetPipeline",
+    "FluxControlNetImg2ImgPipeline",
+    "FluxControlNetInpaintPipeline",
+)
 PACKED = 4  # cells of a token, which diffusers counts as channels
 STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
 SCALES = {True: 3.5, False: 1.0}

@@ -41,10 +41,16 @@ def shrink(config: ModelConfig) -> ModelConfig:
     masked = 8 + shrink_autoencoder(config.vae).factor ** 2
     sizes = {
         "in_channels": {"folded_mask": masked, "control": 8}.get(config.concat, 4),
-        "out_channels": 4, "sample_size": 8, "num_layers": 2, "num_single_layers": 2,
-        "num_attention_heads": 2, "attention_head_dim": 12, "joint_attention_dim": 20,
-        "pooled_projection_dim": 16, "axes_dims_rope": (2, 4, 6),
-    }  # fmt: skip
+        "out_channels": 4,
+        "sample_size": 8,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "joint_attention_dim": 20,
+        "pooled_projection_dim": 16,
+        "axes_dims_rope": (2, 4, 6),
+    }
     return shrink_model(
         config,
         sizes,

@@ -56,10 +56,16 @@ def make_presets() -> dict[str, ModelConfig]:
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
     sizes = {
-        "in_channels": 16, "out_channels": 16, "sample_size": 4, "num_layers": 2,
-        "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16,
-        "joint_attention_dim": 60, "timestep_guidance_channels": 32,
+        "in_channels": 16,
+        "out_channels": 16,
+        "sample_size": 4,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "joint_attention_dim": 60,
+        "timestep_guidance_channels": 32,
         "axes_dims_rope": (4, 4, 4, 4),
-    }  # fmt: skip
+    }
     text = shrink_qwen3(config.text_encoder, 32, layers=4)
     return shrink_model(config, sizes, text_encoder=replace(text, hidden_layers=(1, 2, 3)))

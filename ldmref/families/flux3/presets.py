@@ -30,10 +30,16 @@ KLEIN = ModelConfig(
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
     sizes = {
-        "in_channels": 16, "out_channels": 16, "sample_size": 4, "num_layers": 1,
-        "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
-        "joint_attention_dim": 40, "axes_dims_rope": (4, 4, 4, 4),
-    }  # fmt: skip
+        "in_channels": 16,
+        "out_channels": 16,
+        "sample_size": 4,
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 40,
+        "axes_dims_rope": (4, 4, 4, 4),
+    }
     text = replace(shrink_qwen3(config.text_encoder, 2 * WINDOW), hidden_layers=(1, 2))
     return shrink_model(config, sizes, text_encoder=text)
 

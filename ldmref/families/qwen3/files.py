@@ -22,10 +22,15 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
 }
 DEFAULTS: dict[str, Any] = {  # of transformers' class
-    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-    "head_dim": 128, "rms_norm_eps": 1e-6,
-}  # fmt: skip
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-6,
+}
 
 
 def read_model(

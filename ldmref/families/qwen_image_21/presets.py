@@ -41,10 +41,15 @@ TURBO = replace(
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
     sizes = {
-        "in_channels": 4, "out_channels": 4, "sample_size": 8, "num_layers": 2,
-        "attention_head_dim": 12, "num_attention_heads": 2, "context_in_dim": 20,
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": 8,
+        "num_layers": 2,
+        "attention_head_dim": 12,
+        "num_attention_heads": 2,
+        "context_in_dim": 20,
         "axes_dims_rope": (4, 4, 4),
-    }  # fmt: skip
+    }
     text = shrink_qwen3(config.text_encoder, 160)  # the small vocabulary makes the template long
     return shrink_model(config, sizes, text_encoder=text)
 

@@ -22,12 +22,16 @@ from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfig
 
 PIPELINES = (
-    "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
-    "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
-)  # fmt: skip
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+    "StableDiffusion3ControlNetPipeline",
+)
 OMITTED: dict[str, Any] = {  # of diffusers' class, where it has other values than the published
-    "num_layers": 18, "num_attention_heads": 18, "pos_embed_max_size": 96,
-}  # fmt: skip
+    "num_layers": 18,
+    "num_attention_heads": 18,
+    "pos_embed_max_size": 96,
+}
 Transformer = TypeVar("Transformer", bound=MMDiTConfig)
 WITHOUT_T5 = (
     f'{COMPLETE}; or, for a model without T5, write [null, null] for "text_encoder_3" and '

@@ -59,9 +59,12 @@ PREFIX = "first_stage_model."
 TINY = "AutoencoderTiny"
 CLASSES = (*OWN_AUTOENCODERS, TINY)
 TINY_PLAIN: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": (2,),
-    "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),
-}  # fmt: skip
+    "act_fn": ("relu",),
+    "upsample_fn": ("nearest",),
+    "upsampling_scaling_factor": (2,),
+    "scaling_factor": (1.0, 1),
+    "shift_factor": (0.0, 0, None),
+}
 
 TINY_FIELDS = ("in_channels", "out_channels", "latent_channels")
 # Tensors that training leaves in an autoencoder's file.

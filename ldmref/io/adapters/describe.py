@@ -19,14 +19,16 @@ from ldmref.models.autoencoder_kind import autoencoder_of
 from ldmref.models.presets import preset
 
 MOST_FITTING = 4  # presets that are named
-RANK_ENDINGS = {  # of tensors whose first axis is the rank
-    ".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight",
-    "_lora.down.weight", ".down.weight", ".hada_w1_b", ".lokr_w1_b", ".lokr_w2_b",
-}  # fmt: skip
-RECORDED = (  # metadata that says what a file was made for, as kohya and others write it
-    "modelspec.architecture", "modelspec.title", "ss_base_model_version", "ss_sd_model_name",
-    "ss_network_module", "ss_network_dim", "ss_network_alpha",
-)  # fmt: skip
+# Of tensors whose first axis is the rank
+RANK_ENDINGS = """
+    .lora_down.weight .lora_A.weight .lora.down.weight .lora_linear_layer.down.weight
+    _lora.down.weight .down.weight .hada_w1_b .lokr_w1_b .lokr_w2_b
+""".split()
+# Metadata that says what a file was made for, as kohya and others write it
+RECORDED = """
+    modelspec.architecture modelspec.title ss_base_model_version ss_sd_model_name
+    ss_network_module ss_network_dim ss_network_alpha
+""".split()
 PEFT_FIELDS = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora")
 MOST_TEXT = 100  # characters of a record
 

@@ -21,12 +21,10 @@ FORMS = {
     "whole": ("whole",),
     "offset": ("offset",),
     "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    "LoKr": (
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    ),
+    "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
     "LoRA": ("down", "up", "mid"),
     "difference": ("diff",),
-}  # fmt: skip
+}
 MAGNITUDES = ("magnitude", "row_magnitude")  # LyCORIS' of either direction, and PEFT's of rows
 FACTORED = ("LoRA", "LoHa", "LoKr")  # forms that have alpha, and may have a magnitude
 

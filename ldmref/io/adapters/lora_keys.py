@@ -33,16 +33,25 @@ from ldmref.models.text_kind import kind_of
 
 # Ending of a name -> role of the tensor.
 KOHYA = {
-    ".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha",
-    ".lora_mid.weight": "mid", ".dora_scale": "magnitude", ".diff": "diff",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
+    ".lora_mid.weight": "mid",
+    ".dora_scale": "magnitude",
+    ".diff": "diff",
     ".magnitude": "row_magnitude",  # ai-toolkit's, of rows as PEFT's
-} | {f".{role}": role for form in ("LoHa", "LoKr") for role in FORMS[form]}  # fmt: skip
+} | {f".{role}": role for form in ("LoHa", "LoKr") for role in FORMS[form]}
 PEFT = {
-    ".lora_A.weight": "down", ".lora_B.weight": "up", ".alpha": "alpha",
-    ".lora.down.weight": "down", ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
-    ".lora_magnitude_vector": "row_magnitude", ".lora_magnitude_vector.weight": "row_magnitude",
-}  # fmt: skip
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".alpha": "alpha",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_magnitude_vector": "row_magnitude",
+    ".lora_magnitude_vector.weight": "row_magnitude",
+}
 OLD = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers before 2023-09
 SHORT = {".down.weight": "down", ".up.weight": "up", ".alpha": "alpha"}  # after a layer's own name
 BIAS = {".lora_B.bias": "offset", ".diff_b": "diff", ".b_norm": "diff"}  # the first is PEFT's

@@ -32,10 +32,15 @@ from ldmref.models.unet import unet_spec
 UNET_PREFIX = "model.diffusion_model."
 # Modules and tensors within a block, where the names differ: ours -> theirs.
 UNET_MODULES = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-    "linear_1": "0", "linear_2": "2",
-}  # fmt: skip
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+    "linear_1": "0",
+    "linear_2": "2",
+}
 SELF_ATTENTION_MODULES = {
     "group_norm": "norm",
     "to_q": "qkv",
@@ -44,18 +49,29 @@ SELF_ATTENTION_MODULES = {
     "to_out.0": "proj_out",
 }
 AUTOENCODER_MODULES = {
-    "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm",
-    "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
-}  # fmt: skip
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 LDMBERT_MODULES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 OPEN_CLIP_MODULES = {
-    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
-    "self_attn.q_proj.weight": "attn.in_proj_weight", "self_attn.q_proj.bias": "attn.in_proj_bias",
-    "self_attn.k_proj.weight": "attn.in_proj_weight", "self_attn.k_proj.bias": "attn.in_proj_bias",
-    "self_attn.v_proj.weight": "attn.in_proj_weight", "self_attn.v_proj.bias": "attn.in_proj_bias",
+    "self_attn.q_proj.weight": "attn.in_proj_weight",
+    "self_attn.q_proj.bias": "attn.in_proj_bias",
+    "self_attn.k_proj.weight": "attn.in_proj_weight",
+    "self_attn.k_proj.bias": "attn.in_proj_bias",
+    "self_attn.v_proj.weight": "attn.in_proj_weight",
+    "self_attn.v_proj.bias": "attn.in_proj_bias",
     "position_embedding.weight": "positional_embedding",
-}  # fmt: skip
+}
 THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 

@@ -21,10 +21,11 @@ from ldmref.models.presets import PRESETS
 PREFIX = "model.diffusion_model."
 FIRST = "input_blocks.0.0.weight"
 HINT = "input_hint_block.0.weight"  # of a ControlNet, which has the U-Net's first half
-PARTS = (  # of a U-Net of diffusers
-    "down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.",
-    "time_embedding.", "step_embedding.", "class_embedding.", "add_embedding.",
-)  # fmt: skip
+# Of a U-Net of diffusers
+PARTS = """
+    down_blocks. mid_block. up_blocks. conv_in. conv_out. conv_norm_out. time_embedding.
+    step_embedding. class_embedding. add_embedding.
+""".split()
 # Of two with the same U-Net, the first: sd2-v can only be told by its folder.
 FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-inpainting", "sdxl")
 
@@ -67,7 +68,7 @@ def is_unet_of_diffusers(shapes: Mapping[str, Shape]) -> bool:
     True
     """
     ends = {"conv_in.weight", "conv_out.weight"}
-    return ends <= shapes.keys() and all(name.startswith(PARTS) for name in shapes)
+    return ends <= shapes.keys() and all(name.startswith(tuple(PARTS)) for name in shapes)
 
 
 def list_own_names(config: ModelConfig) -> dict[str, KeyEntry]:

@@ -44,9 +44,7 @@ from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import LDM_PRESETS
 from ldmref.models.text_kind import kind_of
 
-FAMILIES = (
-    "sd15", "sd15-inpainting", "sd2-base", "sd2-v", "sd2-inpainting", "sdxl", *LDM_PRESETS,
-)  # fmt: skip
+FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-v", "sd2-inpainting", "sdxl", *LDM_PRESETS)
 PREDICTIONS = {"epsilon": "eps", "eps": "eps", "v": "v", "v_prediction": "v"}
 CLIP_PREFIX = "cond_stage_model.transformer."
 CLIP_MODULES = ("embeddings", "encoder", "final_layer_norm")

@@ -117,8 +117,9 @@ DEFAULTS = UNET_DEFAULTS | {
     "conditioning_embedding_out_channels": (16, 32, 96, 256),
 }
 PLAIN: dict[str, tuple[Any, ...]] = {
-    "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
-}  # fmt: skip
+    "controlnet_conditioning_channel_order": ("rgb",),
+    "global_pool_conditions": (False,),
+}
 
 T5_CLASS = "T5EncoderModel"
 T5_PLAIN: dict[str, tuple[Any, ...]] = {

@@ -52,10 +52,13 @@ from ldmref.models.validate import config_from_dict
 
 INDICES = ("model_index.json", "modular_model_index.json")  # of pipelines, and of modular ones
 STABLE_DIFFUSION = (
-    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
-)  # fmt: skip
+)
 WEIGHTS = "diffusion_pytorch_model"  # the stem of the files of diffusers' networks
 TEXT_WEIGHTS = "model"  # and of transformers'
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

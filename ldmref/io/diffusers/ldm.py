@@ -41,12 +41,20 @@ UNET2D_DEFAULTS: dict[str, Any] = {
     "resnet_time_scale_shift": "default",
 }  # fmt: skip
 BERT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32,
-    "encoder_attention_heads": 8, "max_position_embeddings": 77, "head_dim": 64,
-}  # fmt: skip
-BERT_FIELDS = {"d_model": "hidden_size", "encoder_ffn_dim": "intermediate_size",
-               "encoder_layers": "num_hidden_layers",
-               "encoder_attention_heads": "num_attention_heads"}  # fmt: skip
+    "vocab_size": 30522,
+    "d_model": 1280,
+    "encoder_ffn_dim": 5120,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "head_dim": 64,
+}
+BERT_FIELDS = {
+    "d_model": "hidden_size",
+    "encoder_ffn_dim": "intermediate_size",
+    "encoder_layers": "num_hidden_layers",
+    "encoder_attention_heads": "num_attention_heads",
+}
 
 
 def read_ldm_config(folder: Path, index: Mapping[str, Any]) -> ModelConfig:

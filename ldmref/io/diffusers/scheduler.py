@@ -29,20 +29,30 @@ DEIS = "DEISMultistepScheduler"
 SINGLESTEP = "DPMSolverSinglestepScheduler"
 
 _BETAS: dict[str, Any] = {
-    "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
-    "trained_betas": None, "prediction_type": "epsilon",
-}  # fmt: skip
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+}
 _COMMON = _BETAS | {"steps_offset": 0, "timestep_spacing": "linspace"}
 _THRESHOLDING = {
-    "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0
-}  # fmt: skip
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+}
 _CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
 _SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 _ZERO_SNR = {"rescale_betas_zero_snr": False}
 _DEIS = {
-    "solver_order": 2, "lower_order_final": True, "use_flow_sigmas": False, "flow_shift": 1.0,
-    "use_dynamic_shifting": False, "time_shift_type": "exponential",
-}  # fmt: skip
+    "solver_order": 2,
+    "lower_order_final": True,
+    "use_flow_sigmas": False,
+    "flow_shift": 1.0,
+    "use_dynamic_shifting": False,
+    "time_shift_type": "exponential",
+}
 _SOLVER = _DEIS | {"final_sigmas_type": "zero"}
 _SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 _LCM = (
@@ -210,9 +220,11 @@ FLOW_PLAIN: dict[str, tuple[Any, ...]] = {
 }
 # Pipelines that let the scheduler space the levels over its table; others give 1, ..., 1/n.
 ON_TABLE = (
-    "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
-    "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
-)  # fmt: skip
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+    "StableDiffusion3ControlNetPipeline",
+)
 
 
 def convert_scheduler_config(

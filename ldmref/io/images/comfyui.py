@@ -15,15 +15,16 @@ from typing import Any
 MOST_NODES = 50  # that are described
 MOST_LINKS = 20  # that are followed for one value
 LONGEST = 20_000  # characters of a value that arrives over a link
-SHOWN = (  # parts of the names of nodes that decide how an image is made
-    "Sampler", "Sampling", "TextEncode", "Loader", "Latent", "Scheduler", "Sigmas", "Noise", "Guid",
-    "CFG", "FreeU", "SetLastLayer",
-)  # fmt: skip
-CARRIED = {  # inputs that models, images and the like arrive at; no value is searched for them
-    "model", "clip", "vae", "positive", "negative", "conditioning", "latent_image", "samples",
-    "image", "images", "pixels", "mask", "noise", "guider", "sampler", "sigmas", "control_net",
-    "clip_vision", "clip_vision_output", "style_model", "gligen_textbox_model", "upscale_model",
-}  # fmt: skip
+# Parts of the names of nodes that decide how an image is made
+SHOWN = """
+    Sampler Sampling TextEncode Loader Latent Scheduler Sigmas Noise Guid CFG FreeU SetLastLayer
+""".split()
+# Inputs that models, images and the like arrive at; no value is searched for them
+CARRIED = """
+    model clip vae positive negative conditioning latent_image samples image images pixels mask
+    noise guider sampler sigmas control_net clip_vision clip_vision_output style_model
+    gligen_textbox_model upscale_model
+""".split()
 TEXTS = ("text", "prompt", "string", "clip_l", "clip_g", "t5xxl", "caption")  # parts of names
 TEXT_INPUTS = ("value", "string", "text", "prompt")  # of a node that only holds a text
 NUMBER_INPUTS = ("value", "int", "float", "number", "seed", "noise_seed")

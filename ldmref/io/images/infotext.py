@@ -31,8 +31,10 @@ NAME = re.compile(r"[\w \-/]++(:?)")  # as much as there is, and whether it name
 VALUE = re.compile(r'\s*("(?:\\.|[^\\"])++"(?=,|$)|[^,]*+),?')
 NEGATIVE = "Negative prompt:"
 SECTIONS = {  # what a line begins with -> where it belongs
-    NEGATIVE: "negative_prompt", "Template:": "Template", "Negative template:": "Negative template",
-}  # fmt: skip
+    NEGATIVE: "negative_prompt",
+    "Template:": "Template",
+    "Negative template:": "Negative template",
+}
 TEMPLATES = ("Template:", "Negative Template:", "Negative template:")  # after the line of pairs
 SD_CPP = "Version: stable-diffusion.cpp"
 LIST = re.compile(r": (\[[^\]\"]*\])")

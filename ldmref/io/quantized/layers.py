@@ -48,8 +48,10 @@ METADATA = "_quantization_metadata"
 QUANT_STATE = ".quant_state.bitsandbytes__"
 # Scales of activations, which only products in the quantised type need, and markers.
 UNUSED = (".input_scale", ".scale_input", ".comfy_attention.config", ".comfy_quant", "scaled_fp8")
-MARKS = (".scale_weight", ".weight_scale", ".comfy_quant", ".quant_state.bitsandbytes__nf4",
-         ".quant_state.bitsandbytes__fp4")  # fmt: skip
+MARKS = """
+    .scale_weight .weight_scale .comfy_quant .quant_state.bitsandbytes__nf4
+    .quant_state.bitsandbytes__fp4
+""".split()
 OTHER_TYPE = "take the model in BF16, FP8, NF4, NVFP4 or GGUF"
 REFUSED = {  # how a name ends, or Comfy's name of a format -> what it is
     ".wscales": "SVDQuant's, whose order in memory is that of one kernel, and which smooths "

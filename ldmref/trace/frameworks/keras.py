@@ -14,10 +14,10 @@ from ldmref.trace.frameworks.framework import CODE
 from ldmref.trace.frameworks.recorder import CalledFramework
 
 # Attributes of Keras itself in which a layer has its layers once more.
-OWN = (
-    "_layers", "_operations", "_operations_by_depth", "_modules", "_functional", "_input_layers",
-    "_metrics", "_nodes", "_nodes_by_depth", "_inbound_nodes", "_outbound_nodes",
-)  # fmt: skip
+OWN = """
+    _layers _operations _operations_by_depth _modules _functional _input_layers _metrics _nodes
+    _nodes_by_depth _inbound_nodes _outbound_nodes
+""".split()
 COUNT = re.compile(r"_[0-9]+$")  # that makes a name unique
 
 

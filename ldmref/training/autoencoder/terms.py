@@ -105,9 +105,15 @@ def perceptual(features: Features) -> Term:
 
 
 TERMS: dict[str, Term] = {
-    "absolute": absolute, "edge": edge, "square": square, "elbo": negative_elbo, "kl": kl,
-    "l1": l1, "sparsity": sparsity, "codebook": codebook,
-}  # fmt: skip
+    "absolute": absolute,
+    "edge": edge,
+    "square": square,
+    "elbo": negative_elbo,
+    "kl": kl,
+    "l1": l1,
+    "sparsity": sparsity,
+    "codebook": codebook,
+}
 
 
 def weighted_terms(

@@ -45,9 +45,12 @@ ALLOWED = {  # the values of fields that ldmref knows one meaning of
     "control_mode": ("Balanced", 0),
     "hr_option": ("Both", 0),
     "union_control_type": ("Unknown",),
-    "mask": (), "effective_region_mask": (), "advanced_weighting": (), "batch_images": (),
+    "mask": (),
+    "effective_region_mask": (),
+    "advanced_weighting": (),
+    "batch_images": (),
     "ipadapter_input": (),
-}  # fmt: skip
+}
 HINTS = {
     "module": 'ldmref has no preprocessors: send the finished image, with module "none"',
     "control_mode": 'the net acts on both predictions: "Balanced"',

@@ -11,21 +11,20 @@ from ldmref.errors import UsageError, one_line, short_repr
 from ldmref.support.config import read_number
 
 IMAGES = ("init_images", "mask", "alwayson_scripts")  # never echoed
-SILENT = {  # without an effect on images, or only with another field
-    "comments", "disable_extra_networks", "do_not_save_grid", "do_not_save_samples",
-    "firstphase_height", "firstphase_width", "force_task_id", "hr_additional_modules", "hr_cfg",
-    "hr_checkpoint_name", "hr_negative_prompt", "hr_prompt", "hr_resize_x", "hr_resize_y",
-    "hr_sampler_name", "hr_scale", "hr_scheduler", "hr_second_pass_steps", "hr_upscaler",
-    "image_cfg_scale", "include_init_images", "override_settings",
-    "override_settings_restore_afterwards", "refiner_switch_at", "save_images", "subseed",
-    "denoising_strength",
-}  # fmt: skip
-UNSUPPORTED = {
-    "alwayson_scripts", "infotext", "initial_noise_multiplier", "latent_mask", "mask_blur_x",
-    "mask_blur_y", "refiner_checkpoint", "restore_faces", "s_churn", "s_min_uncond", "s_noise",
-    "s_tmax", "s_tmin", "script_args", "script_name", "seed_resize_from_h", "seed_resize_from_w",
-    "styles", "subseed_strength", "tiling",
-}  # fmt: skip
+# Without an effect on images, or only with another field
+SILENT = """
+    comments disable_extra_networks do_not_save_grid do_not_save_samples firstphase_height
+    firstphase_width force_task_id hr_additional_modules hr_cfg hr_checkpoint_name
+    hr_negative_prompt hr_prompt hr_resize_x hr_resize_y hr_sampler_name hr_scale hr_scheduler
+    hr_second_pass_steps hr_upscaler image_cfg_scale include_init_images override_settings
+    override_settings_restore_afterwards refiner_switch_at save_images subseed
+    denoising_strength
+""".split()
+UNSUPPORTED = """
+    alwayson_scripts infotext initial_noise_multiplier latent_mask mask_blur_x mask_blur_y
+    refiner_checkpoint restore_faces s_churn s_min_uncond s_noise s_tmax s_tmin script_args
+    script_name seed_resize_from_h seed_resize_from_w styles subseed_strength tiling
+""".split()
 SILENT_SETTINGS = ("sd_model_checkpoint", "samples_format", "save_to_dirs")
 NEUTRAL = (None, "", "None", "Automatic", [], {})
 NEUTRAL_VALUES = {"s_noise": 1, "initial_noise_multiplier": 1, "s_tmax": math.inf}
@@ -122,12 +121,12 @@ class Fields:
 
     def echo(self) -> dict[str, Any]:
         """Return the fields of A1111's API, without images; other fields may hold passwords."""
-        known = (self._read | SILENT | UNSUPPORTED).difference(IMAGES)
+        known = self._read.union(SILENT, UNSUPPORTED).difference(IMAGES)
         return {name: value for name, value in self._body.items() if name in known}
 
     def ignored(self) -> list[str]:
         """Return the names of fields and settings that ask for something that is not done."""
-        known = self._read | SILENT
+        known = self._read.union(SILENT)
         names = [
             name
             for name, value in self._body.items()

@@ -15,10 +15,10 @@ from ldmref.models.config import ModelConfig
 
 SCALE = 2.0  # A1111's default
 FROM_FIRST = ("Use same sampler", "Use same scheduler", "Use same checkpoint")
-OTHERS = (  # of the second pass alone, which here has those of the first one
-    "hr_prompt", "hr_negative_prompt", "hr_sampler_name", "hr_scheduler", "hr_checkpoint_name",
-    "hr_cfg",
-)  # fmt: skip
+# Of the second pass alone, which here has those of the first one
+OTHERS = """
+    hr_prompt hr_negative_prompt hr_sampler_name hr_scheduler hr_checkpoint_name hr_cfg
+""".split()
 LATENT_MODES = [{"name": LATENT}]
 IMAGE_UPSCALERS = [
     {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}

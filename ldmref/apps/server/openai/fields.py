@@ -33,9 +33,7 @@ MAX_IMAGES = 10
 MAX_PARTIAL = 3
 MAX_PROMPT = 32_000  # characters, as at OpenAI
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
-WITHOUT_EFFECT = (
-    "complexity", "input_fidelity", "moderation", "safety_identifier", "style", "user",
-)  # fmt: skip
+WITHOUT_EFFECT = tuple("complexity input_fidelity moderation safety_identifier style user".split())
 OWN = (
     "background", "model", "n", "output_compression", "output_format", "partial_images", "prompt",
     "quality", "response_format", "size", "stream", *WITHOUT_EFFECT,
@@ -204,10 +202,9 @@ def read_form(form: Mapping[str, str]) -> dict[str, Any]:
     return {name: value if name in TEXTS else _json(value) for name, value in form.items()}
 
 
-TEXTS = (
-    "prompt", "negative_prompt", "model", "size", "user", "background", "sampler", "schedule",
-    "safety_identifier",
-)  # fmt: skip
+TEXTS = """
+    prompt negative_prompt model size user background sampler schedule safety_identifier
+""".split()
 
 
 def _json(text: str) -> Any:
