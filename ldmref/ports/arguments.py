@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAMES = {  # by role, of the networks of all families; numbers are places of arguments
     "sample": ("input", "0", "x"),
     "timestep": ("t", "timesteps"),
-    "encoder_hidden_states": ("context", "encoder_x"),
+    "encoder_hidden_states": ("context",),
     "encoder_attention_mask": ("attention_mask", "mask"),
     "pooled_projections": ("y", "pooled"),
     "text_embeds": ("added_cond_kwargs.text_embeds", "text_time.0"),

@@ -62,8 +62,8 @@ def test_inputs_of_a_unet_that_reads_sizes():
     *_, pooled, sizes = unet.unet_inputs(added)
     assert (pooled.argument, pooled.role, pooled.shape) == ("pooled", "text_embeds", (BATCH, 8))
     made = unet.describe_unet(added)
-    assert names_of(made, pooled) == ("text_embeds", "added_cond_kwargs.text_embeds")
-    assert names_of(made, sizes) == ("time_ids", "added_cond_kwargs.time_ids")
+    assert names_of(made, pooled) == ("text_embeds", "added_cond_kwargs.text_embeds", "text_time.0")
+    assert names_of(made, sizes) == ("time_ids", "added_cond_kwargs.time_ids", "text_time.1")
     assert (sizes.argument, sizes.role, sizes.shape) == ("sizes", "time_ids", (BATCH, 6))
     assert sizes.content == "sizes"
     assert [x.argument for x in unet.unet_inputs(replace(added, cross_attention_dim=0))] == [
