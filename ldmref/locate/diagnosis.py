@@ -59,7 +59,9 @@ OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
 OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
 EQUALS = "equals the "  # a cause that says less than one of another order of operations
-REORDERED = re.compile(r"reads the stream without|is applied (after|before) the|are \w+ too")
+REORDERED = re.compile(
+    r"reads the stream without the (attention|MLP)\b|is applied (after|before) the|are \w+ too"
+)
 HINT = "nearest to {}, which leaves {:.2g}"
 
 

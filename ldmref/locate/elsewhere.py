@@ -15,6 +15,7 @@ BLOCK = re.compile(r".*?\.\d+(?=\.|$)")
 NOUN_MISSING = re.compile(r"the (rotation|norm|activation|gate|scale|product) is missing")
 TWICE = "the residual is added twice"
 ELSEWHERE = re.compile(r"the (\w+) is applied (after|before) the (\w+)")
+TOO = " too"
 EQUALS = "equals the output of {}"
 
 
@@ -34,8 +35,10 @@ def join_causes(rows: Sequence[Row]) -> list[Row]:
                 words = f"the norm is applied after the residual sum: {row.layer}"
                 found |= {(_block_of(row), said): words for said in (row.cause, other)}
         if ELSEWHERE.match(row.cause):
-            for words in _said_of(row):
-                found[_block_of(row), words] = row.cause
+            said = {(_block_of(row), words) for words in _said_of(row)}
+            moved = said & {_key(other) for other in rows}  # it is missing at its place
+            words = row.cause.replace(TOO, "", 1) if moved else row.cause
+            found |= dict.fromkeys({*said, _key(row)}, words)
     return [replace(row, cause=found.get(_key(row), row.cause)) for row in rows]
 
 

@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldmref.locate.findings import EQUAL, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -152,9 +152,24 @@ def judge_host(
     if isinstance(followed, str):
         rows = _judge_each(context)
     else:
-        rows = followed.rows()
+        rows = _explain_sizes(followed.rows(), context)
         context.ledger.marked.update(followed.computed)
     return [*rows, *_rows_of_rest(context), *missing]
+
+
+def _explain_sizes(rows: list[Row], context: PipelineContext) -> list[Row]:
+    """Return rows of a run with the causes of arrays that the family makes of the image's size."""
+    if all(row.verdict == EQUAL for row in rows):
+        return rows
+    judged = try_judge(judge_conditions, replace(context, ledger=Ledger(), notes=[]))
+    causes = {(row.call, row.kind): row for row in judged if row.cause}
+    found = [causes.get((row.call, row.kind)) for row in rows]
+    return [
+        replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
+        if other is not None and row.verdict == DIFFERS
+        else row
+        for row, other in zip(rows, found, strict=True)
+    ]
 
 
 def follow_diffusers(context: PipelineContext) -> list[Row] | None:

@@ -340,7 +340,8 @@ def choose(
     tried: Iterable[TriedArray], got: np.ndarray, error: float, allowed: float
 ) -> FoundCause | None:
     """Return the cause that explains an error, and what it leaves; None if none does."""
-    left = ((words, relative_error(got, np.asarray(x))) for words, x in tried if x is not None)
+    known = ((words, np.asarray(x)) for words, x in tried if x is not None)
+    left = ((words, relative_error(got, x)) for words, x in known if x.dtype.kind != "c")
     return choose_cause(left, error, allowed)
 
 
