@@ -117,6 +117,8 @@ JUDGES_APART = {
     "steps": judge_steps,
 }
 
+DIGITS = 9  # of the errors of equal arrays
+
 
 def judge_host(
     port: Trace,
@@ -158,12 +160,15 @@ def judge_host(
 
 
 def _explain_sizes(rows: list[Row], context: PipelineContext) -> list[Row]:
-    """Return rows of a run with the causes of arrays that the family makes of the image's size."""
+    """Return rows of a run with the causes of arrays that the family makes of the image's size.
+
+    Calls that were given the same array are judged once.
+    """
     if all(row.verdict == EQUAL for row in rows):
         return rows
     judged = try_judge(judge_conditions, replace(context, ledger=Ledger(), notes=[]))
-    causes = {(row.call, row.kind): row for row in judged if row.cause}
-    found = [causes.get((row.call, row.kind)) for row in rows]
+    causes = {(row.kind, round(row.error, DIGITS)): row for row in judged if row.cause}
+    found = [causes.get((row.kind, round(row.error, DIGITS))) for row in rows]
     return [
         replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
         if other is not None and row.verdict == DIFFERS
