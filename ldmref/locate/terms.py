@@ -259,7 +259,8 @@ def follow_in_terms(
     layouts = _list_layouts(terms, call)
     best = run(set(), layouts[0])
     for layout in layouts[1:]:
-        if not any(count_faults(best)):
+        faults, unexplained = count_faults(best)
+        if not (unexplained if {} in layouts else faults):  # ldmref's own shows faults as well
             break
         best = min(best, run(set(), layout), key=count_faults)
     subjects = {subject for layout in layouts for subject in layout}

@@ -38,10 +38,12 @@ again from its recorded state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
+from ldmref.locate.layouts import CLOSE
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -117,7 +119,7 @@ JUDGES_APART = {
     "steps": judge_steps,
 }
 
-DIGITS = 9  # of the errors of equal arrays
+FITTED = "latents = "  # two numbers, which say less than a declared one that is another
 
 
 def judge_host(
@@ -154,27 +156,31 @@ def judge_host(
     if isinstance(followed, str):
         rows = _judge_each(context)
     else:
-        rows = _explain_sizes(followed.rows(), context)
+        rows = _explain_apart(followed.rows(), context)
         context.ledger.marked.update(followed.computed)
     return [*rows, *_rows_of_rest(context), *missing]
 
 
-def _explain_sizes(rows: list[Row], context: PipelineContext) -> list[Row]:
-    """Return rows of a run with the causes of arrays that the family makes of the image's size.
+def _explain_apart(rows: list[Row], context: PipelineContext) -> list[Row]:
+    """Return rows of a run with causes that only the family's own functions say.
 
-    Calls that were given the same array are judged once.
+    They are those of arrays that it makes of the image's size, and of latents whose channels are
+    normalised. Calls that were given the same array are judged once.
     """
     if all(row.verdict == EQUAL for row in rows):
         return rows
-    judged = try_judge(judge_conditions, replace(context, ledger=Ledger(), notes=[]))
-    causes = {(row.kind, round(row.error, DIGITS)): row for row in judged if row.cause}
-    found = [causes.get((row.kind, round(row.error, DIGITS))) for row in rows]
-    return [
-        replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
-        if other is not None and row.verdict == DIFFERS
-        else row
-        for row, other in zip(rows, found, strict=True)
-    ]
+    apart = replace(context, ledger=Ledger(), notes=[])
+    judged = [row for judge in (judge_conditions, judge_latents) for row in try_judge(judge, apart)]
+    known = [row for row in judged if row.cause and not row.cause.startswith(FITTED)]
+
+    def explained(row: Row) -> Row:
+        alike = (x for x in known if x.kind == row.kind)
+        other = next((x for x in alike if math.isclose(x.error, row.error, rel_tol=CLOSE)), None)
+        if other is None or row.verdict != DIFFERS:
+            return row
+        return replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
+
+    return [explained(row) for row in rows]
 
 
 def follow_diffusers(context: PipelineContext) -> list[Row] | None:
