@@ -176,6 +176,26 @@ def read_outputs(
     return [found[part] for part in orders[0]] if len(orders) == 1 else found
 
 
+def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> list[np.ndarray]:
+    """Return the outputs of a layer that a port returned as one array; [] if they are not joined.
+
+    Args:
+        recorded: What a layer returned, tokens (n, l, d). None: nothing was recorded.
+        computed: The outputs, tokens (n, l_i, d) whose numbers l_i add up to l.
+
+    >>> text, image = np.zeros((1, 2, 4)), np.zeros((1, 6, 4))
+    >>> [x.shape for x in split_joined(np.ones((1, 8, 4)), (text, image))]
+    [(1, 2, 4), (1, 6, 4)]
+    """
+    parts = [x for x in computed if isinstance(x, np.ndarray) and x.ndim == 3]
+    if recorded is None or recorded.ndim != 3 or not len(computed) == len(parts) > 1:
+        return []
+    lengths = np.cumsum([x.shape[1] for x in parts])
+    sizes = {(len(x), x.shape[2]) for x in (recorded, *parts)}
+    fits = len(sizes) == 1 and lengths[-1] == recorded.shape[1]
+    return np.split(recorded, lengths[:-1], axis=1) if fits else []
+
+
 def _without_ones(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 

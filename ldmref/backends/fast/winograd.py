@@ -175,7 +175,7 @@ class _Tiles(NamedTuple):
 
     Attributes:
         phases: Pixels by column mod m, of `_phases`.
-        v: B^T d B, (size, size, images, rows, columns, channels).
+        v: B^T d B, (size, size, n, rows, columns, c).
         products: Of the entries of v with those of the weights, (size, size, ..., o).
         sums: Products, added up over their columns, (size, m, ..., o).
         chunks: Images and rows of tiles that are computed at a time, of `_chunks`.
