@@ -76,6 +76,11 @@ class NetworkTerms:
         return [*texts, NO_MASK] if self.masks else texts
 
 
+# The least rows without a cause where latents were read in another order: what the first layers
+# read, and what the network returns.
+WRONG_LAYOUT = 2
+
+
 class PortTerms:
     """The terms of a port's calls, by their kind."""
 
@@ -260,7 +265,7 @@ def follow_in_terms(
     best = run(set(), layouts[0])
     for layout in layouts[1:]:
         faults, unexplained = count_faults(best)
-        if not (unexplained if {} in layouts else faults):  # ldmref's own shows faults as well
+        if unexplained < WRONG_LAYOUT if {} in layouts else not faults:
             break
         best = min(best, run(set(), layout), key=count_faults)
     subjects = {subject for layout in layouts for subject in layout}
