@@ -30,9 +30,9 @@ load_sanitized(net, kit.original("transformer"))
 pipeline: Any = FluxPipeline.__new__(FluxPipeline)  # without published weights
 
 
-def rename(path: str) -> str:
-    """Return the makers' name of a layer."""
-    return path.replace(".layers.", ".")
+def rename(path: str) -> str | None:
+    """Return the makers' name of a layer; None: a sequence whose last layer has one."""
+    return None if path.endswith("adaLN_modulation") else path.replace(".layers.", ".")
 
 
 errors = {}
