@@ -210,10 +210,16 @@ class ComputedArrays:
             self._right.add(entry.layer)
             self.note_entries([entry])
 
-    def note_entries(self, entries: Iterable[TraceEntry]) -> None:
-        """Compare the arrays of layers that were judged, as they were recorded."""
+    def note_entries(self, entries: Iterable[TraceEntry], inputs: bool = False) -> None:
+        """Compare what layers returned that were judged, as it was recorded.
+
+        Args:
+            entries: The layers.
+            inputs: Whether all that they read was judged as well. A program may give a layer more
+                than the definition's reads.
+        """
         for entry in entries:
-            names = (*entry.inputs.values(), *entry.outputs.values())
+            names = (*(entry.inputs.values() if inputs else ()), *entry.outputs.values())
             self.note(*(self.port.tensors[name] for name in names))
 
     def _pick(self, size: int) -> np.ndarray:

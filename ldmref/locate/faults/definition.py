@@ -292,6 +292,8 @@ def _other_inputs(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
                 continue
             if graph.operations[old].kind == "multiply" and new in graph.operations[old].inputs:
                 continue  # a factor is missing
+            if words.describe(new) == words.describe(old):
+                continue  # no words tell them apart
             text, where = words.reads(consumer, old, new)
             yield Rewiring(text, where, {}, {edge: lambda read, i=new: read(i)})
 

@@ -176,7 +176,7 @@ def _explain_apart(rows: list[Row], context: PipelineContext) -> list[Row]:
     def explained(row: Row) -> Row:
         alike = (x for x in known if x.kind == row.kind)
         other = next((x for x in alike if math.isclose(x.error, row.error, rel_tol=CLOSE)), None)
-        if other is None or row.verdict != DIFFERS:
+        if other is None or row.verdict != DIFFERS or row.cause == other.cause:
             return row
         return replace(row, cause=other.cause, explained=other.explained, segment=other.segment)
 
