@@ -11,6 +11,7 @@ the definition's layer does. A layer with any other array was not compared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
@@ -28,6 +29,7 @@ from ldmref.trace.model import Trace, TraceEntry
 MOST_ORDERS = 12  # orders in memory in which an array is looked for
 SAMPLED = 64  # numbers that are compared before all are
 OPERATIONS = ("silu", "add")  # that are what their inputs make them
+OF_POSITIONS = re.compile(r"(rotary|pos)_emb\w*$")  # layers that make tables of angles
 AXES = (-1, -2)  # channels and tokens, of which arrays have parts
 PartShape = tuple[int, ...]
 
@@ -210,16 +212,10 @@ class ComputedArrays:
             self._right.add(entry.layer)
             self.note_entries([entry])
 
-    def note_entries(self, entries: Iterable[TraceEntry], inputs: bool = False) -> None:
-        """Compare what layers returned that were judged, as it was recorded.
-
-        Args:
-            entries: The layers.
-            inputs: Whether all that they read was judged as well. A program may give a layer more
-                than the definition's reads.
-        """
+    def note_entries(self, entries: Iterable[TraceEntry]) -> None:
+        """Compare the arrays of layers that were judged, as they were recorded."""
         for entry in entries:
-            names = (*(entry.inputs.values() if inputs else ()), *entry.outputs.values())
+            names = (*entry.inputs.values(), *entry.outputs.values())
             self.note(*(self.port.tensors[name] for name in names))
 
     def _pick(self, size: int) -> np.ndarray:
@@ -246,11 +242,18 @@ class ComputedArrays:
         return inputs and outputs
 
     def is_known(self, entry: TraceEntry, name: str, reads: RunReads) -> bool:
-        """Return whether an array of a layer is right; tokens and masks, which it reads, are."""
-        if name not in self._wanted or any(one.found for one in self._wanted[name]):
+        """Return whether an array of a layer is right; tokens and masks, which it reads, are.
+
+        What a layer of positions returns is right only if its angles are: a block may have been
+        given the same wrong table, which nothing judges there.
+        """
+        layer = entry.layer.partition(AGAIN)[0]
+        made = name in entry.outputs.values() and OF_POSITIONS.search(layer)
+        wanted = self._wanted.get(name, ())
+        if not made and (not wanted or any(one.found for one in wanted)):
             return True
         unit = max(EPSILONS[self.dtype], stored_unit(self.port, entry))
-        return reads.is_table(entry.layer.partition(AGAIN)[0], self.port.tensors[name], unit)
+        return reads.is_table(layer, self.port.tensors[name], unit)
 
     def _is_of_inputs(self, entry: TraceEntry) -> bool:
         """Return whether the result of an operation is that of its inputs, whatever they are."""

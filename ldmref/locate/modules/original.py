@@ -477,5 +477,5 @@ def _find_around(port: Trace, call: TraceCall, visited: Collection[str], dtype: 
     """Return layers that were not visited, and read and return what others do that were judged."""
     entries = [entry for entry in port.of_call(call) if entry.inputs and entry.layer]
     found = ComputedArrays(port, (e for e in entries if e.layer not in visited), dtype)
-    found.note_entries((e for e in entries if e.layer in visited), inputs=True)
+    found.note_entries(e for e in entries if e.layer in visited)
     return found.find_right(RunReads())
