@@ -21,6 +21,7 @@ import numpy as np
 
 from ldmref.locate.derived import Derivation, with_derived
 from ldmref.locate.kept_rows import keep_rows
+from ldmref.locate.layouts import without_ones
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
 from ldmref.locate.points import FollowedRun, Point
@@ -117,7 +118,7 @@ class NetworkConventions:
         shape = np.shape(point.computed)
         if point.computed.dtype.kind != "f":
             return
-        if _without_ones(point.recorded.shape) == _without_ones(shape):  # an axis of one image
+        if without_ones(point.recorded.shape) == without_ones(shape):  # an axis of one image
             point = replace(point, recorded=point.recorded.reshape(shape))
         kinds = KINDS if point.recorded.shape == shape else (_order_of_cut,)
         for kind in kinds:
@@ -210,10 +211,6 @@ class NetworkConventions:
             if entry is not None and name is not None:
                 found.append(np.ravel(read_array(self.port, entry.inputs[name])))
         return np.concatenate(found) if found else np.zeros(0)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
 
 
 def _of_whole(names: Sequence[str], side: str) -> Callable[[TraceEntry, str, str], bool]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
@@ -41,6 +41,15 @@ def largest_value(x: np.ndarray) -> float:
     (2.5, 0.0)
     """
     return float(np.max(np.abs(x), initial=0.0))
+
+
+def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without the axes of one number, which programs add and leave out.
+
+    >>> without_ones((2, 6, 1, 16))
+    (2, 6, 16)
+    """
+    return tuple(size for size in shape if size != 1)
 
 
 def shrinkage(before: np.ndarray, after: np.ndarray) -> float:

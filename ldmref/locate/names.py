@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.layouts import restore_order
+from ldmref.locate.layouts import restore_order, without_ones
 from ldmref.trace.model import Trace, TraceEntry
 
 # fmt: off
@@ -168,7 +168,7 @@ def read_outputs(
     def fits(order: Sequence[int]) -> bool:
         sizes = [found[part] for part in order]
         return all(
-            x is not None and _without_ones(x.shape) == _without_ones(shape)
+            x is not None and without_ones(x.shape) == without_ones(shape)
             for x, shape in zip(sizes, shapes, strict=True)
         )
 
@@ -194,10 +194,6 @@ def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> lis
     sizes = {(len(x), x.shape[2]) for x in (recorded, *parts)}
     fits = len(sizes) == 1 and lengths[-1] == recorded.shape[1]
     return np.split(recorded, lengths[:-1], axis=1) if fits else []
-
-
-def _without_ones(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
 
 
 def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:

@@ -38,6 +38,9 @@ Result = TypeVar("Result")
 WORDS = "{} of the port has other conventions than ldmref, which are no fault: {}"
 NO_MASK = "no mask: all tokens are read, which is right if none of them is padding"
 AdoptedTerms = Mapping[str, Convention]  # by subject
+# The least rows without a cause where latents were read in another order: what the first layers
+# read, and what the network returns.
+WRONG_LAYOUT = 2
 
 
 class TermsFound(Exception):
@@ -74,11 +77,6 @@ class NetworkTerms:
         """Return the conventions in words."""
         texts = [*(one.text for one in self.adopted.values()), *self.rows]
         return [*texts, NO_MASK] if self.masks else texts
-
-
-# The least rows without a cause where latents were read in another order: what the first layers
-# read, and what the network returns.
-WRONG_LAYOUT = 2
 
 
 class PortTerms:
@@ -265,7 +263,8 @@ def follow_in_terms(
     best = run(set(), layouts[0])
     for layout in layouts[1:]:
         faults, unexplained = count_faults(best)
-        if unexplained < WRONG_LAYOUT if {} in layouts else not faults:
+        enough = unexplained < WRONG_LAYOUT if {} in layouts else not faults
+        if enough:
             break
         best = min(best, run(set(), layout), key=count_faults)
     subjects = {subject for layout in layouts for subject in layout}

@@ -10,6 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from judged import KitInputs, distance, judge
+
+import ldmref
 
 # Its __init__ needs packages of macOS.
 PACKAGE = "diffusionkit.mlx"
@@ -86,3 +90,22 @@ class Transformer(nn.Module):
         self.net.load_weights(self._weights, strict=False)
         self.net.cache_modulation_params(pooled_projections, timestep[:1])
         return self.net(sample, mx.expand_dims(encoder_hidden_states, 2), timestep)
+
+
+def judge_port(title: str, kit: KitInputs, port: Transformer) -> None:
+    """Judge the transformer in all calls of a kit.
+
+    Args:
+        title: What ran.
+        kit: The kit.
+        port: The transformer, with the kit's weights.
+    """
+    errors = {}
+    with ldmref.recording(port, call="transformer", names=rename) as run:
+        for call in kit.calls("transformer"):
+            x, expected = kit.call(call)
+            x = {role: mx.array(value.astype(np.float32)) for role, value in x.items()}
+            sample = x["sample"].transpose(0, 2, 3, 1)
+            y = port(sample, x["timestep"], x["encoder_hidden_states"], x["pooled_projections"])
+            errors[call] = distance(y.transpose(0, 3, 1, 2), expected)
+    judge(title, run.trace, kit, errors)

@@ -4,14 +4,11 @@ Errors found: keys have no bias, and all MLPs have the exact GELU instead of its
 """
 
 import mlx.core as mx
-import numpy as np
-from building import Transformer, rename
+from building import Transformer, judge_port
 from diffusionkit.mlx.config import MMDiTConfig, PositionalEncoding
 from diffusionkit.mlx.mmdit import MMDiT
 from diffusionkit.mlx.model_io import flux_state_dict_adjustments
-from judged import KitInputs, distance, judge
-
-import ldmref
+from judged import KitInputs
 
 kit = KitInputs("flux-schnell")
 config = kit.config("transformer")
@@ -29,13 +26,8 @@ net = MMDiT(
     )
 )  # fmt: skip
 arrays = {name: mx.array(x) for name, x in kit.original("transformer").items()}
-port = Transformer(net, flux_state_dict_adjustments(arrays, hidden_size=width))
-errors = {}
-with ldmref.recording(port, call="transformer", names=rename) as run:
-    for call in kit.calls("transformer"):
-        x, expected = kit.call(call)
-        x = {role: mx.array(value.astype(np.float32)) for role, value in x.items()}
-        sample = x["sample"].transpose(0, 2, 3, 1)
-        y = port(sample, x["timestep"], x["encoder_hidden_states"], x["pooled_projections"])
-        errors[call] = distance(y.transpose(0, 3, 1, 2), expected)
-judge("Flux.1 schnell transformer", run.trace, kit, errors)
+judge_port(
+    "Flux.1 schnell transformer",
+    kit,
+    Transformer(net, flux_state_dict_adjustments(arrays, hidden_size=width)),
+)

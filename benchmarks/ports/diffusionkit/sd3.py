@@ -1,17 +1,15 @@
 """DiffusionKit 498e5db: the transformer of Stable Diffusion 3, in MLX.
 
-Error found: both MLPs have the exact GELU instead of its tanh approximation.
+Errors found: keys have no bias, and both MLPs have the exact GELU instead of its tanh
+approximation.
 """
 
 import mlx.core as mx
-import numpy as np
-from building import Transformer, rename
+from building import Transformer, judge_port
 from diffusionkit.mlx.config import MMDiTConfig
 from diffusionkit.mlx.mmdit import MMDiT
 from diffusionkit.mlx.model_io import mmdit_state_dict_adjustments
-from judged import KitInputs, distance, judge
-
-import ldmref
+from judged import KitInputs
 
 kit = KitInputs("sd3-medium")
 config = kit.config("transformer")
@@ -28,13 +26,4 @@ net = MMDiT(
 )  # fmt: skip
 arrays = {name: mx.array(x) for name, x in kit.original("transformer").items()}
 weights = mmdit_state_dict_adjustments(arrays, prefix="model.diffusion_model.")
-port = Transformer(net, weights)
-errors = {}
-with ldmref.recording(port, call="transformer", names=rename) as run:
-    for call in kit.calls("transformer"):
-        x, expected = kit.call(call)
-        x = {role: mx.array(value.astype(np.float32)) for role, value in x.items()}
-        sample = x["sample"].transpose(0, 2, 3, 1)
-        y = port(sample, x["timestep"], x["encoder_hidden_states"], x["pooled_projections"])
-        errors[call] = distance(y.transpose(0, 3, 1, 2), expected)
-judge("Stable Diffusion 3 transformer", run.trace, kit, errors)
+judge_port("Stable Diffusion 3 transformer", kit, Transformer(net, weights))

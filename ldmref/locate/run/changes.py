@@ -139,7 +139,7 @@ def _of_autoencoder(config: ModelConfig) -> Iterator[RunChange]:
 
 
 def _slots(names: Iterable[ArrayName]) -> Iterator[RunChange]:
-    """Yield arrays of each kind with the other sign, as zeros, and with their halves exchanged."""
+    """Yield arrays of each kind with the other sign, and as zeros."""
     kinds = {}
     for name in names:
         call = TraceCall(name.entry.split("/", 1)[0])
