@@ -197,13 +197,15 @@ FULL |= {f"tests/passport/test_{name}.py": SECONDS for name in KITS}
 
 # Files of tests/locate with tables whose rows take milliseconds.
 QUICK_TABLES = (
-    "added_noise_rows", "call_sizes", "changed_complex_products", "findings_of_diffs",
-    "gradients_of_layers", "module_copies", "module_originals",
-    "module_repeats", "module_results", "numbered_inputs", "originals", "own_runs",
-    "passes_and_parts", "pipeline_judges", "precision_of_ports", "prepared_images",
-    "recorded_arguments", "selected_and_settings", "selected_states", "shared_buffers",
-    "table_of_faults", "trials_of_runs", "unusual_runs",
+    "added_noise_rows", "changed_complex_products", "faint_masks", "findings_of_diffs",
+    "gradients_of_layers", "judging", "layouts_of_arrays", "module_copies", "module_originals",
+    "module_repeats", "module_results", "names_of_layers", "networks_of_calls", "numbered_inputs",
+    "originals", "own_runs", "padding", "passes_and_parts", "pipeline_judges",
+    "precision_of_ports", "prepared_images", "recorded_arguments", "rows_of_diffs",
+    "selected_and_settings", "selected_states", "table_of_faults", "tables_of_reports",
+    "trials_of_runs", "unusual_runs",
     *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_numbers.py")),
+    *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_faults_of_*.py")),
 )  # fmt: skip
 
 # Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
@@ -234,6 +236,7 @@ SAMPLED: dict[str, int] = {
     "tests/locate/test_followed_runs.py::test_a_changed_array_is_seen_at_its_place": 3,
     "tests/locate/test_formats_of_runs.py": 4,
     "tests/locate/test_one_image.py": 3,
+    "tests/locate/test_preflight.py::test_traces_that_cannot_be_compared_are_refused": 60,
     "tests/locate/test_own_parts.py::test_every_guidance_is_equal": 30,
     "tests/locate/test_changed_pipelines.py": 5,
     "tests/locate/test_twenty_faults.py": 15,

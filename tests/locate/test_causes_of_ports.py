@@ -52,12 +52,6 @@ def test_a_residual_that_is_what_a_norm_long_before_returned():
     )
 
 
-def test_what_a_norm_returns_may_lack_the_1_of_a_scale():
-    assert diagnosis._is_of_norm(diagnosis.Cause("the output of a.norm1 is not added"))
-    assert not diagnosis._is_of_norm(diagnosis.Cause("the output of a.to_q is not added"))
-    assert not diagnosis._is_of_norm(diagnosis.Cause("the residual is missing: the input of norm"))
-
-
 def test_modulations_that_a_block_is_given():
     rows = np.arange(12.0)[None]
     frame = {"input": np.zeros((1, 5, 2)), "of_image": rows, "of_text": -rows, "emb": rows[:, :2]}

@@ -237,23 +237,6 @@ def test_links_and_defaults_of_a_pitfall():
     assert (bare.reasonable, bare.words, bare.layers) == (False, "", ".*")
 
 
-def test_a_known_cause_is_described_by_its_function():
-    def changed(call):
-        """Yield something else.
-
-        More of it.
-        """
-
-    changed.__module__ = "a.b.masks"
-    found = pitfalls._describe(changed, "attention", "there")
-    assert found == ("masks.changed", "attention", "something else", "there")
-
-    def bare(call):
-        pass
-
-    assert pitfalls._describe(bare, "", "").changes == ""
-
-
 def test_causes_are_listed_in_the_order_of_their_tables():
     found = [*pitfalls.list_causes()]
     n = len(pitfalls.FAULTS)

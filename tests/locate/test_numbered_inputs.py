@@ -7,47 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ldmref.locate.numbered import _is_later, _may_be, name_numbered
+from ldmref.locate.numbered import name_numbered
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace
 
 N, L = CallSize("batch"), CallSize("tokens")
 FLOAT, IDS = np.float32, np.int64
-
-
-@pytest.mark.parametrize(
-    ("content", "shape", "array", "fits"),
-    [
-        ("timesteps", (N,), np.ones(3), True),
-        ("timesteps", (N,), np.ones(()), True),
-        ("timesteps", (N,), np.ones((3, 1)), False),
-        ("guidance", (N,), np.ones(3, IDS), True),
-        ("normal", (N, L, 6), np.ones((2, 5, 6)), True),
-        ("normal", (N, L, 6), np.ones((2, 5, 7)), False),
-        ("normal", (N, 5, 6), np.ones((2, 4, 6)), False),
-        ("normal", (N, L, 6), np.ones((2, 5, 6), IDS), False),
-        ("normal", (N, L, 6), np.ones((2, 6)), False),
-        ("mask", (N, L), np.array([[1, 0]]), True),
-        ("mask", (N, L), np.array([[1.0, 0.0]]), True),
-        ("mask", (N, L), np.array([[1, 2]]), False),
-        ("mask", (N, L), np.array([1, 0]), False),
-        ("ids", (N, L), np.array([[1, 2]]), True),
-        ("ids", (N, L), np.array([[1, 2]], np.uint8), True),
-        ("ids", (N, L), np.array([[1.0, 2.0]]), False),
-        ("labels", (N, L), np.array([[1, 2]]), True),
-        ("labels", (N, L), np.array([[1.0, 2.0]]), False),
-    ],
-)
-def test_sizes_and_numbers_of_an_input(content, shape, array, fits):
-    assert _may_be(NetworkInput("a", "a", shape, content), array) == fits
-
-
-@pytest.mark.parametrize(
-    ("role", "later"),
-    [("0", False), ("1", True), ("10", True), ("x", False), ("1a", False), ("", False)],
-)
-def test_numbers_after_the_first_are_later_arguments(role, later):
-    assert _is_later(role) == later
 
 
 INPUTS = (
@@ -101,3 +66,33 @@ def test_only_whole_calls_of_known_networks_are_named():
     trace = build_trace(tensors)
     found = {entry.layer: [*entry.inputs] for entry in name_numbered(trace, [network]).entries}
     assert found == {"a": ["1"], "": ["hidden"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "shape", "array", "fits"),
+    [
+        ("timesteps", (N,), np.ones(3), True),
+        ("timesteps", (N,), np.ones(()), True),
+        ("timesteps", (N,), np.ones((3, 1)), False),
+        ("guidance", (N,), np.ones(3, int), True),
+        ("normal", (N, L, 6), np.ones((2, 5, 6)), True),
+        ("normal", (N, L, 6), np.ones((2, 5, 7)), False),
+        ("normal", (N, 5, 6), np.ones((2, 4, 6)), False),
+        ("normal", (N, L, 6), np.ones((2, 5, 6), int), False),
+        ("mask", (N, L), np.array([[1.0, 0.0]]), True),
+        ("mask", (N, L), np.array([[1, 2]]), False),
+        ("mask", (N, L), np.array([1, 0]), False),
+        ("ids", (N, L), np.array([[1, 2]], np.uint8), True),
+        ("ids", (N, L), np.array([[1.0, 2.0]]), False),
+        ("labels", (N, L), np.array([[1, 2]]), True),
+        ("labels", (N, L), np.array([[1.0, 2.0]]), False),
+    ],
+)
+def test_sizes_and_numbers_of_an_input(content, shape, array, fits):
+    inputs = (INPUTS[0], NetworkInput("a", "named", shape, content))
+    assert names([], inputs=inputs, arrays={"1": array}) == ["named" if fits else "1"]
+
+
+@pytest.mark.parametrize("role", ["0", "x", "1a", "10"])
+def test_numbers_after_the_first_are_later_arguments(role):
+    assert names([role]) == (["hidden"] if role == "10" else [role])

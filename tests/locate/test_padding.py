@@ -9,15 +9,9 @@ import pytest
 
 import ldmref
 from ldmref.backends.named import LayerCall
-from ldmref.locate.diagnosis import Cause
-from ldmref.locate.faults.masks import changes_of_mask, other_masks, with_mask
-from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN
-from ldmref.locate.judging import Judge
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.padding import PaddingFinder, _changed, _digest
-from ldmref.locate.pipeline.tokens import mask_faults, pad_in_front
-from ldmref.locate.points import Frame, Point
-from ldmref.models.layers import MASKED
+from ldmref.locate.padding import PaddingFinder
+from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput, NetworkOutput
 
 MASK = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
 
@@ -43,21 +37,6 @@ def record_of(preset, mask=MASK, network="transformer", **more):
         else:
             arguments[x.argument] = normal(i, *x.shape_at(sizes))
     return model, RecordedNetwork(declared, model.params[declared.params], arguments | more, True)
-
-
-def test_rows_are_told_apart_by_their_numbers():
-    """Only rows of floats: other arrays are ids and positions, or have one row."""
-    rows = {}
-    x = normal(0, 2, 3, 4)
-    arrays = {"x": x, "y": x[0], "v": x[0, 0], "ids": np.ones((2, 3), int), "n": 3}
-    for role, array in arrays.items():
-        _digest(rows, ("a", role, 0), array)
-    assert {role for _, role, _ in rows} == {"x", "y"}
-    of_x, of_y = (rows["a", role, 0] for role in ("x", "y"))
-    assert of_x.shape == (2, 3) and np.allclose(of_y, of_x[0], rtol=1e-12)
-    assert len(np.unique(of_x)) == 6
-    _digest(rows, ("a", "z", 0), np.flip(x, -1))
-    assert not np.isclose(rows["a", "z", 0], of_x).any()  # the order of numbers counts
 
 
 @pytest.mark.parametrize("preset", ["qwen-image-2.1-tiny", "krea-2-tiny"])
@@ -144,143 +123,108 @@ def test_flux3_reads_windows():
     assert found.sum(axis=1).tolist() == [80, 160]
 
 
-# -- the judge ------------------------------------------------------------------------------------
+# -- networks of a few lines ----------------------------------------------------------------------
+
+N, TOKENS = CallSize("batch"), CallSize("tokens")
+SHORT = np.array([[1, 1, 0], [1, 1, 1]])
+INPUTS = (
+    NetworkInput("x", "x", (N, TOKENS, 4)),
+    NetworkInput("image", "image", (N, CallSize("height"), 4)),
+    NetworkInput("mask", "mask", (N, TOKENS), "mask"),
+)
 
 
-class Run:
-    """A run that computes a point as it was computed."""
-
-    def __init__(self, computed):
-        self.computed = computed
-
-    def rerun(self, point, changes=None, **options):
-        return self.computed
-
-    def parameters(self, call):
-        return {}
+def attend(ops, params, x, mask, image=None):
+    """Return the tokens with the mean of those that are not hidden."""
+    double = LayerCall("a", "k", {"input": x}, {}, {}, lambda inputs: 2.0 * inputs["input"])
+    y = ops.visit(double)
+    return y + np.where(mask[..., None] != 0, y, 0.0).sum(axis=1, keepdims=True)
 
 
-def judge(computed, recorded, padding):
-    call = LayerCall("layer", "other", {"input": computed}, {}, {}, lambda x: computed)
-    frame = Frame("layer", call.compute, {}, None, [])
-    point = Point(call, "", computed, recorded, {}, frame, (), (), padding=padding)
-    found = Judge("transformer.000", "float32")
-    used = found.observe(Run(computed), point)
-    [row] = found.rows
-    return row, used
+def found_in(function=attend, inputs=INPUTS, name="transformer", finder=None, model=None, **arrays):
+    """Return the rows of padding of a network, by layer, role and number of the output."""
+    arrays = {"x": normal(0, 2, 3, 4), "mask": SHORT} | arrays
+    outputs = (NetworkOutput("", "y"),)
+    declared = DeclaredNetwork(name, "", "", function, dict, {}, tuple(inputs), outputs)
+    call = RecordedNetwork(declared, {}, arrays, True)
+    return (finder or PaddingFinder()).find(model, call)
 
 
-@pytest.mark.parametrize("value", [100.0, np.nan, np.inf])
-def test_rows_of_padding_are_left_out_and_counted(value):
-    x, padding = normal(0, 2, 4, 5), MASK == 0
-    recorded = np.where(padding[..., None], value, x)
-    row, used = judge(x, recorded, padding)
-    assert (row.verdict, row.padding) == (EQUAL, 2)
-    # what is not finite is not used
-    assert np.array_equal(used, recorded if np.isfinite(value) else x)
+def test_rows_of_hidden_tokens_are_those_that_change():
+    found = found_in(x=1e-3 * normal(0, 2, 3, 4))
+    assert found.keys() == {("a", "input", 0), ("a", "", 0), ("", "", 0)}
+    assert all(np.array_equal(rows, SHORT == 0) for rows in found.values())
 
 
-def test_padding_does_not_widen_what_is_allowed(monkeypatch):
-    monkeypatch.setattr("ldmref.locate.judging.diagnose", lambda *args, **more: Cause())
-    x, padding = normal(0, 2, 4, 5), MASK == 0
-    x[padding] *= 1e9
-    recorded = x.copy()
-    recorded[1, 0, 0] += 1e-3
-    row, _ = judge(x, recorded, padding)
-    assert row.error == pytest.approx(1e-3 / np.abs(x[~padding]).max())
-    assert row.verdict == DIFFERS
+def reads_all(ops, params, x, mask):
+    return attend(ops, params, x, mask * 0 + 1)
 
 
-def test_padding_alone_is_not_judged():
-    x = normal(0, 2, 4, 5)
-    row, used = judge(x, x, np.ones((2, 4), bool))
-    assert (row.verdict, row.note, row.padding) == (UNKNOWN, "all of its rows are padding", 8)
-    assert used is x
+def moves_all(ops, params, x, mask):
+    return attend(ops, params, x, mask)[:, ::-1]
 
 
-def test_heads_count_once():
-    x = normal(0, 2, 3, 4, 5)
-    row, _ = judge(x, x, np.repeat((MASK == 0)[:, None], 3, axis=1))
-    assert row.padding == 2
+def changes_by_rounding(ops, params, x, mask):
+    return attend(ops, params, x, mask) + 1e-10 * np.where(mask[..., None] != 0, 0.0, x).sum()
 
 
-def test_another_order_in_memory_keeps_its_padding():
-    x, padding = normal(0, 2, 4, 5), MASK == 0
-    other = np.where(padding[..., None], 9.0, x)
-    row, used = judge(x, other.transpose(0, 2, 1), padding)
-    assert (row.verdict, row.padding) == (EQUAL, 2) and "transpose" in row.note
-    assert np.array_equal(used, other)
+def changes_by_little(ops, params, x, mask):
+    return attend(ops, params, x, mask) + 1e-6 * np.where(mask[..., None] != 0, 0.0, x).sum()
 
 
-# -- causes ---------------------------------------------------------------------------------------
+def fails(ops, params, x, mask):
+    raise ValueError("they do not fit")
 
 
-def attend(call, x):
-    q, k, v = x["input"], x["k"], x["v"]
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]) + x.get("bias", 0.0)
-    if call.attributes.get("causal"):
-        scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True) @ v
+@pytest.mark.parametrize("function", [reads_all, moves_all, changes_by_little, fails])
+def test_what_is_read_is_no_padding(function):
+    assert found_in(function) == {}
 
 
-def attention(bias=None, causal=False):
-    names = ("input", "k", "v")
-    inputs = {name: normal(i, 2, 1, 4, 3) for i, name in enumerate(names)}
-    inputs |= {} if bias is None else {"bias": bias}
-    call = LayerCall("attention", "attention", inputs, {}, {"causal": causal}, lambda x: x)
-    return replace(call, compute=lambda x: attend(call, x))
+def test_what_only_rounding_changes_is_padding():
+    assert found_in(changes_by_rounding)
 
 
-def test_changed_masks_are_attention_with_their_bias():
-    seen = (MASK != 0)[:, None, None, :]
-    call = attention(np.where(seen, 0.0, MASKED))
-    found = {variant.text: variant.change(call, call.inputs) for variant in other_masks(call)}
-    assert len(found) >= 5
-    for words, other in changes_of_mask(seen):
-        if other.any(axis=-1).all():
-            right = call.compute({**call.inputs, "bias": np.where(other, 0.0, -1e30)})
-            assert np.allclose(found[words], right, rtol=0, atol=1e-12)
-    empty = found["the mask is inverted, and queries without keys return zeros"]
-    alike = found["the mask is inverted, and queries without keys read all alike"]
-    assert not empty[1].any() and empty[0].any()
-    assert np.allclose(alike[1], call.inputs["v"][1].mean(axis=1, keepdims=True))
+@pytest.mark.parametrize("mask", [None, SHORT[0], SHORT[None], np.ones((2, 3)), [[1, 0]]])
+def test_calls_without_a_mask_that_hides_have_no_padding(mask):
+    assert found_in(mask=mask) == {}
+    two = (*INPUTS, NetworkInput("other", "other", (N, TOKENS), "mask"))
+    assert found_in(inputs=two, other=SHORT) == {} == found_in(inputs=INPUTS[:1])
 
 
-def test_hidden_keys_of_causal_attention():
-    call = attention(causal=True)
-    mask = np.array([[0, 1, 1, 1], [1, 1, 1, 1]])
-    texts = [variant.text for variant in with_mask(call, mask)]
-    assert texts[0] == "keys of padding are hidden, and queries without keys return zeros"
-    [zeros] = [v for v in with_mask(call, mask) if v.text == texts[0]]
-    found = zeros.change(call, call.inputs)
-    bias = np.where(mask[:, None, None, :] != 0, 0.0, -1e30)
-    assert not found[0, 0, 0].any()
-    assert np.allclose(found[0, 0, 1:], call.compute({**call.inputs, "bias": bias})[0, 0, 1:])
-    assert [*with_mask(call, np.ones((2, 4)))] == [*with_mask(call, mask[:, :3])] == []
-    assert [*with_mask(attention(np.zeros((2, 1, 1, 4))), mask)] == []
+@pytest.mark.parametrize(
+    ("more", "same"),
+    [
+        ({}, True),
+        ({"x": normal(1, 2, 3, 4)}, True),
+        ({"x": normal(0, 2, 3, 5)}, False),
+        ({"mask": SHORT[::-1]}, False),
+        ({"name": "unet"}, False),
+        ({"image": np.zeros((2, 5, 4))}, False),
+    ],
+)
+def test_calls_of_one_kind_are_looked_into_once(more, same):
+    finder = PaddingFinder()
+    assert (found_in(finder=finder) is found_in(finder=finder, **more)) == same
+    assert found_in(finder=finder)
 
 
-def test_masks_of_a_batch_in_words():
-    faults = dict(mask_faults(MASK))
-    assert faults["the mask is one token late"].tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
-    assert faults["the mask is one token early"].tolist() == [[1, 0, 0, 1], [1, 1, 1, 1]]
-    assert faults["the mask has one token too many"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert faults["the mask has one token too few"].tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
-    assert faults["rows of the mask are exchanged"].tolist() == MASK[::-1].tolist()
-    assert faults["all rows have the mask of row 1"].all()
+def test_arrays_of_other_tokens_stay():
+    seen = []
+
+    def run(ops, params, **arrays):
+        seen.append(arrays)
+        return np.zeros((2, 3))
+
+    arrays = {"x": normal(0, 2, 3, 4), "image": normal(1, 2, 3, 4)}
+    assert found_in(run, **arrays) == {}
+    first, second = (one["x"] for one in seen)
+    assert np.array_equal(first[SHORT != 0], arrays["x"][SHORT != 0])
+    assert not np.isclose(first[SHORT == 0], second[SHORT == 0]).any()
+    assert all(np.array_equal(one["image"], arrays["image"]) for one in seen)
 
 
-def test_padding_within_a_text_stays():
-    within = pad_in_front(np.array([5, 0, 6]), np.array([1, 0, 1]))
-    assert within.ids.tolist() == [5, 0, 6] and not within.shift
-    full = pad_in_front(np.array([5, 6]), np.array([1, 1]))
-    assert full.ids.tolist() == [5, 6] and not full.shift
-
-
-def test_rows_are_compared_beside_numbers_that_are_not_finite():
-    """An infinity does not make every difference small, and is equal to nothing."""
-    x = np.array([1.0, 2.0, np.inf, np.nan])
-    other = np.array([1.0, 2.5, np.inf, np.nan])
-    assert _changed(x, other).tolist() == [False, True, True, True]
-    assert _changed(x[:2], x[:2] * (1.0 + 1e-3 * np.arange(2))).tolist() == [False, True]
+@pytest.mark.parametrize(("preset", "padded"), [("flux2-tiny", False), ("z-image-tiny", True)])
+def test_padding_of_a_text_that_the_denoiser_reads_is_none(preset, padded):
+    model = ldmref.random_model(preset)
+    assert bool(found_in(name="text_encoder", model=model)) == padded

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import normal
+from fault_calls import normal
 
 from ldmref.backends.named import LayerCall
 from ldmref.errors import UsageError
@@ -19,6 +19,7 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.precision import (
     EPSILONS,
     STORED,
+    UNITS,
     Rounding,
     exact_backend,
     port_dtype,
@@ -73,6 +74,13 @@ def test_operations_of_a_format_are_rounded(dtype):
 def test_the_exact_backend_is_numpy_in_float64():
     ops = exact_backend()
     assert (ops.name, ops.dtype, ops.speed) == ("numpy", "float64", "exact")
+
+
+def test_units_of_rounding_are_those_of_the_formats():
+    for name in ("float16", "float32", "float64"):
+        assert EPSILONS[name] == np.finfo(name).eps
+    assert EPSILONS["bfloat16"] == UNITS["BF16"] == 2.0**-7 and UNITS["F16"] == EPSILONS["float16"]
+    assert (UNITS["F8_E4M3"], UNITS["F8_E5M2"]) == (2.0**-3, 2.0**-2)
 
 
 # -- the format of a port -------------------------------------------------------------------------
@@ -158,17 +166,6 @@ def test_one_error_is_at_most_one():
     right = [{"input": np.array([x])} for x in (1.0, 1.5, 1e-9)]
     got = [{"input": np.array([1.0])}, {"input": np.array([2.0])}]
     assert align(right, got) == (0, 1, None)
-    apart = alignment._distance({"input": np.ones(1)}, {"input": np.full(1, 1e-3)})
-    assert apart == 1.0
-    near = alignment._distance({"input": np.ones(1)}, {"input": np.full(1, 2.0)})
-    assert near == 0.5
-
-
-def test_errors_of_all_shared_roles_are_added():
-    one = {"a": np.ones(1), "b": np.full(1, 2.0), "c": np.ones(1)}
-    two = {"a": np.full(1, 2.0), "b": np.full(1, 4.0), "d": np.ones(1)}
-    assert alignment._distance(one, two) == 1.0
-    assert alignment._distance(one, {"d": np.ones(1)}) == 0
 
 
 def test_too_many_alignments_are_not_tried():

@@ -9,6 +9,7 @@ from numpy_ports import make_model, run_port
 from ldmref.errors import UsageError
 from ldmref.locate import diff_traces
 from ldmref.locate.precision import round_to
+from ldmref.locate.preflight import find_gaps, require_comparable, with_request
 from ldmref.trace import build_trace
 
 BLOCK = "transformer_blocks.0"
@@ -167,3 +168,179 @@ def test_a_reference_of_another_sampler_is_refused(model, tensors, ours, theirs,
     with pytest.raises(UsageError, match=f"the reference was made with {words}"):
         diff_traces(port, model, reference)
     assert diff_traces(port, model, build_trace(tensors)).equal
+
+
+# -- what is refused, and what is nearly it and is not --------------------------------------------
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def layers(*arrays, call="unet.000", name="l{:02}"):
+    return {f"{call}/{name.format(i)}/output": np.asarray(x) for i, x in enumerate(arrays)}
+
+
+def calls(*runs, network="unet"):
+    """Return the arrays of calls, each as numbers by "LAYER/SIDE"."""
+    return {
+        f"{network}.{i:03}/{name}": np.arange(3.0) + number
+        for i, run in enumerate(runs)
+        for name, number in run.items()
+    }
+
+
+FLAT, VARIED = np.full(3, 2.0), np.arange(3.0)
+WIDE = normal(0, 2048).astype(np.float32)
+NARROW, HALF = (np.asarray(round_to(WIDE, x), np.float32) for x in ("bfloat16", "float16"))
+EXACT = np.arange(64, dtype=np.float32)  # in any format
+PORT = {"unet.000/a/output": normal(0, 8), "unet.000//output": normal(1, 8)}
+ONCE = {"x/input": 1, "x/output": 2, "y/input": 3, "y/output": 4}
+AGAIN = ONCE | {"y/input": 9}
+NAN = np.array([1.0, np.nan])
+
+REFUSED = {
+    "outputs of one value": (layers(FLAT, FLAT, FLAT[:1]), None, "all 2 outputs are constant"),
+    "whole numbers beside them": (layers(FLAT, FLAT, np.arange(4)), None, "all 2 outputs"),
+    "numbers of the host": (layers(FLAT, FLAT) | {"sampler.000//output": VARIED}, None, "all 2"),
+    "one output that varies": (layers(FLAT, FLAT, VARIED), None, ""),
+    "one output": (layers(FLAT), None, ""),
+    "a constant reference": (layers(VARIED, VARIED), layers(FLAT, FLAT), "the reference: all 2"),
+    "numbers of bfloat16": (layers(NARROW, NARROW), None, "of bfloat16"),
+    "numbers of float16": (layers(EXACT, HALF), None, "of float16"),
+    "numbers of either": (layers(HALF, NARROW * 2.0**-40), None, ""),
+    "numbers of float32": (layers(NARROW, WIDE), None, ""),
+    "one layer of bfloat16": (layers(NARROW), None, ""),
+    "few numbers of it": (layers(NARROW[:31], NARROW[:31]), None, ""),
+    "enough numbers of it": (layers(NARROW[:32], NARROW[:32]), None, "of bfloat16"),
+    "what is narrow at first": (
+        layers(*[np.concatenate([NARROW[:1024], WIDE[1024:]]).reshape(64, 32)] * 2),
+        None,
+        "of bfloat16",
+    ),
+    "every second layer": (layers(*[NARROW, WIDE] * 16), None, "of bfloat16"),
+    "tables": (layers(NARROW, 2.0 * NARROW, name="b{}.embed_tokens"), None, ""),
+    "what tables give": (layers(NARROW, 2.0 * NARROW, name="embedding.{}"), None, "of bfloat16"),
+    "a buffer used again": (calls(ONCE, AGAIN), None, "unet.000 and unet.001 hold the same"),
+    "the same inputs": (calls(ONCE, ONCE), None, ""),
+    "another output": (calls(ONCE, AGAIN | {"x/output": 9}), None, ""),
+    "one layer alone": (
+        calls({"x/input": 1, "x/output": 2}, {"x/input": 9, "x/output": 2}),
+        None,
+        "",
+    ),
+    "a layer that is new": (calls(ONCE, AGAIN | {"z/output": 1}), None, ""),
+    "the call after the next": (calls(ONCE, AGAIN | {"x/output": 5}, AGAIN), None, ""),
+    "calls of the host": (calls(ONCE, AGAIN, network="sampler"), None, ""),
+    "a reference that is not finite": (PORT, PORT | {"unet.001//output": NAN}, "has NaN at [1]"),
+    "a layer that is not": (PORT, PORT | {"unet.000/b/output": NAN}, ""),
+    "a host that is not": (PORT, PORT | {"schedule//output.sigmas": NAN}, ""),
+    "an image of one colour": (PORT, PORT | {"vae.decode.000//output": np.ones(2)}, "one colour"),
+    "latents of one colour": (PORT, PORT | {"vae.encode.000//output": np.ones(2)}, ""),
+    "other sizes": (
+        layers(*PORT.values()),
+        layers(VARIED, VARIED),
+        "(8,) and (3,) in unet.000/l00",
+    ),
+    "one of the same size": (layers(*PORT.values()), layers(VARIED, PORT["unet.000//output"]), ""),
+    "other layers": (layers(*PORT.values()), layers(VARIED, VARIED, name="o{}"), ""),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_traces_that_cannot_be_compared_are_refused(name):
+    port, reference, words = REFUSED[name]
+    other = None if reference is None else build_trace(reference)
+    if not words:
+        require_comparable(build_trace(port), other, "float32")
+        return
+    with pytest.raises(UsageError) as caught:
+        require_comparable(build_trace(port), other, "float32")
+    assert words in str(caught.value) and caught.value.code == "E-TRACE-RUN"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_only_ports_of_float32_are_asked_for_their_format(dtype):
+    require_comparable(build_trace(layers(NARROW, NARROW)), None, dtype)
+
+
+@pytest.mark.parametrize("name", ["sampler", "schedule", "scheduler"])
+def test_references_of_other_programs(name):
+    def trace(value):
+        if name == "scheduler":
+            return build_trace(PORT, {"scheduler": {"class": value}, "params": None})
+        return build_trace(PORT, {"params": {name: value}, "scheduler": None})
+
+    with pytest.raises(UsageError, match=f"made with {name} 'y', and the port with 'x'"):
+        require_comparable(trace("x"), trace("y"))
+    for ours, theirs in (("x", "x"), (None, "y"), ("x", None)):
+        require_comparable(trace(ours), trace(theirs))
+    require_comparable(build_trace(PORT), trace("y"))
+
+
+# -- gaps -----------------------------------------------------------------------------------------
+
+NAMES = [letter * 90 for letter in "abcdef"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "begin", "end"),
+    [
+        ({"complete": False}, "the recorded run was stopped", "before its end"),
+        (
+            {"missing_tensors": NAMES},
+            "6 tensors of the manifest missing: a",
+            f"{NAMES[4]} and 1 more",
+        ),
+        ({"left_out": dict.fromkeys(NAMES, "x")}, "6 parts ", f" {'e' * 80} and 1 more"),
+        ({"left_out": {"vae.decode": "too large"}}, "1 part ", ": vae.decode (too large)"),
+        ({"unknown_names": NAMES}, "6 names ", f" {'e' * 80} and 1 more"),
+        ({"unknown_names": [7]}, "1 name ", ": 7"),
+    ],
+)
+def test_each_thing_that_a_recording_lacks_is_a_gap(manifest, begin, end):
+    (found,) = find_gaps(build_trace({}, manifest))
+    assert found.startswith(begin) and found.endswith(end)
+    assert not find_gaps(build_trace({}, {name: None for name in manifest if name == "left_out"}))
+
+
+@pytest.mark.parametrize(
+    ("runs", "controlnets", "gaps"),
+    [
+        (["bacde", "a"], 0, ["unet.001 lacks 4 layers that unet.000 has: b, c, d and 1 more"]),
+        (
+            ["ab", "a", "b"],
+            0,
+            [
+                "unet.001 lacks 1 layer that unet.000 has: b",
+                "unet.002 lacks 1 layer that unet.000 has: a",
+            ],
+        ),
+        (["a", "ab", "a"], 0, []),
+        (["ab", "b"], 2, ["unet.001 lacks 1 layer that unet.000 has: a"]),
+    ],
+)
+def test_later_calls_have_the_layers_of_the_first(runs, controlnets, gaps):
+    port = build_trace(calls(*({f"{x}/output": 0 for x in run} for run in runs)))
+    assert find_gaps(port, controlnets) == gaps
+    host = build_trace(calls({"x/output": 0, "y/output": 0}, {"x/output": 0}, network="sampler"))
+    assert not find_gaps(host)
+
+
+@pytest.mark.parametrize(("controlnets", "lacking"), [(0, "12"), (1, "12"), (2, "2"), (3, "")])
+def test_each_controlnet_has_its_own_layers(controlnets, lacking):
+    runs = ({f"{x}/output": 0 for x in run} for run in ("ab", "b", "b"))
+    gaps = find_gaps(build_trace(calls(*runs, network="controlnet")), controlnets)
+    assert [gap.partition(" ")[0] for gap in gaps] == [f"controlnet.00{i}" for i in lacking]
+
+
+def test_a_port_takes_the_request_of_its_reference():
+    port, asked = build_trace(PORT, {"dtype": "float16"}), build_trace({}, {"params": {"seed": 1}})
+    found = with_request(port, asked)
+    assert found.manifest == {"dtype": "float16", "params": {"seed": 1}}
+    assert found.entries == port.entries and "params" not in port.manifest
+    for reference in (None, port, build_trace({}, {"scheduler": {}})):
+        assert with_request(port, reference) is port
+    for manifest in ({"params": {}}, {"scheduler": {"class": "x"}}):
+        own = build_trace({}, manifest)
+        assert with_request(own, asked) is own

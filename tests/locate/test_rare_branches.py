@@ -7,12 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fault_calls import attention, call_of
 from host_units import context_of, entry_of, normal
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.faults.attention import MASKED, TEXT_SEGMENT, with_text_mask
-from ldmref.locate.findings import DiffReport, Row
+from ldmref.locate.findings import Row
 from ldmref.locate.parts.scheduler_faults import config_faults
 from ldmref.locate.pipeline import (
     added_noise,
@@ -26,8 +24,6 @@ from ldmref.locate.pipeline import (
     tokens,
     wires,
 )
-from ldmref.locate.precision import EPSILONS, UNITS
-from ldmref.locate.report import describe, table
 from ldmref.samplers import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 
@@ -38,37 +34,6 @@ UNHEARD = {"class": "UnheardOfScheduler", "config": {}}
 
 def why_of(context, call, role, side="input"):
     return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
-
-
-# -- attention to a text that is filled up --------------------------------------------------------
-
-
-def test_the_tokens_that_fill_up_a_text_are_hidden():
-    """Three tokens of an image, and a text of 18 and 20 tokens in a segment of 32."""
-    keys = 3 + TEXT_SEGMENT
-    shapes = {"input": 4, "k": keys, "v": keys}
-    arrays = {role: normal(i, 2, 1, n, 2) for i, (role, n) in enumerate(shapes.items())}
-    arrays["bias"] = normal(3, 2, 1, 1, keys)
-    call = call_of("attention", attention, arrays)
-    own = (np.arange(20) < np.array([[18], [20]])).astype(int)
-    ((text, change),) = with_text_mask(call, own)
-    assert text == "the tokens that fill up the text are hidden"
-    place = np.arange(keys)
-    hidden = place >= 3 + np.array([[18], [20]])
-    bias = np.where(hidden[:, None, None], -math.inf, arrays["bias"])
-    right = attention(**{**arrays, "bias": bias})
-    np.testing.assert_allclose(change(call, call.inputs), right, rtol=1e-9)
-    assert MASKED < -1e4
-    exactly = {**arrays, "k": arrays["k"][:, :, 3:], "v": arrays["v"][:, :, 3:],
-               "bias": arrays["bias"][..., 3:]}  # fmt: skip
-    assert len([*with_text_mask(call_of("attention", attention, exactly), own)]) == 1
-    bare = call_of("attention", attention, {x: arrays[x] for x in shapes})
-    whole = np.ones((2, TEXT_SEGMENT), int)
-    for other, mask in (
-        (bare, own), (call, own[0]), (call, own[:1]), (call, whole),
-        (call, np.ones((2, TEXT_SEGMENT + 1), int)),
-    ):  # fmt: skip
-        assert not [*with_text_mask(other, mask)]
 
 
 # -- times and latents of the denoiser ------------------------------------------------------------
@@ -486,33 +451,3 @@ def test_tokens_whose_reader_was_not_recorded_have_a_reason():
     assert not [*tokens._judge_given(context)]
     words = "the ids of a call of text_encoder were not recorded"
     assert why_of(context, "tokens.000", "ids", "output") == words
-
-
-# -- reports --------------------------------------------------------------------------------------
-
-
-def test_all_rows_may_be_listed_with_the_worst_first():
-    rows = [
-        Row(f"unet.00{i}", "conv", error=error, allowed=1.0, verdict="equal")
-        for i, error in enumerate((0.25, 0.75, 0.5))
-    ]
-    report = DiffReport(rows, "float32", [])
-
-    def names(**options):
-        return [line[0][:8] for line in table(report, **options)[1:]]
-
-    assert names(everything=True) == ["unet.000", "unet.001", "unet.002"]
-    assert names(everything=True, worst_first=True) == ["unet.001", "unet.002", "unet.000"]
-    assert names() == []
-
-
-def test_a_reasonable_change_is_said_to_be_one():
-    row = Row("a.000", "", verdict="differs", cause="c", reasonable="r (x/y#1)", note="n")
-    assert describe(row) == "differs: c; reasonable, but not this model: r (x/y#1); n"
-
-
-def test_units_of_rounding_are_those_of_the_formats():
-    for name in ("float16", "float32", "float64"):
-        assert EPSILONS[name] == np.finfo(name).eps
-    assert EPSILONS["bfloat16"] == UNITS["BF16"] == 2.0**-7 and UNITS["F16"] == EPSILONS["float16"]
-    assert (UNITS["F8_E4M3"], UNITS["F8_E5M2"]) == (2.0**-3, 2.0**-2)

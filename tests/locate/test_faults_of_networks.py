@@ -1,4 +1,4 @@
-"""Known faults between layers and in blocks, on points that are built by hand."""
+"""What each known fault between layers and in blocks computes, by formulas of its own."""
 
 from __future__ import annotations
 
@@ -10,56 +10,7 @@ import numpy as np
 import pytest
 from fault_calls import assert_same, call_of, linear, normal, point_of, replay_of
 
-from ldmref.backends.base import Backend
-from ldmref.locate.diagnosis import TOGETHER
-from ldmref.locate.faults import (
-    FAULTS,
-    between,
-    faults_of,
-    joint,
-    modulation,
-    packing,
-    scales,
-)
-
-# -- the table ------------------------------------------------------------------------------------
-
-
-def test_the_table_names_operations():
-    operations = {name for name in dir(Backend) if not name.startswith("_")}
-    functions = {
-        "quick_gelu",
-        "tanh_gelu",
-        "divide_by_rms",
-        "rotate",
-        "rotate_halves",
-        "turn_pairs",
-    }
-    functions |= {
-        "add",
-        "timestep_embedding",
-        "pad_bottom_right",
-        "divide_by_deviation",
-    }  # of `ldmref.models`
-    functions |= {  # of torch: `ldmref.locate.modules.operations`
-        "sigmoid", "relu", "tanh", "grouped_conv2d", "convolution", "add_number",
-        "multiply_number", "divide_number", "multiply", "subtract", "negate", "power", "sine",
-        "cosine", "polar", "split", "join", "softmax", "masked", "repeat_each", "axes",
-    }  # fmt: skip
-    for fault in FAULTS:
-        assert {*fault.operations} <= operations | functions, fault.variants.__name__
-        assert fault.source and callable(fault.variants)
-    assert {f.variants.__name__ for f in faults_of("rotate_halves")} == {
-        "other_layout", "other_frequencies", "other_positions",
-    }  # fmt: skip
-    for activation in ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh"):
-        assert {f.variants.__name__ for f in faults_of(activation)} == {
-            "other_activation", "activation_twice",
-        }  # fmt: skip
-    named = {operation for fault in FAULTS for operation in fault.operations}
-    assert functions <= named and {*TOGETHER} <= named
-    assert not [*faults_of("nothing")]
-
+from ldmref.locate.faults import between, joint, modulation, packing, scales
 
 # -- skip connections and halves ------------------------------------------------------------------
 
@@ -209,25 +160,6 @@ def test_latents_that_are_cut_in_another_order(right):
         joined[words.replace("holds", "is read as")] = axes.reshape(N, C, H, W)
     replay = replay_of(recent=[("proj_out", computed), ("other", 0 * computed)])
     assert_same(dict(packing.other_unpacking(replay, point_of("", "", x))), joined)
-
-
-def test_what_is_not_packed():
-    x = normal(0, N, C, H, W)
-    tokens = cut(x, "yx", ORDERS[0])
-    right = {"name": "x_embedder", "role": "input", "computed": tokens, "frame": {"x": x}}
-    assert [*packing.other_packing(replay_of(), point_of(**right))]
-    for change in (
-        {"name": "y"}, {"role": ""}, {"within": "block"}, {"frame": {}}, {"computed": tokens[0]},
-        {"computed": tokens[:, :5]}, {"computed": tokens.reshape(N, H * W, C)},
-    ):  # fmt: skip
-        assert not [*packing.other_packing(replay_of(), point_of(**right | change))]
-    for name, last, computed in (
-        ("x", tokens, x), ("", tokens[0], x), ("", tokens[:, :5], x), ("", tokens, x[0]),
-        ("", tokens.reshape(N, H * W, C), x),
-    ):  # fmt: skip
-        replay = replay_of(recent=[("proj_out", last)])
-        assert not [*packing.other_unpacking(replay, point_of(name, "", computed))]
-    assert not [*packing.other_unpacking(replay_of(), point_of("", "", x))]
 
 
 # -- modulations ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Known faults of text encoders and of the arguments of networks, on points built by hand."""
+"""What each known fault of text encoders, and of a network's arguments, computes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fault_calls import assert_same, attention, call_of, linear, normal, point_of, replay_of
 
 from ldmref.locate.faults import text
-from ldmref.locate.faults.whole import _joined_states, argument_changes, hidden_states
+from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.models.config import TextConfig
 from ldmref.models.presets import preset
 from ldmref.models.t5 import find_buckets
@@ -336,66 +336,3 @@ def test_joined_states_may_be_those_of_any_layer_that_was_recorded(norm, block):
         point = point_of(role="", computed=right, recorded=got, frame={"config": CLIP})
         expected = {f"part 2 of 2 is {names[i]}": got}
         assert_same(dict(hidden_states(replay, point)), expected)
-
-
-def joined(states, picked):
-    return np.concatenate([states[i][1] for i in picked], axis=-1)
-
-
-@pytest.mark.parametrize("length", [2, 3, 5])
-@pytest.mark.parametrize(
-    ("right", "got"),
-    [((0, 1, 2), (0, 1, 3)), ((0, 1, 2), (3, 1, 0)), ((0, 2), (1, 2)), ((2, 0), (0, 2)),
-     ((0, 1, 2), (0, 1, 2))],
-)  # fmt: skip
-def test_states_side_by_side_of_other_layers(length, right, got):
-    states = [(f"state {i}", normal(i, 2, length, 4)) for i in range(4)]
-    point = point_of(computed=joined(states, right), recorded=joined(states, got))
-    named = [
-        f"part {i + 1} of {len(right)} is state {new}"
-        for i, (old, new) in enumerate(zip(right, got, strict=True))
-        if old != new
-    ]
-    expected = {"; ".join(named): joined(states, got)} if named else {}
-    assert_same(dict(_joined_states(point, states)), expected)
-    others = [("short", normal(8, 2, length + 1, 4)), ("flat", normal(9, 2, 4)), *states]
-    assert_same(dict(_joined_states(point, others)), expected)
-
-
-def test_one_state_may_stand_for_several():
-    states = [("state 0", normal(0, 2, 3, 4))]
-    right = np.concatenate([states[0][1], normal(1, 2, 3, 4)], axis=-1)
-    got = joined(states, (0, 0))
-    found = dict(_joined_states(point_of(computed=right, recorded=got), states))
-    assert_same(found, {"part 2 of 2 is state 0": got})
-
-
-def test_states_that_are_not_side_by_side():
-    states = [(f"state {i}", normal(i, 2, 3, 4)) for i in range(3)]
-    right, got = joined(states, (0, 1)), joined(states, (0, 2))
-    cases = [
-        (right[..., :4], got[..., 4:]),  # one state
-        (right[..., :7], got[..., :7]),
-        (right, got[:, :2]),
-        (right, got[..., :7]),
-    ]
-    for computed, recorded in cases:
-        assert not [*_joined_states(point_of(computed=computed, recorded=recorded), states)]
-    assert not [*_joined_states(point_of(computed=right, recorded=got), [])]
-
-
-@pytest.mark.parametrize(("by", "seen"), [(0.45, True), (0.55, False)])
-def test_another_state_leaves_less_than_half_of_the_error(by, seen):
-    """Both errors are relative to the largest value of their own state, which is 1 for both."""
-    first, other = np.zeros((2, 1, 2, 4))
-    first[..., 0] = other[..., 0] = 1.0
-    got, first[0, 0, 1], other[0, 0, 1] = first.copy(), 0.0, 0.0
-    got[0, 0, 1], other[0, 0, 1] = 0.4, 0.4 * (1.0 - by)
-    states = [("first", first), ("other", other)]
-    point = point_of(
-        computed=np.concatenate([first, first], axis=-1),
-        recorded=np.concatenate([first, got], axis=-1),
-    )
-    found = dict(_joined_states(point, states))
-    assert bool(found) == seen
-    assert set(found) <= {"part 2 of 2 is other"}

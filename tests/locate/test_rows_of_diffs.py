@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmref.locate import Row, rows
-from ldmref.locate.rows import compare_reference, identical_dumps, less_strict
+from ldmref.locate import Row
+from ldmref.locate.rows import compare_reference, identical_dumps, is_within, less_strict
 from ldmref.trace import build_trace
 
 CALL = "u.000"
@@ -65,20 +65,6 @@ def test_numbers_of_other_calls_and_of_further_outputs_are_not_compared():
     assert identical_dumps(trace, [wrong("a")])[0].cause == ""
 
 
-@pytest.mark.parametrize(
-    ("one", "two", "equal"),
-    [
-        (SAME, SAME.copy(), True),
-        (SAME, SAME[None], False),
-        (SAME, SAME + 1.0, False),
-        (np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(3, 2).T.copy().T, False),
-        (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), True),
-    ],
-)
-def test_arrays_are_the_same_by_shape_and_numbers(one, two, equal):
-    assert (rows._digest(one) == rows._digest(two)) == equal
-
-
 # -- a reference ----------------------------------------------------------------------------------
 
 
@@ -133,17 +119,6 @@ def test_layers_without_outputs_are_not_compared():
     assert compare_reference(trace(**full), odd, [])[0] == []
 
 
-def test_differences_above_a_hundredth_are_doubts_of_the_reference():
-    def doubts(*inherited, verdict="equal"):
-        found = [Row(CALL, str(i), inherited=x) for i, x in enumerate(inherited)]
-        return [*rows._doubts([*found, Row(CALL, "z", verdict=verdict)])]
-
-    assert doubts(0.01) == [] == doubts(None) == doubts()
-    assert len(doubts(0.0101)) == 1
-    assert [text[0] for text in doubts(0.5, 0.005, 0.02)] == ["2"]
-    assert doubts(0.5, verdict="differs") == [] and len(doubts(0.5, verdict="noisy")) == 1
-
-
 def test_rows_are_taken_again_by_call_layer_and_kind():
     found = [
         wrong("a"),
@@ -156,3 +131,35 @@ def test_rows_are_taken_again_by_call_layer_and_kind():
     assert [row.verdict for row in made] == ["noisy", "differs", "differs", "differs"]
     assert made[0].error == 0.5 and "float32" in made[0].note
     assert [row is other for row, other in zip(made[1:], found[1:], strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("other", [SAME[None], SAME + 1.0, SAME[::-1]])
+def test_buffers_are_the_same_by_shape_and_numbers(other):
+    tensors = {f"{CALL}/a/output": SAME, f"{CALL}/b/output": other}
+    assert identical_dumps(build_trace(tensors), [wrong("a")])[0].cause == ""
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict", "doubted"),
+    [
+        ((0.0099, 0.0), "equal", ""),
+        ((0.0101, 0.0), "equal", "1 layer "),
+        ((0.5, 0.005, 0.02), "noisy", "2 layers "),
+        ((0.5,), "differs", ""),
+    ],
+)
+def test_a_reference_that_is_far_from_a_right_port_is_doubted(differences, verdict, doubted):
+    right = np.array([1.0, 2.0])
+    names = [f"{CALL}/{i}/output" for i in range(len(differences))]
+    other = {
+        name: right * [1.0, 1.0 / (1.0 - x)] for name, x in zip(names, differences, strict=True)
+    }
+    port = build_trace(dict.fromkeys(names, right))
+    found, doubts = compare_reference(port, build_trace(other), [Row(CALL, "0", verdict=verdict)])
+    assert [row.inherited for row in found] == pytest.approx(list(differences))
+    assert [text.startswith(doubted) for text in doubts] == [True] * bool(doubted)
+
+
+def test_parts_of_layers():
+    assert is_within("a.b", ["a"]) and is_within("a", ["a"]) and is_within("a.b.c", ["x", "a.b"])
+    assert not is_within("ab", ["a"]) and not is_within("a", ["a.b"]) and not is_within("a", [])
