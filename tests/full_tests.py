@@ -203,7 +203,7 @@ QUICK_TABLES = (
     "originals", "own_runs", "padding", "passes_and_parts", "pipeline_judges",
     "precision_of_ports", "prepared_images", "recorded_arguments", "rows_of_diffs",
     "selected_and_settings", "selected_states", "table_of_faults", "tables_of_reports",
-    "trials_of_runs", "unusual_runs",
+    "unusual_runs",
     *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_numbers.py")),
     *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_faults_of_*.py")),
 )  # fmt: skip

@@ -18,7 +18,7 @@ INVERTED = {"bias": np.where(HIDDEN, 0.0, -1e9)}
 
 
 def found(wrong=INVERTED, spread=20.0, kind="attention", role="", noise=0.0, **more):
-    """Return the cause of attention with a wrong mask, over values that are nearly one.
+    """Return the cause of attention with a wrong mask, over values that are nearly four.
 
     Args:
         wrong: The inputs that are not the right ones.
@@ -27,7 +27,7 @@ def found(wrong=INVERTED, spread=20.0, kind="attention", role="", noise=0.0, **m
         noise: What was also added to the recorded array, in units.
         **more: Fields of the point.
     """
-    values = 1.0 + spread * EPSILON * normal(2, 2, 2, 8, 16)
+    values = 4.0 + 4.0 * spread * EPSILON * normal(2, 2, 2, 8, 16)
     inputs = {**ROLES, "v": values}
     masked = inputs | more.pop("mask", MASK)
     call = call_of("attention", attention, masked)
@@ -48,7 +48,7 @@ def test_another_mask_is_named():
     "more",
     [
         {"spread": 0.5},  # an error below a unit is rounding
-        {"noise": 8.0},  # an error that no mask explains
+        {"noise": 32.0},  # an error that no mask explains
         {"kind": "linear"},
         {"role": "input"},
         {"mask": {}},

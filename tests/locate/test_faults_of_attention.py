@@ -217,8 +217,10 @@ def test_biases_of_positions():
     assert not faulty(faults.other_bias, of_attention())
     same = of_attention(bias=bias[:, :1], scale=1.0)
     assert set(faulty(faults.other_bias, same)) == {
-        "the bias is missing", "the bias is applied twice", "the bias has the other sign",
-    }  # fmt: skip
+        "the bias is missing",
+        "the bias is applied twice",
+        "the bias has the other sign",
+    }
 
 
 def test_masks_that_hide_keys():
@@ -296,8 +298,11 @@ def test_the_padding_of_a_text():
     ids = np.array([[1, 5, 9, 9, 9], [1, 9, 3, 3, 3], [9, 9, 9, 9, 9], [1, 2, 3, 4, 5]])
     assert faults.end_ids(clip, ids).tolist() == [9, 9, 9, 5]
     assert faults.find_padding(ids, clip).astype(int).tolist() == [
-        [0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0],
-    ]  # fmt: skip
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 1, 1],
+        [0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0],
+    ]
     other = SimpleNamespace(model_type="t5", eos_token_id=2)
     assert faults.end_ids(other, ids).tolist() == [9, 3, 9, 2]  # the last of a text without one
     assert faults.end_ids(SimpleNamespace(), ids).tolist() == [9, 9, 9, 5]
@@ -321,9 +326,11 @@ def test_padding_masks_that_should_not_be_there():
     found = variants(causal)
     instead = "a padding mask instead of the causal one"
     assert set(found) == {
-        text, instead, f"{text}, which hides the end token also",
+        text,
+        instead,
+        f"{text}, which hides the end token also",
         f"{instead}, which hides the end token also",
-    }  # fmt: skip
+    }
     both = attended(causal, bias=np.where(over[0], -1e9, 0.0)[:, None, None])
     np.testing.assert_allclose(found[text], both, rtol=1e-9)
     alone = attended(plain, bias=np.where(over[0], -1e9, 0.0)[:, None, None])
@@ -352,13 +359,20 @@ def test_the_tokens_that_fill_up_a_text_are_hidden():
     right = attention(**{**arrays, "bias": bias})
     np.testing.assert_allclose(change(call, call.inputs), right, rtol=1e-9)
     assert MASKED < -1e4
-    exactly = {**arrays, "k": arrays["k"][:, :, 3:], "v": arrays["v"][:, :, 3:],
-               "bias": arrays["bias"][..., 3:]}  # fmt: skip
+    exactly = {
+        **arrays,
+        "k": arrays["k"][:, :, 3:],
+        "v": arrays["v"][:, :, 3:],
+        "bias": arrays["bias"][..., 3:],
+    }
     assert len([*faults.with_text_mask(call_of("attention", attention, exactly), own)]) == 1
     bare = call_of("attention", attention, {x: arrays[x] for x in shapes})
     whole = np.ones((2, faults.TEXT_SEGMENT), int)
     for other, mask in (
-        (bare, own), (call, own[0]), (call, own[:1]), (call, whole),
+        (bare, own),
+        (call, own[0]),
+        (call, own[:1]),
+        (call, whole),
         (call, np.ones((2, faults.TEXT_SEGMENT + 1), int)),
-    ):  # fmt: skip
+    ):
         assert not [*faults.with_text_mask(other, mask)]

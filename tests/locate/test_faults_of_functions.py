@@ -82,31 +82,37 @@ CASES = {  # a right call: the words of a fault, and what is computed with it
     lambda: torch.cos(X): ("sine and cosine are exchanged", X.sin()),
     lambda: torch.cos(Y): ("the angles are rounded to bfloat16", Y.bfloat16().double().cos()),
     lambda: torch.polar(torch.ones_like(X), X): (
-        "the rotation has the other direction", torch.polar(torch.ones_like(X), -X),
+        "the rotation has the other direction",
+        torch.polar(torch.ones_like(X), -X),
     ),
     lambda: X.chunk(3, -1): (
-        "parts 0 and 2 of 3 are exchanged", X.chunk(3, -1)[::-1],
+        "parts 0 and 2 of 3 are exchanged",
+        X.chunk(3, -1)[::-1],
     ),
     lambda: X.chunk(2, dim=-1): (
-        "the parts alternate instead of being blocks", (X[..., ::2], X[..., 1::2]),
+        "the parts alternate instead of being blocks",
+        (X[..., ::2], X[..., 1::2]),
     ),
     lambda: PAIRS.unbind(-1): (
         "the parts alternate instead of being blocks",
         tuple(PAIRS.reshape(2, 4, 2, 3)[..., i, :] for i in (0, 1)),
     ),
     lambda: torch.cat([X, Y], dim=1): (
-        "parts are joined in the order 1, 0", torch.cat([Y, X], dim=1),
+        "parts are joined in the order 1, 0",
+        torch.cat([Y, X], dim=1),
     ),
     lambda: torch.softmax(X, -1): ("softmax over the queries", X.softmax(-2)),
     lambda: X.masked_fill(MASK, -9.0): ("the mask is inverted", X.masked_fill(~MASK, -9.0)),
     lambda: X.repeat_interleave(2, dim=-1): (
-        "repeated as a whole instead of each number", torch.cat([X, X], -1),
+        "repeated as a whole instead of each number",
+        torch.cat([X, X], -1),
     ),
     lambda: torch.relu(X): ("no activation instead of ReLU", X),
     lambda: X[:, :, :4].permute(2, 0, 1): (
-        "axes 0 and 2 are exchanged", X[:, :, :4].permute(1, 0, 2),
+        "axes 0 and 2 are exchanged",
+        X[:, :, :4].permute(1, 0, 2),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("run", CASES, ids=[text for text, _ in CASES.values()])
@@ -143,17 +149,25 @@ ALL = {
     lambda: X / 4.0: [X, X * 4.0],
     lambda: X * Y: [X, Y, X * (1 + Y), Y * (1 + X), X * (Y - 1)],
     lambda: X * Y[:1]: [
-        X, Y[:1].expand(2, 4, 6), X * (1 + Y[:1]), Y[:1] * (1 + X), X * (Y[:1] - 1),
+        X,
+        Y[:1].expand(2, 4, 6),
+        X * (1 + Y[:1]),
+        Y[:1] * (1 + X),
+        X * (Y[:1] - 1),
     ],
     lambda: TURN * TURN[:1]: [
-        TURN, TURN[:1].expand(2, 4, 6), TURN * TURN[:1].conj(), TURN,
+        TURN,
+        TURN[:1].expand(2, 4, 6),
+        TURN * TURN[:1].conj(),
+        TURN,
     ],
     lambda: X - Y: [X + Y, Y - X, X],
     lambda: X - Y[:1]: [X + Y[:1], Y[:1] - X, X],
     lambda: X[:1] - Y: [X[:1] + Y, Y - X[:1], X[:1].expand(2, 4, 6)],
     lambda: -X: [X],
     lambda: 10000.0**X: [
-        *(base**X for base in (100.0, 256.0, 500.0, 1000.0, 2000.0, 100000.0, 1e6)), 10000.0**-X,
+        *(base**X for base in (100.0, 256.0, 500.0, 1000.0, 2000.0, 100000.0, 1e6)),
+        10000.0**-X,
     ],
     lambda: 0.5**X: [0.5**-X],
     lambda: X.cos(): [*(x.cos() for x in rounded(X)), X.sin()],
@@ -174,7 +188,8 @@ ALL = {
         tuple(FOURS[:, i::10] for i in range(10)),
     ],
     lambda: PAIRS.unbind(-1): [
-        PAIRS.unbind(-1)[::-1], tuple(PAIRS.reshape(2, 4, 2, 3)[..., i, :] for i in (0, 1)),
+        PAIRS.unbind(-1)[::-1],
+        tuple(PAIRS.reshape(2, 4, 2, 3)[..., i, :] for i in (0, 1)),
     ],
     lambda: torch.cat([X, Y], 1): [torch.cat([Y, X], 1)],
     lambda: torch.stack([X, Y, SUM], 1): [
@@ -188,7 +203,7 @@ ALL = {
     lambda: X.permute(0, 2, 1): [],
     lambda: SQUARE.permute(2, 1, 0): [SQUARE.permute(2, 1, 0).transpose(0, 1)],
     lambda: X[:1, :1].permute(1, 0, 2): [],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", range(len(ALL)))
@@ -222,9 +237,11 @@ def test_pairs_of_halves_are_rotated_with_each_operation_that_pairs_them():
         lambda: torch.stack([X, Y], 3): torch.cat([X, Y], -1).reshape(2, 4, 6, 2),
     }
     kept = [
-        lambda: X.chunk(2, -1), lambda: torch.cat([X, Y], -1),
-        lambda: torch.stack([X, Y, X], -1), lambda: X * Y,
-    ]  # fmt: skip
+        lambda: X.chunk(2, -1),
+        lambda: torch.cat([X, Y], -1),
+        lambda: torch.stack([X, Y, X], -1),
+        lambda: X * Y,
+    ]
     for run, wanted in changed.items():
         call = operation_of(run)
         point = SimpleNamespace(suspects=(*map(operation_of, kept), call))
@@ -261,3 +278,13 @@ def test_the_last_outputs_are_those_an_array_is_compared_with():
     run = bare_run()
     run.recent.extend((str(i), np.zeros(1)) for i in range(2 * RECENT))
     assert [name for name, _ in run.recent] == [str(i) for i in range(RECENT, 2 * RECENT)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "exchanged"),
+    [((2, 2), ["0 and 1"]), ((3, 2, 3), ["0 and 2"]), ((1, 1), []), ((2, 3), [])],
+)
+def test_equal_axes_longer_than_one_are_exchanged(shape, exchanged):
+    call = LayerCall("x", "axes", {"input": np.zeros(shape)}, {}, {}, lambda x: x["input"])
+    found = [variant.text for variant in tensors.other_axes(call)]
+    assert found == [f"axes {pair} are exchanged" for pair in exchanged]

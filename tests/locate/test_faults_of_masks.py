@@ -77,10 +77,12 @@ def test_what_ports_make_of_a_mask(n):
     found = [*masks.changes_of_mask(seen)]
     expected = {"the mask is inverted": ~seen, **changed(seen)}
     assert [words for words, _ in found] == [
-        "the mask is inverted", "the mask is one token late", "the mask is one token early",
+        "the mask is inverted",
+        "the mask is one token late",
+        "the mask is one token early",
         *["each row has the mask of another row"] * (n - 1),
         *[f"all rows have the mask of row {i}" for i in range(n if n > 2 else 0)],
-    ]  # fmt: skip
+    ]
     for words, mask in expected.items():
         assert np.array_equal(dict(found)[words], mask)
     shifts = [x for words, x in found if words.startswith("each row")]
@@ -152,9 +154,17 @@ def test_a_mask_of_a_text_is_added_where_it_is_not_needed():
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("mask", [
-    np.ones((N, LENGTH)), ROWS[:1], ROWS[:, :3], ROWS[0], ROWS[:, None], np.zeros((0, LENGTH)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((N, LENGTH)),
+        ROWS[:1],
+        ROWS[:, :3],
+        ROWS[0],
+        ROWS[:, None],
+        np.zeros((0, LENGTH)),
+    ],
+)
 def test_masks_that_hide_nothing_or_are_of_other_tokens(mask):
     assert [*masks.with_mask(of_attention(), ROWS)]
     assert not [*masks.with_mask(of_attention(), mask)]

@@ -333,3 +333,34 @@ def test_other_crops_of_a_table_of_positions(rows, columns):
         "pos_embed", "", np.zeros((1, 49, 3)), inputs={"input": np.zeros((1, 1, 14, 14))}
     )
     assert not [*joint.other_table(replay, large)]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 2), (2, 8)])
+def test_images_larger_than_the_table_have_no_other_crop(rows, columns):
+    latents = np.zeros((1, 1, 2 * rows, 2 * columns))
+    computed = np.zeros((1, rows * columns, 3))
+    point = point_of("pos_embed", "", computed, inputs={"input": latents})
+    replay = replay_of(tables={"pos_embed": normal(0, 1, 36, 3)})
+    assert not [*joint.other_table(replay, point)]
+
+
+@pytest.mark.parametrize(
+    ("latents", "tokens"),
+    [
+        ((1, 3, 4, 6), (1, 6, 13)),  # a width that is not that of three channels of a square
+        ((1, 3, 13, 1), (1, 3, 13)),  # as many numbers, of which no patches are made
+        ((1, 1, 3, 4), (1, 3, 4)),  # an odd height
+        ((1, 1, 4, 3), (1, 3, 4)),  # an odd width
+        ((1, 1, 4, 4), (2, 4, 4)),  # another batch
+        ((1, 1, 4, 4), (1, 5, 4)),  # another number of tokens
+        ((1, 2, 4, 4), (1, 16, 2)),  # patches of one number each
+        ((1, 1, 4, 4), (4, 4)),
+        ((1, 4, 4), (1, 4, 4)),
+    ],
+)
+def test_sizes_that_are_not_those_of_patches(latents, tokens):
+    x, y = normal(0, *latents), normal(1, *tokens)
+    point = point_of("x_embedder", "input", y, frame={"x": x})
+    assert not [*packing.other_packing(replay_of(), point)]
+    replay = replay_of(recent=[("proj_out", y)])
+    assert not [*packing.other_unpacking(replay, point_of("", "", x))]

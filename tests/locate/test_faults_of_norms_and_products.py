@@ -161,8 +161,9 @@ def test_root_mean_squares_of_other_numbers():
     assert "the norm is missing" in faulty(norms.other_mean_square, tokens)
     assert not any("of all heads" in text for text in faulty(norms.other_mean_square, tokens))
     assert set(faulty(norms.missing_affine, call)) == {
-        "weight is missing", "weight + 1 instead of weight",
-    }  # fmt: skip
+        "weight is missing",
+        "weight + 1 instead of weight",
+    }
 
 
 @pytest.mark.parametrize("base", [0.0, 1.0])

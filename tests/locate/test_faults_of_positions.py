@@ -58,9 +58,12 @@ def test_faults_of_rotations_are_those_of_each_row(kind, faults):
     def of_rows(chosen):
         def compute(input, positions, dims, theta=10000.0):
             a = np.concatenate(
-                [p[..., i : i + 1] * theta ** (-2.0 * np.arange(d // 2) / d) for i, (p, d) in
-                 enumerate(zip([positions] * len(dims), dims, strict=True))], axis=-1,
-            )  # fmt: skip
+                [
+                    p[..., i : i + 1] * theta ** (-2.0 * np.arange(d // 2) / d)
+                    for i, (p, d) in enumerate(zip([positions] * len(dims), dims, strict=True))
+                ],
+                axis=-1,
+            )
             return rotate(input, a[:, None] if a.ndim == 3 else a, kind == "rotate_halves")
 
         x = normal(0, 3, 2, len(IMAGE), sum(DIMS))
@@ -275,8 +278,9 @@ def test_times_that_are_changed(name, noun):
     assert_near(found, expected)
     # 437 300 is known from the third frequency on, 3 000 from the first.
     assert np.isnan(found[f"the {noun} is scaled by 1000"]).tolist() == [
-        [True, True, True, False] * 2, [False] * 8,
-    ]  # fmt: skip
+        [True, True, True, False] * 2,
+        [False] * 8,
+    ]
 
 
 def test_ids_that_are_shifted():

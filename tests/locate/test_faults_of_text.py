@@ -125,10 +125,12 @@ def test_tokens_that_are_pooled_instead_of_the_end():
     bare = replay_of(ids=ids, config=config, recent=recent)
     assert_same(dict(text.other_pooling(bare, out)), expected)
     for point in (
-        point_of("", "", computed, part=0), point_of("text_projection", "", computed),
-        point_of("x", "input", computed), point_of("text_projection", "input", states),
+        point_of("", "", computed, part=0),
+        point_of("text_projection", "", computed),
+        point_of("x", "input", computed),
+        point_of("text_projection", "input", states),
         point_of("text_projection", "input", computed[:1]),
-    ):  # fmt: skip
+    ):
         assert not [*text.other_pooling(replay, point)]
     assert not [*text.other_pooling(replay_of(ids=ids, config=config), into)]
     end = replay_of(ids=np.array([[1, 2, 3, 4, 9]] * 2), config=config, recent=recent)
@@ -138,9 +140,10 @@ def test_tokens_that_are_pooled_instead_of_the_end():
     assert np.array_equal(after, states[:, 4])  # there is none after it
 
 
-@pytest.mark.parametrize(("names", "last"), [(("w1", "w3"), "w2"),
-                                             (("gate_proj", "up_proj"), "down_proj"),
-                                             (("gate", "up"), "down")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "last"),
+    [(("w1", "w3"), "w2"), (("gate_proj", "up_proj"), "down_proj"), (("gate", "up"), "down")],
+)
 def test_a_silu_of_the_other_projection(names, last):
     gate, value = normal(0, 2, 3), normal(1, 2, 3)
     outputs = dict(zip((f"a.{names[0]}", f"model.a.{names[1]}"), (gate, value), strict=True))
@@ -234,10 +237,13 @@ def test_other_arguments_of_a_text_encoder():
     assert all(free for _, free in found.values())
     skips = {words: change for words, (change, _) in found.items() if words.startswith("clip skip")}
     assert {words: change["skip"] for words, change in skips.items()} == {
-        "clip skip: 1 layer fewer": 1, "clip skip: 1 layer fewer, without the final norm": 1,
-        "clip skip: 2 layers fewer": 2, "clip skip: 2 layers fewer, without the final norm": 2,
-        "clip skip: 3 layers fewer": 3, "clip skip: 3 layers fewer, without the final norm": 3,
-    }  # fmt: skip
+        "clip skip: 1 layer fewer": 1,
+        "clip skip: 1 layer fewer, without the final norm": 1,
+        "clip skip: 2 layers fewer": 2,
+        "clip skip: 2 layers fewer, without the final norm": 2,
+        "clip skip: 3 layers fewer": 3,
+        "clip skip: 3 layers fewer, without the final norm": 3,
+    }
     for words, change in skips.items():
         assert ("config" in change) == ("final norm" in words)
         assert "config" not in change or not change["config"].final_norm

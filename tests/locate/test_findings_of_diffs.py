@@ -21,10 +21,22 @@ EQUAL, NOISY, DIFFERS, UNKNOWN = "equal", "noisy", "differs", "not judged"
 
 def test_a_row_is_equal_and_says_nothing_by_default():
     assert Row("a", "b").to_dict() == {
-        "call": "a", "layer": "b", "kind": "own", "error": 0.0, "allowed": 0.0, "floor": None,
-        "bound": None, "inherited": None, "verdict": EQUAL, "cause": "", "explained": None,
-        "note": "", "segment": "", "reasonable": "", "padding": 0,
-    }  # fmt: skip
+        "call": "a",
+        "layer": "b",
+        "kind": "own",
+        "error": 0.0,
+        "allowed": 0.0,
+        "floor": None,
+        "bound": None,
+        "inherited": None,
+        "verdict": EQUAL,
+        "cause": "",
+        "explained": None,
+        "note": "",
+        "segment": "",
+        "reasonable": "",
+        "padding": 0,
+    }
 
 
 def test_numbers_that_are_not_finite_become_none():

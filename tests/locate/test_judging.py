@@ -356,3 +356,71 @@ def test_which_arrays_are_nearby(role, within):
 )
 def test_what_broadcasts(shape, of, fits):
     assert nearby.broadcasts(shape, of) == fits
+
+
+# -- known faults of a part -----------------------------------------------------------------------
+
+
+def sigmoid_of(scale, x):
+    return x / (1.0 + np.exp(-scale * x))
+
+
+def run_of_part(noise):
+    """Return a run of one activation whose results with a fault are as noisy as that."""
+
+    def rerun(point, changes=None, *, arguments=None, low=False, free=False, exact=False):
+        (call,) = point.suspects
+        x = np.array(call.compute(call.inputs))
+        for change in (changes or {}).values():
+            x = np.array(change(call, call.inputs))
+            x.flat[0] += low * noise * np.abs(x).max()
+        return x
+
+    run = run_of()
+    run.rerun = rerun
+    return run
+
+
+@pytest.mark.parametrize(
+    ("left", "noise", "cause"),
+    [
+        (0.0, 0.0, "quick GELU instead of SiLU in m.silu"),
+        (0.002, 0.0, ""),
+        (0.002, 0.001, "quick GELU instead of SiLU in m.silu"),
+        (0.002, 0.0001, ""),
+        (0.2, 1.0, ""),  # which leaves more than a quarter of the error
+    ],
+)
+@pytest.mark.parametrize("certain", [True, False])
+def test_a_part_with_a_fault_has_a_noise_of_its_own(left, noise, cause, certain):
+    """Where the right part is exact, the wrong one may not be."""
+    inputs = {"input": RIGHT}
+    silu = LayerCall("m.silu", "silu", inputs, {}, {}, lambda x: sigmoid_of(1.0, x["input"]))
+    computed, recorded = (sigmoid_of(scale, RIGHT) for scale in (1.0, 1.702))
+    recorded.flat[1] += left * np.abs(recorded).max()
+    point = point_of(recorded, computed, suspects=[silu])
+    found = diagnosis.diagnose(run_of_part(noise), point, 0.1, UNIT, certain)
+    assert found.cause == (cause if certain or not left else "")
+    near = certain and not cause and left < 0.1
+    assert found.note.startswith("nearest to quick GELU") == near
+
+
+@pytest.mark.parametrize("count", [64, 65])
+def test_operations_of_a_large_part_are_changed_together(count):
+    """One fault is tried for each operation of a small part, and for all of a kind of a large."""
+    calls = []
+    inputs = {"input": RIGHT}
+    for i in range(count):
+        name = f"m{i}.silu"
+        calls.append(LayerCall(name, "silu", inputs, {}, {}, lambda x: sigmoid_of(1.0, x["input"])))
+    tried = []
+
+    def rerun(point, changes=None, **more):
+        tried.append(sorted(changes or {}))
+        return RIGHT if not changes else None
+
+    run = run_of()
+    run.rerun = rerun
+    diagnosis.diagnose(run, point_of(RIGHT + AFTER, suspects=calls), 0.5, UNIT)
+    sizes = {len(names) for names in tried if names}
+    assert sizes == ({1} if count == 64 else {65})

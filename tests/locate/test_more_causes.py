@@ -8,8 +8,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.families.sd3 import network as sd3
 from ldmref.locate import diff_traces
-from ldmref.locate.faults.attention import end_ids, find_padding
-from ldmref.locate.layouts import recognise
+from ldmref.locate.faults.attention import end_ids
 from ldmref.locate.precision import round_to
 from ldmref.locate.report import describe, summary
 from ldmref.math.embedding import timestep_embedding
@@ -183,26 +182,6 @@ def test_another_pooling_is_named(pool, words, recorded, monkeypatch):
     assert found == {at: f"pooled at {words} instead of the first end token"}
 
 
-class Ends:
-    def __init__(self, model_type, eos_token_id):
-        self.model_type = model_type
-        self.eos_token_id = eos_token_id
-
-
-@pytest.mark.parametrize(
-    ("config", "ids", "padding"),
-    [
-        (Ends("clip", 9), [5, 9, 9, 9], [0, 0, 1, 1]),  # the end token pads
-        (Ends("clip", 9), [5, 9, 0, 0], [0, 0, 1, 1]),
-        (Ends("clip", 2), [5, 9, 9, 9], [0, 0, 1, 1]),  # the largest id ends
-        (Ends("t5", 1), [5, 1, 0, 0], [0, 0, 1, 1]),
-        (Ends("t5", 1), [5, 7, 3, 1], [0, 0, 0, 0]),
-    ],
-)
-def test_padding_follows_the_end_token(config, ids, padding):
-    assert find_padding(np.array([ids]), config).astype(int).tolist() == [padding]
-
-
 def test_a_padding_mask_of_t5_hides_no_end_token():
     def masked(call, x):
         hidden = np.zeros((2, 1, 1, 40))
@@ -212,19 +191,6 @@ def test_a_padding_mask_of_t5_hides_no_end_token():
     layer = "encoder.block.0.layer.0.SelfAttention.attention"
     report = judge(encode(wrong={layer: masked}))
     assert causes(report) == {layer: "a padding mask that should not be there"}
-
-
-def test_parts_of_a_text_in_the_other_order_are_recognised():
-    rng = np.random.default_rng(0)
-    clips = np.concatenate([rng.standard_normal((2, 7, 6)), np.zeros((2, 7, 4))], axis=2)
-    own = rng.standard_normal((2, 5, 10))
-    right = np.concatenate([clips, own], axis=1)
-    found = recognise(np.concatenate([own, clips], axis=1), right, 1e-6)
-    assert found is not None and "tokens in the order [7:, :7]" in found.text
-    front = np.concatenate([np.roll(clips, 4, axis=2), own], axis=1)
-    found = recognise(front, right, 1e-6)
-    assert found is not None
-    assert found.text == "the zeros of tokens [0:7] are in front instead of behind"
 
 
 # -- transformers ---------------------------------------------------------------------------------
