@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+from numpy_ports import make_model, run_port
 
-from ldmref.locate import DiffReport, Row, report
+from ldmref.apps.cli.main import main
+from ldmref.locate import DiffReport, Row, diff_traces, report
+from ldmref.trace import build_trace
 
 
 def wrong(call="unet.000", layer="a", excess=1.0, **more):
@@ -132,6 +136,8 @@ def test_what_follows_from_an_earlier_nan_stands_where_its_first_row_was():
         "unet.000/g",
     ]
     assert "3 layers" in table[2][-1]
+    assert "--all" in table[2][-1]
+    assert len(report.table(DiffReport(tuple(rows)), everything=True)) == 8
     two = report.table(DiffReport((rows[2], rows[4])))[1:]
     assert [cells[0] for cells in two] == ["unet.000 to unet.001/c"]
     judged = wrong(layer="c", note="NaN, as upstream")
@@ -212,3 +218,29 @@ def test_differences_from_a_reference_alone():
     assert said(rows[0]).startswith("1 layer compared with the reference alone")
     assert "difference is 2, of u/l1" in said(*rows)
     assert "difference is 2, of u/l1" in said(*rows[::-1], UNKNOWN)
+
+
+# -- reports of runs -------------------------------------------------------------------------------
+
+
+def test_diff_has_the_flag_that_hints_name():
+    """An internal error says "add -v", so every command must have it."""
+    assert main(["diff", "--help"]) == 0
+    assert main(["diff", "-v", "missing.safetensors", "--model", "emoji"]) == 3
+
+
+def test_what_is_allowed_is_16_floors():
+    """One rule for layers that are equal, noisy and wrong; the bound is a column of its own."""
+    model = make_model("tiny")
+    block = "down_blocks.0.resnets.0"
+    noise = {f"{block}.conv1": lambda c, x: c.compute(x) * (1.0 + 4e-6 * np.sin(c.compute(x)))}
+    wrong = {f"{block}.norm1": lambda c, x: c.compute({**x, "eps": 1e-3})}
+    judged = diff_traces(build_trace(run_port(model, noise | wrong)), model)
+    assert {"equal", "differs"} <= {row.verdict for row in judged.rows}
+    for row in judged.rows:
+        floor = 2.0**-24 if row.floor is None else row.floor
+        assert row.allowed == pytest.approx(16.0 * floor) and floor >= 2.0**-24
+        assert row.verdict != "equal" or row.error <= row.allowed
+        most = row.allowed if row.bound is None else max(row.allowed, row.bound)
+        assert row.verdict != "noisy" or row.allowed < row.error <= most
+    assert "noisy" in {row.verdict for row in judged.rows}
