@@ -364,3 +364,14 @@ def test_sizes_that_are_not_those_of_patches(latents, tokens):
     assert not [*packing.other_packing(replay_of(), point)]
     replay = replay_of(recent=[("proj_out", y)])
     assert not [*packing.other_unpacking(replay, point_of("", "", x))]
+
+
+def test_patches_of_three_rows_and_columns():
+    x = normal(0, 1, 1, 6, 3)
+    tokens = x.reshape(1, 1, 2, 3, 1, 3).transpose(0, 2, 4, 1, 3, 5).reshape(1, 2, 9)
+    point = point_of("x_embedder", "input", tokens, frame={"x": x})
+    found = dict(packing.other_packing(replay_of(), point))
+    columns = tokens.reshape(1, 2, 3, 3).swapaxes(2, 3).reshape(1, 2, 9)
+    assert np.array_equal(found["a patch holds channel, column, row"], columns)
+    replay = replay_of(recent=[("proj_out", tokens)])
+    assert [*packing.other_unpacking(replay, point_of("", "", x))]

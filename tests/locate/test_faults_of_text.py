@@ -23,18 +23,30 @@ ROWS = 8
 DISTANCE = np.arange(5)[None] - np.arange(5)[:, None]
 
 
-def right_rules(largest=128):
-    """Return T5's rows of a table by each rule, of five tokens."""
+def right_rules(largest=128, distance=DISTANCE):
+    """Return T5's rows of a table by each rule, of five tokens or of other distances."""
     rules = {
         "the buckets are those of causal attention": find_buckets(
-            np.minimum(DISTANCE, 0), 2 * ROWS, largest
+            np.minimum(distance, 0), 2 * ROWS, largest
         ),
-        "the distance is that of the query from the key": find_buckets(-DISTANCE, ROWS, largest),
+        "the distance is that of the query from the key": find_buckets(-distance, ROWS, largest),
     }
     for far in {16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024} - {largest, ROWS // 4}:
         text = f"largest distance {far} instead of {largest}"
-        rules[text] = find_buckets(DISTANCE, ROWS, far)
+        rules[text] = find_buckets(distance, ROWS, far)
     return rules
+
+
+@pytest.mark.parametrize("length", [1, 5, 40])
+def test_rows_of_a_table_by_other_rules(length):
+    """Far tokens share rows, so that the rules differ in how many there are."""
+    table = normal(0, ROWS, 3)
+    tokens = np.arange(length)
+    distance = tokens[None] - tokens[:, None]
+    point = point_of("a.relative_attention_bias", "input", find_buckets(distance, ROWS, 128))
+    point.call.parameters = {"table": table}
+    found = dict(text.other_buckets(replay_of(tables={text.TABLE: table}), point))
+    assert_same(found, right_rules(distance=distance))
 
 
 def test_other_buckets_of_distances():

@@ -40,7 +40,7 @@ def point_of(recorded, computed=RIGHT, role="", call=None, suspects=(), after=()
     return Point(call, role, computed, recorded, inputs, frame, (*suspects,), (*after,), **more)
 
 
-def run_of(low=0.0, single=0.0, recent=(), port=None):
+def run_of(low=0.0, single=0.0, recent=(), port=None, streams=()):
     """Return a run whose results in the port's format, and in float32, have these errors."""
     floors = [low]
 
@@ -56,15 +56,20 @@ def run_of(low=0.0, single=0.0, recent=(), port=None):
         yield
         floors.pop()
 
-    given: dict[str, Any] = {"rerun": rerun, "in_format": in_format, "recent": [*recent]}
+    given: dict[str, Any] = {"rerun": rerun, "in_format": in_format}
+    given |= {"recent": [*recent], "streams": [*streams]}
     given |= {"port": build_trace({}) if port is None else port, "call": "unet.000"}
     return replay_of(**given, similar_layers=lambda call: [])
 
 
-def judged(recorded, computed=RIGHT, dtype="float32", low=0.0, single=0.0, recent=(), **more):
+OF_RUN = ("low", "single", "recent", "streams")
+
+
+def judged(recorded, computed=RIGHT, dtype="float32", **more):
     """Return the row of an array, None if it has none, and what is used downstream."""
     judge = Judge("unet.000", dtype)
-    used = judge.observe(run_of(low, single, recent), point_of(recorded, computed, **more))
+    run = run_of(**{name: more.pop(name) for name in OF_RUN if name in more})
+    used = judge.observe(run, point_of(recorded, computed, **more))
     return (judge.rows[0] if judge.rows else None), used
 
 
@@ -112,6 +117,7 @@ def test_sixteen_floors_are_rounding_and_a_hundred_are_certain(error, more, verd
         assert (row.error, row.allowed) == (abs(error) * UNIT, 16.0 * floor)
         assert row.bound is None or row.bound == 100.0 * floor
         assert row.padding == 0 and row.note == ""
+        assert (row.floor is None) == (error == 8.0)  # what is equal without a floor needs none
 
 
 def test_one_operation_has_the_bound_of_its_sums():
@@ -267,6 +273,7 @@ def test_segments_in_words(name, role, after, suspects, segment):
     row, _ = judged(-RIGHT, role=role, call=call_of(name), after=after, suspects=suspects)
     assert (row.call, row.layer, row.segment) == ("unet.000", name, segment)
     assert (row.kind, row.cause) == ("wiring" if role else "own", "sign reversed")
+    assert row.explained == 0.0
 
 
 def test_layers_that_cannot_be_judged_say_why():
@@ -311,6 +318,11 @@ ROW = AFTER[:, :1]
             IMAGE - VECTOR[:, :, None, None],
             {"computed": IMAGE, "recent": [("t", VECTOR)]},
             "the output of t is not added",
+        ),
+        (
+            RIGHT,
+            {"computed": RIGHT + AFTER, "streams": [("b.norm1", BEFORE), ("b.norm2", AFTER)]},
+            "the input of b.norm2 is not added",
         ),
         (RIGHT - 0.5 * AFTER, {"recent": RECENT[:1]}, ""),
     ],

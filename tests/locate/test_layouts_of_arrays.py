@@ -138,6 +138,13 @@ def test_what_is_no_relation(name):
     assert recognise(got, right, close) is None
 
 
+@pytest.mark.parametrize(("by", "seen"), [(0.9, False), (1.1, True)])
+def test_constants_of_channels_are_relative_to_the_largest_value(by, seen):
+    places = by * CLOSE * np.abs(ONE).max() * np.array([0.0, 1.0, 0.0])[:, None, None]
+    found = words(2.0 * ONE + places, ONE)
+    assert found.startswith("each channel is" if seen else "scaled and shifted")
+
+
 def test_a_later_relation_must_be_clearly_better():
     """Both an offset of pixels and a factor leave rounding: the usual one is named."""
     right = np.sign(ONE)

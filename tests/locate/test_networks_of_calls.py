@@ -112,6 +112,8 @@ def test_ids_have_the_number_of_recorded_tokens():
     layer = {"text_model.encoder.layers.0/output": normal(0, 2, 5, 32)}
     found = opened({}, call="text_encoder.000", layers=layer)
     assert found.arguments["ids"].shape == (2, 5) and found.assumed == ("ids",)
+    bare = opened({}, call="text_encoder.000", layers={"x/output": np.ones(3)})
+    assert len(bare.arguments["ids"]) == 1
 
 
 @pytest.mark.parametrize("scales", [[3.0], [3.0, 4.0], [3.0, 4.0, 5.0]])

@@ -45,6 +45,7 @@ def test_numbers_are_rounded_and_keep_their_type(dtype, bits, kind):
     right = np.rint(x.astype(np.float64) * 2.0**bits) / 2.0**bits
     assert found.tolist() == right.tolist()
     assert EPSILONS[dtype] == 2.0**-bits
+    assert (found is x) == (dtype == "float64")
 
 
 def test_numbers_that_overflow_become_infinite_without_a_warning():
