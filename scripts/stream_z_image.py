@@ -27,7 +27,7 @@ from ldmref import modes
 from ldmref.families.qwen3.encoder import LLAMA, Qwen3Config, qwen3_spec
 from ldmref.families.qwen3.tokens import small_vocabulary
 from ldmref.families.z_image.config import transformer_of
-from ldmref.families.z_image.original import comfyui_table
+from ldmref.families.z_image.files import comfyui_table
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.io.native import SCHEMA

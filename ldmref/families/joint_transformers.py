@@ -34,7 +34,6 @@ from ldmref.models.flops import count_products
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
 from ldmref.models.specs import linear_spec, mlp_spec
-from ldmref.models.steering import Steerable
 from ldmref.models.transformer_layers import gelu_tanh
 from ldmref.samplers.config import SchedulerConfig
 
@@ -162,14 +161,17 @@ def describe_model(
         config: The configuration of the model.
         function: The transformer.
         spec: Returns the shapes of its parameters, from its configuration.
-        inputs, text_attention, more: As for `declare_transformer`.
+        inputs, more: As for `declare_transformer`.
+        text_attention: Where it attends to the text, if that is recorded.
     """
     network = config.denoiser
     shapes = partial(spec, network)
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
     return [
         *(describe_text_encoder(name, text) for name, text in encoders),
-        declare_transformer(network, function, shapes, inputs, text_attention, **more),
+        declare_transformer(
+            network, function, shapes, inputs, text_attention=text_attention, **more
+        ),
         *describe_autoencoder(config.vae),
     ]
 
@@ -207,10 +209,7 @@ def declare_transformer(
     function: Callable[..., Any],
     spec: Callable[[], Spec],
     inputs: Sequence[NetworkInput],
-    text_attention: TextAttention | None = None,
-    steerable: Steerable | None = None,
-    description: str = "transformer of image and text",
-    optional: Sequence[NetworkInput] = (),
+    **more: Any,
 ) -> DeclaredNetwork:
     """Return a transformer that predicts a velocity, as a network that a run calls in each step.
 
@@ -219,26 +218,21 @@ def declare_transformer(
         function: The network.
         spec: Returns the shapes of its parameters.
         inputs: The arrays that it takes, with diffusers' names.
-        text_attention: Where it attends to the text, if that is recorded.
-        steerable: The layers that guidance may replace. None: none.
-        description: What it is, in a few words.
-        optional: Arrays that it also takes.
+        more: Other fields of `DeclaredNetwork`, such as its `steerable` layers.
     """
-    return DeclaredNetwork(
+    network = DeclaredNetwork(
         "transformer",
         "transformer",
-        description,
+        "transformer of image and text",
         function,
         spec,
         {"config": config},
         tuple(inputs),
         (NetworkOutput("", "out_sample"),),
         "transformer",
-        optional=tuple(optional),
         numbered=True,
-        text_attention=text_attention,
-        steerable=steerable or Steerable(),
     )
+    return replace(network, **more)
 
 
 # -- configurations -------------------------------------------------------------------------------

@@ -83,7 +83,9 @@ class SharingFolder(EmbeddedFolder):
         return file
 
     def read(self) -> dict[str, np.ndarray]:
-        return _complete(super().read(), self._base.read())
+        own = super().read()
+        require_published(self._base.path, self._base.digest)
+        return _complete(own, self._base._file)
 
     def load_tokenizers(
         self, config: ModelConfig, vocabulary: str | Path | None
@@ -100,7 +102,7 @@ def open_embedded(name: str) -> EmbeddedFolder:
 def _complete(own: Mapping[str, Value], base: Mapping[str, Value]) -> dict[str, Value]:
     """Return a model's own values by tensor name, and those of the base's other networks."""
     networks = {name.split(".")[0] for name in own}
-    return {k: x for k, x in base.items() if k.split(".")[0] not in networks} | dict(own)
+    return {k: base[k] for k in base if k.split(".")[0] not in networks} | dict(own)
 
 
 def require_published(folder: Path, weights: str = "") -> None:

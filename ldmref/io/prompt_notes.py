@@ -102,7 +102,9 @@ class Compositions:
         It is the usual case, and the singulars of all names take as long as a step of the model.
         """
         words = {word for word in _WORD.findall(text) if word not in _ARTICLES}
-        return any(words.issubset(name) for name in self._spelt_names)
+        names = (emoji.name.lower() for emoji in named_emoji())
+        likely = (name for name in names if all(word in name for word in words))
+        return any(words.issubset(_WORD.findall(name)) for name in likely)
 
     def _named(self, words: list[str]) -> bool:
         """Return whether the name of one emoji has all the words."""

@@ -13,7 +13,7 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.io.tokenizers import find_tokenizers
 from ldmref.models.config import ModelConfig
-from ldmref.models.networks import model_spec
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -94,7 +94,7 @@ class StoredModel(ABC):
     @property
     def networks(self) -> Collection[str]:
         """The networks whose weights are there."""
-        return model_spec(self.config).keys()
+        return {network.params for network in family_of(self.config).networks(self.config)}
 
     @property
     def takes_vocabulary(self) -> bool:

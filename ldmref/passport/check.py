@@ -19,6 +19,7 @@ from ldmref.families.lookup import networks_of_run
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.numbered import name_numbered
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
@@ -33,7 +34,6 @@ from ldmref.passport.module_rows import take_modules_apart, undeclared_rows
 from ldmref.passport.original import BATCH, PIPELINE, KitOriginal, RowsOriginal
 from ldmref.passport.recorded import CODE
 from ldmref.passport.request import other_length, other_request
-from ldmref.passport.wires import wrong_inputs
 from ldmref.trace.model import Trace, TraceEntry, tensor_name, without_own_arguments
 
 PASSES = "passes"
@@ -45,6 +45,7 @@ ALONE = (
 )
 NOT_THE_KITS = "not the kit's output, and not judged by itself: {}"
 OTHER_REQUEST = "the pipeline was asked for another run than the kit's"
+NOT_THE_INPUT = "its {} is not the kit's: what leads to the layer is wrong, or what came before"
 INHERITED = "every layer before is right, and the run is another one than the kit's"
 
 
@@ -317,6 +318,31 @@ def _first_of(rows: Sequence[Row], apart: Sequence[int]) -> int | None:
         if rows[i].kind == WIRING or not any(name.startswith(inside) for name in names):
             return i
     return None
+
+
+def wrong_inputs(port: Trace, run: Trace, floors: Mapping[str, float], dtype: str) -> Iterator[Row]:
+    """Yield a row for each layer's input of a port that is not the kit's.
+
+    Args:
+        port: The port's run.
+        run: The kit's run, with the inputs of layers.
+        floors: The error of each array in the port's format.
+        dtype: The port's number format.
+    """
+    for entry in port.entries:
+        own = run.find(entry.call, entry.layer)
+        for role, stored in {} if own is None or not entry.layer else own.inputs.items():
+            floor = floors.get(tensor_name(entry.call, entry.layer, "input", role))
+            if role not in entry.inputs or floor is None:
+                continue
+            got, expected = np.asarray(port.tensors[entry.inputs[role]]), run.tensors[stored]
+            error = relative_error(got, np.asarray(expected))
+            floor = noise_floor(floor, EPSILONS[dtype])
+            allowed = allowed_error(floor)
+            if got.size == np.size(expected) and error > allowed:
+                note = NOT_THE_INPUT.format("input" if role == "input" else f"input {role}")
+                row = Row(entry.call, entry.layer, WIRING, error, allowed, floor, verdict=DIFFERS)
+                yield replace(row, inherited=error, note=note)
 
 
 def _not_of_the_kit(port: Trace, reference: Trace) -> Iterator[str]:

@@ -21,95 +21,107 @@
 
 from typing import TYPE_CHECKING
 
-from ldmref.samplers.autoguidance import Autoguidance, autoguidance
-from ldmref.samplers.cfgpp import cfgpp
-from ldmref.samplers.churn import churn, euler_churn, heun_churn
-from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.configure import configured_step
-from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.dpm_multistep import dpm_solver_multistep
-from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
-from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
-from ldmref.samplers.editing import flow_edit, toward_data, toward_noise
-from ldmref.samplers.er_sde import er_sde
-from ldmref.samplers.guidance import Guidance
-from ldmref.samplers.guidance_attention import NormalizedAttention
-from ldmref.samplers.guidance_directions import (
-    AdaptiveProjected,
-    PerpendicularNegative,
-    PerturbedAttention,
-    SkipLayers,
-)
-from ldmref.samplers.guidance_norms import MagnitudeAware, Renormalized, Tangential, ZeroStar
-from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance
-from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
-from ldmref.samplers.heunpp import heunpp2
-from ldmref.samplers.interfaces import (
-    Constraint,
-    Denoiser,
-    Guided,
-    GuidedDenoiser,
-    History,
-    Interval,
-    Noise,
-    State,
-    Step,
-    Stepped,
-)
-from ldmref.samplers.inversion import implicit, invert
-from ldmref.samplers.ipndm_v import ipndm_v
-from ldmref.samplers.lcm import lcm
-from ldmref.samplers.loop import sample
-from ldmref.samplers.moments import exponential_moment, moment_weights
-from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
-from ldmref.samplers.noise import Streams
-from ldmref.samplers.own_spacing import Spacing, get_spacing
-from ldmref.samplers.path import FLOW, VE, NoisePath
-from ldmref.samplers.predictions import (
-    AttentionGuided,
-    LayersLeftOut,
-    PartsPerturbed,
-    Prediction,
-    Steering,
-    WeakerModel,
-)
-from ldmref.samplers.ratio import on_ratio
-from ldmref.samplers.rectified_cfgpp import rectified_cfgpp
-from ldmref.samplers.registry import ALIASES, SAMPLERS, get_sampler
-from ldmref.samplers.repaint import repaint_visits
-from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
-from ldmref.samplers.sampler import Sampler
-from ldmref.samplers.schedule import Schedule, make_schedule
-from ldmref.samplers.seeds import seeds_2, seeds_3
-from ldmref.samplers.singlestep import dpmpp_singlestep
-from ldmref.samplers.spacings import SPACINGS, sigma_grid
-from ldmref.samplers.steps import ancestral, euler_step, with_noise
-from ldmref.samplers.tcd import tcd
-from ldmref.samplers.unipc import unipc
-from ldmref.support.renames import find_former_names
+# Functions that have the name of their module are imported at once (`ldmref.support.lazy`).
+from ldmref.samplers.autoguidance import autoguidance as autoguidance
+from ldmref.samplers.cfgpp import cfgpp as cfgpp
+from ldmref.samplers.churn import churn as churn
+from ldmref.samplers.dpm_solver import dpm_solver as dpm_solver
+from ldmref.samplers.er_sde import er_sde as er_sde
+from ldmref.samplers.ipndm_v import ipndm_v as ipndm_v
+from ldmref.samplers.lcm import lcm as lcm
+from ldmref.samplers.rectified_cfgpp import rectified_cfgpp as rectified_cfgpp
+from ldmref.samplers.runge_kutta import runge_kutta as runge_kutta
+from ldmref.samplers.tcd import tcd as tcd
+from ldmref.samplers.unipc import unipc as unipc
+from ldmref.support.lazy import export_lazily
 
-__all__ = [
-    "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
-    "AttentionGuided", "Autoguidance", "ClassifierFree", "Constraint", "Denoiser", "Guidance",
-    "Guided", "GuidedDenoiser", "History", "Interval", "LayersLeftOut", "LimitedInterval",
-    "MagnitudeAware", "Noise", "NoisePath", "NormalizedAttention", "PartsPerturbed",
-    "PerpendicularNegative", "PerturbedAttention", "Prediction", "Renormalized", "Rescale",
-    "Sampler", "Schedule", "SchedulerConfig", "SkipLayers", "Spacing", "State", "Steering", "Step",
-    "Stepped", "Streams", "Tangential", "Threshold", "WeakerModel", "ZeroStar", "ancestral",
-    "autoguidance", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
-    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit", "get_guidance",
-    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
-    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
-    "moment_weights", "on_ratio", "pndm", "rectified_cfgpp", "repaint_visits", "rk4", "rk45",
-    "runge_kutta", "sample", "seeds_2", "seeds_3", "sigma_grid", "tcd", "toward_data",
-    "toward_noise", "unipc", "with_noise",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from ldmref.samplers.autoguidance import Autoguidance as Autoguidance
+    from ldmref.samplers.churn import euler_churn as euler_churn
+    from ldmref.samplers.churn import heun_churn as heun_churn
+    from ldmref.samplers.config import SchedulerConfig as SchedulerConfig
+    from ldmref.samplers.configure import configured_step as configured_step
+    from ldmref.samplers.denoiser import guided_denoiser as guided_denoiser
+    from ldmref.samplers.dpm_multistep import dpm_solver_multistep as dpm_solver_multistep
+    from ldmref.samplers.dpm_solver import dpmpp_2s as dpmpp_2s
+    from ldmref.samplers.dpm_solver import dpmpp_sde as dpmpp_sde
+    from ldmref.samplers.dpmpp import dpmpp_2m as dpmpp_2m
+    from ldmref.samplers.dpmpp import dpmpp_3m as dpmpp_3m
+    from ldmref.samplers.editing import flow_edit as flow_edit
+    from ldmref.samplers.editing import toward_data as toward_data
+    from ldmref.samplers.editing import toward_noise as toward_noise
+    from ldmref.samplers.guidance import Guidance as Guidance
+    from ldmref.samplers.guidance_attention import NormalizedAttention as NormalizedAttention
+    from ldmref.samplers.guidance_directions import AdaptiveProjected as AdaptiveProjected
+    from ldmref.samplers.guidance_directions import PerpendicularNegative as PerpendicularNegative
+    from ldmref.samplers.guidance_directions import PerturbedAttention as PerturbedAttention
+    from ldmref.samplers.guidance_directions import SkipLayers as SkipLayers
+    from ldmref.samplers.guidance_norms import MagnitudeAware as MagnitudeAware
+    from ldmref.samplers.guidance_norms import Renormalized as Renormalized
+    from ldmref.samplers.guidance_norms import Tangential as Tangential
+    from ldmref.samplers.guidance_norms import ZeroStar as ZeroStar
+    from ldmref.samplers.guidance_registry import GUIDANCES as GUIDANCES
+    from ldmref.samplers.guidance_registry import get_guidance as get_guidance
+    from ldmref.samplers.guidances import ClassifierFree as ClassifierFree
+    from ldmref.samplers.guidances import LimitedInterval as LimitedInterval
+    from ldmref.samplers.guidances import Rescale as Rescale
+    from ldmref.samplers.guidances import Threshold as Threshold
+    from ldmref.samplers.heunpp import heunpp2 as heunpp2
+    from ldmref.samplers.interfaces import Constraint as Constraint
+    from ldmref.samplers.interfaces import Denoiser as Denoiser
+    from ldmref.samplers.interfaces import Guided as Guided
+    from ldmref.samplers.interfaces import GuidedDenoiser as GuidedDenoiser
+    from ldmref.samplers.interfaces import History as History
+    from ldmref.samplers.interfaces import Interval as Interval
+    from ldmref.samplers.interfaces import Noise as Noise
+    from ldmref.samplers.interfaces import State as State
+    from ldmref.samplers.interfaces import Step as Step
+    from ldmref.samplers.interfaces import Stepped as Stepped
+    from ldmref.samplers.inversion import implicit as implicit
+    from ldmref.samplers.inversion import invert as invert
+    from ldmref.samplers.loop import sample as sample
+    from ldmref.samplers.moments import exponential_moment as exponential_moment
+    from ldmref.samplers.moments import moment_weights as moment_weights
+    from ldmref.samplers.multistep import deis as deis
+    from ldmref.samplers.multistep import gradient_estimation as gradient_estimation
+    from ldmref.samplers.multistep import ipndm as ipndm
+    from ldmref.samplers.multistep import lms as lms
+    from ldmref.samplers.multistep import pndm as pndm
+    from ldmref.samplers.noise import Streams as Streams
+    from ldmref.samplers.own_spacing import Spacing as Spacing
+    from ldmref.samplers.own_spacing import get_spacing as get_spacing
+    from ldmref.samplers.path import FLOW as FLOW
+    from ldmref.samplers.path import VE as VE
+    from ldmref.samplers.path import NoisePath as NoisePath
+    from ldmref.samplers.predictions import AttentionGuided as AttentionGuided
+    from ldmref.samplers.predictions import LayersLeftOut as LayersLeftOut
+    from ldmref.samplers.predictions import PartsPerturbed as PartsPerturbed
+    from ldmref.samplers.predictions import Prediction as Prediction
+    from ldmref.samplers.predictions import Steering as Steering
+    from ldmref.samplers.predictions import WeakerModel as WeakerModel
+    from ldmref.samplers.ratio import on_ratio as on_ratio
+    from ldmref.samplers.registry import ALIASES as ALIASES
+    from ldmref.samplers.registry import SAMPLERS as SAMPLERS
+    from ldmref.samplers.registry import get_sampler as get_sampler
+    from ldmref.samplers.repaint import repaint_visits as repaint_visits
+    from ldmref.samplers.runge_kutta import heun as heun
+    from ldmref.samplers.runge_kutta import midpoint as midpoint
+    from ldmref.samplers.runge_kutta import rk4 as rk4
+    from ldmref.samplers.runge_kutta import rk45 as rk45
+    from ldmref.samplers.sampler import Sampler as Sampler
+    from ldmref.samplers.schedule import Schedule as Schedule
+    from ldmref.samplers.schedule import make_schedule as make_schedule
+    from ldmref.samplers.seeds import seeds_2 as seeds_2
+    from ldmref.samplers.seeds import seeds_3 as seeds_3
+    from ldmref.samplers.singlestep import dpmpp_singlestep as dpmpp_singlestep
+    from ldmref.samplers.spacings import SPACINGS as SPACINGS
+    from ldmref.samplers.spacings import sigma_grid as sigma_grid
+    from ldmref.samplers.steps import ancestral as ancestral
+    from ldmref.samplers.steps import euler_step as euler_step
+    from ldmref.samplers.steps import with_noise as with_noise
+
+__getattr__, _, __all__ = export_lazily(__name__)
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-if not TYPE_CHECKING:  # which would take any name for one of this package
-    __getattr__ = find_former_names(__name__)

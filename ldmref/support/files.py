@@ -19,6 +19,7 @@ MAX_VALUES = 2**18  # of a configuration
 MAX_TABLE_VALUES = 2**22  # of a table: a vocabulary, a header of tensors, a manifest
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NESTING = 100
+CONTAINERS = (dict, list)  # of JSON
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -288,10 +289,10 @@ def _integer(literal: str) -> int | float:
 def _deeper_than(value: object, limit: int) -> bool:
     layer = [value]
     for _ in range(limit):
+        parents = [node for node in layer if isinstance(node, CONTAINERS)]
         layer = [
             child
-            for node in layer
-            if isinstance(node, dict | list)
+            for node in parents
             for child in (node.values() if isinstance(node, dict) else node)
         ]
         if not layer:

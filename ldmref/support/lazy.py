@@ -7,7 +7,8 @@ A package writes its public names once, as imports that only type checkers see:
 
     __getattr__, __dir__, __all__ = export_lazily(__name__)
 
-`as Trace` says to type checkers that the name is public.
+`as Trace` says to type checkers that the name is public. A name that its module has as well is
+imported at once, above: later, Python would put the module in its place.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def export_lazily(
     A former name (`ldmref.support.renames`) is found, too.
 
     Args:
-        package: The name of the package, whose public names are imported under TYPE_CHECKING.
+        package: The name of the package, whose public names are imported under TYPE_CHECKING, or
+            at once.
 
     Raises:
         ImportError: Its source cannot be read.
@@ -54,18 +56,23 @@ def export_lazily(
 
 
 def _read_imports(package: str) -> dict[str, str]:
-    """Return the module of each name that a package imports under TYPE_CHECKING."""
+    """Return the module of each public name of a package, also of those imported at once."""
     file = sys.modules[package].__file__
     try:
         source = Path(file or "").read_text("utf-8")
     except OSError as error:
         message = f"{package} reads its public names from {file or 'its source'}, which is missing"
         raise ImportError(message) from error
+    at_once = ast.parse(source).body
+    later = [
+        statement
+        for block in at_once
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+    ]
     return {
         alias.name: imported.module
-        for block in ast.parse(source).body
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for imported in block.body
+        for imported in (*at_once, *later)
         if isinstance(imported, ast.ImportFrom) and imported.module
         for alias in imported.names
         if alias.asname == alias.name

@@ -22,14 +22,12 @@ from ldmref.families.qwen_image_21 import config as qwen_config
 from ldmref.families.qwen_image_21 import files as qwen_files
 from ldmref.families.qwen_image_21 import presets as qwen_presets
 from ldmref.families.qwen_image_21 import text as qwen_text
-from ldmref.families.qwen_image_21 import work as qwen_work
 from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.qwen_image_21.network import transformer_spec as qwen_spec
 from ldmref.families.z_image import config as z_config
 from ldmref.families.z_image import files as z_files
-from ldmref.families.z_image import original, presets
+from ldmref.families.z_image import presets
 from ldmref.families.z_image import text as z_text
-from ldmref.families.z_image import work as z_work
 from ldmref.families.z_image.config import ZImageConfig
 from ldmref.families.z_image.network import transformer_spec as z_spec
 from ldmref.io.key_table import list_stored_shapes
@@ -305,19 +303,19 @@ COMFYUI = {  # Comfy-Org/ComfyUI, comfy/utils.py, z_image_to_diffusers
 
 
 def test_names_of_comfyui():
-    table = original.comfyui_table(Z, "p.")
+    table = z_files.comfyui_table(Z, "p.")
     assert {name: table[name].name for name in COMFYUI} == {
         name: f"p.{stored}" for name, stored in COMFYUI.items()
     }
     thirds = [table[f"layers.0.attention.to_{part}.weight"].third for part in "qkv"]
     assert thirds == [0, 1, 2] and table["cap_pad_token"].third is None
-    makers = original.makers_table(Z, "p.")
+    makers = z_files.makers_table(Z, "p.")
     assert all(entry.name == f"p.{name}" for name, entry in makers.items())
     assert makers.keys() == table.keys() == flatten(z_spec(Z.denoiser)).keys()
 
 
 def test_files_of_z_image():
-    layouts = original.SINGLE_FILES
+    layouts = z_files.SINGLE_FILES
     assert len(layouts) == 4
     for layout, comfyui in zip(layouts, (True, True, False, False), strict=True):
         shapes = list_stored_shapes(layout.table(Z))
@@ -341,11 +339,11 @@ def test_files_of_z_image():
 @pytest.mark.parametrize("comfyui", [False, True])
 def test_files_of_z_image_say_their_sizes(comfyui):
     turbo = preset("z-image-turbo")
-    table = original.comfyui_table if comfyui else original.makers_table
+    table = z_files.comfyui_table if comfyui else z_files.makers_table
 
     def recognise(**changes):
         shapes = list_stored_shapes(table(change(turbo, "denoiser", **changes)))
-        return original.recognise(shapes, comfyui=comfyui)
+        return z_files.recognise(shapes, comfyui=comfyui)
 
     assert recognise() == turbo
     for changes in (
@@ -362,11 +360,11 @@ def test_files_of_z_image_say_their_sizes(comfyui):
             assert isinstance(getattr(found.denoiser, name), int)
     assert recognise(n_heads=60, axes_dims=(16, 24, 24)) is None
     shapes = list_stored_shapes(table(turbo))
-    assert original.recognise(shapes | {"x_pad_token": (3840, 1)}, comfyui=comfyui) is None
-    assert original.recognise(shapes | {"x_pad_token": (3840,)}, comfyui=comfyui) == turbo
+    assert z_files.recognise(shapes | {"x_pad_token": (3840, 1)}, comfyui=comfyui) is None
+    assert z_files.recognise(shapes | {"x_pad_token": (3840,)}, comfyui=comfyui) == turbo
     norm = "q_norm" if comfyui else "norm_q"
     wide = shapes | {f"layers.0.attention.{norm}.weight": (5000,)}
-    assert original.recognise(wide, comfyui=comfyui) is None
+    assert z_files.recognise(wide, comfyui=comfyui) is None
 
 
 # -- presets --------------------------------------------------------------------------------------
@@ -490,7 +488,7 @@ def test_operations_of_z_image(width, height, image):
     )
     side = 2 * config.vae.factor
     assert -(-(width // side) * (height // side) // 32) * 32 == image
-    assert z_work.count_tokens(config, width, height) == (image, 64)
+    assert z_image.count_tokens(config, width, height) == (image, 64)
     both = image + 64
 
     def rows(name):
@@ -504,8 +502,8 @@ def test_operations_of_z_image(width, height, image):
 
     attention = 4 * 24 * (2 * (image**2 + 64**2) + 3 * both**2)
     want = attention + count_matrices(z_spec(config.denoiser), rows)
-    assert z_work.count_flops(config, width, height) == want
-    assert z_work.count_activations(config, width, height) == both * (2 * 24 + 3 * 64)
+    assert z_image.count_flops(config, width, height) == want
+    assert z_image.count_activations(config, width, height) == both * (2 * 24 + 3 * 64)
 
 
 def test_operations_of_qwen_image():
@@ -517,7 +515,7 @@ def test_operations_of_qwen_image():
     side = config.vae.factor
     width, height = 3 * side, 5 * side
     image, text, d = 15, 40 - 14, 24
-    assert qwen_work.count_tokens(config, width, height) == (image, text)
+    assert qwen_image_21.count_tokens(config, width, height) == (image, text)
 
     def rows(name):
         if name.startswith(("time", "modulation", "norm_out")):
@@ -528,9 +526,9 @@ def test_operations_of_qwen_image():
 
     attention = 4 * 3 * d * (text**2 + image * (image + text))
     want = attention + count_matrices(qwen_spec(config.denoiser), rows)
-    assert qwen_work.count_flops(config, width, height) == want
+    assert qwen_image_21.count_flops(config, width, height) == want
     block = (image + text) * d * (2 + 3 * 2)
-    assert qwen_work.count_activations(config, width, height) == block + 2 * 3 * text * d
+    assert qwen_image_21.count_activations(config, width, height) == block + 2 * 3 * text * d
 
 
 # -- declarations ---------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.families import transformer_files
-from ldmref.families.flux import original as flux_original
-from ldmref.families.sd3 import original as sd3_original
+from ldmref.families.flux import files as flux_files
+from ldmref.families.sd3 import files as sd3_files
 from ldmref.io import open_checkpoint, read_model_config, save_folder
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import KeyEntry, add_prefixes, list_stored_shapes, to_compvis
@@ -62,7 +62,7 @@ def save_pipeline(folder, seed=0):
     return pipe
 
 
-def combine(pipe, config, table=sd3_original.original_table, prefix=PREFIX, names=NAMES):
+def combine(pipe, config, table=sd3_files.original_table, prefix=PREFIX, names=NAMES):
     """Return the tensors of a pipeline under the names of such a file."""
 
     def stored(network, table):
@@ -169,7 +169,7 @@ def test_a_file_without_t5_is_a_model_without_it(made, tmp_path, monkeypatch):
     small = read_model_config(folder)
     # a file does not say for which size its model was trained
     small = replace(small, denoiser=replace(small.denoiser, sample_size=14))
-    monkeypatch.setattr(sd3_original, "make_presets", lambda: {"small": small})
+    monkeypatch.setattr(sd3_files, "make_presets", lambda: {"small": small})
     found = read_model_config(file)
     assert found.text_encoder_3 is None and found.text_encoder_2 == small.text_encoder_2
     want = ldmref.load(bare)
@@ -222,7 +222,7 @@ def test_t5_may_have_fewer_bits(kind, made, tmp_path):
 def test_published_files_are_recognised():
     """sd3_medium with and without T5, and with the autoencoder alone."""
     config = preset("sd3-medium")
-    layout = sd3_original.ORIGINALS[0]
+    layout = sd3_files.ORIGINALS[0]
     shapes = {name: list_stored(table) for name, table in layout.others(config).items()}
     alone = list_stored(layout.table(config)) | shapes["vae"]
     clips = alone | shapes["text_encoder"] | shapes["text_encoder_2"]
@@ -242,7 +242,7 @@ def test_comfys_checkpoints_of_flux(tmp_path):
     names = {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"}
     pipe = make_flux(True)
     pipe.save_pretrained(tmp_path / "model")
-    table = partial(flux_original.original_table, prefix=transformer_files.PREFIX)
+    table = partial(flux_files.original_table, prefix=transformer_files.PREFIX)
     tensors = combine(pipe, read_model_config(tmp_path / "model"), table, "vae.", names)
     save_file(tensors, str(tmp_path / "flux1-dev-fp8.safetensors"))
     change_weights(pipe, 1)

@@ -14,7 +14,7 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.apps.server.adapters import Adapters
 from ldmref.errors import LdmrefError
-from ldmref.families.flux.original import original_table
+from ldmref.families.flux.files import original_table
 from ldmref.io import read_loras, with_loras
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from ldmref.families import flux, flux2, flux3, krea2, sd3
-from ldmref.families.flux2 import work as flux2_work
-from ldmref.families.flux3 import work as flux3_work
-from ldmref.families.krea2 import work as krea2_work
 from ldmref.families.sd3.network import make_positions
 from ldmref.models import preset
 from ldmref.training.family_rules import training_rules_of
@@ -100,8 +97,8 @@ def test_work_of_flux1():
 @pytest.mark.parametrize(
     ("name", "work", "width"),
     [
-        ("flux2-tiny", flux2_work, 2 * 32 + 3 * 32 + 2 * 96 + 32 + 96 + 32 + 96),
-        ("flux3-tiny", flux3_work, 3 * 32 + 3 * 96),
+        ("flux2-tiny", flux2, 2 * 32 + 3 * 32 + 2 * 96 + 32 + 96 + 32 + 96),
+        ("flux3-tiny", flux3, 3 * 32 + 3 * 96),
     ],
 )
 def test_activations_are_multiples_of_the_tokens(name, work, width):
@@ -115,11 +112,11 @@ def test_activations_are_multiples_of_the_tokens(name, work, width):
 def test_activations_of_krea2_are_those_of_a_block_or_of_the_fusion():
     config = preset("krea-2-tiny")
     for side in (16, 512):
-        image, text = krea2_work.count_tokens(config, side, side)
+        image, text = krea2.count_tokens(config, side, side)
         assert text == 256 - 34
         blocks = (image + text) * (2 * 48 + 3 * 64)
         fusion = 3 * text * (2 * 20 + 3 * 32)
-        assert krea2_work.count_activations(config, side, side) == max(blocks, fusion)
+        assert krea2.count_activations(config, side, side) == max(blocks, fusion)
     assert blocks > fusion
 
 

@@ -14,7 +14,7 @@ from ldmref import modes
 from ldmref.errors import KeyMismatchError
 from ldmref.families.autoencoders.flux2 import FLUX2_AUTOENCODER, original_autoencoder_table
 from ldmref.families.flux2.config import Flux2Config
-from ldmref.families.flux2.original import list_other_networks, original_table, recognise
+from ldmref.families.flux2.files import list_other_networks, original_table, recognise
 from ldmref.families.transformer_files import PREFIX
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
@@ -93,8 +93,8 @@ def test_files_are_recognised_by_their_shapes(name, prefix):
 
 
 def test_files_of_flux1_are_not_flux2s():
-    from ldmref.families.flux.original import original_table as first_table
-    from ldmref.families.flux.original import recognise as recognise_first
+    from ldmref.families.flux.files import original_table as first_table
+    from ldmref.families.flux.files import recognise as recognise_first
 
     assert recognise(list_stored_shapes(first_table(preset("flux-dev")))) is None
     assert recognise_first(list_stored_shapes(original_table(preset("flux2-klein-4b")))) is None

@@ -10,8 +10,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import CorruptModelError
-from ldmref.families.flux3.files import convert_transformer_config
-from ldmref.families.flux3.original import original_table, recognise
+from ldmref.families.flux3.files import convert_transformer_config, original_table, recognise
 from ldmref.families.transformer_files import PREFIX
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras

@@ -16,7 +16,7 @@ from ldmref import explore, modes
 from ldmref.apps.cli.main import main
 from ldmref.apps.server.forms import unused_parameters
 from ldmref.errors import LdmrefError
-from ldmref.families.flux.original import original_table, recognise
+from ldmref.families.flux.files import original_table, recognise
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset

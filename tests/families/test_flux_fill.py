@@ -13,7 +13,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError
-from ldmref.families.flux.original import original_table, recognise
+from ldmref.families.flux.files import original_table, recognise
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset

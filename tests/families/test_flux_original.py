@@ -10,7 +10,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import KeyMismatchError
-from ldmref.families.flux.original import original_table, recognise
+from ldmref.families.flux.files import original_table, recognise
 from ldmref.families.transformer_files import PREFIX
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native

@@ -230,7 +230,14 @@ def test_a_transformer_is_declared_with_its_configuration():
         return shapes_of(config)
 
     made = joint_transformers.declare_transformer(
-        config, predict, spec, inputs, attention, steerable, "a network", optional
+        config,
+        predict,
+        spec,
+        inputs,
+        text_attention=attention,
+        steerable=steerable,
+        description="a network",
+        optional=tuple(optional),
     )
     assert (made.name, made.params, made.exported) == ("transformer",) * 3
     assert made.description == "a network" and made.numbered

@@ -19,8 +19,8 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
+from ldmref.families.krea2.files import BLOCKS, ENDS, original_table, recognise
 from ldmref.families.krea2.network import transformer, transformer_spec
-from ldmref.families.krea2.original import BLOCKS, ENDS, original_table, recognise
 from ldmref.families.transformer_files import PREFIX, find_entry
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.models import preset

@@ -13,7 +13,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled
-from ldmref.families.flux.original import original_table
+from ldmref.families.flux.files import original_table
 from ldmref.io.adapters.control_lora import widen_config
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import lora_changes

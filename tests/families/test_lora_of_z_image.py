@@ -10,8 +10,8 @@ from checkpoint_folders import load_diffusers
 
 import ldmref
 from ldmref import modes
+from ldmref.families.z_image.files import comfyui_table
 from ldmref.families.z_image.network import transformer_spec
-from ldmref.families.z_image.original import comfyui_table
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.key_table import list_stored_shapes

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ldmref.errors import KeyMismatchError
-from ldmref.families.flux.original import original_table as flux_table
-from ldmref.families.sd3.original import original_table as sd3_table
+from ldmref.families.flux.files import original_table as flux_table
+from ldmref.families.sd3.files import original_table as sd3_table
 from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset

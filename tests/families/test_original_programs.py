@@ -14,10 +14,10 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.families.flux import network as flux
 from ldmref.families.flux.config import FluxConfig
-from ldmref.families.flux.original import original_table as flux_table
+from ldmref.families.flux.files import original_table as flux_table
 from ldmref.families.sd3 import network as sd3
 from ldmref.families.sd3.config import MMDiTConfig
-from ldmref.families.sd3.original import original_table as sd3_table
+from ldmref.families.sd3.files import original_table as sd3_table
 from ldmref.io.key_table import to_compvis
 from ldmref.models import ModelConfig, preset
 from ldmref.models.params import flatten, unflatten

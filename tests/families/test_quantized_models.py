@@ -14,8 +14,8 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError
-from ldmref.families.flux.original import original_table
-from ldmref.families.sd3.original import original_table as sd3_table
+from ldmref.families.flux.files import original_table
+from ldmref.families.sd3.files import original_table as sd3_table
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.unet_file import PREFIX, list_stored
 from ldmref.io.key_table import list_stored_shapes, to_compvis

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from ldmref.families.combined_files import CLIP_G, CLIP_L, T5
-from ldmref.families.flux import original as flux
+from ldmref.families.flux import files as flux
 from ldmref.families.flux.config import FluxConfig
-from ldmref.families.flux2 import original as flux2
+from ldmref.families.flux2 import files as flux2
 from ldmref.families.flux2.config import Flux2Config
-from ldmref.families.flux3 import original as flux3
+from ldmref.families.flux3 import files as flux3
 from ldmref.families.flux3.config import Flux3Config
-from ldmref.families.krea2 import original as krea2
+from ldmref.families.krea2 import files as krea2
 from ldmref.families.krea2.config import Krea2Config
-from ldmref.families.sd3 import original as sd3
+from ldmref.families.sd3 import files as sd3
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import ModelConfig, preset

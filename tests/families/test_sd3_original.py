@@ -10,7 +10,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import KeyMismatchError, UsageError
-from ldmref.families.sd3.original import PREFIX, original_table, recognise
+from ldmref.families.sd3.files import PREFIX, original_table, recognise
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.io.single_file import require_autoencoder, require_text_encoders
 from ldmref.models import ModelConfig, preset

@@ -17,8 +17,8 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.families.flux import original as flux_original
-from ldmref.families.sd3 import original as sd3_original
+from ldmref.families.flux import files as flux_files
+from ldmref.families.sd3 import files as sd3_files
 from ldmref.io import open_checkpoint, read_model_config, save_folder
 from ldmref.io.compvis.keys import autoencoder_table, open_clip_table
 from ldmref.io.compvis.unet_file import list_stored
@@ -43,7 +43,7 @@ NAMES = {
     "flux": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
     "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"},
 }
-ORIGINALS = {"flux": flux_original, "sd3": sd3_original}
+ORIGINALS = {"flux": flux_files, "sd3": sd3_files}
 
 
 def generate(model):
@@ -172,7 +172,7 @@ def test_stable_diffusion_3_may_lack_t5(sd3):
     assert whole.text_encoder_3 == sd3.model.config.text_encoder_3
     # a file with both CLIPs is that of a model without T5, which a file beside it adds
     tensors = open_checkpoint(sd3.folder).tensors
-    table = dict(sd3_original.original_table(without))
+    table = dict(sd3_files.original_table(without))
     stored = to_compvis(flat_network(sd3.model, "transformer"), table)
     for network, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
         for key, x in tensors.items():

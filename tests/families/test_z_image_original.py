@@ -16,8 +16,8 @@ from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.families.qwen3.encoder import LLAMA, QWEN3, rename_tensor
 from ldmref.families.transformer_files import PREFIX
-from ldmref.families.z_image import original
-from ldmref.families.z_image.original import comfyui_table, makers_table, recognise
+from ldmref.families.z_image import files
+from ldmref.families.z_image.files import comfyui_table, makers_table, recognise
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models import preset
@@ -64,7 +64,7 @@ def stored_transformer(model, names, prefix=""):
 def know(monkeypatch, config):
     """Let files of this configuration be recognised, as those of the published size are."""
     config = replace(config, name="small")
-    monkeypatch.setattr(original, "make_presets", lambda: {"small": config})
+    monkeypatch.setattr(files, "make_presets", lambda: {"small": config})
 
 
 def generate(model):

@@ -10,8 +10,8 @@ import pytest
 from fault_cases import PYTHON, covers
 
 from ldmref.errors import CorruptModelError, LdmrefError
-from ldmref.families.flux import original as flux
-from ldmref.families.sd3 import original as sd3
+from ldmref.families.flux import files as flux
+from ldmref.families.sd3 import files as sd3
 from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors import gguf
 from ldmref.io.tensors.model_file import ModelFile

@@ -13,7 +13,7 @@ from gguf_files import gguf_bytes
 import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
-from ldmref.families.sd3.original import original_table
+from ldmref.families.sd3.files import original_table
 from ldmref.io import open_checkpoint
 from ldmref.io.checkpoint import read_model_config
 from ldmref.io.key_table import list_stored_shapes

@@ -1,8 +1,10 @@
-"""The names that `ldmref.models`, `ldmref.io` and `ldmref.prompts` export, and short reprs."""
+"""The names that packages export at their first use, and short reprs."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -28,12 +30,14 @@ def test_every_public_name_is_completed_and_loaded_at_first_use(name):
         _ = package.lod
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_a_public_name_is_not_that_of_a_module(name):
-    """Otherwise importing the module would replace the name."""
+@pytest.mark.parametrize("name", (*PACKAGES, "ldmref.samplers"))
+def test_no_module_takes_the_place_of_a_public_name(name):
+    """Importing a module replaces a name of the package that it has, too."""
     package = importlib.import_module(name)
-    modules = {m.removeprefix(name + ".") for m in sys.modules if m.startswith(name + ".")}
-    assert not modules & set(package.__all__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{name}.{module.name}")
+    found = {public: getattr(package, public) for public in package.__all__}
+    assert [public for public, value in found.items() if inspect.ismodule(value)] == []
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -87,16 +91,19 @@ def test_public_names_are_read_from_the_imports_of_type_checkers(tmp_path, monke
     folder = tmp_path / "listed"
     folder.mkdir()
     (folder / "part.py").write_text("found = 1\nhidden = 2\n")
+    (folder / "same.py").write_text("same = 3\n")
     (folder / "__init__.py").write_text(
         "from typing import TYPE_CHECKING\nfrom ldmref.support.lazy import export_lazily\n"
+        "from listed.same import same as same\n"
         "if TYPE_CHECKING:\n"
         "    from listed.part import found as found\n    from listed.part import hidden\n"
         "__getattr__, __dir__, __all__ = export_lazily(__name__)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     listed = importlib.import_module("listed")
-    assert listed.__all__ == ["found"] and dir(listed) == ["__all__", "found", "part"]
-    assert "listed.part" not in sys.modules and listed.found == 1
+    assert listed.__all__ == ["found", "same"]
+    assert dir(listed) == ["__all__", "found", "part", "same"]
+    assert "listed.part" not in sys.modules and (listed.found, listed.same) == (1, 3)
     with pytest.raises(AttributeError, match="no attribute 'hidden'"):
         _ = listed.hidden
     (folder / "__init__.py").unlink()

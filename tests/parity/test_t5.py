@@ -8,7 +8,7 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.config import convert_t5_config
-from ldmref.io.diffusers.folder import open_network
+from ldmref.io.diffusers.folder import diffusers_table, open_network
 from ldmref.io.key_table import to_native
 from ldmref.models.params import count, flatten, tree_map, unflatten
 from ldmref.models.t5 import T5, find_buckets, t5
@@ -47,9 +47,8 @@ def folder(theirs, tmp_path_factory):
 def read(folder, theirs):
     """Configuration and parameters of a folder."""
     config = convert_t5_config(theirs.config.to_dict(), 30)
-    tensors, table = open_network(
-        folder, "text_encoder_2", text_spec(config), "x", rename=T5.rename
-    )
+    table = diffusers_table(text_spec(config))
+    tensors = open_network(folder, "text_encoder_2", table, "x", rename=T5.rename)
     return config, unflatten(to_native(tensors, table))
 
 

@@ -16,11 +16,10 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.locate.rows import REFERENCE_ALONE
 from ldmref.models import preset
 from ldmref.passport.badge import badge_files, badge_json, badge_svg, write_badge
-from ldmref.passport.check import Verdict, _judge_runs, check_dump
+from ldmref.passport.check import Verdict, _judge_runs, check_dump, wrong_inputs
 from ldmref.passport.kit import Kit
 from ldmref.passport.original import BATCH
 from ldmref.passport.request import other_request
-from ldmref.passport.wires import wrong_inputs
 from ldmref.trace.model import Trace, build_trace
 
 CALL = "unet.000"

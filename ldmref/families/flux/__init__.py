@@ -1,15 +1,14 @@
 """Flux.1: a transformer whose first blocks have two streams, for text and image.
 
-| file            | holds                                |
-|-----------------|--------------------------------------|
-| `config.py`     | the configuration of the transformer |
-| `network.py`    | the transformer                      |
-| `controlnet.py` | its ControlNets                      |
-| `control_files.py` | their single files                |
-| `text.py`       | how two text encoders condition it   |
-| `files.py`      | diffusers' folders                   |
-| `original.py`   | the original's single files          |
-| `presets.py`    | the published sizes                  |
+| file               | holds                                            |
+|--------------------|--------------------------------------------------|
+| `config.py`        | the configuration of the transformer             |
+| `network.py`       | the transformer                                  |
+| `controlnet.py`    | its ControlNets                                  |
+| `control_files.py` | their single files                               |
+| `text.py`          | how two text encoders condition it               |
+| `files.py`         | diffusers' folders, and the makers' single files |
+| `presets.py`       | the published sizes                              |
 
 Black Forest Labs 2024, github.com/black-forest-labs/flux.
 """
@@ -21,9 +20,8 @@ from dataclasses import replace
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
-from ldmref.families.flux.files import PIPELINES, read_folder, with_control
+from ldmref.families.flux.files import ORIGINALS, PIPELINES, read_folder, with_control, xlabs_layers
 from ldmref.families.flux.network import transformer, transformer_spec
-from ldmref.families.flux.original import ORIGINALS, xlabs_layers
 from ldmref.families.flux.presets import make_presets
 from ldmref.families.flux.text import T5_LENGTH, encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, controlnet_spec
-from ldmref.families.flux.original import ENDS, list_blocks
+from ldmref.families.flux.files import ENDS, list_blocks
 from ldmref.families.transformer_files import count_blocks, find_entry
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
 from ldmref.models.params import Shape, flatten

@@ -5,14 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.flux.config import FluxConfig
-from ldmref.families.flux.files import (
-    CONTROL_SCALE,
-    CONTROL_STEPS,
-    FILL_SCALE,
-    FILL_STEPS,
-    SCALES,
-    STEPS,
-)
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.families.joint_transformers import (
     AUTOENCODER,
@@ -24,6 +16,11 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.presets import PRESETS
+
+STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
+SCALES = {True: 3.5, False: 1.0}
+FILL_STEPS, FILL_SCALE = 50, 30.0
+CONTROL_STEPS, CONTROL_SCALE = 50, 10.0  # of [Depth]; the scale of [Canny] is 30
 
 SCHNELL = ModelConfig(
     name="flux-schnell",

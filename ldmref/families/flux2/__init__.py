@@ -6,10 +6,8 @@
 | `network.py`     | the transformer                                                  |
 | `text.py`        | the chat around a prompt, and the layers of Qwen3 that are read  |
 | `references.py`  | reference images as further tokens                               |
-| `files.py`       | diffusers' folders                                               |
-| `original.py`    | the makers' single files                                         |
+| `files.py`       | diffusers' folders, and the makers' single files                 |
 | `presets.py`     | the published sizes                                              |
-| `work.py`        | operations and memory                                            |
 
 The levels are shifted by the numbers of image tokens and of steps. A distilled model is one whose
 default guidance scale is 1: diffusers ignores another one there, ldmref does what is asked. The
@@ -21,16 +19,16 @@ Black Forest Labs 2025, github.com/black-forest-labs/flux2.
 from __future__ import annotations
 
 from ldmref.families.flux2.config import Flux2Config, broken_rules, transformer_of
-from ldmref.families.flux2.files import PIPELINES, read_folder
+from ldmref.families.flux2.files import ORIGINALS, PIPELINES, read_folder
 from ldmref.families.flux2.network import transformer, transformer_spec
-from ldmref.families.flux2.original import ORIGINALS
 from ldmref.families.flux2.presets import SCALES, make_presets
 from ldmref.families.flux2.references import REFERENCES
 from ldmref.families.flux2.text import CHAT, encode_prompts
-from ldmref.families.flux2.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     GUIDANCE,
     TIME,
+    count_tokens,
+    count_two_stream_flops,
     describe_model,
     latents_input,
     text_input,
@@ -54,6 +52,7 @@ LORA_TARGETS = {
 }  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image", "references"))
 REFERENCE_TOKENS = CallSize("references")
+ONCE = ("time_guidance_embed", "double_stream_modulation", "single_stream_modulation", "norm_out")
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
@@ -69,6 +68,29 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         NetworkInput("reference_positions", "reference_positions", (BATCH, REFERENCE_TOKENS, 4)),
     )
     return describe_model(config, transformer, transformer_spec, inputs, TEXT_ATTENTION)
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+
+    def is_once(name: str) -> bool:
+        return name.startswith(ONCE)
+
+    return count_two_stream_flops(network, transformer_spec(network), image, text, is_once)
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block of one stream holds at once.
+
+    The stream and its norm, queries, keys, values and both halves of the MLP, attention's output,
+    the gated MLP, and the two of them joined.
+    """
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    d, hidden = network.width, network.mlp_width
+    return (image + text) * (2 * d + 3 * d + 2 * hidden + d + hidden + d + hidden)
 
 
 FLUX2 = Family(

@@ -7,10 +7,8 @@
 | `positions.py`  | positions on four axes                                              |
 | `text.py`       | the hidden states that are read, and the window of a prompt         |
 | `references.py` | reference images                                                    |
-| `files.py`      | diffusers' folders                                                  |
-| `original.py`   | the makers' single files                                            |
+| `files.py`      | diffusers' folders, and the makers' single files                    |
 | `presets.py`    | the published sizes                                                 |
-| `work.py`       | operations and memory                                               |
 
 The distilled model is a flow map: it also reads the time to which a step leads, and its guidance is
 a part of it. The autoencoder is FLUX.2's.
@@ -21,16 +19,16 @@ Black Forest Labs 2026; diffusers 0.42.1, `Flux3Transformer2DModel`.
 from __future__ import annotations
 
 from ldmref.families.flux3.config import WINDOW, Flux3Config, broken_rules, transformer_of
-from ldmref.families.flux3.files import PIPELINES, read_folder
+from ldmref.families.flux3.files import ORIGINALS, PIPELINES, read_folder
+from ldmref.families.flux3.network import REFERENCES as REFERENCES_MODE
 from ldmref.families.flux3.network import transformer, transformer_spec
-from ldmref.families.flux3.original import ORIGINALS
 from ldmref.families.flux3.presets import make_presets
 from ldmref.families.flux3.references import REFERENCES
 from ldmref.families.flux3.text import encode_prompts
-from ldmref.families.flux3.work import count_activations, count_flops
 from ldmref.families.joint_transformers import (
     MASK,
     TIME,
+    count_tokens,
     describe_model,
     latents_input,
     text_input,
@@ -45,6 +43,7 @@ from ldmref.models.family import (
     Work,
     guide_always,
 )
+from ldmref.models.flops import count_products, find_rows
 
 LORA_TARGETS = {
     "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
@@ -82,6 +81,41 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         TEXT_ATTENTION,
         description="transformer of image, references and text",
     )
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    pairs = network.num_layers * (image**2 + text**2)
+    pairs += network.num_single_layers * (image + text) ** 2
+    total = 4 * network.width * pairs
+    rows = {
+        "timestep_embedder": 2,
+        "target_timestep_embedder": 1,
+        "early_stream_modulations": 1,
+        "single_stream_modulations": 1,
+        "x_embedders": image,
+        "context_embedder": text,
+        "mode_blocks": image,
+        "txt_mode_blocks": text,
+        "single_transformer_blocks": image + text,
+        "norm_out": 1,
+        "proj_out": image,
+    }
+    count_rows = find_rows(rows, {f".{REFERENCES_MODE}.": 0})
+    return total + count_products(transformer_spec(network), count_rows)
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block of all modes holds at once.
+
+    In units of the width: the tokens, their norm and the result of attention; and of the
+    feed-forward layer, both halves and their product.
+    """
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    return (image + text) * (3 * network.width + 3 * network.hidden)
 
 
 FLUX3 = Family(

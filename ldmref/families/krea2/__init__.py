@@ -5,10 +5,8 @@
 | `config.py`    | the configuration, and what must fit together                            |
 | `network.py`   | the transformer: fusion of the text's states, blocks with gated attention |
 | `text.py`      | the chat around a prompt                                                 |
-| `files.py`     | diffusers' folders                                                       |
-| `original.py`  | the makers' single files                                                 |
+| `files.py`     | diffusers' folders, and the makers' single files                         |
 | `presets.py`   | the published sizes                                                      |
-| `work.py`      | operations and memory                                                    |
 
 The makers' guidance scale g is 1 + g here. They put padding in the middle of the text, which no
 token reads and which has no position; so it is cut, and nothing changes. The autoencoder is
@@ -21,6 +19,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ldmref.families import joint_transformers
 from ldmref.families.joint_transformers import (
     MASK,
     TIME,
@@ -29,12 +28,10 @@ from ldmref.families.joint_transformers import (
     text_input,
 )
 from ldmref.families.krea2.config import Krea2Config, broken_rules, transformer_of
-from ldmref.families.krea2.files import PIPELINES, read_folder
+from ldmref.families.krea2.files import ORIGINALS, PIPELINES, read_folder
 from ldmref.families.krea2.network import transformer, transformer_spec
-from ldmref.families.krea2.original import ORIGINALS
 from ldmref.families.krea2.presets import make_presets
 from ldmref.families.krea2.text import CHAT
-from ldmref.families.krea2.work import count_activations, count_flops
 from ldmref.families.qwen3.prompts import read_chat, with_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
@@ -45,6 +42,7 @@ from ldmref.models.family import (
     Work,
     guide_by_difference,
 )
+from ldmref.models.flops import count_products, find_rows
 from ldmref.models.steering import Steerable
 
 MULTIPLE = 16  # to which the number of a text's tokens is rounded up
@@ -53,6 +51,9 @@ LORA_TARGETS = {
     "feed_forward": (".ff.gate", ".ff.up", ".ff.down"),
     "projections": ("img_in", "txt_in.linear_1", "txt_in.linear_2"),
 }
+
+count_tokens = partial(joint_transformers.count_tokens, dropped=CHAT.dropped)
+"""Return the numbers of tokens of an image, and of the longest text."""
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
@@ -69,6 +70,42 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         TextAttention(attended, ("text", "image")),
         steerable=Steerable("transformer_blocks"),
     )
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    k, both = network.num_text_layers, image + text
+    of_text = network.num_layerwise_text_blocks * text * k**2
+    of_text += network.num_refiner_text_blocks * text**2
+    pairs = network.num_layers * both**2
+    attention = 4 * (network.text_hidden_dim * of_text + network.width * pairs)
+    rows = {
+        "img_in": image,
+        "time_embed": 1,
+        "time_mod_proj": 1,
+        "text_fusion.layerwise_blocks": text * k,
+        "text_fusion.projector": text * network.text_hidden_dim,
+        "text_fusion.refiner_blocks": text,
+        "txt_in": text,
+        "transformer_blocks": both,
+        "final_layer": image,
+    }
+    count_rows = find_rows(rows, {"scale_shift_table": 0})
+    return attention + count_products(transformer_spec(network), count_rows)
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block holds at once: tokens, their norm, and three of the MLP.
+
+    Or those of the fusion, whose tokens have a row for each hidden state.
+    """
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    rows = network.num_text_layers * text
+    fusion = rows * (2 * network.text_hidden_dim + 3 * network.text_intermediate_size)
+    return max((image + text) * (2 * network.width + 3 * network.intermediate_size), fusion)
 
 
 KREA2 = Family(

@@ -1,15 +1,14 @@
 """Stable Diffusion 3 and 3.5: flow matching with a transformer of image and text.
 
-| file            | holds                                |
-|-----------------|--------------------------------------|
-| `config.py`     | the configuration of the transformer |
-| `network.py`    | the transformer                      |
-| `controlnet.py` | its ControlNets                      |
-| `control_files.py` | their single files                |
-| `text.py`       | how three text encoders condition it |
-| `files.py`      | diffusers' folders                   |
-| `original.py`   | the original's single files          |
-| `presets.py`    | the published sizes                  |
+| file               | holds                                            |
+|--------------------|--------------------------------------------------|
+| `config.py`        | the configuration of the transformer             |
+| `network.py`       | the transformer                                  |
+| `controlnet.py`    | its ControlNets                                  |
+| `control_files.py` | their single files                               |
+| `text.py`          | how three text encoders condition it             |
+| `files.py`         | diffusers' folders, and the makers' single files |
+| `presets.py`       | the published sizes                              |
 
 Esser et al. 2024, arXiv:2403.03206.
 """
@@ -26,9 +25,8 @@ from ldmref.families.joint_transformers import (
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
-from ldmref.families.sd3.files import PIPELINES, read_folder
+from ldmref.families.sd3.files import ORIGINALS, PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
-from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets
 from ldmref.families.sd3.text import (
     MOST_T5_TOKENS,

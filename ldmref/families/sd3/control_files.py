@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.controlnet import MMDiTControlConfig, controlnet_spec
-from ldmref.families.sd3.original import BLOCK, IMAGE, THIRDS
+from ldmref.families.sd3.files import BLOCK, IMAGE, THIRDS
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
 from ldmref.models.params import Shape, flatten
 

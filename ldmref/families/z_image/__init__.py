@@ -5,10 +5,8 @@
 | `config.py`    | the configuration, and what must fit together                           |
 | `network.py`   | the transformer: refiners, one stream, learned padding tokens           |
 | `text.py`      | the hidden states that are read                                         |
-| `files.py`     | diffusers' folders                                                      |
-| `original.py`  | single files, of the makers and of ComfyUI                              |
+| `files.py`     | diffusers' folders, and single files of the makers and of ComfyUI       |
 | `presets.py`   | the published sizes                                                     |
-| `work.py`      | operations and memory                                                   |
 
 The network computes the makers' function: its time is 0 for noise and 1 for the image, and it
 predicts x0 - eps. The declaration turns both around: samplers, guidance and traces see
@@ -21,6 +19,7 @@ Z-Image Team 2025, arXiv:2511.22699.
 from __future__ import annotations
 
 from ldmref.backends.base import Backend
+from ldmref.families import joint_transformers
 from ldmref.families.joint_transformers import (
     MASK,
     TIME,
@@ -31,11 +30,9 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.families.qwen3.prompts import CHAT, read_chat
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
-from ldmref.families.z_image.files import PIPELINES, read_folder
+from ldmref.families.z_image.files import PIPELINES, SINGLE_FILES, read_folder
 from ldmref.families.z_image.network import transformer, transformer_spec
-from ldmref.families.z_image.original import SINGLE_FILES
 from ldmref.families.z_image.presets import make_presets
-from ldmref.families.z_image.work import count_activations, count_flops
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import ModelConfig
@@ -47,6 +44,7 @@ from ldmref.models.family import (
     Work,
     guide_by_difference,
 )
+from ldmref.models.flops import count_products, find_rows
 from ldmref.models.params import Params
 
 STEPS = 1000.0  # training timesteps of the noise, over the makers' time of the image
@@ -106,6 +104,38 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         TEXT_ATTENTION,
         description="transformer of image and caption",
     )
+
+
+def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """Return the numbers of tokens of image and caption, in whole segments."""
+    image, caption = joint_transformers.count_tokens(config, width, height)
+    return -(-image // SEGMENT) * SEGMENT, -(-caption // SEGMENT) * SEGMENT
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, caption = count_tokens(config, width, height)
+    both = image + caption
+    pairs = network.n_refiner_layers * (image**2 + caption**2) + network.n_layers * both**2
+    rows = {
+        "all_x_embedder": image,
+        "all_final_layer": both,
+        "noise_refiner": image,
+        "context_refiner": caption,
+        "t_embedder": 1,
+        "cap_embedder": caption,
+        "layers": both,
+    }
+    count_rows = find_rows(rows, {"adaLN_modulation": 1, "pad_token": 0})
+    return 4 * network.dim * pairs + count_products(transformer_spec(network), count_rows)
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block holds at once: tokens, their norm, and three of the MLP."""
+    network = transformer_of(config)
+    image, caption = count_tokens(config, width, height)
+    return (image + caption) * (2 * network.dim + 3 * network.hidden_dim)
 
 
 Z_IMAGE = Family(

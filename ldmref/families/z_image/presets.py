@@ -7,9 +7,10 @@ from dataclasses import replace
 from ldmref.families.joint_transformers import AUTOENCODER, FLOW, shrink_model
 from ldmref.families.qwen3.presets import QWEN3_SIZES, shrink_qwen3
 from ldmref.families.z_image.config import SEGMENT, ZImageConfig
-from ldmref.families.z_image.files import SCALE, STEPS
 from ldmref.families.z_image.text import as_text_encoder
 from ldmref.models.config import Defaults, ModelConfig
+
+STEPS, SCALE = 50, 6.0  # diffusers' defaults; 5 is its number for 6
 
 TURBO = ModelConfig(
     name="z-image-turbo",

@@ -255,7 +255,8 @@ def _read_folder(folder: Path) -> AutoencoderFile:
     config = _config(data)
     name = repr(folder.name)
     if isinstance(config, TinyConfig):
-        stored, table = open_network(folder, "vae", tiny_spec(config), name, IGNORED)
+        table = diffusers_table(tiny_spec(config))
+        stored = open_network(folder, "vae", table, name, IGNORED)
     else:
         stored, table = open_autoencoder(folder, config, name, IGNORED)
     return AutoencoderFile(folder.name, config, to_native(stored, table), stored.sha256())

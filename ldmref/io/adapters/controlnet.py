@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.diffusers.checks import damage_as_config_error, read_json, require_class
-from ldmref.io.diffusers.folder import open_network
+from ldmref.io.diffusers.folder import diffusers_table, open_network
 from ldmref.io.identify import refuse_other_control
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.model_file import ModelFile
@@ -122,5 +122,6 @@ def _open_folder(folder: Path) -> ControlNetFile:
     with damage_as_config_error(folder.name):
         config = classes[str(kind)](data)
         check_network(config, "controlnet")
-    stored = open_network(folder, "controlnet", own_spec(config), repr(folder.name))
-    return ControlNetFile(folder.name, config, *stored)
+    table = diffusers_table(own_spec(config))
+    stored = open_network(folder, "controlnet", table, repr(folder.name))
+    return ControlNetFile(folder.name, config, stored, table)

@@ -232,9 +232,11 @@ class DiffusersFolder(StoredModel):
             rename, ignored = get_current_name, ""
             if part in texts:
                 rename, ignored = texts[part].rename, texts[part].ignored
-            networks[part] = open_network(path, part, spec, name, ignored, self.variant, rename)
+            table = diffusers_table(spec)
+            tensors = open_network(path, part, table, name, ignored, self.variant, rename)
+            networks[part] = tensors, table
             if part in texts:
-                require_agreement(name, networks[part][0].files, getattr(self.config, part))
+                require_agreement(name, tensors.files, getattr(self.config, part))
         return networks
 
     def read(self) -> dict[str, np.ndarray]:
@@ -264,12 +266,10 @@ def open_autoencoder(
     ignored: str = "",
     variant: str | None = None,
 ) -> tuple[TensorView, KeyTable]:
-    """Open the weights of an autoencoder; see `open_network`."""
-    kind = autoencoder_of(config)
-    spec = kind.spec(config)
-    ignored = "|".join(filter(None, (ignored, kind.ignored)))
+    """Open the weights of an autoencoder; return the tensors and the table that reads them."""
+    ignored = "|".join(filter(None, (ignored, autoencoder_of(config).ignored)))
     table = diffusers_autoencoder_table(config)
-    return open_network(folder, "vae", spec, name, ignored, variant, table=table)
+    return open_network(folder, "vae", table, name, ignored, variant), table
 
 
 def diffusers_autoencoder_table(config: BaseAutoencoderConfig) -> KeyTable:
@@ -281,37 +281,34 @@ def diffusers_autoencoder_table(config: BaseAutoencoderConfig) -> KeyTable:
 def open_network(
     folder: Path,
     part: str,
-    spec: Spec,
+    table: KeyTable,
     name: str,
     ignored: str = "",
     variant: str | None = None,
     rename: Callable[[str], str] = get_current_name,
-    table: KeyTable | None = None,
-) -> tuple[TensorView, KeyTable]:
+) -> TensorView:
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
     Args:
         folder: The folder of the weights.
         part: The network's part of the pipeline, such as `unet`.
-        spec: The shapes that it must have.
+        table: Names and shapes of the tensors that it must have; see `diffusers_table`.
         name: The name of the folder, for errors.
         ignored: A pattern of the names that are not needed but may be present.
         variant: As for `select_weight_names`.
         rename: Returns our name of a stored tensor.
-        table: The key table of the file. None: that of today's diffusers.
 
     Returns:
-        The tensors under today's names, and the key table to read them with.
+        The tensors under today's names, which the table reads.
 
     Raises:
         InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit.
     """
     tensors = TensorView(open_weight_files(folder, get_weight_stem(part), variant), rename)
-    table = diffusers_table(spec) if table is None else table
     report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
-    return tensors, table
+    return tensors
 
 
 def list_parts() -> list[str]:
