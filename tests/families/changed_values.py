@@ -257,7 +257,11 @@ def describe_family(name: str) -> dict[str, Any]:
     """Return what a family makes of its smallest models with changed fields."""
     family = find_family(name)
     small = {preset: shrink(config) for preset, config in family.presets.items()}
-    found: dict[str, Any] = {"small": {preset: plain(config) for preset, config in small.items()}}
+    scale = family.guidance_scale
+    found: dict[str, Any] = {
+        "small": {preset: plain(config) for preset, config in small.items()},
+        "reads scale": {preset: scale.reads(config) for preset, config in family.presets.items()},
+    }
     known: list[Any] = []
     for preset, config in family.presets.items():
         kept = config if "tiny" in preset else replace(small[preset], name=preset)
