@@ -293,19 +293,20 @@ def describe(name: str) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def join_lines(match: re.Match[str]) -> str:
-    """Return a list in one line."""
-    return f"[{' '.join(match[1].split())}]"
+def join_lists(text: str) -> str:
+    """Return JSON with each list that holds no list or object in one line."""
+
+    def join(match: re.Match[str]) -> str:
+        return f"[{' '.join(match[1].split())}]"
+
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", join, text) + "\n"
 
 
 def main() -> None:
     """Write the values of all families."""
     FOLDER.mkdir(exist_ok=True)
     for name in NAMES:
-        text = json.dumps(describe(name), indent=1)
-        # a list without lists in one line
-        text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", join_lines, text)
-        (FOLDER / f"{name}.json").write_text(text + "\n")
+        (FOLDER / f"{name}.json").write_text(join_lists(json.dumps(describe(name), indent=1)))
 
 
 if __name__ == "__main__":

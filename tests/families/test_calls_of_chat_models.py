@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from ldmref.families.qwen_image_21.text import CHAT, IMAGE_START
-from ldmref.families.z_image import Z_IMAGE
+from ldmref.families.qwen_image_21.text import CHAT
 from ldmref.models import preset
 from ldmref.ports import qwen_image_21 as qwen
 from ldmref.ports import z_image as z_image
@@ -98,17 +96,6 @@ def test_predictions_are_turned_around(wrap):
 def test_the_state_before_the_last_is_read():
     output = SimpleNamespace(hidden_states=[*range(6)])
     assert [z_image.read_states(output, skip, None) for skip in (0, 1, 3)] == [4, 3, 1]
-
-
-def test_objects_of_z_image():
-    config = preset("z-image-tiny")
-    denoiser = replace(config.denoiser, n_heads=3)
-    made = z_image.PARTS.denoiser(replace(config, denoiser=denoiser))
-    assert made.path == "diffusers:ZImageTransformer2DModel" and made.like == denoiser
-    assert made.settings == {"n_kv_heads": 3, "axes_lens": (1024, 64, 64)}
-    assert z_image.PARTS.pipeline(config).path == "diffusers:ZImagePipeline"
-    assert Z_IMAGE.guidance_scale.convert(5.0) == 6.0 and Z_IMAGE.guidance_scale.ask(6.0) == 5.0
-    assert z_image.PORT.halves == ("cond", "uncond")
 
 
 # -- Qwen-Image 2.1 -------------------------------------------------------------------------------
@@ -215,17 +202,6 @@ def test_requests_of_turbo_have_its_levels():
     made = qwen.PARTS.pipeline(turbo)
     assert made.settings == {"sample_sigmas": times}
     assert made.path == "diffusers:QwenImage21Pipeline"
-
-
-def test_objects_of_qwen_image():
-    config = preset("qwen-image-2.1-tiny")
-    made = qwen.PARTS.denoiser(config)
-    assert made.path == "diffusers:QwenImage21Transformer2DModel"
-    assert made.like == config.denoiser and made.settings == {}
-    text = qwen.PARTS.text_encoder(config.text_encoder)
-    assert text.path == "transformers:Qwen3VLForConditionalGeneration"
-    assert qwen.PARTS.takes_tokens and qwen.PARTS.alone
-    assert (IMAGE_START, qwen.STEPS) == ("image_start", 1000.0)
 
 
 @pytest.mark.parametrize(("levels", "factor"), [(1, 1), (3, 4), (5, 16)])

@@ -35,30 +35,6 @@ def test_flux1_reads_times_in_thousandths_and_nothing_else():
     assert flux_pipelines.scale_time({"timestep": None}) == {"timestep": None}
 
 
-def test_transformers_of_flux1_and_sd3_have_the_arguments_of_diffusers():
-    fill = preset("flux-fill-dev")
-    made = flux_pipelines.describe_denoiser(fill)
-    assert made.path == "diffusers:FluxTransformer2DModel"
-    assert made.settings == {"in_channels": 384, "out_channels": 64}
-    assert made.like is fill.denoiser
-    large = preset("sd35-large")
-    made = sd3_pipelines.describe_denoiser(large)
-    assert made.path == "diffusers:SD3Transformer2DModel"
-    assert made.settings == {"caption_projection_dim": 38 * 64}
-    assert made.like is large.denoiser
-
-
-@pytest.mark.parametrize(
-    ("name", "argument"), [("flux-dev", "guidance_scale"), ("flux-schnell", "true_cfg_scale")]
-)
-def test_flux1_is_asked_for_the_scale_that_it_has(name, argument):
-    config = preset(name)
-    t5 = replace(config.text_encoder_2, max_position_embeddings=77)
-    config = replace(config, text_encoder_2=t5)
-    found = flux_pipelines.choose_scale(config, {"cfg_scale": 2.5, "steps": 3})
-    assert found == {"max_sequence_length": 77, argument: 2.5}
-
-
 def test_sd3_is_asked_for_the_number_of_tokens_of_t5():
     config = preset("sd3-medium")
     assert sd3_pipelines.limit_text(config, {}) == {"max_sequence_length": 256}
@@ -66,15 +42,6 @@ def test_sd3_is_asked_for_the_number_of_tokens_of_t5():
 
 
 # -- FLUX.2 ---------------------------------------------------------------------------------------
-
-
-def test_flux2_is_made_with_its_configuration_and_the_layers_of_its_text():
-    config = preset("flux2-tiny")
-    made = flux2_pipelines.describe_denoiser(config)
-    assert made.path == "diffusers:Flux2Transformer2DModel"
-    assert made.like is config.denoiser and not made.settings
-    asked = flux2_pipelines.list_layers(config, {})
-    assert asked == {"text_encoder_out_layers": config.text_encoder.hidden_layers}
 
 
 def place(rows, columns, time=0):
@@ -199,29 +166,6 @@ def test_the_pipeline_of_flux3_has_its_parts_and_writes_no_prompts(monkeypatch, 
     assert pipe.components == {"vae": "a", "transformer": "b"}
 
 
-@pytest.mark.parametrize(
-    ("name", "distilled"), [("flux3-klein", True), ("flux3-klein-base", False)]
-)
-def test_parts_of_the_pipeline_of_flux3(name, distilled):
-    config = preset(name)
-    made = flux3_pipelines.describe_pipeline(config)
-    assert made.path == "ldmref.ports.flux3:join_parts"
-    assert made.settings == {"flow_map": distilled}
-    made = flux3_pipelines.describe_denoiser(config)
-    assert made.path == "diffusers:Flux3Transformer2DModel"
-    assert made.settings == {"cond_in_channels": 128} and made.like is config.denoiser
-    more = flux3_pipelines.describe_more(config, {"cfg_scale": 2.5})
-    assert more["image_processor"].path == flux3_pipelines.PROCESSOR
-    assert not more["image_processor"].settings
-    assert [*more] == ["image_processor"] + ["guider"] * (not distilled)
-    if not distilled:
-        assert more["guider"].path == flux3_pipelines.GUIDER
-        assert more["guider"].settings == {"guidance_scale": 2.5}
-    request = flux3_pipelines.make_request(config, {"cfg_scale": 2.5})
-    layers = config.text_encoder.hidden_layers
-    assert request == {"text_encoder_out_layers": layers, "guidance_scale": None}
-
-
 def test_objects_of_flux3_exist_in_diffusers():
     pytest.importorskip("diffusers")
     from importlib import import_module
@@ -335,18 +279,6 @@ def test_hidden_states_of_flux3_of_large_and_small_text_encoders(count, said, sk
 
 
 # -- Krea 2 ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "distilled"), [("krea-2", False), ("krea-2-turbo", True)])
-def test_parts_of_the_pipeline_of_krea2(name, distilled):
-    config = preset(name)
-    made = krea2_pipelines.describe_pipeline(config)
-    assert made.path == "diffusers:Krea2Pipeline"
-    layers = tuple(range(2, 36, 3))
-    assert made.settings == {"text_encoder_select_layers": layers, "is_distilled": distilled}
-    made = krea2_pipelines.describe_denoiser(config)
-    assert made.path == "diffusers:Krea2Transformer2DModel"
-    assert made.settings == {"in_channels": 64} and made.like is config.denoiser
 
 
 def test_tokens_after_the_prompt_are_counted():

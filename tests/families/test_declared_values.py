@@ -1,4 +1,4 @@
-"""The declarations of families are the stored ones: see `declared_values.py`."""
+"""The declarations of families are the stored ones: `declared_values.py`, `changed_values.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import changed_values
+import declared_values
 import pytest
-from declared_values import FOLDER, NAMES, describe
 
 
 def list_differences(stored: Any, found: Any, path: str = "") -> Iterator[str]:
@@ -25,10 +26,14 @@ def list_differences(stored: Any, found: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {found!r}, stored is {stored!r}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_declarations_are_the_stored_ones(name):
-    stored = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    differences = [*list_differences(stored, describe(name))]
+STORED = {declared_values: declared_values.FOLDER, changed_values: changed_values.CHANGED}
+
+
+@pytest.mark.parametrize("name", declared_values.NAMES)
+@pytest.mark.parametrize("values", STORED, ids=lambda values: values.__name__)
+def test_declarations_are_the_stored_ones(values, name):
+    stored = json.loads((STORED[values] / f"{name}.json").read_text(encoding="utf-8"))
+    differences = [*list_differences(stored, values.describe(name))]
     assert not differences, "\n".join(differences[:20])
 
 
@@ -45,4 +50,5 @@ def test_differences_are_found():
 
 
 def test_every_family_is_stored():
-    assert sorted(file.stem for file in FOLDER.glob("*.json")) == sorted(NAMES)
+    for values, folder in STORED.items():
+        assert sorted(file.stem for file in folder.glob("*.json")) == sorted(values.NAMES)

@@ -8,12 +8,19 @@ from dataclasses import replace
 import pytest
 
 from ldmref.errors import CorruptModelError, InputError
+from ldmref.families.autoencoders.qwen_image_21_config import QwenImage21AutoencoderConfig
 from ldmref.families.flux import files as flux
 from ldmref.families.flux2 import files as flux2
+from ldmref.families.flux2 import text as flux2_text
 from ldmref.families.flux3 import files as flux3
 from ldmref.families.krea2 import files as krea2
 from ldmref.families.krea2.config import Krea2Config
+from ldmref.families.qwen3.presets import QWEN3_SIZES
+from ldmref.families.qwen_image_21 import files as qwen_files
+from ldmref.families.qwen_image_21.config import QwenImage21Config
 from ldmref.families.sd3 import files as sd3
+from ldmref.families.z_image import files as z_files
+from ldmref.families.z_image.config import ZImageConfig
 from ldmref.models import preset
 from ldmref.models.config import Defaults
 
@@ -341,3 +348,74 @@ def test_a_folder_of_krea2(tmp_path, distilled, layers):
 def test_transformers_of_krea2_count_four_cells_as_channels():
     assert krea2.convert_transformer_config({"in_channels": 64}) == Krea2Config()
     assert krea2.convert_transformer_config({"in_channels": 8}).out_channels == 2
+
+
+@pytest.mark.parametrize("layers", [27, 29, 36])
+@pytest.mark.parametrize(("said", "read"), [((-1,), (9, 18, 27)), ((1, 2, 3), (1, 2, 3))])
+def test_layers_of_the_text_that_flux2_reads(layers, said, read):
+    """Of any depth the same as diffusers, unless the encoder's file says others."""
+    text = replace(QWEN3_SIZES["qwen3-4b"], num_hidden_layers=layers, hidden_layers=said)
+    made = flux2_text.as_text_encoder(text)
+    assert made == replace(text, max_position_embeddings=512, hidden_layers=read, final_norm=False)
+
+
+# -- Z-Image and Qwen-Image 2.1 ------------------------------------------------------------------
+
+
+def test_configurations_of_z_image_are_read():
+    assert z_files.convert_transformer_config({}) == ZImageConfig()
+    plain = {
+        "all_patch_size": [2],
+        "all_f_patch_size": [1],
+        "qk_norm": True,
+        "siglip_feat_dim": None,
+        "n_kv_heads": 30,
+    }
+    assert z_files.convert_transformer_config(plain) == ZImageConfig()
+    found = z_files.convert_transformer_config({"n_heads": 7, "n_kv_heads": 7, "in_channels": 4})
+    assert found == ZImageConfig(n_heads=7, in_channels=4, out_channels=4)
+    for wrong in (
+        {"n_kv_heads": 29},
+        {"n_heads": 7, "n_kv_heads": 30},
+        {"all_patch_size": [1]},
+        {"all_f_patch_size": [2]},
+        {"qk_norm": False},
+        {"siglip_feat_dim": 3},
+    ):
+        with pytest.raises(CorruptModelError, match=[*wrong][-1]):
+            z_files.convert_transformer_config(wrong)
+
+
+def test_configurations_of_qwen_image_are_read():
+    convert = qwen_files.convert_transformer_config
+    assert convert({"patch_size": 1, "causal_condition": True}) == QwenImage21Config()
+    assert convert({"num_layers": 3, "in_channels": 4}) == QwenImage21Config(
+        num_layers=3, in_channels=4, out_channels=4
+    )
+    for name, value in (("patch_size", 2), ("causal_condition", False)):
+        with pytest.raises(CorruptModelError, match=name):
+            convert({name: value})
+
+
+@pytest.mark.parametrize(
+    ("index", "times", "steps"),
+    [({}, (), 40), ({"sample_sigmas": None}, (), 40), ({"sample_sigmas": [1, 0.5]}, (1, 0.5), 2)],
+)
+def test_folders_of_qwen_image_have_the_times_of_their_index(tmp_path, index, times, steps):
+    contents = {
+        "transformer/config.json": {"sample_size": 6},
+        "vae/config.json": {"_class_name": "AutoencoderKLQwenImage21"},
+        "text_encoder/config.json": {"text_config": {"hidden_size": 20}},
+        "scheduler/scheduler_config.json": {"shift": 2.5},
+    }
+    for name, data in contents.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(data))
+    index = {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]} | index
+    found = qwen_files.read_folder(tmp_path, index)
+    assert found.scheduler.flow_times == times and found.scheduler.shift == 2.5
+    assert found.defaults == Defaults(steps, 1.0, width=96, height=96)
+    assert found.denoiser == QwenImage21Config(sample_size=6)
+    assert found.vae == QwenImage21AutoencoderConfig()
+    text = found.text_encoder
+    assert text.hidden_size == 20 and text.hidden_layers == (-1,) and not text.final_norm

@@ -10,13 +10,9 @@ import pytest
 
 import ldmref
 from ldmref.backends import get_backend
-from ldmref.errors import CorruptModelError, UsageError
-from ldmref.families import sd3
+from ldmref.errors import UsageError
 from ldmref.families.combined_files import lacks_t5, list_other_networks
-from ldmref.families.joint_controls import block_inputs, compare, compare_depth, name_sample
-from ldmref.families.joint_transformers import adaptive_norm, embedding_spec, normalize
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
-from ldmref.families.sd3.controlnet import convert_controlnet_config
 from ldmref.families.sd3.network import crop_positions
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset
@@ -183,66 +179,7 @@ def test_the_table_has_no_more_positions(size):
     assert caught.value.code == "E-SIZE"
 
 
-# -- counts of operations -------------------------------------------------------------------------
-
-
-def test_operations_and_numbers_of_a_size():
-    config = preset("sd3-tiny")
-    image, text = sd3.count_tokens(config, 16, 24)
-    patch = config.vae.factor * config.denoiser.patch_size
-    assert image == (16 // patch) * (24 // patch)
-    assert text == config.text_encoder_2.max_position_embeddings + 16
-    width = config.denoiser.width
-    assert sd3.count_activations(config, 16, 24) == 10 * width * (image + text)
-    wide, narrow = (sd3.count_flops(config, 16, size) for size in (48, 24))
-    assert wide > 1.5 * narrow
-
-
 # -- parts ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("parts", [2, 3, 6, 9])
-def test_an_adaptive_norm_says_its_parts_in_order(parts):
-    rng = np.random.default_rng(parts)
-    d = 4
-    weight, bias = rng.standard_normal((parts * d, d)), rng.standard_normal(parts * d)
-    x, emb = rng.standard_normal((2, 3, d)), rng.standard_normal((2, d))
-    p = Params({"linear": Params({"weight": weight, "bias": bias})})
-    rows = (emb / (1 + np.exp(-emb))) @ weight.T + bias
-    rows = rows.reshape(2, parts, 1, d)
-    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(normalize(OPS, x), normal, atol=1e-12)
-    got = adaptive_norm(OPS, p, x, emb)
-    if parts == 2:  # scale, then shift
-        want = [normal * (1 + rows[:, 0]) + rows[:, 1]]
-    else:
-        want = [normal * (1 + rows[:, 1]) + rows[:, 0], *(rows[:, i] for i in range(2, parts))]
-    if parts == 9:
-        second = normal * (1 + rows[:, 7]) + rows[:, 6]
-        want = [*want[:5], second, rows[:, 8]]
-    assert len(got) == len(want)
-    for ours, theirs in zip(got, want, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-12)
-
-
-def test_embedders_of_time_guidance_and_text():
-    for guidance in (False, True):
-        spec = embedding_spec(6, 5, guidance)
-        names = ["timestep_embedder", *(["guidance_embedder"] * guidance), "text_embedder"]
-        assert list(spec) == names
-        widths = {name: spec[name]["linear_1"]["weight"] for name in names}
-        assert widths["text_embedder"] == (6, 5) and widths["timestep_embedder"] == (6, 256)
-        assert all(spec[name]["linear_2"]["weight"] == (6, 6) for name in names)
-
-
-def test_residuals_follow_blocks_of_both_kinds():
-    made = block_inputs(8, 2, 1)
-    assert (len(made.blocks), len(made.single_blocks)) == (2, 1)
-    assert [x.role for x in made.blocks] == ["control.blocks.0", "control.blocks.1"]
-    assert made.single_blocks[0].exported == name_sample("single_blocks", 0)
-    assert name_sample("blocks", 3) == "controlnet_block_samples.3"
-    assert all(x.shape[2] == 8 for x in (*made.blocks, *made.single_blocks))
-    assert block_inputs(8, 2).single_blocks == ()
 
 
 @pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
@@ -253,26 +190,6 @@ def test_layers_of_a_lora_have_the_groups_of_every_family(name):
     for group in ("attention", "feed_forward", "projections"):
         ends = tuple(f"{end}.weight" for end in targets[group])
         assert any(layer.endswith(ends) for layer in names)
-
-
-def test_differences_of_configurations():
-    ours, theirs = preset("sd3-medium").denoiser, preset("sd35-large").denoiser
-    found = [*compare(ours, theirs, ("patch_size", "num_layers", "qk_norm"))]
-    assert found == [("num_layers", 38, 24), ("qk_norm", "rms_norm", "")]
-    ((name, have, _),) = compare_depth(ours, theirs, "num_layers")
-    assert (name, have) == ("num_layers", 38)
-    assert not [*compare_depth(theirs, ours, "num_layers")]
-    assert not [*compare_depth(ours, ours, "num_layers")]
-
-
-def test_a_controlnet_of_the_image_alone_has_no_width_of_text():
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 99}
-    net = convert_controlnet_config(sizes | {"joint_attention_dim": None})
-    assert net.joint_attention_dim == 0 and net.width == 16
-    with pytest.raises(CorruptModelError):
-        convert_controlnet_config(sizes | {"joint_attention_dim": 40})
-    own = sizes | {"caption_projection_dim": 16}
-    assert convert_controlnet_config(own | {"joint_attention_dim": 40}).joint_attention_dim == 40
 
 
 # -- files and names ------------------------------------------------------------------------------

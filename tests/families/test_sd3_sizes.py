@@ -1,6 +1,8 @@
-"""Sizes beyond the table of positions of Stable Diffusion 3 are refused before anything runs."""
+"""Stable Diffusion 3: sizes beyond the table of positions are refused; tokens of a missing T5."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
+from ldmref.families import sd3
 from ldmref.models import preset
 
 TINY = preset("sd3-tiny")
@@ -41,3 +44,20 @@ def test_an_image_without_positions_is_resized():
     assert "resized (crop)" in " ".join(plan.warnings)
     model = ldmref.random_model("sd3-tiny", backend="numpy")
     assert plan.run(model)[0].size == plan.job.size
+
+
+def test_zeros_stand_for_the_tokens_of_a_t5_that_is_missing():
+    net = replace(TINY.denoiser, empty_tokens=7)
+    without = replace(TINY, text_encoder_3=None, denoiser=net)
+    found = {}
+    for config in (TINY, without):
+        networks = sd3.describe_networks(config)
+        [attention] = [x.text_attention for x in networks if x.name == "transformer"]
+        names = [x.name for x in networks if "text" in x.name]
+        assert names == ["text_encoder", "text_encoder_2", "text_encoder_3"][: len(names)]
+        found[len(names)] = attention.encoders, attention.padding
+    assert found == {3: ((0, 2), 0), 2: ((0,), 7)}
+    length = TINY.text_encoder.max_position_embeddings
+    assert sd3.count_tokens(without, 16, 24) == (4 * 6, length + 7)
+    assert sd3.count_tokens(TINY, 16, 24) == (4 * 6, length + 16)
+    assert sd3.count_activations(without, 16, 24) == (24 + length + 7) * 16 * 10
