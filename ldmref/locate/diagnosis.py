@@ -16,6 +16,7 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alike import AlikeLayers, without_numbers
+from ldmref.locate.elsewhere import ADDED_TWICE, NOT_ADDED
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.definition import rewirings
@@ -60,7 +61,8 @@ NAMES = {"input": "q"}  # roles of an attention in words
 OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
 EQUALS = "equals the "  # a cause that says less than one of another order of operations
 REORDERED = re.compile(
-    r"reads the stream without the (attention|MLP)\b|is applied (after|before) the|are \w+ too"
+    r"reads the stream without the (attention|MLP)\b|is applied (after|before) the|are \w+ too|"
+    r"the residual is the"
 )
 HINT = "nearest to {}, which leaves {:.2g}"
 
@@ -146,8 +148,7 @@ def diagnose(
     for find in (_find_identity, lambda one: one.residual, _find_term):
         found = find(wrong)
         if found.cause and not _is_of_norm(found) and not _is_not_rotated(found, point):
-            said = _find_rewiring(wrong) if certain and found.cause.startswith(EQUALS) else found
-            return said if REORDERED.search(said.cause) else found
+            return _say_more(wrong, found) if certain else found
         term = term if term.cause else found
     kind = alike.kind_of(point)
     usual = alike.cause_of(kind)
@@ -181,6 +182,21 @@ def diagnose(
         return found
     alike.fail(kind)
     return Cause(note=_nearest(wrong, tried)) if certain else found
+
+
+def _say_more(wrong: _Wrong, found: Cause) -> Cause:
+    """Return which operation is elsewhere or what is not added where an array equals another one.
+
+    A sum that is skipped is such an array, too: what reads it reads its first term.
+    """
+    skipped = {SKIPPED.format(call.name) for call in wrong.point.suspects if call.kind == "add"}
+    if not found.cause.startswith(EQUALS) and found.cause not in skipped:
+        return found
+    said = _find_rewiring(wrong)
+    if REORDERED.search(said.cause):
+        return said
+    term = _find_term(wrong) if wrong.point.role else Cause()
+    return term if term.cause.endswith(NOT_ADDED) and not _is_of_norm(term) else found
 
 
 def _find_identity(wrong: _Wrong) -> Cause:
@@ -235,7 +251,7 @@ def _find_term(wrong: _Wrong) -> Cause:
         term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
         if term.ndim != computed.ndim or not broadcasts(term.shape, computed.shape):
             continue
-        for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
+        for words, factor in ((NOT_ADDED, -1.0), (ADDED_TWICE, 1.0)):
             left = wrong.error_of(computed + factor * term)
             if wrong.is_explained(left):
                 return Cause(f"{text} {words}", left)

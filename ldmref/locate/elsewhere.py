@@ -17,6 +17,8 @@ TWICE = "the residual is added twice"
 ELSEWHERE = re.compile(r"the (\w+) is applied (after|before) the (\w+)")
 TOO = " too"
 EQUALS = "equals the output of {}"
+NOT_ADDED, ADDED_TWICE = "is not added", "is added twice"
+READS = re.compile(r"equals the (output|input) of|\S+ reads the output of")
 
 
 def join_causes(rows: Sequence[Row]) -> list[Row]:
@@ -34,12 +36,25 @@ def join_causes(rows: Sequence[Row]) -> list[Row]:
             if any(x.cause == other and _block_of(x) == _block_of(row) for x in rows):
                 words = f"the norm is applied after the residual sum: {row.layer}"
                 found |= {(_block_of(row), said): words for said in (row.cause, other)}
+        if row.cause.endswith(NOT_ADDED):
+            other = row.cause.replace(NOT_ADDED, ADDED_TWICE)
+            if any(x.cause == other and _block_of(x) == _block_of(row) for x in rows):
+                words = row.cause.replace(NOT_ADDED, f"is added after {row.layer}")
+                found |= {(_block_of(row), said): words for said in (row.cause, other)}
         if ELSEWHERE.match(row.cause):
             said = {(_block_of(row), words) for words in _said_of(row)}
             moved = said & {_key(other) for other in rows}  # it is missing at its place
             words = row.cause.replace(TOO, "", 1) if moved else row.cause
             found |= dict.fromkeys({*said, _key(row)}, words)
+            found |= {_key(x): words for x in rows if _is_moved(x, row)}
     return [replace(row, cause=found.get(_key(row), row.cause)) for row in rows]
+
+
+def _is_moved(row: Row, other: Row) -> bool:
+    """Return whether a row is at an operation that another row of its block says is elsewhere."""
+    names = other.cause.partition(": ")[2].split(", ")
+    same = _block_of(row) == _block_of(other) and row.layer.partition("~")[0] in names
+    return same and READS.match(row.cause) is not None
 
 
 def _said_of(row: Row) -> Iterator[str]:

@@ -64,6 +64,7 @@ INPUTS = "inputs.md"
 NO_PIPELINE = "no_pipeline"  # of a manifest: why the kit is no folder of diffusers
 STEPS = (4, 8, 20, 50)  # of the schedules
 SIDES = (512, 1024)  # of their images, in pixels
+WRONG_LINE = "wrong/FAULT.safetensors  for each known fault, a dump of a port that has it\n"
 README = """A passport kit of ldmref: a small random model, and all that a port of it must compute.
 
 kit.json                 what this is, the request, the wrong dumps, the SHA-256 of each file
@@ -91,8 +92,7 @@ schedules.json           the model's noise levels and timesteps for other number
 cached.safetensors       of denoisers that keep keys and values of the text over a run: those of
                          each block, and the output of the second step computed from them, which is
                          that of the full step, the denoiser's second call
-wrong/FAULT.safetensors  for each known fault, a dump of a port that has it
-
+{WRONG}
 Give your port the checkpoint, the prompts one after the other, and the noise. Write what it
 computes under the names of the trace, with the inputs of layers if you can, and let it be judged:
 
@@ -102,7 +102,9 @@ docs/passport.md of ldmref describes it. License of the data: Apache-2.0.
 """
 
 
-def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit:
+def make_kit(
+    family: str, folder: str | Path, *, overwrite: bool = False, wrong: bool = True
+) -> Kit:
     """Write the kit of a family to a folder.
 
     Two runs on one machine write the same bytes.
@@ -111,6 +113,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
         family: The name of a preset, in `kit_families()`.
         folder: The folder to write.
         overwrite: Whether to replace a folder that holds a kit.
+        wrong: Whether to write a dump for each known fault, which takes most of the time.
 
     Returns:
         The kit that was written.
@@ -124,7 +127,7 @@ def make_kit(family: str, folder: str | Path, *, overwrite: bool = False) -> Kit
     ('3.0', 37)
     """
     kit_trace(family)
-    return write_kit(Path(folder), overwrite, partial(_write, family=family))
+    return write_kit(Path(folder), overwrite, partial(_write, family=family, wrong=wrong))
 
 
 def write_kit(folder: Path, overwrite: bool, write: Callable[[Path], Kit]) -> Kit:
@@ -184,12 +187,12 @@ def distinct_families() -> list[str]:
     return list(found.values())
 
 
-def _write(folder: Path, family: str) -> Kit:
+def _write(folder: Path, family: str, wrong: bool) -> Kit:
     digests: dict[str, str] = {}
     write = write_into(folder, digests)
     run = record_kit(family)
     model = golden_model(family)
-    write("README.txt", README.encode())
+    write("README.txt", README.replace("{WRONG}", WRONG_LINE if wrong else "").encode())
     write_checkpoint(write, model)
     request = dict(kit_trace(family).params)
     missing = _write_pipeline(write, model, request)
@@ -203,10 +206,10 @@ def _write(folder: Path, family: str) -> Kit:
     write(SCHEDULES, schedules_text(family).encode())
     exact = Trace(run.exact.tensors, tuple(run.exact.entries), run.exact.manifest)
     write(INPUTS, describe_inputs(model, exact).encode())
-    dumps, left_out = wrong_dumps(exact, FollowedModel(model))
-    wrong = write_wrong(write, dumps)
-    kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), wrong, request)
-    write_manifest(folder, kit, _describe(run, wrong, left_out) | missing)
+    dumps, left_out = wrong_dumps(exact, FollowedModel(model)) if wrong else ([], {})
+    written = write_wrong(write, dumps)
+    kit = Kit(folder, family, VERSION, dict(sorted(digests.items())), written, request)
+    write_manifest(folder, kit, _describe(run, written, left_out) | missing)
     return kit
 
 

@@ -18,7 +18,8 @@ from rewired_modules import Fault, judge
 
 BLOCK = r"(single_transformer_|transformer_|layerwise_|refiner_)?(blocks|layers|refiner)\.\d+"
 Z, KREA, SD3 = "z-image-tiny", "krea-2-tiny", "sd3-tiny"
-FLUX, FLUX2, QWEN = "flux-tiny", "flux2-tiny", "qwen-image-2.1-tiny"
+FLUX, FLUX2, FLUX3 = "flux-tiny", "flux2-tiny", "flux3-tiny"
+QWEN, QWEN3, UNET = "qwen-image-2.1-tiny", "z-image-tiny/text_encoder", "tiny"
 Z_ATTENTION = "transformer_z_image.ZSingleStreamAttnProcessor.__call__"
 Z_BLOCK = "transformer_z_image.ZImageTransformerBlock.forward"
 KREA_ATTENTION = "transformer_krea2.Krea2AttnProcessor.__call__"
@@ -29,8 +30,19 @@ FLUX_SINGLE = "transformer_flux.FluxSingleTransformerBlock.forward"
 FLUX2_ATTENTION = "transformer_flux2.Flux2AttnProcessor.__call__"
 FLUX2_SINGLE = "transformer_flux2.Flux2ParallelSelfAttnProcessor.__call__"
 FLUX2_BLOCK = "transformer_flux2.Flux2TransformerBlock.forward"
+QWEN_PROJECTIONS = "transformer_qwenimage21._qwenimage21_prepare_qkv"
+QWEN_BLOCK = "transformer_qwenimage21.QwenImage21TransformerBlock.forward"
+FLUX3_ATTENTION = "transformer_flux3.Flux3AttnProcessor.__call__"
+FLUX3_MODE = "transformer_flux3.Flux3ModeTransformerBlock.forward"
+FLUX3_SINGLE = "transformer_flux3.Flux3SingleTransformerBlock.forward"
+QWEN3_ATTENTION = "modeling_qwen3.Qwen3Attention.forward"
+QWEN3_BLOCK = "modeling_qwen3.Qwen3DecoderLayer.forward"
+UNET_BLOCK = "attention.BasicTransformerBlock.forward"
+UNET_RESNET = "resnet.ResnetBlock2D.forward"
 TURN = "apply_rotary_emb({}, image_rotary_emb, sequence_dim=1)"
 TURNED_KEYS = f"key = {TURN.format('key')}"
+QWEN_TURN = "apply_rotary_emb_qwen({}, rotary_emb, use_real=False)"
+QWEN3_TURN = "apply_rotary_pos_emb(query_states, key_states, cos, sin)"
 NO_NORMS = (("attn.norm_q(query)", "query"), ("attn.norm_k(key)", "key"))
 TURNED_BEFORE = (
     *NO_NORMS,
@@ -211,6 +223,218 @@ FAULTS = {
         (("self.norm1(hidden_states)", "self.norm1((1 + scale_msa) * hidden_states)"),
          ("(1 + scale_msa) * norm_hidden_states", "norm_hidden_states")),
         ("norm1", "attn"), SCALED,
+    ),
+    "qwen-norm-after-rotation": Fault(
+        QWEN, QWEN_PROJECTIONS,
+        tuple(
+            change
+            for x in ("query", "key")
+            for change in (
+                (f"{x} = attn.norm_{x[0]}({x}).to(value.dtype)", "pass"),
+                (f"{x} = {QWEN_TURN.format(x)}", f"{x} = attn.norm_{x[0]}({QWEN_TURN.format(x)})"),
+            )
+        ),
+        ATTENTIONS, BEFORE_NORM,
+    ),
+    "qwen-values-rotated": Fault(
+        QWEN, QWEN_PROJECTIONS,
+        ((f"key = {QWEN_TURN.format('key')}",
+          f"key = {QWEN_TURN.format('key')}; value = {QWEN_TURN.format('value')}"),),
+        ("attention",), ROTATED,
+    ),
+    "qwen-values-normalized": Fault(
+        QWEN, QWEN_PROJECTIONS,
+        (("key = attn.norm_k(key).to(value.dtype)",
+          "key = attn.norm_k(key); value = attn.norm_k.forward(value)"),),
+        ("attention",), NORMALIZED,
+    ),
+    "qwen-mlp-without-attention": Fault(
+        QWEN, QWEN_BLOCK,
+        (("self.img_norm2(hidden_states)",
+          "self.img_norm2(hidden_states - img_gate1.tanh() * attn_output)"),),
+        ("img_norm2",), STREAM,
+    ),
+    "qwen-gate-after-sum": Fault(
+        QWEN, QWEN_BLOCK,
+        (("hidden_states + img_gate1.tanh() * attn_output",
+          "img_gate1.tanh() * (hidden_states + attn_output)"),),
+        ("img_norm2",), AFTER_SUM,
+    ),
+    "qwen-scale-before-norm": Fault(
+        QWEN, QWEN_BLOCK,
+        (("self._modulate(self.img_norm2(hidden_states), mod2, target_token_mask)",
+          "self._modulate(hidden_states, mod2, target_token_mask)"),
+         ("self.img_mlp(img_modulated2)", "self.img_mlp(self.img_norm2(img_modulated2))")),
+        ("img_norm2", "img_mlp", "gate_layer", "proj"), SCALED,
+    ),
+    "qwen-residual-of-mlp": Fault(
+        QWEN, QWEN_BLOCK,
+        (("hidden_states = hidden_states + img_gate2.tanh()", "hidden_states = img_gate2.tanh()"),),
+        ("transformer_blocks",), "the residual is missing",
+    ),
+    "qwen-residual-is-normalized": Fault(
+        QWEN, QWEN_BLOCK,
+        (("hidden_states = hidden_states + img_gate1.tanh()",
+          "hidden_states = self.img_norm1.forward(hidden_states) + img_gate1.tanh()"),),
+        ("img_norm2",), r"the residual is the output of transformer_blocks\.\d\.img_norm1 instead",
+    ),
+    "qwen-activation-after-product": Fault(
+        QWEN, "transformer_qwenimage21.QwenImage21SwiGLUFeedForward.forward",
+        (("self.activation_fn(self.gate_layer(hidden_states)) * self.proj(hidden_states)",
+          "self.activation_fn(self.gate_layer(hidden_states) * self.proj(hidden_states))"),),
+        ("silu", "activation_fn", "out"), "the activation is applied after the product",
+    ),
+    "flux3-norm-after-rotation": Fault(
+        FLUX3, FLUX3_ATTENTION,
+        (("attn.norm_q(query.float())", "query"), ("attn.norm_k(key.float())", "key"),
+         *TURNED_BEFORE[2:]),
+        ATTENTIONS, BEFORE_NORM,
+    ),
+    "flux3-values-rotated": Fault(FLUX3, FLUX3_ATTENTION, VALUES_TURNED, ("attention",), ROTATED),
+    "flux3-values-normalized": Fault(
+        FLUX3, FLUX3_ATTENTION,
+        (("key = attn.norm_k(key.float())",
+          "key = attn.norm_k(key.float()); value = attn.norm_k.forward(value)"),),
+        ("attention",), NORMALIZED,
+    ),
+    "flux3-gate-after-sum": Fault(
+        FLUX3, FLUX3_MODE,
+        (("hidden_states + mod_gate * (attn_output + ff_output)",
+          "mod_gate * (hidden_states + attn_output + ff_output)"),),
+        ("mode_blocks.image", "txt_mode_blocks"), AFTER_SUM,
+    ),
+    "flux3-mlp-reads-the-attention": Fault(
+        FLUX3, FLUX3_MODE, (("self.ff(norm_hidden_states)", "self.ff(attn_output)"),),
+        ("ff", "ff.linear_in"), r".* reads the output of \S*attn\S* instead",
+    ),
+    "flux3-scale-before-norm": Fault(
+        FLUX3, FLUX3_SINGLE,
+        (("self.norm(hidden_states)", "self.norm((1 + mod_scale) * hidden_states)"),
+         ("(1 + mod_scale) * norm_hidden_states", "norm_hidden_states")),
+        ("norm", "attn", "ff"), SCALED,
+    ),
+    "flux3-scale-after-shift": Fault(
+        FLUX3, FLUX3_MODE,
+        (("(1 + mod_scale) * norm_hidden_states + mod_shift",
+          "(1 + mod_scale) * (norm_hidden_states + mod_shift)"),),
+        ("attn", "ff", "attn.to_q", "ff.linear_in"), "the scale is applied after the shift",
+    ),
+    "flux3-outputs-exchanged": Fault(
+        FLUX3, FLUX3_SINGLE,
+        (("context_output, content_output = torch.split",
+          "content_output, context_output = torch.split"),
+         ("[encoder_hidden_states.shape[1], hidden_states.shape[1]]",
+          "[hidden_states.shape[1], encoder_hidden_states.shape[1]]")),
+        ("single_transformer_blocks", "norm"),
+        "the (text|image) is taken from the (front|end) of",
+    ),
+    "flux3-residual-is-normalized": Fault(
+        FLUX3, FLUX3_SINGLE,
+        (("hidden_states = hidden_states + mod_gate * content_output",
+          "hidden_states = self.norm.forward(hidden_states) + mod_gate * content_output"),),
+        ("single_transformer_blocks", "norm"), r"the residual is the output of \S*norm\S* instead",
+    ),
+    "flux3-residual-of-the-text": Fault(
+        FLUX3, FLUX3_SINGLE,
+        (("encoder_hidden_states = encoder_hidden_states + c_mod_gate",
+          "encoder_hidden_states = c_mod_gate"),),
+        ("single_transformer_blocks", "norm"), "the residual is missing",
+    ),
+    "qwen3-norm-after-rotation": Fault(
+        QWEN3, QWEN3_ATTENTION,
+        (("self.q_norm(self.q_proj(hidden_states).view(hidden_shape))",
+          "self.q_proj(hidden_states).view(hidden_shape)"),
+         ("self.k_norm(self.k_proj(hidden_states).view(hidden_shape))",
+          "self.k_proj(hidden_states).view(hidden_shape)"),
+         (QWEN3_TURN,
+          f"{QWEN3_TURN}; "
+          "query_states, key_states = self.q_norm(query_states), self.k_norm(key_states)")),
+        ("q_norm", "k_norm", "attention"), BEFORE_NORM,
+    ),
+    "qwen3-values-rotated": Fault(
+        QWEN3, QWEN3_ATTENTION,
+        ((QWEN3_TURN,
+          f"{QWEN3_TURN}; "
+          "value_states = apply_rotary_pos_emb(value_states, value_states, cos, sin)[0]"),),
+        ("attention",), ROTATED,
+    ),
+    "qwen3-values-normalized": Fault(
+        QWEN3, QWEN3_ATTENTION,
+        (("self.v_proj(hidden_states).view(hidden_shape)",
+          "self.k_norm.forward(self.v_proj(hidden_states).view(hidden_shape))"),),
+        ("attention",), NORMALIZED,
+    ),
+    "qwen3-mlp-without-attention": Fault(
+        QWEN3, QWEN3_BLOCK,
+        (("self.post_attention_layernorm(hidden_states)", "self.post_attention_layernorm(before)"),
+         ("hidden_states = self.input_layernorm(hidden_states)",
+          "before = hidden_states; hidden_states = self.input_layernorm(hidden_states)")),
+        ("post_attention_layernorm",), STREAM,
+    ),
+    "qwen3-residual-is-normalized": Fault(
+        QWEN3, QWEN3_BLOCK,
+        (("hidden_states = self.input_layernorm(hidden_states)",
+          "residual = hidden_states = self.input_layernorm(hidden_states)"),),
+        ("post_attention_layernorm",), r"the residual is the output of \S*input_layernorm instead",
+    ),
+    "qwen3-residual-of-mlp": Fault(
+        QWEN3, QWEN3_BLOCK,
+        (("hidden_states = residual + hidden_states\n    return", "return"),),
+        ("layers", "input_layernorm", "norm"), "the residual is missing",
+    ),
+    "qwen3-activation-after-product": Fault(
+        QWEN3, "modeling_qwen3.Qwen3MLP.forward",
+        (("self.act_fn(self.gate_proj(x)) * self.up_proj(x)",
+          "self.act_fn(self.gate_proj(x) * self.up_proj(x))"),),
+        ("silu", "act_fn", "down_proj"), "the activation is applied after the product",
+    ),
+    "unet-mlp-without-attention": Fault(
+        UNET, UNET_BLOCK,
+        (("self.norm3(hidden_states)", "self.norm3(hidden_states - attn_output)"),),
+        ("norm3",), STREAM,
+    ),
+    "unet-cross-attention-without-attention": Fault(
+        UNET, UNET_BLOCK,
+        (("self.norm2(hidden_states)", "self.norm2(hidden_states - attn_output)"),),
+        ("norm2",), "the attention reads the stream without the attention",
+    ),
+    "unet-residual-is-normalized": Fault(
+        UNET, UNET_BLOCK,
+        (("hidden_states = attn_output + hidden_states",
+          "hidden_states = attn_output + norm_hidden_states"),),
+        ("norm2", "norm3", "add"), r"the residual is the output of \S*norm\d instead",
+    ),
+    "unet-residual-of-mlp": Fault(
+        UNET, UNET_BLOCK,
+        (("hidden_states = ff_output + hidden_states", "hidden_states = ff_output"),),
+        ("transformer_blocks", "proj_out"), "the residual is missing",
+    ),
+    "unet-activation-after-product": Fault(
+        UNET, "activations.GEGLU.forward",
+        (("hidden_states * self.gelu(gate)", "self.gelu(hidden_states * gate)"),),
+        ("ff.net", "gelu"), "the activation is applied after the product",
+    ),
+    "unet-time-after-norm": Fault(
+        UNET, UNET_RESNET,
+        (("hidden_states = hidden_states + temb", "pass"),
+         ("hidden_states = self.norm2(hidden_states)",
+          "hidden_states = self.norm2(hidden_states) + temb")),
+        ("norm2", "conv2", "nonlinearity", "silu"),
+        r"the output of \S*time_emb_proj is added after \S*norm2",
+    ),
+    "unet-shortcut-of-the-norm": Fault(
+        UNET, UNET_RESNET,
+        (("self.conv_shortcut(input_tensor)",
+          "self.conv_shortcut(self.norm1.forward(input_tensor))"),),
+        ("conv_shortcut",), r"equals the output of \S*norm1",
+    ),
+    "unet-activation-before-norm": Fault(
+        UNET, UNET_RESNET,
+        (("hidden_states = self.nonlinearity(hidden_states)", "pass"),
+         *((f"self.norm{i}(hidden_states)", f"self.norm{i}(self.nonlinearity(hidden_states))")
+           for i in (1, 2))),
+        ("norm1", "norm2", "conv1", "conv2", "nonlinearity", "silu"),
+        "the activation is applied before the norm",
     ),
 }  # fmt: skip
 DEFAULT = ("z-norm-after-rotation", "z-values-rotated")  # the others in `make full`

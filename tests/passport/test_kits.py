@@ -228,6 +228,16 @@ def test_other_folders_are_not_replaced(kit, tmp_path):
         make_kit("flux-dev", kit.folder)
 
 
+def test_a_kit_may_leave_out_the_wrong_dumps_alone(kit, tmp_path):
+    made = make_kit("flux-dev", tmp_path / "kit", wrong=False)
+    assert made.wrong == [] and kit.wrong
+    assert read_kit(made.folder).wrong == made.wrong
+    left = {name: x for name, x in kit.digests.items() if not name.startswith("wrong/")}
+    assert made.digests.keys() == left.keys()
+    assert {name for name in left if made.digests[name] != left[name]} == {"README.txt"}
+    assert "wrong/" not in (made.folder / "README.txt").read_text("utf-8")
+
+
 def test_unknown_families_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no kit of 'flux-dex'") as refusal:
         make_kit("flux-dex", tmp_path / "kit")

@@ -38,7 +38,7 @@ class KitInputs:
     def __init__(self, name: str):
         self.folder = Path(os.environ.get(KITS) or tempfile.mkdtemp()) / name
         if not self.folder.exists():
-            make_kit(name, self.folder)
+            make_kit(name, self.folder, wrong=False)
         self.model = read_kit(self.folder).model()
         self.run = load_trace(self.folder / "trace")
 

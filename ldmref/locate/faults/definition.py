@@ -8,18 +8,28 @@ are exchanged; or a term or factor is missing. What is elsewhere is tried before
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from ldmref.locate.alike import without_numbers
+from ldmref.locate.faults.words import (
+    ACTIVATION,
+    GATE,
+    NORM,
+    NOUNS,
+    PRODUCT,
+    SCALE,
+    Applied,
+    Edge,
+    Words,
+    adds_one,
+    matters,
+)
 from ldmref.locate.graph import (
     INPUT,
-    READER,
     RECORDED,
     NewValue,
     NotedOperation,
@@ -29,32 +39,12 @@ from ldmref.locate.graph import (
 )
 from ldmref.locate.points import FollowedRun, Point
 
-ROTATION, NORM, ACTIVATION = "rotation", "norm", "activation"
-GATE, SCALE, PRODUCT = "gate", "scale", "product"
-NOUNS = {
-    **dict.fromkeys(("rotate", "rotate_halves", "turn_pairs"), ROTATION),
-    **dict.fromkeys(
-        ("layer_norm", "group_norm", "divide_by_rms", "divide_by_deviation"), NORM
-    ),
-    **dict.fromkeys(
-        ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu"), ACTIVATION
-    ),
-}  # fmt: skip
-PARTICIPLES = {ROTATION: "rotated", NORM: "normalized", ACTIVATION: "activated", GATE: "gated",
-               SCALE: "scaled"}  # fmt: skip
-SLOTS = {"input": "queries", "q": "queries", "k": "keys", "v": "values"}  # of an attention
-PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
-ATTENTION = re.compile(r"(^|[._])(attn|attention)\d*([._]|$)")
-MLP = re.compile(r"(^|[._])(ff|ffn|mlp|feed_forward)\d*([._]|$)")
-OUTPUT = re.compile(r"\.(to_out(\.0)?|to_add_out|proj_out|wo)$")
 ORDERS = {  # what is said of the other operation
     "the product is applied before the activation": "the activation is applied after the product",
 }
 NEAREST = 48  # operations before an array whose inputs are changed
 MOST = 1000  # hypotheses of a part
 MOST_NUMBERS = 2**18  # of an array of a part that is tried
-DEEPEST = 4  # operations that are followed to describe an array
-Edge = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -77,16 +67,6 @@ class Rewiring:
     def text(self) -> str:
         """The change in words."""
         return f"{self.words}{self.where}"
-
-
-@dataclass(frozen=True)
-class Applied:
-    """An operation that may be applied elsewhere: its name in words, its number and input."""
-
-    noun: str
-    number: int
-    place: int
-    apply: Callable[[Read, np.ndarray], np.ndarray]
 
 
 def rewirings(
@@ -152,19 +132,19 @@ def _elsewhere(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
             source = graph.operations[consumer].inputs[place]
             if one.number in (source, consumer) or (one.number > source and consumer == one.number):
                 continue
-            if not _fits(graph, one, source):
+            if not _fits(graph, one, source) or _is_there(graph, one, source):
                 continue
             rule = _applied(one, source)
             after = one.number in graph.before(source)
             if after and not graph.operations[one.number].fixed:
                 where = words.between(one, source)
                 text = f"the {one.noun} is applied after {where}"
-                moved.append(Rewiring(text, words.name_of(one), {one.number: _skip(graph, one)},
+                moved.append(Rewiring(text, words.name_of(one), {one.number: _skip(one)},
                                       {edge: rule}))  # fmt: skip
-            elif consumer in graph.before(graph.operations[one.number].inputs[one.place]):
+            elif consumer in graph.before(one.source):
                 text = f"the {one.noun} is applied before {words.consumer(consumer)}"
                 at = words.name_of(one)
-                moved.append(Rewiring(text, at, {one.number: _skip(graph, one)}, {edge: rule}))
+                moved.append(Rewiring(text, at, {one.number: _skip(one)}, {edge: rule}))
             more.append(Rewiring(*words.also(one, edge, after), {}, {edge: rule}))
     for one in (*moved, *more):
         yield replace(one, words=ORDERS.get(one.words, one.words))
@@ -175,7 +155,7 @@ def _applicable(graph: PartGraph) -> Iterator[Applied]:
         if operation.kind in NOUNS and operation.is_layer and operation.inputs:
             rest = operation.inputs[1:]
             yield Applied(
-                NOUNS[operation.kind], number, 0,
+                NOUNS[operation.kind], number, operation.inputs[0],
                 lambda read, x, o=operation, r=rest: o.compute([x, *map(read, r)]),
             )  # fmt: skip
         elif operation.kind == "multiply" and len(operation.inputs) == 2:
@@ -183,26 +163,49 @@ def _applicable(graph: PartGraph) -> Iterator[Applied]:
                 x, other = operation.inputs[place], operation.inputs[1 - place]
                 if graph.shape(x) == shape_of(operation.value):
                     noun = _noun_of_factor(graph, number, other)
-                    yield Applied(noun, number, place, lambda read, x, i=other: x * read(i))
+                    rule = lambda read, x, i=other: x * read(i)  # noqa: E731
+                    yield Applied(noun, number, x, rule, other)
+        elif operation.kind == "concatenate":
+            found = _product_of_rows(graph, number)
+            if found is not None:
+                yield found
 
 
-def _adds_one(graph: PartGraph, number: int) -> bool:
-    operation = graph.operations[number]
-    ones = [x for x in operation.constants if isinstance(x, (int, float)) and x == 1.0]
-    return operation.kind == "add" and bool(ones)
+def _product_of_rows(graph: PartGraph, number: int) -> Applied | None:
+    """Return a product whose factor is one for some tokens and another one for the others.
+
+    That is joined tokens, of which each part is cut out of one array and multiplied.
+    """
+    joined = graph.operations[number]
+    products = [graph.operations[i] for i in joined.inputs]
+    if any(x.kind != "multiply" or len(x.inputs) != 2 for x in products):
+        return None
+    cuts = [graph.operations[x.inputs[0]] for x in products]
+    factors = [x.inputs[1] for x in products]
+    source = cuts[0].inputs[0] if cuts and cuts[0].inputs else number
+    if any(cut.kind != "getitem" or cut.inputs != (source,) for cut in cuts):
+        return None
+    if graph.shape(source) != shape_of(joined.value):
+        return None
+
+    def apply(read: Read, x: np.ndarray) -> np.ndarray:
+        parts = zip(cuts, factors, strict=True)
+        return joined.compute([cut.compute([x]) * read(factor) for cut, factor in parts])
+
+    noun = _noun_of_factor(graph, joined.inputs[-1], factors[-1])
+    return Applied(noun, number, source, apply, factors[-1])
 
 
 def _noun_of_factor(graph: PartGraph, number: int, factor: int) -> str:
     """Return what a factor of a product is: a scale, a gate, or half of a feed-forward layer."""
-    if _adds_one(graph, factor):
+    if adds_one(graph, factor):
         return SCALE
     kinds = {graph.operations[i].kind for i in graph.operations[number].inputs}
     return PRODUCT if any(NOUNS.get(kind) == ACTIVATION for kind in kinds) else GATE
 
 
-def _skip(graph: PartGraph, one: Applied) -> NewValue:
-    source = graph.operations[one.number].inputs[one.place]
-    return lambda read: read(source)
+def _skip(one: Applied) -> NewValue:
+    return lambda read: read(one.source)
 
 
 def _applied(one: Applied, source: int) -> NewValue:
@@ -211,10 +214,28 @@ def _applied(one: Applied, source: int) -> NewValue:
 
 def _fits(graph: PartGraph, one: Applied, source: int) -> bool:
     """Return whether an operation may be applied to an array, which keeps its shape."""
-    x, usual = graph.value(source), graph.value(graph.operations[one.number].inputs[one.place])
+    x, usual = graph.value(source), graph.value(one.source)
     if shape_of(x)[1:] == () or len(shape_of(x)) != len(shape_of(usual)) or x.ndim < 3:
         return False
     return x.shape[-2:] == usual.shape[-2:] and x.shape[0] == usual.shape[0]
+
+
+def _is_there(graph: PartGraph, one: Applied, source: int) -> bool:
+    """Return whether the definition applies the same to an array: then that is read, not moved.
+
+    Norms without weights are the same for all layers.
+    """
+    kind = graph.operations[one.number].kind
+    if one.source == source:
+        return True
+    if graph.shape(one.source) != graph.shape(source):
+        return False
+    for reader, place in graph.readers.get(source, ()):
+        other = graph.operations[reader]
+        if place == 0 and other.kind == kind and NOUNS.get(kind) == NORM:
+            found = one.apply(graph.value, graph.value(source))
+            return np.allclose(found, other.value, rtol=0.0, atol=1e-3 * np.max(np.abs(found)))
+    return False
 
 
 def _edges(graph: PartGraph) -> Iterator[Edge]:
@@ -225,7 +246,7 @@ def _edges(graph: PartGraph) -> Iterator[Edge]:
         operation = graph.operations[number]
         if operation.fixed:
             continue
-        if _matters(operation) or _cuts_sum(graph, operation):
+        if matters(operation) or _cuts_sum(graph, operation) or _cuts_heads(graph, number):
             count += 1
             if count > NEAREST:
                 return
@@ -243,9 +264,13 @@ def _cuts_sum(graph: PartGraph, operation: NotedOperation) -> bool:
     return len(shape_of(operation.value)) == 3 == len(graph.shape(operation.inputs[0]))
 
 
-def _matters(operation: NotedOperation) -> bool:
-    kinds = ("add", "multiply", "subtract", "concatenate", "where", READER)
-    return operation.is_layer or operation.kind in kinds
+def _cuts_heads(graph: PartGraph, number: int) -> bool:
+    """Return whether an operation takes tokens that an attention reads, such as those of text."""
+    operation = graph.operations[number]
+    if operation.kind != "getitem" or len(shape_of(operation.value)) != 4:
+        return False
+    readers = graph.readers.get(number, ())
+    return any(graph.operations[reader].kind == "attention" for reader, _ in readers)
 
 
 # -- other arrays ---------------------------------------------------------------------------------
@@ -290,12 +315,20 @@ def _other_inputs(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
             x = graph.value(new)
             if new == old or x.shape != right.shape or new in below or np.array_equal(x, right):
                 continue
-            if graph.operations[old].kind == "multiply" and new in graph.operations[old].inputs:
+            if _is_product_of(graph, old, new):
                 continue  # a factor is missing
             if words.describe(new) == words.describe(old):
                 continue  # no words tell them apart
             text, where = words.reads(consumer, old, new)
             yield Rewiring(text, where, {}, {edge: lambda read, i=new: read(i)})
+
+
+def _is_product_of(graph: PartGraph, number: int, factor: int) -> bool:
+    operation = graph.operations[number]
+    if operation.kind == "multiply":
+        return factor in operation.inputs
+    rows = _product_of_rows(graph, number) if operation.kind == "concatenate" else None
+    return rows is not None and rows.source == factor
 
 
 def _is_array(graph: PartGraph, number: int) -> bool:
@@ -338,6 +371,11 @@ def _missing(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
     """Yield sums without one of their terms, and products without a factor."""
     for number in reversed(graph.cone):
         operation = graph.operations[number]
+        rows = _product_of_rows(graph, number) if operation.kind == "concatenate" else None
+        if rows is not None:
+            yield Rewiring(
+                f"the {rows.noun} is missing", words.name_of(rows), {number: _skip(rows)}
+            )
         if operation.kind not in ("add", "multiply") or len(operation.inputs) != 2:
             continue
         for place in (0, 1):
@@ -351,229 +389,3 @@ def _missing(graph: PartGraph, words: Words) -> Iterator[Rewiring]:
                 noun = _noun_of_factor(graph, number, left_out)
                 where = f": {words.describe(kept)} is not multiplied by {words.describe(left_out)}"
                 yield Rewiring(f"the {noun} is missing", where, rule)
-
-
-# -- words ----------------------------------------------------------------------------------------
-
-
-class Words:
-    """The operations of a graph in words."""
-
-    def __init__(self, graph: PartGraph, point: Point, replay: FollowedRun):
-        self.graph = graph
-        self.frame = point.frame.name or "the network"
-        context: Any = replay.arguments.get("context")
-        known = isinstance(context, np.ndarray) and context.ndim == 3
-        self.text = context.shape[1] if known else 0
-
-    def tokens(self, count: int) -> str:
-        """Return whose tokens there are as many of."""
-        return "the text" if count == self.text else "the image"
-
-    def describe(self, number: int, depth: int = 0) -> str:
-        """Return which array an operation returns."""
-        operation = self.graph.operations[number]
-        if _adds_one(self.graph, number):
-            return f"the scale of {self.noun_after(number)}"
-        role = self.role_of(number)
-        if role:
-            return role
-        if number in self.graph.ends:
-            return f"the output of {self.graph.ends[number][-1]}"
-        if operation.kind == INPUT:
-            return f"the input of {self.frame} ({operation.name})"
-        if operation.is_layer:
-            return f"the output of {operation.name}"
-        if operation.kind == RECORDED:
-            return f"the output of {operation.name}" if operation.inputs else "what was recorded"
-        if not operation.inputs or depth > DEEPEST:
-            return f"an array of {operation.name or self.frame}"
-        first = operation.inputs[0]
-        if operation.kind in ("getitem", "part"):
-            return f"a part of {self.describe(first, depth + 1)}"
-        if self.is_sum(number):
-            return f"the stream after {self.noun_before(operation.inputs[1])}"
-        wide = [i for i in operation.inputs if self.graph.shape(i) == shape_of(operation.value)]
-        if len(operation.inputs) == 1 or len(wide) == 1:
-            return self.describe(wide[0] if wide else first, depth + 1)
-        return f"the result of {operation.kind} in {operation.name or self.frame}"
-
-    def is_sum(self, number: int) -> bool:
-        """Return whether an operation adds two arrays of one shape."""
-        operation = self.graph.operations[number]
-        shapes = {self.graph.shape(i) for i in operation.inputs}
-        return operation.kind == "add" and len(operation.inputs) == 2 and len(shapes) == 1
-
-    def role_of(self, number: int) -> str:
-        """Return which part of a modulation an array (n, 1, d) is; "": none."""
-        x = self.graph.value(number)
-        if not isinstance(x, np.ndarray) or x.ndim != 3 or x.shape[1] != 1:
-            return ""
-        left, seen = [number], set()
-        for i in left:
-            for reader, place in self.graph.readers.get(i, ()):
-                operation = self.graph.operations[reader]
-                if reader in seen or operation.kind in ("getitem", "part"):
-                    continue
-                seen.add(reader)
-                if _adds_one(self.graph, reader):
-                    return f"the scale of {self.noun_after(reader)}"
-                if len(operation.inputs) == 2 and shape_of(operation.value)[1:2] > (1,):
-                    if operation.kind == "multiply":
-                        other = operation.inputs[1 - place]
-                        return f"the gate of {self.noun_before(other)}"
-                    if operation.kind == "add":
-                        return f"the shift of {self.noun_after(reader)}"
-                if shape_of(operation.value) == x.shape:
-                    left.append(reader)
-        return ""
-
-    def noun_before(self, number: int) -> str:
-        """Return the layer that leads to an array, in words."""
-        names = []
-        left, seen = [number], {number}
-        for i in left:
-            operation = self.graph.operations[i]
-            names += self.graph.ends.get(i, [])
-            if operation.is_layer or operation.kind == RECORDED:
-                names.append(operation.name)
-            if names:
-                return _noun(names[-1])
-            shapes = [self.graph.shape(j) for j in operation.inputs]
-            for j, shape in zip(operation.inputs, shapes, strict=True):
-                factor = operation.kind == "multiply" and shape != shape_of(operation.value)
-                if j not in seen and not factor:
-                    seen.add(j)
-                    left.append(j)
-        return self.frame
-
-    def noun_after(self, number: int) -> str:
-        """Return the layer that reads an array next, in words."""
-        left, seen = [number], {number}
-        for i in left:
-            for reader, _ in self.graph.readers.get(i, ()):
-                operation = self.graph.operations[reader]
-                layer = operation.is_layer and operation.kind in (*PRODUCTS, "attention")
-                if layer or operation.kind == RECORDED:
-                    return _noun(operation.name)
-                if reader not in seen:
-                    seen.add(reader)
-                    left.append(reader)
-        reader = self.graph.operations[-1]
-        return _noun(reader.name) if reader.name else "the output"
-
-    def name_of(self, one: Applied) -> str:
-        """Return the layer of an operation, or what is multiplied."""
-        operation = self.graph.operations[one.number]
-        if operation.is_layer:
-            return f": {operation.name}"
-        return f": {self.describe(operation.inputs[1 - one.place])}"
-
-    def consumer(self, number: int) -> str:
-        """Return what reads an array, in words."""
-        operation = self.graph.operations[number]
-        if operation.kind in NOUNS:
-            return f"the {NOUNS[operation.kind]}"
-        if operation.kind == "attention":
-            return "the attention"
-        if operation.kind in PRODUCTS:
-            return "the output projection" if OUTPUT.search(operation.name) else "the projection"
-        if operation.kind == READER:
-            kind, role = operation.constants
-            return (f"the {NOUNS[kind]}" if role and kind in NOUNS else operation.name) or "the end"
-        if operation.kind == "multiply":
-            scale = any(_adds_one(self.graph, i) for i in operation.inputs)
-            return f"the {SCALE if scale else GATE}"
-        if operation.kind == "add":
-            return "the sum" if self.is_sum(number) else "the shift"
-        return f"{operation.kind} in {operation.name or self.frame}"
-
-    def between(self, one: Applied, source: int) -> str:
-        """Return the last operation between one and an array that follows from it, in words."""
-        number = source
-        while not _matters(self.graph.operations[number]) and self.graph.operations[number].inputs:
-            number = self.graph.operations[number].inputs[0]
-        operation = self.graph.operations[number]
-        if operation.kind == "multiply" and operation.name and not operation.is_layer:
-            shapes = {self.graph.shape(i) for i in operation.inputs}
-            return "the product" if len(shapes) == 1 else self.consumer(number)
-        return self.consumer(number)
-
-    def also(self, one: Applied, edge: Edge, after: bool) -> tuple[str, str]:
-        """Return that an operation is applied to an array to which it should not be."""
-        consumer, place = edge
-        operation = self.graph.operations[consumer]
-        name = self.name_of(one)
-        kind, role = operation.kind, ""
-        if kind == READER:
-            kind, role = operation.constants
-            if not role:
-                where = self.between(one, operation.inputs[place])
-                return f"the {one.noun} is applied after {where}", name
-        elif kind == "attention":
-            role = operation.constants[place]
-        elif kind == "concatenate" and (found := self.attended_as(consumer)):
-            kind, role = "attention", found
-        if kind == "attention":
-            return f"the {SLOTS.get(role, role)} are {PARTICIPLES[one.noun]} too", name
-        if operation.kind == READER and kind in NOUNS:
-            return (
-                f"the {one.noun} is applied before the {NOUNS[kind]}",
-                f"{name}, {operation.name}",
-            )
-        return f"the {one.noun} is applied before {self.consumer(consumer)} too", name
-
-    def attended_as(self, number: int) -> str:
-        """Return as which input an attention reads joined arrays; "": it does not read them."""
-        readers = self.graph.readers.get(number, ())
-        for reader, place in readers:
-            operation = self.graph.operations[reader]
-            if operation.kind == "attention":
-                return operation.constants[place]
-        return ""
-
-    def reads(self, consumer: int, old: int, new: int) -> tuple[str, str]:
-        """Return that an operation reads another array."""
-        operation = self.graph.operations[consumer]
-        where = f"{self.describe(new)} instead of {self.describe(old)}"
-        branch = self.is_sum(old) and new == self.graph.operations[old].inputs[1]
-        first = self.is_sum(old) and new == self.graph.operations[old].inputs[0]
-        kind, role = self.graph.operations[-1].constants
-        of_norm = first and role != "" and NOUNS.get(kind) == NORM
-        if not (branch or of_norm) and self.is_sum(consumer) and self.is_residual(consumer, old):
-            return f"the residual is {where}", ""
-        if branch:
-            return self.without_term(old, self.graph.operations[old].inputs[0])
-        name = operation.name if operation.is_layer else ""
-        reader = name or f"{self.consumer(consumer)} in {operation.name or self.frame}"
-        reader = operation.name or "the output" if operation.kind == READER else reader
-        if first:
-            term = self.noun_before(self.graph.operations[old].inputs[1])
-            at = old if operation.kind == READER else consumer
-            text = f"{self.noun_after(at)} reads the stream without {term}"
-            return text, f": {reader} reads {where}"
-        return f"{reader} reads {where}", ""
-
-    def is_residual(self, number: int, term: int) -> bool:
-        """Return whether a term of a sum is the stream to which the other one is added."""
-        inputs = self.graph.operations[number].inputs
-        others = [i for i in inputs if i != term]
-        return (bool(others) and term in self.graph.before(others[0])) or inputs[0] == term
-
-    def without_term(self, number: int, term: int) -> tuple[str, str]:
-        """Return that a term of a sum is missing."""
-        if self.is_sum(number) and self.is_residual(number, term):
-            return "the residual is missing", f": {self.describe(term)}"
-        role = self.role_of(term)
-        return f"{role or self.describe(term)} is not added", ""
-
-
-def _noun(name: str) -> str:
-    """Return a layer in words if it is an attention or an MLP, and its name if not.
-
-    >>> _noun("blocks.0.attn.to_out.0"), _noun("layers.1.feed_forward"), _noun("conv_in")
-    ('the attention', 'the MLP', 'conv_in')
-    """
-    if MLP.search(name):
-        return "the MLP"
-    return "the attention" if ATTENTION.search(name) else name
