@@ -9,7 +9,7 @@ import pytest
 
 from ldmref.locate import Row, diff
 from ldmref.locate.diff import ModelOriginal, judge_call
-from ldmref.locate.unvisited import SortedLayers
+from ldmref.locate.unnamed import SortedLayers
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 
