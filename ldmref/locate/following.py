@@ -31,7 +31,7 @@ from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import count_modulations, read_output
 from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver
 from ldmref.locate.precision import EPSILONS, stored_unit
-from ldmref.locate.repeating import FAILS, RepeatedRun, numbered
+from ldmref.locate.repeating import FAILS, RepeatableRun, numbered
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -42,7 +42,7 @@ NORMS = 12  # before a part that are changed together
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
-class LayerFollower(RepeatedRun):
+class LayerFollower(RepeatableRun):
     """A run that is followed; judges and known faults see it as a `FollowedRun`.
 
     Args:

@@ -55,7 +55,7 @@ class RepeatedLayer:
     composite: bool = False
 
 
-class RepeatedRun:
+class RepeatableRun:
     """A run whose parts can be computed again.
 
     Args:

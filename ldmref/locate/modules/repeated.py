@@ -286,10 +286,12 @@ class RepeatedModule(LayerFollower):
 
     def _with_arrays(self, form: ResultForm, result: Any, arrays: Mapping[int, Any]) -> Any:
         """Return a layer's result with arrays in place of some of its outputs, by number."""
-        given = {raw: arrays[part] for part, raw in enumerate(form.roles) if part in arrays}
+        by_place = {raw: arrays[part] for part, raw in enumerate(form.roles) if part in arrays}
 
         def change(raw: str, x: torch.Tensor) -> torch.Tensor:
-            return self.cast(to_tensor(given[raw], self._empty(x.dtype))) if raw in given else x
+            if raw not in by_place:
+                return x
+            return self.cast(to_tensor(by_place[raw], self._empty(x.dtype)))
 
         return replace_tensors(form.template if result is None else result, "output", change)
 
