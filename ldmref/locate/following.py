@@ -192,7 +192,8 @@ class LayerFollower(RepeatableRun):
                 result = compute(inputs)
                 self._pass(call, entry is not None)
             if entry is not None:
-                self._numbers[call.name] = self._seen - frame.seen if call.composite else Counter()
+                if call.composite:
+                    self._note_names(call.name, frame.seen)
                 start = frame if closed else self._frames[-1]
                 result = self._observe_outputs(call, entry, result, inputs, start)
         if SKIPS.fullmatch(call.name):
@@ -200,6 +201,11 @@ class LayerFollower(RepeatableRun):
             if len(outputs) == 1:
                 self.skips[call.name] = outputs[0]
         return result
+
+    def _note_names(self, name: str, before: Counter[str]) -> None:
+        """Note how often each name occurred in a layer that was computed."""
+        within = {key: n - before[key] for key, n in self._seen.items() if n != before.get(key)}
+        self._numbers[name] = Counter(within)
 
     def _frame(self, call: LayerCall, inputs: Mapping[str, np.ndarray], closed: bool) -> Frame:
         """Return a layer as a part that can be run again.

@@ -291,6 +291,8 @@ class RepeatedModule(LayerFollower):
         def change(raw: str, x: torch.Tensor) -> torch.Tensor:
             if raw not in by_place:
                 return x
+            if result is not None:
+                return to_tensor(by_place[raw], x)
             return self.cast(to_tensor(by_place[raw], self._empty(x.dtype)))
 
         return replace_tensors(form.template if result is None else result, "output", change)
