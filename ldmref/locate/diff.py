@@ -37,8 +37,8 @@ from ldmref.locate.unfilled import (
     describe_unmasked,
     may_lack_mask,
 )
-from ldmref.locate.unnamed import ComputedArrays
-from ldmref.locate.unvisited import LayerRemarks, RunReads, sort_unvisited
+from ldmref.locate.unnamed import ComputedArrays, sort_unvisited
+from ldmref.locate.unvisited import LayerRemarks, RunReads
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion

@@ -1,4 +1,4 @@
-"""A recorded run, followed from layer to layer: what is judged, and what is computed again.
+"""A recorded run, followed from layer to layer: what is judged, and what follows from it.
 
 ldmref's definition of a network (`ldmref.locate.replay`) and a module of PyTorch
 (`ldmref.locate.modules.replay`) are followed in the same way. At every layer that the port recorded
@@ -8,49 +8,41 @@ ldmref's definition of a network (`ldmref.locate.replay`) and a module of PyTorc
 2. the output that follows from the recorded input is compared with the recorded one: the layer's
    own error;
 
-and the run continues with what was recorded. A part can be computed again with an operation
-exchanged or in another number format (`LayerFollower.rerun`), which is how known faults and noise
-floors are found. The two kinds of run say only how their layers are found and computed.
+and the run continues with what was recorded. The two kinds of run say only how their layers are
+found and computed. `ldmref.locate.repeating` computes parts again.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import EXCHANGED, align, exchange_terms, find_among, is_exchanged
+from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.faults.norms import eps_of_norm
-from ldmref.locate.graph import PartGraph
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import count_modulations, neighbours_of, parts_of
-from ldmref.locate.points import Frame, OperationChange, PaddingRows, Point, PointObserver, Trial
+from ldmref.locate.names import count_modulations, read_output
+from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver
 from ldmref.locate.precision import EPSILONS, stored_unit
-from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.locate.repeating import FAILS, RepeatableRun, numbered
+from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 24  # outputs kept to recognise them
 STREAMS = 4  # inputs of norms kept to recognise them
 MOST_EARLIER = 32  # operations before a part that are changed as well
 NORMS = 12  # before a part that are changed together
-FAILS = (*UNFIT, RuntimeError)  # of arrays that do not fit, in NumPy and in torch
+SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
-class TargetReached(BaseException):
-    """Ends a part that is computed again at its target; no code of a network catches it."""
-
-    def __init__(self, parts: Any):
-        super().__init__()
-        self.parts = parts
-
-
-class LayerFollower:
+class LayerFollower(RepeatableRun):
     """A run that is followed; judges and known faults see it as a `FollowedRun`.
 
     Args:
@@ -64,13 +56,9 @@ class LayerFollower:
         visited: The layers of the port that were reached.
         recent: The layers that were recorded last, with their outputs.
         streams: The norms that were recorded last, with their inputs.
-        resumed: By the norm that reads it, the stream where it went on from what was recorded.
         skips: Outputs that skip connections may carry, by layer.
         modulations: Linear layers of adaptive norms, and the number of their parts.
         arguments: The arguments of the whole network by name.
-        aligned: By the name of operations of which the port has another number: its number of each.
-        collected: Arrays of such operations, while they are counted.
-        turned: Sums whose terms the port has in the other order.
         config, ids: Of a text encoder, its configuration and its tokens, (n, l).
     """
 
@@ -82,15 +70,12 @@ class LayerFollower:
         observer: PointObserver,
         padding: PaddingRows | None = None,
     ):
-        self.port = port
-        self.call = call
-        self.dtype_of_port = dtype
+        super().__init__(port, call, dtype)
         self.observer = observer
         self.padding = padding or {}
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.streams: deque[tuple[str, np.ndarray]] = deque(maxlen=STREAMS)
-        self.resumed: dict[str, np.ndarray] = {}
         self.skips: dict[str, np.ndarray] = {}
         self.modulations: dict[str, int] = {}
         self.arguments: Mapping[str, Any] = {}
@@ -104,71 +89,22 @@ class LayerFollower:
         self._pending: list[LayerCall] = []  # operations since the last recorded array
         self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
         self._after: tuple[str, ...] = ()  # the layer that was recorded last
-        self._corrected: dict[tuple[str, int], np.ndarray] = {}  # outputs not used as recorded
-        self.aligned: dict[str, tuple[int | None, ...]] = {}
         self._counted: set[str] = set()  # the names whose numbers were compared
-        self.collected: dict[str, list[dict[str, np.ndarray]]] = {}
-        self.turned: set[str] = set()
-        self._trial: Trial | None = None  # of the part that is computed again
-        # By their identity and a format, inputs of parts that were not recorded: they, and in it.
-        self._made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
 
     # -- what the kinds of runs say ---------------------------------------------------------------
 
-    def _find(self, name: str) -> TraceEntry | None:
-        """Return what the port recorded under a name, or one that it has for it."""
+    def _scopes(self) -> list[Any]:
+        """Return the layers around what is computed, as the run repeats them."""
         raise NotImplementedError
 
-    def _read_inputs(self, entry: TraceEntry, call: LayerCall) -> dict[str, np.ndarray]:
-        """Return the recorded inputs of a layer, by the roles of its definition."""
-        raise NotImplementedError
-
-    def _read_result(self, entry: TraceEntry) -> np.ndarray | None:
-        """Return the recorded output of an operation; None: there is none."""
-        raise NotImplementedError
-
-    def _layers(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Yield the layers that have parameters, with them."""
-        raise NotImplementedError
-
-    def _repeating(self, frame: Frame, trial: Trial) -> AbstractContextManager[None]:
-        """Compute a frame again in a block, under the conditions of a trial."""
-        raise NotImplementedError
-
-    def _resume(self, name: str, stream: Any, recorded: np.ndarray) -> bool:
-        """Write recorded values into the stream that a norm reads; return whether it could be."""
-        raise NotImplementedError
-
-    def _cast(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return arrays in the format in which a part is computed again."""
-        return dict(arrays)
-
-    def in_format(self, dtype: str) -> AbstractContextManager[None]:
-        """Compute repeated runs in another number format than the port's."""
-        raise NotImplementedError
-
-    def as_recorded(self, call: LayerCall, x: np.ndarray) -> np.ndarray:
-        """Return an array of a layer as the recorder writes it."""
-        return x
+    def _may_write(self, stream: Any) -> bool:
+        """Return whether nothing relies on what a norm reads as it is."""
+        return True
 
     def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
         """Note that a recorded input of a layer was compared."""
 
-    def _in_port_format(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return parameters as the port's number format holds them."""
-        return dict(parameters)
-
     # -- what was recorded ------------------------------------------------------------------------
-
-    def find(self, name: str) -> TraceEntry | None:
-        """Return what the port recorded of a layer; None if it did not."""
-        base, _, number = name.partition(AGAIN)
-        aligned = self.aligned.get(base)
-        if aligned is None:
-            return self._find(name)
-        index = int(number or 0)
-        found = aligned[index] if index < len(aligned) else None
-        return None if found is None else self._find(numbered(base, found))
 
     def match(self, call: LayerCall) -> tuple[LayerCall, TraceEntry | None]:
         """Return a layer in the port's order of terms, and what the port recorded of it.
@@ -217,7 +153,7 @@ class LayerFollower:
         likes = LayerCall(base, "", roles, {}, {}, dict)
         recorded: list[dict[str, np.ndarray]] = []
         while (entry := self._find(numbered(base, len(recorded)))) is not None:
-            output = self._read_result(entry)
+            output = read_output(self.port, entry)
             arrays = self._read_inputs(entry, likes)
             recorded.append(arrays if output is None else {**arrays, "": output})
         if 0 < len(recorded) < len(expected):
@@ -225,25 +161,65 @@ class LayerFollower:
         elif 0 < len(expected) < len(recorded):
             self.aligned[base] = find_among(recorded, expected)
 
-    def collect(self, base: str, frame: Frame) -> list[dict[str, np.ndarray]]:
-        """Return the arrays of all operations of a name in a layer, as they are computed.
+    # -- what is judged ---------------------------------------------------------------------------
+
+    def _follow(
+        self,
+        call: LayerCall,
+        entry: TraceEntry | None,
+        compute: Callable[[Mapping[str, Any]], Any],
+        stream: Any = None,
+    ) -> Any:
+        """Compute a layer from what was recorded, and return its result with what was recorded.
 
         Args:
-            base: The name, without a number.
-            frame: The layer.
+            call: The layer.
+            entry: What was recorded of it. None: nothing.
+            compute: Computes it from inputs by role, in the kind of arrays of the run.
+            stream: Its first input as the run has it, if it is a norm.
         """
-        self.aligned[base] = ()  # those recorded are not used until it is known which they are
-        found = self.collected[base] = []
-        try:
-            with self._repeating(frame, Trial("", "", {}, False, False)):
-                frame.compute(frame.inputs)
-        except FAILS:
-            return []
-        finally:
-            del self.collected[base], self.aligned[base]
-        return found
+        inputs = call.inputs if entry is None else self._observe_inputs(call, entry, stream)
+        closed = entry is not None and bool(entry.inputs)
+        if closed:
+            self._close()
+        frame = self._frame(call, inputs, closed)
+        with self._inside(frame) if closed and call.composite else nullcontext():
+            if call.composite:
+                self._around.append(frame)
+                result = compute(inputs)
+                self._around.pop()
+            else:
+                result = compute(inputs)
+                self._pass(call, entry is not None)
+            if entry is not None:
+                if call.composite:
+                    self._note_names(call.name, frame.seen)
+                start = frame if closed else self._frames[-1]
+                result = self._observe_outputs(call, entry, result, inputs, start)
+        if SKIPS.fullmatch(call.name):
+            outputs = self._arrays_of(result, call.kind)
+            if len(outputs) == 1:
+                self.skips[call.name] = outputs[0]
+        return result
 
-    # -- what is judged ---------------------------------------------------------------------------
+    def _note_names(self, name: str, before: Counter[str]) -> None:
+        """Note how often each name occurred in a layer that was computed."""
+        within = {key: n - before[key] for key, n in self._seen.items() if n != before.get(key)}
+        self._numbers[name] = Counter(within)
+
+    def _frame(self, call: LayerCall, inputs: Mapping[str, np.ndarray], closed: bool) -> Frame:
+        """Return a layer as a part that can be run again.
+
+        Args:
+            call: The layer.
+            inputs: The inputs with which it is computed.
+            closed: Whether some of them were recorded: the part around it made the others.
+        """
+        floats = (role for role, x in inputs.items() if np.asarray(x).dtype.kind == "f")
+        made = tuple(role for role in floats if inputs[role] is call.inputs[role])
+        seen = self._seen.copy() if call.composite else Counter()
+        outer = self._frames[-1] if closed else None
+        return Frame(call.name, call.compute, inputs, seen, [*self._scopes()], outer, made)
 
     @contextmanager
     def _inside(self, frame: Frame) -> Iterator[None]:
@@ -264,15 +240,14 @@ class LayerFollower:
         self._pending = []
 
     def _observe_inputs(
-        self, call: LayerCall, entry: TraceEntry, norm: bool, stream: Any = None
+        self, call: LayerCall, entry: TraceEntry, stream: Any = None
     ) -> dict[str, np.ndarray]:
         """Compare the inputs of a recorded layer, and return those with which it is computed.
 
         Args:
             call: The layer.
             entry: What was recorded of it.
-            norm: Whether it is a norm, whose input is the stream.
-            stream: The first input as the run has it. None: the array of the call.
+            stream: The first input as the run has it, if the layer is a norm.
         """
         self.visited.add(entry.layer)
         inputs: dict[str, np.ndarray] = dict(call.inputs)
@@ -292,14 +267,36 @@ class LayerFollower:
             made = inputs[role] = used.astype(
                 np.float64 if np.asarray(computed).dtype.kind == "f" else np.int64
             )
-            if role == first and norm:
+            if role == first and stream is not None:
                 self.streams.append((call.name, made))
                 # The sums behind a norm read the same array: one wrong gate or residual is one row.
-                if self._differs(made, point):
-                    if self._resume(call.name, computed if stream is None else stream, made):
+                if self._differs(made, point) and self._may_write(stream):
+                    if self._write(stream, made):
                         self.resumed[call.name] = made
             made.setflags(write=False)  # it is recorded: norms do not write it
         return inputs
+
+    def _observe_outputs(
+        self,
+        call: LayerCall,
+        entry: TraceEntry,
+        result: Any,
+        inputs: Mapping[str, np.ndarray],
+        frame: Frame,
+    ) -> Any:
+        """Compare the recorded outputs of a layer, and return its result with those to use."""
+        kind = call.kind if call.composite and call.name else ""
+        form = self._forms[call.name] = self._form_of(result, kind, inputs)
+        computed = self._arrays_of(result, kind)
+        used: dict[int, np.ndarray] = {}
+        for part, recorded in enumerate(self._read_outputs(entry, form)):
+            if recorded is not None:
+                used[part] = self._observe_output(
+                    call, entry, part, computed[part], recorded, inputs, frame
+                )
+        if used:
+            self._reached(call)
+        return self._with_arrays(form, result, used)
 
     def _observe_output(
         self,
@@ -423,129 +420,6 @@ class LayerFollower:
         if parts:
             self.modulations[call.name] = parts
 
-    # -- what is computed again -------------------------------------------------------------------
-
-    def rerun(
-        self,
-        point: Point,
-        changes: Mapping[str, OperationChange] | None = None,
-        *,
-        arguments: Mapping[str, Any] | None = None,
-        low: bool = False,
-        free: bool = False,
-        exact: bool = False,
-    ) -> np.ndarray | None:
-        """Compute a point again.
-
-        Args:
-            point: The point.
-            changes: Functions by the names of the operations that they replace.
-            arguments: Other inputs of the part that is computed again.
-            low: Whether to compute in the port's number format.
-            free: Whether recorded layers are also computed again.
-            exact: Whether inputs of the part that were not recorded are not rounded before it.
-
-        Returns:
-            The array, float64. None: it was not reached.
-
-        Raises:
-            ValueError: The arrays of the part do not fit each other.
-        """
-        frame = point.frame
-        itself = not point.role and point.call.name == frame.name
-        trial = Trial("" if itself else point.call.name, point.role, changes or {}, low, free)
-        try:
-            made = self._inputs_of(frame) if low and not exact else frame.inputs
-            with self._repeating(frame, trial), np.errstate(all="ignore"):
-                inputs = self._cast({**made, **(arguments or {})})
-                if itself and not point.call.composite:
-                    change = trial.changes.get(point.call.name, compute_as_is)
-                    own = self._cast(self.parameters(point.call))
-                    result = change(point.call, {**own, **inputs})
-                else:
-                    result = frame.compute(inputs)
-        except TargetReached as reached:
-            result = reached.parts
-        else:
-            if not itself:
-                return None
-        parts = parts_of(result)
-        part = parts[point.part] if point.part < len(parts) else None
-        if not isinstance(part, np.ndarray):
-            return None
-        return np.asarray(self.as_recorded(point.call, part), np.float64)
-
-    def graph_of(self, point: Point) -> PartGraph | None:
-        """Return the operations of the part that leads to a point; None: they are not known."""
-        return None
-
-    def _inputs_of(self, frame: Frame) -> dict[str, np.ndarray]:
-        """Return the inputs of a part, those not recorded as the port's format makes them.
-
-        A port rounds them before the part begins, and by more than the part does: the angles of
-        rotations by |angle| units, modulations by what the embedding of the time does.
-        """
-        found = dict(frame.inputs)
-        if frame.outer is None:
-            return found
-        for role in frame.computed:
-            x = found[role]
-            key = id(x), self.dtype_of_port
-            if key not in self._made:
-                self._made[key] = x, self._make_input(frame.outer, frame.name, role, x)
-            found[role] = self._made[key][1]
-        return found
-
-    def _make_input(self, outer: Frame, name: str, role: str, x: np.ndarray) -> np.ndarray:
-        """Return an input of a layer as a part around it makes it in the port's format."""
-        inputs = self._inputs_of(outer)
-        try:
-            with self._repeating(outer, Trial(name, role, {}, True, False, positions=True)):
-                outer.compute(self._cast(inputs))
-        except TargetReached as reached:
-            return reached.parts
-        except FAILS:
-            pass
-        return x
-
-    def _end_at_input(self, call: LayerCall) -> None:
-        """End the part that is computed again if it ends at an input of a layer.
-
-        Raises:
-            TargetReached: It does.
-        """
-        trial = self._trial
-        if trial is None or call.name != trial.target or not trial.role:
-            return
-        role = EXCHANGED[trial.role] if call.name in self.turned else trial.role
-        raise TargetReached(call.inputs[role])
-
-    def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
-        """Return the parameters of a layer as the port's number format holds them."""
-        return self._in_port_format(call.parameters)
-
-    def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Yield the neighbours of a layer whose parameters have the same shapes."""
-        for name, leaves in neighbours_of(call, self._layers()):
-            yield name, self._in_port_format(leaves)
-
-    def parameters_of(self, *endings: str) -> np.ndarray | None:
-        """Return the first parameter of the first layer whose name has one of the endings.
-
-        A parameter of no layer has its own name.
-        """
-        for name, leaves in self._layers():
-            own = [x for one, x in leaves.items() if not name and one.endswith(endings)]
-            if own or name.endswith(endings):
-                first = next(iter(own or leaves.values()))
-                return self._in_port_format({name: first})[name]
-        return None
-
-
-def compute_as_is(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Any:
-    """Compute an operation without a change."""
-    return call.compute(inputs)
-
 
 def _is_spread(x: np.ndarray, whole: np.ndarray) -> bool:
     """Return whether an array has the numbers of another one whose rows along an axis are alike."""
@@ -554,30 +428,3 @@ def _is_spread(x: np.ndarray, whole: np.ndarray) -> bool:
     ):
         return False
     return bool(np.array_equal(np.broadcast_to(x, whole.shape), whole))
-
-
-def made_before(
-    used: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
-) -> tuple[str, ...]:
-    """Return the roles of a layer's inputs of floats for which no recorded array is used.
-
-    Args:
-        used: The inputs with which it is computed.
-        inputs: Those that the run has.
-    """
-    floats = (role for role, x in used.items() if np.asarray(x).dtype.kind == "f")
-    return tuple(role for role in floats if used[role] is inputs[role])
-
-
-def numbered(base: str, number: int) -> str:
-    """Return a name with the number of its earlier occurrences; none is written for 0.
-
-    >>> numbered("silu", 0), numbered("silu", 2)
-    ('silu', 'silu~2')
-    """
-    return f"{base}{AGAIN}{number}" if number else base
-
-
-def operation_frame(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Frame:
-    """Return the part that is an operation by itself, from its recorded inputs."""
-    return Frame(call.name, call.compute, inputs, Counter(), [])

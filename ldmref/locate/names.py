@@ -55,6 +55,7 @@ INDICES = re.compile(  # names of arrays of whole numbers
 MODULATIONS = re.compile(
     r"(.*\.)?(norm\w*\.linear|adaLN_modulation\.\d|\w*modulations?(_\w+)?(\.\w+)?)", re.ASCII
 )
+NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
 PARTS = (1, 2, 3, 4, 6, 9)  # of what a linear layer gives an adaptive norm
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
@@ -151,10 +152,10 @@ def read_output(
 def read_outputs(
     port: Trace, entry: TraceEntry, shapes: Sequence[tuple[int, ...]], alone: int
 ) -> list[np.ndarray | None]:
-    """Return the outputs of a layer that returns several; None for those that were not recorded.
+    """Return the outputs of a layer; None for those that were not recorded.
 
-    A program may return the same arrays in another order, as the image before the text. Arrays
-    that do not fit are read in the one order in which all do.
+    A program may return several as one array, or in another order, as the image before the text.
+    Arrays that do not fit are read in the one order in which all do.
 
     Args:
         port: The trace.
@@ -162,6 +163,9 @@ def read_outputs(
         shapes: Of the outputs that the layer should return.
         alone: The number of the one that a layer returns which returns one alone.
     """
+    joined = split_joined(read_output(port, entry), shapes) if len(shapes) > 1 else []
+    if joined:
+        return [*joined]
     parts = range(len(shapes))
     found = [read_output(port, entry, part, only=part == alone) for part in parts]
 
@@ -176,22 +180,22 @@ def read_outputs(
     return [found[part] for part in orders[0]] if len(orders) == 1 else found
 
 
-def split_joined(recorded: np.ndarray | None, computed: Sequence[object]) -> list[np.ndarray]:
+def split_joined(
+    recorded: np.ndarray | None, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
     """Return the outputs of a layer that a port returned as one array; [] if they are not joined.
 
     Args:
         recorded: What a layer returned, tokens (n, l, d). None: nothing was recorded.
-        computed: The outputs, tokens (n, l_i, d) whose numbers l_i add up to l.
+        shapes: Those of the outputs, tokens (n, l_i, d) whose numbers l_i add up to l.
 
-    >>> text, image = np.zeros((1, 2, 4)), np.zeros((1, 6, 4))
-    >>> [x.shape for x in split_joined(np.ones((1, 8, 4)), (text, image))]
+    >>> [x.shape for x in split_joined(np.ones((1, 8, 4)), ((1, 2, 4), (1, 6, 4)))]
     [(1, 2, 4), (1, 6, 4)]
     """
-    parts = [x for x in computed if isinstance(x, np.ndarray) and x.ndim == 3]
-    if recorded is None or recorded.ndim != 3 or not len(computed) == len(parts) > 1:
+    if recorded is None or len(shapes) < 2 or {len(s) for s in (recorded.shape, *shapes)} != {3}:
         return []
-    lengths = np.cumsum([x.shape[1] for x in parts])
-    sizes = {(len(x), x.shape[2]) for x in (recorded, *parts)}
+    lengths = np.cumsum([length for _, length, _ in shapes])
+    sizes = {(n, width) for n, _, width in (recorded.shape, *shapes)}
     fits = len(sizes) == 1 and lengths[-1] == recorded.shape[1]
     return np.split(recorded, lengths[:-1], axis=1) if fits else []
 
@@ -305,6 +309,19 @@ def neighbours_of(
         beside = name.startswith(prefix) and name != call.name
         if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
             yield name, leaves
+
+
+def may_hold(layer: str, target: str) -> bool:
+    """Return whether a layer may contain another, whatever their numbers are.
+
+    Where a layer and the one around it have one name, `attentions.0` holds `attentions.0~1`, which
+    holds `attentions.0.to_q`.
+
+    >>> may_hold("attn~1", "attn.to_q~1"), may_hold("attn", "attn2.to_q")
+    (True, False)
+    """
+    plain, inner = NUMBERS.sub("", layer), NUMBERS.sub("", target)
+    return inner == plain or inner.startswith(f"{plain}.")
 
 
 def is_norm(name: str, kind: str) -> bool:

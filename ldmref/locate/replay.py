@@ -5,26 +5,20 @@ Arrays that were not recorded and cannot be computed are NaN.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.locate.alignment import EXCHANGED
 from ldmref.locate.faults.attention import without_mask
-from ldmref.locate.following import (
-    FAILS,
-    LayerFollower,
-    TargetReached,
-    compute_as_is,
-    made_before,
-)
+from ldmref.locate.following import LayerFollower
 from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
@@ -32,16 +26,24 @@ from ldmref.locate.names import (
     is_apart,
     is_norm,
     layers_of,
+    may_hold,
     parts_of,
     read_inputs,
     read_output,
     read_outputs,
     read_role,
-    split_joined,
 )
 from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver, Trial
+from ldmref.locate.points import (
+    Frame,
+    OperationChange,
+    PaddingRows,
+    Point,
+    PointObserver,
+    Trial,
+)
 from ldmref.locate.precision import Rounding, exact_backend, round_to
+from ldmref.locate.repeating import FAILS, RepeatedLayer, TargetReached, compute_as_is
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within
 from ldmref.locate.unfit import UNFIT, first_line
@@ -56,8 +58,24 @@ from ldmref.trace.model import Trace, TraceEntry
 REMEDY = "record it, or the inputs of the whole network"
 NO_OUTPUT = "none of the arrays that it returned is its output"
 LEAST_OF_SILU = -0.2785  # that x / (1 + exp(-x)) has for any x
-SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
-NUMBERS = re.compile(rf"{AGAIN}\d+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class OutputShapes:
+    """How the recorded outputs of a layer are read.
+
+    Attributes:
+        shapes: The shape of each.
+        alone: The number of the one that a port records which records one alone.
+        several: Whether the layer returns a tuple.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    alone: int
+    several: bool
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 class Replay(LayerFollower, NamedBackend):
@@ -84,7 +102,7 @@ class Replay(LayerFollower, NamedBackend):
         NamedBackend.__init__(self, exact_backend())
         LayerFollower.__init__(self, port, call, dtype, observer, padding)
         self.exact = self.inner
-        self.low = Rounding(dtype)
+        self._rounding: dict[str, Rounding] = {}  # by number format
         self.reads = reads
         self.foreign: tuple[str, ...] = ()  # layers of the port that compute something else
         self.unmasked = False  # whether attention reads the padding
@@ -173,65 +191,42 @@ class Replay(LayerFollower, NamedBackend):
         call, entry = self.match(call)
         if entry is not None and is_apart(self.port, entry, call):
             return self._visit_apart(call, entry)
-        inputs = dict(call.inputs)
-        closed = False  # whether it is computed from a recorded input
-        if entry is not None:
-            inputs = self._observe_inputs(call, entry, is_norm(call.name, call.kind))
-            closed = bool(entry.inputs)
-        if closed:
-            self._close()
-        if call.composite:
-            frame = self._frame(call, inputs, self._frames[-1] if closed else None)
-            with self._inside(frame) if closed else nullcontext():
-                self._around.append(frame)
-                result = self._finish(call.compute(inputs))
-                self._around.pop()
-        else:
-            frame = self._frame(call, inputs, self._frames[-1] if closed else None)
-            result = self._operate_exactly(call, inputs)
-            self._pass(call, entry is not None)
+        stream = next(iter(call.inputs.values())) if is_norm(call.name, call.kind) else None
+        result = self._follow(call, entry, partial(self._compute, call), stream)
+        if self.computed is not None and entry is not None:
+            self.computed.note(*parts_of(result))
+        return result
+
+    def _compute(self, call: LayerCall, inputs: Mapping[str, np.ndarray]) -> Any:
+        """Compute a layer, and show it to what looks for recorded arrays."""
+        result = self._operate_exactly(call, inputs)
         if self.computed is not None:
             params = {} if self.reads is None else self.reads.params
             self.computed.note_layer(call, inputs, result, params, self._compute_freely)
-        if entry is None:
-            return self._keep(call, result)
-        start = frame if closed else self._frames[-1]
-        forced = self._observe_outputs(call, entry, result, inputs, start)
-        if self.computed is not None:
-            self.computed.note(*parts_of(forced))
-        return forced if call.several else self._keep(call, forced)
-
-    def _observe_outputs(
-        self,
-        call: LayerCall,
-        entry: TraceEntry,
-        result: object,
-        inputs: Mapping[str, np.ndarray],
-        frame: Frame,
-    ) -> Any:
-        """Compare the recorded outputs of a layer, and return those to use downstream."""
-        used = list(parts_of(result))
-        seen = False
-        read = {id(x) for x in inputs.values()}
-        returned = [part for part, x in enumerate(used) if id(x) not in read] or [0]
-        joined = split_joined(read_output(self.port, entry), used)
-        shapes = [np.shape(x) for x in used]
-        outputs = joined or read_outputs(self.port, entry, shapes, returned[0])
-        for part, (computed, recorded) in enumerate(zip(list(used), outputs, strict=True)):
-            if recorded is not None:
-                used[part] = self._observe_output(
-                    call, entry, part, computed, recorded, inputs, frame
-                )
-                seen = True
-        if seen:
-            self._reached(call)
-        return tuple(used) if isinstance(result, tuple) else used[0]
-
-    def _keep(self, call: LayerCall, result: object) -> Any:
-        """Keep the output of a layer that a skip connection may carry, and return it."""
-        if SKIPS.fullmatch(call.name) and isinstance(result, np.ndarray):
-            self.skips[call.name] = result
         return result
+
+    def _form_of(self, result: Any, kind: str, inputs: Mapping[str, Any]) -> OutputShapes:
+        """Return the shapes of a layer's outputs; the first that is no input may be alone."""
+        read = {id(x) for x in inputs.values()}
+        outputs = parts_of(result)
+        alone = next((part for part, x in enumerate(outputs) if id(x) not in read), 0)
+        return OutputShapes(tuple(map(np.shape, outputs)), alone, isinstance(result, tuple))
+
+    def _read_outputs(self, entry: TraceEntry, form: OutputShapes) -> list[np.ndarray | None]:
+        """Return the recorded outputs of a layer; None for each that was not recorded."""
+        return read_outputs(self.port, entry, form.shapes, form.alone)
+
+    def _arrays_of(self, result: Any, kind: str) -> tuple[Any, ...]:
+        """Return the outputs of a layer as arrays."""
+        return parts_of(result)
+
+    def _with_arrays(self, form: OutputShapes, result: Any, arrays: Mapping[int, Any]) -> Any:
+        """Return a layer's result with arrays in place of some of its outputs, by number."""
+        if self._trial is not None:
+            arrays = {part: self._cast({"": x})[""] for part, x in arrays.items()}
+        own = dict(enumerate(() if result is None else parts_of(result)))
+        outputs = tuple({**own, **arrays}[part] for part in range(len(form)))
+        return outputs if form.several else outputs[0]
 
     # -- layers of other shapes, or that the definition lacks --------------------------------------
 
@@ -243,7 +238,7 @@ class Replay(LayerFollower, NamedBackend):
         """Return the output of a layer from other inputs, whatever was recorded within it."""
         seen = self._seen.copy()
         self._trial = Trial("", "", {}, low, True)
-        self.inner = self.low if low else self.exact
+        self.inner = self._low() if low else self.exact
         try:
             return self._finish(call.compute(self._cast({**self.parameters(call), **inputs})))
         finally:
@@ -284,7 +279,7 @@ class Replay(LayerFollower, NamedBackend):
     def _follow_inside(self, call: LayerCall) -> None:
         """Observe what was recorded within a layer that cannot be computed as a whole."""
         inputs = dict(call.inputs)
-        frame = self._frame(call, inputs)
+        frame = self._frame(call, inputs, False)
         self._around.append(frame)
         call.compute(inputs)
         self._around.pop()
@@ -293,7 +288,7 @@ class Replay(LayerFollower, NamedBackend):
         self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]
     ) -> None:
         """Judge the outputs of a layer from its recorded inputs alone."""
-        frame = self._frame(call, inputs)
+        frame = self._frame(call, inputs, False)
         self._pending, self._after = [] if call.composite else [call], ()
         with self._inside(frame):
             try:
@@ -320,25 +315,17 @@ class Replay(LayerFollower, NamedBackend):
 
         return self._visit_function(look_up, "embedding", {"table": table, "ids": ids})
 
-    def _frame(
-        self, call: LayerCall, inputs: Mapping[str, np.ndarray], outer: Frame | None = None
-    ) -> Frame:
-        """Return a layer as a part that can be run again.
-
-        Args:
-            call: The layer.
-            inputs: The inputs with which it is computed.
-            outer: The part that made those of its inputs that were not recorded.
-        """
-        computed = made_before(inputs, call.inputs)
-        seen, scope = self._seen.copy(), self._scope[:]
-        return Frame(call.name, call.compute, inputs, seen, scope, outer, computed)
-
     def _finish(self, result: object) -> Any:
         """Return an array in float64; other results as they are."""
         if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
             return np.asarray(result, np.float64)
         return result
+
+    def _low(self) -> Rounding:
+        """Return the backend that computes in the port's number format."""
+        if self.dtype_of_port not in self._rounding:
+            self._rounding[self.dtype_of_port] = Rounding(self.dtype_of_port)
+        return self._rounding[self.dtype_of_port]
 
     @property
     def _is_low(self) -> bool:
@@ -349,22 +336,12 @@ class Replay(LayerFollower, NamedBackend):
         return {name: round_to(x, self.dtype_of_port) for name, x in parameters.items()}
 
     @contextmanager
-    def in_format(self, dtype: str) -> Iterator[None]:
-        """Compute repeated runs in another number format than the port's."""
-        saved = self.low, self.dtype_of_port
-        self.low, self.dtype_of_port = Rounding(dtype), dtype
-        try:
-            yield
-        finally:
-            self.low, self.dtype_of_port = saved
-
-    @contextmanager
     def _repeating(self, frame: Frame, trial: Trial) -> Iterator[None]:
         """Compute a frame again in a block, under the conditions of a trial."""
         saved = self._seen, self._scope, self.inner, self.dtype, self._trial
         self._seen, self._scope = frame.seen.copy(), [*frame.scope]
         self._trial = trial
-        self.inner = self.low if trial.low else self.exact
+        self.inner = self._low() if trial.low else self.exact
         if trial.positions:
             self.dtype = self.inner.dtype
         try:
@@ -384,9 +361,9 @@ class Replay(LayerFollower, NamedBackend):
         """Return the recorded inputs of a layer, by the roles of its definition."""
         return read_inputs(self.port, entry, call)
 
-    def _read_result(self, entry: TraceEntry) -> np.ndarray | None:
-        """Return the recorded output of an operation; None: there is none."""
-        return read_output(self.port, entry)
+    def _scopes(self) -> list[Any]:
+        """Return the layers around what is computed, as the run repeats them."""
+        return self._scope
 
     def _layers(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield the layers that have parameters, with them."""
@@ -433,10 +410,9 @@ class Replay(LayerFollower, NamedBackend):
             role = EXCHANGED[trial.role] if call.name in self.turned else trial.role
             graph.target = graph.number_of(call.inputs[role])
         if call.name in self.resumed:
-            first = next(iter(call.inputs.values()))
-            self._resume(call.name, first, self.resumed[call.name])
+            self._write(next(iter(call.inputs.values())), self.resumed[call.name])
         entry = self.find(call.name)
-        outside = not (target or (call.composite and _may_hold(call.name, trial.target)))
+        outside = not (target or (call.composite and may_hold(call.name, trial.target)))
         forced = None
         if entry is not None and outside and not call.several and graph.target is None:
             forced = self._forced(call.name, entry)
@@ -455,7 +431,7 @@ class Replay(LayerFollower, NamedBackend):
             parts = parts_of(result)
             graph.target = graph.number_of(parts[trial.part]) if trial.part < len(parts) else None
         is_block = call.composite and call.name.rpartition(".")[2].isdecimal()
-        if graph.target is not None and is_block and _may_hold(call.name, trial.target):
+        if graph.target is not None and is_block and may_hold(call.name, trial.target):
             raise TargetReached(result)
         return result
 
@@ -479,34 +455,21 @@ class Replay(LayerFollower, NamedBackend):
         )
 
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
+        """Return the result of a layer in a part that is computed again."""
         if trial.graph is not None:
             return self._visit_in_graph(call, trial, trial.graph)
-        self._end_at_input(call)
-        target = call.name == trial.target
-        if call.name in self.resumed:
-            first = next(iter(call.inputs.values()))
-            self._resume(call.name, first, self.resumed[call.name])
-        entry = self.find(call.name)
-        within = target or (call.composite and _may_hold(call.name, trial.target))
-        changed = call.name in trial.changes
-        if entry is not None and not (trial.free or within or changed or call.several):
-            forced = self._forced(call.name, entry)
-            if forced is not None:
-                return self._cast({"": forced})[""]
-        inputs = dict(call.inputs)
-        change = trial.changes.get(call.name, compute_as_is)
-        if call.composite:
-            result = change(call, inputs)
-        else:
-            result = change(call, {**self._cast(self.parameters(call)), **inputs})
-        result = self._cast({"": result})[""]
-        if (base := call.name.partition(AGAIN)[0]) in self.collected:
-            self.collected[base].append({**call.inputs, "": result})
-        if target:
-            raise TargetReached(result)
-        return result
 
-    def _resume(self, name: str, stream: Any, recorded: np.ndarray) -> bool:
+        def compute(change: OperationChange | None) -> Any:
+            inputs = {**self._cast(self.parameters(call)), **call.inputs}
+            return self._cast({"": (change or compute_as_is)(call, inputs)})[""]
+
+        first = next(iter(call.inputs.values()))
+        layer = RepeatedLayer(
+            call.name, lambda: call.inputs, compute, first, call.kind, call.composite
+        )
+        return self._repeat(layer, trial)
+
+    def _write(self, stream: Any, recorded: np.ndarray) -> bool:
         """Write recorded values into the stream that a norm reads; return whether it could be."""
         writable = isinstance(stream, np.ndarray) and stream.flags.writeable
         if not writable or stream.dtype.kind != "f" or stream.shape != recorded.shape:
@@ -530,16 +493,6 @@ class Replay(LayerFollower, NamedBackend):
             name: np.asarray(x, kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
             for name, x in arrays.items()
         }
-
-
-def _may_hold(layer: str, target: str) -> bool:
-    """Return whether a layer may contain another, whatever their numbers are.
-
-    Where a layer and the one around it have one name, `attentions.0` holds `attentions.0~1`, which
-    holds `attentions.0.to_q`.
-    """
-    plain, inner = NUMBERS.sub("", layer), NUMBERS.sub("", target)
-    return inner == plain or inner.startswith(f"{plain}.")
 
 
 def _find_output(port: Trace, entry: TraceEntry, computed: np.ndarray) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Layers that a definition has no name for, and whose arrays it computes nonetheless.
+"""Layers that a definition has no name for, and whose arrays were judged nonetheless.
 
 Makers name what diffusers does not: blocks of another name, norms without weights, activations
 within an MLP. Such a layer counts as compared if each of its arrays is right: only rounding tells
@@ -12,18 +12,20 @@ the definition's layer does. A layer with any other array was not compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.law import allowed_error
 from ldmref.locate.layouts import largest_value, relative_error, restore_order
-from ldmref.locate.names import parts_of, read_inputs
+from ldmref.locate.names import PREFIXES, parts_of, read_inputs
 from ldmref.locate.precision import EPSILONS, exact_backend, stored_unit
-from ldmref.locate.unvisited import RunReads, part_of
+from ldmref.locate.unvisited import RunReads, find_unread, part_of
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 MOST_ORDERS = 12  # orders in memory in which an array is looked for
@@ -233,6 +235,8 @@ class ComputedArrays:
         return {entry.layer for entry in self.entries if self._is_right(entry, reads)}
 
     def _is_right(self, entry: TraceEntry, reads: RunReads) -> bool:
+        if entry.outputs and all(self._is_table(entry, x, reads) for x in entry.outputs.values()):
+            return True
         inputs = all(self.is_known(entry, name, reads) for name in entry.inputs.values())
         outputs = all(self.is_known(entry, name, reads) for name in entry.outputs.values())
         if not entry.outputs or entry.layer in self._right:
@@ -252,8 +256,15 @@ class ComputedArrays:
         wanted = self._wanted.get(name, ())
         if not made and (not wanted or any(one.found for one in wanted)):
             return True
+        return self._is_table(entry, name, reads)
+
+    def _is_table(self, entry: TraceEntry, name: str, reads: RunReads) -> bool:
+        """Return whether an array has the angles of tokens, or rows of the layer's parameter."""
         unit = max(EPSILONS[self.dtype], stored_unit(self.port, entry))
-        return reads.is_table(layer, self.port.tensors[name], unit)
+        base = entry.layer.partition(AGAIN)[0]
+        names = [base, *(prefix + base for prefix in PREFIXES)]
+        x = np.asarray(self.port.tensors[name])
+        return any(reads.is_table(one, x, unit) for one in names)
 
     def _is_of_inputs(self, entry: TraceEntry) -> bool:
         """Return whether the result of an operation is that of its inputs, whatever they are."""
@@ -263,6 +274,45 @@ class ComputedArrays:
         (recorded,) = (np.asarray(self.port.tensors[name]) for name in entry.outputs.values())
         computed = np.asarray(getattr(exact_backend(), entry.kind)(*inputs))
         return relative_error(recorded, computed) <= self._rounding_of(entry)
+
+
+class SortedLayers(NamedTuple):
+    """Layers that were not visited.
+
+    Attributes:
+        unread: The parts of the network, with these layers, of which nothing is read.
+        left: The layers that were not compared.
+    """
+
+    unread: list[str]
+    left: list[str]
+
+
+def sort_unvisited(
+    port: Trace,
+    call: TraceCall,
+    network: DeclaredNetwork,
+    reads: RunReads,
+    visited: Collection[str],
+    dtype: str,
+) -> SortedLayers:
+    """Sort the recorded layers that a complete run of a definition did not visit.
+
+    Args:
+        port: The trace.
+        call: The call.
+        network: The network of the call.
+        reads: What the run read.
+        visited: The layers that it computed.
+        dtype: The port's number format.
+    """
+    apart = [e for e in port.of_call(call) if e.layer and e.layer not in visited]
+    unread = {e.layer: find_unread(network, reads, e.layer) for e in apart}
+    computed = ComputedArrays(port, (e for e in apart if not unread[e.layer]), dtype)
+    computed.note_entries(e for e in port.of_call(call) if e.layer in visited or not e.layer)
+    right = computed.find_right(reads)
+    left = [e.layer for e in computed.entries if e.layer not in right]
+    return SortedLayers([*dict.fromkeys(filter(None, unread.values()))], left)
 
 
 def _add_tables(

@@ -1,30 +1,26 @@
-"""Layers that a port recorded and ldmref's definition does not compute one by one.
+"""What a run of ldmref's definition reads, and of which layers of a port it reads nothing.
 
-They are of three kinds. The definition may read nothing of them: the layers of a text encoder after
-the states that are read, its last norm, its head. That is seen in a complete run of the definition,
-which then used none of their parameters, or declared (`DeclaredNetwork.ignored`). They may hold
-what was judged under another name: a module around one operation, or a table of the angles by which
-queries and keys are rotated. All others were not compared.
+These are the layers of a text encoder after the states that are read, its last norm, its head. They
+are seen in a complete run of the definition, which then used none of their parameters, or declared
+(`DeclaredNetwork.ignored`). The tables of angles by which queries and keys are rotated are kept.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.errors import abbreviated, counted
 from ldmref.locate.names import PREFIXES
-from ldmref.locate.precision import EPSILONS, stored_unit
+from ldmref.locate.precision import EPSILONS
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Params, flatten
 from ldmref.models.transformer_layers import THETA, find_angles
-from ldmref.trace.calls import TraceCall
-from ldmref.trace.model import Trace, TraceEntry
 
 ROUNDINGS = 16.0  # units of the port's format by which a table may be off, and of the angle's
 BY_POSITION = ("rotate", "rotate_halves")  # functions that rotate by positions
@@ -223,51 +219,7 @@ class LayerRemarks:
                 yield f"{what} compared together in calls that read cached states: {listed}"
 
 
-class SortedLayers(NamedTuple):
-    """Layers that were not visited.
-
-    Attributes:
-        unread: The parts of the network, with these layers, of which nothing is read.
-        left: The layers that were not compared.
-    """
-
-    unread: list[str]
-    left: list[str]
-
-
-def sort_unvisited(
-    port: Trace,
-    call: TraceCall,
-    network: DeclaredNetwork,
-    reads: RunReads,
-    visited: Collection[str],
-    dtype: str,
-) -> SortedLayers:
-    """Sort the recorded layers that a complete run of a definition did not visit.
-
-    Args:
-        port: The trace.
-        call: The call.
-        network: The network of the call.
-        reads: What the run read.
-        visited: The layers that it computed.
-        dtype: The port's number format.
-    """
-    judged = _RecordedArrays(port, call, visited)
-    unread: list[str] = []
-    left: list[str] = []
-    for entry in port.of_call(call):
-        if not entry.layer or entry.layer in visited:
-            continue
-        part = _find_unread(network, reads, entry.layer)
-        if part:
-            unread.append(part)
-        elif not _is_judged(port, entry, reads, judged, dtype):
-            left.append(entry.layer)
-    return SortedLayers(list(dict.fromkeys(unread)), left)
-
-
-def _find_unread(network: DeclaredNetwork, reads: RunReads, layer: str) -> str:
+def find_unread(network: DeclaredNetwork, reads: RunReads, layer: str) -> str:
     """Return the part of a network with a layer of which nothing is read; "" if there is none."""
     base = layer.partition(AGAIN)[0]
     if network.ignored:
@@ -279,50 +231,3 @@ def _find_unread(network: DeclaredNetwork, reads: RunReads, layer: str) -> str:
     names = [base, *(prefix + base for prefix in PREFIXES)]
     names += [base.removeprefix(prefix) for prefix in PREFIXES if base.startswith(prefix)]
     return next(filter(None, map(reads.find_unread, names)), "")
-
-
-def _is_judged(
-    port: Trace, entry: TraceEntry, reads: RunReads, judged: _RecordedArrays, dtype: str
-) -> bool:
-    """Return whether the result of a layer was judged: by another layer's, or as a table."""
-    unit = max(EPSILONS[dtype], stored_unit(port, entry))
-    outputs = [np.asarray(port.tensors[name]) for name in entry.outputs.values()]
-    inputs = [np.asarray(port.tensors[name]) for name in entry.inputs.values()]
-    names = [entry.layer.partition(AGAIN)[0]]
-    names += [prefix + names[0] for prefix in PREFIXES]
-    if outputs and all(any(reads.is_table(n, x, unit) for n in names) for x in outputs):
-        return True
-    arrays = [x for x in (*inputs, *outputs) if x.dtype.kind == "f"]
-    return bool(outputs) and bool(arrays) and all(judged.has(x) for x in arrays)
-
-
-class _RecordedArrays:
-    """The arrays of the layers of a call that were judged, which are found by their numbers."""
-
-    def __init__(self, port: Trace, call: TraceCall, visited: Collection[str]):
-        self.port = port
-        entries = [e for e in port.of_call(call) if e.layer in visited or not e.layer]
-        self.names = [x for e in entries for x in (*e.inputs.values(), *e.outputs.values())]
-
-    def has(self, x: np.ndarray) -> bool:
-        """Return whether an array has the numbers of one of them, or of channels of one."""
-        return any(_holds(self.port.tensors[name], x) for name in self.names)
-
-
-def _holds(whole: np.ndarray, x: np.ndarray) -> bool:
-    """Return whether an array is another one, or some neighbouring channels of it, the last axis.
-
-    >>> whole = np.arange(12.0).reshape(3, 4)
-    >>> _holds(whole, whole[:, 1:3]), _holds(whole, whole[:, ::2])
-    (True, False)
-    """
-    if x.ndim != whole.ndim or x.shape[:-1] != whole.shape[:-1] or not x.size:
-        return False
-    width = x.shape[-1]
-    if x.ndim == 0 or width > whole.shape[-1]:
-        return False
-    row = np.ravel(whole[(0,) * (x.ndim - 1)])
-    first = np.ravel(x[(0,) * (x.ndim - 1)])
-    windows = np.lib.stride_tricks.sliding_window_view(row, width)
-    starts = np.flatnonzero((windows == first).all(axis=1))
-    return any(np.array_equal(whole[..., i : i + width], x) for i in starts)

@@ -249,5 +249,8 @@ def test_outputs_in_another_order_are_equal(axes):
     assert report.verdict == "equal", [row for row in report.rows if row.verdict != "equal"]
     swapped[f"{block}/output.0"] = 1.5 * np.expand_dims(image, axes)
     report = diff_traces(build_trace({**right, **swapped}), model)
-    (row,) = report.faults
+    row, wire = report.faults
     assert row.layer == "transformer_blocks.0" and row.cause == "scaled by 1.5"
+    assert (
+        wire.layer == "transformer_blocks.1" and "1/1.5" in wire.cause
+    )  # which read the right one

@@ -2,69 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from module_runs import CALL, Net, X, followed, made, recorded, replayed  # noqa: E402
+from module_runs import CALL, Part, X, followed, made, recorded  # noqa: E402
 
-from ldmref.locate.following import TargetReached  # noqa: E402
-from ldmref.locate.modules import repeated  # noqa: E402
-from ldmref.locate.modules.operations import Operation  # noqa: E402
-from ldmref.locate.points import Trial  # noqa: E402
+from ldmref.locate.modules.repeated import ResultForm  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def net():
-    return made(Net)
-
-
-@pytest.fixture
-def run(net):
-    """Return the replay and the observer of a right run of which all was recorded."""
-    return followed(net, recorded(net, x=X), x=X)
-
-
-def outputs_of(layer, **arrays):
-    """Return a trace of the outputs of a layer by role, in which `_` stands for a point."""
-    roles = {role.replace("_", "."): role for role in arrays}
-    entry = {"call": CALL, "layer": layer, "outputs": roles}
-    return build_trace(arrays, {"entries": [entry]})
-
-
-def forced(trace, name, result, roles, kind="", corrected=None):
-    replay, _ = replayed(made(Net), trace)
-    replay.keep_result(name, result, roles)
-    replay._corrected |= corrected or {}
-    return replay._forced(name, kind)
-
-
-def test_a_layer_returns_what_was_recorded():
-    x, y = np.array([1.0, 2.0], np.float32), np.array([[3.0]], np.float32)
-    trace = outputs_of("a", output_0=x, output_1=y)
-    result = torch.zeros(2), {"output.1": torch.zeros(1, 1), "text": "t"}
-    roles = {"output.0": "output.0", "output.1": "output.1"}
-    first, second = forced(trace, "a", result, roles)
-    assert first.tolist() == [1.0, 2.0] and first.dtype == torch.float64
-    assert second["output.1"].tolist() == [[3.0]] and second["text"] == "t"
-    assert forced(trace, "b", result, roles) is None  # not recorded
-    assert forced(trace, "a", result, {"output.0": "output.0"}) is None  # not all of it
-    assert forced(trace, "a", result, roles | {"output.1": "other"})[1]["output.1"] == 3.0
-    corrected = {("a", 1): np.array([[9.0]])}
-    assert forced(trace, "a", result, roles, corrected=corrected)[1]["output.1"].item() == 9.0
-    part = outputs_of("a", output_0=x)
-    assert forced(part, "a", result, roles) is None
-    assert forced(part, "a", result, roles, corrected=corrected)[0].tolist() == [1.0, 2.0]
-    replay, _ = replayed(made(Net), trace)
-    assert replay._forced("a", "") is None  # not computed before
-    replay.keep_result("a", result, roles)
-    template, kept = replay._results["a"]
-    assert template[0].is_meta and kept is roles
-    image = outputs_of("a", output=np.ones((1, 3, 2, 2)))
-    video = torch.zeros(1, 3, 1, 2, 2)
-    assert forced(image, "a", video, {"output": "output"}).shape == video.shape
+from ldmref.trace.model import TraceEntry  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -73,16 +22,21 @@ def test_a_layer_returns_what_was_recorded():
         (("output.0", "output.1"), "output.1"),
         (("0", "1"), "1"),
         (("b", "1"), "b"),
-        (("raw", "1"), "raw"),
         (("1", "output.1"), "1"),
         (("0", "output.0"), None),
         ((), None),
     ],
 )
 def test_outputs_have_names_or_numbers(roles, expected):
-    outputs = dict.fromkeys(roles, "t")
-    assert repeated.name_of_output(outputs, 1, "raw", "b") == expected
-    assert repeated.first_of(outputs, "unheard") is None
+    entry = TraceEntry(CALL, "a", outputs=dict.fromkeys(roles, "t"))
+    form = ResultForm(None, {"a": torch.empty(0), "b": torch.empty(0)}, "")
+    assert form.recorded_names(entry)[1] == expected and len(form) == 2
+
+
+def test_layers_of_a_known_kind_return_one_array():
+    form = ResultForm(None, {"output.0": torch.empty(0), "output.1": torch.empty(0)}, "linear")
+    for role in ("output", "output.0", "0"):
+        assert form.recorded_names(TraceEntry(CALL, "a", outputs={role: "t"})) == [role]
 
 
 @pytest.mark.parametrize("numbers", [True, False])
@@ -115,106 +69,73 @@ def test_layers_whose_outputs_have_numbers_are_not_computed_again(numbers):
     assert np.array_equal(whole.computed, np.full((2, 2), 35.0))
     assert np.array_equal(replay.rerun(whole), whole.computed)
     assert np.array_equal(replay.rerun(whole, low=True), whole.computed)
-    result = torch.zeros(2, 2), torch.zeros(2, 2)
-    assert [x[0, 0] for x in replay._as_recorded("pair", "", result)] == [5.0, 7.0]
 
 
-def test_computed_results_get_what_was_recorded():
-    x = np.array([1.0, 2.0], np.float32)
-    replay, _ = replayed(made(Net), outputs_of("a", output_1=x))
-    result = torch.zeros(2), torch.zeros(2)
-    first, second = replay._as_recorded("a", "", result)
-    assert first.tolist() == [0.0, 0.0] and second.tolist() == [1.0, 2.0]
-    assert replay._as_recorded("c", "", result) is result
-    replay, _ = replayed(made(Net), outputs_of("b", output=np.ones((1, 3, 2, 2))))
-    assert replay._as_recorded("b", "", torch.zeros(1, 3, 1, 2, 2)).shape == (1, 3, 1, 2, 2)
-    changed = replay._as_recorded("b", "conv2d", (torch.zeros(1, 3, 2, 2), torch.zeros(1)))
-    assert changed[0].sum() == 12.0 and changed[1].item() == 0.0
+def test_outputs_that_were_not_recorded_are_computed_again_beside_those_that_were():
+    class Pair(torch.nn.Module):
+        def forward(self, x):
+            return x * 2.0, {"more": x * 3.0, "text": "t"}
+
+    class Pairs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair()
+
+        def forward(self, x):
+            first, second = self.pair(torch.cos(x))
+            assert second["text"] == "t"
+            return first * second["more"]
+
+    tensors = {"x": X.numpy(), "b": np.full((2, 2), 7.0), "y": np.ones((2, 2))}
+    entries = [
+        {"call": CALL, "layer": "", "inputs": {"input": "x"}, "outputs": {"output": "y"}},
+        {"call": CALL, "layer": "pair", "outputs": {"1": "b"}},
+    ]
+    replay, observer = followed(Pairs(), build_trace(tensors, {"entries": entries}), x=X)
+    whole = observer.find("")
+    np.testing.assert_allclose(whole.computed, 14.0 * torch.cos(X.double()).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(replay.rerun(whole), whole.computed, rtol=1e-12)
 
 
-def test_where_a_repeated_run_ends(net, run):
-    replay, _ = run
-    entry = replay.find("first")
-    recorded_ = np.asarray(replay.port.tensors[entry.outputs["output"]], np.float64)
+def test_a_video_of_one_frame_was_recorded_as_an_image():
+    class Decoder(torch.nn.Module):
+        def forward(self, x):
+            return x[None, None, None] * torch.ones(1, 3, 1, 2, 2)
 
-    def again(target="", role="", free=False, changes=(), name="first"):
-        computed = []
+    class Decodes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = Decoder()
 
-        def compute():
-            computed.append(1)
-            return torch.full((2, 2), 4.0)
+        def forward(self, x):
+            return self.last(torch.cos(x)).sum()
 
-        trial = Trial(target, role, dict.fromkeys(changes), False, free)
-        replay._seen.clear()
-        try:
-            result = replay.layer_again(name, trial, "", lambda: {"input": "given"}, compute)
-        except TargetReached as reached:
-            return "reached", reached.parts, len(computed)
-        return "returned", result.numpy(), len(computed)
-
-    way, parts, times = again()
-    assert (way, times) == ("returned", 0) and np.array_equal(parts, recorded_)
-    assert replay._seen["first.multiply_number"] == 2  # what it would have counted
-    assert again("first", "input") == ("reached", "given", 0)
-    way, parts, times = again("first")
-    assert (way, times) == ("reached", 1) and parts[0].tolist() == [[4.0, 4.0]] * 2
-    for more in (
-        {"free": True},
-        {"target": "first.inner"},
-        {"target": "first.inner", "role": "input"},
-        {"changes": ["first.sine"]},
-        {"changes": ["x", "first.sine"]},
-        {"name": "unrecorded"},
-    ):
-        way, parts, times = again(**more)
-        assert (way, times) == ("returned", 1) and parts[0, 0] == 4.0
-        assert not replay._seen
-    for more in ({"target": "second"}, {"changes": ["firsts"]}, {"target": "second.first.a"}):
-        assert again(**more)[2] == 0
-    replay.collected["other"] = []
-    way, parts, times = again(free=True)
-    assert (way, times) == ("returned", 1) and np.array_equal(parts, recorded_)
+    tensors = {"x": X.numpy(), "b": np.ones((1, 3, 2, 2)), "y": np.ones(())}
+    entries = [
+        {"call": CALL, "layer": "", "inputs": {"input": "x"}, "outputs": {"output": "y"}},
+        {"call": CALL, "layer": "last", "outputs": {"output": "b"}},
+    ]
+    replay, observer = followed(Decodes(), build_trace(tensors, {"entries": entries}), x=X)
+    assert observer.find("last").recorded.shape == (1, 3, 1, 2, 2)
+    assert observer.find("").computed == replay.rerun(observer.find("")) == 12.0
 
 
-def test_where_operations_end_a_repeated_run(net, run):
-    replay, observer = run
-    point = observer.find("first.inner")
-    x = torch.full((2, 2), 0.5)
-    operation = Operation("linear", {"input": x}, lambda v: v["input"] * 3.0)
+def test_layers_of_the_second_call_of_a_layer_are_computed_again():
+    """The first call, which is not computed again, counts the names within it all the same."""
 
-    def again(name="first.inner", target="", role="", free=False, change=None, value=None):
-        computed = []
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = Part(2.0)
 
-        def compute():
-            computed.append(1)
-            return torch.full((2, 2), 4.0) if value is None else value
+        def forward(self, x):
+            return self.part(torch.cos(self.part(x)))
 
-        changes = {} if change is None else {name: change}
-        trial = Trial(target, role, changes, False, free)
-        try:
-            result = replay.operation_again(name, operation, trial, compute)
-        except TargetReached as reached:
-            return "reached", reached.parts, len(computed)
-        return "returned", result, len(computed)
-
-    way, result, times = again()
-    assert (way, times) == ("returned", 0) and np.array_equal(result.numpy(), point.recorded)
-    way, parts, times = again(target="first.inner", role="input")
-    assert (way, times) == ("reached", 0) and parts.tolist() == [[0.5, 0.5]] * 2
-    way, parts, times = again(target="first.inner")
-    assert (way, times) == ("reached", 1) and parts[0].tolist() == [[4.0, 4.0]] * 2
-    way, parts, _ = again(target="first.inner", value=(x, 2.0 * x))
-    assert way == "reached" and [part[0, 0] for part in parts] == [0.5, 1.0]
-    for more in ({"free": True}, {"name": "unrecorded"}, {"free": True, "target": "other"}):
-        way, result, times = again(**more)
-        assert (way, times) == ("returned", 1) and result[0, 0] == 4.0
-    way, result, times = again(change=lambda call, v: call.compute(v) + 1.0)
-    assert (way, times) == ("returned", 0) and result.tolist() == [[2.5, 2.5]] * 2
-    way, parts, times = again(target="first.inner", change=lambda call, v: v["input"] * 2.0)
-    assert (way, times) == ("reached", 0) and parts[0].tolist() == [[1.0, 1.0]] * 2
-    replay.collected["sine"] = kept = []
-    way, result, _ = again(free=True)
-    assert way == "returned" and np.array_equal(result.numpy(), point.recorded) and not kept
-    way, result, _ = again("sine~1", free=True)
-    assert result[0, 0] == 4.0 and [*kept[0]] == ["input", ""]
-    assert kept[0]["input"][0, 0] == 0.5 and kept[0][""][0, 0] == 4.0
+    network = made(Twice)
+    trace = recorded(network, "", "part", "part~1", "part.inner", "part.inner~1", x=X)
+    replay, observer = followed(network, trace, x=X)
+    for point in observer.points:
+        np.testing.assert_allclose(replay.rerun(point), point.computed, rtol=1e-5)
+    second = observer.find("part.inner~1", "input")
+    whole = replay.rerun(replace(second, frame=observer.find("").frame))
+    np.testing.assert_allclose(whole, second.computed, rtol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,11 @@ def block(ops, p, x, emb):
     h = ops.linear(ops.silu(x), p["fc1"]["weight"])
     ops.linear(emb, p["norm1"]["linear"]["weight"])
     return ops.linear(ops.silu(h), p["fc2"]["weight"]) + emb
+
+
+@layer
+def pair(ops, p, x, emb) -> tuple[np.ndarray, np.ndarray]:
+    return ops.linear(x, p["fc1"]["weight"]), emb
 
 
 def network(ops, params, x, emb, config=None, ids=None):
@@ -564,3 +570,47 @@ def test_a_point_that_is_not_reached_is_not_computed():
     other = SimpleNamespace(**{**vars(point), "call": SimpleNamespace(name="elsewhere")})
     assert run.rerun(other) is None
     assert run._trial is None and run.inner is run.exact
+
+
+def test_layers_of_the_second_call_of_a_layer_are_computed_again():
+    def twice(ops, params, x, emb):
+        return block(ops, params["b"], block(ops, params["b"], x, emb), emb)
+
+    found = replayed(recorded(twice), function=twice)
+    whole = next(p for p in found.points if not p.call.name)
+    inner = [p for p in found.points if p.call.name in ("b.fc1~1", "b.fc2~1")]
+    assert len(inner) == 4
+    for point in inner:
+        again = found.replay.rerun(replace(point, frame=whole.frame))
+        np.testing.assert_allclose(again, point.computed, rtol=1e-5)
+
+
+def test_a_layer_that_is_not_computed_again_counts_the_names_within_it():
+    @layer
+    def part(ops, p, x):
+        return ops.linear(ops.silu(x), PARAMS["out"]["weight"])
+
+    def shared(ops, params, x, emb):
+        return ops.linear(part(ops, params["b"], x), params["out"]["weight"]) + emb
+
+    found = replayed(recorded(shared), function=shared)
+    (point,) = [p for p in found.points if (p.call.name, p.role) == ("out~1", "input")]
+    assert np.array_equal(found.replay.rerun(point), point.computed)
+
+
+@pytest.mark.parametrize("parts", [("0", "1"), ("1",)])
+def test_a_wrong_layer_of_several_outputs_is_what_the_rest_follows_from(parts):
+    """Whether it is computed once or again: else its error is the noise of what it leads to."""
+
+    def joint(ops, params, x, emb):
+        first, second = pair(ops, params["b"], x, emb)
+        return ops.linear(first * second, params["out"]["weight"])
+
+    tensors = only(recorded(joint), "//")
+    tensors |= {f"{CALL}/b/output.{part}": normal(20 + int(part), 1, 4, 6) for part in parts}
+    found = replayed(tensors, function=joint)
+    whole = found.points[-1]
+    assert [p.part for p in found.points[:-1]] == [*map(int, parts)] and not whole.call.name
+    for low, close in ((False, 1e-12), (True, 1e-4)):
+        again = found.replay.rerun(whole, low=low)
+        np.testing.assert_allclose(again, whole.computed, rtol=close, atol=close)

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from module_runs import bare_run  # noqa: E402
 
-from ldmref.locate.following import LayerFollower  # noqa: E402
 from ldmref.locate.modules import formats  # noqa: E402
+from ldmref.locate.repeating import RepeatableRun  # noqa: E402
 
 THIRD = 1.0 / 3.0  # no format holds it
 
@@ -136,7 +136,7 @@ def repeated(monkeypatch, dtype, results, error=ValueError):
             raise error("not in this format")
         return results[form]
 
-    monkeypatch.setattr(LayerFollower, "rerun", rerun)
+    monkeypatch.setattr(RepeatableRun, "rerun", rerun)
     return bare_run(dtype), formats_of_runs
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ldmref.trace.model import Trace
-from ldmref.trace.torch_values import find_tensors, replace_tensors
+from ldmref.trace.torch_values import find_tensors
 
 ArraysByRole = Mapping[str, np.ndarray]
 
@@ -73,12 +73,3 @@ def with_frame(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def arrays_in(value: object, role: str) -> dict[str, np.ndarray]:
     """Return the tensors of an argument or a result by role, as arrays."""
     return {name: to_array(x) for name, x in find_tensors(value, role)}
-
-
-def with_arrays(value: object, role: str, arrays: ArraysByRole) -> Any:
-    """Return an argument or a result in which arrays replace the tensors of their roles."""
-
-    def change(name: str, x: torch.Tensor) -> torch.Tensor:
-        return to_tensor(arrays[name], x) if name in arrays else x
-
-    return replace_tensors(value, role, change)

@@ -16,7 +16,6 @@ import torch
 from ldmref.backends.named import AGAIN
 from ldmref.errors import UsageError, abbreviated
 from ldmref.locate.findings import DIFFERS, UNKNOWN, WIRING, Row
-from ldmref.locate.following import numbered
 from ldmref.locate.judging import Judge
 from ldmref.locate.modules.arrays import read_recorded, to_tensor
 from ldmref.locate.modules.repeated import NetworkCopies
@@ -25,6 +24,7 @@ from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_module
 from ldmref.locate.pipeline.ledger import KIND, Ledger
 from ldmref.locate.points import PointObserver
+from ldmref.locate.repeating import numbered
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.locate.unnamed import ComputedArrays
 from ldmref.locate.unvisited import RunReads

@@ -6,31 +6,24 @@ return what the port recorded, so that each hypothesis costs what was not record
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import EXCHANGED
-from ldmref.locate.following import LayerFollower, TargetReached, numbered
-from ldmref.locate.modules.arrays import (
-    ArraysByRole,
-    read_recorded,
-    to_array,
-    to_tensor,
-    with_arrays,
-    with_frame,
-)
+from ldmref.locate.following import LayerFollower
+from ldmref.locate.modules.arrays import read_recorded, to_array, to_tensor
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
 from ldmref.locate.modules.streams import ResidualStream, is_marked, mark
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
 from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS
+from ldmref.locate.repeating import RepeatedLayer, numbered
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_operations import roles_of_outputs
 from ldmref.trace.torch_scopes import LayerNames
@@ -71,6 +64,36 @@ class NetworkCopies:
         return self._made[name]
 
 
+@dataclass(frozen=True)
+class ResultForm:
+    """The form of a layer's result, without its numbers.
+
+    Attributes:
+        template: The result, with tensors that hold nothing.
+        tensors: These by their place, such as "output.0".
+        kind: The kind of the layer; "" if it is not known.
+    """
+
+    template: Any
+    tensors: Mapping[str, torch.Tensor]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The roles in a trace of those that have one, by their place."""
+        return roles_of_outputs(self.kind, self.tensors)
+
+    def recorded_names(self, entry: TraceEntry) -> list[str | None]:
+        """Return the names with which they were recorded, which may be numbers; None: not."""
+        return [
+            first_of(entry.outputs, role, raw, str(part), f"output.{part}")
+            for part, (raw, role) in enumerate(self.roles.items())
+        ]
+
+
 class RepeatedModule(LayerFollower):
     """A module that is followed, and parts of which can be run again.
 
@@ -90,12 +113,8 @@ class RepeatedModule(LayerFollower):
         # Tensors into which the layer that was computed last wrote, and those that it was given.
         self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.stream = ResidualStream(self.network.network)
-        self._seen: Counter[str] = Counter()
         self._plain = False  # whether functions of torch are computed as they are
         self._within = 0  # operations and muted layers around the code that runs
-        # By layer: its result with the port's arrays to come, and what it counted.
-        self._results: dict[str, Any] = {}
-        self._numbers: dict[str, Counter[str]] = {}
 
     # -- formats ----------------------------------------------------------------------------------
 
@@ -116,16 +135,6 @@ class RepeatedModule(LayerFollower):
                 yield
         finally:
             network.follower = before
-
-    @contextmanager
-    def in_format(self, dtype: str) -> Iterator[None]:
-        """Compute repeated runs in another number format than the port's."""
-        saved = self.dtype_of_port
-        self.dtype_of_port = dtype
-        try:
-            yield
-        finally:
-            self.dtype_of_port = saved
 
     def cast(self, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor in the format that is computed."""
@@ -248,20 +257,53 @@ class RepeatedModule(LayerFollower):
         first = ["input"] if not number else []
         return first_of(entry.inputs, role, str(number), *first)
 
-    def _read_result(self, entry: TraceEntry) -> np.ndarray | None:
-        """Return the recorded output of an operation; None: there is none."""
-        name = entry.outputs.get("output")
-        return None if name is None else read_recorded(self.port, name)
+    def _scopes(self) -> list[Any]:
+        """Return the layers around what is computed, as the run repeats them."""
+        return self.names.scopes
 
-    def _resume(self, name: str, stream: Any, recorded: np.ndarray) -> bool:
+    def _form_of(self, result: Any, kind: str, inputs: Mapping[str, Any]) -> ResultForm:
+        """Return the form of a layer's result."""
+
+        def forget(raw: str, x: torch.Tensor) -> torch.Tensor:
+            return torch.empty_like(x, device="meta")
+
+        template = replace_tensors(result, "output", forget)
+        return ResultForm(template, dict(find_tensors(template, "output")), kind)
+
+    def _read_outputs(self, entry: TraceEntry, form: ResultForm) -> list[np.ndarray | None]:
+        """Return the recorded outputs of a layer; None for each that was not recorded."""
+        names = form.recorded_names(entry)
+        shapes = (tuple(form.tensors[raw].shape) for raw in form.roles)
+        return [
+            None if name is None else read_recorded(self.port, entry.outputs[name], shape)
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+
+    def _arrays_of(self, result: Any, kind: str) -> tuple[Any, ...]:
+        """Return the outputs of a layer as arrays."""
+        found = dict(find_tensors(result, "output"))
+        return tuple(to_array(found[raw]) for raw in roles_of_outputs(kind, found))
+
+    def _with_arrays(self, form: ResultForm, result: Any, arrays: Mapping[int, Any]) -> Any:
+        """Return a layer's result with arrays in place of some of its outputs, by number."""
+        by_place = {raw: arrays[part] for part, raw in enumerate(form.roles) if part in arrays}
+
+        def change(raw: str, x: torch.Tensor) -> torch.Tensor:
+            if raw not in by_place:
+                return x
+            if result is not None:
+                return to_tensor(by_place[raw], x)
+            return self.cast(to_tensor(by_place[raw], self._empty(x.dtype)))
+
+        return replace_tensors(form.template if result is None else result, "output", change)
+
+    def _may_write(self, stream: torch.Tensor) -> bool:
+        """Return whether nothing relies on what a norm reads as it is: it was not recorded."""
+        return not is_marked(stream)
+
+    def _write(self, stream: Any, recorded: np.ndarray) -> bool:
         """Write recorded values into the stream that a norm reads; return whether it could be."""
-        return self.stream.resume(stream, recorded)
-
-    def _resume_again(self, name: str, stream: torch.Tensor | None) -> None:
-        """Write the same as in the first run, in one that is repeated."""
-        recorded = self.resumed.get(name)
-        if recorded is not None and stream is not None:
-            self.stream.write(stream, recorded)
+        return self.stream.write(stream, recorded)
 
     def composite(
         self,
@@ -310,15 +352,9 @@ class RepeatedModule(LayerFollower):
                     x.copy_(made)
             if keep is not None:
                 keep(result)
-            kind = "" if layer is None else layer.kind
-            return tuple(self.outputs_of(result, kind).values())
+            return self._arrays_of(result, "" if layer is None else layer.kind)
 
         return compute
-
-    def outputs_of(self, result: object, kind: str) -> dict[str, np.ndarray]:
-        """Return the arrays of a layer's result by role."""
-        found = dict(find_tensors(result, "output"))
-        return {role: to_array(found[raw]) for raw, role in roles_of_outputs(kind, found).items()}
 
     def operation_call(self, name: str, operation: Operation) -> LayerCall:
         """Return an operation as judges and known faults see it."""
@@ -346,80 +382,22 @@ class RepeatedModule(LayerFollower):
         like = self._empty(self.network.dtype) if like is None else like
         return self.cast(to_tensor(x, like))
 
-    # -- repeated runs ----------------------------------------------------------------------------
-
-    def keep_result(self, name: str, result: object, roles: Mapping[str, str]) -> None:
-        """Keep the form of a layer's result, without its numbers, to return it as recorded."""
-
-        def forget(raw: str, x: torch.Tensor) -> torch.Tensor:
-            return torch.empty_like(x, device="meta")
-
-        self._results[name] = replace_tensors(result, "output", forget), roles
-
-    def layer_again(
-        self,
-        name: str,
-        trial: Trial,
-        kind: str,
-        inputs: Callable[[], ArraysByRole],
-        run: Callable[[], Any],
-        first: torch.Tensor | None = None,
-    ) -> Any:
-        """Return the result of a layer in a repeated run: as recorded, or computed.
-
-        Args:
-            name: The layer.
-            trial: The conditions of the run.
-            kind: Its kind.
-            inputs: Returns its inputs by role.
-            run: Computes it.
-            first: Its first input, which may be the stream. None: it has none.
-        """
-        target = name == trial.target
-        if target and trial.role:
-            raise TargetReached(inputs()[trial.role])
-        self._resume_again(name, first)
-        within = target or any(x.startswith(name + ".") for x in (trial.target, *trial.changes))
-        if not (trial.free or within):
-            forced = self._forced(name, kind)
-            if forced is not None:
-                self._seen.update(self._numbers.get(name, Counter()))
-                return forced
-        result = run()
-        if target:
-            raise TargetReached(tuple(self.outputs_of(result, kind).values()))
-        return self._as_recorded(name, kind, result) if self.collected else result
-
     def operation_again(
         self, name: str, operation: Operation, trial: Trial, run: Callable[[], Any]
     ) -> Any:
         """Return the result of an operation in a repeated run: recorded, changed or computed."""
-        target = name == trial.target
-        if target and trial.role:
-            role = EXCHANGED[trial.role] if name in self.turned else trial.role
-            raise TargetReached(to_array(operation.inputs[role]))
-        self._resume_again(name, next(iter(operation.inputs.values())))
-        change = trial.changes.get(name)
-        if change is None and not (target or trial.free):
-            forced = self._forced(name, operation.kind)
-            if forced is not None:
-                return forced
-        if change is None:
-            result = run()
-        else:
+
+        def compute(change: OperationChange | None) -> Any:
+            if change is None:
+                return run()
             call = self.operation_call(name, operation)
-            changed = change(call, {**call.parameters, **call.inputs})
-            result = self._like(changed, operation)
-        base = name.partition(AGAIN)[0]
-        if base in self.collected:
-            arrays = {role: to_array(x) for role, x in operation.inputs.items()}
-            self.collected[base].append({**arrays, "": to_array(result)})
-        elif self.collected:
-            return self._as_recorded(name, operation.kind, result)
-        if target:
-            parts = result if isinstance(result, tuple | list) else (result,)
-            raise TargetReached(tuple(map(to_array, parts)))
-        return result
+            return self._like(change(call, {**call.parameters, **call.inputs}), operation)
+
+        def inputs() -> dict[str, np.ndarray]:
+            return {role: to_array(x) for role, x in operation.inputs.items()}
+
+        first = next(iter(operation.inputs.values()))
+        return self._repeat(RepeatedLayer(name, inputs, compute, first), trial)
 
     def _like(self, changed: Any, operation: Operation) -> Any:
         """Return changed arrays as tensors of the kind that an operation returns."""
@@ -432,44 +410,6 @@ class RepeatedModule(LayerFollower):
         if isinstance(changed, tuple):
             return tuple(self.cast(to_tensor(x, like)) for x in changed)
         return self.cast(to_tensor(changed, like))
-
-    def _as_recorded(self, name: str, kind: str, result: object) -> Any:
-        """Return a result in which the arrays that the port recorded replace the computed ones."""
-        entry = self.find(name)
-        if entry is None:
-            return result
-        shapes = {raw: tuple(x.shape) for raw, x in find_tensors(result, "output")}
-        recorded: dict[str, np.ndarray] = {}
-        for part, (raw, role) in enumerate(roles_of_outputs(kind, [*shapes]).items()):
-            found = name_of_output(entry.outputs, part, raw, role)
-            if found is not None:
-                recorded[raw] = read_recorded(self.port, entry.outputs[found], shapes[raw])
-        return with_arrays(result, "output", recorded)
-
-    def _forced(self, name: str, kind: str) -> Any:
-        """Return a layer's result as the port recorded it; None if it did not record all of it."""
-        entry = self.find(name)
-        template = self._results.get(name)
-        if entry is None or template is None:
-            return None
-        kept: dict[str, np.ndarray] = {}
-        result, roles = template
-        if len(roles) < len(list(find_tensors(result, "output"))):
-            return None
-        for part, (raw, role) in enumerate(roles.items()):
-            corrected = self._corrected.get((name, part))
-            if corrected is None:
-                found = name_of_output(entry.outputs, part, raw, role)
-                if found is None:
-                    return None
-                corrected = read_recorded(self.port, entry.outputs[found])
-            kept[role] = corrected
-
-        def change(raw: str, x: torch.Tensor) -> torch.Tensor:
-            array = with_frame(kept[roles[raw]], tuple(x.shape))
-            return self.cast(to_tensor(array, self._empty(x.dtype)))
-
-        return replace_tensors(result, "output", change)
 
     def _empty(self, dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor without numbers, of a format, where the module is."""
@@ -487,11 +427,6 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
 def first_of(roles: Mapping[str, str], *names: str) -> str | None:
     """Return the first of some names of a role that a layer was recorded with; None if none was."""
     return next((name for name in names if name in roles), None)
-
-
-def name_of_output(outputs: Mapping[str, str], part: int, raw: str, role: str) -> str | None:
-    """Return the name of a part of a result among recorded outputs, which may have numbers."""
-    return first_of(outputs, role, raw, str(part), f"output.{part}")
 
 
 def _is_real(x: torch.Tensor) -> bool:

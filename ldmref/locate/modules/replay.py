@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,15 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.following import made_before, operation_frame
-from ldmref.locate.modules.arrays import (
-    ArraysByRole,
-    arrays_in,
-    read_recorded,
-    to_array,
-    with_arrays,
-)
+from ldmref.locate.modules.arrays import ArraysByRole, arrays_in, to_array
 from ldmref.locate.modules.operations import Operation, describe_function, describe_module
-from ldmref.locate.modules.repeated import (
-    NetworkCopies,
-    RepeatedModule,
-    call_with,
-    name_of_output,
-)
+from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with
 from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.names import is_norm, parts_of
 from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
 from ldmref.locate.points import Frame, PointObserver
+from ldmref.locate.repeating import RepeatedLayer
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_names import kind_of
@@ -47,7 +36,6 @@ from ldmref.trace.torch_operations import (
     identify_operation,
     name_arguments,
     roles_of,
-    roles_of_outputs,
     written_by,
 )
 from ldmref.trace.torch_scopes import Scope, is_named_sum, operands_of_sum
@@ -110,7 +98,7 @@ class ModuleReplay(RepeatedModule):
             entry = self.find("")
             if entry is not None:
                 self.ledger.mark(entry, *entry.inputs)
-                self._observe_outputs(whole, entry, results[-1], "", inputs, frame)
+                self._observe_outputs(whole, entry, results[-1], inputs, frame)
 
     def run_alone(self, layer: WatchedLayer, arguments: Mapping[str, Any]) -> None:
         """Run a layer by itself from its recorded inputs.
@@ -169,29 +157,28 @@ class ModuleReplay(RepeatedModule):
         roles = roles_of(layer.module, layer.kind, found)
         first = next(iter(found.values()), None)
         scope = self.names.enter(layer.module, layer.name, self.unique, first)
-        before = self._seen.copy()
         operation = None if first is None else describe_module(layer.module, layer.kind, first)
         if operation is not None and len(found) == 1:
             result = self._operate(
                 scope.name, operation, lambda: layer.forward(*args, **kwargs), recorded=True
             )
         elif self._trial is not None:
-            result = self.layer_again(
+            again = RepeatedLayer(
                 scope.name,
-                self._trial,
-                layer.kind,
                 lambda: {role: to_array(found[raw]) for raw, role in roles.items()},
-                lambda: layer.forward(*args, **kwargs),
+                lambda change: layer.forward(*args, **kwargs),
                 first,
+                layer.kind,
+                True,
             )
+            result = self._repeat(again, self._trial)
         else:
-            result = self._follow(layer, scope.name, arguments, found, roles)
-            self._numbers[scope.name] = self._seen - before
+            result = self._follow_layer(layer, scope.name, arguments, found, roles)
         if self.names.enter_again(layer.module):
             self.names.scopes.pop()
         return result
 
-    def _follow(
+    def _follow_layer(
         self,
         layer: WatchedLayer,
         name: str,
@@ -203,32 +190,23 @@ class ModuleReplay(RepeatedModule):
         entry = self.find(name)
         inputs = {role: to_array(found[raw]) for raw, role in roles.items()}
         results: list[Any] = []
+        written: list[tuple[torch.Tensor, torch.Tensor]] = []
         closed = entry is not None and bool(entry.inputs)
         again = self.composite(layer, arguments, roles, results.append, recorded=closed)
         call = LayerCall(name, layer.kind, inputs, {}, {}, again, True, layer.name)
-        used = inputs
-        if entry is not None:
-            norm = is_norm(name, type(layer.module).__name__)
-            used = self._observe_inputs(call, entry, norm, next(iter(found.values()), None))
-            self._mark_context(call, entry)
-        if closed:
-            self._close()
-        scopes, outer = list(self.names.scopes), self._frames[-1] if closed else None
-        computed = made_before(used, inputs)
-        frame = Frame(name, again, used, self._seen.copy(), scopes, outer, computed)
-        with self._inside(frame) if closed else nullcontext():
-            self._around.append(frame)
-            again(used)
-            written = self.written
-            self._around.pop()
-            if entry is None:
-                return results[-1]
-            start = self._frames[-1]
-            forced = self._observe_outputs(call, entry, results[-1], layer.kind, used, start)
-            for x, inside in written:
-                if inside is results[-1] and isinstance(forced, torch.Tensor):
-                    x.copy_(forced)
-            return forced
+
+        def compute(arrays: Mapping[str, Any]) -> Any:
+            again(arrays)
+            written[:] = self.written
+            return results[-1]
+
+        norm = is_norm(name, type(layer.module).__name__)
+        first = next(iter(found.values()), None)
+        result = self._follow(call, entry, compute, first if norm else None)
+        for x, inside in written:
+            if inside is results[-1] and isinstance(result, torch.Tensor):
+                x.copy_(result)
+        return result
 
     def as_recorded(self, call: LayerCall, x: np.ndarray) -> np.ndarray:
         """Return an array of a layer as the recorder writes it."""
@@ -237,11 +215,8 @@ class ModuleReplay(RepeatedModule):
     def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
         """Note that a recorded input of a layer was compared."""
         self.ledger.mark(entry, self._name_of_input(entry, call, role) or role)
-
-    def _mark_context(self, call: LayerCall, entry: TraceEntry) -> None:
-        """Note that the context of an attention to its input is this input."""
-        if "context" in entry.inputs and "context" not in call.inputs:
-            pair = [entry.inputs.get(role) for role in ("input", "context")]
+        if "context" in entry.inputs and "context" not in call.inputs:  # it may be the input
+            pair = [entry.inputs.get(name) for name in ("input", "context")]
             if pair[0] == pair[1] or self._are_equal(*pair):
                 self.ledger.mark(entry, "context")
 
@@ -254,30 +229,18 @@ class ModuleReplay(RepeatedModule):
         self,
         call: LayerCall,
         entry: TraceEntry,
-        result: object,
-        kind: str,
+        result: Any,
         inputs: ArraysByRole,
         frame: Frame,
     ) -> Any:
-        """Compare the recorded outputs of a layer, and return its result with them."""
-        found = dict(find_tensors(result, "output"))
-        roles = roles_of_outputs(kind, found)
-        used: dict[str, np.ndarray] = {}
-        for part, (raw, role) in enumerate(roles.items()):
-            name = name_of_output(entry.outputs, part, raw, role)
-            if name is None:
-                continue
-            computed = to_array(found[raw])
-            recorded = read_recorded(self.port, entry.outputs[name], computed.shape)
-            used[raw] = self._observe_output(call, entry, part, computed, recorded, inputs, frame)
-            self.ledger.mark(entry, name, side=OUTPUT)
-        if used:
-            self._reached(call)
-        self.keep_result(call.name, result, roles)
-        made = with_arrays(result, "output", used)
-        for raw, x in find_tensors(made, "output"):
-            if raw in used:
-                mark(x)
+        """Compare the recorded outputs of a layer, and return its result with those to use."""
+        made = super()._observe_outputs(call, entry, result, inputs, frame)
+        form = self._forms[call.name]
+        tensors = dict(find_tensors(made, "output"))
+        for raw, name in zip(form.roles, form.recorded_names(entry), strict=True):
+            if name is not None:
+                self.ledger.mark(entry, name, side=OUTPUT)
+                mark(tensors[raw])
         return made
 
     # -- operations -------------------------------------------------------------------------------
@@ -374,21 +337,16 @@ class ModuleReplay(RepeatedModule):
         call, entry = self.operation_call(name, operation), None
         if recorded:
             call, entry = self.match(call)
-        if entry is None:
-            self._pass(call, False)
-            return self._hidden(run)()
+
+        def compute(inputs: ArraysByRole) -> Any:
+            if entry is None:
+                return self._hidden(run)()
+            with self.running():
+                result = call.compute({**call.parameters, **inputs})
+            return self._like(parts_of(result)[0], operation)
+
         first = next(iter(operation.inputs.values()))
-        inputs = self._observe_inputs(call, entry, is_norm(name, call.kind), first)
-        closed = bool(entry.inputs)
-        if closed:
-            self._close()
-        with self.running():
-            result = call.compute({**call.parameters, **inputs})
-        self._pass(call, True)
-        frame = operation_frame(call, inputs)
-        template = self._like(parts_of(result)[0], operation)
-        start = frame if closed else self._frames[-1]
-        return self._observe_outputs(call, entry, template, operation.kind, inputs, start)
+        return self._follow(call, entry, compute, first if is_norm(name, call.kind) else None)
 
     def _hidden(self, run: Callable[[], Any]) -> Callable[[], Any]:
         def hidden() -> Any:

@@ -37,18 +37,6 @@ class ResidualStream:
         own = [*network.parameters(), *network.buffers()]
         self._own = {x.untyped_storage().data_ptr() for x in own}
 
-    def resume(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
-        """Let a tensor that a norm reads have recorded values, unless others rely on it.
-
-        Args:
-            x: The tensor.
-            recorded: The values.
-
-        Returns:
-            Whether it has them now.
-        """
-        return not is_marked(x) and self.write(x, recorded)
-
     def write(self, x: torch.Tensor, recorded: np.ndarray) -> bool:
         """Write values into a tensor; return whether it can be written."""
         if tuple(x.shape) != recorded.shape or not x.is_floating_point() or x.is_inference():
