@@ -262,13 +262,18 @@ class RepeatedModule(LayerFollower):
         return self.names.scopes
 
     def _form_of(self, result: Any, kind: str, inputs: Mapping[str, Any]) -> ResultForm:
-        """Return the form of a layer's result."""
+        """Return the form of a layer's result.
+
+        A copy of an object that holds itself still holds the object, so the copy is not searched.
+        """
+        tensors: dict[str, torch.Tensor] = {}
 
         def forget(raw: str, x: torch.Tensor) -> torch.Tensor:
-            return torch.empty_like(x, device="meta")
+            tensors[raw] = torch.empty_like(x, device="meta")
+            return tensors[raw]
 
         template = replace_tensors(result, "output", forget)
-        return ResultForm(template, dict(find_tensors(template, "output")), kind)
+        return ResultForm(template, tensors, kind)
 
     def _read_outputs(self, entry: TraceEntry, form: ResultForm) -> list[np.ndarray | None]:
         """Return the recorded outputs of a layer; None for each that was not recorded."""
