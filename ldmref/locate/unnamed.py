@@ -311,8 +311,54 @@ def sort_unvisited(
     computed = ComputedArrays(port, (e for e in apart if not unread[e.layer]), dtype)
     computed.note_entries(e for e in port.of_call(call) if e.layer in visited or not e.layer)
     right = computed.find_right(reads)
-    left = [e.layer for e in computed.entries if e.layer not in right]
+    judged = _JudgedArrays(port, call, visited)
+    left = [e.layer for e in computed.entries if e.layer not in right and not judged.holds(e)]
     return SortedLayers([*dict.fromkeys(filter(None, unread.values()))], left)
+
+
+class _JudgedArrays:
+    """The arrays of the layers of a call that were judged, which are found by their numbers.
+
+    A layer of positions may be more than a table of angles: the patches of an image, with their
+    places added, which the first block was given as they are.
+    """
+
+    def __init__(self, port: Trace, call: TraceCall, visited: Collection[str]):
+        self.port = port
+        entries = [e for e in port.of_call(call) if e.layer in visited or not e.layer]
+        self.names = [x for e in entries for x in (*e.inputs.values(), *e.outputs.values())]
+
+    def holds(self, entry: TraceEntry) -> bool:
+        """Return whether all numbers of a layer are those of arrays that were judged."""
+        names = (*entry.inputs.values(), *entry.outputs.values())
+        arrays = [x for x in (np.asarray(self.port.tensors[n]) for n in names) if _is_float(x)]
+        return bool(entry.outputs) and bool(arrays) and all(map(self._has, arrays))
+
+    def _has(self, x: np.ndarray) -> bool:
+        return any(_holds(np.asarray(self.port.tensors[name]), x) for name in self.names)
+
+
+def _is_float(x: np.ndarray) -> bool:
+    return x.dtype.kind == "f"
+
+
+def _holds(whole: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether an array is another one, or some neighbouring channels of it, the last axis.
+
+    >>> whole = np.arange(12.0).reshape(3, 4)
+    >>> _holds(whole, whole[:, 1:3]), _holds(whole, whole[:, ::2])
+    (True, False)
+    """
+    if x.ndim != whole.ndim or x.shape[:-1] != whole.shape[:-1] or not x.size:
+        return False
+    width = x.shape[-1]
+    if x.ndim == 0 or width > whole.shape[-1]:
+        return False
+    row = np.ravel(whole[(0,) * (x.ndim - 1)])
+    first = np.ravel(x[(0,) * (x.ndim - 1)])
+    windows = np.lib.stride_tricks.sliding_window_view(row, width)
+    starts = np.flatnonzero((windows == first).all(axis=1))
+    return any(np.array_equal(whole[..., i : i + width], x) for i in starts)
 
 
 def _add_tables(
