@@ -124,12 +124,13 @@ LONG = {"test_some.py::test_long_with_a_reason": "measures"}
 
 @pytest.fixture
 def suite(tmp_path):
-    """A project with the tables above and a limit of a tenth of a second."""
+    """A project with the tables above, and a limit of a tenth of a second on any processor."""
     markers = "markers =\n    slow: long\n    gpu: CUDA\n    full: all\n    not_sampled: rest\n"
     (tmp_path / "pytest.ini").write_text(f"[pytest]\n{markers}")
     for name in PLUGINS:
         text = Path(__file__).with_name(name).read_text("utf-8")
-        (tmp_path / name).write_text(text.replace("LIMIT = 7.0", "LIMIT = 0.1"))
+        text = text.replace("LIMIT = 7.0", "LIMIT = 0.1").replace("USUAL = 0.16", "USUAL = 1e9")
+        (tmp_path / name).write_text(text)
     (tmp_path / "full_tests.py").write_text(TABLES)
     (tmp_path / "test_some.py").write_text(SUITE)
     (tmp_path / "test_other.py").write_text("def test_other():\n    pass\n")
@@ -186,6 +187,14 @@ def test_a_test_that_takes_long_fails_unless_it_is_listed(suite, tmp_path):
     recorded = (tmp_path / "build" / "durations.json").read_text("utf-8")
     assert recorded.count('"processor"') == 10 and "test_waits" in recorded
     ran, passed = suite(*arguments)
+    assert ran.returncode == 0 and "test_some.py::test_long" in passed
+
+
+def test_the_limit_is_higher_on_a_slow_processor(suite, tmp_path):
+    """A test is not too long on a processor that takes many times what a usual one takes."""
+    plugin = tmp_path / "durations.py"
+    plugin.write_text(plugin.read_text("utf-8").replace("USUAL = 1e9", "USUAL = 1e-6"))
+    ran, passed = suite("-m", "not slow and not full", "--strict-tier")
     assert ran.returncode == 0 and "test_some.py::test_long" in passed
 
 

@@ -22,7 +22,7 @@ from ldmref.locate.networks import (
     passes_tokens,
     try_network,
 )
-from ldmref.locate.numbered import name_numbered
+from ldmref.locate.argument_names import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host

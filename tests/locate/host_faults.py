@@ -292,7 +292,7 @@ FAULTS = (
               (called(true_cfg_scale=1.5),)),
     HostFault("the sign of true guidance", TRUE, ("guidance",), "cond and uncond are swapped",
               (), (reversed_sign,)),
-    HostFault("the text of true guidance", TRUE, ("text",), "",
+    HostFault("the text of true guidance", TRUE, ("ids",), "in its place",
               (called(negative_prompt=lambda asked: asked["prompt"]),)),
     HostFault("positions exchanged", DEV._replace(arguments={"width": 24}), ("positions",),
               "rows and columns are exchanged", (given(img_ids=lambda x: x[:, [0, 2, 1]]),)),

@@ -117,7 +117,8 @@ RIGHT = (
     HostRun("hidden states given", "sd1", "embeds"),
     HostRun("several images of hidden states", "sd1", "embeds", {"num_images_per_prompt": 2}),
     HostRun("callback", "sd1", "", CALLED),
-    HostRun("callback that ends guidance", "sd1", "", ENDED),
+    HostRun("callback that ends guidance", "sd1", "", ENDED, EULER),
+    HostRun("callback that ends guidance within a level", "sd1", "", ENDED, reason="one level"),
     HostRun(
         "callback on latents",
         "sd1",
@@ -232,10 +233,6 @@ RIGHT = (
 )
 
 
-# Runs that no request of ldmref makes: each computation is judged alone.
-APART = ("callback that ends guidance", "callback on latents")
-
-
 def make(family: str) -> Any:
     """Return a seeded random pipeline of a family."""
     torch.manual_seed(0)
@@ -326,4 +323,4 @@ def is_followed(run: HostRun, folder: Path) -> bool:
     model = model_of(run.family, run.scheduler, tuple(run.fields.items()))
     port = without_own_arguments(read_trace(folder))
     context = PipelineContext(port, model, run.dtype, [])
-    return follow_diffusers(context) is not None
+    return not isinstance(follow_diffusers(context), str)

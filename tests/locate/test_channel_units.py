@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
-from host_units import context_of, entry_of, model_of, normal
+from host_units import context_of, entry_of, normal
 
 from ldmref.locate.pipeline import images
 
@@ -27,139 +24,6 @@ def summary(rows):
 
 
 # -- the channels ---------------------------------------------------------------------------------
-
-
-def names_of(context):
-    return [name for name, _ in images.further_channels(context)]
-
-
-def test_masks_come_before_their_images_unless_latents_are_unpacked():
-    calls = {"mask.000": {"output.mask": MASK, "output.latents": Z}}
-    context = context_of(calls)
-    (first, mask), (second, latents) = images.further_channels(context)
-    assert (first, second) == ("mask", "masked image")
-    assert np.array_equal(mask, MASK) and np.array_equal(latents, Z)
-    assert names_of(context_of(calls, "flux-tiny")) == ["masked image", "mask"]
-    later = {**calls, "mask.001": {"output.mask": 1 - MASK, "output.latents": 2 * Z}}
-    assert np.array_equal(next(images.further_channels(context_of(later)))[1], 1 - MASK)
-    for missing in ("output.mask", "output.latents"):
-        arrays = {k: x for k, x in calls["mask.000"].items() if k != missing}
-        assert names_of(context_of({"mask.000": arrays})) == []
-
-
-def test_control_images_are_what_was_drawn_of_them():
-    model = model_of("sd3-tiny")
-    calls, of = drawn(prepare_image=normal(3, 1, 16, 4, 4))
-    context = context_of(calls, model.config.name or "sd3-tiny", attributes=of)
-    ((name, got),) = images.further_channels(context)
-    vae = model.config.vae
-    right = (calls["posterior.000"]["output"] - vae.shift_factor) * vae.scaling_factor
-    assert name == "control image" and np.allclose(got, right)
-    assert names_of(context_of(calls, attributes={"posterior.000": {"for": "other"}})) == []
-
-
-class Bare(SimpleNamespace):
-    """What the functions of channels read of a context."""
-
-    def calls(self, kind):
-        return [SimpleNamespace(kind=kind)] * self.encoders if kind == "vae.encode" else []
-
-    def read_output(self, entry, role="output"):
-        return Z if role == "mean" else None
-
-    def normalize(self, z):
-        return None if z is None else 2.0 * z
-
-
-def bare(concat, encoders=1, diffusers=False, **params):
-    config = SimpleNamespace(concat=concat, vae=SimpleNamespace(factor=2))
-    params = {"mode": "txt2img"} | params
-    model = SimpleNamespace(config=config)
-    return Bare(model=model, encoders=encoders, is_diffusers=diffusers, params=params)
-
-
-@pytest.mark.parametrize(
-    ("concat", "kinds", "channels"),
-    [
-        ("control", ["control image"], [4]),
-        ("", ["mask", "masked image"], [1, 4]),
-        ("masked_image", ["masked image", "mask"], [4, 1]),
-        ("folded_mask", ["masked image", "mask"], [4, 4]),
-        ("other", [], []),
-    ],
-)
-def test_channels_of_a_run_of_ldmref(concat, kinds, channels):
-    found = [*images.further_channels(bare(concat))]
-    assert [name for name, _ in found] == kinds and [x.shape[1] for _, x in found] == channels
-    for name, x in found:
-        right = np.ones((1, x.shape[1], 8, 8)) if name == "mask" else 2.0 * Z
-        assert np.array_equal(x, right)
-
-
-def test_channels_that_are_not_known():
-    for context in (
-        bare("control", encoders=0),
-        bare("control", encoders=2),
-        bare("control", diffusers=True),
-        bare("control", mode="img2img"),
-        bare("control", control=["x"]),
-    ):
-        assert [*images.further_channels(context)] == []
-
-
-def channels_of(got, **calls):
-    known = {"mask.000": {"output.mask": MASK, "output.latents": Z}, **calls}
-    context = context_of({**known, "unet.000": {"input.sample": got}})
-    network = entry_of(context, "unet.000")
-    return [*images.judge_channels(context, network, got, 1)], network
-
-
-def test_channels_are_those_that_were_prepared():
-    rows, network = channels_of(np.concatenate([MASK, Z], axis=1))
-    assert summary(rows) == [
-        ("channels of the mask", "equal", ""), ("channels of the masked image", "equal", ""),
-    ]  # fmt: skip
-    assert [row.call for row in rows] == [network.call] * 2
-    assert [row.segment for row in rows] == [
-        "from the mask to the denoiser's channels",
-        "from the masked image to the denoiser's channels",
-    ]
-    twice = np.concatenate([np.concatenate([MASK, Z], axis=1)] * 2)
-    assert [row.verdict for row in channels_of(twice)[0]] == ["equal"] * 2
-    changes = {
-        "the mask is inverted": (1.0 - MASK, Z),
-        "the mask is zero": (0.0 * MASK, Z),
-        "the mask is one": (0.0 * MASK + 1.0, Z),
-        "the masked image is inverted": (MASK, -Z),
-        "the masked image is zero": (MASK, 0.0 * Z),
-        "the masked image is one": (MASK, 0.0 * Z + 1.0),
-    }
-    for cause, parts in changes.items():
-        rows, _ = channels_of(np.concatenate(parts, axis=1))
-        assert [row.cause for row in rows if row.verdict == "differs"] == [cause]
-
-
-def test_channels_of_another_number_or_size_are_refused():
-    with pytest.raises(ValueError, match="not recorded by themselves"):
-        channels_of(Z)
-    wrong = {"mask.000": {"output.mask": MASK[..., :4], "output.latents": Z}}
-    with pytest.raises(ValueError, match="the mask has another shape"):
-        channels_of(np.concatenate([MASK, Z], axis=1), **wrong)
-    three = {"mask.000": {"output.mask": np.concatenate([MASK] * 2), "output.latents": Z}}
-    with pytest.raises(ValueError, match="the mask has another shape"):
-        channels_of(np.concatenate([MASK, Z], axis=1), **three)
-
-
-def test_channels_that_are_scaled_otherwise():
-    calls, of = drawn(prepare_image=normal(3, 1, 16, 4, 4))
-    context = context_of(
-        {**calls, "transformer.000": {"input.sample": Z}}, "sd3-tiny", attributes=of
-    )
-    network = entry_of(context, "transformer.000")
-    vae = context.model.config.vae
-    got = calls["posterior.000"]["output"] * vae.scaling_factor
-    (row,) = images.judge_channels(context, network, got, 1)
-    assert row.cause == "the shift factor is missing"
 
 
 # -- latents of masked images ---------------------------------------------------------------------
@@ -388,27 +252,3 @@ def test_several_images_of_a_request_have_one_size():
     assert images.given_image(context_of(bad), (4, 4)) is None
     later = {"inputs.000": {"input.other": PHOTO}, "inputs.001": {"input.image": PHOTO}}
     assert np.allclose(images.given_image(context_of(later), (4, 4)), 2.0 * PHOTO - 1.0)
-
-
-def test_a_normalisation_of_more_numbers_has_its_faults():
-    scale = SimpleNamespace(
-        fold=lambda x: 10.0 * x,
-        denormalize=lambda x: x / 2.0,
-        kind=SimpleNamespace(
-            scales=None,
-            denormalize=lambda ops, params, config, x: x - (ops + params + config),
-            normalize=lambda ops, params, config, x: x + (ops + params + config),
-        ),
-        ops=1.0, params=2.0, config=4.0,
-    )  # fmt: skip
-    found = dict(images.scale_faults(SimpleNamespace(latent_scale=scale), Z))
-    assert np.allclose(found["the latents are not normalised"], 5.0 * Z)
-    assert np.allclose(found["denormalised instead of normalised"], 5.0 * Z - 7.0)
-    assert np.allclose(found["normalised twice"], Z + 7.0)
-    assert len(found) == 3
-    plain = SimpleNamespace(scales=lambda vae: (0.5, 0.0))
-    model = SimpleNamespace(config=SimpleNamespace(vae=None))
-    context = SimpleNamespace(latent_scale=SimpleNamespace(kind=plain), model=model)
-    assert [*dict(images.scale_faults(context, Z))] == [
-        "the scaling factor is missing", "divided by the scaling factor instead of multiplied",
-    ]  # fmt: skip

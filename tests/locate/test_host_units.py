@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import combination, residuals, text_inputs, tokens
+from ldmref.locate.pipeline import residuals, tokens
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.passes import split_passes
-from ldmref.locate.pipeline.prompt_arrays import (
-    SIDES,
-    NotKnown,
-    PromptArrays,
-    _spread,
-    prompts_of,
-)
 
 SHAPE = (1, 4, 8, 8)
 EPSILON = 2.0**-23
@@ -70,28 +63,6 @@ def test_another_order_in_memory_is_no_fault():
     assert row.verdict == "equal" and row.error == 0.0 and "transpose" in row.note
 
 
-@pytest.mark.parametrize(
-    ("request_of", "name", "verdict"),
-    [
-        ({}, "latents", "differs"),
-        ({"callback_on_step_end": "f"}, "latents", "not judged"),
-        ({"callback_on_step_end": "f"}, "prompt_embeds", "differs"),
-        (
-            {"callback_on_step_end": "f", "callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
-            "prompt_embeds",
-            "not judged",
-        ),
-    ],
-)
-def test_what_a_callback_may_have_changed_is_not_judged(request_of, name, verdict):
-    context = context_of({"sampler.000": {"output": np.ones(2)}}, request=request_of)
-    entry = entry_of(context, "sampler.000")
-    wrong = context.judge(entry, "k", np.array([1.0, 3.0]), np.array([2.0, 7.0]))
-    assert context.unless_changed(wrong, name).verdict == verdict
-    right = context.judge(entry, "k", np.ones(2), np.ones(2))
-    assert context.unless_changed(right, name) is right
-
-
 # -- noise ----------------------------------------------------------------------------------------
 
 
@@ -138,146 +109,8 @@ UNCOND, COND = normal(0, *SHAPE), normal(1, *SHAPE)
 SCALE = 7.5
 
 
-def guided(output, arrays=None, attributes=None, dtype="float32", **manifest):
-    """Return the rows of one guidance after that of an earlier step."""
-    own = (
-        {"input.uncond": UNCOND, "input.cond": COND, "output": output}
-        if arrays is None
-        else ({**arrays, "output": output})
-    )
-    before = {"input.uncond": COND + 1.0, "input.cond": UNCOND - 2.0, "output": 0 * COND}
-    calls = {"guidance.000": before, "guidance.001": own}
-    manifest = {"params": {"cfg_scale": SCALE}} | manifest
-    named = {"guidance.001": attributes or {}}
-    context = context_of(calls, attributes=named, dtype=dtype, **manifest)
-    rows = [row for row in combination.judge_guidance(context) if row.call == "guidance.001"]
-    return rows[0]
-
-
 def mix(scale, start=UNCOND, end=COND):
     return start + scale * (end - start)
-
-
-GUIDANCES = {
-    "": mix(SCALE),
-    "guidance is dropped: the conditional prediction alone": COND,
-    "guidance is dropped: the unconditional prediction alone": UNCOND,
-    "cond and uncond are swapped": mix(SCALE, COND, UNCOND),
-    "the sum uncond + scale cond": UNCOND + SCALE * COND,
-    "cond + scale (cond - uncond), which is a scale larger by 1": COND + SCALE * (COND - UNCOND),
-    "the prediction of the step before": mix(SCALE, COND + 1.0, UNCOND - 2.0),
-    "guidance scale 3 instead of 7.5": mix(3.0),
-    "guidance scale times 1000: 7500 instead of 7.5": mix(7500.0),
-}
-
-
-@pytest.mark.parametrize(("cause", "output"), GUIDANCES.items(), ids=GUIDANCES)
-def test_guidance_is_recomputed(cause, output):
-    row = guided(output)
-    assert (row.verdict, row.cause) == ("differs" if cause else "equal", cause)
-
-
-def rescaled(phi, x):
-    """Lin et al. 2024, equations 15 and 16, of one image."""
-    return phi * x * COND.std() / x.std() + (1.0 - phi) * x
-
-
-def test_guidance_may_be_rescaled():
-    params = {"cfg_scale": SCALE, "guidance_rescale": 0.7}
-    right = mix(SCALE)
-    assert guided(rescaled(0.7, right), params=params).verdict == "equal"
-    assert guided(right, params=params).cause == "guidance rescale 0.7 is missing"
-    wrong = guided(rescaled(0.3, right), params=params)
-    assert (wrong.kind, wrong.cause) == ("guidance", "guidance rescale 0.3 instead of 0.7")
-    assert guided(rescaled(0.3, right)).cause == "guidance rescale 0.3 instead of 0"
-
-
-def weighted(weights):
-    """Return the sum of the largest values of predictions, each times its weight."""
-    predictions = {"uncond": UNCOND, "cond": COND, "third": THIRD}
-    return sum(abs(weight) * np.abs(predictions[name]).max() for name, weight in weights.items())
-
-
-def test_rounding_of_guidance_grows_with_its_scale():
-    """(1 - s) uncond + s cond, of which each prediction is rounded."""
-    right = mix(SCALE)
-    largest = np.abs(right).max()
-    size = weighted({"uncond": 1.0 - SCALE, "cond": SCALE})
-    allowed = 16.0 * EPSILON * size / largest
-    for factor, verdict in ((0.99, "equal"), (1.01, "differs")):
-        got = right.copy()
-        got[0, 1, 2, 3] += factor * allowed * largest
-        assert guided(got).verdict == verdict
-    assert guided(right).floor == pytest.approx(EPSILON * size / largest)
-
-
-def test_guidance_needs_its_parts():
-    assert guided(COND, {"input.cond": COND}, {"name": "embedded"}).verdict == "equal"
-    one = {"params": {"cfg_scale": 1.0}}
-    assert guided(COND, {"input.cond": COND}, **one).verdict == "equal"
-    assert guided(COND, {"input.cond": COND}).verdict == "not judged"
-    assert guided(COND, params={}).verdict == "not judged"
-    assert guided(COND, attributes={"name": "unheard"}).verdict == "not judged"
-    recorded = {"input.uncond": UNCOND, "input.cond": COND, "input.scale": np.array(3.0)}
-    assert guided(mix(3.0), recorded).verdict == "equal"  # as recorded, not as asked for
-
-
-THIRD = normal(2, *SHAPE)
-ADDED = {"skip_layers": ("skipped", "skip_scale"), "perturbed": ("perturbed", "perturbed_scale")}
-
-
-@pytest.mark.parametrize(("name", "roles"), ADDED.items())
-@pytest.mark.parametrize("both", [True, False])
-def test_guidance_with_a_third_prediction(name, roles, both):
-    role, scale_role = roles
-    arrays = {"input.cond": COND, f"input.{role}": THIRD, f"input.{scale_role}": np.array(2.5)}
-    base = COND
-    if both:
-        arrays |= {"input.uncond": UNCOND, "input.scale": np.array(SCALE)}
-        base = mix(SCALE)
-    right = base + 2.5 * (COND - THIRD)
-    row = guided(right, arrays, {"name": name})
-    assert row.verdict == "equal"
-    scale = SCALE if both else 1.0
-    size = weighted({"uncond": 1.0 - scale, "cond": scale + 2.5, "third": 2.5})
-    assert row.floor == pytest.approx(EPSILON * size / np.abs(right).max())
-    changes = {
-        f"the {role} prediction is not used": base,
-        f"the sign of the {role} prediction is reversed": base - 2.5 * (COND - THIRD),
-    }
-    if both:
-        changes["guidance is dropped: the conditional prediction alone"] = COND
-    for cause, wrong in changes.items():
-        assert guided(wrong, arrays, {"name": name}).cause == cause
-    phi = {**arrays, "input.rescale": np.array(0.4)}
-    scaled = 0.4 * right * COND.std() / right.std() + 0.6 * right
-    assert guided(scaled, phi, {"name": name}).verdict == "equal"
-    del arrays[f"input.{role}"]
-    assert guided(right, arrays, {"name": name}).verdict == "not judged"
-
-
-@pytest.mark.parametrize("both", [True, False])
-def test_guidance_by_a_weaker_model(both):
-    arrays = {"input.cond": COND, "input.guide": THIRD}
-    own = COND
-    if both:
-        arrays |= {"input.uncond": UNCOND, "input.scale": np.array(SCALE)}
-        own = mix(SCALE)
-    named = {"name": "autoguidance", "weight": 1.75}
-    right = mix(1.75, THIRD, own)
-    row = guided(right, arrays, named)
-    assert row.verdict == "equal"
-    scale = SCALE if both else 1.0
-    size = weighted({"uncond": 1.75 * (1.0 - scale), "cond": 1.75 * scale, "third": 0.75})
-    assert row.floor == pytest.approx(EPSILON * size / np.abs(right).max())
-    for cause, wrong in {
-        "the weaker model is not used": own,
-        "the weaker model alone": THIRD,
-        "the two models are exchanged": mix(1.75, own, THIRD),
-        "a weight larger by 1": mix(2.75, THIRD, own),
-    }.items():
-        assert guided(wrong, arrays, named).cause == cause
-    assert guided(right, arrays, {"name": "autoguidance"}).verdict == "not judged"
 
 
 @pytest.mark.parametrize(("got", "count"), [(7.5, 0), (7.5 + 1e-6, 0), (7.4, 1), (7.5 + 1e-4, 1)])
@@ -400,93 +233,6 @@ def test_the_prompts_of_a_run():
 
 
 # -- prompts of images ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("request_of", "cond", "uncond"),
-    [
-        ({"prompt": "a"}, [("a",)], [("",)]),
-        ({"prompt": ["a", "b"]}, [("a",), ("b",)], [("",), ("",)]),
-        ({"prompt": ["a", "b"], "negative_prompt": "c"}, [("a",), ("b",)], [("c",), ("c",)]),
-        ({}, None, [("",)]),
-        ({"prompt": []}, None, [("",)]),
-        ({"prompt": [1]}, None, [("",)]),
-    ],
-)
-def test_prompts_of_each_side(request_of, cond, uncond):
-    context = context_of({})
-    assert prompts_of(context, request_of, "cond") == cond
-    assert prompts_of(context, request_of, "uncond") == uncond
-
-
-@pytest.mark.parametrize(
-    ("request_of", "cond"),
-    [
-        ({"prompt": "a"}, [("a", "a")]),
-        ({"prompt": "a", "prompt_2": "b"}, [("a", "b")]),
-        ({"prompt": ["a", "b"], "prompt_2": "c"}, [("a", "c"), ("b", "c")]),
-        ({"prompt": ["a", "b"], "prompt_2": ["c", "d", "e"]}, None),
-        ({"prompt_2": "b"}, None),
-    ],
-)
-def test_prompts_of_two_encoders(request_of, cond):
-    context = context_of({}, "flux-tiny")
-    assert prompts_of(context, request_of, "cond") == cond
-    negative = {f"negative_{name}": value for name, value in request_of.items()}
-    if cond is not None:
-        assert prompts_of(context, negative | {"prompt": "x"}, "uncond") == cond
-
-
-def test_prompts_follow_each_other():
-    one, two = (PromptArrays(np.full((2, 1), float(i)), None) for i in range(2))
-    assert _spread([one, two], 4) == [one, one, two, two]
-    assert _spread([one], 3) == [one] * 3
-    for found, images_ in (([one, two], 3), ([], 2)):
-        with pytest.raises(NotKnown):
-            _spread(found, images_)
-
-
-def test_padding_may_have_another_length():
-    arrays = PromptArrays(np.arange(8.0).reshape(4, 2), None, np.array([1, 1, 0, 0]))
-    longer = arrays.at_length(6)
-    assert longer.states.shape == (6, 2) and not longer.states[4:].any()
-    assert longer.mask is not None and longer.mask.tolist() == [1, 1, 0, 0, 0, 0]
-    shorter = arrays.at_length(2)
-    assert np.array_equal(shorter.states, arrays.states[:2])
-    assert shorter.mask is not None and shorter.mask.tolist() == [1, 1]
-    for length in (1, 4, 0):  # a token has no room; the same; any
-        assert arrays.at_length(length) is arrays
-    assert arrays._replace(mask=None).at_length(2).states.shape == (4, 2)
-
-
-def test_sides_that_a_batch_does_not_hold_are_known(monkeypatch):
-    """They are needed to recognise a text where it does not belong."""
-    arrays = {side: [PromptArrays(np.full((2, 1), i), None)] for i, side in enumerate(SIDES)}
-    known = {"cond", "uncond"}
-
-    def arrays_of_side(context, request, side, images, length):
-        if side not in known:
-            raise NotKnown("no")
-        return arrays[side]
-
-    monkeypatch.setattr(text_inputs, "arrays_of_side", arrays_of_side)
-    context = context_of({"unet.000": {"input.x": UNCOND}})
-    network = entry_of(context, "unet.000")
-
-    def sides_of(*roles):
-        return text_inputs._expected(context, network, roles, 1, 2).sides
-
-    assert sides_of("cond") == sides_of("cond", "uncond") == sides_of("uncond") == arrays
-    known.remove("cond")
-    assert sides_of("uncond") == dict.fromkeys(SIDES, arrays["uncond"])
-    known.add("cond")
-    known.remove("uncond")
-    assert sides_of("cond") == dict.fromkeys(SIDES, arrays["cond"])
-    with pytest.raises(NotKnown):
-        sides_of("uncond")
-    twice = context_of({"unet.000": {"input.x": UNCOND}}, requests=[{}, {}])
-    with pytest.raises(NotKnown, match="several runs"):
-        text_inputs._expected(twice, network, ("cond",), 1, 2)
 
 
 # -- passes ---------------------------------------------------------------------------------------

@@ -465,22 +465,6 @@ def test_draws_that_were_not_recorded_do_not_hide_the_others():
 # -- further channels -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["low_resolution", "cond_stage"])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_further_channels_are_those_of_the_last_call(call, count):
-    calls = {f"{call}.00{i}": {"output": i * MEAN} for i in range(count)}
-    ((_, found),) = images.further_channels(context_of(calls))
-    assert np.array_equal(found, (count - 1) * MEAN)
-    calls[f"{call}.00{count}"] = {"input.x": MEAN}
-    assert [*images.further_channels(context_of(calls))] == []
-
-
-def test_further_channels_are_those_of_the_last_of_three_masks():
-    calls = {f"mask.00{i}": {"output.mask": WHITE, "output.latents": i * MEAN} for i in range(3)}
-    (_, (_, found)) = images.further_channels(context_of(calls))
-    assert np.array_equal(found, 2.0 * MEAN)
-
-
 def test_latents_of_each_mask_are_those_of_the_request():
     calls = {"inputs.000": {"input.masked_image_latents": MEAN}}
     calls |= {f"mask.00{i}": {"output.latents": x} for i, x in enumerate((MEAN, -MEAN, MEAN))}

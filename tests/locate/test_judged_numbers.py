@@ -154,38 +154,3 @@ def test_a_row_that_is_not_judged_has_a_reason():
     row = context.not_judged(entry_of(context, CALL), "kind", "why")
     assert (row.call, row.layer, row.kind, row.note) == (CALL, "", "kind", "why")
     assert (row.verdict, row.error) == ("not judged", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("request_of", "name", "changed"),
-    [
-        ({"callback_on_step_end": True}, "latents", True),
-        ({"callback_on_step_end": True}, "prompt_embeds", False),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "latents", False),
-        (
-            {"callback_on_step_end": True, "callback_on_step_end_tensor_inputs": ["a", "b"]},
-            "latents",
-            False,
-        ),
-        (
-            {"callback_on_step_end": True, "callback_on_step_end_tensor_inputs": ["a", "b"]},
-            "b",
-            True,
-        ),
-    ],
-)
-def test_rows_that_a_callback_may_have_changed(request_of, name, changed):
-    context = context_of({CALL: {"output": RIGHT}}, request=request_of)
-    entry = entry_of(context, CALL)
-    wrong = context.judge(entry, "kind", off(1.0), RIGHT, segment="wire")
-    row = context.unless_changed(wrong, name)
-    if not changed:
-        assert row is wrong
-        return
-    assert (row.call, row.layer, row.kind, row.segment) == (CALL, "", "kind", "wire")
-    assert row.verdict == "not judged" and name in row.note
-    for other in (
-        context.judge(entry, "kind", RIGHT, RIGHT),
-        context.not_judged(entry, "kind", "why"),
-    ):
-        assert context.unless_changed(other, name) is other

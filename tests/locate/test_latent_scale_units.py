@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ldmref.locate.pipeline import images, latents
 from ldmref.locate.pipeline.port_run import PortRun
 
 GAIN, SHIFT = 2.0, 0.5
@@ -49,39 +48,6 @@ def context():
     scale.normalize = lambda z: Kind.normalize(None, None, None, fold(z))
     scale.denormalize = lambda x: unfold(Kind.denormalize(None, None, None, x))
     return SimpleNamespace(latent_scale=scale)
-
-
-def test_faults_before_a_decoder(context):
-    x = np.random.default_rng(0).standard_normal((1, 8, 3, 5))
-    found = dict(latents._scale_faults(context, x, x))
-    z = GAIN * x + SHIFT
-    np.testing.assert_allclose(found["the latents are not denormalised"], unfold(x))
-    other = found["normalised instead of denormalised"]
-    np.testing.assert_allclose(other, unfold((x - SHIFT) / GAIN))
-    np.testing.assert_allclose(found["denormalised twice"], unfold(GAIN * z + SHIFT))
-    right = unfold(z)
-    for text, order in {
-        "channels are read as row, column, channel": lambda c, i, j: (2 * i + j) * 2 + c,
-        "rows and columns of a patch are exchanged": lambda c, i, j: 4 * c + 2 * j + i,
-    }.items():
-        expected = np.empty_like(right)
-        for c, i, j in np.ndindex(2, 2, 2):
-            expected[:, c, i::2, j::2] = z[:, order(c, i, j)]
-        np.testing.assert_allclose(found[text], expected, err_msg=text)
-
-
-def test_faults_after_an_encoder(context):
-    x = np.random.default_rng(0).standard_normal((1, 8, 3, 5))
-    found = dict(images.scale_faults(context, x))
-    folded = GAIN * x + SHIFT
-    expected = {
-        "the latents are not normalised": folded,
-        "denormalised instead of normalised": GAIN * folded + SHIFT,
-        "normalised twice": (x - SHIFT) / GAIN,
-    }
-    assert found.keys() == expected.keys()
-    for text, right in expected.items():
-        np.testing.assert_allclose(found[text], right, err_msg=text)
 
 
 def test_shapes_that_can_be_normalised(context):

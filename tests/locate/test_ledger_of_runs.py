@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, model_of, normal
+from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import together
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.noise_tests import judge_normal
@@ -25,21 +24,6 @@ def left(ledger, *entries, **more):
 
 
 # -- the ledger -----------------------------------------------------------------------------------
-
-
-def test_arrays_that_were_not_compared_are_listed_by_side_and_role():
-    everything = ["input", "input.x", "input.y", "output", "output.z"]
-    assert left(Ledger()) == [(everything, "")]
-    assert left(Ledger(), outputs=False) == [(everything[:3], "")]
-    ledger = Ledger()
-    ledger.mark(ENTRY, "x", "z")
-    assert left(ledger) == [(["input", "input.y", "output", "output.z"], "")]
-    ledger.mark(ENTRY, "z", side="output")
-    assert left(ledger) == [(["input", "input.y", "output"], "")]
-    ledger.mark(ENTRY, "input", "y")
-    ledger.mark(ENTRY, "output", side="output")
-    assert left(ledger) == []
-    assert not ledger.wrong_tokens
 
 
 def test_marks_are_those_of_an_entry_and_a_side():
@@ -137,43 +121,6 @@ def test_the_state_and_the_level_of_an_evaluation(number, arrays, state, sigma):
 
 
 # -- texts of one call ----------------------------------------------------------------------------
-
-
-class Together:
-    """A model whose denoiser reads two numbers of the longest text."""
-
-    def __init__(self):
-        self.own = model_of("tiny")
-        text = SimpleNamespace(together=self.read)
-        family = self.own.family
-        theirs = family.guidance_scale
-        self.family = SimpleNamespace(text=text, guidance_scale=theirs, name=family.name)
-
-    def read(self, ops, images, length):
-        return {"first": np.full(images, length), "second": np.full(images, -length)}
-
-    def __getattr__(self, name):
-        return getattr(self.own, name)
-
-
-def test_each_number_of_each_call_is_judged(monkeypatch):
-    monkeypatch.setattr(together, "_find_longest", lambda context, network, role: 7)
-    seven, less = np.array([7]), np.array([-7])
-    calls = {
-        "unet.000": {"input.sample": X, "input.second": less, "output": X},
-        "sampler.000": {"output": X},
-        "unet.001": {"input.sample": X, "input.second": less, "output": X},
-        "sampler.001": {"input.x": X},
-        "unet.002": {"input.sample": X, "input.first": less, "input.second": seven, "output": X},
-        "sampler.002": {"input.x": X},
-    }
-    context = replace(context_of(calls), model=Together())
-    rows = [(row.call, row.kind, row.verdict) for row in together.judge_together(context)]
-    assert rows == [
-        ("unet.001", "second", "equal"),
-        ("unet.002", "first", "differs"),
-        ("unet.002", "second", "differs"),
-    ]
 
 
 # -- normal noise ---------------------------------------------------------------------------------

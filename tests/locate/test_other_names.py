@@ -16,8 +16,6 @@ from unfollowed import of_another_program
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.names import is_apart
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.pipeline.prompt_arrays import _as_list
-from ldmref.locate.pipeline.wires import _nearer
 from ldmref.ports.arguments import names_of
 from ldmref.trace import Trace, build_trace
 
@@ -202,27 +200,6 @@ def test_a_layer_is_apart_only_if_its_sizes_were_guesses(shape, values):
     layer = SimpleNamespace(name="a", inputs={"input": assumed})
     fits = np.prod(shape) == assumed.size
     assert is_apart(run, run.entries[0], layer) == (values == "unknown" and not fits)
-
-
-@pytest.mark.parametrize(
-    ("value", "prompts"),
-    [
-        ("red", ["red"]), (["red"], ["red"]), (("red", "blue"), ["red", "blue"]), ("", [""]),
-        ([], None), (None, None), (3, None), (["red", 3], None), ([None, "red"], None),
-    ],
-)  # fmt: skip
-def test_prompts_of_a_request_are_texts(value, prompts):
-    assert _as_list(value) == prompts
-
-
-def test_of_two_arrays_each_value_is_the_nearer_one():
-    known, expected = np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])
-    got = np.array([[0.9, 3.1]])
-    assert np.array_equal(_nearer(known, got, expected), [[1.0, 4.0]])
-    assert np.array_equal(_nearer(known, np.array([[0.5, 3.0]]), expected), expected)  # of equals
-    for arrays in ((known, got[:, :1], expected), (known[:, :1], got, expected)):
-        assert _nearer(*arrays) is None
-    assert _nearer(known, got, expected[:, :1]) is None
 
 
 @pytest.mark.parametrize("role", ["sigma", "sigma_next"])

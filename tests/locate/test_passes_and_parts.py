@@ -7,10 +7,8 @@ import pytest
 from host_units import context_of
 
 from ldmref.locate.pipeline import passes
-from ldmref.locate.pipeline.branches import split_branches
 
 ONE = {"output": np.zeros(1)}
-LEVELS = (9.0, 4.0, 0.0)
 
 
 def states(count, role="x"):
@@ -145,113 +143,3 @@ def test_a_state_that_is_a_single_number_is_one_image():
 
 
 # -- branches -------------------------------------------------------------------------------------
-
-
-def branched(recipe, levels, samplers=None, etas=None, extra=None):
-    """Return the parts of a run with a schedule and two steps for each list of levels."""
-    calls, attributes = {}, {}
-    for i, sigmas in enumerate(levels):
-        name = "output.timesteps" if sigmas is None else "output.sigmas"
-        calls[f"schedule.00{i}"] = {name: np.array(sigmas or (), float)}
-        calls |= extra if extra and not i else {}
-        calls[f"sampler.00{2 * i}"] = ONE
-        calls[f"sampler.00{2 * i + 1}"] = ONE
-        attributes[f"schedule.00{i}"] = {"sampler": (samplers or ["ddim"] * 9)[i]}
-        if etas is not None:
-            attributes[f"sampler.00{2 * i}"] = {"eta": etas[i]}
-            attributes[f"sampler.00{2 * i + 1}"] = {"eta": 0.125 * i}
-    port = context_of(calls, attributes=attributes, branch=recipe, params={"own": 1}).port
-    return port, split_branches(port)
-
-
-def calls_of(parts):
-    return [[entry.call.partition(".")[2] for entry in part.entries] for part in parts]
-
-
-DEEP = {
-    "trunk": {"trunk": {"prompt": "a", "seed": 1}, "changes": {"prompt": "b"}},
-    "changes": {"steps": 3},
-}
-
-
-def test_a_branch_of_a_branch_keeps_earlier_changes():
-    _, found = branched(DEEP, [LEVELS] * 3)
-    assert [part.manifest["params"] for part in found.requests] == [
-        {"prompt": "a", "seed": 1},
-        {"prompt": "b", "seed": 1},
-        {"prompt": "b", "seed": 1, "steps": 3},
-    ]
-    assert calls_of(found.requests) == [
-        ["000", "000", "001"],
-        ["001", "002", "003"],
-        ["002", "004", "005"],
-    ]
-    (together,) = calls_of(found.samplings)
-    assert together == [call for part in calls_of(found.requests) for call in part]
-    assert found.trunk.manifest["params"] == {"prompt": "a", "seed": 1}
-    assert len(found.trunk.entries) == 9
-
-
-@pytest.mark.parametrize(
-    ("levels", "lengths"),
-    [
-        ([LEVELS, LEVELS, (4.0, 0.0)], [6, 3]),
-        ([LEVELS, (4.0, 0.0), (4.0, 0.0)], [3, 6]),
-        ([LEVELS, (4.0, 0.0), LEVELS], [3, 3, 3]),
-        ([None, None, LEVELS], [6, 3]),
-        ([None, [], []], [9]),
-    ],
-)
-def test_parts_with_equal_levels_share_their_history(levels, lengths):
-    _, found = branched(DEEP, levels)
-    assert [len(part.entries) for part in found.samplings] == lengths
-    own = ["sigmas" in part.manifest["params"] for part in found.samplings]
-    assert own == [False] + [True] * (len(lengths) - 1)
-    if len(lengths) > 1:
-        last = found.samplings[-1]
-        first = sum(lengths[:-1]) // 3
-        assert last.manifest["params"]["sigmas"] == [*levels[first]]
-
-
-def test_another_sampler_or_eta_has_a_history_of_its_own():
-    _, found = branched(DEEP, [LEVELS] * 3, ["ddim", "heun", "heun"])
-    assert [len(part.entries) for part in found.samplings] == [3, 6]
-    _, found = branched(DEEP, [LEVELS] * 3, etas=[0.0, 0.5, 0.5])  # that of its first step
-    assert [len(part.entries) for part in found.samplings] == [3, 6]
-    steps_of_layers = {"sampler.000/constrain": {"output": np.zeros(1)}}
-    _, found = branched(DEEP, [LEVELS] * 3, etas=[0.5] * 3, extra=steps_of_layers)
-    assert [len(part.entries) for part in found.samplings] == [10]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "count"),
-    [
-        (DEEP, 2),
-        (DEEP, 4),
-        ({"prompt": "a"}, 1),
-        ({"trunk": "a", "changes": {}}, 2),
-        ({"trunk": {"prompt": "a"}, "changes": "b"}, 2),
-        ({"trunk": {"trunk": 1, "changes": {}}, "changes": {}}, 3),
-        ("text", 2),
-        (None, 2),
-    ],
-)
-def test_a_trace_that_is_no_known_branch_is_one_part(recipe, count):
-    port, found = branched(recipe, [LEVELS] * count)
-    assert found.trunk is port
-    assert found.requests == found.samplings == (port,)
-    assert found.requests[0] is port
-
-
-def test_the_calls_before_a_branch_are_of_its_trunk():
-    calls = {
-        "text_encoder.000": ONE,
-        "schedule.000": {"output.sigmas": np.array(LEVELS)},
-        "sampler.000": ONE,
-        "schedule.001": {"output.sigmas": np.array(LEVELS)},
-        "sampler.001": ONE,
-    }
-    port = context_of(calls, branch={"trunk": {}, "changes": {}}).port
-    first, second = split_branches(port).requests
-    assert [entry.call for entry in first.entries] == [*calls][:3]
-    assert [entry.call for entry in second.entries] == [*calls][3:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from host_units import context_of, entry_of
 
-from ldmref.locate.pipeline import inputs
+from ldmref.locate.pipeline import sizes
 
 
 def rows_of(img_ids, txt_ids, calls=1):
@@ -13,7 +13,7 @@ def rows_of(img_ids, txt_ids, calls=1):
     sample = np.zeros((1, 4, 4, 6))
     arrays = {"input.sample": sample, "input.img_ids": img_ids, "input.txt_ids": txt_ids}
     context = context_of({f"unet.{i:03}": arrays for i in range(calls)})
-    rows = [*inputs.judge_positions(context)]
+    rows = [*sizes.judge_positions(context)]
     for i in range(calls):
         entry = entry_of(context, f"unet.{i:03}")
         assert context.ledger.has(entry, "img_ids") and context.ledger.has(entry, "txt_ids")

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.findings import Row
 from ldmref.locate.parts.scheduler_faults import config_faults
-from ldmref.locate.pipeline import (
-    added_noise,
-    hints,
-    images,
-    inputs,
-    latents,
-    residuals,
-    schedule,
-    steps,
-    tokens,
-    wires,
-)
+from ldmref.locate.pipeline import added_noise, hints, images, residuals, schedule, tokens
+from ldmref.locate.pipeline import initial as initial_noise
 from ldmref.samplers import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 
@@ -39,57 +27,6 @@ def why_of(context, call, role, side="input"):
 # -- times and latents of the denoiser ------------------------------------------------------------
 
 
-def test_levels_between_those_of_a_schedule():
-    context = context_of({"sampler.000": {"input.x": X}}, params={"steps": 4, "sampler": "euler"})
-    made = context.make_schedule()
-    levels = made.sigmas[made.sigmas > 0]
-    for sigma in (levels[0], math.sqrt(levels[1] * levels[2]), 1.01 * levels[-1]):
-        found = inputs._between(made, made.timestep(sigma))
-        assert found == pytest.approx(sigma, rel=1e-6)
-    for t in (made.timestep(levels[0]) + 1.0, made.timestep(levels[-1]) - 1.0):
-        assert inputs._between(made, t) is None
-
-
-@pytest.mark.parametrize("scheduler", [UNHEARD, None])
-def test_what_a_denoiser_is_given_without_a_known_level_has_a_reason(scheduler):
-    calls = {
-        "unet.000": {"input.timestep": np.array(7.0), "input.sample": X},
-        "sampler.000": {"input.x": X},
-    }
-    more = {} if scheduler is None else {"scheduler": scheduler}
-    context = context_of(calls, params={"steps": 4, "sampler": "euler"}, **more)
-    (evaluation,) = context.evaluations
-    network = evaluation.networks[0]
-    assert not [*inputs._judge_timestep(context, network, evaluation)]
-    assert "its schedule is not known" in why_of(context, "unet.000", "timestep")
-    assert not [*inputs._judge_latents(context, network, evaluation)]
-    words = "UnheardOfScheduler" if scheduler else "the noise level of its step is not known"
-    assert words in why_of(context, "unet.000", "sample")
-    assert not context.ledger.marked
-
-
-@pytest.mark.parametrize("fits", [True, False])
-def test_further_channels_that_do_not_fit_have_a_reason(fits, monkeypatch):
-    def judge(context, network, further, n):
-        assert further.shape == (1, 2, 8, 8) and n == 1
-        if not fits:
-            raise ValueError("too few")
-        yield Row(network.call, "", "mask", verdict="equal")
-
-    monkeypatch.setattr(inputs, "judge_channels", judge)
-    scale = 1.0 / math.hypot(1.0, 3.0)
-    calls = {
-        "unet.000": {"input.sample": np.concatenate([scale * X, Y[:, :2]], axis=1)},
-        "sampler.000": {"input.x": X, "input.sigma": np.array(3.0)},
-    }
-    context = context_of(calls, params={"steps": 4, "sampler": "euler"})
-    (evaluation,) = context.evaluations
-    rows = [*inputs._judge_latents(context, evaluation.networks[0], evaluation)]
-    assert [row.kind for row in rows] == ["latents", *(["mask"] if fits else [])]
-    assert context.ledger.has(entry_of(context, "unet.000"), "sample") == fits
-    assert why_of(context, "unet.000", "sample") == ("" if fits else "further channels: too few")
-
-
 # -- the first state ------------------------------------------------------------------------------
 
 
@@ -100,7 +37,7 @@ def initial(model="tiny", noise=X, state=X, first=None, encoded=False, **manifes
     calls["sampler.000"] = {"input.x": state}
     attributes = {"sampler.000": first or {}}
     context = context_of(calls, model, attributes=attributes, **manifest)
-    rows = [(x.call, x.kind, x.verdict) for x in latents.judge_initial(context)]
+    rows = [(x.call, x.kind, x.verdict) for x in initial_noise.judge_initial(context)]
     reason = why_of(context, "initial", "output", "output")
     return rows, reason, context.ledger.has(entry_of(context, "initial"), "output", "output")
 
@@ -116,86 +53,13 @@ def test_the_noise_of_a_flow_is_judged_without_its_scheduler():
         assert not rows and "UnheardOfScheduler" in why and not known
 
 
-def test_a_run_that_begins_within_its_schedule_begins_with_an_image(monkeypatch):
-    seen = []
-    monkeypatch.setattr(latents, "_judge_noised", lambda *x: seen.append("noised") or iter(()))
-    wanted = {"params": {"steps": 4, "sampler": "euler"}}
-    initial(first={"i": 1}, **wanted)
-    initial(first={"iterations": 0}, **wanted)
-    assert seen == ["noised"]  # an inversion is judged by the run that is followed
-    initial(first={"i": 0}, **wanted)
-    assert seen == ["noised"]
-
-
-def test_the_level_at_which_a_run_ends():
-    def end(numbers, diffusers=False, unknown=""):
-        run = SimpleNamespace(
-            is_diffusers=diffusers,
-            unknown_scheduler=unknown,
-            number=lambda entry, role: numbers.get(role),
-            make_schedule=lambda: SimpleNamespace(sigmas=np.array([3.0, 0.5])),
-        )
-        return latents._end_level(run, None)
-
-    assert end({"sigma": 3.0}) == 0.5
-    assert end({"sigma": 3.0}, unknown="x") == end({}) == end({"sigma_next": 0.0}) == 0.0
-    assert end({"sigma": 3.0, "sigma_next": 2.0}) == end({"sigma_next": 2.0}) == 2.0
-    assert end({"sigma": 3.0, "sigma_next": 2.0}, diffusers=True) == 0.0
-
-
-def test_a_tiny_decoder_alone_is_given_its_latents():
-    context = context_of({"taesd.decode.000": {"input.latents": X}})
-    assert not [*latents._judge_tiny_decoder(context)]
-    assert context.ledger.has(entry_of(context, "taesd.decode.000"), "latents")
-
-
 # -- steps ----------------------------------------------------------------------------------------
-
-
-def test_times_without_a_schedule_have_a_reason():
-    calls = {"sampler.000": {"input.timestep": np.array(7.0), "input.sigma": np.array(3.0)}}
-    context = context_of(calls, scheduler=UNHEARD)
-    assert not [*steps.judge_times(context)]
-    for role in ("timestep", "sigma", "sigma_next"):
-        assert why_of(context, "sampler.000", role) == "no schedule was recorded"
 
 
 def test_timesteps_are_those_of_the_steps_without_a_schedule():
     times = {f"sampler.00{i}": {"input.timestep": np.array(t)} for i, t in enumerate((9, 9, 5))}
     context = context_of({**times, "sampler.003": {"input.x": X}})
     assert context.recorded_timesteps == [9.0, 5.0]
-
-
-def test_the_floor_of_a_step_is_that_of_a_table_in_float32():
-    wanted = {"params": {"steps": 4, "sampler": "ddim"}}
-    first, second = context_of({}, **wanted).make_schedule().sigmas[:2]
-    arrays = {
-        "input.x": X, "input.prediction": Y, "input.sigma": np.array(first),
-        "input.sigma_next": np.array(second), "output": X + (second - first) * Y,
-    }  # fmt: skip
-    context = context_of({"sampler.000": arrays}, dtype="float64", **wanted)
-    (row,) = (row for row in steps.judge_steps(context) if row.kind == "step")
-    assert row.verdict == "equal" and 2.0**-40 < row.floor < 2.0**-18
-
-
-def test_steps_of_a_flow_follow_the_recorded_levels():
-    wanted = {"params": {"steps": 4}}
-    step = {"sampler.000": {"input.x": X}}
-    made = context_of(step, "flux-tiny", **wanted).make_schedule()
-    other = {"output.sigmas": made.sigmas**2, "output.timesteps": made.timesteps / 2}
-
-    def used(arrays, model="flux-tiny"):
-        context = context_of({"schedule.000": arrays, **step}, model, **wanted)
-        plain = context.make_schedule() if model == "tiny" else made
-        return plain, steps._as_recorded(context, plain)
-
-    plain, found = used(other)
-    assert np.array_equal(found.sigmas, plain.sigmas**2)
-    assert np.array_equal(found.timesteps, plain.timesteps / 2)
-    shorter = {"output.sigmas": other["output.sigmas"], "output.timesteps": np.ones(2)}
-    assert np.array_equal(used(shorter)[1].timesteps, plain.timesteps)
-    for plain, same in (used({"output.sigmas": made.sigmas[1:]}), used({}), used(other, "tiny")):
-        assert same is plain
 
 
 # -- schedules ------------------------------------------------------------------------------------
@@ -288,19 +152,6 @@ def test_the_reference_images_of_an_encoder():
 # -- what was asked for ---------------------------------------------------------------------------
 
 
-def test_the_recipe_of_a_training():
-    def stage(recipe):
-        context = context_of({}, params=recipe)
-        return context.diffusion_stage, context.notes
-
-    tables = {"objective": {"loss": "simple"}}
-    text = "[diffusion]\nsteps = 3\n[diffusion.objective]\nloss = 'simple'"
-    assert stage({"recipe": text}) == stage({"diffusion": {"steps": 3, **tables}}) == (tables, [])
-    assert stage({"diffusion": 3}) == stage({"recipe": "diffusion = 3"}) == stage({}) == ({}, [])
-    found, (note,) = stage({"recipe": "[diffusion"})
-    assert found == {} and note.startswith("the recorded recipe cannot be read: ")
-
-
 def test_a_distilled_model_is_not_guided():
     def scale(**manifest):
         context = context_of({"sampler.000": {"input.model_output": X}}, "flux2-tiny", **manifest)
@@ -384,28 +235,6 @@ def test_a_hint_that_was_not_prepared_has_a_reason():
 # -- guidance and noise ---------------------------------------------------------------------------
 
 
-def test_guidance_alone_is_given_its_predictions():
-    def marked(**more):
-        calls = {"guidance.000": {"input.cond": X, "input.uncond": Y}, **more}
-        context = context_of(calls)
-        assert not [*wires._judge_halves(context)]
-        return {role for _, _, role in context.ledger.marked}
-
-    assert marked() == {"cond", "uncond"}
-    assert not marked(**{"sampler.000": {"input.x": X}})
-
-
-@pytest.mark.parametrize("equal", [True, False])
-@pytest.mark.parametrize("branch", [None, {"step": 1}])
-def test_a_branch_that_begins_within_a_run(equal, branch, monkeypatch):
-    monkeypatch.setattr(wires, "_continues", lambda *x: False)
-    calls = {"sampler.000": {"output": X}, "sampler.001": {"input.x": X if equal else Y}}
-    context = context_of(calls, **({} if branch is None else {"branch": branch}))
-    assert not [*wires._judge_states(context)]
-    marked = context.ledger.has(entry_of(context, "sampler.001"), "x")
-    assert marked == (equal and branch is not None)
-
-
 @pytest.mark.parametrize(("t", "scheduler"), [(math.nan, None), (math.inf, None), (7.0, UNHEARD)])
 def test_noise_that_is_added_at_no_known_time_is_not_judged(t, scheduler):
     arrays = {"input.x0": X, "input.noise": Y, "input.timestep": np.array(t), "output": Z}
@@ -427,22 +256,6 @@ def test_latents_to_which_noise_is_added_may_be_given():
 
     assert verdicts(X, X) == verdicts(np.concatenate([X, X]), X) == ["equal"]
     assert verdicts(Y, X) == ["differs"] and verdicts(X, X[:, :3]) == []
-
-
-def test_halves_are_found_in_whatever_order_guidance_names_them():
-    calls = {
-        "unet.000": {"output": np.concatenate([X, Y])},
-        "guidance.000": {"input.cond": Y, "input.uncond": X},
-        "sampler.000": {"input.x": Z},
-    }
-    assert [row.verdict for row in wires._judge_halves(context_of(calls))] == ["equal"]
-
-
-def test_a_state_follows_from_a_step_whose_own_state_was_not_recorded():
-    for got, verdict in ((Y, "equal"), (X, "differs")):
-        calls = {"sampler.000": {"output": Y}, "sampler.001": {"input.x": got}}
-        rows = [*wires._judge_states(context_of(calls))]
-        assert [(row.verdict, row.cause) for row in rows] == [(verdict, "")]
 
 
 def test_tokens_whose_reader_was_not_recorded_have_a_reason():

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import context_of, normal
 
 from ldmref.locate.parts import scheduler_faults
 from ldmref.locate.parts.step_faults import StepSettings, step_faults
-from ldmref.locate.pipeline import added_noise, schedule, steps
-from ldmref.locate.pipeline.known_parts import judge_known_parts
+from ldmref.locate.pipeline import added_noise, schedule
 from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -21,7 +20,6 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 CONFIG = SchedulerConfig()
 FLOWS = SchedulerConfig(prediction_type="flow", spacing="flow", shift=3.0)
 SHAPE = (1, 4, 8, 8)
-EPSILON = 2.0**-23
 
 
 # -- schedules ------------------------------------------------------------------------------------
@@ -194,88 +192,6 @@ def test_other_settings_of_steps():
 # -- rounding of a step ---------------------------------------------------------------------------
 
 
-def test_the_rounding_of_a_step_grows_with_its_state():
-    one = np.array([1.0, -0.5])
-    assert steps._least(EPSILON, one, one) == 16.0 * EPSILON
-    assert steps._least(EPSILON, 2.75 * one, one) == 16.0 * EPSILON
-    assert steps._least(EPSILON, 100.0 * one, one) == pytest.approx(405.0 * EPSILON)
-    assert steps._least(EPSILON, one, 0.0 * one) == 16.0 * EPSILON
-    moved = one + np.array([0.0, 1e-3])
-    assert steps._least(EPSILON, one, one, moved) == pytest.approx(4e-3)
-    assert steps._least(EPSILON, one, one, one) == 16.0 * EPSILON
-    assert steps._least(EPSILON, one, one, one * np.inf) == 16.0 * EPSILON
-
-
-def test_what_a_step_recorded_within():
-    arrays = [normal(i, 2) for i in range(4)]
-    whole = steps.Followed(arrays[0], arrays[1], arrays[2], [(arrays[3], 5.0), (arrays[0], 2.0)])
-    rough = whole._replace(x0=arrays[3], seen=whole.seen[:1])
-    found = [(side, role, right) for side, role, right, _ in whole.within(rough)]
-    assert [x[:2] for x in found] == [
-        ("output", "x0"), ("input", "x0"), ("input", "x_at"), ("input", "sigma_at"),
-        ("input", "x_at.1"), ("input", "sigma_at.1"),
-    ]  # fmt: skip
-    low = [x for *_, x in whole.within(rough)]
-    assert low[0] is low[1] is arrays[3] and low[2] is arrays[3]
-    assert low[3] is low[4] is low[5] is None
-    assert not [*whole._replace(x0=None, seen=()).within(rough)]
-    assert {x is None for *_, x in whole.within(None)} == {True}
-
-
-def times_of(times, listed=(900, 600, 300), **manifest):
-    calls = {"schedule.000": {"output.timesteps": np.array(listed, float)}}
-    calls |= {f"sampler.{i:03}": {"input.timestep": np.array(t)} for i, t in enumerate(times)}
-    context = context_of(calls, **manifest)
-    rows = [*steps.judge_times(context)]
-    return [(row.call, row.note) for row in rows]
-
-
-def test_times_of_steps_follow_the_schedule():
-    assert times_of((900.0, 600.0, 300.0)) == []
-    assert times_of((900.0, 600.0 * (1 + 9e-6), 300.0)) == []
-    assert times_of((900.0, 600.0 * (1 + 2e-5))) == [
-        ("sampler.001", "timestep 600.012 instead of 600")
-    ]
-    assert times_of((900.0, 300.0)) == [("sampler.001", "timestep 300 instead of 600")]
-    assert times_of((900.0, 300.0), selection={"steps": [0, 2]}) == []
-    twice = [("sampler.001", "timestep 900 instead of 600")]
-    assert times_of((900.0, 900.0), selection={"steps": [0, 2]}) == twice
-    assert times_of((600.0, 600.0), (600, 600, 300), selection={"steps": [0, 1]}) == []
-    assert times_of((600.0, 300.0)) == []  # of an image
-    assert times_of((899.0,)) == [("sampler.000", "timestep 899 instead of 900")]
-    assert times_of((900.0, 600.0, 900.0, 600.0)) == []  # another image
-    assert times_of((900.0, 600.0, 600.0)) == [("sampler.002", "timestep 600 instead of 300")]
-    assert times_of((900.0, 600.0, 600.0, 300.0), (900, 600, 600, 300)) == []  # PNDM
-    assert times_of((300.0, 200.0)) == [("sampler.001", "timestep 200 instead of 300")]
-
-
-def levels_of(pairs, sigmas=(9.0, 4.0, 1.0, 0.0), attributes=None):
-    calls = {"schedule.000": {"output.sigmas": np.array(sigmas)}}
-    for i, pair in enumerate(pairs):
-        roles = ("sigma", "sigma_next")
-        calls[f"sampler.{i:03}"] = {
-            f"input.{role}": np.array(x) for role, x in zip(roles, pair, strict=False)
-        }
-    context = context_of(calls, attributes=attributes)
-    found = context.read_output(context.schedule_entry, "sigmas")
-    rows = [row for e in context.calls("sampler") for row in steps._judge_levels(context, e, found)]
-    return [row.call for row in rows]
-
-
-def test_levels_of_steps_are_neighbours_in_the_schedule():
-    assert levels_of([(9.0, 4.0), (4.0, 1.0), (1.0, 0.0)]) == []
-    assert levels_of([(9.0,), (4.0,)]) == []
-    assert levels_of([(9.0, 1.0)]) == ["sampler.000"]
-    assert levels_of([(9.0, 4.0 * (1 + 5e-6))]) == []
-    assert levels_of([(9.0, 4.0 * (1 + 5e-5))]) == ["sampler.000"]
-    assert levels_of([(4.0, 9.0)]) == ["sampler.000"]
-    jump = {"sampler.000": {"i": 2, "i_next": 0}}
-    assert levels_of([(1.0, 9.0)], attributes=jump) == []
-    assert levels_of([(9.0, 4.0)], attributes=jump) == ["sampler.000"]
-    beyond = {"sampler.000": {"i": 2, "i_next": 4}}
-    assert levels_of([(9.0, 4.0)], attributes=beyond) == []
-
-
 # -- added noise ----------------------------------------------------------------------------------
 
 X0, NOISE = normal(0, *SHAPE), normal(1, *SHAPE)
@@ -390,29 +306,6 @@ def test_a_mixture_without_image_or_noise_has_no_ratios():
             assert [*added_noise._fitted(X0, X0, NOISE, zero)] == ["image and noise are mixed"]
 
 
-@pytest.mark.parametrize("change", ["input.x0", "input.noise", "input.timestep", "output", "time"])
-@pytest.mark.parametrize("place", range(3))
-def test_noise_that_lacks_an_array_leaves_the_other_calls(place, change):
-    """A time that is no number is not judged; what has no array has no row."""
-    table = training_alphas_cumprod(context_of({}).config)
-    right = math.sqrt(table[400]) * X0 + math.sqrt(1.0 - table[400]) * NOISE
-    whole = {"input.x0": X0, "input.noise": NOISE, "input.timestep": np.array(400.0)}
-    calls = {f"add_noise.00{i}": {**whole, "output": right} for i in range(3)}
-    name = f"add_noise.00{place}"
-    if change == "time":
-        calls[name]["input.timestep"] = np.array(np.inf)
-    else:
-        del calls[name][change]
-    context = context_of(calls, params={"steps": 4, "sampler": "ddim"})
-    rows = [row for row in added_noise.judge_added_noise(context) if row.kind == "add_noise"]
-    expected = dict.fromkeys(calls, "equal")
-    if change == "time":
-        expected[name] = "not judged"
-    else:
-        del expected[name]
-    assert {row.call: row.verdict for row in rows} == expected
-
-
 def noise_rows(calls):
     context = context_of(calls)
     entries = context.calls("add_noise")
@@ -442,136 +335,4 @@ def test_levels_of_other_numbers_of_tokens():
         assert found == [f"the shift of {n} image tokens instead of {tokens}" for n in others]
 
 
-def test_a_jump_back_adds_noise():
-    """x at sigma 4 becomes x at sigma 9 by noise of the variance 81 - 16."""
-    state, noise = normal(0, *SHAPE), normal(1, *SHAPE)
-    right = state + math.sqrt(65.0) * noise
-
-    def rows_of(got=right, level=9.0, following=None):
-        calls = {
-            "sampler.000": {"input.sigma_next": np.array(4.0), "output": state},
-            "jump.000": {"input.noise": noise, "input.sigma": np.array(level), "output": got},
-            "sampler.001": {
-                "input.sigma": np.array(9.0),
-                "input.x": got if following is None else following,
-            },
-        }
-        rows = [*judge_known_parts(context_of(calls))]
-        return {row.kind: (row.verdict, row.cause) for row in rows}
-
-    kinds = ("noise", "jump level", "jump", "state")
-    assert rows_of() == dict.fromkeys(kinds, ("equal", ""))
-    assert rows_of(state)["jump"] == ("differs", "the state before the jump")
-    assert rows_of(math.sqrt(65.0) * noise)["jump"] == ("differs", "only the noise")
-    for apart, verdict in ((0.9e-6, "equal"), (1.1e-6, "differs")):
-        assert rows_of(level=9.0 * (1.0 + apart))["jump level"][0] == verdict
-    for apart, verdict in ((0.9e-5, "equal"), (1.1e-5, "differs")):
-        moved = right.copy()
-        moved.flat[3] += apart * np.abs(right).max()
-        rows = rows_of(moved)
-        assert (rows["jump"][0], rows["state"][0]) == (verdict, "equal")
-    assert rows_of(following=right + 1.0)["state"][0] == "differs"
-
-
-@pytest.mark.parametrize("first", range(5))
-def test_where_a_list_of_pndm_was_cut(first):
-    """Its second timestep is there twice, so a time alone does not say it."""
-    times = np.array([900.0, 600.0, 300.0, 0.0])
-    calls = [0, 1, 1, 2, 3][first:]
-    recorded = {f"sampler.{i:03}": {"input.timestep": times[k]} for i, k in enumerate(calls)}
-    context = context_of(recorded)
-    evaluations = [SimpleNamespace(entry=entry_of(context, name)) for name in recorded]
-    assert steps._first_of_pndm(context, evaluations, times) == first
-    before = {name: {"input.timestep": x["input.timestep"] - 1.0} for name, x in recorded.items()}
-    near = context_of(before)
-    moved = [SimpleNamespace(entry=entry_of(near, name)) for name in recorded]
-    assert steps._first_of_pndm(near, moved, times) == first
-
-
-def test_a_run_with_one_schedule_reads_it():
-    calls = {"sampler.000": {"input.x": X0, "output": X0}}
-    context = context_of(calls, params={"steps": 3})
-    entry = entry_of(context, "sampler.000")
-    assert steps._first_step(context, entry, np.arange(3), np.arange(4)[::-1]) == 0
-    calls = {"sampler.000": {"input.x": X0, "input.sigma": np.array(1.9)}}
-    context = context_of(calls)
-    entry = entry_of(context, "sampler.000")
-    sigmas = np.array([3.0, 2.0, 1.0, 0.0])
-    assert steps._first_step(context, entry, np.arange(3), sigmas) == 1
-    near = context_of({"sampler.000": {"input.sigma": np.array(0.1)}})
-    assert steps._first_step(near, entry_of(near, "sampler.000"), np.arange(3), sigmas) == 2
-    named = context_of(
-        {"sampler.000": {"input.sigma": np.array(3.0)}}, attributes={"sampler.000": {"i": 2}}
-    )
-    assert steps._first_step(named, entry_of(named, "sampler.000"), np.arange(3), sigmas) == 2
-
-
 # -- what is read of a step -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("names", [("sample", "model_output"), ("x", "prediction"), ("x", "x0")])
-def test_a_step_is_read_with_its_noises_in_their_order(names):
-    """A step has up to four noises; those that were not recorded are left out."""
-    state, predicted, *noises = (normal(i, *SHAPE) for i in range(7))
-    arrays = dict(zip((f"input.{name}" for name in names), (state, predicted), strict=True))
-    calls = {"input.noise": noises[0]} | {f"input.noise.{i}": noises[i] for i in (1, 3, 4)}
-    context = context_of({"sampler.000": {**arrays, **calls}})
-    found = steps._read(context, entry_of(context, "sampler.000"))
-    assert np.array_equal(found.state, state) and np.array_equal(found.prediction, predicted)
-    for got, right in zip(found.noise, (noises[0], noises[1], noises[3]), strict=True):
-        assert np.array_equal(got, right)
-    for lacking in arrays:
-        part = {name: x for name, x in arrays.items() if name != lacking}
-        context = context_of({"sampler.000": {**part, **calls}})
-        assert steps._read(context, entry_of(context, "sampler.000")) is None
-
-
-@pytest.mark.parametrize(
-    ("attributes", "params", "eta", "kind"),
-    [
-        ({}, {}, None, ""),
-        ({"prediction_type": "v", "eta": 0.25}, {"eta": 0.5}, 0.25, "v"),
-        ({}, {"eta": 0.5}, 0.5, ""),
-    ],
-)
-def test_settings_of_steps_are_those_of_the_first_one(attributes, params, eta, kind):
-    calls = {f"sampler.00{i}": {"input.x": X0, "input.prediction": X0} for i in (0, 1)}
-    named = {"sampler.000": attributes, "sampler.001": {"prediction_type": "eps", "eta": 0.75}}
-    given = {"steps": 2, "sampler": "ddim"} | params
-    found = steps._settings(context_of(calls, attributes=named, params=given))
-    assert (found.eta, found.prediction_type) == (eta, kind)
-
-
-def test_x0_is_a_prediction_where_no_step_has_another():
-    arrays = {"input.x": normal(0, *SHAPE), "input.x0": normal(1, *SHAPE)}
-    alone = context_of({"sampler.000": arrays})
-    assert steps._predictions(alone) == steps.X0
-    other = {"input.x": arrays["input.x"], "input.prediction": normal(2, *SHAPE)}
-    assert steps._settings(alone).prediction_type == "x0"
-    both = context_of({"sampler.000": arrays, "sampler.001": other})
-    assert steps._predictions(both) == steps.PREDICTIONS
-    assert steps._read(both, entry_of(both, "sampler.000")) is None
-
-
-def test_each_noise_of_a_step_is_judged():
-    arrays = {"input.noise": normal(0, 1, 4, 32, 32), "input.noise.1": 2 * normal(1, 1, 4, 32, 32)}
-    context = context_of({"sampler.000": {**arrays, "input.noisy": normal(2, *SHAPE)}})
-    entry = entry_of(context, "sampler.000")
-    found = [(row.kind, row.verdict) for row in steps._judge_noise(context, entry)]
-    assert found == [("noise", "equal"), ("noise", "differs")]
-    marked = [context.ledger.has(entry, role) for role in ("noise", "noise.1", "noisy")]
-    assert marked == [True, True, False]
-
-
-def test_steps_follow_each_other_so_one_without_its_arrays_leaves_all():
-    whole = {"input.sample": normal(0, *SHAPE), "input.model_output": normal(2, *SHAPE)}
-    calls = {
-        "sampler.000": {**whole, "output": whole["input.sample"]},
-        "sampler.001": {"input.x": normal(1, *SHAPE)},
-    }
-    context = context_of(calls, params={"steps": 2})
-    rows = [row for row in steps.judge_steps(context) if row.kind == "step"]
-    assert [(row.call, row.verdict, row.note) for row in rows] == [
-        ("sampler.000", "not judged", "another step's state or prediction was not recorded"),
-        ("sampler.001", "not judged", "its state or prediction was not recorded"),
-    ]

@@ -42,24 +42,6 @@ def rows_of(calls, model="tiny", prompt="a cat", **more):
 # -- calls of encoders ----------------------------------------------------------------------------
 
 
-def test_calls_without_ids_leave_the_others():
-    ids = ids_of("a cat")
-    calls = {
-        "text_encoder.000": {"output": np.zeros((1, 16, 4))},
-        "text_encoder.001": {"input.input_ids": ids},
-        "text_encoder.002": {"input.input_ids": ids + 1},
-    }
-    rows, context = rows_of(calls)
-    assert [row[:3] for row in rows] == [
-        ("text_encoder.001", "", "equal"), ("text_encoder.002", "", "differs"),
-    ]  # fmt: skip
-    assert context.ledger.wrong_tokens
-    rows, context = rows_of(calls, prompt=None)
-    assert rows == [] and not context.ledger.wrong_tokens
-    for call, marked in (("text_encoder.001", True), ("text_encoder.002", True)):
-        assert context.ledger.has(entry_of(context, call), "input_ids") is marked
-
-
 def test_a_model_has_the_encoders_that_it_has():
     """Calls of further encoders, and of a weaker model's, are not those of the model."""
     ids = ids_of("a cat")

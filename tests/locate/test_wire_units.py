@@ -10,24 +10,11 @@ import pytest
 from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.networks import _CallSizes, _clip_skip, number_controlnet
-from ldmref.locate.pipeline import (
-    combination,
-    controls,
-    images,
-    inputs,
-    latents,
-    prompt_arrays,
-    wires,
-)
+from ldmref.locate.pipeline import controls, images
 from ldmref.locate.pipeline.asked import judge_asked
-from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.hints import _encoded, judge_hint
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
-from ldmref.locate.pipeline.prompt_arrays import PromptArrays
-from ldmref.locate.pipeline.recorded_step import from_path, to_path
 from ldmref.locate.pipeline.schedule import judge_schedule
-from ldmref.locate.pipeline.selected import mark_selected
-from ldmref.locate.pipeline.text_inputs import ExpectedText, _arranged
 from ldmref.locate.preflight import missing_layers
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace
@@ -158,76 +145,7 @@ def test_guidance_that_was_asked_for_and_is_missing():
     assert missing(true_cfg_scale=2.0) == missing(true_cfg_scale=1.0, negative_prompt="x") == []
 
 
-def test_guidance_that_was_not_recorded_follows_from_the_halves():
-    def rows_of(got, before=None):
-        calls = {
-            "unet.000": {"output": np.concatenate([X, Y])},
-            "sampler.000": {"input.model_output": X + 2.0 * (Y - X)},
-            "unet.001": {"output": np.concatenate([Y, Z])},
-            "sampler.001": {"input.model_output": got},
-        }
-        context = context_of(calls, params={"cfg_scale": 2.0})
-        return [(row.verdict, row.cause) for row in combination._judge_steps(context)]
-
-    assert rows_of(Y + 2.0 * (Z - Y)) == [("equal", "")] * 2
-    assert rows_of(Z)[1][1] == "guidance is dropped: the conditional prediction alone"
-    assert rows_of(X + 2.0 * (Y - X))[1][1] == "the prediction of the step before"
-
-
 # -- inputs of the denoiser -----------------------------------------------------------------------
-
-
-def timestep_row(got, attributes=None, **params):
-    calls = {
-        "unet.000": {"input.timestep": np.array(got)},
-        "sampler.000": {"input.timestep": np.array(600.0), "input.x": X},
-    }
-    context = context_of(calls, params={"steps": 8} | params)
-    (evaluation,) = context.evaluations
-    network = entry_of(context, "unet.000")
-    return next(inputs._judge_timestep(context, network, evaluation)), context.make_schedule()
-
-
-def test_timesteps_of_the_denoiser():
-    row, schedule = timestep_row(600.0)
-    assert row.verdict == "equal" and row.segment.startswith("from the sampler to")
-    index = int(np.argmin(np.abs(schedule.timesteps - 600.0)))
-    causes = {
-        "the timestep is scaled by 1000": 600000.0,
-        "the timestep is scaled by 1/1000": 0.6,
-        "the timestep is smaller by 1": 599.0,
-        "the timestep is larger by 1": 601.0,
-        "the timestep t is 1000 - t": 400.0,
-        "the timestep of the next step": schedule.timesteps[index + 1],
-        "the timestep of the previous step": schedule.timesteps[index - 1],
-        "the number of the step": float(index),
-    }
-    for cause, got in causes.items():
-        row, _ = timestep_row(got)
-        assert (row.verdict, row.cause) == ("differs", cause)
-    assert timestep_row(600.0 * (1 + 0.9e-5))[0].verdict == "equal"
-    assert timestep_row(600.0 * (1 + 1.1e-5))[0].verdict == "differs"
-
-
-def test_latents_of_the_denoiser():
-    def cause(got, sampler="euler", model="tiny"):
-        calls = {
-            "unet.000" if model == "tiny" else "transformer.000": {"input.sample": got},
-            "sampler.000": {"input.sigma": np.array(3.0), "input.x": X},
-        }
-        context = context_of(calls, model, params={"steps": 4, "sampler": sampler})
-        (evaluation,) = context.evaluations
-        rows = [*inputs._judge_latents(context, evaluation.networks[0], evaluation)]
-        return rows[0].cause if rows[0].verdict == "differs" else rows[0].verdict
-
-    scale = 1.0 / math.hypot(1.0, 3.0)
-    assert cause(scale * X) == cause(scale * np.concatenate([X, X])) == "equal"
-    assert cause(X) == "the scaling of the input is missing (scale_model_input)"
-    assert cause(scale * scale * X) == "the input is scaled twice"
-    assert cause(X / 3.0) == "the input is divided by sigma"
-    assert cause(X, model="flux-tiny") == "equal"  # a flow reads its states as they are
-    wrong = "the input is scaled by 1/sqrt(1 + sigma^2)"
-    assert cause(scale * X, model="flux-tiny") == wrong
 
 
 # -- schedules ------------------------------------------------------------------------------------
@@ -266,86 +184,6 @@ def test_recorded_schedules():
 
 
 # -- latents of tiny decoders, unpacking ----------------------------------------------------------
-
-
-def test_a_tiny_decoder_reads_latents_as_they_are():
-    def row_of(got, **step):
-        calls = {
-            "sampler.000": {"input.x": X, "output": Y, **step},
-            "taesd.decode.000": {"input.latents": got},
-        }
-        context = context_of(calls)
-        return [(row.verdict) for row in latents._judge_tiny_decoder(context)]
-
-    assert row_of(Y) == ["equal"] and row_of(2.0 * Y) == ["differs"] and row_of(Y[..., :4]) == []
-    preserved = {"input.sigma_next": np.array(3.0)}
-    assert row_of(Y / math.sqrt(10.0), **preserved) == ["equal"]
-    assert row_of(Y, **preserved) == ["differs"]
-
-
-def test_latents_that_are_unpacked_otherwise():
-    x = normal(0, 1, 2, 4, 6)
-    context = context_of({}, "flux-tiny")
-    found = dict(latents._unpacked(context, x))
-    tokens = np.einsum("ncyixj->nyxcij", x.reshape(1, 2, 2, 2, 3, 2)).reshape(1, 6, 8)
-    grid = tokens.reshape(1, 2, 3, 8)
-    last = grid.reshape(1, 2, 3, 2, 2, 2)  # read as row, column, channel
-    expected = {
-        "a patch is read as row, column, channel": np.einsum("nyxijc->ncyixj", last),
-        "rows and columns of a patch are exchanged": np.einsum("nyxcij->ncyjxi", last),
-        "tokens run down the columns": np.einsum(
-            "nxycij->ncyixj", tokens.reshape(1, 3, 2, 2, 2, 2)
-        ),
-    }
-    for text, right in expected.items():
-        assert np.array_equal(found[text], right.reshape(1, 2, 4, 6)), text
-    square = normal(0, 1, 2, 4, 4)
-    turned = dict(latents._unpacked(context, square))["rows and columns are exchanged"]
-    assert np.array_equal(turned, square.swapaxes(2, 3))
-    for odd in (x[:, :, :3], x[..., :5]):
-        assert not [*latents._unpacked(context, odd)]
-    assert not [*latents._unpacked(context_of({}), x)]
-
-
-def test_the_known_part_at_the_end():
-    mask = np.zeros((1, 1, 8, 8))
-    mask[..., :4] = 0.25
-    calls = {
-        "mask.000": {"output.mask": mask},
-        "sampler.000": {"output": Y},
-        "add_noise.000": {"input.x0": Z},
-    }
-
-    def blended(calls, got=X):
-        context = context_of(calls)
-        return wires.blended_at_the_end(context, context.calls("sampler"), got, Y)
-
-    right, ((text, inverted),) = blended(calls)
-    np.testing.assert_allclose(right, 0.75 * Z * (mask > 0) + Z * (mask == 0) + mask * Y)
-    assert text == "the mask is inverted"
-    np.testing.assert_allclose(inverted, mask * Z + Y - mask * Y)
-    before = {name: calls[name] for name in ("mask.000", "add_noise.000", "sampler.000")}
-    assert blended(before) is None
-    calls["mask.000"] = {"output.mask": mask[..., :4]}
-    near = np.where(np.abs(X - Z) < np.abs(X - Y), Z, Y)
-    found = blended(calls)
-    assert np.array_equal(found[0], near) and found[1] == []
-    for role in ("original_samples", "x0", "sample", "input"):  # names of the image's latents
-        calls["add_noise.000"] = {f"input.{role}": Z}
-        assert blended(calls) is not None
-    calls["add_noise.000"] = {"input.x0": Z[..., :4]}
-    assert blended(calls) is None
-
-
-def test_masks_in_the_size_of_latents():
-    def mask_of(x, like=X):
-        return wires.recorded_mask(context_of({"mask.000": {"output.mask": x}}), like)
-
-    one, each, two = np.ones((1, 1, 8, 8)), np.ones((1, 4, 8, 8)), np.ones((2, 1, 8, 8))
-    assert all(mask_of(x) is not None for x in (one, each)) and len(mask_of(two)) == 1
-    for x in (one[0], one[..., :4], np.ones((1, 3, 8, 8))):
-        assert mask_of(x) is None
-    assert mask_of(one, np.concatenate([X, X])) is None
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -400,41 +238,6 @@ def test_what_is_drawn_from_an_encoder():
 # -- what is given --------------------------------------------------------------------------------
 
 
-def test_words_of_texts_of_one_half():
-    one, two = (PromptArrays(normal(i, 3, 4), None) for i in range(2))
-    batch = ExpectedText(("cond",), {"cond": [one], "uncond": [two]})
-    right = batch.array("text")
-    names = [text for text, _ in _arranged("text", right, batch, right)]
-    assert names == [
-        "the text is that of the other half: prompt instead of negative prompt, or reverse",
-        "rows of prompts are exchanged",
-    ]
-
-
-def test_sources_that_were_not_selected():
-    calls = {
-        "sampler.000": {
-            "input.x": X,
-            "input.sigma": np.ones(1),
-            "input.prediction": Y,
-            "input.q": Z,
-        },
-        "vae.decode.000": {"input.latents": X},
-    }
-
-    def marked(selection, more=()):
-        context = context_of({x: {"output": X} for x in more} | calls, selection=selection)
-        mark_selected(context.port, ledger := Ledger(), "unet")
-        return {(name.partition(".")[0], role) for name, _, role in ledger.marked}
-
-    given = {("sampler", "x"), ("sampler", "sigma"), ("sampler", "prediction")}
-    assert marked({"calls": ["sampler"]}) == marked({"without": ["unet"]}) == given
-    assert marked({}) == marked({"layers": ["x"]}) == set()
-    assert marked({"calls": ["x"]}, ("unet.000",)) == given - {("sampler", "prediction")}
-    assert marked({"calls": ["x"]}, ("schedule.000",)) == {("sampler", "prediction")}
-    assert marked({"calls": ["x"]}, ("initial.000",)) == given - {("sampler", "x")}
-
-
 def test_what_nothing_compared_is_a_row():
     context = context_of(
         {"sampler.000": {"input.x": X, "output": Y}, "unet.000": {"input.x": X, "output": Y}}
@@ -458,18 +261,7 @@ def test_what_nothing_compared_is_a_row():
     ]
 
 
-def test_models_without_classes_have_none_to_judge():
-    calls = {"unet.000": {"input.sample": X}, "sampler.000": {"input.x": X}}
-    assert not [*judge_class_labels(context_of(calls))]
-
-
 # -- inversion ------------------------------------------------------------------------------------
-
-
-def test_states_on_and_beside_the_path():
-    assert to_path(X, 3.0, True) is X and from_path(X, 3.0, True) is X
-    np.testing.assert_allclose(to_path(X, 3.0, False), math.sqrt(10.0) * X)
-    np.testing.assert_allclose(from_path(to_path(X, 3.0, False), 3.0, False), X)
 
 
 # -- arguments of networks ------------------------------------------------------------------------
@@ -589,17 +381,3 @@ def test_a_hint_of_no_known_controlnet_has_a_reason():
     for whole in ({"start": 0, "end": 1}, {}):
         context = context_of(calls, params={"control": [whole, {}]})
         assert [*judge_hint(context, entry_of(context, "controlnet.000"))]
-
-
-def test_a_negative_side_of_zeros(monkeypatch):
-    one = PromptArrays(normal(0, 3, 4), normal(1, 6))
-    monkeypatch.setattr(prompt_arrays, "arrays_of_prompts", lambda *values: one)
-    config = SimpleNamespace(zero_empty_negative=True, text_encoders=("a",))
-    run = SimpleNamespace(
-        model=SimpleNamespace(config=config), is_diffusers=True, requested=lambda name: None
-    )
-    zero = prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "uncond", 2, 3)
-    assert len(zero) == 2 and not any(x.states.any() or x.pooled.any() for x in zero)
-    assert prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "cond", 2, 3) == [one, one]
-    asked = {"prompt": "a", "negative_prompt": "b"}
-    assert prompt_arrays.arrays_of_side(run, asked, "uncond", 1, 3) == [one]

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError
-from ldmref.locate.parts.visit import FAILS
+from ldmref.locate.parts.visit import Visit
 from ldmref.math.guidance import rescale_guidance
 from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidance_directions import PerturbedAttention, SkipLayers
 from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance, guidance_class
 from ldmref.samplers.guidances import EmbeddedScale, Rescale
+from ldmref.samplers.predictions import TEXTS, Prediction, Steering
 
 PLAIN = (None, "", "cfg", "classifier_free", "none")
 ANY_LEVEL = {"low": 0.0, "high": 1e13}
@@ -137,10 +138,80 @@ def other_guidances(rule: Guidance) -> dict[str, Guidance]:
     }
 
 
-def depends_on_level(rule: Guidance, predictions: Mapping[str, np.ndarray], scale: float) -> bool:
-    """Return whether a guidance is another one at another noise level."""
-    try:
-        low, high = (rule(predictions, sigma, scale, ())[0] for sigma in (1e-6, 1e6))
-    except FAILS:
-        return True
-    return not np.array_equal(low, high)
+@dataclass(frozen=True)
+class GuidanceOfSteps(Guidance):
+    """A guidance whose rule and scale are others in each evaluation.
+
+    Attributes:
+        ratios: The ratios of noise to data, at which the denoiser is evaluated.
+        rules: The rule at each.
+        scales: The guidance scale at each.
+    """
+
+    name = "of_steps"
+    ratios: tuple[float, ...] = ()
+    rules: tuple[Guidance, ...] = ()
+    scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take all as they were recorded."""
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Its name alone."""
+        return {"name": self.name}
+
+    def embedded(self) -> Guidance:
+        """Return itself, with the scale that the network does not read."""
+        return self
+
+    def at(self, ratio: float) -> tuple[Guidance, float]:
+        """Return the rule and the scale of the evaluation whose level is nearest."""
+        with np.errstate(all="ignore"):
+            times = [float(np.nan_to_num(x / (1.0 + x), nan=1.0)) for x in (ratio, *self.ratios)]
+        near = int(np.argmin(np.abs(np.array(times[1:]) - times[0])))
+        return self.rules[near], self.scales[near]
+
+    def visited(self, visit: Visit) -> Visit:
+        """Return a visit of it as one of the rule of its evaluation."""
+        inputs = visit.inputs
+        rule, scale = self.at(inputs["path"].ratio(inputs["sigma"]))
+        names = {as_recorded(name): name for name in rule.needs(inputs["sigma"], scale)}
+        arrays = {names.get(name, name): x for name, x in visit.arrays.items()}
+        return replace(visit, rule=rule).with_inputs(predictions=arrays, scale=scale)
+
+    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
+        rule, scale = self.at(sigma)
+        return tuple(as_recorded(name) for name in rule.needs(sigma, scale))
+
+    def texts(self, cfg_scale: float) -> tuple[str, ...]:
+        pairs = zip(self.rules, self.scales, strict=True)
+        return tuple({text for rule, scale in pairs for text in rule.texts(scale)})
+
+    def __call__(self, predictions, sigma, cfg_scale, memory):
+        rule, scale = self.at(sigma)
+        named = {name: predictions[as_recorded(name)] for name in rule.needs(sigma, scale)}
+        return rule(named, sigma, scale, memory)
+
+
+@dataclass(frozen=True)
+class RecordedChange(Steering):
+    """A change of the network whose outputs were recorded.
+
+    Attributes:
+        role: The role of the prediction.
+    """
+
+    kind = "recorded"
+    role: str
+
+
+def as_recorded(name: str) -> str:
+    """Return a prediction as the network makes it that returns what was recorded.
+
+    >>> as_recorded("cond")
+    'cond'
+    """
+    if name in TEXTS:
+        return name
+    return Prediction("cond", RecordedChange(name.partition("_")[0]))

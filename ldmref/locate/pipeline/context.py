@@ -73,21 +73,6 @@ class PipelineContext(PortRun):
                 return replace(row, verdict=EQUAL, error=explained or 0.0, note=layout.text)
         return replace(row, verdict=DIFFERS, cause=cause, explained=explained)
 
-    def unless_changed(self, row: Row, name: str) -> Row:
-        """Return a row, "not judged" if it differs and a callback of the run may have caused that.
-
-        Args:
-            row: The row.
-            name: The array of the pipeline, "latents" or "prompt_embeds".
-        """
-        changed = self.request.get("callback_on_step_end_tensor_inputs", ["latents"])
-        if row.verdict != DIFFERS or not self.request.get("callback_on_step_end"):
-            return row
-        if name not in changed:
-            return row
-        note = f"it is another one; the callback of the run may have changed its {name}"
-        return Row(row.call, "", row.kind, verdict=UNKNOWN, note=note, segment=row.segment)
-
     def not_judged(self, entry: TraceEntry, kind: str, why: str) -> Row:
         """Return the row of a computation that cannot be recomputed."""
         return Row(entry.call, "", kind, verdict=UNKNOWN, note=why)

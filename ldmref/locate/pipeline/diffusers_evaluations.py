@@ -11,19 +11,21 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
-from ldmref.locate.parts.rules import NUMBERS, RecordedRule, guidance_rule
+from ldmref.locate.parts.rules import (
+    NUMBERS,
+    GuidanceOfSteps,
+    RecordedRule,
+    as_recorded,
+    guidance_rule,
+)
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
-from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import ClassifierFree
 from ldmref.samplers.path import FLOW
-from ldmref.samplers.predictions import TEXTS, Prediction, Steering
 from ldmref.trace.model import TraceEntry
 
 TIME = 1e-5  # relative error of the times that networks are given
@@ -33,73 +35,6 @@ PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref
 SCALES = ("skip_scale", "perturbed_scale")
 LEAST = 1e-30
 FURTHER = ("skipped", "perturbed")  # predictions of a changed network
-
-
-@dataclass(frozen=True)
-class GuidanceOfSteps(Guidance):
-    """A guidance whose rule and scale are others in each evaluation.
-
-    Attributes:
-        ratios: The ratios of noise to data, at which the denoiser is evaluated.
-        rules: The rule at each.
-        scales: The guidance scale at each.
-    """
-
-    name = "of_steps"
-    ratios: tuple[float, ...] = ()
-    rules: tuple[Guidance, ...] = ()
-    scales: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Take all as they were recorded."""
-
-    @property
-    def record(self) -> dict[str, str]:
-        """Its name alone."""
-        return {"name": self.name}
-
-    def embedded(self) -> Guidance:
-        """Return itself, with the scale that the network does not read."""
-        return self
-
-    def at(self, ratio: float) -> tuple[Guidance, float]:
-        """Return the rule and the scale of the evaluation whose level is nearest."""
-        with np.errstate(all="ignore"):
-            times = [float(np.nan_to_num(x / (1.0 + x), nan=1.0)) for x in (ratio, *self.ratios)]
-        near = int(np.argmin(np.abs(np.array(times[1:]) - times[0])))
-        return self.rules[near], self.scales[near]
-
-    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        rule, scale = self.at(sigma)
-        return tuple(_as_recorded(name) for name in rule.needs(sigma, scale))
-
-    def texts(self, cfg_scale: float) -> tuple[str, ...]:
-        pairs = zip(self.rules, self.scales, strict=True)
-        return tuple({text for rule, scale in pairs for text in rule.texts(scale)})
-
-    def __call__(self, predictions, sigma, cfg_scale, memory):
-        rule, scale = self.at(sigma)
-        named = {name: predictions[_as_recorded(name)] for name in rule.needs(sigma, scale)}
-        return rule(named, sigma, scale, memory)
-
-
-@dataclass(frozen=True)
-class RecordedChange(Steering):
-    """A change of the network whose outputs were recorded.
-
-    Attributes:
-        role: The role of the prediction.
-    """
-
-    kind = "recorded"
-    role: str
-
-
-def _as_recorded(name: str) -> str:
-    """Return a prediction as the network makes it that returns what was recorded."""
-    if name in TEXTS:
-        return name
-    return Prediction("cond", RecordedChange(name.partition("_")[0]))
 
 
 @dataclass
@@ -164,6 +99,10 @@ class RecordedEvaluations:
             if level is None:
                 raise NotARun("the level of its guidance is not known")
             ratios.append(path.ratio(level))
+        known: dict[float, bool] = {}
+        for ratio, rule in zip(ratios, self.rules, strict=True):
+            if known.setdefault(ratio, rule is None) != (rule is None):
+                raise NotARun("guidance begins or ends between two evaluations of one level")
         rules = tuple(ClassifierFree() if x is None else x.guidance for x in self.rules)
         scales = tuple(1.0 if x is None else self.scale for x in self.rules)
         return GuidanceOfSteps(tuple(ratios), rules, scales)
@@ -271,7 +210,7 @@ class RecordedEvaluations:
         own = f"guidance.{index:03}/"
         for role in (*PLAIN, *FURTHER):
             name = ArrayName(guidance.name, INPUT, role)
-            own_role = str(_as_recorded(role)) if role in FURTHER else role
+            own_role = str(as_recorded(role)) if role in FURTHER else role
             view.pair(name._replace(entry=own, role=own_role), name)
         output = ArrayName(guidance.name, OUTPUT, OUTPUT)
         view.pair(output._replace(entry=own), output)

@@ -14,6 +14,7 @@ from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule, make_schedule
+from ldmref.samplers.path import FLOW
 
 TRUE_CFG = "true_cfg_scale"  # of a network that may read the scale itself
 PIXELS = ("width", "height")
@@ -59,7 +60,7 @@ class DiffusersRequest:
         plain = pipeline.replace("PAG", "").replace("ControlNet", "")
         if not {pipeline, plain} & {*context.model.family.folders}:
             raise NotARun("its pipeline is not known")
-        if context.unknown_scheduler:
+        if context.unknown_scheduler and self.recorded_levels is None:
             raise NotARun(context.unknown_scheduler)
         self.images.require_known()
 
@@ -90,16 +91,39 @@ class DiffusersRequest:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The schedule of the run."""
+        """The schedule of the run; of a scheduler that ldmref has not, the levels of its steps."""
+        if self.context.unknown_scheduler:
+            levels = self.recorded_levels
+            assert levels is not None
+            return self._make_schedule(levels)
         made = self.context.make_schedule()
         if made is None:
             raise NotARun("its schedule is not known")
         return made
 
+    @cached_property
+    def recorded_levels(self) -> list[float] | None:
+        """The levels of a scheduler that ldmref has not, on the path of a flow; None: unknown."""
+        context = self.context
+        sigmas = context.read_output(context.schedule_entry, "sigmas")
+        steps = context.calls("sampler")
+        if context.path is not FLOW or sigmas is None or len(sigmas) != len(steps) + 1:
+            return None
+        return [float(sigma) for sigma in sigmas]
+
+    def _make_schedule(self, levels: list[float]) -> Schedule:
+        """Return the schedule of given levels."""
+        context = self.context
+        sampler, spacing = context.choose_sampler(context.config)
+        steps = len(levels) - 1
+        more = (context.path, context.tokens)
+        return make_schedule(context.config, sampler, spacing, steps, levels, *more)
+
     @property
     def given_levels(self) -> list[float] | None:
         """The levels that the request has instead of a number of steps; None: it has that."""
-        if not {"sigmas", "timesteps", "denoising_end"} & set(self.asked):
+        own = {"sigmas", "timesteps", "denoising_end"} & set(self.asked)
+        if not own and not self.context.unknown_scheduler:
             return None
         return self.schedule.sigmas[: self.last_level + 1].tolist()
 
@@ -109,12 +133,7 @@ class DiffusersRequest:
         levels = self.given_levels
         if levels is None:
             return float(self.schedule.init_noise_sigma)
-        context = self.context
-        sampler, spacing = context.choose_sampler(context.config)
-        steps = len(levels) - 1
-        more = (context.path, context.tokens)
-        made = make_schedule(context.config, sampler, spacing, steps, levels, *more)
-        return float(made.init_noise_sigma)
+        return float(self._make_schedule(levels).init_noise_sigma)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -146,6 +165,11 @@ class DiffusersRequest:
         if scale is None:
             raise NotARun("its guidance scale was not recorded")
         return scale
+
+    @property
+    def drops_guidance(self) -> bool:
+        """Whether predictions without the prompt, which its scale needs, were not made."""
+        return self.scale > 1.0 and not self.reads_scale and not self.evaluations.reads_negative
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -194,7 +218,7 @@ class DiffusersRequest:
         if self.images.mode == "inpaint":
             found["only_masked"] = False
         rescale = self.asked.get("guidance_rescale")
-        if self.true_scale is not None or not self.evaluations.is_plain:
+        if self.true_scale is not None or not self.evaluations.is_plain or self.drops_guidance:
             found["guidance"] = self.evaluations.guidance
         elif rescale:
             found["guidance"] = {"name": "rescale", "phi": rescale}

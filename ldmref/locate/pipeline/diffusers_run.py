@@ -28,15 +28,24 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import NEAR, STEP, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.clipping import configured_clip
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
+NO_SIGNAL = 1e-3  # relative error of a step from alpha-bar 2^-24 instead of 0
 TABLE = 1e-4  # relative error of numbers of a float32 schedule
 SCHEDULE, DECODER = "schedule/", "vae.decode/"
+CALLBACK = "callback_on_step_end"
+CHANGED = "it is another one; the callback of the run may have changed its {}"
+SAMPLER, SCALING = "sampler", "scale_input"
+STATES = ("sample", OUTPUT)
+TIMES = ("timestep",)
+LEVELS = ("sigma", "sigma_next", "timestep")
 PNDM = "pndm"  # whose first step has two calls
 
 
@@ -48,8 +57,7 @@ class ViewedRun(NamedTuple):
         model: The model that has its scheduler.
         apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
             "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
-            denoiser was given, "references" that it reads, and "steps" of which not all arrays are
-            those of ldmref.
+            denoiser was given, and "references" that it reads.
     """
 
     view: RunView
@@ -78,6 +86,8 @@ def view_run(context: PipelineContext) -> ViewedRun | str:
         calls.add_scaled()
         calls.add_decoder()
         request.images.add_encoders(view, len(request.state))
+        calls.add_callback()
+        calls.add_unknown_steps()
     except (NotARun, *FAILS) as error:
         return str(error)
     model = context.model.with_params({}, context.model.backend)
@@ -107,9 +117,8 @@ class _ViewedCalls:
         if request.images.has_references:
             self.apart.add("references")
         config = self.context.config
-        self.clips = bool(config.thresholding_ratio or config.clip_sample_range)
-        if self.clips or config.rescale_betas_zero_snr:
-            self.apart.add("steps")
+        clips = config.thresholding_ratio or config.clip_sample_range
+        self.clip = configured_clip(config) if clips else None
 
     # -- texts ------------------------------------------------------------------------------------
 
@@ -331,10 +340,17 @@ class _ViewedCalls:
         suffix, last = f".{i}" if i else "", i + 1 == len(self.numbers[k])
         state = own._replace(role=f"x_at{suffix}" if i else "x")
         view.pair(state, read._replace(role="sample"), spread(number))
+        before = self._before(k, i, number)
+        if before is not None:  # what was recorded of it has a row of its own
+            view.recorded.pop(read._replace(role="sample"), None)
+            view.numbers[read._replace(role="sample")] = before
         prediction = own._replace(role=f"prediction{suffix}")
         view.pair(prediction, read._replace(role="model_output"))
-        if not self.clips and not self._without_signal(number):  # diffusers returns the clipped one
-            view.pair(own._replace(role=f"x0{suffix}"), made._replace(role="x0"))
+        x0 = made._replace(role="x0")
+        view.pair(own._replace(role=f"x0{suffix}"), x0)
+        if self.clip is not None:  # diffusers returns the clipped one
+            view.own.pop(own._replace(role=f"x0{suffix}"), None)
+            view.changed[x0] = self.clip
         time = read._replace(role="timestep")
         view.recorded[time] = (self._time(k, number),)
         view.least[time] = TABLE
@@ -351,10 +367,27 @@ class _ViewedCalls:
         for name in (read._replace(role="sample"), made._replace(role="x0"), output):
             view.least[name] = STEP
         if self._without_signal(number):
-            view.recorded.pop(output, None)
+            view.least[x0] = view.least[output] = NO_SIGNAL
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
             view.pair(own._replace(role=role), read._replace(role=role))
             view.least[read._replace(role=role)] = TABLE
+
+    def _before(self, k: int, i: int, number: int) -> np.ndarray | None:
+        """Return the state that a call of the scheduler should read, as it was recorded.
+
+        It is what the call before returned, in a step of several, or the image with noise. None:
+        the run says what it is.
+        """
+        entries = self.context.calls("sampler")
+        if i:
+            entry = entries[number - 1]
+        elif k == 0 and len(self.context.calls("add_noise")) == 1:
+            entry = self.context.calls("add_noise")[0]
+        else:
+            return None
+        x = self.context.read_output(entry)
+        state = self.context.read(entries[number], "sample")
+        return x if x is not None and state is not None and x.shape == state.shape else None
 
     def _without_signal(self, number: int) -> bool:
         """Return whether a call of the scheduler begins where some of diffusers keep no signal.
@@ -415,6 +448,40 @@ class _ViewedCalls:
             width, height = self.request.size
             image = np.zeros((self.images, 3, height, width), np.float32)
             self.view.silent[ArrayName(DECODER, OUTPUT, OUTPUT)] = image
+
+    def add_callback(self) -> None:
+        """Note the arrays that a callback of the run may have changed after its first step."""
+        asked = self.request.asked
+        if not asked.get(CALLBACK):
+            return
+        latents = roles_of(self.context, "x")
+        given = {x.role for x in self.context.model.denoiser.inputs} - {*latents, *TIMES}
+        changed = asked.get(f"{CALLBACK}_tensor_inputs", ["latents"])
+        for name in self.view.recorded:
+            call = name.call
+            state = call.kind in (SAMPLER, SCALING) and name.role in STATES
+            read = call.kind == self.context.denoiser and call.number > 0 and name.side == INPUT
+            decoded = f"{call}/" == DECODER
+            if (read and name.role in latents) or (state and call.number > 0) or decoded:
+                array = "latents"
+            elif read and name.role in given:
+                array = "prompt_embeds"
+            else:
+                continue
+            if array in changed and not (call.kind == SAMPLER and name.side == OUTPUT):
+                self.view.changeable[name] = CHANGED.format(array)
+
+    def add_unknown_steps(self) -> None:
+        """Note what a scheduler computes that ldmref has not, whose levels are those of the run."""
+        why = self.context.unknown_scheduler
+        for name in self.view.recorded if why else ():
+            kind, made = name.call.kind, name.side == OUTPUT
+            if f"{kind}/" == SCHEDULE:
+                self.view.given[name] = why
+            elif kind in (SAMPLER, SCALING) and (made or name.role in LEVELS):
+                self.view.changeable[name] = why
+            elif kind == self.context.denoiser and name.role in TIMES:
+                self.view.changeable[name] = why
 
 
 def _again(encoder: str, i: int) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import number_controlnet
+from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.images import Variants, repeat_rows, scale_faults
+from ldmref.locate.pipeline.images import Variants, repeat_rows
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.models.control import ControlNet
 from ldmref.trace.model import TraceEntry
@@ -131,7 +132,7 @@ def _judge_latents(
         ("the latents of the control image are zero", np.zeros_like(right)),
         *(("the control image of another ControlNet", x) for x in hints if x is not right),
         ("the latents are shifted or not, as this ControlNet does not read them", rows[number]),
-        *scale_faults(context, rows[number]),
+        *encoding_faults(context.latent_scale, rows[number]),
     ]
     yield context.judge(net, KIND, got, right, least=1e-5, variants=variants, segment=segment)
 

@@ -1,4 +1,4 @@
-"""Judge what leads from the images of a request to latents: encoder, masks, and further channels.
+"""Judge what leads from the images of a request to latents: encoder and masks.
 
 | from                          | to                                        | kind              |
 |-------------------------------|-------------------------------------------|-------------------|
@@ -23,11 +23,11 @@ from PIL import Image
 from ldmref.io.images.pil import to_array
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.modes.sizing import resize_image
-from ldmref.ports.port import port_of
 from ldmref.trace.model import TraceEntry
 
 HALF = 0.5  # from which a mask is white
@@ -36,11 +36,6 @@ IN_METHOD = {
     "prepare_mask_latents": "masked image",
     "prepare_latents": "image",
     "prepare_image": "control image",
-}
-ENCODED = ("masked image", "control image")  # channels that an autoencoder made
-OF_MODES = {  # the calls that return further channels of superres and seg2img
-    "low_resolution": "image to enlarge",
-    "cond_stage": "segmentation",
 }
 CHANNELS = (1, 3, 4)  # of an image of bytes
 REFERENCES = "prepare_image_latents"  # in which pipelines of diffusers encode references
@@ -422,39 +417,6 @@ def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
     return context.normalize(np.concatenate(found)) if found else None
 
 
-def scale_faults(context: PipelineContext, x: np.ndarray) -> Variants:
-    """Return latents as known faults would scale them."""
-    kind = context.latent_scale.kind
-    if kind.scales is None:
-        return normalization_faults(context, x)
-    factor, shift = kind.scales(context.model.config.vae)
-    z = x / factor + shift
-    faults = [
-        ("the scaling factor is missing", z - shift),
-        ("divided by the scaling factor instead of multiplied", (z - shift) / factor),
-    ]
-    if shift:
-        faults += [
-            ("scale and shift are missing", z),
-            ("the shift factor is missing", z * factor),
-            ("the shift factor is added instead of subtracted", (z + shift) * factor),
-            ("shifted after the scaling", z * factor - shift),
-        ]
-    return faults
-
-
-def normalization_faults(context: PipelineContext, x: np.ndarray) -> Variants:
-    """Return latents as known faults would normalise them, if more than two numbers do that."""
-    scale = context.latent_scale
-    folded = scale.fold(scale.denormalize(x))
-    steps = scale.ops, scale.params, scale.config
-    return [
-        ("the latents are not normalised", folded),
-        ("denormalised instead of normalised", scale.kind.denormalize(*steps, folded)),
-        ("normalised twice", scale.kind.normalize(*steps, x)),
-    ]
-
-
 def judge_encoded(
     context: PipelineContext,
     entry: TraceEntry,
@@ -472,54 +434,9 @@ def judge_encoded(
         "encoded latents",
         got,
         right,
-        variants=scale_faults(context, right),
+        variants=encoding_faults(context.latent_scale, right),
         segment=segment,
     )
-
-
-# -- further channels -----------------------------------------------------------------------------
-
-
-def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays that are joined to the latents along the channels, in their order."""
-    for entry in context.calls("mask")[-1:]:
-        mask, latents = (context.read_output(entry, role) for role in ("mask", "latents"))
-        if mask is not None and latents is not None:
-            pair = [("mask", mask), ("masked image", latents)]
-            yield from pair if port_of(context.model.family).unpack is None else pair[::-1]
-            return
-    for kind, name in OF_MODES.items():
-        for entry in context.calls(kind)[-1:]:
-            channels = context.read_output(entry)
-            if channels is not None:
-                yield name, channels
-                return
-    encoded = encoded_latents(context, "prepare_image")
-    if encoded is not None:
-        yield "control image", encoded
-    elif context.params.get("mode") == "txt2img":
-        yield from _channels_of_ldmref(context)
-
-
-def _channels_of_ldmref(context: PipelineContext) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the further channels of ldmref's own run, which records the encoder alone.
-
-    They are the mean of the control image's latents; or those of an image of which nothing is
-    known, with a mask that repaints everything.
-    """
-    encoders = context.calls("vae.encode")
-    mean = context.read_output(encoders[0], "mean") if len(encoders) == 1 else None
-    config = context.model.config
-    latents = context.normalize(mean)
-    if latents is None or context.is_diffusers or context.params.get("control"):
-        return
-    if config.concat == "control":
-        yield "control image", latents
-    elif config.concat in ("", "masked_image", "folded_mask"):
-        cell = config.vae.factor**2 if config.concat == "folded_mask" else 1
-        mask = np.ones((len(latents), cell, *latents.shape[2:]))
-        pair = [("mask", mask), ("masked image", latents)]
-        yield from pair if config.concat == "" else pair[::-1]
 
 
 def judge_prepared(context: PipelineContext) -> Iterator[Row]:
@@ -539,38 +456,3 @@ def judge_prepared(context: PipelineContext) -> Iterator[Row]:
         if row is not None:
             yield row
             context.compared_output(entry, "latents")
-
-
-def judge_channels(
-    context: PipelineContext, network: TraceEntry, got: np.ndarray, images: int
-) -> Iterator[Row]:
-    """Yield rows for the channels after those of the latents, (n, k, h, w); marks nothing.
-
-    Raises:
-        ValueError: What they should be is not known.
-    """
-    start = 0
-    known = list(further_channels(context))
-    if sum(x.shape[1] for _, x in known) != got.shape[1]:
-        raise ValueError("the further channels of the latents were not recorded by themselves")
-    for name, x in known:
-        part = got[:, start : start + x.shape[1]]
-        start += x.shape[1]
-        if x.shape[1:] != part.shape[1:] or len(part) % len(x):
-            raise ValueError(f"the {name} has another shape")
-        right = repeat_rows(x, len(part))
-        variants = [
-            (f"the {name} is inverted", 1.0 - right if name == "mask" else -right),
-            (f"the {name} is zero", np.zeros_like(right)),
-            (f"the {name} is one", np.ones_like(right)),
-        ]
-        if name in ENCODED:
-            variants += scale_faults(context, right)
-        yield context.judge(
-            network,
-            f"channels of the {name}",
-            part,
-            right,
-            variants=variants,
-            segment=f"from the {name} to the denoiser's channels",
-        )

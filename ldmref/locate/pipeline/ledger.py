@@ -28,7 +28,6 @@ class Ledger:
     Attributes:
         marked: The arrays that were compared, or are given.
         reasons: Why an array was not compared, as far as a judge knows.
-        wrong_tokens: Whether a text encoder was given other tokens than those of the prompts.
 
     >>> from ldmref.trace import TraceEntry
     >>> entry = TraceEntry("sampler.000", "", {"sample": "a", "other": "b"})
@@ -40,7 +39,6 @@ class Ledger:
 
     marked: set[Key] = field(default_factory=set)
     reasons: dict[Key, str] = field(default_factory=dict)
-    wrong_tokens: bool = False
 
     def mark(self, entry: TraceEntry | None, *roles: str, side: str = INPUT) -> None:
         """Mark arrays of a call as compared.
@@ -92,7 +90,11 @@ def _name(side: str, role: str) -> str:
 
 
 def rows_of_rest(
-    trace: Trace, ledger: Ledger, host: list[TraceEntry], networks: list[TraceEntry]
+    trace: Trace,
+    ledger: Ledger,
+    host: list[TraceEntry],
+    networks: list[TraceEntry],
+    reason: str = "",
 ) -> Iterator[Row]:
     """Yield a row for the arrays of each call that nothing compared.
 
@@ -101,10 +103,11 @@ def rows_of_rest(
         ledger: What was compared.
         host: Its calls between the networks.
         networks: Its calls of networks, of which the inputs count.
+        reason: Why nothing compared them, unless a judge knows better; "": it is not known.
     """
     left = [*ledger.rest(host), *ledger.rest(networks, outputs=False)]
     order: Mapping[str, int] = {call: i for i, call in enumerate(trace.calls)}
     for call, roles, why in sorted(left, key=lambda found: order.get(found[0], len(order))):
-        reason = why or "nothing that was recorded says what it should be"
-        note = f"{', '.join(roles)} not compared: {reason}"
+        known = why or reason or "nothing that was recorded says what it should be"
+        note = f"{', '.join(roles)} not compared: {known}"
         yield Row(call, "", KIND, verdict=UNKNOWN, note=note)

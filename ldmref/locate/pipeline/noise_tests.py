@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -45,3 +46,13 @@ def judge_normal(
     if errors[0] <= allowed:
         cause = f"mean {mean:.4g} instead of 0"
     return replace(row, verdict=DIFFERS, cause=cause)
+
+
+def judge_noises(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the noises of all steps, of which only the distribution is known."""
+    for entry in context.calls("sampler"):
+        for role in entry.inputs:
+            noise = context.read(entry, role) if role.partition(".")[0] == "noise" else None
+            if noise is not None:
+                context.compared(entry, role)
+                yield judge_normal(context, entry, "noise", noise)

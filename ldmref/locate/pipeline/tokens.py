@@ -41,8 +41,6 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
                 continue
             rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
             yield from rows
-            if any(row.verdict == DIFFERS for row in rows):
-                context.ledger.wrong_tokens = True
             if rows:
                 context.compared(entry, *names)
             else:

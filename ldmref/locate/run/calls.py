@@ -14,6 +14,7 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
+DECODERS = ("vae.decode", "taesd.decode")
 
 
 class ArrayName(NamedTuple):
@@ -28,6 +29,11 @@ class ArrayName(NamedTuple):
     entry: str
     side: str
     role: str
+
+    @property
+    def call(self) -> TraceCall:
+        """Its call."""
+        return TraceCall(self.entry.split("/", 1)[0])
 
     def entry_in(self, port: Trace) -> TraceEntry | None:
         """Return its entry in a trace; None: it was not recorded."""
@@ -71,7 +77,7 @@ class FollowedCalls(Recorder):
 
     Attributes:
         computed: What the run computed instead of each recorded array.
-        unknown: The calls of networks whose outputs were not recorded.
+        unknown: The first call of each network of which not all outputs were recorded, by kind.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class FollowedCalls(Recorder):
         self.until = until
         self._random = np.random.default_rng(seed)
         self.computed: dict[ArrayName, np.ndarray] = {}
-        self.unknown: list[str] = []
+        self.unknown: dict[str, str] = {}
 
     def begin(
         self, kind: str, ops: HostCopies, number: int | None = None, network: object = None
@@ -135,7 +141,9 @@ class FollowedCalls(Recorder):
             x = x * (1.0 + self.epsilon * self._random.choice((-1.0, 1.0), x.shape))
         return x.astype(self.dtype)
 
-    def outputs_of(self, call: str, rows: int) -> dict[str, np.ndarray]:
+    def outputs_of(
+        self, call: str, rows: int, unknown: Callable[[], Mapping[str, tuple[int, ...]]]
+    ) -> dict[str, np.ndarray]:
         """Return what a network returned, by role.
 
         NaN stands for what was not recorded, in the form of another call's outputs: what is
@@ -144,9 +152,7 @@ class FollowedCalls(Recorder):
         Args:
             call: The call.
             rows: The rows that it was given.
-
-        Raises:
-            NotFollowed: No call of the network was recorded with its outputs.
+            unknown: Returns the shapes of what it returns if no call of it was recorded.
         """
         entry = self.port.find(call)
         if entry is not None and entry.outputs:
@@ -158,11 +164,11 @@ class FollowedCalls(Recorder):
         kind = TraceCall(call).kind
         of_kind = (e for e in self.port.entries if not e.layer and e.call.kind == kind)
         like = next((e for e in of_kind if e.outputs), None)
-        if like is None:
-            raise NotFollowed(f"what {call} returned was not recorded")
-        self.unknown.append(call)
-        shapes = {role: (rows, *x.shape[1:]) for role, x in self._arrays(like.outputs).items()}
-        return {role: np.full(shape, np.nan, self.dtype) for role, shape in shapes.items()}
+        self.unknown.setdefault(kind, call)
+        known = {} if like is None else self._arrays(like.outputs)
+        shapes = {role: (rows, *x.shape[1:]) for role, x in known.items()} or unknown()
+        unread = 0.0 if kind in DECODERS else np.nan  # nothing is computed of images
+        return {role: np.full(shape, unread, self.dtype) for role, shape in shapes.items()}
 
     def _arrays(self, roles: Mapping[str, str]) -> dict[str, np.ndarray]:
         return {role: np.asarray(self.port.tensors[name]) for role, name in roles.items()}

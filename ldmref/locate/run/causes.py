@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -19,18 +20,30 @@ from ldmref.locate.law import choose_cause
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
 from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
-from ldmref.locate.parts.rules import PLAIN, changed, other_guidances
+from ldmref.locate.parts.latent_faults import (
+    decoding_faults,
+    encoding_faults,
+    unpacking_faults,
+)
+from ldmref.locate.parts.rules import PLAIN, GuidanceOfSteps, changed, other_guidances
 from ldmref.locate.parts.scheduler_faults import (
     fit_shift,
     other_levels,
     other_tables,
     shift_levels,
 )
+from ldmref.locate.parts.size_faults import ImageSize, size_faults
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.parts.visit import Visit
+from ldmref.locate.precision import round_to
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
+from ldmref.locate.run.networks import exact_backend
+from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, WrongArray
 from ldmref.locate.run.steps import TakenSteps
+from ldmref.models.autoencoder_kind import LatentScale
+from ldmref.models.model import LatentDiffusion
+from ldmref.ports.port import port_of
 from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.guidances import Rescale
 from ldmref.samplers.parts import COMBINE, STEP
@@ -45,7 +58,9 @@ NEAR = 24  # arrays before and after one that may have been taken in its place
 TRIES = 2  # arrays for which the run is made again with changes, each of another kind
 NOT_TEXTS = ("sample", "timestep")  # of networks
 SCHEDULE = "schedule"
-DECLARED_FIRST = (SCHEDULE, "vae.decode", "taesd.decode")  # whose numbers are declared
+DECODER = "vae.decode"
+FORMATS = ("float16", "bfloat16")
+DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
 TIMES = ("timestep", "timesteps", "time", "target")
 
 
@@ -58,12 +73,14 @@ class SeenParts:
         steps: Those of steps, by batch.
         timesteps: The number of timesteps of training.
         tokens: The number of tokens of an image.
+        size: Width and height of an image.
     """
 
     guidances: dict[str, Visit] = field(default_factory=dict)
     steps: list[TakenSteps] = field(default_factory=list)
     timesteps: int = 1000
     tokens: int = 0
+    size: ImageSize | None = None
 
     def visit_of(self, call: TraceCall, port: Trace) -> Visit | None:
         """Return the guidance that follows a call of the denoiser; None: it is not known."""
@@ -84,6 +101,7 @@ class RunCauses:
 
     Attributes:
         port: The recorded run.
+        model: The model that ran.
         parts: The visits of the run.
         changes: The changes with which it may be made again.
         numbers: Numbers with which it may be made again.
@@ -94,6 +112,7 @@ class RunCauses:
     """
 
     port: Trace
+    model: LatentDiffusion
     parts: SeenParts
     changes: Sequence[RunChange]
     numbers: Sequence[FittedChange]
@@ -105,67 +124,50 @@ class RunCauses:
     _tried: set[tuple[str, str, str]] = field(default_factory=set)
 
     def find(
-        self,
-        name: ArrayName,
-        words: str,
-        got: np.ndarray,
-        computed: Computed,
-        error: float,
-        allowed: float,
+        self, wrong: WrongArray, computed: Computed, error: float, allowed: float
     ) -> FoundCause | None:
         """Return the cause of a wrong array, and the error that it leaves; None: it is not found.
 
         Args:
-            name: Its name.
-            words: What rows call it.
-            got: What was recorded.
+            wrong: The array.
             computed: What the run computed.
             error: The error without a cause.
             allowed: The largest error that is rounding.
         """
-        call = TraceCall(name.entry.split("/", 1)[0])
-        kind = call.kind
+        name, right = wrong.name, wrong.right
+        kind = name.call.kind
         explained = ((words, run.get(name)) for words, run in self._explained.items())
         tiers: list[Iterable[TriedArray]] = [explained]
-        if got.shape == np.shape(computed[name]):
-            tiers.append(self._of_visits(name, got))
+        if wrong.got.shape == right.shape:
+            tiers.append(self._of_visits(name, wrong.got))
+        tiers.append(self._of_latents(wrong))
         if kind in DECLARED_FIRST:
             tiers += self._of_runs(name)
         if kind == SCHEDULE:
-            tiers.append(self._of_schedule(name, got))
-        tiers.append(self._of_arrays(name, words, computed))
-        right = np.asarray(computed[name])
-        if call.network and "mask" in name.role and right.ndim == 2:
+            tiers.append(self._of_schedule(name, wrong.got))
+        tiers.append(self._of_arrays(wrong, computed))
+        if name.call.network and "mask" in name.role and right.ndim == 2:
             tiers.append(mask_faults(right.astype(np.int64)))
-        found = choose_first(tiers, got, error, allowed)
-        ids = right.dtype.kind in "iu" and got.shape == right.shape and right.ndim > 1
-        if found is None and ids:
-            rows = zip(
-                got.reshape(-1, got.shape[-1]), right.reshape(-1, got.shape[-1]), strict=True
-            )
-            text = next(explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y))
-            return (text, 0.0) if text else None
-        return found
+        return choose_first(tiers, wrong, error, allowed) or _of_ids(wrong)
 
-    def find_by_runs(
-        self, name: ArrayName, got: np.ndarray, computed: Computed, error: float, allowed: float
-    ) -> FoundCause | None:
+    def find_by_runs(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
         """Return the change of the run that explains an array, as `find` does.
 
         A number is another one, whatever made it.
         """
-        right = np.asarray(computed[name])
+        got, right = wrong.got, wrong.right
         if right.size == got.size == 1:
-            words = f"{name.role} {got.item():.6g} instead of {right.item():.6g}"
-            return words, 0.0
-        return choose_first(self._of_runs(name), got, error, allowed)
+            return f"{wrong.words} {got.item():.6g} instead of {right.item():.6g}", 0.0
+        if got.ndim and np.ptp(got) == 0.0 and np.ptp(right) == 0.0:
+            return f"{wrong.words} {got.flat[0]:.6g} instead of {right.flat[0]:.6g}", 0.0
+        return choose_first(self._of_runs(wrong.name), wrong, error, allowed)
 
     def _of_runs(self, name: ArrayName) -> list[Iterable[TriedArray]]:
         """Return what the run computes with each change, and then with each number fitted.
 
         [] if that was tried of an array of this kind, or of several arrays.
         """
-        kind = (TraceCall(name.entry.split("/", 1)[0]).kind, name.side, name.role)
+        kind = (name.call.kind, name.side, name.role)
         own = self.own_name(name)
         if own is None or kind in self._tried or len(self._tried) == TRIES:
             return []
@@ -200,7 +202,7 @@ class RunCauses:
         own = self.own_name(name)
         if own is None:
             return
-        call = TraceCall(own.entry.split("/", 1)[0])
+        call = own.call
         if call.kind == COMBINE.call and own.side == OUTPUT and call in self.parts.guidances:
             for words, make in self._of_guidance(call, got):
                 yield words, self._recorded(name, own, make())
@@ -246,6 +248,8 @@ class RunCauses:
         order = [*visits]
         i = order.index(call)
         visit = visits[call]
+        if isinstance(visit.rule, GuidanceOfSteps):
+            visit = visit.rule.visited(visit)
         if visit.rule.name in PLAIN:  # without phi, guidance rescale is classifier-free
             visit = replace(visit, rule=changed(Rescale(), phi=0.0))
         before = visits[order[i - 1]] if i else None
@@ -257,28 +261,62 @@ class RunCauses:
     def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
         return None if x is None else self.as_recorded({own: x}).get(name)
 
-    def _of_arrays(self, name: ArrayName, kind: str, computed: Computed) -> Iterator[TriedArray]:
+    def _of_latents(self, wrong: WrongArray) -> Iterator[TriedArray]:
+        """Yield latents that lead to an autoencoder, or come from one, with known faults."""
+        own = self.own_name(wrong.name) or wrong.name
+        right = np.asarray(wrong.right)
+        if right.ndim != 4:
+            return
+        if own.call.kind == DECODER and own.side == INPUT:
+            yield from decoding_faults(self.scale, right)
+            if port_of(self.model.family).unpack is not None:
+                yield from unpacking_faults(right)
+        if wrong.words in ENCODED:
+            yield from encoding_faults(self.scale, right)
+        if wrong.channels is not None and wrong.words != LATENTS:
+            what = wrong.words.removeprefix(CHANNELS.format(""))
+            yield f"the {what} is inverted", 1.0 - right if what == "mask" else -right
+            yield f"the {what} is zero", np.zeros_like(right)
+            yield f"the {what} is one", np.ones_like(right)
+
+    @cached_property
+    def scale(self) -> LatentScale:
+        """How the latents of the model follow from those of its encoder, in float64."""
+        return self.model.latent_scale(exact_backend())
+
+    def _of_arrays(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
-        right = np.asarray(computed[name])
-        call = TraceCall(name.entry.split("/", 1)[0])
+        name, right, call = wrong.name, wrong.right, wrong.name.call
         for words, i in (("before", call.number - 1), ("after", call.number + 1)):
             other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
             if other is not None:
                 yield f"that of the call {words}", other
         if right.size > 1 and np.ptp(right):
+            if call.network:
+                yield from self._of_size(wrong)
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
-                yield f"the {kind} is zero", np.zeros_like(right)
+                yield f"the {wrong.words} is zero", np.zeros_like(right)
                 yield from _halves(right)
+            if call.network:
+                yield from _rows(wrong)
             yield from self._others(name, right, computed)
         elif name.role in TIMES and np.isfinite(right).all():
             yield from self._of_time(name, np.asarray(right, np.float64))
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
 
+    def _of_size(self, wrong: WrongArray) -> Iterator[TriedArray]:
+        """Yield what the family makes of another size of the image."""
+        denoiser = self.model.denoiser
+        inputs = (x for x in (*denoiser.inputs, *denoiser.optional) if x.role == wrong.name.role)
+        argument = next((x.argument for x in inputs if x.content != "mask"), None)
+        if wrong.name.call.kind == denoiser.name and argument is not None and self.parts.size:
+            yield from size_faults(self.model, argument, self.parts.size, len(wrong.right))
+
     def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
         """Yield an array without a factor of the run, and with the factor twice."""
         own = self.own_name(name) or name
-        call = TraceCall(own.entry.split("/", 1)[0])
+        call = own.call
         first = next((visit for steps in self.parts.steps for visit in steps.visits), None)
         if first is not None and own == ArrayName(f"{first.call}/", INPUT, "x"):
             scale = self.parts.steps[0].schedule.init_noise_sigma
@@ -301,7 +339,7 @@ class RunCauses:
         i = order.index(name)
         for other in order[max(i - NEAR, 0) : i][::-1]:
             x = other.tensor_in(self.port)
-            if x is not None and x.shape == right.shape and x.dtype.kind == "f":
+            if x is not None and x.shape == right.shape and x.dtype.kind == right.dtype.kind:
                 side = "" if other.role == other.side else f" {other.role}"
                 words = f"{other.entry.rstrip('/')} {other.side}{side} in its place"
                 unkept = other._replace(entry=name.entry) == name and name.entry.endswith(CONSTRAIN)
@@ -317,8 +355,13 @@ class RunCauses:
         yield f"{words} is smaller by 1", right - 1.0
         yield f"{words} t is {total:g} - t", total - right
         yield f"{words} is truncated to a whole number", np.floor(right)
-        number = TraceCall(name.entry.split("/", 1)[0]).number
-        yield "the number of the step", np.full_like(right, float(number))
+        for dtype in FORMATS:
+            yield f"{words} is rounded to {dtype}", round_to(right, dtype)
+            yield (
+                f"{words} / {total:g} is rounded to {dtype}",
+                total * round_to(right / total, dtype),
+            )
+        yield "the number of the step", np.full_like(right, float(name.call.number))
 
     def remember(self, words: str) -> None:
         """Make the whole run again with a change that explained an array."""
@@ -329,20 +372,31 @@ class RunCauses:
 
 
 def choose_first(
-    tiers: Iterable[Iterable[TriedArray]], got: np.ndarray, error: float, allowed: float
+    tiers: Iterable[Iterable[TriedArray]], wrong: WrongArray, error: float, allowed: float
 ) -> FoundCause | None:
     """Return the cause of the first group that has one; None if none has."""
-    found = (choose(tier, got, error, allowed) for tier in tiers)
+    found = (choose(tier, wrong, error, allowed) for tier in tiers)
     return next((x for x in found if x is not None), None)
 
 
 def choose(
-    tried: Iterable[TriedArray], got: np.ndarray, error: float, allowed: float
+    tried: Iterable[TriedArray], wrong: WrongArray, error: float, allowed: float
 ) -> FoundCause | None:
     """Return the cause that explains an error, and what it leaves; None if none does."""
-    known = ((words, np.asarray(x)) for words, x in tried if x is not None)
-    left = ((words, relative_error(got, x)) for words, x in known if x.dtype.kind != "c")
+    known = ((words, wrong.take(x)) for words, x in tried if x is not None)
+    left = ((words, relative_error(wrong.got, x)) for words, x in known if x.dtype.kind != "c")
     return choose_cause(left, error, allowed)
+
+
+def _of_ids(wrong: WrongArray) -> FoundCause | None:
+    """Return what is wrong with whole numbers, as a tokenizer returns them."""
+    got, right = wrong.got, wrong.right
+    if right.dtype.kind not in "iu" or got.shape != right.shape or right.ndim < 2:
+        return None
+    n = right.shape[-1]
+    rows = zip(got.reshape(-1, n), right.reshape(-1, n), strict=True)
+    text = next((explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y)), "")
+    return (text, 0.0) if text else None
 
 
 def _halves(right: np.ndarray) -> Iterator[TriedArray]:
@@ -354,3 +408,14 @@ def _halves(right: np.ndarray) -> Iterator[TriedArray]:
     yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
     yield "both halves are those of the prompt", np.concatenate([positive, positive])
     yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
+
+
+def _rows(wrong: WrongArray) -> Iterator[TriedArray]:
+    """Yield the rows of a batch, each with what is nearest to it in the recorded one."""
+    right, got = np.asarray(wrong.right, np.float64), wrong.got
+    if got.shape != right.shape or right.ndim < 2 or len(right) < 2 or not np.isfinite(got).all():
+        return
+    distances = [[float(np.abs(x - y).sum()) for y in right] for x in got.astype(np.float64)]
+    order = [int(np.argmin(row)) for row in distances]
+    if order != [*range(len(order))]:
+        yield "rows of prompts are exchanged", right[order]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import (
     INPUT,
@@ -22,6 +21,7 @@ from ldmref.locate.run.calls import (
 from ldmref.locate.run.causes import RunCauses, SeenParts
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
+from ldmref.locate.run.request import RecordedRequest
 from ldmref.locate.run.rows import RunComparison
 from ldmref.locate.run.steps import SteppedVisit, TakenSteps
 from ldmref.locate.run.views import RunView
@@ -30,11 +30,18 @@ from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.plan import plan
 from ldmref.modes.registry import MODES
-from ldmref.modes.request_inputs import CONTROL, recorded_request
+from ldmref.modes.request_inputs import CONTROL
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.denoiser import Evaluation
-from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
+from ldmref.samplers.interfaces import (
+    Denoiser,
+    Guided,
+    GuidedDenoiser,
+    History,
+    Noise,
+    Stepped,
+)
 from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import CONSTRAIN, REQUESTED
 from ldmref.trace.model import Trace
@@ -65,9 +72,7 @@ def follow_run(
     Returns:
         What was compared, or in words why the run cannot be followed.
     """
-    found = _follow(port, model, nets, guide, epsilon)
-    unknown = [] if isinstance(found, str) else _unknown_arrays(port, found.computed)
-    return f"{unknown[0]} is not an array of a run of ldmref" if unknown else found
+    return _follow(port, model, nets, guide, epsilon)
 
 
 def follow_view(
@@ -90,6 +95,8 @@ def follow_view(
         found,
         port=view.port,
         least=view.least,
+        given=view.given,
+        changeable=view.changeable,
         computed=view.as_recorded(found.computed),
         round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
         causes=replace(
@@ -106,10 +113,8 @@ def _follow(
     epsilon: float,
 ) -> RunComparison | str:
     """Return what was compared of a run, or why it cannot be followed."""
-    if port.manifest.get("branch") is not None:
-        return "a branch changes its request on the way"
-    inputs = _recorded_inputs(port)
-    found = recorded_request(port.manifest.get("params") or {}, inputs, nets, guide)
+    request = RecordedRequest(port, model, nets, guide)
+    found = request.read()
     if isinstance(found, str):
         return found
     mode, values = found
@@ -142,15 +147,14 @@ def _follow(
 
     changes = [*list_changes(mode, values, model.config, _names(port))]
     numbers = [*list_numbers(values, model.config)]
-    networks = networks_of_run(model.config)
     return RunComparison(
         port,
-        networks,
         calls.computed,
         round_again,
         epsilon,
-        RunCauses(port, parts, changes, numbers, change_run),
-        calls.unknown[:1],
+        RunCauses(port, model, parts, changes, numbers, change_run),
+        calls.unknown,
+        given=request.given,
     )
 
 
@@ -200,33 +204,12 @@ def _names(port: Trace) -> Iterator[ArrayName]:
             yield from (ArrayName(entry.name, OUTPUT, role) for role in entry.outputs)
 
 
-def _unknown_arrays(port: Trace, computed: Mapping[ArrayName, np.ndarray]) -> list[str]:
-    """Return the arrays between networks that the run does not compute, or calls otherwise."""
-    found = []
-    for entry in port.entries:
-        if entry.layer not in ("", CONSTRAIN) or entry.call.kind in SHOWN:
-            continue
-        names = [ArrayName(entry.name, INPUT, role) for role in entry.inputs]
-        if not entry.call.network:
-            names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
-        unknown = [name for name in names if name not in computed]
-        found += [f"{name.entry.rstrip('/')} {name.side}.{name.role}" for name in unknown]
-    return found
-
-
 def _batch_size(port: Trace) -> dict[str, int]:
     """Return the parameter of the images that were made together, which no image records."""
     entry = port.find(f"{STEP.call}.000")
     name = None if entry is None else entry.inputs.get("x")
     shape = () if name is None else np.shape(port.tensors[name])
     return {"batch_size": shape[0]} if shape and shape[0] else {}
-
-
-def _recorded_inputs(port: Trace) -> dict[str, np.ndarray]:
-    """Return the images and arrays of the request, by parameter."""
-    entry = port.find(REQUESTED)
-    names = {} if entry is None else entry.inputs
-    return {role: np.asarray(port.tensors[name]) for role, name in names.items()}
 
 
 class RunFollower(TraceObserver):
@@ -258,6 +241,7 @@ class RunFollower(TraceObserver):
         self.parts.steps.append(steps)
         self.parts.timesteps = config.scheduler.num_train_timesteps
         self.parts.tokens = config.count_tokens(*self.job.size)
+        self.parts.size = self.job.size
         self._memory = self._left = ()
 
         def step(
@@ -265,12 +249,13 @@ class RunFollower(TraceObserver):
         ) -> Stepped:
             x = self._exchange(STEP.call, "x", x)
             self._stepping = True
-            x_next, x0, after = take(denoise, x, interval, history, noise)
+            x_next, x0, after = take(self._seen(denoise), x, interval, history, noise)
             self._stepping = False
             call = self.recorder.next_name(STEP.call)
             seen = [evaluation for evaluation, _ in self.evaluations]
             visit = SteppedVisit(call, take, x, interval, seen, [*self.draws])
             steps.visits.append(visit)
+            x0 = self._exchange(STEP.call, "x0", x0, OUTPUT)  # some programs return it as well
             return self._exchange(STEP.call, OUTPUT, x_next, OUTPUT), x0, after
 
         def kept(x: Array, interval: Interval) -> Array:
@@ -278,6 +263,21 @@ class RunFollower(TraceObserver):
             return self._exchange(STEP.call, OUTPUT, constrain(x, interval), OUTPUT, CONSTRAIN)
 
         return replace(trajectory, step=step, constrain=None if constrain is None else kept)
+
+    def _seen(self, denoise: Denoiser) -> Denoiser:
+        """Return the denoiser of a step, which reads and returns what was recorded."""
+        if not isinstance(denoise, GuidedDenoiser):
+            return denoise
+
+        def predict(x: Array, *arguments: Any) -> Guided:
+            number = len(self.evaluations)
+            if number:
+                x = self._exchange(STEP.call, numbered_role("x_at", number), x)
+            found = denoise.predict(x, *arguments)
+            role = numbered_role("x0", number)
+            return found._replace(x0=self._exchange(STEP.call, role, found.x0))
+
+        return GuidedDenoiser(predict, denoise.remembers)
 
     def stepping(self, x: Array, interval: Interval) -> None:
         """Compare a jump, and begin a step, which forgets guidance before a jump."""

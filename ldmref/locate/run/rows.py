@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.locate.run.causes import RunCauses
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.locate.run.pieces import WrongArray, channel_groups
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -24,13 +25,15 @@ READ = {
     "scale": "guidance scale",
     "cond": "conditional prediction", "uncond": "unconditional prediction",
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
-    "mode": "kind of control image",
+    "mode": "kind of control image", "guidance": "guidance scale",
+    "time_ids": "micro-conditioning",
 }  # fmt: skip
 OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
 ARGUMENTS = {  # of networks
     "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
 }  # fmt: skip
+Explained = tuple[WrongArray, tuple[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -39,78 +42,127 @@ class RunComparison:
 
     Attributes:
         port: The recorded run.
-        networks: The networks of the model, whose inputs have names.
         computed: What the run computed, by the array that was recorded in its place.
         round_again: Returns the same in the port's number format, from other roundings of the
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
         causes: Finds the causes of wrong arrays.
-        unknown: The first call of a network whose outputs were not recorded.
+        unknown: The first call of each network of which not all outputs were recorded, by kind.
         least: The relative errors that are allowed at least.
+        given: Arrays from which the request was read, and why: they say nothing.
+        changeable: Arrays that something else than the run may have changed, and what.
     """
 
     port: Trace
-    networks: Sequence[DeclaredNetwork]
     computed: Mapping[ArrayName, np.ndarray]
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
     causes: RunCauses
-    unknown: Sequence[str] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[ArrayName, float] = field(default_factory=dict)
+    given: Mapping[ArrayName, str] = field(default_factory=dict)
+    changeable: Mapping[ArrayName, str] = field(default_factory=dict)
+    _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
     @cached_property
     def rounded(self) -> Sequence[Mapping[ArrayName, np.ndarray]]:
         """What other roundings give; needed only where something differs by more than a unit."""
         return self.round_again()
 
-    def rows(self, explained: bool = True) -> list[Row]:
+    def rows(self) -> list[Row]:
         """Return a row for each array that was compared, in the order of the run.
 
-        Args:
-            explained: Whether causes are searched for wrong arrays.
+        An array that is wrong as the one before it in the same place has the same cause.
         """
-        return [self._row(name, x, explained) for name, x in self.computed.items()]
+        found = (name for name, x in self.computed.items() if not self._is_given(name, x))
+        return [row for name in found for row in self._rows(name)]
 
-    def _row(self, name: ArrayName, computed: np.ndarray, explained: bool) -> Row:
+    def _is_given(self, name: ArrayName, computed: np.ndarray) -> bool:
+        """Return whether an array is what networks returned that the caller left out."""
+        left_out = bool(self.unknown) and not self._recorded_networks & {*self.unknown}
+        bad = first_nonfinite(np.asarray(computed, np.float64))
+        got = name.tensor_in(self.port)
+        return left_out and bool(bad) and got is not None and not first_nonfinite(got)
+
+    @cached_property
+    def _recorded_networks(self) -> set[str]:
+        """The kinds of the calls of networks that were recorded."""
+        return {entry.call.kind for entry in self.port.entries if not entry.layer}
+
+    def _rows(self, name: ArrayName) -> Iterator[Row]:
+        """Yield the row of an array, or of each group of its channels."""
         entry, got = name.entry_in(self.port), name.tensor_in(self.port)
         assert entry is not None and got is not None
-        expected = np.asarray(computed, np.float64)
-        whole = computed.dtype.kind in "iub"
+        computed, kind = self.computed[name], self._kind(entry, name)
+        groups = self._groups(name, np.shape(got), np.shape(computed))
+        for words, channels in groups or [(kind, None)]:
+            wrong = WrongArray(name, words, got, computed, channels)
+            if channels is not None:
+                wrong = replace(wrong, got=got[:, channels], right=computed[:, channels])
+            yield self._row(entry, wrong)
+
+    def _groups(self, name: ArrayName, *shapes: tuple[int, ...]) -> list[tuple[str, slice]]:
+        """Return the groups of the channels of the denoiser's latents; [] for another array."""
+        model = self.causes.model
+        if not model.config.image_channels or name.call.kind != model.denoiser.name:
+            return []
+        latents = {x.role for x in model.denoiser.inputs if x.argument == "x"}
+        width = model.config.denoiser.in_channels
+        fits = all(len(shape) == 4 and shape[1] == width for shape in shapes)
+        return channel_groups(model.config) if name.role in latents and fits else []
+
+    def _row(self, entry: TraceEntry, wrong: WrongArray) -> Row:
+        got, right = wrong.got, wrong.right
+        expected = np.asarray(right, np.float64)
+        whole = right.dtype.kind in "iub"
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
             note = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
             if self.unknown:
-                note = f"what {self.unknown[0]} returned was not recorded"
-            kind = self._kind(entry, name)
-            return Row(entry.call, entry.layer, kind, verdict=UNKNOWN, note=note)
+                note = f"what {next(iter(self.unknown.values()))} returned was not recorded"
+            return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
+        if wrong.name in self.given:
+            note = self.given[wrong.name]
+            return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
-        least = self.least.get(name, 0.0)
+        least = self.least.get(wrong.name, 0.0)
         if error > max(allowed_error(floor), least) and not whole:
-            others = [np.asarray(run[name], np.float64) for run in self.rounded if name in run]
+            found = [run[wrong.name] for run in self.rounded if wrong.name in run]
+            others = [np.asarray(wrong.take(x), np.float64) for x in found]
             floor = max([floor, *(relative_error(x, expected) for x in others)])
             floor = noise_floor(floor, self.epsilon)
         allowed = 0.0 if whole else max(allowed_error(floor), least)
         values = {"error": error, "allowed": allowed, "floor": None if whole else floor}
         other = "" if got.shape == expected.shape else OTHER_SHAPE.format(got.shape, expected.shape)
-        row = Row(entry.call, entry.layer, self._kind(entry, name), **values, note=bad or other)
+        row = Row(entry.call, entry.layer, wrong.words, **values, note=bad or other)
         if error <= allowed:
             return row
-        if not explained:
-            return replace(row, verdict=DIFFERS)
-        row = replace(row, note=row.note or _describe_wrong(name, got, computed))
-        found = None
-        if real and not bad:
-            found = self.causes.find(name, row.kind, got, self.computed, error, allowed)
-        if found is None and real and got.size > 1:
-            layout = recognise(got, expected, max(allowed, 1e-6))
-            found = layout and (layout.text, relative_error(layout.array, expected))
-        if found is None and real and not bad:
-            found = self.causes.find_by_runs(name, got, self.computed, error, allowed)
-        cause, left = found or ("", None)
-        self.causes.remember(cause)
+        if wrong.name in self.changeable:
+            return replace(row, verdict=UNKNOWN, note=self.changeable[wrong.name])
+        row = replace(row, note=row.note or _describe_wrong(wrong.name, got, right))
+        cause, left = self._explain(wrong, error, allowed) if real and not bad else ("", None)
         return replace(row, verdict=DIFFERS, cause=cause, explained=left)
+
+    def _explain(self, wrong: WrongArray, error: float, allowed: float) -> tuple[str, float | None]:
+        """Return the cause of a wrong array, "" if none is found, and the error that it leaves."""
+        place = (wrong.name.call.kind, wrong.name.side, wrong.name.role, wrong.words)
+        for before, answer in self._explained.get(place, []):
+            same = np.array_equal(before.got, wrong.got)
+            if same and np.array_equal(before.right, wrong.right):
+                return answer
+        found = self.causes.find(wrong, self.computed, error, allowed)
+        if found is None and wrong.got.size > 1:
+            expected = np.asarray(wrong.right, np.float64)
+            layout = recognise(wrong.got, expected, max(allowed, 1e-6))
+            found = layout and (layout.text, relative_error(layout.array, expected))
+        if found is None:
+            found = self.causes.find_by_runs(wrong, error, allowed)
+        answer = found or ("", None)
+        self.causes.remember(answer[0])
+        self._explained.setdefault(place, []).append((wrong, answer))
+        return answer
 
     def _kind(self, entry: TraceEntry, name: ArrayName) -> str:
         """Return what a row calls an array."""
@@ -119,7 +171,9 @@ class RunComparison:
         if name.side == OUTPUT and name.role == OUTPUT:
             return RETURNED.get(entry.call.kind, OUTPUT)
         kind = entry.call.kind.removeprefix(GUIDE_CALLS)
-        network = next((net for net in self.networks if net.name == kind), None)
+        network = next(
+            (net for net in networks_of_run(self.causes.model.config) if net.name == kind), None
+        )
         if name.role.startswith(RESIDUALS):
             return "residuals"
         if network is not None:

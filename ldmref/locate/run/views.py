@@ -17,6 +17,7 @@ from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
+ChangeArray = Callable[[np.ndarray], np.ndarray]
 ReadArray = Callable[[ArrayName], np.ndarray | None]
 
 
@@ -86,7 +87,10 @@ class RunView:
         least: The relative errors that are allowed at least of recorded arrays.
         nearest: The absolute errors that are allowed, of times that may be almost 0.
         masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
+        changed: Of recorded arrays, what the program makes of those of the run.
         unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
+        changeable: Arrays that a callback of the program may have changed, and what rows say then.
+        given: Arrays from which the request was read, so that they say nothing, and why.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
 
@@ -99,7 +103,10 @@ class RunView:
     least: dict[ArrayName, float] = field(default_factory=dict)
     nearest: dict[ArrayName, float] = field(default_factory=dict)
     masks: dict[ArrayName, ArrayName] = field(default_factory=dict)
+    changed: dict[ArrayName, ChangeArray] = field(default_factory=dict)
     unread: dict[ArrayName, np.ndarray] = field(default_factory=dict)
+    changeable: dict[ArrayName, str] = field(default_factory=dict)
+    given: dict[ArrayName, str] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
     def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
@@ -110,8 +117,8 @@ class RunView:
 
     def own_name(self, recorded: ArrayName) -> ArrayName | None:
         """Return the array of the run of ldmref that a recorded one is; None: it is of several."""
-        parts = self.recorded.get(recorded, ())
-        return parts[0].name if len(parts) == 1 else None
+        names = {part.name for part in self.recorded.get(recorded, ())}
+        return names.pop() if len(names) == 1 else None
 
     def trace(self) -> Trace:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
@@ -139,6 +146,7 @@ class RunView:
         for name, parts in self.recorded.items():
             x, recorded = join_parts(parts, computed.get), name.tensor_in(self.port)
             if x is not None and recorded is not None:
+                x = self.changed.get(name, np.asarray)(x)
                 same = x.size == recorded.size and min(x.ndim, recorded.ndim) < 2
                 found[name] = np.reshape(x, recorded.shape) if same else x
         for text, mask in self.masks.items():

@@ -1,16 +1,19 @@
-"""Names for the arguments of whole networks that a port numbered."""
+"""The arguments of whole networks, and of parts of a run, under the names that ldmref has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.ports.arguments import names_of
+from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
+
+GUIDED = {"cond": ("cond", "text")}  # the names that programs give to predictions
 
 
 def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
@@ -47,6 +50,45 @@ def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
             entry = replace(entry, inputs=_name(port, entry, numbers, known))
         entries.append(entry)
     return replace(port, entries=tuple(entries))
+
+
+def name_as_declared(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
+    """Return a port whose networks, guidance and steps have the names of their arguments' roles.
+
+    Args:
+        port: The trace.
+        networks: The networks of the run.
+
+    Returns:
+        The trace; a call that has an argument under its role keeps that of another name.
+
+    >>> import numpy as np
+    >>> from ldmref.families.lookup import networks_of_run
+    >>> from ldmref.models import preset
+    >>> from ldmref.trace import build_trace
+    >>> arrays = {"unet.000//input.x": np.ones((1, 4, 8, 8)), "guidance.000//input.text": np.ones(1)}
+    >>> trace = name_as_declared(build_trace(arrays), networks_of_run(preset("tiny")))
+    >>> [role for entry in trace.entries for role in entry.inputs]
+    ['sample', 'cond']
+    """
+    names = {
+        network.name: {x.role: names_of(network, x) for x in (*network.inputs, *network.optional)}
+        for network in networks
+    }
+    names[STEP.call] = {slot.roles[0]: slot.roles for slot in STEP.inputs}
+    names[COMBINE.call] = GUIDED
+    return replace(port, entries=tuple(_declared(entry, names) for entry in port.entries))
+
+
+def _declared(entry: TraceEntry, names: Mapping[str, Mapping[str, Sequence[str]]]) -> TraceEntry:
+    """Return a call with the names of roles for its inputs; a layer as it is."""
+    known = {} if entry.layer else names.get(entry.call.kind.removeprefix(GUIDE_CALLS), {})
+    roles: dict[str, str] = {}
+    for role, others in known.items():
+        recorded = next((name for name in others if name in entry.inputs), role)
+        roles.setdefault(recorded, role)
+    inputs = {roles.get(name, name): tensor for name, tensor in entry.inputs.items()}
+    return replace(entry, inputs=inputs) if len(inputs) == len(entry.inputs) else entry
 
 
 def _is_later(role: str) -> bool:
