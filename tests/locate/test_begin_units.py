@@ -105,13 +105,13 @@ WHITE[..., 5:] = True
 
 
 def test_each_call_without_known_sizes_is_passed_over():
-    sizes = np.ones((1, 6))
+    six = np.ones((1, 6))
     calls = {
         "unet.000": {"input.sample": X},
-        "unet.001": {"input.sample": X, "input.time_ids": sizes[:, :5]},
-        "unet.002": {"input.sample": X, "input.time_ids": sizes},
-        "unet.003": {"input.sample": X, "input.time_ids": sizes},
-        "unet.004": {"input.sample": X, "input.time_ids": 2 * sizes},
+        "unet.001": {"input.sample": X, "input.time_ids": six[:, :5]},
+        "unet.002": {"input.sample": X, "input.time_ids": six},
+        "unet.003": {"input.sample": X, "input.time_ids": six},
+        "unet.004": {"input.sample": X, "input.time_ids": 2 * six},
     }
     context = replace(context_of(calls), model=Sized())
     rows = [*sizes.judge_sizes(context)]

@@ -96,7 +96,7 @@ def test_another_request_is_named(name, tmp_path):
 
 CONFIGURATIONS = {  # other numbers of a model, an array of its run, and its cause
     "prediction": (
-        "tiny", {"prediction_type": "v"}, {}, ("sampler.001", "step"),
+        "tiny", {"prediction_type": "v"}, {}, ("sampler.001", "x0"),
         "the prediction is read as v instead of eps"),
     "clipping": (
         "tiny", {"clip_sample_range": 1.0}, {}, ("sampler.000", "step"), "x0 is clipped to +-1"),

@@ -106,17 +106,23 @@ def test_an_array_that_nobody_knows_is_named(model, trace, side, call):
     assert row.call == call and f"{side}.image_embeds" in row.note
 
 
-def test_networks_alone_have_no_wires(model, trace):
+def test_networks_alone_are_compared_with_what_the_run_gives_them(model, trace):
     kept = tuple(e for e in trace.entries if e.call.startswith("unet"))
-    report = DiffReport(tuple(judge_host(replace(trace, entries=kept), model, "float32", [])))
-    assert not report.rows
+    report = report_of(replace(trace, entries=kept), model)
+    assert not report.faults
+    found = {row.kind: row.verdict for row in report.rows if row.call == "unet.000"}
+    assert found == {"latents": "equal", "timestep": "equal", "text": "not judged"}
+    nameless = replace(trace, entries=kept, manifest={})
+    assert not report_of(nameless, model).rows
 
 
 def test_text_that_was_not_encoded_in_a_run_is_not_called_equal(model, trace):
     kept = tuple(e for e in trace.entries if not e.call.startswith(("text_encoder", "tokens")))
     report = report_of(replace(trace, entries=kept), model)
     assert report.verdict == "incomplete"
-    assert all("encoder_hidden_states" in r.note for r in report.rows if r.verdict == "not judged")
+    unknown = [row for row in report.rows if row.verdict == "not judged"]
+    assert {row.kind for row in unknown} == {"text"}
+    assert {row.note for row in unknown} == {"what text_encoder returned was not recorded"}
 
 
 # -- a call whose recorded arrays do not fit each other --------------------------------------------

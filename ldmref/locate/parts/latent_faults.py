@@ -101,3 +101,19 @@ def unpacking_faults(x: np.ndarray) -> Iterator[FaultyArray]:
     yield "tokens run down the columns", down.reshape(x.shape)
     if h == w:
         yield "rows and columns are exchanged", x.swapaxes(2, 3)
+
+
+def clamp_of(got: np.ndarray, right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the clamping that might have changed an array: in words, and as it would be.
+
+    Its range contains 0, as those of programs do: otherwise it would be the cause of every change
+    of the smallest of positive values.
+
+    Args:
+        got: The recorded array.
+        right: What it should be.
+    """
+    limits = float(np.min(got, initial=0.0)), float(np.max(got, initial=0.0))
+    clamped = np.clip(right, *limits)
+    if np.isfinite(limits).all() and not np.array_equal(clamped, right):
+        yield f"it is clamped to [{limits[0]:.5g}, {limits[1]:.5g}]", clamped

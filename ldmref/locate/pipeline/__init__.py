@@ -61,9 +61,11 @@ from ldmref.locate.run import follow_run, follow_view
 from ldmref.locate.run.branches import BranchPart, split_branches
 from ldmref.locate.run.calls import OUTPUT
 from ldmref.locate.run.follow import SHOWN
+from ldmref.locate.run.visits import visit_guidances
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import Trace, without_own_arguments
 
@@ -121,17 +123,26 @@ def judge_host(
         context = replace(context, port=port)
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
-    if not context.calls("sampler") and not context.params:
-        for entry in port.entries:  # networks alone: what they read is given
-            if entry.call.network:
+    if not context.calls(STEP.call) and "mode" not in context.params:
+        for entry in port.entries:  # networks and guidance alone: what they read is given
+            if entry.call.network or entry.call.kind == COMBINE.call:
                 context.compared(entry, *entry.inputs)
+        rows += [*try_judge(judge_sizes, context), *_visit_guidances(context)]
         return [*rows, *_rows_of_rest(context), *missing]
     found = follow_diffusers(context)
     if isinstance(found, str) and not context.is_diffusers:
         found = _follow_own(context, guide)
     if isinstance(found, str):
+        rows += _visit_guidances(context)
         return [*rows, *_rows_of_rest(context, found), *missing]
     return [*rows, *found, *_rows_of_rest(context), *missing]
+
+
+def _visit_guidances(context: PipelineContext) -> list[Row]:
+    """Return the rows of guidance, each call by itself."""
+    found = visit_guidances(context.port, context.model, context.path, context.epsilon)
+    context.ledger.marked.update(found.computed)
+    return found.rows()
 
 
 def _follow_own(context: PipelineContext, guide: LatentDiffusion | None) -> list[Row] | str:

@@ -121,7 +121,11 @@ class RecordedEvaluations:
         """
         left = {role for argument in apart for role in roles_of(self.context, argument)}
         count = 0
+        recorded = self.context.calls(self.context.denoiser)
         for index, evaluation in enumerate(self.context.evaluations):
+            if not recorded:  # the run goes on with the predictions that its steps were given
+                self.first_calls.append(index)
+                continue
             sources = self._predictions_of(evaluation)
             plain = [part for part in PLAIN if part in sources]
             groups = [*([plain] if plain else []), *([part] for part in FURTHER if part in sources)]

@@ -160,7 +160,8 @@ class DiffusersRequest:
         if not self.reads_scale and TRUE_CFG in self.asked:
             return float(self.asked[TRUE_CFG]) if "negative_prompt" in self.asked else 1.0
         if not self.reads_scale and not says:
-            return 1.0
+            used = self.context.number(next(iter(self.context.calls("guidance")), None), "scale")
+            return 1.0 if used is None else used
         scale = self.context.asked_scale
         if scale is None:
             raise NotARun("its guidance scale was not recorded")
@@ -170,6 +171,11 @@ class DiffusersRequest:
     def drops_guidance(self) -> bool:
         """Whether predictions without the prompt, which its scale needs, were not made."""
         return self.scale > 1.0 and not self.reads_scale and not self.evaluations.reads_negative
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether its prompts were recorded."""
+        return "prompt" in self.asked
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -206,9 +212,11 @@ class DiffusersRequest:
             "seed": [0] * len(self.state),
             "clip_skip": int(self.asked.get("clip_skip") or 0),
         }
-        embedded = bool(self.embeddings)
-        found["prompt"] = None if embedded else self._of_images(self.prompts)
-        found["negative_prompt"] = None if embedded else self._of_images(self.negative_prompts)
+        if self.embeddings:
+            found |= {"prompt": None, "negative_prompt": None}
+        elif self.has_texts:
+            found["prompt"] = self._of_images(self.prompts)
+            found["negative_prompt"] = self._of_images(self.negative_prompts)
         if self.given_levels is not None:
             found["sigmas"] = self.given_levels
         else:
@@ -303,13 +311,15 @@ class DiffusersRequest:
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the request: the initial noise, of unit variance, and images."""
         noise = self.images.noise
+        initial = next(iter(self.context.calls("initial")), None)
         if noise is None:
             noise = self.context.requested("latents")
         if noise is None or noise.shape != self.state.shape:
-            initial = next(iter(self.context.calls("initial")), None)
             noise = self.context.read(initial, "latents")
         if noise is None:
-            noise = self.state * self.spread(0) / self.first_deviation
+            first = self.context.read_output(initial)
+            same = first is not None and first.shape == self.state.shape
+            noise = (first if same else self.state) * self.spread(0) / self.first_deviation
         return {"latents": np.asarray(noise, np.float32), **self.embeddings, **self.images.arrays}
 
     def spread(self, index: int) -> float:

@@ -31,6 +31,7 @@ from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.request import NO_PROMPT
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.clipping import configured_clip
 from ldmref.samplers.diffusers.steps import plms_calls
@@ -126,6 +127,12 @@ class _ViewedCalls:
         """Add the calls of text encoders: one for each text instead of one for a batch."""
         request = self.request
         if request.embeddings:
+            return
+        if not request.has_texts:
+            for entry in self.context.port.entries:
+                if entry.call.kind.startswith(("tokens", "text_encoder")):
+                    self.context.ledger.explain(entry, NO_PROMPT, *entry.inputs)
+                    self.context.ledger.explain(entry, NO_PROMPT, *entry.outputs, side=OUTPUT)
             return
         guided = request.evaluations.reads_negative
         texts = request.prompts_of(0, guided)
@@ -411,8 +418,9 @@ class _ViewedCalls:
             recorded[sample._replace(role="timestep")] = (self._given_time(i),)
             self.view.least[sample._replace(role="timestep")] = TIME
             self.view.nearest[sample._replace(role="timestep")] = NEAR
-            state = recorded.get(ArrayName(evaluation.step.name, INPUT, "sample"), ())
-            recorded[sample] = state * len(network)
+            state = self.context.read(evaluation.step, "sample")
+            if state is not None:  # which has a row of its own
+                self.view.numbers[sample] = np.concatenate([state] * len(network))
             for name in (sample, ArrayName(entry.name, OUTPUT, OUTPUT)):
                 self.view.least[name] = STEP
 

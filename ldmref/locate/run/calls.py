@@ -76,7 +76,7 @@ class FollowedCalls(Recorder):
         until: The array with which the run ends. None: it ends with its images.
 
     Attributes:
-        computed: What the run computed instead of each recorded array.
+        computed: What the run computed, also of arrays that were not recorded.
         unknown: The first call of each network of which not all outputs were recorded, by kind.
     """
 
@@ -123,10 +123,10 @@ class FollowedCalls(Recorder):
         Raises:
             ArrayReached: It is the array with which the run ends.
         """
+        self.computed.setdefault(name, np.asarray(computed))
         recorded = name.tensor_in(self.port)
         if recorded is None:
             return self.change(name, computed)
-        self.computed.setdefault(name, np.asarray(computed))
         if name == self.until:
             raise ArrayReached
         same = np.shape(recorded) == np.shape(computed)
@@ -201,5 +201,5 @@ class FollowedCall(CallRecord):
             for i, (role, x) in enumerate(roles.items()):
                 name = ArrayName(entry, side, role.replace("/", ".") or side)
                 numbered = name._replace(role=str(i))  # as programs without names record it
-                known = name.tensor_name_in(self.calls.port) is not None
-                self.calls.exchange(name if known else numbered, x)
+                known = numbered.tensor_name_in(self.calls.port) is not None
+                self.calls.exchange(numbered if known else name, x)

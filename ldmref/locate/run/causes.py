@@ -21,6 +21,7 @@ from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
 from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
 from ldmref.locate.parts.latent_faults import (
+    clamp_of,
     decoding_faults,
     encoding_faults,
     unpacking_faults,
@@ -61,6 +62,7 @@ SCHEDULE = "schedule"
 DECODER = "vae.decode"
 FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
+OTHER_HALF = {"cond": "uncond", "uncond": "cond"}
 TIMES = ("timestep", "timesteps", "time", "target")
 
 
@@ -155,7 +157,9 @@ class RunCauses:
 
         A number is another one, whatever made it.
         """
-        got, right = wrong.got, wrong.right
+        if not wrong.got.size or not wrong.right.size:
+            return None
+        got, right = (np.asarray(x, np.float64) for x in (wrong.got, wrong.right))
         if right.size == got.size == 1:
             return f"{wrong.words} {got.item():.6g} instead of {right.item():.6g}", 0.0
         if got.ndim and np.ptp(got) == 0.0 and np.ptp(right) == 0.0:
@@ -267,6 +271,7 @@ class RunCauses:
         right = np.asarray(wrong.right)
         if right.ndim != 4:
             return
+        yield from clamp_of(wrong.got, right)
         if own.call.kind == DECODER and own.side == INPUT:
             yield from decoding_faults(self.scale, right)
             if port_of(self.model.family).unpack is not None:
@@ -291,9 +296,13 @@ class RunCauses:
             other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
             if other is not None:
                 yield f"that of the call {words}", other
+        if call.network and right.size:
+            yield from self._of_size(wrong)
+        if call.kind == COMBINE.call and name.role in OTHER_HALF:
+            other = computed.get(name._replace(role=OTHER_HALF[name.role]))
+            if other is not None:
+                yield "the halves of the batch are exchanged", other
         if right.size > 1 and np.ptp(right):
-            if call.network:
-                yield from self._of_size(wrong)
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
                 yield f"the {wrong.words} is zero", np.zeros_like(right)
                 yield from _halves(right)

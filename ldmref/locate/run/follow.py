@@ -95,7 +95,7 @@ def follow_view(
         found,
         port=view.port,
         least=view.least,
-        given=view.given,
+        given=view.given | view.as_recorded_names(found.given),
         changeable=view.changeable,
         computed=view.as_recorded(found.computed),
         round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
@@ -302,10 +302,13 @@ class RunFollower(TraceObserver):
 
     def noise_sampled(self, noise: Array) -> Array:
         """Return the recorded noise of the step, or of the jump before it."""
+        kind, role = JUMP, "noise"
         if self._stepping:
-            role = numbered_role("noise", len(self.draws))
-            return super().noise_sampled(self._exchange(STEP.call, role, noise))
-        return super().noise_sampled(self._exchange(JUMP, "noise", noise))
+            kind, role = STEP.call, numbered_role("noise", len(self.draws))
+        name = ArrayName(f"{self.recorder.next_name(kind)}/", INPUT, role)
+        if name.tensor_name_in(self.recorder.port) is None:
+            noise = np.full_like(np.asarray(noise), np.nan)  # nobody knows what was drawn
+        return super().noise_sampled(self.recorder.exchange(name, noise))
 
     def predicted(self, predictions: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return what was recorded of the predictions."""

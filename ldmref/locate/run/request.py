@@ -17,6 +17,7 @@ import numpy as np
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.checks import MODE_OF
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.registry import MODES
 from ldmref.modes.request_inputs import recorded_request
@@ -24,7 +25,8 @@ from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import CONSTRAIN, REQUESTED
 from ldmref.trace.model import Trace, TraceEntry
 
-IMAGE, ENCODER = "image", "vae.encode"
+IMAGE, ENCODER, LOW_RESOLUTION = "image", "vae.encode", "low_resolution"
+MASK, SEGMENTATION = "mask", "segmentation"
 NO_PROMPT = "no prompt was recorded"
 NO_SCALE = "no guidance scale that was asked for was recorded"
 NO_IMAGE = "no image of the request was recorded"
@@ -65,6 +67,10 @@ class RecordedRequest:
             record |= self._texts(inputs)
         if IMAGE in takes and takes[IMAGE].required and IMAGE not in inputs:
             inputs[IMAGE] = self._image()
+        if MASK in takes and takes[MASK].required and MASK not in inputs:
+            inputs |= self._mask(bool(record.get("mask_invert")))
+        if SEGMENTATION in takes and SEGMENTATION not in inputs:
+            inputs[SEGMENTATION] = self._segmentation()
         if REFERENCES in takes and not any(name.startswith(REFERENCES) for name in inputs):
             inputs |= self._references(len(record.get(REFERENCES) or ()))
         if CONTROL in takes and not any(name.startswith(CONTROL) for name in inputs):
@@ -87,6 +93,8 @@ class RecordedRequest:
     @property
     def _mode(self) -> str:
         """The first mode that has all recorded parameters, whose steps go as the recorded ones."""
+        if self.model.config.concat in MODE_OF:
+            return MODE_OF[self.model.config.concat]
         if self._inverts:
             return "invert"
         known = {name for mode in MODES.values() for name in mode.parameters} & set(self.params)
@@ -115,10 +123,38 @@ class RecordedRequest:
         return None
 
     def _image(self) -> np.ndarray:
-        """Return the image that the encoder was given, as bytes (h, w, 3); black if unknown."""
+        """Return the image that was encoded or joined, as bytes (h, w, 3); black if unknown."""
+        joined = self._first(LOW_RESOLUTION, OUTPUT, OUTPUT)
+        if joined is not None and joined[1].ndim == 4:
+            return _as_bytes(0.5 * joined[1][0] + 0.5)
         found = self._encoded(0)
         width, height = self._size
         return np.zeros((height, width, 3), np.uint8) if found is None else found
+
+    def _mask(self, inverted: bool) -> dict[str, np.ndarray]:
+        """Return the mask (h, w) where known parts were put back, by parameter; {} if unknown."""
+        kept: np.ndarray | None = None
+        for entry in self.port.entries:
+            if entry.layer != CONSTRAIN:
+                continue
+            before = ArrayName(entry.name, INPUT, INPUT).tensor_in(self.port)
+            after = ArrayName(entry.name, OUTPUT, OUTPUT).tensor_in(self.port)
+            if before is not None and after is not None and before.shape == after.shape:
+                changed = np.any(before != after, axis=(0, 1))
+                kept = changed if kept is None else kept & changed
+        if kept is None:
+            return {}
+        factor = self.model.config.vae.factor
+        return {MASK: np.kron(kept == inverted, np.ones((factor, factor), bool))}
+
+    def _segmentation(self) -> np.ndarray:
+        """Return the classes that the encoder of a map was given, (h, w); class 0 if unknown."""
+        found = self._first("cond_stage", INPUT, "onehot")
+        if found is not None and found[1].ndim == 4:
+            self.given[found[0]] = NO_IMAGE
+            return np.argmax(found[1][0], axis=0)
+        width, height = self._size
+        return np.zeros((height, width), np.int64)
 
     def _encoded(self, number: int) -> np.ndarray | None:
         """Return an image that the encoder was given, as bytes (h, w, 3); None: it is unknown."""
@@ -181,15 +217,16 @@ class RecordedRequest:
         steps = [*self._calls(STEP.call)]
         schedule = next(self._calls("schedule"), None)
         attributes = {} if schedule is None else schedule.attributes
-        count = attributes.get("steps")
-        record: dict[str, Any] = {"steps": count if isinstance(count, int) else len(steps) or 1}
+        first, count = self._visited(attributes, len(steps))
+        record: dict[str, Any] = {"steps": count or 1}
         masked = any(entry.layer == CONSTRAIN for entry in self.port.entries)
         record |= {"rng": "torch", "mode": "inpaint" if masked else "txt2img"}
-        visits = attributes.get("visits")
-        if isinstance(visits, list) and visits and visits[0]:
-            record |= {"mode": "img2img", "strength": 1.0 - visits[0] / record["steps"]}
+        if first and not masked:
+            record |= {"mode": "img2img", "strength": 1.0 - first / record["steps"]}
         if self._inverts:
             record["mode"] = "invert"
+        if steps and "prediction.1" in steps[0].inputs:
+            record["sampler"] = "heun"  # the best known one with two evaluations
         for parameter, attribute in (("sampler", "sampler"), ("schedule", "name")):
             if isinstance(attributes.get(attribute), str):
                 record[parameter] = attributes[attribute]
@@ -217,6 +254,26 @@ class RecordedRequest:
                 record |= {"height": height, "width": width, "seed": [0] * len(x)}
                 inputs["latents"] = np.asarray(x, np.float32)
         return record
+
+    def _visited(self, attributes: Mapping[str, Any], steps: int) -> tuple[int, int]:
+        """Return the number of the first level that was visited, and that of the schedule's steps.
+
+        Args:
+            attributes: Those of the recorded schedule.
+            steps: How many steps were recorded.
+        """
+        count, visits = attributes.get("steps"), attributes.get("visits")
+        found = self._first("schedule", OUTPUT, "sigmas")
+        levels = np.zeros(0) if found is None else np.ravel(found[1]).astype(np.float64)
+        if not isinstance(count, int):
+            count = max(len(levels) - 1, steps)
+        if isinstance(visits, list) and visits and isinstance(visits[0], int):
+            return visits[0], count
+        step = next(self._calls(STEP.call), None)
+        sigma = None if step is None else self._number(step, LEVELS[0])
+        if sigma is None or len(levels) < 2 or self._inverts:
+            return 0, count
+        return int(np.argmin(np.abs(levels - sigma))), count
 
     def _scale(self) -> float:
         """Return the guidance scale that was used, which nothing says to be right."""

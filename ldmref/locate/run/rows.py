@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,10 +12,11 @@ import numpy as np
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
-from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.pieces import WrongArray, channel_groups
+from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -28,6 +30,13 @@ READ = {
     "mode": "kind of control image", "guidance": "guidance scale",
     "time_ids": "micro-conditioning",
 }  # fmt: skip
+TABLE = 1e-4  # relative error of what follows from a table in float32
+NUMBER = 1e-5  # the same of one number of it; of levels and times, which may be 0, also absolute
+LEAST = {  # that is allowed, by role
+    "sigmas": TABLE, "timesteps": TABLE, "alphas_cumprod": TABLE, "timestep": NUMBER,
+    "sigma": NUMBER, "sigma_next": NUMBER, "sigma_at": NUMBER, "scale": 1e-6,
+}  # fmt: skip
+MAY_BE_ZERO = ("timestep", "sigma", "sigma_next", "sigma_at")
 OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
 ARGUMENTS = {  # of networks
@@ -74,12 +83,17 @@ class RunComparison:
 
         An array that is wrong as the one before it in the same place has the same cause.
         """
-        found = (name for name, x in self.computed.items() if not self._is_given(name, x))
-        return [row for name in found for row in self._rows(name)]
+        order = {entry.name: i for i, entry in enumerate(self.port.entries)}
+        recorded = [x for x in self.computed if x.tensor_name_in(self.port) is not None]
+        known = (name for name in recorded if not self._is_given(name, self.computed[name]))
+        ordered = sorted(known, key=lambda name: order[name.entry])
+        return [row for name in ordered for row in self._rows(name)]
 
     def _is_given(self, name: ArrayName, computed: np.ndarray) -> bool:
-        """Return whether an array is what networks returned that the caller left out."""
+        """Return whether an array is what networks returned that the caller did not record."""
+        selection = self.port.manifest.get("selection") or {}
         left_out = bool(self.unknown) and not self._recorded_networks & {*self.unknown}
+        left_out = left_out and bool(selection.get("calls"))
         bad = first_nonfinite(np.asarray(computed, np.float64))
         got = name.tensor_in(self.port)
         return left_out and bool(bad) and got is not None and not first_nonfinite(got)
@@ -117,17 +131,17 @@ class RunComparison:
         whole = right.dtype.kind in "iub"
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
-            note = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
-            if self.unknown:
-                note = f"what {next(iter(self.unknown.values()))} returned was not recorded"
-            return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
+            return self._row_of_unknown(entry, wrong, bad)
         if wrong.name in self.given:
             note = self.given[wrong.name]
             return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")
         floor = noise_floor(0.0, self.epsilon)
-        least = self.least.get(wrong.name, 0.0)
+        role = wrong.name.role.partition(".")[0]
+        least = max(self.least.get(wrong.name, 0.0), LEAST.get(role, 0.0))
+        if role in MAY_BE_ZERO and np.isfinite(error):
+            error = largest_value(got - expected) / (1.0 + largest_value(expected))
         if error > max(allowed_error(floor), least) and not whole:
             found = [run[wrong.name] for run in self.rounded if wrong.name in run]
             others = [np.asarray(wrong.take(x), np.float64) for x in found]
@@ -144,6 +158,27 @@ class RunComparison:
         row = replace(row, note=row.note or _describe_wrong(wrong.name, got, right))
         cause, left = self._explain(wrong, error, allowed) if real and not bad else ("", None)
         return replace(row, verdict=DIFFERS, cause=cause, explained=left)
+
+    def _row_of_unknown(self, entry: TraceEntry, wrong: WrongArray, bad: str) -> Row:
+        """Return the row of an array that is computed from what was not recorded, or is NaN.
+
+        A step without its noise may still be that of another setting, which draws none.
+        """
+        row = Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN)
+        if bad:
+            return replace(row, note=f"{bad}, as upstream")
+        if entry.call.kind == STEP.call and "noise" not in entry.inputs:
+            allowed = allowed_error(noise_floor(0.0, self.epsilon))
+            found = self.causes.find(wrong, self.computed, math.inf, allowed)
+            if found is not None and found[1] <= allowed:
+                values = {"error": math.inf, "allowed": allowed, "explained": found[1]}
+                return replace(row, verdict=DIFFERS, cause=found[0], **values)
+        note = "what it is computed from is not finite"
+        if self.unknown:
+            note = f"what {next(iter(self.unknown.values()))} returned was not recorded"
+        elif entry.call.kind == STEP.call:
+            note = "the noise of the step was not recorded"
+        return replace(row, note=note)
 
     def _explain(self, wrong: WrongArray, error: float, allowed: float) -> tuple[str, float | None]:
         """Return the cause of a wrong array, "" if none is found, and the error that it leaves."""

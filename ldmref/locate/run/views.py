@@ -120,6 +120,15 @@ class RunView:
         names = {part.name for part in self.recorded.get(recorded, ())}
         return names.pop() if len(names) == 1 else None
 
+    def as_recorded_names(self, given: Mapping[ArrayName, str]) -> dict[ArrayName, str]:
+        """Return what is known of arrays of the run, by the names of the recorded arrays."""
+        return {
+            name: given[part.name]
+            for name, parts in self.recorded.items()
+            for part in parts
+            if part.name in given
+        }
+
     def trace(self) -> Trace:
         """Return the trace that ldmref would have recorded, whose arrays are read when needed."""
         roles: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
