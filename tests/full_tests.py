@@ -202,7 +202,7 @@ QUICK_TABLES = (
     "module_repeats", "module_results", "names_of_layers", "networks_of_calls", "numbered_inputs",
     "originals", "own_runs", "padding", "passes_and_parts", "pipeline_judges",
     "precision_of_ports", "prepared_images", "recorded_arguments", "reports_of_diffs",
-    "rows_of_diffs", "selected_and_settings", "selected_states", "table_of_faults", "unusual_runs",
+    "rows_of_diffs", "selected_and_settings", "selected_states", "table_of_faults",
     *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_numbers.py")),
     *(x.stem.removeprefix("test_") for x in Path(__file__).parent.glob("locate/*_faults_of_*.py")),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
+from ldmref.locate.argument_names import name_numbered
 from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
@@ -22,7 +23,6 @@ from ldmref.locate.networks import (
     passes_tokens,
     try_network,
 )
-from ldmref.locate.argument_names import name_numbered
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host

@@ -16,11 +16,11 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.families.lookup import networks_of_run
+from ldmref.locate.argument_names import name_numbered
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import relative_error
-from ldmref.locate.argument_names import name_numbered
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request

@@ -1,4 +1,4 @@
-"""Rows of right runs: every call between networks has one, each with what it allows, and no cause."""
+"""Rows of right runs: every call between networks has one, with what it allows and no cause."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class RecordedEvaluations:
         count = 0
         recorded = self.context.calls(self.context.denoiser)
         for index, evaluation in enumerate(self.context.evaluations):
-            if not recorded:  # the run goes on with the predictions that its steps were given
+            if not recorded:  # the run continues with the predictions that its steps were given
                 self.first_calls.append(index)
                 continue
             sources = self._predictions_of(evaluation)

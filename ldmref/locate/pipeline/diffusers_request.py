@@ -318,8 +318,9 @@ class DiffusersRequest:
             noise = self.context.read(initial, "latents")
         if noise is None:
             first = self.context.read_output(initial)
-            same = first is not None and first.shape == self.state.shape
-            noise = (first if same else self.state) * self.spread(0) / self.first_deviation
+            if first is None or first.shape != self.state.shape:
+                first = self.state
+            noise = first * self.spread(0) / self.first_deviation
         return {"latents": np.asarray(noise, np.float32), **self.embeddings, **self.images.arrays}
 
     def spread(self, index: int) -> float:

@@ -463,7 +463,7 @@ class _ViewedCalls:
         if not asked.get(CALLBACK):
             return
         latents = roles_of(self.context, "x")
-        given = {x.role for x in self.context.model.denoiser.inputs} - {*latents, *TIMES}
+        others = {x.role for x in self.context.model.denoiser.inputs} - {*latents, *TIMES}
         changed = asked.get(f"{CALLBACK}_tensor_inputs", ["latents"])
         for name in self.view.recorded:
             call = name.call
@@ -472,7 +472,7 @@ class _ViewedCalls:
             decoded = f"{call}/" == DECODER
             if (read and name.role in latents) or (state and call.number > 0) or decoded:
                 array = "latents"
-            elif read and name.role in given:
+            elif read and name.role in others:
                 array = "prompt_embeds"
             else:
                 continue
@@ -485,7 +485,7 @@ class _ViewedCalls:
         for name in self.view.recorded if why else ():
             kind, made = name.call.kind, name.side == OUTPUT
             if f"{kind}/" == SCHEDULE:
-                self.view.given[name] = why
+                self.view.assumed[name] = why
             elif kind in (SAMPLER, SCALING) and (made or name.role in LEVELS):
                 self.view.changeable[name] = why
             elif kind == self.context.denoiser and name.role in TIMES:

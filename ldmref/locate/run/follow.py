@@ -72,7 +72,11 @@ def follow_run(
     Returns:
         What was compared, or in words why the run cannot be followed.
     """
-    return _follow(port, model, nets, guide, epsilon)
+    found = _follow(port, model, nets, guide, epsilon)
+    if isinstance(found, str):
+        return found
+    recorded = {k: x for k, x in found.computed.items() if k.tensor_name_in(port) is not None}
+    return replace(found, computed=recorded)
 
 
 def follow_view(
@@ -95,7 +99,7 @@ def follow_view(
         found,
         port=view.port,
         least=view.least,
-        given=view.given | view.as_recorded_names(found.given),
+        assumed=view.assumed | view.as_recorded_names(found.assumed),
         changeable=view.changeable,
         computed=view.as_recorded(found.computed),
         round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
@@ -154,7 +158,7 @@ def _follow(
         epsilon,
         RunCauses(port, model, parts, changes, numbers, change_run),
         calls.unknown,
-        given=request.given,
+        assumed=request.assumed,
     )
 
 

@@ -47,14 +47,14 @@ class RecordedRequest:
         model: The model that ran.
         nets: The ControlNets of the run, in their order.
         guide: The weaker model of autoguidance. None: there is none.
-        given: The arrays from which it was read, and why.
+        assumed: The arrays from which it was read, and why.
     """
 
     port: Trace
     model: LatentDiffusion
     nets: Sequence[ControlNet] = ()
     guide: LatentDiffusion | None = None
-    given: dict[ArrayName, str] = field(default_factory=dict)
+    assumed: dict[ArrayName, str] = field(default_factory=dict)
 
     def read(self) -> tuple[str, dict[str, Any]] | str:
         """Return the mode and the parameters, or in words why they are not known."""
@@ -151,7 +151,7 @@ class RecordedRequest:
         """Return the classes that the encoder of a map was given, (h, w); class 0 if unknown."""
         found = self._first("cond_stage", INPUT, "onehot")
         if found is not None and found[1].ndim == 4:
-            self.given[found[0]] = NO_IMAGE
+            self.assumed[found[0]] = NO_IMAGE
             return np.argmax(found[1][0], axis=0)
         width, height = self._size
         return np.zeros((height, width), np.int64)
@@ -163,7 +163,7 @@ class RecordedRequest:
             name = ArrayName(calls[number].name, INPUT, role)
             x = name.tensor_in(self.port)
             if x is not None and x.ndim == 4 and x.shape[1] >= 3:
-                self.given[name] = NO_IMAGE
+                self.assumed[name] = NO_IMAGE
                 return _as_bytes(0.5 * x[0, :3] + 0.5)
         return None
 
@@ -181,7 +181,7 @@ class RecordedRequest:
         for entry in self.port.entries if found else ():
             if entry.call.kind.startswith("controlnet"):
                 names = [ArrayName(entry.name, INPUT, role) for role in HINTS]
-                self.given.update(dict.fromkeys(names, NO_IMAGE))
+                self.assumed.update(dict.fromkeys(names, NO_IMAGE))
         return found
 
     @cached_property
@@ -209,7 +209,7 @@ class RecordedRequest:
                 names = [ArrayName(entry.name, INPUT, role) for role in roles]
                 if encoder:
                     names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
-                self.given.update(dict.fromkeys(names, NO_PROMPT))
+                self.assumed.update(dict.fromkeys(names, NO_PROMPT))
         return {"prompt": "", "negative_prompt": "x"}
 
     def _of_steps(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -234,22 +234,22 @@ class RecordedRequest:
             if steps and name in steps[0].attributes:
                 record[name] = steps[0].attributes[name]
         for entry in self.port.entries:
-            drawn = [role for role in entry.inputs if role.startswith("noise")]
+            noises = [role for role in entry.inputs if role.startswith("noise")]
             if entry.call.kind in (STEP.call, "jump"):
-                names = (ArrayName(entry.name, INPUT, role) for role in drawn)
-                self.given.update(dict.fromkeys(names, NO_NOISE))
+                names = (ArrayName(entry.name, INPUT, role) for role in noises)
+                self.assumed.update(dict.fromkeys(names, NO_NOISE))
         record["cfg_scale"] = self._scale()
         if self.nets:
             record[CONTROL] = [{} for _ in self.nets]
             for entry in self._calls(self.model.denoiser.name):
                 added = (role for role in entry.inputs if role.startswith(f"{CONTROL}."))
                 names = (ArrayName(entry.name, INPUT, role) for role in added)
-                self.given.update(dict.fromkeys(names, NO_WEIGHT))
+                self.assumed.update(dict.fromkeys(names, NO_WEIGHT))
         state = self._first(STEP.call, INPUT, "x", "sample")
         width, height = self._size
         if state is not None and state[1].ndim == 4:
             name, x = state
-            self.given[name] = NO_NOISE
+            self.assumed[name] = NO_NOISE
             if record["mode"] == "txt2img":
                 record |= {"height": height, "width": width, "seed": [0] * len(x)}
                 inputs["latents"] = np.asarray(x, np.float32)
@@ -282,7 +282,7 @@ class RecordedRequest:
             return 1.0
         entries = self._calls(COMBINE.call)
         names = (ArrayName(entry.name, INPUT, "scale") for entry in entries)
-        self.given.update(dict.fromkeys(names, NO_SCALE))
+        self.assumed.update(dict.fromkeys(names, NO_SCALE))
         return float(scale[1].flat[0])
 
     def _number(self, entry: TraceEntry, role: str) -> float | None:

@@ -58,8 +58,8 @@ class RunComparison:
         causes: Finds the causes of wrong arrays.
         unknown: The first call of each network of which not all outputs were recorded, by kind.
         least: The relative errors that are allowed at least.
-        given: Arrays from which the request was read, and why: they say nothing.
-        changeable: Arrays that something else than the run may have changed, and what.
+        assumed: Arrays from which the request was read, and why: they say nothing.
+        changeable: Arrays that a callback may have changed, and what rows say then.
     """
 
     port: Trace
@@ -69,7 +69,7 @@ class RunComparison:
     causes: RunCauses
     unknown: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[ArrayName, float] = field(default_factory=dict)
-    given: Mapping[ArrayName, str] = field(default_factory=dict)
+    assumed: Mapping[ArrayName, str] = field(default_factory=dict)
     changeable: Mapping[ArrayName, str] = field(default_factory=dict)
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
@@ -84,12 +84,11 @@ class RunComparison:
         An array that is wrong as the one before it in the same place has the same cause.
         """
         order = {entry.name: i for i, entry in enumerate(self.port.entries)}
-        recorded = [x for x in self.computed if x.tensor_name_in(self.port) is not None]
-        known = (name for name in recorded if not self._is_given(name, self.computed[name]))
+        known = (name for name, x in self.computed.items() if not self._is_left_out(name, x))
         ordered = sorted(known, key=lambda name: order[name.entry])
         return [row for name in ordered for row in self._rows(name)]
 
-    def _is_given(self, name: ArrayName, computed: np.ndarray) -> bool:
+    def _is_left_out(self, name: ArrayName, computed: np.ndarray) -> bool:
         """Return whether an array is what networks returned that the caller did not record."""
         selection = self.port.manifest.get("selection") or {}
         left_out = bool(self.unknown) and not self._recorded_networks & {*self.unknown}
@@ -132,8 +131,8 @@ class RunComparison:
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
             return self._row_of_unknown(entry, wrong, bad)
-        if wrong.name in self.given:
-            note = self.given[wrong.name]
+        if wrong.name in self.assumed:
+            note = self.assumed[wrong.name]
             return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
         real = got.dtype.kind != "c"
         error = relative_error(got, expected) if real and not bad else float("inf")

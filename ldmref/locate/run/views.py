@@ -90,7 +90,7 @@ class RunView:
         changed: Of recorded arrays, what the program makes of those of the run.
         unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
         changeable: Arrays that a callback of the program may have changed, and what rows say then.
-        given: Arrays from which the request was read, so that they say nothing, and why.
+        assumed: Arrays from which the request was read, so that they say nothing, and why.
         silent: What is returned by networks that the program does not call, since nothing reads it.
     """
 
@@ -106,7 +106,7 @@ class RunView:
     changed: dict[ArrayName, ChangeArray] = field(default_factory=dict)
     unread: dict[ArrayName, np.ndarray] = field(default_factory=dict)
     changeable: dict[ArrayName, str] = field(default_factory=dict)
-    given: dict[ArrayName, str] = field(default_factory=dict)
+    assumed: dict[ArrayName, str] = field(default_factory=dict)
     silent: dict[ArrayName, np.ndarray] = field(default_factory=dict)
 
     def pair(self, own: ArrayName, recorded: ArrayName, factor: float = 1.0) -> None:
@@ -120,13 +120,13 @@ class RunView:
         names = {part.name for part in self.recorded.get(recorded, ())}
         return names.pop() if len(names) == 1 else None
 
-    def as_recorded_names(self, given: Mapping[ArrayName, str]) -> dict[ArrayName, str]:
+    def as_recorded_names(self, assumed: Mapping[ArrayName, str]) -> dict[ArrayName, str]:
         """Return what is known of arrays of the run, by the names of the recorded arrays."""
         return {
-            name: given[part.name]
+            name: assumed[part.name]
             for name, parts in self.recorded.items()
             for part in parts
-            if part.name in given
+            if part.name in assumed
         }
 
     def trace(self) -> Trace:
