@@ -319,7 +319,11 @@ class _ViewedCalls:
         for entry in self.context.calls("initial"):
             x = ArrayName("sampler.000/", INPUT, "x")
             name = ArrayName(entry.name, OUTPUT, OUTPUT)
-            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            noised = self._before(0, 0, 0)
+            if noised is None:
+                self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            else:  # the image with noise, which has a row of its own
+                self.view.numbers[name] = noised
             self.view.least[name] = STEP
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]

@@ -33,13 +33,14 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.parts.size_faults import ImageSize, size_faults
+from ldmref.locate.parts.text_faults import text_faults
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.precision import round_to
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.networks import exact_backend
-from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, WrongArray
+from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray
 from ldmref.locate.run.steps import TakenSteps
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.model import LatentDiffusion
@@ -287,16 +288,15 @@ class RunCauses:
     def _of_arrays(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
         name, right, call = wrong.name, wrong.right, wrong.name.call
-        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
-            other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
-            if other is not None:
-                yield f"that of the call {words}", other
+        yield from _of_neighbours(name, computed)
         if right.size > 1 and np.ptp(right):
             if call.network:
                 yield from self._of_size(wrong)
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
                 yield f"the {wrong.words} is zero", np.zeros_like(right)
                 yield from _halves(right)
+            if wrong.words in (TEXT, POOLED):
+                yield from text_faults(self.model.config, right)
             if call.network:
                 yield from _rows(wrong)
             yield from self._others(name, right, computed)
@@ -397,6 +397,19 @@ def _of_ids(wrong: WrongArray) -> FoundCause | None:
     rows = zip(got.reshape(-1, n), right.reshape(-1, n), strict=True)
     text = next((explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y)), "")
     return (text, 0.0) if text else None
+
+
+def _of_neighbours(name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+    """Yield the same array of the calls before and after."""
+    call = name.call
+    of_time = name.role in TIMES
+    neighbours = {-1: "the call before", 1: "the call after"}
+    if of_time:
+        neighbours = {-1: "the previous step", 1: "the next step"}
+    for distance, words in neighbours.items():
+        other = computed.get(name._replace(entry=f"{call.kind}.{call.number + distance:03}/"))
+        if other is not None:
+            yield f"{f'the {name.role}' if of_time else 'that'} of {words}", other
 
 
 def _halves(right: np.ndarray) -> Iterator[TriedArray]:

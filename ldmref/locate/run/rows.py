@@ -14,7 +14,7 @@ from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.locate.run.causes import RunCauses
-from ldmref.locate.run.pieces import WrongArray, channel_groups
+from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -30,9 +30,6 @@ READ = {
 }  # fmt: skip
 OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
-ARGUMENTS = {  # of networks
-    "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
-}  # fmt: skip
 Explained = tuple[WrongArray, tuple[str, float | None]]
 
 
