@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
-from ldmref.locate.run.causes import RunCauses
+from ldmref.locate.run.causes import SCHEDULE, RunCauses
 from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
@@ -26,7 +26,7 @@ READ = {
     "cond": "conditional prediction", "uncond": "unconditional prediction",
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image", "guidance": "guidance scale",
-    "time_ids": "micro-conditioning",
+    "time_ids": "micro-conditioning", "target_timestep": "end of the step",
 }  # fmt: skip
 OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
@@ -48,6 +48,7 @@ class RunComparison:
         least: The relative errors that are allowed at least.
         given: Arrays from which the request was read, and why: they say nothing.
         changeable: Arrays that something else than the run may have changed, and what.
+        levels: The comparison of its levels, if it continues with recorded ones that are others.
     """
 
     port: Trace
@@ -59,6 +60,7 @@ class RunComparison:
     least: Mapping[ArrayName, float] = field(default_factory=dict)
     given: Mapping[ArrayName, str] = field(default_factory=dict)
     changeable: Mapping[ArrayName, str] = field(default_factory=dict)
+    levels: RunComparison | None = None
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
     @cached_property
@@ -71,7 +73,14 @@ class RunComparison:
 
         An array that is wrong as the one before it in the same place has the same cause.
         """
-        found = (name for name, x in self.computed.items() if not self._is_given(name, x))
+        if self.levels is None:
+            return self._rows_of(self.computed)
+        schedule = [name for name in self.levels.computed if name.call.kind == SCHEDULE]
+        rest = [name for name in self.computed if name.call.kind != SCHEDULE]
+        return [*self.levels._rows_of(schedule), *self._rows_of(rest)]
+
+    def _rows_of(self, names: Iterable[ArrayName]) -> list[Row]:
+        found = (name for name in names if not self._is_given(name, self.computed[name]))
         return [row for name in found for row in self._rows(name)]
 
     def _is_given(self, name: ArrayName, computed: np.ndarray) -> bool:
