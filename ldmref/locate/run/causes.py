@@ -62,7 +62,7 @@ SCHEDULE = "schedule"
 DECODER = "vae.decode"
 FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
-TIMES = ("timestep", "timesteps", "time", "target")
+TIMES = ("timestep", "timesteps", "time", "target", "target_timestep")
 
 
 @dataclass
@@ -288,6 +288,8 @@ class RunCauses:
     def _of_arrays(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
         name, right, call = wrong.name, wrong.right, wrong.name.call
+        yield from self._of_end(name, computed)
+        yield from self._of_texts_alone(name, computed)
         yield from _of_neighbours(name, computed)
         if right.size > 1 and np.ptp(right):
             if call.network:
@@ -304,6 +306,31 @@ class RunCauses:
             yield from self._of_time(name, np.asarray(right, np.float64))
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
+
+    def _of_end(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+        """Yield the time of a step instead of that to which it leads."""
+        inputs = self.model.denoiser.inputs
+        ends = {x.role for x in inputs if x.content == "ends"}
+        times = (x.role for x in inputs if x.argument == "t")
+        if name.call.kind == self.model.denoiser.name and name.role in ends:
+            for role in times:
+                own = computed.get(name._replace(role=role))
+                yield "the time to which the step leads is its own", own
+
+    def _of_texts_alone(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+        """Yield what follows from the longest text of a call, from each text alone."""
+        denoiser, together = self.model.denoiser, self.model.family.text.together
+        inputs = (*denoiser.inputs, *denoiser.optional)
+        argument = next((x.argument for x in inputs if x.role == name.role), "")
+        masks = (x.role for x in inputs if x.argument == "mask")
+        mask = computed.get(name._replace(role=next(masks, "")))
+        if together is None or mask is None or name.call.kind != denoiser.name:
+            return
+        ops = exact_backend()
+        if argument in together(ops, 1, 1):
+            counts = np.count_nonzero(mask, axis=1)
+            alone = [np.asarray(together(ops, 1, int(count))[argument]) for count in counts]
+            yield "each row is that of its text alone", np.concatenate(alone)
 
     def _of_size(self, wrong: WrongArray) -> Iterator[TriedArray]:
         """Yield what the family makes of another size of the image."""
