@@ -109,7 +109,7 @@ class _ViewedCalls:
         self.context = request.context
         self.images, self.channels = request.state.shape[:2]
         self.lengths: set[int] = set()  # of texts that are not filled up as those of ldmref
-        self.places: dict[str, int] = {}  # of padding before a text, by the call of ldmref
+        self.shifts: dict[str, int] = {}  # of padding before a text, by the call of ldmref
         self.apart: set[str] = {"sizes"} if request.other_sizes else set()
         if request.ends_early:
             self.apart.add("schedule")
@@ -183,12 +183,12 @@ class _ViewedCalls:
         mask = next((mask.tensor_in(self.view.port) for mask in masks), None)
         if x is None or mask is None or mask.ndim != 2 or x.shape[:2] != mask.shape:
             return x
-        places = np.argmax(mask != 0, axis=1)
-        if not places.any():
+        shifts = np.argmax(mask != 0, axis=1)
+        if not shifts.any():
             return x
-        self.places |= {call: int(n) for call, n in zip(calls, places, strict=True)}
-        self.view.changed[name] = partial(_rolled, places=places)
-        return _rolled(x, -places)
+        self.shifts |= {call: int(n) for call, n in zip(calls, shifts, strict=True)}
+        self.view.changed[name] = partial(_rolled, shifts=shifts)
+        return _rolled(x, -shifts)
 
     def _shorter(self, name: ArrayName, length: int) -> int | None:
         """Return the tokens of a text encoder's array if ldmref's has more; None: it has not."""
@@ -208,9 +208,9 @@ class _ViewedCalls:
             tokens = None if x is None or x.shape[-1] not in self.lengths else x.shape[-1]
             read = (ArrayName(call, INPUT, "input_ids") for call in calls)
             self.view.recorded[name] = tuple(ArrayPart(ids, channels=tokens) for ids in read)
-            places = np.array([self.places.get(call, 0) for call in calls])
-            if places.any():
-                self.view.changed[name] = partial(_rolled, places=places)
+            shifts = np.array([self.shifts.get(call, 0) for call in calls])
+            if shifts.any():
+                self.view.changed[name] = partial(_rolled, shifts=shifts)
 
     def _rows_of(self, kind: str, rows: list[str]) -> Iterator[tuple[ArrayName, list[str]]]:
         """Yield the arrays of calls of a kind, with the calls of ldmref for each of their rows."""
@@ -512,9 +512,9 @@ class _ViewedCalls:
                 self.view.changeable[name] = why
 
 
-def _rolled(x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return texts (n, l, ...), each moved by a number of places, (n,)."""
-    return np.stack([np.roll(row, n, axis=0) for row, n in zip(x, places, strict=True)])
+def _rolled(x: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return texts (n, l, ...), each moved by a number of tokens, (n,)."""
+    return np.stack([np.roll(row, n, axis=0) for row, n in zip(x, shifts, strict=True)])
 
 
 def _again(encoder: str, i: int) -> str:
