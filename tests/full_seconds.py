@@ -156,8 +156,11 @@ TAKE_SECONDS = (
     "tests/families/test_flux2_recording.py::test_a_fault_is_named[scale_first]",
     "tests/families/test_flux2_recording.py::test_a_fault_is_named[text_in_one_place]",
     "tests/families/test_flux2_recording.py::test_a_fault_is_named[theta_of_flux1]",
+    "tests/families/test_flux2_recording.py::test_a_right_run_has_no_fault[two references, guided]",
     "tests/families/test_flux2_recording.py::"
     "test_a_run_of_ldmref_with_references_has_no_fault[img2img]",
+    "tests/families/test_flux3_recording.py::test_a_right_run_has_no_fault[base-options2-1]",
+    "tests/families/test_flux3_recording.py::test_references_with_positive_numbers[base]",
     "tests/families/test_given_against.py::test_a_norm_of_the_selected_states_is_named",
     "tests/families/test_given_against.py::test_a_pipeline_that_fails_leaves_masks_not_judged",
     "tests/families/test_given_against.py::test_a_request_with_arrays_is_not_judged",

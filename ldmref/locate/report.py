@@ -144,7 +144,8 @@ def describe(row: Row) -> str:
         parts.append(f"reasonable, but not this model: {row.reasonable}")
     if row.note:
         parts.append(row.note)
-    if row.kind in WIRES or (row.verdict == DIFFERS and row.segment and not row.cause):
+    shows_segment = row.kind in WIRES or (row.verdict == DIFFERS and not row.cause)
+    if row.segment and shows_segment:
         parts.append(row.segment)
     return ": ".join([parts[0], "; ".join(parts[1:])]) if parts[1:] else parts[0]
 

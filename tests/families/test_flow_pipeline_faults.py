@@ -173,7 +173,7 @@ CASES = {
     "TensorRT-LLM-16889-reciprocal": (
         change_scales(scaling_factor=1 / 1.5305), "multiplied by the scaling factor instead of"),
     "taesd-35-outside-of-the-autoencoder": (
-        change_scales(scaling_factor=1.0, shift_factor=0.0), "latents = 1 x + "),
+        change_scales(scaling_factor=1.0, shift_factor=0.0), "scale and shift are missing"),
     "diffusers-12295-other-tokens": (
         change_text(lambda x: x.roll(1, 1)), "the tokens are one place later"),
     "diffusers-13377-guidance-off": (

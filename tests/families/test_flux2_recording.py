@@ -275,7 +275,7 @@ FAULTS = {
         {("text_encoder", f"layers.{i}.self_attn.attention") for i in range(3)},
         "the padding mask is missing",
     ),
-    with_thoughts: ({}, {("text_encoder", "")}, ""),
+    with_thoughts: ({}, {("tokens", ""), ("text_encoder", "")}, ""),
     other_layers: ({}, {("transformer", "")}, ""),
 }
 

@@ -67,7 +67,7 @@ def test_images_behind_padding_are_where_diffusers_puts_them(pipe, model, tmp_pa
     trace = record(pipe, tmp_path / "trace", **options)
     rows = diff_traces(trace, model).rows
     assert {row.verdict for row in rows} == {"equal"}
-    assert [row.call for row in rows if row.kind == "image_start"] == [
+    assert [row.call for row in rows if row.kind == "image start"] == [
         "transformer.000",
         "transformer.001",
     ]
@@ -75,7 +75,7 @@ def test_images_behind_padding_are_where_diffusers_puts_them(pipe, model, tmp_pa
     mask = next(e for e in trace.entries if e.name == "transformer.000/").inputs
     alone = trace.tensors[mask["encoder_attention_mask"]].sum(axis=1)
     moved = replace(trace, tensors={**trace.tensors, name: alone})
-    [row] = [row for row in diff_traces(moved, model).rows if row.kind == "image_start"][:1]
+    [row] = [row for row in diff_traces(moved, model).rows if row.kind == "image start"][:1]
     assert (row.verdict, row.cause) == ("differs", "each row is that of its text alone")
 
 

@@ -52,6 +52,7 @@ def decoding_faults(scale: LatentScale, z: np.ndarray) -> Iterator[FaultyArray]:
     yield "the scaling factor is missing", x + shift
     yield "multiplied by the scaling factor instead of divided", x * factor + shift
     if shift:
+        yield "scale and shift are missing", x
         yield "the shift factor is missing", x / factor
         yield "the shift factor is subtracted instead of added", x / factor - shift
         yield "shifted before the scaling", (x + shift) / factor

@@ -38,7 +38,7 @@ from dataclasses import replace
 
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.argument_names import name_as_declared
-from ldmref.locate.findings import EQUAL, UNKNOWN, Row
+from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -123,7 +123,8 @@ def judge_host(
         context = replace(context, port=port)
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
-    if not context.calls(STEP.call) and "mode" not in context.params:
+    alone = not context.calls(STEP.call) and "mode" not in context.params
+    if context.calls("train") or alone:
         for entry in port.entries:  # networks and guidance alone: what they read is given
             if entry.call.network or entry.call.kind == COMBINE.call:
                 context.compared(entry, *entry.inputs)
@@ -216,10 +217,10 @@ def _follow_pass(apart: PipelineContext) -> list[Row] | str:
     if apart.unknown_scheduler:
         for entry in apart.calls("schedule"):
             apart.ledger.explain(entry, apart.unknown_scheduler, *entry.outputs, side=OUTPUT)
-    known = {(row.call, row.kind) for row in rows}
+    known = {(row.call, row.kind, row.verdict) for row in rows}
     for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
         judged = try_judge(judge, apart)
-        rows += [x for x in judged if x.verdict != EQUAL or (x.call, x.kind) not in known]
+        rows += [x for x in judged if (x.call, x.kind, x.verdict) not in known]
     apart.ledger.marked.update(followed.computed)
     return rows
 

@@ -32,7 +32,7 @@ READ = (
     "skip_layer_guidance_start", "skip_layer_guidance_stop", "pag_scale", "pag_adaptive_scale",
     "pag_applied_layers", "perturbed_layers", "controlnet_conditioning_scale",
     "control_guidance_start", "control_guidance_end", "control_mode", "callback_on_step_end",
-    "callback_on_step_end_tensor_inputs",
+    "callback_on_step_end_tensor_inputs", "use_kv_cache", "output",
 )  # fmt: skip
 GUIDER = "ClassifierFreeGuidance"  # of modular pipelines, which the request reads
 
@@ -123,9 +123,15 @@ class DiffusersRequest:
     def given_levels(self) -> list[float] | None:
         """The levels that the request has instead of a number of steps; None: it has that."""
         own = {"sigmas", "timesteps", "denoising_end"} & set(self.asked)
-        if not own and not self.context.unknown_scheduler:
+        if not own and not self.context.unknown_scheduler and not self.has_own_levels:
             return None
         return self.schedule.sigmas[: self.last_level + 1].tolist()
+
+    @property
+    def has_own_levels(self) -> bool:
+        """Whether a distilled model has levels of its own, however many steps were asked for."""
+        asked = self.asked.get("num_inference_steps", len(self.schedule.timesteps))
+        return self.context.path is FLOW and len(self.schedule.timesteps) != asked
 
     @property
     def first_deviation(self) -> float:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -110,6 +110,7 @@ class _ViewedCalls:
         self.context = request.context
         self.images, self.channels = request.state.shape[:2]
         self.lengths: set[int] = set()  # of texts that are not filled up as those of ldmref
+        self.shifts: dict[str, int] = {}  # of padding before a text, by the call of ldmref
         self.apart: set[str] = {"sizes"} if request.other_sizes else set()
         if request.ends_early:
             self.apart.add("schedule")
@@ -164,6 +165,7 @@ class _ViewedCalls:
         """
         for name, calls in self._rows_of(kind, rows):
             tokens = self._shorter(name, length)
+            x = self._moved(name, calls)
             if name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
@@ -171,10 +173,29 @@ class _ViewedCalls:
             for i, call in enumerate(calls):
                 own = name._replace(entry=call)
                 self.view.own.setdefault(own, (ArrayPart(name, slice(i, i + 1)),))
-                x = name.tensor_in(self.view.port)
                 if name.side == name.role == OUTPUT and tokens is not None and x is not None:
                     more = [(0, 0), (0, length - tokens), *[(0, 0)] * (x.ndim - 2)]
                     self.view.silent.setdefault(own, np.pad(x[i : i + 1], more))
+                elif name.side == OUTPUT and name in self.view.changed and x is not None:
+                    self.view.silent.setdefault(own, x[i : i + 1])
+
+    def _moved(self, name: ArrayName, calls: list[str]) -> np.ndarray | None:
+        """Return a text encoder's array with padding behind its texts, as ldmref has it.
+
+        Where a program has it before them, it is noted. None: the array was not recorded.
+        """
+        entry, x = name.entry_in(self.view.port), name.tensor_in(self.view.port)
+        roles = [] if entry is None else [role for role in entry.inputs if "mask" in role]
+        masks = (name._replace(side=INPUT, role=role) for role in roles)
+        mask = next((mask.tensor_in(self.view.port) for mask in masks), None)
+        if x is None or mask is None or mask.ndim != 2 or x.shape[:2] != mask.shape:
+            return x
+        shifts = np.argmax(mask != 0, axis=1)
+        if not shifts.any():
+            return x
+        self.shifts |= {call: int(n) for call, n in zip(calls, shifts, strict=True)}
+        self.view.changed[name] = partial(_rolled, shifts=shifts)
+        return _rolled(x, -shifts)
 
     def _shorter(self, name: ArrayName, length: int) -> int | None:
         """Return the tokens of a text encoder's array if ldmref's has more; None: it has not."""
@@ -194,6 +215,9 @@ class _ViewedCalls:
             tokens = None if x is None or x.shape[-1] not in self.lengths else x.shape[-1]
             read = (ArrayName(call, INPUT, "input_ids") for call in calls)
             self.view.recorded[name] = tuple(ArrayPart(ids, channels=tokens) for ids in read)
+            shifts = np.array([self.shifts.get(call, 0) for call in calls])
+            if shifts.any():
+                self.view.changed[name] = partial(_rolled, shifts=shifts)
 
     def _rows_of(self, kind: str, rows: list[str]) -> Iterator[tuple[ArrayName, list[str]]]:
         """Yield the arrays of calls of a kind, with the calls of ldmref for each of their rows."""
@@ -326,7 +350,11 @@ class _ViewedCalls:
         for entry in self.context.calls("initial"):
             x = ArrayName("sampler.000/", INPUT, "x")
             name = ArrayName(entry.name, OUTPUT, OUTPUT)
-            self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            noised = self._before(0, 0, 0)
+            if noised is None:
+                self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
+            else:  # the image with noise, which has a row of its own
+                self.view.numbers[name] = noised
             self.view.least[name] = STEP
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
@@ -490,6 +518,11 @@ class _ViewedCalls:
                 self.view.changeable[name] = why
             elif kind == self.context.denoiser and name.role in TIMES:
                 self.view.changeable[name] = why
+
+
+def _rolled(x: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return texts (n, l, ...), each moved by a number of tokens, (n,)."""
+    return np.stack([np.roll(row, n, axis=0) for row, n in zip(x, shifts, strict=True)])
 
 
 def _again(encoder: str, i: int) -> str:

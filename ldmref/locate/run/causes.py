@@ -34,13 +34,14 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.parts.size_faults import ImageSize, size_faults
+from ldmref.locate.parts.text_faults import text_faults
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.precision import round_to
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.networks import exact_backend
-from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, WrongArray
+from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray
 from ldmref.locate.run.steps import TakenSteps
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.model import LatentDiffusion
@@ -63,7 +64,7 @@ DECODER = "vae.decode"
 FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
 OTHER_HALF = {"cond": "uncond", "uncond": "cond"}
-TIMES = ("timestep", "timesteps", "time", "target")
+TIMES = ("timestep", "timesteps", "time", "target", "target_timestep")
 
 
 @dataclass
@@ -292,10 +293,9 @@ class RunCauses:
     def _of_arrays(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield other arrays of the run in its place, and the right one times a declared number."""
         name, right, call = wrong.name, wrong.right, wrong.name.call
-        for words, i in (("before", call.number - 1), ("after", call.number + 1)):
-            other = computed.get(name._replace(entry=f"{call.kind}.{i:03}/"))
-            if other is not None:
-                yield f"that of the call {words}", other
+        yield from self._of_end(name, computed)
+        yield from self._of_texts_alone(name, computed)
+        yield from _of_neighbours(name, computed)
         if call.network and right.size:
             yield from self._of_size(wrong)
         if call.kind == COMBINE.call and name.role in OTHER_HALF:
@@ -306,6 +306,8 @@ class RunCauses:
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
                 yield f"the {wrong.words} is zero", np.zeros_like(right)
                 yield from _halves(right)
+            if wrong.words in (TEXT, POOLED):
+                yield from text_faults(self.model.config, right)
             if call.network:
                 yield from _rows(wrong)
             yield from self._others(name, right, computed)
@@ -313,6 +315,31 @@ class RunCauses:
             yield from self._of_time(name, np.asarray(right, np.float64))
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
+
+    def _of_end(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+        """Yield the time of a step instead of that to which it leads."""
+        inputs = self.model.denoiser.inputs
+        ends = {x.role for x in inputs if x.content == "ends"}
+        times = (x.role for x in inputs if x.argument == "t")
+        if name.call.kind == self.model.denoiser.name and name.role in ends:
+            for role in times:
+                own = computed.get(name._replace(role=role))
+                yield "the time to which the step leads is its own", own
+
+    def _of_texts_alone(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+        """Yield what follows from the longest text of a call, from each text alone."""
+        denoiser, together = self.model.denoiser, self.model.family.text.together
+        inputs = (*denoiser.inputs, *denoiser.optional)
+        argument = next((x.argument for x in inputs if x.role == name.role), "")
+        masks = (x.role for x in inputs if x.argument == "mask")
+        mask = computed.get(name._replace(role=next(masks, "")))
+        if together is None or mask is None or name.call.kind != denoiser.name:
+            return
+        ops = exact_backend()
+        if argument in together(ops, 1, 1):
+            counts = np.count_nonzero(mask, axis=1)
+            alone = [np.asarray(together(ops, 1, int(count))[argument]) for count in counts]
+            yield "each row is that of its text alone", np.concatenate(alone)
 
     def _of_size(self, wrong: WrongArray) -> Iterator[TriedArray]:
         """Yield what the family makes of another size of the image."""
@@ -406,6 +433,19 @@ def _of_ids(wrong: WrongArray) -> FoundCause | None:
     rows = zip(got.reshape(-1, n), right.reshape(-1, n), strict=True)
     text = next((explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y)), "")
     return (text, 0.0) if text else None
+
+
+def _of_neighbours(name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
+    """Yield the same array of the calls before and after."""
+    call = name.call
+    of_time = name.role in TIMES
+    neighbours = {-1: "the call before", 1: "the call after"}
+    if of_time:
+        neighbours = {-1: "the previous step", 1: "the next step"}
+    for distance, words in neighbours.items():
+        other = computed.get(name._replace(entry=f"{call.kind}.{call.number + distance:03}/"))
+        if other is not None:
+            yield f"{f'the {name.role}' if of_time else 'that'} of {words}", other
 
 
 def _halves(right: np.ndarray) -> Iterator[TriedArray]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import (
     INPUT,
@@ -18,7 +19,7 @@ from ldmref.locate.run.calls import (
     FollowedCalls,
     NotFollowed,
 )
-from ldmref.locate.run.causes import RunCauses, SeenParts
+from ldmref.locate.run.causes import SCHEDULE, RunCauses, SeenParts
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.request import RecordedRequest
@@ -50,6 +51,7 @@ from ldmref.trace.observer import TraceObserver, numbered_role
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
 ROUNDINGS = 3  # of the recorded arrays, whose largest difference is the noise of a computation
+SAME_LEVELS = 1e-4  # relative error of levels that were rounded to float32, and of what follows
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 
 
@@ -73,10 +75,7 @@ def follow_run(
         What was compared, or in words why the run cannot be followed.
     """
     found = _follow(port, model, nets, guide, epsilon)
-    if isinstance(found, str):
-        return found
-    recorded = {k: x for k, x in found.computed.items() if k.tensor_name_in(port) is not None}
-    return replace(found, computed=recorded)
+    return found if isinstance(found, str) else _only_recorded(found)
 
 
 def follow_view(
@@ -93,8 +92,19 @@ def follow_view(
         What was compared of the recorded arrays, or in words why the run cannot be followed.
     """
     found = _follow(view.trace(), model, (), None, epsilon)
-    if isinstance(found, str):
-        return found
+    return found if isinstance(found, str) else _as_recorded(found, view)
+
+
+def _only_recorded(found: RunComparison) -> RunComparison:
+    """Return what was compared of a run without arrays that were not recorded."""
+    port, levels = found.port, found.levels
+    recorded = {k: x for k, x in found.computed.items() if k.tensor_name_in(port) is not None}
+    levels = None if levels is None else _only_recorded(levels)
+    return replace(found, computed=recorded, levels=levels)
+
+
+def _as_recorded(found: RunComparison, view: RunView) -> RunComparison:
+    """Return what was compared of a run, by the names of the recorded arrays."""
     return replace(
         found,
         port=view.port,
@@ -106,6 +116,7 @@ def follow_view(
         causes=replace(
             found.causes, port=view.port, as_recorded=view.as_recorded, own_name=view.own_name
         ),
+        levels=None if found.levels is None else _as_recorded(found.levels, view),
     )
 
 
@@ -124,8 +135,41 @@ def _follow(
     mode, values = found
     if "batch_size" in MODES[mode].parameters:
         values |= _batch_size(port)
-    single = "float32" if epsilon > SINGLE / 2.0 else "float64"
     run = RepeatedRun(model, nets, mode, values)
+    made = _compare(run, port, epsilon, request.assumed)
+    levels = None if isinstance(made, str) else _other_levels(made)
+    if isinstance(made, str) or levels is None or "sigmas" not in MODES[mode].parameters:
+        return made
+    kept = {name: x for name, x in values.items() if name not in ("steps", "schedule")}
+    continued = replace(run, values={**kept, "sigmas": levels})
+    taken = _compare(continued, port, epsilon, request.assumed)
+    if isinstance(taken, str) or _count_wrong(taken) >= _count_wrong(made):
+        return made
+    return replace(taken, levels=made)
+
+
+def _other_levels(made: RunComparison) -> list[float] | None:
+    """Return the levels that were recorded of a run's schedule; None: they are those of the run."""
+    name = ArrayName(f"{SCHEDULE}/", OUTPUT, "sigmas")
+    got, right = name.tensor_in(made.port), made.computed.get(name)
+    if got is None or right is None or got.shape != right.shape:
+        return None
+    return None if relative_error(got, right) <= SAME_LEVELS else np.ravel(got).tolist()
+
+
+def _count_wrong(found: RunComparison) -> int:
+    """Return how many arrays but the levels are clearly others than those of a run."""
+    others = {name: x for name, x in found.computed.items() if name.call.kind != SCHEDULE}
+    pairs = ((name.tensor_in(found.port), x) for name, x in others.items())
+    real = ((got, x) for got, x in pairs if got is not None and got.dtype.kind != "c")
+    return sum(relative_error(got, x) > SAME_LEVELS for got, x in real)
+
+
+def _compare(
+    run: RepeatedRun, port: Trace, epsilon: float, assumed: Mapping[ArrayName, str]
+) -> RunComparison | str:
+    """Return what is compared of a run that is made again, or why it cannot be."""
+    single = "float32" if epsilon > SINGLE / 2.0 else "float64"
     calls = FollowedCalls(port)
     try:
         parts = run.follow(calls).parts
@@ -149,16 +193,12 @@ def _follow(
             pass  # what was computed up to there is known
         return calls.computed
 
-    changes = [*list_changes(mode, values, model.config, _names(port))]
-    numbers = [*list_numbers(values, model.config)]
+    config = run.model.config
+    changes = [*list_changes(run.mode, run.values, config, _names(port))]
+    numbers = [*list_numbers(run.values, config)]
+    causes = RunCauses(port, run.model, parts, changes, numbers, change_run)
     return RunComparison(
-        port,
-        calls.computed,
-        round_again,
-        epsilon,
-        RunCauses(port, model, parts, changes, numbers, change_run),
-        calls.unknown,
-        assumed=request.assumed,
+        port, calls.computed, round_again, epsilon, causes, calls.unknown, assumed=assumed
     )
 
 

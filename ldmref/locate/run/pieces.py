@@ -11,6 +11,8 @@ from ldmref.locate.run.calls import ArrayName
 from ldmref.models.config import ModelConfig
 
 LATENTS = "latents"
+TEXT, POOLED = "text", "pooled text"
+ARGUMENTS = {"x": LATENTS, "context": TEXT, "pooled": POOLED, "mask": "mask of the text"}
 CHANNELS = "channels of the {}"
 JOINED = {  # what is joined to the noisy latents, in its order, by `ModelConfig.concat`
     "": ("mask", "masked image"),

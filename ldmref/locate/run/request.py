@@ -173,11 +173,21 @@ class RecordedRequest:
         return {name: x for name, x in found.items() if x is not None}
 
     def _controls(self) -> dict[str, np.ndarray]:
-        """Return images of the size of what ControlNets were given, by parameter."""
-        found: dict[str, np.ndarray] = {}
+        """Return images of the size of what ControlNets were given, by parameter.
+
+        Those that the encoder was given are known; then the hints follow from what it returned.
+        """
         width, height = self._size
-        for i in range(len(self.nets)):
-            found[f"{CONTROL}.{i}"] = np.zeros((height, width, 3), np.uint8)
+        blank = np.zeros((height, width, 3), np.uint8)
+        found = {f"{CONTROL}.{i}": blank for i in range(len(self.nets))}
+        encoded = [i for i, net in enumerate(self.nets) if not _reads_pixels(net)]
+        first = len([*self._calls(ENCODER)]) - len(encoded)  # they are encoded last
+        known = bool(encoded) and first >= 0 and not self.model.config.image_channels
+        images = [self._encoded(first + k) for k in range(len(encoded))] if known else []
+        for i, image in zip(encoded, images, strict=False):
+            found[f"{CONTROL}.{i}"] = blank if image is None else image
+        if len(images) == len(self.nets) and all(image is not None for image in images):
+            return found
         for entry in self.port.entries if found else ():
             if entry.call.kind.startswith("controlnet"):
                 names = [ArrayName(entry.name, INPUT, role) for role in HINTS]
@@ -288,6 +298,12 @@ class RecordedRequest:
     def _number(self, entry: TraceEntry, role: str) -> float | None:
         x = ArrayName(entry.name, INPUT, role).tensor_in(self.port)
         return None if x is None or not x.size else float(x.flat[0])
+
+
+def _reads_pixels(net: ControlNet) -> bool:
+    """Return whether a ControlNet reads the pixels of its image, not the latents of them."""
+    encoder = net.hint_encoder
+    return encoder is not None and encoder.inputs[0].content == "hint"
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,8 +14,8 @@ from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, ArrayName
-from ldmref.locate.run.causes import RunCauses
-from ldmref.locate.run.pieces import WrongArray, channel_groups
+from ldmref.locate.run.causes import SCHEDULE, RunCauses
+from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
@@ -28,7 +28,7 @@ READ = {
     "cond": "conditional prediction", "uncond": "unconditional prediction",
     "class_labels": "classes", "hint": "control image", "controlnet_cond": "control image",
     "mode": "kind of control image", "guidance": "guidance scale",
-    "time_ids": "micro-conditioning",
+    "time_ids": "micro-conditioning", "target_timestep": "end of the step",
 }  # fmt: skip
 TABLE = 1e-4  # relative error of what follows from a table in float32
 NUMBER = 1e-5  # the same of one number of it; of levels and times, which may be 0, also absolute
@@ -39,9 +39,6 @@ LEAST = {  # that is allowed, by role
 MAY_BE_ZERO = ("timestep", "sigma", "sigma_next", "sigma_at")
 OTHER_SHAPE = "shape {} instead of {}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
-ARGUMENTS = {  # of networks
-    "x": "latents", "context": "text", "pooled": "pooled text", "mask": "mask of the text",
-}  # fmt: skip
 Explained = tuple[WrongArray, tuple[str, float | None]]
 
 
@@ -60,6 +57,7 @@ class RunComparison:
         least: The relative errors that are allowed at least.
         assumed: Arrays from which the request was read, and why: they say nothing.
         changeable: Arrays that a callback may have changed, and what rows say then.
+        levels: The comparison of its levels, if it continues with recorded ones that are others.
     """
 
     port: Trace
@@ -71,6 +69,7 @@ class RunComparison:
     least: Mapping[ArrayName, float] = field(default_factory=dict)
     assumed: Mapping[ArrayName, str] = field(default_factory=dict)
     changeable: Mapping[ArrayName, str] = field(default_factory=dict)
+    levels: RunComparison | None = None
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
     @cached_property
@@ -83,8 +82,16 @@ class RunComparison:
 
         An array that is wrong as the one before it in the same place has the same cause.
         """
+        if self.levels is None:
+            return self._rows_of(self.computed)
+        schedule = [name for name in self.levels.computed if name.call.kind == SCHEDULE]
+        rest = [name for name in self.computed if name.call.kind != SCHEDULE]
+        return [*self.levels._rows_of(schedule), *self._rows_of(rest)]
+
+    def _rows_of(self, names: Iterable[ArrayName]) -> list[Row]:
+        """Return the rows of some arrays, in the order in which they were recorded."""
+        known = (name for name in names if not self._is_left_out(name, self.computed[name]))
         order = {entry.name: i for i, entry in enumerate(self.port.entries)}
-        known = (name for name, x in self.computed.items() if not self._is_left_out(name, x))
         ordered = sorted(known, key=lambda name: order[name.entry])
         return [row for name in ordered for row in self._rows(name)]
 
