@@ -104,8 +104,9 @@ def pytest_runtest_protocol(item, nextitem):
         report.outcome = "failed"
         report.longrepr = (
             f"{item.nodeid} took {report.processor:.1f} s of processor time, twice; the limit of "
-            f"`make test` is {limit:.1f} s here. Make it cheaper, or list it in tests/full_tests.py: "
-            "in FULL, to run it in `make full` alone, or in LONG, with its reason."
+            f"`make test` is {limit:.1f} s here. Make it cheaper, or list it in "
+            "tests/full_tests.py: in FULL, to run it in `make full` alone, or in LONG, with its "
+            "reason."
         )
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)

@@ -66,7 +66,8 @@ def name_as_declared(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
     >>> from ldmref.families.lookup import networks_of_run
     >>> from ldmref.models import preset
     >>> from ldmref.trace import build_trace
-    >>> arrays = {"unet.000//input.x": np.ones((1, 4, 8, 8)), "guidance.000//input.text": np.ones(1)}
+    >>> arrays = {"unet.000//input.x": np.ones((1, 4, 8, 8))}
+    >>> arrays["guidance.000//input.text"] = np.ones(1)
     >>> trace = name_as_declared(build_trace(arrays), networks_of_run(preset("tiny")))
     >>> [role for entry in trace.entries for role in entry.inputs]
     ['sample', 'cond']
