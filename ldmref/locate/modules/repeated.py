@@ -172,7 +172,7 @@ class RepeatedModule(LayerFollower):
         free: bool = False,
         exact: bool = False,
     ) -> np.ndarray | None:
-        """Compute a point again, as `LayerFollower.rerun` does.
+        """Compute a point again, as `RepeatableRun.rerun` does.
 
         Where torch cannot compute in the port's number format, the error of float32 is scaled by
         the units of rounding.
