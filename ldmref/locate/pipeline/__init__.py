@@ -61,6 +61,7 @@ from ldmref.locate.run import follow_run, follow_view
 from ldmref.locate.run.branches import BranchPart, split_branches
 from ldmref.locate.run.calls import OUTPUT
 from ldmref.locate.run.follow import SHOWN
+from ldmref.locate.run.request import ENCODER, LATENTS, NO_NOISE
 from ldmref.locate.run.visits import visit_guidances
 from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
@@ -155,7 +156,24 @@ def _follow_own(context: PipelineContext, guide: LatentDiffusion | None) -> list
     if isinstance(followed, str):
         return followed
     context.ledger.marked.update(followed.computed)
-    return followed.rows()
+    if not any(name.call.kind == ENCODER for name in followed.computed):
+        for entry in context.calls(ENCODER):  # apart from the run: what it reads is given
+            context.compared(entry, *entry.inputs)
+    return _with_noises(context, followed.rows())
+
+
+def _with_noises(context: PipelineContext, rows: list[Row]) -> list[Row]:
+    """Return rows of a run with those of noise that it was given, by its distribution."""
+    if LATENTS not in context.params or not any(row.note == NO_NOISE for row in rows):
+        return rows
+    judged = [
+        row
+        for part in split_passes(context.port)
+        for judge in (judge_initial, judge_noises)
+        for row in try_judge(judge, replace(context, port=part, whole=context.port))
+    ]
+    known = {row.call for row in judged}
+    return [*(row for row in rows if row.note != NO_NOISE or row.call not in known), *judged]
 
 
 def _follow_branches(context: PipelineContext, parts: Sequence[BranchPart]) -> list[Row] | str:

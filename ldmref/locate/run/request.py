@@ -26,7 +26,7 @@ from ldmref.trace.calls import CONSTRAIN, REQUESTED
 from ldmref.trace.model import Trace, TraceEntry
 
 IMAGE, ENCODER, LOW_RESOLUTION = "image", "vae.encode", "low_resolution"
-MASK, SEGMENTATION = "mask", "segmentation"
+LATENTS, MASK, SEGMENTATION = "latents", "mask", "segmentation"
 NO_PROMPT = "no prompt was recorded"
 NO_SCALE = "no guidance scale that was asked for was recorded"
 NO_IMAGE = "no image of the request was recorded"
@@ -65,6 +65,8 @@ class RecordedRequest:
         takes = MODES[record["mode"]].parameters if record["mode"] in MODES else {}
         if "prompt" in takes and "prompt" not in record:
             record |= self._texts(inputs)
+        if LATENTS in record and LATENTS not in inputs:
+            inputs |= self._latents()
         if IMAGE in takes and takes[IMAGE].required and IMAGE not in inputs:
             inputs[IMAGE] = self._image()
         if MASK in takes and takes[MASK].required and MASK not in inputs:
@@ -121,6 +123,19 @@ class RecordedRequest:
                 if x is not None:
                     return name, x
         return None
+
+    def _latents(self) -> dict[str, np.ndarray]:
+        """Return the states with which the images of the run begin, by parameter."""
+        step = next(self._calls(STEP.call), None)
+        level = None if step is None else self._number(step, LEVELS[0])
+        found = []
+        for entry in self._calls(STEP.call):
+            name = ArrayName(entry.name, INPUT, "x")
+            x = name.tensor_in(self.port)
+            if x is not None and self._number(entry, LEVELS[0]) == level:
+                self.assumed[name] = NO_NOISE
+                found.append(np.asarray(x, np.float32))
+        return {LATENTS: np.concatenate(found)} if found else {}
 
     def _image(self) -> np.ndarray:
         """Return the image that was encoded or joined, as bytes (h, w, 3); black if unknown."""
@@ -262,7 +277,7 @@ class RecordedRequest:
             self.assumed[name] = NO_NOISE
             if record["mode"] == "txt2img":
                 record |= {"height": height, "width": width, "seed": [0] * len(x)}
-                inputs["latents"] = np.asarray(x, np.float32)
+                inputs[LATENTS] = np.asarray(x, np.float32)
         return record
 
     def _visited(self, attributes: Mapping[str, Any], steps: int) -> tuple[int, int]:
