@@ -50,12 +50,23 @@ def pytest_addoption(parser):
     group.addoption("--durations-file", metavar="PATH", help="write how long each test took")
 
 
+BEGAN = time.monotonic()  # of this process; those of xdist begin together
+
+
+def skip_when_over():
+    """Skip a test that begins after the minutes that the variable TEST_MINUTES gives a run."""
+    minutes = os.environ.get("TEST_MINUTES")
+    if minutes and time.monotonic() - BEGAN > 60.0 * float(minutes):
+        pytest.skip(f"the {minutes} minutes of this run are over")
+
+
 USED: pytest.StashKey[dict[str, float]] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     """Time the fixtures."""
+    skip_when_over()
     return (yield from measured(item, "setup"))
 
 

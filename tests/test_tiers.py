@@ -198,6 +198,16 @@ def test_the_limit_is_higher_on_a_slow_processor(suite, tmp_path):
     assert ran.returncode == 0 and "test_some.py::test_long" in passed
 
 
+def test_what_has_not_begun_within_the_minutes_is_skipped(suite, monkeypatch):
+    monkeypatch.setenv("TEST_MINUTES", "0.0")
+    ran, passed = suite()
+    assert ran.returncode == 0 and not passed
+    assert "the 0.0 minutes of this run are over" in ran.stdout
+    monkeypatch.setenv("TEST_MINUTES", "60")
+    ran, passed = suite()
+    assert "test_some.py::test_long" in passed
+
+
 def test_durations_are_added_up(tmp_path, monkeypatch, capsys):
     times = {"seconds": 9.0, "processor": 5.0, "call": 4.0}
     tests = {"tests/io/test_a.py::test_b": times, "tests/io/test_c.py::test_d": times | {"call": 1}}

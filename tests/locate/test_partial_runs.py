@@ -21,7 +21,7 @@ KINDS = {  # what a port may leave out, by the kinds of its calls
     "steps": ("sampler",),
     "guidance": ("guidance",),
 }
-MASKED = ("repainted", "repainted-again")  # whose masks nothing else tells
+MASKED = ("repainted", "repainted-again")  # whose masks the request alone tells
 
 
 def without(trace: Trace, *kinds: str) -> Trace:
