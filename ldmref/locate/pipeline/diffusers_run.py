@@ -379,6 +379,8 @@ class _ViewedCalls:
         if before is not None:  # what was recorded of it has a row of its own
             view.recorded.pop(read._replace(role="sample"), None)
             view.numbers[read._replace(role="sample")] = before
+            if i and kept is not None:  # with the latents of the image put back
+                view.unread[read._replace(role="sample")] = kept
         prediction = own._replace(role=f"prediction{suffix}")
         view.pair(prediction, read._replace(role="model_output"))
         x0 = made._replace(role="x0")

@@ -158,6 +158,8 @@ class RunView:
                 x = self.changed.get(name, np.asarray)(x)
                 same = x.size == recorded.size and min(x.ndim, recorded.ndim) < 2
                 found[name] = np.reshape(x, recorded.shape) if same else x
+        numbers = self.numbers.items()
+        found |= {k: x for k, x in numbers if k.tensor_name_in(self.port) is not None}
         for text, mask in self.masks.items():
             got = text.tensor_in(self.port)
             if text in found and mask in found and got is not None:
@@ -171,8 +173,7 @@ class RunView:
             got = name.tensor_in(self.port)
             if name in found and got is not None and got.shape == found[name].shape:
                 found[name] = np.where(np.abs(found[name] - got) <= allowed, got, found[name])
-        numbers = self.numbers.items()
-        return found | {k: x for k, x in numbers if k.tensor_name_in(self.port) is not None}
+        return found
 
 
 def without_padding(
