@@ -38,7 +38,7 @@ from dataclasses import replace
 
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.argument_names import name_as_declared
-from ldmref.locate.findings import UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked
@@ -135,9 +135,16 @@ def judge_host(
     if isinstance(found, str) and not context.is_diffusers:
         found = _follow_own(context, guide)
     if isinstance(found, str):
-        rows += _visit_guidances(context)
+        rows += [*_visit_guidances(context), *_judge_given(context)]
         return [*rows, *_rows_of_rest(context, found), *missing]
     return [*rows, *found, *_rows_of_rest(context), *missing]
+
+
+def _judge_given(context: PipelineContext) -> Iterator[Row]:
+    """Yield the rows of what a run of diffusers that is not followed was given."""
+    for part in split_passes(context.port) if context.is_diffusers else ():
+        for judge in (*JUDGES_OF_GIVEN, *JUDGES_APART.values()):
+            yield from try_judge(judge, replace(context, port=part, whole=context.port))
 
 
 def _visit_guidances(context: PipelineContext) -> list[Row]:
@@ -229,6 +236,8 @@ def _follow_pass(apart: PipelineContext) -> list[Row] | str:
     if isinstance(followed, str):
         return followed
     rows = followed.rows()
+    if found.unread and any(row.verdict == DIFFERS for row in rows):
+        return found.unread
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
             apart.compared_output(entry)

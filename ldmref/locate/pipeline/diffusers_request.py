@@ -206,8 +206,7 @@ class DiffusersRequest:
     @cached_property
     def request(self) -> dict[str, Any]:
         """The request, as a run of ldmref records it."""
-        for name in self.asked:
-            self._require_read(name)
+        self._require_size()
         width, height = self.size
         found: dict[str, Any] = {
             "mode": self.images.mode,
@@ -304,14 +303,21 @@ class DiffusersRequest:
         found = self._texts(f"{name}_{encoder + 1}")
         return found * len(first) if len(found) == 1 else found
 
-    def _require_read(self, name: str) -> None:
-        """Require that a request of ldmref has an argument, or that it changes no array."""
-        value = self.asked[name]
-        if name in PIXELS and value != self.size[PIXELS.index(name)]:
-            raise NotARun(f"its states are not those of {name} {value!r}")
-        plain = name == "guider" and self.context.guider.get("class") == GUIDER
-        if name not in READ and not plain:
-            raise NotARun(f"a request of ldmref has no {name} {value!r}")
+    @property
+    def unread(self) -> str:
+        """Why its arrays may be others than those of a run of ldmref; "": no argument says so."""
+        for name, value in self.asked.items():
+            plain = name == "guider" and self.context.guider.get("class") == GUIDER
+            if name not in READ and not plain:
+                return f"a request of ldmref has no {name} {value!r}"
+        return ""
+
+    def _require_size(self) -> None:
+        """Require that the states are those of the size that was asked for."""
+        for name, side in zip(PIXELS, self.size, strict=True):
+            value = self.asked.get(name, side)
+            if value != side:
+                raise NotARun(f"its states are not those of {name} {value!r}")
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -59,11 +59,13 @@ class ViewedRun(NamedTuple):
         apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
             "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
             denoiser was given, and "references" that it reads.
+        unread: Why its arrays may be others than those of a run of ldmref; "": they may not.
     """
 
     view: RunView
     model: LatentDiffusion
     apart: Collection[str] = ()
+    unread: str = ""
 
 
 def view_run(context: PipelineContext) -> ViewedRun | str:
@@ -93,7 +95,7 @@ def view_run(context: PipelineContext) -> ViewedRun | str:
         return str(error)
     model = context.model.with_params({}, context.model.backend)
     model.config = replace(context.model.config, scheduler=context.config)
-    return ViewedRun(view, model, calls.apart)
+    return ViewedRun(view, model, calls.apart, request.unread)
 
 
 class _ViewedCalls:
