@@ -262,7 +262,7 @@ def padding_mask(pipe: Any) -> None:
     pipe.text_encoder.config.use_attention_mask = True
 
 
-PAD_TOKEN = Fault(pad_token, ("text_encoder_2 tokens",), "padded with id")
+PAD_TOKEN = Fault(pad_token, ("tokens_2 ids", "text_encoder_2 tokens"), "padded with id")
 TWICE = Fault(project_twice, ("unet/time_proj",), "projected twice")
 PREVIOUS = Fault(next_timestep, ("sampler step",), "previous timestep")
 TANH = Fault(tanh_gelu, ("text_encoder/text_model.encoder.layers.0.mlp",), "tanh GELU")
@@ -270,7 +270,11 @@ HEADS = Fault(head_layout, (f"unet/{MID}.attn1",), "heads permuted")
 NO_SIZES = Fault(no_sizes, ("unet micro-conditioning",), "micro-conditioning")
 SIGN = Fault(negative_v, ("sampler x0",), "sign of the prediction")
 PADDING = Fault(one_sided_padding, ("unet/down_blocks.0.downsamplers.0",), "asymmetric padding")
-HALF = Fault(half_table, ("schedule alphas_cumprod", "sampler step"), "alphas_cumprod in float16")
+HALF = Fault(
+    half_table,
+    ("schedule alphas_cumprod", "sampler x0", "sampler step"),
+    "alphas_cumprod in float16",
+)
 EPS = Fault(group_norm_eps, ("unet/down_blocks.0.resnets.0.norm2",), "eps 1e-06 instead of 1e-05")
 SHIFT = Fault(shift_factor, ("vae.decode latents",), "shift factor 0.1159")
 SCALE = Fault(scaling_factor, ("vae.decode latents",), "scaling factor 0.13025")
@@ -306,10 +310,7 @@ POSITIONS = Fault(
 VALUE = Fault(gelu_of_value, (f"unet/{MID}.ff.net.0",), "GELU is applied to the value")
 MASKED = Fault(
     padding_mask,
-    (
-        "text_encoder tokens",
-        *(f"text_encoder/text_model.encoder.layers.{i}.self_attn" for i in range(3)),
-    ),
+    tuple(f"text_encoder/text_model.encoder.layers.{i}.self_attn" for i in range(3)),
     "a padding mask that should not be there",
 )
 GATE = Fault(swapped_gate, (f"unet/{MID}.ff.net.0.proj",), "halves of the output are swapped")

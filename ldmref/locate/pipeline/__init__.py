@@ -41,7 +41,7 @@ from ldmref.locate.argument_names import name_as_declared
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
-from ldmref.locate.pipeline.asked import judge_asked
+from ldmref.locate.pipeline.asked import judge_asked, judge_embedded_scale
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.diffusers_run import view_run
@@ -143,7 +143,7 @@ def judge_host(
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
     """Yield the rows of what a run of diffusers that is not followed was given."""
     for part in split_passes(context.port) if context.is_diffusers else ():
-        for judge in (*JUDGES_OF_GIVEN, *JUDGES_APART.values()):
+        for judge in (*JUDGES_OF_GIVEN, judge_embedded_scale, *JUDGES_APART.values()):
             yield from try_judge(judge, replace(context, port=part, whole=context.port))
 
 

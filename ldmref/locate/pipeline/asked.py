@@ -147,6 +147,19 @@ def _perturbed_scale(context: PipelineContext, evaluation: RunEvaluation) -> flo
     return None if time is None else max(scale - falls * (1000.0 - time), 0.0)
 
 
+def judge_embedded_scale(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the guidance scale that the network reads, where no run says what it is."""
+    asked, names = context.asked_scale, roles_of(context, "guidance")
+    for network in context.calls(context.denoiser):
+        got = context.read(network, *names)
+        if got is not None and asked is not None:
+            context.compared(network, *names)
+            words = f"guidance scale {float(np.ravel(got)[0]):.5g} instead of {asked:g}"
+            found, right = np.asarray(got, np.float64), np.full(got.shape, asked)
+            kind = "guidance scale"
+            yield context.judge(network, kind, found, right, least=1e-6, variants=[(words, got)])
+
+
 def _evaluation_of(context: PipelineContext, entry: TraceEntry) -> RunEvaluation | None:
     return next((e for e in context.evaluations if e.guidance is entry), None)
 

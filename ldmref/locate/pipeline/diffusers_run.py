@@ -497,8 +497,10 @@ class _ViewedCalls:
         latents = roles_of(self.context, "x")
         others = {x.role for x in self.context.model.denoiser.inputs} - {*latents, *TIMES}
         changed = asked.get(f"{CALLBACK}_tensor_inputs", ["latents"])
-        for name in self.view.recorded:
+        later = {number for numbers in self.numbers for number in numbers[1:]}
+        for name in (*self.view.recorded, *self.view.numbers):
             call = name.call
+            made = call.kind == SAMPLER and name.side == OUTPUT and call.number not in later
             state = call.kind in (SAMPLER, SCALING) and name.role in STATES
             read = call.kind == self.context.denoiser and call.number > 0 and name.side == INPUT
             decoded = f"{call}/" == DECODER
@@ -508,7 +510,7 @@ class _ViewedCalls:
                 array = "prompt_embeds"
             else:
                 continue
-            if array in changed and not (call.kind == SAMPLER and name.side == OUTPUT):
+            if array in changed and not made:
                 self.view.changeable[name] = CHANGED.format(array)
 
     def add_unknown_steps(self) -> None:

@@ -60,7 +60,7 @@ NEAR = 24  # arrays before and after one that may have been taken in its place
 TRIES = 2  # arrays for which the run is made again with changes, each of another kind
 NOT_TEXTS = ("sample", "timestep")  # of networks
 SCHEDULE = "schedule"
-DECODER = "vae.decode"
+DECODER, MASK = "vae.decode", "mask"
 FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
 OTHER_HALF = {"cond": "uncond", "uncond": "cond"}
@@ -240,6 +240,10 @@ class RunCauses:
                     words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
                 found.append((words, shift_levels(schedule.sigmas, shift)))
             found.append(("the last sigma is missing", schedule.sigmas[:-1]))
+            if got.ndim == 1 and got.size:
+                last, right = float(got[-1]), float(schedule.sigmas[-1])
+                ended = np.append(schedule.sigmas[:-1], last)
+                found.append((f"the last sigma is {last:.4g} instead of {right:.4g}", ended))
         elif own.role == "timesteps":
             found = [(words, other.timesteps) for words, other in others]
             words = "the timesteps are truncated to whole numbers"
@@ -279,7 +283,7 @@ class RunCauses:
                 yield from unpacking_faults(right)
         if wrong.words in ENCODED:
             yield from encoding_faults(self.scale, right)
-        if wrong.channels is not None and wrong.words != LATENTS:
+        if (wrong.channels is not None and wrong.words != LATENTS) or wrong.words == MASK:
             what = wrong.words.removeprefix(CHANNELS.format(""))
             yield f"the {what} is inverted", 1.0 - right if what == "mask" else -right
             yield f"the {what} is zero", np.zeros_like(right)
