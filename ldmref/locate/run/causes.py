@@ -151,7 +151,7 @@ class RunCauses:
         tiers.append(self._of_arrays(wrong, computed))
         if name.call.network and "mask" in name.role and right.ndim == 2:
             tiers.append(mask_faults(right.astype(np.int64)))
-        return choose_first(tiers, wrong, error, allowed) or _of_ids(wrong)
+        return _of_ids(wrong) or choose_first(tiers, wrong, error, allowed)
 
     def find_by_runs(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
         """Return the change of the run that explains an array, as `find` does.
