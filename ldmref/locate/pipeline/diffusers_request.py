@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
+from ldmref.locate.pipeline.roles import roles_of
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.samplers import Schedule, make_schedule
 from ldmref.samplers.path import FLOW
@@ -165,10 +166,10 @@ class DiffusersRequest:
         says = "guided" in steps[0].attributes or self.context.guider
         if not self.reads_scale and TRUE_CFG in self.asked:
             return float(self.asked[TRUE_CFG]) if "negative_prompt" in self.asked else 1.0
-        if not self.reads_scale and not says:
-            used = self.context.number(next(iter(self.context.calls("guidance")), None), "scale")
+        scale, guided = self.context.asked_scale, self.context.calls("guidance")
+        if not self.reads_scale and not says and (scale is None or not guided):
+            used = self.context.number(next(iter(guided), None), "scale")
             return 1.0 if used is None else used
-        scale = self.context.asked_scale
         if scale is None:
             raise NotARun("its guidance scale was not recorded")
         return scale
@@ -180,13 +181,26 @@ class DiffusersRequest:
 
     @property
     def has_texts(self) -> bool:
-        """Whether its prompts were recorded."""
-        return "prompt" in self.asked
+        """Whether its prompts or classes were recorded."""
+        return "prompt" in self.asked or bool(self.classes)
+
+    @cached_property
+    def _names_of_classes(self) -> tuple[str, ...]:
+        """The names under which the denoiser reads classes, which the pipeline's call has too."""
+        inputs = self.context.model.denoiser.inputs
+        arguments = (x.argument for x in inputs if x.content == "labels")
+        return tuple(name for x in arguments for name in roles_of(self.context, x))
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that were asked for, as the prompts of ldmref; [] if there are none."""
+        found = (self.asked[name] for name in self._names_of_classes if name in self.asked)
+        return [str(number) for number in np.ravel(next(found, [])).tolist()]
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The prompts, one for each call for texts."""
-        return self._texts("prompt")
+        """The prompts or classes, one for each call for texts."""
+        return self.classes or self._texts("prompt")
 
     @cached_property
     def negative_prompts(self) -> list[str]:
@@ -308,7 +322,7 @@ class DiffusersRequest:
         """Why its arrays may be others than those of a run of ldmref; "": no argument says so."""
         for name, value in self.asked.items():
             plain = name == "guider" and self.context.guider.get("class") == GUIDER
-            if name not in READ and not plain:
+            if name not in (*READ, *self._names_of_classes) and not plain:
                 return f"a request of ldmref has no {name} {value!r}"
         return ""
 

@@ -125,7 +125,11 @@ class RecordedRequest:
         return None
 
     def _latents(self) -> dict[str, np.ndarray]:
-        """Return the states with which the images of the run begin, by parameter."""
+        """Return the states with which the images of the run begin, by parameter.
+
+        What it was given was not drawn, as all other noise of the run may not have been.
+        """
+        self._assume_noises()
         step = next(self._calls(STEP.call), None)
         level = None if step is None else self._number(step, LEVELS[0])
         found = []
@@ -235,6 +239,8 @@ class RecordedRequest:
                 if encoder:
                     names += [ArrayName(entry.name, OUTPUT, role) for role in entry.outputs]
                 self.assumed.update(dict.fromkeys(names, NO_PROMPT))
+        if any(x.content == "labels" for x in self.model.denoiser.inputs):
+            return {"prompt": "0", "negative_prompt": ""}
         return {"prompt": "", "negative_prompt": "x"}
 
     def _of_steps(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -258,11 +264,7 @@ class RecordedRequest:
         for name in ("eta", "iterations"):
             if steps and name in steps[0].attributes:
                 record[name] = steps[0].attributes[name]
-        for entry in self.port.entries:
-            noises = [role for role in entry.inputs if role.startswith("noise")]
-            if entry.call.kind in (STEP.call, "jump"):
-                names = (ArrayName(entry.name, INPUT, role) for role in noises)
-                self.assumed.update(dict.fromkeys(names, NO_NOISE))
+        self._assume_noises()
         record["cfg_scale"] = self._scale()
         if self.nets:
             record[CONTROL] = [{} for _ in self.nets]
@@ -279,6 +281,16 @@ class RecordedRequest:
                 record |= {"height": height, "width": width, "seed": [0] * len(x)}
                 inputs[LATENTS] = np.asarray(x, np.float32)
         return record
+
+    def _assume_noises(self) -> None:
+        """Note that nothing says what noise should be: of steps, jumps and parts of an image."""
+        for entry in self.port.entries:
+            noises = [role for role in entry.inputs if role.startswith("noise")]
+            names = [ArrayName(entry.name, INPUT, role) for role in noises]
+            if entry.layer == CONSTRAIN:
+                names = [ArrayName(entry.name, OUTPUT, OUTPUT)]
+            if entry.call.kind in (STEP.call, "jump"):
+                self.assumed.update(dict.fromkeys(names, NO_NOISE))
 
     def _visited(self, attributes: Mapping[str, Any], steps: int) -> tuple[int, int]:
         """Return the number of the first level that was visited, and that of the schedule's steps.
