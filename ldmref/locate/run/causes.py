@@ -431,7 +431,8 @@ def choose(
 def _of_ids(wrong: WrongArray) -> FoundCause | None:
     """Return what is wrong with whole numbers, as a tokenizer returns them."""
     got, right = wrong.got, wrong.right
-    if right.dtype.kind not in "iu" or got.shape != right.shape or right.ndim < 2:
+    mask = "mask" in wrong.name.role
+    if mask or right.dtype.kind not in "iu" or got.shape != right.shape or right.ndim < 2:
         return None
     n = right.shape[-1]
     rows = zip(got.reshape(-1, n), right.reshape(-1, n), strict=True)
