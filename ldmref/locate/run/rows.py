@@ -211,17 +211,19 @@ class RunComparison:
             return entry.layer
         if name.side == OUTPUT and name.role == OUTPUT:
             return RETURNED.get(entry.call.kind, OUTPUT)
-        kind = entry.call.kind.removeprefix(GUIDE_CALLS)
-        network = next(
-            (net for net in networks_of_run(self.causes.model.config) if net.name == kind), None
-        )
         if name.role.startswith(RESIDUALS):
             return "residuals"
-        if network is not None:
-            arguments = {x.role: x.argument for x in network.inputs}
+        arguments = self._arguments.get(entry.call.kind.removeprefix(GUIDE_CALLS))
+        if arguments is not None:
             words = ARGUMENTS.get(arguments.get(name.role, ""))
             return words or READ.get(name.role) or name.role.replace("_", " ")
         return READ.get(name.role, name.role)
+
+    @cached_property
+    def _arguments(self) -> Mapping[str, Mapping[str, str]]:
+        """The arguments of each network of the run, by the roles of its inputs."""
+        networks = networks_of_run(self.causes.model.config)
+        return {net.name: {x.role: x.argument for x in net.inputs} for net in networks}
 
 
 def _describe_wrong(name: ArrayName, got: np.ndarray, right: np.ndarray) -> str:
