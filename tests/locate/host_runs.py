@@ -93,6 +93,7 @@ def shrink_latents(pipe, i, t, values):
     return {"latents": 0.9 * values["latents"]}
 
 
+EMBEDS = "embeds"  # hidden states of both prompts; after "prompt " or "negative ", of one
 CALLED = {"callback_on_step_end": keep_all}
 ENDED = {
     "callback_on_step_end": end_guidance,
@@ -115,6 +116,8 @@ RIGHT = (
     HostRun("an unused eta", "sd1", "", {"eta": 0.3}, EULER),
     HostRun("a long prompt", "sd1", "", {"prompt": "a red cat " * 40}),
     HostRun("hidden states given", "sd1", "embeds"),
+    HostRun("hidden states of the prompt given", "sd1", "prompt embeds"),
+    HostRun("hidden states of the negative prompt given", "sd1", "negative embeds"),
     HostRun("several images of hidden states", "sd1", "embeds", {"num_images_per_prompt": 2}),
     HostRun("callback", "sd1", "", CALLED),
     HostRun("callback that ends guidance", "sd1", "", ENDED, EULER),
@@ -166,6 +169,8 @@ RIGHT = (
     HostRun("sdxl, two prompts", "sdxl", "", TWO),
     HostRun("sdxl without guidance", "sdxl", "", {"guidance_scale": 1.0}),
     HostRun("sdxl, hidden states", "sdxl", "embeds"),
+    HostRun("sdxl, hidden states of the prompt", "sdxl", "prompt embeds"),
+    HostRun("sdxl, hidden states of the negative prompt", "sdxl", "negative embeds"),
     HostRun("sdxl, sizes", "sdxl", "", {"original_size": (32, 24), "target_size": (16, 16)}),
     HostRun("sdxl in bfloat16", "sdxl", dtype="bfloat16"),
     HostRun("sdxl img2img", "sdxl", "img2img", FROM_IMAGE),
@@ -181,6 +186,8 @@ RIGHT = (
     HostRun("sd3, sigmas", "sd3", "", {"sigmas": [1.0, 0.6, 0.2]}),
     HostRun("sd3, latents", "sd3", "", {"latents": NOISE}),
     HostRun("sd3, hidden states", "sd3", "embeds"),
+    HostRun("sd3, hidden states of the prompt", "sd3", "prompt embeds"),
+    HostRun("sd3, hidden states of the negative prompt", "sd3", "negative embeds"),
     HostRun("sd3, not square", "sd3", "", {"width": 24}),
     HostRun("sd3, an unused mu", "sd3", "", {"mu": 0.7}),
     HostRun(
@@ -278,8 +285,16 @@ def arguments_of(pipe: Any, run: HostRun) -> dict[str, Any]:
         del found["num_inference_steps"]
     if run.kind == "img2img" and run.family in ("sd1", "sdxl"):
         del found["height"], found["width"]
-    if run.kind == "embeds":
-        found |= hidden_states(pipe, found.pop("prompt"))
+    if run.kind.endswith(EMBEDS):
+        states = hidden_states(pipe, found["prompt"])
+        if run.kind != f"negative {EMBEDS}":
+            del found["prompt"]
+        if run.kind == f"prompt {EMBEDS}":
+            found["negative_prompt"] = "dog"
+        if run.kind != EMBEDS:
+            negative = run.kind.startswith("negative")
+            states = {k: x for k, x in states.items() if k.startswith("negative") == negative}
+        found |= states
     return found | {"generator": torch.Generator().manual_seed(1)}
 
 

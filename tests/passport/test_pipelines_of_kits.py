@@ -417,14 +417,9 @@ def call_encoder_with(**changes):
     return change
 
 
-def layers_of(verdict):
-    """Return the layers that differ; what the denoiser is given of the text may differ as well."""
-    return [row for row in verdict.report.faults if row.layer]
-
-
 @pytest.mark.parametrize("family", MODULAR)
 def test_faults_of_modular_pipelines_are_named(kits, family):
-    faults = layers_of(judge(kits[family], change=scale_weight))
+    faults = judge(kits[family], change=scale_weight).report.faults
     assert {row.layer.rpartition(".")[2] for row in faults} == {"to_q"}
     assert {row.cause for row in faults} == {"scaled by 1.25"}
     unmasked = call_encoder_with(attention_mask=lambda given: 0 * given["attention_mask"] + 1)
@@ -435,7 +430,7 @@ def test_faults_of_modular_pipelines_are_named(kits, family):
 def test_another_place_of_padding_is_named(kits):
     """transformers 5 gives padding position 0; FLUX.3 reads it, and was trained with 1."""
     at_zero = call_encoder_with(position_ids=lambda x: x["position_ids"] * x["attention_mask"])
-    faults = layers_of(judge(kits[MODULAR[0]], change=at_zero))
+    faults = judge(kits[MODULAR[0]], change=at_zero).report.faults
     assert {row.kind for row in faults} == {"wiring"}
     assert {row.layer.partition(".")[2] for row in faults} == {
         f"{number}.self_attn.attention" for number in (0, 1)

@@ -203,11 +203,20 @@ class RecordedEvaluations:
                 view.least[name] = TIME
                 if self.context.path is not FLOW:
                     view.nearest[name] = NEAR
+        self._add_masks(view, network, rows)
+
+    def _add_masks(self, view: RunView, network: TraceEntry, rows: list[ArrayPart]) -> None:
+        """Add which mask says what is padding in the texts that a call of the denoiser reads."""
         texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
-        for text in set(texts) & set(network.inputs):
-            for mask in set(masks) & set(network.inputs):
-                name = ArrayName(network.name, INPUT, text)
-                view.masks[name] = name._replace(role=mask)
+        declared = (x.role for x in self.context.model.denoiser.inputs if x.argument == "mask")
+        given = [role for role in masks if role in network.inputs]
+        for role in given or declared:
+            mask = ArrayName(network.name, INPUT, role)
+            view.recorded[mask] = tuple(
+                part._replace(name=mask._replace(entry=part.name.entry)) for part in rows
+            )
+            for text in set(texts) & set(network.inputs):
+                view.masks[mask._replace(role=text)] = mask
 
     def _add_guidance(self, view: RunView, index: int, guidance: TraceEntry) -> None:
         """Add a call of the guidance."""

@@ -13,7 +13,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import RecordedEvaluations
 from ldmref.locate.pipeline.diffusers_images import NotARun, RecordedImages
 from ldmref.locate.pipeline.roles import roles_of
-from ldmref.modes.embeddings import NAMES as EMBEDDINGS
+from ldmref.modes.embeddings import EMBEDDINGS, NAMES
 from ldmref.samplers import Schedule, make_schedule
 from ldmref.samplers.path import FLOW
 
@@ -205,10 +205,30 @@ class DiffusersRequest:
     @cached_property
     def negative_prompts(self) -> list[str]:
         """The negative prompts, as many as prompts."""
+        if self.encoded_before:
+            return self.encoded_before
         found = self._texts("negative_prompt") if "negative_prompt" in self.asked else [""]
         if "negative_prompt" in self.asked and self.context.model.config.zero_empty_negative:
             found = [text or " " for text in found]  # encoded as an empty one is, which is zeros
-        return found * len(self.prompts) if len(found) == 1 else found
+        states = self.context.requested(EMBEDDINGS["prompt"].states)
+        count = len(self.prompts if states is None else states)
+        return found * count if len(found) == 1 else found
+
+    @cached_property
+    def encoded_before(self) -> list[str]:
+        """The negative prompts whose hidden states the caller had encoded before the call.
+
+        [] if they were given as text, or if another way, which is not known.
+        """
+        names = [entry.name.split("/")[0] for entry in self.context.port.entries]
+        encoded = [name for name in names if name.startswith("tokens")]
+        called = next((name for name in names if name.startswith("inputs")), "")
+        before = bool(encoded and called) and names.index(encoded[0]) < names.index(called)
+        states = self.context.requested(EMBEDDINGS["negative_prompt"].states)
+        texts = (self.context.port.manifest.get("params") or {}).get("prompt")
+        if states is None or not before or "prompt" not in self.asked:
+            return []
+        return [*texts] if isinstance(texts, list) and len(texts) == len(states) else []
 
     def _texts(self, name: str) -> list[str]:
         value = self.asked.get(name)
@@ -231,11 +251,10 @@ class DiffusersRequest:
             "seed": [0] * len(self.state),
             "clip_skip": int(self.asked.get("clip_skip") or 0),
         }
-        if self.embeddings:
-            found |= {"prompt": None, "negative_prompt": None}
-        elif self.has_texts:
-            found["prompt"] = self._of_images(self.prompts)
-            found["negative_prompt"] = self._of_images(self.negative_prompts)
+        if self.has_texts or self.embeddings:
+            for name in EMBEDDINGS:
+                texts = self.texts_of(name)
+                found[name] = self._of_images(texts) if texts else None
         if self.given_levels is not None:
             found["sigmas"] = self.given_levels
         else:
@@ -294,7 +313,9 @@ class DiffusersRequest:
     @cached_property
     def embeddings(self) -> dict[str, np.ndarray]:
         """The hidden states that the caller gave, by parameter."""
-        found = {name: self.context.requested(name) for name in EMBEDDINGS}
+        found = {name: self.context.requested(name) for name in NAMES}
+        if self.encoded_before:
+            found |= dict.fromkeys(EMBEDDINGS["negative_prompt"], None)
         return {name: np.stack(self._of_images([*x])) for name, x in found.items() if x is not None}
 
     @cached_property
@@ -303,16 +324,20 @@ class DiffusersRequest:
         asked = {name: tuple(self.asked[name]) for name in (*SIZES, *CROPS) if name in self.asked}
         return any(x != ((0, 0) if name in CROPS else self.size[::-1]) for name, x in asked.items())
 
+    def texts_of(self, name: str) -> list[str]:
+        """Return the prompts or the negative prompts; [] if hidden states stand for them."""
+        if EMBEDDINGS[name].states in self.embeddings:
+            return []
+        return self.prompts if name == "prompt" else self.negative_prompts
+
     def prompts_of(self, encoder: int, guided: bool) -> list[str]:
         """Return the texts that a text encoder reads: prompts, and with guidance negative ones."""
-        texts = self._second("prompt", encoder, self.prompts)
-        if not guided:
-            return texts
-        return texts + self._second("negative_prompt", encoder, self.negative_prompts)
+        names = [*EMBEDDINGS] if guided else ["prompt"]
+        return [x for name in names for x in self._second(name, encoder, self.texts_of(name))]
 
     def _second(self, name: str, encoder: int, first: list[str]) -> list[str]:
         """Return the prompts of a text encoder, by default those of the first one."""
-        if not encoder or f"{name}_{encoder + 1}" not in self.asked:
+        if not first or not encoder or f"{name}_{encoder + 1}" not in self.asked:
             return first
         found = self._texts(f"{name}_{encoder + 1}")
         return found * len(first) if len(found) == 1 else found

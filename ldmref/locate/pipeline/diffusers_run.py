@@ -129,9 +129,7 @@ class _ViewedCalls:
     def add_texts(self) -> None:
         """Add the calls of text encoders: one for each text instead of one for a batch."""
         request = self.request
-        if request.embeddings:
-            return
-        if not request.has_texts:
+        if not request.has_texts and not request.embeddings:
             for entry in self.context.port.entries:
                 if entry.call.kind.startswith(("tokens", "text_encoder")):
                     self.context.ledger.explain(entry, NO_PROMPT, *entry.inputs)
@@ -139,12 +137,16 @@ class _ViewedCalls:
             return
         guided = request.evaluations.reads_negative
         texts = request.prompts_of(0, guided)
+        if not texts:
+            return
+        first = len(request.encoded_before) if guided else 0  # which come last in ldmref
         order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         model = self.context.model.with_text_length(request.asked.get("max_sequence_length"))
         for i, config in enumerate(model.config.text_encoders):
             suffix = f"_{i + 1}" if i else ""
             encoder = f"text_encoder{suffix}"
-            rows = [_again(encoder, order[text]) for text in texts]
+            recorded_order = [*texts[-first:], *texts[:-first]] if first else texts
+            rows = [_again(encoder, order[text]) for text in recorded_order]
             own = request.prompts_of(i, guided)
             if len({*zip(texts, own, strict=True)}) > len(order):
                 raise NotARun("one prompt has two others for a further text encoder")

@@ -86,7 +86,8 @@ class RunView:
         numbers: Recorded numbers that no call of ldmref has, by what they should be.
         least: The relative errors that are allowed at least of recorded arrays.
         nearest: The absolute errors that are allowed, of times that may be almost 0.
-        masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read.
+        masks: Of texts (n, l, d), their masks (n, l): of padding, nothing is read. A program that
+            has no mask reads all of its shorter texts.
         changed: Of recorded arrays, what the program makes of those of the run.
         unread: Of recorded arrays, where nothing reads them: 1 there, 0 elsewhere.
         changeable: Arrays that a callback of the program may have changed, and what rows say then.
@@ -161,10 +162,12 @@ class RunView:
         numbers = self.numbers.items()
         found |= {k: x for k, x in numbers if k.tensor_name_in(self.port) is not None}
         for text, mask in self.masks.items():
-            got = text.tensor_in(self.port)
-            if text in found and mask in found and got is not None:
-                texts = without_padding(found[text], found[mask], got)
-                found[text], found[mask] = _as_placed(*texts, got, mask.tensor_in(self.port))
+            got, kept = text.tensor_in(self.port), join_parts(self.recorded[mask], computed.get)
+            if text in found and got is not None and kept is not None:
+                texts = without_padding(found[text], kept, got, all_read=mask not in found)
+                found[text], kept = _as_placed(*texts, got, mask.tensor_in(self.port))
+                if mask in found:
+                    found[mask] = kept
         for name, there in self.unread.items():
             got = name.tensor_in(self.port)
             if name in found and got is not None and got.shape == found[name].shape:
@@ -177,7 +180,7 @@ class RunView:
 
 
 def without_padding(
-    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, all_read: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a text and its mask with the padding of a recorded text.
 
@@ -185,6 +188,7 @@ def without_padding(
         x: The text, (n, l, d).
         mask: (n, l), 0 for padding.
         recorded: The recorded text, (n, m, d).
+        all_read: Whether the recorded text is read without a mask. Then its padding is that of `x`.
 
     Returns:
         (n, m, d) and (n, m); as they were if that would leave out tokens.
@@ -199,7 +203,7 @@ def without_padding(
     more = max(n - x.shape[1], 0)
     x = np.pad(x[:, :n], [(0, 0), (0, more), (0, 0)])
     mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
-    same = x.shape == recorded.shape
+    same = x.shape == recorded.shape and not all_read
     return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
 
 
