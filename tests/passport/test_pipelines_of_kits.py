@@ -305,7 +305,7 @@ def test_the_levels_of_the_other_model_are_named(kits, family):
 def test_another_prediction_type_is_named(kits):
     for family in ("sd15", "sdxl"):
         verdict = judge(kits[family], change=predict_velocity)
-        assert causes(verdict, "step") == {"the prediction is read as v instead of eps"}
+        assert causes(verdict, "x0") == {"the prediction is read as v instead of eps"}
 
 
 def test_another_size_that_the_network_reads_is_named(kits):

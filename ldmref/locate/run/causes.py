@@ -148,9 +148,9 @@ class RunCauses:
             tiers += self._of_runs(name)
         if kind == SCHEDULE:
             tiers.append(self._of_schedule(name, wrong.got))
-        tiers.append(self._of_arrays(wrong, computed))
         if name.call.network and "mask" in name.role and right.ndim == 2:
             tiers.append(mask_faults(right.astype(np.int64)))
+        tiers.append(self._of_arrays(wrong, computed))
         return _of_ids(wrong) or choose_first(tiers, wrong, error, allowed)
 
     def find_by_runs(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
