@@ -4,7 +4,7 @@ What explained the layer of one block is tried first in the others, and alone. O
 explain a layer of another kind as well as each other, it is one that explained a layer before.
 Where nothing explained the first `TRIED` blocks, and none of them was right, later ones are tried
 whenever their number doubles: a fault of all blocks of a deep network costs as much as one of a
-few.
+few. Of arrays of a wrong shape, only so many are tried: most have it from those before.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def without_numbers(words: str) -> str:
 class AlikeLayers:
     """What is known of the layers of a call by their kind, from the blocks before.
 
+    Args:
+        most: After so many points in a row that nothing explains, none is tried. None: each kind
+            is counted by itself.
+
     >>> known = AlikeLayers()
     >>> [known.fail("mlp") for _ in range(4)]
     [None, None, None, None]
@@ -36,7 +40,9 @@ class AlikeLayers:
     (False, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self._unexplained = 0  # points in a row
         self._causes: dict[str, str] = {}
         self._failed: dict[str, int] = {}
         self.vain = 0  # parts in a row of which no change of the definition explains one
@@ -56,6 +62,7 @@ class AlikeLayers:
     def explain(self, kind: str, cause: str) -> None:
         """Note what explains a point of a kind."""
         self._causes[kind] = without_numbers(cause)
+        self._unexplained = 0
         self._failed.pop(kind, None)
 
     def pass_by(self, point: Point) -> None:
@@ -65,8 +72,11 @@ class AlikeLayers:
     def fail(self, kind: str) -> None:
         """Note that nothing explains a point of a kind."""
         self._failed[kind] = self._failed.get(kind, 0) + 1
+        self._unexplained += 1
 
     def tries(self, kind: str) -> bool:
         """Return whether every known fault is tried in the next point of a kind."""
+        if self.most is not None and self._unexplained >= self.most:
+            return False
         number = self._failed.get(kind, 0) + 1
         return number <= TRIED or number & (number - 1) == 0

@@ -49,6 +49,7 @@ from ldmref.locate.terms import TermsObserver
 ALL_PADDING = "all of its rows are padding"
 NOT_RECORDED = "an input was not recorded"
 NO_ELEMENTS = "it has no elements"
+MOST_SHAPES = 8  # unexplained arrays of a wrong shape: those that follow have it from them
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
 
@@ -69,6 +70,7 @@ class Judge:
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
         self.alike = AlikeLayers()
+        self.shapes = AlikeLayers(MOST_SHAPES)
 
     def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Judge a recorded array and return the value to use downstream.
@@ -291,7 +293,7 @@ class Judge:
         limit = allowed_error(floor)
         layout = recognise(point.recorded, computed, limit)
         tried = point if resplit is None else replace(point, recorded=resplit)
-        found = diagnose(replay, tried, row.error, floor)
+        found = diagnose(replay, tried, row.error, floor, alike=self.shapes)
         if layout is not None and not found.cause:
             found = Cause(layout.text, relative_error(layout.array, computed))
         note = _join(row.note, f"shape {point.recorded.shape} instead of {computed.shape}")

@@ -96,3 +96,16 @@ def test_layers_of_a_kind_are_tried_until_one_is_explained():
     known.explain("attention", "eps 1e-05 instead of 1e-06 in layers.3.norm")
     assert known.cause_of("attention") == "eps # instead of # in layers.#.norm"
     assert known.tries("attention")
+
+
+def test_of_layers_that_follow_from_each_other_few_are_tried():
+    """An array of a wrong shape gives it to all that follow, whatever their kind."""
+    known = AlikeLayers(most=3)
+    kinds = [f"layer {letter}" for letter in "abcdef"]
+    tried = []
+    for kind in kinds:
+        tried += [kind] if known.tries(kind) else []
+        known.fail(kind)
+    assert tried == kinds[:3]
+    known.explain(kinds[4], "the heads are not joined")
+    assert known.tries(kinds[5])
