@@ -203,6 +203,8 @@ def test_a_mask_that_the_pipeline_does_not_give_may_hide_nothing():
     for mask, verdict in ((MASK, "equal"), (hiding, "differs"), (FLAGS, "equal")):
         (row,) = judged(given.MASKS, mask, MASK, own_role="other", role="mask")
         assert row.verdict == verdict and row.note == "the original's pipeline gives it no mask"
+        wanted = "a padding mask that should not be there"
+        assert row.cause == (wanted if verdict == "differs" else "")
 
 
 @pytest.mark.parametrize("kind", KINDS)

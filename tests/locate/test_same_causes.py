@@ -29,6 +29,8 @@ OWN_WORDS = {  # of a concatenation, and of the only table that a module reads b
     "SKIP_ORDER": "parts are joined in the order 1, 0",
     "POSITIONS": "",
 }
+# What the pipeline of the modules does not give to a network is a fault before its layers.
+GIVEN = {"MASKED": ("text_encoder mask of the text",)}
 
 
 def family_of(fault):
@@ -44,8 +46,9 @@ def test_a_fault_of_a_layer_has_the_cause_that_the_definition_tells(name, tmp_pa
     record(pipe, tmp_path / "trace", steps=1)
     found = names_of(diff_modules(read_trace(tmp_path / "trace"), right))
     assert found
+    names = GIVEN.get(name, fault.names)
     for layer, causes in found.items():
-        assert any(layer == at or layer.startswith(f"{at}.") for at in fault.names), layer
+        assert any(layer == at or layer.startswith(f"{at}.") for at in names), layer
         assert causes
     words = OWN_WORDS.get(name, fault.cause)
     assert any(words in cause for causes in found.values() for cause in causes), found

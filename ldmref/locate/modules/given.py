@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ldmref.locate.faults.attention import HIDDEN
+from ldmref.locate.faults.attention import HIDDEN, NOT_WANTED
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import NOISE
 from ldmref.locate.layouts import first_nonfinite, relative_error
@@ -203,8 +203,9 @@ class _GivenJudge:
         row = Row(x.entry.call, x.entry.layer, x.kind, segment=f"from the pipeline to its {x.role}")
         if missing:
             note = f"the original's pipeline gives it no {x.role}"
+            row = replace(row, note=note)
             hides = bool((~_seen_by(got)).any())
-            yield replace(row, note=note, verdict=DIFFERS if hides else row.verdict)
+            yield replace(row, verdict=DIFFERS, cause=NOT_WANTED) if hides else row
             return
         right = read_recorded(self.own, entry.inputs[x.role])
         if x.kind in (TEXT, POOLED) and self.run.foreign:
