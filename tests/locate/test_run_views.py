@@ -14,7 +14,7 @@ from test_followed_runs import model_of, record
 
 from ldmref.locate.run import ArrayPart, RunComparison, RunView, follow_view
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
-from ldmref.locate.run.views import join_parts, without_padding
+from ldmref.locate.run.views import join_parts, place_text
 from ldmref.trace import build_trace
 
 FACTOR = 0.5  # of the other program's states
@@ -165,7 +165,7 @@ def test_what_nothing_reads_and_times_of_almost_zero_are_as_recorded():
 
 @pytest.mark.parametrize(("there", "same"), [([1, 0, 1], True), ([1, 0, 0], False)])
 def test_a_text_may_be_filled_up_before_its_end(there, same):
-    """As many tokens in the same order are the same text; fewer are not."""
+    """A mask of fewer tokens is the only fault."""
     text, mask = (ArrayName("a/", INPUT, role) for role in ("text", "mask"))
     recorded = np.array([[[1.0], [9.0], [2.0]]])
     port = build_trace({"a//input.text": recorded, "a//input.mask": np.array([there])})
@@ -174,14 +174,41 @@ def test_a_text_may_be_filled_up_before_its_end(there, same):
     computed = {text: np.array([[[1.0], [2.0], [0.0]]]), mask: np.array([[1, 1, 0]])}
     found = view.as_recorded(computed)
     assert np.array_equal(found[mask][0], there) == same
-    assert np.array_equal(found[text], recorded) == same
+    assert np.array_equal(found[text], recorded)
 
 
 def test_nothing_is_read_of_padding():
     x, mask = np.ones((1, 3, 2)), np.array([[1, 1, 0]])
     got = np.full((1, 2, 2), 5.0)
-    text, kept = without_padding(x, mask, got)
+    text, kept = place_text(x, mask, got, np.array([[1, 1]]))
     assert text.shape == got.shape and text.min() == 1.0 == text.max() and kept.tolist() == [[1, 1]]
-    assert without_padding(x, mask, got[:, :1])[0] is x  # which leaves out a token
-    text, kept = without_padding(x, mask, np.full((1, 4, 2), 5.0))
+    assert place_text(x, mask, got[:, :1], np.array([[1]]))[0] is x  # which leaves out a token
+    text, kept = place_text(x, mask, np.full((1, 4, 2), 5.0), np.array([[1, 1, 0, 0]]))
     assert text[0, :, 0].tolist() == [1.0, 1.0, 5.0, 5.0] and kept.tolist() == [[1, 1, 0, 0]]
+
+
+def test_a_program_without_a_mask_reads_the_padding_of_shorter_texts():
+    x, mask = np.array([[[1.0], [2.0], [7.0]]]), np.array([[1, 1, 0]])
+    for m, text in ((2, [1.0, 2.0]), (3, [1.0, 2.0, 7.0]), (4, [1.0, 2.0, 7.0, 0.0])):
+        found, kept = place_text(x, mask, np.full((1, m, 1), 5.0), None)
+        assert found.ravel().tolist() == text and kept.ravel().tolist() == [1, 1, 0, 0][:m]
+    assert place_text(x, mask, np.full((1, 1, 1), 5.0), None)[0] is x  # a token is left out
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("wrong", [lambda x: 1 - x, lambda x: np.roll(x, 1, 1), np.ones_like])
+def test_where_a_text_is_does_not_depend_on_its_mask(before, wrong):
+    """A wrong mask of a right text is the only fault, wherever the padding is."""
+    text = np.random.default_rng(before).standard_normal((1, 3, 2))
+    x, mask = np.pad(text, [(0, 0), (0, 2), (0, 0)]), np.array([[1, 1, 1, 0, 0]])
+    recorded = np.insert(text, [before, before], 9.0, axis=1)
+    right = np.insert(np.ones((1, 3), int), [before, before], 0, axis=1)
+    found, kept = place_text(x, mask, recorded, wrong(right))
+    assert np.array_equal(found, recorded) and np.array_equal(kept, right)
+
+
+def test_a_wrong_text_is_where_its_mask_says():
+    x, mask = np.ones((1, 3, 1)), np.array([[1, 1, 0]])
+    got = np.array([[[5.0], [6.0], [7.0]]])
+    found, kept = place_text(x, mask, got, np.array([[1, 0, 1]]))
+    assert found.ravel().tolist() == [1.0, 6.0, 1.0] and kept.tolist() == [[1, 0, 1]]

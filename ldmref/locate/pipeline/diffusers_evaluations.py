@@ -29,7 +29,7 @@ from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 TIME = 1e-5  # relative error of the times that networks are given
-STEP = 1e-5  # the same of what float32's steps compute, which may amplify roundings
+ROUNDED = 1e-5  # the same of what float32's steps compute, which may amplify roundings
 NEAR = 1e-3  # absolute error of times from 0 to 1000, which diffusers interpolates in float32
 PLAIN = ("uncond", "cond")  # predictions of classifier-free guidance, in ldmref's order
 SCALES = ("skip_scale", "perturbed_scale")
@@ -198,7 +198,7 @@ class RecordedEvaluations:
                 part._replace(name=name._replace(entry=part.name.entry)) for part in rows
             )
             if name.role in latents:
-                view.least[name] = STEP
+                view.least[name] = ROUNDED
             if name.role == "timestep":
                 view.least[name] = TIME
                 if self.context.path is not FLOW:

@@ -25,21 +25,22 @@ import numpy as np
 
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.diffusers_evaluations import NEAR, STEP, TIME
+from ldmref.locate.pipeline.diffusers_evaluations import NEAR, ROUNDED, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.request import NO_PROMPT
+from ldmref.locate.run.rows import TABLE
 from ldmref.models.model import LatentDiffusion
+from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.clipping import configured_clip
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
 NO_SIGNAL = 1e-3  # relative error of a step from alpha-bar 2^-24 instead of 0
-TABLE = 1e-4  # relative error of numbers of a float32 schedule
 SCHEDULE, DECODER = "schedule/", "vae.decode/"
 CALLBACK = "callback_on_step_end"
 CHANGED = "it is another one; the callback of the run may have changed its {}"
@@ -152,6 +153,7 @@ class _ViewedCalls:
                 raise NotARun("one prompt has two others for a further text encoder")
             if own != texts:
                 self.apart.add("tokens")
+            self._note_shifts(encoder, rows, self.context.model.tokenizers[i])
             self._add_encoder(encoder, rows, own == texts, config.max_position_embeddings)
             self._add_tokens(f"tokens{suffix}", rows if own == texts else [])
             if "" in order and self.context.model.config.zero_empty_negative:
@@ -183,21 +185,35 @@ class _ViewedCalls:
                 elif name.side == OUTPUT and name in self.view.changed and x is not None:
                     self.view.silent.setdefault(own, x[i : i + 1])
 
+    def _note_shifts(self, kind: str, rows: list[str], tokenizer: PromptTokenizer | None) -> None:
+        """Note how much padding a program has before the texts of an encoder.
+
+        Args:
+            kind: The kind of the encoder's calls.
+            rows: A call of ldmref for each row.
+            tokenizer: The tokenizer, whose padding the ids begin with. None: the masks say it.
+        """
+        for name, calls in self._rows_of(kind, rows):
+            x = name.tensor_in(self.view.port)
+            ids = name.side == INPUT and name.role == "input_ids" and tokenizer is not None
+            mask = name.side == INPUT and "mask" in name.role and tokenizer is None
+            if x is None or x.ndim != 2 or not (ids or mask):
+                continue
+            text = x != tokenizer.pad if tokenizer is not None else x != 0
+            shifts = np.where(text.any(axis=1), np.argmax(text, axis=1), 0)
+            if shifts.any():
+                self.shifts |= {call: int(n) for call, n in zip(calls, shifts, strict=True)}
+
     def _moved(self, name: ArrayName, calls: list[str]) -> np.ndarray | None:
         """Return a text encoder's array with padding behind its texts, as ldmref has it.
 
         Where a program has it before them, it is noted. None: the array was not recorded.
         """
-        entry, x = name.entry_in(self.view.port), name.tensor_in(self.view.port)
-        roles = [] if entry is None else [role for role in entry.inputs if "mask" in role]
-        masks = (name._replace(side=INPUT, role=role) for role in roles)
-        mask = next((mask.tensor_in(self.view.port) for mask in masks), None)
-        if x is None or mask is None or mask.ndim != 2 or x.shape[:2] != mask.shape:
+        x = name.tensor_in(self.view.port)
+        shifts = np.array([self.shifts.get(call, 0) for call in calls])
+        ids = name._replace(side=INPUT, role="input_ids").tensor_in(self.view.port)
+        if x is None or ids is None or x.shape[:2] != ids.shape or not shifts.any():
             return x
-        shifts = np.argmax(mask != 0, axis=1)
-        if not shifts.any():
-            return x
-        self.shifts |= {call: int(n) for call, n in zip(calls, shifts, strict=True)}
         self.view.changed[name] = partial(_rolled, shifts=shifts)
         return _rolled(x, -shifts)
 
@@ -359,7 +375,7 @@ class _ViewedCalls:
                 self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
             else:  # the image with noise, which has a row of its own
                 self.view.numbers[name] = noised
-            self.view.least[name] = STEP
+            self.view.least[name] = ROUNDED
             for role in entry.inputs:
                 self.view.numbers[name._replace(side=INPUT, role=role)] = self.request.arrays[role]
 
@@ -406,7 +422,7 @@ class _ViewedCalls:
             if kept is not None:  # with the latents of the image put back
                 view.unread[output] = kept
         for name in (read._replace(role="sample"), made._replace(role="x0"), output):
-            view.least[name] = STEP
+            view.least[name] = ROUNDED
         if self._without_signal(number):
             view.least[x0] = view.least[output] = NO_SIGNAL
         for role in ("sigma", "sigma_next") if len(self.numbers[k]) == 1 else ():
@@ -456,7 +472,7 @@ class _ViewedCalls:
             if state is not None:  # which has a row of its own
                 self.view.numbers[sample] = np.concatenate([state] * len(network))
             for name in (sample, ArrayName(entry.name, OUTPUT, OUTPUT)):
-                self.view.least[name] = STEP
+                self.view.least[name] = ROUNDED
 
     # -- the decoder ------------------------------------------------------------------------------
 
@@ -480,7 +496,7 @@ class _ViewedCalls:
             for name in names:
                 latents = name._replace(entry=DECODER)
                 self.view.recorded[name] = (ArrayPart(latents, rows, 1.0 / factor),)
-                self.view.least[name] = STEP
+                self.view.least[name] = ROUNDED
                 own.setdefault(latents, []).append(ArrayPart(name, None, factor))
             for role in entry.outputs:
                 name = ArrayName(entry.name, OUTPUT, role)

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN
-from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.views import RunView
+from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
-
-SCHEDULE, STEP = "schedule", "sampler"
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ def _views_of(samplings: Sequence[Sequence[Trace]]) -> Iterator[BranchPart]:
 
 def _begin_with(view: RunView, before: Trace) -> None:
     """Let a view begin with the last state before it; its noise is that of a later step."""
-    states = [e.outputs[OUTPUT] for e in before.entries if e.call.kind == STEP and not e.layer]
-    first, *_ = [name for name in view.recorded if name.call.kind == STEP and name.role == "x"]
+    states = [e.outputs[OUTPUT] for e in before.entries if e.call.kind == STEP.call and not e.layer]
+    first, *_ = [name for name in view.recorded if name.call.kind == STEP.call and name.role == "x"]
     if states:
         view.recorded.pop(first)
         view.numbers[first] = np.asarray(before.tensors[states[-1]])
     for name in [*view.recorded]:
-        if name.call.kind == STEP and name.role.startswith("noise"):
+        if name.call.kind == STEP.call and name.role.startswith("noise"):
             view.recorded.pop(name)
 
 
@@ -129,7 +128,7 @@ def _levels_left(part: Trace) -> list[float]:
 
 def _sampler_of(part: Trace) -> tuple[Any, ...]:
     """Return the sampler, its eta and its noise levels: equal ones keep the history."""
-    steps = [e for e in part.entries if e.call.kind == STEP and not e.layer]
+    steps = [e for e in part.entries if e.call.kind == STEP.call and not e.layer]
     eta = steps[0].attributes.get("eta") if steps else None
     return part.entries[0].attributes.get("sampler"), eta, _levels(part)
 

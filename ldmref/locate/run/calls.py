@@ -14,6 +14,7 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
+SCHEDULE = "schedule"  # the kind of the call that makes the levels
 DECODERS = ("vae.decode", "taesd.decode")
 
 

@@ -38,7 +38,7 @@ from ldmref.locate.parts.text_faults import text_faults
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.precision import round_to
-from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.networks import exact_backend
 from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray
@@ -59,7 +59,6 @@ Computed = Mapping[ArrayName, np.ndarray]
 NEAR = 24  # arrays before and after one that may have been taken in its place
 TRIES = 2  # arrays for which the run is made again with changes, each of another kind
 NOT_TEXTS = ("sample", "timestep")  # of networks
-SCHEDULE = "schedule"
 DECODER, MASK = "vae.decode", "mask"
 FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared

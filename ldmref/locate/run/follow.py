@@ -14,16 +14,17 @@ from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import (
     INPUT,
     OUTPUT,
+    SCHEDULE,
     ArrayName,
     ArrayReached,
     FollowedCalls,
     NotFollowed,
 )
-from ldmref.locate.run.causes import SCHEDULE, RunCauses, SeenParts
+from ldmref.locate.run.causes import RunCauses, SeenParts
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.request import RecordedRequest
-from ldmref.locate.run.rows import RunComparison
+from ldmref.locate.run.rows import ROUNDINGS, RunComparison
 from ldmref.locate.run.steps import SteppedVisit, TakenSteps
 from ldmref.locate.run.views import RunView
 from ldmref.math.arrays import Array
@@ -50,7 +51,6 @@ from ldmref.trace.observer import TraceObserver, numbered_role
 
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
-ROUNDINGS = 3  # of the recorded arrays, whose largest difference is the noise of a computation
 SAME_LEVELS = 1e-4  # relative error of levels that were rounded to float32, and of what follows
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 

@@ -13,8 +13,8 @@ from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
-from ldmref.locate.run.calls import OUTPUT, ArrayName
-from ldmref.locate.run.causes import SCHEDULE, RunCauses
+from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
+from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import GUIDE_CALLS
@@ -30,6 +30,7 @@ READ = {
     "mode": "kind of control image", "guidance": "guidance scale",
     "time_ids": "micro-conditioning", "target_timestep": "end of the step",
 }  # fmt: skip
+ROUNDINGS = 3  # of the recorded arrays, whose largest difference is the noise of a computation
 TABLE = 1e-4  # relative error of what follows from a table in float32
 NUMBER = 1e-5  # the same of one number of it; of levels and times, which may be 0, also absolute
 LEAST = {  # that is allowed, by role

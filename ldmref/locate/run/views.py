@@ -17,6 +17,7 @@ from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
+CLEARLY = 4  # times less is the error of a text whose padding is elsewhere than its mask says
 ChangeArray = Callable[[np.ndarray], np.ndarray]
 ReadArray = Callable[[ArrayName], np.ndarray | None]
 
@@ -164,8 +165,8 @@ class RunView:
         for text, mask in self.masks.items():
             got, kept = text.tensor_in(self.port), join_parts(self.recorded[mask], computed.get)
             if text in found and got is not None and kept is not None:
-                texts = without_padding(found[text], kept, got, all_read=mask not in found)
-                found[text], kept = _as_placed(*texts, got, mask.tensor_in(self.port))
+                there = mask.tensor_in(self.port)
+                found[text], kept = place_text(found[text], kept, got, there)
                 if mask in found:
                     found[mask] = kept
         for name, there in self.unread.items():
@@ -179,50 +180,71 @@ class RunView:
         return found
 
 
-def without_padding(
-    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, all_read: bool = False
+def place_text(
+    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, recorded_mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a text and its mask with the padding of a recorded text.
+    """Return a text and its mask with padding where, and as, a recorded text has it.
+
+    A program may fill up a text before it, after it, or before the end of its template. Where it
+    does, the text itself says best: its mask may be wrong.
 
     Args:
         x: The text, (n, l, d).
         mask: (n, l), 0 for padding.
         recorded: The recorded text, (n, m, d).
-        all_read: Whether the recorded text is read without a mask. Then its padding is that of `x`.
+        recorded_mask: (n, m), 0 for padding. None: the program has no mask and reads the whole
+            text, so its padding is that of `x`.
 
     Returns:
         (n, m, d) and (n, m); as they were if that would leave out tokens.
 
-    >>> text, mask = without_padding(np.ones((1, 2, 1)), np.array([[1, 0]]), np.zeros((1, 3, 1)))
+    >>> recorded = np.array([[[2.0], [9.0], [3.0]]])
+    >>> args = np.array([[[2.0], [3.0]]]), np.array([[1, 1]]), recorded, np.array([[1, 1, 0]])
+    >>> text, mask = place_text(*args)
     >>> text.ravel(), mask
-    (array([1., 0., 0.]), array([[1, 0, 0]]))
+    (array([2., 9., 3.]), array([[1, 0, 1]]))
     """
+    if x.shape[:2] != mask.shape or recorded.ndim != 3 or x.ndim != 3 or len(recorded) != len(x):
+        return x, mask
     n = recorded.shape[1]
-    if x.shape[:2] != mask.shape or recorded.ndim != x.ndim or mask[:, n:].any():
+    if recorded_mask is None:
+        if mask[:, n:].any():
+            return x, mask
+        more = max(n - x.shape[1], 0)
+        x, mask = x[:, :n], mask[:, :n]
+        return np.pad(x, [(0, 0), (0, more), (0, 0)]), np.pad(mask, [(0, 0), (0, more)])
+    real = mask != 0
+    if real.sum(axis=1).max() > n or x.shape[2:] != recorded.shape[2:]:
         return x, mask
-    more = max(n - x.shape[1], 0)
-    x = np.pad(x[:, :n], [(0, 0), (0, more), (0, 0)])
-    mask = np.pad(mask[:, :n], [(0, 0), (0, more)])
-    same = x.shape == recorded.shape and not all_read
-    return (np.where(mask[:, :, None] != 0, x, recorded) if same else x), mask
+    seen = recorded_mask.reshape(len(x), -1) != 0 if recorded_mask.size == len(x) * n else None
+    placed, places = np.array(recorded, x.dtype), np.zeros((len(x), n), mask.dtype)
+    for i, text in enumerate(x):
+        kept = text[real[i]]
+        before = _tokens_before_padding(kept, recorded[i], None if seen is None else seen[i])
+        after = n - len(kept) + before
+        placed[i, :before], placed[i, after:] = kept[:before], kept[before:]
+        places[i, :before] = places[i, after:] = 1
+    return placed, places
 
 
-def _as_placed(
-    x: np.ndarray, mask: np.ndarray, recorded: np.ndarray, recorded_mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a text and its mask with the padding where a recorded text has it.
+def _tokens_before_padding(text: np.ndarray, recorded: np.ndarray, seen: np.ndarray | None) -> int:
+    """Return how many tokens of a text (k, d) stand before the padding of a recorded one (m, d).
 
-    A program may fill up a text before the end of its template, and not after it.
+    By its mask `seen` (m,), unless the tokens are clearly those of another place.
     """
-    known = recorded_mask is not None and recorded_mask.shape == mask.shape
-    if not known or x.shape != recorded.shape or mask.shape != x.shape[:2]:
-        return x, mask
-    here, there = mask != 0, recorded_mask != 0
-    if not np.array_equal(here.sum(axis=1), there.sum(axis=1)):
-        return x, mask
-    placed = np.array(recorded, x.dtype)
-    placed[there] = x[here]
-    return placed, np.asarray(recorded_mask)
+    k, m = len(text), len(recorded)
+    first = k if seen is None or seen.all() else int(np.argmin(seen))
+    fits = seen is not None and seen.sum() == k and seen[m - k + first :].all()
+    said = first if fits and first <= k else k
+    if k in (0, m) or not (np.isfinite(recorded).all() and np.isfinite(text).all()):
+        return said
+    apart = [np.abs(x - text).reshape(k, -1).max(axis=1) for x in (recorded[:k], recorded[m - k :])]
+    zero = np.zeros(1)
+    until = np.concatenate([zero, np.maximum.accumulate(apart[0])])
+    since = np.concatenate([np.maximum.accumulate(apart[1][::-1])[::-1], zero])
+    errors = np.maximum(until, since)
+    best = int(np.argmin(errors))
+    return best if errors[best] < errors[said] / CLEARLY else said
 
 
 class ViewedArrays(LazyMapping[np.ndarray]):

@@ -11,13 +11,11 @@ from ldmref.locate.parts.rules import NUMBERS, guidance_rule
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.locate.run.causes import RunCauses, SeenParts
-from ldmref.locate.run.rows import RunComparison
+from ldmref.locate.run.rows import ROUNDINGS, RunComparison
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.parts import COMBINE
 from ldmref.samplers.path import NoisePath
 from ldmref.trace.model import Trace, TraceEntry
-
-ROUNDINGS = 3
 
 
 def visit_guidances(
