@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -26,9 +26,9 @@ from ldmref.locate.networks import (
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.padding import PaddingFinder
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.points import PaddingRows, PointObserver
+from ldmref.locate.points import PointObserver
 from ldmref.locate.preflight import unlike_ours
-from ldmref.locate.replay import replay_network
+from ldmref.locate.replay import NetworkReplay
 from ldmref.locate.rows import is_within
 from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
 from ldmref.locate.unfilled import (
@@ -150,8 +150,8 @@ class ModelOriginal:
             return [Row(call, "", verdict=UNKNOWN, note="no weaker model was given")]
         if call.network:
             judged = self.guide if call.is_guide and self.guide is not None else self.model
-            known = self.padding, self.remarks, self.terms
-            return judge_call(port, judged, call, dtype, gaps, self.nets, *known)
+            called = JudgedCall(port, judged, call, dtype, self.nets, self.padding)
+            return called.judge(gaps, self.remarks, self.terms)
         if not call.is_host:
             gaps.append(f"{call} is no call of a trace")
         return []
@@ -164,64 +164,6 @@ class ModelOriginal:
         notes += [*self.remarks.describe(), *self.terms.describe()]
         port = self.terms.turn(port)
         return judge_host(port, self.model, dtype, notes, self.nets, self.guide)
-
-
-def judge_call(
-    port: Trace,
-    model: LatentDiffusion,
-    call: TraceCall,
-    dtype: str,
-    gaps: list[str],
-    controlnets: Sequence[ControlNet] = (),
-    padding: PaddingFinder | None = None,
-    remarks: LayerRemarks | None = None,
-    terms: PortTerms | None = None,
-) -> list[Row]:
-    """Return the rows of one call of a network.
-
-    Args:
-        port: The trace.
-        model: The model that ran.
-        call: The call.
-        dtype: The number format by which the port is judged.
-        gaps: What is not compared is added here.
-        controlnets: The ControlNets of the run.
-        padding: Finds rows of padding. None: a new one.
-        remarks: What is said of layers that are no gap is added here. None: it is not wanted.
-        terms: The terms of the port's calls, which are added to. None: they are ldmref's.
-    """
-    remarks = remarks or LayerRemarks()
-    padding = padding or PaddingFinder()
-    of_port = _own_attention(port, call)
-    replayed = _replay_in_terms(port, model, call, dtype, controlnets, padding, terms)
-    visited, problem = replayed.visited, replayed.problem
-    inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
-    rows = [_after_own(row, of_port) for row in join_causes(inside)]
-    for layer, kind in of_port.items():  # layers whose attention is another function
-        note = f"its attention is that of {kind}, which ldmref does not have"
-        rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
-    known = {entry.layer for entry in port.of_call(call) if entry.layer}
-    known = {layer for layer in known if not is_within(layer, of_port)}
-    unknown = known - visited
-    if unknown and not problem and replayed.network is not None:
-        network = replayed.network.network
-        apart = sort_unvisited(port, call, network, replayed.reads, visited, dtype)
-        unknown &= {*apart.left} - replayed.unnamed
-        remarks.note_unread(call.network, apart.unread)
-    whole = port.find(call)
-    together = unlike_ours({} if whole is None else whole.attributes)
-    if together and any(not row.layer and row.verdict != UNKNOWN for row in rows):
-        remarks.note_together(call.network, together)
-    elif together:
-        gaps.append(NOT_TOGETHER.format(len(together), call, abbreviated(together, MAX_LISTED)))
-    if unknown:
-        listed = abbreviated(sorted(unknown), MAX_LISTED)
-        text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
-        gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
-    if known and not known & visited:
-        note = f"cannot be replayed: {problem}" if problem else NO_LAYER if unknown else ALONE
-        rows.append(Row(call, "", verdict=UNKNOWN, note=note))
-    return rows
 
 
 @dataclass
@@ -266,148 +208,166 @@ def _after_own(row: Row, of_port: Mapping[str, str]) -> Row:
     return replace(row, note=AFTER_OWN) if follows else row
 
 
-def _replay_in_terms(
-    port: Trace,
-    model: LatentDiffusion,
-    call: TraceCall,
-    dtype: str,
-    controlnets: Sequence[ControlNet],
-    padding: PaddingFinder,
-    terms: PortTerms | None,
-) -> ReplayedCall:
-    """Return the judge of a call in the terms of its port; None: in those of ldmref."""
-    if terms is None:
-        return _replay(port, model, call, dtype, controlnets, padding)
+@dataclass(frozen=True)
+class JudgedCall:
+    """A call of a network of a port, which is judged layer by layer.
 
-    def follow(
-        turned: Trace, seen: TermsObserver, model: LatentDiffusion = model, unmasked: bool = False
-    ) -> ReplayedCall:
-        return _replay(turned, model, call, dtype, controlnets, padding, seen, unmasked)
-
-    known = terms.of_call(port, model, call, controlnets)
-    before = {**known.rows}
-    found = follow_in_terms(known, port, call, follow, _count_faults)
-    faults, unexplained = _count_faults(found)
-    best = found, known.rows, []
-    others = [
-        (describe_unfilled(call, layers), partial(follow, model=other), LESS)
-        for layers, other in (terms.unfilled.find(model, call) if unexplained else ())
-    ]
-    padded = found.network is not None and padding.find(model, found.network)
-    if padded and may_lack_mask(found.judge.rows):
-        others.append((describe_unmasked(call), partial(follow, unmasked=True), 1))
-    for said, other, less in others:
-        known.rows = {**before}
-        changed = follow_in_terms(known, port, call, other, _count_faults)
-        few = _count_faults(changed)[0] <= faults / less
-        if few and _count_faults(changed) < _count_faults(best[0]):
-            best = changed, known.rows, said
-    found, known.rows, said = best
-    found.judge.rows[:0] = said
-    if found.masks:
-        known.masks[call] = found.masks
-    return found
-
-
-def _replay(
-    port: Trace,
-    model: LatentDiffusion,
-    call: TraceCall,
-    dtype: str,
-    controlnets: Sequence[ControlNet],
-    padding: PaddingFinder,
-    terms: TermsObserver | None = None,
-    unmasked: bool = False,
-) -> ReplayedCall:
-    """Return the judge of a call, the layers that were computed, and why others were not.
-
-    If `unmasked`, no attention has the mask of its padding. If the recorded or assumed arrays do
-    not fit each other, a second replay judges each layer that is left by its own input.
+    Attributes:
+        port: The trace.
+        model: The model that ran.
+        call: The call.
+        dtype: The number format by which the port is judged.
+        controlnets: The ControlNets of the run.
+        padding: Finds rows of padding.
     """
-    found = ReplayedCall(Judge(call, dtype, terms))
-    part = port
-    for assume in (False, True):
-        found.reads = RunReads()
-        network, found.problem = try_network(model, part, call, controlnets, assume)
-        if network is not None:
-            found.network = network
-            own = _own_attention(port, call)
-            rows = padding.find(model, network)
-            follow = partial(_follow, part, call, dtype, rows, own, unmasked)
-            before = len(found.judge.rows)
-            found.problem = follow(found.judge, found.visited, found.reads, network)
-            again = partial(_rows_again, call, dtype, follow, terms)
-            rows = found.judge.rows
-            rows[before:] = without_assumed(rows[before:], network, again)
-            watch = partial(_watch, follow)
-            found.masks = find_shown_masks(rows[before:], network, watch)
-            if not found.problem and not any(row.verdict == DIFFERS for row in rows):
-                found.unnamed = _find_unnamed(found, part, call, dtype, follow, terms)
-        if not found.problem or assume:
-            break
+
+    port: Trace
+    model: LatentDiffusion
+    call: TraceCall
+    dtype: str
+    controlnets: Sequence[ControlNet]
+    padding: PaddingFinder
+
+    def judge(self, gaps: list[str], remarks: LayerRemarks, terms: PortTerms) -> list[Row]:
+        """Return the rows of the call.
+
+        Args:
+            gaps: What is not compared is added here.
+            remarks: What is said of layers that are no gap is added here.
+            terms: The terms of the port's calls, which are added to.
+        """
+        port, call = self.port, self.call
+        of_port = _own_attention(port, call)
+        replayed = self.replay_in_terms(terms)
+        visited, problem = replayed.visited, replayed.problem
+        inside = [row for row in replayed.judge.rows if not is_within(row.layer, of_port)]
+        rows = [_after_own(row, of_port) for row in join_causes(inside)]
+        for layer, kind in of_port.items():  # layers whose attention is another function
+            note = f"its attention is that of {kind}, which ldmref does not have"
+            rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
+        known = {entry.layer for entry in port.of_call(call) if entry.layer}
+        known = {layer for layer in known if not is_within(layer, of_port)}
+        unknown = known - visited
+        if unknown and not problem and replayed.network is not None:
+            network = replayed.network.network
+            apart = sort_unvisited(port, call, network, replayed.reads, visited, self.dtype)
+            unknown &= {*apart.left} - replayed.unnamed
+            remarks.note_unread(call.network, apart.unread)
         whole = port.find(call)
-        if whole is not None and whole.inputs:
-            problem = find_wrong_axes(model, port, call, controlnets) or found.problem
-            found.judge.rows.append(_describe_unfit(port, model, call, problem))
-        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *found.visited}]
-        part = replace(port, entries=tuple(rest))
-    return found
+        together = unlike_ours({} if whole is None else whole.attributes)
+        if together and any(not row.layer and row.verdict != UNKNOWN for row in rows):
+            remarks.note_together(call.network, together)
+        elif together:
+            gaps.append(NOT_TOGETHER.format(len(together), call, abbreviated(together, MAX_LISTED)))
+        if unknown:
+            listed = abbreviated(sorted(unknown), MAX_LISTED)
+            text = f"{len(unknown)} {NOT_DEFINED} {call.network}: {listed}"
+            gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
+        if known and not known & visited:
+            note = f"cannot be replayed: {problem}" if problem else NO_LAYER if unknown else ALONE
+            rows.append(Row(call, "", verdict=UNKNOWN, note=note))
+        return rows
 
+    def replay_in_terms(self, terms: PortTerms) -> ReplayedCall:
+        """Return what the replay of the call in the terms of its port found."""
 
-def _follow(
-    port: Trace,
-    call: TraceCall,
-    dtype: str,
-    padding: PaddingRows,
-    foreign: Iterable[str],
-    unmasked: bool,
-    judge: PointObserver,
-    visited: set[str],
-    reads: RunReads,
-    network: RecordedNetwork,
-    **more: ComputedArrays,
-) -> str:
-    return replay_network(
-        network, port, call, dtype, judge, visited, padding, reads, foreign, unmasked, **more
-    )
+        def follow(
+            turned: Trace,
+            seen: TermsObserver,
+            model: LatentDiffusion = self.model,
+            unmasked: bool = False,
+        ) -> ReplayedCall:
+            return replace(self, port=turned, model=model).replay(seen, unmasked)
 
+        port, model, call = self.port, self.model, self.call
+        known = terms.of_call(port, model, call, self.controlnets)
+        before = {**known.rows}
+        found = follow_in_terms(known, port, call, follow, _count_faults)
+        faults, unexplained = _count_faults(found)
+        best = found, known.rows, []
+        others = [
+            (describe_unfilled(call, layers), partial(follow, model=other), LESS)
+            for layers, other in (terms.unfilled.find(model, call) if unexplained else ())
+        ]
+        padded = found.network is not None and self.padding.find(model, found.network)
+        if padded and may_lack_mask(found.judge.rows):
+            others.append((describe_unmasked(call), partial(follow, unmasked=True), 1))
+        for said, other, less in others:
+            known.rows = {**before}
+            changed = follow_in_terms(known, port, call, other, _count_faults)
+            few = _count_faults(changed)[0] <= faults / less
+            if few and _count_faults(changed) < _count_faults(best[0]):
+                best = changed, known.rows, said
+        found, known.rows, said = best
+        found.judge.rows[:0] = said
+        if found.masks:
+            known.masks[call] = found.masks
+        return found
 
-def _find_unnamed(
-    found: ReplayedCall,
-    port: Trace,
-    call: TraceCall,
-    dtype: str,
-    follow: Callable[..., str],
-    terms: TermsObserver | None,
-) -> set[str]:
-    """Return the layers that were not visited, and whose arrays a right run computes."""
-    left = [e for e in port.of_call(call) if e.layer and e.layer not in found.visited]
-    if not left:
-        return set()
-    computed = ComputedArrays(port, left, dtype)
-    judged = {"", *found.visited}
-    computed.note_entries(e for e in port.of_call(call) if e.layer in judged)
-    judge = Judge(call, dtype, terms and terms.without_looking())
-    follow(judge, set(), RunReads(), found.network, computed=computed)
-    return computed.find_right(found.reads)
+    def replay(self, terms: TermsObserver, unmasked: bool = False) -> ReplayedCall:
+        """Return the judge of the call, the layers that were computed, and why others were not.
 
+        If `unmasked`, no attention has the mask of its padding. If the recorded or assumed arrays
+        do not fit each other, a second replay judges each layer that is left by its own input.
+        """
+        call = self.call
+        found = ReplayedCall(Judge(call, self.dtype, terms))
+        part = self.port
+        for assume in (False, True):
+            found.reads = RunReads()
+            network, found.problem = try_network(self.model, part, call, self.controlnets, assume)
+            if network is not None:
+                found.network = network
+                padding = self.padding.find(self.model, network)
+                own = [*_own_attention(self.port, call)]
+                run = NetworkReplay(part, call, self.dtype, padding, own, unmasked)
+                self._follow(found, run, terms)
+            if not found.problem or assume:
+                break
+            whole = self.port.find(call)
+            if whole is not None and whole.inputs:
+                axes = find_wrong_axes(self.model, self.port, call, self.controlnets)
+                problem = axes or found.problem
+                found.judge.rows.append(_describe_unfit(self.port, self.model, call, problem))
+            done = {"", *found.visited}
+            rest = [e for e in self.port.entries if e.call != call or e.layer not in done]
+            part = replace(self.port, entries=tuple(rest))
+        return found
 
-def _watch(follow: Callable[..., str], observer: PointObserver, network: RecordedNetwork) -> str:
-    """Follow a call with an observer and other arguments."""
-    return follow(observer, set(), RunReads(), network)
+    def _follow(self, found: ReplayedCall, run: NetworkReplay, terms: TermsObserver) -> None:
+        """Follow a run of the call, and add what is found."""
+        network, rows = found.network, found.judge.rows
+        assert network is not None
+        before = len(rows)
+        found.problem = run.follow(network, found.judge, visited=found.visited, reads=found.reads)
 
+        def judge_again(other: RecordedNetwork) -> list[Row]:
+            judge = Judge(self.call, self.dtype, terms.without_looking())
+            run.follow(other, judge)
+            return judge.rows
 
-def _rows_again(
-    call: TraceCall,
-    dtype: str,
-    follow: Callable[..., str],
-    terms: TermsObserver | None,
-    network: RecordedNetwork,
-) -> list[Row]:
-    """Return the rows of a call with other arguments."""
-    judge = Judge(call, dtype, terms and terms.without_looking())
-    follow(judge, set(), RunReads(), network)
-    return judge.rows
+        def watch(observer: PointObserver, other: RecordedNetwork) -> str:
+            return run.follow(other, observer)
+
+        rows[before:] = without_assumed(rows[before:], network, judge_again)
+        found.masks = find_shown_masks(rows[before:], network, watch)
+        if not found.problem and not any(row.verdict == DIFFERS for row in rows):
+            found.unnamed = self._find_unnamed(found, run, terms)
+
+    def _find_unnamed(
+        self, found: ReplayedCall, run: NetworkReplay, terms: TermsObserver
+    ) -> set[str]:
+        """Return the layers that were not visited, and whose arrays a right run computes."""
+        port, call = run.port, self.call
+        left = [e for e in port.of_call(call) if e.layer and e.layer not in found.visited]
+        if not left or found.network is None:
+            return set()
+        computed = ComputedArrays(port, left, self.dtype)
+        judged = {"", *found.visited}
+        computed.note_entries(e for e in port.of_call(call) if e.layer in judged)
+        judge = Judge(call, self.dtype, terms.without_looking())
+        run.follow(found.network, judge, computed=computed)
+        return computed.find_right(found.reads)
 
 
 def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, problem: str) -> Row:

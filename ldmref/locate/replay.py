@@ -6,7 +6,7 @@ Arrays that were not recorded and cannot be computed are NaN.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,7 +52,6 @@ from ldmref.locate.unvisited import RunReads
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.backend import name_outputs
-from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 REMEDY = "record it, or the inputs of the whole network"
@@ -505,42 +504,52 @@ def _find_output(port: Trace, entry: TraceEntry, computed: np.ndarray) -> np.nda
     return min(fits, key=lambda x: relative_error(x, computed), default=None)
 
 
-def replay_network(
-    network: RecordedNetwork,
-    port: Trace,
-    call: TraceCall,
-    dtype: str,
-    observer: PointObserver,
-    visited: set[str],
-    padding: PaddingRows | None = None,
-    reads: RunReads | None = None,
-    foreign: Iterable[str] = (),
-    unmasked: bool = False,
-    computed: ComputedArrays | None = None,
-) -> str:
-    """Follow one run of a network, and return why it could not be completed; "": it was.
+@dataclass(frozen=True)
+class NetworkReplay:
+    """How a recorded call of a network is followed.
 
-    Args:
-        network: The network, with the recorded arguments.
+    Attributes:
         port: The trace.
         call: The call.
         dtype: The port's number format.
-        observer: The judge.
-        visited: The layers that were computed; more are added.
         padding: The rows that are padding. None: there are none.
-        reads: Where is noted what the network reads. None: nowhere.
         foreign: Layers of the port that compute something else, and are not judged.
         unmasked: Whether no attention has the mask of its padding.
-        computed: What is shown all arrays between layers. None: nothing.
     """
-    replay = Replay(port, call, dtype, observer, padding, reads)
-    replay.visited = visited
-    replay.foreign = (*foreign,)
-    replay.unmasked = unmasked
-    replay.computed = computed
-    try:
-        with np.errstate(all="ignore"):
-            replay.run(network.network, network.params, network.arguments)
-    except UNFIT as error:
-        return first_line(error)
-    return ""
+
+    port: Trace
+    call: str
+    dtype: str
+    padding: PaddingRows | None = None
+    foreign: Sequence[str] = ()
+    unmasked: bool = False
+
+    def follow(
+        self,
+        network: RecordedNetwork,
+        observer: PointObserver,
+        *,
+        visited: set[str] | None = None,
+        reads: RunReads | None = None,
+        computed: ComputedArrays | None = None,
+    ) -> str:
+        """Follow the call, and return why it could not be completed; "": it was.
+
+        Args:
+            network: The network, with the recorded arguments.
+            observer: The judge.
+            visited: The layers that were computed; more are added. None: they are not noted.
+            reads: Where is noted what the network reads. None: nowhere.
+            computed: What is shown all arrays between layers. None: nothing.
+        """
+        replay = Replay(self.port, self.call, self.dtype, observer, self.padding, reads)
+        replay.visited = set() if visited is None else visited
+        replay.foreign = (*self.foreign,)
+        replay.unmasked = self.unmasked
+        replay.computed = computed
+        try:
+            with np.errstate(all="ignore"):
+                replay.run(network.network, network.params, network.arguments)
+        except UNFIT as error:
+            return first_line(error)
+        return ""

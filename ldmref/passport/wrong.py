@@ -21,7 +21,7 @@ from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import try_network
 from ldmref.locate.pairs import Hypothesis
 from ldmref.locate.points import FollowedRun, Point, PointObserver
-from ldmref.locate.replay import replay_network
+from ldmref.locate.replay import NetworkReplay
 from ldmref.models.model import LatentDiffusion
 from ldmref.passport.kit import WrongDump
 from ldmref.trace.calls import TraceCall
@@ -61,7 +61,7 @@ class FollowedModel:
         """Run a call in float64, and show the observer every recorded array."""
         network, _ = try_network(self.model, port, call)
         if network is not None:
-            replay_network(network, port, call, "float64", observer, set())
+            NetworkReplay(port, call, "float64").follow(network, observer)
 
     def judge(self, port: Trace) -> DiffReport:
         """Judge a dump of a port in `DTYPE`."""

@@ -11,7 +11,7 @@ from changed_arrays import NUMBER, OFTEN, ONCE, Change, is_alike
 from numpy_ports import make_model, run_port
 
 from ldmref.locate import Row
-from ldmref.locate.diff import judge_call
+from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.precision import round_to
 from ldmref.trace import build_trace
 
@@ -90,7 +90,7 @@ def judge_changes(name: str) -> Changes:
     for title, changed in [("unchanged", tensors), *changes_of(tensors, run.every)]:
         port = build_trace(changed)
         with np.errstate(all="ignore"):
-            rows = judge_call(port, model, port.calls[0], "float32", [])
+            rows = ModelOriginal(model).judge_call(port, port.calls[0], "float32", [])
         found = {words_of(row): clearness(row) for row in rows if row.verdict != "equal"}
         changes.append((title, found))
     return changes

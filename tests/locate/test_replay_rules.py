@@ -14,7 +14,7 @@ from ldmref.locate.names import parts_of
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import Frame
 from ldmref.locate.precision import exact_backend
-from ldmref.locate.replay import Replay, replay_network
+from ldmref.locate.replay import NetworkReplay, Replay
 from ldmref.models.declared import DeclaredNetwork, NetworkOutput
 from ldmref.models.layers import layer
 from ldmref.trace import build_trace
@@ -340,12 +340,13 @@ def test_fused_operations_are_those_that_the_port_recorded(operation, fused):
 
 
 def test_why_a_replay_could_not_be_completed():
-    def call(function=network, tensors=None, **more):
+    def call(function=network, tensors=None, padding=None):
         observer = Observer()
         visited = {"before"}
         whole = RecordedNetwork(declared(function), PARAMS, ARRAYS, True)
         port = build_trace(recorded() if tensors is None else tensors)
-        why = replay_network(whole, port, CALL, "float32", observer, visited, **more)
+        run = NetworkReplay(port, CALL, "float32", padding)
+        why = run.follow(whole, observer, visited=visited)
         return why, visited, observer
 
     why, visited, observer = call()

@@ -10,7 +10,7 @@ from numpy_ports import layers_of, make_model, run_port
 
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import open_network
-from ldmref.locate.replay import replay_network
+from ldmref.locate.replay import NetworkReplay
 from ldmref.trace import build_trace
 
 torch = pytest.importorskip("torch")
@@ -85,7 +85,7 @@ def wrong_points(model, network, layers, wrong, outputs):
     (call,) = port.calls
     errors = Errors()
     opened = open_network(model, port, call)
-    assert replay_network(opened, port, call, "float32", errors, set()) == ""
+    assert NetworkReplay(port, call, "float32").follow(opened, errors) == ""
     assert errors.norms > 3
     return [x for x in errors.wrong if x.rpartition(" ")[2]]
 
