@@ -4,16 +4,21 @@ The plan of a recorded run is run again, on a backend whose networks return what
 them. Everything that this run computes is compared with what was recorded, and the run continues
 with the recorded array, so a fault stays where it is.
 
-| module     | what it has                                                          |
-|------------|----------------------------------------------------------------------|
-| `calls`    | the recorded calls, with which those of the run are compared         |
-| `networks` | the backend whose networks return what was recorded                  |
-| `follow`   | the run, and what of it was compared                                 |
-| `views`    | the run of another program, under the names of a run of ldmref       |
-| `rows`     | the rows of a report, with the noise of each computation             |
-| `causes`   | the causes of wrong arrays: one change of what they are computed from |
-| `changes`  | changes of the request, the configuration and of single arrays       |
-| `steps`    | the steps, taken again with another setting                          |
+| module         | what it has                                                            |
+|----------------|------------------------------------------------------------------------|
+| `request`      | the request of a recorded run, from its parameters or its arrays       |
+| `calls`        | the recorded calls, with which those of the run are compared           |
+| `networks`     | the backend whose networks return what was recorded                    |
+| `follow`       | the run, and what of it was compared                                   |
+| `views`        | the run of another program, under the names of a run of ldmref         |
+| `branches`     | a recorded branch, as runs that share their first steps                |
+| `visits`       | guidance alone, of a recording that is no run                          |
+| `rows`         | the rows of a report, with the noise of each computation               |
+| `causes`       | the causes of wrong arrays: one change of what they are computed from  |
+| `other_arrays` | other arrays that may be in the place of one                           |
+| `changes`      | changes of the request and the configuration                           |
+| `steps`        | the steps, taken again with another setting                            |
+| `pieces`       | what rows call the groups of channels and the inputs of networks       |
 """
 
 from ldmref.locate.run.follow import follow_run as follow_run

@@ -8,7 +8,7 @@ ones are tried by making the run again; one that explains an array is tried on a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -20,12 +20,6 @@ from ldmref.locate.law import choose_cause
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
 from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
-from ldmref.locate.parts.latent_faults import (
-    clamp_of,
-    decoding_faults,
-    encoding_faults,
-    unpacking_faults,
-)
 from ldmref.locate.parts.rules import PLAIN, GuidanceOfSteps, changed, other_guidances
 from ldmref.locate.parts.scheduler_faults import (
     fit_shift,
@@ -33,68 +27,22 @@ from ldmref.locate.parts.scheduler_faults import (
     other_tables,
     shift_levels,
 )
-from ldmref.locate.parts.size_faults import ImageSize, size_faults
-from ldmref.locate.parts.text_faults import text_faults
 from ldmref.locate.parts.token_faults import explain, mask_faults
-from ldmref.locate.parts.visit import Visit
-from ldmref.locate.precision import round_to
-from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
+from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
-from ldmref.locate.run.networks import exact_backend
-from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray
-from ldmref.locate.run.steps import TakenSteps
-from ldmref.models.autoencoder_kind import LatentScale
+from ldmref.locate.run.other_arrays import DECODER, Computed, OtherArrays, TriedArray
+from ldmref.locate.run.pieces import WrongArray
+from ldmref.locate.run.steps import SeenParts
 from ldmref.models.model import LatentDiffusion
-from ldmref.ports.port import port_of
 from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.guidances import Rescale
 from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.samplers.path import FLOW
-from ldmref.trace.calls import CONSTRAIN, TraceCall
 from ldmref.trace.model import Trace
 
 FoundCause = tuple[str, float]
-TriedArray = tuple[str, np.ndarray | None]
-Computed = Mapping[ArrayName, np.ndarray]
-NEAR = 24  # arrays before and after one that may have been taken in its place
 TRIES = 2  # arrays for which the run is made again with changes, each of another kind
-NOT_TEXTS = ("sample", "timestep")  # of networks
-DECODER, MASK = "vae.decode", "mask"
-FORMATS = ("float16", "bfloat16")
 DECLARED_FIRST = (SCHEDULE, DECODER, "taesd.decode")  # whose numbers are declared
-OTHER_HALF = {"cond": "uncond", "uncond": "cond"}
-TIMES = ("timestep", "timesteps", "time", "target", "target_timestep")
-
-
-@dataclass
-class SeenParts:
-    """The visits of a run that was followed.
-
-    Attributes:
-        guidances: The visits of guidance, by call.
-        steps: Those of steps, by batch.
-        timesteps: The number of timesteps of training.
-        tokens: The number of tokens of an image.
-        size: Width and height of an image.
-    """
-
-    guidances: dict[str, Visit] = field(default_factory=dict)
-    steps: list[TakenSteps] = field(default_factory=list)
-    timesteps: int = 1000
-    tokens: int = 0
-    size: ImageSize | None = None
-
-    def visit_of(self, call: TraceCall, port: Trace) -> Visit | None:
-        """Return the guidance that follows a call of the denoiser; None: it is not known."""
-        of_kind = [name for name in port.calls if TraceCall(name).kind == call.kind]
-        visits = [*self.guidances.values()]
-        known = call.network and len(of_kind) == len(visits)
-        return visits[call.number] if known and 0 <= call.number < len(visits) else None
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether networks read the negative prompt in the first half of a batch."""
-        return any({"uncond", "cond"} <= {*visit.arrays} for visit in self.guidances.values())
 
 
 @dataclass
@@ -125,6 +73,11 @@ class RunCauses:
     _explained: dict[str, Computed] = field(default_factory=dict)
     _tried: set[tuple[str, str, str]] = field(default_factory=set)
 
+    @cached_property
+    def others(self) -> OtherArrays:
+        """Makes other arrays in the place of one."""
+        return OtherArrays(self.port, self.model, self.parts, self.own_name)
+
     def find(
         self, wrong: WrongArray, computed: Computed, error: float, allowed: float
     ) -> FoundCause | None:
@@ -142,14 +95,14 @@ class RunCauses:
         tiers: list[Iterable[TriedArray]] = [explained]
         if wrong.got.shape == right.shape:
             tiers.append(self._of_visits(name, wrong.got))
-        tiers.append(self._of_latents(wrong))
+        tiers.append(self.others.of_latents(wrong))
         if kind in DECLARED_FIRST:
             tiers += self._of_runs(name)
         if kind == SCHEDULE:
             tiers.append(self._of_schedule(name, wrong.got))
         if name.call.network and "mask" in name.role and right.ndim == 2:
             tiers.append(mask_faults(right.astype(np.int64)))
-        tiers.append(self._of_arrays(wrong, computed))
+        tiers.append(self.others.of_place(wrong, computed))
         return _of_ids(wrong) or choose_first(tiers, wrong, error, allowed)
 
     def find_by_runs(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
@@ -269,139 +222,6 @@ class RunCauses:
     def _recorded(self, name: ArrayName, own: ArrayName, x: np.ndarray | None) -> np.ndarray | None:
         return None if x is None else self.as_recorded({own: x}).get(name)
 
-    def _of_latents(self, wrong: WrongArray) -> Iterator[TriedArray]:
-        """Yield latents that lead to an autoencoder, or come from one, with known faults."""
-        own = self.own_name(wrong.name) or wrong.name
-        right = np.asarray(wrong.right)
-        if right.ndim != 4:
-            return
-        yield from clamp_of(wrong.got, right)
-        if own.call.kind == DECODER and own.side == INPUT:
-            yield from decoding_faults(self.scale, right)
-            if port_of(self.model.family).unpack is not None:
-                yield from unpacking_faults(right)
-        if wrong.words in ENCODED:
-            yield from encoding_faults(self.scale, right)
-        if (wrong.channels is not None and wrong.words != LATENTS) or wrong.words == MASK:
-            what = wrong.words.removeprefix(CHANNELS.format(""))
-            yield f"the {what} is inverted", 1.0 - right if what == "mask" else -right
-            yield f"the {what} is zero", np.zeros_like(right)
-            yield f"the {what} is one", np.ones_like(right)
-
-    @cached_property
-    def scale(self) -> LatentScale:
-        """How the latents of the model follow from those of its encoder, in float64."""
-        return self.model.latent_scale(exact_backend())
-
-    def _of_arrays(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
-        """Yield other arrays of the run in its place, and the right one times a declared number."""
-        name, right, call = wrong.name, wrong.right, wrong.name.call
-        yield from self._of_end(name, computed)
-        yield from self._of_texts_alone(name, computed)
-        yield from _of_neighbours(name, computed)
-        if call.network and right.size:
-            yield from self._of_size(wrong)
-        if call.kind == COMBINE.call and name.role in OTHER_HALF:
-            other = computed.get(name._replace(role=OTHER_HALF[name.role]))
-            if other is not None:
-                yield "the halves of the batch are exchanged", other
-        if right.size > 1 and np.ptp(right):
-            if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
-                yield f"the {wrong.words} is zero", np.zeros_like(right)
-                yield from _halves(right)
-            if wrong.words in (TEXT, POOLED):
-                yield from text_faults(self.model.config, right)
-            if call.network:
-                yield from _rows(wrong)
-            yield from self._others(name, right, computed)
-        elif name.role in TIMES and np.isfinite(right).all():
-            yield from self._of_time(name, np.asarray(right, np.float64))
-        if right.dtype.kind == "f":
-            yield from self._of_factors(name, right)
-
-    def _of_end(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
-        """Yield the time of a step instead of that to which it leads."""
-        inputs = self.model.denoiser.inputs
-        ends = {x.role for x in inputs if x.content == "ends"}
-        times = (x.role for x in inputs if x.argument == "t")
-        if name.call.kind == self.model.denoiser.name and name.role in ends:
-            for role in times:
-                own = computed.get(name._replace(role=role))
-                yield "the time to which the step leads is its own", own
-
-    def _of_texts_alone(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
-        """Yield what follows from the longest text of a call, from each text alone."""
-        denoiser, together = self.model.denoiser, self.model.family.text.together
-        inputs = (*denoiser.inputs, *denoiser.optional)
-        argument = next((x.argument for x in inputs if x.role == name.role), "")
-        masks = (x.role for x in inputs if x.argument == "mask")
-        mask = computed.get(name._replace(role=next(masks, "")))
-        if together is None or mask is None or name.call.kind != denoiser.name:
-            return
-        ops = exact_backend()
-        if argument in together(ops, 1, 1):
-            counts = np.count_nonzero(mask, axis=1)
-            alone = [np.asarray(together(ops, 1, int(count))[argument]) for count in counts]
-            yield "each row is that of its text alone", np.concatenate(alone)
-
-    def _of_size(self, wrong: WrongArray) -> Iterator[TriedArray]:
-        """Yield what the family makes of another size of the image."""
-        denoiser = self.model.denoiser
-        inputs = (x for x in (*denoiser.inputs, *denoiser.optional) if x.role == wrong.name.role)
-        argument = next((x.argument for x in inputs if x.content != "mask"), None)
-        if wrong.name.call.kind == denoiser.name and argument is not None and self.parts.size:
-            yield from size_faults(self.model, argument, self.parts.size, len(wrong.right))
-
-    def _of_factors(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
-        """Yield an array without a factor of the run, and with the factor twice."""
-        own = self.own_name(name) or name
-        call = own.call
-        first = next((visit for steps in self.parts.steps for visit in steps.visits), None)
-        if first is not None and own == ArrayName(f"{first.call}/", INPUT, "x"):
-            scale = self.parts.steps[0].schedule.init_noise_sigma
-            for factor in dict.fromkeys((scale, first.interval.sigma)):
-                yield "the scale of the initial noise is missing (init_noise_sigma)", right / factor
-                yield "the noise is scaled twice", right * factor
-        visit = self.parts.visit_of(call, self.port)
-        if own.role in ("sample", "x") and visit is not None:
-            sigma = visit.inputs["path"].ratio(visit.inputs["sigma"])
-            scale = math.hypot(1.0, sigma)
-            yield "the scaling of the input is missing (scale_model_input)", right * scale
-            yield "the input is scaled twice", right / scale
-            yield "the input is divided by sigma", right * scale / max(sigma, 1e-9)
-
-    def _others(
-        self, name: ArrayName, right: np.ndarray, computed: Computed
-    ) -> Iterator[TriedArray]:
-        """Yield arrays of the same shape that the run has computed before, the nearest first."""
-        order = [*computed]
-        i = order.index(name)
-        for other in order[max(i - NEAR, 0) : i][::-1]:
-            x = other.tensor_in(self.port)
-            if x is not None and x.shape == right.shape and x.dtype.kind == right.dtype.kind:
-                side = "" if other.role == other.side else f" {other.role}"
-                words = f"{other.entry.rstrip('/')} {other.side}{side} in its place"
-                unkept = other._replace(entry=name.entry) == name and name.entry.endswith(CONSTRAIN)
-                yield "the known part is not put back" if unkept else words, x
-
-    def _of_time(self, name: ArrayName, right: np.ndarray) -> Iterator[TriedArray]:
-        """Yield other times of the network."""
-        words = "the " + name.role.replace("_", " ")
-        total = float(self.parts.timesteps)
-        yield f"{words} is scaled by {total:g}", total * right
-        yield f"{words} is scaled by 1/{total:g}", right / total
-        yield f"{words} is larger by 1", right + 1.0
-        yield f"{words} is smaller by 1", right - 1.0
-        yield f"{words} t is {total:g} - t", total - right
-        yield f"{words} is truncated to a whole number", np.floor(right)
-        for dtype in FORMATS:
-            yield f"{words} is rounded to {dtype}", round_to(right, dtype)
-            yield (
-                f"{words} / {total:g} is rounded to {dtype}",
-                total * round_to(right / total, dtype),
-            )
-        yield "the number of the step", np.full_like(right, float(name.call.number))
-
     def remember(self, words: str) -> None:
         """Make the whole run again with a change that explained an array."""
         known = self._made | {change.words: change for change in self.changes}
@@ -437,38 +257,3 @@ def _of_ids(wrong: WrongArray) -> FoundCause | None:
     rows = zip(got.reshape(-1, n), right.reshape(-1, n), strict=True)
     text = next((explain(x, y, "")[0] for x, y in rows if not np.array_equal(x, y)), "")
     return (text, 0.0) if text else None
-
-
-def _of_neighbours(name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
-    """Yield the same array of the calls before and after."""
-    call = name.call
-    of_time = name.role in TIMES
-    neighbours = {-1: "the call before", 1: "the call after"}
-    if of_time:
-        neighbours = {-1: "the previous step", 1: "the next step"}
-    for distance, words in neighbours.items():
-        other = computed.get(name._replace(entry=f"{call.kind}.{call.number + distance:03}/"))
-        if other is not None:
-            yield f"{f'the {name.role}' if of_time else 'that'} of {words}", other
-
-
-def _halves(right: np.ndarray) -> Iterator[TriedArray]:
-    """Yield the rows of a text in another order of prompts and negative prompts."""
-    n = len(right) // 2
-    if len(right) != 2 * n:
-        return
-    negative, positive = right[:n], right[n:]
-    yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
-    yield "both halves are those of the prompt", np.concatenate([positive, positive])
-    yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
-
-
-def _rows(wrong: WrongArray) -> Iterator[TriedArray]:
-    """Yield the rows of a batch, each with what is nearest to it in the recorded one."""
-    right, got = np.asarray(wrong.right, np.float64), wrong.got
-    if got.shape != right.shape or right.ndim < 2 or len(right) < 2 or not np.isfinite(got).all():
-        return
-    distances = [[float(np.abs(x - y).sum()) for y in right] for x in got.astype(np.float64)]
-    order = [int(np.argmin(row)) for row in distances]
-    if order != [*range(len(order))]:
-        yield "rows of prompts are exchanged", right[order]

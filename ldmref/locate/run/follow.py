@@ -20,12 +20,12 @@ from ldmref.locate.run.calls import (
     FollowedCalls,
     NotFollowed,
 )
-from ldmref.locate.run.causes import RunCauses, SeenParts
+from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.request import RecordedRequest
 from ldmref.locate.run.rows import ROUNDINGS, RunComparison
-from ldmref.locate.run.steps import SteppedVisit, TakenSteps
+from ldmref.locate.run.steps import SeenParts, SteppedVisit, TakenSteps
 from ldmref.locate.run.views import RunView
 from ldmref.math.arrays import Array
 from ldmref.models.control import ControlNet

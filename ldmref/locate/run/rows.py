@@ -92,9 +92,13 @@ class RunComparison:
     def _rows_of(self, names: Iterable[ArrayName]) -> list[Row]:
         """Return the rows of some arrays, in the order in which they were recorded."""
         known = (name for name in names if not self._is_left_out(name, self.computed[name]))
-        order = {entry.name: i for i, entry in enumerate(self.port.entries)}
-        ordered = sorted(known, key=lambda name: order[name.entry])
+        ordered = sorted(known, key=lambda name: self._order[name.entry])
         return [row for name in ordered for row in self._rows(name)]
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        """The number of each recorded entry, by its name."""
+        return {entry.name: i for i, entry in enumerate(self.port.entries)}
 
     def _is_left_out(self, name: ArrayName, computed: np.ndarray) -> bool:
         """Return whether an array is what networks returned that the caller did not record."""

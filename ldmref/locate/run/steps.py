@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ldmref.locate.parts.size_faults import ImageSize
 from ldmref.locate.parts.step_faults import StepSettings, fitted_noise, step_faults
-from ldmref.locate.parts.visit import FAILS
+from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.math.arrays import Array
 from ldmref.modes.job import Job
@@ -17,6 +18,8 @@ from ldmref.samplers.denoiser import TO_X0, Evaluation, in_own_scale
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Step
 from ldmref.samplers.noise import follows_diffusers
 from ldmref.samplers.parts import STEP
+from ldmref.trace.calls import TraceCall
+from ldmref.trace.model import Trace
 from ldmref.trace.observer import numbered_role
 
 StepArrays = dict[ArrayName, np.ndarray]
@@ -205,3 +208,34 @@ def _is_same_step(settings: StepSettings, right: StepSettings) -> bool:
     """Return whether settings change only what a step is given, not what makes it."""
     made = ("config", "sampler", "compatible", "eta")
     return all(getattr(settings, name) == getattr(right, name) for name in made)
+
+
+@dataclass
+class SeenParts:
+    """The visits of a run that was followed.
+
+    Attributes:
+        guidances: The visits of guidance, by call.
+        steps: Those of steps, by batch.
+        timesteps: The number of timesteps of training.
+        tokens: The number of tokens of an image.
+        size: Width and height of an image.
+    """
+
+    guidances: dict[str, Visit] = field(default_factory=dict)
+    steps: list[TakenSteps] = field(default_factory=list)
+    timesteps: int = 1000
+    tokens: int = 0
+    size: ImageSize | None = None
+
+    def visit_of(self, call: TraceCall, port: Trace) -> Visit | None:
+        """Return the guidance that follows a call of the denoiser; None: it is not known."""
+        of_kind = [name for name in port.calls if TraceCall(name).kind == call.kind]
+        visits = [*self.guidances.values()]
+        known = call.network and len(of_kind) == len(visits)
+        return visits[call.number] if known and 0 <= call.number < len(visits) else None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether networks read the negative prompt in the first half of a batch."""
+        return any({"uncond", "cond"} <= {*visit.arrays} for visit in self.guidances.values())

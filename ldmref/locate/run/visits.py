@@ -10,8 +10,9 @@ import numpy as np
 from ldmref.locate.parts.rules import NUMBERS, guidance_rule
 from ldmref.locate.parts.visit import Visit
 from ldmref.locate.run.calls import OUTPUT, ArrayName
-from ldmref.locate.run.causes import RunCauses, SeenParts
+from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.rows import ROUNDINGS, RunComparison
+from ldmref.locate.run.steps import SeenParts
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.parts import COMBINE
 from ldmref.samplers.path import NoisePath
