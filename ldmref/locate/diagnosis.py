@@ -40,6 +40,7 @@ from ldmref.locate.nearby import (
 )
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.unfit import while_it_fits
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
@@ -471,13 +472,13 @@ def _error_where_known(
 
 def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
-    for text, arguments, free in argument_changes(replay, point):
+    for text, arguments, free in while_it_fits(argument_changes, replay, point):
         yield Hypothesis(text, None, arguments, free)
     for fault in BETWEEN:
-        for text, array in fault.variants(replay, point):
+        for text, array in while_it_fits(fault.variants, replay, point):
             yield Hypothesis(text, array=array)
     for block_fault in IN_BLOCKS:
-        for text, changes in block_fault.variants(replay, point):
+        for text, changes in while_it_fits(block_fault.variants, replay, point):
             yield Hypothesis(text, changes)
     for text, changes in _changes(replay, point):
         yield Hypothesis(text, changes)
@@ -558,16 +559,16 @@ def _name_alone(call: LayerCall) -> str:
 def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
     mask = replay.arguments.get("mask")
     if call.kind in BY_POSITIONS and isinstance(mask, np.ndarray):
-        yield from other_places(call, mask)
+        yield from while_it_fits(other_places, call, mask)
     for fault in faults_of(call.kind):
-        yield from fault.variants(call)
+        yield from while_it_fits(fault.variants, call)
     if call.kind == "attention" and replay.ids is not None:
-        yield from with_padding_mask(call, replay.ids, replay.config)
+        yield from while_it_fits(with_padding_mask, call, replay.ids, replay.config)
         if mask is None:
-            yield from with_wrong_padding_mask(call, replay.ids, replay.config)
+            yield from while_it_fits(with_wrong_padding_mask, call, replay.ids, replay.config)
     if call.kind == "attention" and isinstance(mask, np.ndarray):
-        yield from with_text_mask(call, mask)
-        yield from with_mask(call, mask)
+        yield from while_it_fits(with_text_mask, call, mask)
+        yield from while_it_fits(with_mask, call, mask)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

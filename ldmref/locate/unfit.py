@@ -6,18 +6,37 @@ it becomes a row "not judged" with NumPy's reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import UNKNOWN, Row
 
+Item = TypeVar("Item")
 UNFIT = (ValueError, IndexError, ArithmeticError, TypeError)  # `len` of an array without axes
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def while_it_fits(make: Callable[..., Iterable[Item]], *arguments: object) -> Iterator[Item]:
+    """Yield what a function makes of arrays, up to the first that do not fit it.
+
+    >>> import numpy as np
+    >>> def split(x):
+    ...     yield x[:1]
+    ...     yield x.reshape(2, 2)
+    >>> [found.tolist() for found in while_it_fits(split, np.arange(3))]
+    [[0]]
+    """
+    try:
+        yield from make(*arguments)
+    except LdmrefError:
+        raise
+    except UNFIT:
+        return
 
 
 def try_judge(judge: Callable[[Any], Iterable[Row]], context: object) -> list[Row]:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy_ports import make_model, run_port
 
-from ldmref.locate import diff_traces
+from ldmref.locate import diagnosis, diff_traces
+from ldmref.locate.faults.table import BETWEEN, BetweenLayers
 from ldmref.locate.unfilled import CAUSE
 from ldmref.trace import build_trace
 
@@ -39,6 +40,16 @@ def test_a_rotation_that_is_missing_after_a_recorded_norm():
         return x["input"] if call.name.endswith("~1") else call.compute(x)
 
     assert causes({"rotate": keys_alone}) == {"the rotation is missing, of the keys alone,"}
+    assert causes({"rotate": lambda call, x: x["input"]}) == {"the rotation is missing"}
+
+
+def test_a_known_fault_that_fits_no_array_hides_no_cause(monkeypatch):
+    def broken(replay, point):
+        yield "a fault", np.zeros_like(point.computed)
+        raise ValueError("operands could not be broadcast together")
+
+    known = (BetweenLayers(broken, "a test"), *BETWEEN)
+    monkeypatch.setattr(diagnosis, "BETWEEN", known)
     assert causes({"rotate": lambda call, x: x["input"]}) == {"the rotation is missing"}
 
 
