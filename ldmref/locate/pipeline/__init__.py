@@ -124,20 +124,27 @@ def judge_host(
         context = replace(context, port=port)
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
-    alone = not context.calls(STEP.call) and "mode" not in context.params
-    if context.calls("train") or alone:
-        for entry in port.entries:  # networks and guidance alone: what they read is given
-            if entry.call.network or entry.call.kind == COMBINE.call:
-                context.compared(entry, *entry.inputs)
-        rows += [*try_judge(judge_sizes, context), *_visit_guidances(context)]
-        return [*rows, *_rows_of_rest(context), *missing]
+    of_steps = context.calls(STEP.call)
+    if context.calls("train") or not (of_steps or "mode" in context.params):
+        return [*rows, *_judge_networks_alone(context), *missing]
     found = follow_diffusers(context)
     if isinstance(found, str) and not context.is_diffusers:
         found = _follow_own(context, guide)
+    if isinstance(found, str) and not of_steps:
+        return [*rows, *_judge_networks_alone(context), *missing]
     if isinstance(found, str):
         rows += [*_visit_guidances(context), *_judge_given(context)]
         return [*rows, *_rows_of_rest(context, found), *missing]
     return [*rows, *found, *_rows_of_rest(context), *missing]
+
+
+def _judge_networks_alone(context: PipelineContext) -> list[Row]:
+    """Return the rows of networks and guidance without steps: what they read is given."""
+    for entry in context.port.entries:
+        if entry.call.network or entry.call.kind == COMBINE.call:
+            context.compared(entry, *entry.inputs)
+    rows = [*try_judge(judge_sizes, context), *_visit_guidances(context)]
+    return [*rows, *_rows_of_rest(context)]
 
 
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
