@@ -116,5 +116,7 @@ def clamp_of(got: np.ndarray, right: np.ndarray) -> Iterator[tuple[str, np.ndarr
     """
     limits = float(np.min(got, initial=0.0)), float(np.max(got, initial=0.0))
     clamped = np.clip(right, *limits)
+    if limits[0] == limits[1]:  # all are zero
+        return
     if np.isfinite(limits).all() and not np.array_equal(clamped, right):
         yield f"it is clamped to [{limits[0]:.5g}, {limits[1]:.5g}]", clamped

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import NEAR, ROUNDED, TIME
@@ -172,7 +173,10 @@ class _ViewedCalls:
         for name, calls in self._rows_of(kind, rows):
             tokens = self._shorter(name, length)
             x = self._moved(name, calls)
-            if name.side == INPUT and (reads_same or name.role != "input_ids"):
+            if name.side == INPUT and "mask" in name.role and not self._reads_mask(kind):
+                x = name.tensor_in(self.view.port)
+                self.view.numbers[name] = np.ones(np.shape(x), np.int64)
+            elif name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
                 )
@@ -184,6 +188,11 @@ class _ViewedCalls:
                     self.view.silent.setdefault(own, np.pad(x[i : i + 1], more))
                 elif name.side == OUTPUT and name in self.view.changed and x is not None:
                     self.view.silent.setdefault(own, x[i : i + 1])
+
+    def _reads_mask(self, kind: str) -> bool:
+        """Return whether a text encoder reads a mask; one that does not reads all tokens."""
+        networks = networks_of_run(self.context.model.config)
+        return any(x.content == "mask" for net in networks if net.name == kind for x in net.inputs)
 
     def _note_shifts(self, kind: str, rows: list[str], tokenizer: PromptTokenizer | None) -> None:
         """Note how much padding a program has before the texts of an encoder.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.law import choose_cause
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
@@ -102,6 +103,8 @@ class RunCauses:
             tiers.append(self._of_schedule(name, wrong.got))
         if name.call.network and "mask" in name.role and right.ndim == 2:
             tiers.append(mask_faults(right.astype(np.int64)))
+            if right.all():
+                tiers.append([(NOT_WANTED, np.asarray(wrong.got))])
         tiers.append(self.others.of_place(wrong, computed))
         return _of_ids(wrong) or choose_first(tiers, wrong, error, allowed)
 

@@ -34,7 +34,7 @@ from ldmref.modes.plan import plan
 from ldmref.modes.registry import MODES
 from ldmref.modes.request_inputs import CONTROL
 from ldmref.modes.trajectory import Trajectory
-from ldmref.samplers import Interval
+from ldmref.samplers import SAMPLERS, Interval
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import (
     Denoiser,
@@ -137,6 +137,8 @@ def _follow(
         values |= _batch_size(port)
     run = RepeatedRun(model, nets, mode, values)
     made = _compare(run, port, epsilon, request.assumed)
+    if "sampler" not in values and not request.params and not isinstance(made, str):
+        made = _with_another_sampler(made, run, request) or made
     levels = None if isinstance(made, str) else _other_levels(made)
     if isinstance(made, str) or levels is None or "sigmas" not in MODES[mode].parameters:
         return made
@@ -146,6 +148,24 @@ def _follow(
     if isinstance(taken, str) or _count_wrong(taken) >= _count_wrong(made):
         return made
     return replace(taken, levels=made)
+
+
+def _with_another_sampler(
+    made: RunComparison, run: RepeatedRun, request: RecordedRequest
+) -> RunComparison | None:
+    """Return what is compared of a run with the sampler that was not recorded.
+
+    It is the one with which all steps are right, if they are not with that of the model. None: it
+    is that of the model, or not found.
+    """
+    if "sampler" not in MODES[run.mode].parameters or not _count_wrong(made):
+        return None
+    for name in SAMPLERS:
+        other = replace(run, values={**run.values, "sampler": name})
+        found = _compare(other, request.port, made.epsilon, request.assumed)
+        if not isinstance(found, str) and not _count_wrong(found):
+            return found
+    return None
 
 
 def _other_levels(made: RunComparison) -> list[float] | None:
@@ -161,7 +181,8 @@ def _other_levels(made: RunComparison) -> list[float] | None:
 
 def _count_wrong(found: RunComparison) -> int:
     """Return how many arrays but the levels are clearly others than those of a run."""
-    others = {name: x for name, x in found.computed.items() if name.call.kind != SCHEDULE}
+    known = (pair for pair in found.computed.items() if pair[0] not in found.assumed)
+    others = {name: x for name, x in known if name.call.kind != SCHEDULE}
     pairs = ((name.tensor_in(found.port), x) for name, x in others.items())
     real = ((got, x) for got, x in pairs if got is not None and got.dtype.kind != "c")
     return sum(relative_error(got, x) > SAME_LEVELS for got, x in real)

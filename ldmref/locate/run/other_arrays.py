@@ -18,11 +18,13 @@ from ldmref.locate.parts.latent_faults import (
 from ldmref.locate.parts.size_faults import size_faults
 from ldmref.locate.parts.text_faults import text_faults
 from ldmref.locate.precision import round_to
-from ldmref.locate.run.calls import INPUT, ArrayName
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.networks import exact_backend
 from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray
 from ldmref.locate.run.steps import SeenParts
 from ldmref.models.autoencoder_kind import LatentScale
+from ldmref.models.clip import pool_end_token
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.model import LatentDiffusion
 from ldmref.ports.port import port_of
 from ldmref.samplers.parts import COMBINE
@@ -97,13 +99,58 @@ class OtherArrays:
                 yield from _halves(right)
             if wrong.words in (TEXT, POOLED):
                 yield from text_faults(self.model.config, right)
-            if call.network:
-                yield from _rows(wrong)
+            yield from self._of_pooled(wrong)
+            yield from self._of_rows(wrong, computed)
             yield from self._others(name, right, computed)
         elif name.role in TIMES and np.isfinite(right).all():
             yield from self._of_time(name, np.asarray(right, np.float64))
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
+
+    def _of_rows(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
+        """Yield the rows of a batch, in the order in which they are nearest to the recorded ones.
+
+        Padding of a row stays as it was recorded.
+        """
+        right, got = np.asarray(wrong.right, np.float64), np.asarray(wrong.got, np.float64)
+        rows = right.shape == got.shape and right.ndim > 1 and len(right) > 1
+        if not rows or not np.isfinite(got).all():
+            return
+        mask = computed.get(wrong.name._replace(role=self._mask_role))
+        of_text = mask is not None and right.ndim == 3 and mask.shape == right.shape[:2]
+        kept = np.ones(right.shape[:2], bool)
+        if mask is not None and of_text and mask.any(axis=1).all():
+            kept = mask != 0
+        apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in got]
+        order = [int(np.argmin(row)) for row in apart]
+        if order != [*range(len(order))]:
+            shown = kept[order].reshape(*kept.shape, *[1] * (right.ndim - 2))
+            yield "rows of prompts are exchanged", np.where(shown, right[order], got)
+
+    @property
+    def _mask_role(self) -> str:
+        """The role of the mask that the denoiser reads; "": it reads none."""
+        inputs = (*self.model.denoiser.inputs, *self.model.denoiser.optional)
+        return next((x.role for x in inputs if x.argument == "mask"), "")
+
+    def _of_pooled(self, wrong: WrongArray) -> Iterator[TriedArray]:
+        """Yield pooled texts that are the recorded states of other tokens."""
+        if wrong.words != POOLED or wrong.right.ndim != 2:
+            return
+        n, d = wrong.right.shape
+        config = self.model.config
+        encoders = dict(zip(TEXT_ENCODERS, config.text_encoders, strict=False))
+        for entry in self.port.entries:
+            if entry.layer or entry.call.kind not in encoders:
+                continue
+            states = ArrayName(entry.name, OUTPUT, OUTPUT).tensor_in(self.port)
+            ids = ArrayName(entry.name, INPUT, "input_ids").tensor_in(self.port)
+            if states is None or states.ndim != 3 or states.shape[::2] != (n, d):
+                continue
+            yield "pooled at the last token instead of the first end token", states[:, -1]
+            if ids is not None and ids.shape == states.shape[:2]:
+                pooled = pool_end_token(exact_backend(), encoders[entry.call.kind], ids, states)
+                yield "pooled at the end of the tokens that were read", np.asarray(pooled)
 
     def _of_end(self, name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
         """Yield the time of a step instead of that to which it leads."""
@@ -120,8 +167,7 @@ class OtherArrays:
         denoiser, together = self.model.denoiser, self.model.family.text.together
         inputs = (*denoiser.inputs, *denoiser.optional)
         argument = next((x.argument for x in inputs if x.role == name.role), "")
-        masks = (x.role for x in inputs if x.argument == "mask")
-        mask = computed.get(name._replace(role=next(masks, "")))
+        mask = computed.get(name._replace(role=self._mask_role))
         if together is None or mask is None or name.call.kind != denoiser.name:
             return
         ops = exact_backend()
@@ -211,14 +257,3 @@ def _halves(right: np.ndarray) -> Iterator[TriedArray]:
     yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
     yield "both halves are those of the prompt", np.concatenate([positive, positive])
     yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
-
-
-def _rows(wrong: WrongArray) -> Iterator[TriedArray]:
-    """Yield the rows of a batch, each with what is nearest to it in the recorded one."""
-    right, got = np.asarray(wrong.right, np.float64), wrong.got
-    if got.shape != right.shape or right.ndim < 2 or len(right) < 2 or not np.isfinite(got).all():
-        return
-    distances = [[float(np.abs(x - y).sum()) for y in right] for x in got.astype(np.float64)]
-    order = [int(np.argmin(row)) for row in distances]
-    if order != [*range(len(order))]:
-        yield "rows of prompts are exchanged", right[order]

@@ -18,6 +18,7 @@ from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 CLEARLY = 4  # times less is the error of a text whose padding is elsewhere than its mask says
+SAME_TEXT = 0.05  # relative error of a text that was rounded to a narrow format
 ChangeArray = Callable[[np.ndarray], np.ndarray]
 ReadArray = Callable[[ArrayName], np.ndarray | None]
 
@@ -220,31 +221,49 @@ def place_text(
     placed, places = np.array(recorded, x.dtype), np.zeros((len(x), n), mask.dtype)
     for i, text in enumerate(x):
         kept = text[real[i]]
-        before = _tokens_before_padding(kept, recorded[i], None if seen is None else seen[i])
+        before = _choose_place(kept, recorded, seen, i)
         after = n - len(kept) + before
         placed[i, :before], placed[i, after:] = kept[:before], kept[before:]
         places[i, :before] = places[i, after:] = 1
     return placed, places
 
 
-def _tokens_before_padding(text: np.ndarray, recorded: np.ndarray, seen: np.ndarray | None) -> int:
-    """Return how many tokens of a text (k, d) stand before the padding of a recorded one (m, d).
+def _choose_place(text: np.ndarray, recorded: np.ndarray, seen: np.ndarray | None, row: int) -> int:
+    """Return how many tokens of a text (k, d) stand before the padding of a row, of (n, m, d).
 
-    By its mask `seen` (m,), unless the tokens are clearly those of another place.
+    Where its own row has other tokens, a row that has them may say it: texts were exchanged.
+    """
+    own, fits = _tokens_before_padding(text, recorded[row], None if seen is None else seen[row])
+    for other in () if fits else np.delete(np.arange(len(recorded)), row):
+        mask = None if seen is None else seen[other]
+        before, found = _tokens_before_padding(text, recorded[other], mask)
+        if found:
+            return before
+    return own
+
+
+def _tokens_before_padding(
+    text: np.ndarray, recorded: np.ndarray, seen: np.ndarray | None
+) -> tuple[int, bool]:
+    """Return how many tokens of a text (k, d) stand before the padding of one (m, d).
+
+    By its mask `seen` (m,), unless the tokens are clearly those of another place. The second value
+    tells whether the tokens there are those of the text.
     """
     k, m = len(text), len(recorded)
     first = k if seen is None or seen.all() else int(np.argmin(seen))
     fits = seen is not None and seen.sum() == k and seen[m - k + first :].all()
     said = first if fits and first <= k else k
-    if k in (0, m) or not (np.isfinite(recorded).all() and np.isfinite(text).all()):
-        return said
+    if not k or not (np.isfinite(recorded).all() and np.isfinite(text).all()):
+        return said, True
     apart = [np.abs(x - text).reshape(k, -1).max(axis=1) for x in (recorded[:k], recorded[m - k :])]
     zero = np.zeros(1)
     until = np.concatenate([zero, np.maximum.accumulate(apart[0])])
     since = np.concatenate([np.maximum.accumulate(apart[1][::-1])[::-1], zero])
     errors = np.maximum(until, since)
     best = int(np.argmin(errors))
-    return best if errors[best] < errors[said] / CLEARLY else said
+    before = best if errors[best] < errors[said] / CLEARLY else said
+    return before, bool(errors[before] <= SAME_TEXT * np.abs(text).max())
 
 
 class ViewedArrays(LazyMapping[np.ndarray]):
