@@ -141,6 +141,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref diff step": TORCH,
         "import torch": TORCH,
         "--against my_model:make": elsewhere("tests/locate/test_diff_modules.py"),
+        "the run       tokens": Reason("not run", "a drawing"),
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),

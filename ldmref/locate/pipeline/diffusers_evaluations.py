@@ -209,8 +209,8 @@ class RecordedEvaluations:
         """Add which mask says what is padding in the texts that a call of the denoiser reads."""
         texts, masks = (roles_of(self.context, argument) for argument in ("context", "mask"))
         declared = (x.role for x in self.context.model.denoiser.inputs if x.argument == "mask")
-        given = [role for role in masks if role in network.inputs]
-        for role in given or declared:
+        recorded = [role for role in masks if role in network.inputs]
+        for role in recorded or declared:
             mask = ArrayName(network.name, INPUT, role)
             view.recorded[mask] = tuple(
                 part._replace(name=mask._replace(entry=part.name.entry)) for part in rows

@@ -218,14 +218,14 @@ def place_text(
     if real.sum(axis=1).max() > n or x.shape[2:] != recorded.shape[2:]:
         return x, mask
     seen = recorded_mask.reshape(len(x), -1) != 0 if recorded_mask.size == len(x) * n else None
-    placed, places = np.array(recorded, x.dtype), np.zeros((len(x), n), mask.dtype)
+    placed, shown = np.array(recorded, x.dtype), np.zeros((len(x), n), mask.dtype)
     for i, text in enumerate(x):
         kept = text[real[i]]
         before = _choose_place(kept, recorded, seen, i)
         after = n - len(kept) + before
         placed[i, :before], placed[i, after:] = kept[:before], kept[before:]
-        places[i, :before] = places[i, after:] = 1
-    return placed, places
+        shown[i, :before] = shown[i, after:] = 1
+    return placed, shown
 
 
 def _choose_place(text: np.ndarray, recorded: np.ndarray, seen: np.ndarray | None, row: int) -> int:
