@@ -96,7 +96,7 @@ class OtherArrays:
         if right.size > 1 and np.ptp(right):
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
                 yield f"the {wrong.words} is zero", np.zeros_like(right)
-                yield from _halves(right)
+                yield from self._of_halves(wrong, computed)
             if wrong.words in (TEXT, POOLED):
                 yield from text_faults(self.model.config, right)
             yield from self._of_pooled(wrong)
@@ -107,25 +107,45 @@ class OtherArrays:
         if right.dtype.kind == "f":
             yield from self._of_factors(name, right)
 
-    def _of_rows(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
-        """Yield the rows of a batch, in the order in which they are nearest to the recorded ones.
+    def _of_halves(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
+        """Yield the rows of a text in another order of prompts and negative prompts."""
+        n = len(wrong.right) // 2
+        if len(wrong.right) != 2 * n or wrong.got.shape != wrong.right.shape:
+            return
+        negative, positive = [*range(n)], [*range(n, 2 * n)]
+        for words, order in (
+            ("prompt and negative prompt are exchanged", positive + negative),
+            ("both halves are those of the prompt", positive + positive),
+            ("both halves are those of the negative prompt", negative + negative),
+        ):
+            yield words, self._in_order(wrong, computed, order)
 
-        Padding of a row stays as it was recorded.
-        """
+    def _of_rows(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
+        """Yield the rows of a batch in the order in which they are nearest to the recorded ones."""
         right, got = np.asarray(wrong.right, np.float64), np.asarray(wrong.got, np.float64)
         rows = right.shape == got.shape and right.ndim > 1 and len(right) > 1
         if not rows or not np.isfinite(got).all():
             return
-        mask = computed.get(wrong.name._replace(role=self._mask_role))
-        of_text = mask is not None and right.ndim == 3 and mask.shape == right.shape[:2]
-        kept = np.ones(right.shape[:2], bool)
-        if mask is not None and of_text and mask.any(axis=1).all():
-            kept = mask != 0
+        kept = self._kept_tokens(wrong, computed)
         apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in got]
         order = [int(np.argmin(row)) for row in apart]
         if order != [*range(len(order))]:
-            shown = kept[order].reshape(*kept.shape, *[1] * (right.ndim - 2))
-            yield "rows of prompts are exchanged", np.where(shown, right[order], got)
+            yield "rows of prompts are exchanged", self._in_order(wrong, computed, order)
+
+    def _in_order(self, wrong: WrongArray, computed: Computed, order: list[int]) -> np.ndarray:
+        """Return rows of an array in another order; padding of a row stays as it was recorded."""
+        kept = self._kept_tokens(wrong, computed)[order]
+        shown = kept.reshape(*kept.shape, *[1] * (wrong.right.ndim - kept.ndim))
+        return np.where(shown, wrong.right[order], wrong.got)
+
+    def _kept_tokens(self, wrong: WrongArray, computed: Computed) -> np.ndarray:
+        """Return which tokens of each text are no padding, (n, l); of other arrays, all."""
+        shape = wrong.right.shape[:2]
+        mask = computed.get(wrong.name._replace(role=self._mask_role))
+        of_text = mask is not None and wrong.right.ndim == 3 and mask.shape == shape
+        if mask is None or not of_text or not mask.any(axis=1).all():
+            return np.ones(shape, bool)
+        return mask != 0
 
     @property
     def _mask_role(self) -> str:
@@ -246,14 +266,3 @@ def _of_neighbours(name: ArrayName, computed: Computed) -> Iterator[TriedArray]:
         other = computed.get(name._replace(entry=f"{call.kind}.{call.number + distance:03}/"))
         if other is not None:
             yield f"{f'the {name.role}' if of_time else 'that'} of {words}", other
-
-
-def _halves(right: np.ndarray) -> Iterator[TriedArray]:
-    """Yield the rows of a text in another order of prompts and negative prompts."""
-    n = len(right) // 2
-    if len(right) != 2 * n:
-        return
-    negative, positive = right[:n], right[n:]
-    yield "prompt and negative prompt are exchanged", np.concatenate([positive, negative])
-    yield "both halves are those of the prompt", np.concatenate([positive, positive])
-    yield "both halves are those of the negative prompt", np.concatenate([negative, negative])
