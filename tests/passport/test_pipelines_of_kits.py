@@ -233,7 +233,7 @@ def test_a_missing_shift_of_latents_is_named(kits, family):
 def test_a_mask_that_is_not_given_is_named(kits, dtype):
     """FLUX.2 reads the states of padding, which the text encoder's mask changes."""
     verdict = judge(kits["flux2-klein-4b"], dtype, change=ignore_the_mask)
-    assert causes(verdict, "tokens") == {"padding is not masked"}
+    assert causes(verdict, "mask of the text") == {"padding is not masked"}
 
 
 def ignore_the_mask_within(pipe):
