@@ -174,8 +174,9 @@ class _ViewedCalls:
             tokens = self._shorter(name, length)
             x = self._moved(name, calls)
             if name.side == INPUT and "mask" in name.role and not self._reads_mask(kind):
-                x = name.tensor_in(self.view.port)
-                self.view.numbers[name] = np.ones(np.shape(x), np.int64)
+                recorded = name.tensor_in(self.view.port)
+                if recorded is not None:
+                    self.view.numbers[name] = np.ones(recorded.shape, np.int64)
             elif name.side == INPUT and (reads_same or name.role != "input_ids"):
                 self.view.recorded[name] = tuple(
                     ArrayPart(name._replace(entry=call), channels=tokens) for call in calls
