@@ -295,6 +295,28 @@ def notes_of(report):
     return {row.note for row in report.rows if row.verdict == "not judged"}
 
 
+FEW = ("euler_churn", "heunpp2", "dpmpp_2s_a", "dpm_solver_3m")  # the others take minutes
+NOT_FOUND = ("rectified_cfgpp", "rk45")  # its guidance is its own; as many calls as it needs
+FOUND = "the sampler was not recorded: the steps are compared with those of "
+
+
+def marked(names):
+    return [name if name in FEW else pytest.param(name, marks=pytest.mark.full) for name in names]
+
+
+@pytest.mark.parametrize("family", ["tiny", "sd3-tiny"])
+@pytest.mark.parametrize("sampler", marked(name for name in SAMPLERS if name not in NOT_FOUND))
+def test_the_sampler_of_plain_arrays_is_found_and_said(sampler, family, tmp_path):
+    """It may be another one that takes the same steps; those of the model's own sampler differ."""
+    trace = record(tmp_path / "t", model_of(family), sampler=sampler)
+    manifest = {name: x for name, x in trace.manifest.items() if name != "params"}
+    entries = [replace(e, attributes={}) if e.call.kind == "schedule" else e for e in trace.entries]
+    plain = replace(trace, manifest=manifest, entries=tuple(entries))
+    report = diff_traces(plain, model_of(family))
+    assert not report.faults, report.faults
+    assert sum(note.startswith(FOUND) for note in report.notes) == 1
+
+
 def test_what_is_missing_is_said(tmp_path):
     model = model_of("tiny")
     trace = record(tmp_path / "t", model, "img2img", **REQUESTS["img2img"])

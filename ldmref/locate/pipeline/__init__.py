@@ -125,17 +125,21 @@ def judge_host(
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
     of_steps = context.calls(STEP.call)
-    if context.calls("train") or not (of_steps or "mode" in context.params):
-        return [*rows, *_judge_networks_alone(context), *missing]
-    found = follow_diffusers(context)
-    if isinstance(found, str) and not context.is_diffusers:
-        found = _follow_own(context, guide)
-    if isinstance(found, str) and not of_steps:
+    found = _follow(context, guide)
+    if isinstance(found, str) and (context.calls("train") or not of_steps):
         return [*rows, *_judge_networks_alone(context), *missing]
     if isinstance(found, str):
         rows += [*_visit_guidances(context), *_judge_given(context)]
         return [*rows, *_rows_of_rest(context, found), *missing]
     return [*rows, *found, *_rows_of_rest(context), *missing]
+
+
+def _follow(context: PipelineContext, guide: LatentDiffusion | None) -> list[Row] | str:
+    """Return the rows of a run that is followed, or in words why it cannot be."""
+    found = follow_diffusers(context)
+    if isinstance(found, str) and not context.is_diffusers:
+        return _follow_own(context, guide)
+    return found
 
 
 def _judge_networks_alone(context: PipelineContext) -> list[Row]:
@@ -169,6 +173,7 @@ def _follow_own(context: PipelineContext, guide: LatentDiffusion | None) -> list
     followed = follow_run(context.port, context.model, context.controlnets, guide, context.epsilon)
     if isinstance(followed, str):
         return followed
+    context.notes.extend(followed.notes)
     context.ledger.marked.update(followed.computed)
     if not any(name.call.kind == ENCODER for name in followed.computed):
         for entry in context.calls(ENCODER):  # apart from the run: what it reads is given

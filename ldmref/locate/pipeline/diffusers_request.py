@@ -225,7 +225,7 @@ class DiffusersRequest:
         called = next((name for name in names if name.startswith("inputs")), "")
         before = bool(encoded and called) and names.index(encoded[0]) < names.index(called)
         states = self.context.requested(EMBEDDINGS["negative_prompt"].states)
-        texts = (self.context.port.manifest.get("params") or {}).get("prompt")
+        texts = self.context.params.get("prompt")
         if states is None or not before or "prompt" not in self.asked:
             return []
         return [*texts] if isinstance(texts, list) and len(texts) == len(states) else []

@@ -52,6 +52,8 @@ from ldmref.trace.observer import TraceObserver, numbered_role
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
 SAME_LEVELS = 1e-4  # relative error of levels that were rounded to float32, and of what follows
+ALIKE = 10.0  # ratio of errors up to which both may be roundings
+FOUND_SAMPLER = "the sampler was not recorded: the steps are compared with those of {}"
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 
 
@@ -137,8 +139,8 @@ def _follow(
         values |= _batch_size(port)
     run = RepeatedRun(model, nets, mode, values)
     made = _compare(run, port, epsilon, request.assumed)
-    if "sampler" not in values and not request.params and not isinstance(made, str):
-        made = _with_another_sampler(made, run, request) or made
+    if not request.names_sampler:
+        made = _with_found_sampler(made, run, request, epsilon)
     levels = None if isinstance(made, str) else _other_levels(made)
     if isinstance(made, str) or levels is None or "sigmas" not in MODES[mode].parameters:
         return made
@@ -147,25 +149,39 @@ def _follow(
     taken = _compare(continued, port, epsilon, request.assumed)
     if isinstance(taken, str) or _count_wrong(taken) >= _count_wrong(made):
         return made
-    return replace(taken, levels=made)
+    return replace(taken, levels=made, notes=made.notes)
 
 
-def _with_another_sampler(
-    made: RunComparison, run: RepeatedRun, request: RecordedRequest
-) -> RunComparison | None:
-    """Return what is compared of a run with the sampler that was not recorded.
+def _with_found_sampler(
+    made: RunComparison | str, run: RepeatedRun, request: RecordedRequest, epsilon: float
+) -> RunComparison | str:
+    """Return what is compared of a run with a sampler that was not recorded, and a note of it.
 
-    It is the one with which all steps are right, if they are not with that of the model. None: it
-    is that of the model, or not found.
+    It is the one that is nearest to the recorded steps, if that is right: of several, the first.
+    Otherwise it is the one that was tried before: Heun's for steps with two predictions, for others
+    the model's own.
+
+    Args:
+        made: What is compared with the sampler that was tried before.
+        run: The run with that sampler.
+        request: The recorded request.
+        epsilon: The unit of rounding of the port's number format.
     """
-    if "sampler" not in MODES[run.mode].parameters or not _count_wrong(made):
-        return None
+    if "sampler" not in MODES[run.mode].parameters:
+        return made
+    tried = run.values.get("sampler", run.model.config.scheduler.sampler)
+    found = {tried: made}
     for name in SAMPLERS:
-        other = replace(run, values={**run.values, "sampler": name})
-        found = _compare(other, request.port, made.epsilon, request.assumed)
-        if not isinstance(found, str) and not _count_wrong(found):
-            return found
-    return None
+        if name != tried:
+            other = replace(run, values={**run.values, "sampler": name})
+            found[name] = _compare(other, request.port, epsilon, request.assumed)
+    known = {name: x for name, x in found.items() if not isinstance(x, str)}
+    errors = {name: max(_errors(x), default=0.0) for name, x in known.items()}
+    right = {name: error for name, error in errors.items() if error <= SAME_LEVELS}
+    near = ALIKE * min(right.values(), default=0.0)
+    name = next((name for name, error in right.items() if error <= near), tried)
+    best = found[name]
+    return best if isinstance(best, str) else replace(best, notes=[FOUND_SAMPLER.format(name)])
 
 
 def _other_levels(made: RunComparison) -> list[float] | None:
@@ -181,11 +197,16 @@ def _other_levels(made: RunComparison) -> list[float] | None:
 
 def _count_wrong(found: RunComparison) -> int:
     """Return how many arrays but the levels are clearly others than those of a run."""
+    return sum(error > SAME_LEVELS for error in _errors(found))
+
+
+def _errors(found: RunComparison) -> Iterator[float]:
+    """Yield the relative errors of all real arrays but the levels, and what was assumed."""
     known = (pair for pair in found.computed.items() if pair[0] not in found.assumed)
     others = {name: x for name, x in known if name.call.kind != SCHEDULE}
     pairs = ((name.tensor_in(found.port), x) for name, x in others.items())
     real = ((got, x) for got, x in pairs if got is not None and got.dtype.kind != "c")
-    return sum(relative_error(got, x) > SAME_LEVELS for got, x in real)
+    yield from (relative_error(got, x) for got, x in real)
 
 
 def _compare(

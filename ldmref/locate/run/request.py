@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.checks import MODE_OF
@@ -84,6 +84,12 @@ class RecordedRequest:
         """The parameters that were recorded."""
         found = self.port.manifest.get("params")
         return found if isinstance(found, Mapping) else {}
+
+    @property
+    def names_sampler(self) -> bool:
+        """Whether the sampler of the run was recorded; that of a request may be the model's own."""
+        schedule = next(self._calls(SCHEDULE), None)
+        return bool(self.params) or (schedule is not None and "sampler" in schedule.attributes)
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray]:
@@ -246,7 +252,7 @@ class RecordedRequest:
     def _of_steps(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """Return the parameters that steps and guidance were recorded with, and add the noise."""
         steps = [*self._calls(STEP.call)]
-        schedule = next(self._calls("schedule"), None)
+        schedule = next(self._calls(SCHEDULE), None)
         attributes = {} if schedule is None else schedule.attributes
         first, count = self._visited(attributes, len(steps))
         record: dict[str, Any] = {"steps": count or 1}

@@ -59,6 +59,7 @@ class RunComparison:
         assumed: Arrays from which the request was read, and why: they say nothing.
         changeable: Arrays that a callback may have changed, and what rows say then.
         levels: The comparison of its levels, if it continues with recorded ones that are others.
+        notes: What was assumed of the run, since it was not recorded, in words.
     """
 
     port: Trace
@@ -71,6 +72,7 @@ class RunComparison:
     assumed: Mapping[ArrayName, str] = field(default_factory=dict)
     changeable: Mapping[ArrayName, str] = field(default_factory=dict)
     levels: RunComparison | None = None
+    notes: Sequence[str] = ()
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
     @cached_property
