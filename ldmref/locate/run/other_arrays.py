@@ -95,7 +95,8 @@ class OtherArrays:
                 yield "the halves of the batch are exchanged", other
         if right.size > 1 and np.ptp(right):
             if call.network and name.role not in NOT_TEXTS and self.parts.is_guided:
-                yield f"the {wrong.words} is zero", np.zeros_like(right)
+                verb = "are" if wrong.words == LATENTS else "is"
+                yield f"the {wrong.words} {verb} zero", np.zeros_like(right)
                 yield from self._of_halves(wrong, computed)
             if wrong.words in (TEXT, POOLED):
                 yield from text_faults(self.model.config, right)
