@@ -302,6 +302,9 @@ class JudgedCall:
         found.judge.rows[:0] = said
         if found.masks:
             known.masks[call] = found.masks
+        whole = port.find(call)
+        if whole is not None and len(whole.outputs) > len(found.reads.outputs) > 0:
+            known.outputs[call] = found.reads.outputs
         return found
 
     def replay(self, terms: TermsObserver, unmasked: bool = False) -> ReplayedCall:

@@ -20,7 +20,6 @@ from ldmref.locate.alignment import EXCHANGED
 from ldmref.locate.faults.attention import without_mask
 from ldmref.locate.following import LayerFollower
 from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     find_layer,
     is_apart,
@@ -31,7 +30,6 @@ from ldmref.locate.names import (
     read_inputs,
     read_output,
     read_outputs,
-    read_role,
 )
 from ldmref.locate.networks import RecordedNetwork
 from ldmref.locate.points import (
@@ -46,6 +44,7 @@ from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.locate.repeating import FAILS, RepeatedLayer, TargetReached, compute_as_is
 from ldmref.locate.rotations import read_positions
 from ldmref.locate.rows import is_within
+from ldmref.locate.several_outputs import read_selected, select_outputs
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.locate.unnamed import ComputedArrays
 from ldmref.locate.unvisited import RunReads
@@ -135,16 +134,23 @@ class Replay(LayerFollower, NamedBackend):
             entry = self.port.find(self.call)
             seen = False
             for part, (output, array) in enumerate(name_outputs(network, result).items()):
-                outputs = {} if entry is None else entry.outputs
-                recorded = read_role(self.port, outputs, output or "output")
-                if entry is not None and recorded is None and not output:
-                    recorded = _find_output(self.port, entry, array)
+                recorded = None if entry is None else self._read_output(entry, output, array)
                 if entry is not None and recorded is not None:
                     self._observe_output(whole, entry, part, array, recorded, arrays, frame)
                     seen = True
             if entry is not None and entry.outputs and not seen:
                 self.observer.skip(whole, NO_OUTPUT)
         return result
+
+    def _read_output(
+        self, entry: TraceEntry, output: str, computed: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the recorded output of the network, and note which of several it is."""
+        role = output or "output"
+        names = select_outputs(self.port, entry, role, computed)
+        if self.reads is not None and names:
+            self.reads.outputs[role] = names
+        return read_selected(self.port, names)
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
@@ -492,16 +498,6 @@ class Replay(LayerFollower, NamedBackend):
             name: np.asarray(x, kind) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
             for name, x in arrays.items()
         }
-
-
-def _find_output(port: Trace, entry: TraceEntry, computed: np.ndarray) -> np.ndarray | None:
-    """Return the output of a network among several that a port returns by number; None: none is.
-
-    It is the nearest one of its shape.
-    """
-    several = [read_output(port, entry, part) for part in range(len(entry.outputs))]
-    fits = [x for x in several if x is not None and x.shape == computed.shape]
-    return min(fits, key=lambda x: relative_error(x, computed), default=None)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ldmref.locate.law import GAIN, explains
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import find_definition
 from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.several_outputs import SelectedOutputs, with_selected
 from ldmref.locate.unfilled import UnfilledModels
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -63,6 +64,7 @@ class NetworkTerms:
         rows: In words, other numbers of rows that arrays have.
         masks: By call and role, masks that the port does not have: its layers read all tokens.
         taken: The expected rows of such arrays, by the numbers of rows.
+        outputs: By call and role, the names of the arrays that are its outputs, of further ones.
     """
 
     declared: NetworkConventions
@@ -72,6 +74,7 @@ class NetworkTerms:
     rows: dict[str, None] = field(default_factory=dict)
     masks: dict[TraceCall, Mapping[str, np.ndarray]] = field(default_factory=dict)
     taken: dict[RowCounts, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    outputs: dict[TraceCall, SelectedOutputs] = field(default_factory=dict)
 
     def describe(self) -> list[str]:
         """Return the conventions in words."""
@@ -118,6 +121,8 @@ class PortTerms:
         for call in port.calls if self.known else ():
             terms = self.known.get(call.kind)
             port = port if terms is None else turn_call(port, call, [*terms.adopted.values()])
+        outputs = {call: x for terms in self.known.values() for call, x in terms.outputs.items()}
+        port = with_selected(port, outputs) if outputs else port
         masks = {call: x for terms in self.known.values() for call, x in terms.masks.items()}
         return _with_masks(port, masks) if masks else port
 

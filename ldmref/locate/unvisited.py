@@ -60,17 +60,19 @@ class WatchedParams(Params):
 
 @dataclass
 class RunReads:
-    """What a run of a definition reads.
+    """What a run of a definition reads, and which recorded arrays are what it returns.
 
     Attributes:
         parts: The parts of its tree of parameters of which an array was read.
         params: The tree.
         waves: Cosines and sines by which tokens were rotated, as cos + i sin, (tokens, pairs) each.
+        outputs: By role, the names of the recorded arrays that are its outputs.
     """
 
     parts: set[str] = field(default_factory=set)
     params: Mapping[str, Any] = field(default_factory=dict)
     waves: list[np.ndarray] = field(default_factory=list)
+    outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._turned: dict[tuple[object, ...], tuple[object, ...]] = {}  # keeps ids alive

@@ -118,7 +118,8 @@ def read_layer(inputs: Mapping[str, Any], layer: str, array: Any) -> Any | None:
     Steps after the first compute the image alone in the blocks, as no layer of ours does; their
     arrays are left out.
     """
-    cells = inputs["sample"].shape[-2] * inputs["sample"].shape[-1]
+    sample = inputs["sample"]  # latents, or tokens
+    cells = sample.shape[1] if sample.ndim == 3 else sample.shape[-2] * sample.shape[-1]
     if layer.startswith(("norm_out", "proj_out")) or not layer:
         return array[:, -cells:] if array.ndim == 3 else array
     if layer in TIMES and array.ndim != 2:  # its second argument only says a data type

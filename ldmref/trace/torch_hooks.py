@@ -24,6 +24,7 @@ from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_arguments import describe_arguments
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
+from ldmref.trace.torch_denoiser import DenoiserRecorder, family_of_denoiser
 from ldmref.trace.torch_operations import (
     NOISE,
     SUMS,
@@ -442,7 +443,7 @@ def record_program(
     try:
         if program.call is None:
             for name, module in program.modules.items():
-                recorder.hook_call(module, name, *_call_hooks(recorder, name))
+                recorder.hook_call(module, name, *_call_hooks(recorder, name, module, names))
                 own = known.make_renamer(module) if names is None else rename
                 recorder.attach(module, own)
         else:
@@ -456,9 +457,19 @@ def record_program(
     writer.close()
 
 
-def _call_hooks(recorder: LayerRecorder, call: str) -> tuple[Callable, Callable]:
-    """Return what begins and what describes the calls of a network."""
+def _call_hooks(
+    recorder: LayerRecorder, call: str, network: torch.nn.Module, names: NameMap | None
+) -> tuple[Callable, Callable]:
+    """Return what begins and what describes the calls of a network.
+
+    A denoiser of diffusers under its own names is read as in a pipeline, if only its family knows
+    what its arrays are.
+    """
     left_out = recorder.writer.left_out
+    family = family_of_denoiser(network) if names is None else None
+    if family is not None:
+        denoiser = DenoiserRecorder(recorder, family)
+        return denoiser.make_begin(call), lambda module, args, kwargs, output: denoiser.end(output)
 
     def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         begun = recorder.begin(module, call, True)

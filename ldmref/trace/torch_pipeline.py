@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,21 @@ import torch
 from ldmref.errors import UsageError
 from ldmref.models.family import Family
 from ldmref.ports.port import family_of_classes, port_of
-from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 from ldmref.trace.files import require_call_name
-from ldmref.trace.model import UNLIKE
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_arguments import describe_arguments, under_declared_names
+from ldmref.trace.torch_arguments import under_declared_names
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
+from ldmref.trace.torch_denoiser import DenoiserRecorder
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_networks import record_networks
-from ldmref.trace.torch_operations import name_arguments, named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
-from ldmref.trace.torch_values import find_tensors, first_tensor
+from ldmref.trace.torch_values import first_tensor
 
 SKIPPED = ("safety_checker", "image_encoder")
-SAME = ("hidden_states", "sample", "return_dict")  # arguments that have another role, or none
-STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
-PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
-LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
 
 @contextmanager
@@ -109,11 +101,10 @@ class _PipelineRecorder:
         self._replaced: list[tuple[Any, str, AnyMethod, Any]] = []
         self._family = family
         self._port = port_of(family)
-        self._control = family.control
         self._layout = LatentLayout(family)
+        self._denoiser = DenoiserRecorder(self.layers, family, self._layout)
         self._request = RequestRecorder(writer, self._layout)
         self._slicing = False  # the decoder runs image by image
-        self._converts = False  # a denoiser's call is recorded otherwise than its module has it
         self._end_calls: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -127,7 +118,7 @@ class _PipelineRecorder:
             elif name.startswith("text_encoder"):
                 self.layers.hook_call(network, name, *self._make_text_hooks(name))
             else:
-                self.layers.hook_call(network, name, self._make_begin(name), self._end)
+                self.layers.hook_call(network, name, self._denoiser.make_begin(name), self._end)
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
             self._scheduler = SchedulerRecorder(
@@ -193,71 +184,12 @@ class _PipelineRecorder:
 
     # -- networks
 
-    def _make_begin(self, name: str) -> Callable:
-        def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
-            call = self.layers.begin(module, name, True)
-            change = self._port.inputs
-            inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
-            if "sample" not in inputs:  # transformers call their first argument otherwise
-                inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
-            self._layout.note_sample(inputs["sample"])
-            for role in LATENTS & inputs.keys():
-                inputs[role] = self._layout.convert(inputs[role])
-            timestep = inputs.get("timestep", kwargs.get("timestep"))
-            if timestep is not None:
-                inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
-            if self._port.layer is not None:
-                self.layers.as_ours = partial(self._port.layer, inputs)
-            attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
-            processors = _own_processors(module)
-            attributes |= {"own_attention": processors} if processors else {}
-            arguments = name_arguments(module, args, kwargs)
-            denoises = not name.startswith("controlnet")  # whose result is several arrays
-            self._converts = denoises and _needs_more(arguments, inputs)
-            if self._converts:
-                own = named_inputs(module, "", args, kwargs)
-                inputs |= {OF_MODULE + role: x for role, x in own.items()}
-                attributes[MODULE_ARGUMENTS] = describe_arguments(module, args, kwargs)
-            call.add("", "", inputs, attributes)
-
-        return begin
-
-    def _name_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return inputs with the roles that ldmref gives the outputs of ControlNets."""
-        passed = {} if self._control is None else self._control.passed
-        named = {}
-        for role, x in inputs.items():
-            argument, dot, number = role.partition(".")
-            name = f"control.{passed[argument]}" if argument in passed else argument
-            named[name + dot + number] = x
-        return named
-
     def _end(
         self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        as_ours, self.layers.as_ours = self.layers.as_ours, None
-        call = self.layers.call
-        if call is None:
-            return
-        if call.name.startswith("controlnet") and self._control is not None:
-            parts = output if isinstance(output, tuple) else tuple(output.values())
-            named = zip(self._control.residuals._fields, parts, strict=False)
-            found = {role: x for name, part in named for role, x in _number(name, part)}
-        else:
-            prediction = self._port.prediction(output)
-            found = {"output": self._convert_prediction(first_tensor(prediction), as_ours)}
-            if self._scheduler is not None:
-                self._scheduler.predictions.append(found["output"].detach().clone())
-        if self._converts:
-            found |= {OF_MODULE + role: x for role, x in find_tensors(output, "output")}
-        empty = {e.layer for e in call.entries if not e.inputs and not e.outputs}
-        unlike = sorted(empty & self.layers.unlike)
-        call.add("", attributes={UNLIKE: unlike} if unlike else {}, outputs=found)
-
-    def _convert_prediction(self, prediction: object, as_ours: Callable | None) -> Any:
-        """Return a prediction as latents: of the tokens of a network, those of the image."""
-        own = prediction if as_ours is None else as_ours("", prediction)
-        return self._layout.convert(own)
+        prediction = self._denoiser.end(output)
+        if prediction is not None and self._scheduler is not None:
+            self._scheduler.predictions.append(prediction.detach().clone())
 
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -366,17 +298,6 @@ class _PipelineRecorder:
         self.layers.end()
 
 
-def _needs_more(arguments: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Return whether a module cannot be called with the inputs that are recorded of its call.
-
-    Args:
-        arguments: Its arguments by name.
-        inputs: What is recorded of them, by role.
-    """
-    passed = {name for name, x in arguments.items() if isinstance(x, torch.Tensor) or x}
-    return bool(passed - {role.partition(".")[0] for role in inputs} - {*SAME})
-
-
 def drop_frame(layer: str, x: Any) -> Any:
     """Return the image of a video of one frame, (n, c, 1, h, w); any other array as it is."""
     one = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
@@ -424,30 +345,6 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
         require_call_name(name)
         refuse_compiled(name, network)
     return networks
-
-
-def _own_processors(module: torch.nn.Module) -> dict[str, str]:
-    """Return the layers whose attention is not the usual one, with the class that computes it."""
-    found = getattr(module, "attn_processors", {})
-    names = {name: type(processor).__name__ for name, processor in found.items()}
-    return {
-        name.removesuffix(".processor"): kind
-        for name, kind in names.items()
-        if PROCESSORS.search(kind)
-    }
-
-
-def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a part of a ControlNet's output by role; there may be none."""
-    if isinstance(part, torch.Tensor):
-        yield name, part
-    else:
-        yield from ((f"{name}.{i}", x) for i, x in enumerate(part or ()))
-
-
-def _one_per_example(timestep: object, n: int) -> torch.Tensor:
-    """Return a timestep once per example, (n,)."""
-    return torch.as_tensor(timestep).reshape(-1).expand(n)
 
 
 def _configuration(network: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 import ldmref
 from ldmref.errors import UsageError
+from ldmref.locate import diff_traces
 from ldmref.passport import check_dump, kit_pipeline, make, make_kit, pipelines, run_pipeline
 from ldmref.passport.original import AS_DIFFUSERS, BATCH
 from ldmref.passport.pipelines import load_parameters, make_object
@@ -75,6 +76,46 @@ def test_prompts_one_after_the_other_are_right(kits, family, dtype):
     verdict = judge(kits[family], dtype)
     assert verdict.passed, [row for row in verdict.report.rows if row.verdict != "equal"][:3]
     assert verdict.report.dtype == dtype and verdict.seen > 0.6 * verdict.nodes
+
+
+NETWORKS = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer")
+
+
+def judge_networks(kit, change=lambda networks: None):
+    """Return the verdict on the networks of a pipeline, recorded by name and without a run."""
+    pipe = kit_pipeline(kit)
+    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
+    networks = {name: network for name, network in networks.items() if network is not None}
+    change(networks)
+    with ldmref.recording(networks) as run:
+        run_pipeline(pipe, kit)
+    return diff_traces(run.trace, kit.model())
+
+
+@pytest.mark.parametrize("family", (*FAMILIES, *SIBLINGS, *ALONE, *MODULAR))
+def test_networks_by_name_are_right(kits, family):
+    """They return more than ldmref's, as the states of all layers, and read tokens and lists."""
+    report = judge_networks(kits[family])
+    assert {row.verdict for row in report.rows} == {"equal"}, report.faults
+    assert not report.gaps
+
+
+@pytest.mark.parametrize("family", (*FAMILIES, *SIBLINGS, *ALONE, *MODULAR))
+def test_a_wrong_layer_of_networks_by_name_is_named(kits, family):
+    wrong = {}
+
+    def change(networks):
+        denoiser = networks.get("unet", networks.get("transformer"))
+        parts = denoiser.named_modules()
+        layers = {name: part for name, part in parts if isinstance(part, torch.nn.Linear)}
+        layers = {name: part for name, part in layers.items() if "image_cond" not in name}
+        wrong["layer"] = name = [*layers][len(layers) // 2]
+        layers[name].register_forward_hook(lambda module, args, output: 1.25 * output)
+
+    report = judge_networks(kits[family], change)
+    named = {(row.layer, row.cause) for row in report.faults if row.cause}
+    assert named == {(wrong["layer"], "scaled by 1.25")}
+    assert all(row.cause for row in report.faults) or family in ALONE  # of calls with cached states
 
 
 @pytest.mark.parametrize("name", NOT_BUILT)

@@ -70,6 +70,7 @@ from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import Trace, without_own_arguments
 
+NO_RUN = "no run was recorded"
 OF_TRAINING = (judge_training, judge_gradients)
 # Of a run that was followed: what it is given.
 JUDGES_OF_GIVEN = (
@@ -125,8 +126,9 @@ def judge_host(
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
     of_steps = context.calls(STEP.call)
-    found = _follow(context, guide)
-    if isinstance(found, str) and (context.calls("train") or not of_steps):
+    asked = bool(of_steps) or "mode" in context.params
+    found = _follow(context, guide) if asked and not context.calls("train") else NO_RUN
+    if isinstance(found, str) and (found == NO_RUN or not of_steps):
         return [*rows, *_judge_networks_alone(context), *missing]
     if isinstance(found, str):
         rows += [*_visit_guidances(context), *_judge_given(context)]
