@@ -12,6 +12,7 @@ CONSTRAIN = "constrain"  # the layer of a step that puts the known part of an im
 # describes its arguments.
 OF_MODULE = "module."
 MODULE_ARGUMENTS = "module_arguments"
+FAMILY = "family"  # in the manifest of denoisers that are recorded in ldmref's terms, without a run
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 HOST = """
     tokens tokens_2 tokens_3 schedule guidance sampler jump scale_input add_noise initial train

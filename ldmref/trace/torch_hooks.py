@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
+from ldmref.trace.calls import FAMILY
 from ldmref.trace.files import require_call_name
 from ldmref.trace.frameworks.framework import RecordedModules
 from ldmref.trace.name_maps import Joined, NameMap, Renamer, make_renamer
@@ -469,6 +470,7 @@ def _call_hooks(
     family = family_of_denoiser(network) if names is None else None
     if family is not None:
         denoiser = DenoiserRecorder(recorder, family)
+        recorder.writer.manifest[FAMILY] = family.name
         return denoiser.make_begin(call), lambda module, args, kwargs, output: denoiser.end(output)
 
     def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:

@@ -12,16 +12,18 @@ import torch
 from ldmref.errors import UsageError
 from ldmref.models.family import Family
 from ldmref.ports.port import family_of_classes, port_of
+from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 from ldmref.trace.files import require_call_name
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_arguments import under_declared_names
+from ldmref.trace.torch_arguments import describe_arguments, under_declared_names
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_denoiser import DenoiserRecorder
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_networks import record_networks
+from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
 from ldmref.trace.torch_values import first_tensor
@@ -200,7 +202,12 @@ class _PipelineRecorder:
             tokens.add("", "tokens", outputs={"ids": ids})
             self._writer.end(tokens)
             call = self.layers.begin(module, name, False)
-            call.add("", "text_encoder", {"input_ids": ids} | masks)
+            own = named_inputs(module, "", args, kwargs)
+            attributes = {}
+            if len(own) > 1 + len(masks):  # positions, which ldmref's encoders know by themselves
+                masks |= {OF_MODULE + role: x for role, x in own.items()}
+                attributes = {MODULE_ARGUMENTS: describe_arguments(module, args, kwargs)}
+            call.add("", "text_encoder", {"input_ids": ids} | masks, attributes)
 
         def end(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object

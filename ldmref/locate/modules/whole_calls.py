@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ldmref.locate.layouts import latents_as_tokens
-from ldmref.models.family import family_of_pipeline
+from ldmref.models.family import family_of_pipeline, list_families
 from ldmref.ports.port import FamilyPort, port_of
-from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE, TraceCall
+from ldmref.trace.calls import FAMILY, MODULE_ARGUMENTS, OF_MODULE, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
 ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
@@ -85,7 +85,7 @@ def _with_own_arguments(port: Trace, entry: TraceEntry) -> Trace:
         found = {role: name for role, name in roles.items() if role.startswith(OF_MODULE)}
         return {role.removeprefix(OF_MODULE): name for role, name in found.items()}
 
-    inputs, outputs = own(entry.inputs), own(entry.outputs)
+    inputs, outputs = own(entry.inputs), own(entry.outputs) or entry.outputs
     attributes = {**entry.attributes, "arguments": entry.attributes[MODULE_ARGUMENTS]}
     changed = replace(entry, inputs=inputs, outputs=outputs, attributes=attributes)
     return replace(port, entries=tuple(changed if e is entry else e for e in port.entries))
@@ -174,6 +174,8 @@ def _argument(role: str, names: set[str]) -> str:
 
 def _calls_of(port: Trace) -> FamilyPort | None:
     """Return how the pipelines of a port's family call its networks; None: no family reads them."""
-    kind = port.manifest.get("pipeline")
+    kind, name = port.manifest.get("pipeline"), port.manifest.get(FAMILY)
     family = family_of_pipeline(kind) if isinstance(kind, str) else None
+    if isinstance(name, str):
+        family = next((family for family in list_families() if family.name == name), None)
     return None if family is None else port_of(family)
