@@ -227,7 +227,8 @@ def decode_images(
         NumericError: The decoder's output holds NaN or infinity.
     """
     tiling = {} if tile is None else {"tile": tile}
-    pixels = decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents), **tiling))
-    if not np.isfinite(pixels).all():
+    backend = decoder.backend
+    pixels = decoder.decode(backend.asarray(latents), **tiling)
+    if not backend.is_finite(pixels):
         raise decoder_error(decoder, lambda d: d.decode(d.backend.asarray(latents), **tiling))
-    return to_images(pixels)
+    return to_images(backend.to_numpy(pixels))
