@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ldmref.trace.record_plan import record_trace as record_trace
     from ldmref.trace.selection import Selection as Selection
     from ldmref.trace.single import save_trace as save_trace
-    from ldmref.trace.torch_hooks import record_module as record_module
+    from ldmref.trace.torch_modules import record_module as record_module
     from ldmref.trace.torch_pipeline import record_pipeline as record_pipeline
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

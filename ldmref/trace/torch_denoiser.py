@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,12 +14,10 @@ from ldmref.ports.port import FamilyPort, family_of_classes, port_of
 from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 from ldmref.trace.model import UNLIKE
 from ldmref.trace.torch_arguments import describe_arguments
+from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_operations import name_arguments, named_inputs
 from ldmref.trace.torch_values import find_tensors, first_tensor
-
-if TYPE_CHECKING:
-    from ldmref.trace.torch_hooks import LayerRecorder
 
 LIBRARY = "diffusers"
 SAME = ("hidden_states", "sample", "return_dict")  # arguments that have another role, or none

@@ -114,12 +114,13 @@ class OtherArrays:
         if len(wrong.right) != 2 * n or wrong.got.shape != wrong.right.shape:
             return
         negative, positive = [*range(n)], [*range(n, 2 * n)]
+        kept = self._kept_tokens(wrong, computed)
         for words, order in (
             ("prompt and negative prompt are exchanged", positive + negative),
             ("both halves are those of the prompt", positive + positive),
             ("both halves are those of the negative prompt", negative + negative),
         ):
-            yield words, self._in_order(wrong, computed, order)
+            yield words, _in_order(wrong, kept, order)
 
     def _of_rows(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield the rows of a batch in the order in which they are nearest to the recorded ones."""
@@ -131,13 +132,8 @@ class OtherArrays:
         apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in got]
         order = [int(np.argmin(row)) for row in apart]
         if order != [*range(len(order))]:
-            yield "rows of prompts are exchanged", self._in_order(wrong, computed, order)
-
-    def _in_order(self, wrong: WrongArray, computed: Computed, order: list[int]) -> np.ndarray:
-        """Return rows of an array in another order; padding of a row stays as it was recorded."""
-        kept = self._kept_tokens(wrong, computed)[order]
-        shown = kept.reshape(*kept.shape, *[1] * (wrong.right.ndim - kept.ndim))
-        return np.where(shown, wrong.right[order], wrong.got)
+            what = "exchanged" if len({*order}) == len(order) else "repeated"
+            yield f"rows of prompts are {what}", _in_order(wrong, kept, order)
 
     def _kept_tokens(self, wrong: WrongArray, computed: Computed) -> np.ndarray:
         """Return which tokens of each text are no padding, (n, l); of other arrays, all."""
@@ -254,6 +250,19 @@ class OtherArrays:
                 total * round_to(right / total, dtype),
             )
         yield "the number of the step", np.full_like(right, float(name.call.number))
+
+
+def _in_order(wrong: WrongArray, kept: np.ndarray, order: list[int]) -> np.ndarray:
+    """Return rows of an array in another order; padding of a row stays as it was recorded.
+
+    Args:
+        wrong: The array.
+        kept: Which tokens of each row are no padding.
+        order: The number of the row that is in the place of each.
+    """
+    kept = kept[order]
+    shown = kept.reshape(*kept.shape, *[1] * (wrong.right.ndim - kept.ndim))
+    return np.where(shown, wrong.right[order], wrong.got)
 
 
 def _of_neighbours(name: ArrayName, computed: Computed) -> Iterator[TriedArray]:

@@ -11,7 +11,8 @@ import torch
 from ldmref.trace.frameworks.framework import Framework, RecordedModules
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_hooks import record_program, refuse_compiled
+from ldmref.trace.torch_hooks import refuse_compiled
+from ldmref.trace.torch_modules import record_program
 
 
 class TorchFramework(Framework):
