@@ -27,10 +27,10 @@ LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be to
 
 
 def family_of_denoiser(module: torch.nn.Module) -> Family | None:
-    """Return the family that reads a denoiser of diffusers, and layers of it otherwise than they
-    are; None if there is none.
+    """Return the family without which nobody knows the arrays of a denoiser; None: there is none.
 
-    Classes of other programs may have the same names, and other arguments.
+    It is one that reads layers of diffusers' class otherwise than they are. Classes of other
+    programs may have the same name, and other arguments.
     """
     kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith(LIBRARY + "."))
     family = family_of_classes([], [kind.__name__ for kind in kinds])

@@ -177,5 +177,5 @@ def _calls_of(port: Trace) -> FamilyPort | None:
     kind, name = port.manifest.get("pipeline"), port.manifest.get(FAMILY)
     family = family_of_pipeline(kind) if isinstance(kind, str) else None
     if isinstance(name, str):
-        family = next((family for family in list_families() if family.name == name), None)
+        family = next((known for known in list_families() if known.name == name), family)
     return None if family is None else port_of(family)
