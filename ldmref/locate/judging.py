@@ -199,11 +199,12 @@ class Judge:
         epsilon = self._epsilon(point)
         floor = noise_floor(floor, epsilon)
         limit = allowed_error(floor)
-        bound = self._bound(replay, point)
-        bound = CERTAIN * floor if bound is None else bound
-        judged = replace(row, allowed=limit, floor=floor, bound=bound)
+        judged = replace(row, allowed=limit, floor=floor)
         if row.error <= limit:
             return self._judge_rounded(replay, point, judged)
+        bound = self._bound(replay, point)
+        bound = CERTAIN * floor if bound is None else bound
+        judged = replace(judged, bound=bound)
         certain = row.error > max(limit, bound) and not overflows
         found = diagnose(replay, point, row.error, floor, certain, alike=self.alike)
         if overflows and not found.cause:
