@@ -32,8 +32,8 @@ def family_of_denoiser(module: torch.nn.Module) -> Family | None:
     It is one that reads layers of diffusers' class otherwise than they are. Classes of other
     programs may have the same name, and other arguments.
     """
-    kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith(LIBRARY + "."))
-    family = family_of_classes([], [kind.__name__ for kind in kinds])
+    kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith(LIBRARY + ".")]
+    family = family_of_classes([], [kind.__name__ for kind in kinds]) if kinds else None
     return None if family is None or port_of(family).layer is None else family
 
 
