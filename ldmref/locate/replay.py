@@ -6,7 +6,7 @@ Arrays that were not recorded and cannot be computed are NaN.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,8 +133,10 @@ class Replay(LayerFollower, NamedBackend):
             self._around.pop()
             entry = self.port.find(self.call)
             seen = False
-            for part, (output, array) in enumerate(name_outputs(network, result).items()):
-                recorded = None if entry is None else self._read_output(entry, output, array)
+            returned = {role or "output": x for role, x in name_outputs(network, result).items()}
+            for part, (role, array) in enumerate(returned.items()):
+                others = {*returned} - {role}
+                recorded = None if entry is None else self._read_output(entry, role, array, others)
                 if entry is not None and recorded is not None:
                     self._observe_output(whole, entry, part, array, recorded, arrays, frame)
                     seen = True
@@ -143,11 +145,10 @@ class Replay(LayerFollower, NamedBackend):
         return result
 
     def _read_output(
-        self, entry: TraceEntry, output: str, computed: np.ndarray
+        self, entry: TraceEntry, role: str, computed: np.ndarray, others: Collection[str]
     ) -> np.ndarray | None:
         """Return the recorded output of the network, and note which of several it is."""
-        role = output or "output"
-        names = select_outputs(self.port, entry, role, computed)
+        names = select_outputs(self.port, entry, role, computed, others)
         if self.reads is not None and names:
             self.reads.outputs[role] = names
         return read_selected(self.port, names)

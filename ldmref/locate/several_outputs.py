@@ -7,7 +7,7 @@ those that its denoiser reads, side by side if they are several.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ SelectedOutputs = Mapping[str, Sequence[str]]  # by ldmref's role, the names of 
 
 
 def select_outputs(
-    port: Trace, entry: TraceEntry, role: str, computed: np.ndarray
+    port: Trace, entry: TraceEntry, role: str, computed: np.ndarray, others: Collection[str] = ()
 ) -> tuple[str, ...]:
     """Return the names of the recorded arrays that are an output of a network; () if none is.
 
@@ -33,11 +33,13 @@ def select_outputs(
         entry: The call of the network.
         role: ldmref's role of the output.
         computed: The output.
+        others: The roles of its other outputs, whose arrays are not this one.
     """
     if role in entry.outputs:
         return (entry.outputs[role],)
     alone = find_role(entry.outputs, role)
-    arrays = {name: read_array(port, name) for name in entry.outputs.values()}
+    known = {find_role(entry.outputs, other) for other in others}
+    arrays = {name: read_array(port, name) for name in entry.outputs.values() if name not in known}
     fits = {name: x for name, x in arrays.items() if x is not None}
     same = [name for name, x in fits.items() if x.shape == computed.shape]
     if same:

@@ -52,6 +52,12 @@ def test_nothing_that_is_returned_may_be_the_output():
     assert selected({"pooler_output": POOLED}, STATES["hidden_states.0"]) == []
 
 
+def test_the_array_of_another_output_is_not_taken():
+    trace = traced({"pooled": POOLED})
+    assert select_outputs(trace, trace.entries[0], "output", POOLED, ["pooled"]) == ()
+    assert select_outputs(trace, trace.entries[0], "output", POOLED) != ()
+
+
 def test_the_selected_arrays_are_those_of_ldmref():
     trace = traced(STATES)
     names = [f"{CALL}//output.hidden_states.{i}" for i in (1, 3)]
