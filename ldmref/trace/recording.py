@@ -101,7 +101,9 @@ def recording(
               adds (`ldmref.trace.frameworks`). Compiled ones hide their layers and cannot be
               recorded;
             - a mapping of modules by name, which are the networks of a program: the calls of
-              `{"text_encoder": a, "transformer": b}` are `text_encoder.000`, `transformer.000`;
+              `{"text_encoder": a, "transformer": b}` are `text_encoder.000`, `transformer.000`,
+              and those of `{"vae": c}` are what it encodes and decodes, `vae.encode` and
+              `vae.decode`;
             - with `call`, a mapping of the layers of a model that is a function, by their names:
               `{"conv_in": a, "blocks.0": b}`. A call begins with the layer that is called first,
               and ends when that is called again.

@@ -19,7 +19,15 @@ from ldmref.trace.torch_arguments import describe_arguments
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_denoiser import DenoiserRecorder, family_of_denoiser
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
-from ldmref.trace.torch_operations import named_inputs, named_outputs
+from ldmref.trace.torch_methods import (
+    AutoencoderRecorder,
+    ReplacedMethods,
+    end_named,
+    is_autoencoder,
+    is_autoencoder_of_diffusers,
+    watch_methods,
+)
+from ldmref.trace.torch_operations import named_inputs
 
 
 @contextmanager
@@ -88,10 +96,11 @@ def record_program(
     writer = TorchTraceWriter(folder, selection, overwrite)
     writer.manifest |= describe_parameters(program.modules.values())
     recorder = LayerRecorder(writer)
+    replaced = ReplacedMethods(writer.left_out)
     try:
         if program.call is None:
             for name, module in program.modules.items():
-                recorder.hook_call(module, name, *_call_hooks(recorder, name, module, names))
+                _observe_calls(recorder, replaced, name, module, names)
                 own = known.make_renamer(module) if names is None else rename
                 recorder.attach(module, own)
         else:
@@ -101,8 +110,42 @@ def record_program(
         if program.call is not None:
             recorder.end()
     finally:
+        replaced.restore()
         recorder.detach()
     writer.close()
+
+
+def _observe_calls(
+    recorder: LayerRecorder,
+    replaced: ReplacedMethods,
+    name: str,
+    network: torch.nn.Module,
+    names: NameMap | None,
+) -> None:
+    """Observe the calls of a network: those of an autoencoder are what it encodes and decodes."""
+    if is_autoencoder_of_diffusers(network):
+        AutoencoderRecorder(recorder, network, name).attach(replaced)
+        return
+    if is_autoencoder(network):
+        watch_methods(recorder, replaced, network, name)
+        recorder.hook(network, name, *_forward_hooks(recorder, name))
+        return
+    recorder.hook_call(network, name, *_call_hooks(recorder, name, network, names))
+
+
+def _forward_hooks(recorder: LayerRecorder, name: str) -> tuple[Callable, Callable]:
+    """Return what sees a forward pass of an autoencoder in which neither of its methods ran."""
+    ended: list[object] = []
+
+    def before(*_: object) -> None:
+        ended[:] = [recorder.writer.last]
+
+    def after(*_: object) -> None:
+        if ended and ended[0] is recorder.writer.last:
+            reason = "a forward pass that calls neither encode nor decode is not recorded"
+            recorder.writer.left_out.note(name, reason)
+
+    return before, after
 
 
 def _call_hooks(
@@ -129,9 +172,7 @@ def _call_hooks(
     def after(
         module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
     ) -> None:
-        if recorder.call is not None:
-            recorder.call.add("", outputs=named_outputs(output))
-            recorder.note_unread(recorder.call, "", output)
+        end_named(recorder, output)
 
     return before, after
 

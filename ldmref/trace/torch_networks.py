@@ -7,7 +7,6 @@ modules of PyTorch (`ldmref.locate.diff_modules`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +15,14 @@ from typing import Any
 import torch
 
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_arguments import describe_named
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_methods import ReplacedMethods, begin_named, end_named, watch_methods
 from ldmref.trace.torch_names import make_renamer
-from ldmref.trace.torch_operations import name_arguments, named_outputs
+from ldmref.trace.torch_operations import name_arguments
 from ldmref.trace.torch_request import RequestRecorder
-from ldmref.trace.torch_values import find_tensors
 
-METHODS = ("encode", "decode")  # of autoencoders, which pipelines call
 BETWEEN = "between the networks"
 
 
@@ -58,23 +55,19 @@ def record_networks(
     writer.manifest["pipeline"] = type(pipe).__name__
     recorder = LayerRecorder(writer)
     request = RequestRecorder(writer, LatentLayout(None))
-    replaced: list[tuple[torch.nn.Module, str]] = []
+    replaced = ReplacedMethods(writer.left_out)
     end_calls = request.observe_calls(pipe) if callable(pipe) else None
     try:
         for name, network in networks.items():
             recorder.attach(network, make_renamer(network))
             recorder.hook_call(network, name, *_hooks(recorder, name))
-            for method in METHODS:
-                if callable(getattr(network, method, None)) and method not in vars(network):
-                    setattr(network, method, _watched(recorder, network, name, method))
-                    replaced.append((network, method))
+            watch_methods(recorder, replaced, network, name)
         with recorder:
             yield writer
     finally:
         writer.left_out.ended = True
         recorder.detach()
-        for network, method in replaced:
-            vars(network).pop(method, None)
+        replaced.restore()
         if end_calls is not None:
             end_calls()
     if request.requests:
@@ -87,47 +80,11 @@ def _hooks(recorder: LayerRecorder, name: str) -> tuple[Callable, Callable]:
     """Return what begins and what ends the calls of a network."""
 
     def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
-        _begin(recorder, module, name, True, name_arguments(module, args, kwargs))
+        begin_named(recorder, module, name, True, name_arguments(module, args, kwargs))
 
     def end(
         module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: object
     ) -> None:
-        if recorder.call is not None:
-            recorder.call.add("", outputs=named_outputs(output))
-            recorder.note_unread(recorder.call, "", output)
+        end_named(recorder, output)
 
     return begin, end
-
-
-def _watched(
-    recorder: LayerRecorder, network: torch.nn.Module, name: str, method: str
-) -> Callable[..., Any]:
-    """Return a method of a network that is recorded as a call."""
-    function = getattr(network, method)
-    names = list(inspect.signature(function).parameters)
-
-    def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
-        named = dict(zip(names, args, strict=False)) | dict(kwargs)
-        _begin(recorder, network, f"{name}.{method}", False, named)
-
-    def after(state: None, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
-        if recorder.call is not None:
-            recorder.call.add("", outputs=named_outputs(result))
-            recorder.note_unread(recorder.call, "", result)
-        recorder.end()
-
-    return recorder.writer.left_out.observed(function, f"{name}.{method}", before, after)
-
-
-def _begin(
-    recorder: LayerRecorder,
-    network: torch.nn.Module,
-    name: str,
-    numbered: bool,
-    arguments: Mapping[str, Any],
-) -> None:
-    """Begin a call with its arguments by name."""
-    call = recorder.begin(network, name, numbered)
-    call.add("", "", dict(find_tensors(arguments, "")))
-    with recorder.writer.left_out.guard(f"{call.name}: arguments that are not tensors"):
-        call.add("", attributes={"arguments": describe_named(arguments)})

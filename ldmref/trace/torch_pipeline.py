@@ -14,19 +14,18 @@ from ldmref.models.family import Family
 from ldmref.ports.port import family_of_classes, port_of
 from ldmref.trace.calls import MODULE_ARGUMENTS, OF_MODULE
 from ldmref.trace.files import require_call_name
-from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
-from ldmref.trace.torch_arguments import describe_arguments, under_declared_names
+from ldmref.trace.torch_arguments import describe_arguments
 from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_denoiser import DenoiserRecorder
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_methods import AutoencoderRecorder, ReplacedMethods, drop_frame
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_networks import record_networks
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
-from ldmref.trace.torch_values import first_tensor
 
 SKIPPED = ("safety_checker", "image_encoder")
 
@@ -98,15 +97,12 @@ class _PipelineRecorder:
         self.layers = LayerRecorder(writer)
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
-        # Owner, name, what replaces it, and the method that the object had itself; None: that of
-        # its class.
-        self._replaced: list[tuple[Any, str, AnyMethod, Any]] = []
+        self._replaced = ReplacedMethods(writer.left_out)
         self._family = family
         self._port = port_of(family)
         self._layout = LatentLayout(family)
         self._denoiser = DenoiserRecorder(self.layers, family, self._layout)
         self._request = RequestRecorder(writer, self._layout)
-        self._slicing = False  # the decoder runs image by image
         self._end_calls: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -114,9 +110,9 @@ class _PipelineRecorder:
         for name, network in self._networks.items():
             self.layers.attach(network, make_renamer(network))
             if name == "vae":
-                self._replace(network, "encode", self._wrap_encode)
-                self._replace(network, "decode", self._wrap_decode)
-                self._replace(network, "_decode", self._wrap_slice)
+                AutoencoderRecorder(self.layers, network, name, self._watch_draws).attach(
+                    self._replaced
+                )
             elif name.startswith("text_encoder"):
                 self.layers.hook_call(network, name, *self._make_text_hooks(name))
             else:
@@ -132,22 +128,16 @@ class _PipelineRecorder:
                 self._request.asked_for,
             )
             for method, wrap in self._scheduler.wrappers().items():
-                self._replace(scheduler, method, wrap)
+                self._replaced.replace(scheduler, method, wrap)
         for method, wrap in self._request.wrappers().items():
-            self._replace(self._pipe, method, wrap)
+            self._replaced.replace(self._pipe, method, wrap)
         self._end_calls = self._request.observe_calls(self._pipe)
 
     def stop(self) -> None:
         """Remove all hooks; a method that was replaced within the block stays."""
         self._writer.left_out.ended = True
         self.layers.detach()
-        while self._replaced:
-            owner, name, wrapped, own = self._replaced.pop()
-            if vars(owner).get(name) is not wrapped:
-                continue
-            delattr(owner, name)
-            if own is not None:
-                setattr(owner, name, own)
+        self._replaced.restore()
         if self._end_calls is not None:
             self._end_calls()
 
@@ -173,16 +163,6 @@ class _PipelineRecorder:
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest
-
-    def _replace(self, owner: object, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
-        method = getattr(owner, name, None)
-        if method is None:
-            return
-        with self._writer.left_out.guard(name):
-            wrapped = wrap(under_declared_names(owner, name, method))
-            own = vars(owner).get(name)
-            setattr(owner, name, wrapped)
-            self._replaced.append((owner, name, wrapped, own))
 
     # -- networks
 
@@ -223,24 +203,6 @@ class _PipelineRecorder:
 
         return begin, end
 
-    def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
-        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
-            call = self._begin_images("vae.encode")
-            call.add("", "encode", {"image": drop_frame("", _first_argument(args, kwargs))})
-
-        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
-            first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
-            if isinstance(first, torch.Tensor):
-                outputs = {"mean": first}
-            else:
-                outputs = {k: drop_frame("", getattr(first, k)) for k in ("mean", "logvar")}
-            name = self.layers.call.name if self.layers.call is not None else ""
-            self._end_call(outputs)
-            if not isinstance(first, torch.Tensor):
-                self._watch_draws(first, name)
-
-        return self._writer.left_out.observed(method, "vae.encode", before, after)
-
     def _watch_draws(self, distribution: object, encoder: str) -> None:
         """Record what is drawn from the distribution that an encoder returned: `posterior`."""
         attributes = {"encoder": encoder, "for": self._request.doing}
@@ -255,64 +217,6 @@ class _PipelineRecorder:
 
         for name in ("sample", "mode"):
             setattr(distribution, name, watched(getattr(distribution, name), name))
-
-    def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
-        """Record the decoder; with slicing, one call for each image, which `_wrap_slice` sees."""
-        vae: Any = self._networks["vae"]
-
-        def before(args: tuple, kwargs: Mapping[str, Any]) -> bool:
-            z = _first_argument(args, kwargs)
-            sliced = getattr(vae, "use_slicing", False) and len(z) > 1 and hasattr(vae, "_decode")
-            if sliced:
-                self._slicing = True
-            else:
-                self._begin_decode(z)
-            return sliced
-
-        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
-            self._slicing = False
-            if not sliced:
-                self._end_call({"output": first_tensor(result)})
-
-        return self._writer.left_out.observed(method, "vae.decode", before, after)
-
-    def _wrap_slice(self, method: AnyMethod) -> AnyMethod:
-        def before(args: tuple, kwargs: Mapping[str, Any]) -> bool:
-            if self._slicing:
-                self._begin_decode(_first_argument(args, kwargs))
-            return self._slicing
-
-        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: object) -> None:
-            if sliced:
-                self._end_call({"output": first_tensor(result)})
-
-        return self._writer.left_out.observed(method, "vae.decode", before, after)
-
-    def _begin_decode(self, z: object) -> None:
-        self._begin_images("vae.decode").add("", "decode", {"latents": drop_frame("", z)})
-
-    def _begin_images(self, name: str) -> CallRecord:
-        """Begin a call of the autoencoder, which may see images as videos of one frame."""
-        self.layers.as_ours = drop_frame
-        return self.layers.begin(self._networks["vae"], name, False)
-
-    def _end_call(self, outputs: Mapping[str, Any]) -> None:
-        """Record the outputs of the call that runs, and end it."""
-        self.layers.as_ours = None
-        call = self.layers.call
-        if call is not None:
-            call.add("", outputs={role: drop_frame("", x) for role, x in outputs.items()})
-        self.layers.end()
-
-
-def drop_frame(layer: str, x: Any) -> Any:
-    """Return the image of a video of one frame, (n, c, 1, h, w); any other array as it is."""
-    one = isinstance(x, torch.Tensor) and x.ndim == 5 and x.shape[2] == 1
-    return x[:, :, 0] if one else x
-
-
-def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()))
 
 
 def _require_networks(pipe: object, networks: Mapping[str, torch.nn.Module]) -> None:

@@ -82,7 +82,7 @@ def test_a_call_of_which_nothing_was_compared_has_a_row():
     assert "recorded" in rows[0].note and len(gaps) == 1
 
 
-def test_decoders_are_judged_again_with_frames(monkeypatch):
+def test_autoencoders_are_judged_again_with_frames(monkeypatch):
     seen = []
 
     def judge(problems):
@@ -99,7 +99,7 @@ def test_decoders_are_judged_again_with_frames(monkeypatch):
         ("vae.decode", ("", ""), [False], ["frames False"]),
         ("vae.decode", ("bad", ""), [False, True], ["frames True"]),
         ("vae.decode", ("bad", "worse"), [False, True, False], ["frames False", said]),
-        ("vae.encode", ("bad", ""), [False], ["frames False", said]),
+        ("vae.encode", ("bad", ""), [False, True], ["frames True"]),
         ("net", ("bad", ""), [False], ["frames False", said]),
     ):
         seen.clear()

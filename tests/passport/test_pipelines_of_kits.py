@@ -78,14 +78,19 @@ def test_prompts_one_after_the_other_are_right(kits, family, dtype):
     assert verdict.report.dtype == dtype and verdict.seen > 0.6 * verdict.nodes
 
 
-NETWORKS = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer")
+NETWORKS = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae")
+
+
+def networks_of(pipe):
+    """Return the networks of a pipeline by name."""
+    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
+    return {name: network for name, network in networks.items() if network is not None}
 
 
 def judge_networks(kit, change=lambda networks: None):
     """Return the verdict on the networks of a pipeline, recorded by name and without a run."""
     pipe = kit_pipeline(kit)
-    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
-    networks = {name: network for name, network in networks.items() if network is not None}
+    networks = networks_of(pipe)
     change(networks)
     with ldmref.recording(networks) as run:
         run_pipeline(pipe, kit)
@@ -106,14 +111,78 @@ def test_modules_are_right_against_themselves(kits, family, by_name):
     """Qwen-Image 2.1's pipeline takes off the last norm of its text encoder, as no module does."""
     kit = kits[family]
     pipe = kit_pipeline(kit)
-    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
-    networks = {name: network for name, network in networks.items() if network is not None}
+    networks = networks_of(pipe)
     with ldmref.recording(networks if by_name else pipe) as run:
         run_pipeline(pipe, kit)
     report = diff_modules(run.trace, networks)
     known = {("text_encoder", "lm_head"), ("text_encoder", "")} if family in ALONE else set()
     faults = {(row.call.kind, row.layer) for row in report.faults}
     assert faults <= known, faults
+
+
+class Autoencoder(torch.nn.Module):
+    """An autoencoder of another program, which returns arrays by themselves."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.encoder, self.decoder = vae.encoder, vae.decoder
+        self.quant_conv, self.post_quant_conv = vae.quant_conv, vae.post_quant_conv
+
+    def encode(self, x):
+        moments = self.encoder(x)
+        moments = moments if self.quant_conv is None else self.quant_conv(moments)
+        return moments.chunk(2, dim=1)
+
+    def decode(self, z):
+        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+
+    def forward(self, x):
+        return self.decode(self.encode(x)[0])
+
+
+@pytest.mark.parametrize("program", ["diffusers", "another"])
+@pytest.mark.parametrize("family", (*FAMILIES, *SIBLINGS, *ALONE, *MODULAR))
+def test_what_an_autoencoder_encodes_and_decodes_is_judged_by_name(kits, family, program):
+    vae = kit_pipeline(kits[family]).vae
+    x = torch.randn(1, vae.config.get("in_channels", 3), 8, 16)
+    if "AutoencoderKLQwenImage" in type(vae).__name__:
+        x = x[:, :, None]
+        if program == "another":
+            pytest.skip("an autoencoder of videos does more than run its networks")
+    network = vae if program == "diffusers" else Autoencoder(vae)
+    methods = {name: getattr(type(network), name) for name in ("encode", "decode")}
+
+    def judge_autoencoder():
+        with torch.no_grad(), ldmref.recording({"vae": network}) as run:
+            network(x)
+        calls = {call.kind for call in run.trace.calls}
+        assert calls == {"vae.encode", "vae.decode"}
+        return diff_traces(run.trace, kits[family].model()), diff_modules(
+            run.trace, {"vae": network}
+        )
+
+    for report in judge_autoencoder():
+        assert {row.verdict for row in report.rows} == {"equal"}, report.faults
+        assert not report.gaps
+    assert {name: getattr(network, name).__func__ for name in methods} == methods
+    network.encoder.conv_in.register_forward_hook(lambda module, args, output: 1.25 * output)
+    report, _ = judge_autoencoder()
+    assert {(row.layer, row.cause) for row in report.faults} == {
+        ("encoder.conv_in", "scaled by 1.25")
+    }
+
+
+def test_a_forward_pass_without_the_methods_of_an_autoencoder_is_said(kits):
+    class Whole(Autoencoder):
+        def forward(self, x):
+            return self.decoder(self.encoder(x)[:, :4])
+
+    network = Whole(kit_pipeline(kits["sd15"]).vae)
+    with pytest.warns(UserWarning, match="calls neither encode nor decode"):
+        with torch.no_grad(), ldmref.recording({"vae": network}) as run:
+            network.decode(torch.randn(1, 4, 8, 8))
+            network(torch.randn(1, 3, 8, 8))
+    assert [*run.trace.calls] == ["vae.decode"]
 
 
 @pytest.mark.parametrize("family", (*FAMILIES, *SIBLINGS, *ALONE, *MODULAR))

@@ -34,14 +34,16 @@ from ldmref.trace import torch_names as known
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_arguments import UnknownArgument, restore_arguments
+from ldmref.trace.torch_methods import read_distribution
 
 CODE = "E-AGAINST"
 MAX_LISTED = 5
 NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 FAILURES = (*UNFIT, RuntimeError, KeyError, AttributeError, AssertionError, NotImplementedError)
+ENCODE = ".encode"  # the method of autoencoders that returns a distribution
+OF_IMAGES = (ENCODE, ".decode")  # methods of which layers and arrays may have an axis of frames
 TIME = "temb"  # what residual blocks read of the time, unless their projection of it is None
 TIME_PROJECTION = "time_emb_proj"
-DECODE = ".decode"  # the method of autoencoders
 HOST = "no module computes it"
 SKIP = "clip_skip"  # an attribute of text encoders of known pipelines
 HIDDEN_STATES = "hidden_states"  # whether the result had those of all layers
@@ -132,10 +134,10 @@ class ModuleOriginal:
         recorded = port
         if self._converted is None or self._converted.port is not port:
             self._converted = ConvertedLayers(port)
-        decodes = call.kind.endswith(DECODE)
-        self._only_whole = decodes  # layers alone would be judged in a shape that may be wrong
+        of_images = call.kind.endswith(OF_IMAGES)
+        self._only_whole = of_images  # layers alone would be judged in a shape that may be wrong
         port, judge, replay, problem = self._judge_whole(recorded, call, dtype, False)
-        if problem and decodes:
+        if problem and of_images:
             again = self._judge_whole(recorded, call, dtype, True)
             self._only_whole = False
             again = again if not again[-1] else self._judge_whole(recorded, call, dtype, False)
@@ -222,11 +224,14 @@ class ModuleOriginal:
         return WholeCall(more, self._reader(port, call))
 
     def _reader(self, port: Trace, call: TraceCall) -> ReadResult | None:
-        """Return what a known pipeline's recording has of a text encoder's result.
+        """Return what a recording has of an encoder's result. None: it has the result.
 
-        That is the states which the family reads, and the pooled ones. None: it has the result.
+        Of a text encoder of a known pipeline that is the states which the family reads, and the
+        pooled ones; of an autoencoder of diffusers the mean and the variance.
         """
         entry = port.find(call)
+        if entry is not None and call.kind.endswith(ENCODE) and "mean" in entry.outputs:
+            return read_distribution
         kind = port.manifest.get("pipeline")
         family = family_of_pipeline(kind) if isinstance(kind, str) else None
         if family is None or entry is None or not {SKIP, HIDDEN_STATES} <= {*entry.attributes}:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -329,6 +330,7 @@ class RepeatedModule(LayerFollower):
             run: Computes the whole network from its arguments by name.
             recorded: Whether the arrays are those of the port.
         """
+        held = {name: copy(x) for name, x in arguments.items() if type(x) in (list, dict)}
 
         def compute(values: Mapping[str, Any]) -> Any:
             passed: list[tuple[torch.Tensor, torch.Tensor, int]] = []
@@ -342,7 +344,9 @@ class RepeatedModule(LayerFollower):
                     passed.append((x, made, made._version))
                 return made
 
-            replaced = dict(replace_tensors(arguments, "", change))
+            fresh = {**arguments, **{name: copy(x) for name, x in held.items()}}
+            replaced = dict(replace_tensors(fresh, "", change))
+            before = {name: copy(replaced[name]) for name in held}
             for raw, role in roles.items():
                 if raw in replaced and role in values and values[role] is None:
                     replaced[raw] = None
@@ -355,6 +359,8 @@ class RepeatedModule(LayerFollower):
                 self.written = [(x, made) for x, made, v in passed if made._version != v]
                 for x, made in self.written:
                     x.copy_(made)
+                for name, x in before.items():
+                    _write_items(arguments[name], x, replaced[name])
             if keep is not None:
                 keep(result)
             return self._arrays_of(result, "" if layer is None else layer.kind)
@@ -420,6 +426,24 @@ class RepeatedModule(LayerFollower):
         """Return a tensor without numbers, of a format, where the module is."""
         parameter = next(self.network.network.parameters(), None)
         return torch.empty(0, dtype=dtype, device=None if parameter is None else parameter.device)
+
+
+def _write_items(own: Any, before: Any, after: Any) -> None:
+    """Write into a list or mapping what a layer wrote into a copy of it.
+
+    Args:
+        own: What the layer would have written into; such as a cache of features.
+        before: The copy, as the layer was given it.
+        after: The copy after the layer.
+    """
+    if isinstance(own, dict):
+        own |= {key: x for key, x in after.items() if key not in before or x is not before[key]}
+        return
+    for i, x in enumerate(after):
+        if i >= len(before):
+            own.append(x)
+        elif x is not before[i]:
+            own[i] = x
 
 
 def call_with(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 
 from ldmref.locate.layouts import latents_as_tokens
-from ldmref.models.family import family_of_pipeline, list_families
-from ldmref.ports.port import FamilyPort, port_of
+from ldmref.models.family import family_of_pipeline
+from ldmref.ports.port import FamilyPort, find_port, port_of
 from ldmref.trace.calls import FAMILY, MODULE_ARGUMENTS, OF_MODULE, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
-ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",)}  # by ldmref's role
+# The arguments by ldmref's role.
+ARGUMENTS = {"sample": ("hidden_states", "sample"), "latents": ("z",), "image": ("x",)}
 SAMPLE = "sample"  # the input of denoisers, whose layers a recorder converts
 TIME = "timestep"
-LATENTS = "z"  # what decoders read
+FRAMES = ("z", "x")  # what decoders and encoders of videos read
 IDS = "img_ids"  # the positions of the tokens, of which the last two are row and column
 
 
@@ -40,7 +41,7 @@ def in_terms_of_module(
         port: The trace.
         entry: The whole call.
         function: What computes it.
-        frames: Whether it decodes videos: recordings have latents of one frame, (n, c, h, w).
+        frames: Whether it is of videos: recordings have those of one frame as (n, c, h, w).
     """
     if MODULE_ARGUMENTS in entry.attributes:
         return _with_own_arguments(port, entry)
@@ -50,10 +51,11 @@ def in_terms_of_module(
     inputs = {_argument(role, names): name for role, name in entry.inputs.items()}
     outputs = dict(entry.outputs)
     added: dict[str, np.ndarray] = {}
-    if frames and LATENTS in inputs:
-        key = tensor_name(entry.call, "", "input", "frames")
-        added[key] = np.asarray(port.tensors[inputs[LATENTS]])[:, :, None]
-        inputs[LATENTS] = key
+    for argument in FRAMES if frames else ():
+        if argument in inputs:
+            key = tensor_name(entry.call, "", "input", f"{argument}.frames")
+            added[key] = np.asarray(port.tensors[inputs[argument]])[:, :, None]
+            inputs[argument] = key
     calls = _calls_of(port)
     if calls is not None and calls.unpack is not None and IDS in inputs:
         ids = np.asarray(port.tensors[inputs[IDS]])[..., -2:].reshape(-1, 2)
@@ -175,7 +177,7 @@ def _argument(role: str, names: set[str]) -> str:
 def _calls_of(port: Trace) -> FamilyPort | None:
     """Return how the pipelines of a port's family call its networks; None: no family reads them."""
     kind, name = port.manifest.get("pipeline"), port.manifest.get(FAMILY)
-    family = family_of_pipeline(kind) if isinstance(kind, str) else None
     if isinstance(name, str):
-        family = next((known for known in list_families() if known.name == name), family)
+        return find_port(name)
+    family = family_of_pipeline(kind) if isinstance(kind, str) else None
     return None if family is None else port_of(family)
