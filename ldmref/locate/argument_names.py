@@ -42,14 +42,13 @@ def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:
     ['input', 'encoder_hidden_states', 'timestep']
     """
     by_name = {network.name: network for network in networks}
-    entries = []
+    named = []
     for entry in port.entries:
         known = by_name.get(entry.call.kind.removeprefix(GUIDE_CALLS))
         numbers = sorted((role for role in entry.inputs if _is_later(role)), key=int)
         if not entry.layer and known is not None and numbers:
-            entry = replace(entry, inputs=_name(port, entry, numbers, known))
-        entries.append(entry)
-    return replace(port, entries=tuple(entries))
+            named.append(replace(entry, inputs=_name(port, entry, numbers, known)))
+    return port.with_entries(named)
 
 
 def name_as_declared(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:

@@ -151,7 +151,7 @@ class Replay(LayerFollower, NamedBackend):
         names = select_outputs(self.port, entry, role, computed, others)
         if self.reads is not None and names:
             self.reads.outputs[role] = names
-        return read_selected(self.port, names)
+        return read_selected(self.port, names) if names else None
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float

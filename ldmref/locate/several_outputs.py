@@ -6,7 +6,6 @@ those that its denoiser reads, side by side if they are several.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -39,47 +38,47 @@ def select_outputs(
         return (entry.outputs[role],)
     alone = find_role(entry.outputs, role)
     known = {find_role(entry.outputs, other) for other in others}
-    arrays = {name: read_array(port, name) for name in entry.outputs.values() if name not in known}
-    fits = {name: x for name, x in arrays.items() if x is not None}
-    same = [name for name, x in fits.items() if x.shape == computed.shape]
+    shapes = {name: port.tensors[name].shape for name in entry.outputs.values()}
+    same = [name for name, shape in shapes.items() if name not in known and shape == computed.shape]
     if same:
-        return (min(same, key=lambda name: relative_error(fits[name], computed)),)
-    parts = [name for name, x in fits.items() if _holds_channels(x, computed)]
+        return (_nearest(port, same, computed),)
+    parts = [name for name in shapes if name not in known and _holds(shapes[name], computed.shape)]
     if not parts:
         return (alone,) if alone else ()
-    width = fits[parts[0]].shape[-1]
-    pieces = np.split(computed, computed.shape[-1] // width, axis=-1)
-    return tuple(min(parts, key=lambda name: relative_error(fits[name], piece)) for piece in pieces)
+    pieces = np.split(computed, computed.shape[-1] // shapes[parts[0]][-1], axis=-1)
+    return tuple(_nearest(port, parts, piece) for piece in pieces)
 
 
-def _holds_channels(x: np.ndarray, whole: np.ndarray) -> bool:
+def _nearest(port: Trace, names: Sequence[str], computed: np.ndarray) -> str:
+    """Return the name of the recorded array that differs least from a computed one."""
+    return min(names, key=lambda name: relative_error(read_array(port, name), computed))
+
+
+def _holds(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     """Return whether an array has the rows of another one, of whose channels it may be a part."""
-    same = x.ndim == whole.ndim == 3 and x.shape[:2] == whole.shape[:2]
-    return same and x.shape[2] > 1 and whole.shape[2] % x.shape[2] == 0
+    same = len(shape) == len(whole) == 3 and shape[:2] == whole[:2]
+    return same and shape[2] > 1 and whole[2] % shape[2] == 0
 
 
-def read_selected(port: Trace, names: Sequence[str]) -> np.ndarray | None:
-    """Return the recorded arrays of some names, side by side; None if one was not recorded."""
+def read_selected(port: Trace, names: Sequence[str]) -> np.ndarray:
+    """Return the recorded arrays of some names, side by side."""
     arrays = [read_array(port, name) for name in names]
-    if not arrays or any(x is None for x in arrays):
-        return None
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
 def with_selected(port: Trace, selected: Mapping[TraceCall, SelectedOutputs]) -> Trace:
     """Return a port whose networks return the selected arrays alone, by ldmref's roles."""
-    entries = []
+    changed = []
     added: dict[str, np.ndarray] = {}
-    for entry in port.entries:
-        found = {} if entry.layer else selected.get(entry.call, {})
+    for call, found in selected.items():
+        entry = port.find(call)
+        if entry is None:
+            continue
         outputs = {}
         for role, names in found.items():
-            outputs[role] = (
-                names[0] if len(names) == 1 else tensor_name(entry.call, "", "output", role)
-            )
-            joined = read_selected(port, names) if len(names) > 1 else None
-            if joined is not None:
-                added[outputs[role]] = joined
-        entries.append(replace(entry, outputs=outputs) if found else entry)
-    tensors = ChainMap(added, port.tensors)  # type: ignore[arg-type]
-    return replace(port, entries=tuple(entries), tensors=tensors)
+            outputs[role] = names[0]
+            if len(names) > 1:
+                outputs[role] = tensor_name(call, "", "output", role)
+                added[outputs[role]] = read_selected(port, names)
+        changed.append(replace(entry, outputs=outputs))
+    return port.with_entries(changed, added)

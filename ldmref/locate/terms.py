@@ -8,7 +8,6 @@ fault. Later calls of the network have the conventions of the earlier ones: a mi
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -122,24 +121,22 @@ class PortTerms:
             terms = self.known.get(call.kind)
             port = port if terms is None else turn_call(port, call, [*terms.adopted.values()])
         outputs = {call: x for terms in self.known.values() for call, x in terms.outputs.items()}
-        port = with_selected(port, outputs) if outputs else port
+        port = with_selected(port, outputs)
         masks = {call: x for terms in self.known.values() for call, x in terms.masks.items()}
-        return _with_masks(port, masks) if masks else port
+        return _with_masks(port, masks)
 
 
 def _with_masks(port: Trace, masks: Mapping[TraceCall, Mapping[str, np.ndarray]]) -> Trace:
     """Return a port whose calls were given masks that they do not have."""
-    entries = []
+    changed = []
     added: dict[str, np.ndarray] = {}
-    for entry in port.entries:
-        arrays = {} if entry.layer else masks.get(entry.call, {})
-        names = {role: tensor_name(entry.call, "", "input", role) for role in arrays}
-        added |= {names[role]: x for role, x in arrays.items()}
-        entries.append(replace(entry, inputs={**entry.inputs, **names}) if names else entry)
-    if not added:
-        return port
-    tensors = ChainMap(added, port.tensors)  # type: ignore[arg-type]
-    return replace(port, entries=tuple(entries), tensors=tensors)
+    for call, arrays in masks.items():
+        entry = port.find(call)
+        if entry is not None:
+            names = {role: tensor_name(call, "", "input", role) for role in arrays}
+            added |= {names[role]: x for role, x in arrays.items()}
+            changed.append(replace(entry, inputs={**entry.inputs, **names}))
+    return port.with_entries(changed, added)
 
 
 class TermsObserver:

@@ -209,8 +209,7 @@ def _with_together(port: Trace, call: TraceCall, model: LatentDiffusion | None) 
         return None
     added = {tensor_name(call, "", "input", role): x for role, x in arrays.items()}
     inputs = {**entry.inputs, **dict(zip(arrays, added, strict=True))}
-    entries = tuple(replace(e, inputs=inputs) if e is entry else e for e in port.entries)
-    return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
+    return port.with_entries([replace(entry, inputs=inputs)], added)
 
 
 def complete_inputs(port: Trace, run: Trace, call: TraceCall) -> Trace | None:

@@ -12,7 +12,8 @@ These names are all that a trace needs; the manifest adds what they cannot say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -151,6 +152,32 @@ class Trace:
         """Return the outputs of `entry` by role, read from the file."""
         return {role: self.tensors[name] for role, name in entry.outputs.items()}
 
+    def with_entries(
+        self, changed: Iterable[TraceEntry], added: Mapping[str, np.ndarray] | None = None
+    ) -> Trace:
+        """Return the trace with other entries in the place of those of their call and layer.
+
+        Args:
+            changed: The entries; one of a call or layer that the trace lacks is left out.
+            added: Further arrays by tensor name, which they name. None: there are none.
+
+        >>> from dataclasses import replace
+        >>> import numpy as np
+        >>> from ldmref.trace import build_trace
+        >>> trace = build_trace({"unet.000/conv_in/input": np.ones(2)})
+        >>> other = replace(trace.entries[0], inputs={"input": "twice"})
+        >>> [*trace.with_entries([other], {"twice": np.full(2, 2.0)}).tensors]
+        ['unet.000/conv_in/input', 'twice']
+        """
+        by_name = {entry.name: entry for entry in changed}
+        if not by_name and not added:
+            return self
+        entries = tuple(by_name.get(entry.name, entry) for entry in self.entries)
+        tensors = self.tensors
+        if added:
+            tensors = ChainMap(added, tensors)  # type: ignore[arg-type]
+        return replace(self, tensors=tensors, entries=entries)
+
 
 def build_trace(
     tensors: Mapping[str, np.ndarray],
@@ -228,16 +255,13 @@ def without_own_arguments(trace: Trace) -> Trace:
     >>> [entry.inputs for entry in without_own_arguments(build_trace(arrays)).entries]
     [{'sample': 'transformer.000//input.sample'}]
     """
-    changed = {}
+    changed = []
     for entry in trace.entries:
         roles = (*entry.inputs, *entry.outputs) if not entry.layer else ()
         if any(role.startswith(OF_MODULE) for role in roles):
             inputs, outputs = map(_without_own, (entry.inputs, entry.outputs))
-            changed[entry.call] = replace(entry, inputs=inputs, outputs=outputs)
-    if not changed:
-        return trace
-    entries = (e if e.layer else changed.get(e.call, e) for e in trace.entries)
-    return replace(trace, entries=tuple(entries))
+            changed.append(replace(entry, inputs=inputs, outputs=outputs))
+    return trace.with_entries(changed)
 
 
 def _without_own(roles: Mapping[str, str]) -> dict[str, str]:

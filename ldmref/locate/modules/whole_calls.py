@@ -75,9 +75,7 @@ def in_terms_of_module(
             return port
         inputs[TIME] = tensor_name(entry.call, "", "input", "times")
         added[inputs[TIME]] = times
-    changed = replace(entry, inputs=inputs, outputs=outputs)
-    entries = tuple(changed if e is entry else e for e in port.entries)
-    return replace(port, tensors=ChainMap(added, port.tensors), entries=entries)  # type: ignore[arg-type]
+    return port.with_entries([replace(entry, inputs=inputs, outputs=outputs)], added)
 
 
 def _with_own_arguments(port: Trace, entry: TraceEntry) -> Trace:
@@ -89,8 +87,9 @@ def _with_own_arguments(port: Trace, entry: TraceEntry) -> Trace:
 
     inputs, outputs = own(entry.inputs), own(entry.outputs) or entry.outputs
     attributes = {**entry.attributes, "arguments": entry.attributes[MODULE_ARGUMENTS]}
-    changed = replace(entry, inputs=inputs, outputs=outputs, attributes=attributes)
-    return replace(port, entries=tuple(changed if e is entry else e for e in port.entries))
+    return port.with_entries(
+        [replace(entry, inputs=inputs, outputs=outputs, attributes=attributes)]
+    )
 
 
 class ConvertedLayers:

@@ -41,7 +41,7 @@ def fill_inputs(
         model: The model that the port ran.
         controlnets: The ControlNets of the run.
     """
-    filled: dict[str, TraceEntry] = {}
+    filled: list[TraceEntry] = []
     for call, network in _networks_of(port, model, controlnets):
         entry = port.find(call)
         if entry is None or read_steering(entry.attributes):
@@ -49,10 +49,8 @@ def fill_inputs(
         found = {x.role: _find_in_layers(port, call, network, x) for x in _missing(entry, network)}
         known = {role: name for role, name in found.items() if name}
         if known:
-            filled[entry.name] = replace(entry, inputs={**entry.inputs, **known})
-    if not filled:
-        return port
-    return replace(port, entries=tuple(filled.get(entry.name, entry) for entry in port.entries))
+            filled.append(replace(entry, inputs={**entry.inputs, **known}))
+    return port.with_entries(filled)
 
 
 def rows_of_missing(
