@@ -12,6 +12,8 @@ names a library that is not installed for `make test`, if it is marked `@pytest.
 is one of a sweep, of which `make test` runs a sample. The sample depends on nothing but the names
 of the tests: a file that has more tests tomorrow keeps most of those of today. The others have the
 mark `not_sampled`, also in sweeps that are all in the rest: `.ci/run` leaves them to `make full`.
+Of functions whose tests take a second each, `make test` runs the few that `FEW` says; `make rest`
+runs the others, in `.ci/run` too.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import pytest
-from full_tests import COMBINATIONS, FULL, LIBRARIES, LONG, SAMPLED
+from full_tests import COMBINATIONS, FEW, FULL, LIBRARIES, LONG, SAMPLED, SECONDS
 from not_tested import not_collected
 
 Row = TypeVar("Row")
@@ -68,14 +70,20 @@ def sample(names: Iterable[str], number: int) -> set[str]:
     return set(sorted(names, key=order)[:number])
 
 
-def leave_out(names: Iterable[str]) -> set[str]:
-    """Return the tests of sweeps that are not in the sample of their sweep."""
+def leave_out(names: Iterable[str], numbers: dict[str, int] = SAMPLED) -> set[str]:
+    """Return the tests of sweeps that are not in the sample of their sweep.
+
+    Args:
+        names: The names of tests.
+        numbers: How many tests of a function are in its sample; a folder or file stands for each
+            function in it.
+    """
     sweeps: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         sweeps[name.partition("[")[0]].add(name)
     left: set[str] = set()
     for function, tests in sweeps.items():
-        number = find(SAMPLED, function)
+        number = find(numbers, function)
         if number is not None:
             left |= tests - sample(tests, number)
     return left
@@ -107,6 +115,8 @@ def pytest_collection_modifyitems(items):
     }
     not_sampled = leave_out(name for name, reason in reasons.items() if not reason)
     not_sampled |= leave_out(name for name, reason in reasons.items() if reason)
+    quick = (name for name, reason in reasons.items() if not reason and name not in not_sampled)
+    reasons |= dict.fromkeys(leave_out(quick, FEW), SECONDS)
     for item in items:
         reason = reasons.get(item.nodeid, "") or (SWEEP if item.nodeid in not_sampled else "")
         if reason:
