@@ -304,7 +304,7 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if power == 0.0:
         return
     factor = float(np.vdot(expected, got)) / power
-    if factor == 0.0 or _constant(factor) == "1":
+    if factor == 0.0 or _constant(factor) == "1" or _is_rather_shifted(got, expected, factor):
         return
     text = "sign reversed" if abs(factor + 1.0) < 1e-4 else f"scaled by {_constant(factor)}"
     yield Layout(text, got / factor)
@@ -313,8 +313,17 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape == expected.shape and got.size > 1:  # of one number, any difference is a shift
         constant = float(np.mean(got - expected))
-        if constant:
+        factor = float(np.mean(got)) / float(np.mean(expected)) if np.mean(expected) else 0.0
+        scaled = not np.ptp(expected) and factor and not _is_rather_shifted(got, expected, factor)
+        if constant and not scaled:
             yield Layout(f"shifted by {constant:.6g}", got - constant)
+
+
+def _is_rather_shifted(got: np.ndarray, expected: np.ndarray, factor: float) -> bool:
+    """Return whether of an array of equal numbers the difference is rounder than the factor."""
+    shift = float(np.mean(got - expected)) if got.shape == expected.shape else 0.0
+    several = got.size > 1 and not np.ptp(expected)
+    return several and bool(shift) and len(f"{shift:.5g}") < len(f"{factor:.5g}")
 
 
 def _by_channel(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:

@@ -38,6 +38,7 @@ GAINS = np.array([2.0, 3.0, 0.5])[:, None, None]
 ENDING = TOKENS * (np.arange(8) < np.array([8, 6, 7, 0, 8, 8])[:, None])
 IN_FRONT = np.stack([np.roll(ENDING[:, i], n, 1) for i, n in enumerate((0, 2, 1, 0, 0, 0))], 1)
 PARTS = "parts concatenated in the other order:"
+TIMES = np.full(2, 751.121)
 RELATED = {
     "equal after transpose 0,2,3,1": (IMAGES.transpose(0, 2, 3, 1), IMAGES),
     "equal after transpose 0,1,3,2": (IMAGES.transpose(0, 1, 3, 2), IMAGES),
@@ -66,6 +67,8 @@ RELATED = {
     "scaled by 0.14286 = 1/7": (IMAGES / 7.0, IMAGES),
     "scaled by 5.49": (IMAGES / 0.18215, IMAGES),
     "shifted by 0.25": (IMAGES + 0.25, IMAGES),
+    "scaled by 0.9": (0.9 * TIMES, TIMES),
+    "shifted by 20": (TIMES + 20.0, TIMES),
     "scaled and shifted: 2 x + 0.75": (2.0 * IMAGES + 0.75, IMAGES),
     "scaled and shifted: 2 x - 0.75": (2.0 * IMAGES - 0.75, IMAGES),
     "each channel is scaled and shifted: channel 0 is 2 x + 0, the factors are from 0.5 to 3": (
