@@ -31,6 +31,7 @@ from ldmref.locate.parts.scheduler_faults import (
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
+from ldmref.locate.run.levels import SAME_LEVELS, RecordedLevels
 from ldmref.locate.run.other_arrays import DECODER, Computed, OtherArrays, TriedArray
 from ldmref.locate.run.pieces import WrongArray
 from ldmref.locate.run.steps import SeenParts
@@ -113,14 +114,41 @@ class RunCauses:
 
         A number is another one, whatever made it.
         """
-        if not wrong.got.size or not wrong.right.size:
-            return None
+        found = self.find_changes(wrong, error, allowed)
+        if found is not None or not wrong.got.size or not wrong.right.size:
+            return found
         got, right = (np.asarray(x, np.float64) for x in (wrong.got, wrong.right))
         if right.size == got.size == 1:
             return f"{wrong.words} {got.item():.6g} instead of {right.item():.6g}", 0.0
         if got.ndim and np.ptp(got) == 0.0 and np.ptp(right) == 0.0:
             return f"{wrong.words} {got.flat[0]:.6g} instead of {right.flat[0]:.6g}", 0.0
+        return None
+
+    def find_changes(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
+        """Return the change with which the run gives an array; None: it is not found."""
         return choose_first(self._of_runs(wrong.name), wrong, error, allowed)
+
+    def explain_levels(self, levels: RecordedLevels) -> None:
+        """Find the change with which a run goes on other levels, and remember what it explains.
+
+        One number of a schedule may be that of many: all of them together say which it is.
+
+        Args:
+            levels: The levels that were recorded.
+        """
+        name = ArrayName(f"{SCHEDULE}/", OUTPUT, "sigmas")
+        if not self.parts.steps or not levels.names:
+            return
+        got, right = np.array(levels.sigmas), self.parts.steps[0].schedule.sigmas
+        wrong = WrongArray(name, SCHEDULE, got, right)
+        own = replace(self, as_recorded=lambda computed: computed, own_name=lambda name: name)
+        tiers = [*own._of_runs(name), own._of_schedule(name, got)]
+        found = choose_first(tiers, wrong, relative_error(got, right), SAME_LEVELS)
+        kinds = {(one.call.kind, one.side, one.role) for one in levels.names}
+        self._tried |= kinds
+        if found is not None:
+            arrays = {one: one.tensor_in(self.port) for one in levels.names}
+            self._explained[found[0]] = {one: x for one, x in arrays.items() if x is not None}
 
     def _of_runs(self, name: ArrayName) -> list[Iterable[TriedArray]]:
         """Return what the run computes with each change, and then with each number fitted.

@@ -200,7 +200,7 @@ def _of_request(mode: str, values: Mapping[str, Any]) -> Iterator[RunChange]:
         if name in KEPT or field.attachment or isinstance(right, np.ndarray):
             continue
         others: list[Any] = []
-        if name == "schedule" and isinstance(right, str):
+        if name == "schedule" and (right is None or isinstance(right, str)):
             others = [*SPACINGS]
         elif field.kind is bool:
             others = [not right]
@@ -219,4 +219,6 @@ def _of_request(mode: str, values: Mapping[str, Any]) -> Iterator[RunChange]:
 
 
 def _show(value: Any) -> str:
+    if value is None:
+        return "the model's own"
     return f"{value:g}" if isinstance(value, float) else str(value)

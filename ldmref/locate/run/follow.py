@@ -22,6 +22,7 @@ from ldmref.locate.run.calls import (
 )
 from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
+from ldmref.locate.run.levels import SAME_LEVELS, RecordedLevels, read_levels
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
 from ldmref.locate.run.request import RecordedRequest
 from ldmref.locate.run.rows import ROUNDINGS, RunComparison
@@ -51,7 +52,6 @@ from ldmref.trace.observer import TraceObserver, numbered_role
 
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
-SAME_LEVELS = 1e-4  # relative error of levels that were rounded to float32, and of what follows
 ALIKE = 10.0  # ratio of errors up to which both may be roundings
 FOUND_SAMPLER = "the sampler was not recorded: the steps are compared with those of {}"
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
@@ -119,7 +119,14 @@ def _as_recorded(found: RunComparison, view: RunView) -> RunComparison:
             found.causes, port=view.port, as_recorded=view.as_recorded, own_name=view.own_name
         ),
         levels=None if found.levels is None else _as_recorded(found.levels, view),
+        of_levels=None if found.of_levels is None else _as_read(found.of_levels, view),
     )
+
+
+def _as_read(levels: RecordedLevels, view: RunView) -> RecordedLevels:
+    """Return levels with the names of the recorded arrays from which they were read."""
+    names = view.as_recorded_names(dict.fromkeys(levels.names, ""))
+    return levels._replace(names=frozenset(names))
 
 
 def _follow(
@@ -141,15 +148,37 @@ def _follow(
     made = _compare(run, port, epsilon, request.assumed)
     if not request.names_sampler:
         made = _with_found_sampler(made, run, request, epsilon)
-    levels = None if isinstance(made, str) else _other_levels(made)
-    if isinstance(made, str) or levels is None or "sigmas" not in MODES[mode].parameters:
+    if isinstance(made, str) or "sigmas" not in MODES[mode].parameters:
         return made
-    kept = {name: x for name, x in values.items() if name not in ("steps", "schedule")}
-    continued = replace(run, values={**kept, "sigmas": levels})
-    taken = _compare(continued, port, epsilon, request.assumed)
-    if isinstance(taken, str) or _count_wrong(taken) >= _count_wrong(made):
-        return made
-    return replace(taken, levels=made, notes=made.notes)
+    schedule = made.causes.parts.steps[0].schedule if made.causes.parts.steps else None
+    found = read_levels(port, made.computed, model, schedule)
+    return _with_levels(made, replace(run, values=_unscheduled(values)), found, request, epsilon)
+
+
+def _unscheduled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a request without those that give its levels."""
+    return {name: x for name, x in values.items() if name not in ("steps", "schedule")}
+
+
+def _with_levels(
+    made: RunComparison,
+    run: RepeatedRun,
+    found: Sequence[RecordedLevels],
+    request: RecordedRequest,
+    epsilon: float,
+) -> RunComparison:
+    """Return what is compared of a run that continues with recorded levels.
+
+    They are the ones with which the fewest arrays are wrong, if those are fewer than before.
+    """
+    best, wrong = made, _count_wrong(made) if found else 0
+    for levels in found:
+        continued = replace(run, values={**run.values, "sigmas": levels.sigmas})
+        taken = _compare(continued, request.port, epsilon, request.assumed)
+        if not isinstance(taken, str) and _count_wrong(taken) < wrong:
+            wrong = _count_wrong(taken)
+            best = replace(taken, levels=made, of_levels=levels, notes=made.notes)
+    return best
 
 
 def _with_found_sampler(
@@ -182,17 +211,6 @@ def _with_found_sampler(
     name = next((name for name, error in right.items() if error <= near), tried)
     best = found[name]
     return best if isinstance(best, str) else replace(best, notes=[FOUND_SAMPLER.format(name)])
-
-
-def _other_levels(made: RunComparison) -> list[float] | None:
-    """Return the levels that were recorded of a run's schedule; None: they are those of the run."""
-    name = ArrayName(f"{SCHEDULE}/", OUTPUT, "sigmas")
-    got, right = name.tensor_in(made.port), made.computed.get(name)
-    if got is None or right is None or got.shape != right.shape:
-        return None
-    if relative_error(got[:-1], right[:-1]) <= SAME_LEVELS:  # where the run ends is one fault
-        return None
-    return None if relative_error(got, right) <= SAME_LEVELS else np.ravel(got).tolist()
 
 
 def _count_wrong(found: RunComparison) -> int:

@@ -15,6 +15,7 @@ from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.causes import RunCauses
+from ldmref.locate.run.levels import RecordedLevels
 from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import GUIDE_CALLS
@@ -59,6 +60,7 @@ class RunComparison:
         assumed: Arrays from which the request was read, and why: they say nothing.
         changeable: Arrays that a callback may have changed, and what rows say then.
         levels: The comparison of its levels, if it continues with recorded ones that are others.
+        of_levels: These levels.
         notes: What was assumed of the run, since it was not recorded, in words.
     """
 
@@ -72,6 +74,7 @@ class RunComparison:
     assumed: Mapping[ArrayName, str] = field(default_factory=dict)
     changeable: Mapping[ArrayName, str] = field(default_factory=dict)
     levels: RunComparison | None = None
+    of_levels: RecordedLevels | None = None
     notes: Sequence[str] = ()
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
@@ -87,9 +90,13 @@ class RunComparison:
         """
         if self.levels is None:
             return self._rows_of(self.computed)
-        schedule = [name for name in self.levels.computed if name.call.kind == SCHEDULE]
-        rest = [name for name in self.computed if name.call.kind != SCHEDULE]
-        return [*self.levels._rows_of(schedule), *self._rows_of(rest)]
+        given = {name for name in self.computed if name.call.kind == SCHEDULE}
+        if self.of_levels is not None:
+            given |= self.of_levels.names
+            self.levels.causes.explain_levels(self.of_levels)
+        levels = [name for name in self.levels.computed if name in given]
+        rest = [name for name in self.computed if name not in given]
+        return [*self.levels._rows_of(levels), *self._rows_of(rest)]
 
     def _rows_of(self, names: Iterable[ArrayName]) -> list[Row]:
         """Return the rows of some arrays, in the order in which they were recorded."""
@@ -201,6 +208,8 @@ class RunComparison:
             if same and np.array_equal(before.right, wrong.right):
                 return answer
         found = self.causes.find(wrong, self.computed, error, allowed)
+        if found is None and wrong.got.size and not np.ptp(wrong.got):
+            found = self.causes.find_changes(wrong, error, allowed)
         if found is None and wrong.got.size > 1:
             expected = np.asarray(wrong.right, np.float64)
             layout = recognise(wrong.got, expected, max(allowed, 1e-6))
