@@ -68,6 +68,10 @@ def test_other_levels_are_one_fault(fault, left_out):
         if not any(part in name for part in parts)
     }
     report = diff_traces(build_trace(arrays, {"params": params}), model_of(preset))
+    named = {(row.name, row.cause) for row in report.faults}
+    if parts:  # the same without a request, and without the name of the sampler
+        plain = diff_traces(build_trace(arrays), model_of(preset))
+        assert {(row.name, row.cause) for row in plain.faults} == named
     kinds = {"network" if row.call.network else row.call.kind for row in report.faults}
     assert kinds == {shows}, [(row.name, row.kind, row.cause) for row in report.faults]
     assert {row.verdict for row in report.rows} == {"equal", "differs"}

@@ -175,9 +175,11 @@ def _with_levels(
     for levels in found:
         continued = replace(run, values={**run.values, "sigmas": levels.sigmas})
         taken = _compare(continued, request.port, epsilon, request.assumed)
+        if not request.names_sampler:
+            taken = _with_found_sampler(taken, continued, request, epsilon)
         if not isinstance(taken, str) and _count_wrong(taken) < wrong:
             wrong = _count_wrong(taken)
-            best = replace(taken, levels=made, of_levels=levels, notes=made.notes)
+            best = replace(taken, levels=made, of_levels=levels)
     return best
 
 
