@@ -12,8 +12,11 @@ from ldmref.samplers import SAMPLERS, make_schedule
 from ldmref.trace import build_trace
 
 STEPS = 4
-UNEVEN = (9.0, 5.0, 0.8, 0.3, 0.0)  # levels of no schedule
-UNEVEN_FLOW = (1.0, 0.9, 0.4, 0.3, 0.0)
+LEVELS = {  # of no schedule, and of a flow with twice the shift
+    "uneven": lambda preset: (9.0, 5.0, 0.8, 0.3, 0.0),
+    "uneven flow": lambda preset: (1.0, 0.9, 0.4, 0.3, 0.0),
+    "shifted": lambda preset: shifted(preset, 2.0),
+}
 
 
 @cache
@@ -42,9 +45,9 @@ FAULTS = {
     ("tiny", "dpmpp_2m", "karras"): "schedule karras instead of the model's own",
     ("tiny", "ddim", "trailing"): "schedule trailing instead of the model's own",
     ("tiny", "euler", "linspace"): "schedule linspace instead of the model's own",
-    ("tiny", "ddim", UNEVEN): "",
-    ("sd3-tiny", "euler", shifted): "shift 6 instead of 3",
-    ("sd3-tiny", "euler", UNEVEN_FLOW): "",
+    ("tiny", "ddim", "uneven"): "",
+    ("sd3-tiny", "euler", "shifted"): "shift 6 instead of 3",
+    ("sd3-tiny", "euler", "uneven flow"): "",
 }
 LEFT_OUT = {  # what was not recorded of a run: a part of the names of arrays, and who shows it
     "nothing": ((), "schedule"),
@@ -54,12 +57,13 @@ LEFT_OUT = {  # what was not recorded of a run: a part of the names of arrays, a
 
 
 @pytest.mark.parametrize("left_out", LEFT_OUT)
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[0]}-{fault[1]}-{fault[2]}")
+@pytest.mark.parametrize("fault", FAULTS, ids="-".join)
 def test_other_levels_are_one_fault(fault, left_out):
     """No state, prediction or step is blamed, and all rows have the cause that all levels have."""
     preset, sampler, levels = fault
-    levels = shifted(preset, 2.0) if levels is shifted else levels
-    given = {"schedule": levels, "steps": STEPS} if isinstance(levels, str) else {"sigmas": levels}
+    given = {"schedule": levels, "steps": STEPS}
+    if levels in LEVELS:
+        given = {"sigmas": LEVELS[levels](preset)}
     trace, params = recorded(preset, sampler, given)
     parts, shows = LEFT_OUT[left_out]
     arrays = {
