@@ -250,6 +250,36 @@ def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
         yield Layout(f"the zeros of tokens {tokens} are in front instead of behind", moved)
 
 
+def find_order_of_rows(
+    got: np.ndarray, expected: np.ndarray, kept: np.ndarray
+) -> tuple[str, list[int]] | None:
+    """Return the order of the rows of a batch that is nearest to the recorded one, in words.
+
+    Args:
+        got: The recorded array, (n, l, ...).
+        expected: The array that it should equal.
+        kept: Which entries of each row are compared, (n, l).
+
+    Returns:
+        What became of the rows, and the number of the row that is in the place of each; None: they
+        are in their order, or there is one alone.
+
+    >>> right = np.eye(3)
+    >>> find_order_of_rows(right[[1, 0, 2]], right, np.ones((3, 3), bool))
+    ('rows of prompts are exchanged', [1, 0, 2])
+    """
+    rows = got.shape == expected.shape and got.ndim > 1 and len(got) > 1
+    if not rows or not np.isfinite(np.asarray(got, np.float64)).all():
+        return None
+    found, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in found]
+    order = [int(np.argmin(row)) for row in apart]
+    if order == [*range(len(order))]:
+        return None
+    what = "exchanged" if len({*order}) == len(order) else "repeated"
+    return f"rows of prompts are {what}", order
+
+
 def resplit_heads(got: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return (n, heads, l, d) split into other heads; None if the shapes do not allow it."""
     if got.ndim != 4 or len(shape) != 4 or got.shape == shape:

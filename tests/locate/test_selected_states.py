@@ -98,9 +98,7 @@ def test_what_is_not_found_is_left_out():
 
 def test_arrays_of_other_shapes_are_not_those_of_other_layers():
     run = Run()
-    found = others(STATES[:, :, :2], STATES, run, read)
-    assert [words for words, _ in found] == ["rows of prompts are exchanged"]
-    assert np.array_equal(found[0][1], STATES[::-1]) and run.changes == []
+    assert others(STATES[:, :, :2], STATES, run, read) == [] and run.changes == []
     assert others(STATES[:1, :, :2], STATES[:1], run, read) == []
 
 
@@ -189,7 +187,9 @@ def test_arrays_without_the_same_channels_have_no_tokens(got, right):
 
 
 def test_the_likeliest_selection_comes_first():
-    words = [text for text, _ in others(STATES, STATES, Run(), read)]
+    found = others(STATES[::-1], STATES, Run(), read)
+    words = [text for text, _ in found]
+    assert np.array_equal(found[6][1], STATES[::-1])
     assert words[:2] == [
         "1 token at the start not dropped",
         "1 token too many dropped at the start",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ldmref.errors import counted
+from ldmref.locate.layouts import find_order_of_rows
 from ldmref.locate.modules.own_run import ENCODER, OutputChange, OwnRun
 from ldmref.trace.model import Trace
 
@@ -31,8 +32,9 @@ def states_of_others(
         right: What the original's network was given.
     """
     yield from _of_tokens(got, right)
-    if len(right) > 1:
-        yield "rows of prompts are exchanged", right[::-1]
+    order = find_order_of_rows(got, right, np.ones(right.shape[:2], bool))
+    if order is not None:
+        yield order[0], right[order[1]]
     if got.shape != right.shape:
         return
     yield "the text is zero", np.zeros_like(right)

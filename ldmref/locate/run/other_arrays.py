@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ldmref.locate.layouts import find_order_of_rows
 from ldmref.locate.parts.latent_faults import (
     clamp_of,
     decoding_faults,
@@ -124,16 +125,11 @@ class OtherArrays:
 
     def _of_rows(self, wrong: WrongArray, computed: Computed) -> Iterator[TriedArray]:
         """Yield the rows of a batch in the order in which they are nearest to the recorded ones."""
-        right, got = np.asarray(wrong.right, np.float64), np.asarray(wrong.got, np.float64)
-        rows = right.shape == got.shape and right.ndim > 1 and len(right) > 1
-        if not rows or not np.isfinite(got).all():
-            return
         kept = self._kept_tokens(wrong, computed)
-        apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in got]
-        order = [int(np.argmin(row)) for row in apart]
-        if order != [*range(len(order))]:
-            what = "exchanged" if len({*order}) == len(order) else "repeated"
-            yield f"rows of prompts are {what}", _in_order(wrong, kept, order)
+        found = find_order_of_rows(wrong.got, wrong.right, kept)
+        if found is not None:
+            words, order = found
+            yield words, _in_order(wrong, kept, order)
 
     def _kept_tokens(self, wrong: WrongArray, computed: Computed) -> np.ndarray:
         """Return which tokens of each text are no padding, (n, l); of other arrays, all."""
