@@ -1,4 +1,4 @@
-"""What a run of ldmref's definition reads, and of which layers of a port it reads nothing.
+"""Find the layers of a port of which a run of ldmref's definition reads nothing.
 
 These are the layers of a text encoder after the states that are read, its last norm, its head. They
 are seen in a complete run of the definition, which then used none of their parameters, or declared
@@ -60,7 +60,7 @@ class WatchedParams(Params):
 
 @dataclass
 class RunReads:
-    """What a run of a definition reads, and which recorded arrays are what it returns.
+    """The arrays that a run of a definition reads, and the recorded ones that are its outputs.
 
     Attributes:
         parts: The parts of its tree of parameters of which an array was read.
@@ -163,7 +163,7 @@ def _waves_of_matrices(x: np.ndarray) -> np.ndarray:
 def _is_of_waves(waves: np.ndarray, tables: np.ndarray, unit: float) -> bool:
     """Return whether tables (n, l, channels) are of the waves of tokens, (tokens, pairs).
 
-    Ports keep both channels of a pair beside each other, half a head apart, or once.
+    Ports keep both channels of a pair next to each other, half a head apart, or once.
     """
     allowed = ROUNDINGS * (unit + EPSILONS["float32"] * len(waves))  # angles are in float32
     sides = (waves,) if tables.dtype.kind == "c" else (np.real(waves), np.imag(waves))
@@ -185,7 +185,7 @@ def _has_rows(table: np.ndarray, part: np.ndarray, allowed: float) -> bool:
 
 @dataclass
 class LayerRemarks:
-    """What is said of layers that were not compared one by one, and are no gap.
+    """Remarks on layers that were not compared one by one, without which nothing is missing.
 
     Attributes:
         unread: The parts of which nothing is read, by network.

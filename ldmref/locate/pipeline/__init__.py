@@ -1,10 +1,11 @@
-"""What a pipeline computes between its networks.
+"""Judge the computations of a pipeline between its networks.
 
-A run of ldmref, or of a port in its names, is run again on what was recorded (`ldmref.locate.run`),
-and one of diffusers under the names of a run of ldmref. What no run computes has a judge of its
-own: what the caller gave, noise of which only the distribution is known, and training.
+A run of ldmref, or of a port in its names, is run again on the recorded arrays
+(`ldmref.locate.run`), and a run of diffusers under the names of a run of ldmref. Other judges
+compare what no run computes: what the caller gave, noise of which only the distribution is known,
+and training.
 
-| module                  | what it has                                                 |
+| module                  | contents                                                    |
 |-------------------------|-------------------------------------------------------------|
 | `diffusers_run`         | a run of diffusers, under the names of a run of ldmref      |
 | `diffusers_request`     | what it was asked for                                       |
@@ -27,7 +28,7 @@ own: what the caller gave, noise of which only the distribution is known, and tr
 | `sizes`     | positions and sizes, with the size of the latents                       |
 | `schedule`  | levels that a scheduler was given                                       |
 | `noise_tests` | noise of steps, with its distribution                                 |
-| `references`, `controls`, `hints`, `residuals` | what a program makes of further images |
+| `references`, `controls`, `hints`, `residuals` | what a program computes from further images |
 | `training`, `gradients` | a training step, and its gradients                          |
 """
 
@@ -70,9 +71,8 @@ from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import CONSTRAIN
 from ldmref.trace.model import Trace, without_own_arguments
 
-NO_RUN = "no run was recorded"
 OF_TRAINING = (judge_training, judge_gradients)
-# Of a run that was followed: what it is given.
+# What a run that was followed is given.
 JUDGES_OF_GIVEN = (
     judge_given_levels,
     judge_noises,
@@ -84,7 +84,7 @@ JUDGES_OF_GIVEN = (
     judge_asked,
 )
 
-# Of a run that was followed, what no request of ldmref has.
+# What a run that was followed has and no request of ldmref.
 JUDGES_APART = {
     "sizes": judge_sizes,
     "tokens": judge_tokens,
@@ -110,7 +110,7 @@ def judge_host(
         port: The trace.
         model: The model that the port ran.
         dtype: The port's number format.
-        notes: What is found beside the rows is added here.
+        notes: Further findings are added here.
         controlnets: The ControlNets of the run, in their order; (): they are not known.
         guide: The weaker model of a run with autoguidance. None: there is none.
     """
@@ -126,9 +126,9 @@ def judge_host(
     missing = rows_of_missing(port, model, controlnets)
     rows = [row for judge in OF_TRAINING for row in try_judge(judge, context)]
     of_steps = context.calls(STEP.call)
-    asked = bool(of_steps) or "mode" in context.params
-    found = _follow(context, guide) if asked and not context.calls("train") else NO_RUN
-    if isinstance(found, str) and (found == NO_RUN or not of_steps):
+    generates = bool(of_steps) or "mode" in context.params
+    found = _follow(context, guide) if generates and not context.calls("train") else None
+    if found is None or (isinstance(found, str) and not of_steps):
         return [*rows, *_judge_networks_alone(context), *missing]
     if isinstance(found, str):
         rows += [*_visit_guidances(context), *_judge_given(context)]
@@ -217,8 +217,8 @@ def _follow_branches(context: PipelineContext, parts: Sequence[BranchPart]) -> l
 def follow_diffusers(context: PipelineContext) -> list[Row] | str:
     """Return the rows of a run of diffusers that is followed from its request to its images.
 
-    What the run is given has rows of its own: its noise, of which only the distribution is known,
-    levels that its scheduler is given, and positions.
+    Its noise, of which only the distribution is known, levels that its scheduler is given, and
+    positions have further rows.
 
     Args:
         context: The recorded run.
@@ -283,5 +283,5 @@ def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:
     if not kind or not steps:
         return []
     family = model.family
-    note = f"{kind} is no pipeline that {family.name} reads: nothing between its networks is judged"
+    note = f"{family.name} does not read a {kind}: nothing between its networks is judged"
     return [Row(steps[0], "", "pipeline", verdict=UNKNOWN, note=note)]

@@ -58,9 +58,9 @@ class ViewedRun(NamedTuple):
     Attributes:
         view: The run.
         model: The model that has its scheduler.
-        apart: What is no part of the run: "tokens" of further prompts, "sizes" of other images, a
-            "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs the
-            denoiser was given, and "references" that it reads.
+        apart: Parts that are not of the run: "tokens" of further prompts, "sizes" of other images,
+            a "schedule" that is not followed to its end, "controls" of ControlNets, whose outputs
+            the denoiser was given, and "references" that it reads.
         unread: Why its arrays may be others than those of a run of ldmref; "": they may not.
     """
 
@@ -168,7 +168,7 @@ class _ViewedCalls:
             rows: A call of ldmref for each row.
             reads_same: Whether it reads the prompts of the request.
             length: The tokens to which ldmref fills up a text. Nothing reads those that a program
-                has not.
+                lacks.
         """
         for name, calls in self._rows_of(kind, rows):
             tokens = self._shorter(name, length)
@@ -217,7 +217,7 @@ class _ViewedCalls:
     def _moved(self, name: ArrayName, calls: list[str]) -> np.ndarray | None:
         """Return a text encoder's array with padding behind its texts, as ldmref has it.
 
-        Where a program has it before them, it is noted. None: the array was not recorded.
+        Padding before them is noted. None: the array was not recorded.
         """
         x = name.tensor_in(self.view.port)
         shifts = np.array([self.shifts.get(call, 0) for call in calls])
@@ -228,7 +228,7 @@ class _ViewedCalls:
         return _rolled(x, -shifts)
 
     def _shorter(self, name: ArrayName, length: int) -> int | None:
-        """Return the tokens of a text encoder's array if ldmref's has more; None: it has not."""
+        """Return the tokens of a text encoder's array if ldmref's has more; None otherwise."""
         x = name.tensor_in(self.view.port)
         states = name._replace(side=OUTPUT, role=OUTPUT).tensor_in(self.view.port)
         if x is None or states is None or x.ndim < 2 or x.shape[1] != states.shape[1]:
@@ -383,7 +383,7 @@ class _ViewedCalls:
             noised = self._before(0, 0, 0)
             if noised is None:
                 self.view.recorded[name] = (ArrayPart(x, None, 1.0 / self._spread(0)),)
-            else:  # the image with noise, which has a row of its own
+            else:  # the image with noise, which has its own row
                 self.view.numbers[name] = noised
             self.view.least[name] = ROUNDED
             for role in entry.inputs:
@@ -406,7 +406,7 @@ class _ViewedCalls:
         state = own._replace(role=f"x_at{suffix}" if i else "x")
         view.pair(state, read._replace(role="sample"), spread(number))
         before = self._before(k, i, number)
-        if before is not None:  # what was recorded of it has a row of its own
+        if before is not None:  # the recorded one has its own row
             view.recorded.pop(read._replace(role="sample"), None)
             view.numbers[read._replace(role="sample")] = before
             if i and kept is not None:  # with the latents of the image put back
@@ -465,7 +465,7 @@ class _ViewedCalls:
         return first and self.context.config.rescale_betas_zero_snr
 
     def add_scaled(self) -> None:
-        """Add what the scheduler makes of states before the denoiser reads them."""
+        """Add states that the scheduler scales before the denoiser reads them."""
         evaluations, calls = self.context.evaluations, self.context.calls("scale_input")
         if len(calls) != len(evaluations) or any(len(e.networks) != 1 for e in evaluations):
             return
@@ -479,7 +479,7 @@ class _ViewedCalls:
             self.view.least[sample._replace(role="timestep")] = TIME
             self.view.nearest[sample._replace(role="timestep")] = NEAR
             state = self.context.read(evaluation.step, "sample")
-            if state is not None:  # which has a row of its own
+            if state is not None:  # which has its own row
                 self.view.numbers[sample] = np.concatenate([state] * len(network))
             for name in (sample, ArrayName(entry.name, OUTPUT, OUTPUT)):
                 self.view.least[name] = ROUNDED
@@ -542,7 +542,7 @@ class _ViewedCalls:
                 self.view.changeable[name] = CHANGED.format(array)
 
     def add_unknown_steps(self) -> None:
-        """Note what a scheduler computes that ldmref has not, whose levels are those of the run."""
+        """Note what a scheduler that ldmref lacks computes; its levels are those of the run."""
         why = self.context.unknown_scheduler
         for name in self.view.recorded if why else ():
             kind, made = name.call.kind, name.side == OUTPUT
