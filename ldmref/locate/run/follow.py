@@ -24,7 +24,7 @@ from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.levels import SAME_LEVELS, RecordedLevels, read_levels
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
-from ldmref.locate.run.request import RecordedRequest
+from ldmref.locate.run.request import ANY_SCALE, NO_SCALE, RecordedRequest
 from ldmref.locate.run.rows import ROUNDINGS, RunComparison
 from ldmref.locate.run.steps import SeenParts, SteppedVisit, TakenSteps
 from ldmref.locate.run.views import RunView
@@ -53,6 +53,13 @@ from ldmref.trace.observer import TraceObserver, numbered_role
 JUMP = "jump"
 SHOWN = ("words", "image", REQUESTED, "truth", "low_resolution")  # what was given, or is shown
 ALIKE = 10.0  # ratio of errors up to which both may be roundings
+# The first arrays of guidance that depend on its scale, in the order in which one is taken.
+SCALED = (
+    (STEP.call, INPUT, "prediction"),
+    (COMBINE.call, OUTPUT, OUTPUT),
+    (STEP.call, INPUT, "x0"),
+    (STEP.call, OUTPUT, OUTPUT),
+)
 FOUND_SAMPLER = "the sampler was not recorded: the steps are compared with those of {}"
 SINGLE = 2.0**-23  # the unit of rounding of float32, in which states are at least
 
@@ -144,7 +151,7 @@ def _follow(
     mode, values = found
     if "batch_size" in MODES[mode].parameters:
         values |= _batch_size(port)
-    run = RepeatedRun(model, nets, mode, values)
+    run = _with_fitted_scale(RepeatedRun(model, nets, mode, values), request)
     made = _compare(run, port, epsilon, request.assumed)
     if not request.names_sampler:
         made = _with_found_sampler(made, run, request, epsilon)
@@ -152,7 +159,49 @@ def _follow(
         return made
     schedule = made.causes.parts.steps[0].schedule if made.causes.parts.steps else None
     found = read_levels(port, made.computed, model, schedule)
-    return _with_levels(made, replace(run, values=_unscheduled(values)), found, request, epsilon)
+    run = replace(run, values=_unscheduled(run.values))
+    return _with_levels(made, run, found, request, epsilon)
+
+
+def _with_fitted_scale(run: RepeatedRun, request: RecordedRequest) -> RepeatedRun:
+    """Return a run with the guidance scale that explains the first recorded array of guidance.
+
+    The guided prediction is linear in the scale, and the first step in the prediction.
+
+    Args:
+        run: The run, with any scale if none was recorded; otherwise it is returned as it is.
+        request: The recorded request, where the array is noted, which then says nothing.
+    """
+    port = request.port
+    for kind, side, role in SCALED if request.lacks_scale else ():
+        name = ArrayName(f"{kind}.000/", side, role)
+        got = name.tensor_in(port)
+        if got is None:
+            continue
+        made = []
+        for scale in (ANY_SCALE, ANY_SCALE + 1.0):
+            values = {**run.values, "cfg_scale": scale}
+            computed = _computed_until(replace(run, values=values), FollowedCalls(port, until=name))
+            made.append(computed.get(name))
+        first, second = made
+        if first is None or second is None or first.shape != got.shape:
+            continue
+        slope = np.asarray(second - first, np.float64)
+        power = float(np.vdot(slope, slope))
+        if power:
+            fitted = ANY_SCALE + float(np.vdot(slope, got - first)) / power
+            request.assumed[name] = NO_SCALE
+            return replace(run, values={**run.values, "cfg_scale": fitted})
+    return run
+
+
+def _computed_until(run: RepeatedRun, calls: FollowedCalls) -> Mapping[ArrayName, np.ndarray]:
+    """Return what a run computes up to where it ends or cannot go on."""
+    try:
+        run.follow(calls)
+    except (NotFollowed, ArrayReached, *FAILS):
+        pass
+    return calls.computed
 
 
 def _unscheduled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,10 +254,13 @@ def _with_found_sampler(
     for name in SAMPLERS:
         if name != tried:
             other = replace(run, values={**run.values, "sampler": name})
+            other = _with_fitted_scale(other, request)
             found[name] = _compare(other, request.port, epsilon, request.assumed)
     known = {name: x for name, x in found.items() if not isinstance(x, str)}
-    errors = {name: max(_errors(x), default=0.0) for name, x in known.items()}
-    right = {name: error for name, error in errors.items() if error <= SAME_LEVELS}
+    errors = {name: [*_errors(x)] for name, x in known.items()}
+    most = max(map(len, errors.values()), default=0)  # others need noise that was not recorded
+    largest = {name: max(x, default=0.0) for name, x in errors.items() if len(x) == most}
+    right = {name: error for name, error in largest.items() if error <= SAME_LEVELS}
     near = ALIKE * min(right.values(), default=0.0)
     name = next((name for name, error in right.items() if error <= near), tried)
     best = found[name]
@@ -221,9 +273,9 @@ def _count_wrong(found: RunComparison) -> int:
 
 
 def _errors(found: RunComparison) -> Iterator[float]:
-    """Yield the relative errors of all real arrays but the levels, and what was assumed."""
+    """Yield the relative errors of all real arrays that are known, but the levels and assumed."""
     known = (pair for pair in found.computed.items() if pair[0] not in found.assumed)
-    others = {name: x for name, x in known if name.call.kind != SCHEDULE}
+    others = {name: x for name, x in known if name.call.kind != SCHEDULE and np.isfinite(x).all()}
     pairs = ((name.tensor_in(found.port), x) for name, x in others.items())
     real = ((got, x) for got, x in pairs if got is not None and got.dtype.kind != "c")
     yield from (relative_error(got, x) for got, x in real)

@@ -35,6 +35,7 @@ NO_WEIGHT = "no weight of a ControlNet was recorded"
 CONTROL, REFERENCES = "control", "references"
 HINTS = ("hint", "controlnet_cond")
 LEVELS = ("sigma", "sigma_next")
+ANY_SCALE = 2.0  # of guidance: the one that was used is fitted
 WITHOUT_TEXT = ("x", "t", "t_next", "guidance", "sizes")
 
 
@@ -320,13 +321,38 @@ class RecordedRequest:
 
     def _scale(self) -> float:
         """Return the guidance scale that was used, which nothing says to be right."""
-        scale = self._first(COMBINE.call, INPUT, "scale")
-        if scale is None or not scale[1].size:
-            return 1.0
-        entries = self._calls(COMBINE.call)
-        names = (ArrayName(entry.name, INPUT, "scale") for entry in entries)
-        self.assumed.update(dict.fromkeys(names, NO_SCALE))
-        return float(scale[1].flat[0])
+        for kind, role in self._scales:
+            scale = self._first(kind, INPUT, role)
+            if scale is not None and scale[1].size:
+                names = (ArrayName(entry.name, INPUT, role) for entry in self._calls(kind))
+                self.assumed.update(dict.fromkeys(names, NO_SCALE))
+                return float(scale[1].flat[0])
+        return ANY_SCALE if self._is_guided else 1.0
+
+    @property
+    def _scales(self) -> list[tuple[str, str]]:
+        """The calls and roles that have a guidance scale: guidance, and some networks."""
+        denoiser = self.model.denoiser
+        inputs = (*denoiser.inputs, *denoiser.optional)
+        read = [(denoiser.name, x.role) for x in inputs if x.argument == "guidance"]
+        return [(COMBINE.call, "scale"), *read]
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether a run is guided, and nothing says by which scale."""
+        recorded = any(self._first(kind, INPUT, role) is not None for kind, role in self._scales)
+        return not self.params and not recorded and self._is_guided
+
+    @property
+    def _is_guided(self) -> bool:
+        """Whether two predictions of each state were recorded."""
+        if self._first(COMBINE.call, INPUT, "uncond") is not None:
+            return True
+        denoiser = self.model.denoiser
+        roles = [x.role for x in denoiser.inputs if x.argument == "x"]
+        latents = self._first(denoiser.name, INPUT, *roles)
+        state = self._first(STEP.call, INPUT, "x", "sample")
+        return latents is not None and state is not None and len(latents[1]) == 2 * len(state[1])
 
     def _number(self, entry: TraceEntry, role: str) -> float | None:
         x = ArrayName(entry.name, INPUT, role).tensor_in(self.port)
