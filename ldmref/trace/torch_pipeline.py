@@ -20,12 +20,17 @@ from ldmref.trace.torch_calls import TorchTraceWriter, describe_parameters
 from ldmref.trace.torch_denoiser import DenoiserRecorder
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
-from ldmref.trace.torch_methods import AutoencoderRecorder, ReplacedMethods, drop_frame
+from ldmref.trace.torch_methods import (
+    AnyMethod,
+    AutoencoderRecorder,
+    ReplacedMethods,
+    drop_frame,
+)
 from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_networks import record_networks
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
-from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder, read_scale
+from ldmref.trace.torch_scheduler import SchedulerRecorder, read_scale
 
 SKIPPED = ("safety_checker", "image_encoder")
 

@@ -14,6 +14,7 @@ from ldmref.ports.port import FamilyPort, port_of
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_methods import AnyMethod
 from ldmref.trace.torch_values import first_tensor
 
 NOISE = "noise"
@@ -22,7 +23,6 @@ CFG = "ClassifierFreeGuidance"  # the guider of modular pipelines whose formula 
 NUMBERS = ("mu", "num_inference_steps")
 RULE = ("name", "over", "factor")  # of a guidance: its name, and parameters that are no arrays
 NO_X0 = ("LCMScheduler", "TCDScheduler")  # that return something else beside the state
-AnyMethod = Callable[..., Any]
 
 
 class SchedulerRecorder:

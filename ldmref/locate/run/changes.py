@@ -22,6 +22,7 @@ from ldmref.samplers.parts import COMBINE, STEP
 from ldmref.trace.calls import TraceCall
 
 KEPT = ("seed", "seed_b", "width", "height", "count", "batch_size", "tile", "positions", "rng")
+OWN_SCHEDULE = "the model's own"
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,10 @@ def _of_request(mode: str, values: Mapping[str, Any]) -> Iterator[RunChange]:
         for other in dict.fromkeys(x for x in others if isinstance(x, str | bool | int | float)):
             if other != right:
                 words = name.replace("_", " ")
-                text = f"{words} {_show(other)} instead of {_show(right)}"
+                own = OWN_SCHEDULE if name == "schedule" and right is None else _show(right)
+                text = f"{words} {_show(other)} instead of {own}"
                 yield RunChange(text, {name: other})
 
 
 def _show(value: Any) -> str:
-    if value is None:
-        return "the model's own"
     return f"{value:g}" if isinstance(value, float) else str(value)
