@@ -18,6 +18,7 @@ from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.makers import name_as_makers
 from ldmref.locate.networks import (
     RecordedNetwork,
+    find_definition,
     find_wrong_axes,
     name_unknown_pipeline,
     passes_tokens,
@@ -42,6 +43,7 @@ from ldmref.locate.unvisited import LayerRemarks, RunReads
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
+from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, without_own_arguments
 
@@ -331,7 +333,7 @@ class JudgedCall:
             if whole is not None and whole.inputs:
                 axes = find_wrong_axes(self.model, self.port, call, self.controlnets)
                 problem = axes or found.problem
-                found.judge.rows.append(_describe_unfit(self.port, self.model, call, problem))
+                found.judge.rows.append(self.describe_unfit(problem))
             done = {"", *found.visited}
             rest = [e for e in self.port.entries if e.call != call or e.layer not in done]
             part = replace(self.port, entries=tuple(rest))
@@ -372,19 +374,29 @@ class JudgedCall:
         run.follow(found.network, judge, computed=computed)
         return computed.find_right(found.reads)
 
+    def describe_unfit(self, problem: str) -> Row:
+        """Return the row of a call whose arrays do not fit the definition.
 
-def _describe_unfit(port: Trace, model: LatentDiffusion, call: TraceCall, problem: str) -> Row:
-    """Return the row of a call whose arrays do not fit the definition.
+        A pipeline that the family does not read may call its networks with arrays of another
+        meaning, and tokens are the latents of ports that write the network alone. A network that
+        was given its first input in another form, such as a list, was given none that is judged.
 
-    A pipeline that the family does not read may call its networks with arrays of another meaning,
-    and tokens are the latents of ports that write the network alone.
-    """
-    note = f"cannot be replayed: {problem}"
-    kind = name_unknown_pipeline(port, model)
-    if kind:
-        note += f"; {kind} is no pipeline that {model.family.name} reads"
-        return Row(call, "", verdict=UNKNOWN, note=note)
-    if passes_tokens(port, model, call):
-        note += "; it holds tokens, which do not say the height and width of their latents"
-        return Row(call, "", verdict=UNKNOWN, note=note)
-    return Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)
+        Args:
+            problem: Why they do not fit.
+        """
+        port, model, call = self.port, self.model, self.call
+        note = f"cannot be replayed: {problem}"
+        kind = name_unknown_pipeline(port, model)
+        if kind:
+            note += f"; {kind} is no pipeline that {model.family.name} reads"
+            return Row(call, "", verdict=UNKNOWN, note=note)
+        if passes_tokens(port, model, call):
+            note += "; it holds tokens, which do not say the height and width of their latents"
+            return Row(call, "", verdict=UNKNOWN, note=note)
+        whole = port.find(call)
+        network, _ = find_definition(model, port, call, self.controlnets)
+        names = names_of(network, network.inputs[0])
+        if whole is not None and not whole.inputs.keys() & {*names}:
+            note += f"; its first input has none of the names {', '.join(names)}"
+            return Row(call, "", verdict=UNKNOWN, note=note)
+        return Row(call, "", error=float("inf"), verdict=DIFFERS, note=note)

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from ldmref.io.compvis.keys import original_autoencoder_table
 from ldmref.io.key_table import KeyEntry
 from ldmref.locate.derived import Derivation, with_derived
 from ldmref.locate.names import layers_of
@@ -16,6 +17,9 @@ from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 from ldmref.trace.name_maps import Joined
 
+AUTOENCODER = "vae"  # its parameters
+OF_AUTOENCODER = ("vae.decode", "vae.encode")  # its calls
+IN_FILE = "first_stage_model."  # what precedes the names of an autoencoder in a whole file
 OF_LAYERS = ("weight", "bias")  # parameters whose owner is a layer, and no module around some
 
 
@@ -45,49 +49,78 @@ def name_as_makers(port: Trace, model: LatentDiffusion) -> Trace:
     >>> [entry.layer.partition(".0.")[2] for entry in named.entries]
     ['attn.to_q', 'attn.to_k', 'attn.to_v']
     """
-    network = model.config.denoiser.network
-    own = {name for name, _ in layers_of(model.params[network], "")}
-    of_network = [e for e in port.entries if e.call.kind.removeprefix(GUIDE_CALLS) == network]
-    recorded = {entry.layer for entry in of_network}
-    if not recorded - own - {""}:
+    denoiser = model.config.denoiser.network
+    parts: dict[str, Derivation] = {}
+    renamed: dict[int, str | Joined] = {}  # by the id of an entry
+    for networks, params, files in (
+        ((denoiser,), denoiser, _read_files(model)),
+        (OF_AUTOENCODER, AUTOENCODER, _read_autoencoder_files(model)),
+    ):
+        own = {name for name, _ in layers_of(model.params[params], "")}
+        entries = [e for e in port.entries if e.call.kind.removeprefix(GUIDE_CALLS) in networks]
+        layers = _find_file({entry.layer for entry in entries}, own, files)
+        renamed |= {id(e): layers[e.layer] for e in entries if e.layer in layers}
+    if not renamed:
         return port
+    named: list[TraceEntry] = []
+    for entry in port.entries:
+        own_name = renamed.get(id(entry), entry.layer)
+        if isinstance(own_name, Joined):
+            named += _divide(entry, own_name, parts)
+        else:
+            named.append(replace(entry, layer=own_name))
+    return with_derived(port, named, parts)
+
+
+def _find_file(recorded: set[str], own: set[str], files: Iterator[FileLayers]) -> FileLayers:
+    """Return ldmref's layers by those of the file that has most of the recorded ones.
+
+    Args:
+        recorded: The layers of a network that were recorded.
+        own: Those that ldmref has.
+        files: The files.
+
+    Returns:
+        The layers; none if ldmref's names are known as often.
+    """
     best: FileLayers = {}
-    most = len(recorded & own)
-    for layers in _read_files(model):
+    most = len(own & recorded) if recorded - own - {""} else len(recorded)
+    for layers in files:
         known = len(recorded & layers.keys())
         if known > most:
             best, most = layers, known
-    if not best:
-        return port
-    ids = {id(entry) for entry in of_network}
-    parts: dict[str, Derivation] = {}
-    entries: list[TraceEntry] = []
-    for entry in port.entries:
-        own_name = best.get(entry.layer) if id(entry) in ids else None
-        if isinstance(own_name, Joined):
-            entries += _divide(entry, own_name, parts)
-        else:
-            entries.append(replace(entry, layer=own_name or entry.layer))
-    return with_derived(port, entries, parts)
+    return best
 
 
 def _read_files(model: LatentDiffusion) -> Iterator[FileLayers]:
     """Yield ldmref's layers by those of each single file, without what precedes all names."""
     for file in model.family.files:
-        parts: dict[str, dict[str, tuple[int, int]]] = {}
-        interleaved: set[str] = set()
-        for name, entry in file.table(model.config).items():
-            own, _, parameter = name.rpartition(".")
-            if not isinstance(entry, KeyEntry) or parameter not in OF_LAYERS:
-                continue
-            layer = entry.name.rpartition(".")[0]
-            parts.setdefault(layer, {})[own] = _find_part(entry)
-            if entry.heads > 1:
-                interleaved.add(layer)
-        joined = {name: _join(found) for name, found in parts.items() if name not in interleaved}
-        layers = {name: own for name, own in joined.items() if own is not None}
+        layers = _layers_of(file.table(model.config))
         yield layers
         yield {name.removeprefix(_shared_prefix(layers)): own for name, own in layers.items()}
+
+
+def _read_autoencoder_files(model: LatentDiffusion) -> Iterator[FileLayers]:
+    """Yield ldmref's layers of the autoencoder by those of its makers' file, and of a whole one."""
+    layers = _layers_of(original_autoencoder_table(model.config.vae))
+    yield layers
+    yield {IN_FILE + name: own for name, own in layers.items()}
+
+
+def _layers_of(table: Mapping[str, KeyEntry]) -> FileLayers:
+    """Return ldmref's layers by those of the file of a table."""
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    interleaved: set[str] = set()
+    for name, entry in table.items():
+        own, _, parameter = name.rpartition(".")
+        if not isinstance(entry, KeyEntry) or parameter not in OF_LAYERS:
+            continue
+        layer = entry.name.rpartition(".")[0]
+        parts.setdefault(layer, {})[own] = _find_part(entry)
+        if entry.heads > 1:
+            interleaved.add(layer)
+    joined = {name: _join(found) for name, found in parts.items() if name not in interleaved}
+    return {name: own for name, own in joined.items() if own is not None}
 
 
 def _find_part(entry: KeyEntry) -> tuple[int, int]:

@@ -2,11 +2,12 @@
 
 Makers name what diffusers does not: blocks of another name, norms without weights, activations
 within an MLP. Such a layer counts as compared if each of its arrays is right: only rounding tells
-it from an array that the definition computes from what was recorded, in any order in memory; or it
-is a part of such an array, or consists of such parts; or it has the angles by which tokens are
-rotated. A sum or an activation is right as well if it is that of its inputs, and these or its
-output are right; and a layer that is called more often than the definition does, if it returns what
-the definition's layer does. A layer with any other array was not compared.
+it from an array that the definition computes from what was recorded, in any order in memory and
+with image and text in either order; or it is a part of such an array, or consists of such parts; or
+it has the angles by which tokens are rotated. A sum or an activation is right as well if it is that
+of its inputs, and these or its output are right; and a layer that is called more often than the
+definition does, if it returns what the definition's layer does. A layer with any other array was
+not compared.
 """
 
 from __future__ import annotations
@@ -70,8 +71,11 @@ class _Wanted:
         limit = self.allowed * largest_value(computed)
         some = computed.flat[picked]
         self.found = any(
-            largest_value(x.flat[picked] - some) <= limit
-            and relative_error(x, computed) <= self.allowed
+            (
+                largest_value(x.flat[picked] - some) <= limit
+                and relative_error(x, computed) <= self.allowed
+            )
+            or _begins_later(x, computed, self.allowed)
             for x in self._orders[shape]
         )
 
@@ -90,6 +94,31 @@ class _Wanted:
             covered = self._covered[axis]
             covered[start : start + computed.shape[axis]] = True
             self.found = bool(covered.all())
+
+
+def _begins_later(x: np.ndarray, computed: np.ndarray, allowed: float) -> bool:
+    """Return whether an array has the tokens of another one, of which the first ones come last.
+
+    Programs join the tokens of image and text in either order.
+
+    Args:
+        x: The array.
+        computed: The other one, of the same shape, whose last axes are tokens and channels.
+        allowed: The relative error that is rounding.
+
+    >>> computed = np.arange(12.0).reshape(2, 3, 2)
+    >>> _begins_later(computed[:, [2, 0, 1]], computed, 1e-9)
+    True
+    >>> _begins_later(computed[:, [1, 0, 2]], computed, 1e-9)
+    False
+    """
+    if x.ndim < 2:
+        return False
+    limit = allowed * largest_value(computed)
+    first = (*(0,) * (x.ndim - 2), slice(None), 0)  # the first number of each token
+    near = np.abs(computed[first] - x[first][0]) <= limit
+    turned = (np.roll(computed, -start, axis=-2) for start in np.flatnonzero(near) if start)
+    return bool(limit) and any(largest_value(x - other) <= limit for other in turned)
 
 
 def _find_part(part: np.ndarray, whole: np.ndarray, axis: int, allowed: float) -> int | None:

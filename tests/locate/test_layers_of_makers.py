@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from test_conventions import judge, named, record
 
+import ldmref
+from ldmref import modes
+from ldmref.io.compvis.keys import original_autoencoder_table
+
 PREFIX = "model.diffusion_model."
 
 
@@ -86,3 +90,31 @@ def test_a_joined_layer_that_lacks_a_channel_lacks_it_in_its_last_part():
     report = judge(model, {**made, layer: made[layer][..., :-1]})
     assert named(report) == ["transformer_blocks.0.attn.to_v"]
     assert report.faults[0].note == "shape (2, 8, 23) instead of (2, 8, 24)"
+
+
+def decode_as_makers(model, prefix):
+    """Return the arrays of a decoder, of the layers that the makers' file of it names."""
+    table = original_autoencoder_table(model.config.vae)
+    names = {own.rpartition(".")[0]: entry.name.rpartition(".")[0] for own, entry in table.items()}
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, "a red heart", seed=1, steps=1)
+    found = {}
+    for key, x in run.trace.tensors.items():
+        call, layer, role = key.split("/")
+        if call == "vae.decode" and not layer:
+            found[key] = x
+        elif call == "vae.decode" and layer in names:
+            found[f"{call}/{prefix}{names[layer]}/{role}"] = x
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_layers_of_an_autoencoder_have_the_makers_names(prefix):
+    model = ldmref.random_model("tiny", dtype="float64")
+    made = decode_as_makers(model, prefix)
+    layer = f"vae.decode/{prefix}decoder.mid.block_1.conv1/output"
+    report = judge(model, made)
+    assert report.verdict == "equal", (report.gaps, report.faults[:3])
+    assert "decoder.mid_block.resnets.0.conv1" in {row.layer for row in report.rows}
+    report = judge(model, made | {layer: 1.5 * made[layer]})
+    assert named(report)[0] == "decoder.mid_block.resnets.0.conv1"

@@ -90,3 +90,13 @@ def test_tokens_of_another_width_are_not_judged():
     assert row.note.endswith(
         "it holds tokens, which do not say the height and width of their latents"
     )
+
+
+def test_images_in_a_list_are_not_judged_instead_of_wrong():
+    model = ldmref.random_model("z-image-tiny", dtype="float64")
+    arrays = whole_call(model)
+    times = np.concatenate([arrays.pop("timestep")] * 2)
+    listed = {f"x.{i}": arrays["sample"][0][:, None] for i in range(2)}
+    rows = judge(model, {**listed, "t": times, "": arrays[""]})
+    assert [row.verdict for row in rows] == ["not judged"]
+    assert "its first input has none of the names sample" in rows[0].note

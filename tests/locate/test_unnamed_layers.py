@@ -39,6 +39,7 @@ ARRAYS = {
     "some channels": (X[..., 2:4], [X]),
     "some tokens": (X[:, 1:4], [X]),
     "channels of two": (X, [X[..., :3], X[..., 3:]]),
+    "tokens from a later one on": (np.roll(X, 2, axis=1), [X]),
     "tokens of two": (X, [X[:, 2:], X[:, :2]]),
 }  # fmt: skip
 
