@@ -110,8 +110,12 @@ def test_arrays_are_read_by_the_first_name_that_they_have():
 
 
 def test_numbers_are_the_first_of_an_array():
-    run = run_of({"sampler.000": {"input.a": np.array([[3, 4]]), "input.b": np.array(5)}})
+    arrays = {"input.a": np.array([[3, 4]]), "input.b": np.array(5), "input.c": np.zeros(0)}
+    run = run_of({"sampler.000": arrays})
     entry = entry_of(run, "sampler.000")
+    assert run.number(entry, "x", "a") == 3.0
+    assert run.number(entry, "c") is None and run.number(entry, "x") is None
+    assert run.read(None, "a") is None and run.read_output(entry) is None
     assert run.number(entry, "a") == 3.0 and run.number(entry, "b") == 5.0
     assert isinstance(run.number(entry, "a"), float)
 
@@ -360,6 +364,7 @@ def test_the_sampler_is_recorded_or_asked_for():
     ("attributes", "params", "steps"),
     [
         ({"steps": 1}, {}, 1),
+        ({"steps": 6}, {"steps": 4}, 6),
         ({"steps": "7"}, {"num_inference_steps": 5, "steps": 4}, 5),
         ({}, {"num_inference_steps": -1, "steps": 4}, 4),
         ({}, {"num_inference_steps": 0, "steps": 0}, 3),
