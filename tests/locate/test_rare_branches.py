@@ -115,14 +115,6 @@ def test_the_luminance_of_a_mask_in_colours():
     assert found.tolist() == [[[[1.0, 1.0], [0.0, 0.0]]]]
 
 
-def test_the_images_of_an_argument():
-    arrays = {"input.image.0": X, "input.image.1": Y, "input.image_reference": Z, "input.other": X}
-    context = context_of({"inputs.000": arrays, "inputs.001": {"input.image": Z}})
-    found = [*images._requested(context, "image")]
-    assert [np.array_equal(x, y) for x, y in zip(found, (X, Y, Z), strict=True)] == [True] * 3
-    assert len([*images._requested(context, "image_reference")]) == 1
-
-
 def test_the_reference_images_of_an_encoder():
     photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     right = [photo.transpose(2, 0, 1)[None] / 127.5 - 1.0 for photo in photos]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,24 +208,6 @@ def test_images_that_are_encoded():
     context = context_of(other)
     assert not [*images._judge_encoded_images(context)]
     assert not context.ledger.has(entry_of(context, "vae.encode.000"), "image")
-
-
-def test_what_is_drawn_from_an_encoder():
-    mean, logvar = normal(0, 1, 4, 16, 16), np.full((1, 4, 16, 16), math.log(0.25))
-    noise = normal(1, 1, 4, 16, 16)
-    noise /= np.sqrt(np.mean(noise**2))
-
-    def row_of(drawn, **outputs):
-        calls = {
-            "vae.encode.000": {"output.mean": mean, "output.logvar": logvar, **outputs},
-            "posterior.000": {"output": drawn},
-        }
-        context = context_of(calls, attributes={"posterior.000": {"encoder": "vae.encode.000"}})
-        return [row.verdict for row in images._judge_posteriors(context)]
-
-    assert row_of(mean) == row_of(mean + 0.5 * noise) == ["equal"]
-    assert row_of(mean + noise) == row_of(mean + 0.25 * noise) == ["differs"]
-    assert row_of(mean[..., :4]) == []
 
 
 # -- what is given --------------------------------------------------------------------------------
