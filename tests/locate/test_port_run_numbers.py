@@ -12,7 +12,7 @@ from host_units import context_of, entry_of, model_of, normal
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.samplers import SAMPLERS, make_schedule
 from ldmref.samplers.flow_spacings import shift_levels
-from ldmref.samplers.path import FLOW, VE
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 
 X = np.zeros((1, 4, 8, 6))
@@ -234,32 +234,6 @@ def test_schedulers_on_another_path():
 
 
 # -- the path -------------------------------------------------------------------------------------
-
-
-PATHS = [
-    ({}, VE),
-    ({"schedule.000": {"path": "flow"}}, FLOW),
-    ({"sampler.000": {"path": "flow"}}, FLOW),
-    ({"sampler.001": {"path": "flow"}}, VE),
-    ({"schedule.000": {"path": "ve"}, "sampler.000": {"path": "flow"}}, VE),
-    ({"schedule.000": {"path": "other"}, "sampler.000": {"path": "flow"}}, FLOW),
-    ({"schedule.000": {"path": 3}}, VE),
-]
-
-
-def test_the_path_of_the_states():
-    for attributes, path in PATHS:
-        calls = {
-            "schedule.000": {"output.sigmas": np.ones(3)},
-            "sampler.000": OWN,
-            "sampler.001": OWN,
-        }
-        assert run_of(calls, attributes=attributes).path is path
-        without = {name: x for name, x in attributes.items() if name != "schedule.000"}
-        assert run_of({}, attributes={}).path is VE
-        del calls["schedule.000"]
-        expected = FLOW if without.get("sampler.000") else VE
-        assert run_of(calls, attributes=without).path is expected
 
 
 STATES = [

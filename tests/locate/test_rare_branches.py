@@ -50,15 +50,6 @@ def test_the_noise_of_a_flow_is_judged_without_its_scheduler():
         assert not rows and "UnheardOfScheduler" in why and not known
 
 
-# -- steps ----------------------------------------------------------------------------------------
-
-
-def test_timesteps_are_those_of_the_steps_without_a_schedule():
-    times = {f"sampler.00{i}": {"input.timestep": np.array(t)} for i, t in enumerate((9, 9, 5))}
-    context = context_of({**times, "sampler.003": {"input.x": X}})
-    assert context.recorded_timesteps == [9.0, 5.0]
-
-
 # -- schedules ------------------------------------------------------------------------------------
 
 
