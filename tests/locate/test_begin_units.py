@@ -91,16 +91,6 @@ def test_tables_of_narrow_formats_round(dtype):
     assert added_noise._table_error(context_of({}, "flux-tiny", dtype), 500.0, X, NOISE) == 0.0
 
 
-# -- states that begin with an image --------------------------------------------------------------
-
-
-# -- known parts ----------------------------------------------------------------------------------
-
-
-WHITE = np.zeros((1, 1, 8, 8), bool)
-WHITE[..., 5:] = True
-
-
 # -- sizes ----------------------------------------------------------------------------------------
 
 

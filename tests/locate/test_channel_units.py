@@ -23,9 +23,6 @@ def summary(rows):
     return [(row.kind, row.verdict, row.cause) for row in rows]
 
 
-# -- the channels ---------------------------------------------------------------------------------
-
-
 # -- latents of masked images ---------------------------------------------------------------------
 
 
@@ -65,22 +62,6 @@ def test_latents_of_a_masked_image_may_be_given():
     assert [row.call for row in images.judge_prepared(context)] == ["mask.001"]
 
 
-def test_three_drawn_images_are_one_batch():
-    calls = {"posterior.000": {"output": Z}, "posterior.001": {"output": 3 * Z}}
-    of = {"posterior.000": {"for": "prepare_latents"}, "posterior.001": {"for": "prepare_latents"}}
-    context = context_of({**calls, "posterior.002": {"output": 5 * Z}}, attributes=of)
-    found = images.encoded_latents(context, "prepare_latents")
-    assert np.array_equal(found, np.concatenate([Z, 3 * Z]))
-    entry = entry_of(context, "posterior.000")
-    assert (
-        images.judge_encoded(context, entry, np.zeros((3, 4, 8, 8)), "prepare_latents", "") is None
-    )
-    row = images.judge_encoded(
-        context, entry, np.concatenate([Z, 3 * Z] * 2), "prepare_latents", "x"
-    )
-    assert row.verdict == "equal" and row.segment == "x" and row.call == "posterior.000"
-
-
 # -- images of a request --------------------------------------------------------------------------
 
 
@@ -110,67 +91,6 @@ def test_control_images_are_those_of_the_request():
     assert reasons == [("control.000", ["output"], "no image of the request is known")]
 
 
-def test_each_controlnet_has_an_image():
-    first, second = PHOTO, 1.0 - PHOTO
-    both = np.concatenate([first, second])
-    rows, _ = control_rows(first, second, given=both)
-    assert [row.verdict for row in rows] == ["equal", "equal"]
-    rows, _ = control_rows(second, first, given=both)
-    assert [row.verdict for row in rows] == ["differs", "differs"]
-    rows, _ = control_rows(first, given=both)  # a batch of which one was prepared
-    assert [row.verdict for row in rows] == ["equal"]
-    four = np.concatenate([first, first, second, second])
-    rows, _ = control_rows(four, given=both)
-    assert [row.verdict for row in rows] == ["equal"]
-    rows, context = control_rows(np.concatenate([first] * 3), given=both)
-    assert rows == [] and "the number of images is another one" in str(
-        [*context.ledger.rest([entry_of(context, "control.000")])]
-    )
-    rows, context = control_rows(PHOTO[:, :1])  # another number of channels
-    assert rows == []
-
-
-def test_control_images_for_an_encoder_have_both_signs():
-    calls, of = drawn(prepare_image=Z)
-    request = {"inputs.000": {"input.control_image": PHOTO}}
-    context = context_of({**request, **calls}, attributes=of)
-    assert np.allclose(images.control_image(context, (4, 4)), 2.0 * PHOTO - 1.0)
-    request["inputs.000"] = {"input.control_image": PHOTO - 0.5}
-    context = context_of({**request, **calls}, attributes=of)
-    assert np.array_equal(images.control_image(context, (4, 4)), PHOTO - 0.5)
-    black = {"inputs.000": {"input.control_image": 0.0 * PHOTO}}
-    context = context_of({**black, **calls}, attributes=of)
-    assert np.array_equal(images.control_image(context, (4, 4)), 0.0 * PHOTO - 1.0)
-    assert images.given_image(context_of(black), (4, 4)) is None
-
-
-def test_encoders_are_given_the_control_image_that_was_prepared_before():
-    first, second = 2.0 * PHOTO - 1.0, 1.0 - 2.0 * PHOTO
-    calls = {
-        "inputs.000": {"input.image": PHOTO},
-        "control.000": {"output": first},
-        "vae.encode.000": {"input.image": first},
-        "posterior.000": {"output": Z},
-        "control.001": {"output": second},
-        "vae.encode.001": {"input.image": second},
-        "posterior.001": {"output": Z},
-    }
-    of = {f"posterior.{i:03}": {"encoder": f"vae.encode.{i:03}", "for": "prepare_image"}
-          for i in range(2)}  # fmt: skip
-    rows = [*images._judge_encoded_images(context_of(calls, attributes=of))]
-    assert summary(rows) == [("control image", "equal", "")] * 2
-    calls["vae.encode.001"] = {"input.image": first}
-    rows = [*images._judge_encoded_images(context_of(calls, attributes=of))]
-    assert [row.verdict for row in rows] == ["equal", "differs"]
-    late = {name: calls[name] for name in calls if name != "control.000"}
-    context = context_of(late, attributes=of)
-    entry = entry_of(context, "vae.encode.000")
-    assert images._control_before(context, entry) is None
-    assert (
-        images._control_before(context, entry_of(context, "vae.encode.001")).call == "control.001"
-    )
-
-
 def test_an_encoder_whose_input_was_not_recorded_is_passed_over():
     photo = 2.0 * PHOTO - 1.0
     calls = {
@@ -194,21 +114,6 @@ def masks(**arrays):
     context = context_of({"inputs.000": request, "mask.000": arrays})
     rows = [*images._judge_masks(context)]
     return rows, [*context.ledger.rest([entry_of(context, "mask.000")])]
-
-
-def test_masks_whose_request_is_not_known_have_a_reason():
-    white = np.ones((1, 1, 4, 4))
-    rows, rest = masks(**{"input.mask": white})
-    assert rows == [] and rest == [("mask.000", ["input.mask"], "no mask of the request is known")]
-    rows, rest = masks(**{"input.mask": white, "input.masked_image": 0.0 * PHOTO})
-    assert rows == [] and [why for _, _, why in rest] == [
-        "no mask of the request is known", "no image of the request is known",
-    ]  # fmt: skip
-    rows, rest = masks(**{"input.given_mask_image": white, "input.mask": white})
-    assert summary(rows) == [("mask", "equal", "")] and rest == []
-    twice = np.concatenate([white, white])
-    rows, _ = masks(**{"input.given_mask_image": white, "input.mask": twice})
-    assert summary(rows) == [("mask", "equal", "")]
 
 
 def test_masked_images_may_be_latents():
@@ -240,15 +145,3 @@ def test_small_masks_without_a_place_are_passed_over():
     folded[0, 5, 0, 1] = 1.0
     rows, _ = masks(**{"input.mask": wide, "output.mask": folded})
     assert [row.verdict for row in rows] == ["equal"]
-
-
-def test_several_images_of_a_request_have_one_size():
-    two = {"inputs.000": {"input.image.0": PHOTO, "input.image.1": PHOTO[:, :, :, :2]}}
-    resized = images.given_image(context_of(two), (4, 4))
-    assert resized is not None and resized.shape == (2, 3, 4, 4)
-    grey = {"inputs.000": {"input.image.0": PHOTO, "input.image.1": PHOTO[:, :1]}}
-    assert images.given_image(context_of(grey), (4, 4)) is None
-    bad = {"inputs.000": {"input.image.0": PHOTO, "input.image.1": np.zeros(3)}}
-    assert images.given_image(context_of(bad), (4, 4)) is None
-    later = {"inputs.000": {"input.other": PHOTO}, "inputs.001": {"input.image": PHOTO}}
-    assert np.allclose(images.given_image(context_of(later), (4, 4)), 2.0 * PHOTO - 1.0)

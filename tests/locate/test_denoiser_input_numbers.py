@@ -19,9 +19,6 @@ def why_of(context, call, role):
     return context.ledger.reasons.get((entry_of(context, call).name, "input", role), "")
 
 
-# -- scales of guidance ---------------------------------------------------------------------------
-
-
 # -- positions ------------------------------------------------------------------------------------
 
 WIDE = np.zeros((1, 4, 4, 6))  # of 2 x 3 tokens
@@ -162,15 +159,6 @@ def test_sizes_of_other_programs_have_a_reason(name):
     context = replace(context_of(calls, params={name: 1}), model=Sized())
     assert [*sizes.judge_sizes(context)] == []
     assert why_of(context, UNET, "time_ids") and not context.ledger.marked
-
-
-# -- times ----------------------------------------------------------------------------------------
-
-
-# -- latents --------------------------------------------------------------------------------------
-
-
-# -- scalings -------------------------------------------------------------------------------------
 
 
 # -- whole runs -----------------------------------------------------------------------------------

@@ -55,16 +55,6 @@ def test_controlnets_that_act_in_a_part_of_the_steps_are_not_in_turn(asked, know
     assert found == (right if known else [None, None])
 
 
-def test_controlnets_are_called_in_turn():
-    calls = [f"controlnet.{i:03}" for i in range(5)]
-    assert numbers_of(*calls, nets=2) == [0, 1, 0, 1, 0]
-    assert numbers_of(*calls, control=[{}] * 3) == [0, 1, 2, 0, 1]
-    assert numbers_of(*calls, nets=3, control=[{}] * 2) == [0, 1, 2, 0, 1]
-    assert numbers_of(*calls) == [0] * 5
-    assert numbers_of(*calls, control="a") == [0] * 5
-    assert numbers_of(*calls, control=["a", {}, {}]) == [0, 1, 0, 1, 0]
-
-
 @pytest.mark.parametrize(
     ("names", "numbers"),
     [
@@ -78,20 +68,6 @@ def test_controlnets_that_have_names(names, numbers):
     assert numbers_of(*names) == numbers
 
 
-def test_the_definition_of_a_controlnet_is_that_of_its_number():
-    calls = {f"controlnet.{i:03}": {"output": X} for i in range(3)}
-    nets = (SimpleNamespace(), SimpleNamespace())
-
-    def found(nets, **params):
-        context = replace(context_of(calls, params=params), controlnets=nets)
-        return [hints.definition_of(context, entry) for entry in context.port.entries]
-
-    for got, right in zip(found(nets), (nets[0], nets[1], nets[0]), strict=True):
-        assert got is right
-    assert found(()) == [None] * 3
-    assert found(nets, control=[{"end": 0.5}, {}]) == [None] * 3
-
-
 # -- the control image ----------------------------------------------------------------------------
 
 
@@ -102,39 +78,6 @@ def hint_of(got, *prepared, role="controlnet_cond", net=NET, kind="control", **m
     calls[net] = {f"input.{role}": got}
     context = context_of(calls, params={"control": [{}] * max(len(prepared), 1)} | more)
     return [*hints.judge_hint(context, entry_of(context, net))], context
-
-
-@pytest.mark.parametrize("role", ["controlnet_cond", "hint", "control"])
-def test_a_hint_is_the_prepared_image_under_any_name(role):
-    (row,), context = hint_of(X, X, role=role)
-    assert (row.call, row.verdict, row.kind) == (NET, "equal", "control image")
-    assert context.ledger.has(entry_of(context, NET), role)
-    assert hint_of(X, X, role="other")[0] == []
-
-
-@pytest.mark.parametrize("kind", ["control", "controlnet.hint"])
-def test_each_controlnet_reads_its_own_image(kind):
-    for net, right, other in ((NET, X, Y), ("controlnet.001", Y, X)):
-        (row,), _ = hint_of(right, X, Y, net=net, kind=kind)
-        assert (row.call, row.verdict) == (net, "equal")
-        (row,), _ = hint_of(other, X, Y, net=net, kind=kind)
-        assert row.verdict == "differs" and "another" in row.cause
-
-
-def test_images_of_another_size_are_not_those_of_the_network():
-    (row,), _ = hint_of(Y, X[..., :2], Y)
-    assert row.verdict == "equal"
-    rows, context = hint_of(Y, X[..., :2])
-    assert rows == [] and "not recorded" in why_of(context, "controlnet_cond")
-
-
-@pytest.mark.parametrize(("net", "of"), [("controlnet.002", X), ("controlnet.003", Y)])
-def test_images_are_taken_in_turn_in_later_steps(net, of):
-    calls = {"control.000": {"output": X}, "control.001": {"output": Y}}
-    calls |= {net: {"input.hint": of}}
-    context = replace(context_of(calls), controlnets=(SimpleNamespace(),) * 4)
-    (row,) = hints.judge_hint(context, entry_of(context, net))
-    assert row.verdict == "equal"
 
 
 def test_hints_of_batches():
@@ -151,20 +94,6 @@ def test_hints_of_batches():
     ):
         (row,), _ = hint_of(got, prepared)
         assert row.verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("word", "change"),
-    [
-        ("inverted", lambda x: 1.0 - x),
-        ("[0, 1]", lambda x: 2.0 * x - 1.0),
-        ("zero", lambda x: 0.0 * x),
-    ],
-)
-def test_hints_that_are_prepared_in_another_way(word, change):
-    (row,), _ = hint_of(change(X), X)
-    assert row.verdict == "differs" and row.cause.endswith(word)
-    assert row.explained == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("by", "verdict"), [(0.9e-5, "equal"), (1.1e-5, "differs")])
@@ -241,51 +170,10 @@ def test_a_hint_may_be_the_latents_of_the_image(drawn):
     assert row.verdict == "differs"
 
 
-@pytest.mark.parametrize(("number", "net"), [(0, NET), (1, "controlnet.001")])
-def test_each_controlnet_reads_the_latents_of_its_image(number, net):
-    nets = (net_of(lambda x: 3.0 * x + 1.0), net_of(lambda x: x - 2.0))
-
-    def row_of(got):
-        return latents_of(got, nets, MEANS, net=net)[0]
-
-    make = nets[number].declared.make_hint
-    assert row_of(make(1.0, None, LATENTS[number])).verdict == "equal"
-    causes = {
-        "another": make(1.0, None, LATENTS[1 - number]),
-        "zero": 0.0 * LATENTS[0],
-        "shifted": LATENTS[number],
-    }
-    for word, got in causes.items():
-        row = row_of(got)
-        assert row.verdict == "differs" and word in row.cause and row.explained == 0.0
-
-
-def test_latents_that_are_scaled_otherwise_have_a_cause():
-    vae = context_of({}, MODEL).model.config.vae
-    row, _ = latents_of(MEANS[0] * vae.scaling_factor)
-    assert row.verdict == "differs" and "shift factor" in row.cause
-
-
 @pytest.mark.parametrize(("by", "verdict"), [(0.9e-5, "equal"), (1.1e-5, "differs")])
 def test_latents_of_a_hint_may_round(by, verdict):
     row, _ = latents_of(moved(LATENTS[0], by))
     assert (row.verdict, row.allowed) == (verdict, 1e-5)
-
-
-def test_latents_without_their_controlnet_or_their_image_have_a_reason():
-    for got, nets, means in (
-        (LATENTS[0], (), MEANS[:1]),
-        (LATENTS[0], (), ()),
-        (LATENTS[0], (net_of(),) * 2, MEANS[:1]),
-        (LATENTS[0], (net_of(),), MEANS),
-        (LATENTS[0][..., :4], (net_of(),), MEANS[:1]),
-        (LATENTS[0][:1], (net_of(),), MEANS[:1]),
-        (np.concatenate([LATENTS[0], LATENTS[1][:1]]), (net_of(),), MEANS[:1]),
-        (LATENTS[0][:, :, 0], (net_of(),), MEANS[:1]),
-    ):
-        row, context = latents_of(got, nets, means, asked=[{}] * len(means))
-        assert row is None
-        assert "not recorded" in why_of(context, "hint")
 
 
 # -- latents that are drawn -----------------------------------------------------------------------
@@ -312,25 +200,6 @@ def drawn_row(noise, logvar=LOG, spread=0.5, draws=True, rng="torch"):
 NOISE = standard(MEANS[0].shape)
 
 
-def test_latents_of_a_hint_may_be_drawn():
-    row = drawn_row(NOISE)
-    assert (row.call, row.verdict, row.kind) == (NET, "equal", "control image")
-    assert row.segment.endswith(NET) and row.error < 1e-6
-    assert row.allowed == pytest.approx(6.0 / math.sqrt(2 * NOISE.size))
-    for wrong, word in ((2.0 * NOISE, "deviation 2"), (NOISE * 0.5, "deviation 0.5")):
-        row = drawn_row(wrong)
-        assert row.verdict == "differs" and word in row.cause
-    assert drawn_row(0.0 * NOISE).verdict == "equal"  # the mean itself
-
-
-@pytest.mark.parametrize(
-    "changed", [{"logvar": None}, {"draws": False}, {"rng": "philox"}, {"rng": None}]
-)
-def test_latents_are_the_mean_unless_they_are_drawn(changed):
-    assert drawn_row(NOISE, **changed).verdict == "differs"
-    assert drawn_row(0.0 * NOISE, **changed).verdict == "equal"
-
-
 @pytest.mark.parametrize(("logvar", "used"), [(-29.0, -29.0), (-35.0, -30.0), (25.0, 20.0)])
 def test_the_variance_of_a_hint_has_limits(logvar, used):
     """As in diffusers: ln of the variance is from -30 to 20."""
@@ -350,16 +219,6 @@ def test_a_mean_with_an_error_of_one_unit_is_not_drawn():
     assert row.verdict == "differs" and "deviation" in row.cause
 
 
-def test_one_image_is_drawn_for_several_rows():
-    scale = context_of({}, MODEL).model.config.vae.scaling_factor
-    shape = (4, *MEANS[0].shape[1:])
-    deviations = 0.1 + np.abs(normal(21, *MEANS[0].shape))
-    got = np.concatenate([LATENTS[0]] * 2)
-    got = got + scale * np.concatenate([deviations] * 2) * standard(shape)
-    row, _ = latents_of(got, (net_of(draws=True),), logvar=2.0 * np.log(deviations), rng="torch")
-    assert row.verdict == "equal" and row.error < 1e-6
-
-
 # -- what was encoded -----------------------------------------------------------------------------
 
 
@@ -377,17 +236,6 @@ def test_control_images_are_those_that_were_encoded_last(count, asked, channels)
     assert len(found) == len(right)
     for got, x in zip(found, right, strict=True):
         assert np.array_equal(got, x)
-
-
-def test_means_that_were_not_recorded_are_left_out():
-    calls = {"vae.encode.000": {"output.logvar": X}, "vae.encode.001": {"output.mean": Y}}
-    context = context_of(calls, params={"control": [{}, {}]})
-    ((mean, logvar),) = hints._encoded(context)
-    assert np.array_equal(mean, Y) and logvar is None
-    of = {"posterior.000": {"for": "prepare_image"}, "posterior.001": {"for": "prepare_image"}}
-    calls = {"posterior.000": {"input.x": X}, "posterior.001": {"output": Z}}
-    ((mean, logvar),) = hints._encoded(context_of(calls, attributes=of))
-    assert np.array_equal(mean, Z) and logvar is None
 
 
 # -- the kind of the image ------------------------------------------------------------------------
@@ -431,17 +279,6 @@ def test_the_kind_of_an_image_is_that_of_the_request(got, net, asked, verdict):
     row, _ = mode_of([[got], [got]], net, request=request)
     assert (row.call, row.verdict) == (net, verdict)
     assert "mode" in row.segment and "kind" in row.kind
-
-
-@pytest.mark.parametrize("role", ["controlnet_mode", "mode"])
-def test_the_kind_of_an_image_may_be_a_number_of_ldmref(role):
-    asked = {"control": [{"mode": 2}, {"mode": 4}]}
-    for net, right in ((NET, 2), (SECOND, 4)):
-        for got, verdict in ((right, "equal"), (right + 1, "differs")):
-            row, _ = mode_of([got], net, role, diffusers=False, params=asked)
-            assert row.verdict == verdict
-    unused = {"control_mode": 7} | asked  # which is an argument of diffusers
-    assert mode_of([2], NET, role, False, params=unused, request={"a": 1})[0].verdict == "equal"
 
 
 def test_kinds_that_are_not_known_have_a_reason():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
-from ldmref.locate.pipeline import residuals, tokens
+from ldmref.locate.pipeline import tokens
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.passes import split_passes
@@ -124,29 +124,6 @@ def test_scales_are_those_that_were_asked_for(got, count):
         assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
 
 
-# -- residuals of ControlNets ---------------------------------------------------------------------
-
-
-def test_residuals_are_the_sum_of_the_outputs():
-    one, two = normal(0, 1, 4, 2, 2), normal(1, 1, 4, 2, 2)
-
-    def row_of(got, *outputs):
-        nets = {f"controlnet.00{i}": {"output.mid": x} for i, x in enumerate(outputs)}
-        context = context_of({**nets, "unet.000": {"input.control.mid": got}})
-        network = entry_of(context, "unet.000")
-        found = [*residuals.judge_residuals(context, network, [entry_of(context, x) for x in nets])]
-        return (found[0].verdict, found[0].cause) if found else None
-
-    assert row_of(one + two, one, two) == ("equal", "")
-    assert row_of(one, one) == ("equal", "")
-    assert row_of(one - two, one, two)[0] == "differs"
-    assert row_of(0 * one, one)[0] == "differs"
-    half = np.concatenate([np.zeros_like(one), one])  # of the positive half alone
-    assert row_of(half, one) == ("equal", "")
-    assert row_of(half[::-1], one)[0] == "differs"
-    assert row_of(one[..., :1], one) is None
-
-
 # -- tokens ---------------------------------------------------------------------------------------
 
 
@@ -197,24 +174,6 @@ def test_masks_of_tokens():
     assert not [*tokens._judge_mask(context, entry, wanted, False)]  # a mask of the network's own
 
 
-def test_ids_that_no_encoder_read():
-    read = np.array([[1, 5, 2], [1, 6, 2]])
-
-    def rows_of(ids, **more):
-        calls = {"tokens.000": {"output.ids": ids}, **more}
-        context = context_of(calls)
-        found = [*tokens._judge_given(context)]
-        assert context.ledger.has(entry_of(context, "tokens.000"), "ids", "output")
-        return [(row.verdict, row.note) for row in found]
-
-    encoder = {"text_encoder.000": {"input.ids": read}}
-    wrong = [("differs", "no call of text_encoder read these tokens")]
-    assert rows_of(read, **encoder) == rows_of(read[1:], **encoder) == rows_of(read[::-1]) == []
-    assert rows_of(np.array([[1, 7, 2]]), **encoder) == wrong
-    assert rows_of(np.array([[1, 5, 2], [1, 7, 2]]), **encoder) == wrong
-    assert rows_of(read[:, :2], **encoder) == wrong
-
-
 def test_weights_of_prompts_that_are_one_are_compared():
     for weights, compared in (([1.0, 1.0], True), ([1.0, 1.5], False)):
         context = context_of({"tokens.000": {"output.weights": np.array([weights])}})
@@ -230,9 +189,6 @@ def test_the_prompts_of_a_run():
     context = context_of(recorded, attributes={"tokens.000": {"prompt": "c"}})
     assert tokens.known_prompts(context) == ["c", ""]
     assert tokens.known_prompts(context_of({}, requests=[{"prompt": "d", "seed": 1}])) == ["d", ""]
-
-
-# -- prompts of images ----------------------------------------------------------------------------
 
 
 # -- passes ---------------------------------------------------------------------------------------

@@ -87,19 +87,6 @@ def given(size=SIZE, **arrays):
     return context_of(calls), size
 
 
-def test_images_of_one_argument_are_in_the_order_of_their_numbers():
-    parts = {f"image.{i}": PHOTO + i for i in (1, 0, 2)}
-    context, size = given(**parts)
-    found = images._given(context, "image", size)
-    assert np.array_equal(found, np.concatenate([PHOTO, PHOTO + 1, PHOTO + 2]))
-    context, size = given(image=OTHER, **parts)
-    assert np.array_equal(images._given(context, "image", size)[:1], OTHER)
-    assert images._given(context, "mask_image", size) is None
-    for lost in (np.zeros(3), PHOTO[:, :1]):
-        context, size = given(**parts, **{"image.3": lost})
-        assert images._given(context, "image", size) is None
-
-
 @pytest.mark.parametrize(("least", "signed"), [(-0.01, True), (0.0, False), (0.2, False)])
 def test_images_with_negative_numbers_stay_as_they_are(least, signed):
     x = PHOTO.copy()
@@ -136,35 +123,6 @@ def masked(arrays, **request):
     return rows, context
 
 
-def test_masks_of_batches():
-    two = np.concatenate([WHITE, 1.0 - WHITE])
-    for mask, asked, verdict in (
-        (WHITE, {"mask_image": WHITE}, "equal"),
-        (two, {"mask_image": two}, "equal"),
-        (np.concatenate([two, two]), {"mask_image": two}, "equal"),
-        (two[::-1], {"mask_image": two}, "differs"),
-        (0.5 * WHITE, {"mask_image": WHITE}, "differs"),
-        (np.repeat(WHITE, 3, axis=1), {"mask_image": WHITE}, "equal"),
-    ):
-        (row,), context = masked({"input.mask": mask}, **asked)
-        assert (row.kind, row.verdict) == ("mask", verdict)
-        assert context.ledger.has(entry_of(context, "mask.000"), "mask")
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        np.zeros((2, 1, *SIZE)),
-        np.zeros((1, 2, *SIZE)),
-        np.zeros((*SIZE, 4)),
-        np.zeros((1, 4, *SIZE)),
-    ],
-)
-def test_masks_of_another_number_or_of_other_channels_have_a_reason(asked):
-    rows, context = masked({"input.mask": WHITE}, mask_image=asked)
-    assert rows == [] and why_of(context, "mask.000", "mask")
-
-
 def test_a_mask_that_was_not_recorded_has_no_reason():
     rows, context = masked({"input.other": WHITE}, mask_image=WHITE)
     assert rows == [] and not context.ledger.reasons
@@ -191,62 +149,6 @@ def test_half_of_a_mask_is_white(grey, kept):
     assert why_of(context, "mask.000", "mask")
 
 
-def test_masked_images_of_batches():
-    for rows in (1, 2):
-        arrays = {
-            "input.mask": np.concatenate([WHITE] * rows),
-            "input.masked_image": np.concatenate([BARE, BARE]),
-        }
-        (row,), context = masked(arrays, image=PHOTO)
-        assert (row.kind, row.verdict) == ("masked image", "equal")
-        assert context.ledger.has(entry_of(context, "mask.000"), "masked_image")
-    for image in (PHOTO[:, :1], None):
-        asked = {"prompt": np.ones(1)} if image is None else {"image": image}
-        rows, context = masked({"input.mask": WHITE, "input.masked_image": BARE}, **asked)
-        assert rows == [] and why_of(context, "mask.000", "masked_image")
-
-
-def test_latents_of_a_masked_image_are_those_of_the_request():
-    latents = normal(0, 1, 4, 2, 3)
-    for asked, got, kinds in (
-        (latents, latents, ["equal"]),
-        (latents, -latents, ["differs"]),
-        (latents[..., :2], latents, []),
-    ):
-        rows, context = masked({"input.masked_image": got}, masked_image_latents=asked)
-        assert [row.verdict for row in rows] == kinds
-        seen = context.ledger.has(entry_of(context, "mask.000"), "masked_image")
-        assert seen == bool(kinds) and bool(why_of(context, "mask.000", "masked_image")) != seen
-
-
-@pytest.mark.parametrize(
-    ("shape", "small", "place", "right"),
-    [
-        ((4, 6), (1, 2, 3), (2, 4), (0, 1, 2)),  # the first of its cell of 2 x 2
-        ((4, 6), (4, 2, 3), (2, 5), (1, 1, 2)),  # a channel for each pixel
-        ((4, 6), (4, 2, 3), (3, 0), (2, 1, 0)),
-        ((4, 6), (6, 2, 2), (1, 4), (4, 0, 1)),  # of 2 x 3
-        ((2, 8), (1, 2, 2), (1, 4), (0, 1, 1)),
-        ((6, 4), (6, 2, 2), (5, 1), (5, 1, 0)),  # of 3 x 2
-        ((4, 6), (1, 4, 6), (3, 5), (0, 3, 5)),
-    ],
-)
-def test_a_small_mask_has_the_pixels_of_its_cells(shape, small, place, right):
-    mask = np.zeros((1, 1, *shape))
-    mask[(0, 0, *place)] = 1.0
-    got = np.zeros((1, *small))
-    got[(0, *right)] = 1.0
-    for n in (1, 2):
-        arrays = {"input.mask": mask, "output.mask": np.concatenate([got] * n)}
-        (row,), context = masked(arrays)
-        assert (row.kind, row.verdict) == ("mask", "equal")
-        assert context.ledger.has(entry_of(context, "mask.000"), "mask", "output")
-    (row,), _ = masked({"input.mask": mask, "output.mask": 1.0 - got})
-    assert row.verdict == "differs" and "inverted" in row.cause
-    (row,), _ = masked({"input.mask": mask, "output.mask": np.roll(got, 1, axis=-1)})
-    assert row.verdict == ("differs" if small[-1] > 1 else "equal")
-
-
 def test_one_row_of_pixels_is_no_cell_of_channels():
     mask = np.zeros((1, 1, 2, 8))
     mask[0, 0, 1, 4] = 1.0
@@ -264,21 +166,6 @@ def encoded(got, image):
     calls = {"inputs.000": {"input.image": image}, "vae.encode.000": {"input.image": got}}
     context = context_of(calls)
     return [*images._judge_encoded_images(context)], context
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        (lambda x: 0.5 * x + 0.5, "[0, 1] instead of [-1, 1]"),
-        (lambda x: 127.5 * x + 127.5, "255 instead of [-1, 1]"),
-        (lambda x: x[:, ::-1], "exchanged"),
-        (lambda x: -x, "inverted"),
-    ],
-)
-def test_images_of_both_signs_that_are_prepared_otherwise(change, word):
-    (row,), _ = encoded(change(SIGNED), PHOTO)
-    assert (row.call, row.kind, row.verdict) == ("vae.encode.000", "image", "differs")
-    assert row.cause.endswith(word) and row.explained < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -308,43 +195,6 @@ def test_images_may_round(by, verdict):
     assert context.ledger.has(entry, "image") and not context.ledger.has(entry, "image", "output")
 
 
-def test_images_of_batches():
-    two = np.concatenate([PHOTO, OTHER])
-    signed = 2.0 * two - 1.0
-    for got, verdict in (
-        (signed, "equal"),
-        (signed[::-1], "differs"),
-        (np.concatenate([signed, signed]), "equal"),
-        (np.repeat(signed, 2, axis=0), "differs"),  # which is the order of control images
-        (signed[:1], "equal"),
-    ):
-        (row,), _ = encoded(got, two)
-        assert row.verdict == verdict
-    rows, context = encoded(signed[[0, 1, 0]], two)
-    assert rows == [] and "number" in why_of(context, "vae.encode.000", "image")
-    rows, context = encoded(signed[:, :1], two)
-    assert rows == [] and "known" in why_of(context, "vae.encode.000", "image")
-
-
-def test_the_image_of_the_last_mask_is_encoded():
-    calls = {"inputs.000": {"input.image": PHOTO}}
-    of_masks = (OTHER, -OTHER, SIGNED)
-    calls |= {f"mask.00{i}": {"input.masked_image": x} for i, x in enumerate(of_masks)}
-    calls |= {"vae.encode.000": {"input.image": SIGNED}, "posterior.000": {"output": np.zeros(1)}}
-    of = {"posterior.000": {"encoder": "vae.encode.000", "for": "prepare_mask_latents"}}
-    (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
-    assert (row.kind, row.verdict) == ("masked image", "equal")
-    calls = {
-        name: x for name, x in calls.items() if not name.startswith("mask")
-    }  # then it is the image itself
-    (row,) = images._judge_encoded_images(context_of(calls, attributes=of))
-    assert (row.kind, row.verdict) == ("masked image", "equal")
-    del calls["inputs.000"]
-    context = context_of(calls, attributes=of)
-    assert [*images._judge_encoded_images(context)] == []
-    assert context.ledger.has(entry_of(context, "vae.encode.000"), "image")
-
-
 def test_images_of_which_nothing_is_known_are_what_was_given():
     calls = {f"vae.encode.00{i}": {"input.image": SIGNED, "input.other": MEAN} for i in range(2)}
     context = context_of(calls)
@@ -360,21 +210,6 @@ def test_methods_of_encoders():
 
 
 # -- control images -------------------------------------------------------------------------------
-
-
-def test_outputs_of_control_images_that_were_not_recorded_do_not_hide_the_others():
-    calls = {
-        "inputs.000": {"input.image.0": PHOTO, "input.image.1": OTHER},
-        "control.000": {"input.image": PHOTO},
-        "control.001": {"output": OTHER},
-    }
-    context = context_of(calls)
-    (row,) = images.judge_images(context)
-    assert (row.call, row.verdict) == ("control.001", "equal")
-    assert context.ledger.has(entry_of(context, "control.001"), "output", "output")
-    calls["control.001"] = {"output": PHOTO}
-    (row,) = images.judge_images(context_of(calls))
-    assert row.verdict == "differs"
 
 
 def test_a_map_of_classes_is_what_was_given():
@@ -432,22 +267,6 @@ def test_draws_have_the_variance_of_their_encoder(logvar, used):
     for factor, found in ((1.0, EQUAL), (1.3, DIFFERS), (0.7, DIFFERS)):
         assert posterior(MEAN + factor * spread * NOISE, logvar) == (found, True)
     assert posterior(MEAN, logvar) == (EQUAL, True)
-
-
-def test_draws_of_no_known_variance():
-    assert posterior(MEAN + NOISE, None) == ([], True)
-    assert posterior(MEAN, None) == (EQUAL, True)
-    assert posterior(MEAN[:, :3]) == ([], False)
-    context = context_of({"posterior.000": {"output": MEAN}, "posterior.001": {"input.x": MEAN}})
-    assert [*images._judge_posteriors(context)] == []
-
-
-def test_a_draw_may_be_the_mean_of_one_unit_of_rounding():
-    mean = np.ones(MEAN.shape)
-    for units, found in ((1, EQUAL), (2, DIFFERS)):
-        drawn = mean.copy()
-        drawn.flat[3] += units * 2.0**-23
-        assert posterior(drawn, **{"output.mean": mean}) == (found, True)
 
 
 def test_draws_that_were_not_recorded_do_not_hide_the_others():

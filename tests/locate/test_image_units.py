@@ -10,28 +10,6 @@ from ldmref.locate.pipeline import images
 # -- images ---------------------------------------------------------------------------------------
 
 
-def test_pixels_of_images():
-    size = (2, 3)
-    photo = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
-    read = images.read_pixels(photo, size)
-    assert np.array_equal(read, photo.transpose(2, 0, 1)[None] / 255.0)
-    grey = images.read_pixels(photo[..., 0], size)
-    assert np.array_equal(grey, photo[..., 0][None, None] / 255.0)
-    alpha = np.concatenate([photo, photo[..., :1]], axis=-1)
-    assert np.array_equal(images.read_pixels(alpha, size), read)
-    x = normal(0, 2, 3, 3)
-    assert np.array_equal(images.read_pixels(x, size), x.transpose(2, 0, 1)[None])
-    assert np.array_equal(images.read_pixels(x.transpose(2, 0, 1), (2, 3))[0], x.transpose(2, 0, 1))
-    assert np.array_equal(images.read_pixels(x[..., 0], size), x[None, None, :, :, 0])
-    batch = normal(1, 4, 2, 5, 3)
-    assert np.array_equal(images.read_pixels(batch, (2, 5)), batch.transpose(0, 3, 1, 2))
-    first = normal(1, 4, 3, 2, 3)  # channels come first if they can
-    assert np.array_equal(images.read_pixels(first, size), first)
-    assert images.read_pixels(np.zeros(3), size) is None
-    assert images.read_pixels(np.zeros((1, 1, 1, 1, 1)), size) is None
-    assert images.read_pixels(photo, (4, 6)).shape == (1, 3, 4, 6)
-
-
 def test_nearest_pixels_are_the_first_of_their_cells():
     x = np.arange(24.0).reshape(1, 1, 4, 6)
     assert np.array_equal(images.nearest_pixels(x, (2, 3)), x[:, :, ::2, ::2])
@@ -49,20 +27,6 @@ def test_rows_are_repeated():
 
 def of_images(**arrays):
     return context_of({"inputs.000": {f"input.{name}": x for name, x in arrays.items()}})
-
-
-def test_images_of_a_request_are_from_minus_one_to_one():
-    x = np.abs(normal(0, 1, 3, 4, 4)) % 1.0
-    assert np.allclose(images.given_image(of_images(image=x), (4, 4)), 2.0 * x - 1.0)
-    assert np.array_equal(images.given_image(of_images(image=x - 0.5), (4, 4)), x - 0.5)
-    assert images.given_image(of_images(mask_image=x), (4, 4)) is None
-    two = context_of({"inputs.000": {"input.image.0": x, "input.image.1": x[..., ::-1]}})
-    assert np.allclose(
-        images.given_image(two, (4, 4)), 2.0 * np.concatenate([x, x[..., ::-1]]) - 1.0
-    )
-    assert np.array_equal(images.control_image(of_images(image=x), (4, 4)), x)
-    both = of_images(image=x, control_image=x / 2)
-    assert np.array_equal(images.control_image(both, (4, 4)), x / 2)
 
 
 def test_masks_of_a_request_are_white_from_one_half():
@@ -128,28 +92,6 @@ def test_masks_and_masked_images():
 
 
 # -- latents --------------------------------------------------------------------------------------
-
-
-def test_masks_without_what_they_follow_from_are_explained():
-    """A small mask is compared with the mask, and nothing else is known."""
-    white = np.zeros((1, 1, 4, 4))
-    white[..., :2, 1:] = 1.0
-    arrays = {
-        "input.mask": white,
-        "input.masked_image": normal(0, 1, 3, 4, 4),
-        "output.mask": white[:, :, ::2, ::2],
-    }
-    context = context_of({"inputs.000": {"input.prompt": np.ones(1)}, "mask.000": arrays})
-    (row,) = images._judge_masks(context)
-    assert (row.kind, row.verdict) == ("mask", "equal")
-    entry = entry_of(context, "mask.000")
-    assert context.ledger.has(entry, "mask", "output")
-    reasons = {role: why for (_, _, role), why in context.ledger.reasons.items()}
-    assert reasons == {
-        "mask": "no mask of the request is known",
-        "masked_image": "no image of the request is known",
-    }
-    assert not context.ledger.has(entry, "mask") and not context.ledger.has(entry, "masked_image")
 
 
 def test_posteriors_belong_to_the_methods_that_drew_them():

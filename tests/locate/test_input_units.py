@@ -16,12 +16,6 @@ SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
 
 
-# -- latents --------------------------------------------------------------------------------------
-
-
-# -- guidance -------------------------------------------------------------------------------------
-
-
 # -- schedules ------------------------------------------------------------------------------------
 
 
@@ -38,9 +32,6 @@ def test_what_a_list_of_levels_ends_with_is_said():
     last = f"{made.sigmas[-1]:.4g}"
     assert rows["sigmas"].cause == f"the last sigma is 0.25 instead of {last}"
     assert rows["sigmas"].explained == 0.0 and rows["timesteps"].verdict == "equal"
-
-
-# -- hidden states of a recorded encoder ----------------------------------------------------------
 
 
 # -- sizes of a call ------------------------------------------------------------------------------
@@ -141,12 +132,6 @@ def test_pipelines_with_two_scales_combine_two_calls_by_the_second():
     assert scale_rows({"scale": 4.0}, networks=2, guidance_scale=4.0) == ([], {"scale"})
     skipped = {"scale": 4.0, "skipped": 0.0}
     assert scale_rows(skipped, networks=2, **asked)[0] == []
-
-
-# -- wires between steps --------------------------------------------------------------------------
-
-
-# -- flow maps ------------------------------------------------------------------------------------
 
 
 # -- the scale of guidance that a network reads ---------------------------------------------------

@@ -120,9 +120,6 @@ def test_the_state_and_the_level_of_an_evaluation(number, arrays, state, sigma):
     assert sigma_of(context, evaluation) == sigma
 
 
-# -- texts of one call ----------------------------------------------------------------------------
-
-
 # -- normal noise ---------------------------------------------------------------------------------
 
 

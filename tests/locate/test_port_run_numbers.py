@@ -12,7 +12,7 @@ from host_units import context_of, entry_of, model_of, normal
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.samplers import SAMPLERS, make_schedule
 from ldmref.samplers.flow_spacings import shift_levels
-from ldmref.samplers.path import FLOW, VE
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 
 X = np.zeros((1, 4, 8, 6))
@@ -110,8 +110,12 @@ def test_arrays_are_read_by_the_first_name_that_they_have():
 
 
 def test_numbers_are_the_first_of_an_array():
-    run = run_of({"sampler.000": {"input.a": np.array([[3, 4]]), "input.b": np.array(5)}})
+    arrays = {"input.a": np.array([[3, 4]]), "input.b": np.array(5), "input.c": np.zeros(0)}
+    run = run_of({"sampler.000": arrays})
     entry = entry_of(run, "sampler.000")
+    assert run.number(entry, "x", "a") == 3.0
+    assert run.number(entry, "c") is None and run.number(entry, "x") is None
+    assert run.read(None, "a") is None and run.read_output(entry) is None
     assert run.number(entry, "a") == 3.0 and run.number(entry, "b") == 5.0
     assert isinstance(run.number(entry, "a"), float)
 
@@ -232,32 +236,6 @@ def test_schedulers_on_another_path():
 # -- the path -------------------------------------------------------------------------------------
 
 
-PATHS = [
-    ({}, VE),
-    ({"schedule.000": {"path": "flow"}}, FLOW),
-    ({"sampler.000": {"path": "flow"}}, FLOW),
-    ({"sampler.001": {"path": "flow"}}, VE),
-    ({"schedule.000": {"path": "ve"}, "sampler.000": {"path": "flow"}}, VE),
-    ({"schedule.000": {"path": "other"}, "sampler.000": {"path": "flow"}}, FLOW),
-    ({"schedule.000": {"path": 3}}, VE),
-]
-
-
-def test_the_path_of_the_states():
-    for attributes, path in PATHS:
-        calls = {
-            "schedule.000": {"output.sigmas": np.ones(3)},
-            "sampler.000": OWN,
-            "sampler.001": OWN,
-        }
-        assert run_of(calls, attributes=attributes).path is path
-        without = {name: x for name, x in attributes.items() if name != "schedule.000"}
-        assert run_of({}, attributes={}).path is VE
-        del calls["schedule.000"]
-        expected = FLOW if without.get("sampler.000") else VE
-        assert run_of(calls, attributes=without).path is expected
-
-
 STATES = [
     ("tiny", OWN, None, True),
     ("tiny", THEIRS, None, False),
@@ -360,6 +338,7 @@ def test_the_sampler_is_recorded_or_asked_for():
     ("attributes", "params", "steps"),
     [
         ({"steps": 1}, {}, 1),
+        ({"steps": 6}, {"steps": 4}, 6),
         ({"steps": "7"}, {"num_inference_steps": 5, "steps": 4}, 5),
         ({}, {"num_inference_steps": -1, "steps": 4}, 4),
         ({}, {"num_inference_steps": 0, "steps": 0}, 3),

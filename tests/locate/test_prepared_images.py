@@ -35,58 +35,9 @@ def test_bytes_of_one_channel_are_those_without_an_axis_for_it(size):
         assert np.array_equal(read, np.asarray(right)[None, None] / 255.0)
 
 
-@pytest.mark.parametrize("size", [(3, 8), (6, 4), (12, 16)])
-def test_bytes_of_another_size_are_resized_as_pillow_does(size):
-    right = Image.fromarray(BYTES).resize(size[::-1], Image.Resampling.LANCZOS)
-    read = images.read_pixels(BYTES, size)
-    assert np.array_equal(read[0], np.asarray(right).transpose(2, 0, 1) / 255.0)
-
-
 def test_bytes_with_no_axis_of_channels_are_no_image():
     for shape in ((6, 8, 2), (2, 6, 8), (5, 6, 8), (6, 8, 5)):
         assert images.read_pixels(np.zeros(shape, np.uint8), SIZE) is None
-
-
-def rows_of_reference(given, read):
-    """Return the rows of what the encoder of a diffusers pipeline read of its one reference."""
-    calls = {
-        "inputs.000": given,
-        "vae.encode.000": {"input.sample": read, "output": np.ones(1)},
-        "sampler.000": {"input.model_output": np.zeros(1)},
-    }
-    rows = images.judge_images(context_of(calls, "flux2-tiny"))
-    return [row for row in rows if row.kind == "image"]
-
-
-@pytest.mark.parametrize(
-    ("change", "right"),
-    [
-        (lambda x: x, lambda x: x),
-        (lambda x: x.transpose(2, 0, 1), lambda x: x),
-        (lambda x: np.concatenate([x, x[..., :1]], axis=2), lambda x: x),
-        (lambda x: x[..., :1], lambda x: x[..., [0, 0, 0]]),
-        (lambda x: x[None, ..., 0], lambda x: x[..., [0, 0, 0]]),
-    ],
-)
-def test_reference_images_of_bytes_may_have_any_channels(change, right):
-    photo = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    expected = right(photo).transpose(2, 0, 1)[None] / 127.5 - 1.0
-    [row] = rows_of_reference({"input.image": change(photo)}, expected)
-    assert row.verdict == "equal"
-
-
-def test_reference_images_may_be_another_argument():
-    """A pipeline that also edits an image has a name of its own for them."""
-    photos = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    arrays = {"input.image": photos[0], "input.image_reference": photos[1]}
-    first, second = (photo.transpose(2, 0, 1)[None] / 127.5 - 1.0 for photo in photos)
-    assert [row.verdict for row in rows_of_reference(arrays, second)] == ["equal"]
-    assert [row.verdict for row in rows_of_reference(arrays, first)] == ["differs"]
-
-
-def test_reference_images_with_other_channels_are_not_known():
-    read = np.zeros((1, 3, 32, 32))
-    assert rows_of_reference({"input.image": np.zeros((32, 32, 2), np.uint8)}, read) == []
 
 
 # -- control images of several prompts ------------------------------------------------------------

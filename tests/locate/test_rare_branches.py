@@ -24,9 +24,6 @@ def why_of(context, call, role, side="input"):
     return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
 
 
-# -- times and latents of the denoiser ------------------------------------------------------------
-
-
 # -- the first state ------------------------------------------------------------------------------
 
 
@@ -51,15 +48,6 @@ def test_the_noise_of_a_flow_is_judged_without_its_scheduler():
         initial("flux-tiny", encoded=True, scheduler=UNHEARD),  # it may be an image with noise
     ):
         assert not rows and "UnheardOfScheduler" in why and not known
-
-
-# -- steps ----------------------------------------------------------------------------------------
-
-
-def test_timesteps_are_those_of_the_steps_without_a_schedule():
-    times = {f"sampler.00{i}": {"input.timestep": np.array(t)} for i, t in enumerate((9, 9, 5))}
-    context = context_of({**times, "sampler.003": {"input.x": X}})
-    assert context.recorded_timesteps == [9.0, 5.0]
 
 
 # -- schedules ------------------------------------------------------------------------------------
@@ -118,14 +106,6 @@ def test_the_luminance_of_a_mask_in_colours():
     assert found.tolist() == [[[[1.0, 1.0], [0.0, 0.0]]]]
 
 
-def test_the_images_of_an_argument():
-    arrays = {"input.image.0": X, "input.image.1": Y, "input.image_reference": Z, "input.other": X}
-    context = context_of({"inputs.000": arrays, "inputs.001": {"input.image": Z}})
-    found = [*images._requested(context, "image")]
-    assert [np.array_equal(x, y) for x, y in zip(found, (X, Y, Z), strict=True)] == [True] * 3
-    assert len([*images._requested(context, "image_reference")]) == 1
-
-
 def test_the_reference_images_of_an_encoder():
     photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     right = [photo.transpose(2, 0, 1)[None] / 127.5 - 1.0 for photo in photos]
@@ -150,16 +130,6 @@ def test_the_reference_images_of_an_encoder():
 
 
 # -- what was asked for ---------------------------------------------------------------------------
-
-
-def test_a_distilled_model_is_not_guided():
-    def scale(**manifest):
-        context = context_of({"sampler.000": {"input.model_output": X}}, "flux2-tiny", **manifest)
-        return context.asked_scale
-
-    asked = {"request": {"guidance_scale": 4.0}}
-    assert scale(**asked) == scale(**asked, settings={"is_distilled": False}) == 4.0
-    assert scale(**asked, settings={"is_distilled": True}) == 1.0
 
 
 def test_prompts_that_cannot_be_tokenized_leave_a_note(monkeypatch):
@@ -206,21 +176,6 @@ def test_residuals_of_which_something_is_unknown_have_a_reason():
     assert not verdicts and why == dict.fromkeys(got, unknown)
 
 
-def test_residuals_of_another_shape_are_not_added():
-    other = {"output.mid": X[..., :4]}
-    whole = {"output.mid": X}
-    words = {"mid": "no ControlNet that returns it was recorded"}
-    assert residual_of([whole, other], {"mid": X}) == ([], words)
-    assert residual_of([whole], {"mid": X[..., :4]}) == ([], words)
-
-
-def test_gaps_in_the_numbers_of_residuals():
-    gaps = residuals._has_gaps
-    assert not gaps({}) and not gaps(dict.fromkeys(("mid", "down.1", "down.0", "up.0"), X))
-    assert gaps({"down.1": X}) and gaps({"down.0": X, "down.2": X, "mid": X})
-    assert gaps({"down.0": X, "up.1": X})
-
-
 def test_a_hint_that_was_not_prepared_has_a_reason():
     calls = {
         "controlnet.000": {"input.hint": X}, "control.000": {"output": X},
@@ -256,11 +211,3 @@ def test_latents_to_which_noise_is_added_may_be_given():
 
     assert verdicts(X, X) == verdicts(np.concatenate([X, X]), X) == ["equal"]
     assert verdicts(Y, X) == ["differs"] and verdicts(X, X[:, :3]) == []
-
-
-def test_tokens_whose_reader_was_not_recorded_have_a_reason():
-    calls = {"tokens.000": {"output.ids": np.arange(3)}, "text_encoder.000": {"output": X}}
-    context = context_of(calls)
-    assert not [*tokens._judge_given(context)]
-    words = "the ids of a call of text_encoder were not recorded"
-    assert why_of(context, "tokens.000", "ids", "output") == words

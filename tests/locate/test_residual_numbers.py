@@ -64,38 +64,6 @@ def test_residuals_have_one_row_of_all():
     assert row.verdict == "differs" and "not added" in row.cause
 
 
-def test_a_denoiser_without_residuals_has_no_row():
-    rows, context = run_of([{"mid": X}], {})
-    assert rows == [] and not context.ledger.reasons
-
-
-@pytest.mark.parametrize(
-    ("asked", "diffusers", "right"),
-    [
-        ([{"weight": 0.5}, {"weight": 2.0}], False, 0.5 * X + 2.0 * Y),
-        ([{"weight": 0.5}, {"weight": 2.0}], True, X + Y),
-        ([{"weight": 0.5}, {"weight": 0.5}], False, 0.5 * X + 0.5 * Y),
-        ([{}, {"weight": 3}], False, X + 3.0 * Y),
-        ([{}, {}], False, X + Y),
-        ([], False, X + Y),
-    ],
-)
-def test_outputs_of_controlnets_are_weighed_as_was_asked(asked, diffusers, right):
-    nets = [{"mid": X}, {"mid": Y}]
-    for got, verdict in ((right, "equal"), (right + Z, "differs")):
-        (row,), _ = run_of(nets, {"mid": got}, diffusers=diffusers, params={"control": asked})
-        assert row.verdict == verdict
-
-
-def test_a_single_weight_needs_no_number():
-    asked = [{"weight": 0.5, "end": 0.5}, {"weight": 0.5}]
-    (row,), _ = run_of([{"mid": X}], {"mid": 0.5 * X}, params={"control": asked})
-    assert row.verdict == "equal"
-    asked[0]["weight"] = 1.0
-    rows, context = run_of([{"mid": X}], {"mid": X}, params={"control": asked})
-    assert rows == [] and "weights" in reasons(context)["mid"]
-
-
 @pytest.mark.parametrize(
     ("length", "got", "verdict"),
     [
@@ -145,46 +113,6 @@ def test_residuals_that_have_all_places_are_not_placed_again():
     assert row.verdict == "equal"
 
 
-@pytest.mark.parametrize(
-    ("output", "declared", "is_placed"),
-    [
-        ({"mid": X, "blocks.0": Y}, True, True),
-        ({"mid": X}, True, True),
-        ({"mid": X, "last.0": Z}, True, True),
-        ({"blocks.0": Y}, True, False),  # without the one that is always there
-        ({"mid": X, "other.0": Y}, True, False),
-        ({"mid": X, "blocks.0": Y}, False, False),
-    ],
-)
-def test_outputs_that_are_not_those_of_the_family_stay_as_they_are(output, declared, is_placed):
-    def place(config, net, parts):
-        return Parts(Z, (X, Y))
-
-    context = context_of({"controlnet.000": {"output.mid": X}})
-    context = replace(context, model=model_with(place, declared))
-    net = entry_of(context, "controlnet.000")
-    found = residuals._placed(context, net, output)
-    right = {"mid": Z, "blocks.0": X, "blocks.1": Y} if is_placed else output
-    assert found.keys() == right.keys()
-    assert all(found[name] is x for name, x in right.items())
-
-
-def test_a_residual_with_a_number_is_one_of_several():
-    found = []
-
-    def place(config, net, parts):
-        found.append(parts)
-        return parts
-
-    context = context_of({"controlnet.000": {"output.mid": X}})
-    context = replace(context, model=model_with(place))
-    output = {"blocks.0": Y, "blocks.1": Z, "mid": X, "last.0": X}
-    residuals._placed(context, entry_of(context, "controlnet.000"), output)
-    (parts,) = found
-    assert parts.mid is X and parts.last == (X,)
-    assert parts.blocks[0] is Y and parts.blocks[1] is Z and len(parts.blocks) == 2
-
-
 # -- residuals that are missing -------------------------------------------------------------------
 
 
@@ -209,30 +137,6 @@ def test_which_residuals_a_controlnet_lacks(name, term, declared, lacks):
     assert residuals._lacks(context, term, name) == lacks
 
 
-def test_outputs_with_a_gap_are_no_residuals():
-    rows, context = run_of([{"mid": X, "down.1": Y}], {"mid": X}, model_with())
-    assert rows == [] and [*reasons(context)] == ["mid"]
-    context = context_of({"controlnet.000": {"output.mid": X, "output.down.1": Y}})
-    net = entry_of(context, "controlnet.000")
-    assert residuals._added_by(context, net, ["mid"]) == {}
-
-
-@pytest.mark.parametrize(
-    ("names", "gaps"),
-    [
-        (["blocks.0", "blocks.2", "blocks.1"], False),
-        (["blocks.1", "blocks.2"], True),
-        (["blocks.0", "blocks.0.1"], False),
-        (["blocks.a", "blocks.0"], False),
-        (["mid"], False),
-        (["a.0", "b.0", "b.1", "a.1"], False),
-        (["a.0", "b.0", "b.1", "a.2"], True),
-    ],
-)
-def test_numbers_of_residuals_without_a_gap(names, gaps):
-    assert residuals._has_gaps(dict.fromkeys(names, X)) == gaps
-
-
 def test_residuals_that_one_of_two_controlnets_returns():
     """Those that the other does not have are compared, those that it has lost are not."""
     first, second = {"mid": X, "blocks.0": Y}, {"mid": Z}
@@ -243,12 +147,3 @@ def test_residuals_that_one_of_two_controlnets_returns():
     assert rows == [] and "not recorded" in reasons(context)["mid"]
     rows, context = run_of([first, {"mid": Z[..., :1]}], got, model_with())
     assert [row.verdict for row in rows] == ["equal"] and [*reasons(context)] == ["mid"]
-
-
-def test_arrays_that_were_not_stored_are_explained():
-    """Roles of the denoiser whose arrays no ControlNet returns do not hide the others."""
-    got = {"other": Y, "mid": X}
-    (row,), context = run_of([{"mid": X}], got, model_with())
-    assert row.verdict == "equal" and [*reasons(context)] == ["other"]
-    rows, context = run_of([], {"mid": X}, model_with())
-    assert rows == [] and [*reasons(context)] == ["mid"]

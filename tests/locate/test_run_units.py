@@ -59,9 +59,6 @@ def test_evaluations_end_with_their_guidance_and_step():
     assert evaluations_of(s(0), u(0), s(1)) == [((u(0),), None, s(1), 0)]
 
 
-# -- branches -------------------------------------------------------------------------------------
-
-
 # -- the recorded run -----------------------------------------------------------------------------
 
 
@@ -96,43 +93,6 @@ def test_which_half_of_a_batch_is_which():
             {"guidance.000": {"output": X}}, attributes={"guidance.000": {"halves": named}}
         )
         assert context.halves(entry_of(context, "guidance.000")) == right
-
-
-@pytest.mark.parametrize(
-    ("params", "attributes", "steps"),
-    [
-        ({"steps": 4}, {}, 4),
-        ({"num_inference_steps": 5, "steps": 4}, {}, 5),
-        ({"steps": 4}, {"steps": 6}, 6),
-        ({"steps": 0}, {}, 2),
-        ({}, {}, 2),
-    ],
-)
-def test_the_number_of_steps(params, attributes, steps):
-    calls = {
-        "schedule.000": {"input.x": X},
-        "sampler.000": {"output": X},
-        "sampler.001": {"output": X},
-    }
-    context = context_of(calls, attributes={"schedule.000": attributes}, params=params)
-    assert context.steps == steps
-
-
-def test_scales_that_were_asked_for():
-    assert context_of({}, params={"cfg_scale": 3}).asked_scale == 3.0
-    assert context_of({}, params={"cfg_scale": 3}, request={"guidance_scale": 2}).asked_scale == 2.0
-    assert context_of({}).asked_scale is None
-
-
-def test_numbers_and_arrays_are_read_by_role():
-    context = context_of({"sampler.000": {"input.a": np.array([3.0, 3.0]), "input.b": np.zeros(0)}})
-    entry = entry_of(context, "sampler.000")
-    assert context.number(entry, "x", "a") == 3.0
-    assert context.number(entry, "b") is None and context.number(entry, "x") is None
-    assert context.read(None, "a") is None and context.read_output(entry) is None
-
-
-# -- wires ----------------------------------------------------------------------------------------
 
 
 # -- initial latents ------------------------------------------------------------------------------
@@ -180,9 +140,6 @@ def test_causes_of_initial_noise_on_the_path():
     assert row_of(1.0).note == f"standard deviation 1 instead of {right:.5g}"
 
 
-# -- texts ----------------------------------------------------------------------------------------
-
-
 # -- hints ----------------------------------------------------------------------------------------
 
 
@@ -213,26 +170,6 @@ def test_hints_of_controlnets():
     assert hint_row(a, a[..., :2]) == (
         "what the pipeline prepared of the control image was not recorded",
     )
-
-
-def test_kinds_of_control_images():
-    def row_of(mode, diffusers=True, **manifest):
-        role = "input.model_output" if diffusers else "input.x"
-        calls = {"controlnet.000": {"input.mode": np.array(mode)}, "sampler.000": {role: X}}
-        context = context_of(calls, **manifest)
-        return [
-            x[1] for x in verdicts(hints.judge_mode(context, entry_of(context, "controlnet.000")))
-        ]
-
-    assert row_of(3, request={"control_mode": 3}) == ["equal"]
-    assert row_of(3, request={"control_mode": [2, 3]}) == ["differs"]
-    assert row_of(-1, request={"seed": 3}) == ["equal"]
-    assert row_of(3) == []
-    own = {"diffusers": False, "params": {"control": [{"mode": 3}]}}
-    assert row_of(3, **own) == ["equal"] and row_of(2, **own) == ["differs"]
-    assert row_of(3, diffusers=False) == []
-    context = context_of({}, params={"control": [{"mode": 3}]})
-    assert hints._asked_mode(context, 0) == 3 and hints._asked_mode(context, 1) is None
 
 
 # -- inputs of the denoiser -----------------------------------------------------------------------

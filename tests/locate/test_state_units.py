@@ -17,12 +17,6 @@ SHAPE = (1, 4, 8, 8)
 X, Y, Z = (normal(i, *SHAPE) for i in range(3))
 
 
-# -- the first state ------------------------------------------------------------------------------
-
-
-# -- what steps are given -------------------------------------------------------------------------
-
-
 # -- schedules that are made again ----------------------------------------------------------------
 
 
@@ -134,8 +128,8 @@ def test_images_of_added_noise_may_be_given():
 @pytest.mark.parametrize(
     ("schedule", "step", "path"),
     [
-        ("ve", "flow", "ve"), (None, "ve", "ve"), ("other", "ve", "ve"), (None, None, ""),
-        (3, "other", ""),
+        ("ve", "flow", "ve"), ("flow", "ve", "flow"), (None, "ve", "ve"), (None, "flow", "flow"),
+        ("other", "ve", "ve"), ("other", "flow", "flow"), (None, None, ""), (3, "other", ""),
     ],
 )  # fmt: skip
 def test_the_path_is_the_recorded_one(schedule, step, path):

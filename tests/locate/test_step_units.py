@@ -189,9 +189,6 @@ def test_other_settings_of_steps():
     assert all(x.eta is None for text, x in found.items() if text.startswith("a step of"))
 
 
-# -- rounding of a step ---------------------------------------------------------------------------
-
-
 # -- added noise ----------------------------------------------------------------------------------
 
 X0, NOISE = normal(0, *SHAPE), normal(1, *SHAPE)

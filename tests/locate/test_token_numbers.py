@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, model_of
+from host_units import context_of, entry_of
 
-from ldmref.errors import LdmrefError
 from ldmref.locate.pipeline import tokens
-from ldmref.locate.pipeline.tokens import explain, known_prompts, mask_faults
+from ldmref.locate.pipeline.tokens import explain, mask_faults
 
 MASKED = "z-image-tiny"  # whose encoder hides padding
 LONG = "a red cat on a red dog on a red cat on a red dog on a red cat"
@@ -40,18 +38,6 @@ def rows_of(calls, model="tiny", prompt="a cat", **more):
 
 
 # -- calls of encoders ----------------------------------------------------------------------------
-
-
-def test_a_model_has_the_encoders_that_it_has():
-    """Calls of further encoders, and of a weaker model's, are not those of the model."""
-    ids = ids_of("a cat")
-    calls = {
-        "text_encoder_2": {"input.input_ids": ids + 1},
-        "guide.text_encoder_2": {"input.input_ids": ids},
-    }
-    assert rows_of(calls)[0] == []
-    rows, _ = rows_of(calls, "flux-tiny")
-    assert [(row[0], row[2]) for row in rows] == [("text_encoder_2", "differs")]
 
 
 def test_each_encoder_has_its_tokenizer(monkeypatch):
@@ -125,17 +111,6 @@ def test_padding_that_nobody_reads_may_be_in_front():
     assert [row[:2] for row in verdicts(np.roll(few, 12, axis=1), few != 0, "tiny")] == [
         ("", "differs")
     ]
-
-
-def test_a_wrong_prompt_with_padding_in_front_is_named():
-    ids = ids_of("a cat", model=MASKED)
-    wrong = np.roll(ids, 60, axis=1)
-    wrong[0, 62] += 1
-    context = context_of({"text_encoder": {"input.input_ids": wrong}}, MASKED,
-                         params={"prompt": "a cat"})  # fmt: skip
-    (row,) = tokens.judge_tokens(context)
-    assert row.cause == f"a single token: id {wrong[0, 62]} instead of {wrong[0, 62] - 1}"
-    assert "'a cat'" in row.note and row.error == 1 / 64
 
 
 @pytest.mark.parametrize(("number", "asked", "length"), [(0, 20, 16), (1, 20, 20), (1, 16, 16)])
@@ -221,33 +196,7 @@ def test_tokens_may_be_those_of_several_calls():
     assert given(calls)[0] == {"tokens": ("differs", math.inf)}
 
 
-def test_a_row_is_among_others_as_a_whole():
-    assert tokens._is_among(np.array([1, 2]), np.array([[3, 4], [1, 2]]))
-    assert not tokens._is_among(np.array([1, 2]), np.array([[1, 4], [3, 2]]))
-    assert tokens._is_among(np.array([1, 2]), np.array([[1, 2]])) is True
-
-
 # -- prompts --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["prompt", "prompt_2", "prompt_3"])
-@pytest.mark.parametrize("prefix", ["", "negative_"])
-def test_prompts_of_all_encoders_are_known(prefix, name):
-    found = known_prompts(context_of({}, params={prefix + name: "x", "other": "y"}))
-    assert found == ["x", ""]
-
-
-def test_prompts_in_their_order_and_once():
-    recorded = {f"tokens.00{i}": {"output.ids": READ} for i in range(3)}
-    attributes = {"tokens.000": {"prompt": "t"}, "tokens.001": {"prompt": 3}}
-    params = {"negative_prompt": ("n", 4, "t"), "prompt": ["p", None, "q"], "prompt_2": 5}
-    requests = [{"prompt": "r", "negative_prompt_3": ["s"]}, {"prompt": "p"}]
-    more = {"attributes": attributes, "params": params, "requests": requests}
-    found = known_prompts(context_of(recorded, **more))
-    assert found == ["t", "p", "q", "n", "r", "s", ""]
-    assert known_prompts(context_of({}, params={"prompt": ""})) == [""]
-    assert known_prompts(context_of({}, params={"prompt": 3})) == []
-    assert known_prompts(context_of({}, requests=[{"prompt_3": ("z",)}])) == ["z", ""]
 
 
 def test_how_a_request_treats_long_prompts_and_weights():
@@ -259,54 +208,6 @@ def test_how_a_request_treats_long_prompts_and_weights():
     assert weighted.max() == pytest.approx(1.1)
     both = tokenized(LONG + " (cat)", prompt_weights="a1111", long_prompts="chunk")
     assert both.ids.shape == (1, 2, 16) and both.weights.max() == pytest.approx(1.1)
-
-
-def test_only_some_encoders_read_any_number_of_tokens():
-    assert tokenized("a cat", model="flux-tiny", number=1, length=20).ids.shape == (1, 1, 20)
-    assert tokenized("a cat", model="flux-tiny", number=1).ids.shape == (1, 1, 16)
-    assert tokenized("a cat", model="flux-tiny", length=20).ids.shape == (1, 1, 16)
-
-
-def test_a_tokenizer_of_the_same_length_is_kept():
-    """Another one is made for another length alone."""
-    made = []
-
-    def tokenizer_of(length):
-        def with_length(other):
-            made.append(other)
-            return tokenizer_of(other)
-
-        return SimpleNamespace(
-            length=length, with_length=with_length, tokenize=lambda *values: (length, values[0])
-        )
-
-    model = SimpleNamespace(
-        config=model_of("flux-tiny").config, tokenizers=[tokenizer_of(16), tokenizer_of(16)]
-    )
-    context = SimpleNamespace(model=model)
-    assert tokens.tokenize(context, 1, ("a", "b"), {}, 16) == (16, ["a", "b"])
-    assert tokens.tokenize(context, 1, ("a",), {}, 0) == (16, ["a"])
-    assert tokens.tokenize(context, 0, ("a",), {}, 5) == (16, ["a"])
-    assert made == []
-    assert tokens.tokenize(context, 1, ("a",), {}, 5) == (5, ["a"]) and made == [5]
-
-
-def test_the_tokens_that_are_expected():
-    context = context_of({}, "flux-tiny")
-    found = tokens.expected_tokens(context, 1, ["a cat"], 20)
-    right = tokenized("a cat", model="flux-tiny", number=1, length=20)
-    assert np.array_equal(found.ids, right.ids) and context.notes == []
-
-
-def test_a_prompt_that_cannot_be_tokenized(monkeypatch):
-    def refuse(context, number, prompts, request, length):
-        assert (number, prompts, request, length) == (1, ["a"], {}, 3)
-        raise LdmrefError("no words", code="E-X")
-
-    monkeypatch.setattr(tokens, "tokenize", refuse)
-    context = context_of({}, "flux-tiny")
-    assert tokens.expected_tokens(context, 1, ["a"], 3) is None
-    assert len(context.notes) == 1 and "no words" in context.notes[0]
 
 
 # -- masks ----------------------------------------------------------------------------------------
@@ -329,18 +230,6 @@ def test_masks_by_any_name_and_shape():
     assert mask_row(folded, wanted) == [("equal", "", 0.0)]
     assert mask_row(folded, wanted, masked=False) == []
     assert mask_row(np.array(wanted), wanted, role="ids") == []
-
-
-def test_masks_of_an_encoder_that_reads_its_padding():
-    wanted = [[1, 1, 1, 0], [1, 1, 0, 0]]
-    ones = np.ones((2, 4), int)
-    assert mask_row(ones, wanted, masked=False) == [("equal", "", 0.0)]
-    ((verdict, cause, error),) = mask_row(ones[:, ::-1] * 0, wanted, masked=False)
-    assert verdict == "differs" and cause.endswith("everything is masked") and error == 1.0
-    ((_, cause, error),) = mask_row(np.array(wanted), wanted, masked=False)
-    assert cause == tokens.NOT_WANTED and error == 0.375
-    ((_, cause, _),) = mask_row(np.array([[1, 0, 1, 0], [1, 1, 0, 1]]), wanted, masked=False)
-    assert cause == ""
 
 
 def test_faults_of_a_mask():

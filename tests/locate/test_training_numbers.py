@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal
 
+from ldmref.locate.parts.scheduler_faults import config_faults
 from ldmref.locate.pipeline import training
 from ldmref.math.forward import q_sample
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -18,12 +21,22 @@ IMAGES, NOISE = normal(0, 2, 4, 4, 4), normal(1, 2, 4, 4, 4)
 FOLDED = "latents without the scaling factor"
 
 
-def step_of(model="tiny", dtype="float32", params=None, **arrays):
+def with_scale(context, factor):
+    """Return the context of a run whose model multiplies its latents by a factor."""
+    model = copy.copy(context.model)
+    vae = replace(model.config.vae, scaling_factor=factor)
+    model.config = replace(model.config, vae=vae)
+    return replace(context, model=model)
+
+
+def step_of(model="tiny", dtype="float32", params=None, scale=None, **arrays):
     """Return the rows of a training step, and the names of what was compared of it."""
     given = {"input.timesteps": T, "input.x0": IMAGES, "input.noise": NOISE}
     given |= arrays
     given = {name: x for name, x in given.items() if x is not None}
     context = context_of({"train.000": given}, model, dtype, params=params or {})
+    if scale is not None:
+        context = with_scale(context, scale)
     entry = entry_of(context, "train.000")
     rows = [*training.judge_training(context)]
     marked = {
@@ -83,72 +96,103 @@ def test_rows_of_a_step_and_what_they_allow():
         assert "differs" in verdicts
 
 
-def test_causes_of_noised_latents():
-    alphas = training_alphas_cumprod(context_of({}).config)[T]
-    causes = {
-        "x0 and noise swapped": q_sample(NOISE, alphas, IMAGES),
-        "alpha_bar of timestep t +1": q_sample(
-            IMAGES, training_alphas_cumprod(context_of({}).config)[T + 1], NOISE
-        ),
+LAST = len(training_alphas_cumprod(context_of({}).config)) - 1
+DIFFUSION, FLOW = "tiny", "flux-tiny"
+SCALE = 0.25  # of the diffusion: that of its model is 1
+
+
+def mixtures_of_a_diffusion(t):
+    """Return the noised latents of known faults by their words, "" for the right ones."""
+    table = training_alphas_cumprod(context_of({}, DIFFUSION).config)
+    column = table[t].reshape(2, 1, 1, 1)
+    latents = IMAGES / SCALE
+    return {
+        "": np.sqrt(column) * IMAGES + np.sqrt(1.0 - column) * NOISE,
+        "x0 and noise swapped": np.sqrt(column) * NOISE + np.sqrt(1.0 - column) * IMAGES,
+        "alpha_bar instead of its square root": column * IMAGES + (1.0 - column) * NOISE,
+        "alpha_bar of timestep t +1": q_sample(IMAGES, table[np.minimum(t + 1, LAST)], NOISE),
+        "alpha_bar of timestep t -1": q_sample(IMAGES, table[np.maximum(t - 1, 0)], NOISE),
+        FOLDED: np.sqrt(column) * latents + np.sqrt(1.0 - column) * NOISE,
     }
-    for cause, x_t in causes.items():
-        (row,) = step_of(**{"input.x_t": x_t})[0]
-        assert (row.kind, row.verdict, row.cause) == ("noising", "differs", cause)
 
 
-@pytest.mark.parametrize("kind", ["x0", "v", "-eps", "-x0", "-v"])
-def test_causes_of_targets(kind):
-    context = context_of({})
-    other = training._targets(context, T, IMAGES, NOISE)[kind]
-    (row,) = step_of(**{"input.target": other})[0]
-    assert (row.kind, row.verdict, row.cause) == ("target", "differs", f"{kind} instead of eps")
+def mixtures_of_a_flow(t, model=FLOW, x=IMAGES, noise=NOISE):
+    context = context_of({}, model)
+    latents = context.latent_scale.fold(context.denormalize(x))
+    s = (t / 1000.0).reshape(2, 1, 1, 1)
+    late = t.reshape(2, 1, 1, 1)
+    return {
+        "": (1.0 - s) * x + s * noise,
+        "x0 and noise swapped: the time is 1 - s": s * x + (1.0 - s) * noise,
+        "the time is not divided by its number of steps": (1.0 - late) * x + late * noise,
+        FOLDED: (1.0 - s) * latents + s * noise,
+    }
 
 
-def test_latents_without_their_scale():
-    """Two numbers scale latents of any shape; of others, the channels must be those of latents."""
-    for model in ("tiny", "flux-tiny"):
-        context = context_of({}, model)
-        found = dict(training._noisings(context, T, IMAGES, NOISE))
-        z = context.denormalize(IMAGES)
-        if model == "tiny":
-            right = q_sample(z, training_alphas_cumprod(context.config)[T], NOISE)
-        else:
-            s = (T / 1000.0).reshape(2, 1, 1, 1)
-            right = (1.0 - s) * z + s * NOISE
-        np.testing.assert_allclose(found[FOLDED], right, rtol=1e-12)
+def assert_noising(words, rows):
+    (row,) = rows
+    verdict = "differs" if words else "equal"
+    assert (row.kind, row.verdict, row.cause) == ("noising", verdict, words)
+    assert not words or row.explained < 1e-12
+
+
+@pytest.mark.parametrize("t", [T, np.array([0, LAST])], ids=["between", "ends"])
+def test_causes_of_noised_latents(t):
+    for model, scale, mixtures in (
+        (DIFFUSION, SCALE, mixtures_of_a_diffusion(t)),
+        (FLOW, None, mixtures_of_a_flow(t)),
+    ):
+        for words, x_t in mixtures.items():
+            given = {"input.timesteps": t, "input.x_t": x_t}
+            assert_noising(words, step_of(model, scale=scale, **given)[0])
+
+
+def test_latents_in_patches_without_their_scale():
+    """More than two numbers scale latents whose channels are those of the autoencoder alone."""
     flux2 = context_of({}, "flux2-tiny")
-    assert flux2.latent_scale.kind.scales is None
-    assert FOLDED not in dict(training._noisings(flux2, T, IMAGES, NOISE))
-    channels = flux2.latent_scale.config.latent_channels
-    x = normal(3, 2, channels, 4, 4)
-    found = dict(training._noisings(flux2, T, x, x + 1.0))
-    z = flux2.latent_scale.fold(flux2.denormalize(x))
-    s = (T / 1000.0).reshape(2, 1, 1, 1)
-    np.testing.assert_allclose(found[FOLDED], (1.0 - s) * z + s * (x + 1.0), rtol=1e-12)
-    times = found["the time is not divided by its number of steps"]
-    s = T.reshape(2, 1, 1, 1)
-    np.testing.assert_allclose(times, (1.0 - s) * x + s * (x + 1.0))
-
-
-def test_times_that_are_no_whole_numbers_are_cut():
-    context = context_of({})
-    whole = dict(training._noisings(context, T, IMAGES, NOISE))
-    parts = dict(training._noisings(context, T + 0.5, IMAGES, NOISE))
-    assert whole.keys() == parts.keys()
-    for words, x in whole.items():
-        np.testing.assert_array_equal(parts[words], x)
-    targets = training._targets(context, T + 0.5, IMAGES, NOISE)
-    np.testing.assert_array_equal(targets["v"], training._targets(context, T, IMAGES, NOISE)["v"])
+    x = normal(3, 2, flux2.latent_scale.config.latent_channels, 4, 4)
+    for words, x_t in mixtures_of_a_flow(T, "flux2-tiny", x, x + 1.0).items():
+        given = {"input.x0": x, "input.noise": x + 1.0, "input.x_t": x_t}
+        assert_noising(words, step_of("flux2-tiny", **given)[0])
+    assert_noising("", step_of("flux2-tiny", **{"input.x_t": mixtures_of_a_flow(T)[""]})[0])
 
 
 def test_schedules_of_other_models_are_tried():
-    context = context_of({})
-    found = dict(training._noisings(context, T, IMAGES, NOISE))
-    others = dict(training.config_faults(context.config))
-    assert others and others.keys() <= found.keys()
-    for words, changed in others.items():
-        right = q_sample(IMAGES, training_alphas_cumprod(changed)[T], NOISE)
-        np.testing.assert_array_equal(found[words], right)
+    for words, changed in config_faults(context_of({}).config):
+        x_t = q_sample(IMAGES, training_alphas_cumprod(changed)[T], NOISE)
+        (row,) = step_of(**{"input.x_t": x_t})[0]
+        assert (row.verdict, row.cause) == ("equal", "") or row.explained < 1e-12, words
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_causes_of_targets(part):
+    """Of times that are no whole numbers, the part is cut."""
+    column = training_alphas_cumprod(context_of({}).config)[T].reshape(2, 1, 1, 1)
+    v = np.sqrt(column) * NOISE - np.sqrt(1.0 - column) * IMAGES
+    for model, kind, targets in (
+        (DIFFUSION, "eps", {"eps": NOISE, "x0": IMAGES, "v": v}),
+        (FLOW, "flow", {"flow": NOISE - IMAGES, "x0": IMAGES, "eps": NOISE}),
+    ):
+        for name, target in targets.items():
+            for sign, factor in (("", 1.0), ("-", -1.0)):
+                given = {"input.timesteps": T + part, "input.target": factor * target}
+                (row,) = step_of(model, **given)[0]
+                cause = "" if sign + name == kind else f"{sign}{name} instead of {kind}"
+                verdict = "differs" if cause else "equal"
+                assert (row.kind, row.verdict, row.cause) == ("target", verdict, cause)
+    assert_noising("", step_of(**{"input.timesteps": T + part, "input.x_t": noised()})[0])
+
+
+def test_each_training_step_is_judged_or_said_not_to_be():
+    steps = {f"train.{i:03}": {"input.timesteps": T} for i in range(3)}
+    steps["train.001"] = {"input.x0": IMAGES}
+    rows = [*training.judge_training(context_of(steps))]
+    assert [(row.call, row.verdict) for row in rows] == [("train.001", "not judged")]
+    steps["train.002"] |= {"input.x0": IMAGES, "input.noise": NOISE, "input.x_t": IMAGES}
+    rows = [*training.judge_training(context_of(steps))]
+    assert [(row.call, row.verdict) for row in rows] == [
+        ("train.001", "not judged"), ("train.002", "differs"),
+    ]  # fmt: skip
 
 
 # -- losses ---------------------------------------------------------------------------------------
@@ -178,9 +222,8 @@ def test_weights_of_losses():
 
 def losses_of(got, recipe=None, missing=(), **arrays):
     given = {"input.prediction": IMAGES, "input.target": NOISE, "output.losses": got} | arrays
-    given = {name: x for name, x in given.items() if name not in missing}
-    context = context_of({"train.000": given}, params={"diffusion": {"objective": recipe or {}}})
-    rows = training._judge_losses(context, entry_of(context, "train.000"), T)
+    given |= dict.fromkeys(("input.x0", "input.noise", *missing))
+    rows, *_ = step_of(params={"diffusion": {"objective": recipe or {}}}, **given)
     return [(row.kind, row.verdict, row.cause or row.note) for row in rows]
 
 
@@ -194,6 +237,9 @@ def test_losses_by_another_rule():
     plain = {"snr_gamma": 0.25}
     assert losses_of(weighted, plain) == [("losses", "differs", "min-SNR with gamma 0.25")]
     assert losses_of(squares, snr) == [("losses", "differs", "the plain squared error")]
+    usual = np.minimum(ratio, 5.0) / ratio * squares
+    assert losses_of(usual, {"loss": "min_snr"}) == [("losses", "equal", "")]
+    assert losses_of(usual) == [("losses", "differs", "min-SNR with gamma 5")]
     ((kind, verdict, note),) = losses_of(squares, {"loss": "huber"})
     assert (kind, verdict) == ("losses", "not judged") and "huber" in note
 

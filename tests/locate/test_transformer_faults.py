@@ -33,11 +33,6 @@ def flux_model():
     return make_model("flux-tiny")
 
 
-@pytest.fixture(scope="module")
-def sd3_model():
-    return make_model("sd3-tiny")
-
-
 def computed_from(**changes):
     """Return a layer that is computed from changed inputs, or with other settings."""
     return lambda call, x: call.compute({**x, **{k: f(x.get(k)) for k, f in changes.items()}})

@@ -139,9 +139,6 @@ def test_an_input_that_was_not_recorded_does_not_hide_the_others():
             assert kinds == {f"ControlNet's {x[6:]}" for x in network if x != missing}
 
 
-# -- texts ----------------------------------------------------------------------------------------
-
-
 # -- rotary tables --------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, Signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,19 +30,19 @@ def decoder(z):
     """The argument of diffusers' decoders."""
 
 
-def inputs_of(arrays, function=transformer, frames=False, attributes=None, port=None):
+def inputs_of(arrays, function=transformer, frames=False, attributes=None, pipeline="FluxPipeline"):
     """Return the arrays of a call by role in the terms of a function."""
     entry = {"call": CALL, "layer": "", "attributes": attributes or {}}
     tensors = {f"{CALL}//{name}": np.asarray(x) for name, x in arrays.items()}
-    trace = port or build_trace(tensors, {"entries": [entry], "pipeline": "FluxPipeline"})
+    trace = build_trace(tensors, {"entries": [entry], "pipeline": pipeline})
     found = whole_calls.in_terms_of_module(trace, trace.find(CALL), function, frames)
     whole = found.find(CALL)
     sides = {**whole.inputs, **{f"output.{k}": name for k, name in whole.outputs.items()}}
     return {role: np.asarray(found.tensors[name]) for role, name in sides.items()}, found is trace
 
 
-def with_calls(monkeypatch, inputs=lambda x: {"timestep": x["timestep"]}, unpack=None):
-    calls = SimpleNamespace(inputs=inputs, unpack=unpack)
+def with_calls(monkeypatch, inputs):
+    calls = SimpleNamespace(inputs=inputs, unpack=None)
     monkeypatch.setattr(whole_calls, "_calls_of", lambda port: calls)
 
 
@@ -66,17 +67,30 @@ def test_calls_with_the_arguments_of_the_module_stay():
     every = {"input.hidden_states": LATENTS, "input.timestep": TIMES, "input.img_ids": IDS}
     assert inputs_of(every)[1]
     assert inputs_of({name: every[name] for name in [*every][:1]})[1]
+    assert inputs_of({"input.sample": LATENTS}, attributes={"arguments": ["sample"]})[1]
     assert inputs_of({"input.sample": LATENTS}, attributes={"arguments": []})[1]
     found, same = inputs_of({"input.sample": LATENTS, "input.unheard": TIMES})
     assert not same and found.keys() == {"hidden_states", "unheard"}
 
 
-def test_names_of_arguments_that_modules_have():
-    name = whole_calls._argument
-    assert name("sample", {"hidden_states", "sample"}) == "hidden_states"
-    assert name("sample", {"sample"}) == "sample" and name("sample", {"x"}) == "sample"
-    assert name("latents", {"z", "x"}) == "z" and name("latents", {"x"}) == "latents"
-    assert name("timestep", {"hidden_states"}) == "timestep"
+@pytest.mark.parametrize(
+    ("role", "names", "argument"),
+    [
+        ("sample", ("hidden_states", "sample"), "hidden_states"),
+        ("sample", ("sample",), "sample"),
+        ("sample", ("x",), "sample"),
+        ("latents", ("z", "x"), "z"),
+        ("latents", ("x",), "latents"),
+        ("image", ("x",), "x"),
+        ("image", ("hidden_states",), "image"),
+    ],
+)
+def test_names_of_arguments_that_modules_have(role, names, argument):
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    decoder_of = lambda: None  # noqa: E731
+    decoder_of.__signature__ = Signature([Parameter(name, kind) for name in names])
+    found, _ = inputs_of({f"input.{role}": LATENTS, "input.unheard": TIMES}, decoder_of)
+    assert found.keys() == {argument, "unheard"}
 
 
 def test_other_calls_of_the_trace_stay():
@@ -105,22 +119,44 @@ def tokens(x):
     return cells.reshape(n, h * w // 4, 4 * c)
 
 
-def test_latents_are_tokens_where_their_positions_are_known(monkeypatch):
-    with_calls(monkeypatch, unpack=find_port("flux").unpack)
+def test_latents_are_tokens_where_their_positions_are_known():
     every = {"input.sample": LATENTS, "input.img_ids": IDS, "output": LATENTS * 2.0}
-    found, _ = inputs_of(every)
-    assert np.array_equal(found["hidden_states"], tokens(LATENTS))
-    assert np.array_equal(found["output.output"], tokens(LATENTS * 2.0))
-    assert np.array_equal(found["img_ids"], IDS)
-    alone, _ = inputs_of({"input.img_ids": IDS, "output": LATENTS, "input.unheard": TIMES})
-    assert np.array_equal(alone["output.output"], tokens(LATENTS))
-    flat, _ = inputs_of({**every, "output": tokens(LATENTS)})
-    assert np.array_equal(flat["output.output"], tokens(LATENTS))
-    for other in (IDS[:5], np.concatenate([IDS, IDS]), IDS[:, [0, 2, 2]]):
+    wanted = {
+        "hidden_states": tokens(LATENTS),
+        "output.output": tokens(LATENTS * 2.0),
+        "img_ids": IDS,
+    }
+    for given, right in (
+        (every, wanted),
+        ({**every, "output": tokens(LATENTS * 2.0)}, wanted),
+        ({**every, "input.sample": tokens(LATENTS)}, wanted),
+        ({**every, "input.img_ids": IDS[None, :, 1:]}, {**wanted, "img_ids": IDS[None, :, 1:]}),
+        (
+            {"input.img_ids": IDS, "output": LATENTS, "input.unheard": TIMES},
+            {"output.output": tokens(LATENTS), "img_ids": IDS, "unheard": TIMES},
+        ),
+        (
+            {"input.sample": LATENTS, "output": LATENTS},
+            {"hidden_states": LATENTS, "output.output": LATENTS},
+        ),
+    ):
+        found, same = inputs_of(given)
+        assert not same and found.keys() == right.keys()
+        for role, x in right.items():
+            np.testing.assert_array_equal(found[role], x)
+    np.testing.assert_array_equal(find_port("flux").unpack(tokens(LATENTS), 2, 3), LATENTS)
+    references = np.concatenate([IDS, IDS + np.array([1, 0, 0])])
+    for other in (IDS[:5], np.concatenate([IDS, IDS]), references, IDS[:, [0, 2, 2]]):
         assert inputs_of({**every, "input.img_ids": other})[1]
-    with_calls(monkeypatch)
-    plain, _ = inputs_of(every)
-    assert np.array_equal(plain["hidden_states"], LATENTS)
+
+
+@pytest.mark.parametrize("pipeline", ["UnheardPipeline", None, 3])
+def test_calls_of_unknown_pipelines_have_the_names_alone(pipeline):
+    arrays = {"input.sample": LATENTS, "input.timestep": TIMES, "input.img_ids": IDS}
+    found, same = inputs_of(arrays, pipeline=pipeline)
+    assert not same and found.keys() == {"hidden_states", "timestep", "img_ids"}
+    np.testing.assert_array_equal(found["hidden_states"], LATENTS)
+    np.testing.assert_array_equal(found["timestep"], TIMES)
 
 
 # -- times ----------------------------------------------------------------------------------------
@@ -129,16 +165,16 @@ def test_latents_are_tokens_where_their_positions_are_known(monkeypatch):
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
-        (lambda x: {"timestep": x["timestep"]}, TIMES),
-        (lambda x: {"timestep": 1000.0 * x["timestep"]}, TIMES / 1000.0),
+        (None, TIMES / 1000.0),  # those of Flux
         (lambda x: {"timestep": 1000.0 - 1000.0 * x["timestep"]}, 1.0 - TIMES / 1000.0),
         (lambda x: {"timestep": 5.0 + 2.0 * x["timestep"]}, (TIMES - 5.0) / 2.0),
     ],
 )
 def test_times_are_those_of_which_the_timesteps_are_a_line(inputs, expected, monkeypatch):
-    with_calls(monkeypatch, inputs)
+    if inputs is not None:
+        with_calls(monkeypatch, inputs)
     found, same = inputs_of({"input.sample": LATENTS, "input.timestep": TIMES})
-    assert not same
+    assert not same and found.keys() == {"hidden_states", "timestep"}
     np.testing.assert_allclose(found["timestep"], expected, rtol=1e-12)
     assert np.array_equal(found["hidden_states"], LATENTS)
 
@@ -163,24 +199,16 @@ def test_times_of_which_one_is_constant_are_not_known(monkeypatch):
     assert inputs_of({"input.sample": LATENTS, "input.timestep": TIMES})[1]
 
 
-def test_families_are_given_tensors_of_float64():
+def test_families_are_given_tensors_of_float64(monkeypatch):
     seen = []
 
     def inputs(arguments):
         seen.append({name: (x.dtype, tuple(x.shape)) for name, x in arguments.items()})
-        return {"timestep": arguments["timestep"] * 2.0}
+        return {"timestep": arguments["timestep"] * 2.0 + 5.0}
 
-    calls = SimpleNamespace(inputs=inputs)
-    arrays = {"timestep": np.array([6, 8]), "x": np.ones((2, 3), np.float32)}
-    assert whole_calls._times_of(calls, arrays).tolist() == [3.0, 4.0]
-    probe = {"timestep": (torch.float64, (2,)), "x": (torch.float32, (2, 3))}
+    with_calls(monkeypatch, inputs)
+    arrays = {"input.timestep": np.array([6, 8]), "input.sample": np.ones((2, 3), np.float32)}
+    found, _ = inputs_of(arrays)
+    assert found["timestep"].tolist() == [0.5, 1.5]
+    probe = {"timestep": (torch.float64, (2,)), "hidden_states": (torch.float32, (2, 3))}
     assert seen == [probe, probe]
-
-
-@pytest.mark.parametrize(
-    ("pipeline", "known"),
-    [("FluxPipeline", True), ("UnheardPipeline", False), (None, False), (3, False)],
-)
-def test_the_calls_of_a_family_are_those_of_its_pipelines(pipeline, known):
-    found = whole_calls._calls_of(build_trace({}, {"pipeline": pipeline}))
-    assert found is find_port("flux") if known else found is None

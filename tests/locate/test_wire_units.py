@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,7 @@ from host_units import context_of, entry_of, model_of, normal
 from ldmref.locate.networks import _CallSizes, _clip_skip, number_controlnet
 from ldmref.locate.pipeline import controls, images
 from ldmref.locate.pipeline.asked import judge_asked
-from ldmref.locate.pipeline.hints import _encoded, judge_hint
+from ldmref.locate.pipeline.hints import judge_hint
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.preflight import missing_layers
@@ -145,9 +144,6 @@ def test_guidance_that_was_asked_for_and_is_missing():
     assert missing(true_cfg_scale=2.0) == missing(true_cfg_scale=1.0, negative_prompt="x") == []
 
 
-# -- inputs of the denoiser -----------------------------------------------------------------------
-
-
 # -- schedules ------------------------------------------------------------------------------------
 
 
@@ -183,9 +179,6 @@ def test_recorded_schedules():
         assert found["sigmas"] == f"spacing {spacing}"
 
 
-# -- latents of tiny decoders, unpacking ----------------------------------------------------------
-
-
 # -- images ---------------------------------------------------------------------------------------
 
 
@@ -217,24 +210,6 @@ def test_images_that_are_encoded():
     assert not context.ledger.has(entry_of(context, "vae.encode.000"), "image")
 
 
-def test_what_is_drawn_from_an_encoder():
-    mean, logvar = normal(0, 1, 4, 16, 16), np.full((1, 4, 16, 16), math.log(0.25))
-    noise = normal(1, 1, 4, 16, 16)
-    noise /= np.sqrt(np.mean(noise**2))
-
-    def row_of(drawn, **outputs):
-        calls = {
-            "vae.encode.000": {"output.mean": mean, "output.logvar": logvar, **outputs},
-            "posterior.000": {"output": drawn},
-        }
-        context = context_of(calls, attributes={"posterior.000": {"encoder": "vae.encode.000"}})
-        return [row.verdict for row in images._judge_posteriors(context)]
-
-    assert row_of(mean) == row_of(mean + 0.5 * noise) == ["equal"]
-    assert row_of(mean + noise) == row_of(mean + 0.25 * noise) == ["differs"]
-    assert row_of(mean[..., :4]) == []
-
-
 # -- what is given --------------------------------------------------------------------------------
 
 
@@ -259,9 +234,6 @@ def test_what_nothing_compared_is_a_row():
     assert [row.call for row in rows_of_rest(context.port, ledger, [step], [network])] == [
         "unet.000"
     ]
-
-
-# -- inversion ------------------------------------------------------------------------------------
 
 
 # -- arguments of networks ------------------------------------------------------------------------
@@ -353,21 +325,6 @@ def test_clip_skip_leaves_a_layer(asked, recorded, skip):
         calls, attributes={"text_encoder.000": attributes}, params={"clip_skip": asked}
     ).port
     assert _clip_skip(SimpleNamespace(port=port, call="text_encoder.000"), 6) == skip
-
-
-def test_latents_of_a_control_image_are_those_that_were_encoded_for_it():
-    """Other images of a run are encoded, too: the one to begin with, and that of a mask."""
-    of = {"posterior.000": {"for": "prepare_latents"}, "posterior.001": {"for": "prepare_image"}}
-    calls = {"posterior.000": {"output": X}, "posterior.001": {"output": Y}}
-    found = _encoded(context_of(calls, attributes=of))
-    assert [(np.array_equal(z, Y), logvar) for z, logvar in found] == [(True, None)]
-    means = {f"vae.encode.00{i}": {"output.mean": x, "output.logvar": -x}
-             for i, x in enumerate((X, Y, Z))}  # fmt: skip
-    for asked, right in ((1, [Z]), (2, [Y, Z]), (4, [])):  # control images are encoded last
-        found = _encoded(context_of(means, params={"control": [{}] * asked}))
-        assert len(found) == len(right)
-        for (mean, logvar), x in zip(found, right, strict=True):
-            assert np.array_equal(mean, x) and np.array_equal(logvar, -x)
 
 
 def test_a_hint_of_no_known_controlnet_has_a_reason():
