@@ -84,7 +84,9 @@ def _find_file(recorded: set[str], own: set[str], files: Iterator[FileLayers]) -
         The layers; none if ldmref's names are known as often.
     """
     best: FileLayers = {}
-    most = len(own & recorded) if recorded - own - {""} else len(recorded)
+    if not recorded - own - {""}:
+        return best
+    most = len(own & recorded)
     for layers in files:
         known = len(recorded & layers.keys())
         if known > most:
