@@ -90,12 +90,12 @@ class RunComparison:
         """
         if self.levels is None:
             return self._rows_of(self.computed)
-        given = {name for name in self.computed if name.call.kind == SCHEDULE}
+        read = {name for name in self.computed if name.call.kind == SCHEDULE}
         if self.of_levels is not None:
-            given |= self.of_levels.names
+            read |= self.of_levels.names
             self.levels.causes.explain_levels(self.of_levels)
-        levels = [name for name in self.levels.computed if name in given]
-        rest = [name for name in self.computed if name not in given]
+        levels = [name for name in self.levels.computed if name in read]
+        rest = [name for name in self.computed if name not in read]
         return [*self.levels._rows_of(levels), *self._rows_of(rest)]
 
     def _rows_of(self, names: Iterable[ArrayName]) -> list[Row]:
