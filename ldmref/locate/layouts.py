@@ -267,13 +267,20 @@ def find_order_of_rows(
     >>> right = np.eye(3)
     >>> find_order_of_rows(right[[1, 0, 2]], right, np.ones((3, 3), bool))
     ('rows of prompts are exchanged', [1, 0, 2])
+    >>> twice = np.concatenate([right[:2], right[:2]])
+    >>> find_order_of_rows(twice[[1, 0, 3, 2]], twice, np.ones((4, 3), bool))
+    ('rows of prompts are exchanged', [1, 0, 3, 2])
     """
     rows = got.shape == expected.shape and got.ndim > 1 and len(got) > 1
     if not rows or not np.isfinite(np.asarray(got, np.float64)).all():
         return None
     found, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     apart = [[np.abs(x - y)[k].mean() for y, k in zip(right, kept, strict=True)] for x in found]
-    order = [int(np.argmin(row)) for row in apart]
+    order: list[int] = []
+    for row in apart:  # of equal rows, each is taken once
+        best = int(np.argmin(row))
+        equal = [i for i, x in enumerate(row) if x == row[best] and i not in order]
+        order.append(equal[0] if equal else best)
     if order == [*range(len(order))]:
         return None
     what = "exchanged" if len({*order}) == len(order) else "repeated"
@@ -353,7 +360,13 @@ def _is_rather_shifted(got: np.ndarray, expected: np.ndarray, factor: float) -> 
     """Return whether of an array of equal numbers the difference is rounder than the factor."""
     shift = float(np.mean(got - expected)) if got.shape == expected.shape else 0.0
     several = got.size > 1 and not np.ptp(expected)
-    return several and bool(shift) and len(f"{shift:.5g}") < len(f"{factor:.5g}")
+    return several and bool(shift) and _count_digits(shift) < _count_digits(factor)
+
+
+def _count_digits(x: float) -> int:
+    """Return the significant digits of a number, of five at most."""
+    mantissa = f"{abs(x):.4e}".partition("e")[0]
+    return len(mantissa.replace(".", "").rstrip("0"))
 
 
 def _by_channel(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:

@@ -340,8 +340,10 @@ class RecordedRequest:
     @property
     def lacks_scale(self) -> bool:
         """Whether a run is guided, and nothing says by which scale."""
+        if self.params:
+            return False
         recorded = any(self._first(kind, INPUT, role) is not None for kind, role in self._scales)
-        return not self.params and not recorded and self._is_guided
+        return not recorded and self._is_guided
 
     @property
     def _is_guided(self) -> bool:
