@@ -114,18 +114,13 @@ class RunCauses:
 
         A number is another one, whatever made it.
         """
-        found = self.find_changes(wrong, error, allowed)
-        if found is not None or not wrong.got.size or not wrong.right.size:
-            return found
+        if not wrong.got.size or not wrong.right.size:
+            return None
         got, right = (np.asarray(x, np.float64) for x in (wrong.got, wrong.right))
         if right.size == got.size == 1:
             return f"{wrong.words} {got.item():.6g} instead of {right.item():.6g}", 0.0
         if got.ndim and np.ptp(got) == 0.0 and np.ptp(right) == 0.0:
             return f"{wrong.words} {got.flat[0]:.6g} instead of {right.flat[0]:.6g}", 0.0
-        return None
-
-    def find_changes(self, wrong: WrongArray, error: float, allowed: float) -> FoundCause | None:
-        """Return the change with which the run gives an array; None: it is not found."""
         return choose_first(self._of_runs(wrong.name), wrong, error, allowed)
 
     def explain_levels(self, levels: RecordedLevels) -> None:
@@ -144,8 +139,6 @@ class RunCauses:
         own = replace(self, as_recorded=lambda computed: computed, own_name=lambda name: name)
         tiers = [*own._of_runs(name), own._of_schedule(name, got)]
         found = choose_first(tiers, wrong, relative_error(got, right), SAME_LEVELS)
-        kinds = {(one.call.kind, one.side, one.role) for one in levels.names}
-        self._tried |= kinds
         if found is not None:
             arrays = {one: one.tensor_in(self.port) for one in levels.names}
             self._explained[found[0]] = {one: x for one, x in arrays.items() if x is not None}

@@ -208,8 +208,6 @@ class RunComparison:
             if same and np.array_equal(before.right, wrong.right):
                 return answer
         found = self.causes.find(wrong, self.computed, error, allowed)
-        if found is None and _is_number(wrong.got) and _is_number(wrong.right):
-            found = self.causes.find_changes(wrong, error, allowed)
         if found is None and wrong.got.size > 1:
             expected = np.asarray(wrong.right, np.float64)
             layout = recognise(wrong.got, expected, max(allowed, 1e-6))
@@ -240,11 +238,6 @@ class RunComparison:
         """The arguments of each network of the run, by the roles of its inputs."""
         networks = networks_of_run(self.causes.model.config)
         return {net.name: {x.role: x.argument for x in net.inputs} for net in networks}
-
-
-def _is_number(x: np.ndarray) -> bool:
-    """Return whether an array has one number, or the same in all rows."""
-    return bool(x.size) and not np.ptp(np.asarray(x, np.float64))
 
 
 def _describe_wrong(name: ArrayName, got: np.ndarray, right: np.ndarray) -> str:
