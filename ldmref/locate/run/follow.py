@@ -218,7 +218,8 @@ def _with_levels(
 ) -> RunComparison:
     """Return what is compared of a run that continues with recorded levels.
 
-    They are the ones with which the fewest arrays are wrong, if those are fewer than before.
+    They are the ones with which the fewest arrays are wrong, if those are fewer than before, and
+    if no array is left out: a run of another length compares less.
     """
     best, wrong = made, _count_wrong(made) if found else 0
     for levels in found:
@@ -226,7 +227,9 @@ def _with_levels(
         taken = _compare(continued, request.port, epsilon, request.assumed)
         if not request.names_sampler:
             taken = _with_found_sampler(taken, continued, request, epsilon)
-        if not isinstance(taken, str) and _count_wrong(taken) < wrong:
+        if isinstance(taken, str) or made.computed.keys() - taken.computed.keys():
+            continue
+        if _count_wrong(taken) < wrong:
             wrong = _count_wrong(taken)
             best = replace(taken, levels=made, of_levels=levels)
     return best
