@@ -10,11 +10,13 @@ few. Of arrays of a wrong shape, only so many are tried: most have it from those
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ldmref.locate.points import Point
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 TRIED = 4  # blocks without a cause in which every known fault is tried
+MOST_IN_VAIN = 8  # parts in a row of a call in which changes are looked for that no table knows
 
 
 def without_numbers(words: str) -> str:
@@ -24,6 +26,22 @@ def without_numbers(words: str) -> str:
     'eps # instead of # in layers.#.norm'
     """
     return NUMBER.sub("#", words)
+
+
+class AlikeState(NamedTuple):
+    """What is known of the layers of a kind, and of the points before.
+
+    Attributes:
+        cause: What explained an earlier one, without numbers; "" for nothing.
+        failed: Points of the kind in a row that nothing explains.
+        unexplained: Such points in a row, of any kind.
+        vain: Parts in a row of which no change of the definition explains one.
+    """
+
+    cause: str
+    failed: int
+    unexplained: int
+    vain: int
 
 
 class AlikeLayers:
@@ -54,6 +72,26 @@ class AlikeLayers:
     def cause_of(self, kind: str) -> str:
         """Return what explained an earlier point of a kind, without numbers; "" for nothing."""
         return self._causes.get(kind, "")
+
+    @property
+    def looks_further(self) -> bool:
+        """Whether changes of the definition are looked for that no table knows."""
+        return self.vain < MOST_IN_VAIN
+
+    def state_of(self, kind: str) -> AlikeState:
+        """Return what is known of a kind."""
+        failed = self._failed.get(kind, 0)
+        return AlikeState(self.cause_of(kind), failed, self._unexplained, self.vain)
+
+    def restore(self, kind: str, state: AlikeState) -> None:
+        """Know of a kind what was known before."""
+        self._causes.pop(kind, None)
+        self._failed.pop(kind, None)
+        if state.cause:
+            self._causes[kind] = state.cause
+        if state.failed:
+            self._failed[kind] = state.failed
+        self._unexplained, self.vain = state.unexplained, state.vain
 
     def is_known(self, cause: str) -> bool:
         """Return whether a cause explained an earlier point of any kind, whatever its numbers."""

@@ -7,30 +7,24 @@ fault, with two (`ldmref.locate.pairs`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
-from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.elsewhere import ADDED_TWICE, NOT_ADDED
-from ldmref.locate.faults import faults_of
-from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.definition import rewirings
-from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
-from ldmref.locate.faults.norms import KINDS, eps_of_all
-from ldmref.locate.faults.rotary import other_places
-from ldmref.locate.faults.table import BETWEEN, BY_POSITIONS, IN_BLOCKS, ROTATIONS
-from ldmref.locate.faults.variants import Variant
+from ldmref.locate.faults.table import ROTATIONS
 from ldmref.locate.faults.weights import fit_weights
-from ldmref.locate.faults.whole import argument_changes, hidden_states
+from ldmref.locate.faults.whole import hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
 from ldmref.locate.layouts import largest_value, recognise, relative_error
 from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.nearby import (
+    activated,
     arrays_around,
     broadcasts,
     fit_tokens,
@@ -39,27 +33,24 @@ from ldmref.locate.nearby import (
     read_before,
 )
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
-from ldmref.locate.points import FollowedRun, OperationChange, Point
-from ldmref.locate.unfit import while_it_fits
+from ldmref.locate.part_faults import (
+    hypotheses_of_each,
+    is_block,
+    is_large,
+    is_small,
+    known_hypotheses,
+)
+from ldmref.locate.points import FollowedRun, Point
 
 MAX_RERUNS = 400  # of a part that is wrong
-LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
-SMALL = 2**16  # numbers of an array of a part that is quickly computed again, as often as follows
-MAX_RERUNS_OF_SMALL = 1200
-LARGE_OF_SMALL = 64
-MOST_OF_BLOCK = 200  # operations of a block, written as those of torch; a network has more
+MAX_RERUNS_OF_SMALL = 1200  # of one that is quickly computed again
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
-# Operations that share a table or a constant: a fault concerns all of them or one.
-TOGETHER = (*ROTATIONS, "power", "polar", "sine", "cosine", "repeat_each", "masked")
 SKIPPED = "{} is skipped: its output is its input"
 AS_MUCH = 1.05  # factor between mean errors that tells no two numbers apart
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 LIKELY = 20.0  # factor by which a change that no table knows must reduce an error
-MOST_IN_VAIN = 8  # parts in a row of a call in which such a change is looked for
 NOISIEST = 3  # nearest faults whose own noise is computed
-OF_KIND = {**KINDS, "turn_pairs": "rotate"}  # several operations in words
 NAMES = {"input": "q"}  # roles of an attention in words
-OF_QUERIES, OF_KEYS = ", of the queries alone,", ", of the keys alone,"
 EQUALS = "equals the "  # a cause that says less than one of another order of operations
 REORDERED = re.compile(
     r"reads the stream without the (attention|MLP)\b|is applied (after|before) the|are \w+ too|"
@@ -155,7 +146,7 @@ def diagnose(
     usual = alike.cause_of(kind)
     if usual:
         tried = _try_known_faults(wrong, usual)
-        if _is_block(point):
+        if is_block(point):
             tried += _try_known_faults(wrong, usual, each=True)
         found = _explain_by_fault(wrong, tried, certain)
         if not found.cause and certain:
@@ -168,14 +159,14 @@ def diagnose(
         return found if found.cause or not certain else _find_weights(wrong)
     tried = _try_known_faults(wrong)
     found = _explain_by_fault(wrong, tried, certain)
-    if not found.cause and certain and _is_block(point):
+    if not found.cause and certain and is_block(point):
         tried += _try_known_faults(wrong, each=True)
         found = _explain_by_fault(wrong, tried, certain)
     if not found.cause and certain:
         found = _find_rewiring(wrong)
     found = found if found.cause else term
-    found = found if found.cause else _find_other_residual(wrong)
-    found = found if found.cause else _find_layout(wrong)
+    for find in (_find_other_residual, _find_activated, _find_layout):
+        found = found if found.cause else find(wrong)
     for find in (_find_weights, lambda one: _find_pair(one, tried)):
         found = found if found.cause or not certain else find(wrong)
     if found.cause:
@@ -283,6 +274,15 @@ def _find_residual(wrong: _Wrong) -> Cause:
     return Cause()
 
 
+def _find_activated(wrong: _Wrong) -> Cause:
+    """Find an activation that is applied before a layer."""
+    for text, array in activated(wrong.point):
+        left = wrong.error_of(array)
+        if wrong.is_explained(left):
+            return Cause(text, left)
+    return Cause()
+
+
 def _find_other_residual(wrong: _Wrong) -> Cause:
     """Find an array that was added instead of the tokens that a block or a norm reads."""
     computed = np.asarray(wrong.point.computed, np.float64)
@@ -290,7 +290,7 @@ def _find_other_residual(wrong: _Wrong) -> Cause:
     replay = wrong.replay
     others = [*arrays_around(replay, wrong.point), *read_before(replay), *normalized(replay)]
     fits = [(text, x) for text, whole in others for x in fit_tokens(whole, computed)]
-    for stream, old in _streams(wrong):
+    for stream, old in _streams(wrong, axes=(3, 4)):
         for text, new in fits:
             apart = right + sample(new) - sample(old) - wanted
             if largest_value(apart) > wrong.error * largest_value(right) / GAIN:
@@ -301,11 +301,17 @@ def _find_other_residual(wrong: _Wrong) -> Cause:
     return Cause()
 
 
-def _streams(wrong: _Wrong) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the tokens, of the shape of an output, that norms and blocks before it read."""
+def _streams(wrong: _Wrong, axes: Collection[int] = (3,)) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what norms and blocks before an output read, of its shape.
+
+    Args:
+        wrong: The output.
+        axes: How many axes it may have: 3 are tokens, 4 images.
+    """
     point, replay = wrong.point, wrong.replay
     computed = np.asarray(point.computed)
-    if computed.ndim != 3 or computed.dtype.kind != "f" or computed.shape != wrong.recorded.shape:
+    floats = computed.dtype.kind == "f" and computed.shape == wrong.recorded.shape
+    if computed.ndim not in axes or not floats:
         return
     near = [(call.name, call.inputs.get("input")) for call in (*point.suspects, *point.norms)]
     named = [(f"the input of {name}", x) for name, x in near if _is_named_norm(name)]
@@ -341,7 +347,7 @@ def _find_rewiring(wrong: _Wrong, words: str = "") -> Cause:
     There are so many that one must leave far less than the error.
     """
     unlike = wrong.recorded.shape != np.shape(wrong.point.computed)
-    if unlike or wrong.alike.vain >= MOST_IN_VAIN:
+    if unlike or not wrong.alike.looks_further:
         return Cause()
     wrong.alike.vain += 1
     for text, array in rewirings(wrong.replay, wrong.point, words):
@@ -375,9 +381,9 @@ def _try_known_faults(wrong: _Wrong, words: str = "", each: bool = False) -> lis
     point = wrong.point
     tried = []
     right = sample(point.computed)
-    most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
-    hypotheses = _hypotheses_of_each(wrong.replay, point) if each else None
-    for hypothesis in islice(hypotheses or _hypotheses(wrong.replay, point), most):
+    most = MAX_RERUNS_OF_SMALL if is_small(point) else MAX_RERUNS
+    hypotheses = hypotheses_of_each(wrong.replay, point) if each else None
+    for hypothesis in islice(hypotheses or known_hypotheses(wrong.replay, point), most):
         if words and without_numbers(hypothesis.text) != words:
             continue
         result = hypothesis.compute(wrong.replay, point)
@@ -424,7 +430,7 @@ def _choose_number(wrong: _Wrong, tried: list[Tried], best: Tried) -> Tried:
 def _find_pair(wrong: _Wrong, tried: list[Tried]) -> Cause:
     """Find the pair of known faults that explains an array which none of both explains."""
     point, recorded = wrong.point, wrong.recorded
-    if recorded.shape != np.shape(point.computed) or _is_large(point):
+    if recorded.shape != np.shape(point.computed) or is_large(point):
         return Cause()
     best = Cause()
     for first, second in likely_pairs(sample(recorded) - sample(point.computed), tried):
@@ -468,122 +474,3 @@ def _error_where_known(
         return left
     without = relative_error(recorded[known], np.asarray(right)[known])
     return left if explains(left, without, left) else float("inf")
-
-
-def _hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
-    """Yield every known fault of a part."""
-    for text, arguments, free in while_it_fits(argument_changes, replay, point):
-        yield Hypothesis(text, None, arguments, free)
-    for fault in BETWEEN:
-        for text, array in while_it_fits(fault.variants, replay, point):
-            yield Hypothesis(text, array=array)
-    for block_fault in IN_BLOCKS:
-        for text, changes in while_it_fits(block_fault.variants, replay, point):
-            yield Hypothesis(text, changes)
-    for text, changes in _changes(replay, point):
-        yield Hypothesis(text, changes)
-
-
-def _hypotheses_of_each(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
-    """Yield the known faults of each operation of a part, and of those that are called again."""
-    groups: dict[tuple[str, str], list[LayerCall]] = {}
-    for call in point.suspects:
-        groups.setdefault((call.kind, call.name), []).append(call)
-    for found in (_called_again(point.suspects), groups):
-        for text, changes in _changes_of(replay, point, found):
-            yield Hypothesis(text, changes)
-
-
-def _changes(
-    replay: FollowedRun, point: Point
-) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
-    """Yield changes of one operation, or of all operations of a kind in a large part.
-
-    Operations that were computed earlier are changed one by one.
-    """
-    groups: dict[tuple[str, str], list[LayerCall]] = {}
-    alone = not _is_large(point)
-    again = _called_again(point.suspects) if alone else {}
-    for call in point.suspects:
-        groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
-        if call.kind in TOGETHER and call.kind not in ROTATIONS and alone:
-            groups.setdefault((call.kind, ""), []).append(call)
-    for call in point.suspects if alone else ():
-        if call.kind in ROTATIONS:  # first those of queries or keys alone
-            groups.setdefault((call.kind, ""), []).append(call)
-    yield from _changes_of(replay, point, groups)
-    yield from _changes_of(replay, point, again)
-    yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
-    before: dict[tuple[str, str], list[LayerCall]] = {}
-    for call in point.earlier:
-        before.setdefault((call.kind, call.name), []).append(call)
-        if call.kind in TOGETHER:
-            before.setdefault((call.kind, ""), []).append(call)
-    yield from _changes_of(
-        replay, point, {key: x for key, x in before.items() if key not in groups}
-    )
-
-
-def _called_again(suspects: Iterable[LayerCall]) -> dict[tuple[str, str], list[LayerCall]]:
-    """Return the operations that a part computes several times, which then share a fault.
-
-    An attention that is computed for the text and for the image has two with one name.
-    """
-    found: dict[tuple[str, str], list[LayerCall]] = {}
-    for call in suspects:
-        if call.kind not in TOGETHER:  # which are all changed anyway
-            found.setdefault((call.kind, call.name.partition(AGAIN)[0]), []).append(call)
-    return {key: calls for key, calls in found.items() if len(calls) > 1}
-
-
-def _changes_of(
-    replay: FollowedRun, point: Point, groups: Mapping[tuple[str, str], list[LayerCall]]
-) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
-    """Yield changes of the operations of each group, by their kind and their name."""
-    for (kind, name), calls in groups.items():
-        first = calls[0]
-        alone = _name_alone(first) if name else ""
-        for variant in _variants(replay, first):
-            where = f"{alone} in {name}" if name not in ("", point.call.name) else ""
-            where = f" in all {OF_KIND.get(kind, kind)}" if not name and len(calls) > 1 else where
-            yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
-
-
-def _name_alone(call: LayerCall) -> str:
-    """Return in words which of queries and keys a rotation turns, those first; "" for others."""
-    if call.kind not in ROTATIONS:
-        return ""
-    return OF_KEYS if call.name.endswith(f"{AGAIN}1") else OF_QUERIES
-
-
-def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
-    mask = replay.arguments.get("mask")
-    if call.kind in BY_POSITIONS and isinstance(mask, np.ndarray):
-        yield from while_it_fits(other_places, call, mask)
-    for fault in faults_of(call.kind):
-        yield from while_it_fits(fault.variants, call)
-    if call.kind == "attention" and replay.ids is not None:
-        yield from while_it_fits(with_padding_mask, call, replay.ids, replay.config)
-        if mask is None:
-            yield from while_it_fits(with_wrong_padding_mask, call, replay.ids, replay.config)
-    if call.kind == "attention" and isinstance(mask, np.ndarray):
-        yield from while_it_fits(with_text_mask, call, mask)
-        yield from while_it_fits(with_mask, call, mask)
-    for name, parameters in replay.similar_layers(call):
-        yield Variant(
-            f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})
-        )
-
-
-def _is_small(point: Point) -> bool:
-    return np.size(point.computed) <= SMALL
-
-
-def _is_large(point: Point) -> bool:
-    """Return whether a part has too many operations to change each alone."""
-    return len(point.suspects) > (LARGE_OF_SMALL if _is_small(point) else LARGE)
-
-
-def _is_block(point: Point) -> bool:
-    """Return whether a large part is a block, whose operations are few enough to change each."""
-    return _is_large(point) and len(point.suspects) <= MOST_OF_BLOCK

@@ -25,11 +25,12 @@ from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.alike import AlikeLayers
 from ldmref.locate.conventions import Candidate
-from ldmref.locate.diagnosis import OF_KEYS, OF_QUERIES, Cause, diagnose
+from ldmref.locate.diagnosis import Cause
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
 from ldmref.locate.kept_rows import NO_ROWS, find_rows
+from ldmref.locate.known_causes import KnownCauses
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
 from ldmref.locate.layouts import (
     Layout,
@@ -42,6 +43,7 @@ from ldmref.locate.layouts import (
     restore_order,
 )
 from ldmref.locate.nonfinite import explain_nonfinite
+from ldmref.locate.part_faults import OF_KEYS, OF_QUERIES
 from ldmref.locate.points import FollowedRun, Point
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.terms import TermsObserver
@@ -69,6 +71,7 @@ class Judge:
         self.epsilon = EPSILONS[dtype]
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
+        self.causes = KnownCauses() if terms is None else terms.causes
         self.alike = AlikeLayers()
         self.shapes = AlikeLayers(MOST_SHAPES)
 
@@ -206,7 +209,7 @@ class Judge:
         bound = CERTAIN * floor if bound is None else bound
         judged = replace(judged, bound=bound)
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, row.error, floor, certain, alike=self.alike)
+        found = self.causes.diagnose(replay, point, row.error, floor, certain, alike=self.alike)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and (not certain or self._is_single(replay, point, row.error)):
@@ -223,7 +226,7 @@ class Judge:
         floor = noise_floor(self._floor(replay, point, exact=True), self._epsilon(point))
         if row.error <= allowed_error(floor):
             return row
-        found = diagnose(replay, point, row.error, floor, alike=self.alike)
+        found = self.causes.diagnose(replay, point, row.error, floor, alike=self.alike)
         tight = replace(row, allowed=allowed_error(floor), floor=floor)
         return self._blame(tight, found) if found.cause else row
 
@@ -294,7 +297,7 @@ class Judge:
         limit = allowed_error(floor)
         layout = recognise(point.recorded, computed, limit)
         tried = point if resplit is None else replace(point, recorded=resplit)
-        found = diagnose(replay, tried, row.error, floor, alike=self.shapes)
+        found = self.causes.diagnose(replay, tried, row.error, floor, alike=self.shapes)
         if layout is not None and not found.cause:
             found = Cause(layout.text, relative_error(layout.array, computed))
         note = _join(row.note, f"shape {point.recorded.shape} instead of {computed.shape}")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ldmref.locate.names import find_layer, read_output, read_role
+from ldmref.locate.faults.activations import FUNCTIONS
+from ldmref.locate.names import find_layer, is_norm, read_output, read_role
 from ldmref.locate.points import FollowedRun, Point
 
 
@@ -29,14 +30,43 @@ def normalized(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def fit_tokens(x: object, computed: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield tokens of the shape (n, l, d) of an array: it, or the first and last l of more."""
-    if not is_usable(x) or not isinstance(x, np.ndarray) or x.ndim != computed.ndim:
+    """Yield what an array has of another one's shape.
+
+    Tokens (n, l, d) are it, or the first and last l of more; an image (n, c, h, w) may have its
+    channels last, or its pixels along one axis.
+    """
+    if not is_usable(x) or not isinstance(x, np.ndarray):
+        return
+    if computed.ndim == 4 and x.shape != computed.shape:
+        yield from _images_of(x, computed.shape)
+    if x.ndim != computed.ndim:
         return
     if x.shape == computed.shape:
         yield x
     elif x.ndim == 3 and x.shape[::2] == computed.shape[::2] and x.shape[1] > computed.shape[1]:
         yield x[:, : computed.shape[1]]
         yield x[:, -computed.shape[1] :]
+
+
+def _images_of(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield an array as images (n, c, h, w) of this shape, if it has as many numbers."""
+    n, c, h, w = shape
+    if x.shape == (n, c, h * w):
+        yield x.reshape(shape)
+    if x.shape in ((n, h, w, c), (n, h * w, c)):
+        yield np.moveaxis(x.reshape(n, h, w, c), -1, 1)
+
+
+def activated(point: Point) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what a layer reads where an activation is applied before it, in words."""
+    computed = np.asarray(point.computed)
+    if not point.role or computed.dtype.kind != "f":
+        return
+    norm = is_norm(point.call.name, point.call.kind)
+    for name, (words, function) in FUNCTIONS.items():
+        if name != "none":
+            where = "the norm" if norm else point.call.name
+            yield f"an activation is applied before {where}: {words}", function(computed)
 
 
 def arrays_around(replay: FollowedRun, point: Point) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,13 +6,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.graph import PartGraph
 from ldmref.trace.model import Trace
+
+if TYPE_CHECKING:
+    from ldmref.locate.beginning import PartBeginning
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
 # By layer, role of an input ("" for outputs) and number of the output: the rows (...,) of an array
@@ -48,7 +51,8 @@ class Trial:
 
     It ends at the input `role` of the layer `target`, or at its output if the role is "". If `low`,
     it computes in the port's number format, with `positions` also places and times. A `graph` notes
-    all operations, also behind the target, which is the output `part` of a layer.
+    all operations, also behind the target, which is the output `part` of a layer. A `beginning`
+    knows what is computed before the first operation that is exchanged.
     """
 
     target: str
@@ -59,6 +63,7 @@ class Trial:
     positions: bool = False
     graph: PartGraph | None = None
     part: int = 0
+    beginning: PartBeginning | None = None
 
 
 @dataclass(frozen=True)

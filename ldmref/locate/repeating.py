@@ -17,6 +17,7 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import EXCHANGED
+from ldmref.locate.beginning import PartBeginning
 from ldmref.locate.graph import PartGraph
 from ldmref.locate.names import may_hold, neighbours_of
 from ldmref.locate.points import Frame, OperationChange, Point, Trial
@@ -68,7 +69,10 @@ class RepeatableRun:
         collected: Arrays of such operations, while they are counted.
         turned: Sums whose terms the port has in the other order.
         resumed: By the norm that reads it, the stream where it went on from what was recorded.
+        begins_alike: Whether layers write into none of the arrays that they read.
     """
+
+    begins_alike = False
 
     def __init__(self, port: Trace, call: str, dtype: str):
         self.port = port
@@ -84,6 +88,8 @@ class RepeatableRun:
         # Of layers that were recorded: what tells how their outputs are read, the names in them.
         self._forms: dict[str, Any] = {}
         self._numbers: dict[str, Counter[str]] = {}
+        # What the part of the last point returns before what is changed. None: nothing is kept.
+        self._beginning: PartBeginning | None = None
         # By their identity and a format, inputs of parts that were not recorded: they, and in it.
         self._made: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -188,7 +194,12 @@ class RepeatableRun:
         """
         frame = point.frame
         itself = not point.role and point.call.name == frame.name
-        trial = Trial("" if itself else point.call.name, point.role, changes or {}, low, free)
+        begins = self.begins_alike and not (low or free or arguments or self.resumed)
+        beginning = self._begin(point, changes or {}) if begins else None
+        trial = Trial(
+            "" if itself else point.call.name, point.role, changes or {}, low, free,
+            beginning=beginning,
+        )  # fmt: skip
         try:
             made = self._inputs_of(frame) if low and not exact else frame.inputs
             with self._repeating(frame, trial), np.errstate(all="ignore"):
@@ -210,7 +221,33 @@ class RepeatableRun:
             return None
         return np.asarray(self.as_recorded(point.call, part), np.float64)
 
+    def _begin(self, point: Point, changes: Mapping[str, OperationChange]) -> PartBeginning:
+        """Return what is known of the beginning of a point's part, for one more trial."""
+        known = self._beginning
+        if known is None or known.point is not point or known.dtype != self.dtype_of_port:
+            known = self._beginning = PartBeginning(point, self.dtype_of_port)
+        known.start(changes)
+        return known
+
     def _repeat(self, layer: RepeatedLayer, trial: Trial) -> Any:
+        """Return the result of a layer in a part that is computed again, or that begins alike.
+
+        Raises:
+            TargetReached: The part ends at the layer.
+        """
+        beginning = trial.beginning
+        if beginning is None or layer.name == trial.target:
+            return self._repeat_layer(layer, trial)
+        known = beginning.find(layer.name)
+        if known is not None:
+            self._seen.update(known[1])
+            return known[0]
+        before = self._seen.copy()
+        result = self._repeat_layer(layer, trial)
+        beginning.keep(layer.name, result, self._seen - before)
+        return result
+
+    def _repeat_layer(self, layer: RepeatedLayer, trial: Trial) -> Any:
         """Return the result of a layer in a part that is computed again.
 
         It is what was recorded, unless the part ends in this layer or something is exchanged in it.
@@ -227,13 +264,22 @@ class RepeatableRun:
         change = trial.changes.get(layer.name)
         around = layer.composite and may_hold(layer.name, trial.target)
         is_computed = trial.free or target or around or change is not None
+        beginning = trial.beginning
+        if beginning is not None and not is_computed:
+            used = beginning.recorded.get(layer.name)
+            if used is not None:
+                self._seen.update(self._numbers.get(layer.name, ()))
+                return used
         entry = None if is_computed else self.find(layer.name)
         form = self._forms.get(layer.name)
         if entry is not None and form is not None:
             used = self._used_outputs(layer.name, entry, form)
             if len(used) == len(form):
                 self._seen.update(self._numbers.get(layer.name, ()))
-                return self._with_arrays(form, None, used)
+                result = self._with_arrays(form, None, used)
+                if beginning is not None:
+                    beginning.note_recorded(layer.name, result)
+                return result
         result = layer.compute(change)
         if entry is not None:
             form = self._form_of(result, layer.kind, layer.inputs())

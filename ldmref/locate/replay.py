@@ -88,6 +88,8 @@ class Replay(LayerFollower, NamedBackend):
         reads: Where is noted what the network reads. None: nowhere.
     """
 
+    begins_alike = True
+
     def __init__(
         self,
         port: Trace,

@@ -23,6 +23,7 @@ from ldmref.locate.conventions import (
     turn_call,
 )
 from ldmref.locate.kept_rows import KeptRows, RowCounts
+from ldmref.locate.known_causes import KnownCauses
 from ldmref.locate.law import GAIN, explains
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.networks import find_definition
@@ -146,13 +147,20 @@ class TermsObserver:
         terms: What is known of the network.
         adopted: The conventions in which the run is followed.
         closed: Subjects that are not looked for.
+        causes: What explains wrong arrays of the call, in all runs of it with the same weights.
         looks: Whether it looks for conventions at all.
     """
 
     def __init__(
-        self, terms: NetworkTerms, adopted: AdoptedTerms, closed: set[str], looks: bool = True
+        self,
+        terms: NetworkTerms,
+        adopted: AdoptedTerms,
+        closed: set[str],
+        causes: KnownCauses,
+        looks: bool = True,
     ):
         self.terms = terms
+        self.causes = causes
         self.looks = looks
         self.adopted = adopted
         self.closed = closed
@@ -162,7 +170,7 @@ class TermsObserver:
 
     def without_looking(self) -> TermsObserver:
         """Return what sees a run with other arguments in the same terms."""
-        return TermsObserver(self.terms, self.adopted, self.closed, looks=False)
+        return TermsObserver(self.terms, self.adopted, self.closed, self.causes, looks=False)
 
     def note_rows(self, rows: KeptRows) -> None:
         """Note that an array has another number of rows, and which of them are the expected."""
@@ -241,13 +249,15 @@ def follow_in_terms(
         few.
     """
 
+    causes = KnownCauses()
+
     def run(
         closed: set[str], layout: AdoptedTerms, again: Collection[str] = ()
     ) -> FollowedTerms[Result]:
         adopted = {name: one for name, one in terms.adopted.items() if name not in again}
         adopted.update(layout)
         while True:
-            seen = TermsObserver(terms, adopted, closed | terms.own)
+            seen = TermsObserver(terms, adopted, closed | terms.own, causes)
             try:
                 turned = turn_call(port, call, [*adopted.values()])
                 return FollowedTerms(follow(turned, seen), adopted, seen)

@@ -438,6 +438,31 @@ FAULTS = {
     ),
 }  # fmt: skip
 DEFAULT = ("z-norm-after-rotation", "z-values-rotated")  # the others in `make full`
+# What makers' programs have as modules, whose norms and blocks are often functions.
+PROJECTIONS = r"(.*\.)?(to_\w+(\.0)?|add_\w+|proj\w*|net\.(0\.proj|2)|linear\w*|\w*embedder)/.*"
+JOINED = ("to_q", "to_k", "to_v", "proj_mlp")
+# Faults of such programs: most of a network is one part then.
+OF_PROJECTIONS = {
+    "flux-residual-of-the-texts-attention": Fault(
+        FLUX,
+        FLUX_BLOCK,
+        (
+            (
+                "encoder_hidden_states = encoder_hidden_states + context_attn_output",
+                "encoder_hidden_states = context_attn_output",
+            ),
+        ),
+        (*JOINED, "add_q_proj", "add_k_proj", "add_v_proj", "ff_context.net.0.proj"),
+        "the residual is missing|the output of context_embedder is not added",
+    ),
+    "flux-residual-of-the-images-mlp": Fault(
+        FLUX,
+        FLUX_BLOCK,
+        (("hidden_states = hidden_states + ff_output", "hidden_states = ff_output"),),
+        (*JOINED, "ff.net.0.proj", "proj_out"),
+        "the residual is missing",
+    ),
+}
 
 
 def cases() -> Iterator[Any]:
@@ -453,6 +478,16 @@ def test_what_reads_or_does_something_else_is_said_and_nothing_else(name):
     assert found, str(report)
     assert all(layer.endswith(fault.layers) for layer, _ in found), str(report)
     assert all(re.match(fault.words, cause) for _, cause in found), str(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", OF_PROJECTIONS)
+def test_faults_are_explained_where_projections_alone_are_recorded(name):
+    fault = OF_PROJECTIONS[name]
+    report = judge(fault.family, fault, PROJECTIONS)
+    assert report.faults, str(report)
+    assert all(row.layer.endswith(fault.layers) for row in report.faults), str(report)
+    assert all(re.match(fault.words, row.cause) for row in report.faults), str(report)
 
 
 @pytest.mark.full
