@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN
-from ldmref.locate.points import Point
 
 MOST_BYTES = 2**27  # of arrays that are kept
 
@@ -22,7 +21,7 @@ class PartBeginning:
     """What the layers of a part return, as long as nothing was changed before them.
 
     Args:
-        point: The array to which the part leads.
+        point: The array to which the part leads; it is only compared with others.
         dtype: The number format to which parameters are rounded.
 
     Attributes:
@@ -36,7 +35,7 @@ class PartBeginning:
     (array([1., 1.]), None)
     """
 
-    def __init__(self, point: Point, dtype: str):
+    def __init__(self, point: object, dtype: str):
         self.point = point
         self.dtype = dtype
         self.recorded: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy_ports import make_model, run_port
 
-from ldmref.locate import diagnosis, diff_traces
+from ldmref.locate import diff_traces, part_faults
 from ldmref.locate.faults.table import BETWEEN, BetweenLayers
 from ldmref.locate.unfilled import CAUSE
 from ldmref.trace import build_trace
@@ -49,7 +49,7 @@ def test_a_known_fault_that_fits_no_array_hides_no_cause(monkeypatch):
         raise ValueError("operands could not be broadcast together")
 
     known = (BetweenLayers(broken, "a test"), *BETWEEN)
-    monkeypatch.setattr(diagnosis, "BETWEEN", known)
+    monkeypatch.setattr(part_faults, "BETWEEN", known)
     assert causes({"rotate": lambda call, x: x["input"]}) == {"the rotation is missing"}
 
 
