@@ -16,10 +16,10 @@ from ldmref.trace.model import UNLIKE
 from ldmref.trace.torch_arguments import describe_arguments
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_names import classes_of_diffusers
 from ldmref.trace.torch_operations import name_arguments, named_inputs
 from ldmref.trace.torch_values import find_tensors, first_tensor
 
-LIBRARY = "diffusers"
 SAME = ("hidden_states", "sample", "return_dict")  # arguments that have another role, or none
 STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
 PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
@@ -32,7 +32,7 @@ def family_of_denoiser(module: torch.nn.Module) -> Family | None:
     It is one that reads layers of diffusers' class otherwise than they are. Classes of other
     programs may have the same name, and other arguments.
     """
-    kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith(LIBRARY + ".")]
+    kinds = classes_of_diffusers(module)
     family = family_of_classes([], [kind.__name__ for kind in kinds]) if kinds else None
     return None if family is None or port_of(family).layer is None else family
 

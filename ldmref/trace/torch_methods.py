@@ -12,11 +12,11 @@ from ldmref.trace.left_out import LeftOut
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.torch_arguments import describe_named, under_declared_names
 from ldmref.trace.torch_hooks import LayerRecorder
+from ldmref.trace.torch_names import classes_of_diffusers
 from ldmref.trace.torch_operations import named_outputs
 from ldmref.trace.torch_values import find_tensors, first_tensor
 
 AnyMethod = Callable[..., Any]
-LIBRARY = "diffusers."
 METHODS = ("encode", "decode")  # of autoencoders
 
 
@@ -155,8 +155,7 @@ def is_autoencoder(network: torch.nn.Module) -> bool:
 
 def is_autoencoder_of_diffusers(network: torch.nn.Module) -> bool:
     """Return whether a network is one of diffusers' autoencoders."""
-    known = any(kind.__module__.startswith(LIBRARY) for kind in type(network).__mro__)
-    return known and is_autoencoder(network)
+    return bool(classes_of_diffusers(network)) and is_autoencoder(network)
 
 
 def watch_methods(

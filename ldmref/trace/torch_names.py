@@ -69,6 +69,11 @@ def class_in(module: object, table: Collection[str]) -> str:
     return next((name for name in names if name in table), "")
 
 
+def classes_of_diffusers(module: object) -> list[type]:
+    """Return the classes of a module that are diffusers' own, the nearest one first."""
+    return [kind for kind in type(module).__mro__ if kind.__module__.startswith("diffusers.")]
+
+
 def kind_of(module: Any) -> str:
     """Return the kind of layer that a module is, "" if it is not known."""
     kind = KINDS.get(class_in(module, KINDS), "")

@@ -10,19 +10,15 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import first_nonfinite
+from ldmref.locate.normal import deviation_from_normal
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.trace.model import TraceEntry
-
-DEVIATIONS = 6.0  # standard deviations of a statistic of a sample
 
 
 def judge_normal(
     context: PipelineContext, entry: TraceEntry, kind: str, z: np.ndarray, segment: str = ""
 ) -> Row:
     """Return the row of an array that should have mean 0 and variance 1 in every element.
-
-    With N elements the mean has the standard deviation 1 / sqrt(N), and the root of the mean square
-    about 1 / sqrt(2 N).
 
     Args:
         context: The run.
@@ -36,16 +32,9 @@ def judge_normal(
         return Row(entry.call, "", kind, math.inf, verdict=DIFFERS, note=bad, segment=segment)
     if not z.size:  # as for all arrays without elements, nothing differs
         return Row(entry.call, "", kind, segment=segment)
-    allowed = DEVIATIONS / math.sqrt(2.0 * z.size)
-    deviation, mean = float(np.sqrt(np.mean(np.square(z)))), float(np.mean(z))
-    errors = abs(deviation - 1.0), abs(mean) / math.sqrt(2.0)
-    row = Row(entry.call, "", kind, max(errors), allowed, segment=segment)
-    if max(errors) <= allowed:
-        return row
-    cause = f"standard deviation {deviation:.4g} instead of 1"
-    if errors[0] <= allowed:
-        cause = f"mean {mean:.4g} instead of 0"
-    return replace(row, verdict=DIFFERS, cause=cause)
+    error, allowed, cause = deviation_from_normal(z)
+    row = Row(entry.call, "", kind, error, allowed, segment=segment)
+    return replace(row, verdict=DIFFERS, cause=cause) if cause else row
 
 
 def judge_noises(context: PipelineContext) -> Iterator[Row]:

@@ -60,6 +60,9 @@ class ArrayReached(Exception):
     """The run has computed the array that was asked for."""
 
 
+Noises = Mapping[ArrayName, np.ndarray]
+
+
 def keep_array(name: ArrayName, x: Any) -> Any:
     """Return the array with which a run continues: as it was recorded."""
     return x
@@ -75,10 +78,12 @@ class FollowedCalls(Recorder):
         seed: Of the roundings.
         change: Returns an array with which the run continues, of its name and the recorded one.
         until: The array with which the run ends. None: it ends with its images.
+        noises: Noises that were not recorded, by name; NaN stands for others.
 
     Attributes:
         computed: What the run computed, also of arrays that were not recorded.
         unknown: The first call of each network of which not all outputs were recorded, by kind.
+        lacking: Noises that are not known, by name, as the run draws them.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class FollowedCalls(Recorder):
         seed: int = 0,
         change: Callable[[ArrayName, Any], Any] = keep_array,
         until: ArrayName | None = None,
+        noises: Noises | None = None,
     ):
         super().__init__(self, dict)  # type: ignore[arg-type]
         self.port = port
@@ -99,6 +105,8 @@ class FollowedCalls(Recorder):
         self._random = np.random.default_rng(seed)
         self.computed: dict[ArrayName, np.ndarray] = {}
         self.unknown: dict[str, str] = {}
+        self.noises = noises or {}
+        self.lacking: dict[ArrayName, np.ndarray] = {}
 
     def begin(
         self, kind: str, ops: HostCopies, number: int | None = None, network: object = None
@@ -141,6 +149,14 @@ class FollowedCalls(Recorder):
         if self.epsilon:
             x = x * (1.0 + self.epsilon * self._random.choice((-1.0, 1.0), x.shape))
         return x.astype(self.dtype)
+
+    def noise_of(self, name: ArrayName, drawn: np.ndarray) -> np.ndarray:
+        """Return a noise that was not recorded, in the shape in which the run draws one."""
+        known = self.noises.get(name)
+        if known is None or known.shape != drawn.shape:
+            self.lacking[name] = drawn
+            return np.full_like(drawn, np.nan)
+        return known.astype(drawn.dtype)
 
     def outputs_of(
         self, call: str, rows: int, unknown: Callable[[], Mapping[str, tuple[int, ...]]]

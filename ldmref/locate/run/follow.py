@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.normal import NormalDeviation
 from ldmref.locate.parts.visit import FAILS, Visit
 from ldmref.locate.run.calls import (
     INPUT,
@@ -18,12 +19,14 @@ from ldmref.locate.run.calls import (
     ArrayName,
     ArrayReached,
     FollowedCalls,
+    Noises,
     NotFollowed,
 )
 from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.changes import UNCHANGED, RunChange, list_changes, list_numbers
 from ldmref.locate.run.levels import SAME_LEVELS, RecordedLevels, read_levels
 from ldmref.locate.run.networks import RecordedNetworks, exact_backend
+from ldmref.locate.run.noises import ImpliedNoise, read_noises
 from ldmref.locate.run.request import ANY_SCALE, NO_SCALE, RecordedRequest
 from ldmref.locate.run.rows import ROUNDINGS, RunComparison
 from ldmref.locate.run.steps import SeenParts, SteppedVisit, TakenSteps
@@ -122,12 +125,17 @@ def _as_recorded(found: RunComparison, view: RunView) -> RunComparison:
         changeable=view.changeable,
         computed=view.as_recorded(found.computed),
         round_again=lambda: [view.as_recorded(run) for run in found.round_again()],
-        causes=replace(
-            found.causes, port=view.port, as_recorded=view.as_recorded, own_name=view.own_name
-        ),
+        implied=view.as_recorded_names(found.implied),
+        causes=_as_recorded_causes(found.causes, view),
+        without_noise=_as_recorded_causes(found.without_noise, view),
         levels=None if found.levels is None else _as_recorded(found.levels, view),
         of_levels=None if found.of_levels is None else _as_read(found.of_levels, view),
     )
+
+
+def _as_recorded_causes(causes: RunCauses, view: RunView) -> RunCauses:
+    """Return what finds causes of arrays by the names of the recorded ones."""
+    return replace(causes, port=view.port, as_recorded=view.as_recorded, own_name=view.own_name)
 
 
 def _as_read(levels: RecordedLevels, view: RunView) -> RecordedLevels:
@@ -170,7 +178,7 @@ def _with_fitted_scale(run: RepeatedRun, request: RecordedRequest) -> RepeatedRu
 
     Args:
         run: The run, with any scale if none was recorded; otherwise it is returned as it is.
-        request: The recorded request, where the array is noted, which then says nothing.
+        request: The recorded request.
     """
     port = request.port
     for kind, side, role in SCALED if request.lacks_scale else ():
@@ -180,28 +188,30 @@ def _with_fitted_scale(run: RepeatedRun, request: RecordedRequest) -> RepeatedRu
             continue
         made = []
         for scale in (ANY_SCALE, ANY_SCALE + 1.0):
-            values = {**run.values, "cfg_scale": scale}
-            computed = _computed_until(replace(run, values=values), FollowedCalls(port, until=name))
-            made.append(computed.get(name))
+            trial = replace(run, values={**run.values, "cfg_scale": scale})
+            noises = _noises_before(trial, port, name)
+            made.append(trial.compute(FollowedCalls(port, until=name, noises=noises)).get(name))
         first, second = made
         if first is None or second is None or first.shape != got.shape:
             continue
         slope = np.asarray(second - first, np.float64)
         power = float(np.vdot(slope, slope))
-        if power:
+        if power and np.isfinite(power):
             fitted = ANY_SCALE + float(np.vdot(slope, got - first)) / power
-            request.assumed[name] = NO_SCALE
-            return replace(run, values={**run.values, "cfg_scale": fitted})
+            return replace(run, values={**run.values, "cfg_scale": fitted}, of_scale=name)
     return run
 
 
-def _computed_until(run: RepeatedRun, calls: FollowedCalls) -> Mapping[ArrayName, np.ndarray]:
-    """Return what a run computes up to where it ends or cannot go on."""
-    try:
-        run.follow(calls)
-    except (NotFollowed, ArrayReached, *FAILS):
-        pass
-    return calls.computed
+def _noises_before(run: RepeatedRun, port: Trace, name: ArrayName) -> dict[ArrayName, np.ndarray]:
+    """Return the noises that were not recorded, as the arrays before one imply them."""
+
+    def follow(noises: Noises) -> FollowedCalls:
+        calls = FollowedCalls(port, until=name, noises=noises)
+        run.compute(calls)
+        return calls
+
+    implied = read_noises(follow({}), follow)
+    return {noise.name: noise.z for key, noise in implied.items() if key != name}
 
 
 def _unscheduled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,9 +250,9 @@ def _with_found_sampler(
 ) -> RunComparison | str:
     """Return what is compared of a run with a sampler that was not recorded, and a note of it.
 
-    It is the one that is nearest to the recorded steps, if that is right: of several, the first.
-    Otherwise it is the one that was tried before: Heun's for steps with two predictions, for others
-    the model's own.
+    It is the one that is nearest to the recorded steps, if that is right: of several, the first. If
+    only samplers are right that draw noise, it is the one of the most likely noise. Otherwise it is
+    the one that was tried before: Heun's for steps with two predictions, or the model's own.
 
     Args:
         made: What is compared with the sampler that was tried before.
@@ -260,14 +270,47 @@ def _with_found_sampler(
             other = _with_fitted_scale(other, request)
             found[name] = _compare(other, request.port, epsilon, request.assumed)
     known = {name: x for name, x in found.items() if not isinstance(x, str)}
-    errors = {name: [*_errors(x)] for name, x in known.items()}
-    most = max(map(len, errors.values()), default=0)  # others need noise that was not recorded
-    largest = {name: max(x, default=0.0) for name, x in errors.items() if len(x) == most}
-    right = {name: error for name, error in largest.items() if error <= SAME_LEVELS}
-    near = ALIKE * min(right.values(), default=0.0)
-    name = next((name for name, error in right.items() if error <= near), tried)
+    fits = {name: _fit(x) for name, x in known.items()}
+    least = fits[tried].arrays if tried in fits else 0
+    right = {name: fit for name, fit in fits.items() if fit.is_right and fit.arrays >= least}
+    most = max((fit.arrays for fit in right.values()), default=0)
+    right = {name: fit for name, fit in right.items() if fit.arrays == most}
+    exact = {name: fit.error for name, fit in right.items() if not fit.noise}
+    near = ALIKE * min(exact.values(), default=0.0)
+    fallback = max(right, key=lambda name: right[name].likelihood, default=tried)
+    name = next((name for name, error in exact.items() if error <= near), fallback)
     best = found[name]
     return best if isinstance(best, str) else replace(best, notes=[FOUND_SAMPLER.format(name)])
+
+
+class _Fit(NamedTuple):
+    """How well a run with some sampler explains what was recorded.
+
+    Attributes:
+        arrays: How many arrays were compared, or say what noise a step drew.
+        error: The largest relative error of those that were compared.
+        noise: How far the noise of each step is from normal numbers.
+        likelihood: The mean log-density of the noise, up to a constant.
+    """
+
+    arrays: int
+    error: float
+    noise: Sequence[NormalDeviation]
+    likelihood: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing differs."""
+        return self.error <= SAME_LEVELS and not any(one.cause for one in self.noise)
+
+
+def _fit(found: RunComparison) -> _Fit:
+    """Return how well a run explains what was recorded."""
+    errors = [*_errors(found)]
+    noise = [implied.describe() for implied in found.implied.values()]
+    densities = [implied.log_density() for implied in found.implied.values()]
+    likelihood = float(np.mean(densities)) if densities else 0.0
+    return _Fit(len(errors) + len(noise), max(errors, default=0.0), noise, likelihood)
 
 
 def _count_wrong(found: RunComparison) -> int:
@@ -276,8 +319,12 @@ def _count_wrong(found: RunComparison) -> int:
 
 
 def _errors(found: RunComparison) -> Iterator[float]:
-    """Yield the relative errors of all real arrays that are known, but the levels and assumed."""
-    known = (pair for pair in found.computed.items() if pair[0] not in found.assumed)
+    """Yield the relative errors of all real arrays that are known.
+
+    Levels, and arrays from which the request or a noise was read, are left out.
+    """
+    read = found.assumed.keys() | found.implied.keys()
+    known = (pair for pair in found.computed.items() if pair[0] not in read)
     others = {name: x for name, x in known if name.call.kind != SCHEDULE and np.isfinite(x).all()}
     pairs = ((name.tensor_in(found.port), x) for name, x in others.items())
     real = ((got, x) for got, x in pairs if got is not None and got.dtype.kind != "c")
@@ -290,34 +337,52 @@ def _compare(
     """Return what is compared of a run that is made again, or why it cannot be."""
     single = "float32" if epsilon > SINGLE / 2.0 else "float64"
     calls = FollowedCalls(port)
+    implied: dict[ArrayName, ImpliedNoise] = {}
+
+    def follow(noises: Noises) -> FollowedCalls:
+        calls = FollowedCalls(port, noises=noises)
+        run.follow(calls)
+        return calls
+
     try:
-        parts = run.follow(calls).parts
+        parts = unknowing = run.follow(calls).parts
+        if calls.lacking:
+            implied = read_noises(calls, follow)
+            calls = FollowedCalls(port, noises={x.name: x.z for x in implied.values()})
+            parts = run.follow(calls).parts
     except NotFollowed as error:
         return str(error)
     except FAILS as error:
         return f"the recorded request cannot be run again: {error}"
+    noises = calls.noises
 
     def round_again() -> list[Mapping[ArrayName, np.ndarray]]:
-        roundings = [FollowedCalls(port, single, epsilon, seed) for seed in range(ROUNDINGS)]
+        roundings = [
+            FollowedCalls(port, single, epsilon, seed, noises=noises) for seed in range(ROUNDINGS)
+        ]
         for calls in roundings:
             run.follow(calls)
         return [calls.computed for calls in roundings]
 
     def change_run(change: RunChange, until: ArrayName | None) -> Mapping[ArrayName, np.ndarray]:
-        calls = FollowedCalls(port, change=change.changed, until=until)
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                run.follow(calls, change)
-        except (NotFollowed, ArrayReached, *FAILS):
-            pass  # what was computed up to there is known
-        return calls.computed
+        calls = FollowedCalls(port, change=change.changed, until=until, noises=noises)
+        with warnings.catch_warnings(action="ignore"):
+            return run.compute(calls, change)
 
     config = run.model.config
     changes = [*list_changes(run.mode, run.values, config, _names(port))]
     numbers = [*list_numbers(run.values, config)]
     causes = RunCauses(port, run.model, parts, changes, numbers, change_run)
     return RunComparison(
-        port, calls.computed, round_again, epsilon, causes, calls.unknown, assumed=assumed
+        port,
+        calls.computed,
+        round_again,
+        epsilon,
+        causes,
+        replace(causes, parts=unknowing),
+        calls.unknown,
+        assumed=assumed if run.of_scale is None else {**assumed, run.of_scale: NO_SCALE},
+        implied=implied,
     )
 
 
@@ -330,12 +395,15 @@ class RepeatedRun:
         nets: The ControlNets of the run, in their order.
         mode: Its mode.
         values: The parameters of its request.
+        of_scale: The array from which its guidance scale was read, which then says nothing. None:
+            it was read from none.
     """
 
     model: LatentDiffusion
     nets: Sequence[ControlNet]
     mode: str
     values: Mapping[str, Any]
+    of_scale: ArrayName | None = None
 
     def follow(self, calls: FollowedCalls, change: RunChange = UNCHANGED) -> RunFollower:
         """Make the run, which is compared with recorded calls.
@@ -357,6 +425,21 @@ class RepeatedRun:
             follower = RunFollower(calls)
             planned.run(model, observer=follower)
         return follower
+
+    def compute(
+        self, calls: FollowedCalls, change: RunChange = UNCHANGED
+    ) -> Mapping[ArrayName, np.ndarray]:
+        """Return what the run computes until it ends, reaches an array or cannot go on.
+
+        Args:
+            calls: The recorded calls.
+            change: What is changed of its request, or of the scheduler.
+        """
+        try:
+            self.follow(calls, change)
+        except (NotFollowed, ArrayReached, *FAILS):
+            pass  # what was computed up to there is known
+        return calls.computed
 
 
 def _names(port: Trace) -> Iterator[ArrayName]:
@@ -470,7 +553,7 @@ class RunFollower(TraceObserver):
             kind, role = STEP.call, numbered_role("noise", len(self.draws))
         name = ArrayName(f"{self.recorder.next_name(kind)}/", INPUT, role)
         if name.tensor_name_in(self.recorder.port) is None and not self._draws_again:
-            noise = np.full_like(np.asarray(noise), np.nan)  # nobody knows what was drawn
+            noise = self.recorder.noise_of(name, np.asarray(noise))
         return super().noise_sampled(self.recorder.exchange(name, noise))
 
     @property

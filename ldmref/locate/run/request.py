@@ -321,29 +321,29 @@ class RecordedRequest:
 
     def _scale(self) -> float:
         """Return the guidance scale that was used, which nothing says to be right."""
-        for kind, role in self._scales:
-            scale = self._first(kind, INPUT, role)
-            if scale is not None and scale[1].size:
-                names = (ArrayName(entry.name, INPUT, role) for entry in self._calls(kind))
-                self.assumed.update(dict.fromkeys(names, NO_SCALE))
-                return float(scale[1].flat[0])
-        return ANY_SCALE if self._is_guided else 1.0
+        scale = self._recorded_scale
+        if scale is None:
+            return ANY_SCALE if self._is_guided else 1.0
+        name, x = scale
+        calls = self._calls(name.call.kind)
+        names = (ArrayName(entry.name, INPUT, name.role) for entry in calls)
+        self.assumed.update(dict.fromkeys(names, NO_SCALE))
+        return float(x.flat[0])
 
-    @property
-    def _scales(self) -> list[tuple[str, str]]:
-        """The calls and roles that have a guidance scale: guidance, and some networks."""
+    @cached_property
+    def _recorded_scale(self) -> tuple[ArrayName, np.ndarray] | None:
+        """The first guidance scale that guidance read, or else the network."""
         denoiser = self.model.denoiser
         inputs = (*denoiser.inputs, *denoiser.optional)
         read = [(denoiser.name, x.role) for x in inputs if x.argument == "guidance"]
-        return [(COMBINE.call, "scale"), *read]
+        places = ((COMBINE.call, "scale"), *read)
+        found = (self._first(kind, INPUT, role) for kind, role in places)
+        return next((scale for scale in found if scale is not None and scale[1].size), None)
 
     @property
     def lacks_scale(self) -> bool:
         """Whether a run is guided, and nothing says by which scale."""
-        if self.params:
-            return False
-        recorded = any(self._first(kind, INPUT, role) is not None for kind, role in self._scales)
-        return not recorded and self._is_guided
+        return not self.params and self._recorded_scale is None and self._is_guided
 
     @property
     def _is_guided(self) -> bool:

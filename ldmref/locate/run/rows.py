@@ -10,12 +10,14 @@ from functools import cached_property
 import numpy as np
 
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
+from ldmref.locate.normal import NormalDeviation
 from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.levels import RecordedLevels
+from ldmref.locate.run.noises import ImpliedNoise
 from ldmref.locate.run.pieces import ARGUMENTS, WrongArray, channel_groups
 from ldmref.samplers.parts import STEP
 from ldmref.trace.calls import GUIDE_CALLS
@@ -40,6 +42,9 @@ LEAST = {  # that is allowed, by role
 }  # fmt: skip
 MAY_BE_ZERO = ("timestep", "sigma", "sigma_next", "sigma_at")
 OTHER_SHAPE = "shape {} instead of {}"
+NO_NOISE_OF_STEP = "the noise of the step was not recorded"
+IMPLIED = "of the noise that it implies, which was not recorded"
+NORMAL = f"compared are the mean and the standard deviation {IMPLIED}"
 RESIDUALS = "control."  # begins the roles of what ControlNets add
 Explained = tuple[WrongArray, tuple[str, float | None]]
 
@@ -55,6 +60,7 @@ class RunComparison:
             recorded arrays, whose largest difference is the noise of a computation.
         epsilon: The unit of rounding of the port's number format.
         causes: Finds the causes of wrong arrays.
+        without_noise: Finds causes that depend on no noise which was not recorded.
         unknown: The first call of each network of which not all outputs were recorded, by kind.
         least: The relative errors that are allowed at least.
         assumed: Arrays from which the request was read, and why: they say nothing.
@@ -62,6 +68,7 @@ class RunComparison:
         levels: The comparison of its levels, if it continues with recorded ones that are others.
         of_levels: These levels.
         notes: What was assumed of the run, since it was not recorded, in words.
+        implied: Noises that were not recorded, by the arrays from which they were read.
     """
 
     port: Trace
@@ -69,6 +76,7 @@ class RunComparison:
     round_again: Callable[[], Sequence[Mapping[ArrayName, np.ndarray]]]
     epsilon: float
     causes: RunCauses
+    without_noise: RunCauses
     unknown: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[ArrayName, float] = field(default_factory=dict)
     assumed: Mapping[ArrayName, str] = field(default_factory=dict)
@@ -76,6 +84,7 @@ class RunComparison:
     levels: RunComparison | None = None
     of_levels: RecordedLevels | None = None
     notes: Sequence[str] = ()
+    implied: Mapping[ArrayName, ImpliedNoise] = field(default_factory=dict)
     _explained: dict[tuple[str, ...], list[Explained]] = field(default_factory=dict)
 
     @cached_property
@@ -152,6 +161,8 @@ class RunComparison:
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
             return self._row_of_unknown(entry, wrong, bad)
+        if wrong.name in self.implied:
+            return self._row_of_implied(entry, wrong, self.implied[wrong.name].describe())
         if wrong.name in self.assumed:
             note = self.assumed[wrong.name]
             return Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN, note=note)
@@ -189,7 +200,7 @@ class RunComparison:
             return replace(row, note=f"{bad}, as upstream")
         if entry.call.kind == STEP.call and "noise" not in entry.inputs:
             allowed = allowed_error(noise_floor(0.0, self.epsilon))
-            found = self.causes.find(wrong, self.computed, math.inf, allowed)
+            found = self.without_noise.find(wrong, self.computed, math.inf, allowed)
             if found is not None and found[1] <= allowed:
                 values = {"error": math.inf, "allowed": allowed, "explained": found[1]}
                 return replace(row, verdict=DIFFERS, cause=found[0], **values)
@@ -197,8 +208,30 @@ class RunComparison:
         if self.unknown:
             note = f"what {next(iter(self.unknown.values()))} returned was not recorded"
         elif entry.call.kind == STEP.call:
-            note = "the noise of the step was not recorded"
+            note = NO_NOISE_OF_STEP
         return replace(row, note=note)
+
+    def _row_of_implied(
+        self, entry: TraceEntry, wrong: WrongArray, deviation: NormalDeviation
+    ) -> Row:
+        """Return the row of an array by the noise that it implies, which was not recorded.
+
+        If that is none, the array may be one of other settings, which draw none. Other noise may be
+        right where no settings were recorded.
+        """
+        error, allowed, cause = deviation
+        row = Row(entry.call, entry.layer, wrong.words, verdict=UNKNOWN)
+        if not cause:
+            return replace(row, error=error, allowed=allowed, verdict=EQUAL, note=NORMAL)
+        least = allowed_error(noise_floor(0.0, self.epsilon))
+        found = self.without_noise.find(wrong, self.computed, math.inf, least)
+        if found is not None and found[1] <= least:
+            values = {"error": math.inf, "allowed": least, "explained": found[1]}
+            return replace(row, verdict=DIFFERS, cause=found[0], **values)
+        if not self.port.manifest.get("params"):
+            return replace(row, note=f"{NO_NOISE_OF_STEP}; it implies {cause}")
+        values = {"error": error, "allowed": allowed, "cause": cause}
+        return replace(row, verdict=DIFFERS, note=IMPLIED, **values)
 
     def _explain(self, wrong: WrongArray, error: float, allowed: float) -> tuple[str, float | None]:
         """Return the cause of a wrong array, "" if none is found, and the error that it leaves."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.calls import REQUESTED, TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 
+Known = TypeVar("Known")
 CLEARLY = 4  # times less is the error of a text whose padding is elsewhere than its mask says
 SAME_TEXT = 0.05  # relative error of a text that was rounded to a narrow format
 ChangeArray = Callable[[np.ndarray], np.ndarray]
@@ -123,13 +124,13 @@ class RunView:
         names = {part.name for part in self.recorded.get(recorded, ())}
         return names.pop() if len(names) == 1 else None
 
-    def as_recorded_names(self, assumed: Mapping[ArrayName, str]) -> dict[ArrayName, str]:
+    def as_recorded_names(self, known: Mapping[ArrayName, Known]) -> dict[ArrayName, Known]:
         """Return what is known of arrays of the run, by the names of the recorded arrays."""
         return {
-            name: assumed[part.name]
+            name: known[part.name]
             for name, parts in self.recorded.items()
             for part in parts
-            if part.name in assumed
+            if part.name in known
         }
 
     def trace(self) -> Trace:

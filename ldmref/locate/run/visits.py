@@ -48,7 +48,7 @@ def visit_guidances(
         ]
 
     causes = RunCauses(port, model, SeenParts(visits), [], [], lambda change, until: {})
-    return RunComparison(port, dict(_outputs(visits)), round_again, epsilon, causes)
+    return RunComparison(port, dict(_outputs(visits)), round_again, epsilon, causes, causes)
 
 
 def _visit_of(port: Trace, entry: TraceEntry, path: NoisePath) -> Visit | None:
