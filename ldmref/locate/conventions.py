@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.locate.derived import Derivation, with_derived
-from ldmref.locate.kept_rows import keep_rows
+from ldmref.locate.kept_rows import find_begin, keep_rows
 from ldmref.locate.layouts import without_ones
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
@@ -120,7 +120,7 @@ class NetworkConventions:
             return
         if without_ones(point.recorded.shape) == without_ones(shape):  # an axis of one image
             point = replace(point, recorded=point.recorded.reshape(shape))
-        kinds = KINDS if point.recorded.shape == shape else (_order_of_cut,)
+        kinds = KINDS if point.recorded.shape == shape else (_order_of_others,)
         for kind in kinds:
             yield from kind(self, replay, point, adopted)
 
@@ -282,20 +282,27 @@ def _order(
         yield Candidate(found, found.turn(point.recorded), point.computed)
 
 
-def _order_of_cut(
+def _order_of_others(
     known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
-    """Yield tokens in the other order of which the port left out some that nothing reads."""
+    """Yield tokens in the other order of which the port has more, or left some out.
+
+    Nothing reads the former, which fill its sequence up, nor the latter.
+    """
     recorded, computed = point.recorded, point.computed
     if recorded.ndim == computed.ndim - 1 and len(computed) == 1:
         recorded = recorded[None]
     sizes = [(x.ndim, *x.shape[:-2], x.shape[-1:]) for x in (recorded, computed) if x.ndim > 1]
-    if len(sizes) < 2 or sizes[0] != sizes[1] or recorded.shape[-2] > computed.shape[-2]:
+    if len(sizes) < 2 or sizes[0] != sizes[1]:
         return
     found = _find_order(known, recorded, computed)
-    if found is not None:
-        rows = keep_rows(found.turn(recorded), computed)
-        yield Candidate(found, rows.array, computed)
+    if found is None:
+        return
+    turned, length = found.turn(recorded), computed.shape[-2]
+    more = recorded.shape[-2] > length
+    yield Candidate(
+        found, turned[..., :length, :] if more else keep_rows(turned, computed).array, computed
+    )
 
 
 def _find_order(
@@ -306,7 +313,8 @@ def _find_order(
     Args:
         known: What ports of the network may have.
         recorded: The tokens, (..., l, d).
-        computed: Those of ldmref, (..., m, d) of at least as many.
+        computed: Those of ldmref, (..., m, d). If l is greater, others are between or behind those
+            of both kinds.
     """
     if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
         return None
@@ -316,9 +324,13 @@ def _find_order(
     moved = computed.shape[-2] - k  # tokens that the port has first
     if not k or moved >= recorded.shape[-2]:
         return None
+    begin = moved  # of the tokens that the port has second
+    if recorded.shape[-2] > computed.shape[-2]:
+        begin += find_begin(recorded[..., moved:, :], computed[..., :k, :])
 
     def turn(x: np.ndarray) -> np.ndarray:
-        return np.roll(x, -moved, axis=-2)
+        parts = (x[..., begin : begin + k, :], x[..., :begin, :], x[..., begin + k :, :])
+        return np.concatenate(parts, axis=-2)
 
     return Convention(ORDER, f"{known.joins[1]} first", turn, _of_layers, recorded.shape[-2])
 

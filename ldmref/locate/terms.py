@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from ldmref.locate.conventions import (
     NetworkConventions,
     turn_call,
 )
+from ldmref.locate.joint_masks import find_text_masks
 from ldmref.locate.kept_rows import KeptRows, RowCounts
 from ldmref.locate.known_causes import KnownCauses
 from ldmref.locate.law import GAIN, explains
@@ -301,9 +302,14 @@ def follow_in_terms(
 
 
 def _list_layouts(terms: NetworkTerms, call: TraceCall) -> list[AdoptedTerms]:
-    """Return the layouts in which the latents of a call may be, which are not known yet."""
+    """Return the layouts in which the latents and the mask of a call may be, if not known yet."""
     known = {*terms.adopted, *terms.own}
-    found = [
-        one for one in terms.declared.find_layouts(call) if not one or one.subject not in known
+    declared = terms.declared
+    kinds = [
+        [one for one in found if not one or one.subject not in known] or [None]
+        for found in (
+            declared.find_layouts(call),
+            find_text_masks(declared.network, declared.port, call),
+        )
     ]
-    return [{one.subject: one} if one else {} for one in found] or [{}]
+    return [{one.subject: one for one in chosen if one} for chosen in product(*kinds)]
