@@ -44,6 +44,7 @@ IDS = "img_ids"  # the role of the positions of an image's tokens
 MOST_RATIO = 4  # of rows to columns, or columns to rows, where nothing says them
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.1
+TOKEN_AXES = (2, 3, 4)  # numbers of axes of arrays whose last two are tokens and channels
 TURNED = " as "  # between the name of a tensor and the conventions in which it is read
 
 
@@ -68,7 +69,7 @@ class Convention:
 
     def turned(self, x: np.ndarray) -> np.ndarray:
         """Return an array that it concerns as ldmref has it; others as they are."""
-        if self.length and (x.ndim not in (2, 3, 4) or x.shape[-2] != self.length):
+        if self.length and (x.ndim not in TOKEN_AXES or x.shape[-2] != self.length):
             return x
         return self.turn(x)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ldmref.locate.conventions import (
     ORDER,
+    TOKEN_AXES,
     Candidate,
     Convention,
     NetworkConventions,
@@ -178,6 +179,30 @@ class TermsObserver:
         self.rows[rows.text] = None
         if rows.taken:
             self.terms.taken.setdefault(rows.counts, rows.taken)
+
+    def without_filling(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield an array of a layer without the rows that fill its sequence up, in ldmref's order.
+
+        Only what was seen in the rows of other arrays says which these are.
+
+        Args:
+            x: The array, of any axes behind that of the tokens.
+        """
+        order = self.adopted.get(ORDER)
+        for (*counts, length), taken in self.terms.taken.items():
+            axes = [axis for axis, size in enumerate(x.shape) if {size} == {*counts}]
+            if not axes or counts[0] == length:
+                continue
+            before, behind = x.shape[: axes[0]], x.shape[axes[0] + 1 :]
+            rows = x.reshape(*before, counts[0], -1)
+            turned = x.ndim in TOKEN_AXES and x.shape[-2] == counts[0]  # as all such arrays are
+            if order is not None and not turned:
+                rows = order.turned(rows[None])[0]
+            if len(taken) == len(rows) and before:
+                kept = np.stack([part[..., at, :] for part, at in zip(rows, taken, strict=True)])
+                yield kept.reshape(*before, length, *behind)
+            elif all(np.array_equal(at, taken[0]) for at in taken):
+                yield rows[..., taken[0], :].reshape(*before, length, *behind)
 
     def pass_by(self, point: Point, passed: Point) -> None:
         """Note what a right array shows.
