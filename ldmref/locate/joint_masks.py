@@ -14,7 +14,7 @@ import numpy as np
 from ldmref.locate.conventions import Convention
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import with_one_width
-from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.models.declared import DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.transformer_layers import PATCH
 from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import TraceCall
@@ -57,13 +57,31 @@ def find_text_masks(network: DeclaredNetwork, port: Trace, call: TraceCall) -> I
         other = _read(network, port, entry.call, texts[0])
         return other is not None and with_one_width(texts[0], other).shape[-2] == length
 
-    for begin in dict.fromkeys((0, image, tokens - length) if tokens >= length + image else ()):
+    words = f"one mask of {length} tokens of the text and {tokens - length} others"
+    known: set[bytes] = set()
+    more = tokens - length - image  # tokens that fill the sequence up, wherever they are
+    for begin in (0, image, more, image + more) if more >= 0 and tokens > length else ():
         others = np.delete(mask, np.s_[begin : begin + length], axis=1)
-        if tokens > length and (np.count_nonzero(others, axis=1) >= image).all():
-            first = f"{begin} of them first" if begin else "the text first"
-            words = f"one mask of {length} tokens of the text and {tokens - length} others, {first}"
+        part = mask[:, begin : begin + length].tobytes()
+        if part not in known and _reads_image(attention, others, image):
+            known.add(part)
             turn = partial(_cut, begin, begin + length, tokens)
             yield Convention(subject, words, turn, concerns)
+
+
+def _reads_image(attention: TextAttention, others: np.ndarray, image: int) -> bool:
+    """Return whether a mask may be that of all tokens but the text's: those of the image are read.
+
+    Args:
+        attention: Where the denoiser attends to the text.
+        others: The mask, (n, m).
+        image: The number of the image's tokens.
+    """
+    counts = np.count_nonzero(others, axis=1)
+    if "references" in attention.tokens:
+        return bool((counts >= image).all())
+    filled = -(-image // attention.multiple) * attention.multiple
+    return bool(((counts == image) | (counts == filled)).all())
 
 
 def _read(

@@ -196,8 +196,8 @@ class TermsObserver:
             before, behind = x.shape[: axes[0]], x.shape[axes[0] + 1 :]
             rows = x.reshape(*before, counts[0], -1)
             turned = x.ndim in TOKEN_AXES and x.shape[-2] == counts[0]  # as all such arrays are
-            if order is not None and not turned:
-                rows = order.turned(rows[None])[0]
+            if order is not None and order.length == counts[0] and not turned:
+                rows = order.turn(rows)
             if len(taken) == len(rows) and before:
                 kept = np.stack([part[..., at, :] for part, at in zip(rows, taken, strict=True)])
                 yield kept.reshape(*before, length, *behind)
