@@ -128,8 +128,9 @@ def with_one_width(x: NetworkInput, value: np.ndarray) -> np.ndarray:
         value: What was recorded.
     """
     width = x.shape[-1]
-    tokens = len(x.shape) == TOKEN_AXES and isinstance(width, int)
-    if not tokens or value.ndim not in (TOKEN_AXES, TOKEN_AXES + 1) or not value.shape[-1]:
+    if not isinstance(width, int) or len(x.shape) != TOKEN_AXES or not value.size:
+        return value
+    if value.ndim not in (TOKEN_AXES, TOKEN_AXES + 1):
         return value
     layers, rest = divmod(width, value.shape[-1])
     if rest or layers == 1:
