@@ -296,7 +296,7 @@ def _order_of_others(
     sizes = [(x.ndim, *x.shape[:-2], x.shape[-1:]) for x in (recorded, computed) if x.ndim > 1]
     if len(sizes) < 2 or sizes[0] != sizes[1]:
         return
-    found = _find_order(known, recorded, computed)
+    found = _find_order(known, recorded, computed, point.padding)
     if found is None:
         return
     turned, length = found.turn(recorded), computed.shape[-2]
@@ -307,7 +307,10 @@ def _order_of_others(
 
 
 def _find_order(
-    known: NetworkConventions, recorded: np.ndarray, computed: np.ndarray
+    known: NetworkConventions,
+    recorded: np.ndarray,
+    computed: np.ndarray,
+    padding: np.ndarray | None = None,
 ) -> Convention | None:
     """Return the order of tokens whose first one is a later one of ldmref; None: it is its first.
 
@@ -316,6 +319,7 @@ def _find_order(
         recorded: The tokens, (..., l, d).
         computed: Those of ldmref, (..., m, d). If l is greater, others are between or behind those
             of both kinds.
+        padding: Those of ldmref that are not compared, (..., m). None: all are.
     """
     if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
         return None
@@ -327,7 +331,8 @@ def _find_order(
         return None
     begin = moved  # of the tokens that the port has second
     if recorded.shape[-2] > computed.shape[-2]:
-        begin += find_begin(recorded[..., moved:, :], computed[..., :k, :])
+        hidden = None if padding is None else padding[..., :k]
+        begin += find_begin(recorded[..., moved:, :], computed[..., :k, :], hidden)
 
     def turn(x: np.ndarray) -> np.ndarray:
         parts = (x[..., begin : begin + k, :], x[..., :begin, :], x[..., begin + k :, :])

@@ -144,22 +144,25 @@ def _choose(
     agree = np.max(apart, axis=axes) <= allowed
     head = length if agree.all() else int(np.argmin(agree))
     joined = np.where(first < head, first, first + more)
-    tried = (joined, first, first + more, first + find_begin(rows, expected))
+    tried = (joined, first, first + more, first + find_begin(rows, expected, padding))
     return min(tried, key=lambda indices: relative_error(take(indices), expected))
 
 
-def find_begin(rows: np.ndarray, expected: np.ndarray) -> int:
+def find_begin(rows: np.ndarray, expected: np.ndarray, padding: np.ndarray | None = None) -> int:
     """Return where the expected rows begin among more of them, by some that are compared.
 
     Args:
         rows: The rows, (..., l, d).
         expected: Those that are looked for, (..., m, d) of at most as many.
+        padding: Those of them that are not compared, (..., m). None: all are.
     """
     length = expected.shape[-2]
     begins = rows.shape[-2] - length + 1
     apart = np.zeros(begins)
     for k in np.unique(np.linspace(0, length - 1, COMPARED).astype(int)):
         moved = np.abs(rows[..., k : k + begins, :] - expected[..., k : k + 1, :])
+        if padding is not None:
+            moved = np.where(padding[..., k : k + 1, None], 0.0, moved)
         apart += np.moveaxis(moved, -2, 0).reshape(begins, -1).max(axis=1)
     return int(np.argmin(apart))
 

@@ -53,7 +53,7 @@ def join_layers(sequence, mask, tensors):
         if "//" not in key and x.ndim in (3, 4) and x.shape[-2] == TEXT + IMAGE:
             text = x[..., :TEXT, :].copy()
             hidden = np.broadcast_to(mask[:, *[None] * (x.ndim - 3)] == 0, text.shape[:-1])
-            text[hidden] = RNG.standard_normal(text[hidden].shape)
+            text[hidden] = 30.0 * RNG.standard_normal(text[hidden].shape)
             x = join(sequence, text, x[..., TEXT:, :])
         found[key] = x
     return found
