@@ -87,11 +87,11 @@ def _reads_image(attention: TextAttention, others: np.ndarray, image: int) -> bo
 def _read(
     network: DeclaredNetwork, port: Trace, call: TraceCall, x: NetworkInput
 ) -> np.ndarray | None:
-    """Return what a call was given for an input under one of its names; None: nothing."""
+    """Return what was recorded of an input of a call under one of its names; None: nothing."""
     entry = port.find(call)
-    given = {} if entry is None else entry.inputs
-    role = next((name for name in names_of(network, x) if name in given), None)
-    return None if role is None else np.asarray(read_array(port, given[role]))
+    recorded = {} if entry is None else entry.inputs
+    role = next((name for name in names_of(network, x) if name in recorded), None)
+    return None if role is None else np.asarray(read_array(port, recorded[role]))
 
 
 def _cut(begin: int, end: int, tokens: int, x: np.ndarray) -> np.ndarray:

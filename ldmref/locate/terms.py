@@ -337,4 +337,4 @@ def _list_layouts(terms: NetworkTerms, call: TraceCall) -> list[AdoptedTerms]:
             find_text_masks(declared.network, declared.port, call),
         )
     ]
-    return [{one.subject: one for one in chosen if one} for chosen in product(*kinds)]
+    return [{one.subject: one for one in pair if one} for pair in product(*kinds)]
