@@ -282,6 +282,9 @@ TAKE_SECONDS = (
     "tests/locate/test_incomplete.py::test_a_complete_trace_agrees",
     "tests/locate/test_incomplete.py::test_a_stopped_run_is_a_gap",
     "tests/locate/test_incomplete.py::test_tensors_that_the_manifest_names_in_vain_are_a_gap",
+    "tests/locate/test_joint_sequences.py::"
+    "test_a_wrong_layer_of_such_a_sequence_is_named[image first]",
+    "tests/locate/test_joint_sequences.py::test_one_layer_in_another_order_is_a_fault",
     "tests/locate/test_layers_of_makers.py::"
     "test_a_fault_in_a_part_of_a_joined_layer_is_that_of_its_layer",
     "tests/locate/test_layers_of_makers.py::"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.locate.derived import Derivation, with_derived
-from ldmref.locate.kept_rows import keep_rows
+from ldmref.locate.kept_rows import find_begin, keep_rows
 from ldmref.locate.layouts import without_ones
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
@@ -44,6 +44,7 @@ IDS = "img_ids"  # the role of the positions of an image's tokens
 MOST_RATIO = 4  # of rows to columns, or columns to rows, where nothing says them
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.1
+TOKEN_AXES = (2, 3, 4)  # numbers of axes of arrays whose last two are tokens and channels
 TURNED = " as "  # between the name of a tensor and the conventions in which it is read
 
 
@@ -68,7 +69,7 @@ class Convention:
 
     def turned(self, x: np.ndarray) -> np.ndarray:
         """Return an array that it concerns as ldmref has it; others as they are."""
-        if self.length and (x.ndim not in (2, 3, 4) or x.shape[-2] != self.length):
+        if self.length and (x.ndim not in TOKEN_AXES or x.shape[-2] != self.length):
             return x
         return self.turn(x)
 
@@ -120,7 +121,7 @@ class NetworkConventions:
             return
         if without_ones(point.recorded.shape) == without_ones(shape):  # an axis of one image
             point = replace(point, recorded=point.recorded.reshape(shape))
-        kinds = KINDS if point.recorded.shape == shape else (_order_of_cut,)
+        kinds = KINDS if point.recorded.shape == shape else (_order_of_others,)
         for kind in kinds:
             yield from kind(self, replay, point, adopted)
 
@@ -282,31 +283,43 @@ def _order(
         yield Candidate(found, found.turn(point.recorded), point.computed)
 
 
-def _order_of_cut(
+def _order_of_others(
     known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
 ) -> Iterator[Candidate]:
-    """Yield tokens in the other order of which the port left out some that nothing reads."""
+    """Yield tokens in the other order of which the port has more, or left some out.
+
+    Nothing reads the former, which fill its sequence up, nor the latter.
+    """
     recorded, computed = point.recorded, point.computed
     if recorded.ndim == computed.ndim - 1 and len(computed) == 1:
         recorded = recorded[None]
     sizes = [(x.ndim, *x.shape[:-2], x.shape[-1:]) for x in (recorded, computed) if x.ndim > 1]
-    if len(sizes) < 2 or sizes[0] != sizes[1] or recorded.shape[-2] > computed.shape[-2]:
+    if len(sizes) < 2 or sizes[0] != sizes[1]:
         return
-    found = _find_order(known, recorded, computed)
-    if found is not None:
-        rows = keep_rows(found.turn(recorded), computed)
-        yield Candidate(found, rows.array, computed)
+    found = _find_order(known, recorded, computed, point.padding)
+    if found is None:
+        return
+    turned, length = found.turn(recorded), computed.shape[-2]
+    more = recorded.shape[-2] > length
+    yield Candidate(
+        found, turned[..., :length, :] if more else keep_rows(turned, computed).array, computed
+    )
 
 
 def _find_order(
-    known: NetworkConventions, recorded: np.ndarray, computed: np.ndarray
+    known: NetworkConventions,
+    recorded: np.ndarray,
+    computed: np.ndarray,
+    padding: np.ndarray | None = None,
 ) -> Convention | None:
     """Return the order of tokens whose first one is a later one of ldmref; None: it is its first.
 
     Args:
         known: What ports of the network may have.
         recorded: The tokens, (..., l, d).
-        computed: Those of ldmref, (..., m, d) of at least as many.
+        computed: Those of ldmref, (..., m, d). If l is greater, others are between or behind those
+            of both kinds.
+        padding: Those of ldmref that are not compared, (..., m). None: all are.
     """
     if len(known.joins) < 2 or recorded.ndim not in (3, 4) or recorded.shape[-2] < 2:
         return None
@@ -316,9 +329,14 @@ def _find_order(
     moved = computed.shape[-2] - k  # tokens that the port has first
     if not k or moved >= recorded.shape[-2]:
         return None
+    begin = moved  # of the tokens that the port has second
+    if recorded.shape[-2] > computed.shape[-2]:
+        hidden = None if padding is None else padding[..., :k]
+        begin += find_begin(recorded[..., moved:, :], computed[..., :k, :], hidden)
 
     def turn(x: np.ndarray) -> np.ndarray:
-        return np.roll(x, -moved, axis=-2)
+        parts = (x[..., begin : begin + k, :], x[..., :begin, :], x[..., begin + k :, :])
+        return np.concatenate(parts, axis=-2)
 
     return Convention(ORDER, f"{known.joins[1]} first", turn, _of_layers, recorded.shape[-2])
 

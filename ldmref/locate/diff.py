@@ -367,11 +367,11 @@ class JudgedCall:
         left = [e for e in port.of_call(call) if e.layer and e.layer not in found.visited]
         if not left or found.network is None:
             return set()
-        computed = ComputedArrays(port, left, self.dtype)
+        computed = ComputedArrays(port, left, self.dtype, terms.without_filling)
         judged = {"", *found.visited}
         computed.note_entries(e for e in port.of_call(call) if e.layer in judged)
         judge = Judge(call, self.dtype, terms.without_looking())
-        run.follow(found.network, judge, computed=computed)
+        run.follow(found.network, judge, reads=RunReads(), computed=computed)
         return computed.find_right(found.reads)
 
     def describe_unfit(self, problem: str) -> Row:

@@ -52,6 +52,7 @@ ALL_PADDING = "all of its rows are padding"
 NOT_RECORDED = "an input was not recorded"
 NO_ELEMENTS = "it has no elements"
 MOST_SHAPES = 8  # unexplained arrays of a wrong shape: those that follow have it from them
+PADS = "pad_bottom_right"  # the operation before a convolution that halves rows and columns
 NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
 
@@ -101,8 +102,10 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         allowed = allowed_error(0.0, self._epsilon(point))
+        point, pads = _with_own_padding(point)
         passed = point
         point, text = self._with_rows(replay, point, allowed)
+        text = _join(pads, text)
         recorded, computed = np.asarray(point.recorded), np.asarray(point.computed)
         error = relative_error(point.kept(recorded), computed)
         row = self._row(point, error=error, allowed=allowed, note=text)
@@ -381,6 +384,26 @@ def _with_finite_padding(point: Point, computed: np.ndarray) -> np.ndarray:
         return recorded
     lost = point.padding[..., None] & ~np.isfinite(recorded)
     return np.where(lost, computed, recorded) if lost.any() else recorded
+
+
+def _with_own_padding(point: Point) -> tuple[Point, str]:
+    """Return a convolution's input with the row and column that it pads itself, and that it does.
+
+    ldmref pads it by an operation of its own before. If the port's convolution pads otherwise, its
+    output says so.
+    """
+    before = point.suspects[-1] if point.role and point.suspects else None
+    if before is None or before.kind != PADS or np.ndim(point.recorded) != np.ndim(point.computed):
+        return point, ""
+    unpadded = np.asarray(point.computed)[..., :-1, :-1]
+    recorded = np.asarray(point.recorded)
+    order = find_order(recorded, unpadded)
+    recorded = recorded if order is None else order.array
+    if recorded.shape != unpadded.shape:
+        return point, ""
+    padded = np.pad(recorded, [*[(0, 0)] * (recorded.ndim - 2), (0, 1), (0, 1)])
+    text = "" if order is None else order.text
+    return replace(point, recorded=padded), _join(text, "it pads on the right and bottom itself")
 
 
 def _count_padding(point: Point) -> int:

@@ -69,7 +69,8 @@ def find_rows(
             made[number][..., read[number], :] = rows
             lacks[number][..., ~read[number]] = True
         elif rows.shape[-2] > computed.shape[-2]:
-            taken.append(_choose(rows, computed[number], allowed))
+            padding = None if point.padding is None else point.padding[number]
+            taken.append(_choose(rows, computed[number], allowed, padding))
             made[number] = rows[..., taken[-1], :]
         else:
             made[number], lacks[number] = _place(rows, computed[number])
@@ -120,33 +121,48 @@ def _read_rows(
     return mask > 0 if counts == np.count_nonzero(mask, axis=1).tolist() else None
 
 
-def _choose(rows: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
+def _choose(
+    rows: np.ndarray, expected: np.ndarray, allowed: float, padding: np.ndarray | None
+) -> np.ndarray:
     """Return the indices of the expected rows among more, with others before, between or behind.
 
     Those with others between are the first that agree, and the rest from the end. Of no more rows
-    than expected, all are.
+    than expected, all are. What rows of padding hold does not matter.
     """
     length, more = expected.shape[-2], rows.shape[-2] - expected.shape[-2]
     first = np.arange(min(length, rows.shape[-2]))
     if more <= 0:
         return first
     scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
-    apart = np.abs(rows[..., :length, :] - expected) / scale
+    known = np.ones(expected.shape[:-1], bool) if padding is None else ~padding
+
+    def take(indices: np.ndarray) -> np.ndarray:
+        return np.where(known[..., None], rows[..., indices, :], expected)
+
+    apart = np.abs(take(first) - expected) / scale
     axes = tuple(axis for axis in range(apart.ndim) if axis != apart.ndim - 2)
     agree = np.max(apart, axis=axes) <= allowed
     head = length if agree.all() else int(np.argmin(agree))
     joined = np.where(first < head, first, first + more)
-    tried = (joined, first, first + more, first + _find_begin(rows, expected))
-    return min(tried, key=lambda indices: relative_error(rows[..., indices, :], expected))
+    tried = (joined, first, first + more, first + find_begin(rows, expected, padding))
+    return min(tried, key=lambda indices: relative_error(take(indices), expected))
 
 
-def _find_begin(rows: np.ndarray, expected: np.ndarray) -> int:
-    """Return where the expected rows begin among more of them, by some that are compared."""
+def find_begin(rows: np.ndarray, expected: np.ndarray, padding: np.ndarray | None = None) -> int:
+    """Return where the expected rows begin among more of them, by some that are compared.
+
+    Args:
+        rows: The rows, (..., l, d).
+        expected: Those that are looked for, (..., m, d) of at most as many.
+        padding: Those of them that are not compared, (..., m). None: all are.
+    """
     length = expected.shape[-2]
     begins = rows.shape[-2] - length + 1
     apart = np.zeros(begins)
     for k in np.unique(np.linspace(0, length - 1, COMPARED).astype(int)):
         moved = np.abs(rows[..., k : k + begins, :] - expected[..., k : k + 1, :])
+        if padding is not None:
+            moved = np.where(padding[..., k : k + 1, None], 0.0, moved)
         apart += np.moveaxis(moved, -2, 0).reshape(begins, -1).max(axis=1)
     return int(np.argmin(apart))
 

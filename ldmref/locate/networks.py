@@ -92,7 +92,8 @@ def find_wrong_axes(
         role = next((name for name in names_of(network, x) if name in known), None)
         if whole is None or role is None:
             continue
-        shape = np.shape(as_batch(x, np.asarray(port.tensors[whole.inputs[role]])))
+        recorded = np.asarray(port.tensors[whole.inputs[role]])
+        shape = np.shape(as_batch(x, with_one_width(x, recorded)))
         if len(shape) != len(x.shape) > 1 or len(shape) > len(x.shape):
             return f"its input {role!r} has the shape {shape}, and {len(x.shape)} axes are needed"
     return ""
@@ -114,6 +115,31 @@ def as_batch(x: NetworkInput, value: np.ndarray) -> np.ndarray:
     known = [(size, n) for size, n in zip(sizes, one.shape, strict=False) if isinstance(size, int)]
     fits = known and one.ndim == len(sizes) and all(size == n for size, n in known)
     return one[None] if fits else value
+
+
+def with_one_width(x: NetworkInput, value: np.ndarray) -> np.ndarray:
+    """Return tokens whose hidden states of k layers have an axis of their own, side by side.
+
+    Of images, tokens (n, l, k, d), (n, k, l, d) or (k, n, l, d) become (n, l, k d), if k d is the
+    declared width, and those of one image, (l, k, d) or (k, l, d), become (l, k d).
+
+    Args:
+        x: The declaration of the input.
+        value: What was recorded.
+    """
+    width = x.shape[-1]
+    if not isinstance(width, int) or len(x.shape) != TOKEN_AXES or not value.size:
+        return value
+    if value.ndim not in (TOKEN_AXES, TOKEN_AXES + 1):
+        return value
+    layers, rest = divmod(width, value.shape[-1])
+    if rest or layers == 1:
+        return value
+    for axis in reversed(range(value.ndim - 1)):  # that before the width is the usual one
+        if value.shape[axis] == layers:
+            moved = np.moveaxis(value, axis, -2)
+            return moved.reshape(*moved.shape[:-2], width)
+    return value
 
 
 def passes_tokens(port: Trace, model: LatentDiffusion, call: TraceCall) -> bool:
@@ -336,7 +362,7 @@ class _CallSizes:
                 value = self.found.layer_output(layer)
             elif value is None:
                 value = self.found.layer_input(layer, role)
-        return None if value is None else as_batch(x, np.asarray(value))
+        return None if value is None else as_batch(x, with_one_width(x, np.asarray(value)))
 
     def _complete(self, x: NetworkInput) -> Mapping[str, int]:
         """Return all sizes of the call; those that no input has are those of its layers."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from ldmref.locate.conventions import (
     ORDER,
+    TOKEN_AXES,
     Candidate,
     Convention,
     NetworkConventions,
     turn_call,
 )
+from ldmref.locate.joint_masks import find_text_masks
 from ldmref.locate.kept_rows import KeptRows, RowCounts
 from ldmref.locate.known_causes import KnownCauses
 from ldmref.locate.law import GAIN, explains
@@ -178,6 +180,30 @@ class TermsObserver:
         if rows.taken:
             self.terms.taken.setdefault(rows.counts, rows.taken)
 
+    def without_filling(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield an array of a layer without the rows that fill its sequence up, in ldmref's order.
+
+        Only what was seen in the rows of other arrays says which these are.
+
+        Args:
+            x: The array, of any axes behind that of the tokens.
+        """
+        order = self.adopted.get(ORDER)
+        for (*counts, length), taken in self.terms.taken.items():
+            axes = [axis for axis, size in enumerate(x.shape) if {size} == {*counts}]
+            if not axes or counts[0] == length:
+                continue
+            before, behind = x.shape[: axes[0]], x.shape[axes[0] + 1 :]
+            rows = x.reshape(*before, counts[0], -1)
+            turned = x.ndim in TOKEN_AXES and x.shape[-2] == counts[0]  # as all such arrays are
+            if order is not None and order.length == counts[0] and not turned:
+                rows = order.turn(rows)
+            if len(taken) == len(rows) and before:
+                kept = np.stack([part[..., at, :] for part, at in zip(rows, taken, strict=True)])
+                yield kept.reshape(*before, length, *behind)
+            elif all(np.array_equal(at, taken[0]) for at in taken):
+                yield rows[..., taken[0], :].reshape(*before, length, *behind)
+
     def pass_by(self, point: Point, passed: Point) -> None:
         """Note what a right array shows.
 
@@ -301,9 +327,14 @@ def follow_in_terms(
 
 
 def _list_layouts(terms: NetworkTerms, call: TraceCall) -> list[AdoptedTerms]:
-    """Return the layouts in which the latents of a call may be, which are not known yet."""
+    """Return the layouts in which the latents and the mask of a call may be, if not known yet."""
     known = {*terms.adopted, *terms.own}
-    found = [
-        one for one in terms.declared.find_layouts(call) if not one or one.subject not in known
+    declared = terms.declared
+    kinds = [
+        [one for one in found if not one or one.subject not in known] or [None]
+        for found in (
+            declared.find_layouts(call),
+            find_text_masks(declared.network, declared.port, call),
+        )
     ]
-    return [{one.subject: one} if one else {} for one in found] or [{}]
+    return [{one.subject: one for one in pair if one} for pair in product(*kinds)]

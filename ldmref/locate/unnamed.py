@@ -68,6 +68,7 @@ class _Wanted:
             others = islice(restore_order(self.x, shape), MOST_ORDERS)
             own = [self.x] if self.x.shape == shape else []
             self._orders[shape] = [*own, *(other.array for other in others)]
+            self._orders[shape] += _merge_heads(self.x, shape)
         limit = self.allowed * largest_value(computed)
         some = computed.flat[picked]
         self.found = any(
@@ -94,6 +95,14 @@ class _Wanted:
             covered = self._covered[axis]
             covered[start : start + computed.shape[axis]] = True
             self.found = bool(covered.all())
+
+
+def _merge_heads(x: np.ndarray, shape: PartShape) -> list[np.ndarray]:
+    """Return the tokens (..., l, heads * d) of heads (..., heads, l, d), if that is the shape."""
+    if x.ndim != len(shape) + 1 or x.ndim < 3:
+        return []
+    merged = np.swapaxes(x, -3, -2)
+    return [merged.reshape(shape)] if merged.shape[:-2] == shape[:-1] else []
 
 
 def _begins_later(x: np.ndarray, computed: np.ndarray, allowed: float) -> bool:
@@ -155,10 +164,19 @@ class ComputedArrays:
         port: The trace.
         entries: The layers that are looked for.
         dtype: The port's number format.
+        without_filling: Returns an array without the rows that fill its tokens up; nothing if it
+            has none.
     """
 
-    def __init__(self, port: Trace, entries: Iterable[TraceEntry], dtype: str):
+    def __init__(
+        self,
+        port: Trace,
+        entries: Iterable[TraceEntry],
+        dtype: str,
+        without_filling: Callable[[np.ndarray], Iterable[np.ndarray]] = lambda x: (),
+    ):
         self.port = port
+        self.without_filling = without_filling
         self.dtype = dtype
         self.entries = [*entries]
         self._wanted: dict[str, list[_Wanted]] = {}  # by the name of a tensor: any of these
@@ -182,7 +200,7 @@ class ComputedArrays:
         if name in self._wanted or x.dtype.kind != "f" or not x.size:
             return
         repeated = x.ndim > 1 and len(x) > 1 and np.array_equal(x, np.broadcast_to(x[:1], x.shape))
-        arrays = (x, x[0]) if repeated else (x,)
+        arrays = (*((x, x[0]) if repeated else (x,)), *self.without_filling(x))
         self._wanted[name] = [_Wanted(np.squeeze(one), allowed) for one in arrays]
         for wanted in self._wanted[name]:
             self._of_size.setdefault(wanted.x.size, []).append(wanted)
@@ -293,7 +311,8 @@ class ComputedArrays:
         base = entry.layer.partition(AGAIN)[0]
         names = [base, *(prefix + base for prefix in PREFIXES)]
         x = np.asarray(self.port.tensors[name])
-        return any(reads.is_table(one, x, unit) for one in names)
+        arrays = (x, *self.without_filling(x))
+        return any(reads.is_table(*one, unit) for one in product(names, arrays))
 
     def _is_of_inputs(self, entry: TraceEntry) -> bool:
         """Return whether the result of an operation is that of its inputs, whatever they are."""

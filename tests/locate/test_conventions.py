@@ -18,6 +18,7 @@ from ldmref.math import timestep_embedding
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 
+CALL = "transformer.000"
 TOKENS = 5  # of a text
 SHORT = [1, 1, 1, 0, 0]
 MASKS = {

@@ -35,6 +35,7 @@ ARRAYS = {
     "rounded": (X * (1.0 + FLOAT32), [X]),
     "transposed": (X.transpose(0, 2, 1), [X]),
     "heads": (X.reshape(2, 6, 2, 4).transpose(0, 2, 1, 3), [X.reshape(2, 6, 2, 4)]),
+    "heads of tokens": (X.reshape(2, 6, 2, 4).transpose(0, 2, 1, 3), [X]),
     "the same for all images": (np.stack([X[0], X[0]]), [X[0]]),
     "some channels": (X[..., 2:4], [X]),
     "some tokens": (X[:, 1:4], [X]),
