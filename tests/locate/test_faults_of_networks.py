@@ -303,6 +303,12 @@ def test_other_crops_of_a_table_of_positions(rows, columns):
         "the positions are those of the first rows and columns of the table, not of its middle": (
             crop(grid, 0, 0)
         ),
+        "the positions are cropped from the first row of the table, and not from its middle": (
+            crop(grid, 0, left)
+        ),
+        "the positions are cropped from the first column of the table, and not from its middle": (
+            crop(grid, top, 0)
+        ),
         "the positions are the first rows of the table, without a crop": grid.reshape(36, 3)[
             : rows * columns
         ],
