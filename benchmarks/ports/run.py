@@ -3,6 +3,7 @@
     python benchmarks/ports/run.py                # judge them, write results and the tables
     python benchmarks/ports/run.py mflux          # these ports alone
     python benchmarks/ports/run.py --faults       # with faults put into them, one at a time
+    python benchmarks/ports/run.py --faults --only tanh mflux    # faults with this in their words
     python benchmarks/ports/run.py --check        # judge them, and compare with the results
     python benchmarks/ports/run.py --here mflux   # in this environment, which has the packages
 
@@ -97,14 +98,32 @@ class Port:
                 found.setdefault(script, []).extend({"state": state, **row} for row in rows)
         return found
 
-    def judge_faults(self, python: str, source: str) -> dict[str, list[Row]]:
-        """Return what ldmref says of each fault in the repaired port, by script."""
+    def judge_faults(self, python: str, source: str, only: str = "") -> dict[str, list[Row]]:
+        """Return what ldmref says of each fault in the repaired port, by script.
+
+        Args:
+            python: The Python that runs the port.
+            source: The folder of the port's source; "" if it is a package.
+            only: Faults without this text in their script's name or their words are not measured
+                again: they keep their stored result, or have none.
+        """
+        kept = self.stored_faults() if only else {}
         found: dict[str, list[Row]] = {}
         for number, fault in enumerate(self.declared.get("fault", ())):
-            rows = self.run(python, source, fault["script"], str(number))
-            row = {"fault": fault["words"], **measure(fault, rows)}
-            found.setdefault(fault["script"], []).append(row)
+            script, words = fault["script"], fault["words"]
+            row = kept.get((script, words))
+            if only in f"{script}: {words}":
+                rows = self.run(python, source, script, str(number))
+                row = {"fault": words, **measure(fault, rows)}
+            if row is not None:
+                found.setdefault(script, []).append(row)
         return found
+
+    def stored_faults(self) -> dict[tuple[str, str], Row]:
+        """Return the stored result of each fault by its script and words."""
+        stored = self.folder / TABLES["faults"]
+        found = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
+        return {(script, row["fault"]): row for script, rows in found.items() for row in rows}
 
     def run(self, python: str, source: str, script: str, state: str) -> list[Row]:
         """Return the lines that a script prints in one state of the port."""
@@ -228,6 +247,7 @@ def main() -> None:
     parser.add_argument("ports", nargs="*", choices=[*ports(), []], help="these ports alone")
     parser.add_argument("--check", action="store_true", help="compare with the stored results")
     parser.add_argument("--faults", action="store_true", help="put faults into them")
+    parser.add_argument("--only", default="", help="of the faults, those with this text alone")
     parser.add_argument("--here", action="store_true", help="use this environment")
     arguments = parser.parse_args()
     file = "faults.json" if arguments.faults else "results.json"
@@ -238,7 +258,10 @@ def main() -> None:
             python = sys.executable if arguments.here else port.install(folder)
             known = os.environ.get("PORT_SOURCE", "") if arguments.here else ""
             source = known or port.clone(folder / "source")
-            found = (port.judge_faults if arguments.faults else port.judge)(python, source)
+            if arguments.faults:
+                found = port.judge_faults(python, source, arguments.only)
+            else:
+                found = port.judge(python, source)
         stored = port.folder / file
         if arguments.check:
             known = json.loads(stored.read_text("utf-8"))

@@ -18,6 +18,7 @@ from ldmref.locate.alike import AlikeLayers, without_numbers
 from ldmref.locate.elsewhere import ADDED_TWICE, NOT_ADDED
 from ldmref.locate.faults.definition import rewirings
 from ldmref.locate.faults.table import ROTATIONS
+from ldmref.locate.faults.tokens import other_filling
 from ldmref.locate.faults.weights import fit_weights
 from ldmref.locate.faults.whole import hidden_states
 from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
@@ -179,16 +180,29 @@ def diagnose(
 def _say_more(wrong: _Wrong, found: Cause) -> Cause:
     """Return which operation is elsewhere or what is not added where an array equals another one.
 
-    A sum that is skipped is such an array, too: what reads it reads its first term.
+    A sum that is skipped is such an array, too: what reads it reads its first term. So are tokens
+    before a learned one fills them up.
     """
     skipped = {SKIPPED.format(call.name) for call in wrong.point.suspects if call.kind == "add"}
     if not found.cause.startswith(EQUALS) and found.cause not in skipped:
         return found
+    filled = _find_filling(wrong)
+    if filled.cause:
+        return filled
     said = _find_rewiring(wrong)
     if REORDERED.search(said.cause):
         return said
     term = _find_term(wrong) if wrong.point.role else Cause()
     return term if term.cause.endswith(NOT_ADDED) and not _is_of_norm(term) else found
+
+
+def _find_filling(wrong: _Wrong) -> Cause:
+    """Find what fills up an image or a text instead of its learned token."""
+    for words, array in other_filling(wrong.replay, wrong.point):
+        left = wrong.error_of(array)
+        if wrong.is_explained(left):
+            return Cause(words, left)
+    return Cause()
 
 
 def _find_identity(wrong: _Wrong) -> Cause:

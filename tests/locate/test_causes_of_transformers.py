@@ -20,6 +20,7 @@ HIDDEN = (".positions", ".seen", ".score_bias")  # inputs of layers that no port
 CALL = "transformer.000"
 RECORDED = (f"{CALL}//input", f"{CALL}/noise_refiner.0.")  # the whole inputs, and one block
 MASK = np.ones((2, 5), np.int64)
+EMBEDDED = ("context_refiner.0/input", "cap_embedder.1/input", "cap_embedder.1/output")
 
 
 def judge(wrong=None, port=None, begins=RECORDED):
@@ -79,3 +80,18 @@ def test_tokens_that_fill_up_with_others_than_the_learned_ones():
         assert [row.cause for row in report.faults] == [
             f"the tokens that fill up the image are {words}"
         ]
+
+
+def test_tokens_that_fill_up_equal_what_the_embedder_returns():
+    """The array is that of the embedder, and the cause still says what fills the text up."""
+    model = model_of("z-image-tiny")
+    made = run_port(model, None, "transformer", (), {"mask": MASK})
+    kept = {name: x for name, x in made.items() if name.startswith(RECORDED)}
+    kept = {name: x for name, x in kept.items() if not name.endswith(HIDDEN)}
+    last = MASK.shape[1] - 1
+    for name in (f"{CALL}/{name}" for name in EMBEDDED):
+        kept[name] = made[name].copy()
+        kept[name][:, last + 1 :] = kept[name][:, last : last + 1]
+    (row,) = diff_traces(build_trace(kept), model, dtype="float32").faults
+    assert row.layer == "context_refiner.0"
+    assert row.cause == "the tokens that fill up the text are the last one again"

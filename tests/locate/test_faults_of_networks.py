@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fault_calls import assert_same, call_of, linear, normal, point_of, replay_of
 
-from ldmref.locate.faults import between, joint, modulation, packing, scales
+from ldmref.locate.faults import between, joint, modulation, packing, scales, tokens
 
 # -- skip connections and halves ------------------------------------------------------------------
 
@@ -284,6 +284,21 @@ def test_streams_that_are_split_in_the_other_order():
     assert not [*joint.other_split(replay_of(), point_of("b.attn.to_out.0"))]
 
 
+def test_other_tokens_that_fill_up_texts_of_a_batch():
+    """The first text has 2 tokens and is filled up to 4, and its last 2 rows are read by nobody."""
+    text, image = normal(0, 1, 3), normal(1, 1, 3)
+    computed = normal(2, 2, 6, 3)
+    computed[0, 2:4], computed[0, 4:], computed[1, 5:] = text, 0.0, text
+    replay = replay_of(tables={"cap_pad_token": text, "x_pad_token": image})
+    expected = {"0": (0.0, 0.0), "those of the image": (image, image)}
+    expected["the last one again"] = (computed[0, 1], computed[1, 4])
+    arrays = {}
+    for words, (first, second) in expected.items():
+        x = arrays[f"the tokens that fill up the text are {words}"] = computed.copy()
+        x[0, 2:4], x[1, 5] = first, second
+    assert_same(dict(tokens.other_filling(replay, point_of("b", "input", computed))), arrays)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(2, 4), (4, 2), (2, 2), (6, 6)])
 def test_other_crops_of_a_table_of_positions(rows, columns):
     grid = normal(0, 6, 6, 3)
@@ -302,6 +317,12 @@ def test_other_crops_of_a_table_of_positions(rows, columns):
     expected = {
         "the positions are those of the first rows and columns of the table, not of its middle": (
             crop(grid, 0, 0)
+        ),
+        "the positions are cropped from the first row of the table, and not from its middle": (
+            crop(grid, 0, left)
+        ),
+        "the positions are cropped from the first column of the table, and not from its middle": (
+            crop(grid, top, 0)
         ),
         "the positions are the first rows of the table, without a crop": grid.reshape(36, 3)[
             : rows * columns

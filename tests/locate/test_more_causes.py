@@ -200,6 +200,11 @@ def first_rows(grid, rows, columns):
     return grid[:rows, :columns]
 
 
+def first_row(grid, rows, columns):
+    left = (len(grid) - columns) // 2
+    return grid[:rows, left : left + columns]
+
+
 def exchanged(grid, rows, columns):
     side = len(grid)
     top, left = (side - rows) // 2, (side - columns) // 2
@@ -210,6 +215,7 @@ def exchanged(grid, rows, columns):
     ("crop", "words"),
     [
         (first_rows, "the positions are those of the first rows and columns of the table"),
+        (first_row, "the positions are cropped from the first row of the table"),
         (exchanged, "rows and columns are exchanged in the table of positions"),
     ],
 )

@@ -84,6 +84,12 @@ def _other_positions(replay: FollowedRun, latents: np.ndarray, tokens: int = 0) 
         "the positions are those of the first rows and columns of the table, not of its middle": (
             _crop(grid, 0, 0, rows, columns)
         ),
+        "the positions are cropped from the first row of the table, and not from its middle": (
+            _crop(grid, 0, left, rows, columns)
+        ),
+        "the positions are cropped from the first column of the table, and not from its middle": (
+            _crop(grid, top, 0, rows, columns)
+        ),
         "the positions are the first rows of the table, without a crop": table[0, : rows * columns],
         "rows and columns are exchanged in the table of positions": _crop(
             across, top, left, rows, columns

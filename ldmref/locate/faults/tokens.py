@@ -30,6 +30,6 @@ def other_filling(replay: FollowedRun, point: Point) -> Iterator[Given]:
         yield f"{text} 0", np.where(rows, 0.0, computed)
         for other in tokens.keys() - {noun}:
             yield f"{text} those of the {other}", np.where(rows, tokens[other], computed)
-        last = computed.shape[1] - 1 - np.argmax(~filled[:, ::-1], axis=1)
+        last = np.maximum(np.argmax(filled, axis=1) - 1, 0)  # rows behind may be read by nobody
         repeated = computed[np.arange(len(computed)), last][:, None, :]
         yield f"{text} the last one again", np.where(rows, repeated, computed)
