@@ -21,6 +21,7 @@ import numpy as np
 
 from ldmref.locate.derived import Derivation, with_derived
 from ldmref.locate.kept_rows import find_begin, keep_rows
+from ldmref.locate.latents_within import LatentsWithin
 from ldmref.locate.layouts import without_ones
 from ldmref.locate.names import read_array
 from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
@@ -45,6 +46,7 @@ MOST_RATIO = 4  # of rows to columns, or columns to rows, where nothing says the
 MOST_SCALE = 100.0  # of guidance that somebody asks for
 LEAST_SCALE = 0.1
 TOKEN_AXES = (2, 3, 4)  # numbers of axes of arrays whose last two are tokens and channels
+SCALED_WITHIN = "latents scaled within the autoencoder"
 TURNED = " as "  # between the name of a tensor and the conventions in which it is read
 
 
@@ -138,6 +140,10 @@ class NetworkConventions:
         """
         unpack: Any = port_of(self.model.family).unpack
         whole = self.port.find(call)
+        within = LatentsWithin(self.model, self.network)
+        if whole is not None and within.is_shown(self.port, whole):
+            yield Convention("scale of latents", SCALED_WITHIN, within.turn, within.concerns)
+            return
         if not self.network.inputs or name_unknown_pipeline(self.port, self.model):
             return  # such a pipeline may give other tokens, too
         latents = self.network.inputs[0]

@@ -136,9 +136,12 @@ class Replay(LayerFollower, NamedBackend):
             entry = self.port.find(self.call)
             seen = False
             returned = {role or "output": x for role, x in name_outputs(network, result).items()}
+            taken: set[str] = set()
             for part, (role, array) in enumerate(returned.items()):
                 others = {*returned} - {role}
-                recorded = None if entry is None else self._read_output(entry, role, array, others)
+                names = () if entry is None else self._select(entry, role, array, others, taken)
+                taken |= {*names}
+                recorded = read_selected(self.port, names) if names else None
                 if entry is not None and recorded is not None:
                     self._observe_output(whole, entry, part, array, recorded, arrays, frame)
                     seen = True
@@ -146,14 +149,19 @@ class Replay(LayerFollower, NamedBackend):
                 self.observer.skip(whole, NO_OUTPUT)
         return result
 
-    def _read_output(
-        self, entry: TraceEntry, role: str, computed: np.ndarray, others: Collection[str]
-    ) -> np.ndarray | None:
-        """Return the recorded output of the network, and note which of several it is."""
-        names = select_outputs(self.port, entry, role, computed, others)
+    def _select(
+        self,
+        entry: TraceEntry,
+        role: str,
+        computed: np.ndarray,
+        others: Collection[str],
+        taken: Collection[str],
+    ) -> tuple[str, ...]:
+        """Return the names of a recorded output of the network, and note which of several it is."""
+        names = select_outputs(self.port, entry, role, computed, others, taken)
         if self.reads is not None and names:
             self.reads.outputs[role] = names
-        return read_selected(self.port, names) if names else None
+        return names
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float

@@ -20,7 +20,12 @@ SelectedOutputs = Mapping[str, Sequence[str]]  # by ldmref's role, the names of 
 
 
 def select_outputs(
-    port: Trace, entry: TraceEntry, role: str, computed: np.ndarray, others: Collection[str] = ()
+    port: Trace,
+    entry: TraceEntry,
+    role: str,
+    computed: np.ndarray,
+    others: Collection[str] = (),
+    taken: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the names of the recorded arrays that are an output of a network; () if none is.
 
@@ -33,11 +38,13 @@ def select_outputs(
         role: ldmref's role of the output.
         computed: The output.
         others: The roles of its other outputs, whose arrays are not this one.
+        taken: The names of arrays that are its earlier outputs. An encoder that returns one array
+            returns the mean, and no log-variance.
     """
     if role in entry.outputs:
         return (entry.outputs[role],)
     alone = find_role(entry.outputs, role)
-    known = {find_role(entry.outputs, other) for other in others}
+    known = {find_role(entry.outputs, other) for other in others} | {*taken}
     shapes = {name: port.tensors[name].shape for name in entry.outputs.values()}
     same = [name for name, shape in shapes.items() if name not in known and shape == computed.shape]
     if same:

@@ -16,11 +16,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from ldmref.io.compvis.keys import original_autoencoder_table
+from ldmref.io.key_table import to_compvis
 from ldmref.locate import diff_modules, diff_traces
+from ldmref.models.params import flatten
 from ldmref.passport import make_kit, read_kit
 from ldmref.trace import Trace, load_trace
 
 KITS = "PORT_KITS"  # the variable that says where kits are kept for the next script
+
+AUTOENCODER = "vae"  # the network's name in kits
 
 
 class KitInputs:
@@ -69,7 +74,11 @@ class KitInputs:
         """
         files = [*(self.folder / "checkpoint").glob("*.safetensors")]
         (file,) = [file for file in files if file.stem == part or len(files) == 1]
-        return load_file(file)
+        if part != AUTOENCODER or len(files) == 1:
+            return load_file(file)
+        # The kit has it under the names of diffusers.
+        table = original_autoencoder_table(self.model.config.vae)
+        return to_compvis(flatten(self.model.params[AUTOENCODER]), table)
 
 
 def distance(found: Any, expected: np.ndarray) -> float:
