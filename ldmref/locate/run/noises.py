@@ -36,15 +36,24 @@ class ImpliedNoise(NamedTuple):
     factor: float
 
     def describe(self) -> NormalDeviation:
-        """Return how far it is from independent normal numbers, which depend on no mean."""
-        found = deviation_from_normal(self.z)
-        if not found.cause and depends_on(self.z, self.mean):
-            return found._replace(error=math.inf, cause=DEPENDS)
-        return found
+        """Return how far it is from independent normal numbers, which depend on no mean.
+
+        Each image is described alone, since all may have the same noise; it is the farthest one.
+        """
+        rows = [_describe(z, mean) for z, mean in zip(self.z, self.mean, strict=True)]
+        return max(rows, key=lambda found: found.error)
 
     def log_density(self) -> float:
         """Return the mean log-density of the array, -z^2 / 2 - log s, without -log(2 pi) / 2."""
         return float(np.mean(-0.5 * np.square(self.z))) - math.log(abs(self.factor))
+
+
+def _describe(z: np.ndarray, mean: np.ndarray) -> NormalDeviation:
+    """Return how far the noise of an image is from normal numbers, which depend on no mean."""
+    found = deviation_from_normal(z)
+    if not found.cause and depends_on(z, mean):
+        return found._replace(error=math.inf, cause=DEPENDS)
+    return found
 
 
 def read_noises(
