@@ -15,6 +15,7 @@ from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
+from ldmref.locate.listed import with_arrays_of_lists
 from ldmref.locate.makers import name_as_makers
 from ldmref.locate.networks import (
     RecordedNetwork,
@@ -108,7 +109,9 @@ def diff_traces(
     original = None if model is None else ModelOriginal(model, controlnets, guide)
     port = without_own_arguments(port)
     if model is not None:
-        port = name_as_makers(name_numbered(port, networks_of_run(model.config)), model)
+        networks = networks_of_run(model.config)
+        listed = with_arrays_of_lists(port, networks)
+        port = name_as_makers(name_numbered(listed, networks), model)
     return compare(port, original, reference, dtype, progress)
 
 

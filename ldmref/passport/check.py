@@ -17,6 +17,7 @@ import numpy as np
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.argument_names import name_numbered
+from ldmref.locate.listed import with_arrays_of_lists
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
@@ -155,7 +156,9 @@ def check_dump(
     run = kit.trace
     port = with_request(port, run)
     if not kit.networks:
-        port = name_numbered(without_own_arguments(port), networks_of_run(kit.config))
+        networks = networks_of_run(kit.config)
+        port = with_arrays_of_lists(without_own_arguments(port), networks)
+        port = name_numbered(port, networks)
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
     report = compare(judged_port, original, reference, dtype=dtype, progress=progress)

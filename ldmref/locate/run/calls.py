@@ -150,13 +150,13 @@ class FollowedCalls(Recorder):
             x = x * (1.0 + self.epsilon * self._random.choice((-1.0, 1.0), x.shape))
         return x.astype(self.dtype)
 
-    def noise_of(self, name: ArrayName, drawn: np.ndarray) -> np.ndarray:
+    def noise_of(self, name: ArrayName, noise: np.ndarray) -> np.ndarray:
         """Return a noise that was not recorded, in the shape in which the run draws one."""
         known = self.noises.get(name)
-        if known is None or known.shape != drawn.shape:
-            self.lacking[name] = drawn
-            return np.full_like(drawn, np.nan)
-        return known.astype(drawn.dtype)
+        if known is None or known.shape != noise.shape:
+            self.lacking[name] = noise
+            return np.full_like(noise, np.nan)
+        return known.astype(noise.dtype)
 
     def outputs_of(
         self, call: str, rows: int, unknown: Callable[[], Mapping[str, tuple[int, ...]]]

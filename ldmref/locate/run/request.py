@@ -336,8 +336,8 @@ class RecordedRequest:
         denoiser = self.model.denoiser
         inputs = (*denoiser.inputs, *denoiser.optional)
         read = [(denoiser.name, x.role) for x in inputs if x.argument == "guidance"]
-        places = ((COMBINE.call, "scale"), *read)
-        found = (self._first(kind, INPUT, role) for kind, role in places)
+        roles = ((COMBINE.call, "scale"), *read)
+        found = (self._first(kind, INPUT, role) for kind, role in roles)
         return next((scale for scale in found if scale is not None and scale[1].size), None)
 
     @property
