@@ -296,7 +296,8 @@ class JudgedCall:
         ]
         padded = found.network is not None and self.padding.find(model, found.network)
         if padded and may_lack_mask(found.judge.rows):
-            others.append((describe_unmasked(call), partial(follow, unmasked=True), 1))
+            said = describe_unmasked(call, found.judge.rows)
+            others.append((said, partial(follow, unmasked=True), 1))
         for said, other, less in others:
             known.rows = {**before}
             changed = follow_in_terms(known, port, call, other, _count_faults)

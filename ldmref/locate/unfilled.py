@@ -17,7 +17,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall
 
 CAUSE = "the learned tokens that fill up what it reads are missing"
-NO_MASK = "the padding mask is missing: in all layers, tokens read the padding"
+NO_MASK = "the padding mask is missing: from this layer on, tokens read the padding"
 OF_ATTENTION = "the padding mask is missing"  # the cause of one layer
 LESS = 2  # factor by which the network without them has fewer faults, to be that of the port
 
@@ -70,6 +70,14 @@ def may_lack_mask(rows: Iterable[Row]) -> bool:
     return masks > 1 or any(not row.cause for row in faults)
 
 
-def describe_unmasked(call: TraceCall) -> list[Row]:
-    """Return the row of a network whose layers read the padding."""
-    return [Row(call, "", WIRING, error=float("inf"), verdict=DIFFERS, cause=NO_MASK)]
+def describe_unmasked(call: TraceCall, rows: Iterable[Row]) -> list[Row]:
+    """Return the row of a network whose layers read the padding: at the first of them.
+
+    Args:
+        call: The call.
+        rows: The rows of the network with its mask, in the order of layers.
+    """
+    faults = [row for row in rows if row.verdict == DIFFERS and row.layer]
+    masks = [row.layer for row in faults if OF_ATTENTION in row.cause]
+    layer = next(iter([*masks, *(row.layer for row in faults)]), "")
+    return [Row(call, layer, WIRING, error=float("inf"), verdict=DIFFERS, cause=NO_MASK)]

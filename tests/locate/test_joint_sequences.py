@@ -99,8 +99,9 @@ def test_a_wrong_layer_of_such_a_sequence_is_named(name):
 @pytest.mark.parametrize("name", ["image first", "text first"])
 def test_a_sequence_whose_padding_is_read_has_no_mask(name):
     model, tensors = record(KREA, mask="whole")
-    report = judge(model, as_port(SEQUENCES[name], tensors, ran="whole"))
-    assert "the padding mask is missing" in report.faults[0].cause
+    (row,) = judge(model, as_port(SEQUENCES[name], tensors, ran="whole")).faults
+    assert row.cause == "the padding mask is missing: from this layer on, tokens read the padding"
+    assert row.layer.startswith("text_fusion.refiner_blocks.0.attn")
 
 
 def test_one_layer_in_another_order_is_a_fault():
