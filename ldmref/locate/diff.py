@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.argument_names import name_numbered
+from ldmref.locate.argument_parts import divide_arguments
 from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
@@ -111,7 +112,8 @@ def diff_traces(
     if model is not None:
         networks = networks_of_run(model.config)
         listed = with_arrays_of_lists(port, networks)
-        port = name_as_makers(name_numbered(listed, networks), model)
+        named = divide_arguments(name_numbered(listed, networks), model.config)
+        port = name_as_makers(named, model)
     return compare(port, original, reference, dtype, progress)
 
 

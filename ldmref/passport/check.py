@@ -17,11 +17,12 @@ import numpy as np
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.argument_names import name_numbered
-from ldmref.locate.listed import with_arrays_of_lists
+from ldmref.locate.argument_parts import divide_arguments
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.listed import with_arrays_of_lists
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
@@ -158,7 +159,7 @@ def check_dump(
     if not kit.networks:
         networks = networks_of_run(kit.config)
         port = with_arrays_of_lists(without_own_arguments(port), networks)
-        port = name_numbered(port, networks)
+        port = divide_arguments(name_numbered(port, networks), kit.config)
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
     report = compare(judged_port, original, reference, dtype=dtype, progress=progress)

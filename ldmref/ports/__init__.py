@@ -13,6 +13,7 @@ diff`, kits, and the check of a family.
 | `sd3.py`, `flux.py` | Stable Diffusion 3, Flux.1 |
 | `z_image.py`, `flux2.py`, `flux3.py` | Z-Image, FLUX.2, FLUX.3 |
 | `krea2.py`, `qwen_image_21.py` | Krea 2, Qwen-Image 2.1 |
+| `sizes_of_images.py` | the vector of SDXL's makers: pooled text and sizes |
 | `text_encoders.py`, `qwen3.py` | the text encoders of ldmref |
 | `autoencoders.py` | the autoencoders of ldmref |
 | `arguments.py` | the names that programs give to the arrays of networks |

@@ -15,6 +15,7 @@ from ldmref.models.text_kind import kind_of
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.parts import PipelineParts
 from ldmref.ports.port import FamilyPort
+from ldmref.ports.sizes_of_images import divide_vector
 from ldmref.ports.text_encoders import select_hidden_states
 from ldmref.ports.written import SCHEDULERS, write_scheduler_config, write_unet_config
 
@@ -122,5 +123,6 @@ PORT = FamilyPort(
         "context": (("attn2.to_k", "input"),),
         "hint": (("controlnet_cond_embedding", "output"),),
     },
+    joined=divide_vector,
     parts=PARTS,
 )

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
 from ldmref.models.family import Family, family_of_pipeline, list_families
 from ldmref.ports.parts import PipelineParts
 from ldmref.support.plugins import find_optional
@@ -29,6 +32,9 @@ BUILT_IN = {
     "krea2": "ldmref.ports.krea2:PORT",
     "qwen-image-2.1": "ldmref.ports.qwen_image_21:PORT",
 }
+
+
+FindPart = Callable[[np.ndarray], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class FamilyPort:
             by our argument; `ldmref.ports.arguments` has those of all families.
         first_layers: For such an argument, ends of the names of layers that read it first, with the
             role that it has there.
+        joined: Returns, for a configuration, the arguments of the denoiser in which programs join
+            several of ours: by their name and our role, a function of a recorded array. It returns
+            None where the array has no such part.
         unguided: Whether the settings of a pipeline, as in its model_index.json, turn guidance off,
             whichever scale is asked for.
         parts: How a pipeline is made of a model, for `kit_pipeline`. None: it is not.
@@ -73,6 +82,7 @@ class FamilyPort:
     layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     first_layers: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    joined: Callable[[ModelConfig], Mapping[str, Mapping[str, FindPart]]] = lambda config: {}
     unguided: Callable[[Mapping[str, Any]], bool] = lambda settings: False
     parts: PipelineParts | None = None
 
