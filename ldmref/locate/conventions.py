@@ -443,9 +443,41 @@ def _sign(
     yield Candidate(Convention(SIGN, text, np.negative, concerns), -point.recorded, point.computed)
 
 
+# -- scores of attention --------------------------------------------------------------------------
+
+# Powers of the channels of a head by which ports multiply queries or keys, where their attention
+# divides the scores by the square root and ldmref's does not, or the other way round.
+POWERS = {0.5: "sqrt(d)", -0.5: "1/sqrt(d)", 0.25: "d^(1/4)", -0.25: "d^(-1/4)"}
+SCORED = {"input": ("queries", ("input", "0", "q")), "k": ("keys", ("k",))}  # by role
+
+
+def _scores(
+    known: NetworkConventions, replay: FollowedRun, point: Point, adopted: Mapping[str, Convention]
+) -> Iterator[Candidate]:
+    """Yield queries or keys that have the scale of the scores, which attention then does not."""
+    if point.call.kind != "attention" or point.role not in SCORED:
+        return
+    what, roles = SCORED[point.role]
+
+    def concerns(entry: TraceEntry, side: str, role: str) -> bool:
+        return "k" in entry.inputs and side == "input" and role in roles
+
+    for power, factor in POWERS.items():
+        turn = partial(_without_power, power)
+        text = f"{what} of attention multiplied by {factor}"
+        convention = Convention(f"scale of {what}", text, turn, concerns)
+        yield Candidate(convention, turn(point.recorded), point.computed)
+
+
+def _without_power(power: float, x: np.ndarray) -> np.ndarray:
+    """Return an array (..., d) divided by a power of d."""
+    return x / x.shape[-1] ** power
+
+
 KINDS: tuple[Callable[..., Iterator[Candidate]], ...] = (
     _halves,
     _order,
+    _scores,
     _layer_units,
     _units,
     _sign,

@@ -62,6 +62,51 @@ def assert_equal(report, words):
     assert [words in note for note in report.notes].count(True) == 1, report.notes
 
 
+# -- scores of attention --------------------------------------------------------------------------
+
+
+def scaled(tensors, role, power):
+    """Return a port whose queries or keys have a power of the channels of a head as a factor."""
+    ends = f".attention/{role}"  # "input" or "input.k"
+    return {k: x * x.shape[-1] ** power if k.endswith(ends) else x for k, x in tensors.items()}
+
+
+@pytest.mark.parametrize("power, words", [(0.5, "sqrt(d)"), (-0.5, "1/sqrt(d)")])
+@pytest.mark.parametrize("role, what", [("input", "queries"), ("input.k", "keys")])
+def test_the_scale_of_the_scores_may_be_that_of_queries_or_keys(role, what, power, words):
+    model, tensors = record("flux-tiny")
+    report = judge(model, scaled(tensors, role, power))
+    assert_equal(report, f"{what} of attention multiplied by {words}")
+
+
+def test_queries_and_keys_may_share_the_scale_of_the_scores():
+    model, tensors = record("flux-tiny")
+    report = judge(model, scaled(scaled(tensors, "input", -0.25), "input.k", -0.25))
+    assert_equal(report, "keys of attention multiplied by d^(-1/4)")
+    assert "queries of attention multiplied by d^(-1/4)" in report.notes[0]
+
+
+def test_keys_of_one_attention_with_another_scale_are_a_fault():
+    model, tensors = record("flux-tiny")
+    layer = "transformer_blocks.0.attn.attention"
+    changed = scaled(tensors, "input.k", 0.5)
+    report = judge(model, tensors | {f"{CALL}/{layer}/input.k": changed[f"{CALL}/{layer}/input.k"]})
+    assert {*named(report)} == {layer}
+
+
+def test_keys_that_attention_reads_with_another_scale_are_a_fault():
+    name = "transformer_blocks.0.attn.attention"
+    model, tensors = record("flux-tiny")
+    d = tensors[f"{CALL}/{name}/input.k"].shape[-1]
+
+    def attend(call, x):
+        return call.compute({**x, "k": x["k"] * d**0.5})
+
+    layers = {key.split("/")[1] for key in tensors if key.endswith(".attention/input.k")}
+    model, wrong = record("flux-tiny", dict.fromkeys(layers, attend))
+    assert {*named(judge(model, scaled(wrong, "input.k", 0.5)))} == layers
+
+
 # -- halves of the last norms ---------------------------------------------------------------------
 
 LAST = {
