@@ -57,10 +57,10 @@ def _divide(
             continue
         source = inputs[own]
         array = np.asarray(port.tensors[source])
-        found = {role: find for role, find in parts.items() if find(array) is not None}
-        for role, find in found.items():
+        found = {role: part for role, find in parts.items() if (part := find(array)) is not None}
+        for role, part in found.items():
             inputs[role] = tensor_name(entry.call, "", "input", role)
-            made[inputs[role]] = source, find
+            made[inputs[role]] = source, lambda _, part=part: part
         if found.keys() == parts.keys():
             del inputs[own]
     return replace(entry, inputs=inputs)
