@@ -109,6 +109,25 @@ def test_the_time_is_that_of_the_first_step_after_the_noise(t, steps, verdicts):
     assert time_rows(t, steps, schedule=False) == ([], False)
 
 
+def test_of_two_arrays_of_one_name_the_first_is_compared():
+    times = {"input.timestep": np.array([600.0]), "input.timesteps": np.array([300.0])}
+    calls = {"schedule.000": {"output.timesteps": np.array([600.0])}, "add_noise.000": times}
+    context = context_of(calls | {"sampler.000": times_of(600.0)})
+    assert [row.verdict for row in added_noise.judge_added_noise(context)] == ["equal"]
+    (rest,) = context.ledger.rest([entry_of(context, "add_noise.000")])
+    assert rest[1] == ["input.timesteps"]
+
+
+@pytest.mark.parametrize(
+    ("noise", "verdicts"), [(NOISE, []), (2.0 * NOISE, ["differs"]), (NOISE[:, :1], [])]
+)
+def test_noise_is_the_one_that_was_given(noise, verdicts):
+    calls = {"inputs.000": {"input.latents": NOISE}, "add_noise.000": {"input.noise": noise}}
+    context = context_of(calls)
+    assert [row.verdict for row in added_noise.judge_added_noise(context)] == verdicts
+    assert context.ledger.has(entry_of(context, "add_noise.000"), "noise")
+
+
 def test_another_time_is_named():
     ((row,), _) = time_rows(300.0, ([], [600.0]))
     assert "timestep 300" in row.cause

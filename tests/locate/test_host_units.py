@@ -124,6 +124,12 @@ def test_scales_are_those_that_were_asked_for(got, count):
         assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
 
 
+def test_the_scales_of_all_images_are_those_that_were_asked_for():
+    scales = np.array([SCALE, 3.0])
+    context = context_of({"guidance.000": {"input.scale": scales}}, params={"cfg_scale": SCALE})
+    assert [row.verdict for row in judge_asked(context)] == ["differs"]
+
+
 # -- tokens ---------------------------------------------------------------------------------------
 
 

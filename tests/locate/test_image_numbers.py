@@ -271,6 +271,11 @@ def test_draws_have_the_variance_of_their_encoder(logvar, used):
     assert posterior(MEAN, logvar) == (EQUAL, True)
 
 
+def test_draws_of_an_unknown_variance_are_not_compared():
+    assert posterior(MEAN + NOISE, None) == ([], False)
+    assert posterior(MEAN, None) == (EQUAL, True)
+
+
 def test_draws_that_were_not_recorded_do_not_hide_the_others():
     calls = {
         "vae.encode.000": {"output.mean": MEAN},

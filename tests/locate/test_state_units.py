@@ -102,7 +102,8 @@ def test_a_noise_that_is_added_again_is_judged_once():
     assert added([X, Y]) == [first, second]
     assert added([None, Y]) == [second] and added([X, None]) == [first]
     assert added([3.0 * X, 3.0 * X]) == [("add_noise.000", "differs")]
-    assert added([3.0 * X, X], asked=X) == []  # that of the request
+    assert added([X, X], asked=X) == []  # that of the request
+    assert added([3.0 * X, X], asked=X) == [("add_noise.000", "differs")]
 
 
 def test_images_of_added_noise_may_be_given():

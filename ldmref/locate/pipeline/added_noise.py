@@ -110,13 +110,20 @@ def _judge_image(context: PipelineContext, entry: TraceEntry, x0: Recorded) -> I
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
-    """Yield a row for noise that was drawn, once if the first noise is added again."""
+    """Yield a row for noise that was drawn, or that is not the given one.
+
+    If the first noise is added again, it is judged once.
+    """
     noise = context.recorded(entry, "noise")
     if noise is None:
         return
     requested = context.requested("latents")
-    if requested is not None:
+    if requested is not None and requested.shape != noise.array.shape:
         context.ledger.give(noise.names)
+        return
+    if requested is not None:
+        if not context.agrees(noise, requested):
+            yield context.judge(noise, "noise", requested)
         return
     first = context.calls("add_noise")[0]
     earlier = None if first is entry else context.read(first, "noise")
