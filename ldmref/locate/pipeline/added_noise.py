@@ -14,7 +14,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
@@ -91,7 +91,7 @@ def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
         yield context.judge(time.made(t), "noise time", right, least=1e-5, variants=[(words, t)])
 
 
-def _judge_image(context: PipelineContext, entry: TraceEntry, x0: Recorded) -> Iterator[Row]:
+def _judge_image(context: PipelineContext, entry: TraceEntry, x0: RecordedArray) -> Iterator[Row]:
     """Yield a row for the latents of the image, from the encoder or from the request."""
     segment = f"from the encoder to {entry.call}"
     row = judge_encoded(context, x0, "prepare_latents", segment)

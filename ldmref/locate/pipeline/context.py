@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import NOISE, allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.run.calls import ArrayName
 from ldmref.trace.model import TraceEntry
@@ -30,7 +30,7 @@ class PipelineContext(PortRun):
 
     def judge(
         self,
-        recorded: Recorded,
+        recorded: RecordedArray,
         kind: str,
         expected: np.ndarray,
         *,
@@ -75,7 +75,7 @@ class PipelineContext(PortRun):
                 return replace(row, verdict=EQUAL, error=explained or 0.0, note=layout.text)
         return replace(row, verdict=DIFFERS, cause=cause, explained=explained)
 
-    def row(self, recorded: Recorded, kind: str, layer: str = "", **values: Any) -> Row:
+    def row(self, recorded: RecordedArray, kind: str, layer: str = "", **values: Any) -> Row:
         """Return a row of what a comparison of a recorded array found.
 
         Args:
@@ -87,7 +87,7 @@ class PipelineContext(PortRun):
         self.ledger.note(recorded.names)
         return Row(recorded.call, layer, kind, **values)
 
-    def agrees(self, recorded: Recorded, expected: np.ndarray) -> bool:
+    def agrees(self, recorded: RecordedArray, expected: np.ndarray) -> bool:
         """Return whether a recorded array is exactly another one, which needs no row."""
         equal = np.array_equal(recorded.array, expected)
         if equal:

@@ -14,7 +14,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.networks import open_network
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.training import LEAST, loss_weights, read_objective
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.trace.model import TraceEntry
@@ -43,7 +43,7 @@ def judge_gradients(context: PipelineContext) -> Iterator[Row]:
             yield from _judge_layers(context, entry, layers)
 
 
-def _norm(context: PipelineContext, layer: TraceEntry) -> Recorded:
+def _norm(context: PipelineContext, layer: TraceEntry) -> RecordedArray:
     """Return the recorded norm of a layer's gradient, (1,)."""
     found = context.recorded_output(layer, "grad_norm")
     assert found is not None  # only layers that have it are judged

@@ -12,7 +12,7 @@ from ldmref.locate.networks import number_controlnet
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import Variants, repeat_rows
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.models.control import ControlNet
 from ldmref.trace.model import TraceEntry
@@ -105,7 +105,7 @@ def _prepared_once(context: PipelineContext, kind: str) -> list[TraceEntry]:
 
 
 def _judge_latents(
-    context: PipelineContext, net: TraceEntry, hint: Recorded, number: int
+    context: PipelineContext, net: TraceEntry, hint: RecordedArray, number: int
 ) -> Iterator[Row]:
     """Yield a row for a hint that is made of the latents of the control image."""
     definition, got = definition_of(context, net), hint.array

@@ -25,7 +25,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.modes.sizing import resize_image
@@ -174,7 +174,7 @@ def _judge_masks(context: PipelineContext) -> Iterator[Row]:
             yield from _judge_small_mask(context, entry, mask.array)
 
 
-def _judge_mask(context: PipelineContext, mask: Recorded) -> Iterator[Row]:
+def _judge_mask(context: PipelineContext, mask: RecordedArray) -> Iterator[Row]:
     n, requested = len(mask.array), given_mask(context, _size_of(mask.array))
     if requested is None or n % len(requested):
         context.ledger.explain(mask.names, "no mask of the request is known")
@@ -185,7 +185,7 @@ def _judge_mask(context: PipelineContext, mask: Recorded) -> Iterator[Row]:
 
 
 def _judge_masked_image(
-    context: PipelineContext, masked: Recorded, mask: np.ndarray | None
+    context: PipelineContext, masked: RecordedArray, mask: np.ndarray | None
 ) -> Iterator[Row]:
     shape = masked.array.shape
     image = given_image(context, _size_of(masked.array))
@@ -287,7 +287,7 @@ def _references_of(context: PipelineContext, encoder: str) -> tuple[int, list[Im
 
 
 def _judge_reference(
-    context: PipelineContext, got: Recorded, number: int, images: Sequence[Image.Image]
+    context: PipelineContext, got: RecordedArray, number: int, images: Sequence[Image.Image]
 ) -> Row:
     """Return the row of a reference image as the encoder reads it, from the images of all."""
     declared = context.model.family.references
@@ -331,7 +331,7 @@ def _requested(context: PipelineContext, name: str) -> Iterator[np.ndarray]:
 
 
 def _judge_image(
-    context: PipelineContext, kind: str, got: Recorded, expected: np.ndarray | None
+    context: PipelineContext, kind: str, got: RecordedArray, expected: np.ndarray | None
 ) -> Iterator[Row]:
     shape = got.array.shape
     if expected is None or expected.shape[1:] != shape[1:]:
@@ -406,7 +406,9 @@ def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
     return context.normalize(np.concatenate(found)) if found else None
 
 
-def judge_encoded(context: PipelineContext, got: Recorded, method: str, segment: str) -> Row | None:
+def judge_encoded(
+    context: PipelineContext, got: RecordedArray, method: str, segment: str
+) -> Row | None:
     """Return the row of latents that come from an encoder; None if it was not recorded."""
     encoded, x = encoded_latents(context, method), got.array
     if encoded is None or encoded.shape[1:] != x.shape[1:] or len(x) % len(encoded):

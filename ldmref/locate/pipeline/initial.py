@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded, names_of
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.run.calls import OUTPUT
@@ -48,7 +48,7 @@ def judge_initial(context: PipelineContext) -> Iterator[Row]:
     yield _judge_deviation(context, schedule, state)
 
 
-def _judge_deviation(context: PipelineContext, schedule: Schedule, first: Recorded) -> Row:
+def _judge_deviation(context: PipelineContext, schedule: Schedule, first: RecordedArray) -> Row:
     """Return a row for the standard deviation of the first state of a run from pure noise."""
     kind, state = "initial noise", first.array
     bad = first_nonfinite(state)

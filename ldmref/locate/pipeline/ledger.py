@@ -1,8 +1,9 @@
 """The ledger of a comparison: every recorded array outside of the layers, and what became of it.
 
-A judge makes rows of recorded arrays (`Recorded`), and so the ledger learns which arrays have been
-compared with what they should be: nothing is marked by hand. What is left has not been compared by
-anybody, and becomes a row "not judged" with a reason, so no verdict says more than was compared.
+A judge makes rows of recorded arrays (`RecordedArray`), and so the ledger learns which arrays have
+been compared with what they should be: nothing is marked by hand. What is left has not been
+compared by anybody, and becomes a row "not judged" with a reason, so no verdict says more than was
+compared.
 
 An array is declared as given, and needs no comparison, if what computed it is not a part of the
 trace: random numbers, images and texts of the request, or the inputs of a network whose sources the
@@ -31,7 +32,7 @@ GIVEN: Mapping[str, tuple[str, ...] | None] = {  # inputs by kind of call; None:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedArray:
     """A recorded array, or what a judge made of recorded arrays in order to compare it.
 
     Attributes:
@@ -47,7 +48,7 @@ class Recorded:
         """The call of which a row is."""
         return self.names[0].call
 
-    def made(self, array: np.ndarray, *others: Recorded) -> Recorded:
+    def made(self, array: np.ndarray, *others: RecordedArray) -> RecordedArray:
         """Return what was made of this array, and of others of which a row says as much.
 
         Args:
@@ -76,7 +77,7 @@ class Ledger:
 
     Attributes:
         judged: The arrays that have a row, or agree with what they should be.
-        given: The arrays that are given in this run.
+        of_caller: The arrays that are given in this run.
         reasons: Why an array was not compared, as far as a judge knows.
 
     >>> from ldmref.trace import TraceEntry
@@ -88,7 +89,7 @@ class Ledger:
     """
 
     judged: set[ArrayName] = field(default_factory=set)
-    given: set[ArrayName] = field(default_factory=set)
+    of_caller: set[ArrayName] = field(default_factory=set)
     reasons: dict[ArrayName, str] = field(default_factory=dict)
 
     def note(self, names: Iterable[ArrayName]) -> None:
@@ -97,7 +98,7 @@ class Ledger:
 
     def give(self, names: Iterable[ArrayName]) -> None:
         """Declare that nothing which was recorded computed these arrays."""
-        self.given.update(names)
+        self.of_caller.update(names)
 
     def explain(self, names: Iterable[ArrayName], why: str) -> None:
         """Note why arrays were not compared; the first reason stays."""
@@ -107,7 +108,7 @@ class Ledger:
     def add(self, other: Ledger) -> None:
         """Add what another ledger knows of other parts of the run."""
         self.judged |= other.judged
-        self.given |= other.given
+        self.of_caller |= other.of_caller
         self.reasons.update(other.reasons)
 
     def has(self, entry: TraceEntry, role: str, side: str = INPUT) -> bool:
@@ -115,7 +116,7 @@ class Ledger:
         return ArrayName(entry.name, side, role) in self._settled(entry)
 
     def _settled(self, entry: TraceEntry) -> set[ArrayName]:
-        return self.judged | self.given | {*names_given(entry)}
+        return self.judged | self.of_caller | {*names_given(entry)}
 
     def rest(
         self, entries: list[TraceEntry], outputs: bool = True

@@ -10,10 +10,12 @@ from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.normal import deviation_from_normal
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 
 
-def judge_normal(context: PipelineContext, recorded: Recorded, kind: str, segment: str = "") -> Row:
+def judge_normal(
+    context: PipelineContext, recorded: RecordedArray, kind: str, segment: str = ""
+) -> Row:
     """Return the row of an array that should have mean 0 and variance 1 in every element.
 
     Args:

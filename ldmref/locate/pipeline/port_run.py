@@ -15,7 +15,7 @@ from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.names import read_array
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
-from ldmref.locate.pipeline.ledger import Ledger, Recorded
+from ldmref.locate.pipeline.ledger import Ledger, RecordedArray
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.autoencoder_kind import LatentScale
@@ -158,20 +158,20 @@ class PortRun:
         found = self.recorded_output(entry, *roles)
         return None if found is None else found.array
 
-    def recorded(self, entry: TraceEntry | None, *roles: str) -> Recorded | None:
+    def recorded(self, entry: TraceEntry | None, *roles: str) -> RecordedArray | None:
         """Return the first recorded input of these roles, in order to compare it."""
         return None if entry is None else self._recorded(entry, INPUT, roles)
 
-    def recorded_output(self, entry: TraceEntry | None, *roles: str) -> Recorded | None:
+    def recorded_output(self, entry: TraceEntry | None, *roles: str) -> RecordedArray | None:
         """Return the first recorded output of these roles, in order to compare it."""
         return None if entry is None else self._recorded(entry, OUTPUT, roles or (OUTPUT,))
 
-    def _recorded(self, entry: TraceEntry, side: str, roles: Sequence[str]) -> Recorded | None:
+    def _recorded(self, entry: TraceEntry, side: str, roles: Sequence[str]) -> RecordedArray | None:
         names = (ArrayName(entry.name, side, role) for role in roles)
         for name in names:
             tensor = name.tensor_name_of(entry)
             if tensor is not None:
-                return Recorded((name,), read_array(self.port, tensor))
+                return RecordedArray((name,), read_array(self.port, tensor))
         return None
 
     def number(self, entry: TraceEntry | None, *roles: str) -> float | None:

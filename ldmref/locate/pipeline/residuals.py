@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.hints import controls_asked, definition_of, number_of
-from ldmref.locate.pipeline.ledger import Recorded
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.trace.model import TraceEntry
 
 RESIDUAL = "control."  # the beginning of the denoiser's roles for residuals
@@ -24,7 +24,7 @@ def judge_residuals(
     roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
     names = {role: role.removeprefix(RESIDUAL) for role in roles}
     terms = [_added_by(context, net, list(names.values())) for net in nets]
-    found: list[Recorded] = []
+    found: list[RecordedArray] = []
     sums: list[np.ndarray] = []
     for role, name in names.items():
         got = context.recorded(network, role)

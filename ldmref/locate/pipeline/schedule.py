@@ -15,7 +15,7 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded, names_of
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.samplers import Schedule
 from ldmref.samplers.flow_spacings import shift_factor
@@ -75,7 +75,7 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_sigmas(context, entry, schedule, [(text, x.sigmas) for text, x in others])
 
 
-def _judge_table(context: PipelineContext, recorded: Recorded) -> Row:
+def _judge_table(context: PipelineContext, recorded: RecordedArray) -> Row:
     """Return the row of a table of alpha-bar.
 
     An error relative to the largest value does not show those of the smallest ones.
@@ -134,7 +134,9 @@ def _judge_sigmas(
         yield from _judge_repeats(context, recorded, sigmas)
 
 
-def _judge_repeats(context: PipelineContext, sigmas: Recorded, ends: np.ndarray) -> Iterator[Row]:
+def _judge_repeats(
+    context: PipelineContext, sigmas: RecordedArray, ends: np.ndarray
+) -> Iterator[Row]:
     """Yield a row for recorded levels of second evaluations that are not those of the steps' ends.
 
     A list has each level between steps twice, and may have its last one again. Heun's second

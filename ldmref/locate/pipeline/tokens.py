@@ -13,7 +13,7 @@ from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import Recorded, names_of
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run.calls import INPUT
 from ldmref.models.config import TEXT_ENCODERS
@@ -41,8 +41,8 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
             if prompts:
                 yield from _judge_ids(context, entry, number, ids, prompts)
             else:  # the tokens are what was given, with their mask and positions
-                given = (*names, MASK, *roles_of(context, "mask", name), POSITIONS)
-                context.ledger.give(x for x in names_of(entry, INPUT) if x.role in given)
+                roles = (*names, MASK, *roles_of(context, "mask", name), POSITIONS)
+                context.ledger.give(x for x in names_of(entry, INPUT) if x.role in roles)
     yield from _judge_given(context)
 
 
@@ -147,7 +147,7 @@ def _judge_ids(
     context: PipelineContext,
     entry: TraceEntry,
     number: int,
-    recorded: Recorded,
+    recorded: RecordedArray,
     prompts: Sequence[str],
 ) -> Iterator[Row]:
     """Yield a row for the ids of a call, and one for the mask of their padding."""
