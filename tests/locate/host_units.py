@@ -50,6 +50,15 @@ def entry_of(context, call):
     return found
 
 
+def recorded_of(context, call, key="output"):
+    """Return a recorded array, of which a judge makes a row: "output" or "input.NAME"."""
+    side, _, role = key.partition(".")
+    read = context.recorded if side == "input" else context.recorded_output
+    found = read(entry_of(context, call), role or side)
+    assert found is not None
+    return found
+
+
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
 

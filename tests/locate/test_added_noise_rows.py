@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.findings import Row
 from ldmref.locate.pipeline import added_noise
 from ldmref.samplers.schedule import training_alphas_cumprod
 
@@ -106,8 +105,27 @@ def times_of(t):
 def test_the_time_is_that_of_the_first_step_after_the_noise(t, steps, verdicts):
     rows, compared = time_rows(t, steps)
     assert [row.verdict for row in rows] == verdicts
-    assert compared
+    assert compared == bool(verdicts)
     assert time_rows(t, steps, schedule=False) == ([], False)
+
+
+def test_of_two_arrays_of_one_name_the_first_is_compared():
+    times = {"input.timestep": np.array([600.0]), "input.timesteps": np.array([300.0])}
+    calls = {"schedule.000": {"output.timesteps": np.array([600.0])}, "add_noise.000": times}
+    context = context_of(calls | {"sampler.000": times_of(600.0)})
+    assert [row.verdict for row in added_noise.judge_added_noise(context)] == ["equal"]
+    (rest,) = context.ledger.rest([entry_of(context, "add_noise.000")])
+    assert rest[1] == ["input.timesteps"]
+
+
+@pytest.mark.parametrize(
+    ("noise", "verdicts"), [(NOISE, []), (2.0 * NOISE, ["differs"]), (NOISE[:, :1], [])]
+)
+def test_noise_is_the_one_that_was_given(noise, verdicts):
+    calls = {"inputs.000": {"input.latents": NOISE}, "add_noise.000": {"input.noise": noise}}
+    context = context_of(calls)
+    assert [row.verdict for row in added_noise.judge_added_noise(context)] == verdicts
+    assert context.ledger.has(entry_of(context, "add_noise.000"), "noise")
 
 
 def test_another_time_is_named():
@@ -124,24 +142,25 @@ def test_the_row_of_the_encoder_comes_first(monkeypatch):
     asked = []
     found = []
 
-    def judge_encoded(context, entry, x0, method, segment):
-        asked.append((entry.call, np.array_equal(x0, X), method, "add_noise.000" in segment))
-        return found[0]
+    def judge_encoded(context, x0, method, segment):
+        right = np.array_equal(x0.array, X)
+        asked.append((x0.call, right, method, "add_noise.000" in segment))
+        return context.row(x0, "encoded latents") if found[0] else None
 
     monkeypatch.setattr(added_noise, "judge_encoded", judge_encoded)
     calls = {
         "vae.encode.000": {"output.mean": X},
         "add_noise.000": {"input.x0": X, "input.noise": NOISE},
     }
-    for row in (Row("a", "", "encoded latents"), None):
+    for row in (True, False):
         found[:] = [row]
         context = context_of(calls)
         entry = entry_of(context, "add_noise.000")
         rows = [*added_noise._judge_sources(context, entry)]
         assert [x.kind for x in rows] == (["encoded latents"] if row else []) + ["noise"]
-        assert context.ledger.has(entry, "x0") == (row is not None)
+        assert context.ledger.has(entry, "x0") == row
         explained = {role for _, _, role in context.ledger.reasons}
-        assert explained == (set() if row else {*added_noise.NOISED})
+        assert explained == (set() if row else {"x0"})
     assert asked == [("add_noise.000", True, "prepare_latents", True)] * 2
 
 

@@ -68,7 +68,7 @@ def test_arguments_that_one_side_lacks_are_passed_over(argument, missing):
     calls[missing] = {"output": X}
     context = context_of(calls)
     assert [*controls._judge_net(context, *(entry_of(context, call) for call in calls))] == []
-    assert not context.ledger.reasons and not context.ledger.marked
+    assert not context.ledger.reasons and not context.ledger.judged
 
 
 def test_arguments_of_other_names_are_not_compared():

@@ -75,14 +75,14 @@ def test_positions_are_judged_once_for_all_calls():
         ("2", "differs"),
         ("2", "differs"),
     ]
-    assert len(context.ledger.marked) == 6
+    assert len(context.ledger.judged) == 6
 
 
 def test_calls_without_positions_do_not_hide_the_others():
     wrong = {"img_ids": PLACES[:, :2], "txt_ids": 0.0 * PLACES[:2]}
     rows, context = position_rows({}, wrong, {"img_ids": PLACES[None]}, {"img_ids": PLACES})
     assert [row.call[-1] for row in rows] == ["1", "3"]
-    assert len(context.ledger.marked) == 2
+    assert len(context.ledger.judged) == 2
     for sample in (WIDE[0], WIDE[None]):
         assert position_rows({"img_ids": PLACES}, sample=sample)[0] == []
     calls = {TRANSFORMER: {"input.img_ids": PLACES}}
@@ -158,7 +158,7 @@ def test_sizes_of_other_programs_have_a_reason(name):
     calls = {UNET: {"input.sample": X, "input.time_ids": np.zeros((1, 6))}}
     context = replace(context_of(calls, params={name: 1}), model=Sized())
     assert [*sizes.judge_sizes(context)] == []
-    assert why_of(context, UNET, "time_ids") and not context.ledger.marked
+    assert why_of(context, UNET, "time_ids") and not context.ledger.judged
 
 
 # -- whole runs -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import context_of, entry_of, normal, recorded_of
 
 from ldmref.locate.pipeline import tokens
 from ldmref.locate.pipeline.asked import judge_asked
@@ -22,7 +22,7 @@ EPSILON = 2.0**-23
 
 def judged(got, expected, dtype="float32", **more):
     context = context_of({"sampler.000": {"output": got}}, dtype=dtype)
-    return context.judge(entry_of(context, "sampler.000"), "k", got, expected, **more)
+    return context.judge(recorded_of(context, "sampler.000"), "k", expected, **more)
 
 
 def test_sixteen_units_are_rounding():
@@ -75,30 +75,30 @@ def noise_of(n, mean=0.0, deviation=1.0):
 
 def test_normal_numbers_are_within_six_deviations():
     context = context_of({"add_noise.000": {"input.noise": np.zeros(2)}})
-    entry = entry_of(context, "add_noise.000")
+    noise = recorded_of(context, "add_noise.000", "input.noise")
     n = 512
     limit = 6.0 / math.sqrt(2 * n)
     for sign in (-1.0, 1.0):
         for factor, verdict in ((0.999, "equal"), (1.001, "differs")):
             wide = noise_of(n, 0.0, 1.0 + sign * factor * limit)
-            row = judge_normal(context, entry, "noise", wide)
+            row = judge_normal(context, noise.made(wide), "noise")
             assert row.verdict == verdict
             shift = sign * factor * limit * math.sqrt(2.0)
             deviation = math.sqrt(1.0 - shift * shift)
-            row = judge_normal(context, entry, "noise", noise_of(n, shift, deviation))
+            row = judge_normal(context, noise.made(noise_of(n, shift, deviation)), "noise")
             assert row.verdict == verdict
             assert row.cause == ("" if verdict == "equal" else f"mean {shift:.4g} instead of 0")
-    wide = judge_normal(context, entry, "noise", noise_of(n, 0.0, 2.0))
+    wide = judge_normal(context, noise.made(noise_of(n, 0.0, 2.0)), "noise")
     assert wide.cause == "standard deviation 2 instead of 1" and wide.error == pytest.approx(1.0)
-    nan = judge_normal(context, entry, "noise", np.full(3, np.nan))
+    nan = judge_normal(context, noise.made(np.full(3, np.nan)), "noise")
     assert nan.verdict == "differs" and nan.error == math.inf
 
 
 @pytest.mark.filterwarnings("error")
 def test_noise_without_elements_does_not_differ():
     context = context_of({"add_noise.000": {"input.noise": np.zeros(2)}})
-    entry = entry_of(context, "add_noise.000")
-    row = judge_normal(context, entry, "noise", np.zeros((0, 4)), "a part")
+    noise = recorded_of(context, "add_noise.000", "input.noise")
+    row = judge_normal(context, noise.made(np.zeros((0, 4))), "noise", "a part")
     assert (row.verdict, row.error, row.cause) == ("equal", 0.0, "")
     assert (row.kind, row.segment) == ("noise", "a part")
 
@@ -122,6 +122,12 @@ def test_scales_are_those_that_were_asked_for(got, count):
         rows = [row for row in judge_asked(context) if row.kind == "guidance scale"]
         assert [row.verdict for row in rows] == [verdict] * count
         assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
+
+
+def test_the_scales_of_all_images_are_those_that_were_asked_for():
+    scales = np.array([SCALE, 3.0])
+    context = context_of({"guidance.000": {"input.scale": scales}}, params={"cfg_scale": SCALE})
+    assert [row.verdict for row in judge_asked(context)] == ["differs"]
 
 
 # -- tokens ---------------------------------------------------------------------------------------

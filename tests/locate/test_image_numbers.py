@@ -199,7 +199,9 @@ def test_images_of_which_nothing_is_known_are_what_was_given():
     calls = {f"vae.encode.00{i}": {"input.image": SIGNED, "input.other": MEAN} for i in range(2)}
     context = context_of(calls)
     assert [*images._judge_encoded_images(context)] == []
-    assert len(context.ledger.marked) == 4
+    entries = context.calls("vae.encode")
+    assert all(context.ledger.has(entry, "image") for entry in entries)
+    assert not any(context.ledger.has(entry, "other") for entry in entries)
 
 
 def test_methods_of_encoders():
@@ -269,6 +271,11 @@ def test_draws_have_the_variance_of_their_encoder(logvar, used):
     assert posterior(MEAN, logvar) == (EQUAL, True)
 
 
+def test_draws_of_an_unknown_variance_are_not_compared():
+    assert posterior(MEAN + NOISE, None) == ([], False)
+    assert posterior(MEAN, None) == (EQUAL, True)
+
+
 def test_draws_that_were_not_recorded_do_not_hide_the_others():
     calls = {
         "vae.encode.000": {"output.mean": MEAN},
@@ -291,4 +298,4 @@ def test_latents_of_each_mask_are_those_of_the_request():
     rows = [(row.call, row.verdict) for row in images.judge_prepared(context)]
     verdicts = ("equal", "differs", "equal")
     assert rows == [(f"mask.00{i}", verdict) for i, verdict in enumerate(verdicts)]
-    assert len(context.ledger.marked) == 3
+    assert len(context.ledger.judged) == 3

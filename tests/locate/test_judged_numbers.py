@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import context_of, entry_of, normal, recorded_of
 
 CALL = "sampler.000"
 UNITS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -16,7 +16,7 @@ RANDOM = normal(0, 3, 5)
 
 def judged(got, expected=RIGHT, dtype="float32", **more):
     context = context_of({CALL: {"output": got}}, dtype=dtype)
-    return context.judge(entry_of(context, CALL), "kind", got, expected, **more)
+    return context.judge(recorded_of(context, CALL), "kind", expected, **more)
 
 
 def off(by, right=RIGHT):

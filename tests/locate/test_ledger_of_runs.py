@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host_units import context_of, entry_of, normal
+from host_units import context_of, entry_of, normal, recorded_of
 
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
-from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
+from ldmref.locate.pipeline.ledger import Ledger, names_given, rows_of_rest
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.run.calls import ArrayName
 from ldmref.trace import TraceEntry
 
 X, Y = normal(0, 1, 4, 8, 8), normal(1, 1, 4, 8, 8)
@@ -26,29 +27,61 @@ def left(ledger, *entries, **more):
 # -- the ledger -----------------------------------------------------------------------------------
 
 
-def test_marks_are_those_of_an_entry_and_a_side():
-    ledger = Ledger()
-    ledger.mark(ENTRY, "x")
-    ledger.mark(None, "y")
-    layer = replace(ENTRY, layer="b")
-    assert ledger.has(ENTRY, "x")
-    assert not ledger.has(ENTRY, "x", "output")
-    assert not ledger.has(ENTRY, "y")
-    assert not ledger.has(layer, "x")
-    assert Ledger().marked == set()
+def test_arrays_are_those_of_an_entry_and_a_side():
+    for declare in (Ledger.note, Ledger.give):
+        ledger = Ledger()
+        declare(ledger, [ArrayName(ENTRY.name, "input", "x")])
+        assert ledger.has(ENTRY, "x")
+        assert not ledger.has(ENTRY, "x", "output")
+        assert not ledger.has(ENTRY, "y")
+        assert not ledger.has(replace(ENTRY, layer="b"), "x")
+        assert left(ledger) == [(["input", "input.y", "output", "output.z"], "")]
+        whole = Ledger()
+        whole.add(ledger)
+        assert whole == ledger
+
+
+def test_a_row_or_an_equal_array_judges_an_array_and_all_that_it_is_made_of():
+    context = context_of({"a.000": {"input.x": X, "input.y": Y, "output": X, "output.z": Y}})
+    x, y = (recorded_of(context, "a.000", f"input.{role}") for role in "xy")
+    assert not context.ledger.judged
+    assert not context.agrees(y, X) and not context.ledger.judged
+    assert context.agrees(x, X) and context.ledger.judged == {*x.names}
+    row = context.judge(y.made(X, recorded_of(context, "a.000")), "kind", X)
+    assert (row.call, row.verdict) == ("a.000", "equal")
+    left = [roles for _, roles, _ in context.ledger.rest([entry_of(context, "a.000")])]
+    assert left == [["output.z"]]
+    context.row(recorded_of(context, "a.000", "output.z"), "kind", "part", error=1.0)
+    assert not [*context.ledger.rest([entry_of(context, "a.000")])]
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [
+        ("schedule.000", ["timesteps", "sigmas"]),
+        ("cond_stage.000", ["timesteps", "sigmas", "x0"]),
+        ("controlnet.hint.000", ["timesteps", "sigmas", "x0"]),
+        ("train.000", ["timesteps", "x0"]),
+        ("sampler.000", []),
+    ],
+)
+def test_what_the_caller_chose_is_declared_by_kinds_of_calls(call, given):
+    entry = TraceEntry(call, "", dict.fromkeys(("timesteps", "sigmas", "x0"), "1"), {"x0": "2"})
+    assert names_given(entry) == [ArrayName(entry.name, "input", role) for role in given]
 
 
 def test_arrays_with_one_reason_are_together_and_the_first_reason_stays():
     ledger = Ledger()
-    ledger.explain(ENTRY, "one", "y", "input")
-    ledger.explain(ENTRY, "two", "y", "x")
-    ledger.explain(ENTRY, "one", "z", side="output")
+    y, x = (ArrayName(ENTRY.name, "input", role) for role in "yx")
+    ledger.explain([y, ArrayName(ENTRY.name, "input", "input")], "one")
+    ledger.explain([y, x], "two")
+    ledger.explain([ArrayName(ENTRY.name, "output", "z")], "one")
     assert left(ledger) == [
         (["input", "input.y", "output.z"], "one"),
         (["input.x"], "two"),
         (["output"], ""),
     ]
-    ledger.mark(ENTRY, "x")
+    ledger.note([x])
     assert left(ledger) == [(["input", "input.y", "output.z"], "one"), (["output"], "")]
 
 
@@ -59,7 +92,7 @@ def test_rows_of_what_is_left_are_in_the_order_of_the_run():
     networks = [entry_of(context, "unet.000")]
     stray = TraceEntry("other.000", "", {"q": "1"})
     ledger = Ledger()
-    ledger.explain(networks[0], "why", "x")
+    ledger.explain([ArrayName(networks[0].name, "input", "x")], "why")
     rows = [*rows_of_rest(context.port, ledger, [stray, *host], networks)]
     assert [row.call for row in rows] == ["s.000", "unet.000", "s.001", "other.000"]
     assert {(row.kind, row.layer, row.verdict) for row in rows} == {("recorded", "", "not judged")}
@@ -125,7 +158,7 @@ def test_the_state_and_the_level_of_an_evaluation(number, arrays, state, sigma):
 
 def noise_row(z, **more):
     context = context_of({"initial.000": {"output": z}})
-    return judge_normal(context, entry_of(context, "initial.000"), "noise", z, **more)
+    return judge_normal(context, recorded_of(context, "initial.000"), "noise", **more)
 
 
 def noise(mean, deviation, n=200):

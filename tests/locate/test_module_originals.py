@@ -16,6 +16,7 @@ from ldmref.errors import UsageError  # noqa: E402
 from ldmref.locate.modules import original  # noqa: E402
 from ldmref.locate.modules.original import ModuleOriginal, WholeCall  # noqa: E402
 from ldmref.locate.modules.repeated import NetworkCopies  # noqa: E402
+from ldmref.locate.run.calls import ArrayName  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 from ldmref.trace.torch_arguments import UnknownArgument  # noqa: E402
 
@@ -494,8 +495,8 @@ def test_arrays_of_layers_that_ran_have_a_row_if_nothing_compared_them():
     trace = build_trace({f"{CALL}/{name}": X.numpy() for name in names})
     replay, _ = replayed(made(Net), trace, Noted())
     replay.visited.add("a")
-    replay.ledger.mark(trace.find(CALL, "a"), "input")
-    replay.ledger.mark(trace.find(CALL), "output", side="output")
+    replay.ledger.note([ArrayName(f"{CALL}/a", "input", "input")])
+    replay.ledger.note([ArrayName(f"{CALL}/", "output", "output")])
     found = [(row.layer, row.kind, row.verdict) for row in original._rest(replay, trace, CALL)]
     assert sorted(found) == [("", "recorded", "not judged"), ("a", "recorded", "not judged")]
     notes = {row.layer: row.note for row in original._rest(replay, trace, call_of(trace))}

@@ -176,7 +176,7 @@ def test_layers_of_several_arrays_have_a_point_for_each():
     (again,) = [p.call.compute for key, p in found.items() if key == ("", 1)]
     changed = again({**found["", 1].inputs, "more": 0.0 * b})
     np.testing.assert_allclose(changed[1], (a + b) * a, rtol=1e-6)
-    assert {"x", "more", "other"} <= {role for _, side, role in replay.ledger.marked}
+    assert {"x", "more", "other"} <= {role for _, side, role in replay.ledger.judged}
     assert replay.arguments.keys() == {"x", "y"}
 
 

@@ -100,13 +100,9 @@ def test_arrays_are_read_by_the_first_name_that_they_have():
     assert run.read(entry, "z", "b").max() == 1.0 and run.read(entry, "z") is None
     assert run.read_output(entry).max() == 2.0 and run.read_output(entry, "c").max() == 3.0
     assert run.read_output(entry, "a") is None and run.read_output(None) is None
-    run.compared(entry, "a")
-    run.compared_output(entry)
-    assert run.ledger.has(entry, "a") and not run.ledger.has(entry, "b")
-    assert run.ledger.has(entry, "output", "output") and not run.ledger.has(entry, "output")
-    assert not run.ledger.has(entry, "c", "output")
-    run.compared_output(entry, "c")
-    assert run.ledger.has(entry, "c", "output")
+    assert run.recorded(entry, "z", "b", "a").names == ((entry.name, "input", "b"),)
+    assert run.recorded_output(entry).names == ((entry.name, "output", "output"),)
+    assert run.recorded(None, "a") is None and run.recorded_output(None) is None
 
 
 def test_numbers_are_the_first_of_an_array():

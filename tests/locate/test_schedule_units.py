@@ -355,7 +355,7 @@ def test_schedules_that_are_made_again():
     rows, marked, why = rows_of()
     assert rows == [("schedule.001", "timesteps", "differs")] and marked == [True, False]
     assert why == {("output", "sigmas"): "another schedule than the first"}
-    assert rows_of(branch="b") == ([], [True, True], {})
+    assert rows_of(branch="b") == ([], [False, False], {})
 
 
 # -- levels of second evaluations -----------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_each_encoder_has_its_tokenizer(monkeypatch):
     reasons = {name: why for (name, _, role), why in context.ledger.reasons.items()
                if role == "input_ids"}  # fmt: skip
     assert [*reasons] == ["text_encoder/", "text_encoder_2/", "text_encoder_3/"]
-    assert not context.ledger.marked
+    assert not context.ledger.judged
 
 
 def test_where_ids_are_wrong():

@@ -15,6 +15,7 @@ from ldmref.locate.pipeline.hints import judge_hint
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.preflight import missing_layers
+from ldmref.locate.run.calls import ArrayName
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace
 
@@ -219,8 +220,9 @@ def test_what_nothing_compared_is_a_row():
     )
     step, network = (entry_of(context, x) for x in ("sampler.000", "unet.000"))
     ledger = Ledger()
-    ledger.explain(step, "why", "x")
-    ledger.explain(step, "other", "x")  # the first reason stands
+    x, output = ArrayName(step.name, "input", "x"), ArrayName(step.name, "output", "output")
+    ledger.explain([x], "why")
+    ledger.explain([x], "other")  # the first reason stands
     rows = [*rows_of_rest(context.port, ledger, [step], [network])]
     unknown = "nothing that was recorded says what it should be"
     assert [(row.call, row.note) for row in rows] == [
@@ -228,9 +230,7 @@ def test_what_nothing_compared_is_a_row():
         ("sampler.000", f"output not compared: {unknown}"),
         ("unet.000", f"input.x not compared: {unknown}"),
     ]
-    ledger.mark(step, "x")
-    ledger.mark(step, "output", side="output")
-    ledger.mark(None, "x")
+    ledger.note([x, output])
     assert [row.call for row in rows_of_rest(context.port, ledger, [step], [network])] == [
         "unet.000"
     ]

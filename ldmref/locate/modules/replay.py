@@ -24,9 +24,10 @@ from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_w
 from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.names import is_norm, parts_of
-from ldmref.locate.pipeline.ledger import OUTPUT, Ledger
+from ldmref.locate.pipeline.ledger import Ledger, names_of
 from ldmref.locate.points import Frame, PointObserver
 from ldmref.locate.repeating import RepeatedLayer
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_names import kind_of
@@ -97,7 +98,7 @@ class ModuleReplay(RepeatedModule):
             self._around.pop()
             entry = self.find("")
             if entry is not None:
-                self.ledger.mark(entry, *entry.inputs)
+                self.ledger.give(names_of(entry, INPUT))
                 self._observe_outputs(whole, entry, results[-1], inputs, frame)
 
     def run_alone(self, layer: WatchedLayer, arguments: Mapping[str, Any]) -> None:
@@ -131,7 +132,7 @@ class ModuleReplay(RepeatedModule):
                 entry = self.find(scope.name)
                 if entry is not None:
                     why = f"it cannot be replayed: {first_line(error)}"
-                    self.ledger.explain(entry, why, *entry.outputs, side=OUTPUT)
+                    self.ledger.explain(names_of(entry, OUTPUT), why)
             self.names.scopes = saved[0]
             del self._around[saved[1] :]
             raise
@@ -214,11 +215,12 @@ class ModuleReplay(RepeatedModule):
 
     def _mark(self, entry: TraceEntry, call: LayerCall, role: str) -> None:
         """Note that a recorded input of a layer was compared."""
-        self.ledger.mark(entry, self._name_of_input(entry, call, role) or role)
+        names = [self._name_of_input(entry, call, role) or role]
         if "context" in entry.inputs and "context" not in call.inputs:  # it may be the input
             pair = [entry.inputs.get(name) for name in ("input", "context")]
             if pair[0] == pair[1] or self._are_equal(*pair):
-                self.ledger.mark(entry, "context")
+                names.append("context")
+        self.ledger.note(ArrayName(entry.name, INPUT, name) for name in names)
 
     def _are_equal(self, *names: str | None) -> bool:
         """Return whether recorded arrays hold the same; a file without a manifest has each."""
@@ -239,7 +241,7 @@ class ModuleReplay(RepeatedModule):
         tensors = dict(find_tensors(made, "output"))
         for raw, name in zip(form.roles, form.recorded_names(entry), strict=True):
             if name is not None:
-                self.ledger.mark(entry, name, side=OUTPUT)
+                self.ledger.note([ArrayName(entry.name, OUTPUT, name)])
                 mark(tensors[raw])
         return made
 

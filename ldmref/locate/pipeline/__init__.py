@@ -49,7 +49,7 @@ from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.initial import judge_initial
-from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
+from ldmref.locate.pipeline.ledger import Ledger, names_of, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.noise_tests import judge_noises
 from ldmref.locate.pipeline.passes import split_passes
@@ -60,7 +60,7 @@ from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.run import follow_run, follow_view
 from ldmref.locate.run.branches import BranchPart, split_branches
-from ldmref.locate.run.calls import OUTPUT
+from ldmref.locate.run.calls import INPUT, OUTPUT
 from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.run.request import ENCODER, LATENTS, NO_NOISE
 from ldmref.locate.run.visits import visit_guidances
@@ -148,7 +148,7 @@ def _judge_networks_alone(context: PipelineContext) -> list[Row]:
     """Return the rows of networks and guidance without steps: what they read is given."""
     for entry in context.port.entries:
         if entry.call.network or entry.call.kind == COMBINE.call:
-            context.compared(entry, *entry.inputs)
+            context.ledger.give(names_of(entry, INPUT))
     rows = [*try_judge(judge_sizes, context), *_visit_guidances(context)]
     return [*rows, *_rows_of_rest(context)]
 
@@ -163,7 +163,7 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
 def _visit_guidances(context: PipelineContext) -> list[Row]:
     """Return the rows of guidance, each call by itself."""
     found = visit_guidances(context.port, context.model, context.path, context.epsilon)
-    context.ledger.marked.update(found.computed)
+    context.ledger.note(found.computed)
     return found.rows()
 
 
@@ -176,10 +176,10 @@ def _follow_own(context: PipelineContext, guide: LatentDiffusion | None) -> list
     if isinstance(followed, str):
         return followed
     context.notes.extend(followed.notes)
-    context.ledger.marked.update(followed.computed)
+    context.ledger.note(followed.computed)
     if not any(name.call.kind == ENCODER for name in followed.computed):
-        for entry in context.calls(ENCODER):  # apart from the run: what it reads is given
-            context.compared(entry, *entry.inputs)
+        for entry in context.calls(ENCODER):  # apart from the run
+            context.ledger.give(names_of(entry, INPUT))
     return _with_noises(context, followed.rows())
 
 
@@ -210,7 +210,7 @@ def _follow_branches(context: PipelineContext, parts: Sequence[BranchPart]) -> l
         rows += try_judge(judge_schedule, within)
         rows += try_judge(judge_noises, within) if part.begins_anew else []
         rows += replace(followed, computed=mine).rows()
-        context.ledger.marked.update(mine)
+        context.ledger.note(mine)
     return rows
 
 
@@ -236,8 +236,7 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | str:
             return found
         rows += found
     context.notes.extend(apart.notes)
-    context.ledger.marked.update(apart.ledger.marked)
-    context.ledger.reasons.update(apart.ledger.reasons)
+    context.ledger.add(apart.ledger)
     return rows
 
 
@@ -254,15 +253,15 @@ def _follow_pass(apart: PipelineContext) -> list[Row] | str:
         return found.unread
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
-            apart.compared_output(entry)
+            apart.ledger.give(names_of(entry, OUTPUT))
     if apart.unknown_scheduler:
         for entry in apart.calls("schedule"):
-            apart.ledger.explain(entry, apart.unknown_scheduler, *entry.outputs, side=OUTPUT)
+            apart.ledger.explain(names_of(entry, OUTPUT), apart.unknown_scheduler)
     known = {(row.call, row.kind, row.verdict) for row in rows}
     for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
         judged = try_judge(judge, apart)
         rows += [x for x in judged if (x.call, x.kind, x.verdict) not in known]
-    apart.ledger.marked.update(followed.computed)
+    apart.ledger.note(followed.computed)
     return rows
 
 

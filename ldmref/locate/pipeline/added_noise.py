@@ -14,6 +14,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
@@ -38,24 +39,19 @@ def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
         x0 = context.read(entry, *NOISED)
         noise = context.read(entry, "noise")
         t = context.number(entry, *TIMES)
-        output = context.read_output(entry)
+        output = context.recorded_output(entry)
         if x0 is None or noise is None or t is None or output is None:
             continue
-        context.compared_output(entry)
-        if not np.isfinite(t):
-            yield context.not_judged(entry, "add_noise", f"its timestep is {t}")
-            continue
-        if context.unknown_scheduler:
-            yield context.not_judged(entry, "add_noise", context.unknown_scheduler)
+        unknown = context.unknown_scheduler if np.isfinite(t) else f"its timestep is {t}"
+        if unknown:
+            yield context.not_judged(entry, "add_noise", unknown, *output.names)
             continue
         mix = _mix_of_flow if context.path is FLOW else _mix_of_diffusion
         expected, changes = mix(context, t, x0, noise)
         if context.path is FLOW:
-            changes |= _fitted(output, x0, noise, expected)
+            changes |= _fitted(output.array, x0, noise, expected)
         least = max(LEAST, context.rounding, 2.0 * _table_error(context, t, x0, noise))
-        yield context.judge(
-            entry, "add_noise", output, expected, least=least, variants=changes.items()
-        )
+        yield context.judge(output, "add_noise", expected, least=least, variants=changes.items())
 
 
 def _table_error(context: PipelineContext, t: float, x0: np.ndarray, noise: np.ndarray) -> float:
@@ -75,58 +71,64 @@ def _table_error(context: PipelineContext, t: float, x0: np.ndarray, noise: np.n
 
 def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     """Yield rows for the image, the noise and the time of an addition."""
-    x0 = context.read(entry, *NOISED)
-    row = None
+    x0 = context.recorded(entry, *NOISED)
     if x0 is not None:
-        segment = f"from the encoder to {entry.call}"
-        row = judge_encoded(context, entry, x0, "prepare_latents", segment)
-    if row is not None:
-        yield row
-        context.compared(entry, *NOISED)
-    elif not context.calls("vae.encode"):  # latents that were given
-        requested = context.requested("image")
-        if requested is not None and x0 is not None and requested.shape[1:] == x0.shape[1:]:
-            yield context.judge(entry, "encoded latents", x0, repeat_rows(requested, len(x0)))
-        context.compared(entry, *NOISED)
-    else:
-        why = "what was drawn from the encoder's distribution was not recorded"
-        context.ledger.explain(entry, why, *NOISED)
+        yield from _judge_image(context, entry, x0)
     yield from _judge_noise(context, entry)
-    t = context.number(entry, *TIMES)
+    time = context.recorded(entry, *TIMES)
     timesteps = context.read_output(context.schedule_entry, "timesteps")
-    if t is None or timesteps is None:
+    if time is None or not time.array.size or timesteps is None:
         return
-    context.compared(entry, *TIMES)
     order = context.port.calls
     following = [
         s for s in context.calls("sampler") if order.index(s.call) > order.index(entry.call)
     ]
     expected = context.number(following[0], "timestep") if following else None
     if expected is not None:
-        variants = [
-            (
-                f"the noise of timestep {t:g} instead of {expected:g}, where the state is",
-                np.array([t]),
-            )
-        ]
-        yield context.judge(
-            entry, "noise time", np.array([t]), np.array([expected]), least=1e-5, variants=variants
-        )
+        t = np.ravel(time.array)
+        words = f"the noise of timestep {t[0]:g} instead of {expected:g}, where the state is"
+        right = np.full(t.shape, expected)
+        yield context.judge(time.made(t), "noise time", right, least=1e-5, variants=[(words, t)])
+
+
+def _judge_image(context: PipelineContext, entry: TraceEntry, x0: RecordedArray) -> Iterator[Row]:
+    """Yield a row for the latents of the image, from the encoder or from the request."""
+    segment = f"from the encoder to {entry.call}"
+    row = judge_encoded(context, x0, "prepare_latents", segment)
+    if row is not None:
+        yield row
+        return
+    if context.calls("vae.encode"):
+        why = "what was drawn from the encoder's distribution was not recorded"
+        context.ledger.explain(x0.names, why)
+        return
+    requested = context.requested("image")
+    if requested is not None and requested.shape[1:] == x0.array.shape[1:]:
+        yield context.judge(x0, "encoded latents", repeat_rows(requested, len(x0.array)))
+    else:
+        context.ledger.give(x0.names)
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
-    """Yield a row for noise that was drawn, once if the first noise is added again."""
-    noise = context.read(entry, "noise")
+    """Yield a row for noise that was drawn, or that is not the given one.
+
+    If the first noise is added again, it is judged once.
+    """
+    noise = context.recorded(entry, "noise")
     if noise is None:
         return
-    context.compared(entry, "noise")
     requested = context.requested("latents")
+    if requested is not None and requested.shape != noise.array.shape:
+        context.ledger.give(noise.names)
+        return
     if requested is not None:
+        if not context.agrees(noise, requested):
+            yield context.judge(noise, "noise", requested)
         return
     first = context.calls("add_noise")[0]
-    earlier = context.read(first, "noise")
-    if first is entry or earlier is None or not np.array_equal(earlier, noise):
-        yield judge_normal(context, entry, "noise", noise)
+    earlier = None if first is entry else context.read(first, "noise")
+    if earlier is None or not context.agrees(noise, earlier):
+        yield judge_normal(context, noise, "noise")
 
 
 def _mix_of_diffusion(

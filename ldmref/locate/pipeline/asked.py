@@ -90,21 +90,20 @@ def _judge_numbers(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
     A callback may change them from step to step.
     """
     for role, value in _asked_numbers(context, entry).items():
-        got = context.number(entry, role)
-        if got is None:
+        got = context.recorded(entry, role)
+        if got is None or not got.array.size:
             continue
         if not isinstance(value, int | float):  # the recorded one is all that is known
-            context.ledger.explain(entry, NOT_RECORDED, role)
+            context.ledger.explain(got.names, NOT_RECORDED)
             continue
-        context.compared(entry, role)
-        words = f"{got:g} instead of {value:g}"
+        numbers = np.ravel(got.array)
+        words = f"{numbers[0]:g} instead of {value:g}"
         row = context.judge(
-            entry,
+            got.made(numbers),
             f"guidance {role}",
-            np.array([got]),
-            np.array([float(value)]),
+            np.full(numbers.shape, float(value)),
             least=1e-6,
-            variants=[(words, np.array([got]))],
+            variants=[(words, numbers)],
         )
         if row.verdict == DIFFERS:
             late = _calls_back(context)
@@ -151,13 +150,11 @@ def judge_embedded_scale(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the guidance scale that the network reads, where no run says what it is."""
     asked, names = context.asked_scale, roles_of(context, "guidance")
     for network in context.calls(context.denoiser):
-        got = context.read(network, *names)
+        got = context.recorded(network, *names)
         if got is not None and asked is not None:
-            context.compared(network, *names)
-            words = f"guidance scale {float(np.ravel(got)[0]):.5g} instead of {asked:g}"
-            found, right = np.asarray(got, np.float64), np.full(got.shape, asked)
-            kind = "guidance scale"
-            yield context.judge(network, kind, found, right, least=1e-6, variants=[(words, got)])
+            words = f"guidance scale {float(np.ravel(got.array)[0]):.5g} instead of {asked:g}"
+            right, variants = np.full(got.array.shape, asked), [(words, got.array)]
+            yield context.judge(got, "guidance scale", right, least=1e-6, variants=variants)
 
 
 def _evaluation_of(context: PipelineContext, entry: TraceEntry) -> RunEvaluation | None:

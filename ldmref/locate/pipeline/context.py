@@ -11,7 +11,9 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import NOISE, allowed_error, choose_cause, noise_floor
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.port_run import PortRun
+from ldmref.locate.run.calls import ArrayName
 from ldmref.trace.model import TraceEntry
 
 Expected = np.ndarray | Callable[[], np.ndarray | None]
@@ -28,9 +30,8 @@ class PipelineContext(PortRun):
 
     def judge(
         self,
-        entry: TraceEntry,
+        recorded: RecordedArray,
         kind: str,
-        got: np.ndarray,
         expected: np.ndarray,
         *,
         floor: float = 0.0,
@@ -41,30 +42,31 @@ class PipelineContext(PortRun):
         """Compare a recorded array with the expected one, and look for the cause.
 
         Args:
-            entry: The call.
+            recorded: The recorded array.
             kind: The computation.
-            got, expected: The arrays.
+            expected: What it should be.
             floor: The noise of the computation in the port's format, relative.
             least: The error that is allowed at least; None: 16 units of rounding.
             variants: Known faults: words, and what they would give.
             segment: What leads to an input.
         """
+        got = recorded.array
         overflows = not np.isfinite(floor)
         floor = noise_floor(floor, self.epsilon)
         allowed = max(allowed_error(floor), self.rounding if least is None else least)
         bad = first_nonfinite(got)
         if first_nonfinite(expected):
             why = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
-            return replace(self.not_judged(entry, kind, why), segment=segment)
+            return self.row(recorded, kind, verdict=UNKNOWN, note=why, segment=segment)
         error = float("inf") if bad else relative_error(got, expected)
         values: dict[str, Any] = {"error": error, "allowed": allowed, "floor": floor}
-        row = Row(entry.call, "", kind, **values, note=bad, segment=segment)
+        row = self.row(recorded, kind, **values, note=bad, segment=segment)
         if error <= allowed:
             return replace(row, verdict=EQUAL)
         tried = ((text, _error_left(got, variant)) for text, variant in variants)
         cause, explained = choose_cause(tried, error, allowed) or ("", None)
         if overflows and not cause and not bad:
-            return self.not_judged(entry, kind, OVERFLOW.format(self.dtype))
+            return self.row(recorded, kind, verdict=UNKNOWN, note=OVERFLOW.format(self.dtype))
         if not cause:
             layout = recognise(got, expected, max(allowed, 1e-6))
             cause = layout.text if layout else ""
@@ -73,8 +75,28 @@ class PipelineContext(PortRun):
                 return replace(row, verdict=EQUAL, error=explained or 0.0, note=layout.text)
         return replace(row, verdict=DIFFERS, cause=cause, explained=explained)
 
-    def not_judged(self, entry: TraceEntry, kind: str, why: str) -> Row:
-        """Return the row of a computation that cannot be recomputed."""
+    def row(self, recorded: RecordedArray, kind: str, layer: str = "", **values: Any) -> Row:
+        """Return a row of what a comparison of a recorded array found.
+
+        Args:
+            recorded: The recorded array.
+            kind: The computation.
+            layer: The layer that has the row, or the role.
+            **values: The rest of the row.
+        """
+        self.ledger.note(recorded.names)
+        return Row(recorded.call, layer, kind, **values)
+
+    def agrees(self, recorded: RecordedArray, expected: np.ndarray) -> bool:
+        """Return whether a recorded array is exactly another one, which needs no row."""
+        equal = np.array_equal(recorded.array, expected)
+        if equal:
+            self.ledger.note(recorded.names)
+        return equal
+
+    def not_judged(self, entry: TraceEntry, kind: str, why: str, *names: ArrayName) -> Row:
+        """Return the row of a computation that cannot be recomputed, and of its arrays."""
+        self.ledger.note(names)
         return Row(entry.call, "", kind, verdict=UNKNOWN, note=why)
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.hints import definition_of, judge_hint, judge_mode
+from ldmref.locate.pipeline.ledger import names_of
 from ldmref.locate.pipeline.residuals import judge_residuals
 from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.run.calls import INPUT
 from ldmref.trace.model import TraceEntry
 
 NET = re.compile(r"controlnet(_\d+)?([.~]\d+)+")
@@ -29,10 +31,8 @@ def judge_controls(context: PipelineContext) -> Iterator[Row]:
         yield from judge_residuals(context, network, nets)
     if not networks or not context.calls("sampler"):
         for entry in entries:
-            if NET.fullmatch(entry.call):  # alone: what they read is given
-                context.compared(entry, *entry.inputs)
-    for entry in context.calls("controlnet.hint"):  # the control image is what was given
-        context.compared(entry, *entry.inputs)
+            if NET.fullmatch(entry.call):  # alone
+                context.ledger.give(names_of(entry, INPUT))
 
 
 def _nets_before(
@@ -51,23 +51,24 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
     zeroed = () if definition is None else definition.declared.zeroed(definition.config)
     for argument in ("x", "t", "context", "pooled", "sizes", "guidance", "img_ids", "txt_ids"):
         roles = roles_of(context, argument)
-        got, right = context.read(net, *roles), context.read(network, *roles)
-        if got is None or right is None:
+        recorded, right = context.recorded(net, *roles), context.read(network, *roles)
+        if recorded is None or right is None:
             continue
-        got, right = np.atleast_1d(got, right)  # a time may be one for all images
+        got, right = np.atleast_1d(recorded.array, right)  # a time may be one for all images
         right = right[:, : got.shape[1]] if got.ndim == 4 == right.ndim else right
         if len(right) == 2 * len(got):
             right = right[len(got) :]  # without the negative half
         kind = f"ControlNet's {roles[0]}"
         if got.shape != right.shape:
-            context.ledger.explain(net, "it has another shape than the denoiser's", *roles)
+            context.ledger.explain(recorded.names, "it has another shape than the denoiser's")
             continue
         if definition is None and argument == "pooled" and not got.any():
-            context.ledger.explain(net, "whether this ControlNet reads it is not known", *roles)
+            why = "whether this ControlNet reads it is not known"
+            context.ledger.explain(recorded.names, why)
             continue
         if argument in zeroed and not got.any():
             right = np.zeros_like(right)
-        context.compared(net, *roles)
-        yield context.judge(net, kind, got, right, segment=f"what {network.call} is given too")
+        segment = f"what {network.call} is given too"
+        yield context.judge(recorded.made(got), kind, right, segment=segment)
     yield from judge_hint(context, net)
     yield from judge_mode(context, net)

@@ -29,6 +29,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.diffusers_evaluations import NEAR, ROUNDED, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
+from ldmref.locate.pipeline.ledger import names_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
@@ -134,8 +135,8 @@ class _ViewedCalls:
         if not request.has_texts and not request.embeddings:
             for entry in self.context.port.entries:
                 if entry.call.kind.startswith(("tokens", "text_encoder")):
-                    self.context.ledger.explain(entry, NO_PROMPT, *entry.inputs)
-                    self.context.ledger.explain(entry, NO_PROMPT, *entry.outputs, side=OUTPUT)
+                    names = (*names_of(entry, INPUT), *names_of(entry, OUTPUT))
+                    self.context.ledger.explain(names, NO_PROMPT)
             return
         guided = request.evaluations.reads_negative
         texts = request.prompts_of(0, guided)

@@ -14,6 +14,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.networks import open_network
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.training import LEAST, loss_weights, read_objective
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.trace.model import TraceEntry
@@ -37,14 +38,16 @@ def judge_gradients(context: PipelineContext) -> Iterator[Row]:
             for part in context.port.of_call(entry.call)
             if part.layer and "grad_norm" in part.outputs
         ]
+        yield from _judge_total(context, entry, layers)
         if layers:
-            yield from _judge_total(context, entry, layers)
             yield from _judge_layers(context, entry, layers)
 
 
-def _norm(context: PipelineContext, entry: TraceEntry) -> float:
-    found = context.read_output(entry, "grad_norm")
-    return math.nan if found is None else float(np.ravel(found)[0])
+def _norm(context: PipelineContext, layer: TraceEntry) -> RecordedArray:
+    """Return the recorded norm of a layer's gradient, (1,)."""
+    found = context.recorded_output(layer, "grad_norm")
+    assert found is not None  # only layers that have it are judged
+    return found.made(np.ravel(found.array)[:1])
 
 
 def _judge_total(
@@ -52,16 +55,18 @@ def _judge_total(
 ) -> Iterator[Row]:
     """Yield the row of the norm of all gradients, if all layers were recorded."""
     selection = context.port.manifest.get("selection")
-    total = context.read_output(entry, "grad_norm")
-    if total is None or selection is None or selection.get("layers"):
+    total = context.recorded_output(entry, "grad_norm")
+    if total is None:
         return
-    norms = np.array([_norm(context, layer) for layer in layers])
+    if not layers or selection is None or selection.get("layers"):
+        context.ledger.give(total.names)  # of gradients that are not all in the trace
+        return
+    norms = np.concatenate([_norm(context, layer).array for layer in layers])
     expected = np.sqrt(np.sum(norms**2, keepdims=True))
     variants = [("the sum of the layers' norms", np.sum(norms, keepdims=True))]
     variants += [("after clipping", np.minimum(expected, _clip_norm(context)))]
-    row = context.judge(
-        entry, "grad_norm", np.ravel(total), expected, least=LEAST, variants=variants
-    )
+    got = total.made(np.ravel(total.array))
+    row = context.judge(got, "grad_norm", expected, least=LEAST, variants=variants)
     yield replace(row, segment="the norm over the layers")
 
 
@@ -91,7 +96,7 @@ def _judge_layers(
     counts = sum(len(part.weights) for part in found), len(found)
     for layer in layers:
         if layer.layer in expected:
-            yield _judge_layer(context, entry, layer, expected[layer.layer], total, counts)
+            yield _judge_layer(context, layer, expected[layer.layer], total, counts)
     for why in dict.fromkeys(problems.values()):
         names = [name for name, text in problems.items() if text == why]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -144,7 +149,6 @@ def _find_gradient(
 
 def _judge_layer(
     context: PipelineContext,
-    entry: TraceEntry,
     layer: TraceEntry,
     gradient: _LayerGradient,
     total: float,
@@ -153,9 +157,10 @@ def _judge_layer(
     norm = gradient.norm
     got = _norm(context, layer)
     if not norm:  # the loss does not depend on this layer
-        error = got / total if total else got
+        error = float(got.array[0]) / (total or 1.0)
         verdict = EQUAL if error <= LEAST else DIFFERS
-        return Row(entry.call, layer.layer, KIND, error=error, allowed=LEAST, verdict=verdict)
+        values = {"error": error, "allowed": LEAST, "verdict": verdict}
+        return context.row(got, KIND, layer.layer, **values)
     examples, parts = counts
     clip = _clip_norm(context)
     factors = [(f"the sum over the {examples} examples instead of the mean", float(examples))]
@@ -173,9 +178,8 @@ def _judge_layer(
             alone = gradient.norm_of(name)
             variants += [(f"only the gradient of the {part}", np.array([alone]))]
     row = context.judge(
-        entry,
+        got,
         KIND,
-        np.array([got]),
         np.array([norm]),
         floor=gradient.floor,
         least=LEAST,

@@ -12,6 +12,7 @@ from ldmref.locate.networks import number_controlnet
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import Variants, repeat_rows
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.models.control import ControlNet
 from ldmref.trace.model import TraceEntry
@@ -57,23 +58,24 @@ def definition_of(context: PipelineContext, net: TraceEntry) -> ControlNet | Non
 
 def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     """Yield a row for the control image of a ControlNet, or for its latents."""
-    got = context.read(net, *HINTS)
-    if got is None:
+    hint = context.recorded(net, *HINTS)
+    if hint is None:
         return
     number = number_of(context, net)
     if number is None:
         why = "which of several ControlNets it is of was not recorded"
-        context.ledger.explain(net, why, *HINTS)
+        context.ledger.explain(hint.names, why)
         return
     sources = [*context.calls("control"), *_prepared_once(context, "controlnet.hint")]
     prepared = [context.read_output(entry) for entry in sources]
+    got = hint.array
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
     if fits and any(x is None for x in prepared):
         why = "what was prepared of a control image was not recorded"
-        context.ledger.explain(net, why, *HINTS)
+        context.ledger.explain(hint.names, why)
         return
     if not fits:
-        yield from _judge_latents(context, net, got, number)
+        yield from _judge_latents(context, net, hint, number)
         return
     rows = [_rows_of(x, len(got)) for x in fits]
     of_number = rows[number % len(rows)]
@@ -83,8 +85,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
         ("the control image is zero", np.zeros_like(of_number)),
         *(("the control image of another ControlNet", x) for x in rows if x is not of_number),
     ]
-    context.compared(net, *HINTS)
-    yield context.judge(net, KIND, got, of_number, least=1e-5, variants=variants)
+    yield context.judge(hint, KIND, of_number, least=1e-5, variants=variants)
 
 
 def _rows_of(x: np.ndarray, n: int) -> np.ndarray:
@@ -104,29 +105,28 @@ def _prepared_once(context: PipelineContext, kind: str) -> list[TraceEntry]:
 
 
 def _judge_latents(
-    context: PipelineContext, net: TraceEntry, got: np.ndarray, number: int
+    context: PipelineContext, net: TraceEntry, hint: RecordedArray, number: int
 ) -> Iterator[Row]:
     """Yield a row for a hint that is made of the latents of the control image."""
-    definition = definition_of(context, net)
+    definition, got = definition_of(context, net), hint.array
     encoded = _encoded(context)
     scaled = [x for z, _ in encoded if (x := context.normalize(z)) is not None]
     whose = [x for x in scaled if x.shape[1:] == got.shape[1:] and not len(got) % len(x)]
     if definition is None or len(whose) != len(context.controlnets):
         why = "what the pipeline prepared of the control image was not recorded"
-        context.ledger.explain(net, why, *HINTS)
+        context.ledger.explain(hint.names, why)
         return
     vae = context.model.config.vae
     rows = [repeat_rows(x, len(got)) for x in whose]
     hints = [np.asarray(definition.declared.make_hint(definition.config, vae, x)) for x in rows]
     right = hints[number]
     logvar = encoded[number][1]
-    context.compared(net, *HINTS)
     segment = f"from the encoder to {net.call}"
     draws = definition.declared.draws_hint and context.params.get("rng") == "torch"
     if logvar is not None and draws and relative_error(got, right) > context.epsilon:
         spread = context.latent_scale.spread(np.exp(0.5 * np.clip(logvar, -30.0, 20.0)))
         noise = (got - right) / repeat_rows(spread, len(got))
-        yield judge_normal(context, net, KIND, noise, segment)
+        yield judge_normal(context, hint.made(noise), KIND, segment)
         return
     variants: Variants = [
         ("the latents of the control image are zero", np.zeros_like(right)),
@@ -134,7 +134,7 @@ def _judge_latents(
         ("the latents are shifted or not, as this ControlNet does not read them", rows[number]),
         *encoding_faults(context.latent_scale, rows[number]),
     ]
-    yield context.judge(net, KIND, got, right, least=1e-5, variants=variants, segment=segment)
+    yield context.judge(hint, KIND, right, least=1e-5, variants=variants, segment=segment)
 
 
 def _encoded(context: PipelineContext) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -159,17 +159,16 @@ def _encoded(context: PipelineContext) -> list[tuple[np.ndarray, np.ndarray | No
 
 def judge_mode(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     """Yield a row for the number of the kind of image that a ControlNet is given."""
-    got, number = context.read(net, *MODES), number_of(context, net)
+    got, number = context.recorded(net, *MODES), number_of(context, net)
     if got is None or number is None:
         return
     asked = _asked_mode(context, number)
     if asked is None:
-        context.ledger.explain(net, "the kind that was asked for was not recorded", *MODES)
+        context.ledger.explain(got.names, "the kind that was asked for was not recorded")
         return
-    context.compared(net, *MODES)
-    right = np.full(got.shape, float(asked))
+    right = np.full(got.array.shape, float(asked))
     segment = "from the request to the ControlNet's mode"
-    yield context.judge(net, "kind of control image", got, right, segment=segment)
+    yield context.judge(got, "kind of control image", right, segment=segment)
 
 
 def _asked_mode(context: PipelineContext, number: int) -> int | None:

@@ -25,6 +25,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.modes.sizing import resize_image
@@ -48,16 +49,14 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_masks(context)
     yield from _judge_encoded_images(context)
     yield from _judge_posteriors(context)
-    for entry in context.calls("cond_stage"):
-        context.compared(entry, *entry.inputs)  # the map itself is what was given
     controls = context.calls("control")
     for number, entry in enumerate(controls):
-        image = context.read_output(entry)
+        image = context.recorded_output(entry)
         if image is not None:
-            requested = control_image(context, _size_of(image))
+            requested = control_image(context, _size_of(image.array))
             if requested is not None and len(requested) == len(controls):  # one for each ControlNet
                 requested = requested[number : number + 1]
-            yield from _judge_image(context, entry, "control image", image, requested)
+            yield from _judge_image(context, "control image", image, requested)
 
 
 # -- what was given -------------------------------------------------------------------------------
@@ -165,36 +164,39 @@ def repeat_rows(x: np.ndarray, n: int) -> np.ndarray:
 
 def _judge_masks(context: PipelineContext) -> Iterator[Row]:
     for entry in context.calls("mask"):
-        mask = context.read(entry, "mask")
-        requested = None if mask is None else given_mask(context, _size_of(mask))
-        if mask is not None and requested is not None and not len(mask) % len(requested):
-            expected = np.broadcast_to(repeat_rows(requested, len(mask)), mask.shape)
-            yield context.judge(
-                entry, "mask", mask, expected, variants=[("the mask is inverted", 1.0 - expected)]
-            )
-            context.compared(entry, "mask")
-        elif mask is not None:
-            context.ledger.explain(entry, "no mask of the request is known", "mask")
-        yield from _judge_masked_image(context, entry, mask)
-        yield from _judge_small_mask(context, entry, mask)
+        mask = context.recorded(entry, "mask")
+        masked = context.recorded(entry, "masked_image")
+        if mask is not None:
+            yield from _judge_mask(context, mask)
+        if masked is not None:
+            yield from _judge_masked_image(context, masked, None if mask is None else mask.array)
+        if mask is not None:
+            yield from _judge_small_mask(context, entry, mask.array)
+
+
+def _judge_mask(context: PipelineContext, mask: RecordedArray) -> Iterator[Row]:
+    n, requested = len(mask.array), given_mask(context, _size_of(mask.array))
+    if requested is None or n % len(requested):
+        context.ledger.explain(mask.names, "no mask of the request is known")
+        return
+    expected = np.broadcast_to(repeat_rows(requested, n), mask.array.shape)
+    variants = [("the mask is inverted", 1.0 - expected)]
+    yield context.judge(mask, "mask", expected, variants=variants)
 
 
 def _judge_masked_image(
-    context: PipelineContext, entry: TraceEntry, mask: np.ndarray | None
+    context: PipelineContext, masked: RecordedArray, mask: np.ndarray | None
 ) -> Iterator[Row]:
-    masked = context.read(entry, "masked_image")
-    image = None if masked is None else given_image(context, _size_of(masked))
+    shape = masked.array.shape
+    image = given_image(context, _size_of(masked.array))
     latents = context.requested("masked_image_latents")
-    if masked is not None and latents is not None and latents.shape == masked.shape:
-        yield context.judge(entry, "masked image", masked, latents)
-        context.compared(entry, "masked_image")
+    if latents is not None and latents.shape == shape:
+        yield context.judge(masked, "masked image", latents)
         return
-    if masked is None or mask is None or image is None or image.shape[1:] != masked.shape[1:]:
-        if masked is not None:
-            why = "no image of the request is known"
-            context.ledger.explain(entry, why, "masked_image")
+    if mask is None or image is None or image.shape[1:] != shape[1:]:
+        context.ledger.explain(masked.names, "no image of the request is known")
         return
-    image = repeat_rows(image, len(masked))
+    image = repeat_rows(image, shape[0])
     keep = (mask < HALF).astype(np.float64)
     variants = [
         ("the white part is kept instead of the black one", image * (1.0 - keep)),
@@ -202,31 +204,28 @@ def _judge_masked_image(
         ("the masked part is black instead of grey", image * keep - (1.0 - keep)),
         ("the masked part is white instead of grey", image * keep + (1.0 - keep)),
     ]
-    right = image * keep
-    yield context.judge(entry, "masked image", masked, right, least=PIXEL, variants=variants)
-    context.compared(entry, "masked_image")
+    yield context.judge(masked, "masked image", image * keep, least=PIXEL, variants=variants)
 
 
 def _judge_small_mask(
-    context: PipelineContext, entry: TraceEntry, mask: np.ndarray | None
+    context: PipelineContext, entry: TraceEntry, mask: np.ndarray
 ) -> Iterator[Row]:
     """Yield a row for the mask in the size of the latents, or with a channel for each pixel."""
-    small = context.read_output(entry, "mask")
-    if small is None or mask is None or small.ndim != 4:
+    small = context.recorded_output(entry, "mask")
+    if small is None or small.array.ndim != 4:
         return
-    h, w = small.shape[2:]
+    n, channels, h, w = small.array.shape
     rows, columns = mask.shape[2] // h, mask.shape[3] // w
     if not rows or not columns:
         return
-    if small.shape[1] == rows * columns and rows > 1:
+    if channels == rows * columns and rows > 1:
         parts = mask[:, 0].reshape(len(mask), h, rows, w, columns).transpose(0, 2, 4, 1, 3)
         right = parts.reshape(len(mask), rows * columns, h, w)
     else:
         right = nearest_pixels(mask, (h, w))
-    right = np.broadcast_to(repeat_rows(right, len(small)), small.shape)
+    right = np.broadcast_to(repeat_rows(right, n), small.array.shape)
     variants = [("the mask is inverted", 1.0 - right)]
-    yield context.judge(entry, "mask", small, right, variants=variants)
-    context.compared_output(entry, "mask")
+    yield context.judge(small, "mask", right, variants=variants)
 
 
 # -- encoder --------------------------------------------------------------------------------------
@@ -249,7 +248,7 @@ def _control_before(context: PipelineContext, encoder: TraceEntry) -> TraceEntry
 def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the encoder was given."""
     for entry in context.calls("vae.encode"):
-        got = context.read(entry, *first_roles_of(context, "vae.encode"))
+        got = context.recorded(entry, *first_roles_of(context, "vae.encode"))
         if got is None:
             continue
         kind = IN_METHOD.get(method_of(context, entry.call), "image")
@@ -261,13 +260,13 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
         else:
             number, references = _references_of(context, entry.call)
             if references:
-                yield _judge_reference(context, entry, got, number, references)
+                yield _judge_reference(context, got, number, references)
                 continue
-            expected = given_image(context, _size_of(got))
+            expected = given_image(context, _size_of(got.array))
         if expected is None and not context.calls("inputs"):
-            context.compared(entry, *entry.inputs)  # the image itself is what was given
-            continue
-        yield from _judge_image(context, entry, kind, got, expected, side="input")
+            context.ledger.give(got.names)
+        else:
+            yield from _judge_image(context, kind, got, expected)
 
 
 def _references_of(context: PipelineContext, encoder: str) -> tuple[int, list[Image.Image]]:
@@ -288,11 +287,7 @@ def _references_of(context: PipelineContext, encoder: str) -> tuple[int, list[Im
 
 
 def _judge_reference(
-    context: PipelineContext,
-    entry: TraceEntry,
-    got: np.ndarray,
-    number: int,
-    images: Sequence[Image.Image],
+    context: PipelineContext, got: RecordedArray, number: int, images: Sequence[Image.Image]
 ) -> Row:
     """Return the row of a reference image as the encoder reads it, from the images of all."""
     declared = context.model.family.references
@@ -300,7 +295,7 @@ def _judge_reference(
     crop = partial(resize_image, how="crop")
     prepared = [declared.prepared(image, len(images), crop) for image in images]
     size = prepared[number].size
-    found = (got.shape[3], got.shape[2])
+    found = (got.array.shape[3], got.array.shape[2])
     kinds = {"stretch": "squeezed", "crop": "cut"}
     of_size = f"{found[0]} x {found[1]} pixels instead of {size[0]} x {size[1]}"
     changed = [
@@ -311,11 +306,10 @@ def _judge_reference(
         changed = [("the image is squeezed", changed[0][1])]
     others = [x for i, x in enumerate(prepared) if i != number]
     changed += [("the references are in another order", x) for x in others]
-    n = len(got)
+    n = len(got.array)
     right = _as_read(prepared[number], n)
     variants = [*((words, _as_read(x, n)) for words, x in changed), *_pixel_faults(right)]
-    row = context.judge(entry, "image", got, right, least=PIXEL, variants=variants)
-    context.compared(entry, *entry.inputs)
+    row = context.judge(got, "image", right, least=PIXEL, variants=variants)
     if row.cause or found == size:
         return row
     exchanged = "width and height are exchanged: " if found == size[::-1] else ""
@@ -337,28 +331,20 @@ def _requested(context: PipelineContext, name: str) -> Iterator[np.ndarray]:
 
 
 def _judge_image(
-    context: PipelineContext,
-    entry: TraceEntry,
-    kind: str,
-    got: np.ndarray,
-    expected: np.ndarray | None,
-    side: str = "output",
+    context: PipelineContext, kind: str, got: RecordedArray, expected: np.ndarray | None
 ) -> Iterator[Row]:
-    roles = entry.inputs if side == "input" else entry.outputs
-    if expected is None or expected.shape[1:] != got.shape[1:]:
-        why = "no image of the request is known"
-        context.ledger.explain(entry, why, *roles, side=side)
+    shape = got.array.shape
+    if expected is None or expected.shape[1:] != shape[1:]:
+        context.ledger.explain(got.names, "no image of the request is known")
         return
-    n = len(got)
+    n = shape[0]
     rows = repeat_rows(expected, n) if n >= len(expected) else expected[:n]
     if kind == "control image" and n > len(expected) > 1:
-        rows = _control_rows(context, expected, got)
-    if rows.shape != got.shape:
-        context.ledger.explain(entry, "the number of images is another one", *roles, side=side)
+        rows = _control_rows(context, expected, got.array)
+    if rows.shape != shape:
+        context.ledger.explain(got.names, "the number of images is another one")
         return
-    variants = _pixel_faults(rows)
-    yield context.judge(entry, kind, got, rows, least=PIXEL, variants=variants)
-    context.ledger.mark(entry, *roles, side=side)
+    yield context.judge(got, kind, rows, least=PIXEL, variants=_pixel_faults(rows))
 
 
 def _pixel_faults(x: np.ndarray) -> Variants:
@@ -395,15 +381,18 @@ def _judge_posteriors(context: PipelineContext) -> Iterator[Row]:
         encoder = context.port.find(str(entry.attributes.get("encoder", "")))
         mean = context.read_output(encoder, "mean")
         logvar = context.read_output(encoder, "logvar")
-        sampled = context.read_output(entry)
-        if sampled is None or mean is None or sampled.shape != mean.shape:
+        sampled = context.recorded_output(entry)
+        if sampled is None or mean is None or sampled.array.shape != mean.shape:
             continue
-        context.compared_output(entry)
-        if relative_error(sampled, mean) <= context.epsilon:
-            yield context.judge(entry, "posterior", sampled, mean)
+        if relative_error(sampled.array, mean) <= context.epsilon:
+            yield context.judge(sampled, "posterior", mean)
         elif logvar is not None:
             spread = np.exp(0.5 * np.clip(logvar, -30.0, 20.0))
-            yield judge_normal(context, entry, "posterior", (sampled - mean) / spread)
+            noise = sampled.made((sampled.array - mean) / spread)
+            yield judge_normal(context, noise, "posterior")
+        else:
+            why = "the log variance of the encoder's distribution was not recorded"
+            context.ledger.explain(sampled.names, why)
 
 
 def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
@@ -418,21 +407,16 @@ def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
 
 
 def judge_encoded(
-    context: PipelineContext,
-    entry: TraceEntry,
-    got: np.ndarray,
-    method: str,
-    segment: str,
+    context: PipelineContext, got: RecordedArray, method: str, segment: str
 ) -> Row | None:
     """Return the row of latents that come from an encoder; None if it was not recorded."""
-    encoded = encoded_latents(context, method)
-    if encoded is None or encoded.shape[1:] != got.shape[1:] or len(got) % len(encoded):
+    encoded, x = encoded_latents(context, method), got.array
+    if encoded is None or encoded.shape[1:] != x.shape[1:] or len(x) % len(encoded):
         return None
-    right = repeat_rows(encoded, len(got))
+    right = repeat_rows(encoded, len(x))
     return context.judge(
-        entry,
-        "encoded latents",
         got,
+        "encoded latents",
         right,
         variants=encoding_faults(context.latent_scale, right),
         segment=segment,
@@ -442,17 +426,15 @@ def judge_encoded(
 def judge_prepared(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the latents of masked images, from what the encoder returned."""
     for entry in context.calls("mask"):
-        got = context.read_output(entry, "latents")
+        got = context.recorded_output(entry, "latents")
         if got is None:
             continue
         requested = context.requested("masked_image_latents")
-        if requested is not None and requested.shape[1:] == got.shape[1:]:
-            right = repeat_rows(requested, len(got))
-            yield context.judge(entry, "encoded latents", got, right)
-            context.compared_output(entry, "latents")
+        if requested is not None and requested.shape[1:] == got.array.shape[1:]:
+            right = repeat_rows(requested, len(got.array))
+            yield context.judge(got, "encoded latents", right)
             continue
         words = "from the encoder to the latents of the masked image"
-        row = judge_encoded(context, entry, got, "prepare_mask_latents", words)
+        row = judge_encoded(context, got, "prepare_mask_latents", words)
         if row is not None:
             yield row
-            context.compared_output(entry, "latents")

@@ -11,11 +11,12 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
+from ldmref.locate.run.calls import OUTPUT
 from ldmref.samplers import Schedule
 from ldmref.samplers.path import FLOW
-from ldmref.trace.model import TraceEntry
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 
@@ -26,7 +27,7 @@ def judge_initial(context: PipelineContext) -> Iterator[Row]:
     schedule = context.make_schedule()
     initial = next(iter(context.calls("initial")), None)
     known = initial is not None and context.ledger.has(initial, "output", "output")
-    state = context.read(steps[0], "sample", "x") if steps else None
+    state = context.recorded(steps[0], "sample", "x") if steps else None
     if state is None or known:
         return
     if context.unknown_scheduler or schedule is None:
@@ -35,30 +36,24 @@ def judge_initial(context: PipelineContext) -> Iterator[Row]:
             and not context.calls("vae.encode")
             and context.model.config.scheduler.path is FLOW
         ):
-            noise = context.read_output(initial)
+            noise = context.recorded_output(initial)
             if noise is not None:
-                context.compared_output(initial)
-                yield judge_normal(context, initial, "initial noise", noise)
+                yield judge_normal(context, noise, "initial noise")
         elif initial is not None:
             why = context.unknown_scheduler or "its schedule is not known"
-            context.ledger.explain(initial, why, "output", side="output")
+            context.ledger.explain(names_of(initial, OUTPUT), why)
         return
     if not _is_first(context, schedule.timesteps):  # it begins with an image
         return
-    row = _judge_deviation(context, schedule, steps[0], state)
-    context.compared(steps[0], "sample", "x")
-    context.compared_output(initial)
-    yield row
+    yield _judge_deviation(context, schedule, state)
 
 
-def _judge_deviation(
-    context: PipelineContext, schedule: Schedule, step: TraceEntry, state: np.ndarray
-) -> Row:
+def _judge_deviation(context: PipelineContext, schedule: Schedule, first: RecordedArray) -> Row:
     """Return a row for the standard deviation of the first state of a run from pure noise."""
+    kind, state = "initial noise", first.array
     bad = first_nonfinite(state)
     if bad:
-        values = {"error": math.inf, "verdict": DIFFERS, "note": bad}
-        return Row(step.call, "", "initial noise", **values)
+        return context.row(first, kind, error=math.inf, verdict=DIFFERS, note=bad)
     on_path = context.states_on_path
     sigma = float(schedule.sigmas[0])
     expected = float(schedule.init_noise_sigma)
@@ -70,7 +65,7 @@ def _judge_deviation(
     ratio = deviation / expected
     allowed = DEVIATIONS / math.sqrt(2.0 * state.size)
     error = abs(ratio - 1.0)
-    row = Row(step.call, "", "initial noise", error, allowed)
+    row = context.row(first, kind, error=error, allowed=allowed)
     if error <= allowed:
         return row
     causes = {

@@ -1,24 +1,74 @@
 """The ledger of a comparison: every recorded array outside of the layers, and what became of it.
 
-A judge marks the arrays that it compared with what they should be. What is left has not been
+A judge makes rows of recorded arrays (`RecordedArray`), and so the ledger learns which arrays have
+been compared with what they should be: nothing is marked by hand. What is left has not been
 compared by anybody, and becomes a row "not judged" with a reason, so no verdict says more than was
-compared. An array counts as given, which needs no comparison, if what computed it is not a part of
-the trace: random numbers, images and texts of the request, or the inputs of a network whose sources
-the caller chose not to record.
+compared.
+
+An array is declared as given, and needs no comparison, if what computed it is not a part of the
+trace: random numbers, images and texts of the request, or the inputs of a network whose sources the
+caller chose not to record. `GIVEN` has those that are given in every run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ldmref.locate.findings import UNKNOWN, Row
-from ldmref.locate.run.calls import INPUT, OUTPUT
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry
 
 KIND = "recorded"  # of a row for arrays that nothing compared
+GIVEN: Mapping[str, tuple[str, ...] | None] = {  # inputs by kind of call; None: all of them
+    "schedule": ("timesteps", "sigmas"),
+    "cond_stage": None,  # a map
+    "controlnet.hint": None,  # an image
+    "train": ("indices", "timesteps", "x0", "noise"),
+}
 
-Key = tuple[str, str, str]  # name of the entry, side, role
+
+@dataclass(frozen=True)
+class RecordedArray:
+    """A recorded array, or what a judge made of recorded arrays in order to compare it.
+
+    Attributes:
+        names: The recorded arrays, usually one. A row says something about all of them.
+        array: The array that is compared.
+    """
+
+    names: tuple[ArrayName, ...]
+    array: np.ndarray
+
+    @property
+    def call(self) -> TraceCall:
+        """The call of which a row is."""
+        return self.names[0].call
+
+    def made(self, array: np.ndarray, *others: RecordedArray) -> RecordedArray:
+        """Return what was made of this array, and of others of which a row says as much.
+
+        Args:
+            array: What is compared instead.
+            *others: Other recorded arrays.
+        """
+        more = (name for other in others for name in other.names)
+        return replace(self, names=(*self.names, *more), array=array)
+
+
+def names_given(entry: TraceEntry) -> list[ArrayName]:
+    """Return the inputs of a call that are given in every run; those of its layers are not."""
+    roles = () if entry.layer else GIVEN.get(entry.call.kind, ())
+    return [x for x in names_of(entry, INPUT) if roles is None or x.role in roles]
+
+
+def names_of(entry: TraceEntry, side: str) -> tuple[ArrayName, ...]:
+    """Return the names of all inputs, or of all outputs, of a recorded call."""
+    roles = entry.inputs if side == INPUT else entry.outputs
+    return tuple(ArrayName(entry.name, side, role) for role in roles)
 
 
 @dataclass
@@ -26,39 +76,47 @@ class Ledger:
     """What of a recorded run was compared.
 
     Attributes:
-        marked: The arrays that were compared, or are given.
+        judged: The arrays that have a row, or agree with what they should be.
+        of_caller: The arrays that are given in this run.
         reasons: Why an array was not compared, as far as a judge knows.
 
     >>> from ldmref.trace import TraceEntry
     >>> entry = TraceEntry("sampler.000", "", {"sample": "a", "other": "b"})
     >>> ledger = Ledger()
-    >>> ledger.mark(entry, "sample")
+    >>> ledger.give(names_of(entry, "input")[:1])
     >>> [(call, roles) for call, roles, _ in ledger.rest([entry])]
     [('sampler.000', ['input.other'])]
     """
 
-    marked: set[Key] = field(default_factory=set)
-    reasons: dict[Key, str] = field(default_factory=dict)
+    judged: set[ArrayName] = field(default_factory=set)
+    of_caller: set[ArrayName] = field(default_factory=set)
+    reasons: dict[ArrayName, str] = field(default_factory=dict)
 
-    def mark(self, entry: TraceEntry | None, *roles: str, side: str = INPUT) -> None:
-        """Mark arrays of a call as compared.
+    def note(self, names: Iterable[ArrayName]) -> None:
+        """Note arrays that what calls this has judged."""
+        self.judged.update(names)
 
-        Args:
-            entry: The call. None: nothing is marked.
-            *roles: Their roles.
-            side: "input" or "output".
-        """
-        if entry is not None:
-            self.marked |= {(entry.name, side, role) for role in roles}
+    def give(self, names: Iterable[ArrayName]) -> None:
+        """Declare that nothing which was recorded computed these arrays."""
+        self.of_caller.update(names)
 
-    def explain(self, entry: TraceEntry, why: str, *roles: str, side: str = INPUT) -> None:
-        """Note why arrays of a call were not compared."""
-        for role in roles:
-            self.reasons.setdefault((entry.name, side, role), why)
+    def explain(self, names: Iterable[ArrayName], why: str) -> None:
+        """Note why arrays were not compared; the first reason stays."""
+        for name in names:
+            self.reasons.setdefault(name, why)
+
+    def add(self, other: Ledger) -> None:
+        """Add what another ledger knows of other parts of the run."""
+        self.judged |= other.judged
+        self.of_caller |= other.of_caller
+        self.reasons.update(other.reasons)
 
     def has(self, entry: TraceEntry, role: str, side: str = INPUT) -> bool:
-        """Return whether an array was compared."""
-        return (entry.name, side, role) in self.marked
+        """Return whether an array was judged, or is given."""
+        return ArrayName(entry.name, side, role) in self._settled(entry)
+
+    def _settled(self, entry: TraceEntry) -> set[ArrayName]:
+        return self.judged | self.of_caller | {*names_given(entry)}
 
     def rest(
         self, entries: list[TraceEntry], outputs: bool = True
@@ -70,23 +128,18 @@ class Ledger:
             outputs: Whether their outputs count; those of networks are judged by the networks.
         """
         for entry in entries:
-            sides = [(INPUT, entry.inputs)] + ([(OUTPUT, entry.outputs)] if outputs else [])
-            left = [
-                (side, role)
-                for side, roles in sides
-                for role in roles
-                if (entry.name, side, role) not in self.marked
-            ]
+            settled = self._settled(entry)
+            names = [*names_of(entry, INPUT), *(names_of(entry, OUTPUT) if outputs else ())]
             by_reason: dict[str, list[str]] = {}
-            for side, role in left:
-                why = self.reasons.get((entry.name, side, role), "")
-                by_reason.setdefault(why, []).append(_name(side, role))
+            for name in names:
+                if name not in settled:
+                    by_reason.setdefault(self.reasons.get(name, ""), []).append(_words(name))
             for why, roles in by_reason.items():
                 yield entry.call, roles, why
 
 
-def _name(side: str, role: str) -> str:
-    return side if role == side else f"{side}.{role}"
+def _words(name: ArrayName) -> str:
+    return name.side if name.role == name.side else f"{name.side}.{name.role}"
 
 
 def rows_of_rest(

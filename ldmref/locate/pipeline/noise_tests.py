@@ -6,34 +6,33 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.normal import deviation_from_normal
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.trace.model import TraceEntry
+from ldmref.locate.pipeline.ledger import RecordedArray
 
 
 def judge_normal(
-    context: PipelineContext, entry: TraceEntry, kind: str, z: np.ndarray, segment: str = ""
+    context: PipelineContext, recorded: RecordedArray, kind: str, segment: str = ""
 ) -> Row:
     """Return the row of an array that should have mean 0 and variance 1 in every element.
 
     Args:
         context: The run.
-        entry: The call.
-        kind: What it computes.
-        z: The array.
+        recorded: The array.
+        kind: What its call computes.
         segment: What leads to it.
     """
+    z = recorded.array
     bad = first_nonfinite(z)
+    row = context.row(recorded, kind, segment=segment)
     if bad:
-        return Row(entry.call, "", kind, math.inf, verdict=DIFFERS, note=bad, segment=segment)
+        return replace(row, error=math.inf, verdict=DIFFERS, note=bad)
     if not z.size:  # as for all arrays without elements, nothing differs
-        return Row(entry.call, "", kind, segment=segment)
+        return row
     error, allowed, cause = deviation_from_normal(z)
-    row = Row(entry.call, "", kind, error, allowed, segment=segment)
+    row = replace(row, error=error, allowed=allowed)
     return replace(row, verdict=DIFFERS, cause=cause) if cause else row
 
 
@@ -41,7 +40,6 @@ def judge_noises(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the noises of all steps, of which only the distribution is known."""
     for entry in context.calls("sampler"):
         for role in entry.inputs:
-            noise = context.read(entry, role) if role.partition(".")[0] == "noise" else None
+            noise = context.recorded(entry, role) if role.partition(".")[0] == "noise" else None
             if noise is not None:
-                context.compared(entry, role)
-                yield judge_normal(context, entry, "noise", noise)
+                yield judge_normal(context, noise, "noise")

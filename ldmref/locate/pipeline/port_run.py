@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,9 @@ from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.names import read_array
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
-from ldmref.locate.pipeline.ledger import INPUT, OUTPUT, Ledger
+from ldmref.locate.pipeline.ledger import Ledger, RecordedArray
 from ldmref.locate.precision import EPSILONS
+from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -106,14 +107,6 @@ class PortRun:
                 return found
         return None
 
-    def compared(self, entry: TraceEntry | None, *roles: str) -> None:
-        """Mark inputs of a call as compared."""
-        self.ledger.mark(entry, *roles, side=INPUT)
-
-    def compared_output(self, entry: TraceEntry | None, *roles: str) -> None:
-        """Mark outputs of a call as compared; by default the only one."""
-        self.ledger.mark(entry, *(roles or ("output",)), side=OUTPUT)
-
     @cached_property
     def diffusion_stage(self) -> dict[str, Any]:
         """The stage "diffusion" of a recorded training's recipe: tables `objective`, `optimizer`.
@@ -157,15 +150,29 @@ class PortRun:
 
     def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded input of these roles."""
-        return self._read(entry and entry.inputs, roles)
+        found = self.recorded(entry, *roles)
+        return None if found is None else found.array
 
     def read_output(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded output of these roles."""
-        return self._read(entry and entry.outputs, roles or ("output",))
+        found = self.recorded_output(entry, *roles)
+        return None if found is None else found.array
 
-    def _read(self, names: Any, roles: Iterable[str]) -> np.ndarray | None:
-        found = next((names[role] for role in roles if role in names), None) if names else None
-        return None if found is None else read_array(self.port, found)
+    def recorded(self, entry: TraceEntry | None, *roles: str) -> RecordedArray | None:
+        """Return the first recorded input of these roles, in order to compare it."""
+        return None if entry is None else self._recorded(entry, INPUT, roles)
+
+    def recorded_output(self, entry: TraceEntry | None, *roles: str) -> RecordedArray | None:
+        """Return the first recorded output of these roles, in order to compare it."""
+        return None if entry is None else self._recorded(entry, OUTPUT, roles or (OUTPUT,))
+
+    def _recorded(self, entry: TraceEntry, side: str, roles: Sequence[str]) -> RecordedArray | None:
+        names = (ArrayName(entry.name, side, role) for role in roles)
+        for name in names:
+            tensor = name.tensor_name_of(entry)
+            if tensor is not None:
+                return RecordedArray((name,), read_array(self.port, tensor))
+        return None
 
     def number(self, entry: TraceEntry | None, *roles: str) -> float | None:
         """Return a recorded number: an array of equal values."""

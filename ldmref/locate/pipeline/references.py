@@ -25,25 +25,24 @@ def judge_references(context: PipelineContext) -> Iterator[Row]:
     for network in context.calls(context.denoiser):
         for known in inputs:
             names = roles_of(context, known.argument)
-            got = context.read(network, *names)
+            got = context.recorded(network, *names)
             if got is None:
                 continue
             expected = list(_expected(context)) if expected is None else expected
             arrays = [(text, part[known.argument]) for text, part in expected]
-            fitting = [(text, x) for text, x in arrays if x.shape[1:] == got.shape[1:]]
+            fitting = [(text, x) for text, x in arrays if x.shape[1:] == got.array.shape[1:]]
             if not fitting or fitting[0][0]:
                 why = "the encoder's calls for the reference images are not known"
-                context.ledger.explain(network, why, *names)
+                context.ledger.explain(got.names, why)
                 continue
-            context.compared(network, *names)
-            if any(np.array_equal(got, x) for x in seen.setdefault(known.role, [])):
+            if any(context.agrees(got, x) for x in seen.setdefault(known.role, [])):
                 continue
-            seen[known.role].append(got)
-            (_, right), *faults = [(text, repeat_rows(x, len(got))) for text, x in fitting]
+            seen[known.role].append(got.array)
+            n = len(got.array)
+            (_, right), *faults = [(text, repeat_rows(x, n)) for text, x in fitting]
             yield context.judge(
-                network,
-                known.role.replace("_", " "),
                 got,
+                known.role.replace("_", " "),
                 right,
                 least=max(1e-6, context.rounding),
                 variants=faults,

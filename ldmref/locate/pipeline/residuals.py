@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.hints import controls_asked, definition_of, number_of
+from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.trace.model import TraceEntry
 
 RESIDUAL = "control."  # the beginning of the denoiser's roles for residuals
@@ -23,37 +24,42 @@ def judge_residuals(
     roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
     names = {role: role.removeprefix(RESIDUAL) for role in roles}
     terms = [_added_by(context, net, list(names.values())) for net in nets]
-    requested: list[np.ndarray] = []
+    found: list[RecordedArray] = []
     sums: list[np.ndarray] = []
     for role, name in names.items():
-        got = context.read(network, role)
-        if None in terms:
-            why = "the weights of its ControlNets are not known"
-            context.ledger.explain(network, why, role)
-            continue
-        known = [term[name] for term in terms if term is not None and name in term]
-        lacking = any(term is not None and _lacks(context, term, name) for term in terms)
-        if got is None or not known or any(x.shape[1:] != got.shape[1:] for x in known):
-            context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
-            continue
-        if lacking:
-            why = "an output of a ControlNet was not recorded"
-            context.ledger.explain(network, why, role)
-            continue
-        total = np.sum([_padded(x, len(got)) for x in known], axis=0)
-        requested.append(got.ravel())
-        sums.append(total.ravel())
-        context.compared(network, role)
-    if requested:
+        got = context.recorded(network, role)
+        assert got is not None
+        total = _sum_of(context, terms, name, got.array)
+        if isinstance(total, str):
+            context.ledger.explain(got.names, total)
+        else:
+            found.append(got)
+            sums.append(total.ravel())
+    if found:
+        first, *others = found
         right = np.concatenate(sums)
         yield context.judge(
-            network,
+            first.made(np.concatenate([x.array.ravel() for x in found]), *others),
             "residuals",
-            np.concatenate(requested),
             right,
             variants=[("the residuals are not added", np.zeros_like(right))],
             segment="from the ControlNets to the denoiser",
         )
+
+
+def _sum_of(
+    context: PipelineContext, terms: Sequence[ByName | None], name: str, got: np.ndarray
+) -> np.ndarray | str:
+    """Return the sum of what ControlNets return as a residual, or why it is not known."""
+    returned = [term for term in terms if term is not None]
+    if len(returned) < len(terms):
+        return "the weights of its ControlNets are not known"
+    known = [term[name] for term in returned if name in term]
+    if not known or any(x.shape[1:] != got.shape[1:] for x in known):
+        return "no ControlNet that returns it was recorded"
+    if any(_lacks(context, term, name) for term in returned):
+        return "an output of a ControlNet was not recorded"
+    return np.sum([_padded(x, len(got)) for x in known], axis=0)
 
 
 def _added_by(context: PipelineContext, net: TraceEntry, names: list[str]) -> ByName | None:

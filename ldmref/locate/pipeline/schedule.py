@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, EQUAL, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.parts.scheduler_faults import (
     config_faults,
     fit_shift,
@@ -15,6 +15,8 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
+from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.samplers import Schedule
 from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.path import FLOW, VE
@@ -43,24 +45,15 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     for other in context.calls("schedule"):
         if context.unknown_scheduler:
             why = context.unknown_scheduler
-            context.compared_output(other, "timesteps", "sigmas", "alphas_cumprod")
-            yield context.not_judged(other, "schedule", why)
+            yield context.not_judged(other, "schedule", why, *names_of(other, OUTPUT))
         elif other is not entry:
             yield from _judge_again(context, entry, other)
-        context.compared(other, "timesteps", "sigmas")  # of the request
     if context.unknown_scheduler:
         return
-    alphas = context.read_output(entry, "alphas_cumprod")
+    alphas = context.recorded_output(entry, "alphas_cumprod")
     config = context.config
     if alphas is not None and config.path is VE:
-        context.compared_output(entry, "alphas_cumprod")
-        expected = training_alphas_cumprod(config)
-        if config.rescale_betas_zero_snr and alphas.shape == expected.shape:
-            alphas = np.where(alphas == 0.0, expected, alphas)  # DDIM keeps 0, Euler nearly 0
-        row = context.judge(
-            entry, "alphas_cumprod", alphas, expected, least=TABLE, variants=other_tables(config)
-        )
-        yield row if row.verdict == DIFFERS else _judge_small(context, alphas, expected, row)
+        yield _judge_table(context, alphas)
     schedule = context.make_schedule()
     if schedule is None:
         return
@@ -69,19 +62,36 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
         other = _other_spacing(context, spacing)
         if other is not None:
             others.append((f"spacing {spacing}", other))
-    timesteps = context.read_output(entry, "timesteps")
-    if timesteps is not None and timesteps.size:
-        got = np.array(context.recorded_timesteps)
+    timesteps = context.recorded_output(entry, "timesteps")
+    if timesteps is not None and timesteps.array.size:
+        got = timesteps.made(np.array(context.recorded_timesteps))
         variants = [(text, other.timesteps) for text, other in others]
         variants += [
             ("the timesteps are in increasing order", schedule.timesteps[::-1]),
             ("the timesteps are truncated to whole numbers", np.floor(schedule.timesteps)),
         ]
-        context.compared_output(entry, "timesteps")
-        yield context.judge(
-            entry, "timesteps", got, schedule.timesteps, least=1e-4, variants=variants
-        )
+        right = schedule.timesteps
+        yield context.judge(got, "timesteps", right, least=1e-4, variants=variants)
     yield from _judge_sigmas(context, entry, schedule, [(text, x.sigmas) for text, x in others])
+
+
+def _judge_table(context: PipelineContext, recorded: RecordedArray) -> Row:
+    """Return the row of a table of alpha-bar.
+
+    An error relative to the largest value does not show those of the smallest ones.
+    """
+    config, alphas = context.config, recorded.array
+    expected = training_alphas_cumprod(config)
+    if config.rescale_betas_zero_snr and alphas.shape == expected.shape:
+        alphas = np.where(alphas == 0.0, expected, alphas)  # DDIM keeps 0, Euler nearly 0
+    kind = "alphas_cumprod"
+    got, others = recorded.made(alphas), other_tables(config)
+    row = context.judge(got, kind, expected, least=TABLE, variants=others)
+    if row.verdict == DIFFERS:
+        return row
+    ratio = recorded.made(alphas / expected)
+    others = ((text, table / expected) for text, table in other_tables(config))
+    return context.judge(ratio, kind, np.ones_like(expected), least=10 * TABLE, variants=others)
 
 
 def judge_given_levels(context: PipelineContext) -> Iterator[Row]:
@@ -98,15 +108,14 @@ def _judge_sigmas(
 ) -> Iterator[Row]:
     """Yield rows for the recorded noise levels."""
     config = context.config
-    sigmas = context.read_output(entry, "sigmas")
-    if sigmas is None or sigmas.ndim != 1:
+    recorded = context.recorded_output(entry, "sigmas")
+    if recorded is None or recorded.array.ndim != 1:
         return
-    recorded = sigmas
+    sigmas = recorded.array
     if context.choose_sampler(config)[0].nfe == 2:
-        sigmas = _without_repeats(recorded, len(schedule.sigmas))
+        sigmas = _without_repeats(sigmas, len(schedule.sigmas))
     if len(sigmas) > len(schedule.sigmas):
         return
-    context.compared_output(entry, "sigmas")
     shift = fit_shift(sigmas, schedule.sigmas)
     words = f"sigma shift {shift:.5g}"
     if config.path is FLOW:
@@ -118,14 +127,15 @@ def _judge_sigmas(
         ended = np.append(schedule.sigmas[:-1], sigmas[-1])
         words = f"the last sigma is {sigmas[-1]:.4g} instead of {schedule.sigmas[-1]:.4g}"
         variants += [(words, ended)]
-    row = context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
+    got, right = recorded.made(sigmas), schedule.sigmas
+    row = context.judge(got, "sigmas", right, least=1e-4, variants=variants)
     yield row
-    if row.verdict == EQUAL and sigmas is not recorded:
-        yield from _judge_repeats(context, entry, recorded, sigmas)
+    if row.verdict == EQUAL and sigmas is not recorded.array:
+        yield from _judge_repeats(context, recorded, sigmas)
 
 
 def _judge_repeats(
-    context: PipelineContext, entry: TraceEntry, sigmas: np.ndarray, ends: np.ndarray
+    context: PipelineContext, sigmas: RecordedArray, ends: np.ndarray
 ) -> Iterator[Row]:
     """Yield a row for recorded levels of second evaluations that are not those of the steps' ends.
 
@@ -133,14 +143,14 @@ def _judge_repeats(
     evaluation is at the end of its step; other samplers may list levels between.
     """
     right = np.concatenate([ends[:1], np.repeat(ends[1:-1], 2), ends[-1:]])
-    right = np.pad(right, (0, len(sigmas) - len(right)), mode="edge")
-    if np.array_equal(sigmas, right):
+    right = np.pad(right, (0, len(sigmas.array) - len(right)), mode="edge")
+    if context.agrees(sigmas, right):
         return
     if context.choose_sampler(context.config)[0].name == "heun":
-        yield context.judge(entry, "sigmas of second evaluations", sigmas, right, least=1e-4)
+        yield context.judge(sigmas, "sigmas of second evaluations", right, least=1e-4)
     else:
         why = "the levels of second evaluations are not those at the ends of steps"
-        yield context.not_judged(entry, "sigmas", why)
+        yield context.row(sigmas, "sigmas", verdict=UNKNOWN, note=why)
 
 
 def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
@@ -152,32 +162,15 @@ def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
 
 def _judge_again(context: PipelineContext, first: TraceEntry, again: TraceEntry) -> Iterator[Row]:
     """Yield rows for a schedule that was made again: of a branch, or for another run."""
-    if context.port.manifest.get("branch") is not None:  # judged with the steps that follow it
-        context.compared_output(again, *again.outputs)
+    if context.port.manifest.get("branch") is not None:  # followed with its steps
         return
     for role in again.outputs:
-        got, expected = context.read_output(again, role), context.read_output(first, role)
-        if got is None or expected is None or got.shape != expected.shape:
-            context.ledger.explain(again, "another schedule than the first", role, side="output")
-            continue
-        context.compared_output(again, role)
-        yield context.judge(again, role, got, expected)
-
-
-def _judge_small(context: PipelineContext, got: np.ndarray, expected: np.ndarray, row: Row) -> Row:
-    """Judge the smallest values, which an error relative to the largest does not show."""
-    entry = context.schedule_entry
-    assert entry is not None
-    ratio = got / expected
-    variants = [(text, table / expected) for text, table in other_tables(context.config)]
-    return context.judge(
-        entry,
-        "alphas_cumprod",
-        ratio,
-        np.ones_like(ratio),
-        least=10 * TABLE,
-        variants=variants,
-    )
+        got, expected = context.recorded_output(again, role), context.read_output(first, role)
+        if got is not None and expected is not None and got.array.shape == expected.shape:
+            yield context.judge(got, role, expected)
+        else:
+            name = ArrayName(again.name, OUTPUT, role)
+            context.ledger.explain([name], "another schedule than the first")
 
 
 def _other_spacing(context: PipelineContext, spacing: str):

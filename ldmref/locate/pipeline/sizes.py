@@ -16,23 +16,20 @@ OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 def judge_positions(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the positions that are passed with the tokens of Flux.1, once for all."""
-    seen: list[tuple[str, np.ndarray]] = []
+    seen: dict[str, list[np.ndarray]] = {"img_ids": [], "txt_ids": []}
     for network in context.calls(context.denoiser):
         sample = context.read(network, *roles_of(context, "x"))
-        for role in ("img_ids", "txt_ids"):
-            got = context.read(network, role)
-            if got is None or got.ndim != 2 or got.shape[1] != 3 or sample is None:
+        for role in seen:
+            got = context.recorded(network, role)
+            if got is None or got.array.shape[1:] != (3,) or sample is None:
                 continue
-            if sample.ndim != 4:
+            if sample.ndim != 4 or any(context.agrees(got, x) for x in seen[role]):
                 continue
-            context.compared(network, role)
-            if any(role == other and np.array_equal(got, x) for other, x in seen):
-                continue
-            seen.append((role, got))
+            seen[role].append(got.array)
             rows, columns = (size // 2 for size in sample.shape[2:])
-            right = np.zeros_like(got)
+            right = np.zeros_like(got.array)
             variants: list[tuple[str, np.ndarray]] = []
-            if role == "img_ids" and rows * columns == len(got):
+            if role == "img_ids" and rows * columns == len(right):
                 place = np.indices((rows, columns)).reshape(2, -1).T
                 right[:, 1:] = place
                 down = np.indices((columns, rows)).reshape(2, -1).T
@@ -44,9 +41,8 @@ def judge_positions(context: PipelineContext) -> Iterator[Row]:
                     ("all positions are zero", np.zeros_like(right)),
                 ]
             yield context.judge(
-                network,
-                "positions",
                 got,
+                "positions",
                 right,
                 variants=variants,
                 segment=f"from the latents to the denoiser's {role}",
@@ -58,22 +54,21 @@ def judge_sizes(context: PipelineContext) -> Iterator[Row]:
     names = roles_of(context, "sizes")
     seen: list[np.ndarray] = []
     for network in context.calls(context.denoiser):
-        sizes = context.read(network, *names)
+        sizes = context.recorded(network, *names)
         sample = context.read(network, *roles_of(context, "x"))
-        if sizes is None or sample is None or sizes.ndim != 2 or sizes.shape[1] != 6:
+        if sizes is None or sample is None or sizes.array.shape[1:] != (6,):
             continue
         if any(context.params.get(name) is not None for name in OWN_SIZES):
             why = "the sizes of another program's request are not computed"
-            context.ledger.explain(network, why, *names)
+            context.ledger.explain(sizes.names, why)
             continue
-        context.compared(network, *names)
-        if any(np.array_equal(sizes, x) for x in seen):
+        if any(context.agrees(sizes, x) for x in seen):
             continue
-        seen.append(sizes)
+        seen.append(sizes.array)
         factor = context.model.config.vae.factor
         h, w = (float(size * factor) for size in sample.shape[2:])
         usual = np.array([h, w, 0.0, 0.0, h, w])
-        expected = np.broadcast_to(_asked_sizes(context, usual), sizes.shape).copy()
+        expected = np.broadcast_to(_asked_sizes(context, usual), sizes.array.shape).copy()
         if any(context.params.get(f"negative_{name}") is not None for name in SIZES):
             negative = _asked_sizes(context, expected[-1], "negative_")
             expected[: len(expected) // 2] = negative
@@ -83,7 +78,7 @@ def judge_sizes(context: PipelineContext) -> Iterator[Row]:
             ("sizes of the latents instead of the image", expected / factor),
             ("original and target size without the crop's place", expected[:, [0, 1, 4, 5, 2, 3]]),
         ]
-        yield context.judge(network, "micro-conditioning", sizes, expected, variants=variants)
+        yield context.judge(sizes, "micro-conditioning", expected, variants=variants)
 
 
 def _asked_sizes(context: PipelineContext, usual: np.ndarray, prefix: str = "") -> np.ndarray:

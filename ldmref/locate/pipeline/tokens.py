@@ -13,7 +13,9 @@ from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.pipeline.roles import roles_of
+from ldmref.locate.run.calls import INPUT
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptOptions
@@ -33,18 +35,14 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
     for number, name in enumerate(TEXT_ENCODERS[: len(context.model.config.text_encoders)]):
         for entry in context.calls(name):
             names = roles_of(context, "ids", name)
-            ids = context.read(entry, *names)
+            ids = context.recorded(entry, *names)
             if ids is None:
                 continue
-            if not prompts:  # the tokens are what was given, with their mask and positions
-                context.compared(entry, *names, MASK, *roles_of(context, "mask", name), POSITIONS)
-                continue
-            rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
-            yield from rows
-            if rows:
-                context.compared(entry, *names)
-            else:
-                context.ledger.explain(entry, "the prompts cannot be tokenized", *names)
+            if prompts:
+                yield from _judge_ids(context, entry, number, ids, prompts)
+            else:  # the tokens are what was given, with their mask and positions
+                roles = (*names, MASK, *roles_of(context, "mask", name), POSITIONS)
+                context.ledger.give(x for x in names_of(entry, INPUT) if x.role in roles)
     yield from _judge_given(context)
 
 
@@ -57,34 +55,34 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
     for number, name in enumerate(TEXT_ENCODERS):
         tokens = "tokens" if not number else f"tokens_{number + 1}"
         for entry in context.calls(tokens):
-            ids = context.read_output(entry, "ids")
-            weights = context.read_output(entry, "weights")
-            if weights is not None and np.all(weights == 1.0):
-                context.compared_output(entry, "weights")
-            if ids is None or not ids.size:
+            ids = context.recorded_output(entry, "ids")
+            weights = context.recorded_output(entry, "weights")
+            if weights is not None:
+                context.agrees(weights, np.ones_like(weights.array))
+            if ids is None or not ids.array.size:
                 continue
             of_any = isinstance(entry.attributes.get("prompt"), str)
             encoders = [e for n in (TEXT_ENCODERS if of_any else [name]) for e in context.calls(n)]
             requested = [context.read(e, *roles_of(context, "ids", e.call.kind)) for e in encoders]
             known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
-            rows = ids.reshape(-1, ids.shape[-1])
+            rows = ids.array.reshape(-1, ids.array.shape[-1])
             alike = [x for x in known if x.shape[1] == rows.shape[1]]
             if not encoders:  # nothing reads them
-                context.compared_output(entry, "ids")
-            elif alike and all(_is_among(row, np.concatenate(alike)) for row in rows):
-                context.compared_output(entry, "ids")
+                context.ledger.give(ids.names)
+            elif alike and context.agrees(ids.made(rows), _nearest(rows, np.concatenate(alike))):
+                continue
             elif any(x is None for x in requested):
                 why = f"the ids of a call of {name} were not recorded"
-                context.ledger.explain(entry, why, "ids", side="output")
+                context.ledger.explain(ids.names, why)
             else:
                 note = f"no call of {name} read these tokens"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
-                context.compared_output(entry, "ids")
-                yield Row(entry.call, "", "tokens", **values)
+                yield context.row(ids, "tokens", **values)
 
 
-def _is_among(row: np.ndarray, rows: np.ndarray) -> bool:
-    return bool((rows == row).all(axis=1).any())
+def _nearest(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return for each row the known one that has the most of its tokens."""
+    return np.stack([known[np.argmax((known == row).sum(axis=1))] for row in rows])
 
 
 def known_prompts(context: PipelineContext) -> list[str]:
@@ -149,15 +147,17 @@ def _judge_ids(
     context: PipelineContext,
     entry: TraceEntry,
     number: int,
-    ids: np.ndarray,
+    recorded: RecordedArray,
     prompts: Sequence[str],
 ) -> Iterator[Row]:
     """Yield a row for the ids of a call, and one for the mask of their padding."""
     asked = context.request.get("max_sequence_length")
+    ids = np.asarray(recorded.array)
     length = ids.shape[-1]
     wanted = _find_length(context, number, asked) if isinstance(asked, int) else length
     tokens = expected_tokens(context, number, prompts, wanted)
     if tokens is None:
+        context.ledger.explain(recorded.names, "the prompts cannot be tokenized")
         return
     known, masks = (x.reshape(len(prompts), -1) for x in (tokens.ids, tokens.mask))
     masked = context.model.config.text_encoders[number].use_attention_mask
@@ -169,7 +169,8 @@ def _judge_ids(
     for got in ids.reshape(-1, length):
         if known.shape[1] != len(got):
             note = f"{len(got)} tokens instead of {known.shape[1]}"
-            yield Row(entry.call, "", "tokens", float("inf"), verdict=DIFFERS, note=note)
+            values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
+            yield context.row(recorded, "tokens", **values)
             return
         wrong = (known != got).sum(axis=1)
         order = [int(i) for i in np.argsort(wrong, kind="stable")]
@@ -178,10 +179,11 @@ def _judge_ids(
             tried = [explain(got, known[i], prompts[i % len(prompts)]) for i in order]
             cause, note = next((found for found in tried if found[0]), tried[0])
             error = float(wrong[nearest] / len(got))
-            yield Row(entry.call, "", "tokens", error, verdict=DIFFERS, cause=cause, note=note)
+            values = {"error": error, "verdict": DIFFERS, "cause": cause, "note": note}
+            yield context.row(recorded, "tokens", **values)
             return
         read.append(nearest)
-    yield Row(entry.call, "", "tokens")
+    yield context.row(recorded, "tokens")
     yield from _judge_mask(context, entry, masks[read], masked)
 
 
@@ -205,21 +207,20 @@ def _judge_mask(
         masked: Whether the encoder hides padding; if not, a mask must hide nothing.
     """
     names = (MASK, *roles_of(context, "mask", entry.call.kind))
-    mask = context.read(entry, *names)
-    if mask is None or (not masked and np.shape(mask) != tokens.shape):
+    mask = context.recorded(entry, *names)
+    if mask is None or (not masked and mask.array.shape != tokens.shape):
         return
-    context.compared(entry, *names)
-    got = np.asarray(mask).reshape(-1, np.shape(mask)[-1]) != 0
+    got = mask.array.reshape(-1, mask.array.shape[-1]) != 0
     right = tokens != 0 if masked else np.ones_like(tokens, bool)
     if np.array_equal(got, right):
-        yield Row(entry.call, MASK, "tokens")
+        yield context.row(mask, "tokens", MASK)
         return
     causes = [*mask_faults(tokens)]
     if not masked:
         causes = [(NOT_WANTED, tokens), *((f"{NOT_WANTED}: {words}", x) for words, x in causes)]
     cause = next((cause for cause, x in causes if np.array_equal(got, x != 0)), "")
     error = float("inf") if got.shape != right.shape else float((got != right).mean())
-    yield Row(entry.call, MASK, "tokens", error, verdict=DIFFERS, cause=cause)
+    yield context.row(mask, "tokens", MASK, error=error, verdict=DIFFERS, cause=cause)
 
 
 class PlacedTokens(NamedTuple):

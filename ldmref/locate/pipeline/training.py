@@ -19,7 +19,6 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
 
 GAMMA = 5.0  # the usual bound of min-SNR
-SAMPLED = ("indices", "timesteps", "x0", "noise")  # of the data set and the noise
 LEAST = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
 
 
@@ -48,32 +47,23 @@ def judge_training(context: PipelineContext) -> Iterator[Row]:
             yield context.not_judged(entry, "noising", "the timesteps were not recorded")
             continue
         yield from _judge_step(context, entry, np.ravel(timesteps))
-        context.compared(entry, *SAMPLED)
-        if context.read(entry, "x0") is not None and context.read(entry, "noise") is not None:
-            context.compared(entry, "x_t", "target")
-        if "target" in entry.inputs and "prediction" in entry.inputs:
-            context.compared(entry, "prediction")
-            context.compared_output(entry, "losses")
-        if "losses" in entry.outputs:
-            context.compared_output(entry, "loss")
-        context.compared_output(entry, "grad_norm")  # `gradients` says whether it was compared
 
 
 def _judge_step(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
     x0 = context.read(entry, "x0")
     noise = context.read(entry, "noise")
     if x0 is not None and noise is not None:
-        x_t = context.read(entry, "x_t")
+        x_t = context.recorded(entry, "x_t")
         if x_t is not None:
             (_, expected), *others = _noisings(context, t, x0, noise)
-            yield context.judge(entry, "noising", x_t, expected, least=LEAST, variants=others)
-        target = context.read(entry, "target")
+            yield context.judge(x_t, "noising", expected, least=LEAST, variants=others)
+        target = context.recorded(entry, "target")
         if target is not None:
             targets = _targets(context, t, x0, noise)
             kind = context.config.prediction_type
             expected = targets.pop(kind)
             others = [(f"{name} instead of {kind}", array) for name, array in targets.items()]
-            yield context.judge(entry, "target", target, expected, least=LEAST, variants=others)
+            yield context.judge(target, "target", expected, least=LEAST, variants=others)
     yield from _judge_losses(context, entry, t)
 
 
@@ -124,16 +114,17 @@ def _targets(
 
 def _judge_losses(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
     """Yield rows for the loss of each example, and for their mean."""
-    losses = context.read_output(entry, "losses")
-    prediction = context.read(entry, "prediction")
+    losses = context.recorded_output(entry, "losses")
+    prediction = context.recorded(entry, "prediction")
     target = context.read(entry, "target")
     if losses is not None and prediction is not None and target is not None:
         kind, gamma = read_objective(context)
         weights = loss_weights(context, t, gamma)
         if kind not in weights:
-            yield context.not_judged(entry, "losses", f"the loss {kind!r} is not recomputed")
+            why, names = f"the loss {kind!r} is not recomputed", (*losses.names, *prediction.names)
+            yield context.not_judged(entry, "losses", why, *names)
         else:
-            error = prediction[:, : target.shape[1]] - target
+            error = prediction.array[:, : target.shape[1]] - target
             axes = tuple(range(1, error.ndim))
             squares = np.mean(error**2, axis=axes)
             expected = weights[kind] * squares
@@ -146,12 +137,12 @@ def _judge_losses(context: PipelineContext, entry: TraceEntry, t: np.ndarray) ->
             ]
             others += [("the sum instead of the mean", np.sum(error**2, axis=axes))]
             others += [("the absolute error", np.mean(np.abs(error), axis=axes))]
-            row = context.judge(entry, "losses", losses, expected, least=LEAST, variants=others)
-            yield row
-    loss = context.read_output(entry, "loss")
+            got = losses.made(losses.array, prediction)  # of which nothing else follows
+            yield context.judge(got, "losses", expected, least=LEAST, variants=others)
+    loss = context.recorded_output(entry, "loss")
     if loss is not None and losses is not None:
-        got = np.ravel(loss)
-        others = [("the sum instead of the mean", np.sum(losses, keepdims=True))]
-        mean = np.mean(losses, keepdims=True)
-        row = context.judge(entry, "loss", got, mean, least=LEAST, variants=others)
+        got = loss.made(np.ravel(loss.array))
+        others = [("the sum instead of the mean", np.sum(losses.array, keepdims=True))]
+        mean = np.mean(losses.array, keepdims=True)
+        row = context.judge(got, "loss", mean, least=LEAST, variants=others)
         yield replace(row, segment="the mean over the examples")

@@ -43,8 +43,11 @@ class ArrayName(NamedTuple):
     def tensor_name_in(self, port: Trace) -> str | None:
         """Return the name of its tensor in a trace; None: it was not recorded."""
         entry = self.entry_in(port)
-        roles = {} if entry is None else entry.inputs if self.side == INPUT else entry.outputs
-        return roles.get(self.role)
+        return None if entry is None else self.tensor_name_of(entry)
+
+    def tensor_name_of(self, entry: TraceEntry) -> str | None:
+        """Return the name of its tensor in its entry; None: it was not recorded."""
+        return (entry.inputs if self.side == INPUT else entry.outputs).get(self.role)
 
     def tensor_in(self, port: Trace) -> np.ndarray | None:
         """Return the array as it was recorded in a trace; None: it was not."""
